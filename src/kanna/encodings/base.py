@@ -1,0 +1,69 @@
+"""What an encoding is: how blocks of values are stored, and the two functions between them and floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanna.errors import EncodingError
+from kanna.model import F32, U8
+
+Encode = Callable[..., U8]
+Decode = Callable[[U8, int], F32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """A way to store values, `block` of them in `block_bytes` bytes.
+
+    encoder(x: f32[rows, cols], method, weights: f32[cols] | None, threads) -> u8[rows, row bytes]
+    decoder(data: u8[rows, row bytes], cols) -> f32[rows, cols]
+    """
+
+    name: str
+    ggml_type: int
+    ggml_name: str
+    block: int
+    block_bytes: int
+    needs_weights: bool = False
+    encoder: Encode | None = None
+    decoder: Decode | None = None
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight."""
+        return 8 * self.block_bytes / self.block
+
+    def row_bytes(self, cols: int) -> int:
+        """Bytes of a row of `cols` values; EncodingError when it is not a whole number of blocks."""
+        if cols % self.block:
+            raise EncodingError(
+                f"{self.ggml_name} cannot hold rows of {cols} values",
+                expected=f"a multiple of {self.block}",
+                todo="choose another encoding for this tensor",
+            )
+        return cols // self.block * self.block_bytes
+
+    def decode(self, data: U8, cols: int) -> F32:
+        """Values of rows stored as uint8 [rows, row bytes], as float32 [rows, cols]."""
+        if self.decoder is None:
+            raise EncodingError(f"{self.ggml_name} is carried as it is, never decoded")
+        if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != self.row_bytes(cols):
+            raise EncodingError(
+                f"{self.ggml_name} data has shape {data.shape}, dtype {data.dtype}",
+                expected=f"uint8 [rows, {self.row_bytes(cols)}]",
+            )
+        return self.decoder(np.ascontiguousarray(data), cols)
+
+    def encode(self, x: F32, *, method: str = "search", weights: F32 | None = None, threads: int = 1) -> U8:
+        """Store float32 [rows, cols] as uint8 [rows, row bytes]."""
+        if self.encoder is None:
+            raise EncodingError(f"{self.ggml_name} has no encoder", todo="choose another encoding")
+        if x.ndim != 2 or x.dtype != np.float32:
+            raise EncodingError(f"values have shape {x.shape}, dtype {x.dtype}", expected="float32 [rows, cols]")
+        self.row_bytes(x.shape[1])
+        if weights is not None and weights.shape != (x.shape[1],):
+            raise EncodingError(f"weights have shape {weights.shape}", expected=f"({x.shape[1]},)")
+        return self.encoder(np.ascontiguousarray(x), method, weights, threads)

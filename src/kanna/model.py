@@ -1,0 +1,115 @@
+"""The in-memory picture of a language model: metadata and lazy tensors, never the weights themselves.
+
+Tensors carry GGUF names (`blk.0.attn_q.weight`) and numpy-order shapes: the last axis is the
+columns, everything before it is flattened to rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+
+class Tensor(Protocol):
+    """A tensor whose values are read in row blocks on demand."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """Name of the encoding the values are stored in, for example `bf16` or `q4_k`."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the tensor takes where it is stored now."""
+        ...
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        ...
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, uint8 [stop - start, row bytes]; None when they must be computed."""
+        ...
+
+
+def columns(tensor: Tensor) -> int:
+    return tensor.shape[-1] if tensor.shape else 1
+
+
+def num_rows(tensor: Tensor) -> int:
+    return prod(tensor.shape[:-1])
+
+
+def num_weights(tensor: Tensor) -> int:
+    return prod(tensor.shape)
+
+
+class ValueType(IntEnum):
+    """GGUF metadata value types (ggml docs/gguf.md)."""
+
+    U8, I8, U16, I16, U32, I32, F32, BOOL, STR, ARRAY, U64, I64, F64 = range(13)
+
+
+@dataclass(frozen=True, slots=True)
+class MetaValue:
+    """One metadata value with its GGUF type; `item` is the element type of an array."""
+
+    value: Any
+    type: ValueType
+    item: ValueType | None = None
+
+
+def u32(value: int) -> MetaValue:
+    return MetaValue(int(value), ValueType.U32)
+
+
+def f32(value: float) -> MetaValue:
+    return MetaValue(float(value), ValueType.F32)
+
+
+def boolean(value: bool) -> MetaValue:
+    return MetaValue(bool(value), ValueType.BOOL)
+
+
+def string(value: str) -> MetaValue:
+    return MetaValue(str(value), ValueType.STR)
+
+
+def array(value: Any, item: ValueType) -> MetaValue:
+    return MetaValue(value, ValueType.ARRAY, item)
+
+
+@dataclass(slots=True, kw_only=True)
+class Model:
+    """A source seen through its family.
+
+    family:   GGUF architecture name (`llama`, `qwen2`, …)
+    tensors:  by GGUF name, in the order they are written
+    metadata: GGUF keys → typed values, without what a plan decides (file type, provenance)
+    config:   the source's own config.json ({} for a GGUF)
+    notes:    what the user must be told about this source (for example: already quantized)
+    """
+
+    name: str
+    family: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, MetaValue]
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(num_weights(t) for t in self.tensors.values())
+
+    def meta(self, key: str, default: Any = None) -> Any:
+        """Value of a metadata key; `{arch}` in the key stands for the family."""
+        found = self.metadata.get(key.replace("{arch}", self.family))
+        return default if found is None else found.value

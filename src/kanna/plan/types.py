@@ -1,0 +1,37 @@
+"""What a resolved plan says of each tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kanna.encodings.base import Encoding
+from kanna.model import F32, Tensor, columns, num_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPlan:
+    """One tensor, the encoding it gets and how its values are chosen.
+
+    weights: importance of each column, float32 [columns] (or [experts, columns]), or None.
+    """
+
+    name: str
+    tensor: Tensor
+    encoding: Encoding
+    method: str = "search"
+    weights: F32 | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the tensor takes in the artefact, without alignment."""
+        return num_rows(self.tensor) * self.encoding.row_bytes(columns(self.tensor))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Substitution:
+    """A tensor that could not get the encoding it was meant to have."""
+
+    name: str
+    wanted: str
+    got: str
+    reason: str
