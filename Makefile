@@ -1,0 +1,44 @@
+# `make demo` runs the main job on an embedded model, `make test` runs every test. `make help` lists the rest.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
+
+.PHONY: help demo test lint slow bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml tools/install_llamacpp.py | $(BIN)/python
+	$(BIN)/python tools/install_llamacpp.py
+	$(BIN)/pip install -q '.[llamacpp]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.run
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/pip install -q '.[llamacpp,torch,dev]'
+	@touch $@
+
+demo: $(VENV)/.run ## convert, prove, measure and report SmolLM2-135M
+	$(BIN)/kanna compare builtin:smollm2-135m --presets $(PRESETS) -o out/
+
+test: $(VENV)/.dev ## lint and every test, on a fresh clone
+	$(BIN)/pip install -q --force-reinstall --no-deps .
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/python -m pytest -q --durations=10 tests
+
+slow: $(VENV)/.dev ## the checks too slow for every change
+	$(BIN)/python -m pytest -q -m slow tests
+
+lint: $(VENV)/.dev ## style, import direction, types
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev ## the tables of docs/benchmarks.md
+	$(BIN)/python benchmarks/encoders.py
+
+clean:
+	rm -rf $(VENV) build out
