@@ -1,0 +1,135 @@
+"""The sources the benchmarks run on, made from packaged weights and kept in the cache.
+
+dithered   SmolLM2-135M with its old Q4_1 grid broken: every quantized weight gets uniform noise of
+           half a step of its own block, so that no encoding is flattered by where the weights come from.
+widened    the same weights in a residual stream of 768 instead of 576, by a random orthogonal map: the
+           function is the same, the grid is gone, and rows are whole multiples of 256. The rotation evens
+           out channel importance, which may handicap importance-weighted encoders: rows are marked.
+stories    stories15M, the only float weights a package carries; 288 columns.
+
+Shapes: D hidden 576, W widened hidden 768, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from kanna import fetch
+
+SEED = 20260101
+OLD, NEW = 576, 768
+HEAD = 64
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], gguf.GGUFReader]:
+    """Tensors as float32 and the step of each weight's block (zero where it was not quantized)."""
+    reader = gguf.GGUFReader(path)
+    values: dict[str, np.ndarray] = {}
+    steps: dict[str, np.ndarray] = {}
+    for tensor in reader.tensors:
+        x = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        values[tensor.name] = x
+        blocks = np.sort(x.reshape(-1, 32), axis=1) if x.ndim == 2 else None
+        if blocks is not None:
+            gaps = np.diff(blocks, axis=1)
+            gaps[gaps <= 1e-9] = np.inf
+            step = gaps.min(axis=1)
+            steps[tensor.name] = np.repeat(np.where(np.isfinite(step), step, 0), 32).reshape(x.shape)
+    return values, steps, reader
+
+
+def _write(path: Path, reader: gguf.GGUFReader, tensors: dict[str, np.ndarray], changed: dict[str, Any]) -> Path:
+    """Write an F16 GGUF with the source's metadata, some of it changed; 1-D tensors stay F32."""
+    writer = gguf.GGUFWriter(path.with_suffix(".partial"), "llama")
+    for key, part in reader.fields.items():
+        if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type"):
+            continue
+        value = changed.get(key, part.contents())
+        kind = part.types[0]
+        sub = part.types[1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(key, value, kind, sub)
+    writer.add_uint32("general.file_type", 1)
+    for name, x in tensors.items():
+        writer.add_tensor(name, x.astype(np.float16 if x.ndim == 2 else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    path.with_suffix(".partial").replace(path)
+    return path
+
+
+def _dither(values: dict[str, np.ndarray], steps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(SEED)
+    out: dict[str, np.ndarray] = {}
+    for name, x in values.items():
+        if name in steps:
+            x = x + rng.uniform(-0.5, 0.5, x.shape).astype(np.float32) * steps[name]
+        out[name] = x.astype(np.float32)
+    return out
+
+
+def _widen(values: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(SEED)
+    q_DW = np.linalg.qr(rng.standard_normal((NEW, NEW)))[0][:OLD]
+    shrink = np.sqrt(OLD / NEW)
+
+    def reads(name: str, norm: str) -> np.ndarray:
+        return (values[name] * values[norm]) @ q_DW * shrink
+
+    def writes(name: str) -> np.ndarray:
+        return q_DW.T @ values[name]
+
+    def pad(x: np.ndarray, rows: int, cols: int) -> np.ndarray:
+        return np.pad(x, ((0, rows - x.shape[0]), (0, cols - x.shape[1])))
+
+    ones = np.ones(NEW, np.float32)
+    out = {"token_embd.weight": values["token_embd.weight"] @ q_DW, "output_norm.weight": ones}
+    values = values | {"output.weight": values.get("output.weight", values["token_embd.weight"])}
+    out["output.weight"] = reads("output.weight", "output_norm.weight")
+    for i in range(num_layers):
+        b = f"blk.{i}."
+        out[b + "attn_norm.weight"] = out[b + "ffn_norm.weight"] = ones
+        for part, rows in (("attn_q", 12 * HEAD), ("attn_k", 4 * HEAD), ("attn_v", 4 * HEAD)):
+            out[b + part + ".weight"] = pad(reads(f"{b}{part}.weight", b + "attn_norm.weight"), rows, NEW)
+        out[b + "attn_output.weight"] = pad(writes(b + "attn_output.weight"), NEW, 12 * HEAD)
+        for part in ("ffn_gate", "ffn_up"):
+            out[b + part + ".weight"] = reads(f"{b}{part}.weight", b + "ffn_norm.weight")
+        out[b + "ffn_down.weight"] = writes(b + "ffn_down.weight")
+    return {name: np.ascontiguousarray(x, dtype=np.float32) for name, x in out.items()}
+
+
+def _cached(name: str) -> Path:
+    folder = fetch.cache_dir() / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
+
+
+def dithered() -> Path:
+    """F16 GGUF of SmolLM2-135M-Instruct with its grid broken."""
+    path = _cached("smollm2-135m-dithered-f16.gguf")
+    if not path.exists():
+        values, steps, reader = _read(fetch.smollm2_gguf())
+        _write(path, reader, _dither(values, steps), {})
+    return path
+
+
+def widened() -> Path:
+    """F16 GGUF of SmolLM2-135M-Instruct with a residual stream of 768 values."""
+    path = _cached("smollm2-135m-widened-f16.gguf")
+    if not path.exists():
+        values, _, reader = _read(fetch.smollm2_gguf())
+        num_layers = int(reader.fields["llama.block_count"].contents())
+        epsilon = "llama.attention.layer_norm_rms_epsilon"
+        changed = {
+            "llama.embedding_length": NEW,
+            "llama.attention.head_count": 12,
+            "llama.attention.head_count_kv": 4,
+            epsilon: float(reader.fields[epsilon].contents()) * OLD / NEW,
+        }
+        _write(path, reader, _widen(values, num_layers), changed)
+    return path
