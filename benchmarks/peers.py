@@ -39,8 +39,8 @@ def tree() -> Path:
     found = list(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
     if not found:
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
-        subprocess.run([*command, SOURCE], check=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
+        subprocess.run([*command, "-d", str(folder), SOURCE], check=True)
         with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         found = list(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
