@@ -1,0 +1,45 @@
+"""Encodings: how the values of a tensor are stored. Each file of this folder is one, under its own name."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from kanna import plugins
+from kanna.encodings.base import Encoding
+from kanna.errors import UnsupportedError
+
+__all__ = ["Encoding", "by_ggml_type", "get", "names"]
+
+# Ids that ggml once used and took back; a file that carries one was written by a very old tool.
+REMOVED = {
+    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """Names of all encodings, sorted."""
+    return list(plugins.names(__name__))
+
+
+def get(name: str) -> Encoding:
+    """The encoding called `name` (any case); UnsupportedError names the known ones."""
+    return plugins.load(__name__, name.lower(), "ENCODING")
+
+
+@cache
+def _by_type() -> dict[int, Encoding]:
+    return {encoding.ggml_type: encoding for encoding in map(get, names())}
+
+
+def by_ggml_type(number: int) -> Encoding:
+    """The encoding with ggml's type id `number`; UnsupportedError for removed and unknown ids."""
+    found = _by_type().get(number)
+    if found is None:
+        old = REMOVED.get(number)
+        raise UnsupportedError(
+            f"ggml type {number} ({old}) was removed from ggml" if old else f"unknown ggml type {number}",
+            expected="one of " + ", ".join(f"{e.ggml_type} ({e.ggml_name})" for e in _by_type().values()),
+            todo="make the file again from the original model with a current tool",
+        )
+    return found

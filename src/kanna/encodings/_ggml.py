@@ -1,0 +1,77 @@
+"""ggml's own encoders, called by ctypes in the library that llama-cpp-python ships."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from functools import cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from kanna.encodings.base import Encode
+from kanna.errors import EncodingError, MissingError
+from kanna.model import F32, U8
+
+_LIBRARIES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll")
+_tables = Lock()
+
+
+@cache
+def library() -> Any:
+    """libggml-base; MissingError when llama-cpp-python is not installed."""
+    spec = importlib.util.find_spec("llama_cpp")
+    folders = [Path(place) / sub for place in (spec.submodule_search_locations or [] if spec else []) for sub in ("lib", "")]
+    for path in (folder / name for folder in folders for name in _LIBRARIES):
+        if path.is_file():
+            lib = ctypes.CDLL(str(path))
+            lib.ggml_quantize_chunk.restype = ctypes.c_size_t
+            lib.ggml_quantize_chunk.argtypes = [
+                ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+            ]  # fmt: skip
+            lib.ggml_quantize_init.argtypes = [ctypes.c_int]
+            return lib
+    raise MissingError(
+        "this encoding needs ggml's encoder, which llama-cpp-python ships",
+        todo="pip install 'kanna[llamacpp]'",
+    )
+
+
+def refuse_nonfinite(x: F32) -> None:
+    """EncodingError when `x` holds NaN or infinity: a block format has no place for them."""
+    if not np.isfinite(x).all():
+        raise EncodingError(
+            f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite",
+            expected="finite values",
+            todo="repair the source, or carry this tensor as f32, f16 or bf16",
+        )
+
+
+def quantize(ggml_type: int, x: F32, row_bytes: int, weights: F32 | None) -> U8:
+    """ggml_quantize_chunk of float32 [rows, cols] -> uint8 [rows, row_bytes]."""
+    lib = library()
+    with _tables:
+        lib.ggml_quantize_init(ggml_type)
+    out = np.zeros((x.shape[0], row_bytes), np.uint8)
+    w = None if weights is None else np.ascontiguousarray(weights, np.float32)
+    lib.ggml_quantize_chunk(
+        ggml_type, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1], None if w is None else w.ctypes.data
+    )
+    return out
+
+
+def _encode(ggml_type: int, block: int, size: int, needs: bool, x: F32, method: str, weights: F32 | None, threads: int) -> U8:
+    refuse_nonfinite(x)
+    if method not in ("nearest", "search"):
+        raise EncodingError(f"unknown method {method!r}", expected="nearest or search")
+    if needs and weights is None:
+        # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
+        weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
+    return quantize(ggml_type, x, x.shape[1] // block * size, weights)
+
+
+def encoder(ggml_type: int, block: int, size: int, needs: bool = False) -> Encode:
+    """An `Encoding.encoder` that calls ggml. ggml knows one method only, so both names mean it."""
+    return partial(_encode, ggml_type, block, size, needs)

@@ -1,0 +1,26 @@
+"""BF16: the upper half of single precision, rounded to nearest even; a NaN stays a (quiet) NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanna.encodings.base import Encoding
+from kanna.model import F32, U8
+
+
+def _encode(x: F32, method: str, weights: F32 | None, threads: int) -> U8:
+    bits = x.view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    if nan.any():
+        rounded[nan] = ((bits[nan] >> 16) | 64).astype(np.uint16)
+    return rounded.view(np.uint8)
+
+
+def _decode(data: U8, cols: int) -> F32:
+    return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+ENCODING = Encoding(
+    name="bf16", ggml_type=30, ggml_name="BF16", block=1, block_bytes=2, encoder=_encode, decoder=_decode
+)

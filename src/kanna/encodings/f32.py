@@ -1,0 +1,21 @@
+"""F32: IEEE single precision, as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kanna.encodings.base import Encoding
+from kanna.model import F32, U8
+
+
+def _encode(x: F32, method: str, weights: F32 | None, threads: int) -> U8:
+    return x.view(np.uint8)
+
+
+def _decode(data: U8, cols: int) -> F32:
+    return data.view(np.float32)
+
+
+ENCODING = Encoding(
+    name="f32", ggml_type=0, ggml_name="F32", block=1, block_bytes=4, encoder=_encode, decoder=_decode
+)

@@ -1,0 +1,5 @@
+"""F64: carried from a source as it is, never computed."""
+
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(name="f64", ggml_type=28, ggml_name="F64", block=1, block_bytes=8)

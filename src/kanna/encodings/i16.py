@@ -1,0 +1,5 @@
+"""I16: carried from a source as it is, never computed."""
+
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(name="i16", ggml_type=25, ggml_name="I16", block=1, block_bytes=2)

@@ -1,0 +1,5 @@
+"""I32: carried from a source as it is, never computed."""
+
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(name="i32", ggml_type=26, ggml_name="I32", block=1, block_bytes=4)

@@ -1,0 +1,5 @@
+"""I64: carried from a source as it is, never computed."""
+
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(name="i64", ggml_type=27, ggml_name="I64", block=1, block_bytes=8)

@@ -1,0 +1,5 @@
+"""I8: carried from a source as it is, never computed."""
+
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(name="i8", ggml_type=24, ggml_name="I8", block=1, block_bytes=1)

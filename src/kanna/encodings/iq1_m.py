@@ -1,0 +1,17 @@
+"""IQ1_M: About 1.75 bits: codebook of 2048 ternary eight-value patterns, finer scales."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq1_m",
+    ggml_type=29,
+    ggml_name="IQ1_M",
+    block=256,
+    block_bytes=56,
+    needs_weights=True,
+    encoder=_ggml.encoder(29, 256, 56, needs=True),
+    decoder=_gguf.decoder(29),
+)

@@ -1,0 +1,17 @@
+"""IQ1_S: About 1.56 bits: codebook of 2048 ternary eight-value patterns."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq1_s",
+    ggml_type=19,
+    ggml_name="IQ1_S",
+    block=256,
+    block_bytes=50,
+    needs_weights=True,
+    encoder=_ggml.encoder(19, 256, 50, needs=True),
+    decoder=_gguf.decoder(19),
+)

@@ -1,0 +1,17 @@
+"""IQ2_XS: About 2.31 bits: codebook of 512 eight-value patterns with packed signs."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq2_xs",
+    ggml_type=17,
+    ggml_name="IQ2_XS",
+    block=256,
+    block_bytes=74,
+    needs_weights=True,
+    encoder=_ggml.encoder(17, 256, 74, needs=True),
+    decoder=_gguf.decoder(17),
+)

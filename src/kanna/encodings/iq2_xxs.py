@@ -1,0 +1,17 @@
+"""IQ2_XXS: About 2.06 bits: codebook of 256 eight-value patterns with packed signs."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq2_xxs",
+    ggml_type=16,
+    ggml_name="IQ2_XXS",
+    block=256,
+    block_bytes=66,
+    needs_weights=True,
+    encoder=_ggml.encoder(16, 256, 66, needs=True),
+    decoder=_gguf.decoder(16),
+)

@@ -1,0 +1,16 @@
+"""IQ3_S: About 3.44 bits: codebook of 512 four-value patterns with free signs."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq3_s",
+    ggml_type=21,
+    ggml_name="IQ3_S",
+    block=256,
+    block_bytes=110,
+    encoder=_ggml.encoder(21, 256, 110),
+    decoder=_gguf.decoder(21),
+)

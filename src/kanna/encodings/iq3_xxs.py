@@ -1,0 +1,17 @@
+"""IQ3_XXS: About 3.06 bits: codebook of 256 four-value patterns with packed signs."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq3_xxs",
+    ggml_type=18,
+    ggml_name="IQ3_XXS",
+    block=256,
+    block_bytes=98,
+    needs_weights=True,
+    encoder=_ggml.encoder(18, 256, 98, needs=True),
+    decoder=_gguf.decoder(18),
+)

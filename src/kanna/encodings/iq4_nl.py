@@ -1,0 +1,16 @@
+"""IQ4_NL: 4-bit codes into a fixed non-linear table, one scale per 32 values."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq4_nl",
+    ggml_type=20,
+    ggml_name="IQ4_NL",
+    block=32,
+    block_bytes=18,
+    encoder=_ggml.encoder(20, 32, 18),
+    decoder=_gguf.decoder(20),
+)

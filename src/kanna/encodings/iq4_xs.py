@@ -1,0 +1,16 @@
+"""IQ4_XS: 4-bit codes into a fixed non-linear table; 6-bit scales per 32 values under one factor per 256."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="iq4_xs",
+    ggml_type=23,
+    ggml_name="IQ4_XS",
+    block=256,
+    block_bytes=136,
+    encoder=_ggml.encoder(23, 256, 136),
+    decoder=_gguf.decoder(23),
+)

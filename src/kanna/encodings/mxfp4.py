@@ -1,0 +1,16 @@
+"""MXFP4: 4-bit floats (E2M1) under one power of two per 32 values."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="mxfp4",
+    ggml_type=39,
+    ggml_name="MXFP4",
+    block=32,
+    block_bytes=17,
+    encoder=_ggml.encoder(39, 32, 17),
+    decoder=_gguf.decoder(39),
+)

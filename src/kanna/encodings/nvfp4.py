@@ -1,0 +1,16 @@
+"""NVFP4: 4-bit floats (E2M1) under one 8-bit float scale per 16 values."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="nvfp4",
+    ggml_type=40,
+    ggml_name="NVFP4",
+    block=64,
+    block_bytes=36,
+    encoder=_ggml.encoder(40, 64, 36),
+    decoder=_gguf.decoder(40),
+)

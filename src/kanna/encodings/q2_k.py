@@ -1,0 +1,16 @@
+"""Q2_K: 2-bit codes; 4-bit scales and minima per 16 values under two half-precision factors per 256."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q2_k",
+    ggml_type=10,
+    ggml_name="Q2_K",
+    block=256,
+    block_bytes=84,
+    encoder=_ggml.encoder(10, 256, 84),
+    decoder=_gguf.decoder(10),
+)

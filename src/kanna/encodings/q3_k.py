@@ -1,0 +1,16 @@
+"""Q3_K: 3-bit signed codes; 6-bit scales per 16 values under one half-precision factor per 256."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q3_k",
+    ggml_type=11,
+    ggml_name="Q3_K",
+    block=256,
+    block_bytes=110,
+    encoder=_ggml.encoder(11, 256, 110),
+    decoder=_gguf.decoder(11),
+)

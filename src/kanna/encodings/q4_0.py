@@ -1,0 +1,16 @@
+"""Q4_0: 4-bit codes with one scale per 32 values."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q4_0",
+    ggml_type=2,
+    ggml_name="Q4_0",
+    block=32,
+    block_bytes=18,
+    encoder=_ggml.encoder(2, 32, 18),
+    decoder=_gguf.decoder(2),
+)

@@ -1,0 +1,16 @@
+"""Q4_K: 4-bit codes; 6-bit scales and minima per 32 values under two half-precision factors per 256."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q4_k",
+    ggml_type=12,
+    ggml_name="Q4_K",
+    block=256,
+    block_bytes=144,
+    encoder=_ggml.encoder(12, 256, 144),
+    decoder=_gguf.decoder(12),
+)

@@ -1,0 +1,16 @@
+"""Q5_0: 5-bit codes with one scale per 32 values."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q5_0",
+    ggml_type=6,
+    ggml_name="Q5_0",
+    block=32,
+    block_bytes=22,
+    encoder=_ggml.encoder(6, 32, 22),
+    decoder=_gguf.decoder(6),
+)

@@ -1,0 +1,16 @@
+"""Q5_1: 5-bit codes with one scale and one minimum per 32 values."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q5_1",
+    ggml_type=7,
+    ggml_name="Q5_1",
+    block=32,
+    block_bytes=24,
+    encoder=_ggml.encoder(7, 32, 24),
+    decoder=_gguf.decoder(7),
+)

@@ -1,0 +1,16 @@
+"""Q5_K: 5-bit codes; 6-bit scales and minima per 32 values under two half-precision factors per 256."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q5_k",
+    ggml_type=13,
+    ggml_name="Q5_K",
+    block=256,
+    block_bytes=176,
+    encoder=_ggml.encoder(13, 256, 176),
+    decoder=_gguf.decoder(13),
+)

@@ -1,0 +1,16 @@
+"""Q6_K: 6-bit signed codes; 8-bit scales per 16 values under one half-precision factor per 256."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="q6_k",
+    ggml_type=14,
+    ggml_name="Q6_K",
+    block=256,
+    block_bytes=210,
+    encoder=_ggml.encoder(14, 256, 210),
+    decoder=_gguf.decoder(14),
+)

@@ -1,0 +1,16 @@
+"""TQ1_0: Ternary values, five to a byte; for models trained so."""
+
+from __future__ import annotations
+
+from kanna.encodings import _ggml, _gguf
+from kanna.encodings.base import Encoding
+
+ENCODING = Encoding(
+    name="tq1_0",
+    ggml_type=34,
+    ggml_name="TQ1_0",
+    block=256,
+    block_bytes=54,
+    encoder=_ggml.encoder(34, 256, 54),
+    decoder=_gguf.decoder(34),
+)

@@ -1,0 +1,18 @@
+"""Methods: how the values of a tensor are chosen for an encoding. Each file is one, under its own name."""
+
+from __future__ import annotations
+
+from kanna import plugins
+from kanna.methods.base import Method
+
+__all__ = ["Method", "get", "names"]
+
+
+def names() -> list[str]:
+    """Names of all methods, sorted."""
+    return list(plugins.names(__name__))
+
+
+def get(name: str) -> Method:
+    """The method called `name`; UnsupportedError names the known ones."""
+    return plugins.load(__name__, name, "METHOD")
