@@ -23,13 +23,16 @@ _tables = Lock()
 def library() -> Any:
     """libggml-base; MissingError when llama-cpp-python is not installed."""
     spec = importlib.util.find_spec("llama_cpp")
-    folders = [Path(place) / sub for place in (spec.submodule_search_locations or [] if spec else []) for sub in ("lib", "")]
+    folders = [
+        Path(place) / sub for place in (spec.submodule_search_locations or [] if spec else []) for sub in ("lib", "")
+    ]
     for path in (folder / name for folder in folders for name in _LIBRARIES):
         if path.is_file():
             lib = ctypes.CDLL(str(path))
             lib.ggml_quantize_chunk.restype = ctypes.c_size_t
             lib.ggml_quantize_chunk.argtypes = [
-                ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+                ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
+                ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
             ]  # fmt: skip
             lib.ggml_quantize_init.argtypes = [ctypes.c_int]
             return lib
@@ -62,7 +65,9 @@ def quantize(ggml_type: int, x: F32, row_bytes: int, weights: F32 | None) -> U8:
     return out
 
 
-def _encode(ggml_type: int, block: int, size: int, needs: bool, x: F32, method: str, weights: F32 | None, threads: int) -> U8:
+def _encode(
+    ggml_type: int, block: int, size: int, needs: bool, x: F32, method: str, weights: F32 | None, threads: int
+) -> U8:
     refuse_nonfinite(x)
     if method not in ("nearest", "search"):
         raise EncodingError(f"unknown method {method!r}", expected="nearest or search")

@@ -1,0 +1,1 @@
+"""Each file of this folder is a command under its own name; it exports COMMAND."""

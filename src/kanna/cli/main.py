@@ -1,0 +1,124 @@
+"""The `kanna` command: finds commands by file name, turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from kanna import __version__, plugins
+from kanna.cli.options import common_options, settings
+from kanna.errors import KannaError
+
+COMMANDS = "kanna.cli.commands"
+ORDER = ("doctor", "inspect", "fit", "convert", "verify", "evaluate", "bench", "compare", "generate", "chat")
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A group whose commands are the files of `cli/commands`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        found = plugins.names(COMMANDS)
+        return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in plugins.names(COMMANDS):
+            return None
+        return plugins.load(COMMANDS, cmd_name, "COMMAND")
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], self.list_commands(ctx), 1)
+            if close:
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            name = ctx.invoked_subcommand or ""
+            note = getattr(self.get_command(ctx, name), "when_interrupted", "Interrupted.")
+            click.secho(f"\n{note}", err=True, fg="yellow")
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            ctx.exit(report(error, ctx))
+
+
+def report(error: Exception, ctx: click.Context) -> int:
+    """Say on stderr what went wrong (with --json, on stdout as an object); return the exit code."""
+    options = settings(ctx)
+    if options.debug:
+        traceback.print_exception(error)
+    if isinstance(error, KannaError):
+        lines = {"found": error.found, "expected": error.expected, "todo": error.todo}
+        code = error.exit_code
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        lines = {"found": f"{where}{error.strerror or error}", "expected": "", "todo": _os_advice(error)}
+        code = 1
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kanna"):
+        lines = {
+            "found": f"the Python package {error.name!r} is not installed",
+            "expected": "",
+            "todo": f"pip install {error.name}; `kanna doctor` shows what else is missing",
+        }
+        code = 3
+    else:
+        lines = {
+            "found": f"kanna failed unexpectedly: {type(error).__name__}: {error}",
+            "expected": "",
+            "todo": "this is a mistake in kanna; run again with --debug for the traceback and report it",
+        }
+        code = 1
+    if options.json:
+        click.echo(json.dumps({"error": {k: v for k, v in lines.items() if v} | {"exit_code": code}}, indent=2))
+    click.secho("Error: ", err=True, fg="red", bold=True, nl=False)
+    click.secho(lines["found"], err=True, fg="red")
+    for label, key in (("Expected", "expected"), ("What to do", "todo")):
+        if lines[key]:
+            click.secho(f"{label}: ", err=True, bold=True, nl=False)
+            click.echo(lines[key], err=True)
+    return code
+
+
+def _os_advice(error: OSError) -> str:
+    import errno
+
+    return {
+        errno.ENOSPC: "free some disk space, or write to another disk",
+        errno.EACCES: "check the permissions, or choose another folder",
+        errno.EROFS: "the file system is read-only: choose another folder",
+        errno.ENOENT: "check the path",
+    }.get(error.errno or 0, "")
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="SRC is a Hugging Face folder or hub id, a .gguf file, or builtin:smollm2-135m. "
+    "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not provable or not available here, 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="kanna", message="%(prog)s %(version)s")
+@common_options
+def cli() -> None:
+    """Make a language model fit the device, and prove that it still is the same model."""
+    # Runtimes and libraries must not talk over our output or call home.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,106 @@
+"""Options that every command takes, before or after its name, and parameter types they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kanna.errors import UsageError
+from kanna.units import parse_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the common options were set to."""
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+
+def settings(ctx: click.Context) -> Settings:
+    """The settings of this run, shared by the group and its command."""
+    return ctx.find_root().ensure_object(Settings)
+
+
+def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and param.name:
+        setattr(settings(ctx), param.name, True)
+
+
+def common_options(function: F) -> F:
+    """Add --json, --quiet and --debug."""
+    for name, text in (
+        ("--debug", "Show the traceback of an error."),
+        ("--quiet", "No progress, no remarks: only the result."),
+        ("--json", "Print the result as JSON."),
+    ):
+        function = click.option(name, is_flag=True, help=text, expose_value=False, callback=_set)(function)
+    return function
+
+
+class Command(click.Command):
+    """A command with what is said when it is interrupted."""
+
+    when_interrupted = "Interrupted."
+
+
+def command(name: str, *, when_interrupted: str = "Interrupted.") -> Callable[[Callable[..., Any]], Command]:
+    """Make a function a command; it gets a `Terminal` first, then its own options."""
+
+    def make(function: Callable[..., Any]) -> Command:
+        @click.pass_context
+        def run(ctx: click.Context, /, **values: Any) -> Any:
+            from kanna.cli.ui import Terminal
+
+            with Terminal(settings(ctx)) as terminal:
+                return function(terminal, **values)
+
+        run.__doc__ = function.__doc__
+        run.__click_params__ = getattr(function, "__click_params__", [])  # pyright: ignore[reportFunctionMemberAccess]
+        made = click.command(name, cls=Command)(common_options(run))
+        made.when_interrupted = when_interrupted
+        return made
+
+    return make
+
+
+class Size(click.ParamType):
+    """A size such as 2GB, 1.5GiB or 800MB, as bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Names(click.ParamType):
+    """A comma-separated list of names."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value  # pyright: ignore[reportUnknownVariableType]
+        found = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not found:
+            self.fail("no name given", param, ctx)
+        return found
+
+
+FILE = click.Path(path_type=Path)
+SIZE = Size()
+NAMES = Names()
+
+threads = click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: every core]")
+revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
+offline = click.option("--offline", is_flag=True, help="Use only what is on this machine already.")
