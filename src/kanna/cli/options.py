@@ -37,11 +37,14 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 def common_options(function: F) -> F:
     """Add --json, --quiet and --debug."""
     for name, text in (
-        ("--debug", "Show the traceback of an error."),
+        ("--debug", "Show the traceback of an error (also: KANNA_DEBUG=1)."),
         ("--quiet", "No progress, no remarks: only the result."),
-        ("--json", "Print the result as JSON."),
+        ("--json", "Print the result as one JSON object."),
     ):
-        function = click.option(name, is_flag=True, help=text, expose_value=False, callback=_set)(function)
+        envvar = "KANNA_DEBUG" if name == "--debug" else None
+        function = click.option(
+            name, is_flag=True, help=text, envvar=envvar, expose_value=False, callback=_set, is_eager=True
+        )(function)
     return function
 
 
@@ -63,8 +66,11 @@ def command(name: str, *, when_interrupted: str = "Interrupted.") -> Callable[[C
                 return function(terminal, **values)
 
         run.__doc__ = function.__doc__
-        run.__click_params__ = getattr(function, "__click_params__", [])  # pyright: ignore[reportFunctionMemberAccess]
-        made = click.command(name, cls=Command)(common_options(run))
+        common_options(run)
+        # Click lists parameters last one first: the common ones go to the end of the help.
+        own = getattr(function, "__click_params__", [])
+        run.__click_params__ += own  # pyright: ignore[reportFunctionMemberAccess]
+        made = click.command(name, cls=Command)(run)
         made.when_interrupted = when_interrupted
         return made
 

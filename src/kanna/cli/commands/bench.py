@@ -1,0 +1,49 @@
+"""`kanna bench ARTEFACT…`: size, load time, memory, speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("bench")
+@click.argument("artefacts", type=options.FILE, nargs=-1, required=True, metavar="ARTEFACT...")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are shown.")
+@options.threads
+def COMMAND(terminal: Terminal, artefacts: tuple[Path, ...], repeat: int, threads: int | None) -> None:
+    """Measure file size, load time, peak memory, time to first token and tokens per second.
+
+    Each measurement runs in a process of its own; the artefacts take turns, so a warming machine favours none.
+    """
+    from kanna.bench import bench
+
+    rows = bench(list(artefacts), repeat=repeat, threads=threads, progress=terminal.progress())
+    terminal.result({"rows": [row.to_dict() for row in rows]}, _draw)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import number, table
+    from kanna.units import format_size
+
+    made = table("artefact", "file>", "load s>", "peak memory>", "first token s>", "prompt tok/s>", "generate tok/s>")
+    for row in data["rows"]:
+        made.add_row(
+            Path(row["path"]).name,
+            format_size(row["file_bytes"]),
+            number(row["load_s"], 2),
+            format_size(row["peak_bytes"]),
+            number(row["ttft_s"], 3),
+            number(row["prompt_tps"], 1),
+            number(row["gen_tps"], 1),
+        )
+    screen.print(made)

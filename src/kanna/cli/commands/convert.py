@@ -1,0 +1,118 @@
+"""`kanna convert SRC -o OUT`: one plan, streamed and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command(
+    "convert",
+    when_interrupted="Interrupted. Nothing was written under the final name; run the same command to start again.",
+)
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", "out", type=options.FILE, help="The artefact to write. [required unless --dry-run]")
+@click.option("--preset", help="A named mix, such as Q4_K_M (`kanna fit` lists them).")
+@click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
+@click.option("--plan", type=options.FILE, help="A plan file (JSON): patterns and encodings, first match wins.")
+@click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
+@click.option(
+    "--method",
+    type=click.Choice(["search", "nearest"]),
+    default="search",
+    show_default=True,
+    help="How values are chosen: best error by search, or plain rounding.",
+)
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(["gguf", "safetensors"]),
+    default="gguf",
+    show_default=True,
+    help="Container to write; safetensors makes a Hugging Face folder.",
+)
+@click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing.")
+@click.option("--verify", is_flag=True, help="Afterwards prove the file in the real runtime (see `kanna verify`).")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@options.threads
+@options.revision
+@options.offline
+def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **choices: Any) -> None:
+    """Write SRC as one artefact at the precision you choose.
+
+    Give one of --preset, --encoding or --plan. The file is streamed: memory stays at a few blocks of rows, and the
+    file appears under its name only when it is whole. It is then read again and checked.
+    """
+    from kanna.convert import convert
+    from kanna.errors import GateError, UsageError
+
+    chosen = [f"--{k}" for k in ("preset", "encoding", "plan") if choices[k] is not None]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} were given together", expected="one of them")
+    if out is None and not dry_run:
+        raise UsageError("no output was named", expected="-o FILE", todo="add -o model.gguf, or --dry-run to only look")
+    found = convert(source, out, dry_run=dry_run, progress=terminal.progress(memory=True), **choices)
+    terminal.result(found, lambda screen, data: _draw(screen, data, dry_run))
+    gate = found.to_dict().get("verify")
+    if gate and gate.get("status") == "failed":
+        raise GateError(
+            "the artefact was written, but the gate failed", todo="do not use it; see the failed checks above"
+        )
+    if gate and gate.get("status") == "unprovable":
+        click.get_current_context().exit(3)
+
+
+def _draw(screen: Console, data: dict[str, Any], dry_run: bool) -> None:
+    from kanna.cli.commands.verify import draw_checks
+    from kanna.cli.ui import duration, facts, table
+    from kanna.units import format_size, precision_class
+
+    bits = data["bits_per_weight"]
+    nominal = data.get("nominal_bits")
+    nominal_text = f" (nominal {nominal:.2f})" if nominal and abs(nominal - bits) > 0.01 else ""
+    facts(
+        screen,
+        [
+            ("Would write" if dry_run else "Wrote", ", ".join(str(p) for p in data.get("paths", []))),
+            ("Preset", data.get("preset")),
+            ("Size", f"{format_size(data['file_bytes'])} ({data['file_bytes']:,} bytes)"),
+            ("Bits per weight", f"{bits:.2f}{nominal_text}: {precision_class(bits)}"),
+            ("Time", duration(data["seconds"]) if data.get("seconds") and not dry_run else ""),
+            ("Peak memory", format_size(data["peak_bytes"]) if data.get("peak_bytes") and not dry_run else ""),
+        ],
+    )
+    draw_substitutions(screen, data.get("substitutions", []))
+    if dry_run and data.get("tensors"):
+        listing = table("tensor", "shape>", "from", "to", "method", "size>")
+        for row in data["tensors"]:
+            shape = " × ".join(map(str, row["shape"]))
+            listing.add_row(
+                row["name"], shape, row["source"], row["encoding"], row["method"], format_size(row["bytes"])
+            )
+        screen.print(listing)
+    for note in data.get("notes", []):
+        screen.print(f"Note: {note}", markup=False, style="yellow")
+    if data.get("verify"):
+        draw_checks(screen, data["verify"])
+
+
+def draw_substitutions(screen: Console, found: list[dict[str, Any]]) -> None:
+    """Say in one line per kind which tensors could not get what the preset wanted."""
+    kinds: dict[tuple[str, str, str], int] = {}
+    for one in found:
+        key = (one["wanted"], one["got"], one.get("reason", ""))
+        kinds[key] = kinds.get(key, 0) + 1
+    for (wanted, got, reason), count in kinds.items():
+        what = "tensor" if count == 1 else "tensors"
+        screen.print(f"{count} {what}: {got} instead of {wanted} ({reason})", markup=False, style="yellow")

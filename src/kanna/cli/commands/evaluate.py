@@ -1,0 +1,67 @@
+"""`kanna evaluate ARTEFACT`: what the bits cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("evaluate")
+@click.argument("artefact", type=options.FILE)
+@click.option("--reference", required=True, metavar="SRC", help="The source the artefact was made from.")
+@click.option("--text", type=options.FILE, help="Text to score. [default: a short text that comes with kanna]")
+@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to score. [default: as the text allows]")
+@options.threads
+def COMMAND(
+    terminal: Terminal, artefact: Path, reference: str, text: Path | None, windows: int | None, threads: int | None
+) -> None:
+    """Measure KL divergence, perplexity and top-1 agreement against the source, with confidence intervals.
+
+    Both models read the same text side by side in llama.cpp; the reference runs in float32.
+    """
+    from kanna.evaluate import evaluate
+
+    found = evaluate(
+        artefact, reference=reference, text=text, windows=windows, threads=threads, progress=terminal.progress()
+    )
+    terminal.result(found, _draw)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import facts
+
+    def with_ci(name: str, scale: float = 1.0, digits: int = 4) -> str:
+        value = data.get(name)
+        if value is None:
+            return ""
+        spread = data.get(f"{name}_ci")
+        text = f"{value * scale:.{digits}f}"
+        if isinstance(spread, (list, tuple)):
+            return f"{text}  (95 %: {spread[0] * scale:.{digits}f} to {spread[1] * scale:.{digits}f})"
+        return text if spread is None else f"{text}  ± {spread * scale:.{digits}f}"
+
+    facts(
+        screen,
+        [
+            ("KL divergence, mean", with_ci("kl_mean", digits=6)),
+            ("  median", with_ci("kl_median", digits=6)),
+            ("  99 %", with_ci("kl_p99", digits=5)),
+            ("  99.9 %", with_ci("kl_p999", digits=5)),
+            ("Same top token, %", with_ci("top1", 100, 2)),
+            ("Perplexity", with_ci("perplexity", digits=3)),
+            ("  of the reference", with_ci("reference_perplexity", digits=3)),
+            ("Positions scored", f"{data['positions']:,}" if data.get("positions") else ""),
+        ],
+    )
+    for note in data.get("notes", []):
+        screen.print(f"Note: {note}", markup=False, style="yellow")

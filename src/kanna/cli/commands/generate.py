@@ -1,0 +1,61 @@
+"""`kanna generate MODEL PROMPT`: run an artefact once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from kanna.cli.ui import Terminal
+
+
+def sampling(function: Any) -> Any:
+    """Add the options of `generate` and `chat` alike."""
+    for option in (
+        options.threads,
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choices."),
+        click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
+                     help="Choose among the likeliest tokens that make up this share."),
+        click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True,
+                     help="0 always takes the likeliest token."),
+        click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of context."),
+        click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True,
+                     help="Stop after this many new tokens."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@command("generate", when_interrupted="Stopped.")
+@click.argument("model", type=options.FILE)
+@click.argument("prompt")
+@sampling
+def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> None:
+    """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""
+    from kanna.generate import generate
+
+    if prompt == "-":
+        prompt = click.get_text_stream("stdin").read()
+    began = time.perf_counter()
+    pieces: list[str] = []
+    live = not terminal.settings.json
+    if live:
+        click.secho(prompt, nl=False, dim=True)
+    for piece in generate(model, prompt, **choices):
+        pieces.append(piece)
+        if live:
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+    text, seconds = "".join(pieces), time.perf_counter() - began
+    if live:
+        click.echo()
+        terminal.done(f"{len(pieces)} pieces in {seconds:.1f} s")
+    else:
+        terminal.result({"model": str(model), "prompt": prompt, "text": text, "seconds": seconds}, lambda *_: None)

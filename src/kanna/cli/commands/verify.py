@@ -1,0 +1,58 @@
+"""`kanna verify SRC ARTEFACT`: the gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
+
+
+@command("verify")
+@click.argument("source", metavar="SRC")
+@click.argument("artefact", type=options.FILE)
+@options.threads
+@options.revision
+@options.offline
+def COMMAND(
+    terminal: Terminal, source: str, artefact: Path, threads: int | None, revision: str | None, offline: bool
+) -> None:
+    """Prove that ARTEFACT is SRC: tensors, tokenizer, chat template, and logits in the real runtime.
+
+    Exit code 0: proved. 1: a check failed. 3: it cannot be proved here, and what is missing is named.
+    """
+    from kanna.verify import verify
+
+    found = verify(source, artefact, threads=threads, revision=revision, offline=offline, progress=terminal.progress())
+    terminal.result(found, draw_checks)
+    click.get_current_context().exit(EXIT[found.status])
+
+
+def draw_checks(screen: Console, data: dict[str, Any]) -> None:
+    """Print every check with its verdict, then the verdict of all."""
+    from rich.text import Text
+
+    from kanna.cli.ui import table
+
+    rows = table("", "check", "detail")
+    for check in data["checks"]:
+        mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "yellow")}[check["ok"]]
+        rows.add_row(mark, check["name"], Text(str(check.get("detail", ""))))
+    screen.print(rows)
+    words = {
+        "proved": ("green", "Proved: the artefact is the source at its precision."),
+        "failed": ("bold red", "Failed: do not use this artefact."),
+        "unprovable": ("yellow", "Not provable here: see the checks that could not run."),
+    }
+    style, sentence = words[data["status"]]
+    screen.print(sentence, style=style)
