@@ -1,0 +1,1 @@
+"""Probe of this machine: what `doctor` shows and what `fit` estimates speed from."""

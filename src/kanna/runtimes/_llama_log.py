@@ -1,0 +1,53 @@
+"""llama.cpp's log, kept instead of printed: its last complaint goes into our error messages."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections import deque
+from typing import Any
+
+_WARN, _ERROR, _CONT = 3, 4, 5
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output)\s+buffer size\s*=\s*([0-9.]+) MiB")
+_PURPOSE = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "output": "output"}
+
+
+class Log:
+    """Receives every line of the library. One for the process, because llama.cpp's logger is global."""
+
+    def __init__(self) -> None:
+        self.complaints: deque[str] = deque(maxlen=20)
+        self.buffers: list[tuple[str, str, int]] = []
+        self._level = 0
+        self._callback: Any = None
+
+    def attach(self, library: Any) -> None:
+        """Route the library's log here; the callback object must outlive the library's use of it."""
+        if self._callback is None:
+            self._callback = library.llama_log_callback(self._receive)
+        library.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _receive(self, level: int, text: bytes, _data: Any) -> None:
+        # An exception in a C callback would be printed by ctypes, so nothing here may raise.
+        line = text.decode("utf-8", "replace").strip() if text else ""
+        level = self._level if level == _CONT else level
+        self._level = level
+        if not line:
+            return
+        if level >= _WARN:
+            self.complaints.append(line)
+        found = _BUFFER.search(line)
+        if found:
+            self.buffers.append((found[1], _PURPOSE[found[2]], round(float(found[3]) * 2**20)))
+
+    def clear(self) -> None:
+        self.complaints.clear()
+
+    def why(self) -> str:
+        """The most telling complaint since `clear`: the first error, without the function names."""
+        useful = [re.sub(r"^(?:\w+:\s+)+", "", c) for c in self.complaints]
+        telling = [u for u in useful if re.search(r"error|fail|invalid|unknown|missing|not |cannot|unsupported", u)]
+        return (telling or useful or ["llama.cpp gave no reason"])[0]
+
+
+LOG = Log()

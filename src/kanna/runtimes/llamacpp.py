@@ -1,0 +1,138 @@
+"""llama.cpp, unmodified, through llama-cpp-python's C bindings."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import FormatError, MissingError, UsageError
+from kanna.hardware.cpu import cpu, default_threads
+from kanna.runtimes.base import Availability, Engine
+
+INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
+
+# What the build calls a CPU feature → the CPU flag that makes it possible (Linux spelling).
+_FEATURES = {
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "F16C": "f16c",
+    "FMA": "fma",
+    "BMI2": "bmi2",
+    "AVX_VNNI": "avx_vnni",
+    "AVX512": "avx512f",
+    "AVX512_VBMI": "avx512vbmi",
+    "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8",
+    "NEON": "asimd",
+    "FP16_VA": "asimdhp",
+    "DOTPROD": "asimddp",
+    "MATMUL_INT8": "i8mm",
+    "SVE": "sve",
+}
+
+
+def library() -> Any:
+    """llama_cpp's C interface with its log silenced; raises MissingError when it is not installed or does not load."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise MissingError("llama.cpp is not installed here", expected="the package llama-cpp-python", todo=INSTALL)
+    return _load()
+
+
+@cache
+def _load() -> Any:
+    from kanna.runtimes._llama_log import LOG
+
+    try:
+        import llama_cpp.llama_cpp as lib
+    except Exception as error:  # a wheel for another CPU or a missing shared library: whatever it raises
+        raise MissingError(f"llama-cpp-python is installed but does not load: {error}", todo=INSTALL) from error
+    LOG.attach(lib)
+    lib.llama_backend_init()
+    return lib
+
+
+def parse_system_info(text: str) -> dict[str, dict[str, str]]:
+    """`CPU : AVX = 1 | CUDA : ARCHS = 890 |` → {"CPU": {"AVX": "1"}, "CUDA": {"ARCHS": "890"}}."""
+    found: dict[str, dict[str, str]] = {}
+    backend = "CPU"
+    for part in text.split("|"):
+        part = part.strip()
+        if " : " in part:
+            backend, part = (p.strip() for p in part.split(" : ", 1))
+        name, equal, value = part.partition("=")
+        if equal:
+            found.setdefault(backend, {})[name.strip()] = value.strip()
+    return found
+
+
+def judge_build(info: dict[str, dict[str, str]], flags: frozenset[str]) -> dict[str, Any]:
+    """Compare what the build uses with what the CPU offers.
+
+    `missing` are the features this CPU has and the build leaves unused; a build with none is native.
+    """
+    used = {name for name, value in info.get("CPU", {}).items() if value not in {"0", ""}}
+    missing = [name for name, flag in _FEATURES.items() if flag in flags and name not in used]
+    return {"native": not missing, "features": sorted(used), "missing": missing}
+
+
+class LlamaCpp:
+    """The runtime for GGUF."""
+
+    name = "llamacpp"
+
+    def available(self) -> Availability:
+        """Never raises: an absent or broken installation is `ok=False` with the command that installs it."""
+        try:
+            lib = library()
+        except MissingError as error:
+            return Availability(ok=False, how_to_install=INSTALL, remark=error.found)
+        info = parse_system_info(lib.llama_print_system_info().decode("utf-8", "replace"))
+        build = judge_build(info, cpu().flags)
+        build["gpu_offload"] = bool(lib.llama_supports_gpu_offload())
+        version = getattr(sys.modules["llama_cpp"], "__version__", "")
+        remark = ""
+        if not build["native"]:
+            remark = f"generic build: this CPU also has {', '.join(build['missing'])}; a native build generates faster"
+        return Availability(
+            ok=True,
+            version=f"llama-cpp-python {version}, libllama {lib.llama_version().decode()}",
+            build=build,
+            backends=sorted(info) or ["CPU"],
+            how_to_install="" if build["native"] else INSTALL + " --force-reinstall",
+            remark=remark,
+        )
+
+    def open(
+        self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None
+    ) -> Engine:
+        """Load a GGUF. `context` in tokens (0: as trained); `threads` default: one per physical core;
+        `gpu_layers` None: llama.cpp's own choice. Raises MissingError, FormatError, UsageError."""
+        path = Path(path)
+        lib = library()
+        if not path.is_file():
+            raise FormatError(f"{path} is not a file", expected="a .gguf file")
+        if context < 0:
+            raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        check_header(path)
+        from kanna.runtimes._llama_engine import LlamaEngine
+
+        return LlamaEngine(lib, path, context=context, threads=threads or default_threads(), gpu_layers=gpu_layers)
+
+
+def check_header(path: Path) -> None:
+    """Let our own parser refuse a broken file first: it has bounds where llama.cpp may abort the process."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise FormatError(f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load")
+    if importlib.util.find_spec("kanna.formats.gguf") is not None:
+        from kanna.formats import gguf
+
+        gguf.read(path)
+
+
+RUNTIME = LlamaCpp()
