@@ -1,0 +1,106 @@
+"""Write a GGUF file, or the parts of a split one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanna.errors import OutputError
+from kanna.formats.gguf.layout import Layout, layout
+from kanna.formats.stream import File, check_output, fill
+from kanna.model import MetaValue, ValueType
+from kanna.plan.types import TensorPlan
+from kanna.progress import Progress, Silent
+
+__all__ = ["WriteResult", "check_output", "plan_files", "write"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """paths in order, bytes of all of them, seconds it took, peak of our own memory in bytes."""
+
+    paths: list[Path]
+    file_bytes: int
+    seconds: float
+    peak_bytes: int
+
+
+def plan_files(
+    path: Path, metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan], split_max_size: int | None = None
+) -> list[File]:
+    """The files a model becomes: one, or parts of at most `split_max_size` bytes of tensors and header."""
+    whole = layout(metadata, tensors)
+    if split_max_size is None or whole.total_bytes <= split_max_size:
+        return [_file(path, whole, tensors)]
+    groups = _groups(metadata, tensors, split_max_size)
+    stem = path.name.removesuffix(".gguf")
+    files: list[File] = []
+    for number, group in enumerate(groups):
+        keys = dict(metadata) if number == 0 else {}
+        keys |= {
+            "split.no": MetaValue(number, ValueType.U16),
+            "split.count": MetaValue(len(groups), ValueType.U16),
+            "split.tensors.count": MetaValue(len(tensors), ValueType.I32),
+        }
+        name = f"{stem}-{number + 1:05}-of-{len(groups):05}.gguf"
+        files.append(_file(path.with_name(name), layout(keys, group), group))
+    return files
+
+
+def _file(path: Path, plan: Layout, tensors: Sequence[TensorPlan]) -> File:
+    return File(
+        path=path, header=plan.header, offsets=plan.offsets, tensors=tensors, total_bytes=plan.total_bytes
+    )
+
+
+def _groups(
+    metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan], limit: int
+) -> list[list[TensorPlan]]:
+    # Room for the split.* keys, the padding and the entries of a part that has no other metadata.
+    head, rest = len(layout(metadata, []).header) + 256, 512
+    groups: list[list[TensorPlan]] = [[]]
+    used = head
+    for entry in tensors:
+        size = entry.nbytes + 128 + len(entry.name)
+        if size + rest > limit:
+            raise OutputError(
+                f"{entry.name} alone takes {entry.nbytes} bytes", expected=f"parts of at most {limit}",
+                todo="raise --split-max-size",
+            )  # fmt: skip
+        if used + size > limit and (groups[-1] or len(groups) == 1):
+            groups.append([])
+            used = rest
+        groups[-1].append(entry)
+        used += size
+    return groups
+
+
+def write(
+    path: Path | str,
+    *,
+    metadata: Mapping[str, MetaValue],
+    tensors: Sequence[TensorPlan],
+    threads: int = 1,
+    progress: Progress | None = None,
+    split_max_size: int | None = None,
+    overwrite: bool = False,
+    nonfinite: str = "refuse",
+) -> WriteResult:
+    """Stream a model to `path`. Raises OutputError before the first byte, EncodingError naming the tensor.
+
+    The file has its name only when it is complete and synced; an interrupted run leaves at most NAME.partial
+    behind (after kill -9), which the next run replaces.
+    """
+    started = time.perf_counter()
+    files = plan_files(Path(path), metadata, tensors, split_max_size)
+    total = sum(f.total_bytes for f in files)
+    check_output([f.path for f in files], overwrite=overwrite, needed=total)
+    peak = fill(files, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")
+    return WriteResult(
+        paths=[f.path for f in files],
+        file_bytes=total,
+        seconds=time.perf_counter() - started,
+        peak_bytes=peak,
+    )

@@ -1,0 +1,184 @@
+"""Read safetensors files that may be hostile: the header is checked against the bytes that are there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.stored import map_file, stored
+from kanna.model import Tensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_HEADER = 100_000_000
+# safetensors dtype → encoding
+DTYPES = {
+    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I64": "i64", "I32": "i32", "I16": "i16", "I8": "i8",
+}  # fmt: skip
+# Bytes per value of types that have no encoding: they may lie in a file as long as nobody wants their values.
+OTHER = {"U8": 1, "BOOL": 1, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1} | OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the header says of one tensor; begin and end count from the end of the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def header_size(first: bytes) -> int:
+    """Bytes of the JSON header from the first 8 bytes of a file."""
+    if len(first) < 8:
+        raise FormatError(f"the file has {len(first)} bytes", expected="a safetensors file", todo="fetch it again")
+    size = int.from_bytes(first[:8], "little")
+    if not 2 <= size <= MAX_HEADER:
+        raise FormatError(
+            f"the header says it has {size} bytes", expected=f"2 to {MAX_HEADER}", todo="give a safetensors file"
+        )
+    return size
+
+
+def parse_header(header: bytes, num_data: int | None = None) -> list[Entry]:
+    """Entries of a header in the order of their data; `num_data` bytes follow it, when known.
+
+    Raises FormatError when shapes, types and offsets do not agree, overlap or leave the file.
+    """
+    entries = [_entry(name, value) for name, value in _json(header).items() if name != "__metadata__"]
+    entries.sort(key=lambda e: (e.begin, e.end))
+    end = 0
+    for entry in entries:
+        if entry.begin != end:
+            how = "overlaps the tensor before it" if entry.begin < end else "leaves a gap before it"
+            raise FormatError(f"{entry.name} begins at {entry.begin} and {how}", expected=str(end))
+        end = entry.end
+    if num_data is not None and end != num_data:
+        what = "the file is truncated" if end > num_data else "bytes follow the last tensor"
+        raise FormatError(
+            f"the tensors take {end} bytes, the file has {num_data}: {what}", todo="fetch the file again"
+        )
+    return entries
+
+
+def _json(header: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise FormatError("the header names a tensor twice")
+        return found
+
+    try:
+        parsed = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the header is not JSON: {error}", todo="fetch the file again") from None
+    if not isinstance(parsed, dict):
+        raise FormatError(f"the header is a {type(parsed).__name__}", expected="an object")
+    return parsed
+
+
+def _entry(name: str, value: Any) -> Entry:
+    try:
+        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        raise FormatError(f"the header entry of {name!r:.100} is malformed") from None
+    if dtype not in _SIZES:
+        raise UnsupportedError(f"{name} has dtype {dtype!r}", expected=", ".join(DTYPES))
+    numbers = (*shape, begin, end)
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        raise FormatError(f"{name} has shape {list(shape)} and offsets {[begin, end]}", expected="whole numbers")
+    if end - begin != prod(shape) * _SIZES[dtype]:
+        raise FormatError(
+            f"{name} has {end - begin} bytes", expected=f"{prod(shape) * _SIZES[dtype]} for {dtype} {list(shape)}"
+        )
+    return Entry(name, dtype, shape, begin, end)
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Tensors of one file by name, mapped."""
+    try:
+        data = map_file(path)
+        size = header_size(data[:8].tobytes())
+        if 8 + size > data.size:
+            raise FormatError(f"the header says it has {size} bytes, the file has {data.size}")
+        body = data[8 + size :]
+        entries = parse_header(data[8 : 8 + size].tobytes(), body.size)
+    except SourceError as error:
+        raise type(error)(f"{path.name}: {error.found}", expected=error.expected, todo=error.todo) from None
+    tensors: dict[str, Tensor] = {}
+    for e in entries:
+        # Types without an encoding are kept as bytes: the family says whether their values are needed.
+        part, dtype = body[e.begin : e.end], DTYPES.get(e.dtype)
+        if dtype:
+            tensors[e.name] = stored(e.name, e.shape, dtype, part)
+        else:
+            tensors[e.name] = Unreadable(e.name, e.shape, e.dtype.lower(), part.size)
+    return tensors
+
+
+@dataclass(slots=True)
+class Unreadable:
+    """A tensor of a type whose values kanna does not read, such as 8-bit floats with scales elsewhere."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+    def raw(self, start: int, stop: int) -> None:
+        return None
+
+    def rows(self, start: int, stop: int) -> Any:
+        raise UnsupportedError(
+            f"{self.name} holds {self.dtype} values",
+            expected=", ".join(DTYPES),
+            todo="use the 16-bit release of this model; pre-quantized checkpoints are not read yet",
+        )
+
+
+def shard_names(index: bytes) -> list[str]:
+    """File names that an index file lists, in order; FormatError when one is not a plain name."""
+    try:
+        names = sorted(set(json.loads(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise FormatError(f"{INDEX} is malformed", expected="an object with weight_map") from None
+    for name in names:
+        if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name or not name:
+            raise FormatError(f"{INDEX} names the file {name!r}", expected="a plain file name")
+    return names
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a model folder by name: one file, or the shards its index lists."""
+    index = folder / INDEX
+    if index.is_file():
+        names = shard_names(index.read_bytes())
+        missing = [n for n in names if not (folder / n).is_file()]
+        if missing:
+            raise SourceError(
+                f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:3])}",
+                todo="fetch the model again; finished files are kept",
+            )
+    else:
+        found = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
+        names = [p.name for p in found]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        for key, tensor in read_file(folder / name).items():
+            if key in tensors:
+                raise FormatError(f"{name} repeats the tensor {key}")
+            tensors[key] = tensor
+    if index.is_file():
+        lost = sorted(set(json.loads(index.read_bytes())["weight_map"]) - set(tensors))
+        if lost:
+            raise FormatError(f"{len(lost)} tensors of the index are in no shard, such as {lost[0]}")
+    return tensors
+
+

@@ -1,0 +1,103 @@
+"""Write a Hugging Face model folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import OutputError
+from kanna.formats.gguf.write import WriteResult
+from kanna.formats.safetensors.read import DTYPES, INDEX, SINGLE
+from kanna.formats.stream import File, check_output, fill
+from kanna.plan.types import TensorPlan
+from kanna.progress import Progress, Silent
+
+SHARD_BYTES = 5_000_000_000
+_NAMES = {encoding: dtype for dtype, encoding in DTYPES.items()}
+
+
+def write_folder(
+    folder: Path | str,
+    *,
+    tensors: Sequence[TensorPlan],
+    files: Mapping[str, bytes],
+    threads: int = 1,
+    progress: Progress | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    nonfinite: str = "refuse",
+) -> WriteResult:
+    """Stream tensors to `folder` as safetensors with the side `files` (config.json, tokenizer.json, …) beside them."""
+    started = time.perf_counter()
+    folder = Path(folder)
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file", expected="the name of a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder} is not empty", todo="choose another folder, or pass --overwrite")
+    shards = _shards(folder, tensors, shard_bytes)
+    folder.mkdir(parents=True, exist_ok=True)
+    total = sum(s.total_bytes for s in shards)
+    check_output([s.path for s in shards], overwrite=overwrite, needed=total + sum(map(len, files.values())))
+    peak = fill(shards, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")
+    side = dict(files)
+    if len(shards) > 1:
+        names = {e.name: s.path.name for s in shards for e in s.tensors}
+        side[INDEX] = _dump({"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": names})
+    for name, data in side.items():
+        temporary = folder / f"{name}.partial"
+        temporary.write_bytes(data)
+        temporary.replace(folder / name)
+    return WriteResult(
+        paths=[s.path for s in shards],
+        file_bytes=total,
+        seconds=time.perf_counter() - started,
+        peak_bytes=peak,
+    )
+
+
+def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int) -> list[File]:
+    groups: list[list[TensorPlan]] = [[]]
+    used = 0
+    for entry in tensors:
+        if groups[-1] and used + entry.nbytes > limit:
+            groups.append([])
+            used = 0
+        groups[-1].append(entry)
+        used += entry.nbytes
+    if len(groups) == 1:
+        return [_file(folder / SINGLE, groups[0])]
+    return [
+        _file(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group) for i, group in enumerate(groups, 1)
+    ]
+
+
+def _file(path: Path, tensors: Sequence[TensorPlan]) -> File:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for entry in tensors:
+        if entry.encoding.name not in _NAMES:
+            raise OutputError(f"safetensors cannot hold {entry.encoding.ggml_name}", expected=", ".join(_NAMES))
+        header[entry.name] = {
+            "dtype": _NAMES[entry.encoding.name],
+            "shape": list(entry.tensor.shape),
+            "data_offsets": [at, at + entry.nbytes],
+        }
+        at += entry.nbytes
+    text = _dump(header)
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    offsets = [start + header[e.name]["data_offsets"][0] for e in tensors]
+    return File(
+        path=path,
+        header=len(text).to_bytes(8, "little") + text,
+        offsets=offsets,
+        tensors=tensors,
+        total_bytes=start + at,
+    )
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,234 @@
+"""Fill planned files: tensors flow in row blocks from their source to their place, never whole.
+
+Row blocks are cut by size alone, so the bytes are the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from kanna import methods
+from kanna.errors import EncodingError, OutputError
+from kanna.memory import Peak
+from kanna.model import U8, columns, num_rows
+from kanna.plan.types import TensorPlan
+from kanna.progress import Progress
+
+BLOCK_WEIGHTS = 1 << 19
+PARTIAL = ".partial"
+# Exponent bits that are all set only in NaN and infinity, for the types that are carried without decoding.
+_NONFINITE = {"f32": (np.uint32, 0x7F800000), "f16": (np.uint16, 0x7C00), "bf16": (np.uint16, 0x7F80)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """One file to write: its header, then each tensor at its offset."""
+
+    path: Path
+    header: bytes
+    offsets: Sequence[int]
+    tensors: Sequence[TensorPlan]
+    total_bytes: int
+
+
+def partial(path: Path) -> Path:
+    """The name a file has until it is complete."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> None:
+    """Raise OutputError when the files cannot be written: they exist, the folder is missing or read-only, no space."""
+    for path in paths:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder", expected="the name of a file")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists", todo="choose another name, or pass --overwrite")
+    folder = paths[0].absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"the folder {folder} does not exist", todo=f"make it: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} is read-only", todo="write to another folder")
+    # A partial file of an interrupted run is about to be replaced: its space is ours.
+    free = shutil.disk_usage(folder).free + sum(_size(partial(p)) for p in paths)
+    if needed > free:
+        raise OutputError(
+            f"{folder} has {free / 1e6:.1f} MB free", expected=f"{needed / 1e6:.1f} MB", todo="free some space"
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def fill(files: Sequence[File], *, threads: int, progress: Progress, nonfinite: str, stage: str) -> int:
+    """Write every file as NAME.partial, sync and rename them all. Returns the peak of our own memory in bytes.
+
+    nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros instead.
+    Whatever goes wrong, no file appears under its final name and no partial file stays.
+    """
+    peak = Peak()
+    made: list[Path] = []
+    progress.start(stage, sum(f.total_bytes for f in files))
+    try:
+        for file in files:
+            made.append(partial(file.path))
+            _fill(file, made[-1], threads, progress, nonfinite, peak)
+        for file, path in zip(files, made, strict=True):
+            path.replace(file.path)
+        _sync_folder(files[0].path.absolute().parent)
+    except OSError as error:
+        _remove(made)
+        raise _explain(error, files[0].path) from error
+    except BaseException:
+        _remove(made)
+        raise
+    finally:
+        progress.finish()
+    return peak.look()
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _explain(error: OSError, path: Path) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"the disk of {path} is full", todo="free some space, or write to another disk")
+    return OutputError(f"{path} cannot be written: {error.strerror or error}", todo="write to another folder")
+
+
+def _fill(file: File, path: Path, threads: int, progress: Progress, nonfinite: str, peak: Peak) -> None:
+    path.unlink(missing_ok=True)
+    with path.open("xb") as out:
+        sink = _Sink(out.fileno())
+        sink.write(0, file.header)
+        progress.advance(len(file.header))
+        jobs = _jobs(file)
+        if threads <= 1:
+            for job in jobs:
+                progress.advance(_do(sink, nonfinite, *job), job[0].name)
+                peak.look()
+        else:
+            _pool(jobs, sink, threads, progress, nonfinite, peak)
+        os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(file.total_bytes)
+        os.fsync(out.fileno())
+
+
+Job = tuple[TensorPlan, int, int, int]
+
+
+def _jobs(file: File) -> Iterator[Job]:
+    """(tensor, first row, last row, offset in the file) of every row block."""
+    for entry, offset in zip(file.tensors, file.offsets, strict=True):
+        cols, total = columns(entry.tensor), num_rows(entry.tensor)
+        size = entry.encoding.row_bytes(cols)
+        step = max(1, BLOCK_WEIGHTS // cols)
+        # Experts have importances of their own: no row block crosses from one to the next.
+        group = total // entry.weights.shape[0] if entry.weights is not None and entry.weights.ndim == 2 else total
+        for first in range(0, total, max(1, group)):
+            for start in range(first, first + group, step):
+                yield entry, start, min(start + step, first + group), offset + start * size
+
+
+def _pool(jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, nonfinite: str, peak: Peak) -> None:
+    waiting: deque[tuple[Future[int], str]] = deque()
+    with ThreadPoolExecutor(threads, "kanna") as pool:
+        try:
+            for job in jobs:
+                waiting.append((pool.submit(_do, sink, nonfinite, *job), job[0].name))
+                if len(waiting) > 2 * threads:
+                    future, name = waiting.popleft()
+                    progress.advance(future.result(), name)
+                    peak.look()
+            for future, name in waiting:
+                progress.advance(future.result(), name)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _do(sink: _Sink, nonfinite: str, entry: TensorPlan, start: int, stop: int, offset: int) -> int:
+    data = encode_rows(entry, start, stop, nonfinite)
+    sink.write(offset, memoryview(np.ascontiguousarray(data)).cast("B"))
+    return data.nbytes
+
+
+def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refuse") -> U8:
+    """Rows [start, stop) of a tensor in the encoding it was planned to have, uint8 [rows, row bytes]."""
+    tensor, encoding = entry.tensor, entry.encoding
+    try:
+        if tensor.dtype == encoding.name:
+            data = tensor.raw(start, stop)
+            if data is not None and _is_finite(encoding.name, data):
+                return data
+        x = tensor.rows(start, stop)
+        if nonfinite == "zero":
+            x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+        elif encoding.name in _NONFINITE and not np.isfinite(x).all():
+            raise EncodingError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
+        return methods.get(entry.method).encode(encoding, x, _weights(entry, start, stop))
+    except EncodingError as error:
+        if np.isfinite(tensor.rows(start, stop)).all():
+            raise EncodingError(f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo) from error
+        raise EncodingError(
+            f"{entry.name}, rows {start} to {stop - 1}: {error.found}",
+            expected="finite values",
+            todo="repair the source, or pass --nonfinite zero to store zeros in their place",
+        ) from error
+
+
+def _is_finite(name: str, data: U8) -> bool:
+    kind = _NONFINITE.get(name)
+    if kind is None:
+        return True
+    dtype, mask = kind
+    bits = np.ascontiguousarray(data).view(dtype)
+    return not bool(((bits & dtype(mask)) == dtype(mask)).any())
+
+
+def _weights(entry: TensorPlan, start: int, stop: int) -> Any:
+    """Importance of the columns for these rows; a tensor of experts has one set per expert."""
+    weights = entry.weights
+    if weights is None or weights.ndim == 1:
+        return weights
+    return weights[start // (num_rows(entry.tensor) // weights.shape[0])]
+
+
+class _Sink:
+    """Writes at any offset from any thread."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._lock = handle, Lock()
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view.nbytes:
+            if hasattr(os, "pwrite"):
+                done = os.pwrite(self._handle, view, offset)
+            else:  # Windows
+                with self._lock:
+                    os.lseek(self._handle, offset, os.SEEK_SET)
+                    done = os.write(self._handle, view)
+            view, offset = view[done:], offset + done
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
