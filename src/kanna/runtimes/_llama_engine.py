@@ -32,6 +32,7 @@ class LlamaEngine:
         self._lib, self.path, self.threads = lib, path, threads
         self._ctx: Any = None
         self._ctx_mode = ""
+        self._outputs = 0
         self._past: list[int] = []
         self.last = Generation()
         LOG.clear()
@@ -61,11 +62,13 @@ class LlamaEngine:
 
     # Contexts
 
-    def _use(self, mode: str) -> Any:
-        """The context for `score` or `generate`; raises KannaError when there is no memory for it."""
+    def _use(self, mode: str, outputs: int = 1) -> Any:
+        """The context for `score` (with room for `outputs` rows of logits) or `generate`.
+
+        Raises KannaError when there is no memory for it."""
         if self._model is None:
             raise UsageError(f"{self.path} is closed")
-        if self._ctx is not None and self._ctx_mode == mode:
+        if self._ctx is not None and self._ctx_mode == mode and outputs <= self._outputs:
             return self._ctx
         self._free_context()
         params = self._lib.llama_context_default_params()
@@ -73,7 +76,7 @@ class LlamaEngine:
         params.n_batch = self.context if mode == "score" else min(self.context, 2048)
         params.n_batch = min(params.n_batch, 4096)
         params.n_ubatch = min(params.n_batch, 512)
-        params.n_outputs_max = 0 if mode == "score" else 1
+        params.n_outputs_max = min(outputs, params.n_batch)
         params.n_threads = params.n_threads_batch = self.threads
         params.swa_full = False
         LOG.clear()
@@ -84,7 +87,7 @@ class LlamaEngine:
                 f"llama.cpp cannot make a context of {self.context} tokens for {self.path}: {LOG.why()}",
                 todo="try a smaller --context",
             )
-        self._ctx, self._ctx_mode, self._past = ctx, mode, []
+        self._ctx, self._ctx_mode, self._past, self._outputs = ctx, mode, [], outputs
         self._buffers = [b for b in LOG.buffers if b[1] != "weights"]
         self._n_batch: int = self._lib.llama_n_batch(ctx)
         return ctx
@@ -155,7 +158,7 @@ class LlamaEngine:
         if not ids or not 0 <= first < len(ids):
             raise UsageError(f"{len(ids)} ids from position {first}", expected="at least one position to score")
         self._check_ids(ids)
-        ctx = self._use("score")
+        ctx = self._use("score", len(ids) - first)
         if len(ids) > self._lib.llama_n_ctx(ctx):
             raise UsageError(f"{len(ids)} tokens in a context of {self.context}", todo="open with a larger context")
         self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
@@ -303,7 +306,7 @@ class LlamaEngine:
 
     def memory(self) -> dict[str, int]:
         """Bytes by purpose as llama.cpp allocated them: weights, kv, compute, output."""
-        self._use(self._ctx_mode or "generate")
+        self._use(self._ctx_mode or "generate", 1)
         total = dict.fromkeys(("weights", "kv", "compute", "output"), 0)
         for _device, purpose, size in self._weights + self._buffers:
             total[purpose] += size

@@ -57,6 +57,7 @@ class Engine(Protocol):
 
     path: Path
     vocab_size: int
+    trained_context: int
     bos: int | None
     eos: int | None
     adds_bos: bool
