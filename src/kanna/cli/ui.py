@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kanna.cli.options import Settings
+from kanna.memory import Peak
 from kanna.progress import Progress, Silent
 from kanna.units import format_size
 
@@ -166,19 +167,6 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
 
 
-def peak_memory() -> int:
-    """Anonymous memory of this process now, in bytes: pages of mapped model files are the system's to drop."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
-
 class Bars:
     """A progress bar per stage, with rate and time left; `memory` adds the peak of this process."""
 
@@ -197,7 +185,7 @@ class Bars:
             TextColumn("[dim]{task.fields[detail]}"),
         ]
         self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._memory, self._peak = memory, 0
+        self._peak = Peak() if memory else None
         self._task: Any = None
         self._unit = "bytes"
 
@@ -219,9 +207,8 @@ class Bars:
             fields["rate"] = _rate(done / task.elapsed, self._unit)
         if detail:
             fields["detail"] = detail
-        if self._memory:
-            self._peak = max(self._peak, peak_memory())
-            fields["memory"] = f"peak {format_size(self._peak)}"
+        if self._peak:
+            fields["memory"] = f"peak {format_size(self._peak.look())}"
         self._bars.update(self._task, completed=done, **fields)
 
     def finish(self) -> None:

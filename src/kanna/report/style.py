@@ -1,0 +1,53 @@
+"""The style sheet of the page: light and dark, screen and paper."""
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1c2024; --muted: #60646c; --paper: #ffffff; --panel: #f6f7f9;
+  --line: #d9dce1; --accent: #0b7a55; --warn: #8a4b00; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --muted: #a5abb5; --paper: #14161a; --panel: #1d2026;
+  --line: #383c44; --accent: #4cc38a; --warn: #f5b95b; --bad: #ff8a80; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1120px; padding: 28px 20px 60px; color: var(--ink); background: var(--paper);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 34px 0 10px; }
+.muted { color: var(--muted); }
+.pick { border: 1px solid var(--accent); border-left-width: 6px; border-radius: 8px; padding: 14px 18px;
+  background: var(--panel); margin: 18px 0; }
+.pick strong { color: var(--accent); font-size: 1.15rem; }
+.note { border-left: 4px solid var(--warn); padding: 6px 14px; margin: 10px 0; background: var(--panel); }
+.chart { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; }
+.chart text { fill: var(--ink); font: 13px system-ui, sans-serif; }
+.chart .tick, .chart .axis { fill: var(--muted); }
+.chart .tick { font-size: 12px; }
+.chart .label { font-weight: 600; paint-order: stroke; stroke: var(--panel); stroke-width: 3px; }
+.chart .best { fill: var(--accent); }
+.chart .grid { stroke: var(--line); stroke-width: 1; }
+.chart .floor { stroke: var(--muted); stroke-width: 1.5; stroke-dasharray: 6 5; }
+.chart .dot { fill-opacity: .88; stroke: var(--ink); stroke-width: 1; }
+.chart .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
+.scroll { overflow-x: auto; margin-bottom: 18px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--muted); padding-bottom: 6px; }
+th, td { padding: 6px 9px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { font-weight: 600; vertical-align: bottom; }
+th.text, td.text { text-align: left; }
+td.wrap { white-space: normal; }
+thead th { border-bottom: 2px solid var(--line); }
+tr.best { background: color-mix(in srgb, var(--accent) 12%, transparent); }
+tr.best th { color: var(--accent); }
+tr.floor, tr.baseline { color: var(--muted); }
+.ok { color: var(--accent); } .bad { color: var(--bad); font-weight: 600; } .unknown { color: var(--warn); }
+details { border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; margin: 8px 0; }
+summary { cursor: pointer; font-weight: 600; }
+summary:focus-visible, pre:focus-visible, .scroll:focus-visible {
+  outline: 3px solid var(--accent); outline-offset: 2px; }
+pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
+  white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+footer { margin-top: 40px; color: var(--muted); font-size: .9rem; }
+@media print { :root { --ink: #000; --muted: #444; --paper: #fff; --panel: #fff; --line: #bbb; --accent: #064;
+  --warn: #630; --bad: #900; } body { max-width: none; padding: 0; font-size: 10pt; }
+  details:not([open]) { display: none; } h2, .pick, .chart, tr { break-inside: avoid; }
+  th, td { padding: 3px 5px; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+"""

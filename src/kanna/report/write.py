@@ -1,0 +1,32 @@
+"""Put a report on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kanna.report.card import model_card
+from kanna.report.page import html_page
+
+
+def write(data: dict[str, Any], out: Path) -> list[Path]:
+    """Write report.html, report.json, a card beside each artefact and README.md for the folder; return the paths.
+
+    data: `CompareResult.to_dict()`. Each file is replaced as a whole.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files = {
+        out / "report.json": json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        out / "report.html": html_page(data),
+        out / "README.md": model_card(data),
+    }
+    for row in data["rows"]:
+        if row.get("path"):
+            path = out / Path(row["path"]).name
+            files[path.with_suffix(".md")] = model_card(data, row["name"])
+    for path, text in files.items():
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    return list(files)

@@ -1,0 +1,185 @@
+"""The report: drawn from a hand-made result, and opened in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kanna import report
+from kanna.report import chart
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def row(name: str, role: str = "candidate", **given: Any) -> dict[str, Any]:
+    blank: dict[str, Any] = {
+        "name": name, "role": role, "preset": name, "path": None, "file": None, "file_bytes": None, "gate": None,
+        "bits_per_weight": None, "nominal_bits": None, "precision_class": "", "kl_mean": None, "kl_mean_ci": None,
+        "kl_median": None, "kl_p99": None, "kl_p999": None, "top1": None, "perplexity": None, "perplexity_ci": None,
+        "load_s": None, "peak_bytes": None, "ttft_s": None, "prompt_tps": None, "gen_tps": None, "speedup": None,
+        "less_memory": None, "checks": [], "substitutions": [], "tensors": [], "notes": [], "command": "",
+    }  # fmt: skip
+    return blank | given
+
+
+def artefact(name: str, size: float, kl: float, speed: float, role: str = "candidate") -> dict[str, Any]:
+    bits = size * 8 / 134.5
+    return row(
+        name, role, path=f"/out/tiny-{name}.gguf", file=f"tiny-{name}.gguf", file_bytes=int(size * 1e6), gate="proved",
+        bits_per_weight=bits, nominal_bits=bits - 0.3, precision_class="low (3–4 bit)", kl_mean=kl,
+        kl_mean_ci=[kl * 0.95, kl * 1.05], kl_median=kl / 2, kl_p99=kl * 9, kl_p999=kl * 30, top1=0.93, perplexity=18.5,
+        perplexity_ci=[18.1, 18.9], load_s=0.11, peak_bytes=int(size * 1.3e6), ttft_s=0.05, prompt_tps=410.0,
+        gen_tps=speed, speedup=speed / 40, less_memory=0.4, command=f"kanna convert tiny -o tiny-{name}.gguf",
+        checks=[{"name": "tensors", "ok": True, "detail": "290 of 290"}],
+        substitutions=[{"name": "blk.0.attn_q.weight", "wanted": "q4_k", "got": "q5_0", "reason": "576 columns"}],
+        tensors=[{"name": "blk.0.attn_q.weight", "shape": [576, 576], "source": "bf16", "encoding": "q5_0",
+                  "method": "search", "bytes": 228096}],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return {
+        "version": "0.1.0",
+        "name": "Tiny <b>& co</b>",
+        "date": "2026-01-02",
+        "source": {"name": "tiny", "kind": "hf", "family": "llama", "parameters": 134_515_008, "license": "apache-2.0",
+                   "hash": "sha256:ab", "type": "bf16", "base_model": "someone/tiny", "revision": "main",
+                   "chat_template": True, "languages": ["en"]},
+        "rows": [
+            artefact("BF16", 270, 1.6e-4, 40, "baseline"),
+            row("floor", "floor", kl_mean=0.003),
+            artefact("Q8_0", 144.8, 0.0031, 70),
+            artefact("Q6_K", 138.4, 0.0045, 71),
+            artefact("Q4_K_M", 105.5, 0.041, 92),
+            artefact("Q3_K_M", 93.5, 0.21, 97),
+            artefact("Q2_K", 88.2, 0.83, 99) | {"gate": "failed"},
+        ],
+        "recommended": {"name": "Q4_K_M", "why": "Every further megabyte buys little.", "rule": "the knee"},
+        "evaluation": {"text": "WikiText-2", "windows": 8, "positions": 2048, "reference": "the source at F32",
+                       "reference_perplexity": 18.2},
+        "environment": {"CPU": "Some CPU", "llama.cpp": "b1234, native"},
+        "command": "kanna compare someone/tiny -o out/",
+        "notes": ["The source was already quantized (q4_1)."],
+    }  # fmt: skip
+
+
+class Checker(HTMLParser):
+    """Fails on a tag that is not closed in order; collects what would reach the network or run."""
+
+    VOID = frozenset({"meta", "br", "line", "circle", "rect", "stop", "link", "img"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag in {"script", "link", "img", "iframe"} or any(k in {"src", "href"} or k[:2] == "on" for k, _ in attrs):
+            self.outside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_self_contained(data: dict[str, Any]) -> None:
+    page = report.html_page(data)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert checker.outside == []
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<b>& co" not in page, "names are data, not markup"
+    for wanted in ("Q4_K_M", "already quantized", "Some CPU", "kanna compare someone/tiny", "576 columns", "failed"):
+        assert wanted in page
+
+
+def test_chart_tells_every_point_in_words(data: dict[str, Any]) -> None:
+    drawn = chart.chart(data)
+    for one in data["rows"]:
+        if one["role"] != "floor":
+            assert f"{one['name']}:" in drawn
+    assert "floor" in drawn
+    assert "Recommended: Q4_K_M" in chart.describe(data)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_chart_of_few_points(data: dict[str, Any], kept: int) -> None:
+    data["rows"] = [r for r in data["rows"] if r["role"] == "candidate"][:kept]
+    for one in data["rows"]:
+        one["gen_tps"] = None
+        one["kl_mean"] = 0.0
+    drawn = chart.chart(data)
+    assert drawn.count('class="dot"') == kept
+    assert "nan" not in drawn
+
+
+def test_ticks_cover_the_range() -> None:
+    for stop in (0.004, 1.0, 37.0, 105.6, 8000.0):
+        ticks = chart._linear_ticks(0, stop)
+        assert ticks[0] == 0 and ticks[-1] >= stop and 3 <= len(ticks) <= 8
+
+
+def test_card_front_matter_and_numbers(data: dict[str, Any]) -> None:
+    card = report.model_card(data, "Q4_K_M")
+    _, head, body = card.split("---\n", 2)
+    front = yaml.safe_load(head)
+    assert front["base_model"] == "someone/tiny"
+    assert front["license"] == "apache-2.0"
+    assert front["library_name"] == "gguf"
+    assert {"gguf", "llama.cpp", "kanna"} <= set(front["tags"])
+    assert "llama-cli -m tiny-Q4_K_M.gguf" in body
+    assert "0.04100" in body and "kanna convert tiny" in body and "passed" in body
+    assert all(line.count("|") == 10 for line in body.splitlines() if line.startswith("|"))
+    assert "failed" in report.model_card(data, "Q2_K").split("## Measured")[0]
+
+
+def test_write_makes_every_file(data: dict[str, Any], tmp_path: Path) -> None:
+    written = {p.name for p in report.write(data, tmp_path)}
+    assert {"report.html", "report.json", "README.md", "tiny-Q4_K_M.md"} <= written
+    assert json.loads((tmp_path / "report.json").read_text()) == data
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def browser() -> str:
+    found = next((b for b in map(shutil.which, BROWSERS) if b), None)
+    if found is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is installed")
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_opens_in_a_real_browser(data: dict[str, Any], tmp_path: Path, scheme: str) -> None:
+    report.write(data, tmp_path)
+    picture = tmp_path / f"report-{scheme}.png"
+    command = [
+        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,1500", f"--screenshot={picture}",
+        "--blink-settings=preferredColorScheme=" + ("0" if scheme == "dark" else "1"),
+        (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    assert picture.stat().st_size > 20_000
+    assert not re.findall(r"CONSOLE.*", done.stderr), "the page made the browser complain"
+
+
+def test_browser_sees_the_chart_and_the_table(data: dict[str, Any], tmp_path: Path) -> None:
+    report.write(data, tmp_path)
+    command = [
+        browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+    assert seen.count('class="dot"') == 6
+    assert seen.count('scope="row"') == 2 * len(data["rows"]) - 1, "the floor has no speed"
