@@ -80,6 +80,8 @@ class Engine(Protocol):
         temperature: float = 0.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        top_p: float = 0.95,
+        ignore_eog: bool = False,
     ) -> Iterator[str]: ...
 
     def eog(self, token: int) -> bool:

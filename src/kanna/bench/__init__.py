@@ -1,0 +1,153 @@
+"""Size, load time, memory and speed of artefacts on this machine, in llama.cpp.
+
+Every measurement runs in a process of its own, the artefacts take turns, and medians are reported. The file cache is
+warm: each file is read once before the first round, so `load_s` is not the speed of the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kanna.errors import KannaError, MissingError, UsageError
+from kanna.progress import Progress, Silent
+from kanna.runtimes.llamacpp import RUNTIME
+
+__all__ = ["BenchRow", "bench", "file_bytes"]
+
+_MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRow:
+    """Medians of one artefact.
+
+    file_bytes: all files of a split artefact together
+    load_s:     until a prompt can be read; warm file cache
+    peak_bytes: highest resident memory of the process, mapped weights included, less the Python interpreter's own
+    ttft_s:     from the prompt of `prompt_tokens` tokens to its first new token
+    prompt_tps, gen_tps: tokens per second reading a prompt and generating
+    spread:     lowest and highest value of each of these over the rounds
+    memory:     bytes by purpose as llama.cpp allocated them
+    """
+
+    path: str
+    file_bytes: int
+    load_s: float
+    peak_bytes: int
+    ttft_s: float
+    prompt_tps: float
+    gen_tps: float
+    spread: dict[str, tuple[float, float]]
+    memory: dict[str, int]
+    repeat: int
+    threads: int
+    prompt_tokens: int
+    gen_tokens: int
+    file_cache: str = "warm"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench(
+    paths: Sequence[str | Path],
+    *,
+    prompt_tokens: int = 512,
+    gen_tokens: int = 64,
+    repeat: int = 3,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[BenchRow]:
+    """Measure GGUF files; rows come in the order of `paths`.
+
+    Raises MissingError without llama.cpp, UsageError for a path that is no file, KannaError when a measurement dies.
+    """
+    files = [Path(p) for p in paths]
+    for path in files:
+        if not path.is_file():
+            raise UsageError(f"{path} is not a file", expected="a .gguf file")
+    if min(prompt_tokens - 8, gen_tokens - 2, repeat - 1) < 0:
+        raise UsageError("too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least")
+    here = RUNTIME.available()
+    if not here.ok:
+        raise MissingError("llama.cpp is not installed here", todo=here.how_to_install)
+    bar = progress or Silent()
+    for path in files:
+        _warm(path)
+    found: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
+    bar.start("bench", repeat * len(files), "runs")
+    for turn in range(repeat):
+        # Every second round goes backwards: a machine that slows down favours neither end.
+        for path in files if turn % 2 == 0 else files[::-1]:
+            found[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
+            bar.advance(1, path.name)
+    bar.finish()
+    return [_row(path, found[path], prompt_tokens, gen_tokens) for path in files]
+
+
+def _measure(path: Path, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
+    """Run the child once; its own error becomes ours."""
+    task = {"path": str(path), "prompt_tokens": prompt_tokens, "gen_tokens": gen_tokens, "threads": threads}
+    # The child must find the same kanna, wherever this one was imported from.
+    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in places if p)}
+    command = [sys.executable, "-m", "kanna.bench.child", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise KannaError(f"measuring {path} ended with code {done.returncode}: {lines[-1]}") from None
+    if "error" in answer:
+        kind = MissingError if answer["exit"] == 3 else KannaError
+        raise kind(answer["error"], expected=answer["expected"], todo=answer["todo"])
+    return answer
+
+
+def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:
+    values = {name: [run[name] for run in runs] for name in _MEASURED}
+    middle = {name: median(v) for name, v in values.items()}
+    return BenchRow(
+        path=str(path),
+        file_bytes=file_bytes(path),
+        load_s=middle["load_s"],
+        peak_bytes=int(middle["peak_bytes"]),
+        ttft_s=middle["ttft_s"],
+        prompt_tps=middle["prompt_tps"],
+        gen_tps=middle["gen_tps"],
+        spread={name: (min(v), max(v)) for name, v in values.items()},
+        memory=runs[0]["memory"],
+        repeat=len(runs),
+        threads=runs[0]["threads"],
+        prompt_tokens=prompt_tokens,
+        gen_tokens=gen_tokens,
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a split artefact, or the file alone."""
+    stem, dash, tail = path.name.rpartition("-of-")
+    if not dash or not stem[-5:].isdigit():
+        return [path]
+    return sorted(path.parent.glob(f"{stem[:-5]}?????-of-{tail}"))
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of an artefact on disk, all its parts together."""
+    return sum(p.stat().st_size for p in _parts(path))
+
+
+def _warm(path: Path) -> None:
+    """Read the files once, so that the first round finds them in the file cache like the others."""
+    for part in _parts(path):
+        with part.open("rb") as file:
+            while file.read(1 << 24):
+                pass

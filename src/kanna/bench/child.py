@@ -1,0 +1,87 @@
+"""One measurement of one artefact, in a process of its own: `python -m kanna.bench.child '{"path": …}'`.
+
+Prints one JSON object. Nothing else runs in this process, so its peak memory is that of the artefact.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Ordinary prose, repeated to any length: what it says does not matter for speed.
+_TEXT = (
+    "The plane takes a shaving so thin that light passes through it, and the board beneath is a little flatter than "
+    "before. A joiner reads the grain first, sets the iron, and only then begins; haste tears the wood. "
+)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes resident now, and at the highest so far."""
+    try:
+        with Path("/proc/self/status").open(encoding="ascii", errors="replace") as file:
+            status = dict(line.split(":", 1) for line in file if ":" in line)
+        return int(status["VmRSS"].split()[0]) * 1024, int(status["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        import psutil
+
+        info = psutil.Process().memory_info()
+        peak = getattr(info, "peak_wset", 0)
+        if not peak:
+            import resource
+
+            # macOS counts bytes.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return info.rss, max(peak, info.rss)
+
+
+def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
+    """Load, read a prompt of `prompt_tokens`, generate `gen_tokens` after a short one."""
+    from kanna.runtimes.llamacpp import RUNTIME, library
+
+    library()
+    before, _ = memory()
+    begin = time.perf_counter()
+    with RUNTIME.open(path, context=prompt_tokens + gen_tokens + 16, threads=threads) as engine:
+        ids = engine.tokenize(_TEXT * (prompt_tokens // 16 + 1), add_bos=True)[:prompt_tokens]
+        memory_by_purpose = engine.memory()  # makes the context
+        load = time.perf_counter() - begin
+        begin = time.perf_counter()
+        list(engine.generate(ids[:8], max_tokens=2, ignore_eog=True))
+        warm_up = time.perf_counter() - begin
+        # The first token differs from the warm-up's, so that nothing is reused from its cache.
+        prompt = [*ids[1:], ids[1]]
+        list(engine.generate(prompt, max_tokens=1, ignore_eog=True))
+        read = engine.last
+        list(engine.generate(ids[:8], max_tokens=gen_tokens, ignore_eog=True))
+        wrote = engine.last
+        return {
+            "load_s": load,
+            "first_use_s": load + warm_up,
+            "ttft_s": read.first_token_seconds,
+            "prompt_tps": read.prompt_tps,
+            "gen_tps": wrote.tps,
+            "peak_bytes": memory()[1] - before,
+            "interpreter_bytes": before,
+            "memory": memory_by_purpose,
+            "threads": getattr(engine, "threads", threads),
+        }
+
+
+def main() -> int:
+    from kanna.errors import KannaError
+
+    try:
+        print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    except KannaError as error:
+        print(
+            json.dumps({"error": error.found, "expected": error.expected, "todo": error.todo, "exit": error.exit_code})
+        )
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Chat templates: Jinja2 text that a model carries, rendered in a sandbox as transformers and llama.cpp render it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from kanna.errors import FormatError
+
+Message = Mapping[str, Any]
+
+# Longer than any template in use; a hostile one is refused before it is parsed.
+_MAX_TEMPLATE = 1 << 20
+_MAX_TEXT = 1 << 24
+
+
+def render(
+    template: str,
+    messages: Sequence[Message],
+    *,
+    bos: str = "",
+    eos: str = "",
+    add_generation_prompt: bool = True,
+    **variables: Any,
+) -> str:
+    """The text of a conversation; raises FormatError when the template is broken or refuses the messages."""
+    import jinja2
+
+    if len(template) > _MAX_TEMPLATE:
+        raise FormatError(f"the chat template has {len(template)} characters", expected=f"at most {_MAX_TEMPLATE}")
+    try:
+        pieces: list[str] = []
+        size = 0
+        for piece in _compile(template).generate(
+            messages=list(messages),
+            bos_token=bos,
+            eos_token=eos,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        ):
+            pieces.append(piece)
+            size += len(piece)
+            if size > _MAX_TEXT:
+                raise FormatError(f"the chat template writes more than {_MAX_TEXT} characters")
+    except jinja2.TemplateError as error:
+        raise FormatError(f"the chat template cannot be rendered: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError, MemoryError) as error:
+        raise FormatError(f"the chat template fails: {type(error).__name__}: {error}") from error
+    return "".join(pieces)
+
+
+@cache
+def _compile(template: str) -> Any:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationTag(jinja2.ext.Extension):
+        """`{% generation %}` marks what the assistant wrote, for training; here it changes nothing."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
