@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
     {"tokenizer"},
     {"families"},
     {"imatrix"},
+    {"provenance"},
     {"hardware"},
     {"convert", "fit", "inspect"},
     {"runtimes"},

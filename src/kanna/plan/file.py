@@ -1,0 +1,90 @@
+"""Plan files: ordered rules in JSON, first match wins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from kanna import encodings, methods
+from kanna.errors import KannaError, PlanError
+from kanna.plan import presets
+
+
+class RuleModel(BaseModel):
+    """Tensors whose whole name holds `pattern` (a regular expression) get `encoding`, chosen by `method`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pattern: str
+    encoding: str
+    method: str = "search"
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding(cls, value: str) -> str:
+        return _known(lambda: encodings.get(value).name)
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, value: str) -> str:
+        return _known(lambda: methods.get(value).name)
+
+
+class Plan(BaseModel):
+    """A plan: `rules` first, then the `preset` or the `encoding` for every tensor no rule names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = "custom"
+    preset: str | None = None
+    encoding: str | None = None
+    rules: list[RuleModel] = Field(default_factory=list[RuleModel])
+
+    @field_validator("preset")
+    @classmethod
+    def _preset(cls, value: str | None) -> str | None:
+        return None if value is None else _known(lambda: presets.get(value).name)
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding(cls, value: str | None) -> str | None:
+        return None if value is None else _known(lambda: encodings.get(value).name)
+
+    def save(self, path: Path | str) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+
+
+def _known(find: Any) -> str:
+    try:
+        return find()
+    except KannaError as error:
+        raise ValueError(f"{error.found}; expected {error.expected}") from None
+
+
+def load(path: Path | str) -> Plan:
+    """Read a plan file; PlanError says where it is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise PlanError(f"{path} does not exist", expected="a plan file in JSON")
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise PlanError(
+            f"{path.name}: {where}: {first['msg']}",
+            expected='{"preset": "Q4_K_M", "rules": [{"pattern": "ffn_down", "encoding": "q6_k"}]}',
+        ) from None

@@ -1,0 +1,69 @@
+"""What a tensor is for, by its GGUF name, and whether it may be quantized at all."""
+
+from __future__ import annotations
+
+import re
+
+from kanna.model import Model, Tensor
+
+LAYER = re.compile(r"blk\.(\d+)\.")
+# First match wins; the order is llama.cpp's, whose mixes are defined over these roles.
+_ROLES = (
+    ("attn_qkv.weight", "attn_v"),
+    ("attn_kv_b.weight", "attn_v"),
+    ("attn_v.weight", "attn_v"),
+    ("attn_k.weight", "attn_k"),
+    ("attn_q.weight", "attn_q"),
+    ("attn_output.weight", "attn_output"),
+    ("ffn_up", "ffn_up"),
+    ("ffn_gate", "ffn_gate"),
+    ("ffn_down", "ffn_down"),
+)
+# Small tensors whose loss of precision costs more than their bytes (the list is llama.cpp's).
+_KEPT = (
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
+    "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "time_mix_first.weight",
+    "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_v0.weight", "time_mix_v1.weight",
+    "time_mix_v2.weight", "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight",
+    "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight", ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd",
+    ".patch_merger", "a.rvq.codebook", "mm.a.code_embd",
+)  # fmt: skip
+_KEPT_NAMES = {"position_embd.weight", "token_types.weight"}
+FLOATS = {"f16", "bf16", "f32", "f64"}
+
+
+def role(name: str, *, tied: bool) -> str:
+    """`output`, `embedding`, `attn_q` … or `other`; a tied embedding is the output."""
+    if name == "output.weight":
+        return "output"
+    if name in ("token_embd.weight", "per_layer_token_embd.weight"):
+        return "output" if tied else "embedding"
+    return next((found for part, found in _ROLES if part in name), "other")
+
+
+def layer(name: str) -> int | None:
+    """Number of the layer a tensor belongs to."""
+    found = LAYER.match(name)
+    return int(found[1]) if found else None
+
+
+def order(name: str) -> tuple[int, str]:
+    """Sort key: layer by layer, as llama.cpp counts."""
+    number = layer(name)
+    return (-1 if number is None else number, name)
+
+
+def quantizable(tensor: Tensor) -> bool:
+    """Whether a plan may choose the encoding of this tensor; the others keep full precision."""
+    if sum(1 for n in tensor.shape[:-1] if n > 1) == 0:
+        return False
+    name = tensor.name
+    return name.endswith("weight") and name not in _KEPT_NAMES and not any(part in name for part in _KEPT)
+
+
+def kept(model: Model, tensor: Tensor) -> str:
+    """Encoding of a tensor that no plan may touch: as it is in a GGUF, float32 from a checkpoint of floats."""
+    if tensor.dtype in FLOATS and (model.config or len(tensor.shape) == 1):
+        return "f32"
+    return tensor.dtype

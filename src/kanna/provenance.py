@@ -1,0 +1,95 @@
+"""What an artefact says of how it was made: sources, plan, statistics, version, and the command that makes it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from kanna import __version__
+from kanna.imatrix import Imatrix
+from kanna.model import MetaValue, Model, ValueType, array, num_weights, string, u32
+from kanna.plan import Resolved
+from kanna.sources import Source
+
+QUANTIZATION_VERSION = 2
+# Left by whoever quantized the source: no longer true of what we write.
+_STALE = ("quantize.imatrix.", "kanna.")
+
+
+def quantized_source(model: Model) -> dict[str, int]:
+    """Number of weights by quantized encoding of the source; empty when it holds full precision."""
+    from kanna import encodings
+
+    found: dict[str, int] = {}
+    for tensor in model.tensors.values():
+        if tensor.dtype in encodings.names() and encodings.get(tensor.dtype).block > 1:
+            found[tensor.dtype] = found.get(tensor.dtype, 0) + num_weights(tensor)
+    return found
+
+
+def metadata(
+    model: Model,
+    source: Source,
+    resolved: Resolved,
+    *,
+    hashes: Mapping[str, str] | None,
+    command: str,
+    imatrix: Imatrix | None = None,
+) -> dict[str, MetaValue]:
+    """All keys of the artefact. Without `hashes` zeros stand in their place, for a header of the same length."""
+    kept = {k: v for k, v in model.metadata.items() if not k.startswith(_STALE)}
+    keys = kept | {
+        "general.quantization_version": u32(QUANTIZATION_VERSION),
+        "general.file_type": u32(resolved.file_type),
+        "kanna.version": string(__version__),
+        "kanna.command": string(command),
+        "kanna.plan": string(resolved.name),
+        "kanna.plan.encodings": string(json.dumps(_encodings(resolved), separators=(",", ":"))),
+        "kanna.source": string(_plain_name(source)),
+        "kanna.source.sha256": string(json.dumps(_hashes(source, hashes), separators=(",", ":"))),
+    }
+    if source.revision:
+        keys["kanna.source.revision"] = string(source.revision)
+    if before := quantized_source(model):
+        largest = sorted(before, key=lambda name: -before[name])
+        keys["kanna.source.quantized"] = string(", ".join(largest))
+    if resolved.substitutions:
+        pairs = sorted({f"{s.wanted} -> {s.got}" for s in resolved.substitutions})
+        keys["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
+    if imatrix is not None:
+        keys["kanna.imatrix.sha256"] = string(imatrix.sha256)
+        keys["quantize.imatrix.file"] = string(imatrix.path.name)
+        keys["quantize.imatrix.dataset"] = string(", ".join(Path(d).name for d in imatrix.datasets))
+        keys["quantize.imatrix.entries_count"] = u32(len(imatrix.weights))
+        keys["quantize.imatrix.chunks_count"] = u32(imatrix.chunks)
+    return keys
+
+
+def _encodings(resolved: Resolved) -> dict[str, int]:
+    """Number of tensors by encoding and method."""
+    found: dict[str, int] = {}
+    for entry in resolved.entries:
+        key = f"{entry.encoding.name}:{entry.method}" if entry.encoding.block > 1 else entry.encoding.name
+        found[key] = found.get(key, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def _hashes(source: Source, hashes: Mapping[str, str] | None) -> dict[str, str]:
+    names = [p.name for p in source.weight_files] + (["config.json"] if "config.json" in source.files else [])
+    return {name: (hashes or {}).get(name, "0" * 64) for name in names}
+
+
+def _plain_name(source: Source) -> str:
+    """The source without the folder it lies in, so that the same source gives the same bytes anywhere."""
+    return Path(source.given).name if source.path.exists() and Path(source.given).exists() else source.given
+
+
+def command(source: Source, options: Mapping[str, object]) -> str:
+    """The command that makes the artefact again, without names of outputs and folders."""
+    parts = ["kanna", "convert", _plain_name(source)]
+    for name, value in options.items():
+        if value is not None:
+            text = value.name if isinstance(value, Path) else str(value)
+            parts += [f"--{name.replace('_', '-')}", text]
+    return " ".join(parts)
