@@ -30,7 +30,7 @@ class Cpu:
     def simd(self) -> list[str]:
         """The SIMD extensions that matter for language models, best first."""
         order = (
-            "amx_int8 amx_bf16 avx512_bf16 avx512_vnni avx512_vbmi avx512f avx_vnni avx2 fma f16c avx ssse3 "
+            "amx_int8 amx_bf16 avx512_bf16 avx512_vnni avx512vbmi avx512f avx_vnni avx2 fma f16c avx ssse3 "
             "sme sve2 sve i8mm asimddp asimdhp asimd neon"
         )
         return [flag for flag in order.split() if flag in self.flags]
@@ -69,7 +69,9 @@ def usable_cpus() -> int:
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str], int]:
     """Model, flags and physical cores (0 when not told) of /proc/cpuinfo on x86 and ARM."""
-    model = next((m[1].strip() for m in re.finditer(r"(?im)^(?:model name|hardware|model)\s*:\s*(.+)$", text)), "")
+    # On x86 a number called `model` comes before the name; on ARM boards `Model` is the name.
+    titles = (re.search(rf"(?m)^{title}\s*:\s*(.+)$", text) for title in ("model name", "Hardware", "Model", "cpu model"))
+    model = next((m[1].strip() for m in titles if m), "")
     flags = re.search(r"(?im)^(?:flags|features)\s*:\s*(.+)$", text)
     places: set[tuple[str, str]] = set()
     for block in text.split("\n\n"):
