@@ -39,7 +39,7 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     from kanna.units import format_size
 
     tokenizer, template = data["tokenizer"], data["chat_template"]
-    known = "" if data["known_family"] else " (not a family kanna knows: it can be requantized as it is)"
+    known = "" if data["known_family"] or data["problems"] else " (kanna has no data file for it: requantized as it is)"
     kinds = f"{tokenizer['kind']}, {tokenizer['size']:,} tokens" if tokenizer["kind"] else "none in this source"
     screen.print(f"[bold cyan]{data['name']}[/]  {data['kind']}", highlight=False)
     facts(
@@ -73,3 +73,8 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         screen.print(listing)
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
+    for problem in data["problems"]:
+        screen.print(f"It cannot be converted: {problem['found']}", markup=False, style="bold red")
+        for label, key in (("Expected", "expected"), ("What to do", "todo")):
+            if problem[key]:
+                screen.print(f"  {label}: {problem[key]}", markup=False)

@@ -1,0 +1,269 @@
+"""The steps of a comparison, one artefact or one measurement at a time."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna.compare.rows import Row
+from kanna.errors import GateError, KannaError, MissingError
+from kanna.model import Model, num_weights
+from kanna.progress import Progress
+from kanna.sources import Source
+from kanna.units import format_size, precision_class
+
+
+def baseline(source: Source) -> str:
+    """16 bits as the source has them; float16 for wider or quantized sources, which it holds more exactly."""
+    weights: dict[str, int] = {}
+    for tensor in source.tensors.values():
+        weights[tensor.dtype] = weights.get(tensor.dtype, 0) + num_weights(tensor)
+    return "BF16" if max(weights, key=lambda k: weights[k]) == "bf16" else "F16"
+
+
+def base_name(source: Source) -> str:
+    """A file name for the model, without folder, ending or the precision it had."""
+    name = source.given.removeprefix("builtin:").rstrip("/").replace("\\", "/").split("/")[-1]
+    if name in {"", ".", ".."}:
+        name = source.path.absolute().name
+    name = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", name, flags=re.IGNORECASE)
+    name = re.sub(r"[-._](i?q\d\w*|tq\d\w*|bf16|f16|f32|fp16|fp32|mxfp4|nvfp4)$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
+
+
+def make(
+    source: Source,
+    path: Path,
+    preset: str,
+    role: str,
+    imatrix: str | Path | None,
+    threads: int | None,
+    overwrite: bool,
+    bar: Progress,
+) -> Row:
+    """Convert, or keep the artefact that is there when it is what would be written."""
+    from kanna.convert import convert
+
+    planned = convert(source, path, preset=preset, imatrix=imatrix, threads=threads, dry_run=True, overwrite=True)
+    same = not overwrite and path.exists() and _is_same(path, planned.to_dict(), source)
+    done = planned
+    if not same:
+        done = convert(source, path, preset=preset, imatrix=imatrix, threads=threads, overwrite=True, progress=bar)
+    data = done.to_dict()
+    return Row(
+        name=preset,
+        role=role,
+        preset=preset,
+        path=str(path),
+        file=path.name,
+        file_bytes=data["file_bytes"],
+        bits_per_weight=data["bits_per_weight"],
+        nominal_bits=data.get("nominal_bits"),
+        precision_class=precision_class(data["bits_per_weight"]),
+        reused=same,
+        seconds=None if same else data.get("seconds"),
+        command=shlex.join(["kanna", "convert", source.given, "-o", path.name, "--preset", preset])
+        + (shlex.join(["", "--imatrix", str(imatrix)]) if imatrix else ""),
+        substitutions=data.get("substitutions") or [],
+        tensors=data.get("tensors") or [],
+        notes=list(data.get("notes") or []),
+    )
+
+
+def _is_same(path: Path, planned: dict[str, Any], source: Source) -> bool:
+    """Whether the artefact at `path` is what would be written: same size, tensors, encodings and provenance."""
+    from kanna.formats import gguf
+
+    try:
+        found = gguf.read(path)
+    except KannaError:
+        return False
+    if path.stat().st_size != planned["file_bytes"]:
+        return False
+    return [(t.name, t.dtype) for t in found.tensors.values()] == [
+        (t["name"], t["encoding"]) for t in planned["tensors"]
+    ]
+
+
+def gate(row: Row, source: Source, threads: int | None, bar: Progress) -> None:
+    """Verify one artefact; what cannot be proved here is said, not raised."""
+    from kanna.verify import verify
+
+    try:
+        found = verify(source, row.path or "", threads=threads, progress=bar)
+    except MissingError as error:
+        row.gate, row.checks = "unprovable", [{"name": "runtime", "ok": None, "detail": error.found}]
+        return
+    except GateError as error:
+        row.gate, row.checks = "failed", [{"name": "gate", "ok": False, "detail": str(error)}]
+        return
+    data = found.to_dict()
+    row.gate, row.checks = data["status"], data["checks"]
+
+
+def measure_quality(
+    rows: Sequence[Row],
+    source: Source,
+    text: str | Path | None,
+    windows: int | None,
+    threads: int | None,
+    bar: Progress,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Score every artefact that did not fail its gate against the source in float32; {} where it cannot be done."""
+    from kanna.evaluate import evaluate_many
+
+    able = [r for r in rows if r.path and r.gate != "failed"]
+    if not able:
+        return {}
+    try:
+        found = evaluate_many(
+            [r.path or "" for r in able],
+            reference=source.path,
+            text=text,
+            windows=windows,
+            threads=threads,
+            progress=bar,
+        )
+    except MissingError as error:
+        notes.append(f"quality was not measured: {error.found}")
+        return {}
+    for row, result in zip(able, found, strict=True):
+        _copy(row, result.to_dict(), QUALITY)
+    one = found[0]
+    notes += [n for n in one.notes if n not in notes]
+    return {
+        "text": one.text,
+        "windows": one.windows,
+        "context": one.context,
+        "positions": one.positions,
+        "reference": "the source in float32 in the same runtime",
+        "reference_perplexity": one.reference_perplexity,
+    }
+
+
+QUALITY = ("kl_mean", "kl_mean_ci", "kl_median", "kl_p99", "kl_p999", "top1", "top1_ci", "perplexity", "perplexity_ci")
+SPEED = ("load_s", "peak_bytes", "ttft_s", "prompt_tps", "gen_tps")
+
+
+def _copy(row: Row, data: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        setattr(row, name, data[name])
+
+
+def measure_speed(rows: Sequence[Row], repeat: int, threads: int | None, bar: Progress, notes: list[str]) -> None:
+    """Bench every artefact, and compare each with the baseline."""
+    from kanna.bench import bench
+
+    able = [r for r in rows if r.path and r.gate != "failed"]
+    try:
+        found = bench([r.path or "" for r in able], repeat=repeat, threads=threads, progress=bar)
+    except MissingError as error:
+        notes.append(f"speed was not measured: {error.found}")
+        return
+    for row, result in zip(able, found, strict=True):
+        _copy(row, result.to_dict(), SPEED)
+    base = next((r for r in able if r.role == "baseline"), None)
+    if base is None:
+        return
+    for row in able:
+        if row.gen_tps and base.gen_tps:
+            row.speedup = row.gen_tps / base.gen_tps
+        if row.peak_bytes and base.peak_bytes:
+            row.less_memory = 1 - row.peak_bytes / base.peak_bytes
+
+
+def floor(
+    rows: Sequence[Row], text: str | Path | None, windows: int | None, threads: int | None, bar: Progress
+) -> Row | None:
+    """KL of the Q8_0 artefact against its own weights in float32: what the runtime's rounding alone costs.
+
+    No choice of weights can go below it in that runtime. None without a Q8_0 artefact.
+    """
+    from kanna.evaluate import evaluate
+
+    exact = next((r for r in rows if r.preset == "Q8_0" and r.path and r.gate != "failed"), None)
+    if exact is None or exact.path is None:
+        return None
+    try:
+        found = evaluate(
+            exact.path, reference=exact.path, text=text, windows=windows, threads=threads, progress=bar
+        ).to_dict()
+    except KannaError:
+        return None
+    row = Row(
+        name="floor",
+        role="floor",
+        notes=["the Q8_0 weights against themselves in float32: the runtime rounds activations, whatever the weights"],
+    )
+    _copy(row, found, [n for n in QUALITY if not n.startswith("perplexity")])
+    return row
+
+
+def describe(source: Source, model: Model) -> dict[str, Any]:
+    """What the report and the cards say of the source."""
+    from kanna.inspect import inspect
+
+    found = inspect(source)
+    base = source.given if re.fullmatch(r"[\w.-]+/[\w.-]+", source.given) and not Path(source.given).exists() else None
+    base = base or model.meta("general.base_model.0.repo_url") or model.meta("general.repo_url")
+    languages = model.meta("general.languages")
+    return {
+        "name": source.given,
+        "title": found.name,
+        "kind": found.kind,
+        "family": found.family,
+        "parameters": model.num_parameters,
+        "type": "/".join(t["encoding"] for t in found.types if t["bytes"] > found.bytes / 20),
+        "bytes": found.bytes,
+        "license": model.meta("general.license") or found.license,
+        "license_name": model.meta("general.license.name"),
+        "license_link": model.meta("general.license.link"),
+        "languages": list(languages) if languages else [],
+        "base_model": str(base).removeprefix("https://huggingface.co/") if base else None,
+        "revision": source.revision,
+        "hash": found.hash,
+        "chat_template": found.chat_template["present"],
+    }
+
+
+def environment(threads: int | None) -> dict[str, str]:
+    """The machine and the runtime the numbers were measured with."""
+    import platform
+
+    import psutil
+
+    from kanna import __version__
+    from kanna.hardware.cpu import cpu, default_threads
+    from kanna.runtimes.llamacpp import RUNTIME
+
+    here, processor = RUNTIME.available(), cpu()
+    build = "native" if here.build.get("native") else "generic" if here.ok else ""
+    return {
+        "CPU": f"{processor.model}, {processor.cores} cores ({', '.join(processor.simd[:4])})",
+        "Memory": format_size(psutil.virtual_memory().total),
+        "Threads": str(threads or default_threads()),
+        "llama.cpp": f"{here.version}, {build} build, {', '.join(here.backends)}" if here.ok else "not installed",
+        "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "kanna": __version__,
+    }
+
+
+def command(
+    source: str | Path,
+    presets: Sequence[str],
+    out: Path,
+    text: str | Path | None,
+    windows: int | None,
+    imatrix: str | Path | None,
+    revision: str | None,
+) -> str:
+    """The command line that makes the same comparison again."""
+    parts = ["kanna", "compare", str(source), "--presets", ",".join(presets), "-o", str(out)]
+    for option, value in (("--text", text), ("--windows", windows), ("--imatrix", imatrix), ("--revision", revision)):
+        if value is not None:
+            parts += [option, str(value)]
+    return shlex.join(parts)
