@@ -70,7 +70,7 @@ def usable_cpus() -> int:
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str], int]:
     """Model, flags and physical cores (0 when not told) of /proc/cpuinfo on x86 and ARM."""
     # On x86 a number called `model` comes before the name; on ARM boards `Model` is the name.
-    titles = (re.search(rf"(?m)^{title}\s*:\s*(.+)$", text) for title in ("model name", "Hardware", "Model", "cpu model"))
+    titles = (re.search(rf"(?m)^{title}\s*:\s*(.+)$", text) for title in ("model name", "Hardware", "Model"))
     model = next((m[1].strip() for m in titles if m), "")
     flags = re.search(r"(?im)^(?:flags|features)\s*:\s*(.+)$", text)
     places: set[tuple[str, str]] = set()
