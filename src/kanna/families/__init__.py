@@ -1,0 +1,10 @@
+"""Families: what a model is called in Hugging Face and in GGUF, one data file per architecture.
+
+load_model(source) → Model    check(source) → problems    names() → families that exist
+to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
+"""
+
+from kanna.families._load import check, family_of, get, load_model, names
+from kanna.families.base import Problem
+
+__all__ = ["Problem", "check", "family_of", "get", "load_model", "names"]

@@ -1,0 +1,35 @@
+"""The `{arch}.*` metadata that every decoder has, written as llama.cpp's converter writes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kanna.families._rope import scaling_metadata
+from kanna.model import MetaValue, f32, u32
+
+if TYPE_CHECKING:
+    from kanna.families.base import Config
+
+
+def common(arch: str, c: Config, *, head_dim: bool | None = None, rope_base: bool = True) -> dict[str, MetaValue]:
+    """Sizes, norm epsilon, rope base and scaling.
+
+    head_dim: write key and value lengths; None means when the config names a head size
+    """
+    found = {
+        f"{arch}.block_count": u32(c.layers),
+        f"{arch}.context_length": u32(c.context),
+        f"{arch}.embedding_length": u32(c.hidden),
+        f"{arch}.feed_forward_length": u32(c.ff),
+        f"{arch}.attention.head_count": u32(c.heads),
+        f"{arch}.attention.head_count_kv": u32(c.kv_heads),
+    }
+    rope = c.rope()
+    found |= scaling_metadata(arch, rope, c.context)
+    if rope_base:
+        found[f"{arch}.rope.freq_base"] = f32(rope.theta)
+    found[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number("rms_norm_eps"))
+    if head_dim if head_dim is not None else bool(c.get("head_dim")):
+        found[f"{arch}.attention.key_length"] = u32(c.head_dim)
+        found[f"{arch}.attention.value_length"] = u32(c.head_dim)
+    return found

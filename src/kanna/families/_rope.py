@@ -1,0 +1,90 @@
+"""Rotary position embedding as configs describe it, in the spellings of transformers 4 and 5.
+
+transformers 4: `rope_theta`, `rope_scaling` (`type` or `rope_type`), `rope_local_base_freq`
+transformers 5: `rope_parameters`, flat or one dict per layer type
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import SourceError
+from kanna.model import F32, MetaValue, f32, string, u32
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """theta and scaling of one kind of layer; `params` holds the scaling's own numbers."""
+
+    theta: float
+    kind: str
+    params: Mapping[str, Any]
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.params.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise SourceError(
+                f"rope scaling {self.kind!r} has {key} = {value!r}",
+                expected="a number",
+                todo="check rope_parameters (or rope_scaling) in config.json",
+            )
+        return float(value)
+
+
+def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
+    """Rope of one layer type, from config values of either spelling."""
+    params = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(params, Mapping):
+        raise SourceError(f"config.json has rope parameters {params!r}", expected="an object")
+    per_layer = any(kind in params for kind in LAYER_TYPES)
+    theta = values.get("rope_theta", 10000.0)
+    if layers == "sliding_attention":
+        theta = values.get("rope_local_base_freq", theta)
+        # A flat dict belongs to the full-attention layers where a family has both kinds.
+        params = (params.get(layers) or {}) if per_layer else {}
+    elif per_layer:
+        params = params.get(layers) or {}
+    theta = params.get("rope_theta", theta)
+    if not isinstance(theta, int | float):
+        raise SourceError(f"config.json has rope_theta = {theta!r}", expected="a number")
+    kind = str(params.get("rope_type") or params.get("type") or "default").lower()
+    return Rope(float(theta), kind, params)
+
+
+def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue]:
+    """`{arch}.rope.scaling.*` for linear and yarn; nothing for the others."""
+    key = f"{arch}.rope.scaling"
+    if rope.kind == "linear":
+        return {f"{key}.type": string("linear"), f"{key}.factor": f32(rope.number("factor"))}
+    if rope.kind != "yarn":
+        return {}
+    found = {
+        f"{key}.type": string("yarn"),
+        f"{key}.factor": f32(rope.number("factor")),
+        f"{key}.original_context_length": u32(int(rope.number("original_max_position_embeddings", context))),
+    }
+    for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+        if rope.params.get(theirs) is not None:
+            found[f"{key}.{ours}"] = f32(rope.number(theirs))
+    return found
+
+
+def llama3_factors(rope: Rope, dim: int) -> F32:
+    """Divisors of the rotary frequencies [dim / 2] for Llama 3.1's scaling.
+
+    Long wavelengths are divided by `factor`, short ones kept, those between blended.
+    """
+    factor, low = rope.number("factor", 8.0), rope.number("low_freq_factor", 1.0)
+    high, old = rope.number("high_freq_factor", 4.0), rope.number("original_max_position_embeddings", 8192)
+    exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    frequency = np.float32(1.0) / np.power(np.float32(rope.theta), exponent)
+    wavelength = np.float32(2 * math.pi) / frequency
+    blend = np.clip((old / wavelength.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+    return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)

@@ -1,0 +1,206 @@
+"""What a family is: the data that turns one architecture's names, config and weights into GGUF's.
+
+A family file exports FAMILY, a `Family` with a table of names and a few short functions. Everything
+that does the work (lazy tensors, checks, metadata) is generic and lives in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanna.errors import SourceError
+from kanna.families._rope import Rope, rope_of
+from kanna.model import F32, MetaValue
+
+Metadata = dict[str, MetaValue]
+Shape = tuple[str, ...]
+
+NAMES: dict[str, str] = {
+    "model.embed_tokens": "token_embd",
+    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+    "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
+    "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
+    "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
+    "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
+    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+    "model.layers.{}.mlp.gate_proj": "blk.{}.ffn_gate",
+    "model.layers.{}.mlp.up_proj": "blk.{}.ffn_up",
+    "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+"""The names most decoder families share: Hugging Face module → GGUF tensor, `{}` is the layer."""
+
+SHAPES: dict[str, Shape] = {
+    "token_embd": ("vocab", "hidden"),
+    "output": ("vocab", "hidden"),
+    "output_norm": ("hidden",),
+    "attn_norm": ("hidden",),
+    "attn_q": ("q", "hidden"),
+    "attn_k": ("kv", "hidden"),
+    "attn_v": ("kv", "hidden"),
+    "attn_qkv": ("qkv", "hidden"),
+    "attn_output": ("hidden", "q"),
+    "attn_q_norm": ("head",),
+    "attn_k_norm": ("head",),
+    "post_attention_norm": ("hidden",),
+    "ffn_norm": ("hidden",),
+    "ffn_gate": ("ff", "hidden"),
+    "ffn_up": ("ff", "hidden"),
+    "ffn_down": ("hidden", "ff"),
+    "post_ffw_norm": ("hidden",),
+}
+"""Shape of each weight in the sizes of `Config.sizes`; a bias has the first of them."""
+
+IGNORED: tuple[str, ...] = (
+    r".*\.rotary_emb\.inv_freq",  # recomputed from the config by every runtime
+    r".*\.(attn|self_attn)\.(masked_bias|bias)",  # causal masks saved by old transformers
+)
+"""Tensors that carry nothing a runtime needs, as full-match patterns of their Hugging Face names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A reason why a source cannot be used (`fatal`), or something the user must know about it."""
+
+    found: str
+    expected: str = ""
+    todo: str = ""
+    fatal: bool = True
+
+
+class Config:
+    """config.json seen through a family: nested text config merged, both spellings, defaults filled in."""
+
+    def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self.raw = raw
+        text = raw.get("text_config")
+        merged = {**raw, **text} if isinstance(text, Mapping) else dict(raw)
+        self.values: dict[str, Any] = {**defaults, **{k: v for k, v in merged.items() if v is not None}}
+        self.given = merged
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def count(self, key: str) -> int:
+        """A positive integer of the config; SourceError when absent or something else."""
+        value = self.values.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
+            raise SourceError(
+                f"config.json has {key} = {value!r}",
+                expected="a positive integer",
+                todo="fetch config.json again from where the model was published",
+            )
+        return value
+
+    def number(self, key: str) -> float:
+        value = self.values.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise SourceError(f"config.json has {key} = {value!r}", expected="a number")
+        return float(value)
+
+    @property
+    def layers(self) -> int:
+        return self.count("num_hidden_layers")
+
+    @property
+    def hidden(self) -> int:
+        return self.count("hidden_size")
+
+    @property
+    def heads(self) -> int:
+        return self.count("num_attention_heads")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.count("num_key_value_heads") if self.get("num_key_value_heads") else self.heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.count("head_dim") if self.get("head_dim") else self.hidden // self.heads
+
+    @property
+    def ff(self) -> int:
+        return self.count("intermediate_size")
+
+    @property
+    def vocab(self) -> int:
+        return self.count("vocab_size")
+
+    @property
+    def context(self) -> int:
+        return self.count("max_position_embeddings")
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.get("tie_word_embeddings", False))
+
+    def rope(self, layers: str = "full_attention") -> Rope:
+        """Rotary embedding of the full (or sliding) attention layers, from either spelling."""
+        return rope_of(self.values, layers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "vocab": self.vocab,
+            "hidden": self.hidden,
+            "q": q,
+            "kv": kv,
+            "qkv": q + 2 * kv,
+            "head": self.head_dim,
+            "ff": self.ff,
+            "2ff": 2 * self.ff,
+        }
+
+
+def _nothing(_: Config) -> dict[str, F32]:
+    return {}
+
+
+def _no_problems(_: Config) -> list[Problem]:
+    return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One architecture as data.
+
+    arch:          GGUF architecture name
+    architectures: class names in config.json that mean this family
+    metadata:      config → the `{arch}.*` keys
+    names:         Hugging Face module → GGUF tensor
+    optional:      GGUF tensors (last part, with .weight or .bias) that may be absent
+    biases:        GGUF modules (last part) that must have a bias
+    shapes:        differences from SHAPES
+    defaults:      what transformers assumes when the config is silent
+    fixed:         config key → the values stock llama.cpp computes; any other is refused
+    rope_types:    rotary scalings this family may use
+    rotate_half:   q and k rows are stored half by half and go to llama.cpp interleaved
+    norm_offset:   added to every norm weight
+    extra:         config → computed f32 tensors
+    skipped:       patterns of tensors that belong to other parts (vision), dropped with a note
+    surplus:       added tokens beyond the embedding rows that may be dropped
+    checks:        config → further problems
+    """
+
+    arch: str
+    architectures: tuple[str, ...]
+    metadata: Callable[[Config], Metadata]
+    names: Mapping[str, str] = field(default_factory=lambda: NAMES)
+    optional: frozenset[str] = frozenset()
+    biases: frozenset[str] = frozenset()
+    shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    rope_types: frozenset[str] = frozenset({"default", "linear", "yarn"})
+    rotate_half: bool = False
+    norm_offset: float = 0.0
+    extra: Callable[[Config], dict[str, F32]] = _nothing
+    skipped: tuple[str, ...] = ()
+    surplus: frozenset[str] = frozenset()
+    checks: Callable[[Config], list[Problem]] = _no_problems

@@ -1,0 +1,93 @@
+"""Gemma 2: norms before and after each part, soft-capped logits, a window in every other layer."""
+
+from __future__ import annotations
+
+from kanna.families._keys import common
+from kanna.families.base import NAMES, Config, Family, Metadata, Problem
+from kanna.model import f32, u32
+
+ARCH = "gemma2"
+WIDE = 46
+"""Layers of the 27B model: there llama.cpp scales attention by hidden / heads instead of the head size."""
+
+GEMMA_NAMES = NAMES | {
+    "model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
+    "model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm",
+    "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
+}
+ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh", "gelu")
+"""transformers 4 wrote `gelu` in hidden_act of models that compute the tanh form (hidden_activation rules)."""
+
+
+def metadata(c: Config) -> Metadata:
+    return common(ARCH, c, head_dim=True, rope_base=False) | {
+        f"{ARCH}.attn_logit_softcapping": f32(c.number("attn_logit_softcapping")),
+        f"{ARCH}.final_logit_softcapping": f32(c.number("final_logit_softcapping")),
+        f"{ARCH}.attention.sliding_window": u32(c.count("sliding_window")),
+    }
+
+
+def scale_problems(c: Config, wide: int) -> list[Problem]:
+    """llama.cpp fixes the attention scale by the number of layers: the config must agree."""
+    fixed = c.hidden // c.heads if c.layers == wide else c.head_dim
+    scalar = c.number("query_pre_attn_scalar")
+    if abs(scalar - fixed) <= 1e-6 * fixed:
+        return []
+    return [
+        Problem(
+            f"config.json has query_pre_attn_scalar = {scalar:g}",
+            f"{fixed}, which llama.cpp uses for a model of {c.layers} layers",
+            "no stock runtime computes this model",
+        )
+    ]
+
+
+def layer_types(c: Config, period: int) -> list[bool]:
+    """For every layer, whether it looks through the window; from layer_types or the pattern's period."""
+    given = c.get("layer_types")
+    if isinstance(given, list) and len(given) == c.layers:
+        return [kind == "sliding_attention" for kind in given]
+    return [(i + 1) % period != 0 for i in range(c.layers)]
+
+
+def checks(c: Config) -> list[Problem]:
+    problems = scale_problems(c, WIDE)
+    if layer_types(c, 2) != [i % 2 == 0 for i in range(c.layers)]:
+        problems.append(Problem("config.json has another pattern of layer_types", "every other layer, from the first"))
+    if c.rope().theta != 10000.0 or c.rope().kind != "default":
+        problems.append(Problem("config.json has other rope parameters", "rope_theta 10000 without scaling"))
+    return problems
+
+
+FAMILY = Family(
+    arch=ARCH,
+    architectures=("Gemma2ForCausalLM",),
+    metadata=metadata,
+    names=GEMMA_NAMES,
+    defaults={
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+    },
+    fixed={
+        "hidden_activation": ACTIVATIONS[:2],
+        "attention_bias": (False,),
+        "tie_word_embeddings": (True,),
+        "use_bidirectional_attention": (False,),
+    },
+    rope_types=frozenset({"default"}),
+    norm_offset=1.0,
+    checks=checks,
+)

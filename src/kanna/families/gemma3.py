@@ -1,0 +1,76 @@
+"""Gemma 3, the text model: alone, or the language part of the multimodal ones."""
+
+from __future__ import annotations
+
+from kanna.families._keys import common
+from kanna.families.base import Config, Family, Metadata, Problem
+from kanna.families.gemma2 import GEMMA_NAMES, layer_types, scale_problems
+from kanna.model import ValueType, array, f32, u32
+
+ARCH = "gemma3"
+PERIOD = 6
+"""llama.cpp's own pattern: five layers with a window, one without."""
+WIDE = 62
+"""Layers of the 27B model: there llama.cpp scales attention by hidden / heads instead of the head size."""
+
+
+def metadata(c: Config) -> Metadata:
+    """The pattern is written only where it is not llama.cpp's own, so that usual files stay usual."""
+    found = common(ARCH, c, head_dim=True)
+    if (cap := c.get("final_logit_softcapping")) is not None:
+        found[f"{ARCH}.final_logit_softcapping"] = f32(float(cap))
+    windows = layer_types(c, int(c.get("sliding_window_pattern") or PERIOD))
+    if any(windows):
+        found[f"{ARCH}.attention.sliding_window"] = u32(c.count("sliding_window"))
+        found[f"{ARCH}.rope.freq_base_swa"] = f32(c.rope("sliding_attention").theta)
+        if windows != [(i + 1) % PERIOD != 0 for i in range(c.layers)]:
+            found[f"{ARCH}.attention.sliding_window_pattern"] = array(windows, ValueType.BOOL)
+    return found
+
+
+def checks(c: Config) -> list[Problem]:
+    return scale_problems(c, WIDE)
+
+
+FAMILY = Family(
+    arch=ARCH,
+    architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    metadata=metadata,
+    names=GEMMA_NAMES
+    | {
+        "model.layers.{}.self_attn.q_norm": "blk.{}.attn_q_norm",
+        "model.layers.{}.self_attn.k_norm": "blk.{}.attn_k_norm",
+    },
+    defaults={
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+    },
+    fixed={
+        "hidden_activation": ("gelu_pytorch_tanh", "gelu_tanh"),
+        "attention_bias": (False,),
+        "use_bidirectional_attention": (False,),
+        "attn_logit_softcapping": (),
+    },
+    rope_types=frozenset({"default", "linear"}),
+    norm_offset=1.0,
+    skipped=(
+        r"(model\.)?vision_tower\..*",
+        r"(model\.)?multi_modal_projector\..*",
+    ),
+    # Every Gemma 3 tokenizer has the image token; the text-only models have no row for it.
+    surplus=frozenset({"<image_soft_token>"}),
+    checks=checks,
+)

@@ -1,0 +1,48 @@
+"""Llama 1 to 3.2, Code Llama, TinyLlama, SmolLM2 and everything published as LlamaForCausalLM."""
+
+from __future__ import annotations
+
+from kanna.families._keys import common
+from kanna.families._rope import llama3_factors
+from kanna.families.base import Config, Family, Metadata
+from kanna.model import F32, u32
+
+ARCH = "llama"
+
+
+def metadata(c: Config) -> Metadata:
+    return common(ARCH, c) | {
+        f"{ARCH}.vocab_size": u32(c.vocab),
+        f"{ARCH}.rope.dimension_count": u32(c.head_dim),
+    }
+
+
+def extra(c: Config) -> dict[str, F32]:
+    """`rope_freqs.weight` [head_dim / 2] where Llama 3.1's scaling is in use."""
+    rope = c.rope()
+    return {"rope_freqs.weight": llama3_factors(rope, c.head_dim)} if rope.kind == "llama3" else {}
+
+
+FAMILY = Family(
+    arch=ARCH,
+    architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    metadata=metadata,
+    optional=frozenset(
+        f"{part}.bias" for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    ),
+    defaults={
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    },
+    fixed={"hidden_act": ("silu",), "rope_interleaved": (False,)},
+    rope_types=frozenset({"default", "linear", "yarn", "llama3"}),
+    rotate_half=True,
+    extra=extra,
+)

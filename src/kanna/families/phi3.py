@@ -1,0 +1,127 @@
+"""Phi-3, Phi-3.5 and Phi-4-mini: q, k, v in one matrix, gate and up in one, long rope factors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kanna.errors import SourceError
+from kanna.families._keys import common
+from kanna.families.base import Config, Family, Metadata, Problem
+from kanna.model import F32, f32, u32
+
+ARCH = "phi3"
+LONG = ("su", "longrope", "yarn")
+"""Published configs say `su` or `yarn` for what transformers now calls `longrope`."""
+
+
+def _rotary(c: Config) -> int:
+    """Dimensions of a head that rotate."""
+    part = c.rope().params.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
+    return int(float(part) * c.hidden) // c.heads
+
+
+def _original(c: Config) -> int:
+    """Context the model was first trained for."""
+    value = c.rope().params.get("original_max_position_embeddings") or c.get("original_max_position_embeddings")
+    return int(value) if isinstance(value, int | float) and value > 0 else c.context
+
+
+def metadata(c: Config) -> Metadata:
+    window = c.get("sliding_window")
+    found = common(ARCH, c, head_dim=False) | {
+        f"{ARCH}.rope.scaling.original_context_length": u32(_original(c)),
+        f"{ARCH}.rope.dimension_count": u32(_rotary(c)),
+        # 0 tells Phi-4 from models of which older llama.cpp must guess the window.
+        f"{ARCH}.attention.sliding_window": u32(window if isinstance(window, int) else 0),
+    }
+    if c.rope().params.get("long_factor"):
+        found[f"{ARCH}.rope.scaling.attn_factor"] = f32(_attention_factor(c))
+    return found
+
+
+def _attention_factor(c: Config) -> float:
+    """What transformers multiplies cos and sin with: by the square root of a log ratio of the contexts."""
+    given = c.rope().params.get("attention_factor")
+    if isinstance(given, int | float):
+        return float(given)
+    scale = c.context / _original(c)
+    return math.sqrt(1 + math.log(scale) / math.log(_original(c))) if scale > 1 else 1.0
+
+
+def extra(c: Config) -> dict[str, F32]:
+    """`rope_factors_long.weight` and `rope_factors_short.weight`, f32 [rotary / 2]."""
+    found: dict[str, F32] = {}
+    for kind in ("long", "short"):
+        values = c.rope().params.get(f"{kind}_factor")
+        if values is None and c.rope().kind == "default":
+            continue
+        if not isinstance(values, list) or len(values) != _rotary(c) // 2:
+            raise SourceError(
+                f"rope parameters have {len(values) if isinstance(values, list) else 'no'} {kind} factors",
+                expected=f"{_rotary(c) // 2}, half the rotary size",
+                todo="fetch config.json again",
+            )
+        found[f"rope_factors_{kind}.weight"] = np.asarray(values, dtype=np.float32)
+    return found
+
+
+def checks(c: Config) -> list[Problem]:
+    """What llama.cpp does otherwise: no window, and one choice of factors for a whole context."""
+    notes: list[Problem] = []
+    window = c.get("sliding_window")
+    if isinstance(window, int) and window < c.context:
+        notes.append(
+            Problem(
+                f"the model attends to the last {window} tokens; llama.cpp attends to all",
+                todo=f"results are the same up to {window} tokens of context",
+                fatal=False,
+            )
+        )
+    if c.rope().kind in LONG:
+        original = _original(c)
+        notes.append(
+            Problem(
+                f"llama.cpp takes the short rope factors in contexts up to {original} tokens and the long ones beyond,"
+                " whatever the text's length",
+                todo=f"open it with a context of {original} tokens or less for short texts",
+                fatal=False,
+            )
+        )
+    return notes
+
+
+FAMILY = Family(
+    arch=ARCH,
+    architectures=("Phi3ForCausalLM",),
+    metadata=metadata,
+    names={
+        "model.embed_tokens": "token_embd",
+        "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+        "model.layers.{}.self_attn.qkv_proj": "blk.{}.attn_qkv",
+        "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
+        "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+        "model.layers.{}.mlp.gate_up_proj": "blk.{}.ffn_up",
+        "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+    },
+    shapes={"ffn_up": ("2ff", "hidden")},
+    defaults={
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    },
+    fixed={"hidden_act": ("silu",), "attention_bias": (False,)},
+    rope_types=frozenset({"default", "su", "longrope", "yarn"}),
+    extra=extra,
+    checks=checks,
+)

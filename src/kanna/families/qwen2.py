@@ -1,0 +1,50 @@
+"""Qwen2 and Qwen2.5: q, k and v have biases."""
+
+from __future__ import annotations
+
+from kanna.families._keys import common
+from kanna.families.base import Config, Family, Metadata, Problem
+
+ARCH = "qwen2"
+
+DEFAULTS = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+
+def metadata(c: Config) -> Metadata:
+    return common(ARCH, c)
+
+
+def checks(c: Config) -> list[Problem]:
+    """A sliding window in the upper layers is not in llama.cpp's graph of this architecture."""
+    window = c.get("sliding_window")
+    if not c.get("use_sliding_window") or not isinstance(window, int) or c.get("max_window_layers", 28) >= c.layers:
+        return []
+    return [
+        Problem(
+            f"some layers attend to the last {window} tokens; llama.cpp attends to all",
+            todo=f"results are the same up to {window} tokens of context",
+            fatal=False,
+        )
+    ]
+
+
+FAMILY = Family(
+    arch=ARCH,
+    architectures=("Qwen2ForCausalLM",),
+    metadata=metadata,
+    biases=frozenset({"attn_q", "attn_k", "attn_v"}),
+    defaults=DEFAULTS,
+    fixed={"hidden_act": ("silu",)},
+    checks=checks,
+)

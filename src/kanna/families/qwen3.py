@@ -1,0 +1,29 @@
+"""Qwen3 (dense): a norm on every head of q and k, a head size of its own."""
+
+from __future__ import annotations
+
+from kanna.families import qwen2
+from kanna.families._keys import common
+from kanna.families.base import NAMES, Config, Family, Metadata
+
+ARCH = "qwen3"
+
+
+def metadata(c: Config) -> Metadata:
+    return common(ARCH, c)
+
+
+FAMILY = Family(
+    arch=ARCH,
+    architectures=("Qwen3ForCausalLM",),
+    metadata=metadata,
+    names=NAMES
+    | {
+        "model.layers.{}.self_attn.q_norm": "blk.{}.attn_q_norm",
+        "model.layers.{}.self_attn.k_norm": "blk.{}.attn_k_norm",
+    },
+    optional=frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"}),
+    defaults=qwen2.DEFAULTS | {"head_dim": 128},
+    fixed={"hidden_act": ("silu",)},
+    checks=qwen2.checks,
+)

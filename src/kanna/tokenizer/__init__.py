@@ -1,0 +1,109 @@
+"""Tokenizers: tokenizer.json or tokenizer.model → the `tokenizer.*` metadata of a GGUF.
+
+metadata(source) → keys with values. Nothing is guessed: a tokenizer llama.cpp cannot reproduce is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanna.errors import SourceError
+from kanna.model import MetaValue, ValueType, array, boolean, string
+from kanna.tokenizer import _special
+from kanna.tokenizer._vocab import Vocab, from_json
+
+if TYPE_CHECKING:
+    from kanna.sources import Source
+
+__all__ = ["metadata"]
+
+KEY = "tokenizer.ggml"
+
+
+def metadata(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> dict[str, MetaValue]:
+    """The `tokenizer.*` keys of a Hugging Face source.
+
+    rows:    rows of the embedding; missing tokens are padded, surplus ones refused
+    surplus: added tokens that may be dropped when they lie beyond the rows
+    Raises UnsupportedError for a tokenizer llama.cpp has no match for, SourceError for a damaged or absent one.
+    """
+    files = source.files
+    config = _object(files, "tokenizer_config.json")
+    tokenizer = _object(files, "tokenizer.json") if "tokenizer.json" in files else None
+    vocab = _vocab(files, tokenizer, config, rows, surplus)
+    found = {
+        f"{KEY}.model": string(vocab.model),
+        f"{KEY}.pre": string(vocab.pre),
+        f"{KEY}.tokens": array(vocab.tokens, ValueType.STR),
+        f"{KEY}.token_type": array([int(t) for t in vocab.types], ValueType.I32),
+    }
+    if vocab.scores is not None:
+        found[f"{KEY}.scores"] = array(vocab.scores, ValueType.F32)
+    if vocab.merges is not None:
+        found[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
+    found |= _special.special_ids(vocab.ids, config, source.config, len(vocab.tokens))
+    found |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
+    if vocab.space_prefix is not None:
+        found[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
+    return found | _special.templates(chat_template(files, config))
+
+
+def chat_template(files: dict[str, Path], config: dict[str, Any]) -> Any:
+    """The chat template: its own file first (what transformers 5 writes), then tokenizer_config.json."""
+    if (path := files.get("chat_template.jinja")) is not None:
+        text = _text(path)
+        others = sorted((path.parent / "additional_chat_templates").glob("*.jinja"))
+        named = [{"name": p.stem, "template": _text(p)} for p in others]
+        return [{"name": "default", "template": text}, *named] if named else text
+    if (given := config.get("chat_template")) is not None:
+        return given
+    return _object(files, "chat_template.json").get("chat_template")
+
+
+def _vocab(
+    files: dict[str, Path],
+    tokenizer: dict[str, Any] | None,
+    config: dict[str, Any],
+    rows: int | None,
+    surplus: frozenset[str],
+) -> Vocab:
+    if tokenizer is not None:
+        return from_json(tokenizer, rows, surplus)
+    if (path := files.get("tokenizer.model")) is None:
+        raise SourceError(
+            "the model has no tokenizer",
+            expected="tokenizer.json or tokenizer.model beside the weights",
+            todo="copy the tokenizer files of the base model into the folder",
+        )
+    from kanna.tokenizer._spm import from_model
+
+    return from_model(path.read_bytes(), _added_tokens(files, config), rows, surplus)
+
+
+def _added_tokens(files: dict[str, Path], config: dict[str, Any]) -> dict[int, tuple[str, bool]]:
+    """id → (text, special) of the tokens added to a tokenizer.model."""
+    added = {int(i): (str(t), False) for t, i in _object(files, "added_tokens.json").items()}
+    decoder = config.get("added_tokens_decoder") or {}
+    return added | {int(i): (str(t["content"]), bool(t.get("special"))) for i, t in decoder.items()}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path.name} cannot be read: {error}", todo="fetch it again") from error
+
+
+def _object(files: dict[str, Path], name: str) -> dict[str, Any]:
+    """A JSON side file; {} when absent."""
+    if (path := files.get(name)) is None:
+        return {}
+    try:
+        value = json.loads(_text(path))
+    except ValueError as error:
+        raise SourceError(f"{name} is not JSON: {error}", todo="fetch it again") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{name} holds {type(value).__name__}", expected="an object", todo="fetch it again")
+    return value

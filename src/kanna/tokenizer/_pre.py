@@ -1,0 +1,96 @@
+"""Which of llama.cpp's pre-tokenizers splits text the way a byte-level BPE tokenizer.json does.
+
+A pre-tokenizer is recognised by what it does: its steps in order, written in one normal form, and
+compared with the table below. llama.cpp's names stand for code paths; where several names mean the
+same splitting, behaviours that go with the name (`ignore_merges`) decide.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kanna.errors import UnsupportedError
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
+_CASED = r"[^\r\n\p{L}\p{N}]?"
+_TAIL_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _cased(ending: str) -> str:
+    return f"{_CASED}[{_UPPER}]*[{_LOWER}]+{ending}|{_CASED}[{_UPPER}]+[{_LOWER}]*{ending}"
+
+
+LLAMA3 = rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_TAIL}"
+QWEN2 = rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_TAIL}"
+QWEN35 = (
+    rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEKKEN = rf"{_cased('')}|\p{{N}}|{_TAIL_SLASH}"
+GPT4O = rf"{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_TAIL_SLASH}"
+DEEPSEEK3 = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_BYTES = "bytes"
+_GPT2 = "gpt2"
+
+# Steps → llama.cpp's name. `split:` isolates the matches of a regex, `digits` isolates each digit,
+# `gpt2` is ByteLevel with its own regex, `bytes` is ByteLevel without it.
+_KNOWN: dict[tuple[str, ...], str] = {
+    (f"split:{LLAMA3}", _BYTES): "llama-bpe",
+    (f"split:{QWEN2}", _BYTES): "qwen2",
+    (f"split:{QWEN35}", _BYTES): "qwen35",
+    (f"split:{TEKKEN}", _BYTES): "tekken",
+    (f"split:{GPT4O}", _BYTES): "gpt-4o",
+    ("digits", _GPT2): "smollm",
+    (_GPT2,): "gpt-2",
+    (r"split:\p{N}{1,3}", r"split:[一-龥\u3040-ゟ゠-ヿ]+", f"split:{DEEPSEEK3}", _BYTES): "deepseek-v3",
+}
+
+# llama.cpp's `llama-bpe` looks a whole word up before merging; a tokenizer that does not needs a name
+# with the same splitting and no such step.
+_WITHOUT_LOOKUP = {"llama-bpe": "dbrx"}
+
+
+def detect(tokenizer: dict[str, Any]) -> str:
+    """llama.cpp's `tokenizer.ggml.pre` for a tokenizer.json; UnsupportedError when none splits the same way."""
+    found = tuple(_steps(tokenizer.get("pre_tokenizer")))
+    name = _KNOWN.get(found)
+    if not name:
+        raise UnsupportedError(
+            f"the pre-tokenizer is not one llama.cpp has: {_short(tokenizer.get('pre_tokenizer'))}",
+            expected="one that splits text like " + ", ".join(sorted(set(_KNOWN.values()))),
+            todo="give a GGUF of this model if one exists; ids would silently differ with any other pre-tokenizer",
+        )
+    if not tokenizer.get("model", {}).get("ignore_merges"):
+        name = _WITHOUT_LOOKUP.get(name, name)
+    return name
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 300 else text[:300] + "…"
+
+
+def _steps(node: Any) -> list[str]:
+    """The pre-tokenizer as a list of steps in normal form; unknown steps stay as their JSON."""
+    if node is None:
+        return []
+    kind = node.get("type")
+    if kind == "Sequence":
+        return [step for child in node.get("pretokenizers", []) for step in _steps(child)]
+    if kind == "ByteLevel" and not node.get("add_prefix_space"):
+        return [_GPT2 if node.get("use_regex", True) else _BYTES]
+    if kind == "Digits" and node.get("individual_digits"):
+        return ["digits"]
+    if kind == "Split" and not node.get("invert"):
+        pattern = node.get("pattern", {})
+        if "Regex" in pattern and node.get("behavior") == "Isolated":
+            return [f"split:{pattern['Regex']}"]
+    return [json.dumps(node, ensure_ascii=False, sort_keys=True)]

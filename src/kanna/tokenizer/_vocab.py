@@ -1,0 +1,208 @@
+"""The vocabulary in GGUF's terms: token texts, types, scores and merges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from kanna.errors import SourceError, UnsupportedError
+from kanna.tokenizer import _pre
+
+SPACE = "▁"
+UNUSED_SCORE, ADDED_SCORE = -10000.0, -1000.0
+
+
+class Type(IntEnum):
+    """GGUF token types."""
+
+    NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+
+@dataclass(slots=True, kw_only=True)
+class Vocab:
+    """model: `gpt2` (byte-level BPE) or `llama` (SentencePiece); scores only for the second, merges for the first."""
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    scores: list[float] | None = None
+    merges: list[str] | None = None
+    space_prefix: bool | None = None
+    ids: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def looks_special(text: str) -> bool:
+    """Added tokens that are control tokens in all but their flag (published that way by several models)."""
+    return (
+        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<｜") and text.endswith("｜>"))
+        or (text.startswith("<unused") and text.endswith(">"))
+    )
+
+
+def from_json(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
+    """Vocabulary of a tokenizer.json, padded to the `rows` of the embedding.
+
+    surplus: added tokens that may lie beyond the rows and are dropped there
+    """
+    model = tokenizer.get("model") or {}
+    # Old files name no type; merges make it BPE.
+    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    if kind != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise UnsupportedError(
+            f"tokenizer.json holds a {kind} model",
+            expected="BPE, byte-level or with byte fallback",
+            todo="give tokenizer.model beside it if the model has one, or a GGUF of the model",
+        )
+    if model.get("byte_fallback"):
+        return _sentencepiece_like(tokenizer, model, rows, surplus)
+    return _byte_level(tokenizer, model, rows, surplus)
+
+
+def place(entries: dict[int, str], rows: int | None, surplus: frozenset[str]) -> list[str | None]:
+    """Texts by id; None where no token is. Raises when ids go beyond the embedding or two tokens share a text."""
+    size = max(entries, default=-1) + 1
+    if rows is not None and size > rows:
+        beyond = [t for i, t in sorted(entries.items()) if i >= rows and t not in surplus]
+        if beyond:
+            raise UnsupportedError(
+                f"the tokenizer has {size} tokens, the embedding {rows} rows; beyond it: {', '.join(beyond[:5])}",
+                expected="no more tokens than rows",
+                todo="resize the embeddings (resize_token_embeddings) or give the tokenizer it was made with",
+            )
+    tokens: list[str | None] = [None] * (rows if rows is not None else size)
+    for i, text in entries.items():
+        if 0 <= i < len(tokens):
+            tokens[i] = text
+    return tokens
+
+
+def _entries(model: dict[str, Any], added: list[dict[str, Any]]) -> dict[int, str]:
+    try:
+        entries = {int(i): str(t) for t, i in model["vocab"].items()}
+        entries |= {int(a["id"]): str(a["content"]) for a in added}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError("tokenizer.json is damaged", expected="tokens with ids", todo="fetch it again") from error
+    if min(entries, default=0) < 0:
+        raise SourceError("tokenizer.json has negative token ids", todo="fetch it again")
+    return entries
+
+
+def _byte_level(tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
+    pre = _pre.detect(tok)
+    added = tok.get("added_tokens") or []
+    texts = place(_entries(model, added), rows, surplus)
+    tokens, types = _finish(texts)
+    for a in added:
+        if (i := int(a["id"])) < len(tokens):
+            tokens[i], types[i] = _added(str(a["content"]), bool(a.get("special")))
+    _unique(tokens)
+    return Vocab(model="gpt2", pre=pre, tokens=tokens, types=types, merges=_merges(model), ids=_ids(tokens))
+
+
+def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
+    """BPE with byte fallback is SentencePiece's: llama.cpp merges by score, so ranks become scores.
+
+    A piece's score is minus the position at which merging first makes it; that is the order
+    SentencePiece trained it in, whatever its id.
+    """
+    added = tok.get("added_tokens") or []
+    texts = place(_entries(model, added), rows, surplus)
+    tokens, types = _finish(texts)
+    rank: dict[str, int] = {}
+    for merge in _merge_pairs(model):
+        rank.setdefault(merge[0] + merge[1], len(rank))
+    scores = [UNUSED_SCORE if texts[i] is None else -float(rank.get(t, len(rank))) for i, t in enumerate(tokens)]
+    unknown = model.get("unk_token")
+    for i, text in enumerate(texts):
+        if text is None:
+            continue
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            types[i], scores[i] = Type.BYTE, 0.0
+        elif text == unknown:
+            types[i], scores[i] = Type.UNKNOWN, 0.0
+    for a in added:
+        i, text = int(a["id"]), str(a["content"])
+        if i >= len(tokens) or (text == unknown and types[i] == Type.UNKNOWN):
+            continue
+        tokens[i], types[i] = _added(text, bool(a.get("special")))
+        scores[i] = ADDED_SCORE
+    _unique(tokens)
+    return Vocab(
+        model="llama",
+        pre="default",
+        tokens=tokens,
+        types=types,
+        scores=scores,
+        space_prefix=_space_prefix(tok),
+        ids=_ids(tokens),
+    )
+
+
+def _added(text: str, special: bool) -> tuple[str, int]:
+    if special or looks_special(text):
+        return text, Type.CONTROL
+    # llama.cpp looks for user-defined tokens in raw text, where a space is a space.
+    return text.replace(SPACE, " "), Type.USER_DEFINED
+
+
+def _finish(texts: list[str | None]) -> tuple[list[str], list[int]]:
+    """Every row gets a token: rows the tokenizer does not know become unused ones."""
+    tokens = [f"[PAD{i}]" if t is None else t for i, t in enumerate(texts)]
+    return tokens, [Type.UNUSED if t is None else Type.NORMAL for t in texts]
+
+
+def _ids(tokens: list[str]) -> dict[str, int]:
+    return {t: i for i, t in enumerate(tokens)}
+
+
+def _unique(tokens: list[str]) -> None:
+    """llama.cpp aborts on two tokens with one text."""
+    if len(set(tokens)) == len(tokens):
+        return
+    seen: set[str] = set()
+    for i, text in enumerate(tokens):
+        if text in seen:
+            raise UnsupportedError(
+                f"two tokens have the text {text!r} (the second is {i})",
+                expected="every token once, or llama.cpp does not load the file",
+                todo="remove the duplicate from the added tokens",
+            )
+        seen.add(text)
+
+
+def _merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for merge in model.get("merges") or []:
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        pairs.append((left, right))
+    return pairs
+
+
+def _merges(model: dict[str, Any]) -> list[str]:
+    """Merges as `left right`; a space inside a part is written as the byte alphabet writes it."""
+    try:
+        pairs = _merge_pairs(model)
+    except ValueError as error:
+        raise SourceError("tokenizer.json has a merge that is not a pair", todo="fetch it again") from error
+    if not pairs:
+        raise UnsupportedError(
+            "tokenizer.json has no merges", expected="BPE merges", todo="give the model's own tokenizer"
+        )
+    return [f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}" for a, b in pairs]
+
+
+def _space_prefix(tok: dict[str, Any]) -> bool:
+    """Whether text gets a space in front: a Prepend normalizer or Metaspace that prepends."""
+    normalizer, pre = tok.get("normalizer") or {}, tok.get("pre_tokenizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    if any(s.get("type") == "Prepend" for s in steps):
+        return True
+    for step in pre.get("pretokenizers", [pre]):
+        if step.get("type") == "Metaspace":
+            scheme = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
+            return scheme != "never"
+    return False
