@@ -66,7 +66,7 @@ def doctor() -> Doctor:
         native=native,
         runtimes=runtimes,
         packages=packages,
-        advice=_advice(native, runtimes, packages),
+        advice=_advice(native, runtimes, packages) + _gpu_advice(machine, runtimes.get("llamacpp", {})),
         sections=[
             {"title": "Machine", "facts": _machine_facts(machine)},
             {"title": "kanna", "facts": _own_facts(native, packages)},
@@ -74,6 +74,15 @@ def doctor() -> Doctor:
         ],
     )
 
+
+# How a build of llama.cpp reaches each kind of GPU.
+_GPU_BUILDS = {
+    "CUDA": "-DGGML_CUDA=ON",
+    "ROCm": "-DGGML_HIP=ON",
+    "Metal": "-DGGML_METAL=ON",
+    "Vulkan": "-DGGML_VULKAN=ON",
+    "OpenCL": "-DGGML_OPENCL=ON",
+}
 
 _TITLES = {"llamacpp": "llama.cpp"}
 
@@ -128,6 +137,25 @@ def _advice(
     return found
 
 
+def _gpu_advice(machine: dict[str, Any], llamacpp: dict[str, Any]) -> list[Advice]:
+    """For each GPU that the llama.cpp build in use cannot reach, the build that can."""
+    found: dict[str, Advice] = {}
+    for one in machine["accelerators"]:
+        api = one["api"]
+        if one["kind"] == "gpu" and api in _GPU_BUILDS and not _reaches(llamacpp.get("backends", []), api):
+            command = f'CMAKE_ARGS="{_GPU_BUILDS[api]}" pip install --force-reinstall --no-binary llama-cpp-python '
+            found[api] = Advice(
+                why=f"{one['name']}: llama.cpp was built without {api} and leaves it idle",
+                command=command + "llama-cpp-python==0.3.36",
+            )
+    return list(found.values())
+
+
+def _reaches(backends: list[str], api: str) -> bool:
+    names = {"ROCm": ("rocm", "hip"), "Metal": ("metal", "mtl")}.get(api, (api.lower(),))
+    return any(n in b.lower() for b in backends for n in names)
+
+
 def _own_facts(native: dict[str, Any], packages: dict[str, str | None]) -> list[tuple[str, str]]:
     from kanna import __version__
 
@@ -160,12 +188,31 @@ def _runtime_facts(state: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _machine_facts(machine: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(k, _words(v)) for k, v in machine.items()]
+    cpu, memory = machine["cpu"], machine["memory"]
+    usable = "" if cpu["usable"] == cpu["threads"] else f", {cpu['usable']} usable here"
+    limit = " (the limit of this container)" if memory["limited"] else ""
+    facts = [
+        ("System", machine["system"]),
+        ("CPU", f"{cpu['model']}, {cpu['architecture']}, {cpu['cores']} cores, {cpu['threads']} threads{usable}"),
+        ("SIMD", _list(cpu["simd"]) or "none that matters"),
+        ("Memory", f"{format_size(memory['total'])}{limit}, {format_size(memory['available'])} free"),
+        ("  is read at", f"{format_size(machine['bandwidth'])}/s" if machine["bandwidth"] else ""),
+        ("  swap", format_size(memory["swap"]) if memory["swap"] else ""),
+    ]
+    for disk in machine["disks"]:
+        purpose = f" ({disk['purpose']})" if disk["purpose"] else ""
+        facts.append(
+            ("Disk", f"{disk['mount']}: {format_size(disk['free'])} free of {format_size(disk['total'])}{purpose}")
+        )
+    for one in machine["accelerators"]:
+        own = f", {format_size(one['memory'])}" if one["memory"] else ""
+        driver = f", driver {one['driver']}" if one["driver"] else ""
+        api = f", {one['api']}" if one["api"] else ", no driver that a runtime could use"
+        facts.append((one["kind"].upper(), f"{one['name']}{api}{own}{driver}"))
+    if not machine["accelerators"]:
+        facts.append(("GPU, NPU", "none found"))
+    return facts
 
 
 def _list(values: Any) -> str:
     return ", ".join(map(str, values or []))
-
-
-def _words(value: Any) -> str:
-    return format_size(value) if isinstance(value, int) and value > 1 << 20 else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class Inspection:
     chat_template: dict[str, Any]
     license: str | None
     hash: str | None
-    provenance: dict[str, str]
+    provenance: dict[str, Any]
     tensors: list[dict[str, Any]]
     notes: list[str]
     problems: list[dict[str, str]]
@@ -184,11 +185,19 @@ def _licence(model: Model, source: Source) -> str | None:
     return f"see {file}" if file else None
 
 
-def _provenance(model: Model) -> dict[str, str]:
-    """Short values of the keys that converters leave about themselves."""
-    keys = [k for k in model.metadata if k.startswith("kanna.") or k == "general.quantized_by"]
-    values = {k: str(model.metadata[k].value) for k in keys if not isinstance(model.metadata[k].value, (list, dict))}
-    return {k: v if len(v) <= 160 else v[:159] + "…" for k, v in values.items()}
+def _provenance(model: Model) -> dict[str, Any]:
+    """What kanna, or another converter, left about how the file was made; JSON values are parsed."""
+    import json
+
+    found: dict[str, Any] = {}
+    for key, meta in model.metadata.items():
+        if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
+            value = meta.value
+            if isinstance(value, str) and value.startswith("{"):
+                with suppress(ValueError):
+                    value = json.loads(value)
+            found[key] = list(value) if hasattr(value, "__len__") and not isinstance(value, (str, dict)) else value
+    return found
 
 
 def _hash(source: Source, progress: Progress | None) -> str:

@@ -54,11 +54,12 @@ def compare(
     baseline = steps.baseline(opened)
     name = steps.base_name(opened)
     rows: list[Row] = []
+    hashes = opened.hashes(bar)
     for preset in [baseline, *[p for p in chosen if p != baseline]]:
         path = out / f"{name}-{preset}.gguf"
         role = "baseline" if preset == baseline else "candidate"
         use = None if role == "baseline" else imatrix
-        rows.append(steps.make(opened, path, preset, role, use, threads, overwrite, bar))
+        rows.append(steps.make(opened, hashes, path, preset, role, use, threads, overwrite, bar))
         made = rows[-1]
         say(f"{preset}: {format_size(made.file_bytes or 0)}" + (", kept from before" if made.reused else ""))
     notes = list(model.notes)

@@ -36,6 +36,7 @@ def base_name(source: Source) -> str:
 
 def make(
     source: Source,
+    hashes: dict[str, str],
     path: Path,
     preset: str,
     role: str,
@@ -48,7 +49,7 @@ def make(
     from kanna.convert import convert
 
     planned = convert(source, path, preset=preset, imatrix=imatrix, threads=threads, dry_run=True, overwrite=True)
-    same = not overwrite and path.exists() and _is_same(path, planned.to_dict(), source)
+    same = not overwrite and path.exists() and _is_same(path, planned.to_dict(), hashes, imatrix)
     done = planned
     if not same:
         done = convert(source, path, preset=preset, imatrix=imatrix, threads=threads, overwrite=True, progress=bar)
@@ -65,27 +66,36 @@ def make(
         precision_class=precision_class(data["bits_per_weight"]),
         reused=same,
         seconds=None if same else data.get("seconds"),
-        command=shlex.join(["kanna", "convert", source.given, "-o", path.name, "--preset", preset])
-        + (shlex.join(["", "--imatrix", str(imatrix)]) if imatrix else ""),
+        command=f"{data['command']} -o {shlex.quote(path.name)}",
         substitutions=data.get("substitutions") or [],
         tensors=data.get("tensors") or [],
         notes=list(data.get("notes") or []),
     )
 
 
-def _is_same(path: Path, planned: dict[str, Any], source: Source) -> bool:
-    """Whether the artefact at `path` is what would be written: same size, tensors, encodings and provenance."""
+def _is_same(path: Path, planned: dict[str, Any], hashes: dict[str, str], imatrix: str | Path | None) -> bool:
+    """Whether the artefact at `path` is what would be written: same size, tensors, source, statistics and version."""
+    import hashlib
+    import json
+
+    from kanna import __version__
     from kanna.formats import gguf
 
     try:
         found = gguf.read(path)
-    except KannaError:
+        recorded = json.loads(str(found.value("kanna.source.sha256") or "{}"))
+    except (KannaError, ValueError):
         return False
-    if path.stat().st_size != planned["file_bytes"]:
-        return False
-    return [(t.name, t.dtype) for t in found.tensors.values()] == [
-        (t["name"], t["encoding"]) for t in planned["tensors"]
-    ]
+    statistics = hashlib.sha256(Path(imatrix).read_bytes()).hexdigest() if imatrix else None
+    return (
+        path.stat().st_size == planned["file_bytes"]
+        and found.value("kanna.version") == __version__
+        and found.value("kanna.plan") == planned["preset"]
+        and found.value("kanna.command") == planned["command"]
+        and found.value("kanna.imatrix.sha256") == statistics
+        and recorded == hashes
+        and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in planned["tensors"]}
+    )
 
 
 def gate(row: Row, source: Source, threads: int | None, bar: Progress) -> None:

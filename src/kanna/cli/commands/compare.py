@@ -21,10 +21,8 @@ PRESETS = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K"
 @click.argument("source", metavar="SRC")
 @click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for artefacts and report.")
 @click.option("--presets", type=options.NAMES, default=PRESETS, show_default=True, help="Presets, by comma.")
-@click.option("--text", type=options.FILE, help="Text to evaluate on. [default: a short text that comes with kanna]")
-@click.option(
-    "--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as the text allows]"
-)
+@click.option("--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]")
+@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as for evaluate]")
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds of the speed test.")
 @click.option("--overwrite", is_flag=True, help="Make every artefact again, also those that are there already.")

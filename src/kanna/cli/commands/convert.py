@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.argument("source", metavar="SRC")
 @click.option("-o", "--output", "out", type=options.FILE, help="The artefact to write. [required unless --dry-run]")
-@click.option("--preset", help="A named mix, such as Q4_K_M (`kanna fit` lists them).")
+@click.option("--preset", help="A named mix (`kanna fit SRC` lists them). [default: Q4_K_M]")
 @click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
 @click.option("--plan", type=options.FILE, help="A plan file (JSON): patterns and encodings, first match wins.")
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 @click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing.")
 @click.option("--verify", is_flag=True, help="Afterwards prove the file in the real runtime (see `kanna verify`).")
+@click.option(
+    "--nonfinite",
+    type=click.Choice(["refuse", "zero"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with NaN and infinity in the source.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @options.threads
 @options.revision
@@ -51,8 +58,8 @@ if TYPE_CHECKING:
 def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **choices: Any) -> None:
     """Write SRC as one artefact at the precision you choose.
 
-    Give one of --preset, --encoding or --plan. The file is streamed: memory stays at a few blocks of rows, and the
-    file appears under its name only when it is whole. It is then read again and checked.
+    Give one of --preset (Q4_K_M when none is given), --encoding or --plan. The file is streamed: memory stays at a
+    few blocks of rows, and the file appears under its name only when it is whole. It is then read again and checked.
     """
     from kanna.convert import convert
     from kanna.errors import GateError, UsageError
@@ -63,7 +70,7 @@ def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **
     if out is None and not dry_run:
         raise UsageError("no output was named", expected="-o FILE", todo="add -o model.gguf, or --dry-run to only look")
     found = convert(source, out, dry_run=dry_run, progress=terminal.progress(memory=True), **choices)
-    terminal.result(found, lambda screen, data: _draw(screen, data, dry_run))
+    terminal.result(found, lambda screen, data: _draw(screen, data, dry_run, out))
     gate = found.to_dict().get("verify")
     if gate and gate.get("status") == "failed":
         raise GateError(
@@ -73,7 +80,7 @@ def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **
         click.get_current_context().exit(3)
 
 
-def _draw(screen: Console, data: dict[str, Any], dry_run: bool) -> None:
+def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None) -> None:
     from kanna.cli.commands.verify import draw_checks
     from kanna.cli.ui import duration, facts, table
     from kanna.units import format_size, precision_class
@@ -84,7 +91,7 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool) -> None:
     facts(
         screen,
         [
-            ("Would write" if dry_run else "Wrote", ", ".join(str(p) for p in data.get("paths", []))),
+            ("Would write" if dry_run else "Wrote", ", ".join(str(p) for p in data["paths"]) if out else ""),
             ("Preset", data.get("preset")),
             ("Size", f"{format_size(data['file_bytes'])} ({data['file_bytes']:,} bytes)"),
             ("Bits per weight", f"{bits:.2f}{nominal_text}: {precision_class(bits)}"),

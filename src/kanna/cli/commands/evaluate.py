@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 @command("evaluate")
 @click.argument("artefact", type=options.FILE)
 @click.option("--reference", required=True, metavar="SRC", help="The source the artefact was made from.")
-@click.option("--text", type=options.FILE, help="Text to score. [default: a short text that comes with kanna]")
-@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to score. [default: as the text allows]")
+@click.option("--text", type=options.FILE, help="Text to score. [default: the WikiText-2 test set]")
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    help="Windows of 512 tokens to score. [default: all of a text of yours, 32 of WikiText-2]",
+)
 @options.threads
 def COMMAND(
     terminal: Terminal, artefact: Path, reference: str, text: Path | None, windows: int | None, threads: int | None
 ) -> None:
-    """Measure KL divergence, perplexity and top-1 agreement against the source, with confidence intervals.
+    """Measure KL divergence, perplexity and top-1 agreement against the source, with 95 % intervals.
 
     Both models read the same text side by side in llama.cpp; the reference runs in float32.
     """
@@ -60,6 +64,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Same top token, %", with_ci("top1", 100, 2)),
             ("Perplexity", with_ci("perplexity", digits=3)),
             ("  of the reference", with_ci("reference_perplexity", digits=3)),
+            ("  ratio of the two", with_ci("perplexity_ratio", digits=4)),
             ("Positions scored", f"{data['positions']:,}" if data.get("positions") else ""),
         ],
     )

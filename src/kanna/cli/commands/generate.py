@@ -36,6 +36,8 @@ def sampling(function: Any) -> Any:
 @command("generate", when_interrupted="Stopped.")
 @click.argument("model", type=options.FILE)
 @click.argument("prompt")
+@click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
+@click.option("--stop", multiple=True, help="Stop where this text appears (may be given several times).")
 @sampling
 def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> None:
     """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""

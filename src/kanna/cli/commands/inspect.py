@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
+_MADE = (
+    ("Made from", "kanna.source"),
+    ("  which was", "kanna.source.quantized"),
+    ("Made by", "kanna.command"),
+    ("With kanna", "kanna.version"),
+    ("Quantized by", "general.quantized_by"),
+    ("Imatrix", "quantize.imatrix.file"),
+)
+
+
 @command("inspect")
 @click.argument("source", metavar="SRC")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
@@ -38,6 +48,7 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     from kanna.cli.ui import facts, table
     from kanna.units import format_size
 
+    made = data["provenance"]
     tokenizer, template = data["tokenizer"], data["chat_template"]
     known = "" if data["known_family"] or data["problems"] else " (kanna has no data file for it: requantized as it is)"
     kinds = f"{tokenizer['kind']}, {tokenizer['size']:,} tokens" if tokenizer["kind"] else "none in this source"
@@ -56,7 +67,7 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
             ("Chat template", f"yes: {template['excerpt']}" if template["present"] else "none"),
             ("Licence", data["license"] or "not stated"),
             ("Hash", data["hash"]),
-            *((f"Made by {k}", v) for k, v in data["provenance"].items()),
+            *((label, made.get(key)) for label, key in _MADE),
         ],
     )
     types = table("encoding", "tensors>", "weights>", "size>", "share>")
