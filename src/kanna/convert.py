@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from kanna.errors import GateError, KannaError, OutputError, UsageError
 from kanna.formats import gguf, safetensors
 from kanna.formats.gguf.write import plan_files
 from kanna.formats.stream import check_output
+from kanna.hardware.cpu import default_threads
 from kanna.model import MetaValue, Model
 from kanna.plan import Plan, Resolved, Substitution
 from kanna.progress import Progress, Silent
@@ -120,7 +120,7 @@ def convert(
     result = work.describe(split_max_size)
     if dry_run:
         return result
-    workers = threads or os.cpu_count() or 1
+    workers = threads or default_threads()
     check_output(result.paths, overwrite=overwrite or format == "safetensors", needed=result.file_bytes)
     assert hashing is not None
     written = work.write(hashing.result(), workers, overwrite, split_max_size, nonfinite, bar)

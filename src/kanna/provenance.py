@@ -37,9 +37,22 @@ def metadata(
     command: str,
     imatrix: Imatrix | None = None,
 ) -> dict[str, MetaValue]:
-    """All keys of the artefact. Without `hashes` zeros stand in their place, for a header of the same length."""
-    kept = {k: v for k, v in model.metadata.items() if not k.startswith(_STALE)}
-    keys = kept | {
+    """All keys of the artefact: the model's, and ours. Without `hashes` zeros stand in their place."""
+    ours = keys(model, source, resolved, hashes=hashes, command=command, imatrix=imatrix)
+    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours} | ours
+
+
+def keys(
+    model: Model,
+    source: Source,
+    resolved: Resolved,
+    *,
+    hashes: Mapping[str, str] | None,
+    command: str,
+    imatrix: Imatrix | None = None,
+) -> dict[str, MetaValue]:
+    """The keys that say how the artefact was made; of the same length for any hashes."""
+    found: dict[str, MetaValue] = {
         "general.quantization_version": u32(QUANTIZATION_VERSION),
         "general.file_type": u32(resolved.file_type),
         "kanna.version": string(__version__),
@@ -50,20 +63,20 @@ def metadata(
         "kanna.source.sha256": string(json.dumps(_hashes(source, hashes), separators=(",", ":"))),
     }
     if source.revision:
-        keys["kanna.source.revision"] = string(source.revision)
+        found["kanna.source.revision"] = string(source.revision)
     if before := quantized_source(model):
         largest = sorted(before, key=lambda name: -before[name])
-        keys["kanna.source.quantized"] = string(", ".join(largest))
+        found["kanna.source.quantized"] = string(", ".join(largest))
     if resolved.substitutions:
         pairs = sorted({f"{s.wanted} -> {s.got}" for s in resolved.substitutions})
-        keys["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
+        found["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
     if imatrix is not None:
-        keys["kanna.imatrix.sha256"] = string(imatrix.sha256)
-        keys["quantize.imatrix.file"] = string(imatrix.path.name)
-        keys["quantize.imatrix.dataset"] = string(", ".join(Path(d).name for d in imatrix.datasets))
-        keys["quantize.imatrix.entries_count"] = u32(len(imatrix.weights))
-        keys["quantize.imatrix.chunks_count"] = u32(imatrix.chunks)
-    return keys
+        found["kanna.imatrix.sha256"] = string(imatrix.sha256)
+        found["quantize.imatrix.file"] = string(imatrix.path.name)
+        found["quantize.imatrix.dataset"] = string(", ".join(Path(d).name for d in imatrix.datasets))
+        found["quantize.imatrix.entries_count"] = u32(len(imatrix.weights))
+        found["quantize.imatrix.chunks_count"] = u32(imatrix.chunks)
+    return found
 
 
 def _encodings(resolved: Resolved) -> dict[str, int]:

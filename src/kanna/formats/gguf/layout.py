@@ -15,6 +15,7 @@ from kanna.model import MetaValue, ValueType
 from kanna.plan.types import TensorPlan
 
 VERSION = 3
+_FIXED = 4 + 4 + 8 + 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +31,33 @@ class Layout:
         return self.total_bytes - len(self.header)
 
 
-def layout(metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan]) -> Layout:
-    """Plan a GGUF file of these keys and tensors, aligned as `general.alignment` says."""
-    found = metadata.get("general.alignment")
-    alignment = int(found.value) if found else DEFAULT_ALIGNMENT
-    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+def pack_metadata(metadata: Mapping[str, MetaValue]) -> bytes:
+    """Keys, types and values as they lie in a file."""
+    parts: list[bytes] = []
     for key, value in metadata.items():
         parts += [pack_string(key), struct.pack("<I", value.type), pack_value(key, value)]
+    return b"".join(parts)
+
+
+def alignment_of(metadata: Mapping[str, MetaValue]) -> int:
+    found = metadata.get("general.alignment")
+    return int(found.value) if found else DEFAULT_ALIGNMENT
+
+
+def total_bytes(metadata_bytes: int, tensors: Sequence[TensorPlan], alignment: int) -> int:
+    """Size of the file that `layout` would plan, from the packed size of its metadata."""
+    header = _FIXED + metadata_bytes
+    end = 0
+    for entry in tensors:
+        header += 8 + len(entry.name.encode()) + 4 + 8 * max(1, len(entry.tensor.shape)) + 4 + 8
+        end = _align(end + entry.nbytes, alignment)
+    return _align(header, alignment) + end
+
+
+def layout(metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan]) -> Layout:
+    """Plan a GGUF file of these keys and tensors, aligned as `general.alignment` says."""
+    alignment = alignment_of(metadata)
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata)), pack_metadata(metadata)]
     relative: list[int] = []
     end = 0
     for entry in tensors:
