@@ -31,11 +31,38 @@ def write(model: Model, path: Path, encoding: str) -> Path:
 
 
 def llama_logits(path: Path, ids: list[int]) -> np.ndarray:
-    """Logits of stock llama.cpp at every position, f32 [len(ids), vocab]; f32 cache, exact attention."""
-    from kanna.runtimes.llamacpp import RUNTIME
+    """Logits of stock llama.cpp at every position, f32 [len(ids), vocab].
 
-    with RUNTIME.open(path, context=256, threads=2) as engine:
-        return engine.logits(ids)
+    The key-value cache is f32 and attention is computed plainly, so that what remains is arithmetic noise.
+    The context is as short as llama.cpp allows (256, 512, …): rope factors are chosen by it.
+    """
+    from kanna.runtimes.llamacpp import library
+
+    lib = library()
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    assert model, f"llama.cpp does not load {path}"
+    params = lib.llama_context_default_params()
+    params.n_ctx = -(-len(ids) // 256) * 256
+    params.n_batch = params.n_ubatch = 512
+    params.n_outputs_max = 512
+    params.n_threads = params.n_threads_batch = 2
+    params.type_k = params.type_v = 0  # GGML_TYPE_F32
+    params.flash_attn_type = 0
+    context = lib.llama_init_from_model(model, params)
+    batch = lib.llama_batch_init(len(ids), 0, 1)
+    try:
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
+            batch.seq_id[i][0] = 0
+        assert lib.llama_decode(context, batch) == 0
+        size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+        rows = [np.ctypeslib.as_array(lib.llama_get_logits_ith(context, i), (size,)).copy() for i in range(len(ids))]
+    finally:
+        lib.llama_batch_free(batch)
+        lib.llama_free(context)
+        lib.llama_model_free(model)
+    return np.stack(rows)
 
 
 def reference_logits(model: Any, ids: list[int]) -> np.ndarray:
@@ -51,30 +78,41 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=sorted(RECIPES))
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any]:
-    folder = tmp_path_factory.mktemp("tiny") / request.param
-    folder.mkdir()
-    return request.param, folder, make(request.param, folder)
+    """Recipe name, its folder, and the model as transformers has it."""
+    folder = tmp_path_factory.mktemp("model")
+    model = make(request.param, folder)
+    if RECIPES[request.param].window_lost:
+        # The known difference of llama.cpp, named exactly: it computes the model without a window.
+        model.config.sliding_window = None
+        for layer in model.model.layers:
+            layer.self_attn.sliding_window = None
+    return request.param, folder, model
 
 
 def test_every_family_has_a_tiny_model() -> None:
     assert {r.family for r in RECIPES.values()} == set(families.names())
 
 
-# Mean KL in nats: about three times what was measured, per encoding.
-BOUND = {"f32": 1e-6, "f16": 1e-4, "bf16": 1e-3, "q8_0": 1e-2}
+# Per encoding: mean KL in nats, and largest difference of a logit in standard deviations of the logits.
+# About three times the worst that was measured over all families.
+BOUND = {"f32": (6e-12, 8e-5), "f16": (5e-6, 5e-2), "bf16": (3e-4, 0.3), "q8_0": (4e-3, 1.0)}
+
+# ggml's CPU code takes GELU from a table of f16 values; nothing in the file can change that.
+GELU_BOUND = {"f32": (3e-8, 6e-3)}
 
 
 @pytest.mark.parametrize("encoding", sorted(BOUND))
 def test_logits_agree_with_transformers(tiny: tuple[str, Path, Any], encoding: str, tmp_path: Path) -> None:
+    """A short prompt, and one beyond the sliding window or the original context where there is one."""
     name, folder, reference = tiny
     recipe = RECIPES[name]
-    model = families.load_model(open_source(folder))
-    path = write(model, tmp_path / "model.gguf", encoding)
+    path = write(families.load_model(open_source(folder)), tmp_path / "model.gguf", encoding)
     ids = np.random.default_rng(1).integers(3, 400, recipe.long).tolist()
     for length in (8, recipe.long):
         theirs = reference_logits(reference, ids[:length])
-        ours = llama_logits(path, ids[:length])[:, : theirs.shape[1]]
-        same = kl(theirs, ours)[: recipe.exact]
-        worst = np.abs(theirs - ours)[: recipe.exact].max() / theirs.std()
-        print(f"MEASURE {name} {encoding} {length} kl={same.mean():.3g} max={worst:.3g}")
-        assert same.mean() < BOUND[encoding], (name, encoding, length)
+        ours = llama_logits(path, ids[:length])
+        assert ours.shape == theirs.shape
+        bound = (GELU_BOUND if recipe.family.startswith("gemma") else BOUND).get(encoding, BOUND[encoding])
+        mean, worst = kl(theirs, ours).mean(), np.abs(theirs - ours).max() / theirs.std()
+        print(f"MEASURE {name} {encoding} {length} kl={mean:.3g} max={worst:.3g}")
+        assert mean < bound[0] and worst < bound[1], (name, encoding, length, mean, worst)

@@ -36,8 +36,8 @@ class Recipe:
     values: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "spm"
     long: int = 160
-    exact: int | None = None
-    """Positions from which llama.cpp is known to differ, or None."""
+    window_lost: bool = False
+    """llama.cpp attends to everything where the model has a window: equal to the model without one."""
 
 
 LLAMA3_ROPE = {
@@ -80,7 +80,9 @@ RECIPES: dict[str, Recipe] = {
         {"sliding_window": None, "head_dim": 32, "num_attention_heads": 6},
         tokenizer="tekken",
     ),
-    "mistral-window": Recipe("mistral", "MistralForCausalLM", "MistralConfig", {"sliding_window": 64}, exact=64),
+    "mistral-window": Recipe(
+        "mistral", "MistralForCausalLM", "MistralConfig", {"sliding_window": 64}, window_lost=True
+    ),
     "qwen2": Recipe("qwen2", "Qwen2ForCausalLM", "Qwen2Config", tokenizer="qwen2"),
     "qwen2-yarn": Recipe(
         "qwen2",
@@ -116,7 +118,7 @@ RECIPES: dict[str, Recipe] = {
         },
     ),
     "phi3": Recipe("phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": None}),
-    "phi3-window": Recipe("phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": 64}, exact=64),
+    "phi3-window": Recipe("phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": 64}, window_lost=True),
     "phi4-mini": Recipe(
         "phi3",
         "Phi3ForCausalLM",
@@ -125,10 +127,11 @@ RECIPES: dict[str, Recipe] = {
             "sliding_window": None,
             "tie_word_embeddings": True,
             "partial_rotary_factor": 0.75,
-            "original_max_position_embeddings": 512,
+            "original_max_position_embeddings": 256,
             "rope_parameters": PHI_FACTORS | {"rope_theta": 10000.0, "partial_rotary_factor": 0.75},
         },
         tokenizer="gpt-4o",
+        long=300,
     ),
 }
 
