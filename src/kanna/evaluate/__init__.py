@@ -22,6 +22,7 @@ from kanna.evaluate.windows import Windows, cut, read_text
 from kanna.progress import Progress, Silent
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
+from kanna.sources import Source
 
 __all__ = ["EvaluateResult", "evaluate", "evaluate_many", "reference_gguf"]
 
@@ -63,7 +64,7 @@ class EvaluateResult:
 def evaluate(
     artefact: str | Path,
     *,
-    reference: str | Path,
+    reference: str | Path | Source,
     text: str | Path | None = None,
     windows: int | None = None,
     context: int = 512,
@@ -96,7 +97,7 @@ def evaluate(
 def evaluate_many(
     artefacts: Sequence[str | Path],
     *,
-    reference: str | Path,
+    reference: str | Path | Source,
     text: str | Path | None = None,
     windows: int | None = None,
     context: int = 512,

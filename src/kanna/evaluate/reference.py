@@ -9,14 +9,17 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from kanna import fetch
+from kanna.formats import gguf
 from kanna.progress import Progress
+from kanna.sources import Source, open_source
 
 # References are four bytes per weight: only the most recently used ones are kept.
 _KEEP = 4
 
 
 def reference_gguf(
-    source: str | Path, *, revision: str | None = None, offline: bool = False, progress: Progress | None = None
+    source: str | Path | Source, *, revision: str | None = None, offline: bool = False, progress: Progress | None = None
 ) -> Path:
     """Path of a GGUF with every weight of `source` in float32.
 
@@ -24,11 +27,10 @@ def reference_gguf(
     of the source, and used again. Multiplying in float16 costs a KL of about 4e-6 in llama.cpp, in bfloat16 2e-4:
     too much for a reference. Raises what `open_source` and `convert` raise.
     """
-    path = Path(source)
+    path = source.path if isinstance(source, Source) else Path(source)
     if path.suffix == ".gguf" and path.is_file() and _is_exact(path):
         return path
-    from kanna import __version__, fetch
-    from kanna.sources import open_source
+    from kanna import __version__
 
     found = open_source(source, revision=revision, offline=offline, progress=progress)
     key = hashlib.sha256(json.dumps([__version__, found.hashes()], sort_keys=True, default=str).encode()).hexdigest()
@@ -43,15 +45,13 @@ def reference_gguf(
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "reference.gguf"
-        convert(source, made, encoding="f32", revision=revision, offline=offline, progress=progress)
+        convert(found, made, encoding="f32", progress=progress)
         made.replace(final)
     _prune(folder, final)
     return final
 
 
 def _is_exact(path: Path) -> bool:
-    from kanna.formats import gguf
-
     return all(t.dtype in {"f32", "f16"} for t in gguf.read(path).tensors.values() if len(t.shape) > 1)
 
 

@@ -23,9 +23,9 @@ def half_width(window_means: NDArray[np.float64]) -> float | None:
     return float(t * window_means.std(ddof=1) / math.sqrt(count))
 
 
-def mean_ci(window_means: NDArray[np.float64], *, low: float = -math.inf, high: float = math.inf) -> (
-    tuple[float, tuple[float, float] | None]
-):
+def mean_ci(
+    window_means: NDArray[np.float64], *, low: float = -math.inf, high: float = math.inf
+) -> tuple[float, tuple[float, float] | None]:
     """Mean and its 95 % interval, cut to what the quantity can be."""
     mean, half = float(window_means.mean()), half_width(window_means)
     return mean, None if half is None else (max(low, mean - half), min(high, mean + half))

@@ -28,7 +28,9 @@ class LlamaEngine:
     generating (room for one row of logits only: with 262k tokens of vocabulary the difference is 0.5 GB).
     """
 
-    def __init__(self, lib: Any, path: Path, *, context: int, threads: int, gpu_layers: int | None) -> None:
+    def __init__(
+        self, lib: Any, path: Path, *, context: int, threads: int, gpu_layers: int | None, vocab_only: bool = False
+    ) -> None:
         self._lib, self.path, self.threads = lib, path, threads
         self._ctx: Any = None
         self._ctx_mode = ""
@@ -40,6 +42,7 @@ class LlamaEngine:
         params = lib.llama_model_default_params()
         if gpu_layers is not None:
             params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         self._model: Any = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise FormatError(

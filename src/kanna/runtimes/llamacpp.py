@@ -6,11 +6,15 @@ import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna.errors import FormatError, MissingError, UsageError
+from kanna.formats import gguf
 from kanna.hardware.cpu import cpu, default_threads
-from kanna.runtimes.base import Availability, Engine
+from kanna.runtimes.base import Availability
+
+if TYPE_CHECKING:
+    from kanna.runtimes._llama_engine import LlamaEngine
 
 INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
 
@@ -107,10 +111,22 @@ class LlamaCpp:
         )
 
     def open(
-        self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None
-    ) -> Engine:
-        """Load a GGUF. `context` in tokens (0: as trained); `threads` default: one per physical core;
-        `gpu_layers` None: llama.cpp's own choice. Raises MissingError, FormatError, UsageError."""
+        self,
+        path: str | Path,
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
+        vocab_only: bool = False,
+    ) -> LlamaEngine:
+        """Load a GGUF.
+
+        context:    in tokens; 0: as trained
+        threads:    None: one per physical core
+        gpu_layers: None: llama.cpp's own choice
+        vocab_only: load the tokenizer alone
+        Raises MissingError, FormatError, UsageError.
+        """
         path = Path(path)
         lib = library()
         if not path.is_file():
@@ -120,7 +136,14 @@ class LlamaCpp:
         check_header(path)
         from kanna.runtimes._llama_engine import LlamaEngine
 
-        return LlamaEngine(lib, path, context=context, threads=threads or default_threads(), gpu_layers=gpu_layers)
+        return LlamaEngine(
+            lib,
+            path,
+            context=context,
+            threads=threads or default_threads(),
+            gpu_layers=gpu_layers,
+            vocab_only=vocab_only,
+        )
 
 
 def check_header(path: Path) -> None:
@@ -129,10 +152,7 @@ def check_header(path: Path) -> None:
         magic = file.read(4)
     if magic != b"GGUF":
         raise FormatError(f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load")
-    if importlib.util.find_spec("kanna.formats.gguf") is not None:
-        from kanna.formats import gguf
-
-        gguf.read(path)
+    gguf.read(path)
 
 
 RUNTIME = LlamaCpp()

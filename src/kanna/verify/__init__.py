@@ -1,0 +1,134 @@
+"""The gate: an artefact is its source at its precision, in the real runtime, or it is not."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from kanna import families
+from kanna.errors import FormatError, KannaError, MissingError, UsageError
+from kanna.evaluate.reference import reference_gguf
+from kanna.formats import gguf
+from kanna.hardware.cpu import default_threads
+from kanna.model import Model, Tensor
+from kanna.progress import Progress, Silent
+from kanna.runtimes.llamacpp import RUNTIME
+from kanna.sources import Source, open_source
+from kanna.verify import parity, tensors, tokens
+from kanna.verify.types import Check, VerifyResult
+
+__all__ = ["Check", "VerifyResult", "verify"]
+
+_RUNTIME_CHECKS = ("tokenizer", "chat template", "end of turn", "logits, short prompt", "logits, long prompt")
+
+
+def verify(
+    source: str | Path | Source,
+    artefact: str | Path,
+    *,
+    threads: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> VerifyResult:
+    """Prove `artefact` (a GGUF, or a Hugging Face folder) against the source it was made from.
+
+    Checks: tensors present, tensor values, context, tokenizer ids, chat template, end of turn, logits on a short and
+    a long prompt. A check that cannot be made here has ok=None, and the result is `unprovable`. Raises SourceError
+    for a source that cannot be read, UsageError for an artefact that does not exist; what is wrong with the artefact
+    itself is a failed check.
+    """
+    begin = time.perf_counter()
+    artefact, bar = Path(artefact), progress or Silent()
+    if not artefact.exists():
+        raise UsageError(f"{artefact} does not exist", expected="a .gguf file or a Hugging Face folder")
+    opened = open_source(source, revision=revision, offline=offline, progress=progress)
+    model = families.load_model(opened)
+    checks: list[Check] = []
+    try:
+        found, metadata = _read(artefact)
+    except KannaError as error:
+        checks.append(Check(name="file", ok=False, detail=str(error)))
+    else:
+        checks += tensors.check(model.tensors, found, bar)
+        checks.append(_context(model, metadata))
+        if all(c.ok for c in checks):
+            checks += _in_runtime(opened, model, artefact, threads, bar)
+    return VerifyResult(source=opened.given, artefact=str(artefact), checks=checks, seconds=time.perf_counter() - begin)
+
+
+def _read(artefact: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors under GGUF names, and metadata values."""
+    if artefact.is_dir():
+        back = families.load_model(open_source(artefact))
+        return back.tensors, {k: v.value for k, v in back.metadata.items()}
+    file = gguf.read(artefact)
+    return file.tensors, {k: v.value for k, v in file.metadata.items()}
+
+
+def _context(model: Model, metadata: dict[str, Any]) -> Check:
+    """Architecture and every number the architecture is computed with are carried over."""
+    keys = [k for k in model.metadata if k == "general.architecture" or k.startswith(f"{model.family}.")]
+    wrong = [
+        f"{k} is {metadata.get(k, 'absent')}, not {model.metadata[k].value}"
+        for k in keys
+        if not _same(metadata.get(k), model.metadata[k].value)
+    ]
+    length = model.meta("{arch}.context_length")
+    return Check(
+        name="context and hyperparameters",
+        ok=not wrong,
+        detail="; ".join(wrong[:5]) or f"{len(keys)} keys equal; context of {length} tokens",
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return abs(a - b) <= 1e-6 * max(1.0, abs(b))
+    if hasattr(a, "__len__") and hasattr(b, "__len__") and not isinstance(a, str):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def _in_runtime(source: Source, model: Model, artefact: Path, threads: int | None, bar: Progress) -> list[Check]:
+    """The checks that need llama.cpp."""
+    here = RUNTIME.available()
+    if not here.ok:
+        why = f"llama.cpp is not here: {here.how_to_install}"
+        return [Check(name=name, ok=None, detail=why) for name in _RUNTIME_CHECKS]
+    try:
+        # A folder runs as the float32 GGUF that it makes: what is proved is its weights and its tokenizer.
+        runnable = reference_gguf(artefact, progress=bar) if artefact.is_dir() else artefact
+        with RUNTIME.open(runnable, threads=threads, context=1024, vocab_only=False) as engine:
+            checks = [
+                tokens.check_tokenizer(source, model, engine),
+                tokens.check_template(source, model, engine),
+                tokens.check_stop(source, model, engine),
+            ]
+            work = parity.prompts(engine, model)
+    except FormatError as error:
+        return [Check(name="loads in llama.cpp", ok=False, detail=error.found)]
+    return checks + _parity(source, model, runnable, work, threads, bar)
+
+
+def _parity(
+    source: Source, model: Model, runnable: Path, work: list[parity.Prompt], threads: int | None, bar: Progress
+) -> list[Check]:
+    try:
+        exact = reference_gguf(source, progress=bar)
+    except MissingError as error:
+        return [Check(name="logits", ok=None, detail=error.found)]
+    bar.start("verify logits", None, "prompts")
+    try:
+        context = max(len(p.ids) for p in work)
+        with (
+            RUNTIME.open(exact, threads=threads, context=context) as reference,
+            RUNTIME.open(runnable, threads=threads, context=context) as engine,
+        ):
+            bits = parity.bits_per_weight(runnable, model)
+            return parity.check(reference, engine, work, bits, threads or default_threads())
+    except KannaError as error:
+        return [Check(name="logits", ok=False, detail=error.found)]
+    finally:
+        bar.finish()

@@ -1,0 +1,102 @@
+"""Logits of an artefact against the source in float32, on a short and on a long prompt, in llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kanna.evaluate.divergence import compare
+from kanna.model import Model, num_weights
+from kanna.runtimes.base import Engine
+from kanna.verify.types import Check
+
+# Mean KL in nats that an artefact may cost, by bits per weight of the whole file. Far above what a right file of a
+# small model costs (the floor of activations quantized to 8 bits is 0.004; Q4_0 0.5, Q2_K 1.5 on 135M parameters),
+# far below what a wrong one does (a swapped norm, a lost permutation or a wrong rope: 2 to 12).
+_KL = ((15.0, 0.005), (7.5, 0.05), (5.5, 0.2), (4.25, 0.8), (3.0, 1.5), (2.0, 3.0), (0.0, 6.0))
+# From 8 bits on, positions that the reference decides clearly must be decided alike.
+_MARGIN = 0.5
+_AGREE = ((15.0, 0.99), (7.5, 0.97))
+_SHORT, _TAIL = 96, 96
+_LONGEST = 6144
+
+TEXT = (
+    "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes the same thin shaving from "
+    "every place that stands too high, and leaves what is low alone. A joiner who wants a flat board does not look at "
+    "the board as a whole. She works along the grain, listens to the iron, and stops when the sound is even. In 1861 "
+    "a carpenter in Kyoto wrote down what his master had told him about wood: it moves with the seasons, it remembers "
+    "the wind, and it forgives nobody who is in a hurry. Water boils at 100 degrees Celsius at sea level; the capital "
+    "of Japan is Tokyo, and before it was called Tokyo, the city was called Edo. "
+    "def shave(board, depth):\n    return [max(0, height - depth) for height in board]\n\n"
+    "Es war einmal ein Tischler, der hatte drei Söhne. 木を見て森を見ず。 Quien mucho abarca, poco aprieta. "
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Ids of a prompt, and from which position its logits are compared."""
+
+    name: str
+    ids: list[int]
+    first: int
+
+
+def bits_per_weight(path: Path, model: Model) -> float:
+    """Bits of the file per weight of its matrices; metadata and padding are nothing beside them."""
+    from kanna.formats import gguf
+
+    file = gguf.read(path)
+    return (
+        8 * sum(t.nbytes for t in file.tensors.values()) / max(1, sum(num_weights(t) for t in model.tensors.values()))
+    )
+
+
+def prompts(engine: Engine, model: Model) -> list[Prompt]:
+    """A short prompt, and a long one that goes beyond the sliding window where the model has one."""
+    window = int(model.meta("{arch}.attention.sliding_window") or 0)
+    trained = int(model.meta("{arch}.context_length") or 2048)
+    wanted = max(1024, window + window // 4 + _TAIL) if window < trained else 1024
+    length = max(_SHORT, min(wanted, trained, _LONGEST))
+    once = engine.tokenize(TEXT, add_bos=True)
+    # Repetition would let the model copy: the text is cut into sentences, taken in ever new order.
+    parts = [p + ". " for p in TEXT.split(". ")]
+    ids, turn = list(once), 0
+    while len(ids) < length:
+        turn += 1
+        shift = 1 + turn % (len(parts) - 1)
+        ids += engine.tokenize(f"\n{turn}. " + "".join(parts[shift::2] + parts[:shift:3]))
+    short = once[: min(_SHORT, trained)]
+    return [
+        Prompt(name="short", ids=short, first=0),
+        Prompt(name="long", ids=ids[:length], first=max(0, length - _TAIL)),
+    ]
+
+
+def check(reference: Engine, engine: Engine, work: Sequence[Prompt], bits: float, threads: int) -> list[Check]:
+    """One check per prompt: mean KL under the bound of these bits, and clear decisions alike."""
+    limit = next(kl for least, kl in _KL if bits >= least)
+    agree = next((share for least, share in _AGREE if bits >= least), None)
+    checks: list[Check] = []
+    for prompt in work:
+        base = reference.logits(prompt.ids, first=prompt.first, copy=False)
+        mine = engine.logits(prompt.ids, first=prompt.first, copy=False)
+        name = f"logits, {prompt.name} prompt"
+        if mine.shape != base.shape:
+            checks.append(Check(name=name, ok=False, detail=f"vocabulary {mine.shape[1]}, not {base.shape[1]}"))
+            continue
+        if not np.isfinite(mine).all():
+            checks.append(Check(name=name, ok=False, detail="not finite"))
+            continue
+        _, [scores] = compare(base, [mine], np.zeros(len(base), np.int64), threads=threads)
+        kl = float(scores.kl.mean())
+        two = np.partition(base, -2, axis=1)[:, -2:]
+        clear = (two[:, 1] - two[:, 0]) > _MARGIN
+        share = float(scores.top1[clear].mean()) if clear.any() else 1.0
+        ok = kl <= limit and (agree is None or share >= agree)
+        detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at {bits:.2f} bits"
+        detail += f"; top token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
+        checks.append(Check(name=name, ok=ok, detail=detail + (f" (at least {agree:.0%})" if agree else "")))
+    return checks

@@ -1,0 +1,232 @@
+"""Tokenizer, chat template and end-of-turn tokens of an artefact, against the source's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kanna.errors import FormatError, KannaError
+from kanna.model import Model
+from kanna.runtimes._chat import render
+from kanna.sources import Source
+from kanna.verify.types import Check
+
+if TYPE_CHECKING:
+    from kanna.runtimes._llama_engine import LlamaEngine
+
+# Where tokenizers go wrong: spaces, digits, case, contractions, scripts without spaces, combining marks, emoji
+# sequences, code, control characters, very long runs.
+CORPUS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "Hello,  world!   Three   spaces.\tA tab.\n\n\nThree lines.\r\nWindows.",
+    " leading space", "trailing space ", "", " ", "   ", "\n", "\n\n  \n",
+    "I'm, you're, he's, we've, they'll, I'd, DON'T, ’tis",
+    "1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x7fFF 1e-10 ½ ² ③ ٣",
+    "camelCase snake_case SCREAMING_CASE kebab-case http://example.com/a?b=c&d=%20#e user@mail.example",
+    "def f(x: int) -> str:\n    return f\"{x:>10}\" if x != 0 else ''\n\n\tfor i in range(10):\n\t\tprint(i)",
+    "#include <vector>\nint main() { std::vector<int> v{1,2,3}; return v[0]<<2 && !v.empty(); } // ok",
+    "SELECT * FROM t WHERE a >= 1 AND b LIKE '%x%'; <div class=\"a\">&nbsp;</div> {\"k\": [null, true]}",
+    "Größenmaßstäbe, cœur, naïve, Ångström, fiancée, İstanbul, ŁÓDŹ, ǅ",
+    "Съешь же ещё этих мягких французских булок, да выпей чаю.",
+    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία.",
+    "いろはにほへと ちりぬるを。カタカナと漢字、鉋で削る。",
+    "我能吞下玻璃而不伤身体。繁體字:龍龜。",
+    "키스의 고유조건은 입술끼리 만나야 하고",
+    "أبجد هوز حطي كلمن سعفص قرشت ثخذ ضظغ", "עטלף אבק נס דרך מזגן שהתפוצץ",
+    "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा", "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า", "ជាភាសាខ្មែរ",
+    "👍 👩‍👩‍👧‍👦 🏳️‍🌈 🇯🇵 👨🏽‍🚀 ☺️ 🫠", "e\u0301 a\u0308 n\u0303 \u1100\u1161 ﬁ Å",
+    "“quotes” ‘single’ — dash – en… ellipsis «guillemets» „low“", "∑∫√∞≠≤≥±×÷∂∇ α+β=γ ℝ ⊂ ℂ → ⇒",
+    "\u200b\u200d\ufeff\u00a0\u3000\u2028\x00\x07\x7f", "a" * 200, " " * 100, "=" * 80, "-----\n\n=====",
+    "?!?!?! ... !!!",
+)  # fmt: skip
+
+CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
+    ({"role": "user", "content": "Hello"},),
+    (
+        {"role": "user", "content": "What is 1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And <2+2>? \"quoted\" & 'so'\n```py\nx\n```"},
+    ),
+    ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "こんにちは 🙂"}),
+)
+
+
+def check_tokenizer(source: Source, model: Model, engine: LlamaEngine) -> Check:
+    """Ids of the artefact in llama.cpp equal those of the source's own tokenizer."""
+    if source.kind == "gguf":
+        return _same_as_gguf(source, engine)
+    try:
+        reference = _hf_tokenizer(source)
+    except ImportError as error:
+        return Check(name="tokenizer", ok=None, detail=f"the source's tokenizer cannot be run here: {error}")
+    wrong: list[str] = []
+    for text in _corpus(model):
+        wanted, got = reference(text), engine.tokenize(text, special=True)
+        if wanted != got:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got))
+            )
+            wrong.append(f"{text[:40]!r}: {wanted[at : at + 5]} became {got[at : at + 5]} at token {at}")
+    detail = "; ".join(wrong[:3]) or f"the same ids on {len(_corpus(model))} texts"
+    if wrong:
+        detail = f"{len(wrong)} of {len(_corpus(model))} texts differ: {detail}"
+    return Check(name="tokenizer", ok=not wrong, detail=detail)
+
+
+def _corpus(model: Model) -> list[str]:
+    """The corpus and one text with the special tokens that a conversation uses."""
+    return [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
+
+
+def _rendered(template: Any, bos: str, eos: str) -> list[str]:
+    if not isinstance(template, str):
+        return []
+    found: list[str] = []
+    for messages in CONVERSATIONS:
+        try:
+            found.append(render(template, messages, bos=bos, eos=eos))
+        except FormatError:
+            continue
+    return found
+
+
+def _hf_tokenizer(source: Source) -> Any:
+    """A function text → ids, without framing. Raises ImportError when it needs a package that is not here."""
+    if "tokenizer.json" in source.files:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(source.files["tokenizer.json"]))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ImportError("tokenizer.model needs transformers and sentencepiece: pip install 'kanna[torch]'") from None
+    slow = AutoTokenizer.from_pretrained(str(source.path), local_files_only=True, trust_remote_code=False)
+    return lambda text: slow.encode(text, add_special_tokens=False)
+
+
+def _same_as_gguf(source: Source, engine: LlamaEngine) -> Check:
+    """A GGUF source: its tokenizer arrays are carried over, and both files give the same ids."""
+    from kanna.formats import gguf
+    from kanna.runtimes.llamacpp import RUNTIME
+
+    assert source.gguf is not None
+    here = gguf.read(engine.path)
+    keys = [k for k in source.gguf.metadata if k.startswith("tokenizer.")]
+    differ = [k for k in keys if k not in here.metadata or not _equal(source.gguf.value(k), here.value(k))]
+    if differ:
+        return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(differ[:6])}")
+    with RUNTIME.open(source.path, vocab_only=True) as original:
+        wrong = [
+            t
+            for t in CORPUS
+            if original.tokenize(t, add_bos=True, special=True) != engine.tokenize(t, add_bos=True, special=True)
+        ]
+    detail = f"{len(keys)} keys equal, the same ids on {len(CORPUS)} texts"
+    return Check(
+        name="tokenizer", ok=not wrong, detail=f"{len(wrong)} texts differ: {wrong[0][:40]!r}" if wrong else detail
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, (str, int, float, bool)) or isinstance(b, (str, int, float, bool)):
+        return bool(a == b)
+    return len(a) == len(b) and all(x == y for x, y in zip(a, b, strict=True))
+
+
+def source_template(source: Source, model: Model) -> str | None:
+    """The chat template as the source has it, read from its own files."""
+    if source.kind == "gguf":
+        assert source.gguf is not None
+        return source.gguf.value("tokenizer.chat_template")
+    if (text := source.text("chat_template.jinja")) is not None:
+        return text
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found = (source.json(name) or {}).get("chat_template")
+        if isinstance(found, str):
+            return found
+        if isinstance(found, list):
+            named = {t.get("name"): t.get("template") for t in found}
+            return named.get("default") or next(iter(named.values()), None)
+    return None
+
+
+def check_template(source: Source, model: Model, engine: LlamaEngine) -> Check:
+    """Conversations come out the same from the source's template and from the one in the artefact."""
+    wanted = source_template(source, model)
+    if not wanted:
+        if engine.chat_template:
+            return Check(name="chat template", ok=False, detail="the artefact carries one, the source does not")
+        return Check(name="chat template", ok=True, detail="neither has one")
+    if not engine.chat_template:
+        return Check(name="chat template", ok=False, detail="lost: the source has one, the artefact does not")
+    bos, eos = (_text(engine, t) for t in (engine.bos, engine.eos))
+    rendered, failed = 0, ""
+    for messages in CONVERSATIONS:
+        for prompt in (True, False):
+            outcomes: list[str] = []
+            for template in (wanted, engine.chat_template):
+                try:
+                    outcomes.append(render(template, messages, bos=bos, eos=eos, add_generation_prompt=prompt))
+                    rendered += 1
+                except FormatError as error:
+                    outcomes.append(f"\0{error.found}")
+                    failed = error.found
+            if outcomes[0] != outcomes[1]:
+                return Check(name="chat template", ok=False, detail=f"{outcomes[0]!r} became {outcomes[1]!r}"[:400])
+    if not rendered:
+        return Check(name="chat template", ok=False, detail=f"renders no conversation: {failed}")
+    return Check(name="chat template", ok=True, detail=f"renders equal, {rendered // 2} conversations")
+
+
+def _text(engine: LlamaEngine, token: int | None) -> str:
+    return "" if token is None else engine.detokenize([token], special=True)
+
+
+def source_stops(source: Source, model: Model) -> set[int]:
+    """Ids that end a generation by the source's own account: config, generation config, tokenizer config."""
+    found: set[int] = set()
+    if source.kind == "gguf":
+        keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+        return {int(v) for k in keys if (v := model.meta(k)) is not None}
+    for data in (source.config, source.json("generation_config.json") or {}):
+        value = data.get("eos_token_id")
+        found |= {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
+    settings = source.json("tokenizer_config.json") or {}
+    token = settings.get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    tokens: Sequence[str] = model.meta("tokenizer.ggml.tokens") or []
+    if isinstance(token, str) and token:
+        found |= {i for i, t in enumerate(tokens) if t == token}
+    return {i for i in found if 0 <= i < len(tokens)}
+
+
+def check_stop(source: Source, model: Model, engine: LlamaEngine) -> Check:
+    """Every token that ends a turn for the source ends a generation in llama.cpp, and a greedy answer shows it."""
+    from kanna.generate import chat_ids
+
+    wanted = source_stops(source, model)
+    lost = sorted(i for i in wanted if not engine.eog(i))
+    if lost:
+        names = ", ".join(f"{i} {json.dumps(_text(engine, i))}" for i in lost)
+        return Check(name="end of turn", ok=False, detail=f"llama.cpp does not stop at {names}")
+    if not wanted:
+        return Check(
+            name="end of turn", ok=not engine.chat_template, detail="the source names no end-of-sequence token"
+        )
+    names = ", ".join(json.dumps(_text(engine, i)) for i in sorted(wanted))
+    if not engine.chat_template:
+        return Check(name="end of turn", ok=True, detail=f"stops at {names}")
+    try:
+        ids = chat_ids(engine, [{"role": "user", "content": "Say hi."}])
+        for _ in engine.generate(ids, max_tokens=48):
+            pass
+    except KannaError as error:
+        return Check(name="end of turn", ok=False, detail=f"a conversation fails: {error.found}")
+    ended = (
+        f"an answer ended after {engine.last.tokens} tokens" if engine.last.reason == "eog" else "no answer ended in 48"
+    )
+    return Check(name="end of turn", ok=True, detail=f"stops at {names}; {ended}")
