@@ -42,33 +42,35 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import number, table
     from kanna.units import format_size
 
-    limit = f" in {format_size(data['memory'])}" if data.get("memory") else ""
-    rows = table(
-        "", "preset", "file>", "bits>", "class", "memory>", "= weights>", "+ cache>", "+ buffers>", "tok/s>", "use"
+    common = data["rows"][0]
+    screen.print(
+        f"In {format_size(data['memory'])} at {data['context']:,} tokens of context. Memory is weights "
+        f"+ {format_size(common['kv_bytes'])} of cache + {format_size(common['buffer_bytes'])} of buffers; "
+        "tokens/s are estimated.",
+        style="bold cyan",
     )
+    rows = table("", "preset", "file>", "bits>", "nominal>", "class", "memory>", "tok/s>", "use")
     for row in data["rows"]:
-        best = row["preset"] == data.get("recommended")
-        fits = row.get("fits")
-        style = "bold green" if best else None if fits is None or fits else "dim"
+        best = row["preset"] == data["recommended"]
+        substituted = abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
         rows.add_row(
-            "★" if best else "" if fits is None else "✓" if fits else "✗",
+            "★" if best else "✓" if row["fits"] else "✗",
             row["preset"],
             format_size(row["file_bytes"]),
             f"{row['bits_per_weight']:.2f}",
-            str(row.get("precision_class", "")).split(" (")[0],
+            f"{row['nominal_bits']:.2f}" if substituted else "",
+            row["precision_class"].split(" (")[0],
             format_size(row["memory_bytes"]),
-            format_size(row["weight_bytes"]),
-            format_size(row["kv_bytes"]),
-            format_size(row["buffer_bytes"]),
-            number(row.get("tokens_per_second"), 0),
-            row.get("use_case", ""),
-            style=style,
+            number(row["tokens_per_second"], 0),
+            row["use_case"],
+            style="bold green" if best else None if row["fits"] else "dim",
         )
-    screen.print(f"What fits{limit} at {data.get('context', 0):,} tokens of context", style="bold cyan")
     screen.print(rows)
-    for note in data.get("notes", []):
+    if any(row["substitutions"] for row in data["rows"]):
+        screen.print("Nominal: bits the preset means, where its encodings do not fit the width of this model's rows.")
+    for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
-    if data.get("recommended"):
+    if data["recommended"]:
         screen.print(f"Recommended: {data['recommended']}", style="bold green")
     else:
         screen.print("Nothing fits: raise --memory, lower --context, or take a smaller model.", style="bold red")

@@ -1,0 +1,52 @@
+"""`import kanna` and `kanna --help` are quick, and load nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "llama_cpp", "rich", "pydantic", "huggingface_hub", "tokenizers", "jinja2")
+
+MEASURE = """
+import json, sys, time
+began = time.perf_counter()
+{work}
+seconds = time.perf_counter() - began
+print(json.dumps([seconds, [m for m in {heavy!r} if m in sys.modules]]))
+"""
+
+HELP = """
+import kanna.cli.main, contextlib, io
+with contextlib.redirect_stdout(io.StringIO()):
+    kanna.cli.main.cli(["--help"], standalone_mode=False)
+"""
+
+
+def measured(work: str) -> tuple[float, list[str]]:
+    """Least seconds of three runs, each in a fresh interpreter, and the heavy modules it loaded."""
+    import json
+
+    code = MEASURE.format(work=work.strip(), heavy=HEAVY)
+    runs = [
+        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    return min(r[0] for r in runs), runs[0][1]
+
+
+def test_import_is_light() -> None:
+    seconds, heavy = measured("import kanna")
+    assert heavy == []
+    assert seconds < 0.2
+
+
+def test_help_is_light() -> None:
+    seconds, heavy = measured(HELP)
+    assert heavy == []
+    assert seconds < 0.3
+
+
+def test_modules_do_not_hide_verbs() -> None:
+    """`kanna.convert` stays the function after the module of that name was imported."""
+    code = "import kanna.convert, kanna.inspect, kanna; assert callable(kanna.convert) and callable(kanna.inspect)"
+    subprocess.run([sys.executable, "-c", code], check=True)
