@@ -89,8 +89,9 @@ def _steps(node: Any) -> list[str]:
         return [_GPT2 if node.get("use_regex", True) else _BYTES]
     if kind == "Digits" and node.get("individual_digits"):
         return ["digits"]
-    if kind == "Split" and not node.get("invert"):
-        pattern = node.get("pattern", {})
-        if "Regex" in pattern and node.get("behavior") == "Isolated":
-            return [f"split:{pattern['Regex']}"]
+    # Keeping every match apart, or removing all but the matches: the same pieces, since the known
+    # patterns match every character of a text.
+    apart = (node.get("behavior"), bool(node.get("invert"))) in (("Isolated", False), ("Removed", True))
+    if kind == "Split" and apart and "Regex" in (pattern := node.get("pattern", {})):
+        return [f"split:{pattern['Regex']}"]
     return [json.dumps(node, ensure_ascii=False, sort_keys=True)]

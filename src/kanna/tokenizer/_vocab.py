@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -113,8 +114,8 @@ def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | 
     texts = place(_entries(model, added), rows, surplus)
     tokens, types = _finish(texts)
     rank: dict[str, int] = {}
-    for merge in _merge_pairs(model):
-        rank.setdefault(merge[0] + merge[1], len(rank))
+    for left, right in _merge_pairs(model):
+        rank.setdefault(left + right, len(rank))
     scores = [UNUSED_SCORE if texts[i] is None else -float(rank.get(t, len(rank))) for i, t in enumerate(tokens)]
     unknown = model.get("unk_token")
     for i, text in enumerate(texts):
@@ -174,25 +175,24 @@ def _unique(tokens: list[str]) -> None:
         seen.add(text)
 
 
-def _merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for merge in model.get("merges") or []:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        pairs.append((left, right))
-    return pairs
+def _merge_pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Both spellings: `"left right"`, and `["left", "right"]` since parts may hold spaces."""
+    try:
+        for merge in model.get("merges") or []:
+            left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+            yield left, right
+    except (TypeError, ValueError) as error:
+        raise SourceError("tokenizer.json has a merge that is not a pair", todo="fetch it again") from error
 
 
 def _merges(model: dict[str, Any]) -> list[str]:
     """Merges as `left right`; a space inside a part is written as the byte alphabet writes it."""
-    try:
-        pairs = _merge_pairs(model)
-    except ValueError as error:
-        raise SourceError("tokenizer.json has a merge that is not a pair", todo="fetch it again") from error
-    if not pairs:
+    merges = [f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}" for a, b in _merge_pairs(model)]
+    if not merges:
         raise UnsupportedError(
             "tokenizer.json has no merges", expected="BPE merges", todo="give the model's own tokenizer"
         )
-    return [f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}" for a, b in pairs]
+    return merges
 
 
 def _space_prefix(tok: dict[str, Any]) -> bool:
