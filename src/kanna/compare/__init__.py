@@ -53,6 +53,7 @@ def compare(
     model = families.load_model(opened)
     baseline = steps.baseline(opened)
     name = steps.base_name(opened)
+    out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     hashes = opened.hashes(bar)
     for preset in [baseline, *[p for p in chosen if p != baseline]]:
