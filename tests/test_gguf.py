@@ -240,7 +240,7 @@ def test_interrupt_leaves_nothing(tiny_gguf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_signals_during_convert(sent: signal.Signals, smollm2: Path, tmp_path: Path) -> None:
+def test_signals_during_convert(sent: signal.Signals, tiny_gguf: Path, tmp_path: Path) -> None:
     """Ctrl-C leaves nothing, kill -9 at most a partial; the same command then gives the same bytes."""
     out = tmp_path / "o.gguf"
     command = [
@@ -248,11 +248,11 @@ def test_signals_during_convert(sent: signal.Signals, smollm2: Path, tmp_path: P
         "-m",
         "kanna",
         "convert",
-        str(smollm2),
+        str(tiny_gguf),
         "-o",
         str(out),
         "--encoding",
-        "iq4_xs",
+        "iq3_s",
         "--quiet",
     ]
     process = subprocess.Popen([*command, "--threads", "1"], stderr=subprocess.PIPE)
@@ -268,7 +268,7 @@ def test_signals_during_convert(sent: signal.Signals, smollm2: Path, tmp_path: P
     assert "Traceback" not in stderr
     subprocess.run(command, check=True)
     assert not partial.exists()
-    again = kanna.convert(smollm2, tmp_path / "again.gguf", encoding="q4_k").paths[0]
+    again = kanna.convert(tiny_gguf, tmp_path / "again.gguf", encoding="iq3_s").paths[0]
     assert digest(again) == digest(out)
 
 
