@@ -24,6 +24,7 @@ def row(name: str, role: str = "candidate", **given: Any) -> dict[str, Any]:
         "name": name, "role": role, "preset": name, "path": None, "file": None, "file_bytes": None, "gate": None,
         "bits_per_weight": None, "nominal_bits": None, "precision_class": "", "kl_mean": None, "kl_mean_ci": None,
         "kl_median": None, "kl_p99": None, "kl_p999": None, "top1": None, "perplexity": None, "perplexity_ci": None,
+        "perplexity_ratio": None, "perplexity_ratio_ci": None,
         "load_s": None, "peak_bytes": None, "ttft_s": None, "prompt_tps": None, "gen_tps": None, "speedup": None,
         "less_memory": None, "checks": [], "substitutions": [], "tensors": [], "notes": [], "command": "",
     }  # fmt: skip
@@ -36,7 +37,8 @@ def artefact(name: str, size: float, kl: float, speed: float, role: str = "candi
         name, role, path=f"/out/tiny-{name}.gguf", file=f"tiny-{name}.gguf", file_bytes=int(size * 1e6), gate="proved",
         bits_per_weight=bits, nominal_bits=bits - 0.3, precision_class="low (3–4 bit)", kl_mean=kl,
         kl_mean_ci=[kl * 0.95, kl * 1.05], kl_median=kl / 2, kl_p99=kl * 9, kl_p999=kl * 30, top1=0.93, perplexity=18.5,
-        perplexity_ci=[18.1, 18.9], load_s=0.11, peak_bytes=int(size * 1.3e6), ttft_s=0.05, prompt_tps=410.0,
+        perplexity_ci=[18.1, 18.9], perplexity_ratio=1.02, perplexity_ratio_ci=[1.01, 1.03],
+        load_s=0.11, peak_bytes=int(size * 1.3e6), ttft_s=0.05, prompt_tps=410.0,
         gen_tps=speed, speedup=speed / 40, less_memory=0.4, command=f"kanna convert tiny -o tiny-{name}.gguf",
         checks=[{"name": "tensors", "ok": True, "detail": "290 of 290"}],
         substitutions=[{"name": "blk.0.attn_q.weight", "wanted": "q4_k", "got": "q5_0", "reason": "576 columns"}],

@@ -160,11 +160,12 @@ def number(value: Any, digits: int = 2, none: str = "–") -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people: `0.4 s`, `2 min 05 s`, `1 h 02 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 class Bars:

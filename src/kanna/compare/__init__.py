@@ -27,7 +27,7 @@ def compare(
     text: str | Path | None = None,
     windows: int | None = None,
     imatrix: str | Path | None = None,
-    repeat: int = 3,
+    repeat: int = steps.REPEAT,
     threads: int | None = None,
     overwrite: bool = False,
     revision: str | None = None,
@@ -80,7 +80,7 @@ def compare(
         recommended=recommend(rows),
         evaluation=evaluation,
         environment=steps.environment(threads),
-        command=steps.command(source, chosen, out, text, windows, imatrix, revision),
+        command=steps.command(source, chosen, out, text, windows, imatrix, revision, repeat),
         notes=notes,
         report=str(out / "report.html"),
     )

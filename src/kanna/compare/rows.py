@@ -48,6 +48,8 @@ class Row:
     top1_ci: Sequence[float] | None = None
     perplexity: float | None = None
     perplexity_ci: Sequence[float] | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_ci: Sequence[float] | None = None
     load_s: float | None = None
     peak_bytes: int | None = None
     ttft_s: float | None = None

@@ -155,7 +155,13 @@ def measure_quality(
     }
 
 
-QUALITY = ("kl_mean", "kl_mean_ci", "kl_median", "kl_p99", "kl_p999", "top1", "top1_ci", "perplexity", "perplexity_ci")
+REPEAT = 3
+"""Rounds of the speed test, unless the user says otherwise."""
+
+QUALITY = (
+    "kl_mean", "kl_mean_ci", "kl_median", "kl_p99", "kl_p999", "top1", "top1_ci", "perplexity", "perplexity_ci",
+    "perplexity_ratio", "perplexity_ratio_ci",
+)  # fmt: skip
 SPEED = ("load_s", "peak_bytes", "ttft_s", "prompt_tps", "gen_tps")
 
 
@@ -213,6 +219,10 @@ def floor(
     return row
 
 
+PUBLISHED = {"builtin:smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Where the embedded models were published."""
+
+
 def describe(source: Source, model: Model) -> dict[str, Any]:
     """What the report and the cards say of the source."""
     from kanna.inspect import inspect
@@ -220,6 +230,7 @@ def describe(source: Source, model: Model) -> dict[str, Any]:
     found = inspect(source)
     base = source.given if re.fullmatch(r"[\w.-]+/[\w.-]+", source.given) and not Path(source.given).exists() else None
     base = base or model.meta("general.base_model.0.repo_url") or model.meta("general.repo_url")
+    base = base or PUBLISHED.get(source.given)
     languages = model.meta("general.languages")
     return {
         "name": source.given,
@@ -270,10 +281,12 @@ def command(
     windows: int | None,
     imatrix: str | Path | None,
     revision: str | None,
+    repeat: int,
 ) -> str:
     """The command line that makes the same comparison again."""
     parts = ["kanna", "compare", str(source), "--presets", ",".join(presets), "-o", str(out)]
-    for option, value in (("--text", text), ("--windows", windows), ("--imatrix", imatrix), ("--revision", revision)):
+    given = {"--text": text, "--windows": windows, "--imatrix": imatrix, "--revision": revision}
+    for option, value in (given | {"--repeat": None if repeat == REPEAT else repeat}).items():
         if value is not None:
             parts += [option, str(value)]
     return shlex.join(parts)

@@ -15,7 +15,7 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     own = next((r for r in rows if r["name"] == name), None)
     title = data["name"] + (f" {own['name']}" if own else "")
     parts = [_front_matter(data), f"# {title} GGUF\n", _lead(data, own)]
-    parts += [f"> **Note.** {note}\n" for note in data["notes"]]
+    parts += [f"> **Note.** {note[:1].upper() + note[1:]}.\n" for note in data["notes"]]
     parts.append(_numbers(data, rows, own))
     parts.append(_run(data, own or next((r for r in rows if r["name"] == data["recommended"]["name"]), rows[0])))
     parts.append(_provenance(data, own))

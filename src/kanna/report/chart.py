@@ -72,7 +72,7 @@ def chart(data: dict[str, Any]) -> str:
     for power in range(low, high + 1):
         at = y(10.0**power)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}", "tick", "end"))
+        parts.append(_text(LEFT - 8, at + 4, _power(power), "tick", "end"))
     centre, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     parts.append(_text(centre, HEIGHT - BOTTOM + 38, "file size, MB (left is smaller)", "axis", "middle"))
     parts.append(
@@ -124,6 +124,13 @@ def colour(share: float) -> str:
     index = min(int(at), len(_STOPS) - 2)
     mixed = (a + (b - a) * (at - index) for a, b in zip(_STOPS[index], _STOPS[index + 1], strict=True))
     return "#" + "".join(f"{round(v):02x}" for v in mixed)
+
+
+def _power(power: int) -> str:
+    """A power of ten as people write it."""
+    if power >= -3:
+        return f"{10.0**power:g}"
+    return "10⁻" + str(-power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _linear_ticks(start: float, stop: float) -> list[float]:

@@ -35,7 +35,7 @@ def html_page(data: dict[str, Any]) -> str:
 <p class="muted">{_subtitle(data)}</p>
 </header>
 <main>
-{"".join(f'<p class="note" role="note">{escape(n)}</p>' for n in data["notes"])}
+{"".join(f'<p class="note" role="note">{escape(n[:1].upper() + n[1:])}</p>' for n in data["notes"])}
 {chart(data)}
 {_pick(data)}
 <h2>Measured</h2>
@@ -103,7 +103,8 @@ def _tables(data: dict[str, Any]) -> str:
                 _num(row["kl_median"], 5),
                 _num(row["kl_p99"], 4),
                 _num(row["top1"], 1, scale=100, unit=" %"),
-                _with_ci(row, "perplexity", 2),
+                _num(row["perplexity"], 2),
+                _with_ci(row, "perplexity_ratio", 3),
                 f'<span class="{kind}">{words}</span>',
             )
         )
@@ -209,4 +210,6 @@ def _with_ci(row: dict[str, Any], name: str, digits: int) -> str:
     if value is None or not interval:
         return _num(value, digits)
     half = (interval[1] - interval[0]) / 2
+    if 0 < value < 10**-digits * 5:
+        return f'{value:.1e} <span class="muted">± {half:.0e}</span>'
     return f'{value:.{digits}f} <span class="muted">± {half:.{digits}f}</span>'

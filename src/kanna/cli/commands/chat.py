@@ -36,7 +36,7 @@ def COMMAND(terminal: Terminal, model: Path, system: str | None, **choices: Any)
     while True:
         if asks:
             click.secho("> ", err=True, fg="cyan", bold=True, nl=False)
-        line = click.get_text_stream("stdin").readline()
+        line = sys.stdin.readline()
         if not line.strip():
             break
         messages.append({"role": "user", "content": line.rstrip("\n")})

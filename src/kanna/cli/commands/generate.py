@@ -44,7 +44,7 @@ def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> Non
     from kanna.generate import generate
 
     if prompt == "-":
-        prompt = click.get_text_stream("stdin").read()
+        prompt = sys.stdin.read()
     began = time.perf_counter()
     pieces: list[str] = []
     live = not terminal.settings.json
