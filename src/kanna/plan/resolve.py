@@ -59,7 +59,10 @@ def resolve(
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
         raise PlanError("give one of a preset, an encoding and a plan")
-    plan = plan or Plan(name=preset or encoding or "", preset=preset, encoding=encoding)
+    if plan is None:
+        preset = presets.get(preset).name if preset else None
+        encoding = encodings.get(encoding).name if encoding else None
+        plan = Plan(name=preset or encoding or "", preset=preset, encoding=encoding)
     if plan.preset is None and plan.encoding is None:
         plan = plan.model_copy(update={"preset": "Q8_0"})
     chosen = presets.get(plan.preset) if plan.preset else None
