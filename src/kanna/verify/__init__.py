@@ -15,7 +15,7 @@ from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source, open_source
-from kanna.verify import parity, tensors, tokens
+from kanna.verify import independent, parity, tensors, tokens
 from kanna.verify.types import Check, VerifyResult
 
 __all__ = ["Check", "VerifyResult", "verify"]
@@ -127,7 +127,10 @@ def _parity(
             RUNTIME.open(runnable, threads=threads, context=context) as engine,
         ):
             bits = parity.bits_per_weight(runnable, model)
-            return parity.check(reference, engine, work, bits, threads or default_threads())
+            checks = parity.check(reference, engine, work, bits, threads or default_threads())
+        # The context decides which rope factors llama.cpp takes; transformers goes by the length of the text.
+        with RUNTIME.open(exact, threads=threads, context=256) as reference:
+            return checks + independent.check(source, model, reference, work[0].ids)
     except KannaError as error:
         return [Check(name="logits", ok=False, detail=error.found)]
     finally:
