@@ -1,0 +1,147 @@
+"""The comparison: its pick from hand-made rows, and all of it on a real tiny model in llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import kanna
+from kanna.cli.main import cli
+from kanna.compare import Row, recommend, steps
+from kanna.errors import PlanError
+from kanna.sources import Source
+
+
+def row(name: str, megabytes: float, kl: float | None, gate: str = "proved", role: str = "candidate") -> Row:
+    return Row(name=name, role=role, file_bytes=int(megabytes * 1e6), kl_mean=kl, gate=gate, top1=0.9)
+
+
+SMALL = [
+    row("BF16", 270, 1e-4, role="baseline"),
+    row("Q8_0", 145, 0.003),
+    row("Q6_K", 112, 0.006),
+    row("Q4_K_M", 84, 0.045),
+    row("Q3_K_M", 68, 0.20),
+    row("Q2_K", 55, 0.8),
+]
+
+
+def test_pick_is_the_knee() -> None:
+    pick = recommend(SMALL)
+    assert pick["name"] == "Q4_K_M"
+    assert "Q3_K_M is 19% smaller" in pick["why"] and "Q6_K is 33% larger" in pick["why"]
+    assert "0.0025 nats" in pick["rule"]
+
+
+def test_pick_does_not_depend_on_what_else_was_compared() -> None:
+    for absent in ("Q8_0", "Q2_K", "Q3_K_M"):
+        assert recommend([r for r in SMALL if r.name != absent])["name"] == "Q4_K_M"
+
+
+def test_failed_and_unmeasured_artefacts_are_not_picked() -> None:
+    assert recommend([row("Q8_0", 145, 0.003), row("Q4_K_M", 84, 0.04, gate="failed")])["name"] == "Q8_0"
+    assert recommend([row("Q8_0", 145, None)])["name"] == ""
+    assert recommend([])["name"] == ""
+    unproved = recommend([row("Q8_0", 145, 0.003, gate="unprovable")])
+    assert unproved["name"] == "Q8_0" and "could not be run here" in unproved["why"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("builtin:smollm2-135m", "smollm2-135m"),
+        ("HuggingFaceTB/SmolLM2-135M", "SmolLM2-135M"),
+        ("/models/My Model/", "My-Model"),
+        ("x/gemma-3-270m.Q4_K_M.gguf", "gemma-3-270m"),
+        ("Phi-4-BF16-00001-of-00002.gguf", "Phi-4"),
+        ("qwen2.5-0.5b-instruct-fp16.gguf", "qwen2.5-0.5b-instruct"),
+    ],
+)
+def test_names_of_artefacts(given: str, wanted: str, tmp_path: Path) -> None:
+    assert steps.base_name(Source(kind="gguf", path=tmp_path, name="n", given=given, tensors={})) == wanted
+
+
+def test_command_repeats_the_comparison() -> None:
+    said = steps.command("a model", ["Q8_0"], Path("out"), "t.txt", 4, None, None, 3)
+    assert said == "kanna compare 'a model' --presets Q8_0 -o out --text t.txt --windows 4"
+
+
+def test_unknown_preset_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="Q4_K_N"):
+        kanna.compare("nowhere", presets=["Q4_K_N"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """A tiny model, the folder of its comparison, and what `--json` printed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("llama_cpp")
+    import tiny_models
+
+    home = tmp_path_factory.mktemp("compare")
+    tiny_models.make("llama", home / "tiny")
+    (home / "text.txt").write_text(tiny_models.TEXT * 60, encoding="utf-8")
+    run = CliRunner().invoke(cli, words(home))
+    assert run.exit_code == 0, run.stderr
+    return home / "tiny", home / "out", json.loads(run.stdout)
+
+
+def words(home: Path) -> list[str]:
+    return [
+        "compare", str(home / "tiny"), "--presets", "Q8_0,Q4_K_M,Q2_K", "-o", str(home / "out"), "--text",
+        str(home / "text.txt"), "--windows", "3", "--repeat", "1", "--threads", "2", "--json", "--quiet",
+    ]  # fmt: skip
+
+
+def test_rows_are_measured(compared: tuple[Path, Path, dict[str, Any]]) -> None:
+    rows = compared[2]["rows"]
+    assert [r["name"] for r in rows] == ["F16", "floor", "Q8_0", "Q4_K_M", "Q2_K"]
+    made = [r for r in rows if r["role"] != "floor"]
+    sizes = [r["file_bytes"] for r in made]
+    assert sizes == sorted(sizes, reverse=True)
+    divergences = [r["kl_mean"] for r in made]
+    assert divergences == sorted(divergences) and all(math.isfinite(k) for k in divergences)
+    assert all(r["gate"] == "proved" for r in made), [(r["name"], r["checks"]) for r in made]
+    assert all(r["gen_tps"] > 0 and r["peak_bytes"] > 0 for r in made)
+    assert made[0]["speedup"] == 1 and made[0]["less_memory"] == 0
+    assert all(len(r["tensors"]) == len(made[0]["tensors"]) for r in made)
+
+
+def test_files_are_there(compared: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, out, data = compared
+    names = {p.name for p in out.iterdir()}
+    assert {"report.html", "report.json", "README.md", "tiny-Q4_K_M.gguf", "tiny-Q4_K_M.md"} <= names
+    assert json.loads((out / "report.json").read_text()) == data
+    assert data["recommended"]["name"] in (out / "README.md").read_text()
+    assert "kanna compare" in (out / "report.html").read_text()
+
+
+def test_second_run_keeps_what_is_there(compared: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, out, _ = compared
+    artefacts = sorted(out.glob("*.gguf"))
+    before = [p.stat().st_mtime_ns for p in artefacts]
+    (out / "tiny-Q2_K.gguf").write_bytes(b"GGUF, but broken")
+    run = CliRunner().invoke(cli, words(out.parent))
+    assert run.exit_code == 0, run.stderr
+    after = [p.stat().st_mtime_ns for p in artefacts]
+    changed = [p.name for p, a, b in zip(artefacts, before, after, strict=True) if a != b]
+    assert changed == ["tiny-Q2_K.gguf"]
+    assert [r["reused"] for r in json.loads(run.stdout)["rows"]] == [True, False, True, True, False]
+
+
+def test_table_for_people(compared: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanna.cli.commands import compare as command
+    from kanna.cli.ui import console
+
+    monkeypatch.setenv("COLUMNS", "200")
+    screen = console()
+    with screen.capture() as seen:
+        command._draw(screen, compared[2])
+    assert "Q4_K_M" in seen.get() and "report.html" in seen.get() and "Recommended" in seen.get()
