@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import RECIPES, make
+from tiny_models import RECIPES, TEXT, make
 
 from kanna import encodings, families
 from kanna.formats import gguf
@@ -116,3 +117,32 @@ def test_logits_agree_with_transformers(tiny: tuple[str, Path, Any], encoding: s
         mean, worst = kl(theirs, ours).mean(), np.abs(theirs - ours).max() / theirs.std()
         print(f"MEASURE {name} {encoding} {length} kl={mean:.3g} max={worst:.3g}")
         assert mean < bound[0] and worst < bound[1], (name, encoding, length, mean, worst)
+
+
+def test_back_to_hugging_face(tiny: tuple[str, Path, Any], tmp_path: Path) -> None:
+    """A GGUF written as a folder again is the same model to transformers, tokenizer included."""
+    import transformers
+
+    from kanna.formats import safetensors
+
+    name, folder, reference = tiny
+    path = write(families.load_model(open_source(folder)), tmp_path / "model.gguf", "f32")
+    config, tensors, files = families.to_hf(families.load_model(open_source(path)))
+    plans = [TensorPlan(name=n, tensor=t, encoding=encodings.get("f32")) for n, t in tensors.items()]
+    files["config.json"] = json.dumps(config).encode()
+    safetensors.write_folder(tmp_path / "hf", tensors=plans, files=files)
+    auto = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "hf", dtype="float32", attn_implementation="eager"
+    )
+    ids = np.random.default_rng(1).integers(3, 400, RECIPES[name].long).tolist()
+    if RECIPES[name].window_lost:
+        ids = ids[:32]
+    difference = np.abs(reference_logits(auto, ids) - reference_logits(reference, ids)).max()
+    assert difference < 1e-4, difference
+    theirs, ours = (transformers.AutoTokenizer.from_pretrained(f) for f in (folder, tmp_path / "hf"))
+    for text in (TEXT, "a  b\n\n12 é 🙂", "<|im_start|>user\nhi<|im_end|>\n"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+    messages = [{"role": "user", "content": "hi"}]
+    assert ours.apply_chat_template(messages, tokenize=False) == theirs.apply_chat_template(messages, tokenize=False)
+    again = families.load_model(open_source(tmp_path / "hf"))
+    assert list(again.tensors) == list(families.load_model(open_source(folder)).tensors)

@@ -77,7 +77,7 @@ RECIPES: dict[str, Recipe] = {
         "mistral",
         "MistralForCausalLM",
         "MistralConfig",
-        {"sliding_window": None, "head_dim": 32, "num_attention_heads": 6},
+        {"sliding_window": None, "head_dim": 48, "num_attention_heads": 8},
         tokenizer="tekken",
     ),
     "mistral-window": Recipe(

@@ -12,7 +12,7 @@ from typing import Any
 
 from kanna.errors import SourceError
 from kanna.families._rope import Rope, rope_of
-from kanna.model import F32, MetaValue
+from kanna.model import F32, MetaValue, Model
 
 Metadata = dict[str, MetaValue]
 Shape = tuple[str, ...]
@@ -162,6 +162,10 @@ def _nothing(_: Config) -> dict[str, F32]:
     return {}
 
 
+def _no_config(_: Model) -> dict[str, Any]:
+    return {}
+
+
 def _no_problems(_: Config) -> list[Problem]:
     return []
 
@@ -186,6 +190,8 @@ class Family:
     skipped:       patterns of tensors that belong to other parts (vision), dropped with a note
     surplus:       added tokens beyond the embedding rows that may be dropped
     checks:        config → further problems
+    model_type:    what config.json calls it
+    to_config:     model → config keys of this family alone, for the way back to Hugging Face
     """
 
     arch: str
@@ -204,3 +210,5 @@ class Family:
     skipped: tuple[str, ...] = ()
     surplus: frozenset[str] = frozenset()
     checks: Callable[[Config], list[Problem]] = _no_problems
+    model_type: str
+    to_config: Callable[[Model], dict[str, Any]] = _no_config

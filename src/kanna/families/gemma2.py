@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kanna.families._keys import common
 from kanna.families.base import NAMES, Config, Family, Metadata, Problem
-from kanna.model import f32, u32
+from kanna.model import Model, f32, u32
 
 ARCH = "gemma2"
 WIDE = 46
@@ -15,8 +17,7 @@ GEMMA_NAMES = NAMES | {
     "model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm",
     "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
 }
-ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh", "gelu")
-"""transformers 4 wrote `gelu` in hidden_act of models that compute the tanh form (hidden_activation rules)."""
+ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh")
 
 
 def metadata(c: Config) -> Metadata:
@@ -59,9 +60,25 @@ def checks(c: Config) -> list[Problem]:
     return problems
 
 
+def to_config(model: Model) -> dict[str, Any]:
+    layers, hidden = model.meta("{arch}.block_count"), model.meta("{arch}.embedding_length")
+    return {
+        "hidden_activation": ACTIVATIONS[0],
+        "sliding_window": model.meta("{arch}.attention.sliding_window", 4096),
+        "attn_logit_softcapping": model.meta("{arch}.attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": model.meta("{arch}.final_logit_softcapping", 30.0),
+        "query_pre_attn_scalar": (
+            hidden // model.meta("{arch}.attention.head_count")
+            if layers == WIDE
+            else model.meta("{arch}.attention.key_length")
+        ),
+    }
+
+
 FAMILY = Family(
     arch=ARCH,
     architectures=("Gemma2ForCausalLM",),
+    model_type="gemma2",
     metadata=metadata,
     names=GEMMA_NAMES,
     defaults={
@@ -82,7 +99,7 @@ FAMILY = Family(
         "tie_word_embeddings": True,
     },
     fixed={
-        "hidden_activation": ACTIVATIONS[:2],
+        "hidden_activation": ACTIVATIONS,
         "attention_bias": (False,),
         "tie_word_embeddings": (True,),
         "use_bidirectional_attention": (False,),
@@ -90,4 +107,5 @@ FAMILY = Family(
     rope_types=frozenset({"default"}),
     norm_offset=1.0,
     checks=checks,
+    to_config=to_config,
 )

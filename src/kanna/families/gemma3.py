@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kanna.families._keys import common
 from kanna.families.base import Config, Family, Metadata, Problem
-from kanna.families.gemma2 import GEMMA_NAMES, layer_types, scale_problems
-from kanna.model import ValueType, array, f32, u32
+from kanna.families.gemma2 import ACTIVATIONS, GEMMA_NAMES, layer_types, scale_problems
+from kanna.model import Model, ValueType, array, f32, u32
 
 ARCH = "gemma3"
 PERIOD = 6
@@ -32,9 +34,31 @@ def checks(c: Config) -> list[Problem]:
     return scale_problems(c, WIDE)
 
 
+def to_config(model: Model) -> dict[str, Any]:
+    layers, heads = model.meta("{arch}.block_count"), model.meta("{arch}.attention.head_count")
+    window = model.meta("{arch}.attention.sliding_window")
+    pattern = model.meta("{arch}.attention.sliding_window_pattern", PERIOD)
+    if isinstance(pattern, int):
+        pattern = [(i + 1) % pattern != 0 for i in range(layers)]
+    kinds = ["sliding_attention" if windowed and window else "full_attention" for windowed in pattern]
+    return {
+        "hidden_activation": ACTIVATIONS[0],
+        "sliding_window": window or 4096,
+        "layer_types": kinds,
+        "rope_local_base_freq": model.meta("{arch}.rope.freq_base_swa", 10000.0),
+        "final_logit_softcapping": model.meta("{arch}.final_logit_softcapping"),
+        "query_pre_attn_scalar": (
+            model.meta("{arch}.embedding_length") // heads
+            if layers == WIDE
+            else model.meta("{arch}.attention.key_length")
+        ),
+    }
+
+
 FAMILY = Family(
     arch=ARCH,
     architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    model_type="gemma3_text",
     metadata=metadata,
     names=GEMMA_NAMES
     | {
@@ -59,7 +83,7 @@ FAMILY = Family(
         "tie_word_embeddings": True,
     },
     fixed={
-        "hidden_activation": ("gelu_pytorch_tanh", "gelu_tanh"),
+        "hidden_activation": ACTIVATIONS,
         "attention_bias": (False,),
         "use_bidirectional_attention": (False,),
         "attn_logit_softcapping": (),
@@ -73,4 +97,5 @@ FAMILY = Family(
     # Every Gemma 3 tokenizer has the image token; the text-only models have no row for it.
     surplus=frozenset({"<image_soft_token>"}),
     checks=checks,
+    to_config=to_config,
 )

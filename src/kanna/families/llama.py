@@ -26,6 +26,7 @@ def extra(c: Config) -> dict[str, F32]:
 FAMILY = Family(
     arch=ARCH,
     architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    model_type="llama",
     metadata=metadata,
     optional=frozenset(
         f"{part}.bias" for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")

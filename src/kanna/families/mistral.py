@@ -23,6 +23,7 @@ def checks(c: Config) -> list[Problem]:
 FAMILY = Family(
     arch=llama.ARCH,
     architectures=("MistralForCausalLM",),
+    model_type="mistral",
     metadata=llama.metadata,
     defaults={
         "vocab_size": 32000,

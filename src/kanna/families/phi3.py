@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from kanna.errors import SourceError
 from kanna.families._keys import common
 from kanna.families.base import Config, Family, Metadata, Problem
-from kanna.model import F32, f32, u32
+from kanna.model import F32, Model, f32, u32
 
 ARCH = "phi3"
 LONG = ("su", "longrope", "yarn")
@@ -92,9 +93,30 @@ def checks(c: Config) -> list[Problem]:
     return notes
 
 
+def to_config(model: Model) -> dict[str, Any]:
+    """Published Phi-3 configs name the scaling at the top level and in rope_scaling; both are written."""
+    hidden, heads = model.meta("{arch}.embedding_length"), model.meta("{arch}.attention.head_count")
+    rotary = model.meta("{arch}.rope.dimension_count", hidden // heads)
+    found = {
+        "sliding_window": model.meta("{arch}.attention.sliding_window") or None,
+        "original_max_position_embeddings": model.meta(
+            "{arch}.rope.scaling.original_context_length", model.meta("{arch}.context_length")
+        ),
+        "partial_rotary_factor": rotary * heads / hidden,
+    }
+    factors = {k: model.tensors.get(f"rope_factors_{k}.weight") for k in ("long", "short")}
+    if factors["long"] is not None and factors["short"] is not None:
+        found["rope_scaling"] = {
+            "type": "longrope",
+            **{f"{k}_factor": [float(str(v)) for v in t.rows(0, 1)[0]] for k, t in factors.items() if t is not None},
+        }
+    return found
+
+
 FAMILY = Family(
     arch=ARCH,
     architectures=("Phi3ForCausalLM",),
+    model_type="phi3",
     metadata=metadata,
     names={
         "model.embed_tokens": "token_embd",
@@ -124,4 +146,5 @@ FAMILY = Family(
     rope_types=frozenset({"default", "su", "longrope", "yarn"}),
     extra=extra,
     checks=checks,
+    to_config=to_config,
 )

@@ -42,6 +42,7 @@ def checks(c: Config) -> list[Problem]:
 FAMILY = Family(
     arch=ARCH,
     architectures=("Qwen2ForCausalLM",),
+    model_type="qwen2",
     metadata=metadata,
     biases=frozenset({"attn_q", "attn_k", "attn_v"}),
     defaults=DEFAULTS,

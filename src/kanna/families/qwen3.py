@@ -16,6 +16,7 @@ def metadata(c: Config) -> Metadata:
 FAMILY = Family(
     arch=ARCH,
     architectures=("Qwen3ForCausalLM",),
+    model_type="qwen3",
     metadata=metadata,
     names=NAMES
     | {

@@ -1,6 +1,7 @@
 """Tokenizers: tokenizer.json or tokenizer.model → the `tokenizer.*` metadata of a GGUF.
 
-metadata(source) → keys with values. Nothing is guessed: a tokenizer llama.cpp cannot reproduce is refused.
+metadata(source) → keys with values; to_hf(metadata) → tokenizer files.
+Nothing is guessed: a tokenizer llama.cpp cannot reproduce is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from kanna.errors import SourceError
 from kanna.model import MetaValue, ValueType, array, boolean, string
 from kanna.tokenizer import _special
+from kanna.tokenizer._to_hf import to_hf
 from kanna.tokenizer._vocab import Vocab, from_json
 
 if TYPE_CHECKING:
     from kanna.sources import Source
 
-__all__ = ["metadata"]
+__all__ = ["metadata", "to_hf"]
 
 KEY = "tokenizer.ggml"
 

@@ -73,6 +73,35 @@ def detect(tokenizer: dict[str, Any]) -> str:
     return name
 
 
+# Names of other models with the same splitting → the name above.
+_SAME = {
+    **dict.fromkeys(("llama3", "llama-v3", "pixtral", "falcon3", "lfm2"), "llama-bpe"),
+    **dict.fromkeys(("dbrx", "smaug-bpe"), "llama-bpe"),
+    **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone"), "smollm"),
+    **dict.fromkeys(("phi-2", "mpt", "olmo"), "gpt-2"),
+    "llama4": "gpt-4o",
+}
+
+
+def steps_of(name: str) -> tuple[list[dict[str, Any]], bool]:
+    """The pre-tokenizer steps of tokenizer.json for one of llama.cpp's names, and whether words are looked up."""
+    known = next((steps for steps, n in _KNOWN.items() if n == _SAME.get(name, name)), None)
+    if known is None:
+        raise UnsupportedError(f"the pre-tokenizer {name!r} has no known form in tokenizer.json")
+    made: list[dict[str, Any]] = []
+    for step in known:
+        if step == "digits":
+            made.append({"type": "Digits", "individual_digits": True})
+        elif step in (_GPT2, _BYTES):
+            made.append(
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": step == _GPT2}
+            )
+        else:
+            pattern = {"Regex": step.removeprefix("split:")}
+            made.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
+    return made, _SAME.get(name, name) in ("llama-bpe", "tekken") and name not in ("dbrx", "smaug-bpe")
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 300 else text[:300] + "…"

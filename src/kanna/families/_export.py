@@ -1,0 +1,176 @@
+"""From a model with GGUF names back to a Hugging Face folder: config, tensors, tokenizer files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kanna import tokenizer
+from kanna.errors import SourceError, UnsupportedError
+from kanna.families._load import get, names
+from kanna.families._rope import Rope, llama3_factors
+from kanna.families._tensors import HeadRows, Renamed, Shifted
+from kanna.families.base import Family
+from kanna.model import F32, Model, Tensor
+
+Get = Callable[..., Any]
+COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""Tensors that were made from the config and go back into it."""
+
+
+def family_of_arch(arch: str) -> tuple[str, Family]:
+    """The family that writes `arch`; where several do, the one of that name."""
+    found = [n for n in names() if get(n).arch == arch]
+    if not found:
+        raise UnsupportedError(
+            f"the architecture {arch!r} has no Hugging Face form here",
+            expected=", ".join(sorted({get(n).arch for n in names()})),
+            todo="requantize to GGUF instead: that needs no knowledge of the architecture",
+        )
+    name = arch if arch in found else found[0]
+    return name, get(name)
+
+
+def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
+    """config.json, tensors by Hugging Face name, and side files (tokenizer, generation config) by file name.
+
+    Raises UnsupportedError for an architecture, tensor or tokenizer without a Hugging Face form.
+    """
+    _, family = family_of_arch(model.family)
+    config = _config(model, family)
+    head_dim = int(model.meta("{arch}.attention.key_length") or config["hidden_size"] // config["num_attention_heads"])
+    back = {ours: theirs for theirs, ours in family.names.items()}
+    tensors: dict[str, Tensor] = {}
+    for ours, tensor in model.tensors.items():
+        if ours in COMPUTED:
+            continue
+        base, _, kind = ours.rpartition(".")
+        layer = re.match(r"blk\.(\d+)\.", base)
+        theirs = back.get(re.sub(r"^blk\.\d+\.", "blk.{}.", base))
+        if theirs is None:
+            raise UnsupportedError(f"tensor {ours} has no place in {family.architectures[0]}")
+        name = f"{theirs.replace('{}', layer[1] if layer else '')}.{kind}"
+        tensors[name] = _view(family, name, base.split(".")[-1], tensor, head_dim)
+    files = tokenizer.to_hf(model.metadata)
+    files["generation_config.json"] = _json(_generation(model, config))
+    return config, tensors, files
+
+
+def _view(family: Family, name: str, part: str, tensor: Tensor, head_dim: int) -> Tensor:
+    if family.rotate_half and part in ("attn_q", "attn_k"):
+        return HeadRows(name, tensor, head_dim, interleave=False)
+    if family.norm_offset and part.endswith("norm"):
+        return Shifted(name, tensor, -family.norm_offset)
+    return Renamed(name, tensor)
+
+
+def _config(model: Model, family: Family) -> dict[str, Any]:
+    """config.json in the spelling that transformers 4 and 5 both read."""
+    meta = model.meta
+
+    def need(key: str) -> Any:
+        value = meta(f"{{arch}}.{key}")
+        if value is None:
+            raise SourceError(f"the GGUF has no {model.family}.{key}", todo="it cannot be written as safetensors")
+        return value
+
+    hidden, heads = int(need("embedding_length")), int(need("attention.head_count"))
+    embedding = model.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise SourceError("the GGUF has no token_embd.weight", expected="a language model")
+    config: dict[str, Any] = {
+        "architectures": [family.architectures[0]],
+        "model_type": family.model_type,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": int(need("feed_forward_length")),
+        "num_hidden_layers": int(need("block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(meta("{arch}.attention.head_count_kv") or heads),
+        "max_position_embeddings": int(need("context_length")),
+        "rms_norm_eps": _short(need("attention.layer_norm_rms_epsilon")),
+        "rope_theta": _short(meta("{arch}.rope.freq_base") or family.defaults.get("rope_theta", 10000.0)),
+        "tie_word_embeddings": "output.weight" not in model.tensors,
+    }
+    if (length := meta("{arch}.attention.key_length")) is not None:
+        config["head_dim"] = int(length)
+    if (activation := family.fixed.get("hidden_act")) is not None:
+        config["hidden_act"] = activation[0]
+    if (scaling := _scaling(model)) is not None:
+        config["rope_scaling"] = scaling
+    if family.optional & {"attn_q.bias"}:
+        config["attention_bias"] = "blk.0.attn_q.bias" in model.tensors
+    if family.optional & {"ffn_up.bias"}:
+        config["mlp_bias"] = "blk.0.ffn_up.bias" in model.tensors
+    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
+        # Written as null where there is none, or transformers takes the family's default.
+        config[f"{theirs}_token_id"] = meta(f"tokenizer.ggml.{ours}_token_id")
+    return config | family.to_config(model)
+
+
+def _short(value: float) -> float:
+    """A float32 as the shortest decimal that is the same float32."""
+    return float(str(np.float32(value)))
+
+
+def _scaling(model: Model) -> dict[str, Any] | None:
+    """`rope_scaling` from metadata (linear, yarn) or from the factors Llama 3.1's scaling left behind."""
+    kind = model.meta("{arch}.rope.scaling.type")
+    if kind in ("linear", "yarn"):
+        found: dict[str, Any] = {"rope_type": kind, "factor": _short(model.meta("{arch}.rope.scaling.factor", 1.0))}
+        if (original := model.meta("{arch}.rope.scaling.original_context_length")) is not None:
+            found["original_max_position_embeddings"] = int(original)
+        for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+            if (value := model.meta(f"{{arch}}.rope.scaling.{ours}")) is not None:
+                found[theirs] = _short(value)
+        return found
+    factors = model.tensors.get("rope_freqs.weight")
+    if factors is None:
+        return None
+    values = factors.rows(0, 1).reshape(-1)
+    theta = float(model.meta("{arch}.rope.freq_base") or 10000.0)
+    return _llama3(values, theta)
+
+
+def _llama3(values: F32, theta: float) -> dict[str, Any]:
+    """The parameters that give these factors, among the ones models are published with."""
+    for original in (8192, 4096, 2048, 16384, 32768, 1024, 512, 256, 128, 64):
+        for low, high in ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0)):
+            params = {
+                "rope_type": "llama3",
+                "factor": _short(float(values.max())),
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }
+            made = llama3_factors(Rope(theta, "llama3", params), 2 * len(values))
+            if np.allclose(made, values, rtol=1e-4):
+                return params
+    raise UnsupportedError(
+        "the factors in rope_freqs.weight are not those of a published Llama 3 scaling",
+        todo="write a GGUF instead: there the factors stay as they are",
+    )
+
+
+def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
+    """generation_config.json from the ids and `general.sampling.*`."""
+    found = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
+    for ours, theirs in (
+        ("temp", "temperature"),
+        ("top_k", "top_k"),
+        ("top_p", "top_p"),
+        ("min_p", "min_p"),
+        ("penalty_repeat", "repetition_penalty"),
+    ):
+        if (value := model.meta(f"general.sampling.{ours}")) is not None:
+            found[theirs] = _short(value) if isinstance(value, float) else value
+            found["do_sample"] = True
+    return found
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
