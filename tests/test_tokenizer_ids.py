@@ -147,3 +147,19 @@ def test_deviations_are_what_they_are_said_to_be() -> None:
                 assert unicodedata.normalize("NFC", text) != text
             if reason is MARKS:
                 assert any(unicodedata.category(c).startswith("M") for c in text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_survive_the_way_back(name: str) -> None:
+    """tokenizer.json → GGUF metadata → tokenizer.json gives the same ids for every text."""
+    import tokenizers
+
+    try:
+        folder = fetch.tokenizer(name)
+    except MissingError as error:
+        pytest.skip(str(error))
+    metadata = tokenizer.metadata(folder_source(folder))
+    back = tokenizers.Tokenizer.from_str(tokenizer.to_hf(metadata)["tokenizer.json"].decode())
+    reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for key, text in (TEXTS | framed(metadata)).items():
+        assert back.encode(text).ids == reference.encode(text).ids, key

@@ -74,7 +74,8 @@ def _model(vocab: dict[str, int], merges: list[list[str]], **values: Any) -> dic
 
 def _byte_level(tokens: list[str], types: list[int], merges: list[str], pre: str) -> dict[str, Any]:
     steps, lookup = _pre.steps_of(pre)
-    vocab = {t: i for i, t in enumerate(tokens) if types[i] == Type.NORMAL}
+    # Control tokens too: the tokenizers library numbers added tokens anew unless the vocabulary has them.
+    vocab = {t: i for i, t in enumerate(tokens) if types[i] != Type.UNUSED}
     # A merge's separator is the first space that has something before it, as llama.cpp reads it.
     pairs = [[m[:at], m[at + 1 :]] for m in merges if (at := m.find(" ", 1)) > 0]
     return {
