@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import FormatError, KannaError
+from kanna.formats import gguf
 from kanna.model import Model
 from kanna.runtimes._chat import render
+from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 from kanna.verify.types import Check
 
@@ -53,30 +56,45 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 
 
 def check_tokenizer(source: Source, model: Model, engine: LlamaEngine) -> Check:
-    """Ids of the artefact in llama.cpp equal those of the source's own tokenizer."""
-    if source.kind == "gguf":
-        return _same_as_gguf(source, engine)
+    """The tokenizer's metadata is carried over, and ids in llama.cpp equal those of the source's own tokenizer."""
+    lost = _not_carried(model, engine.path)
+    if lost:
+        return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(lost[:6])}")
+    texts = [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
     try:
-        reference = _hf_tokenizer(source)
+        wrong = _differing(source, engine, texts)
     except ImportError as error:
         return Check(name="tokenizer", ok=None, detail=f"the source's tokenizer cannot be run here: {error}")
-    wrong: list[str] = []
-    for text in _corpus(model):
-        wanted, got = reference(text), engine.tokenize(text, special=True)
-        if wanted != got:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got))
-            )
-            wrong.append(f"{text[:40]!r}: {wanted[at : at + 5]} became {got[at : at + 5]} at token {at}")
-    detail = "; ".join(wrong[:3]) or f"the same ids on {len(_corpus(model))} texts"
     if wrong:
-        detail = f"{len(wrong)} of {len(_corpus(model))} texts differ: {detail}"
-    return Check(name="tokenizer", ok=not wrong, detail=detail)
+        detail = f"{len(wrong)} of {len(texts)} texts differ: {'; '.join(wrong[:3])}"
+        return Check(name="tokenizer", ok=False, detail=detail)
+    return Check(name="tokenizer", ok=True, detail=f"metadata equal, the same ids on {len(texts)} texts")
 
 
-def _corpus(model: Model) -> list[str]:
-    """The corpus and one text with the special tokens that a conversation uses."""
-    return [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
+def _not_carried(model: Model, path: Path) -> list[str]:
+    """Keys of the tokenizer that the artefact lacks or has otherwise; the chat template has a check of its own."""
+    here = gguf.read(path)
+    keys = [k for k in model.metadata if k.startswith("tokenizer.") and not k.startswith("tokenizer.chat_template")]
+    return [k for k in keys if k not in here.metadata or not _equal(model.metadata[k].value, here.value(k))]
+
+
+def _differing(source: Source, engine: LlamaEngine, texts: list[str]) -> list[str]:
+    """What differs, per text. Raises ImportError when the source's tokenizer needs a package that is not here."""
+    if source.kind == "gguf":
+        with RUNTIME.open(source.path, vocab_only=True) as original:
+            wanted = [original.tokenize(t, add_bos=True, special=True) for t in texts]
+        found = [engine.tokenize(t, add_bos=True, special=True) for t in texts]
+    else:
+        reference = _hf_tokenizer(source)
+        wanted = [reference(t) for t in texts]
+        found = [engine.tokenize(t, special=True) for t in texts]
+    wrong: list[str] = []
+    for text, a, b in zip(texts, wanted, found, strict=True):
+        if a != b:
+            shorter = min(len(a), len(b))
+            at = next((i for i in range(shorter) if a[i] != b[i]), shorter)
+            wrong.append(f"{text[:40]!r}: {a[at : at + 5]} became {b[at : at + 5]} at token {at}")
+    return wrong
 
 
 def _rendered(template: Any, bos: str, eos: str) -> list[str]:
@@ -106,29 +124,6 @@ def _hf_tokenizer(source: Source) -> Any:
         raise ImportError("tokenizer.model needs transformers and sentencepiece: pip install 'kanna[torch]'") from None
     slow = AutoTokenizer.from_pretrained(str(source.path), local_files_only=True, trust_remote_code=False)
     return lambda text: slow.encode(text, add_special_tokens=False)
-
-
-def _same_as_gguf(source: Source, engine: LlamaEngine) -> Check:
-    """A GGUF source: its tokenizer arrays are carried over, and both files give the same ids."""
-    from kanna.formats import gguf
-    from kanna.runtimes.llamacpp import RUNTIME
-
-    assert source.gguf is not None
-    here = gguf.read(engine.path)
-    keys = [k for k in source.gguf.metadata if k.startswith("tokenizer.")]
-    differ = [k for k in keys if k not in here.metadata or not _equal(source.gguf.value(k), here.value(k))]
-    if differ:
-        return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(differ[:6])}")
-    with RUNTIME.open(source.path, vocab_only=True) as original:
-        wrong = [
-            t
-            for t in CORPUS
-            if original.tokenize(t, add_bos=True, special=True) != engine.tokenize(t, add_bos=True, special=True)
-        ]
-    detail = f"{len(keys)} keys equal, the same ids on {len(CORPUS)} texts"
-    return Check(
-        name="tokenizer", ok=not wrong, detail=f"{len(wrong)} texts differ: {wrong[0][:40]!r}" if wrong else detail
-    )
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -218,6 +213,9 @@ def check_stop(source: Source, model: Model, engine: LlamaEngine) -> Check:
             name="end of turn", ok=not engine.chat_template, detail="the source names no end-of-sequence token"
         )
     names = ", ".join(json.dumps(_text(engine, i)) for i in sorted(wanted))
+    if engine.eos is not None and engine.eos not in wanted:
+        detail = f"ends with {json.dumps(_text(engine, engine.eos))}, the source with {names}"
+        return Check(name="end of turn", ok=False, detail=detail)
     if not engine.chat_template:
         return Check(name="end of turn", ok=True, detail=f"stops at {names}")
     try:

@@ -1,0 +1,83 @@
+"""Benchmarks run in child processes and tell what they measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kanna import fetch
+from kanna.bench import _parts, bench, file_bytes
+from kanna.bench.child import memory
+from kanna.errors import KannaError, UsageError
+from kanna.runtimes.llamacpp import RUNTIME
+
+needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")
+
+
+class Steps:
+    """Records progress."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int | None]] = []
+        self.count = 0
+
+    def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
+        self.seen.append((stage, total))
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        self.count += amount
+
+    def finish(self) -> None:
+        pass
+
+
+@needs_llama
+def test_what_is_measured_is_plausible() -> None:
+    path, steps = fetch.smollm2_gguf(), Steps()
+    [one, two] = bench([path, path], prompt_tokens=64, gen_tokens=8, repeat=2, threads=1, progress=steps)
+    assert steps.seen == [("bench", 4)]
+    assert steps.count == 4
+    for row in (one, two):
+        assert row.file_bytes == path.stat().st_size
+        # Mapped weights, cache and buffers; the interpreter's own memory is not counted.
+        assert 0.9 * row.file_bytes < row.peak_bytes < 3 * row.file_bytes
+        assert row.memory["weights"] > 0.8 * row.file_bytes
+        assert 0 < row.load_s < 30
+        assert row.ttft_s == pytest.approx(64 / row.prompt_tps, rel=0.2)
+        assert row.gen_tps > 1
+        assert row.threads == 1
+        low, high = row.spread["gen_tps"]
+        assert low <= row.gen_tps <= high
+    assert one.to_dict()["repeat"] == 4  # named twice, measured together
+
+
+@needs_llama
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(KannaError, match=r"broken\.gguf"):
+        bench([path], repeat=1)
+
+
+def test_wrong_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a file"):
+        bench([tmp_path / "absent.gguf"])
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"x")
+    with pytest.raises(UsageError, match="too little"):
+        bench([path], repeat=0)
+
+
+def test_all_parts_of_a_split_artefact_count(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"m-{number:05}-of-00003.gguf").write_bytes(bytes(number))
+    (tmp_path / "m.gguf").write_bytes(bytes(50))
+    assert file_bytes(tmp_path / "m-00001-of-00003.gguf") == 6
+    assert file_bytes(tmp_path / "m.gguf") == 50
+    assert len(_parts(tmp_path / "m-00001-of-00003.gguf")) == 3
+
+
+def test_memory_of_this_process() -> None:
+    now, peak = memory()
+    assert 1 << 20 < now <= peak
