@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import kanna
 from kanna.cli.main import cli
 from kanna.compare import Row, recommend, steps
+from kanna.compare.kept import Kept
 from kanna.errors import PlanError
 from kanna.sources import Source
 
@@ -74,6 +75,30 @@ def test_command_repeats_the_comparison() -> None:
 def test_unknown_preset_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="Q4_K_N"):
         kanna.compare("nowhere", presets=["Q4_K_N"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_kept_results_count_only_for_the_same_things(tmp_path: Path) -> None:
+    artefact = tmp_path / "a.gguf"
+    artefact.write_bytes(b"one")
+    kept = Kept(tmp_path, {"w": "1"}, "llama 1")
+    kept.put(str(artefact), "quality", {"kl": 0.5}, "text", 4)
+    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4) == {"kl": 0.5}
+    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 8) is None
+    assert Kept(tmp_path, {"w": "2"}, "llama 1").get(str(artefact), "quality", "text", 4) is None
+    assert Kept(tmp_path, {"w": "1"}, "llama 2").get(str(artefact), "quality", "text", 4) is None
+    artefact.write_bytes(b"another")
+    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4) is None
+    (tmp_path / ".kanna-compare.json").write_text("{broken")
+    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4) is None
+
+
+@pytest.mark.parametrize("text", ["absent.txt", "latin.txt"])
+def test_unreadable_text_is_refused_before_anything_is_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "latin.txt").write_bytes("Müller".encode("latin-1"))
+    command = ["compare", "builtin:smollm2-135m", "--presets", "Q8_0", "-o", str(tmp_path / "out")]
+    run = CliRunner().invoke(cli, [*command, "--text", str(tmp_path / text)])
+    assert run.exit_code == 2 and text in run.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from kanna import report
 from kanna.compare import steps
+from kanna.compare.kept import Kept
 from kanna.compare.rows import CompareResult, Row, recommend
 from kanna.errors import UsageError
+from kanna.evaluate.windows import read_text
 from kanna.progress import Progress, Silent
+from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import open_source
 from kanna.units import format_size
 
@@ -37,7 +40,8 @@ def compare(
 ) -> CompareResult:
     """Convert `source` with a 16-bit baseline and each preset into `out`, verify, evaluate and bench, and report.
 
-    Artefacts that are there already with the same provenance are kept, unless `overwrite`. `remark` gets a sentence
+    Artefacts that are there already with the same provenance are kept, unless `overwrite`, and so is what was found out
+    about them, but for their speed. `remark` gets a sentence
     about each finished step. Raises PlanError for an unknown preset before anything is written; an artefact that fails
     the gate is in the result and never recommended. Without llama.cpp the files are made and reported unmeasured.
     """
@@ -45,7 +49,7 @@ def compare(
     from kanna.plan import presets as known
 
     say, bar = remark or (lambda _: None), progress or Silent()
-    chosen = [known.get(p).name for p in dict.fromkeys(presets)]
+    chosen = list(dict.fromkeys(known.get(p).name for p in presets))
     if not chosen:
         raise UsageError("no preset was given", expected="for example Q8_0,Q4_K_M")
     out = Path(out)
@@ -53,25 +57,30 @@ def compare(
     model = families.load_model(opened)
     baseline = steps.baseline(opened)
     name = steps.base_name(opened)
-    out.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        read_text(text)
+    wanted = [baseline, *[p for p in chosen if p != baseline]]
+    # An importance matrix says nothing about 16 bits.
+    statistics = {p: None if p == baseline else imatrix for p in wanted}
     rows: list[Row] = []
-    hashes = opened.hashes(bar)
-    for preset in [baseline, *[p for p in chosen if p != baseline]]:
-        path = out / f"{name}-{preset}.gguf"
+    for preset in wanted:
         role = "baseline" if preset == baseline else "candidate"
-        use = None if role == "baseline" else imatrix
-        rows.append(steps.make(opened, hashes, path, preset, role, use, threads, overwrite, bar))
-        made = rows[-1]
-        say(f"{preset}: {format_size(made.file_bytes or 0)}" + (", kept from before" if made.reused else ""))
-    notes = list(model.notes)
+        rows.append(steps.plan(opened, out / f"{name}-{preset}.gguf", preset, role, statistics[preset]))
+    out.mkdir(parents=True, exist_ok=True)
+    hashes = opened.hashes(bar)
     for row in rows:
-        steps.gate(row, opened, threads, bar)
+        steps.make(row, opened, hashes, statistics[row.name], threads, overwrite, bar)
+        say(f"{row.name}: {format_size(row.file_bytes or 0)}" + (", kept from before" if row.reused else ""))
+    notes = list(model.notes)
+    kept = Kept(out, hashes, RUNTIME.available().version)
+    for row in rows:
+        steps.gate(row, opened, threads, kept, bar)
         if row.gate != "proved":
             say(f"{row.name}: {'the gate failed' if row.gate == 'failed' else 'not provable here'}")
-    evaluation = steps.measure_quality(rows, opened, text, windows, threads, bar, notes)
+    evaluation = steps.measure_quality(rows, opened, text, windows, threads, kept, bar, notes)
     steps.measure_speed(rows, repeat, threads, bar, notes)
     small_enough = model.num_parameters <= _FLOOR_LIMIT
-    if evaluation and small_enough and (floor := steps.floor(rows, text, windows, threads, bar)):
+    if evaluation and small_enough and (floor := steps.floor(rows, text, windows, threads, kept, bar)):
         rows.insert(1, floor)
     result = CompareResult(
         name=name,

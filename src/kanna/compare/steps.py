@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna.compare.kept import Kept
 from kanna.compare.rows import Row
 from kanna.errors import GateError, KannaError, MissingError
 from kanna.model import Model, num_weights
 from kanna.progress import Progress
+from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.units import format_size, precision_class
 
@@ -34,46 +36,50 @@ def base_name(source: Source) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
 
 
-def make(
-    source: Source,
-    hashes: dict[str, str],
-    path: Path,
-    preset: str,
-    role: str,
-    imatrix: str | Path | None,
-    threads: int | None,
-    overwrite: bool,
-    bar: Progress,
-) -> Row:
-    """Convert, or keep the artefact that is there when it is what would be written."""
+def plan(source: Source, path: Path, preset: str, role: str, imatrix: str | Path | None) -> Row:
+    """The row of an artefact that is not made yet; raises what makes the conversion impossible."""
     from kanna.convert import convert
 
-    planned = convert(source, path, preset=preset, imatrix=imatrix, threads=threads, dry_run=True, overwrite=True)
-    same = not overwrite and path.exists() and _is_same(path, planned.to_dict(), hashes, imatrix)
-    done = planned
-    if not same:
-        done = convert(source, path, preset=preset, imatrix=imatrix, threads=threads, overwrite=True, progress=bar)
-    data = done.to_dict()
+    data = convert(source, path, preset=preset, imatrix=imatrix, dry_run=True).to_dict()
     return Row(
         name=preset,
         role=role,
-        preset=preset,
+        preset=data["preset"],
         path=str(path),
         file=path.name,
         file_bytes=data["file_bytes"],
         bits_per_weight=data["bits_per_weight"],
-        nominal_bits=data.get("nominal_bits"),
+        nominal_bits=data["nominal_bits"],
         precision_class=precision_class(data["bits_per_weight"]),
-        reused=same,
-        seconds=None if same else data.get("seconds"),
-        command=f"{data['command']} -o {shlex.quote(path.name)}",
-        substitutions=data.get("substitutions") or [],
-        tensors=data.get("tensors") or [],
-        notes=list(data.get("notes") or []),
+        command=data["command"],
+        substitutions=data["substitutions"],
+        tensors=data["tensors"],
+        notes=list(data["notes"]),
     )
 
 
-def _is_same(path: Path, planned: dict[str, Any], hashes: dict[str, str], imatrix: str | Path | None) -> bool:
+def make(
+    row: Row,
+    source: Source,
+    hashes: dict[str, str],
+    imatrix: str | Path | None,
+    threads: int | None,
+    overwrite: bool,
+    bar: Progress,
+) -> None:
+    """Convert, or keep the artefact that is there when it is what would be written."""
+    from kanna.convert import convert
+
+    path = Path(row.path or "")
+    if not overwrite and path.exists() and _is_same(path, row, hashes, imatrix):
+        row.reused = True
+    else:
+        done = convert(source, path, preset=row.name, imatrix=imatrix, threads=threads, overwrite=True, progress=bar)
+        row.file_bytes, row.seconds = done.file_bytes, done.seconds
+    row.command += f" -o {shlex.quote(path.name)}"
+
+
+def _is_same(path: Path, row: Row, hashes: dict[str, str], imatrix: str | Path | None) -> bool:
     """Whether the artefact at `path` is what would be written: same size, tensors, source, statistics and version."""
     import hashlib
     import json
@@ -88,29 +94,31 @@ def _is_same(path: Path, planned: dict[str, Any], hashes: dict[str, str], imatri
         return False
     statistics = hashlib.sha256(Path(imatrix).read_bytes()).hexdigest() if imatrix else None
     return (
-        path.stat().st_size == planned["file_bytes"]
+        path.stat().st_size == row.file_bytes
         and found.value("kanna.version") == __version__
-        and found.value("kanna.plan") == planned["preset"]
-        and found.value("kanna.command") == planned["command"]
+        and found.value("kanna.plan") == row.preset
+        and found.value("kanna.command") == row.command
         and found.value("kanna.imatrix.sha256") == statistics
         and recorded == hashes
-        and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in planned["tensors"]}
+        and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in row.tensors}
     )
 
 
-def gate(row: Row, source: Source, threads: int | None, bar: Progress) -> None:
+def gate(row: Row, source: Source, threads: int | None, kept: Kept, bar: Progress) -> None:
     """Verify one artefact; what cannot be proved here is said, not raised."""
     from kanna.verify import verify
 
-    try:
-        found = verify(source, row.path or "", threads=threads, progress=bar)
-    except MissingError as error:
-        row.gate, row.checks = "unprovable", [{"name": "runtime", "ok": None, "detail": error.found}]
-        return
-    except GateError as error:
-        row.gate, row.checks = "failed", [{"name": "gate", "ok": False, "detail": str(error)}]
-        return
-    data = found.to_dict()
+    artefact = row.path or ""
+    data = kept.get(artefact, "gate")
+    if data is None:
+        try:
+            data = verify(source, artefact, threads=threads, progress=bar).to_dict()
+        except MissingError as error:
+            data = {"status": "unprovable", "checks": [{"name": "runtime", "ok": None, "detail": error.found}]}
+        except GateError as error:
+            data = {"status": "failed", "checks": [{"name": "gate", "ok": False, "detail": str(error)}]}
+        if data["status"] == "proved":
+            kept.put(artefact, "gate", data)
     row.gate, row.checks = data["status"], data["checks"]
 
 
@@ -120,6 +128,7 @@ def measure_quality(
     text: str | Path | None,
     windows: int | None,
     threads: int | None,
+    kept: Kept,
     bar: Progress,
     notes: list[str],
 ) -> dict[str, Any]:
@@ -127,32 +136,45 @@ def measure_quality(
     from kanna.evaluate import evaluate_many
 
     able = [r for r in rows if r.path and r.gate != "failed"]
-    if not able:
-        return {}
+    settings = ("source", _digest(text), windows)
+    found = {r.name: kept.get(r.path or "", "quality", *settings) for r in able}
+    new = [r for r in able if found[r.name] is None]
     try:
-        found = evaluate_many(
-            [r.path or "" for r in able],
+        results = evaluate_many(
+            [r.path or "" for r in new],
             reference=source.path,
             text=text,
             windows=windows,
             threads=threads,
             progress=bar,
-        )
+        ) if new else []  # fmt: skip
     except MissingError as error:
         notes.append(f"quality was not measured: {error.found}")
         return {}
-    for row, result in zip(able, found, strict=True):
-        _copy(row, result.to_dict(), QUALITY)
-    one = found[0]
-    notes += [n for n in one.notes if n not in notes]
+    for row, result in zip(new, results, strict=True):
+        found[row.name] = result.to_dict()
+        kept.put(row.path or "", "quality", plain(result.to_dict()), *settings)
+    for row in able:
+        _copy(row, found[row.name] or {}, QUALITY)
+    one = next((f for f in found.values() if f), None)
+    if one is None:
+        return {}
+    notes += [n for n in one["notes"] if n not in notes]
     return {
-        "text": one.text,
-        "windows": one.windows,
-        "context": one.context,
-        "positions": one.positions,
+        "text": one["text"],
+        "windows": one["windows"],
+        "context": one["context"],
+        "positions": one["positions"],
         "reference": "the source in float32 in the same runtime",
-        "reference_perplexity": one.reference_perplexity,
+        "reference_perplexity": one["reference_perplexity"],
     }
+
+
+def _digest(text: str | Path | None) -> str:
+    """What was read: the hash of a text file, or the name of the default."""
+    import hashlib
+
+    return "default" if text is None else hashlib.sha256(Path(text).read_bytes()).hexdigest()
 
 
 REPEAT = 3
@@ -193,7 +215,7 @@ def measure_speed(rows: Sequence[Row], repeat: int, threads: int | None, bar: Pr
 
 
 def floor(
-    rows: Sequence[Row], text: str | Path | None, windows: int | None, threads: int | None, bar: Progress
+    rows: Sequence[Row], text: str | Path | None, windows: int | None, threads: int | None, kept: Kept, bar: Progress
 ) -> Row | None:
     """KL of the Q8_0 artefact against its own weights in float32: what the runtime's rounding alone costs.
 
@@ -204,12 +226,17 @@ def floor(
     exact = next((r for r in rows if r.preset == "Q8_0" and r.path and r.gate != "failed"), None)
     if exact is None or exact.path is None:
         return None
-    try:
-        found = evaluate(
-            exact.path, reference=exact.path, text=text, windows=windows, threads=threads, progress=bar
-        ).to_dict()
-    except KannaError:
-        return None
+    settings = ("itself", _digest(text), windows)
+    found = kept.get(exact.path, "floor", *settings)
+    if found is None:
+        try:
+            result = evaluate(
+                exact.path, reference=exact.path, text=text, windows=windows, threads=threads, progress=bar
+            )
+        except KannaError:
+            return None
+        found = plain(result.to_dict())
+        kept.put(exact.path, "floor", found, *settings)
     row = Row(
         name="floor",
         role="floor",

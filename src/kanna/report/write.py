@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def write(data: dict[str, Any], out: Path) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {
-        out / "report.json": json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        out / "report.json": json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         out / "report.html": html_page(data),
         out / "README.md": model_card(data),
     }
@@ -30,3 +31,22 @@ def write(data: dict[str, Any], out: Path) -> list[Path]:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     return list(files)
+
+
+def plain(value: Any) -> Any:
+    """The same value in JSON's own types."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)

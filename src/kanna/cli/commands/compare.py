@@ -36,15 +36,14 @@ def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
     report.html, report.json and a model card beside each artefact. Run again, it reuses what is already there.
     """
     from kanna.compare import compare
-    from kanna.errors import GateError
 
     found = compare(source, progress=terminal.progress(memory=True), remark=terminal.note, **choices)
     terminal.result(found, _draw)
     failed = [row["name"] for row in found.to_dict()["rows"] if row["gate"] == "failed"]
     if failed:
-        raise GateError(
-            f"the gate failed for {', '.join(failed)}", todo="do not use them; report.html shows the checks"
-        )
+        # Not an error to raise: with --json one object was printed already.
+        click.secho(f"The gate failed for {', '.join(failed)}: report.html shows the checks.", err=True, fg="red")
+        click.get_current_context().exit(1)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:

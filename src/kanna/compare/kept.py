@@ -1,0 +1,48 @@
+"""What an earlier run found out about artefacts that are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kanna import __version__
+
+FILE = ".kanna-compare.json"
+
+
+class Kept:
+    """Results by artefact in a small file of the output folder, saved after every step.
+
+    A result counts only for the same bytes (size and time of the file), source, settings, kanna and runtime.
+    Speed is never kept: the machine may be busier now.
+    """
+
+    def __init__(self, folder: Path, hashes: Mapping[str, str], runtime: str) -> None:
+        self._path = folder / FILE
+        self._base = [__version__, runtime, dict(hashes)]
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = {}
+        self._found: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    def get(self, artefact: str, kind: str, *settings: object) -> dict[str, Any] | None:
+        """The result of `kind` for an artefact, or None when something differs."""
+        entry = self._found.get(f"{kind}:{Path(artefact).name}")
+        if not isinstance(entry, dict) or entry.get("key") != self._key(artefact, settings):
+            return None
+        return entry["value"]
+
+    def put(self, artefact: str, kind: str, value: dict[str, Any], *settings: object) -> None:
+        self._found[f"{kind}:{Path(artefact).name}"] = {"key": self._key(artefact, settings), "value": value}
+        partial = self._path.with_name(FILE + ".partial")
+        partial.write_text(json.dumps(self._found), encoding="utf-8")
+        partial.replace(self._path)
+
+    def _key(self, artefact: str, settings: tuple[object, ...]) -> str:
+        stat = Path(artefact).stat()
+        known = [*self._base, stat.st_size, stat.st_mtime_ns, *map(str, settings)]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
