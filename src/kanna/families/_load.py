@@ -12,7 +12,7 @@ from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families._general import general
 from kanna.families._tensors import Computed, HeadRows, Renamed, Shifted
 from kanna.families.base import IGNORED, SHAPES, Config, Family, Problem
-from kanna.model import MetaValue, Model, Tensor, ValueType, num_weights
+from kanna.model import MetaValue, Model, Tensor, ValueType, num_weights, string
 
 if TYPE_CHECKING:
     from kanna.sources import Source
@@ -51,7 +51,7 @@ def load_model(source: Source) -> Model:
     """
     if source.kind == "gguf":
         return _from_gguf(source)
-    name, family = family_of(source.config)
+    _, family = family_of(source.config)
     config = Config(source.config, family.defaults)
     problems = _config_problems(family, config)
     tensors, more = _map(source, family, config)
@@ -60,14 +60,17 @@ def load_model(source: Source) -> Model:
     shaped = {t.name: t for t in tensors}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors), family.arch)
     metadata |= family.metadata(config)
-    metadata |= tokenizer.metadata(source, rows=config.vocab, surplus=family.surplus)
+    tokens = tokenizer.read(source, rows=config.vocab, surplus=family.surplus)
+    metadata |= tokens.metadata
+    name, more_notes = tokens.adapt(str(metadata["general.name"].value))
+    metadata["general.name"] = string(name)
     return Model(
         name=source.name,
         family=family.arch,
         tensors=shaped,
         metadata=metadata,
         config=dict(source.config),
-        notes=[_sentence(p) for p in problems] + notes,
+        notes=[_sentence(p) for p in problems] + notes + more_notes,
     )
 
 
@@ -170,6 +173,7 @@ def _map(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[
     modules = _match(dict(family.names), c.layers)
     sizes, problems = c.sizes, list[Problem]()
     found: dict[str, Tensor] = {}
+    seen: set[str] = set()
     skipped = 0
     for theirs, tensor in source.tensors.items():
         if any(re.fullmatch(p, theirs) for p in family.skipped):
@@ -189,6 +193,7 @@ def _map(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[
             )
             continue
         ours = f"{ours}.{kind}"
+        seen.add(ours)
         if c.tied and ours == "output.weight":
             continue  # a saved copy of the tied embedding
         wanted = expected_shape(family, sizes, ours)
@@ -198,7 +203,7 @@ def _map(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[
         found[ours] = _view(family, ours, tensor, c)
     if skipped:
         problems.append(Problem(f"{skipped} vision tensors are left out: the text model is converted", fatal=False))
-    problems += _missing(family, modules, found, c)
+    problems += _missing(family, modules, seen, c)
     order = {name: i for i, name in enumerate(_sorted(modules, c.layers))}
     tensors = [Computed(name, np.ascontiguousarray(v, dtype=np.float32)) for name, v in family.extra(c).items()]
     ordered = sorted(found, key=lambda n: (order[n.rpartition(".")[0]], not n.endswith(".weight")))
@@ -223,13 +228,13 @@ def _misshapen(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> Pr
     return Problem(f"{name} has shape {list(shape)}", f"{list(wanted)} from config.json", "fetch the model again")
 
 
-def _missing(family: Family, modules: dict[str, str], found: dict[str, Tensor], c: Config) -> list[Problem]:
+def _missing(family: Family, modules: dict[str, str], seen: set[str], c: Config) -> list[Problem]:
     """Tensors the architecture needs and the source lacks."""
     problems: list[Problem] = []
     for theirs, ours in modules.items():
         part = _part(ours)
         for kind in ("weight", "bias") if part in family.biases else ("weight",):
-            if f"{ours}.{kind}" in found or f"{part}.{kind}" in family.optional:
+            if f"{ours}.{kind}" in seen or f"{part}.{kind}" in family.optional:
                 continue
             if part == "output":
                 # Without a head of its own a model reads its embedding backwards.

@@ -7,25 +7,46 @@ Nothing is guessed: a tokenizer llama.cpp cannot reproduce is refused.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import SourceError
 from kanna.model import MetaValue, ValueType, array, boolean, string
 from kanna.tokenizer import _special
+from kanna.tokenizer._strip import runtime_name, strip_notes, stripping
 from kanna.tokenizer._to_hf import to_hf
 from kanna.tokenizer._vocab import Vocab, from_json
 
 if TYPE_CHECKING:
     from kanna.sources import Source
 
-__all__ = ["metadata", "to_hf"]
+__all__ = ["Read", "metadata", "read", "to_hf"]
 
 KEY = "tokenizer.ggml"
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A tokenizer as read: its metadata, and the added tokens that swallow whitespace before and after them."""
+
+    metadata: dict[str, MetaValue]
+    left: set[str]
+    right: set[str]
+
+    def adapt(self, name: str) -> tuple[str, list[str]]:
+        """general.name as llama.cpp must see it to tokenize alike, and notes on what it cannot do."""
+        name = runtime_name(name, self.metadata[f"{KEY}.tokens"].value, self.right)
+        return name, strip_notes(name, self.left, self.right)
+
+
 def metadata(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> dict[str, MetaValue]:
-    """The `tokenizer.*` keys of a Hugging Face source.
+    """The `tokenizer.*` keys of a Hugging Face source; see `read`."""
+    return read(source, rows=rows, surplus=surplus).metadata
+
+
+def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> Read:
+    """The tokenizer of a Hugging Face source.
 
     rows:    rows of the embedding; missing tokens are padded, surplus ones refused
     surplus: added tokens that may be dropped when they lie beyond the rows
@@ -49,7 +70,8 @@ def metadata(source: Source, *, rows: int | None = None, surplus: frozenset[str]
     found |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
     if vocab.space_prefix is not None:
         found[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
-    return found | _special.templates(chat_template(files, config))
+    found |= _special.templates(chat_template(files, config))
+    return Read(found, *stripping(tokenizer or {}))
 
 
 def chat_template(files: dict[str, Path], config: dict[str, Any]) -> Any:
