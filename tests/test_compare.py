@@ -15,7 +15,9 @@ from kanna.cli.main import cli
 from kanna.compare import Row, recommend, steps
 from kanna.compare.kept import Kept
 from kanna.errors import PlanError
-from kanna.sources import Source
+from kanna.families import load_model
+from kanna.model import string
+from kanna.sources import Source, open_source
 
 
 def row(name: str, megabytes: float, kl: float | None, gate: str = "proved", role: str = "candidate") -> Row:
@@ -113,7 +115,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
     home = tmp_path_factory.mktemp("compare")
     tiny_models.make("llama", home / "tiny")
     (home / "text.txt").write_text(tiny_models.TEXT * 60, encoding="utf-8")
-    run = CliRunner().invoke(cli, words(home))
+    with pytest.MonkeyPatch.context() as patch:
+        # References of tiny models must not fill the user's cache.
+        patch.setenv("KANNA_CACHE", str(home / "cache"))
+        run = CliRunner().invoke(cli, words(home))
     assert run.exit_code == 0, run.stderr
     return home / "tiny", home / "out", json.loads(run.stdout)
 
@@ -159,6 +164,16 @@ def test_second_run_keeps_what_is_there(compared: tuple[Path, Path, dict[str, An
     changed = [p.name for p, a, b in zip(artefacts, before, after, strict=True) if a != b]
     assert changed == ["tiny-Q2_K.gguf"]
     assert [r["reused"] for r in json.loads(run.stdout)["rows"]] == [True, False, True, True, False]
+
+
+def test_changed_chat_template_makes_the_artefact_again(compared: tuple[Path, Path, dict[str, Any]]) -> None:
+    folder, out, _ = compared
+    source = open_source(folder)
+    model, hashes = load_model(source), source.hashes()
+    row = steps.plan(source, out / "tiny-Q8_0.gguf", "Q8_0", "candidate", None)
+    assert steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, None)
+    model.metadata["tokenizer.chat_template"] = string("another")
+    assert not steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, None)
 
 
 def test_table_for_people(compared: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     hashes = opened.hashes(bar)
     for row in rows:
-        steps.make(row, opened, hashes, statistics[row.name], threads, overwrite, bar)
+        steps.make(row, opened, model, hashes, statistics[row.name], threads, overwrite, bar)
         say(f"{row.name}: {format_size(row.file_bytes or 0)}" + (", kept from before" if row.reused else ""))
     notes = list(model.notes)
     kept = Kept(out, hashes, RUNTIME.available().version)

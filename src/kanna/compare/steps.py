@@ -61,6 +61,7 @@ def plan(source: Source, path: Path, preset: str, role: str, imatrix: str | Path
 def make(
     row: Row,
     source: Source,
+    model: Model,
     hashes: dict[str, str],
     imatrix: str | Path | None,
     threads: int | None,
@@ -71,7 +72,7 @@ def make(
     from kanna.convert import convert
 
     path = Path(row.path or "")
-    if not overwrite and path.exists() and _is_same(path, row, hashes, imatrix):
+    if not overwrite and path.exists() and _is_same(path, row, model, hashes, imatrix):
         row.reused = True
     else:
         done = convert(source, path, preset=row.name, imatrix=imatrix, threads=threads, overwrite=True, progress=bar)
@@ -79,8 +80,11 @@ def make(
     row.command += f" -o {shlex.quote(path.name)}"
 
 
-def _is_same(path: Path, row: Row, hashes: dict[str, str], imatrix: str | Path | None) -> bool:
-    """Whether the artefact at `path` is what would be written: same size, tensors, source, statistics and version."""
+def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], imatrix: str | Path | None) -> bool:
+    """Whether the artefact at `path` is what would be written: same size, tensors, source, statistics and version.
+
+    The metadata is compared too: a tokenizer or chat template that was mended makes another artefact.
+    """
     import hashlib
     import json
 
@@ -101,7 +105,25 @@ def _is_same(path: Path, row: Row, hashes: dict[str, str], imatrix: str | Path |
         and found.value("kanna.imatrix.sha256") == statistics
         and recorded == hashes
         and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in row.tensors}
+        and all(_equal(found.value(key), meta.value) for key, meta in model.metadata.items() if _carried(key))
     )
+
+
+def _carried(key: str) -> bool:
+    """Whether an artefact has this key of its source unchanged."""
+    return not key.startswith(("kanna.", "quantize.")) and key not in (
+        "general.file_type",
+        "general.quantization_version",
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equal as stored: lists and arrays by element, floats as float32."""
+    if isinstance(a, float) and isinstance(b, (int, float)):
+        return abs(a - b) <= 1e-6 * max(1.0, abs(b))
+    if hasattr(a, "__len__") and not isinstance(a, str):
+        return hasattr(b, "__len__") and len(a) == len(b) and all(map(_equal, a, b))
+    return bool(a == b)
 
 
 def gate(row: Row, source: Source, threads: int | None, kept: Kept, bar: Progress) -> None:
