@@ -1,2 +1,60 @@
 #include <nanobind/nanobind.h>
-NB_MODULE(_native, m) { m.attr("__doc__") = "Block codecs and search kernels."; }
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "kanna/dispatch.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+static const kanna::Codec& codec_of(const std::string& name) {
+    const kanna::Codec* codec = kanna::find(name);
+    if (!codec) throw nb::key_error(name.c_str());
+    return *codec;
+}
+
+static void encode(const std::string& name, Floats x, BytesOut out, bool search, std::optional<Row> weights,
+                   int weighting, int threads) {
+    const kanna::Codec& codec = codec_of(name);
+    const int64_t rows = x.shape(0), cols = x.shape(1), per_row = cols / codec.values;
+    if (cols % codec.values || out.shape(0) != x.shape(0) || out.shape(1) != size_t(per_row * codec.bytes))
+        throw nb::value_error("shapes do not fit the encoding");
+    if (weights && weights->shape(0) != x.shape(1)) throw nb::value_error("weights do not fit the columns");
+    const kanna::Job job{x.data(), weights ? weights->data() : nullptr, per_row, search,
+                         static_cast<kanna::Weighting>(weighting)};
+    nb::gil_scoped_release release;
+    kanna::encode(codec, job, rows * per_row, threads, out.data());
+}
+
+static void decode(const std::string& name, Bytes data, FloatsOut out) {
+    const kanna::Codec& codec = codec_of(name);
+    const int64_t per_row = out.shape(1) / codec.values;
+    if (out.shape(1) % codec.values || data.shape(0) != out.shape(0) || data.shape(1) != size_t(per_row * codec.bytes))
+        throw nb::value_error("shapes do not fit the encoding");
+    nb::gil_scoped_release release;
+    kanna::decode(codec, data.data(), int64_t(data.shape(0)) * per_row, out.data());
+}
+
+static int64_t count_nonfinite(Floats x) {
+    nb::gil_scoped_release release;
+    return kanna::count_nonfinite(x.data(), int64_t(x.size()));
+}
+
+NB_MODULE(_native, m) {
+    m.attr("__doc__") = "Block codecs and search kernels.";
+    m.def("encode", &encode, "name"_a, "x"_a, "out"_a, "search"_a, "weights"_a.none(), "weighting"_a, "threads"_a,
+          "Encode float32 [rows, columns] into uint8 [rows, row bytes].");
+    m.def("decode", &decode, "name"_a, "data"_a, "out"_a, "Decode uint8 [rows, row bytes] into float32 [rows, columns].");
+    m.def("count_nonfinite", &count_nonfinite, "x"_a, "Number of NaN and infinite values.");
+    m.def("simd", &kanna::selected, "Instruction set in use.");
+    m.def("simd_available", &kanna::available, "Instruction sets this CPU can run, best first.");
+    m.def("set_simd", &kanna::select, "isa"_a, "Use another instruction set; False when it is not available.");
+}

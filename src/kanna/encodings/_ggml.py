@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.encodings._core import METHODS, refuse_nonfinite
 from kanna.encodings.base import Encode
 from kanna.errors import EncodingError, MissingError
 from kanna.model import F32, U8
@@ -42,16 +43,6 @@ def library() -> Any:
     )
 
 
-def refuse_nonfinite(x: F32) -> None:
-    """EncodingError when `x` holds NaN or infinity: a block format has no place for them."""
-    if not np.isfinite(x).all():
-        raise EncodingError(
-            f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite",
-            expected="finite values",
-            todo="repair the source, or carry this tensor as f32, f16 or bf16",
-        )
-
-
 def quantize(ggml_type: int, x: F32, row_bytes: int, weights: F32 | None) -> U8:
     """ggml_quantize_chunk of float32 [rows, cols] -> uint8 [rows, row_bytes]."""
     lib = library()
@@ -69,8 +60,8 @@ def _encode(
     ggml_type: int, block: int, size: int, needs: bool, x: F32, method: str, weights: F32 | None, threads: int
 ) -> U8:
     refuse_nonfinite(x)
-    if method not in ("nearest", "search"):
-        raise EncodingError(f"unknown method {method!r}", expected="nearest or search")
+    if method not in METHODS:
+        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
     if needs and weights is None:
         # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
         weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="IQ4_NL",
     block=32,
     block_bytes=18,
-    encoder=_ggml.encoder(20, 32, 18),
-    decoder=_gguf.decoder(20),
+    encoder=_core.encoder("iq4_nl", 32, 18, _core.UNIFORM),
+    decoder=_core.decoder("iq4_nl"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="IQ4_XS",
     block=256,
     block_bytes=136,
-    encoder=_ggml.encoder(23, 256, 136),
-    decoder=_gguf.decoder(23),
+    encoder=_core.encoder("iq4_xs", 256, 136, _core.UNIFORM),
+    decoder=_core.decoder("iq4_xs"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q2_K",
     block=256,
     block_bytes=84,
-    encoder=_ggml.encoder(10, 256, 84),
-    decoder=_gguf.decoder(10),
+    encoder=_core.encoder("q2_k", 256, 84, _core.UNIFORM),
+    decoder=_core.decoder("q2_k"),
 )

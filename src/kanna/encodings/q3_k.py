@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q3_K",
     block=256,
     block_bytes=110,
-    encoder=_ggml.encoder(11, 256, 110),
-    decoder=_gguf.decoder(11),
+    encoder=_core.encoder("q3_k", 256, 110, _core.UNIFORM),
+    decoder=_core.decoder("q3_k"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q4_1",
     block=32,
     block_bytes=20,
-    encoder=_ggml.encoder(3, 32, 20),
-    decoder=_gguf.decoder(3),
+    encoder=_core.encoder("q4_1", 32, 20, _core.UNIFORM),
+    decoder=_core.decoder("q4_1"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q4_K",
     block=256,
     block_bytes=144,
-    encoder=_ggml.encoder(12, 256, 144),
-    decoder=_gguf.decoder(12),
+    encoder=_core.encoder("q4_k", 256, 144, _core.UNIFORM),
+    decoder=_core.decoder("q4_k"),
 )

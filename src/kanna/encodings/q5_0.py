@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q5_0",
     block=32,
     block_bytes=22,
-    encoder=_ggml.encoder(6, 32, 22),
-    decoder=_gguf.decoder(6),
+    encoder=_core.encoder("q5_0", 32, 22, _core.UNIFORM),
+    decoder=_core.decoder("q5_0"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q5_1",
     block=32,
     block_bytes=24,
-    encoder=_ggml.encoder(7, 32, 24),
-    decoder=_gguf.decoder(7),
+    encoder=_core.encoder("q5_1", 32, 24, _core.UNIFORM),
+    decoder=_core.decoder("q5_1"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q5_K",
     block=256,
     block_bytes=176,
-    encoder=_ggml.encoder(13, 256, 176),
-    decoder=_gguf.decoder(13),
+    encoder=_core.encoder("q5_k", 256, 176, _core.UNIFORM),
+    decoder=_core.decoder("q5_k"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q6_K",
     block=256,
     block_bytes=210,
-    encoder=_ggml.encoder(14, 256, 210),
-    decoder=_gguf.decoder(14),
+    encoder=_core.encoder("q6_k", 256, 210, _core.UNIFORM),
+    decoder=_core.decoder("q6_k"),
 )

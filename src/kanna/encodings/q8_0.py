@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q8_0",
     block=32,
     block_bytes=34,
-    encoder=_ggml.encoder(8, 32, 34),
-    decoder=_gguf.decoder(8),
+    encoder=_core.encoder("q8_0", 32, 34, _core.UNIFORM),
+    decoder=_core.decoder("q8_0"),
 )

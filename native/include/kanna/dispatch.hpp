@@ -1,0 +1,29 @@
+// Which kernels run here, and the work spread over threads.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kanna/kernels.hpp"
+
+namespace kanna {
+
+// Instruction sets this CPU can run, best first.
+std::vector<std::string> available();
+
+// The one in use: the best, unless the environment variable KANNA_SIMD or select() names another.
+std::string selected();
+
+// False when `isa` is not available here.
+bool select(const std::string& isa);
+
+// The codec called `name`, or null.
+const Codec* find(const std::string& name);
+
+void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out);
+void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out);
+
+// Number of values that are NaN or infinite.
+int64_t count_nonfinite(const float* x, int64_t count);
+
+}  // namespace kanna

@@ -1,0 +1,38 @@
+// What every instruction set offers, under one table.
+#pragma once
+
+#include <cstdint>
+
+namespace kanna {
+
+// How columns are weighted when there is no importance matrix.
+enum class Weighting : int { uniform = 0, magnitude = 1, square = 2, level_magnitude = 3, level_square = 4 };
+
+struct Job {
+    const float* x;         // [blocks * values]
+    const float* weights;   // [columns] or null
+    int64_t blocks_per_row;
+    bool search;
+    Weighting weighting;    // when weights is null
+};
+
+struct Codec {
+    const char* name;
+    int values, bytes;
+    // Encode blocks [first, last) of the job to `out`, where block 0 of the job goes.
+    void (*encode)(const Job& job, int64_t first, int64_t last, uint8_t* out);
+    void (*decode)(const uint8_t* data, int64_t blocks, float* out);
+};
+
+struct Kernels {
+    const char* isa;
+    const Codec* codecs;
+    int count;
+};
+
+extern const Kernels kernels_baseline;
+#if defined(KANNA_X86)
+extern const Kernels kernels_avx2, kernels_avx512;
+#endif
+
+}  // namespace kanna

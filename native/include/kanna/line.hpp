@@ -1,0 +1,231 @@
+// Scale and minimum together: x ≈ scale * code + min, code in 0..MAX. Types Q4_1, Q5_1, Q2_K, Q4_K, Q5_K.
+//
+// Weighted least squares: for each guess of the range the codes are rounded, then the best scale and minimum
+// for those codes are solved for; the best guess is refined by rounding and solving again.
+#pragma once
+
+#include "kanna/half.hpp"
+#include "kanna/lanes.hpp"
+
+namespace kanna {
+namespace KANNA_ISA {
+
+struct Line {
+    F scale, min;
+};
+
+// Sums of a weighted fit of x by codes.
+struct Sums {
+    F w, x, xx;
+};
+
+template <int N>
+KANNA_INLINE Sums sums_of(const F* x, const F* w) {
+    Sums s{F{}, F{}, F{}};
+    for (int i = 0; i < N; ++i) {
+        const F wx = w[i] * x[i];
+        s.w += w[i];
+        s.x += wx;
+        s.xx += wx * x[i];
+    }
+    return s;
+}
+
+// Round with (x - min) * inverse, solve for the line, and its error.
+template <int N, int MAX, bool NEGATIVE>
+KANNA_INLINE F solve_line(const F* x, const F* w, const Sums& s, F inverse, F shift, Line& line) {
+    F sl{}, sll{}, sxl{};
+    for (int i = 0; i < N; ++i) {
+        const F code = nearest(clamp((x[i] - shift) * inverse, 0.0f, MAX));
+        const F wl = w[i] * code;
+        sl += wl;
+        sll += wl * code;
+        sxl += wl * x[i];
+    }
+    const F determinant = s.w * sll - sl * sl;
+    const I solvable = determinant > s.w * sll * 1e-6f;
+    const F inverse_det = splat(1.0f) / choose(solvable, determinant, splat(1.0f));
+    F scale = (s.w * sxl - s.x * sl) * inverse_det;
+    F min = (sll * s.x - sl * sxl) * inverse_det;
+    if (NEGATIVE) {
+        // The minimum is stored as a magnitude that is subtracted: above zero it is zero.
+        const I above = min > splat(0.0f);
+        scale = choose(above, sxl * reciprocal(sll), scale);
+        min = choose(above, splat(0.0f), min);
+    }
+    line.scale = scale;
+    line.min = min;
+    const F error = s.xx + scale * (scale * sll + 2.0f * (min * sl - sxl)) + min * (min * s.w - 2.0f * s.x);
+    return choose(solvable & (scale > splat(0.0f)), error, splat(HUGE_ERROR));
+}
+
+template <int N, int MAX, bool NEGATIVE>
+KANNA_INLINE Line fit_line(const F* x, const F* w, bool search) {
+    F low = x[0], high = x[0];
+    for (int i = 1; i < N; ++i) {
+        low = minimum(low, x[i]);
+        high = maximum(high, x[i]);
+    }
+    if (NEGATIVE) low = minimum(low, splat(0.0f));
+    if (NEGATIVE) high = maximum(high, splat(0.0f));
+    const F range = high - low;
+    Line best{range * (1.0f / MAX), low};
+    if (!search) return best;
+    const Sums s = sums_of<N>(x, w);
+    const F inverse_range = reciprocal(range);
+    F best_error = splat(HUGE_ERROR);
+    // Guesses: the range cut at its top by a few steps, and its bottom moved up by parts of a step.
+    constexpr int TOPS = MAX > 20 ? 10 : 12;
+    const float spread = MAX > 3 ? (MAX > 20 ? 3.0f : 2.6f) : 1.5f;
+    for (int bottom = 0; bottom < 2; ++bottom) {
+        const F shift = low + range * (bottom * (MAX > 3 ? 0.6f : 0.35f) / MAX);
+        for (int top = 0; top < TOPS; ++top) {
+            const float steps = MAX - 0.6f + spread * static_cast<float>(top) / (TOPS - 1);
+            Line line;
+            const F error = solve_line<N, MAX, NEGATIVE>(x, w, s, inverse_range * steps, shift, line);
+            const I better = error < best_error;
+            best_error = choose(better, error, best_error);
+            best.scale = choose(better, line.scale, best.scale);
+            best.min = choose(better, line.min, best.min);
+        }
+    }
+    for (int again = 0; again < 2; ++again) {
+        Line line;
+        const F error = solve_line<N, MAX, NEGATIVE>(x, w, s, reciprocal(best.scale), best.min, line);
+        const I better = error < best_error;
+        best_error = choose(better, error, best_error);
+        best.scale = choose(better, line.scale, best.scale);
+        best.min = choose(better, line.min, best.min);
+    }
+    return best;
+}
+
+// Codes for a line as the file holds it.
+template <int N, int MAX>
+KANNA_INLINE void line_codes(const F* x, F scale, F min, F* codes) {
+    const F inverse = reciprocal(scale);
+    for (int i = 0; i < N; ++i) codes[i] = nearest(clamp((x[i] - min) * inverse, 0.0f, MAX));
+}
+
+// A super-block of PER sub-blocks: scales and minima are themselves whole numbers up to TOP, times d and dmin.
+template <int PER>
+struct LineBlock {
+    F scales, mins;                // whole numbers, per lane
+    uint16_t d[LANES / PER], dmin[LANES / PER];
+};
+
+template <int PER>
+KANNA_INLINE F spread_halves(const uint16_t* halves) {
+    F out{};
+    for (int i = 0; i < LANES; ++i) out[i] = half_to_float(halves[i / PER]);
+    return out;
+}
+
+template <int N, int MAX>
+KANNA_INLINE F line_error(const F* x, const F* w, F scale, F min) {
+    const F inverse = reciprocal(scale);
+    F error{};
+    for (int i = 0; i < N; ++i) {
+        const F code = nearest(clamp((x[i] + min) * inverse, 0.0f, MAX));
+        const F off = scale * code - min - x[i];
+        error += w[i] * off * off;
+    }
+    return error;
+}
+
+// Quantize the lines of a super-block, jointly: every sub-block tries the neighbours of its scale and minimum, then
+// d and dmin are solved for with the codes held, and the best round is kept.
+template <int N, int MAX, int TOP, int PER>
+KANNA_INLINE LineBlock<PER> quantize_lines(const F* x, const F* w, const Line& line, bool search) {
+    constexpr int BLOCKS = LANES / PER;
+    LineBlock<PER> now{}, best{};
+    double best_error[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) {
+        float scale = 0, min = 0;
+        for (int i = b * PER; i < (b + 1) * PER; ++i) {
+            if (line.scale[i] > scale) scale = line.scale[i];
+            if (-line.min[i] > min) min = -line.min[i];
+        }
+        now.d[b] = factor_to_half(scale / TOP);
+        now.dmin[b] = factor_to_half(min / TOP);
+        best_error[b] = 1e300;
+    }
+    F d = spread_halves<PER>(now.d), dmin = spread_halves<PER>(now.dmin);
+    now.scales = nearest(clamp(line.scale * reciprocal(d), 0.0f, TOP));
+    now.mins = nearest(clamp(-line.min * reciprocal(dmin), 0.0f, TOP));
+    if (!search) return now;
+    F target_scale = line.scale, target_min = -line.min;
+    constexpr int ROUNDS = 3;
+    for (int round = 0; round < ROUNDS; ++round) {
+        const F s0 = nearest(clamp(target_scale * reciprocal(d), 0.0f, TOP));
+        const F m0 = nearest(clamp(target_min * reciprocal(dmin), 0.0f, TOP));
+        F error = splat(HUGE_ERROR);
+        for (int ds = -1; ds <= 1; ++ds) {
+            for (int dm = -1; dm <= 1; ++dm) {
+                const F s = clamp(s0 + static_cast<float>(ds), 0.0f, TOP);
+                const F m = clamp(m0 + static_cast<float>(dm), 0.0f, TOP);
+                const F e = line_error<N, MAX>(x, w, d * s, dmin * m);
+                const I better = e < error;
+                error = choose(better, e, error);
+                now.scales = choose(better, s, now.scales);
+                now.mins = choose(better, m, now.mins);
+            }
+        }
+        double total[BLOCKS] = {};
+        for (int i = 0; i < LANES; ++i) total[i / PER] += error[i];
+        for (int b = 0; b < BLOCKS; ++b) {
+            if (!(total[b] < best_error[b])) continue;
+            best_error[b] = total[b];
+            best.d[b] = now.d[b];
+            best.dmin[b] = now.dmin[b];
+            for (int i = b * PER; i < (b + 1) * PER; ++i) {
+                best.scales[i] = now.scales[i];
+                best.mins[i] = now.mins[i];
+            }
+        }
+        if (round + 1 == ROUNDS) break;
+        // x ≈ d * a - dmin * b with a = scale * code and b = minimum, both known now.
+        const F scale = d * now.scales, min = dmin * now.mins, inverse = reciprocal(scale);
+        F aa{}, a1{}, xa{}, x1{}, ww{};
+        for (int i = 0; i < N; ++i) {
+            const F a = now.scales * nearest(clamp((x[i] + min) * inverse, 0.0f, MAX));
+            const F wa = w[i] * a;
+            aa += wa * a;
+            a1 += wa;
+            xa += wa * x[i];
+            x1 += w[i] * x[i];
+            ww += w[i];
+        }
+        for (int b = 0; b < BLOCKS; ++b) {
+            double p = 0, q = 0, r = 0, t = 0, u = 0;
+            for (int i = b * PER; i < (b + 1) * PER; ++i) {
+                const double m = now.mins[i];
+                p += aa[i];
+                q += a1[i] * m;
+                r += ww[i] * m * m;
+                t += xa[i];
+                u += x1[i] * m;
+            }
+            const double determinant = p * r - q * q;
+            double nd = half_to_float(now.d[b]), nm = half_to_float(now.dmin[b]);
+            if (determinant > 1e-9 * p * r) {
+                nd = (t * r - q * u) / determinant;
+                nm = (t * q - p * u) / determinant;
+            } else if (p > 0) {
+                nd = (t + nm * q) / p;
+            }
+            if (nd > 0 && nm >= 0) {
+                now.d[b] = factor_to_half(static_cast<float>(nd));
+                now.dmin[b] = factor_to_half(static_cast<float>(nm));
+            }
+        }
+        d = spread_halves<PER>(now.d);
+        dmin = spread_halves<PER>(now.dmin);
+        target_scale = scale;
+        target_min = min;
+    }
+    return best;
+}
+
+}  // namespace KANNA_ISA
+}  // namespace kanna

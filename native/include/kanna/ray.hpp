@@ -1,0 +1,177 @@
+// A scale alone: x ≈ scale * code, code in LOW..HIGH. Types Q4_0, Q5_0, Q8_0, Q3_K, Q6_K; and the sixteen
+// levels of IQ4_NL and IQ4_XS, where a code stands for a level.
+#pragma once
+
+#include "kanna/blocks.hpp"
+#include "kanna/half.hpp"
+#include "kanna/lanes.hpp"
+
+namespace kanna {
+namespace KANNA_ISA {
+
+// Whole numbers LOW..HIGH. Guesses put the largest value at the end of the range, or a little beyond it.
+template <int LOW_, int HIGH_>
+struct Whole {
+    static constexpr float LOW = LOW_, HIGH = HIGH_;
+    static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 7 : 11);
+    static constexpr float STEP = HIGH_ > 3 ? 0.2f : 0.12f, BEFORE = HIGH_ > 3 ? 0.8f : 0.7f;
+    KANNA_INLINE F value(F x) { return nearest(clamp(x, LOW, HIGH)); }
+    KANNA_INLINE F code(F x) { return value(x) - LOW; }
+};
+
+// The levels of IQ4: nearest one by counting the midpoints below.
+struct Levels {
+    static constexpr float LOW = -127, HIGH = 113;
+    static constexpr int GUESSES = 8;
+    static constexpr float STEP = 2.0f, BEFORE = 7.0f;
+    KANNA_INLINE F value(F x) {
+        F out = splat(levels[0]);
+        for (int k = 0; k < 15; ++k) {
+            const float middle = 0.5f * (levels[k] + levels[k + 1]), step = levels[k + 1] - levels[k];
+            out += (F)((I)(x > splat(middle)) & (I)splat(step));
+        }
+        return out;
+    }
+    KANNA_INLINE F code(F x) {
+        F out{};
+        for (int k = 0; k < 15; ++k) {
+            const float middle = 0.5f * (levels[k] + levels[k + 1]);
+            out += (F)((I)(x > splat(middle)) & (I)splat(1.0f));
+        }
+        return out;
+    }
+};
+
+// Signed value of largest magnitude.
+template <int N>
+KANNA_INLINE F extreme(const F* x) {
+    F best = x[0];
+    for (int i = 1; i < N; ++i) best = choose(magnitude(x[i]) > magnitude(best), x[i], best);
+    return best;
+}
+
+template <class Code, int N>
+KANNA_INLINE F solve_ray(const F* x, const F* w, F inverse, F& scale) {
+    F sll{}, sxl{};
+    for (int i = 0; i < N; ++i) {
+        const F value = Code::value(x[i] * inverse);
+        const F wl = w[i] * value;
+        sll += wl * value;
+        sxl += wl * x[i];
+    }
+    scale = sxl * reciprocal(sll);
+    return scale * sxl;  // how much of the weighted sum of squares is explained
+}
+
+template <class Code, int N>
+KANNA_INLINE F fit_ray(const F* x, const F* w, bool search) {
+    const F peak = extreme<N>(x);
+    const F inverse_peak = reciprocal(peak);
+    F best = peak * (1.0f / Code::LOW);
+    if (!search) return best;
+    F best_gain = splat(-1.0f);
+    for (int side = 0; side < 2; ++side) {
+        for (int g = 0; g < Code::GUESSES; ++g) {
+            const float away = Code::STEP * static_cast<float>(g) - Code::BEFORE;
+            const float end = side == 0 ? Code::LOW - away : Code::HIGH + away;
+            F scale;
+            const F gain = solve_ray<Code, N>(x, w, inverse_peak * end, scale);
+            const I better = gain > best_gain;
+            best_gain = choose(better, gain, best_gain);
+            best = choose(better, scale, best);
+        }
+    }
+    for (int again = 0; again < 2; ++again) {
+        F scale;
+        const F gain = solve_ray<Code, N>(x, w, reciprocal(best), scale);
+        const I better = gain > best_gain;
+        best_gain = choose(better, gain, best_gain);
+        best = choose(better, scale, best);
+    }
+    return best;
+}
+
+template <class Code, int N>
+KANNA_INLINE void ray_codes(const F* x, F scale, F* codes) {
+    const F inverse = reciprocal(scale);
+    for (int i = 0; i < N; ++i) codes[i] = Code::code(x[i] * inverse);
+}
+
+template <class Code, int N>
+KANNA_INLINE F ray_error(const F* x, const F* w, F scale) {
+    const F inverse = reciprocal(scale);
+    F error{};
+    for (int i = 0; i < N; ++i) {
+        const F off = scale * Code::value(x[i] * inverse) - x[i];
+        error += w[i] * off * off;
+    }
+    return error;
+}
+
+template <int PER>
+struct RayBlock {
+    F scales;  // whole numbers BOTTOM..TOP, per lane
+    uint16_t d[LANES / PER];
+};
+
+// Quantize the scales of a super-block, as quantize_lines does.
+template <class Code, int N, int BOTTOM, int TOP, int PER>
+KANNA_INLINE RayBlock<PER> quantize_rays(const F* x, const F* w, F scales, bool search) {
+    constexpr int BLOCKS = LANES / PER;
+    RayBlock<PER> now{}, best{};
+    double best_error[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) {
+        float peak = 0;
+        for (int i = b * PER; i < (b + 1) * PER; ++i)
+            if (scales[i] * scales[i] > peak * peak) peak = scales[i];
+        now.d[b] = factor_to_half(peak / BOTTOM);
+        best_error[b] = 1e300;
+    }
+    F d{};
+    for (int i = 0; i < LANES; ++i) d[i] = half_to_float(now.d[i / PER]);
+    now.scales = nearest(clamp(scales * reciprocal(d), BOTTOM, TOP));
+    if (!search) return now;
+    constexpr int ROUNDS = 3;
+    F target = scales;
+    for (int round = 0; round < ROUNDS; ++round) {
+        const F s0 = nearest(clamp(target * reciprocal(d), BOTTOM, TOP));
+        F error = splat(HUGE_ERROR);
+        for (int step = -1; step <= 1; ++step) {
+            const F s = clamp(s0 + static_cast<float>(step), BOTTOM, TOP);
+            const F e = ray_error<Code, N>(x, w, d * s);
+            const I better = e < error;
+            error = choose(better, e, error);
+            now.scales = choose(better, s, now.scales);
+        }
+        double total[BLOCKS] = {};
+        for (int i = 0; i < LANES; ++i) total[i / PER] += error[i];
+        for (int b = 0; b < BLOCKS; ++b) {
+            if (!(total[b] < best_error[b])) continue;
+            best_error[b] = total[b];
+            best.d[b] = now.d[b];
+            for (int i = b * PER; i < (b + 1) * PER; ++i) best.scales[i] = now.scales[i];
+        }
+        if (round + 1 == ROUNDS) break;
+        const F scale = d * now.scales, inverse = reciprocal(scale);
+        F sll{}, sxl{};
+        for (int i = 0; i < N; ++i) {
+            const F a = now.scales * Code::value(x[i] * inverse);
+            sll += w[i] * a * a;
+            sxl += w[i] * a * x[i];
+        }
+        for (int b = 0; b < BLOCKS; ++b) {
+            double p = 0, t = 0;
+            for (int i = b * PER; i < (b + 1) * PER; ++i) {
+                p += sll[i];
+                t += sxl[i];
+            }
+            if (p > 0) now.d[b] = factor_to_half(static_cast<float>(t / p));
+        }
+        for (int i = 0; i < LANES; ++i) d[i] = half_to_float(now.d[i / PER]);
+        target = scale;
+    }
+    return best;
+}
+
+}  // namespace KANNA_ISA
+}  // namespace kanna

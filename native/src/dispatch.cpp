@@ -1,0 +1,89 @@
+#include "kanna/dispatch.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+namespace kanna {
+namespace {
+
+std::vector<const Kernels*> usable() {
+    std::vector<const Kernels*> found;
+#if defined(KANNA_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        found.push_back(&kernels_avx512);
+    if (__builtin_cpu_supports("avx2")) found.push_back(&kernels_avx2);
+#endif
+    found.push_back(&kernels_baseline);
+    return found;
+}
+
+const Kernels* named(const std::string& isa) {
+    for (const Kernels* k : usable())
+        if (isa == k->isa) return k;
+    return nullptr;
+}
+
+std::atomic<const Kernels*>& current() {
+    static std::atomic<const Kernels*> value = [] {
+        const char* wanted = std::getenv("KANNA_SIMD");
+        const Kernels* found = wanted ? named(wanted) : nullptr;
+        return found ? found : usable().front();
+    }();
+    return value;
+}
+
+}  // namespace
+
+std::vector<std::string> available() {
+    std::vector<std::string> names;
+    for (const Kernels* k : usable()) names.emplace_back(k->isa);
+    return names;
+}
+
+std::string selected() { return current().load()->isa; }
+
+bool select(const std::string& isa) {
+    const Kernels* found = named(isa);
+    if (found) current() = found;
+    return found != nullptr;
+}
+
+const Codec* find(const std::string& name) {
+    const Kernels* kernels = current();
+    for (int i = 0; i < kernels->count; ++i)
+        if (name == kernels->codecs[i].name) return &kernels->codecs[i];
+    return nullptr;
+}
+
+void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out) {
+    // Parts begin at multiples of 16 blocks, so that every block meets the same neighbours in its lanes.
+    const int64_t step = (blocks / std::max(threads, 1) + 15) / 16 * 16;
+    if (threads <= 1 || step >= blocks) {
+        codec.encode(job, 0, blocks, out);
+        return;
+    }
+    std::vector<std::thread> pool;
+    for (int64_t first = step; first < blocks; first += step)
+        pool.emplace_back([&, first] { codec.encode(job, first, std::min(first + step, blocks), out); });
+    codec.encode(job, 0, step, out);
+    for (std::thread& thread : pool) thread.join();
+}
+
+void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out) { codec.decode(data, blocks, out); }
+
+int64_t count_nonfinite(const float* x, int64_t count) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, x + i, sizeof bits);
+        found += (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return found;
+}
+
+}  // namespace kanna

@@ -1,0 +1,55 @@
+"""Encoders and decoders of our native core."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from kanna import _native
+from kanna.encodings.base import Decode, Encode
+from kanna.errors import EncodingError
+from kanna.model import F32, U8
+
+# Importance of a value x in its block when no importance matrix is given.
+UNIFORM, MAGNITUDE, SQUARE, LEVEL_MAGNITUDE, LEVEL_SQUARE = range(5)
+METHODS = ("nearest", "search")
+
+
+def refuse_nonfinite(x: F32) -> None:
+    """EncodingError when `x` holds NaN or infinity: a block format has no place for them."""
+    found = _native.count_nonfinite(x)
+    if found:
+        raise EncodingError(
+            f"{found} of {x.size} values are NaN or infinite",
+            expected="finite values",
+            todo="repair the source, or carry this tensor as f32, f16 or bf16",
+        )
+
+
+def _encode(
+    name: str, block: int, size: int, weighting: int, x: F32, method: str, weights: F32 | None, threads: int
+) -> U8:
+    refuse_nonfinite(x)
+    if method not in METHODS:
+        raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
+    out = np.empty((x.shape[0], x.shape[1] // block * size), np.uint8)
+    w = None if weights is None else np.ascontiguousarray(weights, np.float32)
+    _native.encode(name, x, out, method == "search", w, weighting, threads)
+    return out
+
+
+def encoder(name: str, block: int, size: int, weighting: int) -> Encode:
+    """An `Encoding.encoder` of the native core; `weighting` is used when no weights are given."""
+    return partial(_encode, name, block, size, weighting)
+
+
+def _decode(name: str, data: U8, cols: int) -> F32:
+    out = np.empty((data.shape[0], cols), np.float32)
+    _native.decode(name, data, out)
+    return out
+
+
+def decoder(name: str) -> Decode:
+    """An `Encoding.decoder` of the native core."""
+    return partial(_decode, name)
