@@ -102,9 +102,9 @@ def test_ctrl_c_is_one_calm_line(failing: Any) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent in another way on Windows")
 def test_ctrl_c_during_real_work(tmp_path: Path) -> None:
-    """A chat that waits for input is interrupted: exit code 130, no traceback."""
+    """A command that waits for its input is interrupted: exit code 130, no traceback."""
     code = "import sys; from kanna.cli.main import cli; cli()"
-    command = [sys.executable, "-c", code, "chat", str(tmp_path / "no.gguf")]
+    command = [sys.executable, "-c", code, "generate", str(tmp_path / "no.gguf"), "-"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(3)
     child.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import kanna
 from kanna.cli.main import cli
@@ -115,19 +115,18 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
     home = tmp_path_factory.mktemp("compare")
     tiny_models.make("llama", home / "tiny")
     (home / "text.txt").write_text(tiny_models.TEXT * 60, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        # References of tiny models must not fill the user's cache.
-        patch.setenv("KANNA_CACHE", str(home / "cache"))
-        run = CliRunner().invoke(cli, words(home))
+    run = invoke(home)
     assert run.exit_code == 0, run.stderr
     return home / "tiny", home / "out", json.loads(run.stdout)
 
 
-def words(home: Path) -> list[str]:
-    return [
+def invoke(home: Path) -> Result:
+    words = [
         "compare", str(home / "tiny"), "--presets", "Q8_0,Q4_K_M,Q2_K", "-o", str(home / "out"), "--text",
         str(home / "text.txt"), "--windows", "3", "--repeat", "1", "--threads", "2", "--json", "--quiet",
     ]  # fmt: skip
+    # References of tiny models must not fill the user's cache.
+    return CliRunner().invoke(cli, words, env={"KANNA_CACHE": str(home / "cache")})
 
 
 def test_rows_are_measured(compared: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -158,7 +157,7 @@ def test_second_run_keeps_what_is_there(compared: tuple[Path, Path, dict[str, An
     artefacts = sorted(out.glob("*.gguf"))
     before = [p.stat().st_mtime_ns for p in artefacts]
     (out / "tiny-Q2_K.gguf").write_bytes(b"GGUF, but broken")
-    run = CliRunner().invoke(cli, words(out.parent))
+    run = invoke(out.parent)
     assert run.exit_code == 0, run.stderr
     after = [p.stat().st_mtime_ns for p in artefacts]
     changed = [p.name for p, a, b in zip(artefacts, before, after, strict=True) if a != b]

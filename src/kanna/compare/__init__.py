@@ -53,6 +53,8 @@ def compare(
     if not chosen:
         raise UsageError("no preset was given", expected="for example Q8_0,Q4_K_M")
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
     baseline = steps.baseline(opened)

@@ -26,8 +26,10 @@ def COMMAND(terminal: Terminal, model: Path, system: str | None, **choices: Any)
     An empty line or the end of the input ends it. When the input is no terminal, each line is one turn; with --json
     the whole conversation is printed as one object at the end.
     """
-    from kanna.generate import chat
+    from kanna.generate import chat, open_engine
 
+    # A file that does not load is said before a message is asked for.
+    open_engine(model, threads=choices["threads"], context=choices["context"])
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     asks = sys.stdin.isatty()
     live = not terminal.settings.json

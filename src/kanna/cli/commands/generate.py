@@ -48,9 +48,9 @@ def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> Non
     began = time.perf_counter()
     pieces: list[str] = []
     live = not terminal.settings.json
-    if live:
-        click.secho(prompt, nl=False, dim=True)
     for piece in generate(model, prompt, **choices):
+        if live and not pieces and not terminal.quiet:
+            click.secho(prompt, nl=False, dim=True)
         pieces.append(piece)
         if live:
             click.echo(piece, nl=False)
