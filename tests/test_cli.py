@@ -65,6 +65,12 @@ def test_errors_as_json(failing: Any) -> None:
     assert "no runtime" in run.stderr
 
 
+def test_usage_errors_as_json() -> None:
+    run = kanna("fit", "x", "--json", "--context", "0")
+    assert run.exit_code == 2
+    assert "0 is not in the range" in json.loads(run.stdout)["error"]["found"]
+
+
 @pytest.mark.parametrize("words", [["--json", "inspect", "x"], ["inspect", "x", "--json"]])
 def test_common_options_on_either_side(failing: Any, words: list[str]) -> None:
     failing(errors.KannaError("a cat"))

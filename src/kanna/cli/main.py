@@ -39,13 +39,17 @@ class Commands(click.Group):
 
             close = get_close_matches(args[0], self.list_commands(ctx), 1)
             if close:
-                error.message += f" Did you mean {close[0]!r}?"
-            raise
+                raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx) from None
+            raise error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except click.ClickException as error:
+            if settings(ctx).json:
+                click.echo(_as_json({"found": error.format_message()}, error.exit_code))
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
             name = ctx.invoked_subcommand or ""
@@ -83,7 +87,7 @@ def report(error: Exception, ctx: click.Context) -> int:
         }
         code = 1
     if options.json:
-        click.echo(json.dumps({"error": {k: v for k, v in lines.items() if v} | {"exit_code": code}}, indent=2))
+        click.echo(_as_json(lines, code))
     click.secho("Error: ", err=True, fg="red", bold=True, nl=False)
     click.secho(lines["found"], err=True, fg="red")
     for label, key in (("Expected", "expected"), ("What to do", "todo")):
@@ -91,6 +95,10 @@ def report(error: Exception, ctx: click.Context) -> int:
             click.secho(f"{label}: ", err=True, bold=True, nl=False)
             click.echo(lines[key], err=True)
     return code
+
+
+def _as_json(lines: dict[str, str], code: int) -> str:
+    return json.dumps({"error": {k: v for k, v in lines.items() if v} | {"exit_code": code}}, indent=2)
 
 
 def _os_advice(error: OSError) -> str:

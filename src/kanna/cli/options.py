@@ -77,7 +77,7 @@ def command(name: str, *, when_interrupted: str = "Interrupted.") -> Callable[[C
     return make
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A size such as 2GB, 1.5GiB or 800MB, as bytes."""
 
     name = "size"
@@ -89,7 +89,7 @@ class Size(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Names(click.ParamType):
+class Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A comma-separated list of names."""
 
     name = "names"

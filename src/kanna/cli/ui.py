@@ -83,13 +83,18 @@ class Terminal:
 
     def result(self, result: Any, draw: Callable[[Console, dict[str, Any]], None]) -> None:
         """Print the result: its dictionary with --json, else drawn by `draw`."""
-        self.close_progress()
-        data = result if isinstance(result, dict) else result.to_dict()
-        self._restore()
+        data: dict[str, Any] = result if isinstance(result, dict) else result.to_dict()
         if self.settings.json:
-            click.echo(dumps(data))
+            self.json(data)
             return
+        self.close_progress()
         draw(console(), data)
+
+    def json(self, data: dict[str, Any]) -> None:
+        """Print the one object that --json promises."""
+        self.close_progress()
+        self._restore()
+        click.echo(dumps(data))
 
 
 def dumps(data: Any) -> str:
@@ -176,7 +181,7 @@ class Bars:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._unit = unit
-        blank = {"amount": "", "rate": "", "memory": "", "detail": ""}
+        blank: dict[str, Any] = {"amount": "", "rate": "", "memory": "", "detail": ""}
         self._task = self._bars.add_task(stage, total=total, **blank)
         self._bars.start()
 

@@ -48,7 +48,7 @@ def compare(
     from kanna import families
     from kanna.plan import presets as known
 
-    say, bar = remark or (lambda _: None), progress or Silent()
+    say, bar = remark or _nothing, progress or Silent()
     chosen = list(dict.fromkeys(known.get(p).name for p in presets))
     if not chosen:
         raise UsageError("no preset was given", expected="for example Q8_0,Q4_K_M")
@@ -98,3 +98,7 @@ def compare(
     report.write(result.to_dict(), out)
     bar.finish()
     return result
+
+
+def _nothing(_: str) -> None:
+    pass

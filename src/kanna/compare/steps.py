@@ -119,10 +119,10 @@ def _carried(key: str) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     """Equal as stored: lists and arrays by element, floats as float32."""
-    if isinstance(a, float) and isinstance(b, (int, float)):
+    if hasattr(a, "__len__") and hasattr(b, "__len__") and not isinstance(a, str):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return abs(a - b) <= 1e-6 * max(1.0, abs(b))
-    if hasattr(a, "__len__") and not isinstance(a, str):
-        return hasattr(b, "__len__") and len(a) == len(b) and all(map(_equal, a, b))
     return bool(a == b)
 
 
@@ -131,7 +131,7 @@ def gate(row: Row, source: Source, threads: int | None, kept: Kept, bar: Progres
     from kanna.verify import verify
 
     artefact = row.path or ""
-    data = kept.get(artefact, "gate")
+    data: dict[str, Any] | None = kept.get(artefact, "gate")
     if data is None:
         try:
             data = verify(source, artefact, threads=threads, progress=bar).to_dict()

@@ -52,4 +52,4 @@ def COMMAND(terminal: Terminal, model: Path, system: str | None, **choices: Any)
             click.echo()
         messages.append({"role": "assistant", "content": "".join(pieces)})
     if not live:
-        terminal.result({"model": str(model), "messages": messages}, lambda *_: None)
+        terminal.json({"model": str(model), "messages": messages})

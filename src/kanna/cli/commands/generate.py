@@ -60,4 +60,4 @@ def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> Non
         click.echo()
         terminal.done(f"{len(pieces)} pieces in {seconds:.1f} s")
     else:
-        terminal.result({"model": str(model), "prompt": prompt, "text": text, "seconds": seconds}, lambda *_: None)
+        terminal.json({"model": str(model), "prompt": prompt, "text": text, "seconds": seconds})
