@@ -149,7 +149,7 @@ def test_deviations_are_what_they_are_said_to_be() -> None:
                 assert any(unicodedata.category(c).startswith("M") for c in text)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["llama2", "llama3", "mistral_nemo", "qwen2_5", "gpt4o"])
 def test_ids_survive_the_way_back(name: str) -> None:
     """tokenizer.json → GGUF metadata → tokenizer.json gives the same ids for every text."""
     import tokenizers

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kanna.model import MetaValue, ValueType, f32, string
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from kanna.sources import Source
 
@@ -32,7 +32,6 @@ _SAMPLING: dict[str, tuple[tuple[str, ...], ValueType]] = {
     "mirostat_tau": (("mirostat_tau",), ValueType.F32),
     "mirostat_eta": (("mirostat_eta",), ValueType.F32),
 }
-_PYTHON = {ValueType.STR: (str,), ValueType.I32: (int,), ValueType.F32: (int, float)}
 
 
 def general(source: Source, num_parameters: int, arch: str) -> tuple[dict[str, MetaValue], list[str]]:
@@ -56,13 +55,10 @@ def sampling(path: Path | None, notes: list[str]) -> dict[str, MetaValue]:
     found: dict[str, MetaValue] = {}
     for key, (names, kind) in _SAMPLING.items():
         value = next((config[n] for n in names if isinstance(config, dict) and config.get(n) is not None), None)
-        if value is None or isinstance(value, bool) or not isinstance(value, _PYTHON[kind]):
-            continue
-        if kind is ValueType.F32:
-            if not isfinite(value):
-                continue
+        wanted = {ValueType.STR: str, ValueType.I32: int}.get(kind)
+        if kind is ValueType.F32 and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
             found[f"general.sampling.{key}"] = f32(value)
-        else:
+        elif wanted is not None and isinstance(value, wanted) and not isinstance(value, bool):
             found[f"general.sampling.{key}"] = MetaValue(value, kind)
     return found
 
@@ -115,7 +111,7 @@ def _number(kind: Any) -> int:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def _quiet(name: str) -> Generator[None]:
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kanna.model import F32, U8, Tensor
 
 
 @dataclass(slots=True)
 class Renamed:
-    """The same tensor under another name, optionally with another shape of as many values per row."""
+    """The same tensor under another name."""
 
     name: str
     inner: Tensor
+    shape: tuple[int, ...] = field(init=False)
+    dtype: str = field(init=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.inner.dtype
+    def __post_init__(self) -> None:
+        self.shape, self.dtype = self.inner.shape, self.inner.dtype
 
     @property
     def nbytes(self) -> int:
@@ -48,44 +46,40 @@ class HeadRows:
     inner: Tensor
     head_dim: int
     interleave: bool = True
+    shape: tuple[int, ...] = field(init=False)
+    dtype: str = field(init=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.inner.dtype
+    def __post_init__(self) -> None:
+        self.shape, self.dtype = self.inner.shape, self.inner.dtype
 
     @property
     def nbytes(self) -> int:
         return self.inner.nbytes
 
-    def _span(self, start: int, stop: int) -> tuple[int, int, np.ndarray]:
-        """First and last source row of the heads touched, and the wanted rows among them."""
-        dim = self.head_dim
-        half = dim // 2
-        if len(self.inner.shape) == 1:
-            # A bias is one row: its columns are permuted instead.
-            wanted, first, last = np.arange(self.inner.shape[0]), 0, self.inner.shape[0]
-        else:
-            wanted, first, last = np.arange(start, stop), start // dim * dim, -(-stop // dim) * dim
-        head, at = np.divmod(wanted, dim)
+    def _source(self, wanted: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Where the wanted rows (of a bias: columns) lie in the inner tensor."""
+        half = self.head_dim // 2
+        head, at = np.divmod(wanted, self.head_dim)
         source = (at % 2) * half + at // 2 if self.interleave else (at % half) * 2 + at // half
-        return first, last, head * dim + source - first
+        return head * self.head_dim + source
 
     def rows(self, start: int, stop: int) -> F32:
-        first, last, wanted = self._span(start, stop)
-        if len(self.inner.shape) == 1:
-            return self.inner.rows(start, stop)[:, wanted]
-        return self.inner.rows(first, last)[wanted]
+        if len(self.shape) == 1:
+            # A bias is one row: its columns are permuted instead.
+            return self.inner.rows(start, stop)[:, self._source(np.arange(self.shape[0]))]
+        first, last = self._heads(start, stop)
+        return self.inner.rows(first, last)[self._source(np.arange(start, stop)) - first]
 
     def raw(self, start: int, stop: int) -> U8 | None:
-        first, last, wanted = self._span(start, stop)
-        if len(self.inner.shape) == 1:
+        if len(self.shape) == 1:
             return None
+        first, last = self._heads(start, stop)
         data = self.inner.raw(first, last)
-        return None if data is None else data[wanted]
+        return None if data is None else data[self._source(np.arange(start, stop)) - first]
+
+    def _heads(self, start: int, stop: int) -> tuple[int, int]:
+        """The rows of all heads that [start, stop) touches."""
+        return start // self.head_dim * self.head_dim, -(-stop // self.head_dim) * self.head_dim
 
 
 @dataclass(slots=True)
@@ -96,14 +90,14 @@ class Shifted:
     inner: Tensor
     offset: float
     dtype: str = "f32"
+    shape: tuple[int, ...] = field(init=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
+    def __post_init__(self) -> None:
+        self.shape = self.inner.shape
 
     @property
     def nbytes(self) -> int:
-        return 4 * prod(self.inner.shape)
+        return 4 * prod(self.shape)
 
     def rows(self, start: int, stop: int) -> F32:
         return self.inner.rows(start, stop) + np.float32(self.offset)
@@ -119,17 +113,17 @@ class Computed:
     name: str
     values: F32
     dtype: str = "f32"
+    shape: tuple[int, ...] = field(init=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.values.shape
+    def __post_init__(self) -> None:
+        self.shape = self.values.shape
 
     @property
     def nbytes(self) -> int:
         return self.values.nbytes
 
     def rows(self, start: int, stop: int) -> F32:
-        return self.values.reshape(-1, self.values.shape[-1])[start:stop]
+        return self.values.reshape(-1, self.shape[-1])[start:stop]
 
     def raw(self, start: int, stop: int) -> U8 | None:
         return np.ascontiguousarray(self.rows(start, stop)).view(np.uint8)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanna.errors import SourceError
 from kanna.model import MetaValue, ValueType, array, boolean, string
-from kanna.tokenizer import _special
+from kanna.tokenizer import _json, _special
 from kanna.tokenizer._strip import runtime_name, strip_notes, stripping
 from kanna.tokenizer._to_hf import to_hf
 from kanna.tokenizer._vocab import Vocab, from_json
@@ -66,7 +66,7 @@ def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
         found[f"{KEY}.scores"] = array(vocab.scores, ValueType.F32)
     if vocab.merges is not None:
         found[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
-    found |= _special.special_ids(vocab.ids, config, source.config, len(vocab.tokens))
+    found |= _special.special_ids(vocab.tokens, config, source.config)
     found |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
     if vocab.space_prefix is not None:
         found[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
@@ -125,7 +125,10 @@ def _object(files: dict[str, Path], name: str) -> dict[str, Any]:
     if (path := files.get(name)) is None:
         return {}
     try:
-        value = json.loads(_text(path))
+        # The largest of them by far is parsed apart.
+        value = _json.load(path) if name == "tokenizer.json" else json.loads(_text(path))
+    except OSError as error:
+        raise SourceError(f"{name} cannot be read: {error}", todo="fetch it again") from error
     except ValueError as error:
         raise SourceError(f"{name} is not JSON: {error}", todo="fetch it again") from error
     if not isinstance(value, dict):

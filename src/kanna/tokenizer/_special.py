@@ -34,10 +34,11 @@ def text_of(entry: Any) -> str | None:
     return entry if isinstance(entry, str) and entry else None
 
 
-def special_ids(
-    ids: dict[str, int], config: dict[str, Any], model_config: dict[str, Any], size: int
-) -> dict[str, MetaValue]:
+def special_ids(tokens: list[str], config: dict[str, Any], model_config: dict[str, Any]) -> dict[str, MetaValue]:
     """`tokenizer.ggml.*_token_id` from tokenizer_config.json, then config.json, then well-known texts."""
+    wanted = {text_of(config.get(f"{name}_token")) for name in _CONFIGURED}.union(*_BY_TEXT.values())
+    ids = {text: i for i, text in enumerate(tokens) if text in wanted}
+    size = len(tokens)
     nested = model_config.get("text_config") or {}
     found: dict[str, MetaValue] = {}
     for name, key in _CONFIGURED.items():

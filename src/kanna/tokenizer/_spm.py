@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kanna.errors import FormatError, SourceError, UnsupportedError
-from kanna.tokenizer._vocab import ADDED_SCORE, SPACE, UNUSED_SCORE, Type, Vocab, _added, _finish, _ids, _unique, place
+from kanna.tokenizer._vocab import ADDED_SCORE, SPACE, UNUSED_SCORE, Type, Vocab, added_token, check_unique, fill, place
 
 _BPE = 2
 
@@ -87,7 +87,7 @@ def from_model(data: bytes, added: dict[int, tuple[str, bool]], rows: int | None
         )
     entries = {i: p.text for i, p in enumerate(pieces)} | {i: text for i, (text, _) in added.items()}
     texts = place(entries, rows, surplus)
-    tokens, types = _finish(texts)
+    tokens, types = fill(texts)
     scores = [UNUSED_SCORE if t is None else ADDED_SCORE for t in texts]
     for i, piece in enumerate(pieces[: len(tokens)]):
         # SentencePiece's type numbers are GGUF's.
@@ -96,9 +96,9 @@ def from_model(data: bytes, added: dict[int, tuple[str, bool]], rows: int | None
             tokens[i] = piece.text.replace(SPACE, " ")
     for i, (text, special) in added.items():
         if i < len(tokens) and types[i] != Type.UNKNOWN:
-            tokens[i], types[i] = _added(text, special)
+            tokens[i], types[i] = added_token(text, special)
             scores[i] = ADDED_SCORE
-    _unique(tokens)
+    check_unique(tokens)
     return Vocab(
         model="llama",
         pre="default",
@@ -106,5 +106,4 @@ def from_model(data: bytes, added: dict[int, tuple[str, bool]], rows: int | None
         types=types,
         scores=scores,
         space_prefix=prefix,
-        ids=_ids(tokens),
     )

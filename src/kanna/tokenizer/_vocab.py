@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -31,7 +31,6 @@ class Vocab:
     scores: list[float] | None = None
     merges: list[str] | None = None
     space_prefix: bool | None = None
-    ids: dict[str, int] = field(default_factory=dict[str, int])
 
 
 def looks_special(text: str) -> bool:
@@ -96,12 +95,12 @@ def _byte_level(tok: dict[str, Any], model: dict[str, Any], rows: int | None, su
     pre = _pre.detect(tok)
     added = tok.get("added_tokens") or []
     texts = place(_entries(model, added), rows, surplus)
-    tokens, types = _finish(texts)
+    tokens, types = fill(texts)
     for a in added:
         if (i := int(a["id"])) < len(tokens):
-            tokens[i], types[i] = _added(str(a["content"]), bool(a.get("special")))
-    _unique(tokens)
-    return Vocab(model="gpt2", pre=pre, tokens=tokens, types=types, merges=_merges(model), ids=_ids(tokens))
+            tokens[i], types[i] = added_token(str(a["content"]), bool(a.get("special")))
+    check_unique(tokens)
+    return Vocab(model="gpt2", pre=pre, tokens=tokens, types=types, merges=_merges(model))
 
 
 def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
@@ -112,10 +111,8 @@ def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | 
     """
     added = tok.get("added_tokens") or []
     texts = place(_entries(model, added), rows, surplus)
-    tokens, types = _finish(texts)
-    rank: dict[str, int] = {}
-    for left, right in _merge_pairs(model):
-        rank.setdefault(left + right, len(rank))
+    tokens, types = fill(texts)
+    rank = {piece: i for i, piece in enumerate(dict.fromkeys(_pieces(model)))}
     scores = [UNUSED_SCORE if texts[i] is None else -float(rank.get(t, len(rank))) for i, t in enumerate(tokens)]
     unknown = model.get("unk_token")
     for i, text in enumerate(texts):
@@ -129,9 +126,9 @@ def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | 
         i, text = int(a["id"]), str(a["content"])
         if i >= len(tokens) or (text == unknown and types[i] == Type.UNKNOWN):
             continue
-        tokens[i], types[i] = _added(text, bool(a.get("special")))
+        tokens[i], types[i] = added_token(text, bool(a.get("special")))
         scores[i] = ADDED_SCORE
-    _unique(tokens)
+    check_unique(tokens)
     return Vocab(
         model="llama",
         pre="default",
@@ -139,28 +136,23 @@ def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | 
         types=types,
         scores=scores,
         space_prefix=_space_prefix(tok),
-        ids=_ids(tokens),
     )
 
 
-def _added(text: str, special: bool) -> tuple[str, int]:
+def added_token(text: str, special: bool) -> tuple[str, int]:
     if special or looks_special(text):
         return text, Type.CONTROL
     # llama.cpp looks for user-defined tokens in raw text, where a space is a space.
     return text.replace(SPACE, " "), Type.USER_DEFINED
 
 
-def _finish(texts: list[str | None]) -> tuple[list[str], list[int]]:
+def fill(texts: list[str | None]) -> tuple[list[str], list[int]]:
     """Every row gets a token: rows the tokenizer does not know become unused ones."""
     tokens = [f"[PAD{i}]" if t is None else t for i, t in enumerate(texts)]
     return tokens, [Type.UNUSED if t is None else Type.NORMAL for t in texts]
 
 
-def _ids(tokens: list[str]) -> dict[str, int]:
-    return {t: i for i, t in enumerate(tokens)}
-
-
-def _unique(tokens: list[str]) -> None:
+def check_unique(tokens: list[str]) -> None:
     """llama.cpp aborts on two tokens with one text."""
     if len(set(tokens)) == len(tokens):
         return
@@ -173,6 +165,15 @@ def _unique(tokens: list[str]) -> None:
                 todo="remove the duplicate from the added tokens",
             )
         seen.add(text)
+
+
+def _pieces(model: dict[str, Any]) -> Iterator[str]:
+    """What each merge makes, in order."""
+    try:
+        for merge in model.get("merges") or []:
+            yield merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
+    except TypeError as error:
+        raise SourceError("tokenizer.json has a merge that is not a pair", todo="fetch it again") from error
 
 
 def _merge_pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
