@@ -259,3 +259,31 @@ def test_stop_text_holds_back_only_what_may_become_a_stop() -> None:
     tail = StopText(["xyz"])
     assert tail.push("axy") == "a"
     assert tail.rest() == "xy"
+
+
+@pytest_llama
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("llama.block_count", 0),
+        ("llama.block_count", 1 << 31),
+        ("llama.attention.layer_norm_rms_epsilon", float("nan")),
+        ("llama.attention.layer_norm_rms_epsilon", -1.0),
+        ("tokenizer.ggml.model", "llama"),  # byte-level tokens have no <0x0A>
+    ],
+)
+def test_what_would_abort_the_process_is_refused(key: str, value: object, model: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from kanna import encodings
+    from kanna.formats import gguf
+    from kanna.plan import TensorPlan
+
+    file = gguf.read(model)
+    metadata = {**file.metadata, key: replace(file.metadata[key], value=value)}
+    name, tensor = next((n, t) for n, t in file.tensors.items() if len(t.shape) == 1)
+    plan = TensorPlan(name=name, tensor=tensor, encoding=encodings.get(tensor.dtype))
+    path = tmp_path / "abort.gguf"
+    gguf.write(path, metadata=metadata, tensors=[plan])
+    with pytest.raises(FormatError, match="would end"):
+        RUNTIME.open(path)

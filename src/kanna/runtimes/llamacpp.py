@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
 
+# llama.cpp's own limit, and its number for a token that stands for one byte.
+_MAX_LAYERS = 512
+_BYTE = 6
+
 # What the build calls a CPU feature → the CPU flag that makes it possible (Linux spelling).
 _FEATURES = {
     "AVX": "avx",
@@ -152,7 +156,26 @@ def check_header(path: Path) -> None:
         magic = file.read(4)
     if magic != b"GGUF":
         raise FormatError(f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load")
-    gguf.read(path)
+    file = gguf.read(path)
+    wrong = _fatal(file, file.value("general.architecture"))
+    if wrong:
+        raise FormatError(f"{path} would end llama.cpp: {wrong}", todo="convert again from the original model")
+
+
+def _fatal(file: gguf.GGUFFile, arch: object) -> str:
+    """What makes llama.cpp abort the process instead of refusing the file; empty when nothing does."""
+    layers = file.value(f"{arch}.block_count")
+    if isinstance(layers, int) and not 1 <= layers <= _MAX_LAYERS and file.tensors:
+        return f"{arch}.block_count is {layers}"
+    for key, value in file.metadata.items():
+        if key.startswith(f"{arch}.") and key.endswith("_epsilon") and not 0 <= value.value < 1:
+            return f"{key} is {value.value}"
+    if file.value("tokenizer.ggml.model") == "llama":
+        # A text with a character that is no token is looked up byte by byte.
+        types, tokens = (file.value(f"tokenizer.ggml.{name}", ()) for name in ("token_type", "tokens"))
+        if not (_BYTE in types or "<0x0A>" in tokens):
+            return "the vocabulary has no bytes to fall back on"
+    return ""
 
 
 RUNTIME = LlamaCpp()
