@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
 
-# llama.cpp's own limit, and its number for a token that stands for one byte.
+# llama.cpp's own limit.
 _MAX_LAYERS = 512
-_BYTE = 6
 
 # What the build calls a CPU feature → the CPU flag that makes it possible (Linux spelling).
 _FEATURES = {
@@ -172,8 +171,8 @@ def _fatal(file: gguf.GGUFFile, arch: object) -> str:
             return f"{key} is {value.value}"
     if file.value("tokenizer.ggml.model") == "llama":
         # A text with a character that is no token is looked up byte by byte.
-        types, tokens = (file.value(f"tokenizer.ggml.{name}", ()) for name in ("token_type", "tokens"))
-        if not (_BYTE in types or "<0x0A>" in tokens):
+        tokens = file.value("tokenizer.ggml.tokens", ())
+        if not ("<0x0A>" in tokens or "\n" in tokens):
             return "the vocabulary has no bytes to fall back on"
     return ""
 
