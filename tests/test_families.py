@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,15 @@ from kanna.sources import open_source
 llama_cpp = pytest.importorskip("llama_cpp")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models: waiting for a second thread costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write(model: Model, path: Path, encoding: str) -> Path:
@@ -46,7 +57,7 @@ def llama_logits(path: Path, ids: list[int]) -> np.ndarray:
     params.n_ctx = -(-len(ids) // 256) * 256
     params.n_batch = params.n_ubatch = 512
     params.n_outputs_max = 512
-    params.n_threads = params.n_threads_batch = 2
+    params.n_threads = params.n_threads_batch = 1
     params.type_k = params.type_v = 0  # GGML_TYPE_F32
     params.flash_attn_type = 0
     context = lib.llama_init_from_model(model, params)
@@ -146,3 +157,24 @@ def test_back_to_hugging_face(tiny: tuple[str, Path, Any], tmp_path: Path) -> No
     assert ours.apply_chat_template(messages, tokenize=False) == theirs.apply_chat_template(messages, tokenize=False)
     again = families.load_model(open_source(tmp_path / "hf"))
     assert list(again.tensors) == list(families.load_model(open_source(folder)).tensors)
+
+
+def test_both_spellings_of_the_config_give_the_same_file(tiny: tuple[str, Path, Any], tmp_path: Path) -> None:
+    """transformers 5 writes `rope_parameters` and `dtype`; transformers 4 wrote the keys they replaced."""
+    _, folder, _ = tiny
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    rope = dict(rope)
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["partial_rotary_factor"] = rope.pop("partial_rotary_factor", 1.0)
+    config["torch_dtype"] = config.pop("dtype")
+    if rope.get("rope_type") != "default":
+        config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
+    old = tmp_path / folder.name
+    shutil.copytree(folder, old)
+    (old / "config.json").write_text(json.dumps(config))
+    ours, theirs = families.load_model(open_source(old)), families.load_model(open_source(folder))
+    assert ours.metadata == theirs.metadata and list(ours.tensors) == list(theirs.tensors)

@@ -269,3 +269,11 @@ def test_card_and_generation_config_become_general_keys(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text("nope")
     notes = families.load_model(source).notes
     assert any("YAML" in n for n in notes) and any("generation_config" in n for n in notes)
+
+
+def test_licence_and_languages_go_back_into_the_model_card(tmp_path: Path) -> None:
+    source = make_source("llama", tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nlanguage: [en, de]\n---\n")
+    source.files = {p.name: p for p in tmp_path.iterdir()}
+    card = families.to_hf(families.load_model(source))[2]["README.md"].decode()
+    assert 'license: "mit"' in card and 'language: ["en", "de"]' in card

@@ -57,6 +57,8 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
         tensors[name] = _view(family, name, base.split(".")[-1], tensor, head_dim)
     files = tokenizer.to_hf(model.metadata)
     files["generation_config.json"] = _json(_generation(model, config))
+    if card := _card(model):
+        files["README.md"] = card
     return config, tensors, files
 
 
@@ -170,6 +172,26 @@ def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
             found[theirs] = _short(value) if isinstance(value, float) else value
             found["do_sample"] = True
     return found
+
+
+def _card(model: Model) -> bytes:
+    """Header of a model card with the licence and origin the GGUF carries; empty when it carries none."""
+    header: dict[str, Any] = {"model_name": model.meta("general.name", model.name)}
+    for ours, theirs in (
+        ("license", "license"),
+        ("license.name", "license_name"),
+        ("license.link", "license_link"),
+        ("languages", "language"),
+        ("tags", "tags"),
+    ):
+        value = model.meta(f"general.{ours}")
+        if value is not None:
+            header[theirs] = value if isinstance(value, str) else list(value)
+    if len(header) == 1:
+        return b""
+    # JSON is YAML, so names with colons or quotes in them need no other care.
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
+    return "\n".join(["---", *lines, "---", "", f"# {header['model_name']}", ""]).encode()
 
 
 def _json(value: Any) -> bytes:
