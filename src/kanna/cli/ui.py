@@ -119,7 +119,8 @@ def table(*columns: str, title: str = "") -> Table:
 
     made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        made.add_column(name.removesuffix(">"), justify="right" if name.endswith(">") else "left")
+        right = name.endswith(">")
+        made.add_column(name.removesuffix(">"), justify="right" if right else "left", no_wrap=right)
     return made
 
 

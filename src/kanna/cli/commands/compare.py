@@ -47,34 +47,49 @@ def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import number, table
-    from kanna.units import format_size
+    from kanna.cli.ui import table
 
-    made = table(
-        "", "preset", "file>", "bits>", "KL mean>", "top-1 %>", "perplexity>", "gen tok/s>", "× faster>", "memory>",
-        "less memory>", "gate",
-    )  # fmt: skip
     best = data["recommended"]["name"]
+    # Narrow terminals get what decides; the report has the rest.
+    columns = [c for c in _COLUMNS if screen.width >= 120 or c not in _ONLY_WIDE]
+    made = table("", "preset", *columns)
     for row in data["rows"]:
-        top1, less = row["top1"], row["less_memory"]
-        made.add_row(
-            "★" if row["name"] == best else "",
-            row["name"],
-            format_size(row["file_bytes"]) if row["file_bytes"] else "–",
-            number(row["bits_per_weight"], 2),
-            number(row["kl_mean"], 5),
-            number(None if top1 is None else top1 * 100, 1),
-            number(row["perplexity"], 2),
-            number(row["gen_tps"], 1),
-            number(row["speedup"], 2),
-            format_size(row["peak_bytes"]) if row["peak_bytes"] else "–",
-            "–" if less is None else f"{less:.0%}",
-            row["gate"] or "–",
-            style="bold green" if row["name"] == best else "dim" if row["role"] == "floor" else None,
-        )
+        style = "bold green" if row["name"] == best else "dim" if row["role"] == "floor" else None
+        made.add_row("★" if row["name"] == best else "", row["name"], *(_cell(row, c) for c in columns), style=style)
     screen.print(made)
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     if best:
         screen.print(f"Recommended: {best}. {data['recommended']['why']}", markup=False, style="bold green")
     screen.print(f"Report: {data['report']}", markup=False, soft_wrap=True)
+
+
+_COLUMNS = {
+    "file>": "file_bytes",
+    "bits>": "bits_per_weight",
+    "KL mean>": "kl_mean",
+    "top-1 %>": "top1",
+    "perplexity>": "perplexity",
+    "tok/s>": "gen_tps",
+    "× faster>": "speedup",
+    "memory>": "peak_bytes",
+    "less>": "less_memory",
+    "gate": "gate",
+}
+_ONLY_WIDE = ("bits>", "perplexity>", "memory>")
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    """The text of one measured value; a dash where there is none."""
+    from kanna.units import format_size
+
+    key = _COLUMNS[column]
+    value = row[key]
+    if value is None:
+        return "–"
+    if key in ("file_bytes", "peak_bytes"):
+        return format_size(value)
+    if key in ("top1", "less_memory"):
+        return f"{value * 100:.{1 if key == 'top1' else 0}f}" + ("" if key == "top1" else " %")
+    digits = {"kl_mean": 5, "gen_tps": 1}.get(key, 2)
+    return value if key == "gate" else f"{value:.{digits}f}"
