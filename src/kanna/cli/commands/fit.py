@@ -49,7 +49,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         "tokens/s are estimated.",
         style="bold cyan",
     )
-    rows = table("", "preset", "file>", "bits>", "nominal>", "class", "memory>", "tok/s>", "use")
+    wide = screen.width >= 110
+    rows = table("", "preset", "file>", "bits>", "nominal>", *(["class"] if wide else []), "memory>", "tok/s>", "use")
+    rows.columns[-1].no_wrap = True
     for row in data["rows"]:
         best = row["preset"] == data["recommended"]
         substituted = abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
@@ -59,7 +61,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             format_size(row["file_bytes"]),
             f"{row['bits_per_weight']:.2f}",
             f"{row['nominal_bits']:.2f}" if substituted else "",
-            row["precision_class"].split(" (")[0],
+            *([row["precision_class"].split(" (")[0]] if wide else []),
             format_size(row["memory_bytes"]),
             number(row["tokens_per_second"], 0),
             row["use_case"],
