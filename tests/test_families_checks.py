@@ -192,6 +192,19 @@ def test_rope_in_every_spelling(values: dict[str, Any], theta: float, kind: str)
     assert (rope.theta, rope.kind) == (theta, kind)
 
 
+def test_phi3_may_call_its_scaling_su_yarn_or_longrope(tmp_path: Path) -> None:
+    made = []
+    for i, kind in enumerate(("su", "yarn", "longrope")):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        scaling = {"type": kind, "long_factor": [2.0] * 8, "short_factor": [1.0] * 8}
+        source = make_source("phi3", folder, rope_scaling=scaling, original_max_position_embeddings=64)
+        model = families.load_model(source)
+        made.append((model.metadata, list(model.tensors)))
+    assert made[0] == made[1] == made[2] and "rope_factors_long.weight" in made[0][1]
+    assert made[0][0]["phi3.rope.scaling.attn_factor"].value == pytest.approx((1 + 2 / 6) ** 0.5)
+
+
 def test_local_rope_in_both_spellings() -> None:
     old = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8}}
     new = {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from pathlib import Path
@@ -83,6 +84,14 @@ def test_every_pre_tokenizer_is_recognised_in_its_own_form(name: str) -> None:
 def test_damaged_files_are_named(folder: Path, change: str, error: type[Exception], match: str) -> None:
     (folder / "tokenizer.json").write_text(change)
     with pytest.raises(error, match=match):
+        tokenizer.metadata(folder_source(folder))
+
+
+@pytest.mark.parametrize("key", ["normalizer", "pre_tokenizer", "post_processor", "added_tokens", "model"])
+@pytest.mark.parametrize("value", [[], [1], "x", 7, {"type": 3}, {"processors": 1}])
+def test_odd_values_raise_our_errors_only(folder: Path, key: str, value: Any) -> None:
+    edit(folder / "tokenizer.json", **{key: value})
+    with contextlib.suppress(KannaError):
         tokenizer.metadata(folder_source(folder))
 
 

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from kanna.families.base import Config
 
 
-def common(arch: str, c: Config, *, head_dim: bool | None = None, rope_base: bool = True) -> dict[str, MetaValue]:
+def common(
+    arch: str, c: Config, *, head_dim: bool | None = None, rope_base: bool = True, scaling: bool = True
+) -> dict[str, MetaValue]:
     """Sizes, norm epsilon, rope base and scaling.
 
-    head_dim: write key and value lengths; None means when the config names a head size
+    head_dim:  write key and value lengths; None means when the config names a head size
+    rope_base: write the rope base
+    scaling:   write linear and yarn scaling
     """
     found = {
         f"{arch}.block_count": u32(c.layers),
@@ -25,7 +29,8 @@ def common(arch: str, c: Config, *, head_dim: bool | None = None, rope_base: boo
         f"{arch}.attention.head_count_kv": u32(c.kv_heads),
     }
     rope = c.rope()
-    found |= scaling_metadata(arch, rope, c.context)
+    if scaling:
+        found |= scaling_metadata(arch, rope, c.context)
     if rope_base:
         found[f"{arch}.rope.freq_base"] = f32(rope.theta)
     found[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number("rms_norm_eps"))

@@ -31,7 +31,7 @@ def _original(c: Config) -> int:
 
 def metadata(c: Config) -> Metadata:
     window = c.get("sliding_window")
-    found = common(ARCH, c, head_dim=False) | {
+    found = common(ARCH, c, head_dim=False, scaling=False) | {
         f"{ARCH}.rope.scaling.original_context_length": u32(_original(c)),
         f"{ARCH}.rope.dimension_count": u32(_rotary(c)),
         # 0 tells Phi-4 from models of which older llama.cpp must guess the window.

@@ -52,6 +52,17 @@ def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
     surplus: added tokens that may be dropped when they lie beyond the rows
     Raises UnsupportedError for a tokenizer llama.cpp has no match for, SourceError for a damaged or absent one.
     """
+    try:
+        return _read(source, rows, surplus)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"the tokenizer files do not have their usual form ({type(error).__name__}: {error})",
+            expected="tokenizer.json and tokenizer_config.json as transformers writes them",
+            todo="fetch them again",
+        ) from error
+
+
+def _read(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
     files = source.files
     config = _object(files, "tokenizer_config.json")
     tokenizer = _object(files, "tokenizer.json") if "tokenizer.json" in files else None
