@@ -39,6 +39,8 @@ def COMMAND(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from textwrap import shorten
+
     from kanna.cli.ui import number, table
     from kanna.units import format_size
 
@@ -51,7 +53,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     wide = screen.width >= 110
     rows = table("", "preset", "file>", "bits>", "nominal>", *(["class"] if wide else []), "memory>", "tok/s>", "use")
-    rows.columns[-1].no_wrap = True
     for row in data["rows"]:
         best = row["preset"] == data["recommended"]
         substituted = abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
@@ -64,7 +65,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             *([row["precision_class"].split(" (")[0]] if wide else []),
             format_size(row["memory_bytes"]),
             number(row["tokens_per_second"], 0),
-            row["use_case"],
+            row["use_case"] if wide else shorten(row["use_case"], max(16, screen.width - 62), placeholder="…"),
             style="bold green" if best else None if row["fits"] else "dim",
         )
     screen.print(rows)
