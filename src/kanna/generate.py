@@ -34,21 +34,11 @@ def generate(
     Raises MissingError without llama.cpp, FormatError for a file that does not load, UsageError when the prompt does
     not fit the context.
     """
-    if chat:
-        messages = [{"role": "user", "content": prompt}]
-        return globals()["chat"](
-            path,
-            messages,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-            threads=threads,
-            context=context,
-        )
     engine = open_engine(path, threads=threads, context=context)
-    ids = engine.tokenize(prompt, add_bos=True) or [engine.bos if engine.bos is not None else engine.eos or 0]
+    if chat:
+        ids = chat_ids(engine, [{"role": "user", "content": prompt}])
+    else:
+        ids = engine.tokenize(prompt, add_bos=True) or [engine.bos if engine.bos is not None else engine.eos or 0]
     return engine.generate(ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop)
 
 
