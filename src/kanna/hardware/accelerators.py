@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kanna.hardware.cpu import _run
+from kanna.hardware.cpu import run
 
 # PCI vendors that make GPUs or accelerators for language models.
 _VENDORS = {
@@ -40,7 +40,7 @@ def _nvidia() -> list[Accelerator]:
     if not shutil.which("nvidia-smi"):
         return []
     return parse_nvidia(
-        _run("nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits")
+        run("nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits")
     )
 
 
@@ -58,7 +58,7 @@ def parse_nvidia(text: str) -> list[Accelerator]:
 def _rocm() -> list[Accelerator]:
     if not shutil.which("rocm-smi"):
         return []
-    return parse_rocm(_run("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
+    return parse_rocm(run("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
 
 
 def parse_rocm(text: str) -> list[Accelerator]:
@@ -83,7 +83,7 @@ def _metal() -> list[Accelerator]:
     if sys.platform != "darwin":
         return []
     try:
-        screens = json.loads(_run("system_profiler", "SPDisplaysDataType", "-json"))["SPDisplaysDataType"]
+        screens = json.loads(run("system_profiler", "SPDisplaysDataType", "-json"))["SPDisplaysDataType"]
     except (ValueError, KeyError):
         screens = []
     found = [
@@ -99,7 +99,7 @@ def _metal() -> list[Accelerator]:
 def _vulkan() -> list[Accelerator]:
     if not shutil.which("vulkaninfo"):
         return []
-    return parse_vulkan(_run("vulkaninfo", "--summary"))
+    return parse_vulkan(run("vulkaninfo", "--summary"))
 
 
 def parse_vulkan(text: str) -> list[Accelerator]:
@@ -116,7 +116,7 @@ def parse_vulkan(text: str) -> list[Accelerator]:
 def _opencl() -> list[Accelerator]:
     if not shutil.which("clinfo"):
         return []
-    names = re.findall(r"(?m)^\s*Device #\d+:\s*(.+?)\s*$", _run("clinfo", "-l"))
+    names = re.findall(r"(?m)^\s*Device #\d+:\s*(.+?)\s*$", run("clinfo", "-l"))
     return [Accelerator(kind="gpu", name=n, api="OpenCL") for n in names if "cpu" not in n.lower()]
 
 

@@ -36,7 +36,7 @@ class Cpu:
         return [flag for flag in order.split() if flag in self.flags]
 
 
-def _run(*command: str) -> str:
+def run(*command: str) -> str:
     """Standard output of a short command; empty when it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -88,14 +88,14 @@ def cpu() -> Cpu:
     if _CPUINFO.exists():
         model, flags, cores = parse_cpuinfo(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
     elif sys.platform == "darwin":
-        model = _run("sysctl", "-n", "machdep.cpu.brand_string").strip()
-        listed = _run("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features").lower()
-        arm = {m[1] for m in re.finditer(r"FEAT_(\w+): 1", _run("sysctl", "hw.optional.arm"))}
+        model = run("sysctl", "-n", "machdep.cpu.brand_string").strip()
+        listed = run("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features").lower()
+        arm = {m[1] for m in re.finditer(r"FEAT_(\w+): 1", run("sysctl", "hw.optional.arm"))}
         names = {"DotProd": "asimddp", "I8MM": "i8mm", "FP16": "asimdhp", "SME": "sme", "BF16": "bf16"}
         flags = frozenset(re.split(r"[\s]+", listed.replace("avx1.0", "avx"))) | {names[a] for a in arm if a in names}
         if platform.machine() == "arm64":
             flags |= {"asimd", "neon"}
-        cores = int(_run("sysctl", "-n", "hw.physicalcpu").strip() or 0)
+        cores = int(run("sysctl", "-n", "hw.physicalcpu").strip() or 0)
     elif sys.platform == "win32":
         model = platform.processor()
     threads = os.cpu_count() or 1

@@ -55,9 +55,10 @@ def render(
 @cache
 def _compile(template: str) -> Any:
     import jinja2
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class GenerationTag(jinja2.ext.Extension):
+    class GenerationTag(Extension):
         """`{% generation %}` marks what the assistant wrote, for training; here it changes nothing."""
 
         tags = {"generation"}  # noqa: RUF012
@@ -83,6 +84,9 @@ def _compile(template: str) -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
+    def strftime_now(form: str) -> str:
+        return datetime.now().strftime(form)
+
     def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
         return json.dumps(value, ensure_ascii=False, indent=indent)
 
@@ -90,6 +94,6 @@ def _compile(template: str) -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    functions: dict[str, Any] = {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    environment.globals.update(functions)
     return environment.from_string(template)

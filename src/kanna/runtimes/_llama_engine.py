@@ -310,7 +310,7 @@ class LlamaEngine:
     def memory(self) -> dict[str, int]:
         """Bytes by purpose as llama.cpp allocated them: weights, kv, compute, output."""
         self._use(self._ctx_mode or "generate", 1)
-        total = dict.fromkeys(("weights", "kv", "compute", "output"), 0)
+        total: dict[str, int] = {"weights": 0, "kv": 0, "compute": 0, "output": 0}
         for _device, purpose, size in self._weights + self._buffers:
             total[purpose] += size
         return total

@@ -86,9 +86,9 @@ def _context(model: Model, metadata: dict[str, Any]) -> Check:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return abs(a - b) <= 1e-6 * max(1.0, abs(b))
-    if hasattr(a, "__len__") and hasattr(b, "__len__") and not isinstance(a, str):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
+    if isinstance(a, (str, bool, int, float, type(None))) or isinstance(b, (str, bool, int, float, type(None))):
+        return bool(a == b)
+    return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
 
 
 def _in_runtime(source: Source, model: Model, artefact: Path, threads: int | None, bar: Progress) -> list[Check]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ def _rendered(template: Any, bos: str, eos: str) -> list[str]:
     return found
 
 
-def _hf_tokenizer(source: Source) -> Any:
+def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
     """A function text → ids, without framing. Raises ImportError when it needs a package that is not here."""
     if "tokenizer.json" in source.files:
         from tokenizers import Tokenizer
@@ -117,13 +117,21 @@ def _hf_tokenizer(source: Source) -> Any:
         tokenizer = Tokenizer.from_file(str(source.files["tokenizer.json"]))
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+        def fast(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False).ids
+
+        return fast
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise ImportError("tokenizer.model needs transformers and sentencepiece: pip install 'kanna[torch]'") from None
-    slow = AutoTokenizer.from_pretrained(str(source.path), local_files_only=True, trust_remote_code=False)
-    return lambda text: slow.encode(text, add_special_tokens=False)
+    loaded: Any = AutoTokenizer.from_pretrained(str(source.path), local_files_only=True, trust_remote_code=False)
+
+    def slow(text: str) -> list[int]:
+        return loaded.encode(text, add_special_tokens=False)
+
+    return slow
 
 
 def _equal(a: Any, b: Any) -> bool:
