@@ -154,16 +154,15 @@ struct CodecIQ4_XS {
 
     KANNA_INLINE void encode(const F* x, const F* w, bool search, IQ4_XS* out, int count) {
         const F fitted = fit_ray<Levels, N>(x, w, search);
-        const RayBlock<PER> block = quantize_rays<Levels, N, -32, 31, PER>(x, w, fitted, search);
-        F scale = block.scales;
-        for (int k = 0; k < LANES; ++k) scale[k] = half_to_float(block.d[k / PER]) * scale[k];
+        const RayBlock block = quantize_rays<Levels, N, -32, 31, PER>(x, w, fitted, search);
+        const F scale = block.d * block.scales;
         F codes[N];
         ray_codes<Levels, N>(x, scale, codes);
         uint8_t bytes[LANES][N], scales[LANES];
         spill<N>(codes, bytes);
         spill_scales(block.scales, 32, scales);
         for (int b = 0; b < count; ++b) {
-            out[b].d = block.d[b];
+            out[b].d = factor_to_half(block.d[b * PER]);
             uint32_t high = 0;
             for (int j = 0; j < PER; ++j) {
                 const int s = scales[b * PER + j];
@@ -196,8 +195,8 @@ struct SuperLine {  // Q2_K, Q4_K, Q5_K
 
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Block* out, int count) {
         const Line line = fit_line<N, MAX, true>(x, w, search);
-        const LineBlock<PER> block = quantize_lines<N, MAX, TOP, PER>(x, w, line, search);
-        const F scale = spread_halves<PER>(block.d) * block.scales, min = spread_halves<PER>(block.dmin) * block.mins;
+        const LineBlock block = quantize_lines<N, MAX, TOP, PER>(x, w, line, search);
+        const F scale = block.d * block.scales, min = block.dmin * block.mins;
         F codes[N];
         line_codes<N, MAX>(x, scale, -min, codes);
         uint8_t bytes[LANES][N], scales[LANES], mins[LANES];
@@ -205,8 +204,8 @@ struct SuperLine {  // Q2_K, Q4_K, Q5_K
         spill_scales(block.scales, 0, scales);
         spill_scales(block.mins, 0, mins);
         for (int b = 0; b < count; ++b) {
-            out[b].d = block.d[b];
-            out[b].dmin = block.dmin[b];
+            out[b].d = factor_to_half(block.d[b * PER]);
+            out[b].dmin = factor_to_half(block.dmin[b * PER]);
             store(bytes[b * PER], scales + b * PER, mins + b * PER, out[b]);
         }
     }
@@ -270,14 +269,14 @@ struct SuperRay {  // Q3_K, Q6_K: sixteen sub-blocks of sixteen
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Block* out, int count) {
         using Code = Whole<LOW, HIGH>;
         const F fitted = fit_ray<Code, N>(x, w, search);
-        const RayBlock<PER> block = quantize_rays<Code, N, BOTTOM, TOP, PER>(x, w, fitted, search);
-        const F scale = block.scales * half_to_float(block.d[0]);
+        const RayBlock block = quantize_rays<Code, N, BOTTOM, TOP, PER>(x, w, fitted, search);
+        const F scale = block.d * block.scales;
         F codes[N];
         ray_codes<Code, N>(x, scale, codes);
         uint8_t bytes[LANES][N];
         spill<N>(codes, bytes);
         if (count) {
-            out[0].d = block.d[0];
+            out[0].d = factor_to_half(block.d[0]);
             store(bytes[0], block.scales, out[0]);
         }
     }

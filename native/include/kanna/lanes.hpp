@@ -35,7 +35,40 @@ KANNA_INLINE F reciprocal(F x) {
     return choose(usable, splat(1.0f) / choose(usable, x, splat(1.0f)), splat(0.0f));
 }
 
-KANNA_INLINE float lane(const F& v, int i) { return v[i]; }
+// Sums of neighbouring groups of PER lanes, in every lane of the group; pairs are added in one fixed order.
+template <int PER>
+KANNA_INLINE F group_sums(F v) {
+    if (PER >= 2) v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    if (PER >= 4) v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    if (PER >= 8) v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    if (PER >= 16) v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    return v;
+}
+
+// Signed value of largest magnitude of each group of PER lanes, in every lane of the group.
+template <int PER>
+KANNA_INLINE F group_peaks(F v) {
+    // Towards the lower lane, so that two values of the same magnitude and different sign cannot disagree.
+    F out = v;
+    for (int first = 0; first < LANES; first += PER) {
+        float peak = v[first];
+        for (int i = first + 1; i < first + PER; ++i)
+            if (v[i] * v[i] > peak * peak) peak = v[i];
+        for (int i = first; i < first + PER; ++i) out[i] = peak;
+    }
+    return out;
+}
+
+// The nearest half-precision value, saturating, as factor_to_half and half_to_float give it.
+KANNA_INLINE F round_to_half(F x) {
+    const I sign = (I)x & (I{} + static_cast<int32_t>(0x80000000u));
+    const I bits = (I)x & 0x7fffffff;
+    const I normal = (bits + 0xfff + ((bits >> 13) & 1)) & ~0x1fff;
+    const F small = ((F)bits + splat(0.5f)) - splat(0.5f);
+    I out = bits < 0x38800000 ? (I)small : normal;
+    out = out > 0x477fe000 ? I{} + 0x477fe000 : out;
+    return (F)(out | sign);
+}
 
 constexpr float HUGE_ERROR = 3e38f;
 

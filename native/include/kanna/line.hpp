@@ -4,8 +4,7 @@
 // for those codes are solved for; the best guess is refined by rounding and solving again.
 #pragma once
 
-#include "kanna/half.hpp"
-#include "kanna/lanes.hpp"
+#include "kanna/factor.hpp"
 
 namespace kanna {
 namespace KANNA_ISA {
@@ -107,19 +106,10 @@ KANNA_INLINE void line_codes(const F* x, F scale, F min, F* codes) {
     for (int i = 0; i < N; ++i) codes[i] = nearest(clamp((x[i] - min) * inverse, 0.0f, MAX));
 }
 
-// A super-block of PER sub-blocks: scales and minima are themselves whole numbers up to TOP, times d and dmin.
-template <int PER>
+// A super-block: scales and minima are whole numbers up to TOP, times d and dmin, which are half-precision values.
 struct LineBlock {
-    F scales, mins;                // whole numbers, per lane
-    uint16_t d[LANES / PER], dmin[LANES / PER];
+    F scales, mins, d, dmin;
 };
-
-template <int PER>
-KANNA_INLINE F spread_halves(const uint16_t* halves) {
-    F out{};
-    for (int i = 0; i < LANES; ++i) out[i] = half_to_float(halves[i / PER]);
-    return out;
-}
 
 template <int N, int MAX>
 KANNA_INLINE F line_error(const F* x, const F* w, F scale, F min) {
@@ -136,91 +126,68 @@ KANNA_INLINE F line_error(const F* x, const F* w, F scale, F min) {
 // Quantize the lines of a super-block, jointly: every sub-block tries the neighbours of its scale and minimum, then
 // d and dmin are solved for with the codes held, and the best round is kept.
 template <int N, int MAX, int TOP, int PER>
-KANNA_INLINE LineBlock<PER> quantize_lines(const F* x, const F* w, const Line& line, bool search) {
-    constexpr int BLOCKS = LANES / PER;
-    LineBlock<PER> now{}, best{};
-    double best_error[BLOCKS];
-    for (int b = 0; b < BLOCKS; ++b) {
-        float scale = 0, min = 0;
-        for (int i = b * PER; i < (b + 1) * PER; ++i) {
-            if (line.scale[i] > scale) scale = line.scale[i];
-            if (-line.min[i] > min) min = -line.min[i];
-        }
-        now.d[b] = factor_to_half(scale / TOP);
-        now.dmin[b] = factor_to_half(min / TOP);
-        best_error[b] = 1e300;
+KANNA_INLINE LineBlock quantize_lines(const F* x, const F* w, const Line& line, bool search) {
+    // What a deviation of the scale costs grows with the squares of the codes, one of the minimum with the weights.
+    const F inverse_scale = reciprocal(line.scale);
+    F squares{}, weights{}, xs{};
+    for (int i = 0; i < N; ++i) {
+        const F code = nearest(clamp((x[i] - line.min) * inverse_scale, 0.0f, MAX));
+        squares += w[i] * code * code;
+        weights += w[i];
+        xs += w[i] * x[i];
     }
-    F d = spread_halves<PER>(now.d), dmin = spread_halves<PER>(now.dmin);
-    now.scales = nearest(clamp(line.scale * reciprocal(d), 0.0f, TOP));
-    now.mins = nearest(clamp(-line.min * reciprocal(dmin), 0.0f, TOP));
+    LineBlock now{};
+    now.d = pick_factor<PER>(line.scale, squares, 0, TOP, search);
+    now.dmin = pick_factor<PER>(-line.min, weights, 0, TOP, search);
+    now.scales = nearest(clamp(line.scale * reciprocal(now.d), 0.0f, TOP));
+    now.mins = nearest(clamp(-line.min * reciprocal(now.dmin), 0.0f, TOP));
     if (!search) return now;
-    F target_scale = line.scale, target_min = -line.min;
+    LineBlock best = now;
+    F best_error = splat(HUGE_ERROR), target_scale = line.scale, target_min = -line.min;
     constexpr int ROUNDS = 3;
     for (int round = 0; round < ROUNDS; ++round) {
-        const F s0 = nearest(clamp(target_scale * reciprocal(d), 0.0f, TOP));
-        const F m0 = nearest(clamp(target_min * reciprocal(dmin), 0.0f, TOP));
+        const F s0 = nearest(clamp(target_scale * reciprocal(now.d), 0.0f, TOP));
+        const F m0 = nearest(clamp(target_min * reciprocal(now.dmin), 0.0f, TOP));
         F error = splat(HUGE_ERROR);
         for (int ds = -1; ds <= 1; ++ds) {
             for (int dm = -1; dm <= 1; ++dm) {
                 const F s = clamp(s0 + static_cast<float>(ds), 0.0f, TOP);
                 const F m = clamp(m0 + static_cast<float>(dm), 0.0f, TOP);
-                const F e = line_error<N, MAX>(x, w, d * s, dmin * m);
+                const F e = line_error<N, MAX>(x, w, now.d * s, now.dmin * m);
                 const I better = e < error;
                 error = choose(better, e, error);
                 now.scales = choose(better, s, now.scales);
                 now.mins = choose(better, m, now.mins);
             }
         }
-        double total[BLOCKS] = {};
-        for (int i = 0; i < LANES; ++i) total[i / PER] += error[i];
-        for (int b = 0; b < BLOCKS; ++b) {
-            if (!(total[b] < best_error[b])) continue;
-            best_error[b] = total[b];
-            best.d[b] = now.d[b];
-            best.dmin[b] = now.dmin[b];
-            for (int i = b * PER; i < (b + 1) * PER; ++i) {
-                best.scales[i] = now.scales[i];
-                best.mins[i] = now.mins[i];
-            }
-        }
+        const F total = group_sums<PER>(error);
+        const I better = total < best_error;
+        best_error = choose(better, total, best_error);
+        best.d = choose(better, now.d, best.d);
+        best.dmin = choose(better, now.dmin, best.dmin);
+        best.scales = choose(better, now.scales, best.scales);
+        best.mins = choose(better, now.mins, best.mins);
         if (round + 1 == ROUNDS) break;
         // x ≈ d * a - dmin * b with a = scale * code and b = minimum, both known now.
-        const F scale = d * now.scales, min = dmin * now.mins, inverse = reciprocal(scale);
-        F aa{}, a1{}, xa{}, x1{}, ww{};
+        const F scale = now.d * now.scales, min = now.dmin * now.mins, inverse = reciprocal(scale);
+        F aa{}, a1{}, xa{};
         for (int i = 0; i < N; ++i) {
             const F a = now.scales * nearest(clamp((x[i] + min) * inverse, 0.0f, MAX));
             const F wa = w[i] * a;
             aa += wa * a;
             a1 += wa;
             xa += wa * x[i];
-            x1 += w[i] * x[i];
-            ww += w[i];
         }
-        for (int b = 0; b < BLOCKS; ++b) {
-            double p = 0, q = 0, r = 0, t = 0, u = 0;
-            for (int i = b * PER; i < (b + 1) * PER; ++i) {
-                const double m = now.mins[i];
-                p += aa[i];
-                q += a1[i] * m;
-                r += ww[i] * m * m;
-                t += xa[i];
-                u += x1[i] * m;
-            }
-            const double determinant = p * r - q * q;
-            double nd = half_to_float(now.d[b]), nm = half_to_float(now.dmin[b]);
-            if (determinant > 1e-9 * p * r) {
-                nd = (t * r - q * u) / determinant;
-                nm = (t * q - p * u) / determinant;
-            } else if (p > 0) {
-                nd = (t + nm * q) / p;
-            }
-            if (nd > 0 && nm >= 0) {
-                now.d[b] = factor_to_half(static_cast<float>(nd));
-                now.dmin[b] = factor_to_half(static_cast<float>(nm));
-            }
-        }
-        d = spread_halves<PER>(now.d);
-        dmin = spread_halves<PER>(now.dmin);
+        const F p = group_sums<PER>(aa), q = group_sums<PER>(a1 * now.mins), t = group_sums<PER>(xa);
+        const F r = group_sums<PER>(weights * now.mins * now.mins), u = group_sums<PER>(xs * now.mins);
+        const F determinant = p * r - q * q;
+        const I both = determinant > p * r * 1e-5f;
+        const F inverse_det = splat(1.0f) / choose(both, determinant, splat(1.0f));
+        const F d = round_to_half(choose(both, (t * r - q * u) * inverse_det, (t + now.dmin * q) * reciprocal(p)));
+        const F dmin = round_to_half(choose(both, (t * q - p * u) * inverse_det, now.dmin));
+        const I usable = (d > splat(0.0f)) & (dmin >= splat(0.0f));
+        now.d = choose(usable, d, now.d);
+        now.dmin = choose(usable, dmin, now.dmin);
         target_scale = scale;
         target_min = min;
     }

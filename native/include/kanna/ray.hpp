@@ -3,8 +3,7 @@
 #pragma once
 
 #include "kanna/blocks.hpp"
-#include "kanna/half.hpp"
-#include "kanna/lanes.hpp"
+#include "kanna/factor.hpp"
 
 namespace kanna {
 namespace KANNA_ISA {
@@ -13,8 +12,8 @@ namespace KANNA_ISA {
 template <int LOW_, int HIGH_>
 struct Whole {
     static constexpr float LOW = LOW_, HIGH = HIGH_;
-    static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 7 : 11);
-    static constexpr float STEP = HIGH_ > 3 ? 0.2f : 0.12f, BEFORE = HIGH_ > 3 ? 0.8f : 0.7f;
+    static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 6 : 11);
+    static constexpr float STEP = 0.2f, BEFORE = HIGH_ > 3 ? 0.8f : 1.0f;
     KANNA_INLINE F value(F x) { return nearest(clamp(x, LOW, HIGH)); }
     KANNA_INLINE F code(F x) { return value(x) - LOW; }
 };
@@ -108,66 +107,51 @@ KANNA_INLINE F ray_error(const F* x, const F* w, F scale) {
     return error;
 }
 
-template <int PER>
 struct RayBlock {
-    F scales;  // whole numbers BOTTOM..TOP, per lane
-    uint16_t d[LANES / PER];
+    F scales, d;  // whole numbers BOTTOM..TOP, and the factor as the file holds it
 };
 
 // Quantize the scales of a super-block, as quantize_lines does.
 template <class Code, int N, int BOTTOM, int TOP, int PER>
-KANNA_INLINE RayBlock<PER> quantize_rays(const F* x, const F* w, F scales, bool search) {
-    constexpr int BLOCKS = LANES / PER;
-    RayBlock<PER> now{}, best{};
-    double best_error[BLOCKS];
-    for (int b = 0; b < BLOCKS; ++b) {
-        float peak = 0;
-        for (int i = b * PER; i < (b + 1) * PER; ++i)
-            if (scales[i] * scales[i] > peak * peak) peak = scales[i];
-        now.d[b] = factor_to_half(peak / BOTTOM);
-        best_error[b] = 1e300;
+KANNA_INLINE RayBlock quantize_rays(const F* x, const F* w, F scales, bool search) {
+    const F inverse_scale = reciprocal(scales);
+    F squares{};
+    for (int i = 0; i < N; ++i) {
+        const F value = Code::value(x[i] * inverse_scale);
+        squares += w[i] * value * value;
     }
-    F d{};
-    for (int i = 0; i < LANES; ++i) d[i] = half_to_float(now.d[i / PER]);
-    now.scales = nearest(clamp(scales * reciprocal(d), BOTTOM, TOP));
+    RayBlock now{};
+    now.d = pick_factor<PER>(scales, squares, BOTTOM, TOP, search);
+    now.scales = nearest(clamp(scales * reciprocal(now.d), BOTTOM, TOP));
     if (!search) return now;
+    RayBlock best = now;
+    F best_error = splat(HUGE_ERROR), target = scales;
     constexpr int ROUNDS = 3;
-    F target = scales;
     for (int round = 0; round < ROUNDS; ++round) {
-        const F s0 = nearest(clamp(target * reciprocal(d), BOTTOM, TOP));
+        const F s0 = nearest(clamp(target * reciprocal(now.d), BOTTOM, TOP));
         F error = splat(HUGE_ERROR);
         for (int step = -1; step <= 1; ++step) {
             const F s = clamp(s0 + static_cast<float>(step), BOTTOM, TOP);
-            const F e = ray_error<Code, N>(x, w, d * s);
+            const F e = ray_error<Code, N>(x, w, now.d * s);
             const I better = e < error;
             error = choose(better, e, error);
             now.scales = choose(better, s, now.scales);
         }
-        double total[BLOCKS] = {};
-        for (int i = 0; i < LANES; ++i) total[i / PER] += error[i];
-        for (int b = 0; b < BLOCKS; ++b) {
-            if (!(total[b] < best_error[b])) continue;
-            best_error[b] = total[b];
-            best.d[b] = now.d[b];
-            for (int i = b * PER; i < (b + 1) * PER; ++i) best.scales[i] = now.scales[i];
-        }
+        const F total = group_sums<PER>(error);
+        const I better = total < best_error;
+        best_error = choose(better, total, best_error);
+        best.d = choose(better, now.d, best.d);
+        best.scales = choose(better, now.scales, best.scales);
         if (round + 1 == ROUNDS) break;
-        const F scale = d * now.scales, inverse = reciprocal(scale);
+        const F scale = now.d * now.scales, inverse = reciprocal(scale);
         F sll{}, sxl{};
         for (int i = 0; i < N; ++i) {
             const F a = now.scales * Code::value(x[i] * inverse);
             sll += w[i] * a * a;
             sxl += w[i] * a * x[i];
         }
-        for (int b = 0; b < BLOCKS; ++b) {
-            double p = 0, t = 0;
-            for (int i = b * PER; i < (b + 1) * PER; ++i) {
-                p += sll[i];
-                t += sxl[i];
-            }
-            if (p > 0) now.d[b] = factor_to_half(static_cast<float>(t / p));
-        }
-        for (int i = 0; i < LANES; ++i) d[i] = half_to_float(now.d[i / PER]);
+        const F p = group_sums<PER>(sll), d = round_to_half(group_sums<PER>(sxl) * reciprocal(p));
+        now.d = choose(magnitude(d) > splat(0.0f), d, now.d);
         target = scale;
     }
     return best;
