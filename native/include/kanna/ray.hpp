@@ -12,7 +12,7 @@ namespace KANNA_ISA {
 template <int LOW_, int HIGH_>
 struct Whole {
     static constexpr float LOW = LOW_, HIGH = HIGH_;
-    static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 6 : 11);
+    static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 5 : 11);
     static constexpr float STEP = 0.2f, BEFORE = HIGH_ > 3 ? 0.8f : 1.0f;
     KANNA_INLINE F value(F x) { return nearest(clamp(x, LOW, HIGH)); }
     KANNA_INLINE F code(F x) { return value(x) - LOW; }
