@@ -45,7 +45,9 @@ def test_artefact_tells_how_it_was_made(folder: Path, tmp_path: Path) -> None:
     kanna.convert(folder, out, preset="Q4_K_M")
     found = kanna.inspect(out)
     assert found.provenance["kanna.command"] == "kanna convert tiny-llama --preset Q4_K_M"
-    assert set(found.provenance["kanna.source.sha256"]) == {"model.safetensors", "config.json"}
+    assert set(found.provenance["kanna.source.sha256"]) == {
+        "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
     assert sum(t["bytes"] for t in found.types) == found.bytes
     assert {"q4_k", "q6_k"} <= {t["encoding"] for t in found.types}
     run = CliRunner().invoke(cli, ["inspect", str(out), "--tensors"])

@@ -45,13 +45,17 @@ class FitRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
-    """rows: largest first; recommended: the most precise quantized preset that fits, or None."""
+    """rows: largest first; recommended: the most precise quantized preset that fits, or None.
+
+    advice: the recommendation as a sentence, with its reason
+    """
 
     name: str
     memory: int
     context: int
     rows: list[FitRow]
     recommended: str | None
+    advice: str
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +84,8 @@ def fit(
     sizes = _Sizes(model, opened)
     rows: list[FitRow] = []
     for name in presets.names():
+        if name == "MXFP4_MOE" and not model.meta("{arch}.expert_count", 0):
+            continue  # the same as Q8_0 for a model without experts
         resolved = plan.resolve(model, preset=name)
         weights = sum(e.nbytes for e in resolved.entries)
         needed = weights + cache + buffers
@@ -102,12 +108,14 @@ def fit(
         )
     rows.sort(key=lambda r: -r.file_bytes)
     notes = model.notes + _notes(model, opened, context, cache + buffers, limit)
+    recommended, advice = _recommend(rows, model, opened, limit - cache - buffers)
     return FitResult(
         name=model.name,
         memory=limit,
         context=context,
         rows=rows,
-        recommended=_recommend(rows, model, opened),
+        recommended=recommended,
+        advice=advice,
         notes=notes,
     )
 
@@ -193,12 +201,17 @@ def _speed(model: Model, resolved: Resolved) -> float:
     return estimate_tps(bytes_read, weights)
 
 
-def _recommend(rows: list[FitRow], model: Model, source: Source) -> str | None:
+def _recommend(rows: list[FitRow], model: Model, source: Source, room: int) -> tuple[str | None, str]:
+    """The most precise quantized preset that fits; a quantized source that fits is best left as it is."""
     fitting = [r for r in rows if r.fits and r.bits_per_weight <= 9 and r.preset not in SPECIAL]
-    if provenance.quantized_source(model) and source.gguf is not None:
-        # Nothing larger than the source can be better than it.
-        fitting = [r for r in fitting if r.file_bytes < source.gguf.num_bytes] or fitting
-    return max(fitting, key=lambda r: (r.bits_per_weight, -r.file_bytes)).preset if fitting else None
+    if source.gguf is not None and provenance.quantized_source(model):
+        if source.gguf.num_bytes <= room:
+            return None, "keep the source as it is: it is quantized already, it fits, and no preset of it can be better"
+        fitting = [r for r in fitting if r.file_bytes < source.gguf.num_bytes]
+    if not fitting:
+        return None, "nothing fits: raise --memory, lower --context, or take a smaller model"
+    best = max(fitting, key=lambda r: (r.bits_per_weight, -r.file_bytes))
+    return best.preset, f"{best.preset}: the most precise quantized preset that fits"
 
 
 def _notes(model: Model, source: Source, context: int, overhead: int, limit: int) -> list[str]:
@@ -208,10 +221,6 @@ def _notes(model: Model, source: Source, context: int, overhead: int, limit: int
         notes.append(f"the model was trained for {trained} tokens of context, {context} are asked for")
     if overhead > limit:
         notes.append(f"the cache and buffers alone take {format_size(overhead)}: lower --context")
-    if provenance.quantized_source(model) and source.gguf is not None:
-        notes.append(
-            f"the source itself takes {format_size(source.gguf.num_bytes)}, and no larger file can be better than it"
-        )
     if any(".ssm_" in name for name in model.tensors):
         notes.append("this model has recurrent layers, whose state is not counted here")
     return notes

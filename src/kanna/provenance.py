@@ -89,8 +89,7 @@ def _encodings(resolved: Resolved) -> dict[str, int]:
 
 
 def _hashes(source: Source, hashes: Mapping[str, str] | None) -> dict[str, str]:
-    names = [p.name for p in source.weight_files] + (["config.json"] if "config.json" in source.files else [])
-    return {name: (hashes or {}).get(name, "0" * 64) for name in names}
+    return {path.name: (hashes or {}).get(path.name, "0" * 64) for path in source.decisive_files}
 
 
 def _plain_name(source: Source) -> str:

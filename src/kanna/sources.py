@@ -16,6 +16,11 @@ from kanna.formats.gguf import GGUFFile
 from kanna.model import Tensor
 from kanna.progress import Progress
 
+# Side files that decide what an artefact holds.
+_DECISIVE = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 BUILTIN = {"smollm2-135m": fetch.smollm2_gguf, "gemma3-270m": fetch.gemma3_270m_gguf}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -43,13 +48,17 @@ class Source:
     revision: str | None = None
     weight_files: list[Path] = field(default_factory=list[Path])
 
+    @property
+    def decisive_files(self) -> list[Path]:
+        """Files that decide what an artefact holds: weights, config, tokenizer, templates."""
+        return self.weight_files + [self.files[n] for n in _DECISIVE if n in self.files]
+
     def hashes(self, progress: Progress | None = None) -> dict[str, str]:
-        """SHA-256 of every weight file and of the config, by file name."""
+        """SHA-256 of every decisive file, by file name."""
         found: dict[str, str] = {}
-        names = [*self.weight_files, *([self.files["config.json"]] if "config.json" in self.files else [])]
         if progress:
-            progress.start("hash the source", sum(p.stat().st_size for p in names))
-        for path in names:
+            progress.start("hash the source", sum(p.stat().st_size for p in self.decisive_files))
+        for path in self.decisive_files:
             digest = hashlib.sha256()
             with path.open("rb") as data:
                 while block := data.read(1 << 20):
@@ -196,6 +205,7 @@ def _hub(
         config=config,
         files=files,
         revision=repository.commit,
+        weight_files=[files["config.json"].parent / n for n in sorted(names)],
     )
     if preflight:
         preflight(source)

@@ -51,15 +51,15 @@ def memory() -> Memory:
 
 
 @cache
-def bandwidth(seconds: float = 0.15) -> float:
-    """Bytes per second that memory can be read at with every core, measured by summing a large array; about 0.3 s.
+def bandwidth(seconds: float = 0.1) -> float:
+    """Bytes per second that memory can be read at with every core, measured on a large array; about 0.2 s.
 
     Reading is what generation does: each token reads all weights once. The best pass counts, since other load only
     ever slows a pass down.
     """
     threads = default_threads()
     # Well beyond the last-level caches of today; a quarter of what is free on small machines.
-    size = int(min(256 << 20, max(32 << 20, memory().available // 4)))
+    size = int(min(128 << 20, max(32 << 20, memory().available // 4)))
     parts = np.array_split(np.ones(size // 8, np.int64), threads)
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats import gguf
 from kanna.hardware.cpu import cpu, default_threads
+from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
@@ -46,18 +47,19 @@ def library() -> Any:
     """llama_cpp's C interface with its log silenced; raises MissingError when it is not installed or does not load."""
     if importlib.util.find_spec("llama_cpp") is None:
         raise MissingError("llama.cpp is not installed here", expected="the package llama-cpp-python", todo=INSTALL)
-    return _load()
+    lib = _load()
+    # Each time: whoever else uses the library in this process may have taken its only log over.
+    LOG.attach(lib)
+    return lib
 
 
 @cache
 def _load() -> Any:
-    from kanna.runtimes._llama_log import LOG
-
     try:
         import llama_cpp.llama_cpp as lib
     except Exception as error:  # a wheel for another CPU or a missing shared library: whatever it raises
         raise MissingError(f"llama-cpp-python is installed but does not load: {error}", todo=INSTALL) from error
-    LOG.attach(lib)
+    LOG.attach(lib)  # before the first line is logged
     lib.llama_backend_init()
     return lib
 

@@ -73,7 +73,5 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen.print("Nominal: bits the preset means, where its encodings do not fit the width of this model's rows.")
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
-    if data["recommended"]:
-        screen.print(f"Recommended: {data['recommended']}", style="bold green")
-    else:
-        screen.print("Nothing fits: raise --memory, lower --context, or take a smaller model.", style="bold red")
+    style = "bold green" if data["recommended"] else "bold yellow"
+    screen.print(f"Recommended: {data['advice']}", style=style, markup=False)
