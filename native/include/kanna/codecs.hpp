@@ -31,8 +31,8 @@ KANNA_INLINE void store_lanes(const F* codes, F d, F dmin, F scales, F mins, Blo
         parts.d = d[b * PER];
         parts.dmin = dmin[b * PER];
         for (int j = 0; j < PER; ++j) {
-            parts.scales[j] = static_cast<int16_t>(s[b * PER + j]);
-            parts.mins[j] = static_cast<int16_t>(m[b * PER + j]);
+            parts.scales[j] = s[b * PER + j];
+            parts.mins[j] = m[b * PER + j];
             for (int i = 0; i < N; ++i) parts.codes[j * N + i] = bytes[b * PER + j][i];
         }
         store(parts, out[b]);

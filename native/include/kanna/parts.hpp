@@ -10,7 +10,7 @@ namespace kanna {
 
 struct Parts {
     float d = 0, dmin = 0;
-    int16_t scales[16], mins[16];
+    int32_t scales[16], mins[16];
     uint8_t codes[256];
 };
 
@@ -98,7 +98,7 @@ inline void store(const Parts& p, IQ4_NL& b) {
 inline void load(const IQ4_XS& b, Parts& p) {
     load_factors(b.d, 0, p);
     for (int j = 0; j < 8; ++j) {
-        p.scales[j] = static_cast<int16_t>(((b.scales_l[j / 2] >> (4 * (j % 2)) & 15) | (b.scales_h >> (2 * j) & 3) << 4) - 32);
+        p.scales[j] = ((b.scales_l[j / 2] >> (4 * (j % 2)) & 15) | (b.scales_h >> (2 * j) & 3) << 4) - 32;
         p.mins[j] = 0;
         unpack_nibbles(b.qs + 16 * j, p.codes + 32 * j);
     }
@@ -137,7 +137,7 @@ inline void load(const Q3_K& b, Parts& p) {
     uint8_t six[16];
     unpack_scales(b.scales, six);
     for (int j = 0; j < 16; ++j) {
-        p.scales[j] = static_cast<int16_t>(six[j] - 32);
+        p.scales[j] = six[j] - 32;
         p.mins[j] = 0;
     }
     unpack_pairs(b.qs, p.codes);
