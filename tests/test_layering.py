@@ -22,15 +22,17 @@ LAYERS: list[set[str]] = [
     {"hub", "sources"},
     {"tokenizer"},
     {"families"},
-    {"imatrix"},
+    {"imatrix", "statistics"},
     {"provenance"},
     {"hardware"},
+    {"calibrate"},
     {"convert", "fit", "inspect"},
     {"runtimes"},
     {"evaluate", "bench", "generate"},
     {"verify", "doctor"},
     {"report"},
     {"compare"},
+    {"optimize"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

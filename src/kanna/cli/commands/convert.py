@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 @click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
 @click.option("--plan", type=options.FILE, help="A plan file (JSON): patterns and encodings, first match wins.")
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
+@click.option("--statistics", type=options.FILE, help="A folder of statistics, see `kanna calibrate`.")
 @click.option(
     "--method",
-    type=click.Choice(["search", "nearest"]),
-    default="search",
-    show_default=True,
-    help="How values are chosen: best error by search, or plain rounding.",
+    type=click.Choice(["gptq", "search", "nearest"]),
+    help="How values are chosen: error feedback, best error by search, or plain rounding. "
+    "[default: gptq with --statistics, else search]",
 )
 @click.option(
     "--format",
