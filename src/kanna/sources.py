@@ -151,7 +151,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         raise SourceError(
             f"{path} has no config.json", expected="a Hugging Face model folder", todo="give the folder of the model"
         )
-    if not weights and safetensors.read.INDEX not in files:
+    if not weights and safetensors.INDEX not in files:
         pickled = [n for n in files if n.endswith(PICKLED)]
         if pickled:
             raise _pickled(pickled[0])
@@ -211,7 +211,7 @@ def _hub(
         preflight(source)
     if not weights:
         return source
-    if safetensors.read.INDEX in repository.files:
-        names = [safetensors.read.INDEX, *[n for n in names if n != safetensors.read.INDEX]]
+    if safetensors.INDEX in repository.files:
+        names = [safetensors.INDEX, *[n for n in names if n != safetensors.INDEX]]
     hub.fetch(repository, names, progress)
     return _folder(files["config.json"].parent, repo_id, name, repository.commit)

@@ -158,8 +158,8 @@ def _read_part(path: Path) -> GGUFFile:
 
 
 def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
-    if (magic := cursor.take(4)) != MAGIC:
-        raise FormatError(f"the file begins with {bytes(magic)!r}", expected=repr(MAGIC), todo="give a GGUF file")
+    if (magic := bytes(cursor.take(4))) != MAGIC:
+        raise FormatError(f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file")
     version = cursor.u32()
     if version not in VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
@@ -218,7 +218,7 @@ class _Cursor:
     """Reads values one after another and never past the end."""
 
     def __init__(self, path: Path, data: U8) -> None:
-        self.data = memoryview(data)
+        self.data = data.data
         self.size, self.at = data.size, 0
 
     @property
