@@ -108,6 +108,13 @@ def test_page_is_whole_and_self_contained(data: dict[str, Any]) -> None:
         assert wanted in page
 
 
+def test_every_column_has_a_heading(data: dict[str, Any]) -> None:
+    page = report.html_page(data)
+    rows = re.findall(r"<tr[^>]*>.*?</tr>", page.split("<h2>Measured</h2>")[1].split("<h2>")[0])
+    widths = [len(re.findall(r"<t[hd][ >]", r)) for r in rows]
+    assert widths == [11] * (1 + len(data["rows"])) + [8] * len(data["rows"])
+
+
 def test_chart_tells_every_point_in_words(data: dict[str, Any]) -> None:
     drawn = chart.chart(data)
     for one in data["rows"]:
@@ -124,7 +131,7 @@ def test_chart_of_few_points(data: dict[str, Any], kept: int) -> None:
         one["gen_tps"] = None
         one["kl_mean"] = 0.0
     drawn = chart.chart(data)
-    assert drawn.count('class="dot"') == kept
+    assert drawn.count('class="dot"') == 2 * kept, "once wide, once narrow"
     assert "nan" not in drawn
 
 
@@ -174,7 +181,7 @@ def framed(folder: Path, width: int, height: int) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("device", "width", "height"), [("desktop", 1200, 1650), ("phone", 390, 1900)])
+@pytest.mark.parametrize(("device", "width", "height"), [("desktop", 1280, 1750), ("phone", 390, 1900)])
 def test_opens_in_a_real_browser(
     data: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str
 ) -> None:
@@ -197,5 +204,5 @@ def test_opens_in_a_real_browser(
 def test_browser_sees_the_chart_and_the_table(data: dict[str, Any], tmp_path: Path) -> None:
     report.write(data, tmp_path)
     seen = open_page(tmp_path / "report.html", tmp_path / "profile", "--dump-dom").stdout
-    assert seen.count('class="dot"') == 6
+    assert seen.count('class="dot"') == 2 * 6, "once wide, once narrow"
     assert seen.count('scope="row"') == 2 * len(data["rows"]) - 1, "the floor has no speed"
