@@ -128,9 +128,10 @@ def error(x: np.ndarray, data: np.ndarray, name: str, weights: np.ndarray | None
     return float((off if weights is None else off * weights).sum())
 
 
-@pytest.mark.parametrize("shape", ["bell", "heavy", "uniform", "shifted", "sparse"])
-@pytest.mark.parametrize("name", SEARCHED)
-def test_weighted_error_is_below_ggmls(name: str, shape: str) -> None:
+SHAPES = ("bell", "heavy", "uniform", "shifted", "sparse")
+
+
+def shaped(shape: str) -> np.ndarray:
     rng = np.random.default_rng(7)
     x = {
         "bell": lambda: bell(64, 1024),
@@ -138,11 +139,22 @@ def test_weighted_error_is_below_ggmls(name: str, shape: str) -> None:
         "uniform": lambda: rng.uniform(-1, 1, (64, 1024)),
         "shifted": lambda: rng.standard_normal((64, 1024)) * 0.1 + 0.15,
         "sparse": lambda: np.where(rng.random((64, 1024)) < 0.1, rng.standard_normal((64, 1024)), 0),
-    }[shape]().astype(np.float32)
-    w = importance(1024, 1)
-    encoding = encodings.get(name)
-    theirs = _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(1024), w)
-    assert error(x, encoding.encode(x, weights=w), name, w) <= error(x, theirs, name, w) * (1 + 1e-6)
+    }[shape]()
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_weighted_error_is_below_ggmls(name: str) -> None:
+    """On no kind of tensor higher, and lower on average."""
+    w, encoding = importance(1024, 1), encodings.get(name)
+    ratios: list[float] = []
+    for shape in SHAPES:
+        x = shaped(shape)
+        theirs = error(x, _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(1024), w), name, w)
+        ratios.append(error(x, encoding.encode(x, weights=w), name, w) / theirs)
+        assert ratios[-1] <= 1 + 1e-6, shape
+    print(f"MEASURE {name} {np.mean(ratios):.4f}")
+    assert np.mean(ratios) < 0.999
 
 
 @pytest.mark.parametrize("name", NATIVE)
