@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
 
-.PHONY: help demo test lint slow bench clean
+.PHONY: help demo test lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -30,12 +30,9 @@ test: $(VENV)/.dev ## lint and every test, on a fresh clone
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/python -m pytest -q --durations=10 tests
 
-slow: $(VENV)/.dev ## the checks too slow for every change
-	$(BIN)/python -m pytest -q -m slow tests
-
 lint: $(VENV)/.dev ## style, import direction, types
 	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/encoders.py

@@ -161,7 +161,7 @@ def _pool(jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, no
 
 def _do(sink: _Sink, nonfinite: str, entry: TensorPlan, start: int, stop: int, offset: int) -> int:
     data = encode_rows(entry, start, stop, nonfinite)
-    sink.write(offset, memoryview(np.ascontiguousarray(data)).cast("B"))
+    sink.write(offset, np.ascontiguousarray(data).data.cast("B"))
     return data.nbytes
 
 

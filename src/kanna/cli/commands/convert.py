@@ -89,7 +89,7 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None
         screen,
         [
             ("Would write" if dry_run else "Wrote", ", ".join(str(p) for p in data["paths"]) if out else ""),
-            ("Preset", data.get("preset")),
+            ("Plan", data.get("preset")),
             ("Size", f"{format_size(data['file_bytes'])} ({data['file_bytes']:,} bytes)"),
             ("Bits per weight", f"{bits:.2f}{nominal_text}: {precision_class(bits)}"),
             ("Time", duration(data["seconds"]) if data.get("seconds") and not dry_run else ""),
