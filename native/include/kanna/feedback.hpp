@@ -11,11 +11,11 @@
 namespace kanna {
 namespace KANNA_ISA {
 
-// to[j] -= sum of factors[k] * m[k][j], for k in order. Eight targets stay in registers.
+// to[j] -= sum of factors[k] * m[k][j], for k in order. Eight targets stay in registers: counts are whole multiples,
+// since every block is.
 static __attribute__((noinline)) void spread(F* to, int64_t count, const float* m, int64_t stride, const F* factors,
                                              int64_t terms) {
-    int64_t j = 0;
-    for (; j + 8 <= count; j += 8) {
+    for (int64_t j = 0; j < count; j += 8) {
         F sums[8];
         for (int i = 0; i < 8; ++i) sums[i] = to[j + i];
         for (int64_t k = 0; k < terms; ++k) {
@@ -24,11 +24,6 @@ static __attribute__((noinline)) void spread(F* to, int64_t count, const float* 
             for (int i = 0; i < 8; ++i) sums[i] -= factor * row[i];
         }
         for (int i = 0; i < 8; ++i) to[j + i] = sums[i];
-    }
-    for (; j < count; ++j) {
-        F sum = to[j];
-        for (int64_t k = 0; k < terms; ++k) sum -= factors[k] * m[k * stride + j];
-        to[j] = sum;
     }
 }
 

@@ -20,6 +20,8 @@ from kanna.sources import Source, open_source
 __all__ = ["CalibrateResult", "calibrate"]
 
 TOKENS = 24_576
+HELD_TEXT = "held.txt"
+"""In the folder of the statistics: the text that was held out of them."""
 WIDEST = 4096
 """Second moments are whole up to so many columns; wider sites get blocks along the diagonal."""
 
@@ -90,6 +92,7 @@ def calibrate(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / statistics.INDEX).unlink(missing_ok=True)
         sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
+        (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
         _write(folder / statistics.INDEX, key | {"sites": sites})
         statistics.read(folder).save_imatrix(folder / "imatrix.gguf")
     made = statistics.read(folder)

@@ -21,11 +21,12 @@ _LEAST = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """ids: int32 [windows, tokens]; domains and held: per window."""
+    """ids: int32 [windows, tokens]; domains and held: per window; held_text: what the held windows say."""
 
     ids: NDArray[np.int32]
     domains: list[str]
     held: NDArray[np.bool_]
+    held_text: str
 
     @property
     def num_tokens(self) -> int:
@@ -62,8 +63,9 @@ def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Windows:
         chosen += [(name, turn) for name, found in pieces.items() if turn < len(found)]
     chosen = chosen[: max(1, round(tokens / size))]
     ids = np.array([pieces[name][turn] for name, turn in chosen], np.int32)
+    held = np.array([turn % HELD_OUT == HELD_OUT // 2 for _, turn in chosen])
+    held_text = "".join(tokenizer.decode(list(map(int, row)), skip_special_tokens=False) for row in ids[held])
     begin = model.meta("tokenizer.ggml.bos_token_id")
     if begin is not None and model.meta("tokenizer.ggml.add_bos_token", model.meta("tokenizer.ggml.model") == "llama"):
         ids[:, 0] = int(begin)
-    held = np.array([turn % HELD_OUT == HELD_OUT // 2 for _, turn in chosen])
-    return Windows(ids=ids, domains=[name for name, _ in chosen], held=held)
+    return Windows(ids=ids, domains=[name for name, _ in chosen], held=held, held_text=held_text)

@@ -15,7 +15,8 @@ from kanna.cli.options import common_options, settings
 from kanna.errors import KannaError
 
 COMMANDS = "kanna.cli.commands"
-ORDER = ("doctor", "inspect", "fit", "convert", "verify", "evaluate", "bench", "compare", "generate", "chat")
+ORDER = ("doctor", "inspect", "fit", "convert", "verify", "evaluate", "bench", "compare", "calibrate", "optimize",
+         "generate", "chat")  # fmt: skip
 INTERRUPTED = 130
 
 

@@ -63,15 +63,15 @@ def compare(
         read_text(text)
     wanted = [baseline, *[p for p in chosen if p != baseline]]
     # An importance matrix says nothing about 16 bits.
-    statistics = {p: None if p == baseline else imatrix for p in wanted}
+    how = {p: {"preset": p, "imatrix": None if p == baseline else imatrix} for p in wanted}
     rows: list[Row] = []
     for preset in wanted:
         role = "baseline" if preset == baseline else "candidate"
-        rows.append(steps.plan(opened, out / f"{name}-{preset}.gguf", preset, role, statistics[preset]))
+        rows.append(steps.plan(opened, out / f"{name}-{preset}.gguf", preset, role, how[preset]))
     out.mkdir(parents=True, exist_ok=True)
     hashes = opened.hashes(bar)
     for row in rows:
-        steps.make(row, opened, model, hashes, statistics[row.name], threads, overwrite, bar)
+        steps.make(row, opened, model, hashes, how[row.name], threads, overwrite, bar)
         say(f"{row.name}: {format_size(row.file_bytes or 0)}" + (", kept from before" if row.reused else ""))
     notes = list(model.notes)
     kept = Kept(out, hashes, RUNTIME.available().version)

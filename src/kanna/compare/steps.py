@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna import statistics
 from kanna.compare.kept import Kept
 from kanna.compare.rows import Row
 from kanna.digest import sha256
@@ -37,13 +38,16 @@ def base_name(source: Source) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "model"
 
 
-def plan(source: Source, path: Path, preset: str, role: str, imatrix: str | Path | None) -> Row:
-    """The row of an artefact that is not made yet; raises what makes the conversion impossible."""
+def plan(source: Source, path: Path, name: str, role: str, how: Mapping[str, Any]) -> Row:
+    """The row of an artefact that is not made yet; raises what makes the conversion impossible.
+
+    how: options of `convert` that decide what is written: preset, plan, imatrix, statistics, method
+    """
     from kanna.convert import convert
 
-    data = convert(source, path, preset=preset, imatrix=imatrix, dry_run=True).to_dict()
+    data = convert(source, path, dry_run=True, **how).to_dict()
     return Row(
-        name=preset,
+        name=name,
         role=role,
         preset=data["preset"],
         path=str(path),
@@ -64,24 +68,24 @@ def make(
     source: Source,
     model: Model,
     hashes: dict[str, str],
-    imatrix: str | Path | None,
+    how: Mapping[str, Any],
     threads: int | None,
     overwrite: bool,
     bar: Progress,
 ) -> None:
-    """Convert, or keep the artefact that is there when it is what would be written."""
+    """Convert, or keep the artefact that is there when it is what would be written. how: as for `plan`."""
     from kanna.convert import convert
 
     path = Path(row.path or "")
-    if not overwrite and path.exists() and _is_same(path, row, model, hashes, imatrix):
+    if not overwrite and path.exists() and _is_same(path, row, model, hashes, how):
         row.reused = True
     else:
-        done = convert(source, path, preset=row.name, imatrix=imatrix, threads=threads, overwrite=True, progress=bar)
+        done = convert(source, path, threads=threads, overwrite=True, progress=bar, **how)
         row.file_bytes, row.seconds = done.file_bytes, done.seconds
     row.command += f" -o {shlex.quote(path.name)}"
 
 
-def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], imatrix: str | Path | None) -> bool:
+def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], how: Mapping[str, Any]) -> bool:
     """Whether the artefact at `path` is what would be written: same size, tensors, source, statistics and version.
 
     The metadata is compared too: a tokenizer or chat template that was mended makes another artefact.
@@ -96,13 +100,15 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], imatrix
         recorded = json.loads(str(found.value("kanna.source.sha256") or "{}"))
     except (KannaError, ValueError):
         return False
-    statistics = sha256(Path(imatrix)) if imatrix else None
+    imatrix = sha256(Path(how["imatrix"])) if how.get("imatrix") else None
+    calibrated = statistics.read(how["statistics"]).sha256 if how.get("statistics") else None
     return (
         path.stat().st_size == row.file_bytes
         and found.value("kanna.version") == __version__
         and found.value("kanna.plan") == row.preset
         and found.value("kanna.command") == row.command
-        and found.value("kanna.imatrix.sha256") == statistics
+        and found.value("kanna.imatrix.sha256") == imatrix
+        and found.value("kanna.statistics.sha256") == calibrated
         and recorded == hashes
         and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in row.tensors}
         and all(_equal(found.value(key), meta.value) for key, meta in model.metadata.items() if _carried(key))

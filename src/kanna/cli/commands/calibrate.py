@@ -1,0 +1,59 @@
+"""`kanna calibrate SRC -o STATS`: what the inputs of every matrix look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("calibrate", when_interrupted="Interrupted. Run the same command to go on with the layer it was at.")
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for the statistics.")
+@click.option(
+    "--calibration",
+    type=options.FILE,
+    multiple=True,
+    help="Text to calibrate on: .txt, or .jsonl of texts or conversations; may be repeated. [default: built in]",
+)
+@click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read.")
+@click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
+@click.option("--overwrite", is_flag=True, help="Calibrate again, also when the same statistics are there.")
+@options.revision
+@options.offline
+def COMMAND(terminal: Terminal, source: str, calibration: tuple[Path, ...], **choices: Any) -> None:
+    """Run text through SRC and keep, for every matrix, the second moment of its inputs.
+
+    Methods and plans use it: `kanna convert --statistics`, `kanna optimize`. imatrix.gguf, beside the statistics, holds
+    their diagonal for llama.cpp. One layer is in memory at a time.
+    """
+    from kanna.calibrate import calibrate
+
+    found = calibrate(source, calibration=calibration or None, progress=terminal.progress(memory=True), **choices)
+    terminal.result(found, _draw)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import duration, facts
+    from kanna.units import format_size
+
+    facts(
+        screen,
+        [
+            ("Statistics", f"{data['folder']} ({format_size(data['bytes'])})"),
+            ("Sites", f"{data['sites']}" + (f", {len(data['blocks'])} of them in blocks" if data["blocks"] else "")),
+            ("Tokens", f"{data['tokens']:,}, and {data['held_tokens']:,} held out"),
+            ("Text", ", ".join(f"{name} {count:,}" for name, count in data["domains"].items())),
+            ("Shrinkage", ", ".join(f"{s}: {n} sites" for s, n in data["shrink"].items())),
+            ("Time", "kept from before" if data["reused"] else duration(data["seconds"])),
+        ],
+    )

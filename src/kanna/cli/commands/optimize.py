@@ -1,0 +1,102 @@
+"""`kanna optimize SRC`: the closest artefact within a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("optimize", when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.")
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for the artefact and the report.")
+@click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
+@click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
+@click.option("--like", metavar="PRESET", help="Budget: the size this preset would take.")
+@click.option("--memory", type=options.SIZE, help="Budget: memory for weights, cache and buffers at --context.")
+@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens, with --memory.")
+@click.option("--effort", type=click.Choice(["fast", "balanced"]), default="balanced", show_default=True,
+              help="Trust predictions, or correct them by measurements in llama.cpp.")  # fmt: skip
+@click.option("--calibration", type=options.FILE, multiple=True, help="Text to calibrate on, see `kanna calibrate`.")
+@click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to calibrate on.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors to leave at 16 bits; may be repeated.")
+@click.option("--exclude", type=options.NAMES, help="Encodings not to use, by comma.")
+@click.option("--rule", "rule", multiple=True, metavar="PATTERN=ENCODING", help="What some tensors must get.")
+@click.option("--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]")
+@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as for evaluate]")
+@click.option("--device", help="Where to calibrate: cpu, cuda or mps. [default: an accelerator when there is one]")
+@options.threads
+@options.revision
+@options.offline
+def COMMAND(
+    terminal: Terminal,
+    source: str,
+    out: Path,
+    calibration: tuple[Path, ...],
+    exclude: list[str] | None,
+    rule: tuple[str, ...],
+    **choices: Any,
+) -> None:
+    """Find the GGUF closest to SRC within a budget, prove it, and show what it was up against.
+
+    Give one of --size, --bpw, --like and --memory. SRC is calibrated once, every encoding is measured on every tensor,
+    and bytes go where they save most divergence, never beyond the budget. Run again with another budget, what was
+    measured is used again.
+    """
+    from kanna.errors import UsageError
+    from kanna.optimize import optimize
+
+    rules: dict[str, str] = {}
+    for one in rule:
+        pattern, equal, encoding = one.rpartition("=")
+        if not equal:
+            raise UsageError(f"the rule {one!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k")
+        rules[pattern] = encoding
+    found = optimize(
+        source,
+        out,
+        calibration=calibration or None,
+        exclude=exclude or (),
+        rules=rules,
+        progress=terminal.progress(memory=True),
+        remark=terminal.note,
+        **choices,
+    )
+    terminal.result(found, _draw)
+    if found.gate == "failed":
+        click.secho("The gate failed: report.html shows the checks.", err=True, fg="red")
+        click.get_current_context().exit(1)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import duration, facts
+    from kanna.units import format_size
+
+    kl = f"{data['kl_mean']:.5f}" if data["kl_mean"] is not None else "not measured"
+    if data["kl_mean"] is not None and data["rival_kl"]:
+        kl += f"  ({data['rival']}: {data['rival_kl']:.5f}, ratio {data['kl_mean'] / data['rival_kl']:.2f})"
+    facts(
+        screen,
+        [
+            ("Wrote", data["artefact"]),
+            ("Size", f"{format_size(data['file_bytes'])} of {format_size(data['budget'])} ({data['said']})"),
+            ("Bits per weight", f"{data['bits_per_weight']:.2f}"),
+            ("Encodings", ", ".join(f"{count} {name}" for name, count in data["encodings"].items())),
+            ("KL divergence", kl),
+            ("Same top token", f"{100 * data['top1']:.1f} %" if data["top1"] is not None else ""),
+            ("Gate", data["gate"] or ""),
+            ("Time", ", ".join(f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1)),
+            ("Report", data["report"]),
+        ],
+    )
+    for note in data["notes"]:
+        screen.print(f"Note: {note}", markup=False, style="yellow")

@@ -1,0 +1,291 @@
+"""Optimize: the artefact closest to the source among all that a stock llama.cpp loads within a budget."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna import families, report, statistics
+from kanna.calibrate import HELD_TEXT, TOKENS, calibrate, gradients, texts
+from kanna.calibrate.windows import cut
+from kanna.compare import CompareResult, steps
+from kanna.compare.kept import Kept
+from kanna.compare.rows import Row
+from kanna.convert import convert
+from kanna.errors import KannaError, UsageError
+from kanna.hardware.cpu import default_threads
+from kanna.hardware.memory import memory as machine
+from kanna.model import Model
+from kanna.optimize.budget import Budget, budget
+from kanna.optimize.measure import measure
+from kanna.optimize.probe import probe
+from kanna.optimize.search import NAME, Found, Wishes, search
+from kanna.plan import presets
+from kanna.progress import Progress, Silent
+from kanna.runtimes.llamacpp import RUNTIME
+from kanna.sources import Source, open_source
+from kanna.units import format_size
+
+__all__ = ["OptimizeResult", "optimize"]
+
+EFFORTS = ("fast", "balanced")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizeResult:
+    """What was made, and the proof.
+
+    artefact:  the file to use; file_bytes ≤ budget
+    kl_mean:   in the real runtime, on held-out text; rival and rival_kl: the best plain preset within the budget
+    predicted: nats of KL divergence the plan was expected to cost
+    seconds:   by stage
+    """
+
+    artefact: str
+    file_bytes: int
+    budget: int
+    said: str
+    bits_per_weight: float
+    encodings: dict[str, int]
+    predicted: float
+    kl_mean: float | None
+    top1: float | None
+    rival: str | None
+    rival_kl: float | None
+    gate: str | None
+    report: str
+    plan: str
+    statistics: str
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list[str])
+
+    def to_dict(self) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        return asdict(self)
+
+
+def optimize(
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: int | None = None,
+    bpw: float | None = None,
+    like: str | None = None,
+    memory: int | None = None,
+    context: int = 4096,
+    calibration: Sequence[str | Path] | None = None,
+    tokens: int = TOKENS,
+    effort: str = "balanced",
+    keep: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rules: Mapping[str, str] | None = None,
+    text: str | Path | None = None,
+    windows: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+    remark: Callable[[str], None] | None = None,
+) -> OptimizeResult:
+    """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
+
+    One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset) and memory (bytes
+    that weights, cache and buffers may take at `context` tokens).
+
+    calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
+    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime
+    keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
+    text:    what the result is evaluated on; None: the WikiText-2 test set
+
+    Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
+    kept: an interrupted run goes on, and another budget for the same source needs no calibration.
+    """
+    say, bar = remark or _nothing, progress or Silent()
+    if effort not in EFFORTS:
+        raise UsageError(f"no effort {effort!r}", expected=" or ".join(EFFORTS))
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
+    opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
+    model = families.load_model(opened)
+    wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
+    wishes.check(model)
+    allowed = budget(opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
+    clock = _Clock()
+    folder.mkdir(parents=True, exist_ok=True)
+    stats = folder / "statistics"
+    calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
+    clock.stage("calibrate")
+    say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
+    notes = list(model.notes)
+    _gradients(model, stats, calibration, tokens, device, bar, notes)
+    clock.stage("gradients")
+    costs = measure(model, statistics.read(stats), folder / "measure.json", threads=threads or default_threads(), progress=bar)
+    clock.stage("measure")
+    scale: dict[str, float] = {}
+    # What is impossible is said before anything slow is done about it.
+    found = search(opened, model, costs, stats, allowed.nbytes, wishes=wishes)
+    if effort != "fast":
+        scale = probe(
+            opened, model, costs, stats, stats / HELD_TEXT, folder / "probe.json", threads=threads, progress=bar
+        )  # fmt: skip
+        found = search(opened, model, costs, stats, allowed.nbytes, wishes=wishes, scale=scale)
+    clock.stage("search")
+    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+    plan = folder / "plan.json"
+    found.plan.save(plan)
+    rows = _rows(opened, folder, plan, stats, found, allowed)
+    hashes = opened.hashes(bar)
+    for row, how in rows:
+        steps.make(row, opened, model, hashes, how, threads, False, bar)
+    clock.stage("write")
+    listed = [row for row, _ in rows]
+    result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
+    clock.stage("prove")
+    result.command = _command(source, folder, allowed, size, bpw, like, memory, context)
+    result.report = str(folder / "report.html")
+    report.write(result.to_dict(), folder)
+    best = next(r for r in listed if r.name == result.recommended["name"])
+    rival = listed[1] if len(listed) > 1 else None
+    bar.finish()
+    return OptimizeResult(
+        artefact=best.path or "",
+        file_bytes=best.file_bytes or 0,
+        budget=allowed.nbytes,
+        said=allowed.said,
+        bits_per_weight=best.bits_per_weight or 0.0,
+        encodings=_count(best),
+        predicted=found.predicted,
+        kl_mean=best.kl_mean,
+        top1=best.top1,
+        rival=rival.name if rival else None,
+        rival_kl=rival.kl_mean if rival else None,
+        gate=best.gate,
+        report=result.report,
+        plan=str(plan),
+        statistics=str(stats),
+        seconds=clock.seconds,
+        notes=notes,
+    )
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stage(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 2)
+        self._last = now
+
+
+def _gradients(
+    model: Model,
+    stats: Path,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    device: str | None,
+    bar: Progress,
+    notes: list[str],
+) -> None:
+    """The backward pass, where there is memory for it."""
+    needed, free = gradients.bytes_needed(model), machine().available
+    if needed > free:
+        notes.append(
+            f"a backward pass takes {format_size(needed)}, {format_size(free)} are free: tensors were weighed by their "
+            "relative errors instead of their gradients"
+        )
+        return
+    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
+    gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
+
+
+def _rows(
+    source: Source, folder: Path, plan: Path, stats: Path, found: Found, allowed: Budget
+) -> list[tuple[Row, dict[str, Any]]]:
+    """The optimized artefact, and the largest plain preset within the budget with the same statistics as an imatrix."""
+    name = steps.base_name(source)
+    ours: dict[str, Any] = {"plan": plan, "statistics": stats}
+    rows = [(steps.plan(source, folder / f"{name}-{NAME}.gguf", NAME, "candidate", ours), ours)]
+    best: tuple[int, str] | None = None
+    for preset in presets.names():
+        try:
+            size = convert(source, preset=preset, imatrix=stats / "imatrix.gguf", dry_run=True).file_bytes
+        except KannaError:
+            continue
+        if size <= allowed.nbytes and (best is None or size > best[0]):
+            best = (size, preset)
+    if best is not None:
+        how = {"preset": best[1], "imatrix": stats / "imatrix.gguf"}
+        rows.append((steps.plan(source, folder / f"{name}-{best[1]}.gguf", best[1], "candidate", how), how))
+    return rows
+
+
+def _prove(
+    source: Source,
+    model: Model,
+    rows: list[Row],
+    folder: Path,
+    hashes: dict[str, str],
+    text: str | Path | None,
+    windows: int | None,
+    threads: int | None,
+    bar: Progress,
+    notes: list[str],
+) -> CompareResult:
+    """Gate, quality and speed of every row; the recommended one has the least KL divergence among those proved."""
+    kept = Kept(folder, hashes, RUNTIME.available().version)
+    for row in rows:
+        steps.gate(row, source, threads, kept, bar)
+    evaluation = steps.measure_quality(rows, source, text, windows, threads, kept, bar, notes)
+    steps.measure_speed(rows, 1, threads, bar, notes)
+    able = [r for r in rows if r.gate != "failed"] or rows
+    best = min(able, key=lambda r: (r.kl_mean is None, r.kl_mean or 0.0))
+    other = next((r for r in rows if r is not best), None)
+    why = f"{format_size(best.file_bytes or 0)}"
+    if best.kl_mean is not None:
+        why += f" at a mean KL divergence of {best.kl_mean:.4f} nats"
+    if other is not None and other.kl_mean is not None:
+        why += f"; {other.name}, {format_size(other.file_bytes or 0)}, has {other.kl_mean:.4f}"
+    return CompareResult(
+        name=model.name,
+        source=steps.describe(source, model),
+        rows=rows,
+        recommended={"name": best.name, "why": why + ".", "rule": "the least mean KL divergence within the budget"},
+        evaluation=evaluation,
+        environment=steps.environment(threads),
+        command="",
+        notes=notes,
+        report="",
+    )
+
+
+def _count(row: Row) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for tensor in row.tensors:
+        found[tensor["encoding"]] = found.get(tensor["encoding"], 0) + 1
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _command(
+    source: str | Path, out: Path, allowed: Budget, size: int | None, bpw: float | None, like: str | None,
+    memory: int | None, context: int,
+) -> str:  # fmt: skip
+    parts = ["kanna", "optimize", str(source)]
+    for option, value in (("--size", size), ("--bpw", bpw), ("--like", like), ("--memory", memory)):
+        if value is not None:
+            parts += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    if memory is not None:
+        parts += ["--context", str(context)]
+    return shlex.join([*parts, "-o", str(out)])
+
+
+def _nothing(_: str) -> None:
+    pass
