@@ -17,6 +17,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import peers
 
 from kanna import fetch
 
@@ -132,4 +133,15 @@ def widened() -> Path:
             epsilon: float(reader.fields[epsilon].contents()) * OLD / NEW,
         }
         _write(path, reader, _widen(values, num_layers), changed)
+    return path
+
+
+def imatrix(source: Path, chunks: int = 20) -> Path:
+    """Importance matrix of a GGUF by llama-imatrix, on text that no benchmark scores (WikiText-2 validation)."""
+    path = _cached(f"{source.stem}.imatrix.gguf")
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        text = fetch.wikitext("valid")
+        peers.run([peers.tool("llama-imatrix"), "-m", source, "-f", text, "-o", partial, "--chunks", str(chunks)])
+        partial.replace(path)
     return path
