@@ -153,6 +153,17 @@ def stories() -> Path:
     return path
 
 
+def stories_text() -> Path:
+    """Forty stories that stories15M tells, sampled from its own distribution: WikiText is noise to it."""
+    path = _cached("stories15m.txt")
+    if not path.exists():
+        # One thread: so small a model spends its time waiting for the second.
+        options = {"max_tokens": 240, "temperature": 1, "top_p": 1, "context": 256, "threads": 1}
+        told = ["".join(kanna.generate(stories(), "", seed=i, **options)) for i in range(40)]
+        path.write_text("\n".join(told), encoding="utf-8")
+    return path
+
+
 def gemma3() -> Path:
     """Hugging Face folder of Gemma-3-270M in bfloat16, with both tokenizer files as on the hub."""
     folder = _cached("gemma-3-270m-bf16")

@@ -3,9 +3,9 @@
     python benchmarks/quality.py --model widened             # or dithered, stories
     python benchmarks/quality.py --model widened --imatrix   # with an importance matrix on both sides
 
-The reference is the source in float32 in the same runtime; windows of 512 tokens of WikiText-2 test, the second
-half of each scored. The first row is the floor: Q8_0 scored against its own weights in float32, that is what
-the runtime's quantized activations cost when the weights are perfect.
+The reference is the source in float32 in the same runtime; windows of 512 tokens of WikiText-2 test (stories15M: of
+256 tokens of its own stories), the second half of each scored. The first row is the floor: Q8_0 scored against its
+own weights in float32, that is what the runtime's quantized activations cost when the weights are perfect.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from kanna.evaluate import EvaluateResult, evaluate_many
 PRESETS = "F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M Q3_K_S Q2_K"
 
 
-def score(files: Sequence[Path], source: Path, folder: Path, windows: int, threads: int) -> list[EvaluateResult]:
+def score(
+    files: Sequence[Path], source: Path, folder: Path, text: Path | None, windows: int, threads: int
+) -> list[EvaluateResult]:
     """Scores against the source in float32."""
     exact = folder / "reference.gguf"
     kanna.convert(source, exact, encoding="f32", threads=threads, overwrite=True)
-    return evaluate_many(files, reference=exact, windows=windows, threads=threads)
+    return evaluate_many(files, reference=exact, text=text, windows=windows, threads=threads)
 
 
 def main() -> None:
@@ -43,7 +45,8 @@ def main() -> None:
     source: Path = getattr(models, options.model)()
     imatrix = models.imatrix(source) if options.imatrix else None
     presets: list[str] = options.presets.split(",")
-    measure = (options.windows, options.threads)
+    text = models.stories_text() if options.model == "stories" else None
+    measure = (text, options.windows, options.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = [folder / f"{p}.kanna.gguf" for p in presets]
