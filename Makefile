@@ -6,7 +6,7 @@ PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
 BENCHMARKS ?= speed.py fit.py "encoders.py speed" "encoders.py error" \
 	"quality.py --model stories" "quality.py --model widened" "quality.py --model dithered"
 
-.PHONY: help demo test lint slow bench clean
+.PHONY: help demo test lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -32,12 +32,9 @@ test: $(VENV)/.dev ## lint and every test, on a fresh clone
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/python -m pytest -q --durations=10 tests
 
-slow: $(VENV)/.dev ## the checks too slow for every change
-	$(BIN)/python -m pytest -q -m slow tests
-
 lint: $(VENV)/.dev ## style, import direction, types
 	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## the tables of docs/benchmarks.md, beside llama.cpp; about an hour, the first time more
 	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python benchmarks/$$what || exit 1; done

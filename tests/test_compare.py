@@ -123,7 +123,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
 def invoke(home: Path) -> Result:
     words = [
         "compare", str(home / "tiny"), "--presets", "Q8_0,Q4_K_M,Q2_K", "-o", str(home / "out"), "--text",
-        str(home / "text.txt"), "--windows", "3", "--repeat", "1", "--threads", "2", "--json", "--quiet",
+        str(home / "text.txt"), "--windows", "3", "--repeat", "1", "--threads", "1", "--json", "--quiet",
     ]  # fmt: skip
     # References of tiny models must not fill the user's cache.
     return CliRunner().invoke(cli, words, env={"KANNA_CACHE": str(home / "cache")})

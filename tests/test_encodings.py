@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +16,6 @@ from kanna.errors import EncodingError, UnsupportedError
 from kanna.formats import gguf
 from kanna.model import columns, num_rows
 
-ROOT = Path(__file__).parent.parent
 ALL = encodings.names()
 CARRIED = {"f64", "i8", "i16", "i32", "i64"}
 FLOATS = {"f32", "f16", "bf16"}
@@ -131,9 +128,10 @@ def error(x: np.ndarray, data: np.ndarray, name: str, weights: np.ndarray | None
     return float((off if weights is None else off * weights).sum())
 
 
-@pytest.mark.parametrize("shape", ["bell", "heavy", "uniform", "shifted", "sparse"])
-@pytest.mark.parametrize("name", SEARCHED)
-def test_weighted_error_is_below_ggmls(name: str, shape: str) -> None:
+SHAPES = ("bell", "heavy", "uniform", "shifted", "sparse")
+
+
+def shaped(shape: str) -> np.ndarray:
     rng = np.random.default_rng(7)
     x = {
         "bell": lambda: bell(64, 1024),
@@ -141,11 +139,22 @@ def test_weighted_error_is_below_ggmls(name: str, shape: str) -> None:
         "uniform": lambda: rng.uniform(-1, 1, (64, 1024)),
         "shifted": lambda: rng.standard_normal((64, 1024)) * 0.1 + 0.15,
         "sparse": lambda: np.where(rng.random((64, 1024)) < 0.1, rng.standard_normal((64, 1024)), 0),
-    }[shape]().astype(np.float32)
-    w = importance(1024, 1)
-    encoding = encodings.get(name)
-    theirs = _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(1024), w)
-    assert error(x, encoding.encode(x, weights=w), name, w) <= error(x, theirs, name, w) * (1 + 1e-6)
+    }[shape]()
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_weighted_error_is_below_ggmls(name: str) -> None:
+    """On no kind of tensor higher, and lower on average."""
+    w, encoding = importance(1024, 1), encodings.get(name)
+    ratios: list[float] = []
+    for shape in SHAPES:
+        x = shaped(shape)
+        theirs = error(x, _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(1024), w), name, w)
+        ratios.append(error(x, encoding.encode(x, weights=w), name, w) / theirs)
+        assert ratios[-1] <= 1 + 1e-6, shape
+    print(f"MEASURE {name} {np.mean(ratios):.4f}")
+    assert np.mean(ratios) < 0.999
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -234,50 +243,3 @@ def test_removed_and_unknown_types_are_refused() -> None:
             encodings.by_ggml_type(number)
     with pytest.raises(UnsupportedError, match="unknown"):
         encodings.by_ggml_type(999)
-
-
-def build_hashes(folder: Path, *options: str) -> Path:
-    """The native test program, built on its own without Python."""
-    sources = [ROOT / "native/tests/hashes.cpp", ROOT / "native/src/dispatch.cpp"]
-    objects: list[str] = []
-    compiler, *flags = options
-    common = ["-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
-    x86 = "-DKANNA_X86" in flags
-    kernels = {"baseline": []}
-    if x86:
-        kernels |= {"avx2": ["-mavx2"], "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]}
-    jobs = [(s, []) for s in sources] + [(ROOT / f"native/src/kernels_{k}.cpp", f) for k, f in kernels.items()]
-    for source, extra in jobs:
-        objects.append(str(folder / f"{source.stem}.o"))
-        command = [
-            compiler,
-            *common,
-            *flags,
-            *extra,
-            f"-I{ROOT / 'native/include'}",
-            "-c",
-            str(source),
-            "-o",
-            objects[-1],
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-    program = folder / "hashes"
-    subprocess.run([compiler, *objects, "-static", "-pthread", "-o", str(program)], check=True, capture_output=True)
-    return program
-
-
-@pytest.mark.slow
-def test_aarch64_gives_the_same_bytes(tmp_path: Path) -> None:
-    """The same program built for aarch64 and run under qemu prints the hashes of this machine."""
-    compiler, qemu = "aarch64-linux-gnu-g++", shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if not shutil.which(compiler) or not qemu:
-        pytest.skip("needs a cross compiler and qemu: apt install g++-aarch64-linux-gnu qemu-user")
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir()
-    there.mkdir()
-    native = subprocess.run([build_hashes(here, "g++", "-DKANNA_X86")], check=True, capture_output=True, text=True)
-    arm = subprocess.run([qemu, build_hashes(there, compiler)], check=True, capture_output=True, text=True)
-    ours = {tuple(line.split()[1:]) for line in native.stdout.splitlines()}
-    theirs = {tuple(line.split()[1:]) for line in arm.stdout.splitlines()}
-    assert len(ours) == 36
-    assert ours == theirs

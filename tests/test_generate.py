@@ -9,7 +9,7 @@ import pytest
 from kanna import fetch
 from kanna.errors import FormatError, UsageError
 from kanna.generate import chat, chat_ids, close, generate, open_engine
-from kanna.runtimes._chat import render
+from kanna.tokenizer.chat import render
 from kanna.runtimes.llamacpp import RUNTIME
 
 needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")

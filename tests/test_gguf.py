@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf as reference
@@ -191,19 +192,27 @@ def test_missing_folder(tiny_gguf: Path, tmp_path: Path) -> None:
         kanna.convert(tiny_gguf, tmp_path / "no" / "o.gguf", preset="Q8_0")
 
 
-def test_read_only_folder(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.geteuid() == 0:  # root may write anywhere: ask as everybody else
-        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OutputError, match="read-only"):
-            kanna.convert(tiny_gguf, tmp_path / "o.gguf", preset="Q8_0")
-    finally:
-        tmp_path.chmod(0o700)
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which nobody can write: root needs a file system of its own for that."""
+    place = tmp_path / "read-only"
+    place.mkdir(0o500)
+    mounted = os.geteuid() == 0
+    if mounted and subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)]).returncode:
+        pytest.skip("this root may not mount")
+    yield place
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+    place.chmod(0o700)
+
+
+def test_read_only_folder(tiny_gguf: Path, read_only: Path) -> None:
+    with pytest.raises(OutputError, match="read-only"):
+        kanna.convert(tiny_gguf, read_only / "o.gguf", preset="Q8_0")
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path):  # noqa: ANN201
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()

@@ -14,7 +14,7 @@ ROOT = Path(kanna.__file__).parent
 # Left to right as data flows. A module may import from its own layer and from those before it.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"plugins", "model", "progress", "units", "memory"},
+    {"plugins", "model", "progress", "units", "memory", "digest"},
     {"_native", "encodings"},
     {"fetch", "methods"},
     {"plan"},
@@ -22,15 +22,17 @@ LAYERS: list[set[str]] = [
     {"hub", "sources"},
     {"tokenizer"},
     {"families"},
-    {"imatrix"},
+    {"imatrix", "statistics"},
     {"provenance"},
     {"hardware"},
+    {"calibrate"},
     {"convert", "fit", "inspect"},
     {"runtimes"},
     {"evaluate", "bench", "generate"},
     {"verify", "doctor"},
     {"report"},
     {"compare"},
+    {"optimize"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

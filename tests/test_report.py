@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import needs
 import pytest
 import yaml
 
@@ -17,6 +17,7 @@ from kanna import report
 from kanna.report import chart
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SCREENSHOTS = Path(__file__).parent.parent / "build" / "screenshots"
 
 
 def row(name: str, role: str = "candidate", **given: Any) -> dict[str, Any]:
@@ -107,6 +108,13 @@ def test_page_is_whole_and_self_contained(data: dict[str, Any]) -> None:
         assert wanted in page
 
 
+def test_every_column_has_a_heading(data: dict[str, Any]) -> None:
+    page = report.html_page(data)
+    rows = re.findall(r"<tr[^>]*>.*?</tr>", page.split("<h2>Measured</h2>")[1].split("<h2>")[0])
+    widths = [len(re.findall(r"<t[hd][ >]", r)) for r in rows]
+    assert widths == [11] * (1 + len(data["rows"])) + [8] * len(data["rows"])
+
+
 def test_chart_tells_every_point_in_words(data: dict[str, Any]) -> None:
     drawn = chart.chart(data)
     for one in data["rows"]:
@@ -123,7 +131,7 @@ def test_chart_of_few_points(data: dict[str, Any], kept: int) -> None:
         one["gen_tps"] = None
         one["kl_mean"] = 0.0
     drawn = chart.chart(data)
-    assert drawn.count('class="dot"') == kept
+    assert drawn.count('class="dot"') == 2 * kept, "once wide, once narrow"
     assert "nan" not in drawn
 
 
@@ -154,34 +162,47 @@ def test_write_makes_every_file(data: dict[str, Any], tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-def browser() -> str:
-    found = next((b for b in map(shutil.which, BROWSERS) if b), None)
-    if found is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is installed")
-    return found
+def open_page(page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open a page in a headless Chromium."""
+    program = needs.program(*BROWSERS, install="chromium")
+    command = [
+        program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
+        f"--user-data-dir={profile}", *options, page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+
+
+def framed(folder: Path, width: int, height: int) -> Path:
+    """The report in a frame of `width` pixels: Chromium's own window is never narrower than 500."""
+    page = folder / f"frame-{width}.html"
+    frame = f"border:0;width:{width}px;height:{height}px"
+    page.write_text(f"<body style=\"margin:0\"><iframe src=\"report.html\" style=\"{frame}\">")
+    return page
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_opens_in_a_real_browser(data: dict[str, Any], tmp_path: Path, scheme: str) -> None:
+@pytest.mark.parametrize(("device", "width", "height"), [("desktop", 1280, 1750), ("phone", 390, 1900)])
+def test_opens_in_a_real_browser(
+    data: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str
+) -> None:
+    """Pictures to look at stay in build/screenshots."""
     report.write(data, tmp_path)
-    picture = tmp_path / f"report-{scheme}.png"
-    command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,1500", f"--screenshot={picture}",
-        "--blink-settings=preferredColorScheme=" + ("0" if scheme == "dark" else "1"),
-        (tmp_path / "report.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    picture = SCREENSHOTS / f"report-{device}-{scheme}.png"
+    picture.unlink(missing_ok=True)
+    done = open_page(
+        framed(tmp_path, width, height),
+        tmp_path / "profile",
+        f"--window-size={max(width, 500)},{height}",
+        f"--screenshot={picture}",
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+    )
     assert picture.stat().st_size > 20_000
     assert not re.findall(r"CONSOLE.*", done.stderr), "the page made the browser complain"
 
 
 def test_browser_sees_the_chart_and_the_table(data: dict[str, Any], tmp_path: Path) -> None:
     report.write(data, tmp_path)
-    command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom", (tmp_path / "report.html").as_uri(),
-    ]  # fmt: skip
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
-    assert seen.count('class="dot"') == 6
+    seen = open_page(tmp_path / "report.html", tmp_path / "profile", "--dump-dom").stdout
+    assert seen.count('class="dot"') == 2 * 6, "once wide, once narrow"
     assert seen.count('scope="row"') == 2 * len(data["rows"]) - 1, "the floor has no speed"

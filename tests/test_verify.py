@@ -14,10 +14,12 @@ import pytest
 from kanna import encodings, fetch
 from kanna.convert import convert
 from kanna.errors import SourceError, UsageError
+from kanna.families import load_model
 from kanna.formats import gguf
-from kanna.model import MetaValue, columns, num_rows, u32
+from kanna.model import MetaValue, boolean, columns, num_rows, u32
 from kanna.plan import TensorPlan
 from kanna.runtimes import llamacpp
+from kanna.sources import open_source
 from kanna.verify import VerifyResult, verify
 from kanna.verify.tensors import bound, error, sample
 
@@ -209,6 +211,18 @@ def test_a_gguf_source(good: Path, tmp_path: Path) -> None:
     result = verify(good, path, threads=1)
     assert result.status == "proved", result.checks
     assert any("metadata equal" in c.detail for c in result.checks if c.name == "tokenizer")
+
+
+def test_what_llama_cpp_implies_need_not_be_said(good: Path, tmp_path: Path) -> None:
+    """A byte-level tokenizer adds no space in front, whether the file says so or not; SentencePiece does."""
+    from kanna.verify.tokens import _not_carried
+
+    key = "tokenizer.ggml.add_space_prefix"
+    model = load_model(open_source(rewrite(good, tmp_path / "a.gguf", metadata={key: boolean(False)})))
+    without = rewrite(good, tmp_path / "b.gguf", metadata={key: None})
+    assert model.meta("tokenizer.ggml.model") == "gpt2" and _not_carried(model, without) == []
+    model.metadata[key] = boolean(True)
+    assert _not_carried(model, without) == [key]
 
 
 def test_bounds_tell_right_from_wrong() -> None:

@@ -5,12 +5,14 @@
 #include <nanobind/stl/vector.h>
 
 #include "kanna/dispatch.hpp"
+#include "kanna/factors.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Order = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using BytesOut = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -48,12 +50,41 @@ static int64_t count_nonfinite(Floats x) {
     return kanna::count_nonfinite(x.data(), int64_t(x.size()));
 }
 
+static void feedback(const std::string& name, Floats x, BytesOut data, Floats h, std::optional<Floats> factors,
+                     Order order, int rounds, FloatsOut errors, int threads) {
+    const kanna::GridKernel* grid = kanna::find_grid(name);
+    if (!grid) throw nb::key_error(name.c_str());
+    const size_t rows = x.shape(0), cols = x.shape(1);
+    const bool square = h.shape(0) == cols && h.shape(1) == cols &&
+                        (!factors || (factors->shape(0) == cols && factors->shape(1) == cols));
+    if (cols % grid->values || data.shape(0) != rows || data.shape(1) != cols / grid->values * grid->bytes || !square ||
+        order.shape(0) != cols || errors.shape(0) != rows || errors.shape(1) != 2)
+        throw nb::value_error("shapes do not fit");
+    const kanna::FeedbackJob job{x.data(), int64_t(cols), h.data(), factors ? factors->data() : nullptr, order.data(),
+                                 rounds, data.data(), int64_t(data.shape(1)), errors.data()};
+    nb::gil_scoped_release release;
+    kanna::feedback(*grid, job, int64_t(rows), threads);
+}
+
+static bool feedback_factors(Floats h, Order order, FloatsOut out, int threads) {
+    const size_t n = h.shape(0);
+    if (h.shape(1) != n || order.shape(0) != n || out.shape(0) != n || out.shape(1) != n)
+        throw nb::value_error("shapes do not fit");
+    nb::gil_scoped_release release;
+    return kanna::feedback_factors(h.data(), int64_t(n), order.data(), out.data(), threads);
+}
+
 NB_MODULE(_native, m) {
     m.attr("__doc__") = "Block codecs and search kernels.";
     m.def("encode", &encode, "name"_a, "x"_a, "out"_a, "search"_a, "weights"_a.none(), "weighting"_a, "threads"_a,
           "Encode float32 [rows, columns] into uint8 [rows, row bytes].");
     m.def("decode", &decode, "name"_a, "data"_a, "out"_a, "Decode uint8 [rows, row bytes] into float32 [rows, columns].");
     m.def("count_nonfinite", &count_nonfinite, "x"_a, "Number of NaN and infinite values.");
+    m.def("grids", &kanna::grid_names, "Encodings that feedback() knows.");
+    m.def("feedback_factors", &feedback_factors, "h"_a, "order"_a, "out"_a, "threads"_a,
+          "Factors of a second moment float32 [n, n] for columns visited in int32 [n]; False: not positive definite.");
+    m.def("feedback", &feedback, "name"_a, "x"_a, "data"_a, "h"_a, "factors"_a.none(), "order"_a, "rounds"_a, "errors"_a,
+          "threads"_a, "Improve encoded rows uint8 [rows, row bytes] of float32 [rows, n] under h; errors float32 [rows, 2].");
     m.def("simd", &kanna::selected, "Instruction set in use.");
     m.def("simd_available", &kanna::available, "Instruction sets this CPU can run, best first.");
     m.def("set_simd", &kanna::select, "isa"_a, "Use another instruction set; False when it is not available.");

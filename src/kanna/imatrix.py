@@ -5,13 +5,13 @@ Two layouts: GGUF (`NAME.in_sum2` and `NAME.counts`, llama.cpp tools/imatrix) an
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kanna.digest import sha256
 from kanna.errors import FormatError, PlanError
 from kanna.formats import gguf
 from kanna.model import F32, num_rows
@@ -36,7 +36,7 @@ def read(path: Path | str) -> Imatrix:
     path = Path(path)
     if not path.is_file():
         raise PlanError(f"the imatrix {path} does not exist", todo="check the path, or make it with llama-imatrix")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256(path)
     if gguf.is_gguf(path):
         weights, datasets, chunks = _read_gguf(path)
     else:

@@ -21,10 +21,16 @@ U8 = NDArray[np.uint8]
 class Tensor(Protocol):
     """A tensor whose values are read in row blocks on demand."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    """Name of the encoding the values are stored in, for example `bf16` or `q4_k`."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str:
+        """Name of the encoding the values are stored in, for example `bf16` or `q4_k`."""
+        ...
 
     @property
     def nbytes(self) -> int:

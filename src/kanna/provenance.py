@@ -36,9 +36,10 @@ def metadata(
     hashes: Mapping[str, str] | None,
     command: str,
     imatrix: Imatrix | None = None,
+    statistics: str | None = None,
 ) -> dict[str, MetaValue]:
     """All keys of the artefact: the model's, and ours. Without `hashes` zeros stand in their place."""
-    ours = keys(model, source, resolved, hashes=hashes, command=command, imatrix=imatrix)
+    ours = keys(model, source, resolved, hashes=hashes, command=command, imatrix=imatrix, statistics=statistics)
     return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours} | ours
 
 
@@ -50,6 +51,7 @@ def keys(
     hashes: Mapping[str, str] | None,
     command: str,
     imatrix: Imatrix | None = None,
+    statistics: str | None = None,
 ) -> dict[str, MetaValue]:
     """The keys that say how the artefact was made; of the same length for any hashes."""
     found: dict[str, MetaValue] = {
@@ -70,6 +72,8 @@ def keys(
     if resolved.substitutions:
         pairs = sorted({f"{s.wanted} -> {s.got}" for s in resolved.substitutions})
         found["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
+    if statistics is not None:
+        found["kanna.statistics.sha256"] = string(statistics)
     if imatrix is not None:
         found["kanna.imatrix.sha256"] = string(imatrix.sha256)
         found["quantize.imatrix.file"] = string(imatrix.path.name)

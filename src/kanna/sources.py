@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kanna import fetch, hub
+from kanna.digest import sha256
 from kanna.errors import FormatError, RefusedError, SourceError
 from kanna.formats import gguf, safetensors
 from kanna.formats.gguf import GGUFFile
@@ -59,13 +60,7 @@ class Source:
         if progress:
             progress.start("hash the source", sum(p.stat().st_size for p in self.decisive_files))
         for path in self.decisive_files:
-            digest = hashlib.sha256()
-            with path.open("rb") as data:
-                while block := data.read(1 << 20):
-                    digest.update(block)
-                    if progress:
-                        progress.advance(len(block), path.name)
-            found[path.name] = digest.hexdigest()
+            found[path.name] = sha256(path, partial(progress.advance, detail=path.name) if progress else None)
         if progress:
             progress.finish()
         return found
@@ -151,7 +146,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         raise SourceError(
             f"{path} has no config.json", expected="a Hugging Face model folder", todo="give the folder of the model"
         )
-    if not weights and safetensors.read.INDEX not in files:
+    if not weights and safetensors.INDEX not in files:
         pickled = [n for n in files if n.endswith(PICKLED)]
         if pickled:
             raise _pickled(pickled[0])
@@ -189,7 +184,8 @@ def _hub(
 ) -> Source:
     name = repo_id.split("/")[1]
     if offline:
-        return _folder(hub.cached(repo_id, revision), repo_id, name, revision)
+        folder = hub.cached(repo_id, revision)
+        return _folder(folder, repo_id, name, folder.name)  # a snapshot is named by its commit
     repository = hub.look_up(repo_id, revision)
     names = repository.weight_files
     if "config.json" not in repository.files:
@@ -211,7 +207,8 @@ def _hub(
         preflight(source)
     if not weights:
         return source
-    if safetensors.read.INDEX in repository.files:
-        names = [safetensors.read.INDEX, *[n for n in names if n != safetensors.read.INDEX]]
+    if safetensors.INDEX in repository.files:
+        names = [safetensors.INDEX, *[n for n in names if n != safetensors.INDEX]]
     hub.fetch(repository, names, progress)
+    hub.remember(repository)
     return _folder(files["config.json"].parent, repo_id, name, repository.commit)

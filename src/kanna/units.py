@@ -6,9 +6,12 @@ import re
 
 from kanna.errors import UsageError
 
-_FACTORS = {"": 1, "b": 1}
-_FACTORS |= {f"{p}b": 1000**i for i, p in enumerate("kmgtp", 1)} | {p: 1000**i for i, p in enumerate("kmgtp", 1)}
-_FACTORS |= {f"{p}ib": 1024**i for i, p in enumerate("kmgtp", 1)}
+_POWERS = dict(zip("kmgtp", range(1, 6), strict=True))
+_FACTORS = (
+    {"": 1, "b": 1}
+    | {p + b: 1000**n for p, n in _POWERS.items() for b in ("", "b")}
+    | {f"{p}ib": 1024**n for p, n in _POWERS.items()}
+)
 _SIZE = re.compile(r"\s*([0-9]+(?:[._][0-9]+)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
 
 

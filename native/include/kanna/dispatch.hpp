@@ -20,6 +20,12 @@ bool select(const std::string& isa);
 // The codec called `name`, or null.
 const Codec* find(const std::string& name);
 
+// The encoding called `name` as a grid for error feedback, or null; and all of them.
+const GridKernel* find_grid(const std::string& name);
+std::vector<std::string> grid_names();
+
+void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int threads);
+
 void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out);
 void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out);
 

@@ -24,10 +24,32 @@ struct Codec {
     void (*decode)(const uint8_t* data, int64_t blocks, float* out);
 };
 
+// Error feedback over rows of one matrix (feedback.hpp).
+struct FeedbackJob {
+    const float* x;        // [rows][cols]
+    int64_t cols;
+    const float* h;        // [cols][cols], symmetric: second moment of the inputs
+    const float* m;        // [cols][cols], row p for the column order[p] (factors.cpp); null: no rounding in order
+    const int32_t* order;  // [cols]
+    int rounds;            // of coordinate descent
+    uint8_t* data;         // [rows][row_bytes]: where to begin, and where the better rows go
+    int64_t row_bytes;
+    float* errors;         // [rows][2]: e' H e before and after
+};
+
+struct GridKernel {
+    const char* name;
+    int values, bytes;
+    int64_t (*memory)(int64_t cols);  // bytes that feedback() needs to work in
+    void (*feedback)(const FeedbackJob& job, int64_t first, int64_t last, void* memory);
+};
+
 struct Kernels {
     const char* isa;
     const Codec* codecs;
     int count;
+    const GridKernel* grids;
+    int grid_count;
 };
 
 extern const Kernels kernels_baseline;

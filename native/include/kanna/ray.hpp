@@ -15,7 +15,10 @@ struct Whole {
     static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 5 : 11);
     static constexpr float STEP = 0.2f, BEFORE = HIGH_ > 3 ? 0.8f : 1.0f;
     KANNA_INLINE F value(F x) { return nearest(clamp(x, LOW, HIGH)); }
-    KANNA_INLINE F code(F x) { return value(x) - LOW; }
+    KANNA_INLINE F code(F x) { return value(x) - FIRST; }
+    KANNA_INLINE float level(int code) { return static_cast<float>(code) + FIRST; }
+    // Q8_0 leaves its lowest code, -128, unused.
+    static constexpr float FIRST = LOW_ == -127 ? -128 : LOW_;
 };
 
 // The levels of IQ4: nearest one by counting the midpoints below.
@@ -39,6 +42,7 @@ struct Levels {
         }
         return out;
     }
+    KANNA_INLINE float level(int code) { return levels[code]; }
 };
 
 // Signed value of largest magnitude.

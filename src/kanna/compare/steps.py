@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna.compare.kept import Kept
 from kanna.compare.rows import Row
+from kanna.digest import sha256
 from kanna.errors import GateError, KannaError, MissingError
 from kanna.model import Model, num_weights
 from kanna.progress import Progress
@@ -85,7 +86,6 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], imatrix
 
     The metadata is compared too: a tokenizer or chat template that was mended makes another artefact.
     """
-    import hashlib
     import json
 
     from kanna import __version__
@@ -96,7 +96,7 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], imatrix
         recorded = json.loads(str(found.value("kanna.source.sha256") or "{}"))
     except (KannaError, ValueError):
         return False
-    statistics = hashlib.sha256(Path(imatrix).read_bytes()).hexdigest() if imatrix else None
+    statistics = sha256(Path(imatrix)) if imatrix else None
     return (
         path.stat().st_size == row.file_bytes
         and found.value("kanna.version") == __version__
@@ -194,9 +194,7 @@ def measure_quality(
 
 def _digest(text: str | Path | None) -> str:
     """What was read: the hash of a text file, or the name of the default."""
-    import hashlib
-
-    return "default" if text is None else hashlib.sha256(Path(text).read_bytes()).hexdigest()
+    return "default" if text is None else sha256(Path(text))
 
 
 REPEAT = 3

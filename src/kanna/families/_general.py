@@ -100,8 +100,8 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
         if value.type == gguf.GGUFValueType.ARRAY:
             if not value.value:
                 continue
-            item = ValueType.STR if isinstance(value.value[0], str) else ValueType(int(value.sub_type))
-        found[key] = MetaValue(value.value, ValueType(int(_number(value.type))), item)
+            item = ValueType.STR if isinstance(value.value[0], str) else ValueType(_number(value.sub_type))
+        found[key] = MetaValue(value.value, ValueType(_number(value.type)), item)
     return found
 
 

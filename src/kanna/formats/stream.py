@@ -161,7 +161,7 @@ def _pool(jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, no
 
 def _do(sink: _Sink, nonfinite: str, entry: TensorPlan, start: int, stop: int, offset: int) -> int:
     data = encode_rows(entry, start, stop, nonfinite)
-    sink.write(offset, memoryview(np.ascontiguousarray(data)).cast("B"))
+    sink.write(offset, np.ascontiguousarray(data).data.cast("B"))
     return data.nbytes
 
 
@@ -178,7 +178,7 @@ def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refu
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         elif encoding.name in _NONFINITE and not np.isfinite(x).all():
             raise EncodingError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
-        return methods.get(entry.method).encode(encoding, x, _weights(entry, start, stop))
+        return methods.get(entry.method).encode(encoding, x, _weights(entry, start, stop), moment=entry.moment)
     except EncodingError as error:
         if np.isfinite(tensor.rows(start, stop)).all():
             raise EncodingError(f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo) from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kanna import encodings
+from kanna import encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
+from kanna.methods.moment import Moment
 from kanna.model import F32, Model, Tensor, columns, num_weights
 from kanna.plan import presets, roles
 from kanna.plan.fallback import feasible
@@ -50,11 +51,13 @@ def resolve(
     encoding: str | None = None,
     plan: Plan | None = None,
     weights: Mapping[str, F32] | None = None,
+    moments: Callable[[str], Moment | None] | None = None,
     method: str = "search",
 ) -> Resolved:
     """Decide every tensor of `model`. One of preset, encoding and plan.
 
     weights: importance of columns by tensor name (an imatrix), [columns] or [experts, columns]
+    moments: second moment of a tensor's inputs by its name; without one a tensor gets `search` instead of `gptq`
     Raises PlanError when a plan names no tensor or when weights do not fit the model.
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
@@ -89,7 +92,8 @@ def resolve(
         if reason:
             substitutions.append(Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason))
         nominal += wanted.bits * num_weights(tensor)
-        entries.append(_entry(tensor, got, how, weights or {}))
+        moment = moments(name) if moments and got.block > 1 and methods.get(how).needs_moment else None
+        entries.append(_entry(tensor, got, how, weights or {}, moment))
     if unused := [r.pattern for r in plan.rules if r.pattern not in used]:
         raise PlanError(f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names")
     total = model.num_parameters
@@ -103,14 +107,19 @@ def resolve(
     )
 
 
-def _entry(tensor: Tensor, encoding: Encoding, method: str, weights: Mapping[str, F32]) -> TensorPlan:
+def _entry(
+    tensor: Tensor, encoding: Encoding, method: str, weights: Mapping[str, F32], moment: Moment | None
+) -> TensorPlan:
     quantized = encoding.block > 1
+    if moment is None and methods.get(method).needs_moment:
+        method = "search"
     return TensorPlan(
         name=tensor.name,
         tensor=tensor,
         encoding=encoding,
         method=method if quantized else "nearest",
         weights=weights.get(tensor.name) if quantized else None,
+        moment=moment,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kanna.encodings.base import Encoding
+from kanna.methods.moment import Moment
 from kanna.model import F32, Tensor, columns, num_rows
 
 
@@ -12,7 +13,8 @@ from kanna.model import F32, Tensor, columns, num_rows
 class TensorPlan:
     """One tensor, the encoding it gets and how its values are chosen.
 
-    weights: importance of each column, float32 [columns] (or [experts, columns]), or None.
+    weights: importance of each column, float32 [columns] (or [experts, columns]), or None
+    moment:  second moment of the inputs, for methods that use it, or None
     """
 
     name: str
@@ -20,6 +22,7 @@ class TensorPlan:
     encoding: Encoding
     method: str = "search"
     weights: F32 | None = None
+    moment: Moment | None = None
 
     @property
     def nbytes(self) -> int:

@@ -7,12 +7,38 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT = 860, 460
-LEFT, RIGHT, TOP, BOTTOM = 78, 28, 24, 92
 SMALLEST_KL = 1e-6
 
 # Light to dark would vanish on one of the two backgrounds: these stay visible on both.
 _STOPS = ((68, 90, 170), (33, 145, 140), (94, 201, 98), (240, 200, 40))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """A drawing of one size, in user units: letters are 13 high in all of them."""
+
+    name: str
+    width: int
+    height: int
+    left: int = 78
+    right: int = 28
+    top: int = 24
+    bottom: int = 92
+
+    @property
+    def end(self) -> int:
+        """Where the plot ends to the right."""
+        return self.width - self.right
+
+    @property
+    def base(self) -> int:
+        """Where the plot ends below."""
+        return self.height - self.bottom
+
+
+# Drawn twice, and the style sheet shows one of them: letters of the wide one would be too small on a phone.
+WIDE = Frame(name="wide", width=860, height=460)
+NARROW = Frame(name="narrow", width=400, height=440, left=62, right=14, bottom=108)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +69,16 @@ def points(data: dict[str, Any]) -> list[Point]:
 
 
 def chart(data: dict[str, Any]) -> str:
-    """The chart as an SVG element; a sentence instead when nothing was evaluated."""
+    """The chart as SVG, wide and narrow; a sentence instead when nothing was evaluated."""
     found = points(data)
     if not found:
         return '<p class="muted">No artefact was evaluated, so there is nothing to draw.</p>'
+    return "\n".join(_draw(data, found, frame) for frame in (WIDE, NARROW))
+
+
+def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     floor = next((r["kl_mean"] for r in data["rows"] if r["role"] == "floor" and r["kl_mean"]), None)
-    x_ticks = _linear_ticks(0.0, max(p.megabytes for p in found) * 1.08)
+    x_ticks = _linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if frame is WIDE else 4)
     lows = [p.kl for p in found] + ([floor] if floor else [])
     low = math.floor(math.log10(min(lows)) - 0.15)
     high = max(math.ceil(math.log10(max(p.kl for p in found)) + 0.1), low + 1)
@@ -56,34 +86,37 @@ def chart(data: dict[str, Any]) -> str:
     fastest, slowest = (max(speeds), min(speeds)) if speeds else (1.0, 0.0)
 
     def x(megabytes: float) -> float:
-        return LEFT + megabytes / x_ticks[-1] * (WIDTH - LEFT - RIGHT)
+        return frame.left + megabytes / x_ticks[-1] * (frame.end - frame.left)
 
     def y(kl: float) -> float:
-        return TOP + (high - math.log10(kl)) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return frame.top + (high - math.log10(kl)) / (high - low) * (frame.base - frame.top)
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="chart-title chart-desc" class="chart">',
-        f'<title id="chart-title">Size, quality and speed of {escape(data["name"])}</title>',
-        f'<desc id="chart-desc">{escape(describe(data))}</desc>',
+        f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
+        f'aria-labelledby="title-{frame.name} desc-{frame.name}">',
+        f'<title id="title-{frame.name}">Size, quality and speed of {escape(data["name"])}</title>',
+        f'<desc id="desc-{frame.name}">{escape(describe(data))}</desc>',
     ]
     for tick in x_ticks:
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(_text(x(tick), HEIGHT - BOTTOM + 18, f"{tick:g}", "tick", "middle"))
+        parts.append(_line("grid", (x(tick), frame.top), (x(tick), frame.base)))
+        parts.append(_text(x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
     for power in range(low, high + 1):
         at = y(10.0**power)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(LEFT - 8, at + 4, _power(power), "tick", "end"))
-    centre, middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(_text(centre, HEIGHT - BOTTOM + 38, "file size, MB (left is smaller)", "axis", "middle"))
+        parts.append(_line("grid", (frame.left, at), (frame.end, at)))
+        parts.append(_text(frame.left - 8, at + 4, _power(power), "tick", "end"))
+    centre, middle = (frame.left + frame.end) / 2, (frame.top + frame.base) / 2
+    parts.append(_text(centre, frame.base + 38, "file size, MB (left is smaller)", "axis", "middle"))
     parts.append(
         f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" y="{middle:.0f}">'
         "mean KL divergence, nats (down is closer)</text>"
     )
+    taken: list[Box] = []
     if floor:
         at = y(max(floor, SMALLEST_KL))
-        parts.append(f'<line class="floor" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(LEFT + 6, at - 5, "floor: the runtime's own rounding", "tick", "start"))
-    taken: list[tuple[float, float, float, float]] = []
+        parts.append(_line("floor", (frame.left, at), (frame.end, at)))
+        said = "floor: the runtime's own rounding" if frame is WIDE else "floor"
+        parts.append(_text(frame.left + 6, at - 5, said, "tick", "start"))
+        taken += [(frame.left, at - 1, frame.end, at + 1), (frame.left, at - 17, frame.left + 7.0 * len(said), at)]
     radii = {p.name: 6 + 9 * math.sqrt((p.speed or 0) / fastest) if fastest else 8.0 for p in found}
     for p in found:
         r = radii[p.name]
@@ -100,9 +133,9 @@ def chart(data: dict[str, Any]) -> str:
         )
     for p in found:
         label = ("★ " if p.best else "") + p.name
-        left, base = _place(label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken)
+        left, base = _place(label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame)
         parts.append(_text(left, base, label, "label best" if p.best else "label", "start"))
-    parts.append(_legend(slowest, fastest) if speeds else "")
+    parts.append(_legend(slowest, fastest, frame) if speeds else "")
     parts.append("</svg>")
     return "\n".join(part for part in parts if part)
 
@@ -133,16 +166,20 @@ def _power(power: int) -> str:
     return "10⁻" + str(-power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _linear_ticks(start: float, stop: float) -> list[float]:
-    """About six round numbers from start to at least stop."""
-    raw = max(stop - start, 1e-9) / 6
+def _linear_ticks(start: float, stop: float, count: int = 6) -> list[float]:
+    """About `count` round numbers from start to at least stop."""
+    raw = max(stop - start, 1e-9) / count
     size = 10 ** math.floor(math.log10(raw))
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw)
     return [start + i * step for i in range(math.ceil((stop - start) / step - 1e-9) + 1)]
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of what is drawn already."""
+
+
 def _place(
-    label: str, cx: float, cy: float, radius: float, taken: list[tuple[float, float, float, float]]
+    label: str, cx: float, cy: float, radius: float, taken: list[Box], frame: Frame
 ) -> tuple[float, float]:
     """Left edge and baseline of a label near (cx, cy) that covers nothing yet; marks the place as taken."""
     width, height, gap = 8.8 * len(label), 15.0, radius + 5
@@ -159,7 +196,12 @@ def _place(
 
     def overlap(spot: tuple[float, float]) -> float:
         left, top, right, bottom = spot[0], spot[1] - height + 3, spot[0] + width, spot[1] + 3
-        outside = max(0, LEFT - left) + max(0, right - WIDTH + 4) + max(0, TOP - top) + max(0, bottom - HEIGHT + BOTTOM)
+        outside = (
+            max(0, frame.left - left)
+            + max(0, right - frame.width + 4)
+            + max(0, frame.top - top)
+            + max(0, bottom - frame.base)
+        )
         covered = sum(
             max(0.0, min(right, r) - max(left, a)) * max(0.0, min(bottom, b) - max(top, t)) for a, t, r, b in taken
         )
@@ -170,15 +212,20 @@ def _place(
     return spot
 
 
-def _legend(slowest: float, fastest: float) -> str:
-    top, left, width = HEIGHT - 24, LEFT, 180
+def _legend(slowest: float, fastest: float, frame: Frame) -> str:
+    top, width = frame.height - 24, 180 if frame is WIDE else frame.end - frame.left
     said = f"{slowest:.0f} to {fastest:.0f} tokens/s (yellow and large is faster)"
+    words = (frame.left + width + 10, top + 10) if frame is WIDE else (frame.left, top - 8)
     stops = "".join(f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5))
     return (
-        f'<defs><linearGradient id="speed">{stops}</linearGradient></defs>'
-        f'<rect x="{left}" y="{top}" width="{width}" height="10" rx="5" fill="url(#speed)"/>'
-        + _text(left + width + 10, top + 10, said, "tick", "start")
+        f'<defs><linearGradient id="speed-{frame.name}">{stops}</linearGradient></defs>'
+        f'<rect x="{frame.left}" y="{top}" width="{width}" height="10" rx="5" fill="url(#speed-{frame.name})"/>'
+        + _text(*words, said, "tick", "start")
     )
+
+
+def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
+    return f'<line class="{kind}" x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"/>'
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:

@@ -78,14 +78,16 @@ def _pick(data: dict[str, Any]) -> str:
 
 _QUALITY = (
     "preset",
+    "gate",
     "file",
-    "bits / weight",
+    "bits/weight",
     "KL mean",
     "KL median",
     "KL 99 %",
-    "same top token",
+    "KL 99.9 %",
+    "same top",
     "perplexity",
-    "gate",
+    "÷ source",
 )
 _SPEED = ("preset", "generate", "× faster", "prompt", "first token", "load", "peak memory", "less memory")
 
@@ -97,15 +99,16 @@ def _tables(data: dict[str, Any]) -> str:
         kind, words = _GATE.get(row["gate"] or "", ("muted", "–"))
         quality.append(
             (
+                f'<span class="{kind}">{words}</span>',
                 format_size(row["file_bytes"]) if row["file_bytes"] else "–",
                 _num(row["bits_per_weight"], 2),
                 _with_ci(row, "kl_mean", 5),
                 _num(row["kl_median"], 5),
-                _num(row["kl_p99"], 4),
+                _num(row["kl_p99"], 3),
+                _num(row["kl_p999"], 3),
                 _num(row["top1"], 1, scale=100, unit=" %"),
                 _num(row["perplexity"], 2),
                 _with_ci(row, "perplexity_ratio", 3),
-                f'<span class="{kind}">{words}</span>',
             )
         )
         speed.append(
@@ -119,7 +122,8 @@ def _tables(data: dict[str, Any]) -> str:
                 _num(row["less_memory"], 0, scale=100, unit=" %"),
             )
         )
-    parts = [_table(data, "Size and quality; ± is a 95 % confidence interval.", _QUALITY, quality)]
+    caption = "Size and quality; ± is a 95 % confidence interval, ÷ source the perplexity divided by the source's."
+    parts = [_table(data, caption, _QUALITY, quality)]
     if any(row["gen_tps"] for row in data["rows"]):
         caption = "Speed and memory on this machine; × faster and less memory are against the 16-bit baseline."
         parts.append(_table(data, caption, _SPEED, speed))
@@ -132,6 +136,7 @@ def _table(data: dict[str, Any], caption: str, columns: tuple[str, ...], cells: 
     head = "".join(f'<th scope="col"{" class=text" if i == 0 else ""}>{c}</th>' for i, c in enumerate(columns))
     body: list[str] = []
     for row, values in zip(data["rows"], cells, strict=True):
+        assert len(values) == len(columns) - 1
         if all(v == "–" for v in values):
             continue
         mine = row["name"] == best
@@ -139,9 +144,16 @@ def _table(data: dict[str, Any], caption: str, columns: tuple[str, ...], cells: 
             f'<tr class="{"best" if mine else row["role"]}"><th scope="row" class="text">{"★ " if mine else ""}'
             f"{escape(row['name'])}</th>" + "".join(f"<td>{v}</td>" for v in values) + "</tr>"
         )
+    return _scrolling(caption, head, "".join(body))
+
+
+def _scrolling(caption: str, head: str, body: str) -> str:
+    """A table that scrolls on its own where it is too wide; the caption stays. head and body are markup."""
+    said = escape(caption)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="caption" aria-hidden="true">{said}</p><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{said}"><table aria-label="{said}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        "</table></div>"
     )
 
 
@@ -190,10 +202,7 @@ def _plan(row: dict[str, Any]) -> str:
 def _small_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = "".join(f'<th scope="col" class="text">{escape(c)}</th>' for c in columns)
     body = "".join("<tr>" + "".join(f'<td class="text wrap">{escape(c)}</td>' for c in r) + "</tr>" for r in rows)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return _scrolling(caption, head, body)
 
 
 def _list(pairs: Iterable[tuple[str, Any]]) -> str:

@@ -6,7 +6,7 @@ CSS = """
 @media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --muted: #a5abb5; --paper: #14161a; --panel: #1d2026;
   --line: #383c44; --accent: #4cc38a; --warn: #f5b95b; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 28px 20px 60px; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; max-width: 1200px; padding: 28px 20px 60px; color: var(--ink); background: var(--paper);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 34px 0 10px; }
@@ -16,6 +16,8 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .pick strong { color: var(--accent); font-size: 1.15rem; }
 .note { border-left: 4px solid var(--warn); padding: 6px 14px; margin: 10px 0; background: var(--panel); }
 .chart { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; }
+.chart.narrow { display: none; }
+@media (max-width: 560px) { .chart.wide { display: none; } .chart.narrow { display: block; } }
 .chart text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 .chart .tick, .chart .axis { fill: var(--muted); }
 .chart .tick { font-size: 12px; }
@@ -26,14 +28,15 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .chart .dot { fill-opacity: .88; stroke: var(--ink); stroke-width: 1; }
 .chart .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
 .scroll { overflow-x: auto; margin-bottom: 18px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); padding-bottom: 6px; }
-th, td { padding: 6px 9px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
+.caption { color: var(--muted); margin: 0 0 4px; }
+th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 td.wrap { white-space: normal; }
+tbody th { position: sticky; left: 0; background: var(--paper); }
 thead th { border-bottom: 2px solid var(--line); }
-tr.best { background: color-mix(in srgb, var(--accent) 12%, transparent); }
+tr.best, tr.best th { background: color-mix(in srgb, var(--accent) 12%, var(--paper)); }
 tr.best th { color: var(--accent); }
 tr.floor, tr.baseline { color: var(--muted); }
 .ok { color: var(--accent); } .bad { color: var(--bad); font-weight: 600; } .unknown { color: var(--warn); }

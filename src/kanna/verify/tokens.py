@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kanna.errors import FormatError, KannaError
 from kanna.formats import gguf
 from kanna.model import Model
-from kanna.runtimes._chat import render
+from kanna.tokenizer.chat import render
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 from kanna.verify.types import Check
@@ -71,11 +71,16 @@ def check_tokenizer(source: Source, model: Model, engine: LlamaEngine) -> Check:
     return Check(name="tokenizer", ok=True, detail=f"metadata equal, the same ids on {len(texts)} texts")
 
 
+# What llama.cpp takes for a key that is not there, by kind of tokenizer.
+_IMPLIED: dict[Any, dict[str, Any]] = {"gpt2": {"tokenizer.ggml.add_space_prefix": False}}
+
+
 def _not_carried(model: Model, path: Path) -> list[str]:
     """Keys of the tokenizer that the artefact lacks or has otherwise; the chat template has a check of its own."""
     here = gguf.read(path)
     keys = [k for k in model.metadata if k.startswith("tokenizer.") and not k.startswith("tokenizer.chat_template")]
-    return [k for k in keys if k not in here.metadata or not _equal(model.metadata[k].value, here.value(k))]
+    implied = _IMPLIED.get(model.meta("tokenizer.ggml.model"), {})
+    return [k for k in keys if not _equal(model.metadata[k].value, here.value(k, implied.get(k)))]
 
 
 def _differing(source: Source, engine: LlamaEngine, texts: list[str]) -> list[str]:
@@ -135,7 +140,7 @@ def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, (str, int, float, bool)) or isinstance(b, (str, int, float, bool)):
+    if b is None or isinstance(a, (str, int, float, bool)) or isinstance(b, (str, int, float, bool)):
         return bool(a == b)
     return len(a) == len(b) and all(x == y for x, y in zip(a, b, strict=True))
 

@@ -35,7 +35,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import number, table
     from kanna.units import format_size
 
-    made = table("artefact", "file>", "load s>", "peak memory>", "first token s>", "prompt tok/s>", "generate tok/s>")
+    measured = ("load\ns>", "peak\nmemory>", "first\ntoken s>", "prompt\ntok/s>", "generate\ntok/s>")
+    made = table("artefact", "file>", *measured)
     for row in data["rows"]:
         made.add_row(
             Path(row["path"]).name,

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 @click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
 @click.option("--plan", type=options.FILE, help="A plan file (JSON): patterns and encodings, first match wins.")
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
+@click.option("--statistics", type=options.FILE, help="A folder of statistics, see `kanna calibrate`.")
 @click.option(
     "--method",
-    type=click.Choice(["search", "nearest"]),
-    default="search",
-    show_default=True,
-    help="How values are chosen: best error by search, or plain rounding.",
+    type=click.Choice(["gptq", "search", "nearest"]),
+    help="How values are chosen: error feedback, best error by search, or plain rounding. "
+    "[default: gptq with --statistics, else search]",
 )
 @click.option(
     "--format",
@@ -89,7 +89,7 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None
         screen,
         [
             ("Would write" if dry_run else "Wrote", ", ".join(str(p) for p in data["paths"]) if out else ""),
-            ("Preset", data.get("preset")),
+            ("Plan", data.get("preset")),
             ("Size", f"{format_size(data['file_bytes'])} ({data['file_bytes']:,} bytes)"),
             ("Bits per weight", f"{bits:.2f}{nominal_text}: {precision_class(bits)}"),
             ("Time", duration(data["seconds"]) if data.get("seconds") and not dry_run else ""),

@@ -38,6 +38,11 @@ def COMMAND(
     terminal.result(found, _draw)
 
 
+# Characters of a line that everything but the use case takes, that the columns of a wide terminal add to it, and the
+# fewest worth giving to the use case: a preset keeps to one line.
+_BESIDES_USE, _WIDE_COLUMNS, _LEAST_USE = 54, 20, 16
+
+
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from textwrap import shorten
 
@@ -52,25 +57,29 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         style="bold cyan",
     )
     wide = screen.width >= 110
-    rows = table("", "preset", "file>", "bits>", "nominal>", *(["class"] if wide else []), "memory>", "tok/s>", "use")
+    room = screen.width - _BESIDES_USE - (_WIDE_COLUMNS if wide else 0)
+    extra, use = ["nominal>", "class"] if wide else [], ["use"] if room >= _LEAST_USE else []
+    rows = table("", "preset", "file>", "bits>", *extra, "memory>", "tok/s>", *use)
     for row in data["rows"]:
         best = row["preset"] == data["recommended"]
         substituted = abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
+        nominal = f"{row['nominal_bits']:.2f}" if substituted else ""
+        phrase = shorten(row["use_case"], max(room, _LEAST_USE), placeholder="…")
         rows.add_row(
             "★" if best else "✓" if row["fits"] else "✗",
             row["preset"],
             format_size(row["file_bytes"]),
-            f"{row['bits_per_weight']:.2f}",
-            f"{row['nominal_bits']:.2f}" if substituted else "",
-            *([row["precision_class"].split(" (")[0]] if wide else []),
+            f"{row['bits_per_weight']:.2f}" + ("*" if substituted and not wide else ""),
+            *([nominal, row["precision_class"].split(" (")[0]] if wide else []),
             format_size(row["memory_bytes"]),
             number(row["tokens_per_second"], 0),
-            row["use_case"] if wide else shorten(row["use_case"], max(16, screen.width - 62), placeholder="…"),
+            *([phrase] if use else []),
             style="bold green" if best else None if row["fits"] else "dim",
         )
     screen.print(rows)
     if any(row["substitutions"] for row in data["rows"]):
-        screen.print("Nominal: bits the preset means, where its encodings do not fit the width of this model's rows.")
+        said = "Nominal: bits" if wide else "* More than"
+        screen.print(f"{said} the preset means, where its encodings do not fit the width of this model's rows.")
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     style = "bold green" if data["recommended"] else "bold yellow"

@@ -158,8 +158,8 @@ def _read_part(path: Path) -> GGUFFile:
 
 
 def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
-    if (magic := cursor.take(4)) != MAGIC:
-        raise FormatError(f"the file begins with {bytes(magic)!r}", expected=repr(MAGIC), todo="give a GGUF file")
+    if (magic := bytes(cursor.take(4))) != MAGIC:
+        raise FormatError(f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file")
     version = cursor.u32()
     if version not in VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
@@ -167,7 +167,7 @@ def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
         raise FormatError(f"GGUF version {version}", expected="2 or 3", todo="make the file again with a current tool")
     num_tensors, num_kv = cursor.u64(), cursor.u64()
     if num_tensors * _LEAST_TENSOR + num_kv * _LEAST_KV > cursor.left:
-        raise FormatError(f"the header promises {num_tensors} tensors and {num_kv} keys", expected="what fits the file")
+        raise _cut(f"the header promises {num_tensors} tensors and {num_kv} keys", data.size)
     metadata: dict[str, MetaValue] = {}
     for _ in range(num_kv):
         key = cursor.string(MAX_KEY)
@@ -214,11 +214,16 @@ def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str
     return tensors
 
 
+def _cut(found: str, size: int) -> FormatError:
+    """What to say of a header that goes on after the file has ended."""
+    return FormatError(f"{found}, the file has {size} bytes: it is truncated or hostile", todo="fetch the file again")
+
+
 class _Cursor:
     """Reads values one after another and never past the end."""
 
     def __init__(self, path: Path, data: U8) -> None:
-        self.data = memoryview(data)
+        self.data = data.data
         self.size, self.at = data.size, 0
 
     @property
@@ -227,10 +232,7 @@ class _Cursor:
 
     def take(self, size: int) -> memoryview:
         if size > self.left:
-            raise FormatError(
-                f"the header wants {size} bytes at {self.at}, the file ends at {self.size}: it is truncated or hostile",
-                todo="fetch the file again",
-            )
+            raise _cut(f"the header wants {size} bytes at byte {self.at}", self.size)
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -270,7 +272,7 @@ class _Cursor:
             return MetaValue(self.strings(count), ValueType.ARRAY, item)
         if item is ValueType.ARRAY:
             if count * 12 > self.left:
-                raise FormatError(f"an array of {count} arrays", expected="what fits the file")
+                raise _cut(f"the header has an array of {count} arrays", self.size)
             return MetaValue([self.array(depth + 1) for _ in range(count)], ValueType.ARRAY, item)
         dtype = np.dtype(SCALARS[item])
         values = np.frombuffer(self.take(count * dtype.itemsize), dtype)
@@ -278,7 +280,7 @@ class _Cursor:
 
     def strings(self, count: int) -> Strings:
         if count * 8 > self.left:
-            raise FormatError(f"an array of {count} strings", expected="what fits the file")
+            raise _cut(f"the header has an array of {count} strings", self.size)
         begin, at, end = self.at, self.at, self.size
         starts: list[int] = []
         unpack, data = _U64.unpack_from, self.data
@@ -288,7 +290,7 @@ class _Cursor:
             starts.append(at - begin)
             at += 8 + unpack(data, at)[0]
         if at > end or len(starts) < count:
-            raise FormatError(f"an array of strings from byte {begin} ends past the file: it is truncated or hostile")
+            raise _cut(f"an array of strings from byte {begin} ends past the file", self.size)
         self.at = at
         return Strings(data[begin:at], starts)
 

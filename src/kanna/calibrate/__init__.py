@@ -1,0 +1,122 @@
+"""Calibrate: run text through a source and keep, for every matrix, what its inputs look like."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna import __version__, families, statistics
+from kanna.calibrate import texts
+from kanna.calibrate.run import run
+from kanna.calibrate.windows import WINDOW, cut
+from kanna.errors import UsageError
+from kanna.progress import Progress, Silent
+from kanna.sources import Source, open_source
+
+__all__ = ["CalibrateResult", "calibrate"]
+
+TOKENS = 24_576
+WIDEST = 4096
+"""Second moments are whole up to so many columns; wider sites get blocks along the diagonal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateResult:
+    """folder: the statistics; tokens: counted, and held out; shrink: sites by shrinkage; blocks: sites in blocks."""
+
+    folder: str
+    sites: int
+    tokens: int
+    held_tokens: int
+    domains: dict[str, int]
+    shrink: dict[str, int]
+    blocks: dict[str, int]
+    bytes: int
+    seconds: float
+    reused: bool = False
+    notes: list[str] = field(default_factory=list[str])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def calibrate(
+    source: str | Path | Source,
+    out: str | Path,
+    *,
+    calibration: Sequence[str | Path] | None = None,
+    tokens: int = TOKENS,
+    widest: int = WIDEST,
+    device: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> CalibrateResult:
+    """Write the statistics of `source` to the folder `out`, and imatrix.gguf beside them for llama.cpp.
+
+    calibration: text and JSON-lines files; None: the built-in set of prose, code, conversations and languages
+    tokens:      how many to read; one window in eight of them is held out
+    widest:      columns up to which a second moment is kept whole
+
+    One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at; statistics of the
+    same source, text and settings are kept as they are. Raises MissingError without torch, UsageError for a text
+    that is too short, KannaError naming the layer whose activations are not numbers.
+    """
+    started = time.perf_counter()
+    bar = progress or Silent()
+    if tokens < WINDOW:
+        raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
+    opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
+    model = families.load_model(opened)
+    found, digest = texts.documents(calibration, model)
+    windows = cut(found, model, tokens=tokens)
+    folder = Path(out)
+    key: dict[str, Any] = {
+        "version": statistics.VERSION,
+        "kanna": __version__,
+        "source": opened.hashes(bar),
+        "text": {"name": "built-in" if calibration is None else ", ".join(d.name for d in found), "sha256": digest},
+        "window": windows.ids.shape[1],
+        "tokens": windows.num_tokens,
+        "widest": widest,
+    }
+    before = _before(folder, key)
+    if before is None or overwrite:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / statistics.INDEX).unlink(missing_ok=True)
+        sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
+        _write(folder / statistics.INDEX, key | {"sites": sites})
+        statistics.read(folder).save_imatrix(folder / "imatrix.gguf")
+    made = statistics.read(folder)
+    shrinkage = [f"{s.shrink:g}" for s in made.sites.values()]
+    return CalibrateResult(
+        folder=str(folder),
+        sites=len(made.sites),
+        tokens=windows.num_tokens,
+        held_tokens=windows.ids.size - windows.num_tokens,
+        domains={d: windows.domains.count(d) * windows.ids.shape[1] for d in sorted(set(windows.domains))},
+        shrink={s: shrinkage.count(s) for s in sorted(set(shrinkage))},
+        blocks={name: s.block for name, s in made.sites.items() if s.block < s.columns},
+        bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
+        seconds=time.perf_counter() - started,
+        reused=before is not None and not overwrite,
+    )
+
+
+def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
+    """Complete statistics of an earlier run with the same key."""
+    if not (folder / statistics.INDEX).is_file():
+        return None
+    found = statistics.read(folder)
+    return found if {k: found.info.get(k) for k in key} == key else None
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,176 @@
+"""The pass over the layers: activations lie in a file, one layer at a time is in memory, every layer is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna.calibrate import shrink
+from kanna.calibrate.moments import Sums, block_of
+from kanna.calibrate.network import Network, torch_modules
+from kanna.calibrate.sites import HEAD, site_of, sites_of
+from kanna.calibrate.windows import Windows
+from kanna.model import F32, Model
+from kanna.progress import Progress
+
+WORK = "work"
+_STATE = "state.json"
+
+
+def run(
+    model: Model,
+    windows: Windows,
+    folder: Path,
+    key: dict[str, Any],
+    *,
+    widest: int,
+    device: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Save every site of `model` into `folder` and return the index of them. Goes on where an earlier run stopped."""
+    from safetensors.numpy import save_file
+
+    torch, _ = torch_modules()
+    network = Network(model, device)
+    spool = _Spool(folder / WORK, key, (*windows.ids.shape, int(network.config["hidden_size"])))
+    readers = sites_of(model.tensors)
+    progress.start("calibrate", network.num_layers + 1, "layers")
+    hidden = network.embed(windows.ids)  # also tells the network how its layers are called
+    if spool.done == 0:
+        spool.write(hidden.numpy())
+    del hidden
+    progress.advance(spool.done)
+    with torch.no_grad():
+        for index in range(spool.done, network.num_layers):
+            sums = _layer(network, index, spool, windows, widest)
+            _save(save_file, folder / f"layer-{index:05}.safetensors", sums, spool.sites, readers, model)
+            spool.next()
+            progress.advance(1, f"layer {index}")
+        head = _head(network, spool, windows, widest)
+        _save(save_file, folder / "head.safetensors", head, spool.sites, readers, model)
+        counts = np.bincount(windows.ids.ravel(), minlength=model.tensors["token_embd.weight"].shape[0])
+        save_file({"counts": counts.astype(np.int64)}, folder / "embedding.safetensors")
+        progress.advance(1, "head")
+    progress.finish()
+    sites = spool.sites
+    spool.close()
+    return sites
+
+
+def _layer(network: Network, index: int, spool: _Spool, windows: Windows, widest: int) -> dict[str, Sums]:
+    """Run one layer over every window; sums of each of its sites."""
+    sums: dict[str, Sums] = {}
+    held = False
+
+    def listen(site: str) -> Any:
+        def hook(_module: Any, given: Any) -> None:
+            x = given[0].reshape(-1, given[0].shape[-1])
+            if site not in sums:
+                sums[site] = Sums(x.shape[1], block_of(x.shape[1], widest), network.device)
+            sums[site].add(x, held)
+
+        return hook
+
+    with network.layer(index) as layer:
+        heard: set[str] = set()
+        for part, module in network.linears(layer.module):  # type: ignore[attr-defined]
+            site = site_of(f"blk.{index}.{part}.weight", tied=False)
+            if site is not None and site not in heard:
+                heard.add(site)
+                module.register_forward_pre_hook(listen(site))
+        for number, out in enumerate(spool.out):
+            held = bool(windows.held[number])
+            hidden = layer(spool.window(number))
+            network.check(hidden, f"layer {index}")
+            out[...] = hidden.cpu().numpy()
+    return sums
+
+
+def _head(network: Network, spool: _Spool, windows: Windows, widest: int) -> dict[str, Sums]:
+    norm = network.norm()
+    sums: dict[str, Sums] = {}
+    for number in range(len(windows.ids)):
+        x = norm(spool.window(number).to(network.device))
+        if HEAD not in sums:
+            sums[HEAD] = Sums(x.shape[1], block_of(x.shape[1], widest), network.device)
+        sums[HEAD].add(x, bool(windows.held[number]))
+    return sums
+
+
+def _save(
+    save_file: Any,
+    path: Path,
+    sums: dict[str, Sums],
+    index: dict[str, Any],
+    readers: dict[str, list[str]],
+    model: Model,
+) -> None:
+    """Write the sites of one layer and add them to the index, with the shrinkage each gets."""
+    arrays: dict[str, Any] = {}
+    for site, found in sums.items():
+        made = found.arrays(site)
+        arrays |= made
+        tensors = [model.tensors[name] for name in readers[site]]
+        index[site] = {
+            "file": path.name,
+            "tensors": readers[site],
+            "columns": found.columns,
+            "block": found.block,
+            "shrink": shrink.choose(tensors, made[f"{site}.second"], made[f"{site}.held"]),
+        }
+    partial = path.with_name(path.name + ".partial")
+    save_file(arrays, partial)
+    partial.replace(path)
+
+
+class _Spool:
+    """Hidden states float32 [windows, tokens, hidden] before and after a layer, in two files that change places.
+
+    state.json says how many layers are done; it is replaced only when everything of a layer is on disk.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> None:
+        self.folder, self.shape = folder, shape
+        self.key = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()
+        self.done, self.sites = 0, dict[str, Any]()
+        state = self._state()
+        if state.get("key") == self.key:
+            self.done, self.sites = int(state["done"]), state["sites"]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = [
+            np.memmap(folder / name, np.float32, "r+" if self.done else "w+", shape=shape) for name in ("even", "odd")
+        ]
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def write(self, hidden: F32) -> None:
+        self._files[0][...] = hidden
+
+    def window(self, number: int) -> Any:
+        torch, _ = torch_modules()
+        return torch.from_numpy(np.array(self._files[self.done % 2][number]))
+
+    @property
+    def out(self) -> Any:
+        return self._files[1 - self.done % 2]
+
+    def next(self) -> None:
+        for file in self._files:
+            file.flush()
+        self.done += 1
+        partial = self.folder / (_STATE + ".partial")
+        partial.write_text(json.dumps({"key": self.key, "done": self.done, "sites": self.sites}), encoding="utf-8")
+        partial.replace(self.folder / _STATE)
+
+    def close(self) -> None:
+        self._files.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""Calibration text: the built-in set, or the user's own files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import UsageError
+from kanna.model import Model
+from kanna.tokenizer.chat import render
+
+FOLDER = Path(__file__).parent / "text"
+LICENSE = "MIT, written for kanna"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One text and the kind of text it is: for the built-in set prose, code, chat or languages."""
+
+    domain: str
+    name: str
+    text: str
+
+
+def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Document], str]:
+    """The texts and the SHA-256 of all of them. None: the built-in set.
+
+    .jsonl lines are {"messages": […]}, rendered with the model's own template, or {"text": …}; all else is plain text.
+    Raises UsageError for a file that is empty, not UTF-8 or not what it says.
+    """
+    files = sorted(p for p in FOLDER.iterdir() if p.suffix in (".txt", ".jsonl")) if paths is None else paths
+    digest = hashlib.sha256()
+    found: list[Document] = []
+    for given in files:
+        path = Path(given)
+        try:
+            raw = path.read_bytes()
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text: {error}", expected="a text or JSON-lines file") from error
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", expected="a text file") from error
+        digest.update(raw)
+        if path.suffix == ".jsonl":
+            text = "\n\n".join(_line(path, n, line, model) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+        if not text.strip():
+            raise UsageError(f"{path} is empty", expected="some thousand words of the text the model will meet")
+        domain = path.stem.split("_")[0] if paths is None else path.name
+        found.append(Document(domain=domain, name=path.name, text=text))
+    return found, digest.hexdigest()
+
+
+def _line(path: Path, number: int, line: str, model: Model) -> str:
+    try:
+        value: Any = json.loads(line)
+        if isinstance(value, dict) and isinstance(value.get("text"), str):
+            return value["text"]
+        messages = value["messages"]
+        assert isinstance(messages, list) and all(isinstance(m["content"], str) for m in messages)
+    except (AssertionError, KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"{path}, line {number}: {line[:60]!r}", expected='{"text": …} or {"messages": [{"role": …, "content": …}]}'
+        ) from None
+    return conversation(messages, model)
+
+
+def conversation(messages: list[dict[str, str]], model: Model) -> str:
+    """A conversation as the model would read it: by its template, or plainly when it has none."""
+    template = model.meta("tokenizer.chat_template")
+    if template is None:
+        return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
+    tokens = model.meta("tokenizer.ggml.tokens", ())
+
+    def token(kind: str) -> str:
+        at = model.meta(f"tokenizer.ggml.{kind}_token_id")
+        return str(tokens[int(at)]) if at is not None and 0 <= int(at) < len(tokens) else ""
+
+    if messages and messages[0]["role"] == "system" and "system" not in template:
+        # Some templates know no system turn: what it says goes before the first question.
+        first, *rest = messages[1:]
+        messages = [{**first, "content": f"{messages[0]['content']}\n\n{first['content']}"}, *rest]
+    return render(template, messages, bos=token("bos"), eos=token("eos"), add_generation_prompt=False)

@@ -1,0 +1,55 @@
+"""gptq: scales by search, then columns are rounded one by one, each making up for the errors before it.
+
+Error feedback under the second moment of the inputs (GPTQ, arXiv:2210.17323) with the columns in order of use and
+scales held (static groups); then coordinate descent over codes, whole scales and factors under the same moment, and
+both again, since the scales have moved. A row that does not gain keeps what `search` chose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kanna import _native
+from kanna.encodings.base import Encoding
+from kanna.methods.base import Method
+from kanna.methods.moment import Moment
+from kanna.model import F32, U8
+
+PASSES, ROUNDS = 2, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Feedback(Method):
+    def encode(
+        self,
+        encoding: Encoding,
+        x: F32,
+        weights: F32 | None = None,
+        threads: int = 1,
+        moment: Moment | None = None,
+    ) -> U8:
+        data = encoding.encode(x, method="search", weights=weights, threads=threads)
+        if moment is None or encoding.name not in _native.grids():
+            return data
+        x = np.ascontiguousarray(x)
+        for part in moment.parts():
+            whole = part.stop - part.start == x.shape[1]
+            columns, place = slice(part.start, part.stop), slice(*map(encoding.row_bytes, (part.start, part.stop)))
+            values = x if whole else np.ascontiguousarray(x[:, columns])
+            found = data if whole else np.ascontiguousarray(data[:, place])
+            errors = np.empty((len(x), 2), np.float32)
+            for _ in range(PASSES):
+                _native.feedback(
+                    encoding.name, values, found, part.h, part.factors, part.order, ROUNDS, errors, threads
+                )
+            data[:, place] = found
+        return data
+
+
+METHOD = _Feedback(
+    name="gptq",
+    summary="error feedback under calibrated statistics, then coordinate descent over codes and scales",
+    needs_moment=True,
+)

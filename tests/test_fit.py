@@ -1,0 +1,79 @@
+"""`kanna fit`: how long it takes, and what a narrow terminal shows of it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from kanna import families, fetch
+from kanna.cli.main import cli
+from kanna.families.base import Config
+
+SIZES = {
+    "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024, "query_pre_attn_scalar": 16,
+    "sliding_window": 32, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def folder_of(family: str, tokenizer: str, vocabulary: int, folder: Path) -> Path:
+    """A Hugging Face folder with a real tokenizer and weights of zero."""
+    from test_families_checks import tensors_of
+
+    known = families.get(family)
+    config = {"architectures": [known.architectures[0]], "vocab_size": vocabulary, **SIZES}
+    folder.mkdir()
+    for file in fetch.tokenizer(tokenizer).iterdir():
+        shutil.copy(file, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    headers = tensors_of(known, Config(config, known.defaults))
+    headers.pop("lm_head.weight", None)
+    save_file({n: np.zeros(t.shape, np.float16) for n, t in headers.items()}, folder / "model.safetensors")
+    return folder
+
+
+def seconds(source: Path) -> float:
+    """Processor time of the command from the shell to its end, the least of three runs.
+
+    Not wall time: other work on the machine would count too. The command has one thread.
+    """
+    found: list[float] = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-m", "kanna", "fit", str(source)], capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == 0, done.stderr
+    return min(found)
+
+
+def test_fit_of_a_gguf_is_quick(smollm2: Path) -> None:
+    assert seconds(smollm2) <= 1
+    assert seconds(fetch.gemma3_270m_gguf()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("family", "tokenizer", "vocabulary", "limit"), [("llama", "llama2", 32_000, 1), ("gemma3", "gemma3", 262_144, 2)]
+)
+def test_fit_of_a_folder_is_quick(family: str, tokenizer: str, vocabulary: int, limit: float, tmp_path: Path) -> None:
+    assert seconds(folder_of(family, tokenizer, vocabulary, tmp_path / "model")) <= limit
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_preset_keeps_to_one_line(width: int, smollm2: Path) -> None:
+    run = CliRunner().invoke(cli, ["fit", str(smollm2), "--memory", "1GB"], env={"COLUMNS": str(width)})
+    lines = [line for line in run.stdout.splitlines() if line.startswith((" ✓", " ✗", " ★"))]
+    assert len(lines) > 30
+    assert sum(line.count(" MB") for line in lines) == 2 * len(lines)
+    first = run.stdout.index(lines[0])
+    assert run.stdout[first : run.stdout.index(lines[-1])].count("\n") == len(lines) - 1, "no line is wrapped"
+    assert max(map(len, run.stdout.splitlines())) <= width
