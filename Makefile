@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
+BENCHMARKS ?= speed.py fit.py "encoders.py speed" "encoders.py error" \
+	"quality.py --model stories" "quality.py --model widened" "quality.py --model dithered"
 
 .PHONY: help demo test lint bench clean
 
@@ -34,8 +36,8 @@ lint: $(VENV)/.dev ## style, import direction, types
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev ## the tables of docs/benchmarks.md
-	$(BIN)/python benchmarks/encoders.py
+bench: $(VENV)/.dev ## the tables of docs/benchmarks.md, beside llama.cpp; about an hour, the first time more
+	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python benchmarks/$$what || exit 1; done
 
 clean:
 	rm -rf $(VENV) build out

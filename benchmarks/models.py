@@ -6,18 +6,27 @@ widened    the same weights in a residual stream of 768 instead of 576, by a ran
            function is the same, the grid is gone, and rows are whole multiples of 256. The rotation evens
            out channel importance, which may handicap importance-weighted encoders: rows are marked.
 stories    stories15M, the only float weights a package carries; 288 columns.
+gemma3     Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged Q4_K_M file.
+hollow     Llama-3-8B's shapes and tokenizer over weights that are one hole in a sparse file.
 
 Shapes: D hidden 576, W widened hidden 768, V vocabulary.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import peers
+import sentencepiece_model
+import stories15m
 
+import kanna
 from kanna import fetch
 
 SEED = 20260101
@@ -132,4 +141,83 @@ def widened() -> Path:
             epsilon: float(reader.fields[epsilon].contents()) * OLD / NEW,
         }
         _write(path, reader, _widen(values, num_layers), changed)
+    return path
+
+
+def stories() -> Path:
+    """F32 GGUF of stories15M."""
+    path = _cached("stories15m-f32.gguf")
+    if not path.exists():
+        stories15m.write(path.with_suffix(".partial"), *fetch.stories15m())
+        path.with_suffix(".partial").replace(path)
+    return path
+
+
+def stories_text() -> Path:
+    """Forty stories that stories15M tells, sampled from its own distribution: WikiText is noise to it."""
+    path = _cached("stories15m.txt")
+    if not path.exists():
+        # One thread: so small a model spends its time waiting for the second.
+        options = {"max_tokens": 240, "temperature": 1, "top_p": 1, "context": 256, "threads": 1}
+        told = ["".join(kanna.generate(stories(), "", seed=i, **options)) for i in range(40)]
+        path.write_text("\n".join(told), encoding="utf-8")
+    return path
+
+
+def gemma3() -> Path:
+    """Hugging Face folder of Gemma-3-270M in bfloat16, with both tokenizer files as on the hub."""
+    folder = _cached("gemma-3-270m-bf16")
+    if not (folder / "tokenizer.model").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        kanna.convert("builtin:gemma3-270m", folder, format="safetensors", encoding="bf16")
+        fields = gguf.GGUFReader(fetch.gemma3_270m_gguf()).fields
+        columns = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "scores", "token_type"))
+        pieces = zip(*columns, strict=True)
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model.encode(pieces))
+    return folder
+
+
+def hollow(layers: int = 32) -> Path:
+    """Hugging Face folder in the shape of Llama-3-8B, or of its first layers: bfloat16 zeros that take no disk."""
+    folder = _cached(f"hollow-8b-{layers}")
+    if not (folder / "model.safetensors").exists():
+        folder.mkdir(exist_ok=True)
+        for file in fetch.tokenizer("llama3").glob("*.json"):
+            shutil.copy(file, folder)
+        config = {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
+            "intermediate_size": 14336, "num_hidden_layers": layers, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
+            "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 128000,
+            "eos_token_id": 128001,
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config))
+        shapes = {"model.embed_tokens": [128256, 4096], "lm_head": [128256, 4096], "model.norm": [4096]}
+        for i in range(layers):
+            b = f"model.layers.{i}."
+            shapes |= {b + "self_attn.q_proj": [4096, 4096], b + "self_attn.o_proj": [4096, 4096]}
+            shapes |= {b + "self_attn.k_proj": [1024, 4096], b + "self_attn.v_proj": [1024, 4096]}
+            shapes |= {b + "mlp.gate_proj": [14336, 4096], b + "mlp.up_proj": [14336, 4096]}
+            shapes |= {b + "mlp.down_proj": [4096, 14336]}
+            shapes |= {b + "input_layernorm": [4096], b + "post_attention_layernorm": [4096]}
+        header: dict[str, Any] = {}
+        end = 0
+        for name, shape in shapes.items():
+            start, end = end, end + 2 * int(np.prod(shape))
+            header[name + ".weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        with (folder / "model.safetensors").open("wb") as out:
+            out.write(struct.pack("<Q", len(text)) + text)
+            out.truncate(8 + len(text) + end)
+    return folder
+
+
+def imatrix(source: Path, chunks: int = 20) -> Path:
+    """Importance matrix of a GGUF by llama-imatrix, on text that no benchmark scores (WikiText-2 validation)."""
+    path = _cached(f"{source.stem}.imatrix.gguf")
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        text = fetch.wikitext("valid")
+        peers.run([peers.tool("llama-imatrix"), "-m", source, "-f", text, "-o", partial, "--chunks", str(chunks)])
+        partial.replace(path)
     return path

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,9 +29,10 @@ TOOLS = ("llama-quantize", "llama-imatrix", "llama-perplexity")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One child process: wall seconds, and peak anonymous and resident memory in bytes."""
+    """One child process: wall and CPU seconds, and peak anonymous and resident memory in bytes."""
 
     seconds: float
+    cpu: float
     anonymous: int
     resident: int
 
@@ -59,28 +63,28 @@ def tool(name: str) -> Path:
 
 
 def run(command: list[str | Path]) -> Run:
-    """Run a command and watch its memory 50 times a second; raises if it fails."""
-    start = time.perf_counter()
-    log = subprocess.PIPE
-    process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=log)
-    watched = psutil.Process(process.pid)
-    anonymous = resident = 0
-    while True:
-        try:
-            info = watched.memory_info()
-            anonymous = max(anonymous, info.rss - info.shared)
-            resident = max(resident, info.rss)
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            pass
-        try:
-            _, err = process.communicate(timeout=0.02)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} failed ({process.returncode}):\n{err.decode(errors='replace')[-2000:]}")
-    return Run(seconds, anonymous, resident)
+    """Run a command and watch its memory 100 times a second; raises if it fails."""
+    anonymous = resident = done = status = 0
+    usage: resource.struct_rusage | None = None
+    with tempfile.TemporaryFile() as log:
+        start = time.perf_counter()
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=log)
+        watched = psutil.Process(process.pid)
+        while not done:
+            with suppress(psutil.Error):
+                info = watched.memory_info()
+                anonymous = max(anonymous, info.rss - info.shared)
+                resident = max(resident, info.rss)
+            time.sleep(0.01)
+            done, status, usage = os.wait4(process.pid, os.WNOHANG)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            text = log.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"{command[0]} failed ({process.returncode}):\n{text}")
+    assert usage is not None
+    return Run(seconds, usage.ru_utime + usage.ru_stime, anonymous, resident)
 
 
 def quantize(source: Path, out: Path, preset: str, *, threads: int, imatrix: Path | None = None) -> list[str | Path]:
@@ -99,16 +103,18 @@ def kanna(*arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "kanna", *arguments, "--quiet"]
 
 
+def together(commands: list[list[str | Path]]) -> Run:
+    """Several commands as one: times add up, the largest peak counts."""
+    runs = [run(c) for c in commands]
+    anonymous, resident = max(r.anonymous for r in runs), max(r.resident for r in runs)
+    return Run(sum(r.seconds for r in runs), sum(r.cpu for r in runs), anonymous, resident)
+
+
 def alternate(ours: list[list[str | Path]], theirs: list[list[str | Path]], repeats: int) -> tuple[Run, Run]:
-    """Medians of alternating runs; each side is a list of commands whose times add up."""
-    sides: tuple[list[Run], list[Run]] = ([], [])
-    for _ in range(repeats):
-        for side, commands in zip(sides, (ours, theirs), strict=True):
-            runs = [run(c) for c in commands]
-            peak = [max(getattr(r, name) for r in runs) for name in ("anonymous", "resident")]
-            side.append(Run(sum(r.seconds for r in runs), *peak))
-    columns = ("seconds", "anonymous", "resident")
-    first, second = (Run(*(median(getattr(r, c) for r in side) for c in columns)) for side in sides)
+    """Medians of alternating runs, after one of each that only warms the disk's cache."""
+    pairs = [(together(ours), together(theirs)) for _ in range(repeats + 1)][1:]
+    columns = ("seconds", "cpu", "anonymous", "resident")
+    first, second = (Run(*(median(getattr(r, c) for r in side) for c in columns)) for side in zip(*pairs, strict=True))
     return first, second
 
 

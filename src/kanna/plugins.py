@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from kanna.errors import UnsupportedError
+
+
+@cache
+def _foreign(package: str) -> dict[str, EntryPoint]:
+    """Components of third parties; looked up once, since it reads the metadata of everything installed."""
+    return {e.name: e for e in entry_points(group=package)}
 
 
 @cache
@@ -16,7 +22,7 @@ def names(package: str) -> tuple[str, ...]:
     """Names of the components in `package`, sorted; third parties add theirs by entry point."""
     folder = importlib.import_module(package)
     own = {m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_") and m.name != "base"}
-    return tuple(sorted(own | {e.name for e in entry_points(group=package)}))
+    return tuple(sorted(own | set(_foreign(package))))
 
 
 @cache
@@ -24,7 +30,6 @@ def load(package: str, name: str, export: str) -> Any:
     """Return `export` of the component `name`; raises UnsupportedError naming the known ones."""
     if name not in names(package):
         raise UnsupportedError(f"no {export.lower()} named {name!r}", expected=", ".join(names(package)))
-    for entry in entry_points(group=package):
-        if entry.name == name:
-            return entry.load()
+    if entry := _foreign(package).get(name):
+        return entry.load()
     return getattr(importlib.import_module(f"{package}.{name}"), export)
