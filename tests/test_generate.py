@@ -9,8 +9,8 @@ import pytest
 from kanna import fetch
 from kanna.errors import FormatError, UsageError
 from kanna.generate import chat, chat_ids, close, generate, open_engine
-from kanna.tokenizer.chat import render
 from kanna.runtimes.llamacpp import RUNTIME
+from kanna.tokenizer.chat import render
 
 needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")
 HELLO = [{"role": "user", "content": "Hello <b>"}]

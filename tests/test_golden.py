@@ -56,7 +56,8 @@ def hashes_here(name: str) -> Iterator[tuple[str, str, str]]:
     for kind in ("nearest", "search", "weighted"):
         data = np.empty_like(fixed.encoded(name, kind))
         _native.encode(
-            name, x, data, kind != "nearest", weights if kind == "weighted" else None, _core.LEVEL_MAGNITUDE, 1
+            name, x, data, kind != "nearest",
+            *((weights, _core.UNIFORM) if kind == "weighted" else (None, _core.LEVEL_MAGNITUDE)), 1,
         )
         back = np.empty_like(x)
         _native.decode(name, data, back)

@@ -45,6 +45,14 @@ static void decode(const std::string& name, Bytes data, FloatsOut out) {
     kanna::decode(codec, data.data(), int64_t(data.shape(0)) * per_row, out.data());
 }
 
+using RowOut = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+static void row_powers(Floats x, Row w, RowOut out) {
+    if (w.shape(0) != x.shape(1) || out.shape(0) != x.shape(0)) throw nb::value_error("shapes do not fit");
+    nb::gil_scoped_release release;
+    kanna::row_powers(x.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), w.data(), out.data());
+}
+
 static int64_t count_nonfinite(Floats x) {
     nb::gil_scoped_release release;
     return kanna::count_nonfinite(x.data(), int64_t(x.size()));
@@ -79,6 +87,7 @@ NB_MODULE(_native, m) {
     m.def("encode", &encode, "name"_a, "x"_a, "out"_a, "search"_a, "weights"_a.none(), "weighting"_a, "threads"_a,
           "Encode float32 [rows, columns] into uint8 [rows, row bytes].");
     m.def("decode", &decode, "name"_a, "data"_a, "out"_a, "Decode uint8 [rows, row bytes] into float32 [rows, columns].");
+    m.def("row_powers", &row_powers, "x"_a, "w"_a, "out"_a, "Sums of squares of float32 [rows, columns], weighted by column.");
     m.def("count_nonfinite", &count_nonfinite, "x"_a, "Number of NaN and infinite values.");
     m.def("grids", &kanna::grid_names, "Encodings that feedback() knows.");
     m.def("feedback_factors", &feedback_factors, "h"_a, "order"_a, "out"_a, "threads"_a,

@@ -105,6 +105,10 @@ void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uin
 
 void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out) { codec.decode(data, blocks, out); }
 
+void row_powers(const float* x, int64_t rows, int64_t cols, const float* w, float* out) {
+    current().load()->row_powers(x, rows, cols, w, out);
+}
+
 int64_t count_nonfinite(const float* x, int64_t count) {
     int64_t found = 0;
     for (int64_t i = 0; i < count; ++i) {

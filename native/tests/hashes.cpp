@@ -51,7 +51,7 @@ int main() {
             const int64_t per_row = COLUMNS / codec.values, blocks = ROWS * per_row;
             for (int kind = 0; kind < 3; ++kind) {
                 const kanna::Job job{x.data(), kind == 2 ? weights.data() : nullptr, per_row, kind > 0,
-                                     kanna::Weighting::level_magnitude};
+                                     kind == 2 ? kanna::Weighting::uniform : kanna::Weighting::level_magnitude};
                 uint64_t first = 0;
                 for (int threads : {1, 2, 4}) {
                     std::vector<uint8_t> out(static_cast<size_t>(blocks * codec.bytes));

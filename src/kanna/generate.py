@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import UsageError
-from kanna.tokenizer.chat import Message, render
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
+from kanna.tokenizer.chat import Message, render
 
 # The engine used last stays loaded: the next turn of a conversation then reads only its new tokens.
 _open: dict[tuple[Any, ...], Engine] = {}

@@ -29,6 +29,9 @@ void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int 
 void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out);
 void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out);
 
+// See Kernels::row_powers.
+void row_powers(const float* x, int64_t rows, int64_t cols, const float* w, float* out);
+
 // Number of values that are NaN or infinite.
 int64_t count_nonfinite(const float* x, int64_t count);
 

@@ -5,7 +5,7 @@
 
 namespace kanna {
 
-// How columns are weighted when there is no importance matrix.
+// What the magnitude of a value says of its importance, beside the weight of its column.
 enum class Weighting : int { uniform = 0, magnitude = 1, square = 2, level_magnitude = 3, level_square = 4 };
 
 struct Job {
@@ -13,7 +13,7 @@ struct Job {
     const float* weights;   // [columns] or null
     int64_t blocks_per_row;
     bool search;
-    Weighting weighting;    // when weights is null
+    Weighting weighting;
 };
 
 struct Codec {
@@ -46,6 +46,8 @@ struct GridKernel {
 
 struct Kernels {
     const char* isa;
+    // out[r] = sum over c of x[r][c]^2 w[c], in one order of additions for every instruction set.
+    void (*row_powers)(const float* x, int64_t rows, int64_t cols, const float* w, float* out);
     const Codec* codecs;
     int count;
     const GridKernel* grids;

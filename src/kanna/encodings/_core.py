@@ -11,7 +11,7 @@ from kanna.encodings.base import Decode, Encode
 from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
-# Importance of a value x in its block when no importance matrix is given.
+# What the magnitude of a value says of its importance (native/include/kanna/kernels.hpp).
 UNIFORM, MAGNITUDE, SQUARE, LEVEL_MAGNITUDE, LEVEL_SQUARE = range(5)
 METHODS = ("nearest", "search")
 
@@ -28,20 +28,30 @@ def refuse_nonfinite(x: F32) -> None:
 
 
 def _encode(
-    name: str, block: int, size: int, weighting: int, x: F32, method: str, weights: F32 | None, threads: int
+    name: str,
+    block: int,
+    size: int,
+    x: F32,
+    method: str,
+    weights: F32 | None,
+    threads: int,
+    guessed: bool,
 ) -> U8:
     refuse_nonfinite(x)
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
     out = np.empty((x.shape[0], x.shape[1] // block * size), np.uint8)
     w = None if weights is None else np.ascontiguousarray(weights, np.float32)
+    # Measured weights count alone. Where there are none, or guesses, the magnitude of a value counts too: that gave the
+    # least KL divergence of the five.
+    weighting = UNIFORM if w is not None and not guessed else LEVEL_MAGNITUDE
     _native.encode(name, x, out, method == "search", w, weighting, threads)
     return out
 
 
-def encoder(name: str, block: int, size: int, weighting: int) -> Encode:
-    """An `Encoding.encoder` of the native core; `weighting` is used when no weights are given."""
-    return partial(_encode, name, block, size, weighting)
+def encoder(name: str, block: int, size: int) -> Encode:
+    """An `Encoding.encoder` of the native core."""
+    return partial(_encode, name, block, size)
 
 
 def _decode(name: str, data: U8, cols: int) -> F32:

@@ -57,7 +57,15 @@ def quantize(ggml_type: int, x: F32, row_bytes: int, weights: F32 | None) -> U8:
 
 
 def _encode(
-    ggml_type: int, block: int, size: int, needs: bool, x: F32, method: str, weights: F32 | None, threads: int
+    ggml_type: int,
+    block: int,
+    size: int,
+    needs: bool,
+    x: F32,
+    method: str,
+    weights: F32 | None,
+    threads: int,
+    guessed: bool,
 ) -> U8:
     refuse_nonfinite(x)
     if method not in METHODS:

@@ -18,7 +18,7 @@ Decode = Callable[[U8, int], F32]
 class Encoding:
     """A way to store values, `block` of them in `block_bytes` bytes.
 
-    encoder(x: f32[rows, cols], method, weights: f32[cols] | None, threads) -> u8[rows, row bytes]
+    encoder(x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) -> u8[rows, row bytes]
     decoder(data: u8[rows, row bytes], cols) -> f32[rows, cols]
     """
 
@@ -57,8 +57,16 @@ class Encoding:
             )
         return self.decoder(np.ascontiguousarray(data), cols)
 
-    def encode(self, x: F32, *, method: str = "search", weights: F32 | None = None, threads: int = 1) -> U8:
-        """Store float32 [rows, cols] as uint8 [rows, row bytes]."""
+    def encode(
+        self,
+        x: F32,
+        *,
+        method: str = "search",
+        weights: F32 | None = None,
+        threads: int = 1,
+        guessed: bool = False,
+    ) -> U8:
+        """Store float32 [rows, cols] as uint8 [rows, row bytes]. guessed: the weights were not measured (plan/prior.py)."""
         if self.encoder is None:
             raise EncodingError(f"{self.ggml_name} has no encoder", todo="choose another encoding")
         if x.ndim != 2 or x.dtype != np.float32:
@@ -66,4 +74,4 @@ class Encoding:
         self.row_bytes(x.shape[1])
         if weights is not None and weights.shape != (x.shape[1],):
             raise EncodingError(f"weights have shape {weights.shape}", expected=f"({x.shape[1]},)")
-        return self.encoder(np.ascontiguousarray(x), method, weights, threads)
+        return self.encoder(np.ascontiguousarray(x), method, weights, threads, guessed)

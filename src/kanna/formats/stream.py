@@ -178,7 +178,11 @@ def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refu
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         elif encoding.name in _NONFINITE and not np.isfinite(x).all():
             raise EncodingError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
-        return methods.get(entry.method).encode(encoding, x, _weights(entry, start, stop), moment=entry.moment)
+        weights = _weights(entry, start, stop)
+        guessed = weights is None and entry.prior is not None
+        if guessed and entry.prior is not None:
+            weights = entry.prior.weights()
+        return methods.get(entry.method).encode(encoding, x, weights, moment=entry.moment, guessed=guessed)
     except EncodingError as error:
         if np.isfinite(tensor.rows(start, stop)).all():
             raise EncodingError(f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo) from error

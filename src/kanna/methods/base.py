@@ -27,10 +27,12 @@ class Method:
         weights: F32 | None = None,
         threads: int = 1,
         moment: Moment | None = None,
+        guessed: bool = False,
     ) -> U8:
         """Store float32 [rows, cols] as uint8 [rows, row bytes].
 
         weights: importance of the columns, float32 [cols], or None
         moment:  second moment of the inputs, for the methods that use it
+        guessed: the weights were not measured (plan/prior.py)
         """
-        return encoding.encode(x, method=self.name, weights=weights, threads=threads)
+        return encoding.encode(x, method=self.name, weights=weights, threads=threads, guessed=guessed)

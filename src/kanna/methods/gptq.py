@@ -29,8 +29,9 @@ class _Feedback(Method):
         weights: F32 | None = None,
         threads: int = 1,
         moment: Moment | None = None,
+        guessed: bool = False,
     ) -> U8:
-        data = encoding.encode(x, method="search", weights=weights, threads=threads)
+        data = encoding.encode(x, method="search", weights=weights, threads=threads, guessed=guessed)
         if moment is None or encoding.name not in _native.grids():
             return data
         x = np.ascontiguousarray(x)

@@ -15,6 +15,7 @@ from kanna.plan import presets, roles
 from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan
 from kanna.plan.presets import Place, Preset
+from kanna.plan.prior import Prior, prior_of
 from kanna.plan.types import Substitution, TensorPlan
 
 # llama.cpp's file type for a file of one encoding throughout.
@@ -93,7 +94,8 @@ def resolve(
             substitutions.append(Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason))
         nominal += wanted.bits * num_weights(tensor)
         moment = moments(name) if moments and got.block > 1 and methods.get(how).needs_moment else None
-        entries.append(_entry(tensor, got, how, weights or {}, moment))
+        prior = prior_of(model, name) if not weights and how == "search" and got.block > 1 else None
+        entries.append(_entry(tensor, got, how, weights or {}, moment, prior))
     if unused := [r.pattern for r in plan.rules if r.pattern not in used]:
         raise PlanError(f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names")
     total = model.num_parameters
@@ -108,7 +110,12 @@ def resolve(
 
 
 def _entry(
-    tensor: Tensor, encoding: Encoding, method: str, weights: Mapping[str, F32], moment: Moment | None
+    tensor: Tensor,
+    encoding: Encoding,
+    method: str,
+    weights: Mapping[str, F32],
+    moment: Moment | None,
+    prior: Prior | None,
 ) -> TensorPlan:
     quantized = encoding.block > 1
     if moment is None and methods.get(method).needs_moment:
@@ -120,6 +127,7 @@ def _entry(
         method=method if quantized else "nearest",
         weights=weights.get(tensor.name) if quantized else None,
         moment=moment,
+        prior=prior,
     )
 
 

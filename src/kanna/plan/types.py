@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kanna.encodings.base import Encoding
 from kanna.methods.moment import Moment
 from kanna.model import F32, Tensor, columns, num_rows
+from kanna.plan.prior import Prior
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,7 @@ class TensorPlan:
 
     weights: importance of each column, float32 [columns] (or [experts, columns]), or None
     moment:  second moment of the inputs, for methods that use it, or None
+    prior:   importance of the columns guessed from other weights, used when none was measured, or None
     """
 
     name: str
@@ -23,6 +25,7 @@ class TensorPlan:
     method: str = "search"
     weights: F32 | None = None
     moment: Moment | None = None
+    prior: Prior | None = None
 
     @property
     def nbytes(self) -> int:

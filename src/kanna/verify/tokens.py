@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from kanna.errors import FormatError, KannaError
 from kanna.formats import gguf
 from kanna.model import Model
-from kanna.tokenizer.chat import render
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
+from kanna.tokenizer.chat import render
 from kanna.verify.types import Check
 
 if TYPE_CHECKING:
