@@ -41,7 +41,12 @@ def metadata(
 ) -> dict[str, MetaValue]:
     """All keys of the artefact: the model's, and ours. Without `hashes` zeros stand in their place."""
     ours = keys(model, source, resolved, hashes=hashes, command=command, imatrix=imatrix, statistics=statistics)
-    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours} | ours
+    return carried(model, ours) | ours
+
+
+def carried(model: Model, ours: Mapping[str, MetaValue]) -> dict[str, MetaValue]:
+    """The keys of the model that stay beside `ours`."""
+    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours}
 
 
 def keys(
