@@ -68,7 +68,9 @@ def run(command: list[str | Path]) -> Run:
     usage: resource.struct_rusage | None = None
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
-        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=log)
+        # Installed packages have their bytecode; without this, a checkout would be compiled again in every run.
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=log, env=env)
         watched = psutil.Process(process.pid)
         while not done:
             with suppress(psutil.Error):

@@ -113,6 +113,14 @@ def test_floats_round_as_ggml(name: str) -> None:
     assert np.array_equal(encoding.encode(x), theirs)
 
 
+def test_f16_decodes_every_bit_pattern() -> None:
+    """NaN with its payload, infinity, denormals, both zeros; and the finite ones without NaN beside them."""
+    every = np.arange(1 << 16, dtype=np.uint16)
+    for bits in (every, every[(every & 0x7C00) != 0x7C00], every[:0]):
+        found = encodings.get("f16").decode(bits.view(np.uint8).reshape(1, -1), bits.size)
+        assert np.array_equal(found[0].view(np.uint32), bits.view(np.float16).astype(np.float32).view(np.uint32))
+
+
 def test_real_files_decode_to_ggmls_bits(smollm2: Path) -> None:
     for tensor in list(gguf.read(smollm2).tensors.values())[:12]:
         data = tensor.raw(0, min(64, num_rows(tensor)))

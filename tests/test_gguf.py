@@ -299,6 +299,21 @@ def test_provenance_is_in_the_file(smollm2: Path, tmp_path: Path) -> None:
     assert list(file.value("kanna.plan.substitutions")) == ["q4_k -> q5_0", "q6_k -> q8_0"]
 
 
+def test_late_values_replace_placeholders_of_their_length(tiny_gguf: Path, tmp_path: Path) -> None:
+    file = gguf.read(tiny_gguf)
+    keys = file.metadata | {"a.hash": MetaValue("000", ValueType.STR), "z": MetaValue(1, ValueType.U8)}
+    out = tmp_path / "a.gguf"
+    late = {"a.hash": MetaValue("abc", ValueType.STR)}
+    gguf.write(out, metadata=keys, tensors=as_it_is(file), threads=2, late=lambda: late)
+    gguf.write(tmp_path / "b.gguf", metadata=keys | late, tensors=as_it_is(file))
+    assert digest(out) == digest(tmp_path / "b.gguf")
+    with pytest.raises(ValueError, match="takes 12 bytes where 11"):
+        gguf.write(
+            tmp_path / "c.gguf", metadata=keys, tensors=[], late=lambda: {"a.hash": MetaValue("abcd", ValueType.STR)}
+        )
+    assert not list(tmp_path.glob("c.gguf*"))
+
+
 def test_imatrix_of_another_model(tiny_gguf: Path, tmp_path: Path) -> None:
     def make(name: str, cols: int) -> Path:
         return gguf_file(

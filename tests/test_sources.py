@@ -121,6 +121,24 @@ def test_damaged_folder_is_refused(case: str, folder: Path, tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"], "nothing is written"
 
 
+def test_a_folder_is_written_over_only_when_asked(good: Path, tmp_path: Path) -> None:
+    """Nothing of the weights that were there stays: a stale index or shard would be read as part of the model."""
+    out = tmp_path / "out"
+    kanna.convert(good, out, format="safetensors", encoding="f32", split_max_size=1_000_000)
+    assert len(list(out.glob("*.safetensors"))) > 1
+    arguments = ["convert", str(good), "-o", str(out), "--format", "safetensors", "--encoding", "bf16", "--quiet"]
+    refused = CliRunner().invoke(cli, arguments)
+    assert refused.exit_code == 1
+    assert "is not empty" in refused.output
+    done = CliRunner().invoke(cli, [*arguments, "--overwrite"])
+    assert done.exit_code == 0, done.output
+    assert [p.name for p in out.glob("*.safetensors*")] == [WEIGHTS]
+    assert {t.dtype for t in open_source(out).tensors.values()} == {"bf16"}
+    itself = CliRunner().invoke(cli, ["convert", str(out), "-o", str(out), "--format", "safetensors", "--overwrite"])
+    assert itself.exit_code == 1
+    assert "the source itself" in itself.output
+
+
 def test_shards_give_the_bytes_of_one_file(good: Path, folder: Path, tmp_path: Path) -> None:
     values = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()

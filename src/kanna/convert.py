@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from kanna import families, imatrix, methods, plan, provenance
+from kanna import digest, families, imatrix, methods, plan, provenance
 from kanna import statistics as stats
 from kanna.errors import GateError, KannaError, OutputError, UsageError
 from kanna.formats import gguf, safetensors
@@ -114,7 +113,8 @@ def convert(
     )
     if out is not None and not dry_run:
         _refuse_source_as_output(opened, Path(out))
-    hashing = _Hashing(opened) if not dry_run else None
+    if format == "gguf" and not dry_run:
+        digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
     model = families.load_model(opened)
     if format == "safetensors":
         work: _Work = _Folder(opened, model, Path(out or "."), encoding, preset or plan)
@@ -127,9 +127,8 @@ def convert(
     if dry_run:
         return result
     workers = threads or default_threads()
-    check_output(result.paths, overwrite=overwrite or format == "safetensors", needed=result.file_bytes)
-    assert hashing is not None
-    written = work.write(hashing.result(), workers, overwrite, split_max_size, nonfinite, bar)
+    work.check(result, overwrite)
+    written = work.write(workers, overwrite, split_max_size, nonfinite, bar)
     result = replace(
         result,
         paths=written.paths,
@@ -145,32 +144,9 @@ def convert(
 
 
 def _refuse_source_as_output(source: Source, out: Path) -> None:
-    for path in source.weight_files:
+    for path in [source.path, *source.weight_files]:
         if out.exists() and path.exists() and out.samefile(path):
             raise OutputError(f"{out} is the source itself", todo="choose another name")
-
-
-class _Hashing:
-    """Hashes the source beside other work; a daemon, so that Ctrl-C does not wait for it."""
-
-    def __init__(self, source: Source) -> None:
-        self._found: dict[str, str] = {}
-        self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, args=(source,), daemon=True)
-        self._thread.start()
-
-    def _run(self, source: Source) -> None:
-        try:
-            self._found = source.hashes()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> dict[str, str]:
-        while self._thread.is_alive():
-            self._thread.join(0.2)  # a join without a limit would not see Ctrl-C on Windows
-        if self._error is not None:
-            raise self._error
-        return self._found
 
 
 class _GGUF:
@@ -223,19 +199,18 @@ class _GGUF:
             },
         )
 
-    def metadata(self, hashes: dict[str, str] | None) -> dict[str, MetaValue]:
-        return provenance.metadata(
-            self.model,
-            self.source,
+        self.metadata = provenance.metadata(
+            model,
+            source,
             self.resolved,
-            hashes=hashes,
+            hashes=None,
             command=self.command,
             imatrix=self.imatrix,
             statistics=self.statistics.sha256 if self.statistics else None,
         )
 
     def describe(self, split_max_size: int | None) -> ConvertResult:
-        files = plan_files(self.out, self.metadata(None), self.resolved.entries, split_max_size)
+        files = plan_files(self.out, self.metadata, self.resolved.entries, split_max_size)
         total = sum(f.total_bytes for f in files)
         return ConvertResult(
             paths=[f.path for f in files],
@@ -265,28 +240,28 @@ class _GGUF:
             )
         return notes
 
+    def check(self, result: ConvertResult, overwrite: bool) -> None:
+        check_output(result.paths, overwrite=overwrite, needed=result.file_bytes)
+
     def write(
-        self,
-        hashes: dict[str, str],
-        threads: int,
-        overwrite: bool,
-        split_max_size: int | None,
-        nonfinite: str,
-        progress: Progress,
+        self, threads: int, overwrite: bool, split_max_size: int | None, nonfinite: str, progress: Progress
     ) -> gguf.WriteResult:
-        keys = self.metadata(hashes)
         written = gguf.write(
             self.out,
-            metadata=keys,
+            metadata=self.metadata,
             tensors=self.resolved.entries,
             threads=threads,
             progress=progress,
             split_max_size=split_max_size,
             overwrite=overwrite,
             nonfinite=nonfinite,
+            late=self._hashes,
         )
-        _check_written(written.paths, keys, self.resolved)
+        _check_written(written.paths, self.metadata, self.resolved)
         return written
+
+    def _hashes(self) -> dict[str, MetaValue]:
+        return {provenance.SOURCE_HASHES: provenance.source_hashes(self.source, self.source.hashes())}
 
 
 def _rows(resolved: Resolved) -> list[dict[str, Any]]:
@@ -356,14 +331,11 @@ class _Folder:
             notes=self.model.notes,
         )
 
+    def check(self, result: ConvertResult, overwrite: bool) -> None:
+        safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes)
+
     def write(
-        self,
-        hashes: dict[str, str],
-        threads: int,
-        overwrite: bool,
-        split_max_size: int | None,
-        nonfinite: str,
-        progress: Progress,
+        self, threads: int, overwrite: bool, split_max_size: int | None, nonfinite: str, progress: Progress
     ) -> gguf.WriteResult:
         import json
 

@@ -125,21 +125,22 @@ def _free() -> int:
 
 
 class _Sizes:
-    """Exact file sizes; the model's own metadata is packed once."""
+    """Exact file sizes; each of the model's own values, vocabularies among them, is packed once."""
 
     def __init__(self, model: Model, source: Source) -> None:
         self.model, self.source = model, source
         self.alignment = alignment_of(model.metadata)
-        self.kept: dict[frozenset[str], int] = {}
+        self.kept: dict[str, int] = {}
 
     def of(self, preset: str, resolved: Resolved) -> int:
         command = provenance.command(self.source, {"preset": preset})
         ours = provenance.keys(self.model, self.source, resolved, hashes=None, command=command)
-        names = frozenset(ours)
-        if names not in self.kept:
-            whole = provenance.metadata(self.model, self.source, resolved, hashes=None, command=command)
-            self.kept[names] = len(pack_metadata({k: v for k, v in whole.items() if k not in names}))
-        return total_bytes(self.kept[names] + len(pack_metadata(ours)), resolved.entries, self.alignment)
+        size = len(pack_metadata(ours))
+        for key, value in provenance.carried(self.model, ours).items():
+            if key not in self.kept:
+                self.kept[key] = len(pack_metadata({key: value}))
+            size += self.kept[key]
+        return total_bytes(size, resolved.entries, self.alignment)
 
 
 def cache_bytes(model: Model, context: int) -> int:

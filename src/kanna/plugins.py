@@ -12,9 +12,15 @@ from kanna.errors import UnsupportedError
 
 
 @cache
+def _installed() -> Any:
+    """Every entry point there is; looked up once, since it reads the metadata of everything installed."""
+    return entry_points()
+
+
+@cache
 def _foreign(package: str) -> dict[str, EntryPoint]:
-    """Components of third parties; looked up once, since it reads the metadata of everything installed."""
-    return {e.name: e for e in entry_points(group=package)}
+    """Components of third parties."""
+    return {e.name: e for e in _installed().select(group=package)}
 
 
 @cache

@@ -13,6 +13,7 @@ from kanna.plan import Resolved
 from kanna.sources import Source
 
 QUANTIZATION_VERSION = 2
+SOURCE_HASHES = "kanna.source.sha256"
 # Left by whoever quantized the source: no longer true of what we write.
 _STALE = ("quantize.imatrix.", "kanna.")
 
@@ -40,7 +41,12 @@ def metadata(
 ) -> dict[str, MetaValue]:
     """All keys of the artefact: the model's, and ours. Without `hashes` zeros stand in their place."""
     ours = keys(model, source, resolved, hashes=hashes, command=command, imatrix=imatrix, statistics=statistics)
-    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours} | ours
+    return carried(model, ours) | ours
+
+
+def carried(model: Model, ours: Mapping[str, MetaValue]) -> dict[str, MetaValue]:
+    """The keys of the model that stay beside `ours`."""
+    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours}
 
 
 def keys(
@@ -62,7 +68,7 @@ def keys(
         "kanna.plan": string(resolved.name),
         "kanna.plan.encodings": string(json.dumps(_encodings(resolved), separators=(",", ":"))),
         "kanna.source": string(_plain_name(source)),
-        "kanna.source.sha256": string(json.dumps(_hashes(source, hashes), separators=(",", ":"))),
+        SOURCE_HASHES: source_hashes(source, hashes),
     }
     if source.revision:
         found["kanna.source.revision"] = string(source.revision)
@@ -92,8 +98,10 @@ def _encodings(resolved: Resolved) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _hashes(source: Source, hashes: Mapping[str, str] | None) -> dict[str, str]:
-    return {path.name: (hashes or {}).get(path.name, "0" * 64) for path in source.decisive_files}
+def source_hashes(source: Source, hashes: Mapping[str, str] | None) -> MetaValue:
+    """The value of SOURCE_HASHES; of the same length for any hashes."""
+    found = {path.name: (hashes or {}).get(path.name, "0" * 64) for path in source.decisive_files}
+    return string(json.dumps(found, separators=(",", ":")))
 
 
 def _plain_name(source: Source) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -47,6 +48,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         # Vocabularies are lists of half a million strings without cycles: looking for some takes a tenth of the time.
         gc.set_threshold(50_000, 20, 100)
+        atexit.register(gc.freeze)  # the system takes everything back anyway
         try:
             return super().invoke(ctx)
         except click.ClickException as error:

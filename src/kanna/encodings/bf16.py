@@ -18,7 +18,9 @@ def _encode(x: F32, *_: object) -> U8:
 
 
 def _decode(data: U8, cols: int) -> F32:
-    return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    bits = data.view(np.uint16).astype(np.uint32)
+    bits <<= 16
+    return bits.view(np.float32)
 
 
 ENCODING = Encoding(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanna.errors import UsageError
+from kanna.evaluate.stats import MIN_WINDOWS
 from kanna.runtimes.base import Engine
 
 _MIN_TOKENS = 32
@@ -64,6 +65,9 @@ def cut(engine: Engine, text: str, *, context: int, windows: int | None, default
     if windows is not None and windows > count:
         notes.append(f"the text has {count} windows, not {windows}")
     made = [ids[i * context : (i + 1) * context] for i in range(min(count, windows or count))]
+    if len(made) < MIN_WINDOWS:
+        what = "1 window is" if len(made) == 1 else f"{len(made)} windows are"
+        notes.append(f"{what} too few for intervals, which take {MIN_WINDOWS}: the figures are rough")
     if engine.adds_bos and engine.bos is not None:
         for window in made:
             window[0] = engine.bos

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +33,17 @@ _NONFINITE = {"f32": (np.uint32, 0x7F800000), "f16": (np.uint16, 0x7C00), "bf16"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """One file to write: its header, then each tensor at its offset."""
+    """One file to write: its header, then each tensor at its offset.
+
+    late: gives (offset, bytes) of what is known only once the tensors are written, over what stood there
+    """
 
     path: Path
     header: bytes
     offsets: Sequence[int]
     tensors: Sequence[TensorPlan]
     total_bytes: int
+    late: Callable[[], Iterable[tuple[int, bytes]]] | None = None
 
 
 def partial(path: Path) -> Path:
@@ -122,6 +126,8 @@ def _fill(file: File, path: Path, threads: int, progress: Progress, nonfinite: s
                 peak.look()
         else:
             _pool(jobs, sink, threads, progress, nonfinite, peak)
+        for offset, data in file.late() if file.late else ():
+            sink.write(offset, data)
         os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(file.total_bytes)
         os.fsync(out.fileno())
 

@@ -51,8 +51,8 @@ def memory() -> Memory:
 
 
 @cache
-def bandwidth(seconds: float = 0.1) -> float:
-    """Bytes per second that memory can be read at with every core, measured on a large array; about 0.2 s.
+def bandwidth(seconds: float = 0.04) -> float:
+    """Bytes per second that memory can be read at with every core, measured on a large array; about 0.1 s.
 
     Reading is what generation does: each token reads all weights once. The best pass counts, since other load only
     ever slows a pass down.

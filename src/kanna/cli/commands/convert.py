@@ -61,6 +61,13 @@ def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **
     Give one of --preset (Q4_K_M when none is given), --encoding or --plan. The file is streamed: memory stays at a
     few blocks of rows, and the file appears under its name only when it is whole. It is then read again and checked.
     """
+    from kanna import digest
+
+    if not dry_run and choices["format"] == "gguf":
+        # Needs no lock of Python's: it runs beside the imports that follow.
+        given = Path(source).expanduser()
+        digest.begin(sorted(given.glob("*.safetensors")) if given.is_dir() else [given])
+
     from kanna.cli.commands.verify import EXIT
     from kanna.convert import convert
     from kanna.errors import UsageError

@@ -20,11 +20,15 @@ _FIXED = 4 + 4 + 8 + 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything lies: `header` is written first, tensor i at byte `offsets[i]` of the file."""
+    """Where everything lies: `header` is written first, tensor i at byte `offsets[i]` of the file.
+
+    places: first and last byte of every metadata value in the header
+    """
 
     header: bytes
     offsets: list[int]
     total_bytes: int
+    places: dict[str, tuple[int, int]]
 
     @property
     def data_bytes(self) -> int:
@@ -57,7 +61,14 @@ def total_bytes(metadata_bytes: int, tensors: Sequence[TensorPlan], alignment: i
 def layout(metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan]) -> Layout:
     """Plan a GGUF file of these keys and tensors, aligned as `general.alignment` says."""
     alignment = alignment_of(metadata)
-    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata)), pack_metadata(metadata)]
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    places: dict[str, tuple[int, int]] = {}
+    at = _FIXED
+    for key, value in metadata.items():
+        head, data = pack_string(key) + struct.pack("<I", value.type), pack_value(key, value)
+        parts += [head, data]
+        places[key] = at + len(head), at + len(head) + len(data)
+        at = places[key][1]
     relative: list[int] = []
     end = 0
     for entry in tensors:
@@ -70,7 +81,12 @@ def layout(metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan]) -> 
         end = _align(end + entry.nbytes, alignment)
     header = b"".join(parts)
     header += bytes(_align(len(header), alignment) - len(header))
-    return Layout(header=header, offsets=[len(header) + at for at in relative], total_bytes=len(header) + end)
+    return Layout(
+        header=header,
+        offsets=[len(header) + at for at in relative],
+        total_bytes=len(header) + end,
+        places=places,
+    )
 
 
 def _align(size: int, alignment: int) -> int:

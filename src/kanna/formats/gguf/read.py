@@ -281,18 +281,17 @@ class _Cursor:
     def strings(self, count: int) -> Strings:
         if count * 8 > self.left:
             raise _cut(f"the header has an array of {count} strings", self.size)
-        begin, at, end = self.at, self.at, self.size
+        data, at = self.data[self.at :], 0
         starts: list[int] = []
-        unpack, data = _U64.unpack_from, self.data
-        for _ in range(count):
-            if at + 8 > end:
-                break
-            starts.append(at - begin)
-            at += 8 + unpack(data, at)[0]
-        if at > end or len(starts) < count:
-            raise _cut(f"an array of strings from byte {begin} ends past the file", self.size)
-        self.at = at
-        return Strings(data[begin:at], starts)
+        unpack, append = _U64.unpack_from, starts.append  # a vocabulary has half a million strings
+        try:
+            for _ in range(count):
+                append(at)
+                at += 8 + unpack(data, at)[0]
+            self.take(at)
+        except (struct.error, OverflowError, FormatError):
+            raise _cut(f"an array of strings from byte {self.at} ends past the file", self.size) from None
+        return Strings(data[:at], starts)
 
     def tensor_info(self) -> _Info:
         name = self.string(MAX_KEY)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kanna.errors import OutputError
-from kanna.formats.gguf.layout import Layout, layout
+from kanna.formats.gguf.layout import Layout, layout, pack_value
 from kanna.formats.stream import File, check_output, fill
 from kanna.model import MetaValue, ValueType
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress, Silent
 
 __all__ = ["WriteResult", "check_output", "plan_files", "write"]
+
+Late = Callable[[], Mapping[str, MetaValue]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +30,16 @@ class WriteResult:
 
 
 def plan_files(
-    path: Path, metadata: Mapping[str, MetaValue], tensors: Sequence[TensorPlan], split_max_size: int | None = None
+    path: Path,
+    metadata: Mapping[str, MetaValue],
+    tensors: Sequence[TensorPlan],
+    split_max_size: int | None = None,
+    late: Late | None = None,
 ) -> list[File]:
     """The files a model becomes: one, or parts of at most `split_max_size` bytes of tensors and header."""
     whole = layout(metadata, tensors)
     if split_max_size is None or whole.total_bytes <= split_max_size:
-        return [_file(path, whole, tensors)]
+        return [_file(path, whole, tensors, late)]
     groups = _groups(metadata, tensors, split_max_size)
     stem = path.name.removesuffix(".gguf")
     files: list[File] = []
@@ -45,14 +51,23 @@ def plan_files(
             "split.tensors.count": MetaValue(len(tensors), ValueType.I32),
         }
         name = f"{stem}-{number + 1:05}-of-{len(groups):05}.gguf"
-        files.append(_file(path.with_name(name), layout(keys, group), group))
+        files.append(_file(path.with_name(name), layout(keys, group), group, late if number == 0 else None))
     return files
 
 
-def _file(path: Path, plan: Layout, tensors: Sequence[TensorPlan]) -> File:
-    return File(
+def _file(path: Path, plan: Layout, tensors: Sequence[TensorPlan], late: Late | None) -> File:
+    file = File(
         path=path, header=plan.header, offsets=plan.offsets, tensors=tensors, total_bytes=plan.total_bytes
     )
+    return replace(file, late=lambda: _patches(plan, late())) if late else file
+
+
+def _patches(plan: Layout, values: Mapping[str, MetaValue]) -> Iterator[tuple[int, bytes]]:
+    for key, value in values.items():
+        (start, stop), data = plan.places[key], pack_value(key, value)
+        if len(data) != stop - start:
+            raise ValueError(f"{key} takes {len(data)} bytes where {stop - start} were left for it")
+        yield start, data
 
 
 def _groups(
@@ -87,14 +102,17 @@ def write(
     split_max_size: int | None = None,
     overwrite: bool = False,
     nonfinite: str = "refuse",
+    late: Late | None = None,
 ) -> WriteResult:
     """Stream a model to `path`. Raises OutputError before the first byte, EncodingError naming the tensor.
+
+    late: asked when the tensors are written, for values that replace some of `metadata` and are as long
 
     The file has its name only when it is complete and synced; an interrupted run leaves at most NAME.partial
     behind (after kill -9), which the next run replaces.
     """
     started = time.perf_counter()
-    files = plan_files(Path(path), metadata, tensors, split_max_size)
+    files = plan_files(Path(path), metadata, tensors, split_max_size, late)
     total = sum(f.total_bytes for f in files)
     check_output([f.path for f in files], overwrite=overwrite, needed=total)
     peak = fill(files, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")

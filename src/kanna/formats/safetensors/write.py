@@ -33,14 +33,10 @@ def write_folder(
     """Stream tensors to `folder` as safetensors with the side `files` (config.json, tokenizer.json, …) beside them."""
     started = time.perf_counter()
     folder = Path(folder)
-    if folder.is_file():
-        raise OutputError(f"{folder} is a file", expected="the name of a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"{folder} is not empty", todo="choose another folder, or pass --overwrite")
     shards = _shards(folder, tensors, shard_bytes)
-    folder.mkdir(parents=True, exist_ok=True)
     total = sum(s.total_bytes for s in shards)
-    check_output([s.path for s in shards], overwrite=overwrite, needed=total + sum(map(len, files.values())))
+    check_folder(folder, overwrite=overwrite, needed=total + sum(map(len, files.values())))
+    folder.mkdir(exist_ok=True)
     peak = fill(shards, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")
     side = dict(files)
     if len(shards) > 1:
@@ -50,12 +46,28 @@ def write_folder(
         temporary = folder / f"{name}.partial"
         temporary.write_bytes(data)
         temporary.replace(folder / name)
+    # Weights of the model that was here before would be taken for parts of this one.
+    for old in [*folder.glob("*.safetensors"), folder / INDEX]:
+        if old.name not in side and all(old != s.path for s in shards):
+            old.unlink(missing_ok=True)
     return WriteResult(
         paths=[s.path for s in shards],
         file_bytes=total,
         seconds=time.perf_counter() - started,
         peak_bytes=peak,
     )
+
+
+def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
+    """Raise OutputError when the folder cannot be written: it is a file, it holds something, no space."""
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file", expected="the name of a folder")
+    if not folder.is_dir():
+        check_output([folder], overwrite=True, needed=needed)
+        return
+    if any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder} is not empty", todo="choose another folder, or pass --overwrite")
+    check_output([folder / SINGLE], overwrite=True, needed=needed)
 
 
 def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int) -> list[File]:
