@@ -37,7 +37,9 @@ def bytes_needed(model: Model) -> int:
     return 4 * model.num_parameters + 6 * 4 * _LOGITS
 
 
-def gradients(model: Model, windows: Windows, folder: Path, key: str, *, device: str | None, progress: Progress) -> None:
+def gradients(
+    model: Model, windows: Windows, folder: Path, key: str, *, device: str | None, progress: Progress
+) -> None:
     """Write the mean square gradients of every matrix, unless they are there for the same key."""
     from safetensors import safe_open
     from safetensors.numpy import save_file

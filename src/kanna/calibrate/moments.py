@@ -13,7 +13,7 @@ HELD_TOKENS = 1024
 
 
 def block_of(columns: int, widest: int) -> int:
-    """Width of the blocks of a second moment: all columns, or the largest multiple of 256 within `widest` that divides."""
+    """Width of the blocks of a second moment: all columns, or the largest multiple of 256 up to `widest` that divides."""
     if columns <= widest:
         return columns
     fitting = [b for b in range(256, widest + 1, 256) if columns % b == 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,7 @@ class Network:
         return module.requires_grad_(False)
 
     def embed(self, ids: Any) -> Any:
-        """Hidden states before the first layer, float32 [windows, tokens, hidden]; remembers what layers are called with."""
+        """Hidden states before the first layer, float32 [windows, tokens, hidden]; remembers how layers are called."""
         torch, _ = torch_modules()
         used, places = np.unique(ids, return_inverse=True)
         table = self.tensors["model.embed_tokens.weight"]
@@ -100,7 +100,7 @@ class Network:
         return torch.stack(hidden)
 
     @contextmanager
-    def layer(self, index: int) -> Iterator[Callable[[Any], Any]]:
+    def layer(self, index: int) -> Generator[Callable[[Any], Any]]:
         """Layer `index` with its weights: a function of hidden states [tokens, hidden] of one window."""
         from copy import deepcopy
 

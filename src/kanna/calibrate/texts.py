@@ -46,7 +46,8 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
             raise UsageError(f"{path} cannot be read: {error.strerror}", expected="a text file") from error
         digest.update(raw)
         if path.suffix == ".jsonl":
-            text = "\n\n".join(_line(path, n, line, model) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+            lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+            text = "\n\n".join(_line(path, n, line, model) for n, line in lines)
         if not text.strip():
             raise UsageError(f"{path} is empty", expected="some thousand words of the text the model will meet")
         domain = path.stem.split("_")[0] if paths is None else path.name

@@ -126,7 +126,8 @@ def optimize(
     notes = list(model.notes)
     _gradients(model, stats, calibration, tokens, device, bar, notes)
     clock.stage("gradients")
-    costs = measure(model, statistics.read(stats), folder / "measure.json", threads=threads or default_threads(), progress=bar)
+    workers = threads or default_threads()
+    costs = measure(model, statistics.read(stats), folder / "measure.json", threads=workers, progress=bar)
     clock.stage("measure")
     scale: dict[str, float] = {}
     # What is impossible is said before anything slow is done about it.

@@ -1,4 +1,4 @@
-"""What each encoding would cost each tensor: errors of some rows on held-out inputs, weighted by how much they matter."""
+"""What each encoding would cost each tensor: errors of some rows on held-out inputs, by how much they matter."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from kanna import encodings
 from kanna.convert import convert
@@ -48,12 +49,14 @@ def probe(
     kinds: dict[str, list[str]] = {}
     for name in measured.costs:
         kinds.setdefault(kind_of(name), []).append(name)
+    kept: dict[str, Any] = {}
     try:
         kept = json.loads(out.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        kept = {}
+        pass
     if kept.get("key") != measured.key:
-        kept = {"key": measured.key, "kinds": _measure(source, measured, statistics, text, kinds, out, threads, progress)}
+        found = _measure(source, measured, statistics, text, kinds, out, threads, progress)
+        kept = {"key": measured.key, "kinds": found}
         partial = out.with_name(out.name + ".partial")
         partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         partial.replace(out)

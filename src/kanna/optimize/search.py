@@ -38,7 +38,7 @@ class Wishes:
             except re.error as error:
                 raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
             if not found:
-                raise UsageError(f"the pattern {pattern!r} names no tensor", todo="`kanna inspect SRC --tensors` lists them")
+                raise UsageError(f"the pattern {pattern!r} names no tensor", todo="`kanna inspect SRC --tensors`")
 
     def allow(self, model: Model) -> Callable[[str, str], bool]:
         banned = {encodings.get(e).name for e in self.exclude}
