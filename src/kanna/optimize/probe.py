@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kanna import encodings
 from kanna.convert import convert
 from kanna.evaluate import evaluate_many
-from kanna.model import Model
 from kanna.optimize.measure import Measured
 from kanna.optimize.search import NAME
 from kanna.plan import Plan, RuleModel
@@ -36,7 +36,6 @@ def kind_of(name: str) -> str:
 
 def probe(
     source: Source,
-    model: Model,
     measured: Measured,
     statistics: Path,
     text: Path,
@@ -50,10 +49,8 @@ def probe(
     for name in measured.costs:
         kinds.setdefault(kind_of(name), []).append(name)
     kept: dict[str, Any] = {}
-    try:
+    with suppress(OSError, ValueError):
         kept = json.loads(out.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass
     if kept.get("key") != measured.key:
         found = _measure(source, measured, statistics, text, kinds, out, threads, progress)
         kept = {"key": measured.key, "kinds": found}
@@ -63,8 +60,8 @@ def probe(
     low, high = LIMITS
     scale: dict[str, float] = {}
     for kind, names in kinds.items():
-        found = kept["kinds"][kind]
-        ratio = max(found["measured"], 0.0) / max(found["predicted"], 1e-12)
+        one: dict[str, float] = kept["kinds"][kind]
+        ratio = max(one["measured"], 0.0) / max(one["predicted"], 1e-12)
         scale |= dict.fromkeys(names, min(max(ratio, low), high))
     return scale
 
