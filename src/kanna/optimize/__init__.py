@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def optimize(
     model = families.load_model(opened)
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allowed = budget(opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
+    allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
+    allowed = allow()
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
     feasible.check(allowed.nbytes)
@@ -135,6 +137,7 @@ def optimize(
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
+    allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)

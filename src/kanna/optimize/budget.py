@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kanna.convert import convert
 from kanna.errors import PlanError, UsageError
@@ -29,8 +30,12 @@ def budget(
     like: str | None,
     memory: int | None,
     context: int,
+    imatrix: Path | None = None,
 ) -> Budget:
-    """The bytes of the artefact from one of the four ways to say it. Raises UsageError and PlanError."""
+    """The bytes of the artefact from one of the four ways to say it. Raises UsageError and PlanError.
+
+    imatrix: what the preset of `like` is made with; it may change the mix, and the metadata names it
+    """
     given = {"size": size, "bpw": bpw, "like": like, "memory": memory}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
@@ -45,7 +50,7 @@ def budget(
             raise UsageError(f"{bpw} bits per weight", expected="more than 0, at most 32")
         return Budget(nbytes=int(bpw * model.num_parameters / 8), said=f"{bpw:g} bits per weight")
     if like is not None:
-        return Budget(nbytes=convert(source, preset=like, dry_run=True).file_bytes, said=f"the size of {like}")
+        return Budget(nbytes=convert(source, preset=like, imatrix=imatrix, dry_run=True).file_bytes, said=f"the size of {like}")
     assert memory is not None
     overhead = cache_bytes(model, context) + buffer_bytes(model, context)
     if overhead >= memory:
