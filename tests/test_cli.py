@@ -134,6 +134,9 @@ def test_unknown_command_suggests_the_nearest() -> None:
         (["fit", "x", "--context", "0"], "0 is not in the range"),
         (["evaluate", "x.gguf"], "Missing option '--reference'"),
         (["compare", "x"], "Missing option '-o'"),
+        (["calibrate", "x", "-o", "y", "--tokens", "10"], "10 is not in the range"),
+        (["optimize", "x", "-o", "y", "--size", "big"], "'big' is not a size"),
+        (["optimize", "x", "-o", "y", "--rule", "a"], "PATTERN=ENCODING"),
         (["compare", "x", "-o", "y", "--presets", ","], "no name given"),
         (["bench"], "Missing argument 'ARTEFACT...'"),
     ],
@@ -151,6 +154,7 @@ def test_usage_errors(words: list[str], said: str) -> None:
         ["bench", "nowhere.gguf"], ["generate", "nowhere.gguf", "Hello"],
         ["evaluate", "nowhere.gguf", "--reference", "nowhere.gguf"], ["verify", "nowhere.gguf", "nowhere.gguf"],
         ["compare", "nowhere.gguf", "-o", "out"], ["chat", "nowhere.gguf"],
+        ["calibrate", "nowhere.gguf", "-o", "out"], ["optimize", "nowhere.gguf", "-o", "out", "--bpw", "4"],
     ],
     ids=lambda w: w[0],
 )  # fmt: skip

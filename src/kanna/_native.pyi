@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 from kanna.model import F32, U8
 
+I32 = NDArray[np.int32]
+
 def encode(name: str, x: F32, out: U8, search: bool, weights: F32 | None, weighting: int, threads: int) -> None:
     """Encode float32 [rows, columns] into uint8 [rows, row bytes]; weights float32 [columns] or None."""
 
@@ -44,3 +46,17 @@ def simd_available() -> list[str]:
 
 def set_simd(isa: str) -> bool:
     """Use another instruction set; False when it is not available."""
+
+def grids() -> list[str]:
+    """Encodings that feedback() knows."""
+
+def feedback_factors(h: F32, order: I32, out: F32, threads: int) -> bool:
+    """Factors float32 [n, n] of a second moment for columns visited in `order`; False: not positive definite."""
+
+def feedback(
+    name: str, x: F32, data: U8, h: F32, factors: F32 | None, order: I32, rounds: int, errors: F32, threads: int
+) -> None:
+    """Improve encoded rows uint8 [rows, row bytes] of float32 [rows, n] under h, in place.
+
+    errors: float32 [rows, 2], the errors of each row before and after
+    """

@@ -32,7 +32,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One site of the index. tensors: the GGUF names that read here; shrink: toward the diagonal, from held-out text."""
+    """One site of the index. tensors: the GGUF names that read here; shrink: toward the diagonal, by held-out text."""
 
     file: str
     tensors: list[str]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families, statistics
-from kanna.calibrate import texts
-from kanna.calibrate.run import run
+from kanna.calibrate import gradients, texts
+from kanna.calibrate.run import clear, run
 from kanna.calibrate.windows import WINDOW, cut
-from kanna.errors import UsageError
+from kanna.errors import FormatError, OutputError, UsageError
 from kanna.progress import Progress, Silent
 from kanna.sources import Source, open_source
 
@@ -22,6 +22,8 @@ __all__ = ["CalibrateResult", "calibrate"]
 TOKENS = 24_576
 HELD_TEXT = "held.txt"
 """In the folder of the statistics: the text that was held out of them."""
+IMATRIX = "imatrix.gguf"
+"""In the same folder: the diagonals, for llama.cpp."""
 WIDEST = 4096
 """Second moments are whole up to so many columns; wider sites get blocks along the diagonal."""
 
@@ -78,6 +80,8 @@ def calibrate(
     found, digest = texts.documents(calibration, model)
     windows = cut(found, model, tokens=tokens)
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     key: dict[str, Any] = {
         "version": statistics.VERSION,
         "kanna": __version__,
@@ -90,11 +94,14 @@ def calibrate(
     before = _before(folder, key)
     if before is None or overwrite:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / statistics.INDEX).unlink(missing_ok=True)
+        for stale in (statistics.INDEX, gradients.FILE):
+            (folder / stale).unlink(missing_ok=True)
         sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
         (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
-        _write(folder / statistics.INDEX, key | {"sites": sites})
-        statistics.read(folder).save_imatrix(folder / "imatrix.gguf")
+        index = key | {"sites": sites}
+        statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
+        _write(folder / statistics.INDEX, index)  # last: what has an index is whole
+        clear(folder)
     made = statistics.read(folder)
     shrinkage = [f"{s.shrink:g}" for s in made.sites.values()]
     return CalibrateResult(
@@ -115,8 +122,13 @@ def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
     """Complete statistics of an earlier run with the same key."""
     if not (folder / statistics.INDEX).is_file():
         return None
-    found = statistics.read(folder)
-    return found if {k: found.info.get(k) for k in key} == key else None
+    try:
+        found = statistics.read(folder)
+    except FormatError:
+        return None
+    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT}
+    same = {k: found.info.get(k) for k in key} == key
+    return found if same and all((folder / name).is_file() for name in files) else None
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Fisher information: an error δ there costs about ½ E[g²] δ² nats of KL dive
 as independent). saved as gradients.safetensors in the folder of the statistics:
 
     TENSOR            f32 [rows]    mean square gradient of each output row, per token
-    embedding         f32 [hidden]  the same for the columns of what the embedding gives
+    embedding         f32 [hidden]  the same for the columns of the embedding
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def bytes_needed(model: Model) -> int:
     return 4 * model.num_parameters + 6 * 4 * _LOGITS
 
 
-def gradients(model: Model, windows: Windows, folder: Path, key: str, *, device: str | None, progress: Progress) -> None:
+def gradients(
+    model: Model, windows: Windows, folder: Path, key: str, *, device: str | None, progress: Progress
+) -> None:
     """Write the mean square gradients of every matrix, unless they are there for the same key."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
@@ -81,10 +83,16 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(listen(name))
     embedding = whole.get_input_embeddings()
+    # Of the table, not of what leaves it: Gemma multiplies its rows.
+    power = float(getattr(embedding, "scalar_embed_scale", 1.0)) ** 2
 
     def start(_module: Any, _given: Any, out: Any) -> Any:
+        def add(gradient: Any) -> None:
+            found = gradient[0].square().sum(0) * power
+            sums["embedding"] = sums["embedding"] + found if "embedding" in sums else found
+
         out.requires_grad_(True)
-        out.register_hook(lambda g: sums.__setitem__("embedding", sums.get("embedding", 0) + g[0].square().sum(0)))
+        out.register_hook(add)
         return out
 
     embedding.register_forward_hook(start)

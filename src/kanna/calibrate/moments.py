@@ -10,10 +10,12 @@ from kanna.calibrate.network import torch_modules
 
 HELD_TOKENS = 1024
 """Inputs of so many held-out tokens are kept per site."""
+_HALF = 65504.0
+"""Largest half-precision value: some models have activations beyond it."""
 
 
 def block_of(columns: int, widest: int) -> int:
-    """Width of the blocks of a second moment: all columns, or the largest multiple of 256 within `widest` that divides."""
+    """Width of the blocks of a second moment: all columns, or the largest fitting multiple of 256 within `widest`."""
     if columns <= widest:
         return columns
     fitting = [b for b in range(256, widest + 1, 256) if columns % b == 0]
@@ -34,7 +36,7 @@ class Sums:
     def add(self, x: Any, held: bool) -> None:
         torch, _ = torch_modules()
         if held:
-            self.held.append(x[::2].to(torch.float16).cpu())
+            self.held.append(x[::2].clamp(-_HALF, _HALF).to(torch.float16).cpu())
             return
         parts = x.reshape(len(x), -1, self.block).transpose(0, 1)
         self.second.baddbmm_(parts.transpose(1, 2), parts)

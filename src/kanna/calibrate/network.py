@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,12 +79,13 @@ class Network:
         return module.requires_grad_(False)
 
     def embed(self, ids: Any) -> Any:
-        """Hidden states before the first layer, float32 [windows, tokens, hidden]; remembers what layers are called with."""
+        """Hidden states before the first layer, float32 [windows, tokens, hidden]; remembers how layers are called."""
         torch, _ = torch_modules()
         used, places = np.unique(ids, return_inverse=True)
         table = self.tensors["model.embed_tokens.weight"]
         rows = np.concatenate([table.rows(int(t), int(t) + 1) for t in used])
         embedding = self.body.embed_tokens.to_empty(device=self.device)
+        _restore_scale(embedding)
         embedding.weight = torch.nn.Parameter(torch.from_numpy(rows).to(self.device), requires_grad=False)
         embedding.padding_idx = None
         places = torch.from_numpy(places.reshape(ids.shape)).to(self.device)
@@ -97,10 +98,12 @@ class Network:
         finally:
             self.body.layers, self.body.norm = layers, norm
         self._wire = [r.wire for r in recorders]
-        return torch.stack(hidden)
+        found = torch.stack(hidden)
+        self.check(found, "the embedding")
+        return found
 
     @contextmanager
-    def layer(self, index: int) -> Iterator[Callable[[Any], Any]]:
+    def layer(self, index: int) -> Generator[Callable[[Any], Any]]:
         """Layer `index` with its weights: a function of hidden states [tokens, hidden] of one window."""
         from copy import deepcopy
 
@@ -132,9 +135,7 @@ class Network:
         module = self.skeleton.to_empty(device=self.device)
         module.tie_weights()
         module.model.rotary_emb = type(module.model.rotary_emb)(config=module.config).to(self.device)
-        for name, buffer in module.named_buffers():
-            if name.endswith("embed_scale"):
-                buffer.fill_(module.config.hidden_size**0.5)
+        _restore_scale(module.model.embed_tokens)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(torch.from_numpy(values(self.tensors[name])))
@@ -149,6 +150,12 @@ class Network:
                 expected="a model that computes in float32",
                 todo="check the weights: `kanna inspect SRC --tensors`",
             )
+
+
+def _restore_scale(embedding: Any) -> None:
+    """What Gemma's embeddings are multiplied by is computed, not stored: emptied modules have lost it."""
+    if hasattr(embedding, "embed_scale"):
+        embedding.embed_scale.fill_(embedding.scalar_embed_scale)
 
 
 def _recorder(torch: Any) -> Any:

@@ -32,7 +32,10 @@ def run(
     device: str | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Save every site of `model` into `folder` and return the index of them. Goes on where an earlier run stopped."""
+    """Save every site of `model` into `folder` and return the index of them. Goes on where an earlier run stopped.
+
+    What it takes to go on stays in `folder`/work until `clear`.
+    """
     from safetensors.numpy import save_file
 
     torch, _ = torch_modules()
@@ -57,9 +60,12 @@ def run(
         save_file({"counts": counts.astype(np.int64)}, folder / "embedding.safetensors")
         progress.advance(1, "head")
     progress.finish()
-    sites = spool.sites
-    spool.close()
-    return sites
+    return spool.close()
+
+
+def clear(folder: Path) -> None:
+    """Remove what is only needed to go on with an interrupted run."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
 def _layer(network: Network, index: int, spool: _Spool, windows: Windows, widest: int) -> dict[str, Sums]:
@@ -96,6 +102,7 @@ def _head(network: Network, spool: _Spool, windows: Windows, widest: int) -> dic
     sums: dict[str, Sums] = {}
     for number in range(len(windows.ids)):
         x = norm(spool.window(number).to(network.device))
+        network.check(x, "the last normalisation")
         if HEAD not in sums:
             sums[HEAD] = Sums(x.shape[1], block_of(x.shape[1], widest), network.device)
         sums[HEAD].add(x, bool(windows.held[number]))
@@ -139,12 +146,13 @@ class _Spool:
         self.key = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()
         self.done, self.sites = 0, dict[str, Any]()
         state = self._state()
-        if state.get("key") == self.key:
+        names, size = ("even", "odd"), 4 * int(np.prod(shape))
+        whole = all((folder / n).is_file() and (folder / n).stat().st_size == size for n in names)
+        if whole and state.get("key") == self.key:
             self.done, self.sites = int(state["done"]), state["sites"]
         folder.mkdir(parents=True, exist_ok=True)
-        self._files = [
-            np.memmap(folder / name, np.float32, "r+" if self.done else "w+", shape=shape) for name in ("even", "odd")
-        ]
+        mode = "r+" if self.done else "w+"
+        self._files = [np.memmap(folder / name, np.float32, mode, shape=shape) for name in names]
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -171,6 +179,6 @@ class _Spool:
         partial.write_text(json.dumps({"key": self.key, "done": self.done, "sites": self.sites}), encoding="utf-8")
         partial.replace(self.folder / _STATE)
 
-    def close(self) -> None:
+    def close(self) -> dict[str, Any]:
         self._files.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.sites

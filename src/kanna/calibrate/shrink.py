@@ -32,7 +32,7 @@ def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     method = methods.get("gptq")
     costs: dict[float, float] = {}
     for shrink in CHOICES:
-        moment = Moment(lambda: second, shrink=shrink)
+        moment = Moment(lambda: list(second), shrink=shrink)
         data = method.encode(encoding, x, weights, moment=moment)
         out = (encoding.decode(data, cols) - x) @ inputs.T
         costs[shrink] = float(np.mean(np.square(out), dtype=np.float64))

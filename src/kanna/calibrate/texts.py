@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna.errors import UsageError
+from kanna.errors import FormatError, UsageError
 from kanna.model import Model
 from kanna.tokenizer.chat import render
 
@@ -46,7 +46,8 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
             raise UsageError(f"{path} cannot be read: {error.strerror}", expected="a text file") from error
         digest.update(raw)
         if path.suffix == ".jsonl":
-            text = "\n\n".join(_line(path, n, line, model) for n, line in enumerate(text.splitlines(), 1) if line.strip())
+            lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+            text = "\n\n".join(_line(path, n, line, model) for n, line in lines)
         if not text.strip():
             raise UsageError(f"{path} is empty", expected="some thousand words of the text the model will meet")
         domain = path.stem.split("_")[0] if paths is None else path.name
@@ -60,27 +61,50 @@ def _line(path: Path, number: int, line: str, model: Model) -> str:
         if isinstance(value, dict) and isinstance(value.get("text"), str):
             return value["text"]
         messages = value["messages"]
-        assert isinstance(messages, list) and all(isinstance(m["content"], str) for m in messages)
+        assert isinstance(messages, list) and all(isinstance(m[k], str) for m in messages for k in ("role", "content"))
     except (AssertionError, KeyError, TypeError, ValueError):
         raise UsageError(
             f"{path}, line {number}: {line[:60]!r}", expected='{"text": …} or {"messages": [{"role": …, "content": …}]}'
         ) from None
-    return conversation(messages, model)
+    try:
+        return conversation(messages, model)
+    except FormatError as error:
+        if path.parent == FOLDER:
+            return _plainly(messages)  # a template may be as particular as it likes
+        raise UsageError(
+            f"{path}, line {number}: {error}", expected="a conversation the model's template takes"
+        ) from error
 
 
 def conversation(messages: list[dict[str, str]], model: Model) -> str:
-    """A conversation as the model would read it: by its template, or plainly when it has none."""
+    """A conversation as the model would read it: by its template, or plainly when it has none.
+
+    Raises FormatError when the template takes it neither as it is nor without a turn of the system.
+    """
     template = model.meta("tokenizer.chat_template")
     if template is None:
-        return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
+        return _plainly(messages)
     tokens = model.meta("tokenizer.ggml.tokens", ())
 
     def token(kind: str) -> str:
         at = model.meta(f"tokenizer.ggml.{kind}_token_id")
         return str(tokens[int(at)]) if at is not None and 0 <= int(at) < len(tokens) else ""
 
-    if messages and messages[0]["role"] == "system" and "system" not in template:
-        # Some templates know no system turn: what it says goes before the first question.
-        first, *rest = messages[1:]
-        messages = [{**first, "content": f"{messages[0]['content']}\n\n{first['content']}"}, *rest]
-    return render(template, messages, bos=token("bos"), eos=token("eos"), add_generation_prompt=False)
+    def rendered(turns: list[dict[str, str]]) -> str:
+        return render(template, turns, bos=token("bos"), eos=token("eos"), add_generation_prompt=False)
+
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return rendered(messages)
+    # Some templates know no system turn, or refuse it: what it says goes before the first question.
+    first, *rest = messages[1:]
+    folded = [{**first, "content": f"{messages[0]['content']}\n\n{first['content']}"}, *rest]
+    if "system" not in template:
+        return rendered(folded)
+    try:
+        return rendered(messages)
+    except FormatError:
+        return rendered(folded)
+
+
+def _plainly(messages: list[dict[str, str]]) -> str:
+    return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)

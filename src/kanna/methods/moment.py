@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna import _native
+from kanna.errors import PlanError
 from kanna.model import F32
 
 I32 = NDArray[np.int32]
@@ -79,6 +80,8 @@ def _prepared(moment: Moment) -> list[Part]:
 
 def _part(block: F32, start: int, shrink: float) -> Part:
     n = len(block)
+    if not np.isfinite(block).all():
+        raise PlanError("the statistics hold values that are not numbers", todo="calibrate again")
     h = np.array(block, np.float32)
     diagonal = h.diagonal().copy()
     h *= np.float32(1 - shrink)

@@ -6,24 +6,26 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kanna import families, report, statistics
-from kanna.calibrate import HELD_TEXT, TOKENS, calibrate, gradients, texts
+from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
 from kanna.compare.kept import Kept
 from kanna.compare.rows import Row
 from kanna.convert import convert
 from kanna.errors import KannaError, UsageError
+from kanna.evaluate.windows import read_text
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
 from kanna.optimize.budget import Budget, budget
-from kanna.optimize.measure import measure
+from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
-from kanna.optimize.search import NAME, Found, Wishes, search
+from kanna.optimize.search import NAME, Wishes, limits, search
 from kanna.plan import presets
 from kanna.progress import Progress, Silent
 from kanna.runtimes.llamacpp import RUNTIME
@@ -33,6 +35,8 @@ from kanna.units import format_size
 __all__ = ["OptimizeResult", "optimize"]
 
 EFFORTS = ("fast", "balanced")
+_USUAL = {"effort": "balanced", "tokens": TOKENS}
+"""What the command line has when nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,31 +120,42 @@ def optimize(
     model = families.load_model(opened)
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allowed = budget(opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
+    allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
+    allowed = allow()
+    # What is impossible is said before anything slow is done about it.
+    feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
+    feasible.check(allowed.nbytes)
+    notes = list(model.notes)
+    if allowed.nbytes > feasible.most:
+        notes.append(
+            f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
+            "the largest"
+        )
+    if text is not None:
+        read_text(text)
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
+    allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
-    notes = list(model.notes)
     _gradients(model, stats, calibration, tokens, device, bar, notes)
     clock.stage("gradients")
-    costs = measure(model, statistics.read(stats), folder / "measure.json", threads=threads or default_threads(), progress=bar)
+    workers = threads or default_threads()
+    costs = measure(model, statistics.read(stats), folder / "measure.json", threads=workers, progress=bar)
     clock.stage("measure")
     scale: dict[str, float] = {}
-    # What is impossible is said before anything slow is done about it.
-    found = search(opened, model, costs, stats, allowed.nbytes, wishes=wishes)
-    if effort != "fast":
-        scale = probe(
-            opened, model, costs, stats, stats / HELD_TEXT, folder / "probe.json", threads=threads, progress=bar
-        )  # fmt: skip
-        found = search(opened, model, costs, stats, allowed.nbytes, wishes=wishes, scale=scale)
+    held = stats / HELD_TEXT
+    if effort != "fast" and not held.read_text(encoding="utf-8").strip():
+        notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
+    elif effort != "fast":
+        scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
+    plan = folder / "plan.json"
+    found = search(opened, model, costs, stats, allowed.nbytes, plan, wishes=wishes, scale=scale)
     clock.stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-    plan = folder / "plan.json"
-    found.plan.save(plan)
-    rows = _rows(opened, folder, plan, stats, found, allowed)
+    rows = _rows(opened, folder, plan, stats, allowed)
     hashes = opened.hashes(bar)
     for row, how in rows:
         steps.make(row, opened, model, hashes, how, threads, False, bar)
@@ -148,11 +163,19 @@ def optimize(
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
-    result.command = _command(source, folder, allowed, size, bpw, like, memory, context)
-    result.report = str(folder / "report.html")
-    report.write(result.to_dict(), folder)
     best = next(r for r in listed if r.name == result.recommended["name"])
     rival = listed[1] if len(listed) > 1 else None
+    if rival is not None and best is rival:
+        notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
+    options = {
+        "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
+        "effort": effort, "calibration": tuple(calibration or ()), "tokens": tokens, "keep": tuple(keep),
+        "exclude": ",".join(exclude) or None, "rule": tuple(f"{p}={e}" for p, e in (rules or {}).items()),
+        "text": text, "windows": windows, "revision": revision,
+    }  # fmt: skip
+    result.command = _command(source, folder, options)
+    result.report = str(folder / "report.html")
+    report.write(result.to_dict(), folder)
     bar.finish()
     return OptimizeResult(
         artefact=best.path or "",
@@ -207,9 +230,7 @@ def _gradients(
     gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
 
 
-def _rows(
-    source: Source, folder: Path, plan: Path, stats: Path, found: Found, allowed: Budget
-) -> list[tuple[Row, dict[str, Any]]]:
+def _rows(source: Source, folder: Path, plan: Path, stats: Path, allowed: Budget) -> list[tuple[Row, dict[str, Any]]]:
     """The optimized artefact, and the largest plain preset within the budget with the same statistics as an imatrix."""
     name = steps.base_name(source)
     ours: dict[str, Any] = {"plan": plan, "statistics": stats}
@@ -217,13 +238,13 @@ def _rows(
     best: tuple[int, str] | None = None
     for preset in presets.names():
         try:
-            size = convert(source, preset=preset, imatrix=stats / "imatrix.gguf", dry_run=True).file_bytes
+            size = convert(source, preset=preset, imatrix=stats / IMATRIX, dry_run=True).file_bytes
         except KannaError:
             continue
         if size <= allowed.nbytes and (best is None or size > best[0]):
             best = (size, preset)
     if best is not None:
-        how = {"preset": best[1], "imatrix": stats / "imatrix.gguf"}
+        how = {"preset": best[1], "imatrix": stats / IMATRIX}
         rows.append((steps.plan(source, folder / f"{name}-{best[1]}.gguf", best[1], "candidate", how), how))
     return rows
 
@@ -274,17 +295,16 @@ def _count(row: Row) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _command(
-    source: str | Path, out: Path, allowed: Budget, size: int | None, bpw: float | None, like: str | None,
-    memory: int | None, context: int,
-) -> str:  # fmt: skip
-    parts = ["kanna", "optimize", str(source)]
-    for option, value in (("--size", size), ("--bpw", bpw), ("--like", like), ("--memory", memory)):
-        if value is not None:
-            parts += [option, f"{value:g}" if isinstance(value, float) else str(value)]
-    if memory is not None:
-        parts += ["--context", str(context)]
-    return shlex.join([*parts, "-o", str(out)])
+def _command(source: str | Path, out: Path, options: Mapping[str, Any]) -> str:
+    """The command line that does the same again; options that say nothing are left out."""
+    parts = ["kanna", "optimize", str(source), "-o", str(out)]
+    for name, value in options.items():
+        if value is None or value == () or value == _USUAL.get(name):
+            continue
+        many = value if isinstance(value, (list, tuple)) else [value]
+        for one in many:
+            parts += [f"--{name}", f"{one:g}" if isinstance(one, float) else str(one)]
+    return shlex.join(parts)
 
 
 def _nothing(_: str) -> None:

@@ -1,4 +1,4 @@
-"""What each encoding would cost each tensor: errors of some rows on held-out inputs, weighted by how much they matter."""
+"""What each encoding would cost each tensor: errors of some rows on held-out inputs, by how much they matter."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def candidates(tensor: Tensor) -> list[Encoding]:
     return [e for e in map(encodings.get, CANDIDATES) if columns(tensor) % e.block == 0]
 
 
+def matrices(model: Model) -> list[str]:
+    """Tensors whose encoding is looked for; the others keep full precision."""
+    return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
+
+
+def unmeasured(model: Model) -> Measured:
+    """The choices there are, before anything is known of their costs: more bits are better."""
+    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n])} for n in matrices(model)}
+    return Measured(key="", costs=costs)
+
+
 def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, progress: Progress) -> Measured:
     """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget."""
     grads = gradients.read(statistics.folder)
@@ -71,7 +82,7 @@ def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, p
             costs = before["costs"]
     except (OSError, ValueError, KeyError):
         pass
-    names = [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
+    names = matrices(model)
     work = _Work(model, statistics, grads)
     progress.start("measure", len(names), "tensors")
     with ThreadPoolExecutor(threads) as pool:
@@ -102,7 +113,7 @@ class _Work:
         site = self.statistics.site_of.get(name)
         if site is None:
             one = self._embedding if name == "token_embd.weight" else self._plain
-            results = pool.map(lambda e: one(tensor, e), found)
+            results = pool.map(one, [tensor] * len(found), found)
             return {e.name: cost for e, cost in zip(found, results, strict=True)}
         sensitivity = self._sensitivity(name, tensor)
         at, share = _sample(sensitivity, HEAD_ROWS if site == "head" else ROWS)
@@ -173,5 +184,3 @@ def _sample(weights: Any, count: int) -> tuple[Any, Any]:
     at = np.minimum(np.searchsorted(ends, points), len(weights) - 1)
     rows, times = np.unique(at, return_counts=True)
     return rows, times * total / count
-
-

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from kanna import encodings
 from kanna.convert import convert
 from kanna.evaluate import evaluate_many
-from kanna.model import Model
 from kanna.optimize.measure import Measured
 from kanna.optimize.search import NAME
 from kanna.plan import Plan, RuleModel
@@ -35,7 +36,6 @@ def kind_of(name: str) -> str:
 
 def probe(
     source: Source,
-    model: Model,
     measured: Measured,
     statistics: Path,
     text: Path,
@@ -48,20 +48,20 @@ def probe(
     kinds: dict[str, list[str]] = {}
     for name in measured.costs:
         kinds.setdefault(kind_of(name), []).append(name)
-    try:
+    kept: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
         kept = json.loads(out.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        kept = {}
     if kept.get("key") != measured.key:
-        kept = {"key": measured.key, "kinds": _measure(source, measured, statistics, text, kinds, out, threads, progress)}
+        found = _measure(source, measured, statistics, text, kinds, out, threads, progress)
+        kept = {"key": measured.key, "kinds": found}
         partial = out.with_name(out.name + ".partial")
         partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         partial.replace(out)
     low, high = LIMITS
     scale: dict[str, float] = {}
     for kind, names in kinds.items():
-        found = kept["kinds"][kind]
-        ratio = max(found["measured"], 0.0) / max(found["predicted"], 1e-12)
+        one: dict[str, float] = kept["kinds"][kind]
+        ratio = max(one["measured"], 0.0) / max(one["predicted"], 1e-12)
         scale |= dict.fromkeys(names, min(max(ratio, low), high))
     return scale
 

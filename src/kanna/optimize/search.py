@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanna import encodings
-from kanna.convert import ConvertResult, convert
+from kanna.convert import convert
 from kanna.errors import PlanError, UsageError
-from kanna.model import Model
-from kanna.optimize.measure import Measured
+from kanna.model import Model, columns
+from kanna.optimize.measure import CANDIDATES, Measured, matrices
 from kanna.plan import Plan, RuleModel
 from kanna.plan.allocate import Choice, allocate, largest, smallest
 from kanna.sources import Source
@@ -29,16 +29,26 @@ class Wishes:
     rules: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def check(self, model: Model) -> None:
-        """UsageError for a pattern that names nothing, UnsupportedError for an unknown encoding."""
-        for name in [*self.exclude, *self.rules.values()]:
+        """UsageError for a pattern that names nothing or an encoding that does not fit what it names, UnsupportedError
+        for an unknown encoding."""
+        for name in self.exclude:
             encodings.get(name)
-        for pattern in [*self.keep, *self.rules]:
+        for pattern, wanted in [*((p, "f16") for p in self.keep), *self.rules.items()]:
+            encoding = encodings.get(wanted)
+            if encoding.name not in CANDIDATES:
+                raise UsageError(f"the rule {pattern}={wanted}", expected=f"one of {', '.join(CANDIDATES)}")
             try:
-                found = any(re.search(pattern, name) for name in model.tensors)
+                found = [name for name in matrices(model) if re.search(pattern, name)]
             except re.error as error:
                 raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
             if not found:
-                raise UsageError(f"the pattern {pattern!r} names no tensor", todo="`kanna inspect SRC --tensors` lists them")
+                raise UsageError(f"the pattern {pattern!r} names no matrix", todo="`kanna inspect SRC --tensors`")
+            for name in found:
+                if columns(model.tensors[name]) % encoding.block:
+                    raise UsageError(
+                        f"{wanted} cannot hold {name}, whose rows have {columns(model.tensors[name])} values",
+                        expected=f"a multiple of {encoding.block}",
+                    )
 
     def allow(self, model: Model) -> Callable[[str, str], bool]:
         banned = {encodings.get(e).name for e in self.exclude}
@@ -56,11 +66,40 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A plan, the file it gives, and what it should cost in nats of KL divergence."""
+    """The file a plan gives, and what it should cost in nats of KL divergence."""
 
-    plan: Plan
     file_bytes: int
     predicted: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bytes of the smallest and the largest file that make sense, and of what no plan changes."""
+
+    least: int
+    most: int
+    fixed: int
+
+    def check(self, budget: int) -> None:
+        """PlanError with the range when not even the smallest file fits."""
+        if budget < self.least:
+            raise PlanError(
+                f"a budget of {budget:,} bytes is below the smallest possible file",
+                expected=f"{self.least:,} to {self.most:,} bytes",
+                todo="allow more bytes, or exclude fewer encodings",
+            )
+
+
+def limits(source: Source, choices: Sequence[Choice]) -> Limits:
+    """What budgets are feasible, but for some bytes of metadata that tell how a file was made."""
+    for choice in choices:
+        if not choice.options:
+            raise UsageError(f"no encoding is left for {choice.name}", todo="exclude fewer encodings")
+    # Header, metadata and norms are not shared out: the file of one plan shows how much they are.
+    trial = plan_of(choices, {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices})
+    least = convert(source, plan=trial, dry_run=True).file_bytes
+    fixed = least - smallest(choices)
+    return Limits(least=least, most=fixed + largest(choices), fixed=fixed)
 
 
 def search(
@@ -69,43 +108,29 @@ def search(
     measured: Measured,
     statistics: Path,
     budget: int,
+    path: Path,
     *,
     wishes: Wishes,
     scale: Mapping[str, float] | None = None,
 ) -> Found:
-    """The best plan within `budget` bytes of file. Raises PlanError with the range that is feasible."""
+    """Write the best plan within `budget` bytes of file to `path`. Raises PlanError with the range that is feasible."""
     choices = measured.choices(model, wishes.allow(model), dict(scale or {}))
-    for choice in choices:
-        if not choice.options:
-            raise UsageError(f"no encoding is left for {choice.name}", todo="exclude fewer encodings")
-
-    def describe(plan: Plan) -> ConvertResult:
-        return convert(source, plan=plan, statistics=statistics, dry_run=True)
-
-    # What is not shared out: header, metadata, norms. The shares of one plan show how much it is.
-    trial = plan_of(choices, {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices})
-    least = describe(trial).file_bytes
-    fixed = least - smallest(choices)
-    if budget < least:
-        most = fixed + largest(choices)
-        raise PlanError(
-            f"a budget of {budget:,} bytes is below the smallest possible file",
-            expected=f"{least:,} to {most:,} bytes",
-            todo="allow more bytes, or exclude fewer encodings",
-        )
-    room = budget - fixed
+    feasible, floor = limits(source, choices), smallest(choices)
+    feasible.check(budget)
+    room = budget - feasible.fixed
     while True:
         taken = allocate(choices, room)
-        plan = plan_of(choices, {name: option.encoding for name, option in taken.items()})
-        size = describe(plan).file_bytes
+        plan_of(choices, {name: option.encoding for name, option in taken.items()}).save(path)
+        # Of the plan as it will be converted: its name, too, is in the metadata.
+        size = convert(source, plan=path, statistics=statistics, dry_run=True).file_bytes
         if size <= budget:
-            return Found(plan=plan, file_bytes=size, predicted=sum(o.cost for o in taken.values()))
-        room -= size - budget  # the metadata says more of this plan than of the trial
+            return Found(file_bytes=size, predicted=sum(o.cost for o in taken.values()))
+        if room == floor:
+            Limits(least=size, most=feasible.most, fixed=feasible.fixed).check(budget)
+        room = max(floor, room - (size - budget))
 
 
 def plan_of(choices: Sequence[Choice], encodings_: Mapping[str, str]) -> Plan:
     """One rule per tensor."""
-    rules = [
-        RuleModel(pattern=f"^{re.escape(c.name)}$", encoding=encodings_[c.name], method="gptq") for c in choices
-    ]
+    rules = [RuleModel(pattern=f"^{re.escape(c.name)}$", encoding=encodings_[c.name], method="gptq") for c in choices]
     return Plan(name=NAME, preset=None, encoding="f16", rules=rules)

@@ -68,10 +68,13 @@ def allocate(choices: Sequence[Choice], budget: int) -> dict[str, Option]:
         raise PlanError(f"the smallest plan takes {least} bytes", expected=f"at most {budget}")
     # Only what goes beyond the smallest options is shared out.
     extra = [np.array([o.nbytes - options[0].nbytes for o in options], np.int64) for options in table]
+    costs = [np.array([o.cost for o in t], np.float64) for t in table]
+    room = budget - least
+    if room >= sum(int(e[-1]) for e in extra):
+        return {c.name: options[-1] for c, options in zip(choices, table, strict=True)}
     unit = gcd(*(int(b) for e in extra for b in e)) or 1
-    room = min(budget - least, sum(int(e[-1]) for e in extra))
     unit *= max(1, -(-(room // unit) // _CELLS))
-    taken = _solve([-(-e // unit) for e in extra], [np.array([o.cost for o in t], np.float64) for t in table], room // unit)
+    taken = _solve([-(-e // unit) for e in extra], costs, room // unit)
     return {c.name: options[k] for c, options, k in zip(choices, table, taken, strict=True)}
 
 
