@@ -16,25 +16,6 @@ def decode(name: str, data: U8, out: F32) -> None:
 def row_powers(x: F32, w: F32, out: F32) -> None:
     """out[r] = sum over columns of x[r]² w, float32; one order of additions on every CPU."""
 
-def grids() -> list[str]:
-    """Encodings that `feedback` knows."""
-
-def feedback_factors(h: F32, order: NDArray[np.int32], out: F32, threads: int) -> bool:
-    """Factors of a second moment float32 [n, n] for columns in `order`; False when it is not positive definite."""
-
-def feedback(
-    name: str,
-    x: F32,
-    data: U8,
-    h: F32,
-    factors: F32 | None,
-    order: NDArray[np.int32],
-    rounds: int,
-    errors: F32,
-    threads: int,
-) -> None:
-    """Improve encoded rows of x float32 [rows, n] under h, in place; errors float32 [rows, 2]: before and after."""
-
 def count_nonfinite(x: F32) -> int:
     """Number of NaN and infinite values of float32 [rows, columns]."""
 

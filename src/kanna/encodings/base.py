@@ -66,7 +66,7 @@ class Encoding:
         threads: int = 1,
         guessed: bool = False,
     ) -> U8:
-        """Store float32 [rows, cols] as uint8 [rows, row bytes]. guessed: the weights were not measured (plan/prior.py)."""
+        """Store float32 [rows, cols] as uint8 [rows, row bytes]. guessed: weights of plan/prior.py."""
         if self.encoder is None:
             raise EncodingError(f"{self.ggml_name} has no encoder", todo="choose another encoding")
         if x.ndim != 2 or x.dtype != np.float32:
