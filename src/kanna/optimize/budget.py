@@ -50,8 +50,8 @@ def budget(
             raise UsageError(f"{bpw} bits per weight", expected="more than 0, at most 32")
         return Budget(nbytes=int(bpw * model.num_parameters / 8), said=f"{bpw:g} bits per weight")
     if like is not None:
-        size = convert(source, preset=like, imatrix=imatrix, dry_run=True).file_bytes
-        return Budget(nbytes=size, said=f"the size of {like}")
+        preset = convert(source, preset=like, imatrix=imatrix, dry_run=True)
+        return Budget(nbytes=preset.file_bytes, said=f"the size of {preset.preset}")
     assert memory is not None
     overhead = cache_bytes(model, context) + buffer_bytes(model, context)
     if overhead >= memory:
