@@ -169,10 +169,10 @@ def test_changed_chat_template_makes_the_artefact_again(compared: tuple[Path, Pa
     folder, out, _ = compared
     source = open_source(folder)
     model, hashes = load_model(source), source.hashes()
-    row = steps.plan(source, out / "tiny-Q8_0.gguf", "Q8_0", "candidate", None)
-    assert steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, None)
+    row = steps.plan(source, out / "tiny-Q8_0.gguf", "Q8_0", "candidate", {"preset": "Q8_0"})
+    assert steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, {"preset": "Q8_0"})
     model.metadata["tokenizer.chat_template"] = string("another")
-    assert not steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, None)
+    assert not steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, {"preset": "Q8_0"})
 
 
 def test_table_for_people(compared: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
