@@ -15,7 +15,7 @@ import numpy as np
 from kanna import _native
 from kanna.model import F32, Model, Tensor, columns, num_rows
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17
 _NORMS = {
     "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "attn_qkv": "attn_norm",
     "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
