@@ -57,9 +57,8 @@ def main() -> None:
         model, statistics.read(stats), stats / "measure.json", threads=options.threads, progress=Silent()
     )
     scale = probe(
-        source, model, measured, stats, stats / HELD_TEXT, stats / "probe.json", threads=options.threads,
-        progress=Silent(),
-    )  # fmt: skip
+        source, measured, stats, stats / HELD_TEXT, stats / "probe.json", threads=options.threads, progress=Silent()
+    )
     print(f"statistics, gradients, costs and probes: {time.perf_counter() - clock:.0f} s", flush=True)
     matrix = _imatrix(path, stats, windows)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,8 +68,9 @@ def main() -> None:
             peers.run(peers.quantize(path, files["llama.cpp"], name, threads=options.threads, imatrix=matrix))
             kanna.convert(path, files["values"], preset=name, statistics=stats, threads=options.threads)
             budget = files["llama.cpp"].stat().st_size
-            found = search(source, model, measured, stats, budget, wishes=Wishes(), scale=scale)
-            kanna.convert(path, files["plan"], plan=found.plan, statistics=stats, threads=options.threads)
+            plan = Path(folder, "plan.json")
+            search(source, model, measured, stats, budget, plan, wishes=Wishes(), scale=scale)
+            kanna.convert(path, files["plan"], plan=plan, statistics=stats, threads=options.threads)
             made += [(name, kind, file) for kind, file in files.items()]
         scores = _scores(path, [file for _, _, file in made], options)
         rows: list[dict[str, object]] = []
