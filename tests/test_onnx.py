@@ -13,7 +13,7 @@ import tiny_models
 import kanna
 from kanna.errors import UnsupportedError, UsageError
 
-PROVED = ("llama-bias", "llama3", "mistral", "qwen2", "qwen3")
+PROVED = ("llama-bias", "llama3", "smollm", "mistral", "qwen2", "qwen3")
 
 
 @pytest.fixture(autouse=True)

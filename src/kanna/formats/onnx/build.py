@@ -113,5 +113,7 @@ def build(
         progress.finish()
     if child.returncode:
         last = next((s for s in reversed(said) if s), "no message")
-        raise KannaError(f"the model builder failed: {last}", todo="write a GGUF instead: --format gguf")
+        raise KannaError(
+            f"the model builder ended with code {child.returncode}: {last}", todo="write a GGUF instead: --format gguf"
+        )
     return out
