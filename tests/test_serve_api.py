@@ -180,6 +180,15 @@ def test_a_large_body_is_refused(server: Running) -> None:
     assert server.get("/health")[0] == 200
 
 
+def test_the_page_is_there_and_lets_nothing_else_in(server: Running) -> None:
+    with urllib.request.urlopen(server.url + "/") as answer:
+        assert "<title>" in answer.read().decode()
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert server.get("/page/app.js")[0] == 200
+    assert server.get("/page/../app.py")[0] == 404
+    assert server.get("/admin/keys")[0] == 401
+
+
 def test_nothing_elsewhere(server: Running) -> None:
     status, text = server.get("/v1/nothing")
     assert status == 404 and "error" in json.loads(text)
@@ -264,6 +273,14 @@ def test_keys(smollm2: Path, tmp_path: Path) -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             running.client(few).chat.completions.create(**ask)
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+        admin = make("admin", "--scope", "admin")
+        listed = {k["name"]: k for k in json.loads(running.get("/admin/keys", admin)[1])["keys"]}
+        assert listed["good"]["usage"]["requests"] == 1 and listed["good"]["usage"]["tokens"] > 2
+        assert running.get("/admin/keys", good)[0] == 403
+        body = json.dumps({"name": "made", "scopes": ["infer"], "tokens_per_day": 5}).encode()
+        status, text = running.post("/admin/keys", body, admin)
+        assert status == 201 and running.client(json.loads(text)["key"]).models.list().data
+        assert running.post("/admin/keys", b'{"name": "", "scopes": ["all"]}', admin)[0] == 400
         assert kanna("keys", "revoke", "good", state=tmp_path).returncode == 0
         with pytest.raises(openai.AuthenticationError):
             running.client(good).chat.completions.create(**ask)

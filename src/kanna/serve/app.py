@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
 from kanna import __version__
-from kanna.serve import relay, requests
+from kanna.serve import admin, page, relay, requests
 from kanna.serve.backend import Backend
 from kanna.serve.engines.base import EMBED
 from kanna.serve.guard.ledger import Ledger
@@ -49,7 +49,7 @@ class Gateway:
 
     def admit(self, request: Request, scope: str) -> Key:
         """Whose request it is; raises ApiError 401, 403 or 429."""
-        if not self.settings.keys_needed:
+        if not self.settings.keys_needed and scope != "admin":
             return ANYONE
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         key = self.store.find(text.strip()) if kind.lower() == "bearer" else None
@@ -283,6 +283,9 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
     async def nowhere(request: Request, _: Exception) -> Response:
         problem = ApiError(404, f"there is nothing at {request.method} {request.url.path[:200]}", code="not_found")
         return Response(problem.body(), 404, media_type="application/json")
+
+    app.include_router(admin.router(gateway))
+    app.router.routes.extend(page.routes())
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:

@@ -61,7 +61,7 @@ class Detokenize(_Request):
     tokens: list[int]
 
 
-def check(kind: type[_Request], value: Any) -> None:
+def check(kind: type[BaseModel], value: Any) -> None:
     """Raise ApiError 400 naming the first field that is wrong."""
     if not isinstance(value, dict):
         raise ApiError(400, "the body is not a JSON object")
