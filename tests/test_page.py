@@ -311,7 +311,8 @@ CONTRAST = """(() => {
   const box = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgb = (css) => { box.clearRect(0, 0, 1, 1); box.fillStyle = css; box.fillRect(0, 0, 1, 1);
     return [...box.getImageData(0, 0, 1, 1).data]; };
-  const light = (c) => { const [r, g, b] = c.slice(0, 3).map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const light = (c) => { const [r, g, b] = c.slice(0, 3)
+    .map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
     return .2126 * r + .7152 * g + .0722 * b; };
   const poor = [];
   for (const e of document.querySelectorAll('body *')) {
