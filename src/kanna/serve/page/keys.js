@@ -48,14 +48,19 @@ function draw(keys) {
   );
 }
 
+let settle = () => {};
+// The event comes a moment after the dialog has closed: by then it may have been opened for another question.
+$("ask-dialog").addEventListener("close", (event) => event.target.open || settle(event.target.returnValue === "yes"));
+
 function ask(title, text, yes) {
+  settle(false);
   const dialog = $("ask-dialog");
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   $("ask-yes").textContent = yes;
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
+  return new Promise((done) => { settle = done; });
 }
 
 async function revoke(key) {
