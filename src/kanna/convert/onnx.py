@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -11,11 +10,11 @@ from pathlib import Path
 
 from kanna import families, plan, provenance
 from kanna.convert.base import ConvertResult, Request, Running, rows
-from kanna.errors import OutputError, UsageError
+from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build
-from kanna.formats.stream import partial
+from kanna.formats.stream import explain, partial, sync_file
 from kanna.memory import Peak
 from kanna.model import Model
 from kanna.sources import Source
@@ -89,12 +88,12 @@ class ToONNX:
                     progress=running.progress,
                 )
             for path in made.iterdir():
-                _sync(path)
+                sync_file(path)
             if self.out.is_dir():
                 shutil.rmtree(self.out)
             made.replace(self.out)
         except OSError as error:
-            raise OutputError(f"{self.out} cannot be written: {error}", todo="write to another folder") from error
+            raise explain(error, self.out) from error
         finally:
             shutil.rmtree(made, ignore_errors=True)
         return WriteResult(
@@ -103,11 +102,6 @@ class ToONNX:
             seconds=time.perf_counter() - started,
             peak_bytes=peak.look(),
         )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 WORK = ToONNX

@@ -90,10 +90,10 @@ def fill(files: Sequence[File], *, threads: int, progress: Progress, nonfinite: 
             _fill(file, made[-1], threads, progress, nonfinite, peak)
         for file, path in zip(files, made, strict=True):
             path.replace(file.path)
-        _sync_folder(files[0].path.absolute().parent)
+        sync_folder(files[0].path.absolute().parent)
     except OSError as error:
         _remove(made)
-        raise _explain(error, files[0].path) from error
+        raise explain(error, files[0].path) from error
     except BaseException:
         _remove(made)
         raise
@@ -107,7 +107,8 @@ def _remove(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _explain(error: OSError, path: Path) -> OutputError:
+def explain(error: OSError, path: Path) -> OutputError:
+    """What the system's refusal to write `path` means for who asked for it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"the disk of {path} is full", todo="free some space, or write to another disk")
     return OutputError(f"{path} cannot be written: {error.strerror or error}", todo="write to another folder")
@@ -234,7 +235,14 @@ class _Sink:
             view, offset = view[done:], offset + done
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Have the bytes of a file on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
+from kanna.formats.stream import explain, sync_file, sync_folder
 from kanna.package import bom, checksums, signing, targets, watch
 from kanna.package.artefact import Artefact, open_artefact
 from kanna.package.readme import readme
@@ -200,12 +200,10 @@ def _write(
         if folder.exists():  # somebody was quicker
             raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
         partial.rename(folder)
-        _sync(parent)
+        sync_folder(parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        told = f"the disk of {folder} is full" if full else f"{folder} cannot be written: {error.strerror or error}"
-        raise OutputError(told, todo="free some space, or write to another folder") from error
+        raise explain(error, folder) from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -224,15 +222,4 @@ def _take(source: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, path)
     path.chmod(0o644)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_file(path)
