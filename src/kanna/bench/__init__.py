@@ -7,7 +7,6 @@ warm: each file is read once before the first round, so `load_s` is not the spee
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from kanna import runtimes
 from kanna.errors import KannaError, MissingError, UsageError
+from kanna.processes import environment
 from kanna.progress import Progress, Silent
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
@@ -98,11 +98,8 @@ def bench(
 def _measure(path: Path, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
     """Run the child once; its own error becomes ours."""
     task = {"path": str(path), "prompt_tokens": prompt_tokens, "gen_tokens": gen_tokens, "threads": threads}
-    # The child must find the same kanna, wherever this one was imported from.
-    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in places if p)}
     command = [sys.executable, "-m", "kanna.bench.child", json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kanna.formats.gguf.write import WriteResult
-from kanna.model import Model
-from kanna.plan import Plan, Resolved, Substitution
+from kanna.model import Model, Tensor
+from kanna.plan import Plan, Resolved, RuleModel, Substitution, resolve
 from kanna.progress import Progress
 from kanna.sources import Source
 
@@ -107,7 +108,30 @@ class Work(Protocol):
     def write(self, running: Running) -> WriteResult: ...
 
 
-def rows(resolved: Resolved) -> list[dict[str, Any]]:
+def floats(model: Model, tensors: Mapping[str, Tensor], encoding: str) -> Resolved:
+    """`model` with other `tensors`, all of them in one floating type."""
+    every = RuleModel(pattern="", encoding=encoding, method="nearest")
+    return resolve(replace(model, tensors=dict(tensors)), plan=Plan(encoding=encoding, rules=[every]))
+
+
+def described(
+    resolved: Resolved, *, paths: list[Path], file_bytes: int, preset: str, command: str, notes: list[str]
+) -> ConvertResult:
+    """The result of what is planned and not written yet."""
+    return ConvertResult(
+        paths=paths,
+        file_bytes=file_bytes,
+        preset=preset,
+        bits_per_weight=resolved.bits,
+        nominal_bits=resolved.nominal_bits,
+        substitutions=resolved.substitutions,
+        tensors=_rows(resolved),
+        command=command,
+        notes=notes,
+    )
+
+
+def _rows(resolved: Resolved) -> list[dict[str, Any]]:
     """Of each tensor what the result says."""
     return [
         {

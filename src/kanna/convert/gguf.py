@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kanna import imatrix, methods, plan, provenance
 from kanna import statistics as stats
-from kanna.convert.base import ConvertResult, Request, Running, rows
+from kanna.convert.base import ConvertResult, Request, Running, described
 from kanna.errors import GateError, KannaError, UsageError
 from kanna.formats import gguf
 from kanna.formats.gguf.write import plan_files
@@ -77,14 +77,11 @@ class ToGGUF:
     def describe(self) -> ConvertResult:
         files = plan_files(self.out, self.metadata, self.resolved.entries, self.request.split_max_size)
         total = sum(f.total_bytes for f in files)
-        return ConvertResult(
+        return described(
+            self.resolved,
             paths=[f.path for f in files],
             file_bytes=total,
             preset=self.resolved.name,
-            bits_per_weight=self.resolved.bits,
-            nominal_bits=self.resolved.nominal_bits,
-            substitutions=self.resolved.substitutions,
-            tensors=rows(self.resolved),
             command=self.command,
             notes=self.model.notes + self._notes(total),
         )

@@ -5,11 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
-from kanna import families, plan, provenance
-from kanna.convert.base import ConvertResult, Request, Running, rows
+from kanna import families, provenance
+from kanna.convert.base import ConvertResult, Request, Running, described, floats
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
@@ -47,21 +46,15 @@ class ToONNX:
         windowed = model.config.get("use_sliding_window", True)  # of Qwen 2, which names a window it does not use
         build.preflight(model.family, config, tensors, model.config.get("sliding_window") if windowed else None)
         self.config = config | {"torch_dtype": "float32"}
-        every = plan.RuleModel(pattern="", encoding="f32", method="nearest")
-        self.resolved = plan.resolve(
-            replace(model, tensors=dict(tensors)), plan=plan.Plan(encoding="f32", rules=[every])
-        )
+        self.resolved = floats(model, tensors, "f32")
         self.command = provenance.command(source, {"format": "onnx", "preset": preset})
 
     def describe(self) -> ConvertResult:
-        return ConvertResult(
+        return described(
+            self.resolved,
             paths=[self.out],
             file_bytes=sum(e.nbytes for e in self.resolved.entries),
             preset=self.preset,
-            bits_per_weight=self.resolved.bits,
-            nominal_bits=self.resolved.nominal_bits,
-            substitutions=[],
-            tensors=rows(self.resolved),
             command=self.command,
             notes=[*self.model.notes, "the graph and its tables of angles come on top of these bytes"],
         )

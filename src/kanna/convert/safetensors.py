@@ -6,13 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from kanna import families, plan, provenance
-from kanna.convert.base import ConvertResult, Request, Running, rows
+from kanna import families, provenance
+from kanna.convert.base import ConvertResult, Request, Running, described, floats
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
 from kanna.model import Model
-from kanna.plan import Plan
 from kanna.sources import Source
 
 FLOATS = ("bf16", "f16", "f32")
@@ -40,24 +39,15 @@ class ToSafetensors:
         config, tensors, self.files = families.to_hf(model)
         config["torch_dtype"] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[self.encoding]
         self.config = config
-        hf = replace(model, tensors=dict(tensors))
-        self.resolved = plan.resolve(
-            hf,
-            plan=Plan(
-                encoding=self.encoding, rules=[plan.RuleModel(pattern="", encoding=self.encoding, method="nearest")]
-            ),
-        )
+        self.resolved = floats(model, tensors, self.encoding)
         self.command = provenance.command(source, {"format": "safetensors", "encoding": encoding})
 
     def describe(self) -> ConvertResult:
-        return ConvertResult(
+        return described(
+            self.resolved,
             paths=[self.out],
             file_bytes=sum(e.nbytes for e in self.resolved.entries),
             preset=self.encoding,
-            bits_per_weight=self.resolved.bits,
-            nominal_bits=self.resolved.nominal_bits,
-            substitutions=[],
-            tensors=rows(self.resolved),
             command=self.command,
             notes=self.model.notes,
         )

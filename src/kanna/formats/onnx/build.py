@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.formats import safetensors
 from kanna.model import Tensor
 from kanna.plan.types import TensorPlan
+from kanna.processes import environment
 from kanna.progress import Progress
 
 INSTALL = 'pip install "kanna[onnx]"'
@@ -95,15 +95,14 @@ def build(
         progress=progress,
     )
     task = {"source": str(source), "out": str(out), "scratch": str(scratch / "cache")}
-    places = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in places if p), "PYTHONUNBUFFERED": "1"}
+    unbuffered = environment() | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "kanna.formats.onnx._child", json.dumps(task)]
     said: deque[str] = deque(maxlen=40)
     layers = int(config["num_hidden_layers"])
     progress.start("build the graph", layers, "layers")
     try:
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered
         ) as child:
             for line in child.stdout or ():
                 said.append(line.strip())
