@@ -180,25 +180,29 @@ def framed(folder: Path, width: int, height: int) -> Path:
     return page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("device", "width", "height"), [("desktop", 1280, 1750), ("phone", 390, 1900)])
-def test_opens_in_a_real_browser(
-    data: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str
-) -> None:
-    """Pictures to look at stay in build/screenshots."""
-    report.write(data, tmp_path)
+def look_at(folder: Path, name: str, width: int, height: int, scheme: str) -> None:
+    """The report of a folder in a real browser, which must not complain; its picture stays in build/screenshots."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    picture = SCREENSHOTS / f"report-{device}-{scheme}.png"
+    picture = SCREENSHOTS / f"{name}.png"
     picture.unlink(missing_ok=True)
     done = open_page(
-        framed(tmp_path, width, height),
-        tmp_path / "profile",
+        framed(folder, width, height),
+        folder / "profile",
         f"--window-size={max(width, 500)},{height}",
         f"--screenshot={picture}",
         f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
     )
     assert picture.stat().st_size > 20_000
     assert not re.findall(r"CONSOLE.*", done.stderr), "the page made the browser complain"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("device", "width", "height"), [("desktop", 1280, 1750), ("phone", 390, 1900)])
+def test_opens_in_a_real_browser(
+    data: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str
+) -> None:
+    report.write(data, tmp_path)
+    look_at(tmp_path, f"report-{device}-{scheme}", width, height, scheme)
 
 
 def test_browser_sees_the_chart_and_the_table(data: dict[str, Any], tmp_path: Path) -> None:
@@ -276,15 +280,4 @@ def test_an_optimization_in_a_real_browser(
     optimized: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str
 ) -> None:
     report.write(optimized, tmp_path)
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    picture = SCREENSHOTS / f"optimize-{device}-{scheme}.png"
-    picture.unlink(missing_ok=True)
-    done = open_page(
-        framed(tmp_path, width, height),
-        tmp_path / "profile",
-        f"--window-size={max(width, 500)},{height}",
-        f"--screenshot={picture}",
-        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
-    )
-    assert picture.stat().st_size > 20_000
-    assert not re.findall(r"CONSOLE.*", done.stderr), "the page made the browser complain"
+    look_at(tmp_path, f"optimize-{device}-{scheme}", width, height, scheme)

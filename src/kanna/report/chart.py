@@ -42,6 +42,41 @@ NARROW = Frame(name="narrow", width=400, height=440, left=62, right=14, bottom=1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """Megabytes across from 0 to the last of `x_ticks`, KL divergence up from 10^low to 10^high."""
+
+    frame: Frame
+    x_ticks: list[float]
+    low: int
+    high: int
+
+    def x(self, megabytes: float) -> float:
+        return self.frame.left + megabytes / self.x_ticks[-1] * (self.frame.end - self.frame.left)
+
+    def y(self, kl: float) -> float:
+        share = (self.high - math.log10(kl)) / (self.high - self.low)
+        return self.frame.top + share * (self.frame.base - self.frame.top)
+
+    def draw(self, across: str, up: str) -> list[str]:
+        """Grid, ticks and the words of both axes."""
+        frame, parts = self.frame, list[str]()
+        for tick in self.x_ticks:
+            parts.append(line("grid", (self.x(tick), frame.top), (self.x(tick), frame.base)))
+            parts.append(text(self.x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
+        for power in range(self.low, self.high + 1):
+            at = self.y(10.0**power)
+            parts.append(line("grid", (frame.left, at), (frame.end, at)))
+            parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
+        centre, middle = (frame.left + frame.end) / 2, (frame.top + frame.base) / 2
+        parts.append(text(centre, frame.base + 38, across, "axis", "middle"))
+        parts.append(
+            f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" '
+            f'y="{middle:.0f}">{up}</text>'
+        )
+        return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One artefact: megabytes, nats, tokens per second (or None where not measured)."""
 
@@ -85,31 +120,15 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     speeds = [p.speed for p in found if p.speed]
     fastest, slowest = (max(speeds), min(speeds)) if speeds else (1.0, 0.0)
 
-    def x(megabytes: float) -> float:
-        return frame.left + megabytes / x_ticks[-1] * (frame.end - frame.left)
-
-    def y(kl: float) -> float:
-        return frame.top + (high - math.log10(kl)) / (high - low) * (frame.base - frame.top)
-
+    axes = Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
+    x, y = axes.x, axes.y
     parts = [
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
         f'aria-labelledby="title-{frame.name} desc-{frame.name}">',
         f'<title id="title-{frame.name}">Size, quality and speed of {escape(data["name"])}</title>',
         f'<desc id="desc-{frame.name}">{escape(describe(data))}</desc>',
     ]
-    for tick in x_ticks:
-        parts.append(line("grid", (x(tick), frame.top), (x(tick), frame.base)))
-        parts.append(text(x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
-    for power in range(low, high + 1):
-        at = y(10.0**power)
-        parts.append(line("grid", (frame.left, at), (frame.end, at)))
-        parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
-    centre, middle = (frame.left + frame.end) / 2, (frame.top + frame.base) / 2
-    parts.append(text(centre, frame.base + 38, "file size, MB (left is smaller)", "axis", "middle"))
-    parts.append(
-        f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" y="{middle:.0f}">'
-        "mean KL divergence, nats (down is closer)</text>"
-    )
+    parts += axes.draw("file size, MB (left is smaller)", "mean KL divergence, nats (down is closer)")
     taken: list[Box] = []
     if floor:
         at = y(max(floor, SMALLEST_KL))

@@ -7,7 +7,7 @@ import math
 from html import escape
 from typing import Any
 
-from kanna.report.chart import NARROW, SMALLEST_KL, WIDE, Box, Frame, line, linear_ticks, place, power_of_ten, text
+from kanna.report.chart import NARROW, SMALLEST_KL, WIDE, Axes, Box, Frame, linear_ticks, place, text
 
 
 def curve(data: dict[str, Any]) -> str:
@@ -49,12 +49,8 @@ def _draw(data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, 
     low = math.floor(math.log10(min(kls)))
     high = max(math.ceil(math.log10(max(kls))), low + 1)
 
-    def x(megabytes: float) -> float:
-        return frame.left + megabytes / x_ticks[-1] * (frame.end - frame.left)
-
-    def y(kl: float) -> float:
-        return frame.top + (high - math.log10(kl)) / (high - low) * (frame.base - frame.top)
-
+    axes = Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
+    x, y = axes.x, axes.y
     name = f"curve-{frame.name}"
     parts = [
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
@@ -62,19 +58,7 @@ def _draw(data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, 
         f'<title id="title-{name}">KL divergence by size of {escape(data["name"])}</title>',
         f'<desc id="desc-{name}">{escape(describe(data))}</desc>',
     ]
-    for tick in x_ticks:
-        parts.append(line("grid", (x(tick), frame.top), (x(tick), frame.base)))
-        parts.append(text(x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
-    for power in range(low, high + 1):
-        at = y(10.0**power)
-        parts.append(line("grid", (frame.left, at), (frame.end, at)))
-        parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
-    middle = (frame.top + frame.base) / 2
-    parts.append(text((frame.left + frame.end) / 2, frame.base + 38, "file size, MB", "axis", "middle"))
-    parts.append(
-        f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" y="{middle:.0f}">'
-        "KL divergence, nats (down is closer)</text>"
-    )
+    parts += axes.draw("file size, MB", "KL divergence, nats (down is closer)")
     path = " ".join(f"{x(m):.1f},{y(k):.1f}" for m, k in planned)
     parts.append(f'<polyline class="planned" points="{path}"/>')
     taken: list[Box] = []
