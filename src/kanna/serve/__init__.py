@@ -61,10 +61,9 @@ def serve(
     import uvicorn
 
     from kanna.serve.app import create_app
-    from kanna.serve.guard.store import Store
     from kanna.serve.metrics import Metrics
     from kanna.serve.pool import Pool
-    from kanna.serve.settings import Limits, Settings, state_folder
+    from kanna.serve.settings import Limits, Settings, open_store
 
     settings = Settings(
         host=host,
@@ -81,7 +80,7 @@ def serve(
         limits=Limits(max_tokens=max_tokens, queue=queue),
     )
     specs = _specs(models, alias)
-    store = Store(state_folder(state) / "keys.sqlite")
+    store = open_store(state)
     if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
         why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
         raise UsageError(

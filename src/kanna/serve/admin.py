@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.errors import UsageError
-from kanna.serve.guard.store import DAY
+from kanna.serve.guard.store import after
 from kanna.serve.problems import ApiError
 
 if TYPE_CHECKING:
@@ -49,9 +48,9 @@ def router(gateway: Gateway) -> APIRouter:
         """A new key; its text is in this answer and nowhere else."""
         gateway.admit(request, "admin")
         body = await gateway.body(request, NewKey)
-        days = body.pop("expires_in_days", None)
+        expires = after(body.pop("expires_in_days", None))
         try:
-            key, text = store.create(**body, expires=time.time() + days * DAY if days else None)
+            key, text = store.create(**body, expires=expires)
         except UsageError as error:
             raise ApiError(400, str(error)) from None
         return {**key.to_dict(), "key": text}

@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kanna import __version__
 from kanna.serve import admin, page, relay, requests
@@ -34,6 +36,23 @@ _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+
+class _Secure:
+    """Adds _HEADERS to every answer that has not set them itself; the body passes through untouched."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, told if scope["type"] == "http" else send)
 
 
 class Gateway:
@@ -134,7 +153,7 @@ class Gateway:
                 backend.leave()
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         try:
-            answer = await relay.begin(self.session, backend, path, body)
+            answer = await relay.send(self.session, backend, path, body)
         except BaseException as problem:
             backend.leave()
             if isinstance(problem, ApiError):
@@ -265,12 +284,7 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
 
     app = FastAPI(title="kanna", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
 
-    @app.middleware("http")
-    async def secure(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
+    app.add_middleware(_Secure)
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, problem: ApiError) -> Response:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 
 from kanna.serve import engines
-from kanna.serve.engines.base import EMBED, GENERATE, SCORE, EngineConfig, Footprint, ModelFacts
+from kanna.serve.engines.base import GENERATE, EngineConfig, Footprint
 from kanna.serve.gate import Gate
 from kanna.serve.metrics import Metrics
 from kanna.serve.problems import ApiError
@@ -25,7 +24,6 @@ class Backend:
         self.engine = engines.get(config.engine)
         self.config, self.limits, self.metrics = config, limits, metrics
         self.footprint: Footprint = self.engine.footprint(config)
-        self.facts: ModelFacts = self.engine.facts(_path(config))
         # A few more than there are slots are let through: the engine takes the next one without asking back.
         self.gate = Gate(2 * config.slots, limits.queue, limits.queue_time)
         self.processes: dict[str, EngineProcess] = {GENERATE: self._process(config)}
@@ -57,7 +55,7 @@ class Backend:
         return self.footprint.total + sum(self.engine.footprint(replace(self.config, role=r)).total for r in helpers)
 
     async def helper(self, role: str, session: aiohttp.ClientSession) -> EngineProcess:
-        """The process for `score` or `embed`, started when first asked for."""
+        """The process for a role beside generating, started when first asked for."""
         if role not in self.engine.roles:
             raise ApiError(501, f"{self.config.name!r} runs in {self.engine.name}, which cannot do this ({role})",
                            "not_supported_error", "not_supported")  # fmt: skip
@@ -103,10 +101,3 @@ class Backend:
     def kill(self) -> None:
         for process in self.processes.values():
             process.kill()
-
-
-def _path(config: EngineConfig) -> Path:
-    return Path(config.path)
-
-
-__all__ = ["EMBED", "GENERATE", "SCORE", "Backend"]

@@ -40,7 +40,7 @@ async def whole(
     process: EngineProcess | None = None,
 ) -> bytes:
     """The answer as one JSON text, of the main engine or of `process`; raises ApiError for whatever it refuses."""
-    answer = await _send(session, backend, path, body, process)
+    answer = await send(session, backend, path, body, process)
     async with answer:
         try:
             data = await answer.read()
@@ -104,20 +104,14 @@ def _without_usage(events: bytes, used: Used, wanted: bool) -> bytes:
     return _END.join(kept)
 
 
-async def begin(
-    session: aiohttp.ClientSession, backend: Backend, path: str, body: dict[str, Any]
-) -> aiohttp.ClientResponse:
-    """The head of a streamed answer; raises ApiError for whatever the engine refuses."""
-    return await _send(session, backend, path, body)
-
-
-async def _send(
+async def send(
     session: aiohttp.ClientSession,
     backend: Backend,
     path: str,
     body: dict[str, Any],
     process: EngineProcess | None = None,
 ) -> aiohttp.ClientResponse:
+    """The head of an answer of the main engine or of `process`; raises ApiError for whatever it refuses."""
     process = process or backend.main
     try:
         answer = await session.post(process.url + path, headers=process.headers, data=json.dumps(body).encode())

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kanna.serve.guard.store import Store
+
 
 def state_folder(given: Path | str | None = None) -> Path:
     """Folder of keys and usage: as given, else $KANNA_STATE, else ~/.local/state/kanna. Made, for its owner only."""
@@ -14,6 +16,11 @@ def state_folder(given: Path | str | None = None) -> Path:
     folder = Path(given) if given else base / "kanna"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def open_store(given: Path | str | None = None) -> Store:
+    """Keys and usage of a state folder."""
+    return Store(state_folder(given) / "keys.sqlite")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from kanna.cli.ui import Terminal
 
-DAY = 86_400
-
 
 @command("keys")
 @click.argument("action", type=click.Choice(["create", "list", "revoke"]))
@@ -47,16 +45,15 @@ def COMMAND(
 
     Only a hash is stored: the text of a key is shown once, when it is made.
     """
-    from kanna.serve.guard.store import Store
-    from kanna.serve.settings import state_folder
+    from kanna.serve.guard.store import after
+    from kanna.serve.settings import open_store
 
-    store = Store(state_folder(state) / "keys.sqlite")
+    store = open_store(state)
     try:
         if action == "create":
             if not name:
                 raise UsageError("a key without a name", expected="--name, such as who it is for")
-            expires = time.time() + days * DAY if days else None
-            key, text = store.create(name, scopes=scopes or ("infer",), expires=expires, **limits)
+            key, text = store.create(name, scopes=scopes or ("infer",), expires=after(days), **limits)
             terminal.result({"key": text, **key.to_dict()}, _draw_new)
         elif action == "revoke":
             if not (which or name):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kanna import plugins
 from kanna.errors import SourceError
-from kanna.serve.engines.base import Engine, EngineConfig, Footprint, ModelFacts
+from kanna.serve.engines.base import Engine, EngineConfig, Footprint
 
-__all__ = ["Engine", "EngineConfig", "Footprint", "ModelFacts", "for_artefact", "get", "names"]
+__all__ = ["Engine", "EngineConfig", "Footprint", "for_artefact", "get", "names"]
 
 
 def names() -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """What an engine is: it says whether it runs an artefact and what that takes, and runs it in a child process.
 
 A child listens on a port of the loopback interface, wants the internal key as a bearer token on every request, and
-answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize` for one choice of one prompt;
-the gateway makes several choices and prompts of it. Roles other than `generate` answer what their name says.
+answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize` for one choice of one prompt.
+Other roles than `generate` answer what their name says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-GENERATE, SCORE, EMBED = "generate", "score", "embed"
+GENERATE, EMBED = "generate", "embed"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class EngineConfig:
     """What a child is told on its standard input.
 
     name:    public name of the model, as it stands in answers
-    role:    `generate`, `score` (log-probabilities of a prompt) or `embed`
+    role:    `generate` or `embed`
     key:     internal key, known to the gateway alone
     context: tokens per slot
     slots:   requests computed together
@@ -61,18 +61,6 @@ class Footprint:
         return self.weights + self.cache + self.buffers
 
 
-@dataclass(slots=True, kw_only=True)
-class ModelFacts:
-    """What the gateway needs to know of an artefact before it runs.
-
-    control: texts that a tokenizer reads as control tokens, such as `<|im_end|>`
-    """
-
-    trained_context: int = 0
-    parameters: int = 0
-    control: tuple[str, ...] = ()
-
-
 class Engine(Protocol):
     """One kind of artefact. Everything but `run` happens in the gateway and must not load a model."""
 
@@ -88,8 +76,6 @@ class Engine(Protocol):
         ...
 
     def footprint(self, config: EngineConfig) -> Footprint: ...
-
-    def facts(self, path: Path) -> ModelFacts: ...
 
     def run(self, config: EngineConfig) -> None:
         """In the child: load, call `ready(port)`, serve until the process ends."""

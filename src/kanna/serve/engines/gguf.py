@@ -8,14 +8,14 @@ import os
 import socket
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError, MissingError, UnsupportedError
-from kanna.serve.engines.base import EMBED, GENERATE, EngineConfig, Footprint, ModelFacts, ready
+from kanna.serve.engines.base import EMBED, GENERATE, EngineConfig, Footprint, ready
 
 INSTALL = "pip install xllamacpp"
-CONTROL_TOKEN = 3  # llama_token_type of <|im_end|> and its like
 
 
 class Gguf:
@@ -33,28 +33,14 @@ class Gguf:
 
     def footprint(self, config: EngineConfig) -> Footprint:
         """The arithmetic of `kanna fit`, with one cache per slot; a draft model counts too."""
-        weights, cache, buffers = _needs(Path(config.path), config.context)
+        weights, cache, buffers = _of(config.path, config.context)
         slots = config.slots if config.role == GENERATE else 1
         total = Footprint(weights=weights, cache=cache * slots, buffers=buffers)
         if config.draft and config.role == GENERATE:
-            more, draft_cache, _ = _needs(Path(config.draft), config.context)
+            more, draft_cache, _ = _of(config.draft, config.context)
             total.weights += more
             total.cache += draft_cache * slots
         return total
-
-    def facts(self, path: Path) -> ModelFacts:
-        from kanna.formats import gguf
-
-        file = gguf.read(path)
-        arch = file.value("general.architecture")
-        kinds = file.value("tokenizer.ggml.token_type", ())
-        tokens = file.value("tokenizer.ggml.tokens", ())
-        wanted = [i for i, kind in enumerate(kinds) if kind == CONTROL_TOKEN]
-        return ModelFacts(
-            trained_context=int(file.value(f"{arch}.context_length", 0) or 0),
-            parameters=sum(_size(t.shape) for t in file.tensors.values()),
-            control=tuple(tokens[i] for i in wanted if len(tokens[i]) > 2),
-        )
 
     def run(self, config: EngineConfig) -> None:
         if config.program:
@@ -63,15 +49,16 @@ class Gguf:
             _run_xllamacpp(config)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
+def _of(path: str, context: int) -> tuple[int, int, int]:
+    return _needs(Path(path), Path(path).stat().st_mtime_ns, context)
 
 
-def _needs(path: Path, context: int) -> tuple[int, int, int]:
-    """Bytes of weights, of one key-value cache and of buffers; a family we do not know is taken for a plain one."""
+@cache
+def _needs(path: Path, written: int, context: int) -> tuple[int, int, int]:
+    """Bytes of weights, of one key-value cache and of buffers; a family we do not know is taken for a plain one.
+
+    written: when the file was, in nanoseconds: its headers are read once for all who ask
+    """
     from kanna.families import load_model
     from kanna.fit import buffer_bytes, cache_bytes
     from kanna.formats import gguf

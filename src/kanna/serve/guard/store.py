@@ -76,6 +76,11 @@ class Use:
     requests: int = 1
 
 
+def after(days: float | None) -> float | None:
+    """The time so many days from now, in seconds since 1970; None: never."""
+    return time.time() + days * DAY if days else None
+
+
 class Store:
     """One connection. Raises KannaError when the file is no database of ours."""
 
