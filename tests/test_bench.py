@@ -61,7 +61,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_wrong_use_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a file"):
+    with pytest.raises(UsageError, match="does not exist"):
         bench([tmp_path / "absent.gguf"])
     path = tmp_path / "a.gguf"
     path.write_bytes(b"x")

@@ -168,5 +168,5 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="UTF-8"):
         evaluate(tmp_path / "a.gguf", reference="x", text=tmp_path / "binary.txt")
     (tmp_path / "ok.txt").write_text("fine")
-    with pytest.raises(UsageError, match="not a file"):
+    with pytest.raises(UsageError, match="does not exist"):
         evaluate(tmp_path / "a.gguf", reference="x", text=tmp_path / "ok.txt")

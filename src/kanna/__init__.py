@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kanna.generate import generate as generate
     from kanna.inspect import inspect as inspect
     from kanna.optimize import optimize as optimize
+    from kanna.package import package as package
+    from kanna.serve import serve as serve
     from kanna.sources import open_source as open_source
     from kanna.verify import verify as verify
 
@@ -45,7 +47,9 @@ _WHERE = {
     "inspect": "kanna.inspect",
     "load_model": "kanna.families",
     "optimize": "kanna.optimize",
+    "package": "kanna.package",
     "open_source": "kanna.sources",
+    "serve": "kanna.serve",
     "verify": "kanna.verify",
 }
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna import runtimes
 from kanna.errors import UsageError
 from kanna.runtimes.base import Engine
-from kanna.runtimes.llamacpp import RUNTIME
 from kanna.tokenizer.chat import Message, render
 
 # The engine used last stays loaded: the next turn of a conversation then reads only its new tokens.
@@ -28,10 +28,10 @@ def generate(
     context: int = 4096,
     chat: bool = False,
 ) -> Iterator[str]:
-    """Continue `prompt` with the GGUF at `path`, yielding text as it comes.
+    """Continue `prompt` with the artefact at `path`, yielding text as it comes.
 
     temperature: 0 takes the likeliest token each time; chat: put the prompt into the model's chat template first.
-    Raises MissingError without llama.cpp, FormatError for a file that does not load, UsageError when the prompt does
+    Raises MissingError without its runtime, FormatError for a file that does not load, UsageError when the prompt does
     not fit the context.
     """
     engine = open_engine(path, threads=threads, context=context)
@@ -93,7 +93,7 @@ def open_engine(path: str | Path, *, threads: int | None = None, context: int = 
         key = (str(path),)
     if key not in _open:
         close()
-        _open[key] = RUNTIME.open(path, threads=threads, context=context)
+        _open[key] = runtimes.of(path).open(path, threads=threads, context=context)
     return _open[key]
 
 

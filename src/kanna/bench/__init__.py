@@ -1,4 +1,4 @@
-"""Size, load time, memory and speed of artefacts on this machine, in llama.cpp.
+"""Size, load time, memory and speed of artefacts on this machine, each in its own runtime.
 
 Every measurement runs in a process of its own, the artefacts take turns, and medians are reported. The file cache is
 warm: each file is read once before the first round, so `load_s` is not the speed of the disk.
@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from kanna import runtimes
 from kanna.errors import KannaError, MissingError, UsageError
 from kanna.progress import Progress, Silent
-from kanna.runtimes.llamacpp import RUNTIME
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
 
@@ -29,13 +29,13 @@ _MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
 class BenchRow:
     """Medians of one artefact.
 
-    file_bytes: all files of a split artefact together
+    file_bytes: all files of a folder or a split artefact together
     load_s:     until a prompt can be read; warm file cache
     peak_bytes: highest resident memory of the process, mapped weights included, less the Python interpreter's own
     ttft_s:     from the prompt of `prompt_tokens` tokens to its first new token
     prompt_tps, gen_tps: tokens per second reading a prompt and generating
     spread:     lowest and highest value of each of these over the rounds
-    memory:     bytes by purpose as llama.cpp allocated them
+    memory:     bytes by purpose as the runtime allocated them
     """
 
     path: str
@@ -66,19 +66,21 @@ def bench(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[BenchRow]:
-    """Measure GGUF files; rows come in the order of `paths`.
+    """Measure artefacts; rows come in the order of `paths`.
 
-    Raises MissingError without llama.cpp, UsageError for a path that is no file, KannaError when a measurement dies.
+    Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError when a measurement
+    dies.
     """
     files = [Path(p) for p in paths]
     for path in files:
-        if not path.is_file():
-            raise UsageError(f"{path} is not a file", expected="a .gguf file")
+        if not path.exists():
+            raise UsageError(f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads")
     if min(prompt_tokens - 8, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError("too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least")
-    here = RUNTIME.available()
-    if not here.ok:
-        raise MissingError("llama.cpp is not installed here", todo=here.how_to_install)
+    for runtime in {runtimes.of(path) for path in files}:
+        here = runtime.available()
+        if not here.ok:
+            raise MissingError(f"the runtime {runtime.name} is not installed here", todo=here.how_to_install)
     bar = progress or Silent()
     for path in files:
         _warm(path)
@@ -133,7 +135,9 @@ def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files of a split artefact, or the file alone."""
+    """The files of a folder or of a split artefact, or the file alone."""
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
     stem, dash, tail = path.name.rpartition("-of-")
     if not dash or not stem[-5:].isdigit():
         return [path]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +91,11 @@ def _layer(network: Network, index: int, spool: _Spool, windows: Windows, widest
             if site is not None and site not in heard:
                 heard.add(site)
                 module.register_forward_pre_hook(listen(site))
-        for number, out in enumerate(spool.out):
+        for number in range(len(windows.ids)):
             held = bool(windows.held[number])
             hidden = layer(spool.window(number))
             network.check(hidden, f"layer {index}")
-            out[...] = hidden.cpu().numpy()
+            spool.put(number, hidden.cpu().numpy())
     return sums
 
 
@@ -151,8 +153,10 @@ class _Spool:
         if whole and state.get("key") == self.key:
             self.done, self.sites = int(state["done"]), state["sites"]
         folder.mkdir(parents=True, exist_ok=True)
-        mode = "r+" if self.done else "w+"
-        self._files = [np.memmap(folder / name, np.float32, mode, shape=shape) for name in names]
+        # Plain files: writing to a mapped one ends the process when the disk is full.
+        mode = "r+b" if self.done else "w+b"
+        self._files = [(folder / name).open(mode, buffering=0) for name in names]
+        self._window = (shape[1], shape[2])
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -161,24 +165,36 @@ class _Spool:
             return {}
 
     def write(self, hidden: F32) -> None:
-        self._files[0][...] = hidden
+        for number, window in enumerate(hidden):
+            self._put(self._files[0], number, window)
 
     def window(self, number: int) -> Any:
+        """Hidden states [tokens, hidden] that go into the next layer."""
         torch, _ = torch_modules()
-        return torch.from_numpy(np.array(self._files[self.done % 2][number]))
+        found = np.empty(self._window, np.float32)
+        file = self._files[self.done % 2]
+        file.seek(number * found.nbytes)
+        file.readinto(found.data.cast("B"))
+        return torch.from_numpy(found)
 
-    @property
-    def out(self) -> Any:
-        return self._files[1 - self.done % 2]
+    def put(self, number: int, hidden: F32) -> None:
+        """Hidden states [tokens, hidden] that come out of it."""
+        self._put(self._files[1 - self.done % 2], number, hidden)
+
+    def _put(self, file: FileIO, number: int, window: F32) -> None:
+        data = np.ascontiguousarray(window).data.cast("B")
+        file.seek(number * len(data))
+        while data:
+            data = data[file.write(data) :]
 
     def next(self) -> None:
-        for file in self._files:
-            file.flush()
+        os.fsync(self._files[1 - self.done % 2].fileno())
         self.done += 1
         partial = self.folder / (_STATE + ".partial")
         partial.write_text(json.dumps({"key": self.key, "done": self.done, "sites": self.sites}), encoding="utf-8")
         partial.replace(self.folder / _STATE)
 
     def close(self) -> dict[str, Any]:
-        self._files.clear()
+        for file in self._files:
+            file.close()
         return self.sites

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.encodings import _core
 from kanna.encodings._core import METHODS, refuse_nonfinite
 from kanna.encodings.base import Encoding
 from kanna.errors import EncodingError, MissingError
@@ -65,3 +66,11 @@ def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads
         # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
         weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
     return quantize(encoding.ggml_type, x, encoding.row_bytes(x.shape[1]), weights)
+
+
+def encode_searched(
+    encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
+) -> U8:  # fmt: skip
+    """An `Encoding.encoder` that calls ggml, which takes the largest magnitude, for `nearest`; `search` is our own."""
+    found = _core.encode if method == "search" else encode
+    return found(encoding, x, method, weights, threads, guessed)

@@ -23,6 +23,6 @@ ENCODING = Encoding(
     ggml_name="Q2_0",
     block=64,
     block_bytes=18,
-    encoder=_ggml.encode,
+    encoder=_ggml.encode_searched,
     decoder=_decode,
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna import runtimes
 from kanna.errors import GateError, UsageError
 from kanna.evaluate.divergence import F64, Scores, compare
 from kanna.evaluate.reference import reference_gguf
@@ -110,8 +111,9 @@ def evaluate_many(
     bar = progress or Silent()
     content, name = read_text(text, offline=offline)
     for path in artefacts:
-        if not Path(path).is_file():
-            raise UsageError(f"{path} is not a file", expected="a .gguf file")
+        if not Path(path).exists():
+            raise UsageError(f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads")
+        runtimes.of(path)
     exact = reference_gguf(reference, revision=revision, offline=offline, progress=progress)
     results: list[EvaluateResult] = []
     with RUNTIME.open(exact, context=context, threads=threads) as ref:
@@ -141,7 +143,7 @@ def _evaluate_group(
     scores: list[list[Scores]] = [[] for _ in paths]
     context = len(work.ids[0])
     with ExitStack() as stack:
-        engines = [stack.enter_context(RUNTIME.open(p, context=context, threads=threads)) for p in paths]
+        engines = [stack.enter_context(runtimes.of(p).open(p, context=context, threads=threads)) for p in paths]
         for engine in engines:
             _same_tokenizer(ref, engine, text)
         for ids in work.ids:

@@ -104,6 +104,10 @@ class Runtime(Protocol):
 
     name: str
 
+    def opens(self, path: Path) -> bool:
+        """Whether an artefact is of the kind this runtime loads, by its name or the files in its folder."""
+        ...
+
     def available(self) -> Availability: ...
 
     def open(

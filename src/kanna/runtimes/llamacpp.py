@@ -93,6 +93,9 @@ class LlamaCpp:
 
     name = "llamacpp"
 
+    def opens(self, path: Path) -> bool:
+        return not path.is_dir()  # of a file the header decides
+
     def available(self) -> Availability:
         """Never raises: an absent or broken installation is `ok=False` with the command that installs it."""
         try:

@@ -36,10 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format",
-    type=click.Choice(["gguf", "safetensors"]),
-    default="gguf",
-    show_default=True,
-    help="Container to write; safetensors makes a Hugging Face folder.",
+    type=click.Choice(["gguf", "onnx", "safetensors"]),
+    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai. [default: gguf]",
 )
 @click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing.")
@@ -63,7 +61,7 @@ def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **
     """
     from kanna import digest
 
-    if not dry_run and choices["format"] == "gguf":
+    if not dry_run and choices["format"] in (None, "gguf"):
         # Needs no lock of Python's: it runs beside the imports that follow.
         given = Path(source).expanduser()
         digest.begin(sorted(given.glob("*.safetensors")) if given.is_dir() else [given])

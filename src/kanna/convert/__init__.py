@@ -1,0 +1,120 @@
+"""Convert a source: one plan, streamed, and checked when it is written. Each file beside this one is one format."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from kanna import digest, families, plugins
+from kanna.convert.base import ConvertResult, Request, Running, Work
+from kanna.errors import OutputError, UsageError
+from kanna.hardware.cpu import default_threads
+from kanna.plan import Plan
+from kanna.progress import Progress, Silent
+from kanna.sources import Source, open_source
+
+__all__ = ["ConvertResult", "convert", "format_of", "formats"]
+
+
+def formats() -> tuple[str, ...]:
+    """Names of the formats that can be written."""
+    return plugins.names(__name__)
+
+
+def convert(
+    source: str | Path | Source,
+    out: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    encoding: str | None = None,
+    plan: str | Path | Plan | None = None,
+    imatrix: str | Path | None = None,
+    statistics: str | Path | None = None,
+    dry_run: bool = False,
+    split_max_size: int | None = None,
+    format: str | None = None,
+    method: str | None = None,
+    nonfinite: str = "refuse",
+    threads: int | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> ConvertResult:
+    """Write `source` as one artefact.
+
+    One of preset (the format has a default), encoding and plan. format: one of `formats()`; None: what the preset
+    names, as in `mlx:q4`, else `gguf`; `safetensors` makes a Hugging Face folder in bf16, f16 or f32. imatrix:
+    llama.cpp's importance matrix. statistics: a folder `kanna calibrate` wrote. method: how values are chosen; None:
+    `gptq` with statistics, else `search`. split_max_size in bytes. nonfinite: `refuse` a source with NaN or infinity,
+    or store `zero` in their place. threads: default all cores.
+
+    Raises KannaError before anything is written whenever headers can tell; never leaves a partial file
+    under the final name.
+    """
+    started = time.perf_counter()
+    bar = progress or Silent()
+    given = [name for name, value in (("preset", preset), ("encoding", encoding), ("plan", plan)) if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} were given together", expected="one of them")
+    if imatrix is not None and statistics is not None:
+        raise UsageError("imatrix and statistics were given together", expected="one of them")
+    if out is None and not dry_run:
+        raise UsageError("no output was named", expected="a path")
+    format, preset = format_of(format, preset)
+    kind: type[Work] = plugins.load(__name__, format, "WORK")
+    opened = open_source(
+        source, revision=revision, offline=offline, weights=not dry_run, preflight=families.load_model, progress=bar
+    )
+    if out is not None and not dry_run:
+        _refuse_source_as_output(opened, Path(out))
+    if kind.late_hashes and not dry_run:
+        digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
+    model = families.load_model(opened)
+    request = Request(
+        preset=preset,
+        encoding=encoding,
+        plan=plan,
+        imatrix=imatrix,
+        statistics=statistics,
+        method=method,
+        split_max_size=split_max_size,
+    )
+    work = kind(opened, model, Path(out) if out is not None else None, request)
+    result = work.describe()
+    if dry_run:
+        return result
+    work.check(result, overwrite=overwrite)
+    written = work.write(
+        Running(threads=threads or default_threads(), overwrite=overwrite, nonfinite=nonfinite, progress=bar)
+    )
+    result = replace(
+        result,
+        paths=written.paths,
+        file_bytes=written.file_bytes,
+        peak_bytes=written.peak_bytes,
+        seconds=time.perf_counter() - started,
+    )
+    if verify:
+        from kanna.verify import verify as prove
+
+        result = replace(result, verify=prove(opened, result.paths[0], threads=threads, progress=progress))
+    return result
+
+
+def format_of(format: str | None, preset: str | None) -> tuple[str, str | None]:
+    """The format and the preset's name in it: `mlx:q4` is q4 of mlx. Raises UsageError for a contradiction."""
+    prefix, colon, rest = (preset or "").partition(":")
+    if not colon:
+        return format or "gguf", preset
+    if format is not None and format != prefix:
+        raise UsageError(f"the preset {preset} is not one of {format}", expected=f"--format {prefix}")
+    return prefix, rest
+
+
+def _refuse_source_as_output(source: Source, out: Path) -> None:
+    for path in [source.path, *source.weight_files]:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise OutputError(f"{out} is the source itself", todo="choose another name")
