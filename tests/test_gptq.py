@@ -11,6 +11,7 @@ import pytest
 from kanna import _native, encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
+from kanna.methods import Inputs
 from kanna.methods.moment import Moment
 from kanna.model import F32, U8
 
@@ -51,6 +52,10 @@ def cost(encoding: Encoding, data: U8, x: F32, h: F32) -> np.ndarray:
 
 def whole(h: F32, shrink: float = 0.1) -> Moment:
     return Moment(lambda: [h], shrink=shrink)
+
+
+def known(h: F32, moment: Moment) -> Inputs:
+    return Inputs(weights=np.ascontiguousarray(h.diagonal()), moment=moment)
 
 
 def start(encoding: Encoding, x: F32, h: F32) -> U8:
@@ -144,7 +149,7 @@ def test_no_row_is_worse_than_search_and_most_are_better(name: str) -> None:
     x, h = weights_of(cols), correlated(cols)
     moment = whole(h)
     plain = start(encoding, x, h)
-    found = GPTQ.encode(encoding, x, np.ascontiguousarray(h.diagonal()), moment=moment)
+    found = GPTQ.encode(encoding, x, known(h, moment))
     before, after = (cost(encoding, d, x, moment.parts()[0].h) for d in (plain, found))
     assert (after <= before * (1 + 1e-4)).all()
     assert after.sum() < 0.8 * before.sum()
@@ -159,17 +164,16 @@ def test_bytes_depend_on_nothing_but_the_input(name: str, any_simd: None) -> Non
     encoding = encodings.get(name)
     cols = cols_of(encoding)
     x, h = weights_of(cols, rows=40), correlated(cols)
-    weights = np.ascontiguousarray(h.diagonal())
     found: dict[str, bytes] = {}
     for isa in _native.simd_available():
         assert _native.set_simd(isa)
         for threads in (1, 2, 4) if isa == _native.simd_available()[0] else (1,):
             moment = whole(h)  # prepared anew by each
-            found[f"{isa}, {threads} threads"] = GPTQ.encode(encoding, x, weights, threads, moment).tobytes()
+            found[f"{isa}, {threads} threads"] = GPTQ.encode(encoding, x, known(h, moment), threads=threads).tobytes()
     moment = whole(h)
     for cuts in ((0, 16, 40), (0, 7, 23, 39, 40)):
         parts = [
-            GPTQ.encode(encoding, x[a:b], weights, 2, moment) for a, b in zip(cuts, cuts[1:], strict=False)
+            GPTQ.encode(encoding, x[a:b], known(h, moment), threads=2) for a, b in zip(cuts, cuts[1:], strict=False)
         ]  # fmt: skip
         found[f"row blocks {cuts}"] = np.concatenate(parts).tobytes()
     first = next(iter(found.values()))
@@ -183,11 +187,11 @@ def test_blocks_along_the_diagonal_are_tensors_of_their_own(name: str) -> None:
     hs = [correlated(width, seed=s) for s in range(3)]
     x = weights_of(3 * width)
     weights = np.concatenate([h.diagonal() for h in hs])
-    found = GPTQ.encode(encoding, x, weights, 2, Moment(lambda: hs, shrink=0.2))
+    found = GPTQ.encode(encoding, x, Inputs(weights=weights, moment=Moment(lambda: hs, shrink=0.2)), threads=2)
     for i, h in enumerate(hs):
         columns = slice(i * width, (i + 1) * width)
         place = slice(encoding.row_bytes(i * width), encoding.row_bytes((i + 1) * width))
-        alone = GPTQ.encode(encoding, np.ascontiguousarray(x[:, columns]), weights[columns], 1, whole(h, 0.2))
+        alone = GPTQ.encode(encoding, np.ascontiguousarray(x[:, columns]), known(h, whole(h, 0.2)))
         np.testing.assert_array_equal(found[:, place], alone)
 
 
@@ -208,7 +212,7 @@ def test_singular_moments(name: str, kind: str) -> None:
     x, h = weights_of(cols, rows=16), SINGULAR[kind](cols)
     moment = whole(h, 0.0)
     plain = start(encoding, x, h)
-    found = GPTQ.encode(encoding, x, np.ascontiguousarray(h.diagonal()), moment=moment)
+    found = GPTQ.encode(encoding, x, known(h, moment))
     assert np.isfinite(encoding.decode(found, cols)).all()
     damped = moment.parts()[0].h
     assert (cost(encoding, found, x, damped) <= cost(encoding, plain, x, damped) * (1 + 1e-4)).all()
@@ -225,7 +229,7 @@ def test_dead_inputs_and_rows_of_zeros(name: str) -> None:
     x[:, : encoding.block] = 0
     moment = whole(h)
     plain = start(encoding, x, h)
-    found = GPTQ.encode(encoding, x, np.ascontiguousarray(h.diagonal()), moment=moment)
+    found = GPTQ.encode(encoding, x, known(h, moment))
     values = encoding.decode(found, cols)
     assert np.isfinite(values).all()
     damped = moment.parts()[0].h
@@ -244,7 +248,7 @@ def test_vector_encodings_are_left_to_search() -> None:
     assert encoding.name not in GRIDS
     x, h = weights_of(512, rows=4), correlated(512)
     weights = np.ascontiguousarray(h.diagonal())
-    found = GPTQ.encode(encoding, x, weights, moment=whole(h))
+    found = GPTQ.encode(encoding, x, known(h, whole(h)))
     np.testing.assert_array_equal(found, encoding.encode(x, weights=weights))
 
 

@@ -33,7 +33,7 @@ def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     costs: dict[float, float] = {}
     for shrink in CHOICES:
         moment = Moment(lambda: list(second), shrink=shrink)
-        data = method.encode(encoding, x, weights, moment=moment)
+        data = method.encode(encoding, x, methods.Inputs(weights=weights, moment=moment))
         out = (encoding.decode(data, cols) - x) @ inputs.T
         costs[shrink] = float(np.mean(np.square(out), dtype=np.float64))
     return min(costs, key=lambda s: costs[s])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from kanna import _native
-from kanna.encodings.base import Decode, Encode
+from kanna.encodings.base import Encoding
 from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
@@ -27,39 +25,22 @@ def refuse_nonfinite(x: F32) -> None:
         )
 
 
-def _encode(
-    name: str,
-    block: int,
-    size: int,
-    x: F32,
-    method: str,
-    weights: F32 | None,
-    threads: int,
-    guessed: bool,
-) -> U8:
+def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool) -> U8:
+    """An `Encoding.encoder` of the native core."""
     refuse_nonfinite(x)
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
-    out = np.empty((x.shape[0], x.shape[1] // block * size), np.uint8)
+    out = np.empty((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
     w = None if weights is None else np.ascontiguousarray(weights, np.float32)
     # Measured weights count alone. Where there are none, or guesses, the magnitude of a value counts too: that gave the
     # least KL divergence of the five.
     weighting = UNIFORM if w is not None and not guessed else LEVEL_MAGNITUDE
-    _native.encode(name, x, out, method == "search", w, weighting, threads)
+    _native.encode(encoding.name, x, out, method == "search", w, weighting, threads)
     return out
 
 
-def encoder(name: str, block: int, size: int) -> Encode:
-    """An `Encoding.encoder` of the native core."""
-    return partial(_encode, name, block, size)
-
-
-def _decode(name: str, data: U8, cols: int) -> F32:
-    out = np.empty((data.shape[0], cols), np.float32)
-    _native.decode(name, data, out)
-    return out
-
-
-def decoder(name: str) -> Decode:
+def decode(encoding: Encoding, data: U8, cols: int) -> F32:
     """An `Encoding.decoder` of the native core."""
-    return partial(_decode, name)
+    out = np.empty((data.shape[0], cols), np.float32)
+    _native.decode(encoding.name, data, out)
+    return out

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from kanna.encodings import _core
 from kanna.encodings._core import METHODS, refuse_nonfinite
-from kanna.encodings._core import encoder as core_encoder
-from kanna.encodings.base import Encode
+from kanna.encodings.base import Encoding
 from kanna.errors import EncodingError, MissingError
 from kanna.model import F32, U8
 
@@ -57,37 +57,20 @@ def quantize(ggml_type: int, x: F32, row_bytes: int, weights: F32 | None) -> U8:
     return out
 
 
-def _encode(
-    ggml_type: int,
-    block: int,
-    size: int,
-    needs: bool,
-    x: F32,
-    method: str,
-    weights: F32 | None,
-    threads: int,
-    guessed: bool,
-) -> U8:
+def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool) -> U8:
+    """An `Encoding.encoder` that calls ggml. ggml knows one method only, so both names mean it."""
     refuse_nonfinite(x)
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
-    if needs and weights is None:
+    if encoding.needs_weights and weights is None:
         # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
         weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
-    return quantize(ggml_type, x, x.shape[1] // block * size, weights)
+    return quantize(encoding.ggml_type, x, encoding.row_bytes(x.shape[1]), weights)
 
 
-def _search(name: str, ggml_type: int, block: int, size: int, x: F32, method: str, *rest: Any) -> U8:
-    if method == "search":
-        return core_encoder(name, block, size)(x, method, *rest)
-    return _encode(ggml_type, block, size, False, x, method, *rest)
-
-
-def searched(name: str, ggml_type: int, block: int, size: int) -> Encode:
+def encode_searched(
+    encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
+) -> U8:  # fmt: skip
     """An `Encoding.encoder` that calls ggml, which takes the largest magnitude, for `nearest`; `search` is our own."""
-    return partial(_search, name, ggml_type, block, size)
-
-
-def encoder(ggml_type: int, block: int, size: int, needs: bool = False) -> Encode:
-    """An `Encoding.encoder` that calls ggml. ggml knows one method only, so both names mean it."""
-    return partial(_encode, ggml_type, block, size, needs)
+    found = _core.encode if method == "search" else encode
+    return found(encoding, x, method, weights, threads, guessed)

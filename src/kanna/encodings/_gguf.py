@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
-from kanna.encodings.base import Decode
+from kanna.encodings.base import Encoding
 from kanna.model import F32, U8
 
 # gguf's numpy code takes several times the output in temporaries: go in slices of this many values.
 _SLICE = 1 << 22
 
 
-def _decode(ggml_type: int, data: U8, cols: int) -> F32:
+def decode(encoding: Encoding, data: U8, cols: int) -> F32:
+    """An `Encoding.decoder` that calls gguf.quants.dequantize."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -22,10 +21,5 @@ def _decode(ggml_type: int, data: U8, cols: int) -> F32:
     # Random or damaged scales are infinite or NaN; that is the caller's business, not a warning's.
     with np.errstate(all="ignore"):
         for i in range(0, data.shape[0], step):
-            out[i : i + step] = dequantize(data[i : i + step], GGMLQuantizationType(ggml_type))
+            out[i : i + step] = dequantize(data[i : i + step], GGMLQuantizationType(encoding.ggml_type))
     return out
-
-
-def decoder(ggml_type: int) -> Decode:
-    """An `Encoding.decoder` that calls gguf.quants.dequantize."""
-    return partial(_decode, ggml_type)

@@ -10,16 +10,16 @@ import numpy as np
 from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
-Encode = Callable[..., U8]
-Decode = Callable[[U8, int], F32]
+Encode = Callable[["Encoding", F32, str, "F32 | None", int, bool], U8]
+Decode = Callable[["Encoding", U8, int], F32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
     """A way to store values, `block` of them in `block_bytes` bytes.
 
-    encoder(x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) -> u8[rows, row bytes]
-    decoder(data: u8[rows, row bytes], cols) -> f32[rows, cols]
+    encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) -> u8[rows, row bytes]
+    decoder(self, data: u8[rows, row bytes], cols) -> f32[rows, cols]
     """
 
     name: str
@@ -55,7 +55,7 @@ class Encoding:
                 f"{self.ggml_name} data has shape {data.shape}, dtype {data.dtype}",
                 expected=f"uint8 [rows, {self.row_bytes(cols)}]",
             )
-        return self.decoder(np.ascontiguousarray(data), cols)
+        return self.decoder(self, np.ascontiguousarray(data), cols)
 
     def encode(
         self,
@@ -74,4 +74,4 @@ class Encoding:
         self.row_bytes(x.shape[1])
         if weights is not None and weights.shape != (x.shape[1],):
             raise EncodingError(f"weights have shape {weights.shape}", expected=f"({x.shape[1]},)")
-        return self.encoder(np.ascontiguousarray(x), method, weights, threads, guessed)
+        return self.encoder(self, np.ascontiguousarray(x), method, weights, threads, guessed)

@@ -8,7 +8,7 @@ from kanna.encodings.base import Encoding
 from kanna.model import F32, U8
 
 
-def _encode(x: F32, *_: object) -> U8:
+def _encode(_: Encoding, x: F32, *__: object) -> U8:
     bits = x.view(np.uint32)
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
@@ -17,7 +17,7 @@ def _encode(x: F32, *_: object) -> U8:
     return rounded.view(np.uint8)
 
 
-def _decode(data: U8, cols: int) -> F32:
+def _decode(_: Encoding, data: U8, cols: int) -> F32:
     bits = data.view(np.uint16).astype(np.uint32)
     bits <<= 16
     return bits.view(np.float32)

@@ -8,11 +8,11 @@ from kanna.encodings.base import Encoding
 from kanna.model import F32, U8
 
 
-def _encode(x: F32, *_: object) -> U8:
+def _encode(_: Encoding, x: F32, *__: object) -> U8:
     return x.view(np.uint8)
 
 
-def _decode(data: U8, cols: int) -> F32:
+def _decode(_: Encoding, data: U8, cols: int) -> F32:
     return data.view(np.float32)
 
 

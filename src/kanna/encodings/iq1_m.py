@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=56,
     needs_weights=True,
-    encoder=_ggml.encoder(29, 256, 56, needs=True),
-    decoder=_gguf.decoder(29),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=50,
     needs_weights=True,
-    encoder=_ggml.encoder(19, 256, 50, needs=True),
-    decoder=_gguf.decoder(19),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

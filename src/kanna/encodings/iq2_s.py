@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=82,
     needs_weights=True,
-    encoder=_ggml.encoder(22, 256, 82, needs=True),
-    decoder=_gguf.decoder(22),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

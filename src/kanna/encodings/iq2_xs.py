@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=74,
     needs_weights=True,
-    encoder=_ggml.encoder(17, 256, 74, needs=True),
-    decoder=_gguf.decoder(17),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=66,
     needs_weights=True,
-    encoder=_ggml.encoder(16, 256, 66, needs=True),
-    decoder=_gguf.decoder(16),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

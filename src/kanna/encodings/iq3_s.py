@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="IQ3_S",
     block=256,
     block_bytes=110,
-    encoder=_ggml.encoder(21, 256, 110),
-    decoder=_gguf.decoder(21),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=98,
     needs_weights=True,
-    encoder=_ggml.encoder(18, 256, 98, needs=True),
-    decoder=_gguf.decoder(18),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

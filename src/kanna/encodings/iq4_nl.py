@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="IQ4_NL",
     block=32,
     block_bytes=18,
-    encoder=_core.encoder("iq4_nl", 32, 18),
-    decoder=_core.decoder("iq4_nl"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="IQ4_XS",
     block=256,
     block_bytes=136,
-    encoder=_core.encoder("iq4_xs", 256, 136),
-    decoder=_core.decoder("iq4_xs"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

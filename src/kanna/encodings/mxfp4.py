@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="MXFP4",
     block=32,
     block_bytes=17,
-    encoder=_ggml.encoder(39, 32, 17),
-    decoder=_gguf.decoder(39),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="NVFP4",
     block=64,
     block_bytes=36,
-    encoder=_ggml.encoder(40, 64, 36),
-    decoder=_gguf.decoder(40),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

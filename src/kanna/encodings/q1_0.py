@@ -9,7 +9,7 @@ from kanna.encodings.base import Encoding
 from kanna.model import F32, U8
 
 
-def _decode(data: U8, cols: int) -> F32:
+def _decode(_: Encoding, data: U8, cols: int) -> F32:
     blocks = data.reshape(-1, 18)
     d = blocks[:, :2].copy().view(np.float16).astype(np.float32)
     bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little")
@@ -22,6 +22,6 @@ ENCODING = Encoding(
     ggml_name="Q1_0",
     block=128,
     block_bytes=18,
-    encoder=_ggml.encoder(41, 128, 18),
+    encoder=_ggml.encode,
     decoder=_decode,
 )

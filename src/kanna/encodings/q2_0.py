@@ -9,7 +9,7 @@ from kanna.encodings.base import Encoding
 from kanna.model import F32, U8
 
 
-def _decode(data: U8, cols: int) -> F32:
+def _decode(_: Encoding, data: U8, cols: int) -> F32:
     blocks = data.reshape(-1, 18)
     d = blocks[:, :2].copy().view(np.float16).astype(np.float32)
     codes = (blocks[:, 2:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
@@ -23,6 +23,6 @@ ENCODING = Encoding(
     ggml_name="Q2_0",
     block=64,
     block_bytes=18,
-    encoder=_ggml.searched("q2_0", 42, 64, 18),
+    encoder=_ggml.encode_searched,
     decoder=_decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q2_K",
     block=256,
     block_bytes=84,
-    encoder=_core.encoder("q2_k", 256, 84),
-    decoder=_core.decoder("q2_k"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q3_K",
     block=256,
     block_bytes=110,
-    encoder=_core.encoder("q3_k", 256, 110),
-    decoder=_core.decoder("q3_k"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

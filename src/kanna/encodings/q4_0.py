@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q4_0",
     block=32,
     block_bytes=18,
-    encoder=_core.encoder("q4_0", 32, 18),
-    decoder=_core.decoder("q4_0"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

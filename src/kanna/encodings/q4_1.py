@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q4_1",
     block=32,
     block_bytes=20,
-    encoder=_core.encoder("q4_1", 32, 20),
-    decoder=_core.decoder("q4_1"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

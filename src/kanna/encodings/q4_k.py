@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q4_K",
     block=256,
     block_bytes=144,
-    encoder=_core.encoder("q4_k", 256, 144),
-    decoder=_core.decoder("q4_k"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q5_0",
     block=32,
     block_bytes=22,
-    encoder=_core.encoder("q5_0", 32, 22),
-    decoder=_core.decoder("q5_0"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q5_1",
     block=32,
     block_bytes=24,
-    encoder=_core.encoder("q5_1", 32, 24),
-    decoder=_core.decoder("q5_1"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q5_K",
     block=256,
     block_bytes=176,
-    encoder=_core.encoder("q5_k", 256, 176),
-    decoder=_core.decoder("q5_k"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q6_K",
     block=256,
     block_bytes=210,
-    encoder=_core.encoder("q6_k", 256, 210),
-    decoder=_core.decoder("q6_k"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

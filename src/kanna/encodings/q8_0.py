@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="Q8_0",
     block=32,
     block_bytes=34,
-    encoder=_core.encoder("q8_0", 32, 34),
-    decoder=_core.decoder("q8_0"),
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

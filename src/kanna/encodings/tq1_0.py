@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="TQ1_0",
     block=256,
     block_bytes=54,
-    encoder=_ggml.encoder(34, 256, 54),
-    decoder=_gguf.decoder(34),
+    encoder=_ggml.encode,
+    decoder=_gguf.decode,
 )

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
@@ -185,11 +184,7 @@ def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refu
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         elif encoding.name in _NONFINITE and not np.isfinite(x).all():
             raise EncodingError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
-        weights = _weights(entry, start, stop)
-        guessed = weights is None and entry.prior is not None
-        if guessed and entry.prior is not None:
-            weights = entry.prior.weights()
-        return methods.get(entry.method).encode(encoding, x, weights, moment=entry.moment, guessed=guessed)
+        return methods.get(entry.method).encode(encoding, x, _inputs(entry, start))
     except EncodingError as error:
         if np.isfinite(tensor.rows(start, stop)).all():
             raise EncodingError(f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo) from error
@@ -209,12 +204,14 @@ def _is_finite(name: str, data: U8) -> bool:
     return not bool(((bits & dtype(mask)) == dtype(mask)).any())
 
 
-def _weights(entry: TensorPlan, start: int, stop: int) -> Any:
-    """Importance of the columns for these rows; a tensor of experts has one set per expert."""
+def _inputs(entry: TensorPlan, start: int) -> methods.Inputs:
+    """What is known of the inputs of these rows; a tensor of experts has one set of weights per expert."""
     weights = entry.weights
-    if weights is None or weights.ndim == 1:
-        return weights
-    return weights[start // (num_rows(entry.tensor) // weights.shape[0])]
+    if weights is None and entry.prior is not None:
+        return methods.Inputs(weights=entry.prior.weights(), guessed=True, moment=entry.moment)
+    if weights is not None and weights.ndim == 2:
+        weights = weights[start // (num_rows(entry.tensor) // weights.shape[0])]
+    return methods.Inputs(weights=weights, moment=entry.moment)
 
 
 class _Sink:

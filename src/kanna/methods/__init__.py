@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kanna import plugins
-from kanna.methods.base import Method
+from kanna.methods.base import Inputs, Method
 
-__all__ = ["Method", "get", "names"]
+__all__ = ["Inputs", "Method", "get", "names"]
 
 
 def names() -> list[str]:

@@ -1,15 +1,29 @@
-"""What a method is."""
+"""What a method is, and what it may know of a tensor's inputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from kanna.encodings.base import Encoding
+from kanna.methods.moment import Moment
 from kanna.model import F32, U8
 
-if TYPE_CHECKING:
-    from kanna.methods.moment import Moment
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What is known of the inputs of one tensor.
+
+    weights: importance of the columns, float32 [cols], or None
+    guessed: the weights were not measured (plan/prior.py)
+    moment:  second moment, for the methods that use it, or None
+    """
+
+    weights: F32 | None = None
+    guessed: bool = False
+    moment: Moment | None = None
+
+
+UNKNOWN = Inputs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,19 +34,8 @@ class Method:
     summary: str
     needs_moment: bool = False
 
-    def encode(
-        self,
-        encoding: Encoding,
-        x: F32,
-        weights: F32 | None = None,
-        threads: int = 1,
-        moment: Moment | None = None,
-        guessed: bool = False,
-    ) -> U8:
-        """Store float32 [rows, cols] as uint8 [rows, row bytes].
-
-        weights: importance of the columns, float32 [cols], or None
-        moment:  second moment of the inputs, for the methods that use it
-        guessed: the weights were not measured (plan/prior.py)
-        """
-        return encoding.encode(x, method=self.name, weights=weights, threads=threads, guessed=guessed)
+    def encode(self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1) -> U8:
+        """Store float32 [rows, cols] as uint8 [rows, row bytes]."""
+        return encoding.encode(
+            x, method=self.name, weights=inputs.weights, threads=threads, guessed=inputs.guessed
+        )  # fmt: skip

@@ -13,8 +13,7 @@ import numpy as np
 
 from kanna import _native
 from kanna.encodings.base import Encoding
-from kanna.methods.base import Method
-from kanna.methods.moment import Moment
+from kanna.methods.base import UNKNOWN, Inputs, Method
 from kanna.model import F32, U8
 
 PASSES, ROUNDS = 2, 2
@@ -22,16 +21,11 @@ PASSES, ROUNDS = 2, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Feedback(Method):
-    def encode(
-        self,
-        encoding: Encoding,
-        x: F32,
-        weights: F32 | None = None,
-        threads: int = 1,
-        moment: Moment | None = None,
-        guessed: bool = False,
-    ) -> U8:
-        data = encoding.encode(x, method="search", weights=weights, threads=threads, guessed=guessed)
+    def encode(self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1) -> U8:
+        data = encoding.encode(
+            x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
+        )  # fmt: skip
+        moment = inputs.moment
         if moment is None or encoding.name not in _native.grids():
             return data
         x = np.ascontiguousarray(x)

@@ -119,7 +119,7 @@ class _Work:
         at, share = _sample(sensitivity, HEAD_ROWS if site == "head" else ROWS)
         x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
         weights = self.statistics.weights[name]
-        moment = self.statistics.moment(name)
+        inputs = methods.Inputs(weights=weights, moment=self.statistics.moment(name))
         held = self.statistics.read(site, "held").astype(np.float32)
         if len(held) == 0:
             held = np.diag(np.sqrt(weights * len(weights))).astype(np.float32)
@@ -128,7 +128,7 @@ class _Work:
             if encoding.block == 1:
                 data = encoding.encode(x)
             else:
-                data = self.method.encode(encoding, x, weights, moment=moment)
+                data = self.method.encode(encoding, x, inputs)
             error = encoding.decode(data, x.shape[1]) - x
             per_row = np.square(error @ held.T).mean(axis=1, dtype=np.float64)
             total = 0.5 * float(per_row @ share)
