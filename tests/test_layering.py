@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"compare"},
     {"optimize"},
     {"package"},
+    {"serve"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,123 @@
+// What the page asks of the gateway. Errors are Failures: what happened, and what to do.
+
+let key = sessionStorage.getItem("kanna-key") || "";
+export const hasKey = () => Boolean(key);
+export function setKey(value) {
+  key = value.trim();
+  if (key) sessionStorage.setItem("kanna-key", key);
+  else sessionStorage.removeItem("kanna-key");
+}
+
+export class Failure extends Error {
+  constructor(message, todo = "", status = 0) {
+    super(message);
+    this.todo = todo;
+    this.status = status;
+  }
+}
+
+const TODO = {
+  401: "Give a key: this gateway answers those who have one.",
+  403: "This key may not do that. Use one with the scope for it.",
+  404: "Reload the page: the gateway may serve other models now.",
+  413: "Send less at once.",
+  500: "Look at the gateway's log.",
+  502: "The engine was restarted. Try again in a moment.",
+  503: "The gateway is busy or still loading. Try again in a moment.",
+  504: "Ask for fewer tokens, or try again.",
+};
+
+export async function call(path, { method = "GET", body, signal } = {}) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  if (body) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, cache: "no-store", credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("The gateway does not answer.", "Is kanna serve still running? Then try again.");
+  }
+  if (!answer.ok) throw await failure(answer);
+  return answer;
+}
+
+async function failure(answer) {
+  let said = "";
+  try {
+    const found = await answer.json();
+    said = found?.error?.message || (typeof found?.detail === "string" ? found.detail : "");
+  } catch { /* no JSON: the status says enough */ }
+  let todo = TODO[answer.status] || "";
+  if (answer.status === 429) {
+    const wait = answer.headers.get("Retry-After");
+    todo = wait ? `Try again in ${wait} s.` : "Try again later, or ask for a higher limit.";
+  }
+  return new Failure(said || `The gateway says ${answer.status}.`, todo, answer.status);
+}
+
+export async function models() {
+  return (await (await call("/v1/models")).json()).data.map((m) => m.id);
+}
+
+/** Stream a chat. `each` gets every piece of text; returns text, times in seconds, tokens, speed and why it ended. */
+export async function chat(body, { signal, each }) {
+  const began = performance.now();
+  const found = { text: "", tokens: 0, first: null, total: 0, speed: null, reason: "" };
+  const done = () => {
+    found.total = (performance.now() - began) / 1000;
+    const after = found.total - found.first;
+    if (found.first !== null && found.tokens > 1 && after > 0) found.speed = (found.tokens - 1) / after;
+    return found;
+  };
+  try {
+    const answer = await call("/v1/chat/completions", {
+      method: "POST", signal, body: { ...body, stream: true, stream_options: { include_usage: true } },
+    });
+    let pieces = 0;
+    for await (const event of events(answer.body)) {
+      if (event.error) throw new Failure(event.error.message || "The engine failed.", "Try again.", event.error.code);
+      const choice = event.choices?.[0];
+      const text = choice?.delta?.content;
+      if (text) {
+        found.first ??= (performance.now() - began) / 1000;
+        found.text += text;
+        found.tokens = ++pieces;
+        each(found);
+      }
+      found.reason = choice?.finish_reason || found.reason;
+      if (event.usage?.completion_tokens) found.tokens = event.usage.completion_tokens;
+    }
+    if (!found.reason) throw new Failure("The reply broke off.", "Try again; if it happens often, look at the gateway's log.");
+  } catch (error) {
+    if (error.name === "AbortError") found.reason = "stopped";
+    else throw Object.assign(error instanceof Failure ? error : new Failure("The connection broke off.", "Try again."), { partial: done() });
+  }
+  return done();
+}
+
+/** Objects of a server-sent event stream, until [DONE]. */
+async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    rest += value || "";
+    const lines = rest.split(/\r\n|\n/);
+    rest = done ? "" : lines.pop();
+    for (const line of lines) {
+      if (!line.startsWith("data:")) continue;
+      const data = line.slice(5).trim();
+      if (data === "[DONE]") return;
+      yield JSON.parse(data);
+    }
+    if (done) return;
+  }
+}
+
+// Keys and usage, for a key with the scope `admin`.
+export const keys = {
+  list: async () => (await (await call("/admin/keys")).json()).keys,
+  create: async (body) => (await call("/admin/keys", { method: "POST", body })).json(),
+  revoke: async (id) => call(`/admin/keys/${encodeURIComponent(id)}`, { method: "DELETE" }),
+};
+export const SCOPES = ["chat", "metrics", "admin"];

@@ -1,0 +1,34 @@
+// Making elements from data. Text only ever becomes text: nothing here, or anywhere on the page, parses HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with properties (`class`, `on…`, attributes) and children; strings become text nodes. */
+export function h(name, options = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(options)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter((c) => c !== null && c !== undefined && c !== false));
+  return made;
+}
+
+/** A notice with what is wrong and what to do. */
+export function notice(error, ...buttons) {
+  const bar = buttons.length ? h("div", { class: "bar" }, ...buttons) : null;
+  return h("div", { class: "notice bad", role: "alert" }, h("strong", {}, error.message), error.todo || "", bar);
+}
+
+/** Say something to those who listen instead of look. */
+export function say(text) {
+  $("said").textContent = text;
+}
+
+export const seconds = (s) => (s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
+export const whole = (n) => Math.round(n).toLocaleString("en");
+export function size(bytes) {
+  for (const [unit, factor] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]])
+    if (bytes >= factor) return `${(bytes / factor).toFixed(unit === "GB" ? 2 : 1)} ${unit}`;
+  return `${bytes} B`;
+}
