@@ -1,6 +1,6 @@
 """The closest file at equal bytes: kanna with calibrated statistics beside llama-quantize with llama-imatrix's matrix.
 
-    python benchmarks/optimize.py --model dithered          # or widened, stories
+    python benchmarks/optimize.py --model dithered          # or widened, stories, gemma3
 
 Both sides see the same calibration text, token for token. `values`: the peer's own plan, our values (method gptq).
 `plan`: our allocation within the peer's bytes, too. Scored on text of five kinds, none of it calibration text; the
@@ -39,13 +39,17 @@ TOKENS = 24_576
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="widened")
+    parser.add_argument("--model", choices=["widened", "dithered", "stories", "gemma3"], default="widened")
     parser.add_argument("--classes", default=CLASSES)
     parser.add_argument("--windows", type=int, default=5, help="of 512 tokens, of each kind of text")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     path = getattr(models, options.model)()
+    if path.is_dir():  # the peers read GGUF
+        path, folder = cache_dir() / "benchmarks" / f"{path.name}.gguf", path
+        if not path.exists():
+            kanna.convert(folder, path, encoding="bf16")
     source = open_source(path)
     model = families.load_model(source)
     stats = cache_dir() / "benchmarks" / f"{path.stem}.statistics"

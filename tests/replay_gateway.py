@@ -12,7 +12,7 @@ from typing import Any
 REPLIES = {
     "hello": "Hello! A **hand plane** takes thin shavings:\n\n1. set the iron\n2. take a pass\n\n"
     "```python\nfor shaving in plane(wood):\n    print(shaving)\n```\n\nUse `plane()` with care.",
-    "evil": "<img src=x onerror=\"window.owned=1\"><script>window.owned=1</script> [a](javascript:alert(1)) <b>bold</b> "
+    "evil": '<img src=x onerror="window.owned=1"><script>window.owned=1</script> [a](javascript:alert(1)) <b>bold</b> '
     "![x](https://example.com/x.png)",
 }
 METRICS = """\
@@ -51,7 +51,7 @@ class Replay:
         self.keys: list[dict[str, Any]] = [
             {"id": "k1", "name": "first", "scopes": ["admin"], "created": now - 9e5, "expires": None, "revoked": None,
              "tokens_per_day": None, "usage": {"requests": 41, "tokens": 10_241}},
-            {"id": "k2", "name": "night job <i>", "scopes": ["chat"], "created": now - 4e5, "expires": now + 9e5,
+            {"id": "k2", "name": "night job <i>", "scopes": ["infer"], "created": now - 4e5, "expires": now + 9e5,
              "revoked": None, "tokens_per_day": 200_000, "usage": {"requests": 1_204, "tokens": 180_300}},
         ]  # fmt: skip
 

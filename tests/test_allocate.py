@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kanna.errors import PlanError
 from kanna.plan import allocate as module
-from kanna.plan.allocate import Choice, Option, allocate, largest, prune, smallest
+from kanna.plan.allocate import Choice, Option, allocate, frontier, largest, prune, smallest
 
 Table = list[list[tuple[int, float]]]
 SIZES = st.integers(1, 40).map(lambda n: 32 * n)
@@ -95,3 +95,13 @@ def test_a_model_of_real_size_is_filled_to_the_last_step() -> None:
         taken = allocate(choices, budget)
         used = sum(o.nbytes for o in taken.values())
         assert used <= budget and used > budget * 0.999
+
+
+@settings(max_examples=100, deadline=None)
+@given(TABLES)
+def test_the_curve_is_what_each_budget_gives(table: Table) -> None:
+    choices = choices_of(table)
+    found = frontier(choices, 12)
+    assert found[0][0] == smallest(choices) and found[-1][0] == largest(choices)
+    for nbytes, cost in found:
+        assert cost == pytest.approx(sum(o.cost for o in allocate(choices, nbytes).values()), abs=1e-9)

@@ -129,7 +129,7 @@ def test_unknown_command_suggests_the_nearest() -> None:
     [
         (["convert", "x"], "no output was named"),
         (["convert", "x", "-o", "y", "--preset", "Q8_0", "--encoding", "q8_0"], "--preset and --encoding"),
-        (["convert", "x", "-o", "y", "--format", "onnx"], "'onnx' is not one of"),
+        (["convert", "x", "-o", "y", "--format", "tflite"], "'tflite' is not one of"),
         (["convert", "x", "-o", "y", "--split-max-size", "big"], "'big' is not a size"),
         (["fit", "x", "--context", "0"], "0 is not in the range"),
         (["evaluate", "x.gguf"], "Missing option '--reference'"),

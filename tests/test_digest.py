@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,16 @@ def test_a_file_that_changed_is_hashed_again(tmp_path: Path) -> None:
     digest.begin([path])
     path.write_bytes(b"after it")
     assert digest.sha256(path) == hashlib.sha256(b"after it").hexdigest()
+
+
+def test_a_file_cut_short_meanwhile_is_no_end_of_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from kanna import digest; path = Path(sys.argv[1])\n"
+        "digest.begin([path]); time.sleep(0.02); path.write_bytes(b'short')\n"
+        "time.sleep(0.5); print(digest.sha256(path))"
+    )
+    path = tmp_path / "model.gguf"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, hashlib.sha256(b"short").hexdigest())

@@ -33,8 +33,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"compare"},
     {"optimize"},
-    {"package"},
-    {"serve"},
+    {"package", "serve"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

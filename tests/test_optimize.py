@@ -368,3 +368,21 @@ def test_table_for_people(optimized: dict[str, Any], monkeypatch: pytest.MonkeyP
     said = seen.get()
     for word in ("tiny-optimized.gguf", "the size of Q4_K_M", "ratio 0.", "proved", "report.html"):
         assert word in said, word
+
+
+def test_the_report_tells_the_whole_story(home: Path, optimized: dict[str, Any]) -> None:
+    """Curve, pictures and kinds of text are of what was really made and measured."""
+    done(home, "--like", "Q4_K_M")
+    told = json.loads((home / "out" / "report.json").read_text())["optimize"]
+    mine, rival = told["pictures"]
+    assert {t["name"]: t["encoding"] for t in mine["tensors"]}.items() <= types(optimized["artefact"]).items()
+    assert rival["name"] == "Q4_K_M" and len(rival["tensors"]) == len(mine["tensors"])
+    planned = [(p["bytes"], p["kl"]) for p in told["curve"]["planned"]]
+    assert planned == sorted(planned) and [k for _, k in planned] == sorted((k for _, k in planned), reverse=True)
+    preset = {p["name"]: p for p in told["curve"]["presets"]}["Q4_K_M"]
+    assert preset["bytes"] == Path(optimized["artefact"]).with_name("tiny-Q4_K_M.gguf").stat().st_size
+    assert optimized["predicted"] < preset["kl"], "the plan is the best of its size"
+    assert [r["name"] for r in told["domains"]["rows"]] == ["optimized", "Q4_K_M"]
+    ours, theirs = (r["kl"]["text.txt"] for r in told["domains"]["rows"])
+    assert 0 < ours < theirs and not told["domains"]["fitted"]
+    assert not list((home / "out").glob(".judge-*"))

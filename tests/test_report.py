@@ -137,7 +137,7 @@ def test_chart_of_few_points(data: dict[str, Any], kept: int) -> None:
 
 def test_ticks_cover_the_range() -> None:
     for stop in (0.004, 1.0, 37.0, 105.6, 8000.0):
-        ticks = chart._linear_ticks(0, stop)
+        ticks = chart.linear_ticks(0, stop)
         assert ticks[0] == 0 and ticks[-1] >= stop and 3 <= len(ticks) <= 8
 
 
@@ -206,3 +206,85 @@ def test_browser_sees_the_chart_and_the_table(data: dict[str, Any], tmp_path: Pa
     seen = open_page(tmp_path / "report.html", tmp_path / "profile", "--dump-dom").stdout
     assert seen.count('class="dot"') == 2 * 6, "once wide, once narrow"
     assert seen.count('scope="row"') == 2 * len(data["rows"]) - 1, "the floor has no speed"
+
+
+LADDER = (("q2_k", 2.625), ("iq3_s", 3.4375), ("iq4_xs", 4.25), ("q4_k", 4.5), ("q5_k", 5.5), ("q6_k", 6.5625))
+
+
+@pytest.fixture
+def optimized(data: dict[str, Any]) -> dict[str, Any]:
+    """What `optimize` adds: two plans of a deep model, a curve, kinds of text, two trials."""
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+    def plan(name: str, spread: int) -> dict[str, Any]:
+        made = [("token_embd.weight", 5)] + [
+            (f"blk.{layer}.{kind}.weight", (layer // 6 + at * spread) % 6)
+            for layer in range(30)
+            for at, kind in enumerate(kinds)
+        ]
+        return {"name": name, "tensors": [{"name": t, "encoding": LADDER[k][0], "bits": LADDER[k][1]} for t, k in made]}
+
+    planned = [{"bytes": int(b * 1e6), "kl": 3.0 * 0.93 ** (b - 40)} for b in range(40, 271, 5)]
+    presets = [{"name": n, "bytes": int(b * 1e6), "kl": 4.2 * 0.93 ** (b - 40)} for n, b in
+               (("IQ1_M", 47), ("Q2_K", 64), ("Q4_0", 91), ("IQ4_XS", 88), ("Q4_K_M", 104), ("Q6_K", 138))]  # fmt: skip
+    by_kind = {"prose": 0.03, "code": 0.05, "chat": 0.02, "languages": 0.11}
+    data["optimize"] = {
+        "pictures": [plan("optimized", 1), plan("Q4_K_M", 0)],
+        "curve": {"planned": planned, "presets": presets},
+        "domains": {"windows": dict.fromkeys(by_kind, 3), "window": 512, "fitted": False,
+                    "rows": [{"name": "optimized", "kl": by_kind},
+                             {"name": "Q4_K_M", "kl": {k: 2 * v for k, v in by_kind.items()}}]},
+        "swaps": [{"group": "ffn_down", "factor": 1.6, "changed": 14, "before": 0.05, "after": 0.046, "half": 0.001,
+                   "kept": True},
+                  {"group": "attn_q", "factor": 0.62, "changed": 3, "before": 0.046, "after": 0.06, "half": None,
+                   "kept": False}],
+    }  # fmt: skip
+    return data
+
+
+def test_an_optimization_shows_curve_plans_kinds_and_trials(optimized: dict[str, Any]) -> None:
+    page = report.html_page(optimized)
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and checker.outside == []
+    assert page.count('class="preset"') == 2 * (6 + 1), "every preset and the legend, wide and narrow"
+    assert page.count('class="plan"') == 2 and "blk.29.ffn_down.weight: " in page
+    assert "token_embd: Q6_K" in page and "Preset IQ4_XS: 88.0 MB, predicted" in page
+    assert "0.11000" in page and "0.22000" in page and "3 of languages" in page
+    assert "× 1.60" in page and "nothing was fitted to" in page
+    optimized["optimize"] = {"pictures": [], "curve": {"planned": [], "presets": []}, "domains": {}, "swaps": []}
+    assert "<h2>The plan</h2>" not in report.html_page(optimized)
+
+
+def test_cells_of_a_plan_can_be_read() -> None:
+    """Contrast of letters on every colour, by WCAG: 4.5 at least."""
+    from kanna.report.picture import _linear, shade
+
+    def light(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(c * 2 for c in colour[1:])
+        red, green, blue = (_linear(int(digits[i : i + 2], 16) / 255) for i in (0, 2, 4))
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for bits in (1.0, 1.56, 2.06, 2.6, 3.4, 4.25, 4.5, 5.5, 6.56, 8.5, 16.0, 32.0):
+        dark, bright = sorted(map(light, shade(bits)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, bits
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("device", "width", "height"), [("desktop", 1280, 3000), ("phone", 390, 4300)])
+def test_an_optimization_in_a_real_browser(
+    optimized: dict[str, Any], tmp_path: Path, device: str, width: int, height: int, scheme: str
+) -> None:
+    report.write(optimized, tmp_path)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    picture = SCREENSHOTS / f"optimize-{device}-{scheme}.png"
+    picture.unlink(missing_ok=True)
+    done = open_page(
+        framed(tmp_path, width, height),
+        tmp_path / "profile",
+        f"--window-size={max(width, 500)},{height}",
+        f"--screenshot={picture}",
+        f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
+    )
+    assert picture.stat().st_size > 20_000
+    assert not re.findall(r"CONSOLE.*", done.stderr), "the page made the browser complain"

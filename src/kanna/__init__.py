@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kanna.inspect import inspect as inspect
     from kanna.optimize import optimize as optimize
     from kanna.package import package as package
+    from kanna.serve import serve as serve
     from kanna.sources import open_source as open_source
     from kanna.verify import verify as verify
 
@@ -48,6 +49,7 @@ _WHERE = {
     "optimize": "kanna.optimize",
     "package": "kanna.package",
     "open_source": "kanna.sources",
+    "serve": "kanna.serve",
     "verify": "kanna.verify",
 }
 

@@ -1,16 +1,14 @@
-"""SHA-256 of files, mapped; of a source also ahead of time, beside the work that does not need it yet."""
+"""SHA-256 of files; of a source also ahead of time, beside the work that does not need it yet."""
 
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Event, Thread
 
 # What is hashed in one call without Python's lock: long beside the time other threads may keep that lock.
-_SLICE = 1 << 26
+_SLICE = 1 << 24
 
 _Key = tuple[Path, int, int]
 _begun: dict[_Key, _Ahead] = {}
@@ -62,15 +60,11 @@ class _Ahead:
 
 
 def _hash(path: Path, each: Callable[[int], None] | None = None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size:
-            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-                for start in range(0, size, _SLICE):
-                    with view[start : start + _SLICE] as part:
-                        digest.update(part)
-                        done = len(part)
-                    if each:
-                        each(done)
+    # Read, not mapped: a file that someone cuts short meanwhile gives another hash instead of ending the process.
+    digest, buffer = hashlib.sha256(), bytearray(min(_SLICE, path.stat().st_size) or 1)
+    with path.open("rb", buffering=0) as file, memoryview(buffer) as view:
+        while done := file.readinto(view):
+            digest.update(view[:done])
+            if each:
+                each(done)
     return digest.hexdigest()

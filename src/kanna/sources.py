@@ -12,7 +12,7 @@ from typing import Any
 from kanna import fetch, hub
 from kanna.digest import sha256
 from kanna.errors import FormatError, RefusedError, SourceError
-from kanna.formats import gguf, safetensors
+from kanna.formats import gguf, mlx, safetensors
 from kanna.formats.gguf import GGUFFile
 from kanna.model import Tensor
 from kanna.progress import Progress
@@ -154,12 +154,16 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
     if not isinstance(config, dict):
         raise FormatError("config.json is not an object")
+    tensors = safetensors.read_folder(path)
+    if mlx.is_mlx(config):
+        tensors = mlx.unpacked(tensors, config)
+        config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
     return Source(
         kind="hf",
         path=path,
         name=name or path.absolute().name,
         given=given,
-        tensors=safetensors.read_folder(path),
+        tensors=tensors,
         config=config,
         files={n: p for n, p in files.items() if not n.endswith(".safetensors")},
         revision=revision,

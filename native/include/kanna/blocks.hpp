@@ -18,6 +18,9 @@ struct Q5_K { static constexpr int values = 256; uint16_t d, dmin; uint8_t scale
 struct Q6_K { static constexpr int values = 256; uint8_t ql[128], qh[64]; int8_t scales[16]; uint16_t d; };
 struct IQ4_XS { static constexpr int values = 256; uint16_t d, scales_h; uint8_t scales_l[4], qs[128]; };
 
+struct Q2_0 { static constexpr int values = 64; uint16_t d; uint8_t qs[16]; };
+struct TQ2_0 { static constexpr int values = 256; uint8_t qs[64]; uint16_t d; };
+static_assert(sizeof(Q2_0) == 18 && sizeof(TQ2_0) == 66);
 static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 && sizeof(Q5_1) == 24);
 static_assert(sizeof(Q8_0) == 34 && sizeof(IQ4_NL) == 18 && sizeof(IQ4_XS) == 136);
 static_assert(sizeof(Q2_K) == 84 && sizeof(Q3_K) == 110 && sizeof(Q4_K) == 144);

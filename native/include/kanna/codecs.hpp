@@ -40,8 +40,8 @@ KANNA_INLINE void store_lanes(const F* codes, F d, F dmin, F scales, F mins, Blo
 }
 
 template <class Block, class Code_>
-struct SmallRay {  // Q4_0, Q5_0, Q8_0, IQ4_NL: one half-precision scale per 32 values
-    static constexpr int N = 32, PER = 1;
+struct SmallRay {  // one half-precision scale: Q4_0, Q5_0, Q8_0, IQ4_NL per 32 values, Q2_0 per 64, TQ2_0 per 256
+    static constexpr int N = Block::values, PER = 1;
     using Type = Block;
     using Code = Code_;
 
@@ -136,6 +136,8 @@ using CodecQ4_0 = SmallRay<Q4_0, Whole<-8, 7>>;
 using CodecQ5_0 = SmallRay<Q5_0, Whole<-16, 15>>;
 using CodecQ8_0 = SmallRay<Q8_0, Whole<-127, 127>>;
 using CodecIQ4_NL = SmallRay<IQ4_NL, Levels>;
+using CodecQ2_0 = SmallRay<Q2_0, Whole<-1, 2>>;
+using CodecTQ2_0 = SmallRay<TQ2_0, Whole<-1, 1>>;
 using CodecQ4_1 = SmallLine<Q4_1, 15>;
 using CodecQ5_1 = SmallLine<Q5_1, 31>;
 using CodecQ2_K = SuperLine<Q2_K, 16, 3, 15, 16>;

@@ -8,27 +8,13 @@
 
 namespace kanna {
 
-struct Q2_0 { static constexpr int values = 64; uint16_t d; uint8_t qs[16]; };
 struct Q1_0 { static constexpr int values = 128; uint16_t d; uint8_t qs[16]; };
-struct TQ2_0 { static constexpr int values = 256; uint8_t qs[64]; uint16_t d; };
 struct MXFP4 { static constexpr int values = 32; uint8_t e, qs[16]; };
 struct NVFP4 { static constexpr int values = 64; uint8_t scales[4], qs[32]; };
-static_assert(sizeof(Q2_0) == 18 && sizeof(Q1_0) == 18 && sizeof(TQ2_0) == 66);
+static_assert(sizeof(Q1_0) == 18);
 static_assert(sizeof(MXFP4) == 17 && sizeof(NVFP4) == 36);
 
 namespace {
-
-inline void load(const Q2_0& b, Parts& p) {
-    load_single(b.d, p);
-    for (int i = 0; i < 64; ++i) p.codes[i] = b.qs[i / 4] >> (2 * (i % 4)) & 3;
-}
-inline void store(const Parts& p, Q2_0& b) {
-    b.d = factor_to_half(p.d);
-    for (int i = 0; i < 16; ++i) {
-        const uint8_t* c = p.codes + 4 * i;
-        b.qs[i] = static_cast<uint8_t>(c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6);
-    }
-}
 
 inline void load(const Q1_0& b, Parts& p) {
     load_single(b.d, p);
@@ -41,15 +27,6 @@ inline void store(const Parts& p, Q1_0& b) {
         for (int k = 0; k < 8; ++k) bits |= static_cast<uint32_t>(p.codes[8 * i + k]) << k;
         b.qs[i] = static_cast<uint8_t>(bits);
     }
-}
-
-inline void load(const TQ2_0& b, Parts& p) {
-    load_single(b.d, p);
-    unpack_pairs(b.qs, p.codes);
-}
-inline void store(const Parts& p, TQ2_0& b) {
-    b.d = factor_to_half(p.d);
-    pack_pairs(p.codes, b.qs);
 }
 
 // E2M1 codes, doubled: the sign is bit 3. In order of value, so that a code counts midpoints below.

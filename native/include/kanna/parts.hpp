@@ -239,5 +239,28 @@ inline void store(const Parts& p, Q6_K& b) {
         }
 }
 
+inline void load(const Q2_0& b, Parts& p) {
+    load_single(b.d, p);
+    for (int i = 0; i < 64; ++i) p.codes[i] = b.qs[i / 4] >> (2 * (i % 4)) & 3;
+}
+
+inline void store(const Parts& p, Q2_0& b) {
+    b.d = factor_to_half(p.d);
+    for (int i = 0; i < 16; ++i) {
+        const uint8_t* c = p.codes + 4 * i;
+        b.qs[i] = static_cast<uint8_t>(c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6);
+    }
+}
+
+inline void load(const TQ2_0& b, Parts& p) {
+    load_single(b.d, p);
+    unpack_pairs(b.qs, p.codes);
+}
+
+inline void store(const Parts& p, TQ2_0& b) {
+    b.d = factor_to_half(p.d);
+    pack_pairs(p.codes, b.qs);
+}
+
 }  // namespace
 }  // namespace kanna

@@ -1,4 +1,4 @@
-// A scale alone: x ≈ scale * code, code in LOW..HIGH. Types Q4_0, Q5_0, Q8_0, Q3_K, Q6_K; and the sixteen
+// A scale alone: x ≈ scale * code, code in LOW..HIGH. Types Q4_0, Q5_0, Q8_0, Q2_0, TQ2_0, Q3_K, Q6_K; and the sixteen
 // levels of IQ4_NL and IQ4_XS, where a code stands for a level.
 #pragma once
 

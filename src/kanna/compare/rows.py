@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class CompareResult:
-    """Everything the report shows; `to_dict` is report.json."""
+    """Everything the report shows; `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}."""
 
     name: str
     source: dict[str, Any]
@@ -78,6 +78,7 @@ class CompareResult:
     command: str
     notes: list[str]
     report: str
+    optimize: dict[str, Any] = field(default_factory=dict[str, Any])
     version: str = __version__
     date: str = field(default_factory=lambda: date.today().isoformat())
 

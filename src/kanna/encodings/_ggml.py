@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kanna.encodings._core import METHODS, refuse_nonfinite
+from kanna.encodings._core import encoder as core_encoder
 from kanna.encodings.base import Encode
 from kanna.errors import EncodingError, MissingError
 from kanna.model import F32, U8
@@ -74,6 +75,17 @@ def _encode(
         # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
         weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
     return quantize(ggml_type, x, x.shape[1] // block * size, weights)
+
+
+def _search(name: str, ggml_type: int, block: int, size: int, x: F32, method: str, *rest: Any) -> U8:
+    if method == "search":
+        return core_encoder(name, block, size)(x, method, *rest)
+    return _encode(ggml_type, block, size, False, x, method, *rest)
+
+
+def searched(name: str, ggml_type: int, block: int, size: int) -> Encode:
+    """An `Encoding.encoder` that calls ggml, which takes the largest magnitude, for `nearest`; `search` is our own."""
+    return partial(_search, name, ggml_type, block, size)
 
 
 def encoder(ggml_type: int, block: int, size: int, needs: bool = False) -> Encode:

@@ -23,6 +23,6 @@ ENCODING = Encoding(
     ggml_name="Q2_0",
     block=64,
     block_bytes=18,
-    encoder=_ggml.encoder(42, 64, 18),
+    encoder=_ggml.searched("q2_0", 42, 64, 18),
     decoder=_decode,
 )

@@ -11,6 +11,6 @@ ENCODING = Encoding(
     ggml_name="TQ2_0",
     block=256,
     block_bytes=66,
-    encoder=_ggml.encoder(35, 256, 66),
+    encoder=_ggml.searched("tq2_0", 35, 256, 66),
     decoder=_gguf.decoder(35),
 )

@@ -23,9 +23,11 @@ from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
 from kanna.optimize.budget import Budget, budget
+from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
 from kanna.optimize.search import NAME, Wishes, limits, search
+from kanna.optimize.story import curve, domains, tell
 from kanna.plan import presets
 from kanna.progress import Progress, Silent
 from kanna.runtimes.llamacpp import RUNTIME
@@ -155,7 +157,8 @@ def optimize(
     found = search(opened, model, costs, stats, allowed.nbytes, plan, wishes=wishes, scale=scale)
     clock.stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-    rows = _rows(opened, folder, plan, stats, allowed)
+    offered = _presets(opened, stats)
+    rows = _rows(opened, folder, plan, stats, allowed, {name: size for name, (size, _) in offered.items()})
     hashes = opened.hashes(bar)
     for row, how in rows:
         steps.make(row, opened, model, hashes, how, threads, False, bar)
@@ -163,6 +166,15 @@ def optimize(
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
+    by_kind = domains(
+        listed, opened, spare(model, calibration, tokens), folder,
+        Kept(folder, hashes, RUNTIME.available().version), threads, bar,
+    ) if result.evaluation else {}  # fmt: skip
+    drawn = curve(
+        costs.choices(model, wishes.allow(model), scale), costs.choices(model, None, scale), feasible, offered
+    )
+    result.optimize = tell(listed, costs, drawn, by_kind, [])
+    clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
     rival = listed[1] if len(listed) > 1 else None
     if rival is not None and best is rival:
@@ -230,22 +242,30 @@ def _gradients(
     gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
 
 
-def _rows(source: Source, folder: Path, plan: Path, stats: Path, allowed: Budget) -> list[tuple[Row, dict[str, Any]]]:
-    """The optimized artefact, and the largest plain preset within the budget with the same statistics as an imatrix."""
+def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:
+    """Bytes and encodings of every plain preset with the same statistics as its importance matrix."""
+    found: dict[str, tuple[int, dict[str, str]]] = {}
+    for preset in presets.names():
+        try:
+            made = convert(source, preset=preset, imatrix=stats / IMATRIX, dry_run=True)
+        except KannaError:
+            continue
+        found[preset] = (made.file_bytes, {t["name"]: t["encoding"] for t in made.tensors})
+    return found
+
+
+def _rows(
+    source: Source, folder: Path, plan: Path, stats: Path, allowed: Budget, offered: Mapping[str, int]
+) -> list[tuple[Row, dict[str, Any]]]:
+    """The optimized artefact, and the largest plain preset within the budget, the first of equals."""
     name = steps.base_name(source)
     ours: dict[str, Any] = {"plan": plan, "statistics": stats}
     rows = [(steps.plan(source, folder / f"{name}-{NAME}.gguf", NAME, "candidate", ours), ours)]
-    best: tuple[int, str] | None = None
-    for preset in presets.names():
-        try:
-            size = convert(source, preset=preset, imatrix=stats / IMATRIX, dry_run=True).file_bytes
-        except KannaError:
-            continue
-        if size <= allowed.nbytes and (best is None or size > best[0]):
-            best = (size, preset)
-    if best is not None:
-        how = {"preset": best[1], "imatrix": stats / IMATRIX}
-        rows.append((steps.plan(source, folder / f"{name}-{best[1]}.gguf", best[1], "candidate", how), how))
+    within = [preset for preset, size in offered.items() if size <= allowed.nbytes]
+    if within:
+        best = max(within, key=lambda preset: offered[preset])
+        how = {"preset": best, "imatrix": stats / IMATRIX}
+        rows.append((steps.plan(source, folder / f"{name}-{best}.gguf", best, "candidate", how), how))
     return rows
 
 

@@ -20,6 +20,8 @@ I64 = NDArray[np.int64]
 
 _CELLS = 400_000
 """Steps of the budget at most; finer divisors are rounded up to coarser ones, which never overruns the budget."""
+_COARSE = 100_000
+"""The same for a curve, which is looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,30 @@ def allocate(choices: Sequence[Choice], budget: int) -> dict[str, Option]:
     unit *= max(1, -(-(room // unit) // _CELLS))
     taken = _solve([-(-e // unit) for e in extra], costs, room // unit)
     return {c.name: options[k] for c, options, k in zip(choices, table, taken, strict=True)}
+
+
+def frontier(choices: Sequence[Choice], points: int) -> list[tuple[int, float]]:
+    """About `points` pairs of bytes and the least cost within them, from the smallest plan to the largest.
+
+    One run of the dynamic programme gives them all; steps are coarser than those of `allocate`, and rounded up.
+    """
+    table = [prune(c.options) for c in choices]
+    least = sum(options[0].nbytes for options in table)
+    extra = [np.array([o.nbytes - options[0].nbytes for o in options], np.int64) for options in table]
+    room = sum(int(e[-1]) for e in extra)
+    unit = gcd(*(int(b) for e in extra for b in e)) or 1
+    unit *= max(1, -(-(room // unit) // _COARSE))
+    best = np.zeros(room // unit + 1)
+    for size, options in zip(extra, table, strict=True):
+        now = best + options[0].cost
+        for k in range(1, len(options)):
+            step = -(-int(size[k]) // unit)
+            if step > room // unit:
+                break
+            np.minimum(now[step:], best[: len(best) - step] + options[k].cost, out=now[step:])
+        best = now
+    at = np.unique(np.linspace(0, len(best) - 1, points).astype(int))
+    return [(least + int(i) * unit, float(best[i])) for i in at]
 
 
 def _solve(sizes: Sequence[I64], costs: Sequence[F64], room: int) -> list[int]:

@@ -78,7 +78,7 @@ def chart(data: dict[str, Any]) -> str:
 
 def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     floor = next((r["kl_mean"] for r in data["rows"] if r["role"] == "floor" and r["kl_mean"]), None)
-    x_ticks = _linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if frame is WIDE else 4)
+    x_ticks = linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if frame is WIDE else 4)
     lows = [p.kl for p in found] + ([floor] if floor else [])
     low = math.floor(math.log10(min(lows)) - 0.15)
     high = max(math.ceil(math.log10(max(p.kl for p in found)) + 0.1), low + 1)
@@ -98,14 +98,14 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
         f'<desc id="desc-{frame.name}">{escape(describe(data))}</desc>',
     ]
     for tick in x_ticks:
-        parts.append(_line("grid", (x(tick), frame.top), (x(tick), frame.base)))
-        parts.append(_text(x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
+        parts.append(line("grid", (x(tick), frame.top), (x(tick), frame.base)))
+        parts.append(text(x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
     for power in range(low, high + 1):
         at = y(10.0**power)
-        parts.append(_line("grid", (frame.left, at), (frame.end, at)))
-        parts.append(_text(frame.left - 8, at + 4, _power(power), "tick", "end"))
+        parts.append(line("grid", (frame.left, at), (frame.end, at)))
+        parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
     centre, middle = (frame.left + frame.end) / 2, (frame.top + frame.base) / 2
-    parts.append(_text(centre, frame.base + 38, "file size, MB (left is smaller)", "axis", "middle"))
+    parts.append(text(centre, frame.base + 38, "file size, MB (left is smaller)", "axis", "middle"))
     parts.append(
         f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" y="{middle:.0f}">'
         "mean KL divergence, nats (down is closer)</text>"
@@ -113,9 +113,9 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     taken: list[Box] = []
     if floor:
         at = y(max(floor, SMALLEST_KL))
-        parts.append(_line("floor", (frame.left, at), (frame.end, at)))
+        parts.append(line("floor", (frame.left, at), (frame.end, at)))
         said = "floor: the runtime's own rounding" if frame is WIDE else "floor"
-        parts.append(_text(frame.left + 6, at - 5, said, "tick", "start"))
+        parts.append(text(frame.left + 6, at - 5, said, "tick", "start"))
         taken += [(frame.left, at - 1, frame.end, at + 1), (frame.left, at - 17, frame.left + 7.0 * len(said), at)]
     radii = {p.name: 6 + 9 * math.sqrt((p.speed or 0) / fastest) if fastest else 8.0 for p in found}
     for p in found:
@@ -133,8 +133,8 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
         )
     for p in found:
         label = ("★ " if p.best else "") + p.name
-        left, base = _place(label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame)
-        parts.append(_text(left, base, label, "label best" if p.best else "label", "start"))
+        left, base = place(label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame)
+        parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
     parts.append(_legend(slowest, fastest, frame) if speeds else "")
     parts.append("</svg>")
     return "\n".join(part for part in parts if part)
@@ -159,14 +159,14 @@ def colour(share: float) -> str:
     return "#" + "".join(f"{round(v):02x}" for v in mixed)
 
 
-def _power(power: int) -> str:
+def power_of_ten(power: int) -> str:
     """A power of ten as people write it."""
     if power >= -3:
         return f"{10.0**power:g}"
     return "10⁻" + str(-power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _linear_ticks(start: float, stop: float, count: int = 6) -> list[float]:
+def linear_ticks(start: float, stop: float, count: int = 6) -> list[float]:
     """About `count` round numbers from start to at least stop."""
     raw = max(stop - start, 1e-9) / count
     size = 10 ** math.floor(math.log10(raw))
@@ -178,7 +178,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom of what is drawn already."""
 
 
-def _place(
+def place(
     label: str, cx: float, cy: float, radius: float, taken: list[Box], frame: Frame
 ) -> tuple[float, float]:
     """Left edge and baseline of a label near (cx, cy) that covers nothing yet; marks the place as taken."""
@@ -220,13 +220,13 @@ def _legend(slowest: float, fastest: float, frame: Frame) -> str:
     return (
         f'<defs><linearGradient id="speed-{frame.name}">{stops}</linearGradient></defs>'
         f'<rect x="{frame.left}" y="{top}" width="{width}" height="10" rx="5" fill="url(#speed-{frame.name})"/>'
-        + _text(*words, said, "tick", "start")
+        + text(*words, said, "tick", "start")
     )
 
 
-def _line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
+def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
     return f'<line class="{kind}" x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(x: float, y: float, said: str, kind: str, anchor: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from kanna.report.chart import chart
+from kanna.report.optimized import sections
 from kanna.report.style import CSS
 from kanna.units import format_size
 
@@ -41,6 +42,7 @@ def html_page(data: dict[str, Any]) -> str:
 <h2>Measured</h2>
 {_tables(data)}
 {_how_measured(data)}
+{sections(data)}
 <h2>What is in each file</h2>
 {"".join(_plan(row) for row in data["rows"] if row["role"] != "floor")}
 <h2>Environment</h2>

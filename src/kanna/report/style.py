@@ -27,6 +27,17 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .chart .floor { stroke: var(--muted); stroke-width: 1.5; stroke-dasharray: 6 5; }
 .chart .dot { fill-opacity: .88; stroke: var(--ink); stroke-width: 1; }
 .chart .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
+.chart .planned { fill: none; stroke: var(--accent); stroke-width: 2; }
+.chart .preset { fill: var(--warn); stroke: var(--panel); stroke-width: 1; }
+.chart .mark { fill: var(--ink); stroke: var(--panel); stroke-width: 1.5; }
+.chart .best-mark { fill: var(--accent); stroke: var(--ink); }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 0 24px; }
+.pictures section { min-width: 0; }
+h3 { font-size: 1rem; margin: 10px 0 4px; overflow-wrap: anywhere; }
+table.plan { font-size: .74rem; border-collapse: separate; border-spacing: 1px; }
+table.plan td { padding: 2px 4px; text-align: center; border: 0; border-radius: 3px; }
+table.plan th { padding: 2px 4px; text-align: center; border: 0; }
+.chip { display: inline-block; padding: 1px 8px; margin: 2px 6px 2px 0; border-radius: 4px; font-size: .8rem; }
 .scroll { overflow-x: auto; margin-bottom: 18px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 .caption { color: var(--muted); margin: 0 0 4px; }

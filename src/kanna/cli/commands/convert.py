@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format",
-    type=click.Choice(["gguf", "safetensors"]),
-    help="Container to write; safetensors makes a Hugging Face folder. [default: gguf]",
+    type=click.Choice(["gguf", "onnx", "safetensors"]),
+    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai. [default: gguf]",
 )
 @click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.formats.stored import map_file, stored
-from kanna.model import Tensor
+from kanna.model import U8, Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -119,18 +119,22 @@ def read_file(path: Path) -> dict[str, Tensor]:
         if dtype:
             tensors[e.name] = stored(e.name, e.shape, dtype, part)
         else:
-            tensors[e.name] = Unreadable(e.name, e.shape, e.dtype.lower(), part.size)
+            tensors[e.name] = Unreadable(e.name, e.shape, e.dtype.lower(), part)
     return tensors
 
 
 @dataclass(slots=True)
 class Unreadable:
-    """A tensor of a type whose values kanna does not read, such as 8-bit floats with scales elsewhere."""
+    """Bytes, uint8 [nbytes], of a type without an encoding: packed codes or 8-bit floats, with scales elsewhere."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    nbytes: int
+    data: U8
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.size
 
     def raw(self, start: int, stop: int) -> None:
         return None

@@ -120,4 +120,4 @@ export const keys = {
   create: async (body) => (await call("/admin/keys", { method: "POST", body })).json(),
   revoke: async (id) => call(`/admin/keys/${encodeURIComponent(id)}`, { method: "DELETE" }),
 };
-export const SCOPES = ["chat", "metrics", "admin"];
+export const SCOPES = ["infer", "metrics", "admin"];

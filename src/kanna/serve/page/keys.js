@@ -18,7 +18,7 @@ export async function enter() {
     $("keys-form").hidden = true;
     $("keys-list").replaceChildren();
     const told = error.status === 404 ? new api.Failure("This gateway does not manage keys here.", "Use kanna keys on its machine.", 404)
-      : [401, 403].includes(error.status) ? new api.Failure("Keys are shown to a key with the scope admin.", "Make one on the gateway's machine: kanna keys create NAME --scope admin", error.status) : error;
+      : [401, 403].includes(error.status) ? new api.Failure("Keys are shown to a key with the scope admin.", "Make one on the gateway's machine: kanna keys create --name NAME --scope admin", error.status) : error;
     const key = h("button", { type: "button", class: "main", onclick: () => document.dispatchEvent(new Event("kanna:key")) }, "Give a key");
     const again = h("button", { type: "button", onclick: enter }, "Try again");
     $("keys-state").replaceChildren(notice(told, error.status === 404 ? "" : error.status ? key : again));
@@ -48,14 +48,19 @@ function draw(keys) {
   );
 }
 
+let settle = () => {};
+// The event comes a moment after the dialog has closed: by then it may have been opened for another question.
+$("ask-dialog").addEventListener("close", (event) => event.target.open || settle(event.target.returnValue === "yes"));
+
 function ask(title, text, yes) {
+  settle(false);
   const dialog = $("ask-dialog");
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   $("ask-yes").textContent = yes;
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
+  return new Promise((done) => { settle = done; });
 }
 
 async function revoke(key) {

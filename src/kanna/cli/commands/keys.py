@@ -1,0 +1,92 @@
+"""`kanna keys create|list|revoke`: API keys of the gateway."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+from kanna.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+DAY = 86_400
+
+
+@command("keys")
+@click.argument("action", type=click.Choice(["create", "list", "revoke"]))
+@click.argument("which", required=False, metavar="[ID|NAME]")
+@click.option("--name", help="Who the key is for.")
+@click.option("--scope", "scopes", multiple=True, help="infer, metrics or admin; repeatable. [default: infer]")
+@click.option("--model", "models", multiple=True, help="A model the key may use; repeatable. [default: all]")
+@click.option("--days", type=click.FloatRange(0, min_open=True), help="Days until it expires. [default: never]")
+@click.option("--requests-per-minute", type=click.IntRange(1), help="Most requests in a minute.")
+@click.option("--tokens-per-minute", type=click.IntRange(1), help="Most tokens in a minute, read and generated.")
+@click.option("--tokens-per-day", type=click.IntRange(1), help="Most tokens in a day (UTC).")
+@click.option(
+    "--state", type=options.FILE, help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]"
+)
+def COMMAND(
+    terminal: Terminal,
+    action: str,
+    which: str | None,
+    name: str | None,
+    scopes: tuple[str, ...],
+    days: float | None,
+    state: Path | None,
+    **limits: Any,
+) -> None:
+    """Make, list and revoke API keys. A running gateway knows of it at once.
+
+    Only a hash is stored: the text of a key is shown once, when it is made.
+    """
+    from kanna.serve.guard.store import Store
+    from kanna.serve.settings import state_folder
+
+    store = Store(state_folder(state) / "keys.sqlite")
+    try:
+        if action == "create":
+            if not name:
+                raise UsageError("a key without a name", expected="--name, such as who it is for")
+            expires = time.time() + days * DAY if days else None
+            key, text = store.create(name, scopes=scopes or ("infer",), expires=expires, **limits)
+            terminal.result({"key": text, **key.to_dict()}, _draw_new)
+        elif action == "revoke":
+            if not (which or name):
+                raise UsageError("no key was named", expected="its id or its name", todo="`kanna keys list` shows them")
+            gone = store.revoke(str(which or name))
+            terminal.result({"revoked": [k.to_dict() for k in gone]}, _draw_gone)
+        else:
+            terminal.result({"keys": [k.to_dict() for k in store.listed()]}, _draw_list)
+    finally:
+        store.close()
+
+
+def _draw_new(screen: Console, data: dict[str, Any]) -> None:
+    screen.print(data["key"], markup=False, soft_wrap=True)
+    screen.print("Keep it now: it is not shown again.", style="yellow")
+
+
+def _draw_gone(screen: Console, data: dict[str, Any]) -> None:
+    for key in data["revoked"]:
+        screen.print(f"Revoked {key['id']} ({key['name']})", markup=False)
+
+
+def _draw_list(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import table
+
+    found = table("id", "name", "scopes", "state", "requests/min>", "tokens/min>", "tokens/day>")
+    now = time.time()
+    for key in data["keys"]:
+        expired = key["expires"] is not None and key["expires"] <= now
+        state = "revoked" if key["revoked"] else "expired" if expired else "valid"
+        limits = [str(key[n] or "") for n in ("requests_per_minute", "tokens_per_minute", "tokens_per_day")]
+        found.add_row(key["id"], key["name"], ", ".join(key["scopes"]), state, *limits)
+    screen.print(found)

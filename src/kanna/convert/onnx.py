@@ -1,0 +1,113 @@
+"""Conversion to an ONNX folder for onnxruntime-genai: the float32 graph of the model, as its own builder makes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from kanna import families, plan, provenance
+from kanna.convert.base import ConvertResult, Request, Running, rows
+from kanna.errors import OutputError, UsageError
+from kanna.formats import safetensors
+from kanna.formats.gguf.write import WriteResult
+from kanna.formats.onnx import build
+from kanna.formats.stream import partial
+from kanna.memory import Peak
+from kanna.model import Model
+from kanna.sources import Source
+
+PRESETS = ("fp32",)
+
+
+class ToONNX:
+    """A conversion to an ONNX folder: graph, external data, genai_config.json, tokenizer files."""
+
+    late_hashes = False
+
+    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
+        preset = request.preset or PRESETS[0]
+        if preset not in PRESETS:
+            raise UsageError(f"no preset {preset!r} for onnx", expected=", ".join(f"onnx:{p}" for p in PRESETS))
+        given = {
+            "encoding": request.encoding,
+            "plan": request.plan,
+            "imatrix": request.imatrix,
+            "statistics": request.statistics,
+            "method": request.method,
+            "split-max-size": request.split_max_size,
+        }
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"--{unused[0]} has no use for onnx:{preset}", expected="none of them")
+        self.source, self.model, self.preset = source, model, preset
+        self.out = out or Path(f"{source.name}-onnx")
+        config, tensors, self.files = families.to_hf(model)
+        windowed = model.config.get("use_sliding_window", True)  # of Qwen 2, which names a window it does not use
+        build.preflight(model.family, config, tensors, model.config.get("sliding_window") if windowed else None)
+        self.config = config | {"torch_dtype": "float32"}
+        every = plan.RuleModel(pattern="", encoding="f32", method="nearest")
+        self.resolved = plan.resolve(
+            replace(model, tensors=dict(tensors)), plan=plan.Plan(encoding="f32", rules=[every])
+        )
+        self.command = provenance.command(source, {"format": "onnx", "preset": preset})
+
+    def describe(self) -> ConvertResult:
+        return ConvertResult(
+            paths=[self.out],
+            file_bytes=sum(e.nbytes for e in self.resolved.entries),
+            preset=self.preset,
+            bits_per_weight=self.resolved.bits,
+            nominal_bits=self.resolved.nominal_bits,
+            substitutions=[],
+            tensors=rows(self.resolved),
+            command=self.command,
+            notes=[*self.model.notes, "the graph and its tables of angles come on top of these bytes"],
+        )
+
+    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        build.require()
+        # The float model lies beside the artefact while the builder reads it.
+        safetensors.check_folder(self.out, overwrite=overwrite, needed=2 * result.file_bytes)
+
+    def write(self, running: Running) -> WriteResult:
+        started, peak = time.perf_counter(), Peak()
+        made = partial(self.out)
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.absolute().parent) as scratch:
+                build.build(
+                    made,
+                    Path(scratch),
+                    config=self.config,
+                    tensors=self.resolved.entries,
+                    files=self.files,
+                    threads=running.threads,
+                    nonfinite=running.nonfinite,
+                    progress=running.progress,
+                )
+            for path in made.iterdir():
+                _sync(path)
+            if self.out.is_dir():
+                shutil.rmtree(self.out)
+            made.replace(self.out)
+        except OSError as error:
+            raise OutputError(f"{self.out} cannot be written: {error}", todo="write to another folder") from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        return WriteResult(
+            paths=[self.out],
+            file_bytes=sum(p.stat().st_size for p in self.out.iterdir()),
+            seconds=time.perf_counter() - started,
+            peak_bytes=peak.look(),
+        )
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+WORK = ToONNX

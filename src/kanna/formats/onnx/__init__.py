@@ -1,0 +1,1 @@
+"""onnx: folders that onnxruntime-genai loads."""

@@ -1,0 +1,131 @@
+"""KL divergence against bytes: what the planner predicts of every size, the presets by the same costs, and what was
+measured."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+from kanna.report.chart import NARROW, SMALLEST_KL, WIDE, Box, Frame, line, linear_ticks, place, power_of_ten, text
+
+
+def curve(data: dict[str, Any]) -> str:
+    """The chart as SVG, wide and narrow, and the presets as a table; empty without predictions."""
+    found = data["optimize"]["curve"]
+    if len(found["planned"]) < 2:
+        return ""
+    measured = [r for r in data["rows"] if r["file_bytes"] and r["kl_mean"] is not None and r["role"] != "floor"]
+    return "\n".join(_draw(data, found, measured, frame) for frame in (WIDE, NARROW))
+
+
+def describe(data: dict[str, Any]) -> str:
+    """What the chart shows, in words."""
+    found = data["optimize"]["curve"]
+    first, last = found["planned"][0], found["planned"][-1]
+    said = [
+        f"File size across, KL divergence up. The planner predicts {first['kl']:.3g} nats at "
+        f"{first['bytes'] / 1e6:.1f} MB and {last['kl']:.1e} at {last['bytes'] / 1e6:.1f} MB."
+    ]
+    said += [f"Preset {p['name']}: {p['bytes'] / 1e6:.1f} MB, predicted {p['kl']:.3g}." for p in found["presets"]]
+    said += [
+        f"Measured, {r['name']}: {r['file_bytes'] / 1e6:.1f} MB, {r['kl_mean']:.4g}."
+        for r in data["rows"]
+        if r["file_bytes"] and r["kl_mean"] is not None
+    ]
+    return " ".join(said)
+
+
+def _draw(data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, Any]], frame: Frame) -> str:
+    low_kl = SMALLEST_KL * 10
+    planned = [(p["bytes"] / 1e6, p["kl"]) for p in found["planned"] if p["kl"] > low_kl]
+    presets = [(p["name"], p["bytes"] / 1e6, p["kl"]) for p in found["presets"] if p["kl"] > low_kl]
+    points = [(r["name"], r["file_bytes"] / 1e6, max(r["kl_mean"], low_kl)) for r in measured]
+    sizes = [m for m, _ in planned] + [m for _, m, _ in points]
+    kls = [k for _, k in planned] + [k for *_, k in presets] + [k for *_, k in points]
+    if not planned:
+        return ""
+    x_ticks = linear_ticks(0.0, max(sizes) * 1.02, 6 if frame is WIDE else 4)
+    low = math.floor(math.log10(min(kls)))
+    high = max(math.ceil(math.log10(max(kls))), low + 1)
+
+    def x(megabytes: float) -> float:
+        return frame.left + megabytes / x_ticks[-1] * (frame.end - frame.left)
+
+    def y(kl: float) -> float:
+        return frame.top + (high - math.log10(kl)) / (high - low) * (frame.base - frame.top)
+
+    name = f"curve-{frame.name}"
+    parts = [
+        f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
+        f'aria-labelledby="title-{name} desc-{name}">',
+        f'<title id="title-{name}">KL divergence by size of {escape(data["name"])}</title>',
+        f'<desc id="desc-{name}">{escape(describe(data))}</desc>',
+    ]
+    for tick in x_ticks:
+        parts.append(line("grid", (x(tick), frame.top), (x(tick), frame.base)))
+        parts.append(text(x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
+    for power in range(low, high + 1):
+        at = y(10.0**power)
+        parts.append(line("grid", (frame.left, at), (frame.end, at)))
+        parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
+    middle = (frame.top + frame.base) / 2
+    parts.append(text((frame.left + frame.end) / 2, frame.base + 38, "file size, MB", "axis", "middle"))
+    parts.append(
+        f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" y="{middle:.0f}">'
+        "KL divergence, nats (down is closer)</text>"
+    )
+    path = " ".join(f"{x(m):.1f},{y(k):.1f}" for m, k in planned)
+    parts.append(f'<polyline class="planned" points="{path}"/>')
+    taken: list[Box] = []
+    for label, m, k in presets:
+        tip = f"{label}: {m:.1f} MB, predicted {k:.4g} nats"
+        parts.append(f"<g><title>{escape(tip)}</title>{_diamond(x(m), y(k))}</g>")
+        taken.append((x(m) - 5, y(k) - 5, x(m) + 5, y(k) + 5))
+    best = data["recommended"]["name"]
+    for label, m, k in points:
+        tip = f"{label}: {m:.1f} MB, measured {k:.5f} nats"
+        kind = "mark best-mark" if label == best else "mark"
+        parts.append(
+            f'<g><title>{escape(tip)}</title><circle class="{kind}" cx="{x(m):.1f}" cy="{y(k):.1f}" r="7"/></g>'
+        )
+        taken.append((x(m) - 7, y(k) - 7, x(m) + 7, y(k) + 7))
+    for label, m, k in points:
+        words = ("★ " if label == best else "") + label
+        left, base = place(words, x(m), y(k), 7, taken, frame)
+        parts.append(text(left, base, words, "label best" if label == best else "label", "start"))
+    parts += [_some_names(presets, x, y, taken, frame), _legend(frame), "</svg>"]
+    return "\n".join(parts)
+
+
+def _some_names(presets: list[tuple[str, float, float]], x: Any, y: Any, taken: list[Box], frame: Frame) -> str:
+    """Names of the presets there is room for; the others are in the words of the chart and under the pointer."""
+    known = ("Q4_K_M", "Q2_K", "Q8_0", "Q6_K", "IQ2_M", "Q3_K_M", "IQ4_XS", "Q5_K_M", "IQ1_M", "Q4_0")
+    chosen = [p for want in known for p in presets if p[0] == want][: 8 if frame is WIDE else 4]
+    parts: list[str] = []
+    for name, m, k in chosen:
+        left, base = place(name, x(m), y(k), 6, taken, frame)
+        parts.append(text(left, base, name, "tick", "start"))
+    return "".join(parts)
+
+
+def _diamond(cx: float, cy: float) -> str:
+    return f'<path class="preset" d="M{cx:.1f} {cy - 5:.1f}l5 5l-5 5l-5 -5z"/>'
+
+
+def _legend(frame: Frame) -> str:
+    top, left = frame.height - 26, frame.left
+    step = 230 if frame is WIDE else 0
+    rows = [("planned, predicted", "line"), ("presets, predicted", "preset"), ("measured", "mark")]
+    parts: list[str] = []
+    for number, (said, kind) in enumerate(rows):
+        at = left + number * step
+        up = top if frame is WIDE else frame.base + 56 + number * 18
+        if kind == "line":
+            parts.append(f'<line class="planned" x1="{at}" y1="{up}" x2="{at + 22}" y2="{up}"/>')
+        elif kind == "preset":
+            parts.append(_diamond(at + 11, up))
+        else:
+            parts.append(f'<circle class="mark" cx="{at + 11}" cy="{up}" r="6"/>')
+        parts.append(text(at + 30, up + 4, said, "tick", "start"))
+    return "".join(parts)

@@ -1,0 +1,80 @@
+"""The sections of an optimization: the curve, the plan as a picture, kinds of text, the trials."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from kanna.report.curve import curve
+from kanna.report.picture import pictures
+
+
+def sections(data: dict[str, Any]) -> str:
+    """Markup for what `optimize` adds to a comparison; empty for a plain comparison."""
+    found = data.get("optimize")
+    if not found:
+        return ""
+    parts: list[str] = []
+    if drawn := curve(data):
+        parts.append(
+            "<h2>Divergence by size</h2>" + drawn + '<p class="muted">Predictions are of this model on its calibration '
+            "text, of the values that gptq would choose (presets too), without what the runtime's own rounding adds; "
+            "measurements are of the files, in the runtime.</p>"
+        )
+    if table := _domains(found["domains"]):
+        parts.append("<h2>Kinds of text</h2>" + table)
+    if drawn := pictures(found["pictures"]):
+        parts.append("<h2>The plan</h2>" + drawn)
+    if trials := _swaps(found.get("swaps") or []):
+        parts.append("<h2>Swaps tried</h2>" + trials)
+    return "".join(parts)
+
+
+def _domains(found: dict[str, Any]) -> str:
+    if not found:
+        return ""
+    kinds = list(found["windows"])
+    head = '<th scope="col" class="text">artefact</th>' + "".join(f'<th scope="col">{escape(k)}</th>' for k in kinds)
+    body = "".join(
+        f'<tr><th scope="row" class="text">{escape(r["name"])}</th>'
+        + "".join(f"<td>{r['kl'][k]:.5f}</td>" for k in kinds)
+        + "</tr>"
+        for r in found["rows"]
+    )
+    counts = ", ".join(f"{n} of {escape(k)}" for k, n in found["windows"].items())
+    origin = (
+        "windows held out of the statistics, which chose shrinkage and scaled predictions"
+        if found["fitted"]
+        else "calibration text that nothing was fitted to"
+    )
+    said = f"Mean KL divergence in nats, in the runtime, on {origin}; windows of {found['window']} tokens: {counts}."
+    return (
+        f'<p class="caption">{said}</p><div class="scroll" tabindex="0" role="region" aria-label="By kind of text">'
+        f'<table aria-label="Mean KL divergence by kind of text"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        "</table></div>"
+    )
+
+
+def _swaps(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
+    head = "".join(
+        f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
+        for i, c in enumerate(("costs of", "taken as", "tensors changed", "KL before", "KL after", "± 95 %", "kept"))
+    )
+    body = "".join(
+        f'<tr><th scope="row" class="text">{escape(s["group"])}</th><td>× {s["factor"]:.2f}</td><td>{s["changed"]}</td>'
+        f"<td>{s['before']:.5f}</td><td>{s['after']:.5f}</td><td>{_or_dash(s['half'])}</td>"
+        f"<td>{'✓' if s['kept'] else '–'}</td></tr>"
+        for s in found
+    )
+    return (
+        '<p class="caption">Plans of the same size, each with some costs taken as larger or smaller, in the runtime; '
+        "kept when windows agree that the divergence falls. A trial that was clearly worse was left early.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Swaps tried"><table aria-label="Swaps tried">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5f}"

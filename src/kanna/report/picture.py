@@ -1,0 +1,76 @@
+"""A plan as a picture: a row per layer, a column per kind of tensor, coloured by bits per weight."""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+from typing import Any
+
+from kanna.report.chart import colour
+
+FEWEST, MOST = 1.5, 10.0
+
+
+def pictures(found: list[dict[str, Any]]) -> str:
+    """Plans side by side, as tables: the words in each cell say what the colour does."""
+    drawn = "".join(_picture(one) for one in found if one["tensors"])
+    return f"{_legend()}<div class=\"pictures\">{drawn}</div>" if drawn else ""
+
+
+def shade(bits: float) -> tuple[str, str]:
+    """Colour of a cell and of its letters: few bits are dark blue, many are yellow."""
+    share = math.log(max(bits, FEWEST) / FEWEST) / math.log(MOST / FEWEST)
+    back = colour(share)
+    red, green, blue = (_linear(int(back[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    # Whichever has the larger contrast by WCAG: (1.05 / (L + .05)) or ((L + .05) / .05).
+    return back, "#000" if (light + 0.05) ** 2 > 1.05 * 0.05 else "#fff"
+
+
+def _linear(value: float) -> float:
+    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+
+
+def _picture(one: dict[str, Any]) -> str:
+    layers: dict[int, dict[str, dict[str, Any]]] = {}
+    others: list[tuple[str, dict[str, Any]]] = []
+    for tensor in one["tensors"]:
+        inside = re.match(r"blk\.(\d+)\.(.+?)(\.weight)?$", tensor["name"])
+        if inside:
+            layers.setdefault(int(inside[1]), {})[inside[2]] = tensor
+        else:
+            others.append((tensor["name"].removesuffix(".weight"), tensor))
+    kinds = list(dict.fromkeys(kind for row in layers.values() for kind in row))
+    chips = "".join(
+        f'<span class="chip"{_style(t)}>{escape(name)}: {escape(t["encoding"].upper())}</span>' for name, t in others
+    )
+    said = f"Encodings of {one['name']}, by layer and kind of tensor"
+    head = '<th scope="col" class="text">layer</th>' + "".join(f'<th scope="col">{escape(k)}</th>' for k in kinds)
+    body = "".join(
+        f'<tr><th scope="row" class="text">{number}</th>{"".join(_cell(row.get(k)) for k in kinds)}</tr>'
+        for number, row in sorted(layers.items())
+    )
+    table = (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(said)}"><table class="plan" '
+        f'aria-label="{escape(said)}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+    return f"<section><h3>{escape(one['name'])}</h3><p>{chips}</p>{table if layers else ''}</section>"
+
+
+def _cell(tensor: dict[str, Any] | None) -> str:
+    if tensor is None:
+        return "<td>–</td>"
+    tip = f"{tensor['name']}: {tensor['bits']:g} bits per weight"
+    return f'<td{_style(tensor)} title="{escape(tip)}">{escape(tensor["encoding"].upper())}</td>'
+
+
+def _style(tensor: dict[str, Any]) -> str:
+    back, ink = shade(tensor["bits"])
+    return f' style="background:{back};color:{ink}"'
+
+
+def _legend() -> str:
+    steps = (2, 3, 4, 5, 6, 8, 16)
+    chips = "".join('<span class="chip"{}>{} bits</span>'.format(_style({"bits": b}), b) for b in steps)
+    return f'<p class="legend">Bits per weight: {chips}</p>'

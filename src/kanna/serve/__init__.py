@@ -1,0 +1,139 @@
+"""One OpenAI-compatible gateway in front of stock runtimes: supervised engines, keys, limits, usage, metrics."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kanna.errors import KannaError, MissingError, UsageError
+
+if TYPE_CHECKING:
+    from kanna.serve.settings import ModelSpec
+
+__all__ = ["serve"]
+
+INSTALL = "pip install 'kanna[serve]'"
+_NEEDED = ("aiohttp", "fastapi", "prometheus_client", "uvicorn")
+
+
+def serve(
+    models: Sequence[str | Path],
+    *,
+    alias: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    context: int = 4096,
+    parallel: int = 8,
+    memory: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int | None = None,
+    max_tokens: int = 0,
+    queue: int = 64,
+    idle: float = 0.0,
+    state: str | Path | None = None,
+    audit: str | Path | None = None,
+    keys: bool = False,
+    open_to_all: bool = False,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve artefacts until the process is interrupted.
+
+    models:      files, or NAME=FILE; the name stands in requests, and is the file's name without its ending otherwise
+    alias:       another name for the first model, or ALIAS=NAME
+    host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
+    context:     tokens of one request; parallel: requests an engine computes together
+    memory:      bytes all engines together may take; None: 80 % of what is free
+    max_tokens:  most new tokens of one answer; 0: what the context holds
+    queue:       requests that may wait per model, more get 503
+    idle:        unload a model unused for that many seconds; 0: only when another one needs its memory
+    state:       folder of keys and usage; audit: a file that gets one JSON line per request, never its text
+    keys:        ask for keys on loopback, too; open_to_all: ask for none anywhere
+    started:     called with the address when requests may come
+
+    Raises UsageError, MissingError, and KannaError for an address that is taken.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingError(f"the gateway needs {missing[0]}, which is not installed here", todo=INSTALL)
+    import uvicorn
+
+    from kanna.serve.app import create_app
+    from kanna.serve.guard.store import Store
+    from kanna.serve.metrics import Metrics
+    from kanna.serve.pool import Pool
+    from kanna.serve.settings import Limits, Settings, state_folder
+
+    settings = Settings(
+        host=host,
+        port=port,
+        audit=Path(audit) if audit else None,
+        memory=memory,
+        context=context,
+        slots=parallel,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        idle=idle,
+        keys=keys,
+        open_to_all=open_to_all,
+        limits=Limits(max_tokens=max_tokens, queue=queue),
+    )
+    specs = _specs(models, alias)
+    store = Store(state_folder(state) / "keys.sqlite")
+    if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
+        why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
+        raise UsageError(
+            f"every request will need a key ({why}), and there is none", expected="a key, or --open-to-all",
+            todo="kanna keys create --name NAME" + (f" --state {state}" if state else ""),
+        )  # fmt: skip
+    bound = _bind(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+    pool = Pool(specs, settings, Metrics())
+    pool.prestart()
+    try:
+        app = create_app(pool, store, settings, lambda: started(address) if started else None)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
+            h11_max_incomplete_event_size=64 << 10, backlog=1024,
+        )  # fmt: skip
+        uvicorn.Server(config).run(sockets=[bound])
+    finally:
+        pool.kill()
+        store.close()
+
+
+def _specs(models: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSpec]:
+    from kanna.serve.settings import ModelSpec
+
+    specs: list[ModelSpec] = []
+    for given in models:
+        name, equal, path = str(given).partition("=")
+        file = Path(path if equal else name).expanduser()
+        if not file.exists():
+            raise UsageError(f"{file} does not exist", expected="a .gguf file, or NAME=FILE")
+        specs.append(ModelSpec(name=name if equal else file.name.removesuffix(".gguf"), path=file))
+    if not specs:
+        raise UsageError("no model was given", expected="a .gguf file")
+    for given in aliases:
+        name, equal, of = given.partition("=")
+        spec = next((s for s in specs if s.name == of), None) if equal else specs[0]
+        if spec is None:
+            raise UsageError(f"the alias {name} is for {of!r}", expected=", ".join(s.name for s in specs))
+        spec.aliases.append(name)
+    return specs
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise KannaError(
+            f"{host}:{port} cannot be listened on: {error.strerror}", todo="choose another --port"
+        ) from None
+    return bound
