@@ -1,4 +1,4 @@
-"""The web page of the gateway, in a real Chromium against a gateway that answers from a script, and once the real one."""
+"""The web page of the gateway in a real Chromium, against a gateway that answers from a script and the real one."""
 
 from __future__ import annotations
 
