@@ -6,10 +6,15 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import needs
 import numpy as np
 import pytest
@@ -102,6 +107,12 @@ def shell(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=120, **options)
 
 
+def command_of(folder: Path) -> list[str]:
+    """What the image runs, after `kanna`."""
+    lines = (folder / "Dockerfile").read_text().splitlines()
+    return json.loads(next(line for line in lines if line.startswith("CMD ")).removeprefix("CMD "))
+
+
 def mlx_folder(folder: Path) -> Path:
     folder.mkdir()
     config = {
@@ -131,7 +142,7 @@ def test_memory_is_counted_as_fit_counts(small: Path, tmp_path: Path) -> None:
 def test_a_folder_is_counted_the_same(small: Path, tmp_path: Path) -> None:
     of_file = package(small, tmp_path / "a", to=["docker"], context=256).resources
     of_folder = package(mlx_folder(tmp_path / "tiny-mlx"), tmp_path / "b", to=["docker"], context=256)
-    assert of_folder.kind == "mlx"
+    assert of_folder.kind == "mlx" and any("no engine for mlx" in n for n in of_folder.notes)
     assert of_folder.resources["kv_bytes"] == of_file["kv_bytes"]
     assert {f for f in of_folder.files if f.startswith("models/")} == {
         f"models/tiny-mlx/{n}" for n in ("chat_template.jinja", "config.json", "model.safetensors")
@@ -236,15 +247,14 @@ def test_manifests_before_the_schemas_of_kubernetes(made: Path) -> None:
 
 
 def test_the_command_is_one_that_kanna_takes(made: Path) -> None:
-    """The words after `kanna`, held against the command line, once that command is there."""
+    """The words after `kanna`, held against the command line."""
     import click
 
-    told = json.loads(next(x for x in (made / "Dockerfile").read_text().splitlines() if x.startswith("CMD "))[4:])
-    context = click.Context(cli)
-    command = cli.get_command(context, told[0])
-    if command is None:
-        pytest.skip("kanna serve is not here yet")
-    command.make_context("serve", told[1:], resilient_parsing=False)
+    told = command_of(made)
+    command = cli.get_command(click.Context(cli), told[0])
+    assert command is not None
+    given = command.make_context("serve", told[1:]).params
+    assert given["context"] == 256 and given["host"] == "0.0.0.0" and given["state"] == Path("/var/lib/kanna")
 
 
 # Ollama
@@ -429,8 +439,6 @@ def test_a_signature_of_somebody_else(small: Path, keys: tuple[Path, Path], tmp_
 
 def test_what_model_signing_itself_says(small: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     """The signature is one that its own command line takes."""
-    import sys
-
     package(small, tmp_path / "p", sign_key=keys[0], context=256)
     done = shell(
         sys.executable, "-m", "model_signing", "verify", "key", tmp_path / "p", "--signature", tmp_path / "p/model.sig",
@@ -534,6 +542,87 @@ def test_rules_before_promtool(made: Path, tmp_path: Path) -> None:
     text = (folder / "alerts.yaml").read_text()
     (folder / "alerts.yaml").write_text(text.replace("> 0.05", "> 0.5"))
     assert shell(program, "test", "rules", "alerts.test.yaml", cwd=folder).returncode != 0
+
+
+def test_every_metric_is_one_the_gateway_has(made: Path) -> None:
+    """Names in rules, in their tests and on the dashboard, with the labels they are asked for."""
+    from kanna.serve.metrics import Metrics
+
+    known: dict[str, set[str]] = {}
+    for family in Metrics().registry.collect():
+        kinds = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        known |= {family.name + kind: set() for kind in kinds}
+    used: set[str] = set()
+    for name in ("alerts.yaml", "alerts.test.yaml", "dashboard.json"):
+        text = (made / "watch" / name).read_text()
+        used |= set(re.findall(r"\bkanna_[a-z_]+", text))
+    assert len(used) >= 10 and used <= set(known), used - set(known)
+    labels = set(re.findall(r"by \(([a-z, ]+)\)", (made / "watch" / "dashboard.json").read_text()))
+    assert {x for group in labels for x in group.split(", ")} <= {"le", "model", "key"}
+
+
+def test_a_packaged_gateway_is_scraped_by_prometheus(smollm2: Path, tmp_path: Path) -> None:
+    """The model, the command and the configuration as packaged, but for ports and folders."""
+    pytest.importorskip("xllamacpp")
+    program = needs.program("prometheus", install="prometheus")
+    folder, state = tmp_path / "tiny", tmp_path / "state"
+    package(smollm2, folder, to=["docker"], context=256, parallel=2, cpus=1)
+    words = command_of(folder)
+    moved = {"/srv/kanna": str(folder), "/var/lib/kanna": str(state)}
+    words = [next((w.replace(k, v) for k, v in moved.items() if w.startswith(k)), w) for w in words]
+    words[words.index("--port") + 1] = "0"
+    # The container listens to all, and so asks for keys.
+    words[words.index("--host") + 1 :] = ["127.0.0.1", "--keys", *words[words.index("--host") + 2 :]]
+    kanna = [sys.executable, "-m", "kanna"]
+    scopes = ["--scope", "metrics", "--scope", "infer"]
+    key = shell(*kanna, "keys", "create", "--name", "p", *scopes, "--state", state, "--json")
+    watch = folder / "watch"
+    (watch / "metrics.key").write_text(json.loads(key.stdout)["key"])
+    gateway = subprocess.Popen([*kanna, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    prometheus: subprocess.Popen[str] | None = None
+    try:
+        assert gateway.stderr
+        port = next(found[1] for line in gateway.stderr if (found := re.search(r"at http://\S+:(\d+)/v1", line)))
+        threading.Thread(target=gateway.stderr.read, daemon=True).start()
+        base = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{base}/health").status_code == 200 and httpx.get(f"{base}/metrics").status_code == 401
+        headers = {"Authorization": f"Bearer {json.loads(key.stdout)['key']}"}
+        asked = {"model": slug(smollm2.stem), "prompt": "Once", "max_tokens": 4}
+        answer = httpx.post(f"{base}/v1/completions", json=asked, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
+        text = (watch / "prometheus.yaml").read_text()
+        (watch / "prometheus.yaml").write_text(text.replace(":8000", f":{port}").replace("15s", "1s"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            listen = f"127.0.0.1:{free.getsockname()[1]}"
+        prometheus = subprocess.Popen(
+            [program, "--config.file=prometheus.yaml", f"--web.listen-address={listen}", "--log.level=error",
+             f"--storage.tsdb.path={tmp_path / 'tsdb'}"], cwd=watch, text=True,
+        )  # fmt: skip
+
+        def query(what: str) -> Any:
+            end = time.monotonic() + 30
+            while time.monotonic() < end:
+                try:
+                    found = httpx.get(f"http://{listen}/api/v1/query", params={"query": what}).json()["data"]["result"]
+                    if found:
+                        return found
+                except (httpx.HTTPError, ValueError, KeyError):
+                    pass
+                time.sleep(0.1)
+            pytest.fail(f"Prometheus never had {what}")
+
+        (up,) = query('up{job="kanna"} == 1')
+        assert up["metric"]["service"].startswith("kanna-smollm2")
+        (tokens,) = query('kanna_tokens_total{kind="completion"}')
+        assert float(tokens["value"][1]) == 4
+        rules = httpx.get(f"http://{listen}/api/v1/rules").json()["data"]["groups"][0]["rules"]
+        assert len(rules) == 9 and all(r["health"] in ("ok", "unknown") for r in rules)
+    finally:
+        for one in (prometheus, gateway):
+            if one:
+                one.terminate()
+                one.wait(20)
 
 
 def test_dashboard_is_one_that_grafana_imports(made: Path) -> None:

@@ -1,8 +1,12 @@
-"""The web page of the gateway, in a real Chromium against a gateway that answers from a script."""
+"""The web page of the gateway in a real Chromium, against a gateway that answers from a script and the real one."""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -370,3 +374,61 @@ def test_pictures(
     here.js("document.querySelector('#tab-keys').click()")
     here.until("document.querySelector('#keys-list table')")
     take("keys")
+
+
+# The gateway itself
+
+
+def test_the_page_of_the_real_gateway(browser: Browser, smollm2: Path, tmp_path: Path) -> None:
+    """A model, keys and metrics as `kanna serve` has them; the same file twice, under two names."""
+    pytest.importorskip("xllamacpp")
+    kanna = [sys.executable, "-m", "kanna"]
+    made = subprocess.run(
+        [*kanna, "keys", "create", "--name", "me", "--scope", "infer", "--scope", "metrics", "--scope", "admin",
+         "--state", str(tmp_path), "--json"], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    words = ["serve", f"one={smollm2}", f"two={smollm2}", "--keys"]
+    words += ["--port", "0", "--context", "512", "--parallel", "2"]
+    gateway = subprocess.Popen(
+        [*kanna, *words, "--state", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert gateway.stderr
+        said = ""
+        for line in gateway.stderr:
+            said += line
+            if found := re.search(r"at (http://\S+)/v1", line):
+                break
+        else:
+            pytest.fail(said)
+        # Whatever else it says must not fill the pipe.
+        threading.Thread(target=gateway.stderr.read, daemon=True).start()
+        browser.complaints.clear()
+        browser.open(f"{found[1]}/")
+        browser.until("document.querySelector('.notice button.main')")
+        browser.js("document.querySelector('.notice button.main').click()")
+        browser.until("document.querySelector('#key-dialog').open")
+        browser.type(json.loads(made.stdout)["key"])
+        browser.press("Enter")
+        browser.until("document.querySelector('#chat-model').value === 'one'")
+        browser.js("document.querySelector('#chat-max').value = '24'")
+        ask(browser, "Say hello.")
+        browser.until("document.querySelector('.turn.model .about span')", timeout=60)
+        told = done(browser)
+        assert "tokens/s" in told and "first token" in told, told
+        browser.js("document.querySelector('#tab-compare').click()")
+        browser.js("document.querySelector('#compare-max').value = '16'")
+        browser.js("document.querySelector('#compare-input').value = 'Count to five.'")
+        browser.js("document.querySelector('#compare-run').click()")
+        assert "to the letter" in browser.until("document.querySelector('#verdict').textContent", timeout=90)
+        browser.js("document.querySelector('#tab-watch').click()")
+        row = browser.until("document.querySelector('#watch-models tbody')?.innerText", timeout=20)
+        assert re.search(r"one\s+2\s+\d+\s+0\s", row) and re.search(r"two\s+1\s", row), row
+        browser.js("document.querySelector('#tab-keys').click()")
+        row = browser.until("document.querySelector('#keys-list tbody')?.innerText", timeout=20)
+        assert "me" in row and "admin" in row
+        assert browser.complaints == []
+    finally:
+        browser.js("sessionStorage.clear()")
+        gateway.terminate()
+        gateway.wait(20)

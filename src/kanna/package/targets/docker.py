@@ -33,8 +33,6 @@ def _dockerfile(service: Service) -> str:
     return f"""\
 FROM {PYTHON}-bookworm AS build
 ARG KANNA={_quoted(service.requirement)}
-# Not for this machine's processor alone: the image runs elsewhere.
-ARG CMAKE_ARGS="-DGGML_NATIVE=OFF"
 COPY wheels/ /wheels/
 RUN python -m venv /opt/kanna \\
  && /opt/kanna/bin/pip install --no-cache-dir --find-links /wheels "$KANNA"
