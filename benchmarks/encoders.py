@@ -45,7 +45,7 @@ def load(path: Path, layers: int) -> dict[str, Weighted]:
 
 
 def ggml(encoding: encodings.Encoding, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    return _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(x.shape[1]), weights)
+    return _ggml.quantize(encoding, x, weights)
 
 
 def speed(encoding: encodings.Encoding, data: Weighted, repeats: int) -> dict[str, object]:
@@ -62,7 +62,7 @@ def speed(encoding: encodings.Encoding, data: Weighted, repeats: int) -> dict[st
             side()
             times.append(time.perf_counter() - start)
     ours, theirs = (x.size / median(times) / 1e6 for times in seconds)
-    return {"type": encoding.ggml_name, "M weights/s": ours, "ggml": theirs, "× faster": ours / theirs}
+    return {"type": encoding.label, "M weights/s": ours, "ggml": theirs, "× faster": ours / theirs}
 
 
 def error_ratio(encoding: encodings.Encoding, data: Weighted, given: bool) -> float:
@@ -81,7 +81,7 @@ def errors(
     encoding: encodings.Encoding, sources: dict[str, dict[str, Weighted]], pool: ThreadPoolExecutor
 ) -> dict[str, object]:
     """Mean and largest error ratio over the tensors of each model that the encoding fits."""
-    row: dict[str, object] = {"type": encoding.ggml_name}
+    row: dict[str, object] = {"type": encoding.label}
     for label, given in (("imatrix", True), ("plain", False)):
         for name, tensors in sources.items():
             fitting = [d for d in tensors.values() if d[0].shape[1] % encoding.block == 0]

@@ -109,7 +109,7 @@ def test_floats_round_as_ggml(name: str) -> None:
     encoding = encodings.get(name)
     x = np.random.default_rng(0).integers(0, 1 << 32, (64, 256), dtype=np.uint32).view(np.float32)
     x = np.where(np.isfinite(x), x, np.float32(1)).astype(np.float32)
-    theirs = _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(256), None)
+    theirs = _ggml.quantize(encoding, x, None)
     assert np.array_equal(encoding.encode(x), theirs)
 
 
@@ -158,7 +158,7 @@ def test_weighted_error_is_below_ggmls(name: str) -> None:
     ratios: list[float] = []
     for shape in SHAPES:
         x = shaped(shape)
-        theirs = error(x, _ggml.quantize(encoding.ggml_type, x, encoding.row_bytes(1024), w), name, w)
+        theirs = error(x, _ggml.quantize(encoding, x, w), name, w)
         ratios.append(error(x, encoding.encode(x, weights=w), name, w) / theirs)
         assert ratios[-1] <= 1 + 1e-6, shape
     print(f"MEASURE {name} {np.mean(ratios):.4f}")

@@ -27,7 +27,8 @@ def _foreign(package: str) -> dict[str, EntryPoint]:
 def names(package: str) -> tuple[str, ...]:
     """Names of the components in `package`, sorted; third parties add theirs by entry point."""
     folder = importlib.import_module(package)
-    own = {m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_") and m.name != "base"}
+    found = pkgutil.iter_modules(folder.__path__)
+    own = {m.name for m in found if not m.name.startswith("_") and m.name != "base" and not m.ispkg}
     return tuple(sorted(own | set(_foreign(package))))
 
 

@@ -98,7 +98,7 @@ class ToGGUF:
         starved = [e for e in self.resolved.entries if e.encoding.needs_weights and e.weights is None]
         if starved and self.imatrix is None and self.statistics is None:
             notes.append(
-                f"{starved[0].encoding.ggml_name} wants an importance matrix, and none was given: quality will be poor"
+                f"{starved[0].encoding.label} wants an importance matrix, and none was given: quality will be poor"
             )
         return notes
 

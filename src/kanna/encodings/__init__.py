@@ -1,10 +1,14 @@
-"""Encodings: how the values of a tensor are stored. Each file of this folder is one, under its own name."""
+"""Encodings: how the values of a tensor are stored. Each file of this folder is one of GGUF, under its own name.
+
+Those of MLX and ONNX come in widths and group sizes: each file of `grouped` is a whole kind of them.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
 from kanna import plugins
+from kanna.encodings import grouped
 from kanna.encodings.base import Encoding
 from kanna.errors import UnsupportedError
 
@@ -18,18 +22,20 @@ REMOVED = {
 
 
 def names() -> list[str]:
-    """Names of all encodings, sorted."""
+    """Names of all encodings of GGUF, sorted."""
     return list(plugins.names(__name__))
 
 
 def get(name: str) -> Encoding:
-    """The encoding called `name` (any case); UnsupportedError names the known ones."""
+    """The encoding called `name` (any case), of any format; UnsupportedError names the known ones."""
+    if found := grouped.get(name.lower()):
+        return found
     return plugins.load(__name__, name.lower(), "ENCODING")
 
 
 @cache
 def _by_type() -> dict[int, Encoding]:
-    return {encoding.ggml_type: encoding for encoding in map(get, names())}
+    return {e.ggml_type: e for e in map(get, names()) if e.ggml_type is not None}
 
 
 def by_ggml_type(number: int) -> Encoding:
@@ -39,7 +45,7 @@ def by_ggml_type(number: int) -> Encoding:
         old = REMOVED.get(number)
         raise UnsupportedError(
             f"ggml type {number} ({old}) was removed from ggml" if old else f"unknown ggml type {number}",
-            expected="one of " + ", ".join(f"{e.ggml_type} ({e.ggml_name})" for e in _by_type().values()),
+            expected="one of " + ", ".join(f"{e.ggml_type} ({e.label})" for e in _by_type().values()),
             todo="make the file again from the original model with a current tool",
         )
     return found

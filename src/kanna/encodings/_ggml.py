@@ -44,15 +44,15 @@ def library() -> Any:
     )
 
 
-def quantize(ggml_type: int, x: F32, row_bytes: int, weights: F32 | None) -> U8:
-    """ggml_quantize_chunk of float32 [rows, cols] -> uint8 [rows, row_bytes]."""
-    lib = library()
+def quantize(encoding: Encoding, x: F32, weights: F32 | None) -> U8:
+    """ggml_quantize_chunk of float32 [rows, cols] -> uint8 [rows, row bytes]."""
+    lib, number = library(), encoding.ggml_type
     with _tables:
-        lib.ggml_quantize_init(ggml_type)
-    out = np.zeros((x.shape[0], row_bytes), np.uint8)
+        lib.ggml_quantize_init(number)
+    out = np.zeros((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
     w = None if weights is None else np.ascontiguousarray(weights, np.float32)
     lib.ggml_quantize_chunk(
-        ggml_type, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1], None if w is None else w.ctypes.data
+        number, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1], None if w is None else w.ctypes.data
     )
     return out
 
@@ -65,7 +65,7 @@ def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads
     if encoding.needs_weights and weights is None:
         # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
         weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
-    return quantize(encoding.ggml_type, x, encoding.row_bytes(x.shape[1]), weights)
+    return quantize(encoding, x, weights)
 
 
 def encode_searched(

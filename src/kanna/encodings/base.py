@@ -18,15 +18,17 @@ Decode = Callable[["Encoding", U8, int], F32]
 class Encoding:
     """A way to store values, `block` of them in `block_bytes` bytes.
 
+    label:     the name as people write it
+    ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped)
     encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) -> u8[rows, row bytes]
     decoder(self, data: u8[rows, row bytes], cols) -> f32[rows, cols]
     """
 
     name: str
-    ggml_type: int
-    ggml_name: str
+    label: str
     block: int
     block_bytes: int
+    ggml_type: int | None = None
     needs_weights: bool = False
     encoder: Encode | None = None
     decoder: Decode | None = None
@@ -40,7 +42,7 @@ class Encoding:
         """Bytes of a row of `cols` values; EncodingError when it is not a whole number of blocks."""
         if cols % self.block:
             raise EncodingError(
-                f"{self.ggml_name} cannot hold rows of {cols} values",
+                f"{self.label} cannot hold rows of {cols} values",
                 expected=f"a multiple of {self.block}",
                 todo="choose another encoding for this tensor",
             )
@@ -49,10 +51,10 @@ class Encoding:
     def decode(self, data: U8, cols: int) -> F32:
         """Values of rows stored as uint8 [rows, row bytes], as float32 [rows, cols]."""
         if self.decoder is None:
-            raise EncodingError(f"{self.ggml_name} is carried as it is, never decoded")
+            raise EncodingError(f"{self.label} is carried as it is, never decoded")
         if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != self.row_bytes(cols):
             raise EncodingError(
-                f"{self.ggml_name} data has shape {data.shape}, dtype {data.dtype}",
+                f"{self.label} data has shape {data.shape}, dtype {data.dtype}",
                 expected=f"uint8 [rows, {self.row_bytes(cols)}]",
             )
         return self.decoder(self, np.ascontiguousarray(data), cols)
@@ -68,7 +70,7 @@ class Encoding:
     ) -> U8:
         """Store float32 [rows, cols] as uint8 [rows, row bytes]. guessed: weights of plan/prior.py."""
         if self.encoder is None:
-            raise EncodingError(f"{self.ggml_name} has no encoder", todo="choose another encoding")
+            raise EncodingError(f"{self.label} has no encoder", todo="choose another encoding")
         if x.ndim != 2 or x.dtype != np.float32:
             raise EncodingError(f"values have shape {x.shape}, dtype {x.dtype}", expected="float32 [rows, cols]")
         self.row_bytes(x.shape[1])

@@ -36,5 +36,5 @@ def _has_denormals() -> bool:
 
 
 ENCODING = Encoding(
-    name="f16", ggml_type=1, ggml_name="F16", block=1, block_bytes=2, encoder=_encode, decoder=_decode
+    name="f16", ggml_type=1, label="F16", block=1, block_bytes=2, encoder=_encode, decoder=_decode
 )

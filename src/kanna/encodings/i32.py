@@ -2,4 +2,4 @@
 
 from kanna.encodings.base import Encoding
 
-ENCODING = Encoding(name="i32", ggml_type=26, ggml_name="I32", block=1, block_bytes=4)
+ENCODING = Encoding(name="i32", ggml_type=26, label="I32", block=1, block_bytes=4)

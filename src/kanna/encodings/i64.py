@@ -2,4 +2,4 @@
 
 from kanna.encodings.base import Encoding
 
-ENCODING = Encoding(name="i64", ggml_type=27, ggml_name="I64", block=1, block_bytes=8)
+ENCODING = Encoding(name="i64", ggml_type=27, label="I64", block=1, block_bytes=8)

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq1_m",
-    ggml_type=29,
-    ggml_name="IQ1_M",
+    label="IQ1_M",
     block=256,
     block_bytes=56,
+    ggml_type=29,
     needs_weights=True,
     encoder=_ggml.encode,
     decoder=_gguf.decode,

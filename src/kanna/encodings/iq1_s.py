@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq1_s",
-    ggml_type=19,
-    ggml_name="IQ1_S",
+    label="IQ1_S",
     block=256,
     block_bytes=50,
+    ggml_type=19,
     needs_weights=True,
     encoder=_ggml.encode,
     decoder=_gguf.decode,

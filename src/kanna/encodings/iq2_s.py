@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq2_s",
-    ggml_type=22,
-    ggml_name="IQ2_S",
+    label="IQ2_S",
     block=256,
     block_bytes=82,
+    ggml_type=22,
     needs_weights=True,
     encoder=_ggml.encode,
     decoder=_gguf.decode,

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq2_xs",
-    ggml_type=17,
-    ggml_name="IQ2_XS",
+    label="IQ2_XS",
     block=256,
     block_bytes=74,
+    ggml_type=17,
     needs_weights=True,
     encoder=_ggml.encode,
     decoder=_gguf.decode,

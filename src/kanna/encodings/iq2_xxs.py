@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq2_xxs",
-    ggml_type=16,
-    ggml_name="IQ2_XXS",
+    label="IQ2_XXS",
     block=256,
     block_bytes=66,
+    ggml_type=16,
     needs_weights=True,
     encoder=_ggml.encode,
     decoder=_gguf.decode,

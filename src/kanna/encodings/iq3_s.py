@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq3_s",
-    ggml_type=21,
-    ggml_name="IQ3_S",
+    label="IQ3_S",
     block=256,
     block_bytes=110,
+    ggml_type=21,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

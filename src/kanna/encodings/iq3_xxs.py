@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq3_xxs",
-    ggml_type=18,
-    ggml_name="IQ3_XXS",
+    label="IQ3_XXS",
     block=256,
     block_bytes=98,
+    ggml_type=18,
     needs_weights=True,
     encoder=_ggml.encode,
     decoder=_gguf.decode,

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq4_nl",
-    ggml_type=20,
-    ggml_name="IQ4_NL",
+    label="IQ4_NL",
     block=32,
     block_bytes=18,
+    ggml_type=20,
     encoder=_core.encode,
     decoder=_core.decode,
 )

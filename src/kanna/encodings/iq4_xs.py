@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq4_xs",
-    ggml_type=23,
-    ggml_name="IQ4_XS",
+    label="IQ4_XS",
     block=256,
     block_bytes=136,
+    ggml_type=23,
     encoder=_core.encode,
     decoder=_core.decode,
 )

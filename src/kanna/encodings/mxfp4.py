@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="mxfp4",
-    ggml_type=39,
-    ggml_name="MXFP4",
+    label="MXFP4",
     block=32,
     block_bytes=17,
+    ggml_type=39,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

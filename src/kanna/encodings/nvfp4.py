@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="nvfp4",
-    ggml_type=40,
-    ggml_name="NVFP4",
+    label="NVFP4",
     block=64,
     block_bytes=36,
+    ggml_type=40,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

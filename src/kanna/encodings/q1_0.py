@@ -18,10 +18,10 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 ENCODING = Encoding(
     name="q1_0",
-    ggml_type=41,
-    ggml_name="Q1_0",
+    label="Q1_0",
     block=128,
     block_bytes=18,
+    ggml_type=41,
     encoder=_ggml.encode,
     decoder=_decode,
 )

@@ -19,10 +19,10 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 ENCODING = Encoding(
     name="q2_0",
-    ggml_type=42,
-    ggml_name="Q2_0",
+    label="Q2_0",
     block=64,
     block_bytes=18,
+    ggml_type=42,
     encoder=_ggml.encode_searched,
     decoder=_decode,
 )

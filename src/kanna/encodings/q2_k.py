@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q2_k",
-    ggml_type=10,
-    ggml_name="Q2_K",
+    label="Q2_K",
     block=256,
     block_bytes=84,
+    ggml_type=10,
     encoder=_core.encode,
     decoder=_core.decode,
 )

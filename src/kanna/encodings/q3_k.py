@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q3_k",
-    ggml_type=11,
-    ggml_name="Q3_K",
+    label="Q3_K",
     block=256,
     block_bytes=110,
+    ggml_type=11,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q4_0",
-    ggml_type=2,
-    ggml_name="Q4_0",
+    label="Q4_0",
     block=32,
     block_bytes=18,
+    ggml_type=2,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q4_1",
-    ggml_type=3,
-    ggml_name="Q4_1",
+    label="Q4_1",
     block=32,
     block_bytes=20,
+    ggml_type=3,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q4_k",
-    ggml_type=12,
-    ggml_name="Q4_K",
+    label="Q4_K",
     block=256,
     block_bytes=144,
+    ggml_type=12,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q5_0",
-    ggml_type=6,
-    ggml_name="Q5_0",
+    label="Q5_0",
     block=32,
     block_bytes=22,
+    ggml_type=6,
     encoder=_core.encode,
     decoder=_core.decode,
 )

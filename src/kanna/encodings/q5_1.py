@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q5_1",
-    ggml_type=7,
-    ggml_name="Q5_1",
+    label="Q5_1",
     block=32,
     block_bytes=24,
+    ggml_type=7,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q5_k",
-    ggml_type=13,
-    ggml_name="Q5_K",
+    label="Q5_K",
     block=256,
     block_bytes=176,
+    ggml_type=13,
     encoder=_core.encode,
     decoder=_core.decode,
 )

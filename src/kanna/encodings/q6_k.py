@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q6_k",
-    ggml_type=14,
-    ggml_name="Q6_K",
+    label="Q6_K",
     block=256,
     block_bytes=210,
+    ggml_type=14,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q8_0",
-    ggml_type=8,
-    ggml_name="Q8_0",
+    label="Q8_0",
     block=32,
     block_bytes=34,
+    ggml_type=8,
     encoder=_core.encode,
     decoder=_core.decode,
 )

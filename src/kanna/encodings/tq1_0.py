@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="tq1_0",
-    ggml_type=34,
-    ggml_name="TQ1_0",
+    label="TQ1_0",
     block=256,
     block_bytes=54,
+    ggml_type=34,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

@@ -7,10 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="tq2_0",
-    ggml_type=35,
-    ggml_name="TQ2_0",
+    label="TQ2_0",
     block=256,
     block_bytes=66,
+    ggml_type=35,
     encoder=_ggml.encode_searched,
     decoder=_gguf.decode,
 )

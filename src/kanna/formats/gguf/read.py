@@ -306,7 +306,7 @@ class _Cursor:
             raise FormatError(f"{name} has shape {list(shape)}", expected="axes whose product fits a file")
         if shape[-1] % encoding.block:
             raise FormatError(
-                f"{name} has rows of {shape[-1]} values in {encoding.ggml_name}",
+                f"{name} has rows of {shape[-1]} values in {encoding.label}",
                 expected=f"a multiple of {encoding.block}",
             )
         return _Info(name, shape, encoding, offset, prod(shape[:-1]) * encoding.row_bytes(shape[-1]))

@@ -91,7 +91,7 @@ def _file(path: Path, tensors: Sequence[TensorPlan]) -> File:
     at = 0
     for entry in tensors:
         if entry.encoding.name not in _NAMES:
-            raise OutputError(f"safetensors cannot hold {entry.encoding.ggml_name}", expected=", ".join(_NAMES))
+            raise OutputError(f"safetensors cannot hold {entry.encoding.label}", expected=", ".join(_NAMES))
         header[entry.name] = {
             "dtype": _NAMES[entry.encoding.name],
             "shape": list(entry.tensor.shape),

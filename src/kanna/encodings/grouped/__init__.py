@@ -1,0 +1,24 @@
+"""Encodings of MLX and ONNX, one scale per group of values. Each file is a kind, and exports all of it as ENCODINGS."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from kanna import plugins
+from kanna.encodings.base import Encoding
+
+
+@cache
+def _all() -> dict[str, Encoding]:
+    kinds = (plugins.load(__name__, kind, "ENCODINGS") for kind in plugins.names(__name__))
+    return {encoding.name: encoding for kind in kinds for encoding in kind}
+
+
+def names() -> list[str]:
+    """Names of all grouped encodings."""
+    return list(_all())
+
+
+def get(name: str) -> Encoding | None:
+    """The grouped encoding called `name`, or None."""
+    return _all().get(name)
