@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from kanna.evaluate.windows import read_text
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
+from kanna.optimize import distill as tuning
 from kanna.optimize.budget import Budget, budget
-from kanna.optimize.judge import spare
+from kanna.optimize.judge import Spare, spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
 from kanna.optimize.search import NAME, Wishes, fill, limits, plan_of
@@ -39,6 +41,7 @@ __all__ = ["OptimizeResult", "optimize"]
 
 EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
 """Swaps that are tried at most."""
+_SCRATCH = (".judge-*", ".probe-*", ".swaps-*")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -49,6 +52,7 @@ class OptimizeResult:
 
     artefact:  the file to use; file_bytes ≤ budget
     kl_mean:   in the real runtime, on held-out text; rival and rival_kl: the best plain preset within the budget
+    tuning:    what tuning scales and norms came to in the runtime, and what it took; None where it was not tried
     predicted: nats of KL divergence the plan was expected to cost
     swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
                that did not; None where none were tried
@@ -71,6 +75,7 @@ class OptimizeResult:
     plan: str
     statistics: str
     swaps: dict[str, Any] | None
+    tuning: dict[str, Any] | None
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list[str])
 
@@ -111,7 +116,7 @@ def optimize(
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
     effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime, and
-             tries a few swaps of encodings there; `max` tries swaps until none gains
+             tries a few swaps of encodings there; `max` tries swaps until none gains, then tunes scales and norms
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
 
@@ -143,6 +148,8 @@ def optimize(
         read_text(text)
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (p for pattern in _SCRATCH for p in folder.glob(pattern)):  # of a run that was killed
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     stats = folder / "statistics"
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
     allowed = allow(imatrix=stats / IMATRIX)
@@ -161,11 +168,14 @@ def optimize(
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
-    found = fill(opened, choices, stats, allowed.nbytes, plan)
     text_left = spare(model, calibration, tokens)
+    decides = EFFORTS[effort] > 0 and able(text_left, notes)
+    tunes = decides and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
+    room = allowed.nbytes - tunes * tuning.RESERVE
+    found = fill(opened, choices, stats, room, plan)
     swaps: Swaps | None = None
-    if EFFORTS[effort] and able(text_left, notes):
-        swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
+    if decides:
+        swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
         plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
     clock.stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
@@ -180,10 +190,16 @@ def optimize(
         swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
         kept = sum(one["kept"] for one in swaps.state.tries)
         say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
-        rows = _rows(opened, folder, plan, stats, allowed, sizes)
+        clock.stage("swaps")
+    tuned: tuning.Distilled | None = None
+    if tunes:
+        ours = Path(rows[0][0].path or "")
+        tuned = _tune(opened, model, ours, plan, stats, calibration, tokens, text_left, device, threads, bar, notes)
+        clock.stage("distill")
+    if swaps is not None:
+        rows = _rows(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
-        clock.stage("swaps")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
@@ -192,10 +208,12 @@ def optimize(
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
-    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
+    result.optimize = tell(
+        listed, costs, drawn, by_kind, swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
+    )
     clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
-    rival = listed[1] if len(listed) > 1 else None
+    rival = next((row for row in listed if row.name not in (NAME, tuning.NAME)), None)
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
     options = {
@@ -225,6 +243,7 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
+        tuning=tuned.to_dict() if tuned else None,
         seconds=clock.seconds,
         notes=notes,
     )
@@ -262,6 +281,31 @@ def _gradients(
     gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
 
 
+def _tune(
+    source: Source,
+    model: Model,
+    artefact: Path,
+    plan: Path,
+    stats: Path,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    text: Spare,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    notes: list[str],
+) -> tuning.Distilled | None:
+    """Scales and norms of the artefact tuned, where there is memory for it."""
+    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
+    if problem := tuning.memory_problem(model, windows):
+        notes.append(problem)
+        return None
+    out = artefact.with_name(f"{steps.base_name(source)}-{tuning.NAME}.gguf")
+    return tuning.distill(
+        source, model, artefact, plan, stats, out, windows, text, device=device, threads=threads, progress=bar
+    )
+
+
 def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:
     """Bytes and encodings of every plain preset with the same statistics as its importance matrix."""
     found: dict[str, tuple[int, dict[str, str]]] = {}
@@ -275,12 +319,20 @@ def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]
 
 
 def _rows(
-    source: Source, folder: Path, plan: Path, stats: Path, allowed: Budget, offered: Mapping[str, int]
+    source: Source,
+    folder: Path,
+    plan: Path,
+    stats: Path,
+    allowed: Budget,
+    offered: Mapping[str, int],
+    tuned: bool = False,
 ) -> list[tuple[Row, dict[str, Any]]]:
-    """The optimized artefact, and the largest plain preset within the budget, the first of equals."""
+    """The optimized artefact, the tuned one, and the largest plain preset within the budget, the first of equals."""
     name = steps.base_name(source)
-    ours: dict[str, Any] = {"plan": plan, "statistics": stats}
-    rows = [(steps.plan(source, folder / f"{name}-{NAME}.gguf", NAME, "candidate", ours), ours)]
+    rows: list[tuple[Row, dict[str, Any]]] = []
+    for mine, made_by in [(NAME, plan), (tuning.NAME, folder / tuning.PLAN)][: 1 + tuned]:
+        ours: dict[str, Any] = {"plan": made_by, "statistics": stats}
+        rows.append((steps.plan(source, folder / f"{name}-{mine}.gguf", mine, "candidate", ours), ours))
     within = [preset for preset, size in offered.items() if size <= allowed.nbytes]
     if within:
         best = max(within, key=lambda preset: offered[preset])

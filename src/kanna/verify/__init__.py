@@ -13,6 +13,7 @@ from kanna.formats import gguf
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
+from kanna.provenance import TUNING
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source, open_source
 from kanna.verify import independent, parity, tensors, tokens
@@ -51,7 +52,7 @@ def verify(
     except KannaError as error:
         checks.append(Check(name="file", ok=False, detail=str(error)))
     else:
-        checks += tensors.check(model.tensors, found, bar)
+        checks += tensors.check(model.tensors, found, bar, tuned=TUNING in metadata)
         checks.append(_context(model, metadata))
         if all(c.ok for c in checks):
             checks += _in_runtime(opened, model, artefact, threads, bar)

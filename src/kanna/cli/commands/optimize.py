@@ -94,6 +94,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("KL divergence", kl),
             ("Same top token", f"{100 * data['top1']:.1f} %" if data["top1"] is not None else ""),
             ("Swaps", _swaps(data["swaps"])),
+            ("Tuning", _tuning(data["tuning"])),
             ("Gate", data["gate"] or ""),
             ("Time", ", ".join(f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1)),
             ("Report", data["report"]),
@@ -101,6 +102,13 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
+
+
+def _tuning(found: dict[str, Any] | None) -> str:
+    """`kept: 0.0391 → 0.0352 nats` on the text that decided."""
+    if found is None:
+        return ""
+    return "{}: {before:.5f} → {after:.5f} nats".format("kept" if found["kept"] else "not kept", **found)
 
 
 def _swaps(found: dict[str, Any] | None) -> str:
