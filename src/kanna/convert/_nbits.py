@@ -24,8 +24,8 @@ from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.quantize import Matrix
 from kanna.formats.stream import explain, partial, sync_file
 from kanna.memory import Peak
-from kanna.methods.moment import Moment
 from kanna.model import F32, Model, columns, num_rows, num_weights
+from kanna.moment import Moment
 from kanna.plan import Plan, Substitution, TensorPlan, roles
 from kanna.plan import onnx as presets
 from kanna.sources import Source
@@ -122,11 +122,10 @@ class ToNBits:
         return self.statistics.moment(name)
 
     def _entry(self, entry: TensorPlan) -> TensorPlan:
-        """The same, over the rows as Hugging Face orders them, which is the graph's order; only matrices are encoded."""
+        """The same, over rows in the order of Hugging Face, which is the graph's; only matrices are encoded."""
         if not roles.quantizable(entry.tensor):
-            entry = replace(
-                entry, encoding=encodings.get("f32"), method="nearest", weights=None, moment=None, prior=None
-            )
+            f32 = encodings.get("f32")
+            entry = TensorPlan(name=entry.name, tensor=entry.tensor, encoding=f32, method="nearest")
         theirs = next((t for t, ours in self.ours.items() if ours == entry.name), None)
         return replace(entry, tensor=self.tensors[theirs]) if theirs else entry
 
@@ -185,25 +184,41 @@ class ToNBits:
         return Matrix(kind=kind, parts=entries, accuracy=min(levels))
 
     def write(self, running: Running) -> WriteResult:
+        with tempfile.TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.absolute().parent) as scratch:
+            try:
+                graph = self.build(Path(scratch), running)
+            except OSError as error:
+                raise explain(error, self.out) from error
+            return self.write_from(graph, running)
+
+    def build(self, scratch: Path, running: Running) -> Path:
+        """The float32 graph, in a folder below `scratch`."""
+        graph = scratch / "graph"
+        build.build(
+            graph,
+            scratch,
+            config=self.config,
+            tensors=floats(self.model, self.tensors, "f32").entries,
+            files=self.files,
+            threads=running.threads,
+            nonfinite=running.nonfinite,
+            progress=running.progress,
+        )
+        shutil.rmtree(scratch / "source", ignore_errors=True)
+        return graph
+
+    def write_from(self, graph: Path, running: Running) -> WriteResult:
+        """Write the artefact from a graph that is there."""
         started, peak = time.perf_counter(), Peak()
         made = partial(self.out)
         shutil.rmtree(made, ignore_errors=True)
         try:
-            with tempfile.TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.absolute().parent) as scratch:
-                graph = Path(scratch) / "graph"
-                build.build(
-                    graph,
-                    Path(scratch),
-                    config=self.config,
-                    tensors=floats(self.model, self.tensors, "f32").entries,
-                    files=self.files,
-                    threads=running.threads,
-                    nonfinite=running.nonfinite,
-                    progress=running.progress,
-                )
-                shutil.rmtree(Path(scratch) / "source", ignore_errors=True)
-                made.mkdir()
-                self._quantize(graph, made, running)
+            made.mkdir()
+            self.prepare(graph).write(
+                made, threads=running.threads, nonfinite=running.nonfinite, progress=running.progress
+            )
+            for path in self.side_files(graph):
+                shutil.copy(path, made / path.name)
             for path in made.iterdir():
                 sync_file(path)
             if self.out.is_dir():
@@ -220,7 +235,15 @@ class ToNBits:
             peak_bytes=peak.look(),
         )
 
-    def _quantize(self, graph: Path, out: Path, running: Running) -> None:
+    def folder_bytes(self, graph: Path) -> int:
+        """Bytes of the artefact this makes from a graph, all files counted."""
+        return self.prepare(graph).nbytes + sum(p.stat().st_size for p in self.side_files(graph))
+
+    def side_files(self, graph: Path) -> list[Path]:
+        return [p for p in graph.iterdir() if p.name not in (build.GRAPH, build.DATA)]
+
+    def prepare(self, graph: Path) -> quantize.Prepared:
+        """The graph with the matrices of the plan, laid out and not written."""
         shared: dict[str, Matrix | None] = {}
 
         def choose(names: Sequence[str]) -> Matrix | None:
@@ -235,20 +258,9 @@ class ToNBits:
         if parse(embedding.encoding.name):
             # Where head and embedding are tied, both are the one matrix.
             embedding = shared[EMBEDDING] = self._matrix([embedding])
-        quantize.quantize(
-            graph,
-            out,
-            tensors=self.tensors,
-            choose=choose,
-            embedding=embedding,
-            properties=self._properties(),
-            threads=running.threads,
-            nonfinite=running.nonfinite,
-            progress=running.progress,
+        return quantize.prepare(
+            graph, tensors=self.tensors, choose=choose, embedding=embedding, properties=self._properties()
         )
-        for path in graph.iterdir():
-            if path.name not in (build.GRAPH, build.DATA):
-                shutil.copy(path, out / path.name)
 
     def _properties(self) -> dict[str, str]:
         keys = provenance.keys(

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from kanna.encodings.grouped.nbits import NBits, parse
+from kanna.encodings.grouped.nbits import NBits
 from kanna.errors import GateError, UnsupportedError
 from kanna.formats.onnx.build import DATA, GRAPH
 from kanna.formats.onnx.planes import split
 from kanna.formats.stored import map_file, stored
-from kanna.formats.stream import File, fill
+from kanna.formats.stream import File, Spread, fill
 from kanna.model import U8, Tensor, columns, num_rows
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress
@@ -100,7 +100,7 @@ class _Writer:
         self.offsets: list[int] = []
         self.places: dict[int, _Place] = {}
         self.end = 0
-        self._maps: dict[str, U8] = {}
+        self.maps: dict[str, U8] = {}
 
     def take(self, nbytes: int) -> int:
         start = -(-self.end // ALIGNMENT) * ALIGNMENT
@@ -111,7 +111,7 @@ class _Writer:
         import onnx
 
         nbytes = prod(dims) * _ITEM[dtype]
-        made = onnx.TensorProto(name=name, data_type=dtype, dims=dims, data_location=1)
+        made = onnx.TensorProto(name=name, data_type=dtype, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
         for key, value in (("location", DATA), ("offset", offset), ("length", nbytes)):
             made.external_data.add(key=key, value=str(value))
         self.initializers.append(made)
@@ -121,7 +121,7 @@ class _Writer:
         if old.data_location != 1:
             self.initializers.append(old)
             return
-        data = _bytes(self.folder, old, self._maps)
+        data = _bytes(self.folder, old, self.maps)
         offset = self.take(len(data))
         self.external(old.name, old.data_type, old.dims, offset)
         if len(data):
@@ -185,26 +185,47 @@ def _bytes(folder: Path, tensor: Any, maps: dict[str, U8]) -> U8:
     return maps[name][offset : offset + length]
 
 
-def quantize(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A graph ready to be written: its protobuf, and the layout of its external data."""
+
+    graph: bytes
+    data: Sequence[TensorPlan]
+    offsets: Sequence[int]
+    data_bytes: int
+    spread: Spread
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.graph) + self.data_bytes
+
+    def write(self, out: Path, *, threads: int, nonfinite: str, progress: Progress) -> int:
+        """Write model.onnx and its data in the folder `out`; returns the peak of our own memory in bytes."""
+        file = File(
+            path=out / DATA, header=b"", offsets=self.offsets, tensors=self.data, total_bytes=self.data_bytes,
+            spread=self.spread,
+        )  # fmt: skip
+        peak = fill([file], threads=threads, progress=progress, nonfinite=nonfinite, stage="quantize")
+        (out / GRAPH).write_bytes(self.graph)
+        return peak
+
+
+def prepare(
     graph: Path,
-    out: Path,
     *,
     tensors: Mapping[str, Tensor],
     choose: Callable[[Sequence[str]], Matrix | None],
     embedding: Matrix | TensorPlan,
     properties: Mapping[str, str],
-    threads: int,
-    nonfinite: str,
-    progress: Progress,
-) -> int:
-    """Write the graph in the folder `graph` to `out` (model.onnx and its data) with quantized matrices.
+) -> Prepared:
+    """The graph in the folder `graph` with quantized matrices.
 
     tensors:    by Hugging Face name, what the graph was built from
     choose:     of the matrices in one node, by name, what they become; None leaves them in floats
     embedding:  what the embedding becomes; the matrix of the head itself, where they share one
     properties: for the metadata of the graph
 
-    Returns the peak of our own memory in bytes. Raises GateError when the graph does not hold the model's matrices.
+    Raises GateError when the graph does not hold the model's matrices.
     """
     import onnx
 
@@ -282,13 +303,10 @@ def quantize(
     model.graph.initializer.extend(kept)
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
-    file = File(
-        path=out / DATA, header=b"", offsets=writer.offsets, tensors=writer.tensors, total_bytes=writer.end,
+    return Prepared(
+        graph=model.SerializeToString(), data=writer.tensors, offsets=writer.offsets, data_bytes=writer.end,
         spread=writer.spread,
     )  # fmt: skip
-    peak = fill([file], threads=threads, progress=progress, nonfinite=nonfinite, stage="quantize")
-    (out / GRAPH).write_bytes(model.SerializeToString())
-    return peak
 
 
 def _check(folder: Path, weight: Any, matrix: Matrix, writer: _Writer) -> None:
@@ -297,15 +315,10 @@ def _check(folder: Path, weight: Any, matrix: Matrix, writer: _Writer) -> None:
         raise GateError(f"{weight.name} has shape {list(weight.dims)}", expected=f"[{matrix.cols}, {matrix.rows}]")
     if weight.data_type != _FLOAT:
         raise UnsupportedError(f"{weight.name} is not float32", expected="a graph in float32")
-    held = _bytes(folder, weight, writer._maps).view(np.float32).reshape(matrix.cols, matrix.rows)
+    held = _bytes(folder, weight, writer.maps).view(np.float32).reshape(matrix.cols, matrix.rows)
     row = 0
     for part in matrix.parts:
         wanted = np.nan_to_num(part.tensor.rows(0, 1)[0])
         if not np.allclose(np.nan_to_num(held[:, row]), wanted, rtol=1e-6, atol=1e-12):
             raise GateError(f"{weight.name} does not hold {part.name}", todo="convert again with onnx:fp32")
         row += num_rows(part.tensor)
-
-
-def plan_of(entry: TensorPlan) -> NBits | None:
-    """What kind of MatMulNBits a tensor was planned to be, or None."""
-    return parse(entry.encoding.name)

@@ -1,6 +1,6 @@
 """4-bit ONNX at equal bytes: kanna beside the int4 of onnxruntime-genai's model builder, with all of its algorithms.
 
-    python benchmarks/onnx.py --model dithered          # or widened, stories
+    python benchmarks/onnx_int4.py --model dithered          # or widened, stories
 
 Every folder is judged in stock onnxruntime on the same held-out text, against the float32 graph in the same
 onnxruntime. `values`: the peer's own widths, groups and scales, our values (method gptq). `plan`: our allocation, of no
