@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanna import __version__, families, statistics
+from kanna import __version__, families, sketch, statistics
 from kanna.calibrate import gradients, texts
 from kanna.calibrate.run import clear, run
 from kanna.calibrate.windows import WINDOW, cut
@@ -98,6 +98,7 @@ def calibrate(
             (folder / stale).unlink(missing_ok=True)
         sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
         (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
+        sketch.save(folder / statistics.SKETCH, sketch.sketch(model))
         index = key | {"sites": sites}
         statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
         _write(folder / statistics.INDEX, index)  # last: what has an index is whole
@@ -126,7 +127,7 @@ def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
         found = statistics.read(folder)
     except FormatError:
         return None
-    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT}
+    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT, statistics.SKETCH}
     same = {k: found.info.get(k) for k in key} == key
     return found if same and all((folder / name).is_file() for name in files) else None
 
