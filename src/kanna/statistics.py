@@ -25,8 +25,8 @@ import numpy as np
 from kanna import sketch
 from kanna.errors import FormatError, PlanError, SourceError
 from kanna.formats import gguf
-from kanna.methods.moment import Moment
 from kanna.model import F32, Model, columns
+from kanna.moment import Moment
 
 INDEX = "index.json"
 SKETCH = "sketch.safetensors"
