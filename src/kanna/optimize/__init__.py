@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, report, statistics
-from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, texts
+from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
 from kanna.compare.kept import Kept
@@ -151,6 +151,9 @@ def optimize(
     for stale in (p for pattern in _SCRATCH for p in folder.glob(pattern)):  # of a run that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     stats = folder / "statistics"
+    named = calibration
+    if named:  # text sampled from the model becomes files
+        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
     allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
@@ -218,7 +221,7 @@ def optimize(
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
-        "effort": effort, "calibration": tuple(calibration or ()), "tokens": tokens, "keep": tuple(keep),
+        "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
         "exclude": ",".join(exclude) or None, "rule": tuple(f"{p}={e}" for p, e in (rules or {}).items()),
         "text": text, "windows": windows, "revision": revision,
     }  # fmt: skip

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens, with --memory.")
 @click.option("--effort", type=click.Choice(["fast", "balanced", "max"]), default="balanced", show_default=True,
               help="Trust predictions, correct them in llama.cpp, or improve on them there.")  # fmt: skip
-@click.option("--calibration", type=options.FILE, multiple=True, help="Text to calibrate on, see `kanna calibrate`.")
+@click.option("--calibration", type=options.FILE, multiple=True,
+              help="Text to calibrate on, or `self`: see `kanna calibrate`.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to calibrate on.")
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors to leave at 16 bits; may be repeated.")
 @click.option("--exclude", type=options.NAMES, help="Encodings not to use, by comma.")
