@@ -242,6 +242,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _state(saved: Any, fresh: State) -> State:
     """The state of an earlier run, unless it is not what one would be."""
     try:
-        return State(key=fresh.key, **{**saved, "queue": [(str(g), float(f)) for g, f in saved["queue"]]})
+        found = State(key=fresh.key, **saved)
+        found.queue = [(str(group), float(factor)) for group, factor in found.queue]
+        return found
     except (KeyError, TypeError, ValueError):
         return fresh
