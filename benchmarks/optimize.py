@@ -25,7 +25,7 @@ import peers
 import stages
 
 import kanna
-from kanna import families, fetch
+from kanna import families, fetch, statistics
 from kanna.calibrate import texts
 from kanna.calibrate.windows import cut
 from kanna.evaluate import evaluate_many
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["widened", "dithered", "stories", "gemma3"], default="widened")
     parser.add_argument("--classes", default=CLASSES)
     parser.add_argument("--windows", type=int, default=5, help="of 512 tokens, of each kind of text")
-    parser.add_argument("--questions", type=int, default=300, help="of multiple choice")
+    parser.add_argument("--questions", type=int, default=200, help="of multiple choice")
     parser.add_argument("--tokens", type=int, default=stages.TOKENS, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true", help="take what an earlier run with these options finished")
@@ -79,7 +79,9 @@ class Work:
         if not options.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.key = {"windows": options.windows, "questions": options.questions, "tokens": options.tokens}
+        self.key = {n: getattr(options, n) for n in ("windows", "questions", "tokens")} | {
+            "version": [kanna.__version__, statistics.VERSION]
+        }
         self.stages = {s: self.kept(s, self._stage, s) for s in stages.BEFORE}
         self.matrix = self._imatrix()
         read = models.stories_text if options.model == "stories" else lambda: fetch.wikitext("valid")
