@@ -181,6 +181,26 @@ class LlamaEngine:
             self._lib.llama_batch_free(batch)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
+        """`logits` of every position, `part` of them at a time: f32 [part or what is left, vocab_size].
+
+        Each array is llama.cpp's own buffer, valid until the next. Raises UsageError when the ids do not fit.
+        """
+        self._check_ids(ids)
+        ctx = self._use("score", part)
+        if len(ids) > self._lib.llama_n_ctx(ctx):
+            raise UsageError(f"{len(ids)} tokens in a context of {self.context}", todo="open with a larger context")
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        part = min(part, self._n_batch)
+        batch = self._lib.llama_batch_init(part, 0, 1)
+        try:
+            for start in range(0, len(ids), part):
+                wanted = self._fill(batch, ids, start, min(start + part, len(ids)), 0)
+                self._decode(ctx, batch)
+                yield np.ctypeslib.as_array(self._lib.llama_get_logits(ctx), shape=(wanted, self.vocab_size))
+        finally:
+            self._lib.llama_batch_free(batch)
+
     @staticmethod
     def _fill(batch: Any, ids: Sequence[int], start: int, stop: int, first: int) -> int:
         """Put ids [start, stop) into a batch and return for how many of them logits are asked."""
