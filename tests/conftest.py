@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from making import gguf_file, metadata_of_a_llama
+from packing import ALL, CHATML
 
 from kanna import fetch
+from kanna.package import package
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +42,29 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tensors[f"blk.{layer}.{name}.weight"] = rng.standard_normal(shape).astype(kind)
     tensors["output_norm.weight"] = np.ones(256, np.float32)
     return gguf_file(path, tensors, metadata_of_a_llama(layers=2, hidden=256, heads=4, kv_heads=2, feed=512))
+
+
+@pytest.fixture(scope="session")
+def packable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF as kanna writes it: with provenance, a licence and a chat template whose texts need care."""
+    told = metadata_of_a_llama(layers=2, hidden=64, heads=4, kv_heads=2, feed=128) | {
+        "general.name": "Tiny $HOME %n {{ x }}",
+        "general.license": "apache-2.0",
+        "tokenizer.chat_template": CHATML,
+        "kanna.version": "0.1.0",
+        "kanna.source": "someone/tiny",
+        "kanna.source.sha256": json.dumps({"model.safetensors": "ab" * 32, "config.json": "cd" * 32}),
+        "kanna.plan": "Q4_K_M",
+        "kanna.plan.encodings": json.dumps({"f16": 3}),
+        "kanna.command": "kanna convert someone/tiny --preset Q4_K_M",
+    }
+    tensors = {"token_embd.weight": np.ones((64, 64), np.float16)}
+    return gguf_file(tmp_path_factory.mktemp("packable") / "Tiny Model-Q4_K_M.gguf", tensors, told)
+
+
+@pytest.fixture(scope="session")
+def packaged(packable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package with every target."""
+    folder = tmp_path_factory.mktemp("made") / "tiny"
+    package(packable, folder, to=ALL, context=256)
+    return folder

@@ -23,8 +23,8 @@ import numpy as np
 
 from kanna.errors import FormatError, PlanError
 from kanna.formats import gguf
-from kanna.methods.moment import Moment
 from kanna.model import F32, Model, columns
+from kanna.moment import Moment
 
 INDEX = "index.json"
 VERSION = 1
