@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"hub", "sources"},
     {"tokenizer"},
     {"families"},
-    {"imatrix", "statistics"},
+    {"imatrix", "sketch", "statistics"},
     {"provenance"},
     {"hardware"},
     {"calibrate"},

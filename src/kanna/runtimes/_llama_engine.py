@@ -15,6 +15,7 @@ import numpy as np
 from kanna.errors import FormatError, KannaError, UsageError
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
+from kanna.runtimes._sampling import StopText
 from kanna.runtimes.base import Generation
 
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C is heard.
@@ -180,6 +181,26 @@ class LlamaEngine:
             self._lib.llama_batch_free(batch)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
+        """`logits` of every position, `part` of them at a time: f32 [part or what is left, vocab_size].
+
+        Each array is llama.cpp's own buffer, valid until the next. Raises UsageError when the ids do not fit.
+        """
+        self._check_ids(ids)
+        ctx = self._use("score", part)
+        if len(ids) > self._lib.llama_n_ctx(ctx):
+            raise UsageError(f"{len(ids)} tokens in a context of {self.context}", todo="open with a larger context")
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        part = min(part, self._n_batch)
+        batch = self._lib.llama_batch_init(part, 0, 1)
+        try:
+            for start in range(0, len(ids), part):
+                wanted = self._fill(batch, ids, start, min(start + part, len(ids)), 0)
+                self._decode(ctx, batch)
+                yield np.ctypeslib.as_array(self._lib.llama_get_logits(ctx), shape=(wanted, self.vocab_size))
+        finally:
+            self._lib.llama_batch_free(batch)
+
     @staticmethod
     def _fill(batch: Any, ids: Sequence[int], start: int, stop: int, first: int) -> int:
         """Put ids [start, stop) into a batch and return for how many of them logits are asked."""
@@ -318,28 +339,3 @@ class LlamaEngine:
     @cached_property
     def parameters(self) -> int:
         return int(self._lib.llama_model_n_params(self._model))
-
-
-class StopText:
-    """Holds back the end of the text while it may still become one of the stop strings."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = [s for s in stop if s]
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Add text and return what can safely be shown."""
-        self._held += text
-        cuts = [at for s in self._stop if (at := self._held.find(s)) >= 0]
-        if cuts:
-            self.found = True
-            shown, self._held = self._held[: min(cuts)], ""
-            return shown
-        keep = max((n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
-        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return shown
-
-    def rest(self) -> str:
-        rest, self._held = self._held, ""
-        return rest

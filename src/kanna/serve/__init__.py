@@ -64,6 +64,7 @@ def serve(
     from kanna.serve.metrics import Metrics
     from kanna.serve.pool import Pool
     from kanna.serve.settings import Limits, Settings, open_store
+    from kanna.serve.wire import protocol
 
     settings = Settings(
         host=host,
@@ -95,7 +96,7 @@ def serve(
         app = create_app(pool, store, settings, lambda: started(address) if started else None)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-            h11_max_incomplete_event_size=64 << 10, backlog=1024,
+            http=protocol(settings.limits), ws="none", backlog=1024,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[bound])
     finally:

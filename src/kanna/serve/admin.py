@@ -13,7 +13,7 @@ from kanna.serve.guard.store import after
 from kanna.serve.problems import ApiError
 
 if TYPE_CHECKING:
-    from kanna.serve.app import Gateway
+    from kanna.serve.gateway import Gateway
 
 
 class NewKey(BaseModel):

@@ -45,7 +45,7 @@ class Backend:
 
     def needs(self, role: str) -> int:
         """Bytes that a helper of that role would take on top."""
-        if role in self.processes:
+        if role in self.processes or role not in self.engine.apart:
             return 0
         return self.engine.footprint(replace(self.config, role=role)).total
 
@@ -59,6 +59,8 @@ class Backend:
         if role not in self.engine.roles:
             raise ApiError(501, f"{self.config.name!r} runs in {self.engine.name}, which cannot do this ({role})",
                            "not_supported_error", "not_supported")  # fmt: skip
+        if role not in self.engine.apart:
+            return self.main
         if role not in self.processes:
             process = self._process(replace(self.config, role=role))
             self.processes[role] = process

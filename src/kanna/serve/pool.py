@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,15 @@ class Pool:
                 raise
         return backend
 
+    @asynccontextmanager
+    async def turn(self, served: Served) -> AsyncGenerator[Backend]:
+        """A place at a ready backend, given back however the work inside ends."""
+        backend = await self.enter(served)
+        try:
+            yield backend
+        finally:
+            backend.leave()
+
     async def load(self, served: Served) -> Backend:
         async with served.loading:
             if served.backend is None:
@@ -162,7 +173,7 @@ class Pool:
     async def helper(self, served: Served, backend: Backend, role: str) -> Any:
         """The scoring or embedding process of a model, with room made for it."""
         assert self.session
-        if role in backend.engine.roles and role not in backend.processes:
+        if role in backend.engine.apart and role not in backend.processes:
             async with self._room:
                 await self._make_room(backend.needs(role), keep=served)
                 await backend.helper(role, self.session)

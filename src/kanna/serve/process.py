@@ -142,7 +142,7 @@ class EngineProcess:
             try:
                 facts = await asyncio.wait_for(asyncio.wrap_future(run.ready), LOAD_TIMEOUT)
                 self.url = f"http://127.0.0.1:{facts['port']}"
-                if facts.get("program") not in {"xllamacpp", "python"}:
+                if not facts.get("listening", True):
                     await asyncio.wait_for(self._answers(session, run), LOAD_TIMEOUT)
                 self.facts, failures = facts, 0
                 self.state = "ready"

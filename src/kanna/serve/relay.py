@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,9 @@ from kanna.serve.problems import ApiError, engine_down
 from kanna.serve.process import EngineProcess
 
 _END, _DONE = b"\n\n", b"data: [DONE]"
+CHAT = "/v1/chat/completions"
+_COUNTING = 5.0
+"""Seconds that counting the prompt of a request which was cut short may take."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +35,11 @@ class Used:
         self.prompt = int(usage.get("prompt_tokens") or 0)
         self.completion = int(usage.get("completion_tokens") or 0)
 
+    def shown(self) -> dict[str, int]:
+        """As it stands in answers."""
+        total = self.prompt + self.completion
+        return {"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": total}
+
 
 async def whole(
     session: aiohttp.ClientSession,
@@ -39,13 +49,22 @@ async def whole(
     used: Used,
     process: EngineProcess | None = None,
 ) -> bytes:
-    """The answer as one JSON text, of the main engine or of `process`; raises ApiError for whatever it refuses."""
-    answer = await send(session, backend, path, body, process)
-    async with answer:
+    """The answer as one JSON text, of the main engine or of `process`; raises ApiError for whatever it refuses.
+
+    Cut short, its prompt is counted; how much was generated only the engine knew.
+    """
+    process = process or backend.main
+    try:
+        answer = await send(session, backend, path, body, process)
         try:
             data = await answer.read()
         except (aiohttp.ClientError, OSError) as error:
             raise engine_down(backend.config.name) from error
+        finally:
+            answer.close()
+    except asyncio.CancelledError:
+        used.prompt = await prompt_tokens(session, process, path, body)
+        raise
     try:
         found = json.loads(data)
     except ValueError:
@@ -56,16 +75,25 @@ async def whole(
 
 
 async def stream(
-    answer: aiohttp.ClientResponse, backend: Backend, metrics: Metrics, used: Used, *, wants_usage: bool, begun: float
-) -> AsyncIterator[bytes]:
-    """The engine's events, unchanged; the one with the usage is kept back unless the client asked for it.
-
-    An engine that dies meanwhile ends the stream with an error event.
+    session: aiohttp.ClientSession,
+    backend: Backend,
+    path: str,
+    body: dict[str, Any],
+    used: Used,
+    metrics: Metrics,
+    *,
+    begun: float,
+    wants_usage: bool,
+) -> AsyncGenerator[bytes]:
+    """The engine's events, unchanged, several whole ones at a time; the one with the usage alone is kept back unless
+    the client asked for it. Raises ApiError when the engine dies meanwhile.
     """
     name = backend.config.name
     first, between = metrics.of(metrics.first_token, name), metrics.of(metrics.between_tokens, name)
-    last, rest, ended = 0.0, b"", False
+    last, rest, ended, events = 0.0, b"", False, 0
+    answer: aiohttp.ClientResponse | None = None
     try:
+        answer = await send(session, backend, path, body)
         async for part in answer.content.iter_any():
             now = time.perf_counter()
             if last:
@@ -73,11 +101,15 @@ async def stream(
             else:
                 first.observe(now - begun)
             last = now
-            rest += part
-            cut = rest.rfind(_END)
-            if cut < 0:
-                continue
-            whole_events, rest = rest[: cut + 2], rest[cut + 2 :]
+            rest = rest + part if rest else part
+            if rest.endswith(_END):
+                whole_events, rest = rest, b""
+            else:
+                cut = rest.rfind(_END)
+                if cut < 0:
+                    continue
+                whole_events, rest = rest[: cut + 2], rest[cut + 2 :]
+            events += whole_events.count(b"data: {")
             ended = ended or _DONE in whole_events
             if b'"usage"' in whole_events:
                 whole_events = _without_usage(whole_events, used, wants_usage)
@@ -85,10 +117,34 @@ async def stream(
                 yield whole_events
     except (aiohttp.ClientError, OSError):
         pass
+    finally:
+        if answer:
+            answer.close()
+        if not ended and not used.prompt:
+            # A chat's first event has a role and no token.
+            used.completion = max(0, events - (path == CHAT))
+            used.prompt = await prompt_tokens(session, backend.main, path, body)
     if not ended:
-        problem = engine_down(name)
-        yield b"data: " + problem.body() + _END
-        raise problem
+        raise engine_down(name)
+
+
+async def prompt_tokens(session: aiohttp.ClientSession, process: EngineProcess, path: str, body: dict[str, Any]) -> int:
+    """How many tokens the prompt of a request has; 0 when the engine cannot say."""
+    timeout = aiohttp.ClientTimeout(total=_COUNTING)
+
+    async def ask(where: str, what: dict[str, Any]) -> Any:
+        async with session.post(process.url + where, headers=process.headers, json=what, timeout=timeout) as answer:
+            return await answer.json()
+
+    with suppress(aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
+        text = body.get("prompt")
+        if isinstance(text, list):
+            return len(text)
+        if path == CHAT:
+            text = (await ask("/apply-template", {k: body[k] for k in ("messages", "tools") if k in body}))["prompt"]
+        if isinstance(text, str):
+            return len((await ask("/tokenize", {"content": text, "add_special": True}))["tokens"])
+    return 0
 
 
 def _without_usage(events: bytes, used: Used, wanted: bool) -> bytes:
@@ -115,12 +171,12 @@ async def send(
     process = process or backend.main
     try:
         answer = await session.post(process.url + path, headers=process.headers, data=json.dumps(body).encode())
+        if answer.status == 200:
+            return answer
+        async with answer:
+            text = await answer.text()
     except (aiohttp.ClientError, OSError) as error:
         raise engine_down(backend.config.name) from error
-    if answer.status == 200:
-        return answer
-    text = await answer.text()
-    answer.release()
     try:
         said = json.loads(text)["error"]["message"]
     except (ValueError, KeyError, TypeError):

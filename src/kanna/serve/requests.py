@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from kanna.serve.problems import ApiError
 
@@ -29,7 +30,8 @@ class Generation(_Request):
     stop: Stop = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(None, ge=1, le=16)
+    best_of: Literal[1] | None = None
     logit_bias: dict[str, float] | None = None
 
 
@@ -44,9 +46,22 @@ class Chat(Generation):
     max_completion_tokens: int | None = Field(None, ge=1)
 
 
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
 class Completion(Generation):
-    prompt: str | list[int]
-    echo: Literal[False] | None = None
+    """`max_tokens` 0 scores an echoed prompt and generates nothing."""
+
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _something_to_say(self) -> Completion:
+        if self.max_tokens == 0 and not self.echo:
+            raise PydanticCustomError("nothing", "max_tokens is 0 and nothing is echoed: there is nothing to answer")
+        return self
 
 
 class Embeddings(_Request):
@@ -69,5 +84,6 @@ def check(kind: type[BaseModel], value: Any) -> None:
         kind.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in {"str", "list[str]", "list[int]"})
-        raise ApiError(400, f"{where}: {first['msg']}", param=where or None) from None
+        # Of a union, the place in it says how the value was read: that is ours, not the client's.
+        where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
+        raise ApiError(400, f"{where}: {first['msg']}" if where else first["msg"], param=where or None) from None

@@ -40,7 +40,11 @@ class Limits:
 
     max_tokens:  0: what the context holds; also what a request gets that names none
     queue:       requests that may wait per model; more get 503
-    header_time: how long the body of a request may take to arrive
+    header_time:  how long the head of a request may take to arrive, and then its body
+    request_time: how long an answer may take, whole or streamed
+    idle_time:    how long a stream may stand still, at the engine or at its reader
+    stall_time:   how long a client may leave what was sent to it unread before its connection is closed
+    connections:  most of them at a time; more are answered 503
     """
 
     body: int = 8 << 20
@@ -48,6 +52,9 @@ class Limits:
     queue: int = 64
     queue_time: float = 60.0
     request_time: float = 600.0
+    idle_time: float = 120.0
+    stall_time: float = 30.0
+    connections: int = 2048
     header_time: float = 10.0
     load_time: float = 300.0
 

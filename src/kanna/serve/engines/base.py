@@ -1,8 +1,9 @@
 """What an engine is: it says whether it runs an artefact and what that takes, and runs it in a child process.
 
 A child listens on a port of the loopback interface, wants the internal key as a bearer token on every request, and
-answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize` for one choice of one prompt.
-Other roles than `generate` answer what their name says.
+answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize`, `/apply-template` for one
+choice of one prompt. The role `embed` answers `/v1/embeddings`; `score` answers `/score`: {"prompt": text or ids,
+"top": k} → {"tokens": [{"text", "logprob", "top": [[text, logprob], …]}, …]}, one per token, the first without logprob.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-GENERATE, EMBED = "generate", "embed"
+GENERATE, EMBED, SCORE = "generate", "embed", "score"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class EngineConfig:
     """What a child is told on its standard input.
 
     name:    public name of the model, as it stands in answers
-    role:    `generate` or `embed`
+    role:    `generate`, `embed` or `score`
     key:     internal key, known to the gateway alone
     context: tokens per slot
     slots:   requests computed together
@@ -62,10 +63,14 @@ class Footprint:
 
 
 class Engine(Protocol):
-    """One kind of artefact. Everything but `run` happens in the gateway and must not load a model."""
+    """One kind of artefact. Everything but `run` happens in the gateway and must not load a model.
+
+    roles: what it can do; apart: those of them that take a process of their own beside the one that generates
+    """
 
     name: str
     roles: tuple[str, ...]
+    apart: tuple[str, ...]
 
     def accepts(self, path: Path) -> bool:
         """Whether the artefact is of this engine's kind, from its name and headers."""

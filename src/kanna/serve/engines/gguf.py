@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError, MissingError, UnsupportedError
-from kanna.serve.engines.base import EMBED, GENERATE, EngineConfig, Footprint, ready
+from kanna.serve.engines.base import EMBED, GENERATE, SCORE, EngineConfig, Footprint, ready
 
 INSTALL = "pip install xllamacpp"
 
 
 class Gguf:
     name = "gguf"
-    roles = (GENERATE, EMBED)
+    roles = (GENERATE, EMBED, SCORE)
+    apart = (EMBED, SCORE)
 
     def accepts(self, path: Path) -> bool:
         if not path.is_file():
@@ -32,8 +33,13 @@ class Gguf:
         return "" if importlib.util.find_spec("xllamacpp") else INSTALL
 
     def footprint(self, config: EngineConfig) -> Footprint:
-        """The arithmetic of `kanna fit`, with one cache per slot; a draft model counts too."""
+        """The arithmetic of `kanna fit`, with one cache per slot; a draft model counts too.
+
+        Scoring maps the same file: its weights are in memory already.
+        """
         weights, cache, buffers = _of(config.path, config.context)
+        if config.role == SCORE:
+            return Footprint(weights=0, cache=cache, buffers=buffers)
         slots = config.slots if config.role == GENERATE else 1
         total = Footprint(weights=weights, cache=cache * slots, buffers=buffers)
         if config.draft and config.role == GENERATE:
@@ -43,7 +49,11 @@ class Gguf:
         return total
 
     def run(self, config: EngineConfig) -> None:
-        if config.program:
+        if config.role == SCORE:
+            from kanna.serve.engines._llama_score import run
+
+            run(config)
+        elif config.program:
             _exec_native(config)
         else:
             _run_xllamacpp(config)
@@ -135,7 +145,7 @@ def _exec_native(config: EngineConfig) -> None:
         command += ["--lora", path]
     # The key goes by the environment: command lines are there for everyone to read.
     environment = os.environ | {"LLAMA_API_KEY": config.key}
-    ready(port, program=config.program, build="")
+    ready(port, program=config.program, listening=False)
     os.execve(config.program, command, environment)
 
 
