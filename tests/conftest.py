@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from making import gguf_file, metadata_of_a_llama
+from packing import ALL, CHATML
 
-from kanna import fetch
+from kanna import calibrate, fetch, statistics
+from kanna.package import package
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +44,76 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tensors[f"blk.{layer}.{name}.weight"] = rng.standard_normal(shape).astype(kind)
     tensors["output_norm.weight"] = np.ones(256, np.float32)
     return gguf_file(path, tensors, metadata_of_a_llama(layers=2, hidden=256, heads=4, kv_heads=2, feed=512))
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """Short windows, few rows to try shrinkage on, one thread: the same code in a fraction of the time."""
+    import calibrating
+    import torch
+
+    from kanna.calibrate import shrink, windows
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "WINDOW", calibrating.WINDOW)
+        patch.setattr(shrink, "ROWS", 4)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some thousand tokens to calibrate on."""
+    import tiny_models
+
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(tiny_models.TEXT * 60, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama of three layers with a tokenizer, as a Hugging Face folder."""
+    import tiny_models
+
+    folder = tmp_path_factory.mktemp("source") / "llama"
+    tiny_models.make("llama", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(small: None, llama: Path, text: Path) -> tuple[statistics.Statistics, Any]:
+    """Statistics of the llama over seven windows, and what `calibrate` returned."""
+    from calibrating import WINDOW
+
+    folder = llama.parent / "statistics"
+    result = calibrate(llama, folder, calibration=[text], tokens=7 * WINDOW)
+    return statistics.read(folder), result
+
+
+@pytest.fixture(scope="session")
+def packable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF as kanna writes it: with provenance, a licence and a chat template whose texts need care."""
+    told = metadata_of_a_llama(layers=2, hidden=64, heads=4, kv_heads=2, feed=128) | {
+        "general.name": "Tiny $HOME %n {{ x }}",
+        "general.license": "apache-2.0",
+        "tokenizer.chat_template": CHATML,
+        "kanna.version": "0.1.0",
+        "kanna.source": "someone/tiny",
+        "kanna.source.sha256": json.dumps({"model.safetensors": "ab" * 32, "config.json": "cd" * 32}),
+        "kanna.plan": "Q4_K_M",
+        "kanna.plan.encodings": json.dumps({"f16": 3}),
+        "kanna.command": "kanna convert someone/tiny --preset Q4_K_M",
+    }
+    tensors = {"token_embd.weight": np.ones((64, 64), np.float16)}
+    return gguf_file(tmp_path_factory.mktemp("packable") / "Tiny Model-Q4_K_M.gguf", tensors, told)
+
+
+@pytest.fixture(scope="session")
+def packaged(packable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package with every target."""
+    folder = tmp_path_factory.mktemp("made") / "tiny"
+    package(packable, folder, to=ALL, context=256)
+    return folder

@@ -12,8 +12,8 @@ from kanna import _native, encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
 from kanna.methods import Inputs
-from kanna.methods.moment import Moment
 from kanna.model import F32, U8
+from kanna.moment import Moment
 
 GRIDS = _native.grids()
 GPTQ = methods.get("gptq")

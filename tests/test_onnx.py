@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 
 import kanna
-from kanna.errors import UnsupportedError, UsageError
+from kanna.errors import PlanError, UnsupportedError, UsageError
 
 PROVED = ("llama-bias", "llama3", "smollm", "mistral", "qwen2", "qwen3")
 
@@ -79,5 +79,7 @@ def test_families_without_a_proven_graph_are_refused(name: str, match: str, tmp_
 def test_presets_and_options_of_other_formats_are_refused(tiny_gguf: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no preset"):
         kanna.convert(tiny_gguf, tmp_path / "out", preset="onnx:q4")
-    with pytest.raises(UsageError, match="--encoding has no use"):
+    with pytest.raises(PlanError, match="no operator of onnxruntime"):
         kanna.convert(tiny_gguf, tmp_path / "out", format="onnx", encoding="q8_0")
+    with pytest.raises(UsageError, match="--imatrix has no use"):
+        kanna.convert(tiny_gguf, tmp_path / "out", preset="onnx:int4", imatrix="matrix.gguf")

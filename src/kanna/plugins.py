@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 from kanna.errors import UnsupportedError
@@ -25,9 +26,9 @@ def _foreign(package: str) -> dict[str, EntryPoint]:
 
 @cache
 def names(package: str) -> tuple[str, ...]:
-    """Names of the components in `package`, sorted; third parties add theirs by entry point."""
-    folder = importlib.import_module(package)
-    found = pkgutil.iter_modules(folder.__path__)
+    """Names of the components in `package`, sorted; third parties add theirs by entry point. Imports none of them."""
+    spec = find_spec(package)
+    found = pkgutil.iter_modules(spec.submodule_search_locations if spec else [])
     own = {m.name for m in found if not m.name.startswith("_") and m.name != "base" and not m.ispkg}
     return tuple(sorted(own | set(_foreign(package))))
 

@@ -7,6 +7,7 @@ layer-NNNNN.safetensors, head.safetensors
     SITE.held     f16 [tokens, columns]  inputs from text that is not in the statistics
 embedding.safetensors
     counts        i64 [vocabulary]  how often each row is read
+sketch.safetensors                  some values of the source, see kanna.sketch
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from kanna.errors import FormatError, PlanError
+from kanna import sketch
+from kanna.errors import FormatError, PlanError, SourceError
 from kanna.formats import gguf
-from kanna.methods.moment import Moment
 from kanna.model import F32, Model, columns
+from kanna.moment import Moment
 
 INDEX = "index.json"
-VERSION = 1
+SKETCH = "sketch.safetensors"
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +89,31 @@ class Statistics:
         return self._moments[name]
 
     def check(self, model: Model) -> None:
-        """PlanError when these are the statistics of another model."""
+        """PlanError when these are the statistics of another model, by its shapes or by its values."""
         for name, site in self.sites.items():
             for tensor in site.tensors:
                 have = model.tensors.get(tensor)
                 if have is None or columns(have) != site.columns:
                     found = "no such tensor" if have is None else f"{columns(have)} columns"
-                    raise PlanError(
-                        f"the statistics in {self.folder} are of another model: {name} has {site.columns} columns for "
-                        f"{tensor}, this model {found}",
-                        todo=f"kanna calibrate {model.name} -o {self.folder}",
-                    )
+                    raise self._other(f"{name} has {site.columns} columns for {tensor}, this model {found}", model)
+        try:
+            now = sketch.sketch(model)
+        except SourceError:
+            return  # a dry run of a hub id: only headers are here, and nothing is written
+        if told := sketch.difference(self._sketch, now):
+            raise self._other(told, model)
+
+    @cached_property
+    def _sketch(self) -> dict[str, sketch.Values]:
+        return sketch.load(self.folder / SKETCH)
+
+    def _other(self, why: str, model: Model) -> PlanError:
+        return PlanError(
+            f"the statistics in {self.folder} are of another model: {why}",
+            expected=f"statistics of {model.name}",
+            todo=f"make them with `kanna calibrate SRC -o FOLDER`; to use these for a close relative all the same: "
+            f"--imatrix {self.folder / 'imatrix.gguf'}",
+        )
 
     def save_imatrix(self, path: Path) -> None:
         """Write the diagonals as a GGUF that llama-quantize takes for --imatrix."""

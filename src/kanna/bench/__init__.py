@@ -34,6 +34,7 @@ class BenchRow:
     peak_bytes: highest resident memory of the process, mapped weights included, less the Python interpreter's own
     ttft_s:     from the prompt of `prompt_tokens` tokens to its first new token
     prompt_tps, gen_tps: tokens per second reading a prompt and generating
+    joules_per_token: of the whole machine while generating; None where it exposes no counter of energy
     spread:     lowest and highest value of each of these over the rounds
     memory:     bytes by purpose as the runtime allocated them
     """
@@ -47,6 +48,8 @@ class BenchRow:
     gen_tps: float
     spread: dict[str, tuple[float, float]]
     memory: dict[str, int]
+    runtime: str
+    joules_per_token: float | None
     repeat: int
     threads: int
     prompt_tokens: int
@@ -113,6 +116,7 @@ def _measure(path: Path, prompt_tokens: int, gen_tokens: int, threads: int | Non
 
 def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:
     values = {name: [run[name] for run in runs] for name in _MEASURED}
+    joules = [run["joules_per_token"] for run in runs]
     middle = {name: median(v) for name, v in values.items()}
     return BenchRow(
         path=str(path),
@@ -124,6 +128,8 @@ def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens:
         gen_tps=middle["gen_tps"],
         spread={name: (min(v), max(v)) for name, v in values.items()},
         memory=runs[0]["memory"],
+        runtime=runtimes.of(path).name,
+        joules_per_token=None if None in joules else median(joules),
         repeat=len(runs),
         threads=runs[0]["threads"],
         prompt_tokens=prompt_tokens,

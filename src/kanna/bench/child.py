@@ -40,9 +40,11 @@ def memory() -> tuple[int, int]:
 def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
     """Load, read a prompt of `prompt_tokens`, generate `gen_tokens` after a short one."""
     from kanna import runtimes
+    from kanna.bench.energy import Meter
 
     runtime = runtimes.of(path)
-    runtime.available()  # loads what is loaded once, however large the artefact
+    # Loads what is loaded once, however large the artefact.
+    getattr(runtime, "load", runtime.available)()
     before, _ = memory()
     begin = time.perf_counter()
     with runtime.open(path, context=prompt_tokens + gen_tokens + 16, threads=threads) as engine:
@@ -56,7 +58,9 @@ def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | No
         prompt = [*ids[1:], ids[1]]
         list(engine.generate(prompt, max_tokens=1, ignore_eog=True))
         read = engine.last
+        meter = Meter()
         list(engine.generate(ids[:8], max_tokens=gen_tokens, ignore_eog=True))
+        joules = meter.joules()
         wrote = engine.last
         return {
             "load_s": load,
@@ -64,6 +68,7 @@ def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | No
             "ttft_s": read.first_token_seconds,
             "prompt_tps": read.prompt_tps,
             "gen_tps": wrote.tps,
+            "joules_per_token": None if joules is None else joules / max(1, wrote.tokens),
             "peak_bytes": memory()[1] - before,
             "interpreter_bytes": before,
             "memory": memory_by_purpose,

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanna import __version__, families, statistics
-from kanna.calibrate import gradients, texts
+from kanna import __version__, families, sketch, statistics
+from kanna.calibrate import gradients, sampled, texts
 from kanna.calibrate.run import clear, run
 from kanna.calibrate.windows import WINDOW, cut
 from kanna.errors import FormatError, OutputError, UsageError
@@ -52,7 +52,7 @@ def calibrate(
     source: str | Path | Source,
     out: str | Path,
     *,
-    calibration: Sequence[str | Path] | None = None,
+    calibration: Sequence[str | Path] | str | Path | None = None,
     tokens: int = TOKENS,
     widest: int = WIDEST,
     device: str | None = None,
@@ -63,7 +63,8 @@ def calibrate(
 ) -> CalibrateResult:
     """Write the statistics of `source` to the folder `out`, and imatrix.gguf beside them for llama.cpp.
 
-    calibration: text and JSON-lines files; None: the built-in set of prose, code, conversations and languages
+    calibration: text and JSON-lines files, and `self` for text sampled from the model (see sampled.py); None: the
+                 built-in set of prose, code, conversations and languages
     tokens:      how many to read; one window in eight of them is held out
     widest:      columns up to which a second moment is kept whole
 
@@ -77,16 +78,18 @@ def calibrate(
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
-    found, digest = texts.documents(calibration, model)
-    windows = cut(found, model, tokens=tokens)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file", expected="a folder, which is made when it is absent")
+    given = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar)
+    found, digest = texts.documents(given.paths, model)
+    windows = cut(found, model, tokens=tokens)
+    text = {"name": "built-in" if given.paths is None else ", ".join(d.name for d in found), "sha256": digest}
     key: dict[str, Any] = {
         "version": statistics.VERSION,
         "kanna": __version__,
         "source": opened.hashes(bar),
-        "text": {"name": "built-in" if calibration is None else ", ".join(d.name for d in found), "sha256": digest},
+        "text": text | ({"sampled": given.sampled} if given.sampled else {}),
         "window": windows.ids.shape[1],
         "tokens": windows.num_tokens,
         "widest": widest,
@@ -98,6 +101,7 @@ def calibrate(
             (folder / stale).unlink(missing_ok=True)
         sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
         (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
+        sketch.save(folder / statistics.SKETCH, sketch.sketch(model))
         index = key | {"sites": sites}
         statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
         _write(folder / statistics.INDEX, index)  # last: what has an index is whole
@@ -126,7 +130,7 @@ def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
         found = statistics.read(folder)
     except FormatError:
         return None
-    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT}
+    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT, statistics.SKETCH}
     same = {k: found.info.get(k) for k in key} == key
     return found if same and all((folder / name).is_file() for name in files) else None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from kanna import encodings, methods
-from kanna.methods.moment import Moment
 from kanna.model import F32, Tensor, columns, num_rows
+from kanna.moment import Moment
 
 CHOICES = (0.05, 0.1, 0.2, 0.4)
 DEFAULT = 0.2

@@ -1,4 +1,4 @@
-"""Conversion to an ONNX folder for onnxruntime-genai: the float32 graph of the model, as its own builder makes it."""
+"""Conversion to an ONNX folder for onnxruntime-genai: the graph of the model, as its own builder makes it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from kanna import families, provenance
+from kanna.convert._nbits import ToNBits
 from kanna.convert.base import ConvertResult, Request, Running, described, floats
 from kanna.errors import UsageError
 from kanna.formats import safetensors
@@ -16,6 +18,7 @@ from kanna.formats.onnx import build
 from kanna.formats.stream import explain, partial, sync_file
 from kanna.memory import Peak
 from kanna.model import Model
+from kanna.plan import onnx as presets
 from kanna.sources import Source
 
 PRESETS = ("fp32",)
@@ -29,7 +32,8 @@ class ToONNX:
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         preset = request.preset or PRESETS[0]
         if preset not in PRESETS:
-            raise UsageError(f"no preset {preset!r} for onnx", expected=", ".join(f"onnx:{p}" for p in PRESETS))
+            known = [*PRESETS, *presets.PRESETS]
+            raise UsageError(f"no preset {preset!r} for onnx", expected=", ".join(f"onnx:{p}" for p in known))
         given = {
             "encoding": request.encoding,
             "plan": request.plan,
@@ -97,4 +101,14 @@ class ToONNX:
         )
 
 
-WORK = ToONNX
+class ToAny:
+    """The conversion that a preset, an encoding or a plan asks for."""
+
+    late_hashes = False
+
+    def __new__(cls, source: Source, model: Model, out: Path | None, request: Request) -> Any:
+        quantized = request.encoding or request.plan or (request.preset or "int4") in presets.PRESETS
+        return (ToNBits if quantized else ToONNX)(source, model, out, request)
+
+
+WORK = ToAny

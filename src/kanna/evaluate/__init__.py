@@ -1,4 +1,4 @@
-"""What the bits cost: KL divergence, perplexity and top-1 agreement against the source, in the real runtime.
+"""What the bits cost: KL divergence, perplexity and top-1 agreement against the source, in the real runtimes.
 
 Reference and candidates read the text side by side, window by window; no logits are written to disk.
 """
@@ -17,12 +17,11 @@ import numpy as np
 from kanna import runtimes
 from kanna.errors import GateError, UsageError
 from kanna.evaluate.divergence import F64, Scores, compare
-from kanna.evaluate.reference import reference_gguf
+from kanna.evaluate.reference import open_reference, reference_gguf
 from kanna.evaluate.stats import exp_ci, mean_ci
 from kanna.evaluate.windows import Windows, cut, read_text
 from kanna.progress import Progress, Silent
 from kanna.runtimes.base import Engine
-from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 
 __all__ = ["EvaluateResult", "evaluate", "evaluate_many", "reference_gguf"]
@@ -55,6 +54,7 @@ class EvaluateResult:
     positions: int
     tokens: int
     text: str
+    reference: str
     seconds: float
     notes: list[str] = field(default_factory=list[str])
 
@@ -74,12 +74,12 @@ def evaluate(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateResult:
-    """Score `artefact` (a GGUF) against `reference`, any source.
+    """Score `artefact`, a GGUF or a folder that a runtime loads, against `reference`, any source.
 
     text:    file to score; None: the WikiText-2 test set, its first 32 windows
     windows: how many windows of `context` tokens; None: all of a given text
 
-    Raises MissingError without llama.cpp, UsageError for a text too short, GateError when the artefact's tokenizer
+    Raises MissingError without a runtime, UsageError for a text too short, GateError when the artefact's tokenizer
     differs from the reference's or its logits are not numbers.
     """
     return evaluate_many(
@@ -114,15 +114,23 @@ def evaluate_many(
         if not Path(path).exists():
             raise UsageError(f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads")
         runtimes.of(path)
-    exact = reference_gguf(reference, revision=revision, offline=offline, progress=progress)
+    ref, said = open_reference(
+        reference,
+        [Path(p) for p in artefacts],
+        context=context,
+        threads=threads,
+        revision=revision,
+        offline=offline,
+        progress=progress,
+    )
     results: list[EvaluateResult] = []
-    with RUNTIME.open(exact, context=context, threads=threads) as ref:
+    with ref:
         work = cut(ref, content, context=context, windows=windows, default=text is None)
         group = _group_size(ref, context)
         bar.start("evaluate", len(work.ids) * len(artefacts), "windows")
         for start in range(0, len(artefacts), group):
             paths = [Path(p) for p in artefacts[start : start + group]]
-            results += _evaluate_group(ref, paths, work, content, name, threads, bar)
+            results += _evaluate_group(ref, said, paths, work, content, name, threads, bar)
         bar.finish()
     return results
 
@@ -136,7 +144,14 @@ def _group_size(ref: Engine, context: int) -> int:
 
 
 def _evaluate_group(
-    ref: Engine, paths: Sequence[Path], work: Windows, text: str, name: str, threads: int | None, bar: Progress
+    ref: Engine,
+    said: str,
+    paths: Sequence[Path],
+    work: Windows,
+    text: str,
+    name: str,
+    threads: int | None,
+    bar: Progress,
 ) -> list[EvaluateResult]:
     begin = time.perf_counter()
     ref_nll: list[F64] = []
@@ -159,7 +174,7 @@ def _evaluate_group(
                 mine.append(one)
             bar.advance(len(paths))
     seconds = (time.perf_counter() - begin) / len(paths)
-    return [_result(p, ref_nll, s, work, name, seconds) for p, s in zip(paths, scores, strict=True)]
+    return [_result(p, ref_nll, s, work, name, said, seconds) for p, s in zip(paths, scores, strict=True)]
 
 
 def _threads() -> int:
@@ -186,7 +201,7 @@ def _same_tokenizer(ref: Engine, engine: Engine, text: str) -> None:
 
 
 def _result(
-    path: Path, ref_nll: list[F64], scores: list[Scores], work: Windows, name: str, seconds: float
+    path: Path, ref_nll: list[F64], scores: list[Scores], work: Windows, name: str, said: str, seconds: float
 ) -> EvaluateResult:
     base = np.array([w.mean() for w in ref_nll])
     mine = np.array([s.nll.mean() for s in scores])
@@ -219,6 +234,7 @@ def _result(
         positions=work.positions,
         tokens=sum(len(w) for w in work.ids),
         text=name,
+        reference=said,
         seconds=seconds,
         notes=list(work.notes),
     )

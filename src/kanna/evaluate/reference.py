@@ -1,17 +1,25 @@
-"""The reference: the source in float32, as a GGUF for the same runtime, made once and kept."""
+"""The reference: the source in float32, made once and kept.
+
+For GGUFs it is a GGUF in the same build of llama.cpp, so that nothing but the weights differs. Artefacts of several
+runtimes share one reference: transformers in float32, or llama.cpp where that is not installed (the two differ by a KL
+of about 2e-7, since llama.cpp keeps keys and values in float16).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kanna import fetch
+from kanna import fetch, runtimes
 from kanna.formats import gguf
 from kanna.progress import Progress
+from kanna.runtimes.base import Engine
 from kanna.sources import Source, open_source
 
 # References are four bytes per weight: only the most recently used ones are kept.
@@ -30,22 +38,62 @@ def reference_gguf(
     path = source.path if isinstance(source, Source) else Path(source)
     if path.suffix == ".gguf" and path.is_file() and _is_exact(path):
         return path
-    from kanna import __version__
-
     found = open_source(source, revision=revision, offline=offline, progress=progress)
+    return _kept(found, ".gguf", "gguf", progress)
+
+
+def reference_folder(
+    source: str | Path | Source, *, revision: str | None = None, offline: bool = False, progress: Progress | None = None
+) -> Path:
+    """A Hugging Face folder with every weight of `source` exactly, for transformers.
+
+    A folder in a floating type is used as it is. Raises what `open_source` and `convert` raise.
+    """
+    found = open_source(source, revision=revision, offline=offline, progress=progress)
+    plain = found.kind == "hf" and all(t.dtype in {"f32", "f16", "bf16"} for t in found.tensors.values())
+    # A tokenizer of another kind is converted together with the weights.
+    if plain and "tokenizer.json" in found.files and found.weight_files:
+        return found.path
+    return _kept(found, "", "safetensors", progress)
+
+
+def open_reference(
+    source: str | Path | Source,
+    artefacts: Sequence[Path],
+    *,
+    context: int,
+    threads: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Engine, str]:
+    """The one engine that `artefacts` are judged against, and what to call it. Raises MissingError without any."""
+    source = open_source(source, revision=revision, offline=offline, progress=progress)
+    llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
+    only_gguf = all(runtimes.of(p) is llama for p in artefacts)
+    if only_gguf or not torch.available().ok:
+        path = reference_gguf(source, progress=progress)
+        return llama.open(path, context=context, threads=threads), "the source in float32 in llama.cpp"
+    path = reference_folder(source, progress=progress)
+    return torch.open(path, context=context, threads=threads), "the source in float32 in transformers"
+
+
+def _kept(found: Source, ending: str, format: str, progress: Progress | None) -> Path:
+    """The source in float32 in the cache folder, keyed by its hashes."""
+    from kanna import __version__
+    from kanna.convert import convert
+
     key = hashlib.sha256(json.dumps([__version__, found.hashes()], sort_keys=True, default=str).encode()).hexdigest()
     folder = fetch.cache_dir() / "references"
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"{Path(found.name).name or 'model'}-{key[:16]}.f32.gguf"
-    if final.is_file():
+    final = folder / f"{Path(found.name).name or 'model'}-{key[:16]}.f32{ending}"
+    if final.exists():
         with suppress(OSError):
             os.utime(final)
         return final
-    from kanna.convert import convert
-
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "reference.gguf"
-        convert(found, made, encoding="f32", progress=progress)
+        made = Path(scratch) / f"reference{ending}"
+        convert(found, made, format=format, encoding="f32", progress=progress)
         made.replace(final)
     _prune(folder, final)
     return final
@@ -56,7 +104,8 @@ def _is_exact(path: Path) -> bool:
 
 
 def _prune(folder: Path, keep: Path) -> None:
-    others = sorted((p for p in folder.glob("*.gguf") if p != keep), key=lambda p: p.stat().st_mtime, reverse=True)
+    made = [p for p in folder.glob("*.f32*") if p != keep]
+    others = sorted(made, key=lambda p: p.stat().st_mtime, reverse=True)
     for old in others[_KEEP - 1 :]:
         with suppress(OSError):
-            old.unlink()
+            shutil.rmtree(old) if old.is_dir() else old.unlink()

@@ -30,11 +30,15 @@ PARTIAL = ".partial"
 _NONFINITE = {"f32": (np.uint32, 0x7F800000), "f16": (np.uint16, 0x7C00), "bf16": (np.uint16, 0x7F80)}
 
 
+Spread = Callable[[TensorPlan, int, U8], "Iterable[tuple[int, U8]] | None"] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """One file to write: its header, then each tensor at its offset.
 
     late: gives (offset, bytes) of what is known only once the tensors are written, over what stood there
+    spread: of encoded rows from `start`, (offset, bytes) of the arrays they are split into; None: they stay together
     """
 
     path: Path
@@ -43,6 +47,7 @@ class File:
     tensors: Sequence[TensorPlan]
     total_bytes: int
     late: Callable[[], Iterable[tuple[int, bytes]]] | None = None
+    spread: Spread = None
 
 
 def partial(path: Path) -> Path:
@@ -122,10 +127,10 @@ def _fill(file: File, path: Path, threads: int, progress: Progress, nonfinite: s
         jobs = _jobs(file)
         if threads <= 1:
             for job in jobs:
-                progress.advance(_do(sink, nonfinite, *job), job[0].name)
+                progress.advance(_do(sink, nonfinite, file.spread, *job), job[0].name)
                 peak.look()
         else:
-            _pool(jobs, sink, threads, progress, nonfinite, peak)
+            _pool(jobs, sink, threads, progress, nonfinite, peak, file.spread)
         for offset, data in file.late() if file.late else ():
             sink.write(offset, data)
         os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(file.total_bytes)
@@ -148,12 +153,14 @@ def _jobs(file: File) -> Iterator[Job]:
                 yield entry, start, min(start + step, first + group), offset + start * size
 
 
-def _pool(jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, nonfinite: str, peak: Peak) -> None:
+def _pool(
+    jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, nonfinite: str, peak: Peak, spread: Spread
+) -> None:
     waiting: deque[tuple[Future[int], str]] = deque()
     with ThreadPoolExecutor(threads, "kanna") as pool:
         try:
             for job in jobs:
-                waiting.append((pool.submit(_do, sink, nonfinite, *job), job[0].name))
+                waiting.append((pool.submit(_do, sink, nonfinite, spread, *job), job[0].name))
                 if len(waiting) > 2 * threads:
                     future, name = waiting.popleft()
                     progress.advance(future.result(), name)
@@ -165,9 +172,13 @@ def _pool(jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, no
             raise
 
 
-def _do(sink: _Sink, nonfinite: str, entry: TensorPlan, start: int, stop: int, offset: int) -> int:
+def _do(
+    sink: _Sink, nonfinite: str, spread: Spread, entry: TensorPlan, start: int, stop: int, offset: int
+) -> int:  # fmt: skip
     data = encode_rows(entry, start, stop, nonfinite)
-    sink.write(offset, np.ascontiguousarray(data).data.cast("B"))
+    pieces = spread(entry, start, data) if spread else None
+    for at, piece in [(offset, data)] if pieces is None else pieces:
+        sink.write(at, np.ascontiguousarray(piece).data.cast("B"))
     return data.nbytes
 
 

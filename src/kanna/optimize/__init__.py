@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, report, statistics
-from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, texts
+from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
 from kanna.compare.kept import Kept
@@ -26,8 +26,9 @@ from kanna.optimize.budget import Budget, budget
 from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
-from kanna.optimize.search import NAME, Wishes, limits, search
-from kanna.optimize.story import curve, domains, tell
+from kanna.optimize.search import NAME, Wishes, fill, limits, plan_of
+from kanna.optimize.story import curve, domains, swapped, tell
+from kanna.optimize.swaps import Swaps, able
 from kanna.plan import presets
 from kanna.progress import Progress, Silent
 from kanna.runtimes.llamacpp import RUNTIME
@@ -36,7 +37,8 @@ from kanna.units import format_size
 
 __all__ = ["OptimizeResult", "optimize"]
 
-EFFORTS = ("fast", "balanced")
+EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
+"""Swaps that are tried at most."""
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -48,6 +50,8 @@ class OptimizeResult:
     artefact:  the file to use; file_bytes ≤ budget
     kl_mean:   in the real runtime, on held-out text; rival and rival_kl: the best plain preset within the budget
     predicted: nats of KL divergence the plan was expected to cost
+    swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
+               that did not; None where none were tried
     seconds:   by stage
     """
 
@@ -66,6 +70,7 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
+    swaps: dict[str, Any] | None
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list[str])
 
@@ -105,7 +110,8 @@ def optimize(
     that weights, cache and buffers may take at `context` tokens).
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
-    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime
+    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime, and
+             tries a few swaps of encodings there; `max` tries swaps until none gains
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
 
@@ -138,6 +144,9 @@ def optimize(
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
+    named = calibration
+    if named:  # text sampled from the model becomes files
+        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
     allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
@@ -154,26 +163,39 @@ def optimize(
     elif effort != "fast":
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
     plan = folder / "plan.json"
-    found = search(opened, model, costs, stats, allowed.nbytes, plan, wishes=wishes, scale=scale)
+    choices = costs.choices(model, wishes.allow(model), scale)
+    found = fill(opened, choices, stats, allowed.nbytes, plan)
+    text_left = spare(model, calibration, tokens)
+    swaps: Swaps | None = None
+    if EFFORTS[effort] and able(text_left, notes):
+        swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
+        plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
     clock.stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
     offered = _presets(opened, stats)
-    rows = _rows(opened, folder, plan, stats, allowed, {name: size for name, (size, _) in offered.items()})
+    sizes = {name: size for name, (size, _) in offered.items()}
+    rows = _rows(opened, folder, plan, stats, allowed, sizes)
     hashes = opened.hashes(bar)
     for row, how in rows:
         steps.make(row, opened, model, hashes, how, threads, False, bar)
     clock.stage("write")
+    if swaps is not None:
+        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
+        kept = sum(one["kept"] for one in swaps.state.tries)
+        say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+        rows = _rows(opened, folder, plan, stats, allowed, sizes)
+        for row, how in rows:
+            steps.make(row, opened, model, hashes, how, threads, False, bar)
+        clock.stage("swaps")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
     by_kind = domains(
-        listed, opened, spare(model, calibration, tokens), folder,
+        listed, opened, text_left, folder,
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
-    drawn = curve(
-        costs.choices(model, wishes.allow(model), scale), costs.choices(model, None, scale), feasible, offered
-    )
-    result.optimize = tell(listed, costs, drawn, by_kind, [])
+    drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
+    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
     clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
     rival = listed[1] if len(listed) > 1 else None
@@ -181,7 +203,7 @@ def optimize(
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
-        "effort": effort, "calibration": tuple(calibration or ()), "tokens": tokens, "keep": tuple(keep),
+        "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
         "exclude": ",".join(exclude) or None, "rule": tuple(f"{p}={e}" for p, e in (rules or {}).items()),
         "text": text, "windows": windows, "revision": revision,
     }  # fmt: skip
@@ -196,7 +218,7 @@ def optimize(
         said=allowed.said,
         bits_per_weight=best.bits_per_weight or 0.0,
         encodings=_count(best),
-        predicted=found.predicted,
+        predicted=swaps.predicted() if swaps else found.predicted,
         kl_mean=best.kl_mean,
         top1=best.top1,
         rival=rival.name if rival else None,
@@ -205,6 +227,7 @@ def optimize(
         report=result.report,
         plan=str(plan),
         statistics=str(stats),
+        swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
         seconds=clock.seconds,
         notes=notes,
     )

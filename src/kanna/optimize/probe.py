@@ -2,7 +2,7 @@
 
 Every kind is quantized alone, the rest left at 16 bits, and measured on held-out calibration text in llama.cpp. What
 was measured over what was predicted scales the costs of that kind, which sets right what a second-order view of a deep
-network misses.
+network misses. Two files are on the disk at a time: the one at 16 bits throughout, and that of one kind.
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kanna import encodings
-from kanna.convert import convert
-from kanna.evaluate import evaluate_many
+from kanna import encodings, families
+from kanna.evaluate import reference_gguf
+from kanna.evaluate.windows import cut, read_text
+from kanna.optimize.judge import Judge
 from kanna.optimize.measure import Measured
+from kanna.optimize.rewrite import rewrite
 from kanna.optimize.search import NAME
 from kanna.plan import Plan, RuleModel
-from kanna.progress import Progress
+from kanna.progress import Progress, Silent
+from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 
 BITS = 4.6
 """Probes use the encoding nearest to this many bits."""
 WINDOWS = 6
+CONTEXT = 512
 LIMITS = (0.2, 5.0)
+SCRATCH = ".probe-"
 
 
 def kind_of(name: str) -> str:
@@ -44,24 +49,21 @@ def probe(
     threads: int | None,
     progress: Progress,
 ) -> dict[str, float]:
-    """Scale of the costs of each tensor; kept in `out` for the next budget."""
+    """Scale of the costs of each tensor; kept in `out`, kind by kind, for the next run and the next budget."""
     kinds: dict[str, list[str]] = {}
     for name in measured.costs:
         kinds.setdefault(kind_of(name), []).append(name)
-    kept: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        kept = json.loads(out.read_text(encoding="utf-8"))
-    if kept.get("key") != measured.key:
-        found = _measure(source, measured, statistics, text, kinds, out, threads, progress)
-        kept = {"key": measured.key, "kinds": found}
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        partial.replace(out)
+    found: dict[str, dict[str, float]] = {}
+    with suppress(OSError, ValueError, KeyError):
+        kept: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        if kept["key"] == measured.key:
+            found = kept["kinds"]
+    if missing := {kind: names for kind, names in kinds.items() if kind not in found}:
+        _measure(source, measured, statistics, text, missing, found, out, threads, progress)
     low, high = LIMITS
     scale: dict[str, float] = {}
     for kind, names in kinds.items():
-        one: dict[str, float] = kept["kinds"][kind]
-        ratio = max(one["measured"], 0.0) / max(one["predicted"], 1e-12)
+        ratio = max(found[kind]["measured"], 0.0) / max(found[kind]["predicted"], 1e-12)
         scale |= dict.fromkeys(names, min(max(ratio, low), high))
     return scale
 
@@ -72,14 +74,32 @@ def _measure(
     statistics: Path,
     text: Path,
     kinds: dict[str, list[str]],
+    found: dict[str, dict[str, float]],
     out: Path,
     threads: int | None,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        paths: list[Path] = []
-        for kind, names in [("none", []), *kinds.items()]:
+) -> None:
+    """Add the kinds to `found` and to the file `out`, one after the other."""
+    model = families.load_model(source)
+    with RUNTIME.open(reference_gguf(source, progress=progress), vocab_only=True) as engine:
+        work = cut(engine, read_text(text)[0], context=CONTEXT, windows=WINDOWS, default=False)
+    windows = [("held", ids) for ids in work.ids]
+    with (
+        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=out.parent) as folder,
+        Judge(source, windows, out.parent, threads) as judge,
+    ):
+        judge.read(progress)
+        progress.start("probe", len(kinds) + 1, "kinds")
+        floor, path = Path(folder) / "floor.gguf", Path(folder) / "kind.gguf"
+
+        def divergence(rules: list[RuleModel], file: Path, before: Path | None) -> float:
+            plan = Plan(name=NAME, encoding="f16", rules=rules)
+            rewrite(source, model, plan, statistics, file, before=before, threads=threads, progress=Silent())
+            return float(judge.kl(file, Silent()).mean())
+
+        least = divergence([], floor, None)
+        progress.advance(1, "16 bits")
+        for kind, names in kinds.items():
             rules: list[RuleModel] = []
             predicted = 0.0
             for name in names:
@@ -87,15 +107,13 @@ def _measure(
                 encoding = min(costs, key=lambda e: abs(encodings.get(e).bits - BITS))
                 predicted += costs[encoding]
                 rules.append(RuleModel(pattern=f"^{re.escape(name)}$", encoding=encoding, method="gptq"))
-            found[kind] = {"predicted": predicted}
-            paths.append(Path(folder) / f"{kind}.gguf")
-            convert(
-                source, paths[-1], plan=Plan(name=NAME, encoding="f16", rules=rules), statistics=statistics,
-                threads=threads, progress=progress,
-            )  # fmt: skip
-        scores = evaluate_many(paths, reference=source, text=text, windows=WINDOWS, threads=threads, progress=progress)
-    floor = scores[0].kl_mean
-    for kind, score in zip(found, scores, strict=True):
-        found[kind]["measured"] = score.kl_mean - floor
-    del found["none"]
-    return found
+            found[kind] = {"predicted": predicted, "measured": divergence(rules, path, floor) - least}
+            _save(out, {"key": measured.key, "kinds": found})
+            progress.advance(1, kind)
+        progress.finish()
+
+
+def _save(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    partial.replace(path)

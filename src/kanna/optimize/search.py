@@ -66,10 +66,11 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The file a plan gives, and what it should cost in nats of KL divergence."""
+    """The file a plan gives, what it should cost in nats of KL divergence, and the encoding of every matrix."""
 
     file_bytes: int
     predicted: float
+    encodings: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,11 @@ def search(
     scale: Mapping[str, float] | None = None,
 ) -> Found:
     """Write the best plan within `budget` bytes of file to `path`. Raises PlanError with the range that is feasible."""
-    choices = measured.choices(model, wishes.allow(model), dict(scale or {}))
+    return fill(source, measured.choices(model, wishes.allow(model), dict(scale or {})), statistics, budget, path)
+
+
+def fill(source: Source, choices: Sequence[Choice], statistics: Path, budget: int, path: Path) -> Found:
+    """As `search`, of choices that are at hand."""
     feasible, floor = limits(source, choices), smallest(choices)
     feasible.check(budget)
     room = budget - feasible.fixed
@@ -124,7 +129,11 @@ def search(
         # Of the plan as it will be converted: its name, too, is in the metadata.
         size = convert(source, plan=path, statistics=statistics, dry_run=True).file_bytes
         if size <= budget:
-            return Found(file_bytes=size, predicted=sum(o.cost for o in taken.values()))
+            return Found(
+                file_bytes=size,
+                predicted=sum(o.cost for o in taken.values()),
+                encodings={name: option.encoding for name, option in taken.items()},
+            )
         if room == floor:
             Limits(least=size, most=feasible.most, fixed=feasible.fixed).check(budget)
         room = max(floor, room - (size - budget))

@@ -16,6 +16,7 @@ from kanna.compare.rows import Row
 from kanna.optimize.judge import Judge, Spare
 from kanna.optimize.measure import Measured
 from kanna.optimize.search import Limits
+from kanna.optimize.swaps import State
 from kanna.plan.allocate import Choice, frontier
 from kanna.progress import Progress
 from kanna.sources import Source
@@ -86,6 +87,23 @@ def domains(
         "window": max(len(ids) for _, ids in spare.proof),
         "fitted": spare.fitted,
         "rows": [{"name": name, "kl": value} for name, value in found.items()],
+    }
+
+
+def swapped(state: State, name: str, by_kind: Mapping[str, Any]) -> dict[str, Any]:
+    """What swaps came to. name: of the artefact among the rows of `domains`, whose windows decided nothing."""
+    after = next((r["kl"] for r in by_kind.get("rows", []) if r["name"] == name), None)
+    windows: dict[str, int] = by_kind.get("windows", {})
+    proof: dict[str, Any] | None = None
+    if state.proof and after and not by_kind["fitted"]:
+        mean = sum(after[kind] * count for kind, count in windows.items()) / sum(windows.values())
+        proof = {"before": float(np.mean(state.proof)), "after": mean}
+    return {
+        "tried": len(state.tries),
+        "kept": sum(one["kept"] for one in state.tries),
+        "factors": state.factors,
+        "decided": {"before": float(np.mean(state.start)), "after": float(np.mean(state.scores))},
+        "reported": proof,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,13 +14,17 @@ from kanna.plan import presets
 
 
 class RuleModel(BaseModel):
-    """Tensors whose whole name holds `pattern` (a regular expression) get `encoding`, chosen by `method`."""
+    """Tensors whose whole name holds `pattern` (a regular expression) get `encoding`, chosen by `method`.
+
+    accuracy: accuracy_level of the node in ONNX, 0 for float32 arithmetic or 4 for inputs rounded to 8 bits
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     pattern: str
     encoding: str
     method: str = "search"
+    accuracy: Literal[0, 4] | None = None
 
     @field_validator("pattern")
     @classmethod

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from kanna import encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
-from kanna.methods.moment import Moment
 from kanna.model import F32, Model, Tensor, columns, num_weights
+from kanna.moment import Moment
 from kanna.plan import presets, roles
 from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan

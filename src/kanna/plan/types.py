@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kanna.encodings.base import Encoding
-from kanna.methods.moment import Moment
 from kanna.model import F32, Tensor, columns, num_rows
+from kanna.moment import Moment
 from kanna.plan.prior import Prior
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from kanna.errors import FormatError, KannaError, UsageError
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
+from kanna.runtimes._sampling import StopText
 from kanna.runtimes.base import Generation
 
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C is heard.
@@ -338,28 +339,3 @@ class LlamaEngine:
     @cached_property
     def parameters(self) -> int:
         return int(self._lib.llama_model_n_params(self._model))
-
-
-class StopText:
-    """Holds back the end of the text while it may still become one of the stop strings."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = [s for s in stop if s]
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """Add text and return what can safely be shown."""
-        self._held += text
-        cuts = [at for s in self._stop if (at := self._held.find(s)) >= 0]
-        if cuts:
-            self.found = True
-            shown, self._held = self._held[: min(cuts)], ""
-            return shown
-        keep = max((n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
-        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return shown
-
-    def rest(self) -> str:
-        rest, self._held = self._held, ""
-        return rest

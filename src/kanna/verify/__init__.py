@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from pathlib import Path
 from typing import Any
 
-from kanna import families
+from kanna import families, runtimes
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
-from kanna.evaluate.reference import reference_gguf
+from kanna.evaluate.reference import open_reference, reference_gguf
 from kanna.formats import gguf
+from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
-from kanna.runtimes.llamacpp import RUNTIME
+from kanna.runtimes import Runtime
+from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
 from kanna.verify import independent, parity, tensors, tokens
 from kanna.verify.types import Check, VerifyResult
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
+INSTALL = 'pip install "kanna[onnx]"'
 _RUNTIME_CHECKS = ("tokenizer", "chat template", "end of turn", "logits, short prompt", "logits, long prompt")
 
 
@@ -32,30 +36,48 @@ def verify(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> VerifyResult:
-    """Prove `artefact` (a GGUF, or a Hugging Face folder) against the source it was made from.
+    """Prove `artefact` (a GGUF, or a folder for another runtime) against the source it was made from.
 
-    Checks: tensors present, tensor values, context, tokenizer ids, chat template, end of turn, logits on a short and
-    a long prompt. A check that cannot be made here has ok=None, and the result is `unprovable`. Raises SourceError
+    Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and its own), tokenizer
+    ids, chat template, end of turn, logits on a short and a long prompt. A check that cannot be made here has ok=None,
+    and the result is `unprovable`. Raises SourceError
     for a source that cannot be read, UsageError for an artefact that does not exist; what is wrong with the artefact
     itself is a failed check.
     """
     begin = time.perf_counter()
     artefact, bar = Path(artefact), progress or Silent()
     if not artefact.exists():
-        raise UsageError(f"{artefact} does not exist", expected="a .gguf file or a Hugging Face folder")
+        raise UsageError(f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads")
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     model = families.load_model(opened)
-    checks: list[Check] = []
+    checks = _written(model, artefact, bar)
+    if all(c.ok for c in checks):
+        checks += _in_runtime(opened, model, artefact, threads, bar)
+    return VerifyResult(source=opened.given, artefact=str(artefact), checks=checks, seconds=time.perf_counter() - begin)
+
+
+def _written(model: Model, artefact: Path, bar: Progress) -> list[Check]:
+    """The checks that read the files alone."""
     try:
+        if files.is_onnx(artefact):
+            return [_whole(model, artefact)]
         found, metadata = _read(artefact)
     except KannaError as error:
-        checks.append(Check(name="file", ok=False, detail=str(error)))
-    else:
-        checks += tensors.check(model.tensors, found, bar)
-        checks.append(_context(model, metadata))
-        if all(c.ok for c in checks):
-            checks += _in_runtime(opened, model, artefact, threads, bar)
-    return VerifyResult(source=opened.given, artefact=str(artefact), checks=checks, seconds=time.perf_counter() - begin)
+        return [Check(name="file", ok=False, detail=str(error))]
+    return [*tensors.check(model.tensors, found, bar), _context(model, metadata)]
+
+
+def _whole(model: Model, artefact: Path) -> Check:
+    """The files of an ONNX folder are there, long enough and inside it, and made for as long a context."""
+    if importlib.util.find_spec("onnx") is None:
+        return Check(name="files", ok=None, detail=f"onnx is not here: {INSTALL}")
+    folder = files.read_folder(artefact)
+    files.inside(artefact, "tokenizer.json")
+    wanted, found = model.meta("{arch}.context_length"), folder.model.get("context_length")
+    if found != wanted:
+        return Check(name="files", ok=False, detail=f"a context of {found} tokens, not {wanted}")
+    detail = f"{folder.graph.name} and {len(folder.data)} with its weights, all of them inside the folder"
+    return Check(name="files", ok=True, detail=f"{detail}; context of {found} tokens")
 
 
 def _read(artefact: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -92,15 +114,20 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _in_runtime(source: Source, model: Model, artefact: Path, threads: int | None, bar: Progress) -> list[Check]:
-    """The checks that need llama.cpp."""
-    here = RUNTIME.available()
+    """The checks that need the artefact's runtime."""
+    runtime = runtimes.of(artefact)
+    if runtime.name == "torch":
+        # A Hugging Face folder runs as the float32 GGUF that it makes: what is proved is its weights and tokenizer.
+        runtime = LLAMA
+    here = runtime.available()
     if not here.ok:
-        why = f"llama.cpp is not here: {here.how_to_install}"
+        why = f"{here.remark}: {here.how_to_install}"
         return [Check(name=name, ok=None, detail=why) for name in _RUNTIME_CHECKS]
     try:
-        # A folder runs as the float32 GGUF that it makes: what is proved is its weights and its tokenizer.
-        runnable = reference_gguf(artefact, progress=bar) if artefact.is_dir() else artefact
-        with RUNTIME.open(runnable, threads=threads, context=1024, vocab_only=False) as engine:
+        runnable = artefact
+        if artefact.is_dir() and runtime is LLAMA:
+            runnable = reference_gguf(artefact, progress=bar)
+        with runtime.open(runnable, threads=threads, context=1024) as engine:
             checks = [
                 tokens.check_tokenizer(source, model, engine),
                 tokens.check_template(source, model, engine),
@@ -108,29 +135,33 @@ def _in_runtime(source: Source, model: Model, artefact: Path, threads: int | Non
             ]
             work = parity.prompts(engine, model)
     except FormatError as error:
-        return [Check(name="loads in llama.cpp", ok=False, detail=error.found)]
-    return checks + _parity(source, model, runnable, work, threads, bar)
+        return [Check(name=f"loads in {runtime.name}", ok=False, detail=error.found)]
+    return checks + _parity(source, model, runtime, runnable, work, threads, bar)
 
 
 def _parity(
-    source: Source, model: Model, runnable: Path, work: list[parity.Prompt], threads: int | None, bar: Progress
+    source: Source,
+    model: Model,
+    runtime: Runtime,
+    runnable: Path,
+    work: list[parity.Prompt],
+    threads: int | None,
+    bar: Progress,
 ) -> list[Check]:
-    try:
-        exact = reference_gguf(source, progress=bar)
-    except MissingError as error:
-        return [Check(name="logits", ok=None, detail=error.found)]
+    context = max(len(p.ids) for p in work)
     bar.start("verify logits", None, "prompts")
     try:
-        context = max(len(p.ids) for p in work)
-        with (
-            RUNTIME.open(exact, threads=threads, context=context) as reference,
-            RUNTIME.open(runnable, threads=threads, context=context) as engine,
-        ):
+        reference, _ = open_reference(source, [runnable], context=context, threads=threads, progress=bar)
+        with reference, runtime.open(runnable, threads=threads, context=context) as engine:
             bits = parity.bits_per_weight(runnable, model)
             checks = parity.check(reference, engine, work, bits, threads or default_threads())
+        if runtime is not LLAMA:
+            return checks
         # The context decides which rope factors llama.cpp takes; transformers goes by the length of the text.
-        with RUNTIME.open(exact, threads=threads, context=256) as reference:
-            return checks + independent.check(source, model, reference, work[0].ids)
+        with LLAMA.open(reference_gguf(source), threads=threads, context=256) as exact:
+            return checks + independent.check(source, model, exact, work[0].ids)
+    except MissingError as error:
+        return [Check(name="logits", ok=None, detail=error.found)]
     except KannaError as error:
         return [Check(name="logits", ok=False, detail=error.found)]
     finally:

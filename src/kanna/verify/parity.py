@@ -1,4 +1,4 @@
-"""Logits of an artefact against the source in float32, on a short and on a long prompt, in llama.cpp."""
+"""Logits of an artefact against the source in float32, on a short and on a long prompt, in its runtime."""
 
 from __future__ import annotations
 
@@ -45,13 +45,19 @@ class Prompt:
 
 
 def bits_per_weight(path: Path, model: Model) -> float:
-    """Bits of the file per weight of its matrices; metadata and padding are nothing beside them."""
-    from kanna.formats import gguf
+    """Bits of the artefact's weights per weight of its matrices; what else the files hold is nothing beside them."""
+    return 8 * _weight_bytes(path) / max(1, sum(num_weights(t) for t in model.tensors.values()))
 
-    file = gguf.read(path)
-    return (
-        8 * sum(t.nbytes for t in file.tensors.values()) / max(1, sum(num_weights(t) for t in model.tensors.values()))
-    )
+
+def _weight_bytes(path: Path) -> int:
+    from kanna.formats import gguf
+    from kanna.formats.onnx import files
+
+    if not path.is_dir():
+        return sum(t.nbytes for t in gguf.read(path).tensors.values())
+    if files.is_onnx(path):
+        return files.read_folder(path).nbytes
+    return sum(p.stat().st_size for p in path.glob("*.safetensors"))
 
 
 def prompts(engine: Engine, model: Model) -> list[Prompt]:

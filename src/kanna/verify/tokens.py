@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kanna.errors import FormatError, KannaError
+from kanna.errors import FormatError, KannaError, MissingError
 from kanna.formats import gguf
 from kanna.model import Model
+from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 from kanna.tokenizer.chat import render
 from kanna.verify.types import Check
-
-if TYPE_CHECKING:
-    from kanna.runtimes._llama_engine import LlamaEngine
 
 # Where tokenizers go wrong: spaces, digits, case, contractions, scripts without spaces, combining marks, emoji
 # sequences, code, control characters, very long runs.
@@ -55,20 +53,21 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 )
 
 
-def check_tokenizer(source: Source, model: Model, engine: LlamaEngine) -> Check:
-    """The tokenizer's metadata is carried over, and ids in llama.cpp equal those of the source's own tokenizer."""
-    lost = _not_carried(model, engine.path)
+def check_tokenizer(source: Source, model: Model, engine: Engine) -> Check:
+    """The tokenizer's metadata is carried over, and ids in the runtime equal those of the source's own tokenizer."""
+    lost = [] if engine.path.is_dir() else _not_carried(model, engine.path)
     if lost:
         return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(lost[:6])}")
     texts = [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
     try:
         wrong = _differing(source, engine, texts)
-    except ImportError as error:
+    except (ImportError, MissingError) as error:
         return Check(name="tokenizer", ok=None, detail=f"the source's tokenizer cannot be run here: {error}")
     if wrong:
         detail = f"{len(wrong)} of {len(texts)} texts differ: {'; '.join(wrong[:3])}"
         return Check(name="tokenizer", ok=False, detail=detail)
-    return Check(name="tokenizer", ok=True, detail=f"metadata equal, the same ids on {len(texts)} texts")
+    said = "" if engine.path.is_dir() else "metadata equal, "
+    return Check(name="tokenizer", ok=True, detail=f"{said}the same ids on {len(texts)} texts")
 
 
 # What llama.cpp takes for a key that is not there, by kind of tokenizer.
@@ -83,7 +82,7 @@ def _not_carried(model: Model, path: Path) -> list[str]:
     return [k for k in keys if not _equal(model.metadata[k].value, here.value(k, implied.get(k)))]
 
 
-def _differing(source: Source, engine: LlamaEngine, texts: list[str]) -> list[str]:
+def _differing(source: Source, engine: Engine, texts: list[str]) -> list[str]:
     """What differs, per text. Raises ImportError when the source's tokenizer needs a package that is not here."""
     if source.kind == "gguf":
         with RUNTIME.open(source.path, vocab_only=True) as original:
@@ -162,7 +161,7 @@ def source_template(source: Source, model: Model) -> str | None:
     return None
 
 
-def check_template(source: Source, model: Model, engine: LlamaEngine) -> Check:
+def check_template(source: Source, model: Model, engine: Engine) -> Check:
     """Conversations come out the same from the source's template and from the one in the artefact."""
     wanted = source_template(source, model)
     if not wanted:
@@ -190,7 +189,7 @@ def check_template(source: Source, model: Model, engine: LlamaEngine) -> Check:
     return Check(name="chat template", ok=True, detail=f"renders equal, {rendered // 2} conversations")
 
 
-def _text(engine: LlamaEngine, token: int | None) -> str:
+def _text(engine: Engine, token: int | None) -> str:
     return "" if token is None else engine.detokenize([token], special=True)
 
 
@@ -212,15 +211,15 @@ def source_stops(source: Source, model: Model) -> set[int]:
     return {i for i in found if 0 <= i < len(tokens)}
 
 
-def check_stop(source: Source, model: Model, engine: LlamaEngine) -> Check:
-    """Every token that ends a turn for the source ends a generation in llama.cpp, and a greedy answer shows it."""
+def check_stop(source: Source, model: Model, engine: Engine) -> Check:
+    """Every token that ends a turn for the source ends a generation in the runtime, and a greedy answer shows it."""
     from kanna.generate import chat_ids
 
     wanted = source_stops(source, model)
     lost = sorted(i for i in wanted if not engine.eog(i))
     if lost:
         names = ", ".join(f"{i} {json.dumps(_text(engine, i))}" for i in lost)
-        return Check(name="end of turn", ok=False, detail=f"llama.cpp does not stop at {names}")
+        return Check(name="end of turn", ok=False, detail=f"the artefact does not stop at {names}")
     if not wanted:
         return Check(
             name="end of turn", ok=not engine.chat_template, detail="the source names no end-of-sequence token"

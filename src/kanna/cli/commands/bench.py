@@ -35,7 +35,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import number, table
     from kanna.units import format_size
 
-    measured = ("load\ns>", "peak\nmemory>", "first\ntoken s>", "prompt\ntok/s>", "generate\ntok/s>")
+    measured = ("load\ns>", "peak\nmemory>", "first\ntoken s>", "prompt\ntok/s>", "generate\ntok/s>", "energy\nJ/tok>")
     made = table("artefact", "file>", *measured)
     for row in data["rows"]:
         made.add_row(
@@ -46,5 +46,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             number(row["ttft_s"], 3),
             number(row["prompt_tps"], 1),
             number(row["gen_tps"], 1),
+            number(row["joules_per_token"], 2),
         )
     screen.print(made)
+    if any(row["joules_per_token"] is None for row in data["rows"]):
+        screen.print("Energy per token: not measurable here (no readable RAPL counter).", style="dim")

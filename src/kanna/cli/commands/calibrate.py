@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     "--calibration",
     type=options.FILE,
     multiple=True,
-    help="Text to calibrate on: .txt, or .jsonl of texts or conversations; may be repeated. [default: built in]",
+    help="Text to calibrate on: .txt, .jsonl of texts or conversations, or `self` (sampled from SRC); may be repeated. "
+    "[default: built in]",
 )
 @click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read.")
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna import plugins
 from kanna.cli import options
 from kanna.cli.options import command
 
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 @click.option("--statistics", type=options.FILE, help="A folder of statistics, see `kanna calibrate`.")
 @click.option(
     "--method",
-    type=click.Choice(["gptq", "search", "nearest"]),
+    type=click.Choice(plugins.names("kanna.methods")),
     help="How values are chosen: error feedback, best error by search, or plain rounding. "
     "[default: gptq with --statistics, else search]",
 )
 @click.option(
     "--format",
     "format",
-    type=click.Choice(["gguf", "onnx", "safetensors"]),
+    type=click.Choice(plugins.names("kanna.convert")),
     help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai. [default: gguf]",
 )
 @click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")

@@ -31,7 +31,7 @@ def COMMAND(
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement against the source, with 95 % intervals.
 
-    Both models read the same text side by side in llama.cpp; the reference runs in float32.
+    Both models read the same text side by side, the artefact in its own runtime; the reference runs in float32.
     """
     from kanna.evaluate import evaluate
 
@@ -65,6 +65,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Perplexity", with_ci("perplexity", digits=3)),
             ("  of the reference", with_ci("reference_perplexity", digits=3)),
             ("  ratio of the two", with_ci("perplexity_ratio", digits=4)),
+            ("Reference", data.get("reference", "")),
             ("Positions scored", f"{data['positions']:,}" if data.get("positions") else ""),
         ],
     )

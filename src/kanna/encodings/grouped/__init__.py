@@ -6,6 +6,7 @@ from functools import cache
 
 from kanna import plugins
 from kanna.encodings.base import Encoding
+from kanna.encodings.grouped import nbits
 
 
 @cache
@@ -20,5 +21,8 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Encoding | None:
-    """The grouped encoding called `name`, or None."""
-    return _all().get(name)
+    """The grouped encoding called `name`, or None; UnsupportedError when a kind has no such width or group."""
+    found = _all().get(name)
+    if found is None:
+        nbits.parse(name)
+    return found

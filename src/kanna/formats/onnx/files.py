@@ -1,0 +1,114 @@
+"""An ONNX folder, looked at before any runtime maps it: which files it is, and that none of them lies elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import FormatError
+
+GENAI = "genai_config.json"
+_MOST_GRAPH = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """graph: the model's file; data: its external data; decoder: that part of genai_config.json, {} of an encoder."""
+
+    graph: Path
+    data: list[Path]
+    model: dict[str, Any]
+
+    @property
+    def decoder(self) -> dict[str, Any]:
+        return self.model.get("decoder", {})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(p.stat().st_size for p in {self.graph, *self.data})
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether a folder is one of ours to open: onnxruntime-genai's, or a lone model.onnx."""
+    return path.is_dir() and ((path / GENAI).is_file() or (path / "model.onnx").is_file())
+
+
+def read_folder(path: Path) -> Folder:
+    """The files of an ONNX folder. Raises FormatError when one is missing, too short, or outside the folder."""
+    model: dict[str, Any] = {}
+    name = "model.onnx"
+    if (path / GENAI).is_file():
+        try:
+            model = json.loads((path / GENAI).read_text(encoding="utf-8"))["model"]
+            name = model["decoder"]["filename"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FormatError(f"{path / GENAI} does not describe a decoder: {error!r}", todo="convert again") from None
+    graph = inside(path, name)
+    return Folder(graph=graph, data=_external(graph), model=model)
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The file `name` of a folder; FormatError when it is absent, or anywhere else after links are followed."""
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise FormatError(f"{folder} names the file {name!r}", expected="a file inside the folder")
+    path = folder / name
+    if not path.is_file():
+        raise FormatError(f"{path} is missing", expected="all files of the artefact", todo="convert or copy it again")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FormatError(f"{path} lies outside the folder", expected="a file inside the folder")
+    return path
+
+
+def _external(graph: Path) -> list[Path]:
+    """Files with the values of initializers; each is long enough for what the graph reads of it."""
+    if graph.stat().st_size > _MOST_GRAPH:
+        raise FormatError(f"{graph} has {graph.stat().st_size} bytes", expected="a graph below 2 GiB")
+    needed: dict[str, int] = {}
+    for tensor in tensors(load(graph).graph):
+        if tensor.data_location != 1:
+            continue
+        entries = {e.key: e.value for e in tensor.external_data}
+        try:
+            stop = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        except ValueError:
+            raise FormatError(f"{graph} places {tensor.name} at no number") from None
+        if int(entries.get("offset", 0)) < 0 or int(entries.get("length", 0)) < 0:
+            raise FormatError(f"{graph} places {tensor.name} before the start of its file")
+        name = entries.get("location", "")
+        needed[name] = max(needed.get(name, 0), stop)
+    found: list[Path] = []
+    for name, stop in needed.items():
+        path = inside(graph.parent, name)
+        if path.stat().st_size < stop:
+            raise FormatError(
+                f"{path} has {path.stat().st_size} bytes", expected=f"at least {stop}", todo="copy or convert it again"
+            )
+        found.append(path)
+    return found
+
+
+def load(graph: Path) -> Any:
+    """The graph as onnx's protobuf, external data left where it is. Raises FormatError for anything else."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(graph), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise FormatError(f"{graph} is no ONNX graph: {error}", todo="convert again") from None
+
+
+def tensors(graph: Any) -> list[Any]:
+    """Every initializer and constant of a graph and of the graphs inside its nodes."""
+    found = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                found.append(attribute.t)
+            if attribute.HasField("g"):
+                found += tensors(attribute.g)
+            for inner in attribute.graphs:
+                found += tensors(inner)
+    return found

@@ -1,0 +1,86 @@
+"""Presets of ONNX: which matrix gets which width of MatMulNBits, and in what arithmetic its node runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from kanna import encodings
+from kanna.encodings.grouped.nbits import GROUPS, parse
+from kanna.errors import PlanError
+from kanna.model import Model, columns
+from kanna.plan import roles
+from kanna.plan.file import Plan, RuleModel
+
+PRESETS = {
+    "int4": "4 bits in groups of 32, the head and the embedding in 8",
+    "int4-mixed": "the same, with 8 bits for the values and the way down in the first, the last and every third layer",
+    "w8": "8 bits in groups of 32",
+}
+EXACT, INT8 = 0, 4
+"""accuracy_level of a node: float32 arithmetic; or inputs rounded to 8 bits, group by group, which is faster."""
+
+
+def preset(name: str, model: Model) -> Plan:
+    """The preset as one rule per matrix of `model`: a group is the largest that divides its rows, up to 32."""
+    layers = int(model.meta("{arch}.block_count", 0) or 0)
+    tied = "output.weight" not in model.tensors
+    rules: list[RuleModel] = []
+    for tensor_name, tensor in model.tensors.items():
+        if not roles.quantizable(tensor):
+            continue
+        role = roles.role(tensor_name, tied=tied)
+        bits = 8 if name == "w8" or role in ("output", "embedding") else 4
+        if name == "int4-mixed" and role in ("attn_v", "ffn_down") and _more(roles.layer(tensor_name) or 0, layers):
+            bits = 8
+        group = next((g for g in (32, 16) if columns(tensor) % g == 0), 0)
+        wanted = f"nbits{bits}g{group}" if group else "f32"
+        rules.append(RuleModel(pattern=f"^{re.escape(tensor_name)}$", encoding=wanted))
+    return Plan(name=f"onnx:{name}", encoding="f32", rules=rules)
+
+
+def _more(layer: int, count: int) -> bool:
+    """The first and last eighth of the layers, and every third between them."""
+    eighth = count // 8
+    return layer < eighth or layer >= 7 * count // 8 or (layer - eighth) % 3 == 2
+
+
+def accuracy(bits: int, role: str) -> int:
+    """accuracy_level of a node where the plan says nothing."""
+    return INT8
+
+
+def check_encodings(plan: Plan) -> None:
+    """PlanError for an encoding that ONNX has no operator for."""
+    named = {r.encoding for r in plan.rules} | ({plan.encoding} if plan.encoding else set())
+    for wanted in sorted(named):
+        if parse(wanted) is None and wanted != "f32":
+            raise PlanError(
+                f"no operator of onnxruntime multiplies by {wanted}",
+                expected="nbits4g32 and the like, or f32",
+                todo="write a GGUF instead: --format gguf",
+            )
+
+
+def check_shapes(model: Model, plan: Plan) -> None:
+    """PlanError for groups that do not divide the rows of a matrix."""
+    for name, tensor in model.tensors.items():
+        if not roles.quantizable(tensor):
+            continue
+        wanted = next((r.encoding for r in plan.rules if re.search(r.pattern, name)), plan.encoding or "f32")
+        encoding, cols = encodings.get(wanted), columns(tensor)
+        if cols % encoding.block:
+            raise PlanError(
+                f"{encoding.label} cannot hold {name}, whose rows have {cols} values",
+                expected=f"a multiple of {encoding.block}",
+                todo=f"use groups of {_largest(cols, encoding.block)}" if _largest(cols, encoding.block) else "use f32",
+            )
+
+
+def _largest(cols: int, below: int) -> int:
+    return max((g for g in GROUPS if g < below and cols % g == 0), default=0)
+
+
+def widest(kinds: Iterable[str]) -> str:
+    """Of several encodings that one node must share, the one with the most bits."""
+    return max(kinds, key=lambda name: encodings.get(name).bits)

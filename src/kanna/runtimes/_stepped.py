@@ -1,0 +1,176 @@
+"""An engine over a runtime that does one thing: logits after more tokens, with a cache of those before."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kanna.errors import UsageError
+from kanna.model import F32
+from kanna.runtimes._folder import FolderText
+from kanna.runtimes._sampling import StopText, sampler
+from kanna.runtimes.base import Generation
+
+# Tokens per call while a prompt is read, as for llama.cpp: large enough for speed, small enough that Ctrl-C is heard.
+PROMPT_BATCH = 512
+
+
+class SteppedEngine(ABC):
+    """A loaded folder. A subclass gives `forward`, `rewind`, `memory` and `free`.
+
+    vocab_size: columns of the logits; context: tokens the cache has room for
+    """
+
+    def __init__(
+        self, path: Path, text: FolderText, *, vocab_size: int, trained_context: int, context: int, threads: int
+    ) -> None:
+        self.path, self.text, self.threads = path, text, threads
+        self.vocab_size, self.trained_context = vocab_size, trained_context
+        self.context = min(context or trained_context or 4096, trained_context or context or 4096)
+        self.bos, self.eos, self.adds_bos = text.bos, text.eos, text.adds_bos
+        self.chat_template = text.chat_template
+        self.last = Generation()
+        self._past: list[int] = []
+        self._closed = False
+
+    @abstractmethod
+    def forward(self, ids: Sequence[int], keep: int) -> F32:
+        """Read `ids` after what is in the cache: logits after the last `keep` of them, f32 [keep, vocab_size]."""
+
+    @abstractmethod
+    def rewind(self, length: int) -> int:
+        """Keep only the first `length` tokens of the cache, or fewer where it cannot: how many are left."""
+
+    @abstractmethod
+    def memory(self) -> dict[str, int]: ...
+
+    @abstractmethod
+    def free(self) -> None: ...
+
+    def close(self) -> None:
+        """Free the model; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self.free()
+
+    def __enter__(self) -> SteppedEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
+        """Token ids. `add_bos` adds what the model asks for; `special` reads `<|im_start|>` and the like as tokens."""
+        return self.text.tokenize(text, add_bos=add_bos, special=special)
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids; broken UTF-8 becomes U+FFFD."""
+        return self.text.detokenize(ids, special=special)
+
+    def eog(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return token in self.text.ends
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if self._closed:
+            raise UsageError(f"{self.path} is closed")
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise UsageError(f"token ids {min(ids)} … {max(ids)}", expected=f"0 … {self.vocab_size - 1}")
+
+    def logits(self, ids: Sequence[int], *, first: int = 0, copy: bool = True) -> F32:
+        """Logits after each of `ids` from position `first`, f32 [len(ids) - first, vocab_size]; from an empty cache."""
+        if not ids or not 0 <= first < len(ids):
+            raise UsageError(f"{len(ids)} ids from position {first}", expected="at least one position to score")
+        self._check(ids)
+        if len(ids) > self.context:
+            raise UsageError(f"{len(ids)} tokens in a context of {self.context}", todo="open with a larger context")
+        self._past = list(ids[: self.rewind(0)])
+        parts: list[F32] = []
+        edges = sorted({*range(0, first, PROMPT_BATCH), *range(first, len(ids), PROMPT_BATCH), len(ids)})
+        for start, stop in zip(edges, edges[1:], strict=False):
+            rows = self.forward(ids[start:stop], stop - start if start >= first else 0)
+            if len(rows):
+                parts.append(rows)
+        self._past = list(ids)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        ignore_eog: bool = False,
+    ) -> Iterator[str]:
+        """Continue `ids`, yielding text as it comes; figures are in `last` when it ends.
+
+        Temperature 0 is greedy. A prompt that starts like the last one keeps that part of the cache. Raises UsageError
+        when the prompt does not fit the context.
+        """
+        if not ids:
+            raise UsageError("an empty prompt", expected="at least one token")
+        self._check(ids)
+        if len(ids) >= self.context:
+            raise UsageError(
+                f"a prompt of {len(ids)} tokens in a context of {self.context}", todo="use a larger --context"
+            )
+        self.last = run = Generation(prompt_tokens=len(ids))
+        pick = sampler(temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p)
+        held = StopText(stop)
+        tokens = self._tokens(list(ids), run, pick, max_tokens, ignore_eog)
+        for _, piece in self.text.stream(ids, tokens):
+            shown = held.push(piece)
+            if shown:
+                yield shown
+            if held.found:
+                run.reason = "stop"
+                return
+        if rest := held.rest():
+            yield rest
+
+    def _tokens(
+        self, ids: list[int], run: Generation, pick: Callable[[F32], int], max_tokens: int, ignore_eog: bool
+    ) -> Iterator[int]:
+        begin = time.perf_counter()
+        run.reused_tokens, row = self._read_prompt(ids)
+        token = pick(row)
+        prompt_end = time.perf_counter()
+        run.prompt_seconds = run.first_token_seconds = prompt_end - begin
+        while True:
+            if not ignore_eog and self.eog(token):
+                run.reason = "eog"
+                return
+            run.tokens += 1
+            run.seconds = time.perf_counter() - prompt_end
+            full = len(self._past) >= self.context
+            # Said before the token goes out: whoever reads it may stop there.
+            run.reason = "length" if run.tokens >= max_tokens else "context" if full else ""
+            yield token
+            if run.reason:
+                return
+            row = self.forward([token], 1)[0]
+            self._past.append(token)
+            token = pick(row)
+
+    def _read_prompt(self, ids: list[int]) -> tuple[int, F32]:
+        """Read the prompt up to its last token: how many tokens were in the cache already, and the last logits."""
+        keep = 0
+        while keep < min(len(self._past), len(ids) - 1) and self._past[keep] == ids[keep]:
+            keep += 1
+        keep = self.rewind(keep)
+        self._past = ids[:keep]
+        row = np.empty(0, np.float32)
+        for start in range(keep, len(ids), PROMPT_BATCH):
+            part = ids[start : start + PROMPT_BATCH]
+            row = self.forward(part, 1)[0]
+            self._past += part
+        return keep, row
