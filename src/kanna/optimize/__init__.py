@@ -76,9 +76,9 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
-    swaps: dict[str, Any] | None
-    tuning: dict[str, Any] | None
     seconds: dict[str, float]
+    swaps: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,6 +137,8 @@ def optimize(
         raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
+    if format == "onnx" and EFFORTS[effort]:
+        raise UsageError(f"--effort {effort} is not there for onnx", expected="fast or balanced")
     if format == "onnx":
         return _onnx(
             opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
