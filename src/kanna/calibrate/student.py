@@ -8,7 +8,7 @@ Shapes: T tokens, V vocabulary, O rows, I columns, B factors of a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -168,8 +168,10 @@ class Student:
         for name, base in self._base.items():
             yield name, base + np.float32(self._unit[name]) * self.theta[name].detach().cpu().numpy()
 
-    def parameters(self) -> Sequence[Any]:
-        return list(self.theta.values())
+    @property
+    def norms(self) -> set[str]:
+        """Names of what is no matrix."""
+        return set(self._base)
 
 
 def _scale(x: Any, weight: Any, factor: Any) -> Any:

@@ -40,7 +40,9 @@ NAME = "tuned"
 PLAN, FILE, STATE = "tuned.json", "tuning.safetensors", "distill.json"
 RESERVE = 128
 """Bytes of metadata that a tuned file has beside those of the plan it was tuned from."""
-EPOCHS, RATE, WARM = 3, 1e-4, 8
+EPOCHS, WARM = 3, 8
+RATES = (1e-4, 3e-4)
+"""Of factors on scales, and of norms."""
 _SEED = 20260101
 
 
@@ -93,7 +95,8 @@ def distill(
     An earlier result for the same artefact is used again; an interrupted run goes on with the epoch it was at.
     """
     folder = plan.parent
-    known = [__version__, RUNTIME.available().version, sha256(artefact), text.trial, windows.ids.tolist(), EPOCHS, RATE]
+    made = [__version__, RUNTIME.available().version, EPOCHS, RATES]
+    known = [*made, sha256(artefact), text.trial, windows.ids.tolist()]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     with suppress(OSError, ValueError, KeyError, TypeError):
         before = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -212,12 +215,13 @@ class _Lesson:
     def _step(self, number: int, steps: int) -> None:
         """Adam (arXiv:1412.6980), warmed up, then along a cosine to zero."""
         torch, _ = torch_modules()
-        rate = RATE * min(1.0, (number + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * number / steps))
+        speed = min(1.0, (number + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * number / steps))
         one, two = 0.9, 0.95
         with torch.no_grad():
             for name, theta in self.student.theta.items():
                 if theta.grad is None:
                     continue
+                rate = speed * RATES[name in self.student.norms]
                 first, second = self.first[name], self.second[name]
                 first.lerp_(theta.grad, 1 - one)
                 second.lerp_(theta.grad.square(), 1 - two)
