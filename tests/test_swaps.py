@@ -110,7 +110,11 @@ def test_what_was_kept_is_what_lies_there(home: Path, best: dict[str, Any]) -> N
 def test_a_second_run_tries_nothing_again(home: Path, best: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swaps, "rewrite", lambda *_, **__: pytest.fail("a trial was made again"))
     monkeypatch.setattr(distill, "Student", lambda *_, **__: pytest.fail("it was taught again"))
+    stale = [home / "out" / ".judge-killed", home / "out" / ".swaps-tiny-optimized.gguf"]
+    stale[0].mkdir()  # what a run leaves that was killed
+    stale[1].write_bytes(b"half a file")
     again = optimize(home, "out")
+    assert not any(path.exists() for path in stale)
     assert again["swaps"] == best["swaps"] and again["tuning"] == best["tuning"]
     assert again["kl_mean"] == best["kl_mean"]
 
