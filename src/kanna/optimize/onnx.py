@@ -169,7 +169,11 @@ def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) ->
         plan.save(path)
         size = bench.size(plan=path)
         if size <= budget:
-            return Found(file_bytes=size, predicted=sum(o.cost for o in taken.values()))
+            return Found(
+                file_bytes=size,
+                predicted=sum(o.cost for o in taken.values()),
+                encodings={name: option.encoding for name, option in taken.items()},
+            )
         if room == floor:
             raise PlanError(f"the smallest folder takes {size:,} bytes", expected=f"at most {budget:,}")
         room = max(floor, room - (size - budget))
