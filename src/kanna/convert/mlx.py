@@ -109,9 +109,13 @@ class ToMLX:
         """The plan over tensors under the names of Hugging Face, what is not quantized in the type of the model."""
         theirs = families.hf_names(self.model)
         tensors: Mapping[str, Tensor] = self.source.tensors
-        self.config: Mapping[str, Any] = self.source.config
-        self.files = {n: p.read_bytes() for n, p in self.source.files.items() if n in SIDE_FILES}
-        if self.source.kind != "hf" or not all(name in tensors for name in theirs.values()):
+        if self.source.kind == "hf" and all(name in tensors for name in theirs.values()):
+            # mlx-lm reads the spelling of transformers 4, and takes its own defaults where it finds another.
+            older = families.hf_config(self.model)
+            own = {k: v for k, v in self.source.config.items() if v is not None or k not in older}
+            self.config: Mapping[str, Any] = older | own
+            self.files = {n: p.read_bytes() for n, p in self.source.files.items() if n in SIDE_FILES}
+        else:
             self.config, tensors, self.files = families.to_hf(self.model)
         named: list[TensorPlan] = []
         for entry in resolved.entries:
