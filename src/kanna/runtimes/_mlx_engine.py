@@ -23,22 +23,24 @@ class MlxEngine(SteppedEngine):
 
     def __init__(self, mx: Any, mlx_lm: Any, path: Path, *, context: int, threads: int) -> None:
         self._mx = mx
+        self._config: dict[str, Any]
         self._caches: Any = mlx_lm.models.cache
         try:
-            self._model, config = mlx_lm.utils.load_model(path)
+            loaded: Any = mlx_lm.utils.load_model(path)
         except (ImportError, ValueError, KeyError, OSError, RuntimeError, TypeError, AttributeError) as error:
             raise FormatError(f"mlx-lm cannot load {path}: {error}"[:500], todo="convert again") from error
+        self._model: Any
+        self._model, self._config = loaded
         self.on_cpu = mx.default_device().type == mx.DeviceType.cpu
         if self.on_cpu:
             self._model.set_dtype(mx.float32)
-        self._config: dict[str, Any] = config
         self._cache: list[Any] = []
         self._length = 0
         super().__init__(
             path,
             FolderText(path, [read_json(path / "config.json")]),
-            vocab_size=int(config.get("vocab_size") or 0),
-            trained_context=int(config.get("max_position_embeddings") or 0),
+            vocab_size=int(self._config.get("vocab_size") or 0),
+            trained_context=int(self._config.get("max_position_embeddings") or 0),
             context=context,
             threads=threads,
         )
