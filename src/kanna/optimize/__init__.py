@@ -136,7 +136,7 @@ def optimize(
         return _onnx(
             opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
-            threads=threads, bar=bar, say=say,
+            threads=threads, bar=bar, say=say, probing=effort != "fast",
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
@@ -265,6 +265,7 @@ def _onnx(
     threads: int | None,
     bar: Progress,
     say: Callable[[str], None],
+    probing: bool,
 ) -> OptimizeResult:
     from kanna.optimize import onnx
     from kanna.optimize.budget import Budget
@@ -293,7 +294,7 @@ def _onnx(
 
     made = onnx.optimize(
         opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
-        bar=bar, say=say, notes=notes, stage=clock.stage,
+        bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
         wishes=Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}), kept="f32", names=onnx.CANDIDATES),
     )  # fmt: skip
     bar.finish()
@@ -312,6 +313,7 @@ def _onnx(
         top1=made.top1,
         rival=f"onnx:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
+        swaps=None,
         gate=None,
         report=str(folder / "report.json"),
         plan=str(made.plan),

@@ -57,9 +57,9 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def candidates(tensor: Tensor, names: Sequence[str] = CANDIDATES) -> list[Encoding]:
-    """Encodings whose blocks divide the rows of a tensor."""
-    return [e for e in map(encodings.get, names) if columns(tensor) % e.block == 0]
+def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
+    """Encodings whose blocks divide the rows of a tensor, of `kinds` or of CANDIDATES."""
+    return [e for e in map(encodings.get, kinds or CANDIDATES) if columns(tensor) % e.block == 0]
 
 
 def matrices(model: Model) -> list[str]:
@@ -67,9 +67,9 @@ def matrices(model: Model) -> list[str]:
     return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
 
 
-def unmeasured(model: Model, names: Sequence[str] = CANDIDATES) -> Measured:
+def unmeasured(model: Model) -> Measured:
     """The choices there are, before anything is known of their costs: more bits are better."""
-    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n], names)} for n in matrices(model)}
+    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n])} for n in matrices(model)}
     return Measured(key="", costs=costs)
 
 
@@ -80,16 +80,18 @@ def measure(
     *,
     threads: int,
     progress: Progress,
-    kinds: Sequence[str] = CANDIDATES,
+    kinds: Sequence[str] | None = None,
     seen: Seen | None = None,
 ) -> Measured:
     """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget.
 
-    kinds: the candidates; seen: what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
-    encoding, None where it takes them as they are
+    kinds: the candidates, None for CANDIDATES
+    seen:  what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an encoding; None where it
+           takes them as they are
     """
     grads = gradients.read(statistics.folder)
-    key = hashlib.sha256(json.dumps([statistics.sha256, sorted(grads), list(kinds), ROWS]).encode()).hexdigest()
+    known = [statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -118,16 +120,21 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 
 class _Work:
     def __init__(
-        self, model: Model, statistics: Statistics, grads: dict[str, F32], names: Sequence[str], seen: Seen | None
+        self,
+        model: Model,
+        statistics: Statistics,
+        grads: dict[str, F32],
+        kinds: Sequence[str] | None,
+        seen: Seen | None,
     ) -> None:
         self.model, self.statistics, self.grads = model, statistics, grads
-        self.names, self.seen = names, seen
+        self.kinds, self.seen = kinds, seen
         self.tied = "output.weight" not in model.tensors
         self.method = methods.get("gptq")
 
     def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
         tensor = self.model.tensors[name]
-        found = candidates(tensor, self.names)
+        found = candidates(tensor, self.kinds)
         site = self.statistics.site_of.get(name)
         if site is None:
             one = self._embedding if name == "token_embd.weight" else self._plain
