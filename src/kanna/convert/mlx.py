@@ -137,11 +137,10 @@ class ToMLX:
         return ", ".join(sorted({s.wanted for s in resolved.substitutions}))
 
     def describe(self) -> ConvertResult:
-        entries = self.resolved.entries
         return described(
             self.resolved,
             paths=[self.out],
-            file_bytes=sum(e.nbytes for e in entries),
+            file_bytes=mlx.weight_bytes(self.resolved.entries, self.request.split_max_size),
             preset=self.resolved.name,
             command=self.command,
             notes=self.model.notes,
