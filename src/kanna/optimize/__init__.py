@@ -42,7 +42,7 @@ __all__ = ["OptimizeResult", "optimize"]
 
 EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
 """Swaps that are tried at most."""
-FORMATS = ("gguf", "onnx")
+FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -124,7 +124,8 @@ def optimize(
              tries a few swaps of encodings there; `max` tries swaps until none gains
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
-    format:  `gguf` (the default) or `onnx`, whose budget counts every file of the folder
+    format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
+             the weight files
 
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
     kept: an interrupted run goes on, and another budget for the same source needs no calibration.
@@ -140,9 +141,9 @@ def optimize(
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
-    if format == "onnx":
-        return _onnx(
-            opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
+    if format in ("onnx", "mlx"):
+        return _folder(
+            format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
             threads=threads, bar=bar, say=say, probing=effort != "fast",
         )  # fmt: skip
@@ -283,7 +284,8 @@ def optimize(
     )
 
 
-def _onnx(
+def _folder(
+    format: str,
     opened: Source,
     model: Model,
     folder: Path,
@@ -305,20 +307,23 @@ def _onnx(
     say: Callable[[str], None],
     probing: bool,
 ) -> OptimizeResult:
-    from kanna.optimize import onnx
-    from kanna.plan import onnx as presets_
+    from importlib import import_module
 
+    from kanna.optimize.budget import Budget
+
+    search: Any = import_module(f"kanna.optimize.{format}")
+    presets_: Any = import_module(f"kanna.plan.{format}")
     notes, clock = list(model.notes), _Clock()
 
-    def allowed(bench: onnx.Bench | None) -> Budget:
+    def allowed(bench: Any) -> Budget:
         if like is None or memory is not None:
             if memory is not None:
-                raise UsageError("--memory has no use for onnx", expected="one of --size, --bpw and --like")
+                raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
             return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
-        name = like.removeprefix("onnx:")
+        name = like.removeprefix(f"{format}:")
         if size is not None or bpw is not None or name not in presets_.PRESETS:
             raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
-        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of onnx:{name}")
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of {format}:{name}")
 
     def calibrated() -> Path:
         stats = folder / "statistics"
@@ -329,10 +334,10 @@ def _onnx(
         clock.stage("gradients")
         return stats
 
-    made = onnx.optimize(
+    made = search.optimize(
         opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
         bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
-        wishes=Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}), kept="f32", names=onnx.CANDIDATES),
+        wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
     bar.finish()
     count: dict[str, int] = {}
@@ -348,7 +353,7 @@ def _onnx(
         predicted=made.predicted,
         kl_mean=made.kl,
         top1=made.top1,
-        rival=f"onnx:{made.rival}" if made.rival else None,
+        rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
         swaps=None,
         gate=None,
