@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -133,7 +133,7 @@ def optimize(
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "

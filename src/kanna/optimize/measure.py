@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kanna import encodings, methods
+from kanna import encodings, lattice, methods
 from kanna.calibrate import gradients
 from kanna.encodings import Encoding
 from kanna.model import F32, Model, Tensor, columns, num_rows
@@ -56,8 +56,10 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
 
 
 def candidates(tensor: Tensor) -> list[Encoding]:
-    """Encodings whose blocks divide the rows of a tensor."""
-    return [e for e in map(encodings.get, CANDIDATES) if columns(tensor) % e.block == 0]
+    """Encodings whose blocks divide the rows of a tensor, and the one whose grid it lies on already."""
+    grid = lattice.recognise(tensor)
+    names = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
+    return [e for e in map(encodings.get, names) if columns(tensor) % e.block == 0]
 
 
 def matrices(model: Model) -> list[str]:
@@ -89,6 +91,8 @@ def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, p
         for name in names:
             if name not in costs:
                 costs[name] = work.costs(name, pool)
+                if (kind := model.tensors[name].dtype) in costs[name]:
+                    costs[name][kind] = 0.0  # carried as it is stored
                 _save(path, {"key": key, "costs": costs})
             progress.advance(1, name)
     progress.finish()
