@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ __all__ = ["OptimizeResult", "optimize"]
 
 EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
 """Swaps that are tried at most."""
+FORMATS = ("gguf", "onnx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -101,6 +103,7 @@ def optimize(
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
+    format: str | None = None,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
@@ -114,6 +117,7 @@ def optimize(
              tries a few swaps of encodings there; `max` tries swaps until none gains
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
+    format:  `gguf` (the default) or `onnx`, whose budget counts every file of the folder
 
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
     kept: an interrupted run goes on, and another budget for the same source needs no calibration.
@@ -121,11 +125,19 @@ def optimize(
     say, bar = remark or _nothing, progress or Silent()
     if effort not in EFFORTS:
         raise UsageError(f"no effort {effort!r}", expected=" or ".join(EFFORTS))
+    if format not in (None, *FORMATS):
+        raise UsageError(f"--format {format} is not searched", expected=" or ".join(FORMATS))
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
+    if format == "onnx":
+        return _onnx(
+            opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
+            tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
+            threads=threads, bar=bar, say=say,
+        )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
     allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
@@ -144,9 +156,8 @@ def optimize(
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
     allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
@@ -231,6 +242,85 @@ def optimize(
         seconds=clock.seconds,
         notes=notes,
     )
+
+
+def _onnx(
+    opened: Source,
+    model: Model,
+    folder: Path,
+    *,
+    size: int | None,
+    bpw: float | None,
+    like: str | None,
+    memory: int | None,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    keep: Sequence[str],
+    exclude: Sequence[str],
+    rules: Mapping[str, str] | None,
+    text: str | Path | None,
+    windows: int | None,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    say: Callable[[str], None],
+) -> OptimizeResult:
+    from kanna.optimize import onnx
+    from kanna.optimize.budget import Budget
+    from kanna.plan import onnx as presets_
+
+    notes, clock = list(model.notes), _Clock()
+
+    def allowed(bench: onnx.Bench | None) -> Budget:
+        if like is None or memory is not None:
+            if memory is not None:
+                raise UsageError("--memory has no use for onnx", expected="one of --size, --bpw and --like")
+            return budget(opened, model, size=size, bpw=bpw, like=None, memory=None, context=0)
+        name = like.removeprefix("onnx:")
+        if size is not None or bpw is not None or name not in presets_.PRESETS:
+            raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of onnx:{name}")
+
+    def calibrated() -> Path:
+        stats = folder / "statistics"
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
+        clock.stage("calibrate")
+        say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
+        _gradients(model, stats, read, tokens, device, bar, notes)
+        clock.stage("gradients")
+        return stats
+
+    made = onnx.optimize(
+        opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
+        bar=bar, say=say, notes=notes, stage=clock.stage,
+        wishes=Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}), kept="f32", names=onnx.CANDIDATES),
+    )  # fmt: skip
+    bar.finish()
+    count: dict[str, int] = {}
+    for tensor in made.described.tensors:
+        count[tensor["encoding"]] = count.get(tensor["encoding"], 0) + 1
+    result = OptimizeResult(
+        artefact=str(made.artefact),
+        file_bytes=made.file_bytes,
+        budget=made.budget.nbytes,
+        said=made.budget.said,
+        bits_per_weight=8 * made.file_bytes / model.num_parameters,
+        encodings=dict(sorted(count.items(), key=lambda item: -item[1])),
+        predicted=made.predicted,
+        kl_mean=made.kl,
+        top1=made.top1,
+        rival=f"onnx:{made.rival}" if made.rival else None,
+        rival_kl=made.rival_kl,
+        gate=None,
+        report=str(folder / "report.json"),
+        plan=str(made.plan),
+        statistics=str(made.statistics),
+        seconds=clock.seconds,
+        notes=notes,
+    )
+    Path(result.report).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return result
 
 
 class _Clock:

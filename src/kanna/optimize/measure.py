@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ CANDIDATES = (
     "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0", "f16",
 )  # fmt: skip
 ROWS, HEAD_ROWS = 96, 256
+Seen = Callable[[Encoding, F32], "F32 | None"]
 ALIGNMENT = 32
 
 
@@ -55,10 +57,12 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def candidates(tensor: Tensor) -> list[Encoding]:
-    """Encodings whose blocks divide the rows of a tensor, and the one whose grid it lies on already."""
-    grid = lattice.recognise(tensor)
-    names = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
+def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encoding]:
+    """Encodings whose blocks divide the rows of a tensor. names: None: those of GGUF, and the one whose grid it lies
+    on already."""
+    if names is None:
+        grid = lattice.recognise(tensor)
+        names = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
     return [e for e in map(encodings.get, names) if columns(tensor) % e.block == 0]
 
 
@@ -67,16 +71,31 @@ def matrices(model: Model) -> list[str]:
     return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
 
 
-def unmeasured(model: Model) -> Measured:
+def unmeasured(model: Model, names: Sequence[str] | None = None) -> Measured:
     """The choices there are, before anything is known of their costs: more bits are better."""
-    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n])} for n in matrices(model)}
+    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n], names)} for n in matrices(model)}
     return Measured(key="", costs=costs)
 
 
-def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, progress: Progress) -> Measured:
-    """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget."""
+def measure(
+    model: Model,
+    statistics: Statistics,
+    path: Path,
+    *,
+    threads: int,
+    progress: Progress,
+    kinds: Sequence[str] | None = None,
+    seen: Seen | None = None,
+) -> Measured:
+    """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget.
+
+    kinds: the candidates, None for those of GGUF
+    seen: what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
+    encoding, None where it takes them as they are
+    """
     grads = gradients.read(statistics.folder)
-    key = hashlib.sha256(json.dumps([statistics.sha256, sorted(grads), CANDIDATES, ROWS]).encode()).hexdigest()
+    settings = [statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -85,7 +104,7 @@ def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, p
     except (OSError, ValueError, KeyError):
         pass
     names = matrices(model)
-    work = _Work(model, statistics, grads)
+    work = _Work(model, statistics, grads, kinds, seen)
     progress.start("measure", len(names), "tensors")
     with ThreadPoolExecutor(threads) as pool:
         for name in names:
@@ -106,14 +125,22 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 
 
 class _Work:
-    def __init__(self, model: Model, statistics: Statistics, grads: dict[str, F32]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        statistics: Statistics,
+        grads: dict[str, F32],
+        names: Sequence[str] | None,
+        seen: Seen | None,
+    ) -> None:
         self.model, self.statistics, self.grads = model, statistics, grads
+        self.names, self.seen = names, seen
         self.tied = "output.weight" not in model.tensors
         self.method = methods.get("gptq")
 
     def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
         tensor = self.model.tensors[name]
-        found = candidates(tensor)
+        found = candidates(tensor, self.names)
         site = self.statistics.site_of.get(name)
         if site is None:
             one = self._embedding if name == "token_embd.weight" else self._plain
@@ -133,8 +160,10 @@ class _Work:
                 data = encoding.encode(x)
             else:
                 data = self.method.encode(encoding, x, inputs)
-            error = encoding.decode(data, x.shape[1]) - x
-            per_row = np.square(error @ held.T).mean(axis=1, dtype=np.float64)
+            made = encoding.decode(data, x.shape[1])
+            inputs_ = self.seen(encoding, held) if self.seen else None
+            wrong = (made - x) @ held.T if inputs_ is None else made @ inputs_.T - x @ held.T
+            per_row = np.square(wrong).mean(axis=1, dtype=np.float64)
             total = 0.5 * float(per_row @ share)
             if name == "token_embd.weight":
                 total += self._embedding(tensor, encoding)

@@ -196,8 +196,13 @@ class _Together:
         asked = relay.whole(session, backend, "/score", {"prompt": prompt, "top": self.top}, Used(), process)
         scored = json.loads(await asked)
         choice.used.prompt = len(scored["tokens"])
-        text = prompt if isinstance(prompt, str) else "".join(t["text"] for t in scored["tokens"])
-        return logprobs.Table(text=text, tokens=logprobs.scored(scored))
+        tokens = logprobs.scored(scored)
+        text = "".join(t.text for t in tokens)
+        if isinstance(prompt, str):
+            if text == tokens[0].text + prompt:  # the beginning that the model wants is no part of the text
+                tokens[0].text = ""
+            text = prompt
+        return logprobs.Table(text=text, tokens=tokens)
 
     # Streamed
 
