@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -158,7 +158,7 @@ def optimize(
         footprint.check(feasible)
     allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
@@ -169,9 +169,8 @@ def optimize(
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
     allowed = footprint.budget if footprint else allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
@@ -327,10 +326,11 @@ def _folder(
 
     def calibrated() -> Path:
         stats = folder / "statistics"
-        found = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=bar)
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
         clock.stage("calibrate")
         say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
-        _gradients(model, stats, calibration, tokens, device, bar, notes)
+        _gradients(model, stats, read, tokens, device, bar, notes)
         clock.stage("gradients")
         return stats
 
