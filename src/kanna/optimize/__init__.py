@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -24,9 +24,11 @@ from kanna.evaluate.windows import read_text
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
+from kanna.optimize import budget as budgets
 from kanna.optimize import distill as tuning
-from kanna.optimize.budget import Budget, budget
-from kanna.optimize.judge import Spare, spare
+from kanna.optimize.budget import Budget
+from kanna.optimize.footprint import Footprint
+from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
 from kanna.optimize.search import NAME, Wishes, fill, limits, plan_of
@@ -43,7 +45,8 @@ __all__ = ["OptimizeResult", "optimize"]
 EFFORTS = {"fast": 0, "balanced": 0, "max": 64}
 """Swaps that are tried at most."""
 _SCRATCH = (".judge-*", ".probe-*", ".swaps-*")
-FORMATS = ("gguf", "onnx")
+OURS = (NAME, tuning.NAME)
+FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -58,6 +61,9 @@ class OptimizeResult:
     predicted: nats of KL divergence the plan was expected to cost
     swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
                that did not; None where none were tried
+    memory:    with `memory`: the limit, the encoding of the cache and why, bytes predicted and measured; see
+               docs/optimize.md
+    left:      artefacts of earlier runs in the same folder
     seconds:   by stage
     """
 
@@ -76,6 +82,8 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
+    memory: dict[str, Any] | None = None
+    left: list[str] = field(default_factory=list[str])
     seconds: dict[str, float]
     swaps: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
@@ -115,14 +123,15 @@ def optimize(
     """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
 
     One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset) and memory (bytes
-    that weights, cache and buffers may take at `context` tokens).
+    that weights, cache and buffers may take in llama.cpp at `context` tokens, the encoding of the cache chosen too).
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
     effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime;
              `max` then tries swaps of encodings there until none gains, and tunes scales and norms
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
-    format:  `gguf` (the default) or `onnx`, whose budget counts every file of the folder
+    format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
+             the weight files
 
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
     kept: an interrupted run goes on, and another budget for the same source needs no calibration.
@@ -137,22 +146,27 @@ def optimize(
         raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
-    if format == "onnx" and EFFORTS[effort]:
-        raise UsageError(f"--effort {effort} is not there for onnx", expected="fast or balanced")
-    if format == "onnx":
-        return _onnx(
-            opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
+    budgets.check(size=size, bpw=bpw, like=like, memory=memory)
+    if format in ("onnx", "mlx") and EFFORTS[effort]:
+        raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
+    if format in ("onnx", "mlx"):
+        return _folder(
+            format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
-            threads=threads, bar=bar, say=say,
+            threads=threads, bar=bar, say=say, probing=effort != "fast",
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
-    allowed = allow()
+    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
+    footprint: Footprint | None = None
+    if memory is not None:
+        footprint = Footprint(opened, memory, context, threads, bar)
+        footprint.check(feasible)
+    allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
@@ -165,11 +179,10 @@ def optimize(
     for stale in (p for pattern in _SCRATCH for p in folder.glob(pattern)):  # of a run that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
-    allowed = allow(imatrix=stats / IMATRIX)
+    allowed = footprint.budget if footprint else allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)
@@ -183,40 +196,60 @@ def optimize(
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
     elif effort != "fast":
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
+        clock.stage("probe")
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
     text_left = spare(model, calibration, tokens)
-    decides = EFFORTS[effort] > 0 and able(text_left, notes)
-    tunes = decides and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
-    room = allowed.nbytes - tunes * tuning.RESERVE
-    found = fill(opened, choices, stats, room, plan)
-    swaps: Swaps | None = None
-    if decides:
-        swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
-        plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
-    clock.stage("search")
-    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+    if footprint:
+        footprint.choose(choices, feasible, text_left, costs.key, folder, bar)
+        allowed = footprint.budget
+        clock.stage("memory")
+    tries = EFFORTS[effort]
+    tries = tries if tries and able(text_left, notes) else 0
+    tunes = tries > 0 and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
     offered = _presets(opened, stats)
     sizes = {name: size for name, (size, _) in offered.items()}
-    rows = _rows(opened, folder, plan, stats, allowed, sizes)
     hashes = opened.hashes(bar)
-    for row, how in rows:
-        steps.make(row, opened, model, hashes, how, threads, False, bar)
-    clock.stage("write")
-    if swaps is not None:
-        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
-        kept = sum(one["kept"] for one in swaps.state.tries)
-        say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
-        clock.stage("swaps")
+    while True:
+        room = allowed.nbytes - tunes * tuning.RESERVE
+        found = fill(opened, choices, stats, room, plan)
+        swaps: Swaps | None = None
+        if tries:
+            swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
+            plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
+        clock.stage("search")
+        say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+        rows = _rows(opened, folder, plan, stats, allowed, sizes)
+        for row, how in rows:
+            steps.make(row, opened, model, hashes, how, threads, False, bar)
+        clock.stage("write")
+        if swaps is not None:
+            swaps.run(Path(rows[0][0].path or ""), plan, tries, bar)
+            kept = sum(one["kept"] for one in swaps.state.tries)
+            say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+            clock.stage("swaps")
+        if footprint is None or footprint.holds(Path(rows[0][0].path or ""), notes):
+            break
+        allowed = footprint.budget
+        say(f"llama.cpp took more memory than reckoned: planning for {format_size(allowed.nbytes)}")
+        clock.stage("memory")
     tuned: tuning.Distilled | None = None
     if tunes:
         ours = Path(rows[0][0].path or "")
-        tuned = _tune(opened, model, ours, plan, stats, calibration, tokens, text_left, device, threads, bar, notes)
+        tuned = tuning.tune(
+            opened, model, ours, plan, stats, ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
+            calibration, tokens, text_left, device=device, threads=threads, progress=bar, notes=notes,
+        )  # fmt: skip
         clock.stage("distill")
     if swaps is not None:
         rows = _rows(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
+    if footprint:
+        # The rival has no second try: what takes more memory is not offered.
+        mine, others = [r for r in rows if r[0].name in OURS], [r for r in rows if r[0].name not in OURS]
+        rows = [*mine, *(r for r in others if footprint.takes(Path(r[0].path or "")) <= footprint.memory)]
+        clock.stage("memory")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
@@ -225,14 +258,20 @@ def optimize(
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
-    result.optimize = tell(
-        listed, costs, drawn, by_kind, swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
-    )
-    clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
-    rival = next((row for row in listed if row.name not in (NAME, tuning.NAME)), None)
+    if footprint:
+        footprint.with_cache(Path(best.path or ""), text_left, folder, bar)
+    told = footprint.to_dict(Path(best.path or "")) if footprint else None
+    tried, learned = swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
+    result.optimize = tell(listed, costs, drawn, by_kind, tried, learned)
+    result.optimize["memory"] = told
+    clock.stage("report")
+    rival = next((row for row in listed if row.name not in OURS), None)
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
+    left = _left(folder, [Path(r.path or "") for r in listed])
+    if left:
+        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
         "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
@@ -260,13 +299,16 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
-        tuning=tuned.to_dict() if tuned else None,
+        tuning=learned,
+        memory=told,
+        left=left,
         seconds=clock.seconds,
         notes=notes,
     )
 
 
-def _onnx(
+def _folder(
+    format: str,
     opened: Source,
     model: Model,
     folder: Path,
@@ -286,36 +328,40 @@ def _onnx(
     threads: int | None,
     bar: Progress,
     say: Callable[[str], None],
+    probing: bool,
 ) -> OptimizeResult:
-    from kanna.optimize import onnx
-    from kanna.optimize.budget import Budget
-    from kanna.plan import onnx as presets_
+    from importlib import import_module
 
+    from kanna.optimize.budget import Budget
+
+    search: Any = import_module(f"kanna.optimize.{format}")
+    presets_: Any = import_module(f"kanna.plan.{format}")
     notes, clock = list(model.notes), _Clock()
 
-    def allowed(bench: onnx.Bench | None) -> Budget:
+    def allowed(bench: Any) -> Budget:
         if like is None or memory is not None:
             if memory is not None:
-                raise UsageError("--memory has no use for onnx", expected="one of --size, --bpw and --like")
-            return budget(opened, model, size=size, bpw=bpw, like=None, memory=None, context=0)
-        name = like.removeprefix("onnx:")
+                raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
+            return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
+        name = like.removeprefix(f"{format}:")
         if size is not None or bpw is not None or name not in presets_.PRESETS:
             raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
-        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of onnx:{name}")
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of {format}:{name}")
 
     def calibrated() -> Path:
         stats = folder / "statistics"
-        found = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=bar)
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
         clock.stage("calibrate")
         say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
-        _gradients(model, stats, calibration, tokens, device, bar, notes)
+        _gradients(model, stats, read, tokens, device, bar, notes)
         clock.stage("gradients")
         return stats
 
-    made = onnx.optimize(
+    made = search.optimize(
         opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
-        bar=bar, say=say, notes=notes, stage=clock.stage,
-        wishes=Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}), kept="f32", names=onnx.CANDIDATES),
+        bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
+        wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
     bar.finish()
     count: dict[str, int] = {}
@@ -331,8 +377,9 @@ def _onnx(
         predicted=made.predicted,
         kl_mean=made.kl,
         top1=made.top1,
-        rival=f"onnx:{made.rival}" if made.rival else None,
+        rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
+        swaps=None,
         gate=None,
         report=str(folder / "report.json"),
         plan=str(made.plan),
@@ -374,31 +421,6 @@ def _gradients(
         return
     windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
     gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
-
-
-def _tune(
-    source: Source,
-    model: Model,
-    artefact: Path,
-    plan: Path,
-    stats: Path,
-    calibration: Sequence[str | Path] | None,
-    tokens: int,
-    text: Spare,
-    device: str | None,
-    threads: int | None,
-    bar: Progress,
-    notes: list[str],
-) -> tuning.Distilled | None:
-    """Scales and norms of the artefact tuned, where there is memory for it."""
-    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    if problem := tuning.memory_problem(model, windows):
-        notes.append(problem)
-        return None
-    out = artefact.with_name(f"{steps.base_name(source)}-{tuning.NAME}.gguf")
-    return tuning.distill(
-        source, model, artefact, plan, stats, out, windows, text, device=device, threads=threads, progress=bar
-    )
 
 
 def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:
@@ -473,6 +495,12 @@ def _prove(
         notes=notes,
         report="",
     )
+
+
+def _left(folder: Path, made: Sequence[Path]) -> list[str]:
+    """Names of artefacts in the folder that this run did not make."""
+    names = {p.name for p in made}
+    return sorted(p.name for p in folder.glob("*.gguf") if p.name not in names and not p.name.startswith("."))
 
 
 def _count(row: Row) -> dict[str, int]:
