@@ -2,7 +2,8 @@
 
 Error feedback under the second moment of the inputs (GPTQ, arXiv:2210.17323) with the columns in order of use and
 scales held (static groups); then coordinate descent over codes, whole scales and factors under the same moment, and
-both again, since the scales have moved. A row that does not gain keeps what `search` chose.
+both again, since the scales have moved. Where codes stand for vectors (IQ1, IQ2, IQ3), eight neighbours are rounded
+together. A row that does not gain keeps what `search` chose.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class _Feedback(Method):
         data = encoding.encode(
             x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
         )  # fmt: skip
-        moment = inputs.moment
-        if moment is None or encoding.name not in _native.grids():
+        moment, group = inputs.moment, _native.grids().get(encoding.name)
+        if moment is None or group is None:
             return data
         x = np.ascontiguousarray(x)
         for part in moment.parts():
@@ -35,10 +36,9 @@ class _Feedback(Method):
             values = x if whole else np.ascontiguousarray(x[:, columns])
             found = data if whole else np.ascontiguousarray(data[:, place])
             errors = np.empty((len(x), 2), np.float32)
+            order, factors = part.visit(group)
             for _ in range(PASSES):
-                _native.feedback(
-                    encoding.name, values, found, part.h, part.factors, part.order, ROUNDS, errors, threads
-                )
+                _native.feedback(encoding.name, values, found, part.h, factors, order, ROUNDS, errors, threads)
             data[:, place] = found
         return data
 

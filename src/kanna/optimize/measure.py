@@ -25,6 +25,8 @@ CANDIDATES = (
     "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0", "f16",
 )  # fmt: skip
 ROWS, HEAD_ROWS = 96, 256
+VALUES = 2
+"""Goes up when a method chooses other values, so that costs of before are measured again."""
 ALIGNMENT = 32
 
 
@@ -74,7 +76,7 @@ def unmeasured(model: Model) -> Measured:
 def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, progress: Progress) -> Measured:
     """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget."""
     grads = gradients.read(statistics.folder)
-    key = hashlib.sha256(json.dumps([statistics.sha256, sorted(grads), CANDIDATES, ROWS]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([VALUES, statistics.sha256, sorted(grads), CANDIDATES, ROWS]).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
