@@ -1,4 +1,4 @@
-"""Writes native/include/kanna/codebooks.hpp: vectors that codes of IQ1, IQ2 and IQ3 stand for, from the gguf package."""
+"""Writes native/include/kanna/codebooks.hpp: vectors that codes of IQ1, IQ2 and IQ3 stand for, from package gguf."""
 
 from __future__ import annotations
 
