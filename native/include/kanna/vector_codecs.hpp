@@ -104,7 +104,7 @@ struct VectorCodec {
         Fit fit, best, trial;
         F importance, scales = fit_scale(x, w, fit, importance);
         F d = odd_factor(scales, importance), best_d = d, best_whole = splat(1.0f), least = splat(HUGE_ERROR);
-        for (int round = 0; round < (search ? 3 : 1); ++round) {
+        for (int round = 0; round < (search ? 2 : 1); ++round) {
             const F near = nearest_odd(scales * reciprocal(d), G::TOP);
             F whole = near;
             fit_at(x, w, d * whole, fit);
