@@ -15,7 +15,7 @@ from kanna.methods import Inputs
 from kanna.model import F32, U8
 from kanna.moment import Moment
 
-GRIDS = {n: group for n, group in _native.grids().items() if n in encodings.names()}
+GRIDS = {n: group for n, group in _native.grids().items() if n in encodings.names()}  # others: test_affine, test_nbits
 GPTQ = methods.get("gptq")
 ROWS, TOKENS = 19, 400  # rows: not a multiple of the lanes
 
