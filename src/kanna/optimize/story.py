@@ -113,6 +113,7 @@ def tell(
     curve_: dict[str, Any],
     domains_: dict[str, Any],
     swaps: Sequence[Mapping[str, Any]],
+    tuned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """All of it, as report.json has it under `optimize`."""
     return {
@@ -120,5 +121,6 @@ def tell(
         "curve": curve_,
         "domains": domains_,
         "swaps": [dict(s) for s in swaps],
+        "tuned": dict(tuned) if tuned else None,
         "measured": measured.key,
     }
