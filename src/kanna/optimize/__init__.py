@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -45,7 +45,7 @@ __all__ = ["OptimizeResult", "optimize"]
 EFFORTS = {"fast": 0, "balanced": 0, "max": 64}
 """Swaps that are tried at most."""
 _SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
-FORMATS = ("gguf", "onnx")
+FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -129,7 +129,8 @@ def optimize(
              `max` then tries swaps of encodings there until none gains, and tunes scales and norms
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
-    format:  `gguf` (the default) or `onnx`, whose budget counts every file of the folder
+    format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
+             the weight files
 
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
     kept: an interrupted run goes on, and another budget for the same source needs no calibration.
@@ -145,13 +146,13 @@ def optimize(
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
-    if format == "onnx" and EFFORTS[effort]:
-        raise UsageError(f"--effort {effort} is not there for onnx", expected="fast or balanced")
-    if format == "onnx":
-        return _onnx(
-            opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
+    if format in ("onnx", "mlx"):
+        if EFFORTS[effort]:
+            raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
+        return _folder(
+            format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
-            threads=threads, bar=bar, say=say,
+            threads=threads, bar=bar, say=say, probing=effort != "fast",
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
@@ -161,7 +162,7 @@ def optimize(
     allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
@@ -174,9 +175,8 @@ def optimize(
     for stale in (p for pattern in _SCRATCH for p in folder.glob(pattern)):  # of a run that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
     if footprint is None:
         allowed = allow(imatrix=stats / IMATRIX)
@@ -292,7 +292,8 @@ def optimize(
     )
 
 
-def _onnx(
+def _folder(
+    format: str,
     opened: Source,
     model: Model,
     folder: Path,
@@ -312,35 +313,40 @@ def _onnx(
     threads: int | None,
     bar: Progress,
     say: Callable[[str], None],
+    probing: bool,
 ) -> OptimizeResult:
-    from kanna.optimize import onnx
-    from kanna.plan import onnx as presets_
+    from importlib import import_module
 
+    from kanna.optimize.budget import Budget
+
+    search: Any = import_module(f"kanna.optimize.{format}")
+    presets_: Any = import_module(f"kanna.plan.{format}")
     notes, clock = list(model.notes), _Clock()
 
-    def allowed(bench: onnx.Bench | None) -> Budget:
+    def allowed(bench: Any) -> Budget:
         if like is None or memory is not None:
             if memory is not None:
-                raise UsageError("--memory has no use for onnx", expected="one of --size, --bpw and --like")
+                raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
             return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
-        name = like.removeprefix("onnx:")
+        name = like.removeprefix(f"{format}:")
         if size is not None or bpw is not None or name not in presets_.PRESETS:
             raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
-        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of onnx:{name}")
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of {format}:{name}")
 
     def calibrated() -> Path:
         stats = folder / "statistics"
-        found = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=bar)
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
         clock.stage("calibrate")
         say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
-        _gradients(model, stats, calibration, tokens, device, bar, notes)
+        _gradients(model, stats, read, tokens, device, bar, notes)
         clock.stage("gradients")
         return stats
 
-    made = onnx.optimize(
+    made = search.optimize(
         opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
-        bar=bar, say=say, notes=notes, stage=clock.stage,
-        wishes=Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}), kept="f32", names=onnx.CANDIDATES),
+        bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
+        wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
     bar.finish()
     count: dict[str, int] = {}
@@ -356,8 +362,9 @@ def _onnx(
         predicted=made.predicted,
         kl_mean=made.kl,
         top1=made.top1,
-        rival=f"onnx:{made.rival}" if made.rival else None,
+        rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
+        swaps=None,
         gate=None,
         report=str(folder / "report.json"),
         plan=str(made.plan),

@@ -60,7 +60,7 @@ def judge(bench: Bench, text: str, *, threads: int | None) -> Judge:
 
 
 def probe(
-    bench: Bench, costs: Measured, score: Judge, out: Path, *, write: Any, progress: Progress
+    costs: Measured, score: Judge, out: Path, *, write: Callable[[Plan, Path], None], progress: Progress
 ) -> dict[str, float]:
     """Scale of the costs of each tensor; kept in `out` for the next budget. write(plan, folder) makes a folder."""
     kinds: dict[str, list[str]] = {}

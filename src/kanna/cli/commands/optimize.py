@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option("--rule", "rule", multiple=True, metavar="PATTERN=ENCODING", help="What some tensors must get.")
 @click.option("--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]")
 @click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as for evaluate]")
-@click.option("--format", "format", type=click.Choice(["gguf", "onnx"]), default="gguf", show_default=True,
-              help="Container to write; onnx makes a folder for onnxruntime-genai.")  # fmt: skip
+@click.option("--format", "format", type=click.Choice(["gguf", "onnx", "mlx"]), default="gguf", show_default=True,
+              help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm.")  # fmt: skip
 @click.option("--device", help="Where to calibrate: cpu, cuda or mps. [default: an accelerator when there is one]")
 @options.threads
 @options.revision
