@@ -316,6 +316,7 @@ def _onnx(
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),
+        swaps=None,
         seconds=clock.seconds,
         notes=notes,
     )
