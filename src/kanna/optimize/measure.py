@@ -57,13 +57,13 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encoding]:
-    """Encodings whose blocks divide the rows of a tensor. names: None: those of GGUF, and the one whose grid it lies
+def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
+    """Encodings whose blocks divide the rows of a tensor. kinds: None: those of GGUF, and the one whose grid it lies
     on already."""
-    if names is None:
+    if kinds is None:
         grid = lattice.recognise(tensor)
-        names = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
-    return [e for e in map(encodings.get, names) if columns(tensor) % e.block == 0]
+        kinds = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
+    return [e for e in map(encodings.get, kinds) if columns(tensor) % e.block == 0]
 
 
 def matrices(model: Model) -> list[str]:
@@ -71,9 +71,9 @@ def matrices(model: Model) -> list[str]:
     return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
 
 
-def unmeasured(model: Model, names: Sequence[str] | None = None) -> Measured:
+def unmeasured(model: Model) -> Measured:
     """The choices there are, before anything is known of their costs: more bits are better."""
-    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n], names)} for n in matrices(model)}
+    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n])} for n in matrices(model)}
     return Measured(key="", costs=costs)
 
 
@@ -89,13 +89,13 @@ def measure(
 ) -> Measured:
     """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget.
 
-    kinds: the candidates, None for those of GGUF
-    seen: what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
-    encoding, None where it takes them as they are
+    kinds: the candidates, None for CANDIDATES
+    seen:  what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an encoding; None where it
+           takes them as they are
     """
     grads = gradients.read(statistics.folder)
-    settings = [statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    known = [statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -130,17 +130,17 @@ class _Work:
         model: Model,
         statistics: Statistics,
         grads: dict[str, F32],
-        names: Sequence[str] | None,
+        kinds: Sequence[str] | None,
         seen: Seen | None,
     ) -> None:
         self.model, self.statistics, self.grads = model, statistics, grads
-        self.names, self.seen = names, seen
+        self.kinds, self.seen = kinds, seen
         self.tied = "output.weight" not in model.tensors
         self.method = methods.get("gptq")
 
     def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
         tensor = self.model.tensors[name]
-        found = candidates(tensor, self.names)
+        found = candidates(tensor, self.kinds)
         site = self.statistics.site_of.get(name)
         if site is None:
             one = self._embedding if name == "token_embd.weight" else self._plain

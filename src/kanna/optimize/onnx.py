@@ -7,12 +7,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from kanna import statistics
+from kanna.calibrate import HELD_TEXT
 from kanna.compare.steps import base_name
 from kanna.convert._nbits import ToNBits
 from kanna.convert.base import ConvertResult, Request, Running
@@ -25,11 +26,12 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import F32, Model, columns, num_rows
 from kanna.optimize.budget import Budget
 from kanna.optimize.measure import Measured, measure
+from kanna.optimize.onnx_probe import judge, probe
 from kanna.optimize.search import NAME, Found, Limits, Wishes, plan_of
 from kanna.plan import Plan
 from kanna.plan import onnx as presets
 from kanna.plan.allocate import Choice, Option, allocate, largest, smallest
-from kanna.progress import Progress
+from kanna.progress import Progress, Silent
 from kanna.sources import Source
 from kanna.units import format_size
 
@@ -38,6 +40,11 @@ CANDIDATES = (
     "nbits8g32", "nbits8g64s", "nbits8g128s", "f32",
 )  # fmt: skip
 """What onnxruntime's CPU kernels multiply by at full speed: 2 bits in groups of 16 take a hundred times longer."""
+
+
+def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: Mapping[str, str]) -> Wishes:
+    """What the user wants of some tensors, among the encodings of ONNX."""
+    return Wishes(keep=keep, exclude=exclude, rules=rules, kept="f32", names=CANDIDATES)
 
 
 def seen(encoding: Encoding, x: F32) -> F32 | None:
@@ -169,7 +176,11 @@ def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) ->
         plan.save(path)
         size = bench.size(plan=path)
         if size <= budget:
-            return Found(file_bytes=size, predicted=sum(o.cost for o in taken.values()))
+            return Found(
+                file_bytes=size,
+                predicted=sum(o.cost for o in taken.values()),
+                encodings={name: option.encoding for name, option in taken.items()},
+            )
         if room == floor:
             raise PlanError(f"the smallest folder takes {size:,} bytes", expected=f"at most {budget:,}")
         room = max(floor, room - (size - budget))
@@ -182,6 +193,7 @@ def optimize(
     *,
     budget: Callable[[Bench | None], Budget],
     wishes: Wishes,
+    probing: bool,
     calibrated: Callable[[], Path],
     text: str | Path | None,
     windows: int | None,
@@ -193,7 +205,8 @@ def optimize(
 ) -> Made:
     """Plan, write and prove within a budget.
 
-    budget: bytes allowed; with None before anything slow is done; calibrated: makes the folder of statistics
+    budget: bytes allowed; with None before anything slow is done; probing: measure what every kind of node costs;
+    calibrated: makes the folder of statistics
     """
     from kanna.evaluate import evaluate_many
 
@@ -212,7 +225,19 @@ def optimize(
     )  # fmt: skip
     stage("measure")
     plan = folder / "plan.json"
-    offered = choices(bench.work(folder / NAME, preset="int4"), costs, wishes, {})
+    scale: dict[str, float] = {}
+    held = (stats / HELD_TEXT).read_text(encoding="utf-8")
+    if probing and held.strip():
+
+        def write(tried: Plan, to: Path) -> None:
+            bench.work(to, plan=tried).write_from(bench.graph, replace(running, progress=Silent()))
+
+        score = judge(bench, held, threads=threads)
+        scale = probe(costs, score, folder / "probe-onnx.json", write=write, progress=bar)
+        stage("probe")
+    elif probing:
+        notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
+    offered = choices(bench.work(folder / NAME, preset="int4"), costs, wishes, scale)
     found = search(bench, offered, allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")

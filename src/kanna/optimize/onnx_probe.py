@@ -59,7 +59,9 @@ def judge(bench: Bench, text: str, *, threads: int | None) -> Judge:
     return score
 
 
-def probe(bench: Bench, costs: Measured, score: Judge, out: Path, *, write: Any, progress: Progress) -> dict[str, float]:
+def probe(
+    costs: Measured, score: Judge, out: Path, *, write: Callable[[Plan, Path], None], progress: Progress
+) -> dict[str, float]:
     """Scale of the costs of each tensor; kept in `out` for the next budget. write(plan, folder) makes a folder."""
     kinds: dict[str, list[str]] = {}
     for name, options in costs.costs.items():
