@@ -57,8 +57,8 @@ def main() -> None:
     peers.report(
         [
             {
-                "model": options.model, "tokens": chunks.size, "matrices": len(theirs), "median": float(np.median(whole)),
-                "worst matrix": max(whole), "worst column": max(column),
+                "model": options.model, "tokens": chunks.size, "matrices": len(theirs),
+                "median": float(np.median(whole)), "worst matrix": max(whole), "worst column": max(column),
             }
         ],
         options.json,

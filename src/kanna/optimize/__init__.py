@@ -355,7 +355,6 @@ def _folder(
         top1=made.top1,
         rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
-        swaps=None,
         gate=None,
         report=str(folder / "report.json"),
         plan=str(made.plan),
