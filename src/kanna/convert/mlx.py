@@ -109,9 +109,13 @@ class ToMLX:
         """The plan over tensors under the names of Hugging Face, what is not quantized in the type of the model."""
         theirs = families.hf_names(self.model)
         tensors: Mapping[str, Tensor] = self.source.tensors
-        self.config: Mapping[str, Any] = self.source.config
-        self.files = {n: p.read_bytes() for n, p in self.source.files.items() if n in SIDE_FILES}
-        if self.source.kind != "hf" or not all(name in tensors for name in theirs.values()):
+        if self.source.kind == "hf" and all(name in tensors for name in theirs.values()):
+            # mlx-lm reads the spelling of transformers 4, and takes its own defaults where it finds another.
+            older = families.hf_config(self.model)
+            own = {k: v for k, v in self.source.config.items() if v is not None or k not in older}
+            self.config: Mapping[str, Any] = older | own
+            self.files = {n: p.read_bytes() for n, p in self.source.files.items() if n in SIDE_FILES}
+        else:
             self.config, tensors, self.files = families.to_hf(self.model)
         named: list[TensorPlan] = []
         for entry in resolved.entries:
@@ -133,11 +137,10 @@ class ToMLX:
         return ", ".join(sorted({s.wanted for s in resolved.substitutions}))
 
     def describe(self) -> ConvertResult:
-        entries = self.resolved.entries
         return described(
             self.resolved,
             paths=[self.out],
-            file_bytes=sum(e.nbytes for e in entries),
+            file_bytes=mlx.weight_bytes(self.resolved.entries, self.request.split_max_size),
             preset=self.resolved.name,
             command=self.command,
             notes=self.model.notes,

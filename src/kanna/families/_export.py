@@ -41,7 +41,7 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     Raises UnsupportedError for an architecture, tensor or tokenizer without a Hugging Face form.
     """
     _, family = family_of_arch(model.family)
-    config = _config(model, family)
+    config = hf_config(model)
     head_dim = int(model.meta("{arch}.attention.key_length") or config["hidden_size"] // config["num_attention_heads"])
     tensors: dict[str, Tensor] = {}
     for ours, name in hf_names(model).items():
@@ -79,8 +79,9 @@ def _view(family: Family, name: str, part: str, tensor: Tensor, head_dim: int) -
     return Renamed(name, tensor)
 
 
-def _config(model: Model, family: Family) -> dict[str, Any]:
-    """config.json in the spelling that transformers 4 and 5 both read."""
+def hf_config(model: Model) -> dict[str, Any]:
+    """config.json in the spelling that transformers 4 and 5 both read. Raises as `to_hf` does."""
+    _, family = family_of_arch(model.family)
     meta = model.meta
 
     def need(key: str) -> Any:

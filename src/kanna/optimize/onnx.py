@@ -42,6 +42,11 @@ CANDIDATES = (
 """What onnxruntime's CPU kernels multiply by at full speed: 2 bits in groups of 16 take a hundred times longer."""
 
 
+def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: Mapping[str, str]) -> Wishes:
+    """What the user wants of some tensors, among the encodings of ONNX."""
+    return Wishes(keep=keep, exclude=exclude, rules=rules, kept="f32", names=CANDIDATES)
+
+
 def seen(encoding: Encoding, x: F32) -> F32 | None:
     """Inputs f32 [tokens, columns] as a node of accuracy_level 4 sees them: whole numbers up to 127 per group."""
     kind = parse(encoding.name)

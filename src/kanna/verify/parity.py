@@ -22,6 +22,7 @@ _MARGIN = 0.5
 _AGREE = ((15.0, 0.99), (7.5, 0.97))
 _SHORT, _TAIL = 96, 96
 _LONGEST = 6144
+_FEW, _SAME = 12, 1e-3
 
 TEXT = (
     "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes the same thin shaving from "
@@ -106,3 +107,15 @@ def check(reference: Engine, engine: Engine, work: Sequence[Prompt], bits: float
         detail += f"; top token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
         checks.append(Check(name=name, ok=ok, detail=detail + (f" (at least {agree:.0%})" if agree else "")))
     return checks
+
+
+def same(judge: Engine, own: Engine, prompt: Prompt, name: str) -> Check:
+    """The artefact's own runtime, `own`, gives on a few tokens what `judge` gives, which computes with its values."""
+    ids = prompt.ids[:_FEW]
+    base, mine = judge.logits(ids), own.logits(ids)
+    if mine.shape != base.shape or not np.isfinite(mine).all():
+        return Check(name=f"logits in {name}", ok=False, detail=f"shape {mine.shape}, not {base.shape}, or not finite")
+    _, [scores] = compare(base, [mine], np.zeros(len(base), np.int64), threads=1)
+    kl = float(scores.kl.mean())
+    detail = f"{len(ids)} tokens in {name} beside the values of its file: KL {kl:.2g} of at most {_SAME:g}"
+    return Check(name=f"logits in {name}", ok=kl <= _SAME, detail=detail)

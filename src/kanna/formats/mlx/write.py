@@ -41,6 +41,11 @@ def settings(tensors: Sequence[TensorPlan]) -> dict[str, Any]:
     return {**usual, **differing}
 
 
+def weight_bytes(tensors: Sequence[TensorPlan], shard_bytes: int | None) -> int:
+    """Bytes of the weight files, to the byte."""
+    return safetensors.folder_bytes(tensors, shard_bytes or SHARD_BYTES, "mlx")
+
+
 def write_folder(
     folder: Path | str,
     *,

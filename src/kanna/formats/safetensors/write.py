@@ -76,6 +76,11 @@ def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
     check_output([folder / SINGLE], overwrite=True, needed=needed)
 
 
+def folder_bytes(tensors: Sequence[TensorPlan], shard_bytes: int = SHARD_BYTES, maker: str = "pt") -> int:
+    """Bytes of the weight files that `write_folder` writes, headers included."""
+    return sum(s.total_bytes for s in _shards(Path(), tensors, shard_bytes, maker))
+
+
 def stored_names(entry: TensorPlan) -> list[str]:
     """Names of the tensors that a planned one becomes in the file."""
     base = entry.name.removesuffix(".weight")
