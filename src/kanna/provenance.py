@@ -23,8 +23,9 @@ def quantized_source(model: Model) -> dict[str, int]:
     from kanna import encodings
 
     found: dict[str, int] = {}
+    known = {*encodings.names(), *encodings.grouped.names()}
     for tensor in model.tensors.values():
-        if tensor.dtype in encodings.names() and encodings.get(tensor.dtype).block > 1:
+        if tensor.dtype in known and encodings.get(tensor.dtype).block > 1:
             found[tensor.dtype] = found.get(tensor.dtype, 0) + num_weights(tensor)
     return found
 

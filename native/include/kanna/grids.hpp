@@ -104,6 +104,14 @@ struct Grid {
     static constexpr int N = N_, PER = PER_, BOTTOM = BOTTOM_, TOP = TOP_, HIGHEST_MIN = HIGHEST_MIN_;
     static constexpr int FACTORS = FACTORS_;
     static constexpr bool HAS_MIN = HIGHEST_MIN > 0 || FACTORS == 2;
+
+    static constexpr int64_t bytes() { return sizeof(Block); }
+    KANNA_INLINE F value(F x) { return Code::value(x); }
+    KANNA_INLINE F code(F x) { return Code::code(x); }
+    KANNA_INLINE float level(int code) { return Code::level(code); }
+    KANNA_INLINE F round(F x) { return round_to_half(x); }
+    static void load(const uint8_t* data, Parts& p) { kanna::load(*reinterpret_cast<const Block*>(data), p); }
+    static void store(const Parts& p, uint8_t* data) { kanna::store(p, *reinterpret_cast<Block*>(data)); }
 };
 
 template <class Block, class Code, int FACTORS = 1>

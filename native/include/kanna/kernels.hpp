@@ -16,6 +16,9 @@ struct Job {
     Weighting weighting;
 };
 
+// How scales are stored, where an encoding leaves a choice.
+enum class Number : int { half, bfloat, single };
+
 struct Codec {
     const char* name;
     int values, bytes;

@@ -18,6 +18,7 @@ from threading import Lock
 import numpy as np
 
 from kanna import methods
+from kanna.encodings import _carry
 from kanna.errors import EncodingError, OutputError
 from kanna.memory import Peak
 from kanna.model import U8, columns, num_rows
@@ -190,6 +191,10 @@ def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refu
             data = tensor.raw(start, stop)
             if data is not None and _is_finite(encoding.name, data):
                 return data
+        elif encoding.block > 1 and (data := tensor.raw(start, stop)) is not None:
+            same = _carry.carried(tensor.dtype, encoding.name, data)
+            if same is not None:
+                return same
         x = tensor.rows(start, stop)
         if nonfinite == "zero":
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)

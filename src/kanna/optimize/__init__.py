@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -22,7 +23,9 @@ from kanna.evaluate.windows import read_text
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
-from kanna.optimize.budget import Budget, budget
+from kanna.optimize import budget as budgets
+from kanna.optimize.budget import Budget
+from kanna.optimize.footprint import Footprint
 from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
@@ -39,6 +42,7 @@ __all__ = ["OptimizeResult", "optimize"]
 
 EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
 """Swaps that are tried at most."""
+FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -52,6 +56,9 @@ class OptimizeResult:
     predicted: nats of KL divergence the plan was expected to cost
     swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
                that did not; None where none were tried
+    memory:    with `memory`: the limit, the encoding of the cache and why, bytes predicted and measured; see
+               docs/optimize.md
+    left:      artefacts of earlier runs in the same folder
     seconds:   by stage
     """
 
@@ -70,7 +77,9 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
-    swaps: dict[str, Any] | None
+    swaps: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    left: list[str] = field(default_factory=list[str])
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list[str])
 
@@ -101,19 +110,22 @@ def optimize(
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
+    format: str | None = None,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
     """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
 
     One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset) and memory (bytes
-    that weights, cache and buffers may take at `context` tokens).
+    that weights, cache and buffers may take in llama.cpp at `context` tokens, the encoding of the cache chosen too).
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
     effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime, and
              tries a few swaps of encodings there; `max` tries swaps until none gains
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
+    format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
+             the weight files
 
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
     kept: an interrupted run goes on, and another budget for the same source needs no calibration.
@@ -121,19 +133,32 @@ def optimize(
     say, bar = remark or _nothing, progress or Silent()
     if effort not in EFFORTS:
         raise UsageError(f"no effort {effort!r}", expected=" or ".join(EFFORTS))
+    if format not in (None, *FORMATS):
+        raise UsageError(f"--format {format} is not searched", expected=" or ".join(FORMATS))
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
+    budgets.check(size=size, bpw=bpw, like=like, memory=memory)
+    if format in ("onnx", "mlx"):
+        return _folder(
+            format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
+            tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
+            threads=threads, bar=bar, say=say, probing=effort != "fast",
+        )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
-    allowed = allow()
+    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
+    footprint: Footprint | None = None
+    if memory is not None:
+        footprint = Footprint(opened, memory, context, threads, bar)
+        footprint.check(feasible)
+    allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
@@ -144,11 +169,10 @@ def optimize(
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
-    allowed = allow(imatrix=stats / IMATRIX)
+    allowed = footprint.budget if footprint else allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)
@@ -162,31 +186,48 @@ def optimize(
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
     elif effort != "fast":
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
+        clock.stage("probe")
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
-    found = fill(opened, choices, stats, allowed.nbytes, plan)
     text_left = spare(model, calibration, tokens)
-    swaps: Swaps | None = None
-    if EFFORTS[effort] and able(text_left, notes):
-        swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
-        plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
-    clock.stage("search")
-    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+    if footprint:
+        footprint.choose(choices, feasible, text_left, costs.key, folder, bar)
+        allowed = footprint.budget
+        clock.stage("memory")
+    tries = EFFORTS[effort]
+    tries = tries if tries and able(text_left, notes) else 0
     offered = _presets(opened, stats)
     sizes = {name: size for name, (size, _) in offered.items()}
-    rows = _rows(opened, folder, plan, stats, allowed, sizes)
     hashes = opened.hashes(bar)
-    for row, how in rows:
-        steps.make(row, opened, model, hashes, how, threads, False, bar)
-    clock.stage("write")
-    if swaps is not None:
-        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
-        kept = sum(one["kept"] for one in swaps.state.tries)
-        say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+    while True:
+        found = fill(opened, choices, stats, allowed.nbytes, plan)
+        swaps: Swaps | None = None
+        if tries:
+            swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
+            plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
+        clock.stage("search")
+        say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
         rows = _rows(opened, folder, plan, stats, allowed, sizes)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
-        clock.stage("swaps")
+        clock.stage("write")
+        if swaps is not None:
+            swaps.run(Path(rows[0][0].path or ""), plan, tries, bar)
+            kept = sum(one["kept"] for one in swaps.state.tries)
+            say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+            rows = _rows(opened, folder, plan, stats, allowed, sizes)
+            for row, how in rows:
+                steps.make(row, opened, model, hashes, how, threads, False, bar)
+            clock.stage("swaps")
+        if footprint is None or footprint.holds(Path(rows[0][0].path or ""), notes):
+            break
+        allowed = footprint.budget
+        say(f"llama.cpp took more memory than reckoned: planning for {format_size(allowed.nbytes)}")
+        clock.stage("memory")
+    if footprint:
+        # The rival has no second try: what takes more memory is not offered.
+        rows = [rows[0], *(r for r in rows[1:] if footprint.takes(Path(r[0].path or "")) <= footprint.memory)]
+        clock.stage("memory")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
@@ -195,12 +236,19 @@ def optimize(
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
-    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
-    clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
+    if footprint:
+        footprint.with_cache(Path(best.path or ""), text_left, folder, bar)
+    told = footprint.to_dict(Path(best.path or "")) if footprint else None
+    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
+    result.optimize["memory"] = told
+    clock.stage("report")
     rival = listed[1] if len(listed) > 1 else None
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
+    left = _left(folder, [Path(r.path or "") for r in listed])
+    if left:
+        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
         "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
@@ -228,9 +276,95 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
+        memory=told,
+        left=left,
         seconds=clock.seconds,
         notes=notes,
     )
+
+
+def _folder(
+    format: str,
+    opened: Source,
+    model: Model,
+    folder: Path,
+    *,
+    size: int | None,
+    bpw: float | None,
+    like: str | None,
+    memory: int | None,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    keep: Sequence[str],
+    exclude: Sequence[str],
+    rules: Mapping[str, str] | None,
+    text: str | Path | None,
+    windows: int | None,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    say: Callable[[str], None],
+    probing: bool,
+) -> OptimizeResult:
+    from importlib import import_module
+
+    from kanna.optimize.budget import Budget
+
+    search: Any = import_module(f"kanna.optimize.{format}")
+    presets_: Any = import_module(f"kanna.plan.{format}")
+    notes, clock = list(model.notes), _Clock()
+
+    def allowed(bench: Any) -> Budget:
+        if like is None or memory is not None:
+            if memory is not None:
+                raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
+            return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
+        name = like.removeprefix(f"{format}:")
+        if size is not None or bpw is not None or name not in presets_.PRESETS:
+            raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of {format}:{name}")
+
+    def calibrated() -> Path:
+        stats = folder / "statistics"
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
+        clock.stage("calibrate")
+        say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
+        _gradients(model, stats, read, tokens, device, bar, notes)
+        clock.stage("gradients")
+        return stats
+
+    made = search.optimize(
+        opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
+        bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
+        wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
+    )  # fmt: skip
+    bar.finish()
+    count: dict[str, int] = {}
+    for tensor in made.described.tensors:
+        count[tensor["encoding"]] = count.get(tensor["encoding"], 0) + 1
+    result = OptimizeResult(
+        artefact=str(made.artefact),
+        file_bytes=made.file_bytes,
+        budget=made.budget.nbytes,
+        said=made.budget.said,
+        bits_per_weight=8 * made.file_bytes / model.num_parameters,
+        encodings=dict(sorted(count.items(), key=lambda item: -item[1])),
+        predicted=made.predicted,
+        kl_mean=made.kl,
+        top1=made.top1,
+        rival=f"{format}:{made.rival}" if made.rival else None,
+        rival_kl=made.rival_kl,
+        swaps=None,
+        gate=None,
+        report=str(folder / "report.json"),
+        plan=str(made.plan),
+        statistics=str(made.statistics),
+        seconds=clock.seconds,
+        notes=notes,
+    )
+    Path(result.report).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return result
 
 
 class _Clock:
@@ -329,6 +463,12 @@ def _prove(
         notes=notes,
         report="",
     )
+
+
+def _left(folder: Path, made: Sequence[Path]) -> list[str]:
+    """Names of artefacts in the folder that this run did not make."""
+    names = {p.name for p in made}
+    return sorted(p.name for p in folder.glob("*.gguf") if p.name not in names and not p.name.startswith("."))
 
 
 def _count(row: Row) -> dict[str, int]:

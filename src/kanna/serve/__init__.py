@@ -30,6 +30,7 @@ def serve(
     memory: int | None = None,
     threads: int | None = None,
     gpu_layers: int | None = None,
+    llama_server: str | Path | None = None,
     max_tokens: int = 0,
     queue: int = 64,
     idle: float = 0.0,
@@ -46,6 +47,7 @@ def serve(
     host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
     context:     tokens of one request; parallel: requests an engine computes together
     memory:      bytes all engines together may take; None: 80 % of what is free
+    llama_server: a native program that runs GGUF files in place of xllamacpp's
     max_tokens:  most new tokens of one answer; 0: what the context holds
     queue:       requests that may wait per model, more get 503
     idle:        unload a model unused for that many seconds; 0: only when another one needs its memory
@@ -75,6 +77,7 @@ def serve(
         slots=parallel,
         threads=threads,
         gpu_layers=gpu_layers,
+        llama_server=str(Path(llama_server).resolve()) if llama_server else None,
         idle=idle,
         keys=keys,
         open_to_all=open_to_all,
@@ -112,10 +115,10 @@ def _specs(models: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSp
         name, equal, path = str(given).partition("=")
         file = Path(path if equal else name).expanduser()
         if not file.exists():
-            raise UsageError(f"{file} does not exist", expected="a .gguf file, or NAME=FILE")
+            raise UsageError(f"{file} does not exist", expected="a .gguf file, an ONNX or MLX folder, or NAME=PATH")
         specs.append(ModelSpec(name=name if equal else file.name.removesuffix(".gguf"), path=file))
     if not specs:
-        raise UsageError("no model was given", expected="a .gguf file")
+        raise UsageError("no model was given", expected="a .gguf file, an ONNX or MLX folder")
     for given in aliases:
         name, equal, of = given.partition("=")
         spec = next((s for s in specs if s.name == of), None) if equal else specs[0]

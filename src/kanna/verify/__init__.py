@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna import families, runtimes
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
-from kanna.evaluate.reference import open_reference, reference_gguf
+from kanna.evaluate.reference import open_judged, open_reference, reference_gguf
 from kanna.formats import gguf
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
@@ -152,9 +152,14 @@ def _parity(
     bar.start("verify logits", None, "prompts")
     try:
         reference, _ = open_reference(source, [runnable], context=context, threads=threads, progress=bar)
-        with reference, runtime.open(runnable, threads=threads, context=context) as engine:
+        judge, note = open_judged(runnable, threads=threads, context=context, progress=bar)
+        with reference, judge as engine:
             bits = parity.bits_per_weight(runnable, model)
-            checks = parity.check(reference, engine, work, bits, threads or default_threads())
+            rounded = files.is_onnx(runnable) and files.rounds_activations(files.read_folder(runnable))
+            checks = parity.check(reference, engine, work, bits, threads or default_threads(), rounded=rounded)
+            if note:
+                with runtime.open(runnable, threads=threads, context=context) as own:
+                    checks.append(parity.same(engine, own, work[0], runtime.name))
         if runtime is not LLAMA:
             return checks
         # The context decides which rope factors llama.cpp takes; transformers goes by the length of the text.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of one request.")
 @click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Requests computed together.")
 @click.option("--memory", type=options.SIZE, help="What all engines together may take. [default: 80 % of what is free]")
+@click.option("--llama-server", type=options.FILE, help="A native llama-server for GGUF. [default: xllamacpp's]")
 @click.option("--gpu-layers", type=click.IntRange(0), help="Layers to put on the GPU. [default: llama.cpp's choice]")
 @click.option(
     "--max-tokens", type=click.IntRange(0), default=0, help="Most new tokens of one answer. [default: the context]"
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 )
 @options.threads
 def COMMAND(terminal: Terminal, models: tuple[str, ...], state: Path | None, **choices: Any) -> None:
-    """Serve GGUF files behind one OpenAI-compatible API, until Ctrl-C.
+    """Serve GGUF files, ONNX and MLX folders behind one OpenAI-compatible API, until Ctrl-C.
 
     A model is asked for by the name of its file without .gguf, or by NAME. The first one is loaded at once, the
     others when they are asked for; within --memory the least recently used idle one makes room.

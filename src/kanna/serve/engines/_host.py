@@ -41,8 +41,8 @@ def serve(
                 return await handler(body, request)
             except (Refused, KannaError) as error:
                 return _error(error.found if isinstance(error, KannaError) else str(error), 400)
-            except ValueError as error:
-                return _error(f"not understood: {error}", 400)
+            except (ValueError, KeyError, TypeError) as error:
+                return _error(f"not understood: {type(error).__name__}: {error}", 400)
 
         return handle
 
