@@ -78,7 +78,7 @@ def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
 
 def folder_bytes(tensors: Sequence[TensorPlan], shard_bytes: int = SHARD_BYTES, maker: str = "pt") -> int:
     """Bytes of the weight files that `write_folder` writes, headers included."""
-    return sum(s.total_bytes for s in _shards(Path("."), tensors, shard_bytes, maker))
+    return sum(s.total_bytes for s in _shards(Path(), tensors, shard_bytes, maker))
 
 
 def stored_names(entry: TensorPlan) -> list[str]:
