@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="dithered")
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--windows", type=int, default=2, help="of 512 tokens, of each kind of text")
+    parser.add_argument("--plans", action="store_true", help="our allocation alone, without the peer's own widths")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of quality")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
@@ -113,21 +114,21 @@ def quality(source: Path, hugging: Path, folder: Path, options: argparse.Namespa
         run = peers.run(convert(hugging, theirs, how))
         size = nbytes(theirs)
         kl = judge.kl(theirs, folder)
-        kanna.convert(source, folder / "values", statistics=stats, **ours)
-        values, values_size = judge.kl(folder / "values", folder), nbytes(folder / "values")
+        row: dict[str, object] = {"recipe": recipe, "MB": size / 1e6, "KL mlx_lm": kl}
+        if not options.plans:
+            kanna.convert(source, folder / "values", statistics=stats, **ours)
+            row |= {"MB values": nbytes(folder / "values") / 1e6, "KL values": judge.kl(folder / "values", folder)}
+            shutil.rmtree(folder / "values")
         start = time.perf_counter()
         mlx.search(bench, costs.choices(model), size, folder / "plan.json")
         kanna.convert(source, folder / "plan", format="mlx", plan=folder / "plan.json", statistics=stats)
         spent = time.perf_counter() - start
         planned = judge.kl(folder / "plan", folder)
-        row: dict[str, object] = {
-            "recipe": recipe, "MB": size / 1e6, "KL mlx_lm": kl, "MB values": values_size / 1e6, "KL values": values,
-            "MB plan": nbytes(folder / "plan") / 1e6, "KL plan": planned, "plan / mlx_lm": planned / kl,
-            "s mlx_lm": run.seconds, "s plan": spent,
-        }  # fmt: skip
+        row |= {"MB plan": nbytes(folder / "plan") / 1e6, "KL plan": planned, "plan / mlx_lm": planned / kl}
+        row |= {"s mlx_lm": run.seconds, "s plan": spent}
         rows.append(row)
         print(json.dumps(row), flush=True)
-        for used in ("theirs", "values", "plan"):
+        for used in ("theirs", "plan"):
             shutil.rmtree(folder / used)
     return rows
 

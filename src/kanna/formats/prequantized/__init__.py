@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna import plugins
+from kanna.errors import FormatError
 from kanna.model import Tensor
 
 
@@ -23,4 +24,9 @@ def method_of(config: Mapping[str, Any]) -> str | None:
 
 def unpacked(tensors: Mapping[str, Tensor], config: Mapping[str, Any], method: str) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one of values. Raises UnsupportedError, FormatError."""
-    return plugins.load(__name__, method, "unpacked")(tensors, config["quantization_config"])
+    found: dict[str, Tensor] = plugins.load(__name__, method, "unpacked")(tensors, config["quantization_config"])
+    if len(found) == len(tensors):
+        raise FormatError(
+            f"config.json says the weights are packed by {method}, and no tensor is", todo="fetch the files again"
+        )
+    return found
