@@ -34,7 +34,7 @@ def program(folder: Any) -> str:
 async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
     how = body.get("replay") or {}
     chat = "chat" in path
-    tokens, gap = int(how.get("tokens", 4)), float(how.get("gap", 0))
+    tokens, gap = int(how.get("tokens", min(64, body.get("max_tokens") or 4))), float(how.get("gap", 0))
     text = "x" * int(how.get("size", 1))
     await asyncio.sleep(float(how.get("wait", 0)))
     usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}

@@ -95,6 +95,7 @@ def convert(
         paths=written.paths,
         file_bytes=written.file_bytes,
         peak_bytes=written.peak_bytes,
+        notes=result.notes + written.notes,
         seconds=time.perf_counter() - started,
     )
     if verify:

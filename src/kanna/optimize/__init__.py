@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -23,7 +23,9 @@ from kanna.evaluate.windows import read_text
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
-from kanna.optimize.budget import Budget, budget
+from kanna.optimize import budget as budgets
+from kanna.optimize.budget import Budget
+from kanna.optimize.footprint import Footprint
 from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
@@ -54,6 +56,9 @@ class OptimizeResult:
     predicted: nats of KL divergence the plan was expected to cost
     swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
                that did not; None where none were tried
+    memory:    with `memory`: the limit, the encoding of the cache and why, bytes predicted and measured; see
+               docs/optimize.md
+    left:      artefacts of earlier runs in the same folder
     seconds:   by stage
     """
 
@@ -72,7 +77,9 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
-    swaps: dict[str, Any] | None
+    swaps: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    left: list[str] = field(default_factory=list[str])
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list[str])
 
@@ -110,7 +117,7 @@ def optimize(
     """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
 
     One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset) and memory (bytes
-    that weights, cache and buffers may take at `context` tokens).
+    that weights, cache and buffers may take in llama.cpp at `context` tokens, the encoding of the cache chosen too).
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
     effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime, and
@@ -133,6 +140,7 @@ def optimize(
         raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
+    budgets.check(size=size, bpw=bpw, like=like, memory=memory)
     if format in ("onnx", "mlx"):
         return _folder(
             format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
@@ -141,12 +149,16 @@ def optimize(
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
-    allowed = allow()
+    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
+    footprint: Footprint | None = None
+    if memory is not None:
+        footprint = Footprint(opened, memory, context, threads, bar)
+        footprint.check(feasible)
+    allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
@@ -157,11 +169,10 @@ def optimize(
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
-    allowed = allow(imatrix=stats / IMATRIX)
+    allowed = footprint.budget if footprint else allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)
@@ -175,31 +186,48 @@ def optimize(
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
     elif effort != "fast":
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
+        clock.stage("probe")
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
-    found = fill(opened, choices, stats, allowed.nbytes, plan)
     text_left = spare(model, calibration, tokens)
-    swaps: Swaps | None = None
-    if EFFORTS[effort] and able(text_left, notes):
-        swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
-        plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
-    clock.stage("search")
-    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+    if footprint:
+        footprint.choose(choices, feasible, text_left, costs.key, folder, bar)
+        allowed = footprint.budget
+        clock.stage("memory")
+    tries = EFFORTS[effort]
+    tries = tries if tries and able(text_left, notes) else 0
     offered = _presets(opened, stats)
     sizes = {name: size for name, (size, _) in offered.items()}
-    rows = _rows(opened, folder, plan, stats, allowed, sizes)
     hashes = opened.hashes(bar)
-    for row, how in rows:
-        steps.make(row, opened, model, hashes, how, threads, False, bar)
-    clock.stage("write")
-    if swaps is not None:
-        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
-        kept = sum(one["kept"] for one in swaps.state.tries)
-        say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+    while True:
+        found = fill(opened, choices, stats, allowed.nbytes, plan)
+        swaps: Swaps | None = None
+        if tries:
+            swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
+            plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
+        clock.stage("search")
+        say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
         rows = _rows(opened, folder, plan, stats, allowed, sizes)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
-        clock.stage("swaps")
+        clock.stage("write")
+        if swaps is not None:
+            swaps.run(Path(rows[0][0].path or ""), plan, tries, bar)
+            kept = sum(one["kept"] for one in swaps.state.tries)
+            say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+            rows = _rows(opened, folder, plan, stats, allowed, sizes)
+            for row, how in rows:
+                steps.make(row, opened, model, hashes, how, threads, False, bar)
+            clock.stage("swaps")
+        if footprint is None or footprint.holds(Path(rows[0][0].path or ""), notes):
+            break
+        allowed = footprint.budget
+        say(f"llama.cpp took more memory than reckoned: planning for {format_size(allowed.nbytes)}")
+        clock.stage("memory")
+    if footprint:
+        # The rival has no second try: what takes more memory is not offered.
+        rows = [rows[0], *(r for r in rows[1:] if footprint.takes(Path(r[0].path or "")) <= footprint.memory)]
+        clock.stage("memory")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
@@ -208,12 +236,19 @@ def optimize(
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
-    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
-    clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
+    if footprint:
+        footprint.with_cache(Path(best.path or ""), text_left, folder, bar)
+    told = footprint.to_dict(Path(best.path or "")) if footprint else None
+    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
+    result.optimize["memory"] = told
+    clock.stage("report")
     rival = listed[1] if len(listed) > 1 else None
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
+    left = _left(folder, [Path(r.path or "") for r in listed])
+    if left:
+        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
         "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
@@ -241,6 +276,8 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
+        memory=told,
+        left=left,
         seconds=clock.seconds,
         notes=notes,
     )
@@ -281,7 +318,7 @@ def _folder(
         if like is None or memory is not None:
             if memory is not None:
                 raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
-            return budget(opened, model, size=size, bpw=bpw, like=None, memory=None, context=0)
+            return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
         name = like.removeprefix(f"{format}:")
         if size is not None or bpw is not None or name not in presets_.PRESETS:
             raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
@@ -289,10 +326,11 @@ def _folder(
 
     def calibrated() -> Path:
         stats = folder / "statistics"
-        found = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=bar)
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
         clock.stage("calibrate")
         say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
-        _gradients(model, stats, calibration, tokens, device, bar, notes)
+        _gradients(model, stats, read, tokens, device, bar, notes)
         clock.stage("gradients")
         return stats
 
@@ -425,6 +463,12 @@ def _prove(
         notes=notes,
         report="",
     )
+
+
+def _left(folder: Path, made: Sequence[Path]) -> list[str]:
+    """Names of artefacts in the folder that this run did not make."""
+    names = {p.name for p in made}
+    return sorted(p.name for p in folder.glob("*.gguf") if p.name not in names and not p.name.startswith("."))
 
 
 def _count(row: Row) -> dict[str, int]:

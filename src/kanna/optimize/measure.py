@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kanna import encodings, methods
+from kanna import encodings, lattice, methods
 from kanna.calibrate import gradients
 from kanna.encodings import Encoding
 from kanna.model import F32, Model, Tensor, columns, num_rows
@@ -58,8 +58,12 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
 
 
 def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
-    """Encodings whose blocks divide the rows of a tensor, of `kinds` or of CANDIDATES."""
-    return [e for e in map(encodings.get, kinds or CANDIDATES) if columns(tensor) % e.block == 0]
+    """Encodings whose blocks divide the rows of a tensor. kinds: None: those of GGUF, and the one whose grid it lies
+    on already."""
+    if kinds is None:
+        grid = lattice.recognise(tensor)
+        kinds = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
+    return [e for e in map(encodings.get, kinds) if columns(tensor) % e.block == 0]
 
 
 def matrices(model: Model) -> list[str]:
@@ -106,6 +110,8 @@ def measure(
         for name in names:
             if name not in costs:
                 costs[name] = work.costs(name, pool)
+                if (kind := model.tensors[name].dtype) in costs[name]:
+                    costs[name][kind] = 0.0  # carried as it is stored
                 _save(path, {"key": key, "costs": costs})
             progress.advance(1, name)
     progress.finish()

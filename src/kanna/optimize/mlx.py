@@ -88,9 +88,9 @@ class Bench:
 
 
 def search(bench: Bench, choices: Sequence[Choice], budget: int, path: Path) -> Found:
-    """Write the best plan whose weight files have at most `budget` bytes to `path`. PlanError with what is feasible."""
-    tightest = {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices}
-    least = bench.size(plan=plan_of(choices, tightest))
+    """Write to `path` the best plan whose weight files have at most `budget` bytes. PlanError with what is feasible."""
+    smallest_of_all = {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices}
+    least = bench.size(plan=plan_of(choices, smallest_of_all))
     floor = smallest(choices)
     feasible = Limits(least=least, most=least - floor + largest(choices), fixed=least - floor)
     feasible.check(budget)

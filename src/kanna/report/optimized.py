@@ -1,4 +1,4 @@
-"""The sections of an optimization: the curve, the plan as a picture, kinds of text, the trials."""
+"""The sections of an optimization: the curve, the plan as a picture, kinds of text, memory, the trials."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from kanna.report.curve import curve
 from kanna.report.picture import pictures
+from kanna.units import format_size
 
 
 def sections(data: dict[str, Any]) -> str:
@@ -23,6 +24,8 @@ def sections(data: dict[str, Any]) -> str:
         )
     if table := _domains(found["domains"]):
         parts.append("<h2>Kinds of text</h2>" + table)
+    if table := _memory(found.get("memory")):
+        parts.append("<h2>Memory</h2>" + table)
     if drawn := pictures(found["pictures"]):
         parts.append("<h2>The plan</h2>" + drawn)
     if trials := _swaps(found.get("swaps") or []):
@@ -52,6 +55,31 @@ def _domains(found: dict[str, Any]) -> str:
         f'<p class="caption">{said}</p><div class="scroll" tabindex="0" role="region" aria-label="By kind of text">'
         f'<table aria-label="Mean KL divergence by kind of text"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
         "</table></div>"
+    )
+
+
+def _memory(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    head = "".join(
+        f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
+        for i, c in enumerate(("cache", "cache takes", "beside weights", "KL of weights", "KL of the cache", "chosen"))
+    )
+    body = "".join(
+        f'<tr><th scope="row" class="text">{r["cache"]}</th><td>{format_size(r["overhead"]["kv"])}</td>'
+        f"<td>{format_size(r['overhead_bytes'])}</td><td>{_or_dash(r['least'])}</td><td>{_or_dash(r['shift'])}</td>"
+        f"<td>{'✓' if r['cache'] == found['cache'] else '–'}</td></tr>"
+        for r in found["rooms"]
+    )
+    measured = "not measured" if found["measured"] is None else f"{format_size(found['measured'])} measured"
+    kl = "" if found["kl_with_cache"] is None else f" Divergence with this cache: {found['kl_with_cache']:.5f} nats."
+    return (
+        f'<p class="caption">{format_size(found["limit"])} at {found["context"]} tokens: '
+        f"{format_size(found['predicted'])} predicted, {measured}, of a llama.cpp that maps no file, its cache full; "
+        f"what the interpreter held before is not in it. Cache in {found['cache']}: {escape(found['why'])}.{kl}</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Memory by cache"><table aria-label="Memory by '
+        f'cache"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<p><code>{escape(found["command"])}</code></p>'
     )
 
 

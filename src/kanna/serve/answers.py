@@ -75,18 +75,16 @@ class _Passed:
             self.body["prompt"] = prompt
 
     async def whole(self) -> bytes:
-        assert self.gateway.session
         async with self.gateway.pool.turn(self.ask.served) as backend:
-            return await relay.whole(self.gateway.session, backend, self.path, self.body, self.ask.used)
+            return await relay.whole(backend, self.path, self.body, self.ask.used)
 
     async def stream(self) -> AsyncGenerator[bytes]:
         gateway, ask = self.gateway, self.ask
-        assert gateway.session
         wants_usage = _wants_usage(self.body)
         self.body["stream_options"] = {**(self.body.get("stream_options") or {}), "include_usage": True}
         async with gateway.pool.turn(ask.served) as backend:
             events = relay.stream(
-                gateway.session, backend, self.path, self.body, ask.used, gateway.metrics,
+                backend, self.path, self.body, ask.used, gateway.metrics,
                 begun=ask.begun, wants_usage=wants_usage,
             )  # fmt: skip
             async with aclosing(events):
@@ -153,7 +151,6 @@ class _Together:
 
     async def _one(self, choice: _Choice) -> dict[str, Any]:
         gateway = self.gateway
-        assert gateway.session
         async with self.turns, gateway.pool.turn(self.ask.served) as backend:
             before = await self._before(backend, choice)
             if choice.body.get("max_tokens") == 0:
@@ -161,7 +158,7 @@ class _Together:
                                           "choices": [{"text": "", "finish_reason": "length"}]}  # fmt: skip
             else:
                 body = choice.body | {"stream": False}
-                answer = json.loads(await relay.whole(gateway.session, backend, self.path, body, choice.used))
+                answer = json.loads(await relay.whole(backend, self.path, body, choice.used))
         for found in answer["choices"]:
             found["index"] = choice.index
             if self.path != relay.CHAT:
@@ -183,17 +180,16 @@ class _Together:
         if not self.echo:
             return None
         gateway = self.gateway
-        assert gateway.session
-        session, prompt = gateway.session, choice.prompt
+        prompt = choice.prompt
         if self.top is None:
             if choice.body.get("max_tokens") == 0:
-                choice.used.prompt = await relay.prompt_tokens(session, backend.main, self.path, choice.body)
+                choice.used.prompt = await relay.prompt_tokens(backend.main, self.path, choice.body)
             if not isinstance(prompt, str):
-                asked = relay.whole(session, backend, "/detokenize", {"tokens": prompt}, Used())
+                asked = relay.whole(backend, "/detokenize", {"tokens": prompt}, Used())
                 prompt = json.loads(await asked)["content"]
             return logprobs.Table(text=prompt)
         process = await gateway.pool.helper(self.ask.served, backend, SCORE)
-        asked = relay.whole(session, backend, "/score", {"prompt": prompt, "top": self.top}, Used(), process)
+        asked = relay.whole(backend, "/score", {"prompt": prompt, "top": self.top}, Used(), process)
         scored = json.loads(await asked)
         choice.used.prompt = len(scored["tokens"])
         tokens = logprobs.scored(scored)
@@ -242,7 +238,6 @@ class _Together:
 
     async def _chunks(self, choice: _Choice) -> AsyncGenerator[dict[str, Any]]:
         gateway, ask = self.gateway, self.ask
-        assert gateway.session
         async with self.turns, gateway.pool.turn(ask.served) as backend:
             before = await self._before(backend, choice)
             table = before or logprobs.Table()
@@ -256,7 +251,7 @@ class _Together:
                 return
             body = choice.body | {"stream": True, "stream_options": {"include_usage": True}}
             events = relay.stream(
-                gateway.session, backend, self.path, body, choice.used, gateway.metrics, begun=ask.begun,
+                backend, self.path, body, choice.used, gateway.metrics, begun=ask.begun,
                 wants_usage=False,
             )  # fmt: skip
             async with aclosing(events):

@@ -60,7 +60,6 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         # The engine's connections are not kept: an idle one holds a thread of its server.
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-            gateway.session = session
             pool.start(session)
             idle = asyncio.create_task(_unload_idle(pool, settings.idle)) if settings.idle else None
             started()

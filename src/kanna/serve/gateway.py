@@ -10,7 +10,6 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 from fastapi import Request
 from fastapi.responses import Response
 
@@ -45,7 +44,6 @@ class Gateway:
         self.pool, self.store, self.settings, self.metrics = pool, store, settings, pool.metrics
         self.limiter = Limiter(store.used)
         self.ledger: Ledger | None = None
-        self.session: aiohttp.ClientSession | None = None
 
     # Guard
 
@@ -189,7 +187,6 @@ class Gateway:
             ask.client.forget()
 
     async def _plain(self, ask: Ask, path: str, role: str | None) -> bytes:
-        assert self.session
         async with self.counted(ask), self.pool.turn(ask.served) as backend:
             process = await self.pool.helper(ask.served, backend, role) if role else None
-            return await relay.whole(self.session, backend, path, ask.body, ask.used, process)
+            return await relay.whole(backend, path, ask.body, ask.used, process)

@@ -79,7 +79,9 @@ class EngineProcess:
         self.config = replace(config, key=secrets.token_urlsafe(32))
         self.headers = {"authorization": f"Bearer {self.config.key}", "content-type": "application/json"}
         self.state = "new"
-        self.url = ""
+        self.port = 0
+        lines = {"host": "127.0.0.1", **self.headers}
+        self.head = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode()
         self.facts: dict[str, Any] = {}
         self.restarts = 0
         self.reason = ""
@@ -87,6 +89,10 @@ class EngineProcess:
         self._run: _Run | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int | None:
@@ -141,7 +147,7 @@ class EngineProcess:
             began = time.monotonic()
             try:
                 facts = await asyncio.wait_for(asyncio.wrap_future(run.ready), LOAD_TIMEOUT)
-                self.url = f"http://127.0.0.1:{facts['port']}"
+                self.port = int(facts["port"])
                 if not facts.get("listening", True):
                     await asyncio.wait_for(self._answers(session, run), LOAD_TIMEOUT)
                 self.facts, failures = facts, 0

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
+from kanna.serve import line
 from kanna.serve.backend import Backend
+from kanna.serve.line import Answer, LineError
 from kanna.serve.metrics import Metrics
 from kanna.serve.problems import ApiError, engine_down
 from kanna.serve.process import EngineProcess
@@ -42,7 +42,6 @@ class Used:
 
 
 async def whole(
-    session: aiohttp.ClientSession,
     backend: Backend,
     path: str,
     body: dict[str, Any],
@@ -55,15 +54,15 @@ async def whole(
     """
     process = process or backend.main
     try:
-        answer = await send(session, backend, path, body, process)
+        answer = await send(backend, path, body, process)
         try:
             data = await answer.read()
-        except (aiohttp.ClientError, OSError) as error:
+        except LineError as error:
             raise engine_down(backend.config.name) from error
         finally:
             answer.close()
     except asyncio.CancelledError:
-        used.prompt = await prompt_tokens(session, process, path, body)
+        used.prompt = await prompt_tokens(process, path, body)
         raise
     try:
         found = json.loads(data)
@@ -75,7 +74,6 @@ async def whole(
 
 
 async def stream(
-    session: aiohttp.ClientSession,
     backend: Backend,
     path: str,
     body: dict[str, Any],
@@ -91,10 +89,10 @@ async def stream(
     name = backend.config.name
     first, between = metrics.of(metrics.first_token, name), metrics.of(metrics.between_tokens, name)
     last, rest, ended, events = 0.0, b"", False, 0
-    answer: aiohttp.ClientResponse | None = None
+    answer: Answer | None = None
     try:
-        answer = await send(session, backend, path, body)
-        async for part in answer.content.iter_any():
+        answer = await send(backend, path, body)
+        async for part in answer.parts():
             now = time.perf_counter()
             if last:
                 between.observe(now - last)
@@ -115,7 +113,7 @@ async def stream(
                 whole_events = _without_usage(whole_events, used, wants_usage)
             if whole_events:
                 yield whole_events
-    except (aiohttp.ClientError, OSError):
+    except LineError:
         pass
     finally:
         if answer:
@@ -123,27 +121,31 @@ async def stream(
         if not ended and not used.prompt:
             # A chat's first event has a role and no token.
             used.completion = max(0, events - (path == CHAT))
-            used.prompt = await prompt_tokens(session, backend.main, path, body)
+            used.prompt = await prompt_tokens(backend.main, path, body)
     if not ended:
         raise engine_down(name)
 
 
-async def prompt_tokens(session: aiohttp.ClientSession, process: EngineProcess, path: str, body: dict[str, Any]) -> int:
+async def prompt_tokens(process: EngineProcess, path: str, body: dict[str, Any]) -> int:
     """How many tokens the prompt of a request has; 0 when the engine cannot say."""
-    timeout = aiohttp.ClientTimeout(total=_COUNTING)
 
     async def ask(where: str, what: dict[str, Any]) -> Any:
-        async with session.post(process.url + where, headers=process.headers, json=what, timeout=timeout) as answer:
-            return await answer.json()
+        answer = await line.post(process.port, where, process.head, json.dumps(what).encode())
+        try:
+            return json.loads(await answer.read())
+        finally:
+            answer.close()
 
-    with suppress(aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
+    async def count() -> int:
         text = body.get("prompt")
         if isinstance(text, list):
             return len(text)
         if path == CHAT:
             text = (await ask("/apply-template", {k: body[k] for k in ("messages", "tools") if k in body}))["prompt"]
-        if isinstance(text, str):
-            return len((await ask("/tokenize", {"content": text, "add_special": True}))["tokens"])
+        return len((await ask("/tokenize", {"content": text, "add_special": True}))["tokens"])
+
+    with suppress(LineError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
+        return await asyncio.wait_for(count(), _COUNTING)
     return 0
 
 
@@ -160,22 +162,18 @@ def _without_usage(events: bytes, used: Used, wanted: bool) -> bytes:
     return _END.join(kept)
 
 
-async def send(
-    session: aiohttp.ClientSession,
-    backend: Backend,
-    path: str,
-    body: dict[str, Any],
-    process: EngineProcess | None = None,
-) -> aiohttp.ClientResponse:
+async def send(backend: Backend, path: str, body: dict[str, Any], process: EngineProcess | None = None) -> Answer:
     """The head of an answer of the main engine or of `process`; raises ApiError for whatever it refuses."""
     process = process or backend.main
     try:
-        answer = await session.post(process.url + path, headers=process.headers, data=json.dumps(body).encode())
+        answer = await line.post(process.port, path, process.head, json.dumps(body).encode())
         if answer.status == 200:
             return answer
-        async with answer:
-            text = await answer.text()
-    except (aiohttp.ClientError, OSError) as error:
+        try:
+            text = (await answer.read()).decode("utf-8", "replace")
+        finally:
+            answer.close()
+    except LineError as error:
         raise engine_down(backend.config.name) from error
     try:
         said = json.loads(text)["error"]["message"]

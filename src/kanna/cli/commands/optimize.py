@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
 @click.option("--like", metavar="PRESET", help="Budget: the size this preset would take.")
-@click.option("--memory", type=options.SIZE, help="Budget: memory for weights, cache and buffers at --context.")
+@click.option("--memory", type=options.SIZE, help="Budget: memory of llama.cpp with its cache full at --context.")
 @click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens, with --memory.")
 @click.option("--effort", type=click.Choice(["fast", "balanced", "max"]), default="balanced", show_default=True,
               help="Trust predictions, correct them in llama.cpp, or improve on them there.")  # fmt: skip
@@ -97,6 +97,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("KL divergence", kl),
             ("Same top token", f"{100 * data['top1']:.1f} %" if data["top1"] is not None else ""),
             ("Swaps", _swaps(data["swaps"])),
+            ("Memory", _memory(data["memory"])),
+            ("Run", data["memory"]["command"] if data["memory"] else ""),
             ("Gate", data["gate"] or ""),
             ("Time", ", ".join(f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1)),
             ("Report", data["report"]),
@@ -104,6 +106,17 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
+
+
+def _memory(found: dict[str, Any] | None) -> str:
+    """`212 MB measured, 214 MB predicted, of 220 MB; cache in q8_0`."""
+    from kanna.units import format_size
+
+    if found is None:
+        return ""
+    measured = "" if found["measured"] is None else f"{format_size(found['measured'])} measured, "
+    sizes = f"{format_size(found['predicted'])} predicted, of {format_size(found['limit'])}"
+    return f"{measured}{sizes}; cache in {found['cache']}: {found['why']}"
 
 
 def _swaps(found: dict[str, Any] | None) -> str:
