@@ -6,7 +6,7 @@ import importlib.util
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kanna.errors import KannaError, MissingError, UsageError
 
@@ -29,6 +29,9 @@ def serve(
     parallel: int = 8,
     memory: int | None = None,
     threads: int | None = None,
+    adapter: Sequence[str] = (),
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
     gpu_layers: int | None = None,
     llama_server: str | Path | None = None,
     max_tokens: int = 0,
@@ -47,6 +50,8 @@ def serve(
     host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
     context:     tokens of one request; parallel: requests an engine computes together
     memory:      bytes all engines together may take; None: 80 % of what is free
+    adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1 until they are switched
+    tls_cert, tls_key: files of the certificate chain and its key, in PEM
     llama_server: a native program that runs GGUF files in place of xllamacpp's
     max_tokens:  most new tokens of one answer; 0: what the context holds
     queue:       requests that may wait per model, more get 503
@@ -84,6 +89,8 @@ def serve(
         limits=Limits(max_tokens=max_tokens, queue=queue),
     )
     specs = _specs(models, alias)
+    _add_adapters(specs, adapter)
+    tls = _tls(tls_cert, tls_key)
     store = open_store(state)
     if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
         why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
@@ -92,14 +99,14 @@ def serve(
             todo="kanna keys create --name NAME" + (f" --state {state}" if state else ""),
         )  # fmt: skip
     bound = _bind(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+    address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
     pool = Pool(specs, settings, Metrics())
     pool.prestart()
     try:
         app = create_app(pool, store, settings, lambda: started(address) if started else None)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-            http=protocol(settings.limits), ws="none", backlog=1024,
+            http=protocol(settings.limits), ws="none", backlog=1024, **tls,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[bound])
     finally:
@@ -126,6 +133,33 @@ def _specs(models: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSp
             raise UsageError(f"the alias {name} is for {of!r}", expected=", ".join(s.name for s in specs))
         spec.aliases.append(name)
     return specs
+
+
+def _add_adapters(specs: list[ModelSpec], adapters: Sequence[str]) -> None:
+    for given in adapters:
+        name, equal, path = given.partition("=")
+        spec = next((s for s in specs if s.name == name), None) if equal else specs[0]
+        if spec is None:
+            raise UsageError(f"an adapter is for {name!r}", expected=", ".join(s.name for s in specs))
+        file = Path(path if equal else name).expanduser()
+        if not file.is_file():
+            raise UsageError(f"the adapter {file} does not exist")
+        spec.adapters.append(file)
+
+
+def _tls(cert: str | Path | None, key: str | Path | None) -> dict[str, Any]:
+    """uvicorn's options; raises UsageError for half of a pair, or files that do not go together."""
+    if not (cert or key):
+        return {}
+    if not (cert and key):
+        raise UsageError("a certificate and its key go together", expected="--tls-cert and --tls-key")
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(str(cert), str(key))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"{cert} and {key} cannot be used for TLS: {error}", expected="a PEM certificate and its key") from None
+    return {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kanna import __version__
-from kanna.serve import admin, gauges, page, requests
+from kanna.serve import admin, gauges, models, page, requests
 from kanna.serve.engines.base import EMBED
 from kanna.serve.gateway import Gateway
 from kanna.serve.guard.ledger import Ledger
@@ -87,9 +87,6 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         problem = ApiError(404, f"there is nothing at {request.method} {request.url.path[:200]}", code="not_found")
         return Response(problem.body(), 404, media_type="application/json")
 
-    app.include_router(admin.router(gateway))
-    app.router.routes.extend(page.routes())
-
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         caps = ("max_tokens", "max_completion_tokens")
@@ -112,10 +109,10 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         return await gateway.plain(request, requests.Detokenize, "/detokenize")
 
     @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
+    async def listed(request: Request) -> dict[str, Any]:
         key = gateway.admit(request, "infer")
-        listed = [s for s in pool.models.values() if not key.models or s.name in key.models]
-        data = [{"id": s.name, "object": "model", "created": s.created, "owned_by": "kanna"} for s in listed]
+        allowed = [s for s in pool.models.values() if not key.models or s.name in key.models]
+        data = [{"id": s.name, "object": "model", "created": s.created, "owned_by": "kanna"} for s in allowed]
         return {"object": "list", "data": data}
 
     @app.get("/health")
@@ -141,6 +138,10 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         await gauges.read(pool)
         return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    # Last: routes are tried in order, and those above are asked most.
+    app.include_router(admin.router(gateway))
+    app.include_router(models.router(gateway))
+    app.router.routes.extend(page.routes())
     return app
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 @click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of one request.")
 @click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Requests computed together.")
 @click.option("--memory", type=options.SIZE, help="What all engines together may take. [default: 80 % of what is free]")
+@click.option("--adapter", multiple=True, help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.")
+@click.option("--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS.")
+@click.option("--tls-key", type=options.FILE, help="Its key in PEM.")
 @click.option("--llama-server", type=options.FILE, help="A native llama-server for GGUF. [default: xllamacpp's]")
 @click.option("--gpu-layers", type=click.IntRange(0), help="Layers to put on the GPU. [default: llama.cpp's choice]")
 @click.option(
