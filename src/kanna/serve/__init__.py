@@ -32,6 +32,9 @@ def serve(
     adapter: Sequence[str] = (),
     tls_cert: str | Path | None = None,
     tls_key: str | Path | None = None,
+    canary: Sequence[str] = (),
+    canary_agreement: float = 0.8,
+    canary_slowdown: float = 1.5,
     gpu_layers: int | None = None,
     llama_server: str | Path | None = None,
     max_tokens: int = 0,
@@ -50,8 +53,11 @@ def serve(
     host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
     context:     tokens of one request; parallel: requests an engine computes together
     memory:      bytes all engines together may take; None: 80 % of what is free
-    adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1 until they are switched
+    adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1 until switched
     tls_cert, tls_key: files of the certificate chain and its key, in PEM
+    canary:      [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It is taken back by
+                 itself when fewer next tokens than canary_agreement agree with the model's, when its median time is
+                 more than canary_slowdown of the model's, when it fails three times in a row, or does not load
     llama_server: a native program that runs GGUF files in place of xllamacpp's
     max_tokens:  most new tokens of one answer; 0: what the context holds
     queue:       requests that may wait per model, more get 503
@@ -68,6 +74,7 @@ def serve(
     import uvicorn
 
     from kanna.serve.app import create_app
+    from kanna.serve.canary import CanarySpec
     from kanna.serve.metrics import Metrics
     from kanna.serve.pool import Pool
     from kanna.serve.settings import Limits, Settings, open_store
@@ -100,7 +107,8 @@ def serve(
         )  # fmt: skip
     bound = _bind(host, port)
     address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-    pool = Pool(specs, settings, Metrics())
+    canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
+    pool = Pool(specs, settings, Metrics(), canaries)
     pool.prestart()
     try:
         app = create_app(pool, store, settings, lambda: started(address) if started else None)
@@ -158,7 +166,9 @@ def _tls(cert: str | Path | None, key: str | Path | None) -> dict[str, Any]:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(str(cert), str(key))
     except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{cert} and {key} cannot be used for TLS: {error}", expected="a PEM certificate and its key") from None
+        raise UsageError(
+            f"{cert} and {key} cannot be used for TLS: {error}", expected="a PEM certificate and its key"
+        ) from None
     return {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
 
 

@@ -95,7 +95,8 @@ async def _lora(backend: Backend, wanted: list[dict[str, Any]] | None = None) ->
     process = backend.main
     body = b"" if wanted is None else json.dumps(wanted).encode()
     try:
-        answer = await line.send(process.port, "GET" if wanted is None else "POST", "/lora-adapters", process.head, body)
+        method = "GET" if wanted is None else "POST"
+        answer = await line.send(process.port, method, "/lora-adapters", process.head, body)
         try:
             found = json.loads(await answer.read())
         finally:

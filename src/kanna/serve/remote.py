@@ -37,4 +37,5 @@ def ask(url: str, path: str, key: str | None, body: dict[str, Any] | None = None
         raise KannaError(f"the gateway says: {said}", todo=todo) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", error)
-        raise KannaError(f"no gateway answers at {url}: {why}", todo="start one with `kanna serve`, or give its --url") from None
+        todo = "start one with `kanna serve`, or give its --url"
+        raise KannaError(f"no gateway answers at {url}: {why}", todo=todo) from None

@@ -29,6 +29,26 @@ if TYPE_CHECKING:
 @click.option("--adapter", multiple=True, help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.")
 @click.option("--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS.")
 @click.option("--tls-key", type=options.FILE, help="Its key in PEM.")
+@click.option(
+    "--canary",
+    multiple=True,
+    metavar="[NAME=]PATH[@SHARE]",
+    help="An artefact to try on a share (0.1) of a model's requests.",
+)
+@click.option(
+    "--canary-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Least share of equal next tokens.",
+)
+@click.option(
+    "--canary-slowdown",
+    type=click.FloatRange(0, min_open=True),
+    default=1.5,
+    show_default=True,
+    help="Most it may take of the model's time.",
+)
 @click.option("--llama-server", type=options.FILE, help="A native llama-server for GGUF. [default: xllamacpp's]")
 @click.option("--gpu-layers", type=click.IntRange(0), help="Layers to put on the GPU. [default: llama.cpp's choice]")
 @click.option(
