@@ -76,4 +76,4 @@ def test_what_is_no_canary_is_refused(tiny_gguf: Path, text: str) -> None:
 def test_the_interval_is_wilsons() -> None:
     assert upper(20, 20) == pytest.approx(1.0)
     assert upper(0, 20) == pytest.approx(0.1611, abs=1e-4)
-    assert upper(81, 100) == pytest.approx(0.8746, abs=1e-4)
+    assert upper(81, 100) == pytest.approx(0.8749, abs=2e-4)

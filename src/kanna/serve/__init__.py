@@ -44,6 +44,7 @@ def serve(
     audit: str | Path | None = None,
     keys: bool = False,
     open_to_all: bool = False,
+    traces: str = "",
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve artefacts until the process is interrupted.
@@ -64,6 +65,7 @@ def serve(
     idle:        unload a model unused for that many seconds; 0: only when another one needs its memory
     state:       folder of keys and usage; audit: a file that gets one JSON line per request, never its text
     keys:        ask for keys on loopback, too; open_to_all: ask for none anywhere
+    traces:      where an OpenTelemetry collector takes OTLP over HTTP; empty: no traces
     started:     called with the address when requests may come
 
     Raises UsageError, MissingError, and KannaError for an address that is taken.
@@ -78,6 +80,7 @@ def serve(
     from kanna.serve.metrics import Metrics
     from kanna.serve.pool import Pool
     from kanna.serve.settings import Limits, Settings, open_store
+    from kanna.serve.traces import Traces
     from kanna.serve.wire import protocol
 
     settings = Settings(
@@ -109,9 +112,11 @@ def serve(
     address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
     canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
     pool = Pool(specs, settings, Metrics(), canaries)
+    tracer = Traces(traces) if traces else None
     pool.prestart()
     try:
-        app = create_app(pool, store, settings, lambda: started(address) if started else None)
+        told = (lambda: started(address)) if started else (lambda: None)
+        app = create_app(pool, store, settings, told, tracer)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
             http=protocol(settings.limits), ws="none", backlog=1024, **tls,

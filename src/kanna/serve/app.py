@@ -23,6 +23,7 @@ from kanna.serve.guard.store import Store
 from kanna.serve.pool import Pool
 from kanna.serve.problems import ApiError
 from kanna.serve.settings import Settings
+from kanna.serve.traces import Traces
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -50,9 +51,15 @@ class _Secure:
         await self.app(scope, receive, told if scope["type"] == "http" else send)
 
 
-def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[], None] = lambda: None) -> FastAPI:
+def create_app(
+    pool: Pool,
+    store: Store,
+    settings: Settings,
+    started: Callable[[], None] = lambda: None,
+    traces: Traces | None = None,
+) -> FastAPI:
     """The application; `started` is called when requests may come."""
-    gateway = Gateway(pool, store, settings)
+    gateway = Gateway(pool, store, settings, traces)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncGenerator[None]:
@@ -70,6 +77,8 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
                     idle.cancel()
                 await pool.stop()
                 gateway.ledger.close()
+                if traces:
+                    await asyncio.to_thread(traces.close)
 
     app = FastAPI(title="kanna", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     "--state", type=options.FILE, help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]"
 )
 @click.option("--audit", type=options.FILE, help="File that gets a JSON line per request, never its text.")
+@click.option("--traces", default="", metavar="URL", help="An OpenTelemetry collector (OTLP over HTTP) for traces.")
 @click.option("--keys", is_flag=True, help="Ask for keys on loopback, too.")
 @click.option(
     "--open-to-all", is_flag=True, help="Ask for no keys, whatever the address. Everybody who reaches it can use it."
