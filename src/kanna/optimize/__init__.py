@@ -28,7 +28,7 @@ from kanna.optimize import budget as budgets
 from kanna.optimize import distill as tuning
 from kanna.optimize.budget import Budget
 from kanna.optimize.footprint import Footprint
-from kanna.optimize.judge import spare
+from kanna.optimize.judge import Spare, spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
 from kanna.optimize.search import NAME, Wishes, fill, limits, plan_of
@@ -44,8 +44,7 @@ __all__ = ["OptimizeResult", "optimize"]
 
 EFFORTS = {"fast": 0, "balanced": 0, "max": 64}
 """Swaps that are tried at most."""
-_SCRATCH = (".judge-*", ".probe-*", ".swaps-*")
-OURS = (NAME, tuning.NAME)
+_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
 FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
@@ -82,11 +81,11 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
-    memory: dict[str, Any] | None = None
-    left: list[str] = field(default_factory=list[str])
     seconds: dict[str, float]
     swaps: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    left: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,9 +146,9 @@ def optimize(
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
-    if format in ("onnx", "mlx") and EFFORTS[effort]:
-        raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
     if format in ("onnx", "mlx"):
+        if EFFORTS[effort]:
+            raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
         return _folder(
             format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
@@ -157,13 +156,10 @@ def optimize(
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
-    footprint: Footprint | None = None
-    if memory is not None:
-        footprint = Footprint(opened, memory, context, threads, bar)
-        footprint.check(feasible)
+    footprint = Footprint(opened, memory, context, feasible, threads, bar) if memory is not None else None
+    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
     notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
@@ -182,7 +178,8 @@ def optimize(
     named = calibration  # text sampled from the model becomes files
     calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
-    allowed = footprint.budget if footprint else allow(imatrix=stats / IMATRIX)
+    if footprint is None:
+        allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)
@@ -200,55 +197,44 @@ def optimize(
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
     text_left = spare(model, calibration, tokens)
+    decides = EFFORTS[effort] > 0 and able(text_left, notes)
     if footprint:
-        footprint.choose(choices, feasible, text_left, costs.key, folder, bar)
+        reserve = tuning.RESERVE if decides else 0
+        footprint.settle(choices, stats, plan, text_left, costs.key, reserve, bar, notes)
         allowed = footprint.budget
         clock.stage("memory")
-    tries = EFFORTS[effort]
-    tries = tries if tries and able(text_left, notes) else 0
-    tunes = tries > 0 and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
+    tunes = decides and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
+    room = allowed.nbytes - tunes * tuning.RESERVE
+    found = fill(opened, choices, stats, room, plan)
+    swaps: Swaps | None = None
+    if decides:
+        swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
+        plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
+    clock.stage("search")
+    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
     offered = _presets(opened, stats)
     sizes = {name: size for name, (size, _) in offered.items()}
+    rows = _rows(opened, folder, plan, stats, allowed, sizes)
     hashes = opened.hashes(bar)
-    while True:
-        room = allowed.nbytes - tunes * tuning.RESERVE
-        found = fill(opened, choices, stats, room, plan)
-        swaps: Swaps | None = None
-        if tries:
-            swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
-            plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
-        clock.stage("search")
-        say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-        rows = _rows(opened, folder, plan, stats, allowed, sizes)
-        for row, how in rows:
-            steps.make(row, opened, model, hashes, how, threads, False, bar)
-        clock.stage("write")
-        if swaps is not None:
-            swaps.run(Path(rows[0][0].path or ""), plan, tries, bar)
-            kept = sum(one["kept"] for one in swaps.state.tries)
-            say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
-            clock.stage("swaps")
-        if footprint is None or footprint.holds(Path(rows[0][0].path or ""), notes):
-            break
-        allowed = footprint.budget
-        say(f"llama.cpp took more memory than reckoned: planning for {format_size(allowed.nbytes)}")
-        clock.stage("memory")
+    for row, how in rows:
+        steps.make(row, opened, model, hashes, how, threads, False, bar)
+    clock.stage("write")
+    if swaps is not None:
+        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
+        kept = sum(one["kept"] for one in swaps.state.tries)
+        say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+        clock.stage("swaps")
     tuned: tuning.Distilled | None = None
     if tunes:
         ours = Path(rows[0][0].path or "")
-        tuned = tuning.tune(
-            opened, model, ours, plan, stats, ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
-            calibration, tokens, text_left, device=device, threads=threads, progress=bar, notes=notes,
-        )  # fmt: skip
+        tuned = _tune(opened, model, ours, plan, stats, calibration, tokens, text_left, device, threads, bar, notes)
         clock.stage("distill")
     if swaps is not None:
         rows = _rows(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
     if footprint:
-        # The rival has no second try: what takes more memory is not offered.
-        mine, others = [r for r in rows if r[0].name in OURS], [r for r in rows if r[0].name not in OURS]
-        rows = [*mine, *(r for r in others if footprint.takes(Path(r[0].path or "")) <= footprint.memory)]
+        rows = footprint.within(rows)
         clock.stage("memory")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
@@ -259,14 +245,13 @@ def optimize(
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
     best = next(r for r in listed if r.name == result.recommended["name"])
-    if footprint:
-        footprint.with_cache(Path(best.path or ""), text_left, folder, bar)
-    told = footprint.to_dict(Path(best.path or "")) if footprint else None
-    tried, learned = swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
-    result.optimize = tell(listed, costs, drawn, by_kind, tried, learned)
-    result.optimize["memory"] = told
+    remembered = footprint.tell(best, text_left, folder, bar) if footprint else None
+    result.optimize = tell(
+        listed, costs, drawn, by_kind, swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
+    )
+    result.optimize["memory"] = remembered
     clock.stage("report")
-    rival = next((row for row in listed if row.name not in OURS), None)
+    rival = next((row for row in listed if row.name not in (NAME, tuning.NAME)), None)
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
     left = _left(folder, [Path(r.path or "") for r in listed])
@@ -299,8 +284,8 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
-        tuning=learned,
-        memory=told,
+        tuning=tuned.to_dict() if tuned else None,
+        memory=remembered,
         left=left,
         seconds=clock.seconds,
         notes=notes,
@@ -379,11 +364,11 @@ def _folder(
         top1=made.top1,
         rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
-        swaps=None,
         gate=None,
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),
+        swaps=None,
         seconds=clock.seconds,
         notes=notes,
     )
@@ -421,6 +406,31 @@ def _gradients(
         return
     windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
     gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
+
+
+def _tune(
+    source: Source,
+    model: Model,
+    artefact: Path,
+    plan: Path,
+    stats: Path,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    text: Spare,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    notes: list[str],
+) -> tuning.Distilled | None:
+    """Scales and norms of the artefact tuned, where there is memory for it."""
+    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
+    if problem := tuning.memory_problem(model, windows):
+        notes.append(problem)
+        return None
+    out = artefact.with_name(f"{steps.base_name(source)}-{tuning.NAME}.gguf")
+    return tuning.distill(
+        source, model, artefact, plan, stats, out, windows, text, device=device, threads=threads, progress=bar
+    )
 
 
 def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:

@@ -97,9 +97,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("KL divergence", kl),
             ("Same top token", f"{100 * data['top1']:.1f} %" if data["top1"] is not None else ""),
             ("Swaps", _swaps(data["swaps"])),
-            ("Tuning", _tuning(data["tuning"])),
             ("Memory", _memory(data["memory"])),
             ("Run", data["memory"]["command"] if data["memory"] else ""),
+            ("Tuning", _tuning(data["tuning"])),
             ("Gate", data["gate"] or ""),
             ("Time", ", ".join(f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1)),
             ("Report", data["report"]),
@@ -107,13 +107,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
-
-
-def _tuning(found: dict[str, Any] | None) -> str:
-    """`kept: 0.0391 → 0.0352 nats` on the text that decided."""
-    if found is None:
-        return ""
-    return "{}: {before:.5f} → {after:.5f} nats".format("kept" if found["kept"] else "not kept", **found)
 
 
 def _memory(found: dict[str, Any] | None) -> str:
@@ -125,6 +118,13 @@ def _memory(found: dict[str, Any] | None) -> str:
     measured = "" if found["measured"] is None else f"{format_size(found['measured'])} measured, "
     sizes = f"{format_size(found['predicted'])} predicted, of {format_size(found['limit'])}"
     return f"{measured}{sizes}; cache in {found['cache']}: {found['why']}"
+
+
+def _tuning(found: dict[str, Any] | None) -> str:
+    """`kept: 0.0391 → 0.0352 nats` on the text that decided."""
+    if found is None:
+        return ""
+    return "{}: {before:.5f} → {after:.5f} nats".format("kept" if found["kept"] else "not kept", **found)
 
 
 def _swaps(found: dict[str, Any] | None) -> str:
