@@ -364,11 +364,11 @@ def _folder(
         top1=made.top1,
         rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
-        swaps=None,
         gate=None,
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),
+        swaps=None,
         seconds=clock.seconds,
         notes=notes,
     )

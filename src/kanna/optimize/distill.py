@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from kanna import __version__, encodings, families
+from kanna.calibrate import texts
 from kanna.calibrate.network import torch_modules
 from kanna.calibrate.student import Student, Teacher, bytes_needed
-from kanna.calibrate.windows import Windows
+from kanna.calibrate.windows import Windows, cut
 from kanna.digest import sha256
 from kanna.evaluate.stats import half_width
 from kanna.hardware.memory import memory as machine
@@ -67,12 +69,31 @@ class Distilled:
         return asdict(self)
 
 
-def memory_problem(model: Model, windows: Windows) -> str:
-    """Why there is no memory for it; empty when there is."""
+def tune(
+    source: Source,
+    model: Model,
+    artefact: Path,
+    plan: Path,
+    stats: Path,
+    out: Path,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    text: Spare,
+    *,
+    device: str | None,
+    threads: int | None,
+    progress: Progress,
+    notes: list[str],
+) -> Distilled | None:
+    """`distill` on the calibration text, where there is memory for it; where not, `notes` says so."""
+    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
     needed, free = bytes_needed(model, windows.ids.size, windows.ids.shape[1]), machine().available
-    if needed <= free:
-        return ""
-    return f"distillation takes {format_size(needed)}, {format_size(free)} are free: scales were not tuned"
+    if needed > free:
+        notes.append(f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left out")
+        return None
+    return distill(
+        source, model, artefact, plan, stats, out, windows, text, device=device, threads=threads, progress=progress
+    )
 
 
 def distill(

@@ -156,7 +156,8 @@ def _parity(
         judge, note = open_judged(runnable, threads=threads, context=context, progress=bar)
         with reference, judge as engine:
             bits = parity.bits_per_weight(runnable, model)
-            checks = parity.check(reference, engine, work, bits, threads or default_threads())
+            rounded = files.is_onnx(runnable) and files.rounds_activations(files.read_folder(runnable))
+            checks = parity.check(reference, engine, work, bits, threads or default_threads(), rounded=rounded)
             if note:
                 with runtime.open(runnable, threads=threads, context=context) as own:
                     checks.append(parity.same(engine, own, work[0], runtime.name))
