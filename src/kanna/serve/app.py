@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kanna import __version__
-from kanna.serve import admin, gauges, page, requests
+from kanna.serve import admin, gauges, models, page, requests
 from kanna.serve.engines.base import EMBED
 from kanna.serve.gateway import Gateway
 from kanna.serve.guard.ledger import Ledger
@@ -23,6 +23,7 @@ from kanna.serve.guard.store import Store
 from kanna.serve.pool import Pool
 from kanna.serve.problems import ApiError
 from kanna.serve.settings import Settings
+from kanna.serve.traces import Traces
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -50,9 +51,15 @@ class _Secure:
         await self.app(scope, receive, told if scope["type"] == "http" else send)
 
 
-def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[], None] = lambda: None) -> FastAPI:
+def create_app(
+    pool: Pool,
+    store: Store,
+    settings: Settings,
+    started: Callable[[], None] = lambda: None,
+    traces: Traces | None = None,
+) -> FastAPI:
     """The application; `started` is called when requests may come."""
-    gateway = Gateway(pool, store, settings)
+    gateway = Gateway(pool, store, settings, traces)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncGenerator[None]:
@@ -70,6 +77,8 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
                     idle.cancel()
                 await pool.stop()
                 gateway.ledger.close()
+                if traces:
+                    await asyncio.to_thread(traces.close)
 
     app = FastAPI(title="kanna", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
 
@@ -86,9 +95,6 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
     async def nowhere(request: Request, _: Exception) -> Response:
         problem = ApiError(404, f"there is nothing at {request.method} {request.url.path[:200]}", code="not_found")
         return Response(problem.body(), 404, media_type="application/json")
-
-    app.include_router(admin.router(gateway))
-    app.router.routes.extend(page.routes())
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -112,10 +118,10 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         return await gateway.plain(request, requests.Detokenize, "/detokenize")
 
     @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
+    async def listed(request: Request) -> dict[str, Any]:
         key = gateway.admit(request, "infer")
-        listed = [s for s in pool.models.values() if not key.models or s.name in key.models]
-        data = [{"id": s.name, "object": "model", "created": s.created, "owned_by": "kanna"} for s in listed]
+        allowed = [s for s in pool.models.values() if not key.models or s.name in key.models]
+        data = [{"id": s.name, "object": "model", "created": s.created, "owned_by": "kanna"} for s in allowed]
         return {"object": "list", "data": data}
 
     @app.get("/health")
@@ -141,6 +147,10 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         await gauges.read(pool)
         return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    # Last: routes are tried in order, and those above are asked most.
+    app.include_router(admin.router(gateway))
+    app.include_router(models.router(gateway))
+    app.router.routes.extend(page.routes())
     return app
 
 
