@@ -1,40 +1,44 @@
 """The closest file at equal bytes: kanna with calibrated statistics beside llama-quantize with llama-imatrix's matrix.
 
     python benchmarks/optimize.py --model dithered          # or widened, stories, gemma3
+    python benchmarks/optimize.py --model dithered --resume # go on where an interrupted run was
 
 Both sides see the same calibration text, token for token. `values`: the peer's own plan, our values (method gptq).
 `plan`: our allocation within the peer's bytes, too. Scored on text of five kinds, none of it calibration text; the
-mean over the kinds counts.
+mean over the kinds counts (perplexity: the geometric one). `floor` is what the runtime's quantized activations cost
+when the weights are perfect, as in quality.py. `acc` is multiple choice, see choices.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import choices
 import models
+import numpy as np
 import peers
+import stages
 
 import kanna
-from kanna import families, statistics
-from kanna.calibrate import HELD_TEXT, gradients, texts
+from kanna import families, fetch, statistics
+from kanna.calibrate import texts
 from kanna.calibrate.windows import cut
 from kanna.evaluate import evaluate_many
-from kanna.fetch import cache_dir
-from kanna.optimize.measure import measure
-from kanna.optimize.probe import probe
-from kanna.optimize.search import Wishes, search
-from kanna.progress import Silent
 from kanna.sources import open_source
 
 CLASSES = "Q6_K,Q5_K_M,Q4_K_M,IQ4_XS,Q4_0,Q3_K_M,Q2_K,IQ2_M"
+GOALS = {
+    "Q6_K": 0.9, "Q5_K_M": 0.8, "Q4_K_M": 0.7, "IQ4_XS": 0.7, "Q4_0": 0.55, "Q3_K_M": 0.65, "Q2_K": 0.55, "IQ2_M": 0.55
+}  # fmt: skip
+LESS_FLOOR = ("Q6_K", "Q5_K_M")
+"""Size classes whose goal is on the KL divergence less the floor."""
 TEXT = Path(__file__).parent / "text"
 DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
-TOKENS = 24_576
 
 
 def main() -> None:
@@ -42,95 +46,155 @@ def main() -> None:
     parser.add_argument("--model", choices=["widened", "dithered", "stories", "gemma3"], default="widened")
     parser.add_argument("--classes", default=CLASSES)
     parser.add_argument("--windows", type=int, default=5, help="of 512 tokens, of each kind of text")
+    parser.add_argument("--questions", type=int, default=200, help="of multiple choice")
+    parser.add_argument("--tokens", type=int, default=stages.TOKENS, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true", help="take what an earlier run with these options finished")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    path = getattr(models, options.model)()
-    if path.is_dir():  # the peers read GGUF
-        path, folder = cache_dir() / "benchmarks" / f"{path.name}.gguf", path
-        if not path.exists():
-            kanna.convert(folder, path, encoding="bf16")
-    source = open_source(path)
-    model = families.load_model(source)
-    stats = cache_dir() / "benchmarks" / f"{path.stem}.statistics"
-    clock = time.perf_counter()
-    kanna.calibrate(path, stats, tokens=TOKENS)
-    windows = cut(texts.documents(None, model)[0], model, tokens=TOKENS)
-    gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=None, progress=Silent())
-    measured = measure(
-        model, statistics.read(stats), stats / "measure.json", threads=options.threads, progress=Silent()
-    )
-    scale = probe(
-        source, measured, stats, stats / HELD_TEXT, stats / "probe.json", threads=options.threads, progress=Silent()
-    )
-    print(f"statistics, gradients, costs and probes: {time.perf_counter() - clock:.0f} s", flush=True)
-    matrix = _imatrix(path, stats, windows)
-    with tempfile.TemporaryDirectory() as folder:
-        made: list[tuple[str, str, Path]] = []
-        for name in options.classes.split(","):
-            files = {kind: Path(folder, f"{name}-{kind}.gguf") for kind in ("llama.cpp", "values", "plan")}
-            peers.run(peers.quantize(path, files["llama.cpp"], name, threads=options.threads, imatrix=matrix))
-            kanna.convert(path, files["values"], preset=name, statistics=stats, threads=options.threads)
-            budget = files["llama.cpp"].stat().st_size
-            plan = Path(folder, "plan.json")
-            search(source, model, measured, stats, budget, plan, wishes=Wishes(), scale=scale)
-            kanna.convert(path, files["plan"], plan=plan, statistics=stats, threads=options.threads)
-            made += [(name, kind, file) for kind, file in files.items()]
-        scores = _scores(path, [file for _, _, file in made], options)
-        rows: list[dict[str, object]] = []
-        for name in options.classes.split(","):
-            mine = {kind: (file, scores[file]) for n, kind, file in made if n == name}
-            means = {kind: sum(kl.values()) / len(kl) for kind, (_, kl) in mine.items()}
-            rows.append(
-                {
-                    "size class": name,
-                    "MB": mine["plan"][0].stat().st_size / 1e6,
-                    "MB llama.cpp": mine["llama.cpp"][0].stat().st_size / 1e6,
-                    "KL llama.cpp": means["llama.cpp"],
-                    "KL values": means["values"],
-                    "KL plan": means["plan"],
-                    "values ÷": means["values"] / means["llama.cpp"],
-                    "plan ÷": means["plan"] / means["llama.cpp"],
-                    **{f"{d} ÷": mine["plan"][1][d] / mine["llama.cpp"][1][d] for d in mine["plan"][1]},
-                }
+    work = Work(options)
+    rows = [work.kept(name, work.size_class, name) for name in options.classes.split(",")]
+    runs = {n: peers.Run(**r) for n, r in work.stages.items()}
+    runs |= {f"{n} {r['size class']}": peers.Run(**r.pop(n)) for r in rows for n in ("allocate", "write", "peer")}
+    if options.json:
+        print(json.dumps({"rows": rows, "stages": stages.rows(runs), "MB for writing": work.job.limit()}, indent=2))
+        return
+    peers.report([{k: "" if v is None else v for k, v in row.items()} for row in rows], False)
+    print(f"\nThe standard error of acc 16-bit is {rows[0]['acc ±']:.3f}.\n")
+    peers.report(stages.rows(runs), False)
+    print(f"\nWriting may take {work.job.limit():.0f} MB: 300 and four of the largest second moment.")
+
+
+class Work:
+    """One model's files and results: what took long is written to its folder as soon as it is known."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.threads = options, options.threads
+        self.path = stages.source_of(options.model)
+        self.source = open_source(self.path)
+        self.model = families.load_model(self.source)
+        self.folder = fetch.cache_dir() / "benchmarks" / "optimize" / self.path.stem
+        self.stats = self.folder / "statistics"
+        self.job = stages.Job(self.path, self.stats, options.threads, options.tokens)
+        if not options.resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.key = {n: getattr(options, n) for n in ("windows", "questions", "tokens")} | {
+            "version": [kanna.__version__, statistics.VERSION]
+        }
+        self.stages = {s: self.kept(s, self._stage, s) for s in stages.BEFORE}
+        self.matrix = self._imatrix()
+        read = models.stories_text if options.model == "stories" else lambda: fetch.wikitext("valid")
+        self.questions = choices.questions(read().read_text(encoding="utf-8"), options.questions)
+        self.floor = self.kept("floor", self._floor)
+        self.right = self.kept("16-bit", choices.right, self.path, self.questions, self.threads)
+
+    def kept(self, name: str, make: Any, *arguments: Any) -> Any:
+        """What `make` gave when it was first called with these options."""
+        path = self.folder / f"{name}.json"
+        if path.exists() and (before := json.loads(path.read_text()))["key"] == self.key:
+            return before["value"]
+        value = make(*arguments)
+        path.with_suffix(".partial").write_text(json.dumps({"key": self.key, "value": value}))
+        path.with_suffix(".partial").replace(path)
+        print(f"{self.options.model}: {name}", flush=True)
+        return value
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        if name == stages.BEFORE[0]:
+            shutil.rmtree(self.stats, ignore_errors=True)  # what is found there has cost its time before
+        return asdict(self.job.run(name))
+
+    def _imatrix(self) -> Path:
+        """llama-imatrix's matrix of the same tokens."""
+        out = self.stats / "llama-imatrix.gguf"
+        if not out.exists():
+            import tokenizers
+
+            windows = cut(texts.documents(None, self.model)[0], self.model, tokens=self.job.tokens)
+            tokenizer = tokenizers.Tokenizer.from_str(families.to_hf(self.model)[2]["tokenizer.json"].decode())
+            text, partial = self.stats / "read.txt", out.with_suffix(".partial.gguf")
+            rows = windows.ids[~windows.held]
+            text.write_text("".join(tokenizer.decode(list(map(int, row)), skip_special_tokens=False) for row in rows))
+            peers.run([peers.tool("llama-imatrix"), "-m", self.path, "-f", text, "-o", partial, "-c", "512", "-t", "2"])
+            partial.replace(out)
+        return out
+
+    def _floor(self) -> dict[str, float]:
+        """Q8_0 against its own weights in float32, by kind of text."""
+        best, exact = self.folder / "best.gguf", self.folder / "exact.gguf"
+        kanna.convert(self.path, best, preset="Q8_0", threads=self.threads, overwrite=True)
+        kanna.convert(best, exact, encoding="f32", threads=self.threads, overwrite=True)
+        found = {domain: kl for domain, ((kl, *_),) in self.scores([best], exact).items()}
+        best.unlink()
+        exact.unlink()
+        return found
+
+    def size_class(self, name: str) -> dict[str, Any]:
+        """The row of one size class: three files made, scored, and removed."""
+        files = [self.folder / f"{name}-{kind}.gguf" for kind in ("peer", "values", "plan")]
+        peer, values, ours = files
+        quantized = peers.run(peers.quantize(self.path, peer, name, threads=self.threads, imatrix=self.matrix))
+        kanna.convert(self.path, values, preset=name, statistics=self.stats, threads=self.threads, overwrite=True)
+        plan = self.folder / f"{name}.plan.json"
+        allocated = self.job.run("allocate", peer.stat().st_size, plan)
+        written = self.job.write(plan, ours)
+        scores = self.scores(files, self.path)
+        kl = np.array([[one[0] for one in of] for of in scores.values()])  # [kinds, files]
+        nll = np.log([[one[1:] for one in of] for of in scores.values()]).mean(axis=0)  # [files, ours and reference]
+        theirs, mine = (choices.right(f, self.questions, self.threads) for f in (peer, ours))
+        means, floor = kl.mean(axis=0), float(np.mean(list(self.floor.values())))
+        less = (means - floor) / (means[0] - floor) if name in LESS_FLOOR and means[0] > floor else None
+        differences = np.subtract(mine, theirs, dtype=float)
+        row = {
+            "size class": name,
+            "MB": ours.stat().st_size / 1e6,
+            "MB llama.cpp": peer.stat().st_size / 1e6,
+            "KL floor": floor,
+            "KL llama.cpp": means[0],
+            "KL values": means[1],
+            "KL plan": means[2],
+            "values ÷": means[1] / means[0],
+            "plan ÷": means[2] / means[0],
+            "values ÷ less floor": None if less is None else less[1],
+            "plan ÷ less floor": None if less is None else less[2],
+            "goal": GOALS.get(name),
+            "PPL 16-bit": float(np.exp(nll[0, 1])),
+            "PPL llama.cpp": float(np.exp(nll[0, 0])),
+            "PPL plan": float(np.exp(nll[2, 0])),
+            "acc 16-bit": float(np.mean(self.right)),
+            "acc ±": choices.standard_error(self.right),
+            "acc peer": float(np.mean(theirs)),
+            "acc ours": float(np.mean(mine)),
+            "ours − peer ±": choices.standard_error(differences),
+            **{f"{domain} ÷": of[2][0] / of[0][0] for domain, of in scores.items()},
+            "allocate": asdict(allocated),
+            "write": asdict(written),
+            "peer": asdict(quantized),
+        }
+        for file in files:
+            file.unlink()
+        return row
+
+    def scores(self, files: list[Path], reference: Path) -> dict[str, list[tuple[float, float, float]]]:
+        """By kind of text, of each file: KL divergence, perplexity, and that of the reference."""
+        found: dict[str, list[tuple[float, float, float]]] = {}
+        for domain in DOMAINS:
+            text: Path | None = None
+            if domain.endswith(".jsonl"):
+                lines = [json.loads(line)["messages"] for line in (TEXT / domain).read_text().splitlines()]
+                text = self.folder / "chat.txt"
+                text.write_text("\n\n".join(texts.conversation(messages, self.model) for messages in lines))
+            elif domain.endswith(".txt"):
+                text = TEXT / domain
+            elif self.options.model == "stories":  # WikiText is noise to it
+                text = models.stories_text()
+            done = evaluate_many(
+                files, reference=reference, text=text, windows=self.options.windows, threads=self.threads
             )
-    peers.report(rows, options.json)
-
-
-def _imatrix(path: Path, stats: Path, windows: Any) -> Path:
-    """llama-imatrix's matrix of the same tokens."""
-    out = stats / "llama-imatrix.gguf"
-    if not out.exists():
-        import tokenizers
-
-        model = families.load_model(open_source(path))
-        tokenizer = tokenizers.Tokenizer.from_str(families.to_hf(model)[2]["tokenizer.json"].decode())
-        text = stats / "read.txt"
-        rows = windows.ids[~windows.held]
-        text.write_text("".join(tokenizer.decode(list(map(int, row)), skip_special_tokens=False) for row in rows))
-        peers.run([peers.tool("llama-imatrix"), "-m", path, "-f", text, "-o", out, "-c", "512", "-t", "2"])
-    return out
-
-
-def _scores(path: Path, files: list[Path], options: argparse.Namespace) -> dict[Path, dict[str, float]]:
-    """KL of every file on every kind of text."""
-    found: dict[Path, dict[str, float]] = {file: {} for file in files}
-    model = families.load_model(open_source(path))
-    for domain in DOMAINS:
-        text: Path | None = None
-        if domain.endswith(".jsonl"):
-            lines = [json.loads(line)["messages"] for line in (TEXT / domain).read_text().splitlines()]
-            text = Path(files[0].parent, "chat.txt")
-            text.write_text("\n\n".join(texts.conversation(messages, model) for messages in lines))
-        elif domain.endswith(".txt"):
-            text = TEXT / domain
-        for start in range(0, len(files), 8):
-            part = files[start : start + 8]
-            results = evaluate_many(part, reference=path, text=text, windows=options.windows, threads=options.threads)
-            for file, result in zip(part, results, strict=True):
-                found[file][domain.partition(".")[0]] = result.kl_mean
-        print(domain, flush=True)
-    return found
+            name = "stories" if text and text.name.startswith("stories") else domain.partition(".")[0]
+            found[name] = [(r.kl_mean, r.perplexity, r.reference_perplexity) for r in done]
+        return found
 
 
 if __name__ == "__main__":

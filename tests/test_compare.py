@@ -14,7 +14,7 @@ import kanna
 from kanna.cli.main import cli
 from kanna.compare import Row, recommend, steps
 from kanna.compare.kept import Kept
-from kanna.errors import PlanError
+from kanna.errors import PlanError, UsageError
 from kanna.families import load_model
 from kanna.model import string
 from kanna.sources import Source, open_source
@@ -184,3 +184,94 @@ def test_table_for_people(compared: tuple[Path, Path, dict[str, Any]], monkeypat
     with screen.capture() as seen:
         command._draw(screen, compared[2])
     assert "Q4_K_M" in seen.get() and "report.html" in seen.get() and "Recommended" in seen.get()
+
+
+def test_presets_are_named_by_format() -> None:
+    from kanna.compare.formats import choices
+
+    assert [c.name for c in choices(["gguf"], ["q8_0", "Q4_K_M"])] == ["Q8_0", "Q4_K_M"]
+    both = choices(["gguf", "onnx"], ["Q8_0"])
+    assert both[0].name == "Q8_0" and {c.format for c in both[1:]} == {"onnx"}
+    assert not any(c.given for c in both[1:])
+    named = choices(["gguf"], ["Q8_0", "onnx:int4"])
+    assert [(c.format, c.name, c.given) for c in named][1] == ("onnx", "onnx:int4", True)
+    assert str(named[1].path(Path("out"), "Qwen2.5")) == "out/Qwen2.5-onnx-int4"
+    assert str(named[0].path(Path("out"), "Qwen2.5")) == "out/Qwen2.5-Q8_0.gguf"
+    with pytest.raises(UsageError, match="no format 'tflite'"):
+        choices(["gguf", "tflite"], None)
+    with pytest.raises(PlanError):
+        choices(["gguf"], ["Q4_K_N"])
+
+
+def test_artefacts_of_two_formats_are_paired_by_bytes() -> None:
+    from dataclasses import replace
+
+    from kanna.compare.pairs import pairs
+
+    def onnx(name: str, megabytes: float) -> Row:
+        return replace(row(name, megabytes, 0.01), format="onnx")
+
+    found = pairs([*SMALL, onnx("onnx:a", 86), onnx("onnx:b", 140), onnx("onnx:c", 82), onnx("onnx:d", 30)])
+    assert [p["names"] for p in found] == [["Q8_0", "onnx:b"], ["Q4_K_M", "onnx:a"], ["Q3_K_M", "onnx:c"]]
+    assert found[1]["larger"] == pytest.approx(86 / 84 - 1)
+    assert pairs(SMALL) == []
+
+
+def test_across_formats_memory_and_speed_count() -> None:
+    from dataclasses import replace
+
+    def measured(name: str, format: str, megabytes: float, speed: float, memory: float) -> Row:
+        return replace(
+            row(name, megabytes, 0.02), format=format, gen_tps=speed, peak_bytes=int(memory * 1e6)
+        )
+
+    slow, fast = measured("Q4_K_M", "gguf", 80, 20, 200), measured("onnx:int4", "onnx", 84, 40, 200)
+    pick = recommend([slow, fast])
+    assert pick["name"] == "onnx:int4" and "peak memory" in pick["rule"]
+    assert recommend([slow, replace(fast, peak_bytes=900_000_000)])["name"] == "Q4_K_M"
+    # In one format the runtime is the same, and noise of a measurement decides nothing.
+    assert recommend([slow, replace(fast, format="gguf")])["name"] == "Q4_K_M"
+
+
+def test_two_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    folder = compared[0]
+    import tiny_models
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny_models.SMALL, "intermediate_size", 640)  # as many rows as the vocabulary are refused
+        tiny_models.make("llama", tmp_path / "tiny")
+    words = [
+        "compare", str(tmp_path / "tiny"), "--presets", "F16,onnx:fp32", "--formats", "gguf,onnx", "-o",
+        str(tmp_path / "out"), "--text", str(folder.parent / "text.txt"), "--windows", "2", "--repeat", "1",
+        "--threads", "1", "--json", "--quiet",
+    ]  # fmt: skip
+    for turn in range(2):
+        run = CliRunner().invoke(cli, words, env={"KANNA_CACHE": str(folder.parent / "cache")})
+        assert run.exit_code == 0, run.stderr
+        data = json.loads(run.stdout)
+        rows = {r["name"]: r for r in data["rows"]}
+        assert list(rows) == ["F16", "onnx:fp32"]
+        assert all(r["gate"] == "proved" and r["gen_tps"] > 0 and r["peak_bytes"] > 0 for r in rows.values())
+        assert rows["onnx:fp32"]["kl_mean"] < 1e-8
+        assert rows["onnx:fp32"]["reused"] == (turn == 1)
+        assert "transformers" in data["evaluation"]["reference"]
+        assert "onnxruntime" in data["environment"]["ONNX"]
+        assert data["recommended"]["name"] == "onnx:fp32"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<polygon" in page and (tmp_path / "out" / "tiny-onnx-fp32.md").is_file()
+
+
+def test_a_format_that_cannot_hold_the_model_is_left_out(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    import tiny_models
+
+    tiny_models.make("gemma2", tmp_path / "tiny")
+    from kanna.compare import _plan
+    from kanna.compare.formats import choices
+
+    notes: list[str] = []
+    chosen = choices(["gguf", "onnx"], ["Q8_0"])
+    rows, _ = _plan(open_source(tmp_path / "tiny"), chosen, tmp_path / "out", "tiny", None, notes)
+    assert [r.name for r in rows] == ["F16", "Q8_0"]
+    assert notes and all("left out" in n for n in notes)

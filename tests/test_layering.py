@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"plugins", "model", "progress", "units", "memory", "digest", "processes"},
     {"_native", "encodings"},
-    {"fetch", "moment", "methods"},
+    {"fetch", "lattice", "moment", "methods"},
     {"plan"},
     {"formats"},
     {"hub", "sources"},

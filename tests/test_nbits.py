@@ -10,8 +10,8 @@ from kanna.encodings.grouped import nbits
 from kanna.errors import EncodingError, UnsupportedError
 from kanna.formats.onnx.planes import split
 from kanna.methods import Inputs
-from kanna.moment import Moment
 from kanna.model import F32
+from kanna.moment import Moment
 
 NAMES = [e.name for e in nbits.ENCODINGS]
 

@@ -93,6 +93,19 @@ def test_greedy_generation_follows_the_logits(engine: OnnxEngine) -> None:
     assert engine.detokenize(wanted).startswith("The quick brown fox jumps over")
 
 
+def test_text_streams_whole_characters(engine: OnnxEngine) -> None:
+    text = "hello 木 🙂🚀 мир, it's"
+    ids = engine.tokenize(text)
+    pieces = list(engine.text.stream([], iter(ids)))
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in p for p in pieces)
+    cut = ids[: len(engine.tokenize("hello 木")) + 2]  # ends within the first emoji
+    assert "".join(engine.text.stream(ids[:2], iter(cut[2:]))).count("\ufffd") >= 1
+    for _ in range(3):  # any ids at all
+        random = np.random.default_rng(_).integers(3, 500, 60).tolist()
+        assert "".join(engine.text.stream(random[:20], iter(random[20:])))
+
+
 def test_a_longer_prompt_reuses_what_was_read(engine: OnnxEngine) -> None:
     first = engine.tokenize("Once upon a time there was a small model.")
     longer = first + engine.tokenize(" It could read")

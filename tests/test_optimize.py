@@ -16,7 +16,6 @@ import kanna
 from kanna import encodings, families, statistics
 from kanna.cli.main import cli
 from kanna.errors import PlanError
-from kanna.fit import buffer_bytes, cache_bytes
 from kanna.formats import gguf
 from kanna.optimize.search import Found, Wishes, limits, search
 from kanna.plan import Plan
@@ -153,6 +152,9 @@ def test_another_budget_uses_calibration_and_measurement_again(home: Path, optim
     assert smaller["budget"] - smaller["file_bytes"] <= max(0.005 * smaller["budget"], step(home))
     parameters = families.load_model(kanna.open_source(home / "tiny")).num_parameters
     assert smaller["budget"] == int(3.6 * parameters / 8)
+    assert optimized["left"] == [] and smaller["left"] == ["tiny-Q4_K_M.gguf"] != [smaller["rival"]]
+    assert any("of earlier runs, tiny-Q4_K_M.gguf" in note for note in smaller["notes"])
+    assert optimized["memory"] is smaller["memory"] is None
     again = {p: p.stat().st_mtime_ns for p in optimized["times"] if p.parent.name == "statistics"}
     again[home / "out" / "measure.json"] = (home / "out" / "measure.json").stat().st_mtime_ns
     assert again == {p: optimized["times"][p] for p in again} and len(again) > 6
@@ -198,18 +200,6 @@ def test_wishes_are_granted(home: Path) -> None:
     assert not {"q4_k", "iq4_xs"} & set(found.values())
     said = json.loads((home / "wishes" / "report.json").read_text())["command"]
     assert "--keep attn_v" in said and "--rule ffn_down=q6_k" in said and "--exclude q4_k,iq4_xs" in said
-
-
-@needs_llama
-def test_memory_is_weights_and_cache_and_buffers(home: Path) -> None:
-    model = families.load_model(kanna.open_source(home / "tiny"))
-    rest = cache_bytes(model, 256) + buffer_bytes(model, 256)
-    memory = rest + 1_250_000
-    found = done(home, "--memory", str(memory), "--context", "256")
-    assert found["budget"] == 1_250_000 and found["file_bytes"] <= 1_250_000
-    assert "256 tokens" in found["said"]
-    run = invoke(home, "--memory", str(rest), "--context", "256")
-    assert run.exit_code == 1 and "cache and buffers for 256 tokens" in run.stderr
 
 
 @needs_llama

@@ -14,6 +14,7 @@ from kanna.sources import Source
 
 QUANTIZATION_VERSION = 2
 SOURCE_HASHES = "kanna.source.sha256"
+TUNING = "kanna.tuning.sha256"
 # Left by whoever quantized the source: no longer true of what we write.
 _STALE = ("quantize.imatrix.", "kanna.")
 
@@ -23,8 +24,9 @@ def quantized_source(model: Model) -> dict[str, int]:
     from kanna import encodings
 
     found: dict[str, int] = {}
+    known = {*encodings.names(), *encodings.grouped.names()}
     for tensor in model.tensors.values():
-        if tensor.dtype in encodings.names() and encodings.get(tensor.dtype).block > 1:
+        if tensor.dtype in known and encodings.get(tensor.dtype).block > 1:
             found[tensor.dtype] = found.get(tensor.dtype, 0) + num_weights(tensor)
     return found
 
@@ -78,6 +80,8 @@ def keys(
     if resolved.substitutions:
         pairs = sorted({f"{s.wanted} -> {s.got}" for s in resolved.substitutions})
         found["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
+    if resolved.tuning is not None:
+        found[TUNING] = string(resolved.tuning)
     if statistics is not None:
         found["kanna.statistics.sha256"] = string(statistics)
     if imatrix is not None:

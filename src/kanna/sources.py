@@ -12,7 +12,7 @@ from typing import Any
 from kanna import fetch, hub
 from kanna.digest import sha256
 from kanna.errors import FormatError, RefusedError, SourceError
-from kanna.formats import gguf, mlx, safetensors
+from kanna.formats import gguf, mlx, prequantized, safetensors
 from kanna.formats.gguf import GGUFFile
 from kanna.model import Tensor
 from kanna.progress import Progress
@@ -154,10 +154,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
     if not isinstance(config, dict):
         raise FormatError("config.json is not an object")
-    tensors = safetensors.read_folder(path)
-    if mlx.is_mlx(config):
-        tensors = mlx.unpacked(tensors, config)
-        config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    tensors, config = _unpacked(safetensors.read_folder(path), config)
     return Source(
         kind="hf",
         path=path,
@@ -169,6 +166,18 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         revision=revision,
         weight_files=weights,
     )
+
+
+def _unpacked(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors with packed ones as matrices of values, and the config without what it says of packing."""
+    if mlx.is_mlx(config):
+        tensors = mlx.unpacked(tensors, config)
+    elif method := prequantized.method_of(config):
+        tensors = prequantized.unpacked(tensors, config, method)
+    else:
+        return tensors, config
+    config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    return tensors, config
 
 
 def _parse(text: str, name: str) -> Any:
@@ -196,12 +205,13 @@ def _hub(
         raise SourceError(f"{repo_id} has no config.json", expected="a language model repository")
     files = hub.fetch(repository, repository.side_files)
     config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
+    tensors, config = _unpacked(hub.headers(repository), config)
     source = Source(
         kind="hf",
         path=files["config.json"].parent,
         name=name,
         given=repo_id,
-        tensors=hub.headers(repository),
+        tensors=tensors,
         config=config,
         files=files,
         revision=repository.commit,

@@ -15,16 +15,18 @@ namespace KANNA_ISA {
 // since every block is.
 static __attribute__((noinline)) void spread(F* to, int64_t count, const float* m, int64_t stride, const F* factors,
                                              int64_t terms) {
-    for (int64_t j = 0; j < count; j += 8) {
-        F sums[8];
-        for (int i = 0; i < 8; ++i) sums[i] = to[j + i];
-        for (int64_t k = 0; k < terms; ++k) {
-            const float* row = m + k * stride + j;
-            const F factor = factors[k];
-            for (int i = 0; i < 8; ++i) sums[i] -= factor * row[i];
+    for (int64_t j = 0; j < count; j += 8)
+        for (int piece = 0; piece < PIECES; ++piece) {
+            Piece* at = reinterpret_cast<Piece*>(to + j) + piece;
+            const Piece* factor = reinterpret_cast<const Piece*>(factors) + piece;
+            Piece sums[8];
+            for (int i = 0; i < 8; ++i) sums[i] = at[i * PIECES];
+            for (int64_t k = 0; k < terms; ++k) {
+                const float* row = m + k * stride + j;
+                for (int i = 0; i < 8; ++i) sums[i] -= factor[k * PIECES] * row[i];
+            }
+            for (int i = 0; i < 8; ++i) at[i * PIECES] = sums[i];
         }
-        for (int i = 0; i < 8; ++i) to[j + i] = sums[i];
-    }
 }
 
 constexpr int64_t PANEL = 32;
@@ -78,6 +80,7 @@ struct Work {
 
 template <class G>
 struct Feedback : Work {
+    const G& grid;
     static constexpr int N = G::N, BLOCK = G::N * G::PER;
 
     F scale_of(int64_t sub) const { return r.d[sub / G::PER] * r.scales[sub]; }
@@ -92,7 +95,7 @@ struct Feedback : Work {
             for (int64_t p = first; p < last; ++p) {
                 const int64_t j = job.order[p], sub = j / N;
                 const F scale = scale_of(sub), offset = offset_of(sub);
-                r.level[j] = G::Code::value((r.target[p] - offset) * reciprocal(scale));
+                r.level[j] = grid.value((r.target[p] - offset) * reciprocal(scale));
                 const F error = scale * r.level[j] + offset - r.w[j];
                 r.error[j] = error;
                 r.step[p] = error;
@@ -115,7 +118,7 @@ struct Feedback : Work {
                 const float curvature = job.h[j * n + j];
                 const F scale = scale_of(sub), offset = offset_of(sub), slope = near[j - first];
                 const F wanted = r.w[j] + r.error[j] - slope * (1.0f / curvature);
-                const F level = G::Code::value((wanted - offset) * reciprocal(scale));
+                const F level = grid.value((wanted - offset) * reciprocal(scale));
                 F move = scale * level + offset - r.w[j] - r.error[j];
                 const I better = move * (2.0f * slope + move * curvature) < splat(0.0f);
                 move = choose(better, move, F{});
@@ -190,7 +193,7 @@ struct Feedback : Work {
             const F inverse = splat(1.0f) / choose(both, determinant, splat(1.0f));
             const F d = r.d[block] + choose(both, (ab * bg - bb * ag) * inverse, -ag * reciprocal(aa));
             const F dmin = r.dmin[block] + choose(both, (ab * ag - aa * bg) * inverse, F{});
-            F step_d = round_to_half(d) - r.d[block], step_m = G::FACTORS == 2 ? round_to_half(dmin) - r.dmin[block] : F{};
+            F step_d = grid.round(d) - r.d[block], step_m = G::FACTORS == 2 ? grid.round(dmin) - r.dmin[block] : F{};
             const F change = step_d * (2.0f * ag + step_d * aa + 2.0f * step_m * ab) + step_m * (2.0f * bg + step_m * bb);
             I better = change < splat(0.0f);
             if (G::BOTTOM == 0) better &= (d > splat(0.0f)) & (dmin >= splat(0.0f));  // K-types subtract what is positive
@@ -216,9 +219,8 @@ struct Feedback : Work {
         measure();
     }
 
-    using Block = typename G::Type;
-    const Block* block_at(int64_t row, int64_t block) const {
-        return reinterpret_cast<const Block*>(job.data + row * job.row_bytes) + block;
+    uint8_t* block_at(int64_t row, int64_t block) const {
+        return job.data + row * job.row_bytes + block * grid.bytes();
     }
 
     void load_rows(const int64_t* rows) const {
@@ -226,14 +228,14 @@ struct Feedback : Work {
             for (int64_t j = 0; j < job.cols; ++j) r.w[j][k] = job.x[rows[k] * job.cols + j];
             for (int64_t block = 0; block < job.cols / BLOCK; ++block) {
                 Parts p;
-                load(*block_at(rows[k], block), p);
+                grid.load(block_at(rows[k], block), p);
                 r.d[block][k] = p.d;
                 r.dmin[block][k] = p.dmin;
                 for (int j = 0; j < G::PER; ++j) {
                     r.scales[block * G::PER + j][k] = p.scales[j];
                     r.mins[block * G::PER + j][k] = p.mins[j];
                 }
-                for (int i = 0; i < BLOCK; ++i) r.level[block * BLOCK + i][k] = G::Code::level(p.codes[i]);
+                for (int i = 0; i < BLOCK; ++i) r.level[block * BLOCK + i][k] = grid.level(p.codes[i]);
             }
         }
     }
@@ -248,10 +250,10 @@ struct Feedback : Work {
                 p.mins[j] = static_cast<int32_t>(r.mins[block * G::PER + j][k]);
             }
             for (int i = 0; i < BLOCK; ++i) {
-                const F code = G::Code::code(splat(r.level[block * BLOCK + i][k]));
+                const F code = grid.code(splat(r.level[block * BLOCK + i][k]));
                 p.codes[i] = static_cast<uint8_t>(code[0]);
             }
-            store(p, *const_cast<Block*>(block_at(row, block)));
+            grid.store(p, block_at(row, block));
         }
     }
 
@@ -287,7 +289,8 @@ int64_t feedback_memory(int64_t cols) {
 
 // Rows [first, last) of the job; `memory` has feedback_memory bytes, aligned to 64.
 template <class G>
-void feedback(const FeedbackJob& job, int64_t first, int64_t last, void* memory) {
+__attribute__((noinline)) void feedback_on(const G& grid, const FeedbackJob& job, int64_t first, int64_t last,
+                                           void* memory) {
     F* at = static_cast<F*>(memory);
     auto take = [&at](int64_t count) {
         F* here = at;
@@ -296,8 +299,13 @@ void feedback(const FeedbackJob& job, int64_t first, int64_t last, void* memory)
     };
     const int64_t n = job.cols, subs = n / G::N, blocks = subs / G::PER;
     Rows rows{take(n), take(n), take(n), take(n), take(n), take(n), take(subs), take(subs), take(blocks), take(blocks)};
-    const Feedback<G> work{{job, rows}};
+    const Feedback<G> work{{job, rows}, grid};
     for (int64_t row = first; row < last; row += LANES) work.run(row, last);
+}
+
+template <class G>
+void feedback(const FeedbackJob& job, int64_t first, int64_t last, void* memory) {
+    feedback_on(G{}, job, first, last, memory);
 }
 
 }  // namespace KANNA_ISA

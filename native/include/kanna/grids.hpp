@@ -104,6 +104,14 @@ struct Grid {
     static constexpr int N = N_, PER = PER_, BOTTOM = BOTTOM_, TOP = TOP_, HIGHEST_MIN = HIGHEST_MIN_;
     static constexpr int FACTORS = FACTORS_;
     static constexpr bool HAS_MIN = HIGHEST_MIN > 0 || FACTORS == 2;
+
+    static constexpr int64_t bytes() { return sizeof(Block); }
+    KANNA_INLINE F value(F x) { return Code::value(x); }
+    KANNA_INLINE F code(F x) { return Code::code(x); }
+    KANNA_INLINE float level(int code) { return Code::level(code); }
+    KANNA_INLINE F round(F x) { return round_to_half(x); }
+    static void load(const uint8_t* data, Parts& p) { kanna::load(*reinterpret_cast<const Block*>(data), p); }
+    static void store(const Parts& p, uint8_t* data) { kanna::store(p, *reinterpret_cast<Block*>(data)); }
 };
 
 template <class Block, class Code, int FACTORS = 1>
@@ -124,6 +132,7 @@ using GridIQ4_XS = Grid<IQ4_XS, 32, 8, Levels, -32, 31, 0, 1>;
 using GridQ2_0 = Single<Q2_0, Whole<-1, 2>>;
 using GridQ1_0 = Single<Q1_0, Signs>;
 using GridTQ2_0 = Single<TQ2_0, Whole<-1, 1>>;
+using GridTQ1_0 = Single<TQ1_0, Whole<-1, 1>>;
 using GridMXFP4 = Grid<MXFP4, 32, 1, Halves, 1, 1, 0, 0>;
 using GridNVFP4 = Grid<NVFP4, 16, 4, Halves, 1, 1, 0, 0>;
 

@@ -31,11 +31,11 @@ KANNA_INLINE Sums sums_of(const F* x, const F* w) {
 }
 
 // Round with (x - min) * inverse, solve for the line, and its error.
-template <int N, int MAX, bool NEGATIVE>
-KANNA_INLINE F solve_line(const F* x, const F* w, const Sums& s, F inverse, F shift, Line& line) {
+template <int N, bool NEGATIVE>
+KANNA_INLINE F solve_line(const F* x, const F* w, const Sums& s, F inverse, F shift, float max, Line& line) {
     F sl{}, sll{}, sxl{};
     for (int i = 0; i < N; ++i) {
-        const F code = nearest(clamp((x[i] - shift) * inverse, 0.0f, MAX));
+        const F code = nearest(clamp((x[i] - shift) * inverse, 0.0f, max));
         const F wl = w[i] * code;
         sl += wl;
         sll += wl * code;
@@ -81,7 +81,7 @@ KANNA_INLINE Line fit_line(const F* x, const F* w, bool search) {
         for (int top = 0; top < TOPS; ++top) {
             const float steps = MAX - 0.6f + spread * static_cast<float>(top) / (TOPS - 1);
             Line line;
-            const F error = solve_line<N, MAX, NEGATIVE>(x, w, s, inverse_range * steps, shift, line);
+            const F error = solve_line<N, NEGATIVE>(x, w, s, inverse_range * steps, shift, MAX, line);
             const I better = error < best_error;
             best_error = choose(better, error, best_error);
             best.scale = choose(better, line.scale, best.scale);
@@ -90,7 +90,7 @@ KANNA_INLINE Line fit_line(const F* x, const F* w, bool search) {
     }
     for (int again = 0; again < 2; ++again) {
         Line line;
-        const F error = solve_line<N, MAX, NEGATIVE>(x, w, s, reciprocal(best.scale), best.min, line);
+        const F error = solve_line<N, NEGATIVE>(x, w, s, reciprocal(best.scale), best.min, MAX, line);
         const I better = error < best_error;
         best_error = choose(better, error, best_error);
         best.scale = choose(better, line.scale, best.scale);

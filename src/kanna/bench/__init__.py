@@ -6,9 +6,6 @@ warm: each file is read once before the first round, so `load_s` is not the spee
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +13,8 @@ from statistics import median
 from typing import Any
 
 from kanna import runtimes
-from kanna.errors import KannaError, MissingError, UsageError
-from kanna.processes import environment
+from kanna.errors import MissingError, UsageError
+from kanna.processes import ask
 from kanna.progress import Progress, Silent
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
@@ -99,19 +96,8 @@ def bench(
 
 
 def _measure(path: Path, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
-    """Run the child once; its own error becomes ours."""
     task = {"path": str(path), "prompt_tokens": prompt_tokens, "gen_tokens": gen_tokens, "threads": threads}
-    command = [sys.executable, "-m", "kanna.bench.child", json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise KannaError(f"measuring {path} ended with code {done.returncode}: {lines[-1]}") from None
-    if "error" in answer:
-        kind = MissingError if answer["exit"] == 3 else KannaError
-        raise kind(answer["error"], expected=answer["expected"], todo=answer["todo"])
-    return answer
+    return ask("kanna.bench.child", task, f"measuring {path}")
 
 
 def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:

@@ -5,11 +5,12 @@ Prints one JSON object. Nothing else runs in this process, so its peak memory is
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from kanna.processes import answer
 
 # Ordinary prose, repeated to any length: what it says does not matter for speed.
 _TEXT = (
@@ -76,18 +77,5 @@ def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | No
         }
 
 
-def main() -> int:
-    from kanna.errors import KannaError
-
-    try:
-        print(json.dumps(measure(**json.loads(sys.argv[1]))))
-    except KannaError as error:
-        print(
-            json.dumps({"error": error.found, "expected": error.expected, "todo": error.todo, "exit": error.exit_code})
-        )
-        return error.exit_code
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer(measure))

@@ -19,6 +19,7 @@ import numpy as np
 
 from kanna.calibrate.network import Network, torch_modules
 from kanna.calibrate.windows import Windows
+from kanna.errors import KannaError
 from kanna.families._export import family_of_arch
 from kanna.families._tensors import Computed, HeadRows
 from kanna.model import F32, Model
@@ -40,7 +41,10 @@ def bytes_needed(model: Model) -> int:
 def gradients(
     model: Model, windows: Windows, folder: Path, key: str, *, device: str | None, progress: Progress
 ) -> None:
-    """Write the mean square gradients of every matrix, unless they are there for the same key."""
+    """Write the mean square gradients of every matrix, unless they are there for the same key.
+
+    Raises KannaError when one of them is not a number; no file is left then.
+    """
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
@@ -50,7 +54,14 @@ def gradients(
         with safe_open(str(path), framework="np") as file:
             if (file.metadata() or {}).get("key") == mark:
                 return
+    path.unlink(missing_ok=True)
     found = _backward(Network(model, device), windows, progress)
+    if wrong := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
+        raise KannaError(
+            f"the gradients of {wrong[-1]} are not numbers",
+            expected="a model whose logits are finite",
+            todo="check the weights: `kanna inspect SRC --tensors`",
+        )
     partial = path.with_name(path.name + ".partial")
     save_file({name: np.ascontiguousarray(v) for name, v in _as_gguf(model, found).items()}, partial, {"key": mark})
     partial.replace(path)

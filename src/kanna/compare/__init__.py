@@ -1,4 +1,4 @@
-"""Make, prove, measure and report several presets of one source."""
+"""Make, prove, measure and report several presets of one source, in one format or in several."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from kanna import report
 from kanna.compare import steps
+from kanna.compare.formats import FORMATS, Choice, choices
 from kanna.compare.kept import Kept
+from kanna.compare.pairs import pairs
 from kanna.compare.rows import CompareResult, Row, recommend
-from kanna.errors import UsageError
+from kanna.errors import KannaError, UsageError
 from kanna.evaluate.windows import read_text
 from kanna.progress import Progress, Silent
-from kanna.runtimes.llamacpp import RUNTIME
-from kanna.sources import open_source
+from kanna.sources import Source, open_source
 from kanna.units import format_size
 
 __all__ = ["CompareResult", "Row", "compare", "recommend"]
@@ -25,7 +26,8 @@ _FLOOR_LIMIT = 1_500_000_000
 def compare(
     source: str | Path,
     *,
-    presets: Sequence[str],
+    presets: Sequence[str] | None = None,
+    formats: Sequence[str] = ("gguf",),
     out: str | Path,
     text: str | Path | None = None,
     windows: int | None = None,
@@ -38,43 +40,37 @@ def compare(
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> CompareResult:
-    """Convert `source` with a 16-bit baseline and each preset into `out`, verify, evaluate and bench, and report.
+    """Convert `source` with a baseline and each preset into `out`, verify, evaluate and bench, and report.
 
+    formats: which take part; presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its
+    own. Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what of another
+    format is nearest to the source's own weights. A format that cannot hold the model is left out with a note.
     Artefacts that are there already with the same provenance are kept, unless `overwrite`, and so is what was found out
     about them, but for their speed. `remark` gets a sentence
     about each finished step. Raises PlanError for an unknown preset before anything is written; an artefact that fails
     the gate is in the result and never recommended. Without llama.cpp the files are made and reported unmeasured.
     """
     from kanna import families
-    from kanna.plan import presets as known
 
     say, bar = remark or _nothing, progress or Silent()
-    chosen = list(dict.fromkeys(known.get(p).name for p in presets))
-    if not chosen:
-        raise UsageError("no preset was given", expected="for example Q8_0,Q4_K_M")
+    chosen = choices(formats, presets)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
-    baseline = steps.baseline(opened)
     name = steps.base_name(opened)
     if text is not None:
         read_text(text)
-    wanted = [baseline, *[p for p in chosen if p != baseline]]
-    # An importance matrix says nothing about 16 bits.
-    how = {p: {"preset": p, "imatrix": None if p == baseline else imatrix} for p in wanted}
-    rows: list[Row] = []
-    for preset in wanted:
-        role = "baseline" if preset == baseline else "candidate"
-        rows.append(steps.plan(opened, out / f"{name}-{preset}.gguf", preset, role, how[preset]))
+    notes = list(model.notes)
+    rows, how = _plan(opened, chosen, out, name, imatrix, notes)
+    used = list(dict.fromkeys(r.format for r in rows))
     out.mkdir(parents=True, exist_ok=True)
     hashes = opened.hashes(bar)
+    kept = Kept(out, hashes, ", ".join(steps.versions(used).values()))
     for row in rows:
-        steps.make(row, opened, model, hashes, how[row.name], threads, overwrite, bar)
+        steps.make(row, opened, model, hashes, how[row.name], threads, overwrite, bar, kept)
         say(f"{row.name}: {format_size(row.file_bytes or 0)}" + (", kept from before" if row.reused else ""))
-    notes = list(model.notes)
-    kept = Kept(out, hashes, RUNTIME.available().version)
     for row in rows:
         steps.gate(row, opened, threads, kept, bar)
         if row.gate != "proved":
@@ -90,14 +86,43 @@ def compare(
         rows=rows,
         recommended=recommend(rows),
         evaluation=evaluation,
-        environment=steps.environment(threads),
-        command=steps.command(source, chosen, out, text, windows, imatrix, revision, repeat),
+        environment=steps.environment(threads, used),
+        command=steps.command(
+            source, [c.name for c in chosen], out, text, windows, imatrix, revision, repeat, formats
+        ),
+        pairs=pairs(rows),
         notes=notes,
         report=str(out / "report.html"),
     )
     report.write(result.to_dict(), out)
     bar.finish()
     return result
+
+
+def _plan(
+    source: Source, chosen: Sequence[Choice], out: Path, name: str, imatrix: str | Path | None, notes: list[str]
+) -> tuple[list[Row], dict[str, dict[str, object]]]:
+    """Rows of what will be made, the baseline first, and how each is converted; what a format refuses goes to `notes`.
+
+    Raises what makes the first format's conversions impossible.
+    """
+    first = chosen[0].format
+    whole = steps.baseline(source) if first == "gguf" else FORMATS[first].whole
+    base = Choice(format=first, preset=whole, given=True)
+    rows: list[Row] = []
+    how: dict[str, dict[str, object]] = {}
+    for choice in [base, *[c for c in chosen if c.name != base.name]]:
+        # An importance matrix says nothing about 16 bits.
+        weighted = imatrix if choice.format == "gguf" and choice is not base else None
+        how[choice.name] = {"preset": choice.name, "imatrix": weighted}
+        role = "baseline" if choice is base else "candidate"
+        try:
+            rows.append(steps.plan(source, choice.path(out, name), choice.name, role, how[choice.name]))
+        except KannaError as error:
+            if choice.format == first or (choice.given and isinstance(error, UsageError)):
+                raise
+            notes.append(f"{choice.name} was left out: {error.found}")
+    return rows, how
 
 
 def _nothing(_: str) -> None:

@@ -43,6 +43,8 @@ class Kept:
         partial.replace(self._path)
 
     def _key(self, artefact: str, settings: tuple[object, ...]) -> str:
-        stat = Path(artefact).stat()
-        known = [*self._base, stat.st_size, stat.st_mtime_ns, *map(str, settings)]
+        path = Path(artefact)
+        parts = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        stamps = [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in parts)]
+        known = [*self._base, stamps, *map(str, settings)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,12 @@ RULE = (
 )
 
 
+RULE_ACROSS = (
+    RULE + " Across formats, half a per cent of size is given for each per cent of peak memory saved and for each per "
+    "cent of speed gained: ½ × ln(peak memory ÷ tokens per second) is added."
+)
+
+
 @dataclass(slots=True, kw_only=True)
 class Row:
     """One artefact (role `baseline` or `candidate`) or the `floor`; None where nothing was measured.
@@ -31,6 +37,7 @@ class Row:
     name: str
     role: str
     preset: str = ""
+    format: str = "gguf"
     path: str | None = None
     file: str | None = None
     file_bytes: int | None = None
@@ -55,6 +62,7 @@ class Row:
     ttft_s: float | None = None
     prompt_tps: float | None = None
     gen_tps: float | None = None
+    joules_per_token: float | None = None
     speedup: float | None = None
     less_memory: float | None = None
     reused: bool = False
@@ -67,7 +75,10 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class CompareResult:
-    """Everything the report shows; `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}."""
+    """Everything the report shows; `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}.
+
+    pairs: artefacts of different formats of nearly as many bytes, see `compare.pairs`
+    """
 
     name: str
     source: dict[str, Any]
@@ -79,6 +90,7 @@ class CompareResult:
     notes: list[str]
     report: str
     optimize: dict[str, Any] = field(default_factory=dict[str, Any])
+    pairs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     version: str = __version__
     date: str = field(default_factory=lambda: date.today().isoformat())
 
@@ -91,12 +103,14 @@ def recommend(rows: Sequence[Row]) -> dict[str, str]:
     able = [r for r in rows if r.role == "candidate" and r.gate != "failed" and r.kl_mean is not None and r.file_bytes]
     if not able:
         return {"name": "", "why": "No artefact was both measured and free of failed checks.", "rule": RULE}
-    pick = min(able, key=lambda r: math.log(r.file_bytes or 1) + 0.01 / KNEE * (r.kl_mean or 0.0))
+    across = len({r.format for r in able}) > 1 and all(r.gen_tps and r.peak_bytes for r in able)
+    pick = min(able, key=lambda r: _cost(r, across))
     said = [f"{format_size(pick.file_bytes or 0)} at a mean KL divergence of {pick.kl_mean:.4f} nats"]
     if pick.top1 is not None:
         said.append(f"the same top token in {pick.top1:.1%} of positions")
     if pick.speedup and pick.less_memory is not None:
-        said.append(f"{pick.speedup:.1f} × as fast as 16 bits with {pick.less_memory:.0%} less memory")
+        memory = f"{abs(pick.less_memory):.0%} {'less' if pick.less_memory >= 0 else 'more'} memory"
+        said.append(f"{pick.speedup:.1f} × as fast as the baseline with {memory}")
     why = ", ".join(said) + "."
     smaller = [r for r in able if (r.file_bytes or 0) < (pick.file_bytes or 0)]
     larger = [r for r in able if (r.file_bytes or 0) > (pick.file_bytes or 0)]
@@ -108,7 +122,13 @@ def recommend(rows: Sequence[Row]) -> dict[str, str]:
         why += f" {_step(near, pick, 'larger')}"
     if pick.gate == "unprovable":
         why += " The gate could not be run here."
-    return {"name": pick.name, "why": why, "rule": RULE}
+    return {"name": pick.name, "why": why, "rule": RULE_ACROSS if across else RULE}
+
+
+def _cost(row: Row, across: bool) -> float:
+    """What the rule minimizes."""
+    cost = math.log(row.file_bytes or 1) + 0.01 / KNEE * (row.kl_mean or 0.0)
+    return cost + 0.5 * math.log((row.peak_bytes or 1) / (row.gen_tps or 1)) if across else cost
 
 
 def _step(other: Row, pick: Row, word: str) -> str:

@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanna import statistics
+from kanna import runtimes, statistics
+from kanna.compare.formats import FORMATS
 from kanna.compare.kept import Kept
 from kanna.compare.rows import Row
 from kanna.digest import sha256
 from kanna.errors import GateError, KannaError, MissingError
 from kanna.model import Model, num_weights
+from kanna.plan import load
 from kanna.progress import Progress
+from kanna.provenance import TUNING
 from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.units import format_size, precision_class
@@ -43,13 +46,14 @@ def plan(source: Source, path: Path, name: str, role: str, how: Mapping[str, Any
 
     how: options of `convert` that decide what is written: preset, plan, imatrix, statistics, method
     """
-    from kanna.convert import convert
+    from kanna.convert import convert, format_of
 
     data = convert(source, path, dry_run=True, **how).to_dict()
     return Row(
         name=name,
         role=role,
         preset=data["preset"],
+        format=format_of(None, how.get("preset"))[0],
         path=str(path),
         file=path.name,
         file_bytes=data["file_bytes"],
@@ -72,16 +76,31 @@ def make(
     threads: int | None,
     overwrite: bool,
     bar: Progress,
+    kept: Kept | None = None,
 ) -> None:
-    """Convert, or keep the artefact that is there when it is what would be written. how: as for `plan`."""
+    """Convert, or keep the artefact that is there when it is what would be written. how: as for `plan`.
+
+    kept: knows of folders how they were made; without it they are made anew.
+    """
+    from kanna.bench import file_bytes
     from kanna.convert import convert
 
     path = Path(row.path or "")
-    if not overwrite and path.exists() and _is_same(path, row, model, hashes, how):
+    in_folder = row.format != "gguf"
+    if overwrite or not path.exists():
+        same = False
+    elif in_folder:
+        same = kept is not None and kept.get(str(path), "made", row.command) is not None
+    else:
+        same = _is_same(path, row, model, hashes, how)
+    if same:
         row.reused = True
+        row.file_bytes = file_bytes(path)
     else:
         done = convert(source, path, threads=threads, overwrite=True, progress=bar, **how)
         row.file_bytes, row.seconds = done.file_bytes, done.seconds
+        if in_folder and kept is not None:
+            kept.put(str(path), "made", {}, row.command)
     row.command += f" -o {shlex.quote(path.name)}"
 
 
@@ -102,6 +121,7 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], how: Ma
         return False
     imatrix = sha256(Path(how["imatrix"])) if how.get("imatrix") else None
     calibrated = statistics.read(how["statistics"]).sha256 if how.get("statistics") else None
+    tuning = load(how["plan"]).tuned() if how.get("plan") else None
     return (
         path.stat().st_size == row.file_bytes
         and found.value("kanna.version") == __version__
@@ -109,6 +129,7 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], how: Ma
         and found.value("kanna.command") == row.command
         and found.value("kanna.imatrix.sha256") == imatrix
         and found.value("kanna.statistics.sha256") == calibrated
+        and found.value(TUNING) == (tuning.sha256 if tuning else None)
         and recorded == hashes
         and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in row.tensors}
         and all(_equal(found.value(key), meta.value) for key, meta in model.metadata.items() if _carried(key))
@@ -164,7 +185,8 @@ def measure_quality(
     from kanna.evaluate import evaluate_many
 
     able = [r for r in rows if r.path and r.gate != "failed"]
-    settings = ("source", _digest(text), windows)
+    # Artefacts of several runtimes have another reference.
+    settings = ("source", _digest(text), windows, all(r.format == "gguf" for r in able))
     found = {r.name: kept.get(r.path or "", "quality", *settings) for r in able}
     new = [r for r in able if found[r.name] is None]
     try:
@@ -193,7 +215,7 @@ def measure_quality(
         "windows": one["windows"],
         "context": one["context"],
         "positions": one["positions"],
-        "reference": "the source in float32 in the same runtime",
+        "reference": one["reference"],
         "reference_perplexity": one["reference_perplexity"],
     }
 
@@ -210,7 +232,7 @@ QUALITY = (
     "kl_mean", "kl_mean_ci", "kl_median", "kl_p99", "kl_p999", "top1", "top1_ci", "perplexity", "perplexity_ci",
     "perplexity_ratio", "perplexity_ratio_ci",
 )  # fmt: skip
-SPEED = ("load_s", "peak_bytes", "ttft_s", "prompt_tps", "gen_tps")
+SPEED = ("load_s", "peak_bytes", "ttft_s", "prompt_tps", "gen_tps", "joules_per_token")
 
 
 def _copy(row: Row, data: dict[str, Any], names: Sequence[str]) -> None:
@@ -304,8 +326,13 @@ def describe(source: Source, model: Model) -> dict[str, Any]:
     }
 
 
-def environment(threads: int | None) -> dict[str, str]:
-    """The machine and the runtime the numbers were measured with."""
+def versions(formats: Sequence[str]) -> dict[str, str]:
+    """Version of the runtime of each format, by format; empty where it is not here."""
+    return {f: runtimes.get(FORMATS[f].runtime).available().version for f in formats}
+
+
+def environment(threads: int | None, formats: Sequence[str] = ("gguf",)) -> dict[str, str]:
+    """The machine and the runtimes the numbers were measured with."""
     import platform
 
     import psutil
@@ -314,6 +341,7 @@ def environment(threads: int | None) -> dict[str, str]:
     from kanna.hardware.cpu import cpu, default_threads
     from kanna.runtimes.llamacpp import RUNTIME
 
+    others = {f: v or "not installed" for f, v in versions([f for f in formats if f != "gguf"]).items()}
     here, processor = RUNTIME.available(), cpu()
     build = "native" if here.build.get("native") else "generic" if here.ok else ""
     return {
@@ -321,6 +349,7 @@ def environment(threads: int | None) -> dict[str, str]:
         "Memory": format_size(psutil.virtual_memory().total),
         "Threads": str(threads or default_threads()),
         "llama.cpp": f"{here.version}, {build} build, {', '.join(here.backends)}" if here.ok else "not installed",
+        **{{"onnx": "ONNX", "mlx": "MLX"}.get(f, f): v for f, v in others.items()},
         "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "kanna": __version__,
     }
@@ -335,9 +364,12 @@ def command(
     imatrix: str | Path | None,
     revision: str | None,
     repeat: int,
+    formats: Sequence[str] = ("gguf",),
 ) -> str:
     """The command line that makes the same comparison again."""
     parts = ["kanna", "compare", str(source), "--presets", ",".join(presets), "-o", str(out)]
+    if list(formats) != ["gguf"]:
+        parts += ["--formats", ",".join(formats)]
     given = {"--text": text, "--windows": windows, "--imatrix": imatrix, "--revision": revision}
     for option, value in (given | {"--repeat": None if repeat == REPEAT else repeat}).items():
         if value is not None:

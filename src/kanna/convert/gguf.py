@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from kanna import imatrix, methods, plan, provenance
+from kanna import encodings, imatrix, lattice, methods, plan, provenance
 from kanna import statistics as stats
 from kanna.convert.base import ConvertResult, Request, Running, described
 from kanna.errors import GateError, KannaError, UsageError
@@ -87,7 +88,7 @@ class ToGGUF:
         )
 
     def _notes(self, total: int) -> list[str]:
-        notes: list[str] = []
+        notes = lattice.told(lattice.recognised(self.model.tensors))
         if provenance.quantized_source(self.model):
             size = sum(p.stat().st_size for p in self.source.weight_files)
             if total >= size:
@@ -117,14 +118,17 @@ class ToGGUF:
             nonfinite=running.nonfinite,
             late=self._hashes,
         )
-        _check_written(written.paths, self.metadata, self.resolved)
-        return written
+        file = _check_written(written.paths, self.metadata, self.resolved)
+        grids = lattice.recognised(self.model.tensors)
+        pairs = [(self.model.tensors[name], file.tensors[name]) for name in grids]
+        told = lattice.kept((a, b) for a, b in pairs if encodings.get(b.dtype).block > 1)
+        return replace(written, notes=[told] if told else [])
 
     def _hashes(self) -> dict[str, MetaValue]:
         return {provenance.SOURCE_HASHES: provenance.source_hashes(self.source, self.source.hashes())}
 
 
-def _check_written(paths: list[Path], keys: dict[str, MetaValue], resolved: Resolved) -> None:
+def _check_written(paths: list[Path], keys: dict[str, MetaValue], resolved: Resolved) -> gguf.GGUFFile:
     """Read the artefact again: every tensor with its type and shape, every key with its value."""
     try:
         file = gguf.read(paths[0])
@@ -140,6 +144,7 @@ def _check_written(paths: list[Path], keys: dict[str, MetaValue], resolved: Reso
         raise GateError(f"{paths[0].name} cannot be read again: {error.found}", todo="check the disk") from error
     if wrong or lost:
         raise GateError(f"{paths[0].name} does not hold {(wrong + lost)[0]} as it was written", todo="check the disk")
+    return file
 
 
 WORK = ToGGUF

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +15,29 @@ Decode = Callable[["Encoding", U8, int], F32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plane:
+    """A part of every block that the file holds as a tensor of its own.
+
+    name:  last part of the tensor's name, such as `scales`
+    dtype: of the values, such as `u32` or `bf16`
+    bytes: of each block
+    """
+
+    name: str
+    dtype: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
     """A way to store values, `block` of them in `block_bytes` bytes.
 
     label:     the name as people write it
     ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped)
+    planes:    the parts of a block, in order, where a file holds them apart; () where it does not
+    settings:  what MLX's config.json says of a matrix so stored
+    grid:      the name that error feedback knows it by, where that is another; rows go there and back by
+               to_grid and from_grid
     encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) -> u8[rows, row bytes]
     decoder(self, data: u8[rows, row bytes], cols) -> f32[rows, cols]
     """
@@ -32,6 +50,11 @@ class Encoding:
     needs_weights: bool = False
     encoder: Encode | None = None
     decoder: Decode | None = None
+    planes: tuple[Plane, ...] = ()
+    settings: Mapping[str, str | int] = field(default_factory=dict[str, str | int])
+    grid: str = ""
+    to_grid: Callable[[U8], U8] | None = None
+    from_grid: Callable[[U8], U8] | None = None
 
     @property
     def bits(self) -> float:
@@ -47,6 +70,22 @@ class Encoding:
                 todo="choose another encoding for this tensor",
             )
         return cols // self.block * self.block_bytes
+
+    def split(self, data: U8) -> list[U8]:
+        """The planes of rows uint8 [rows, row bytes], each uint8 [rows, blocks * bytes of the plane]."""
+        rows, at = len(data), 0
+        blocks = data.reshape(rows, -1, self.block_bytes)
+        found: list[U8] = []
+        for plane in self.planes:
+            found.append(blocks[:, :, at : at + plane.bytes].reshape(rows, -1))
+            at += plane.bytes
+        return found
+
+    def join(self, planes: Sequence[U8]) -> U8:
+        """Rows uint8 [rows, row bytes] of their planes, the inverse of `split`."""
+        rows = len(planes[0])
+        parts = [plane.reshape(rows, -1, p.bytes) for plane, p in zip(planes, self.planes, strict=True)]
+        return np.concatenate(parts, axis=2).reshape(rows, -1)
 
     def decode(self, data: U8, cols: int) -> F32:
         """Values of rows stored as uint8 [rows, row bytes], as float32 [rows, cols]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from kanna import runtimes
 from kanna.errors import GateError, UsageError
 from kanna.evaluate.divergence import F64, Scores, compare
-from kanna.evaluate.reference import open_reference, reference_gguf
+from kanna.evaluate.reference import open_judged, open_reference, reference_gguf
 from kanna.evaluate.stats import exp_ci, mean_ci
 from kanna.evaluate.windows import Windows, cut, read_text
 from kanna.progress import Progress, Silent
@@ -158,7 +158,8 @@ def _evaluate_group(
     scores: list[list[Scores]] = [[] for _ in paths]
     context = len(work.ids[0])
     with ExitStack() as stack:
-        engines = [stack.enter_context(runtimes.of(p).open(p, context=context, threads=threads)) for p in paths]
+        judged = [open_judged(p, context=context, threads=threads) for p in paths]
+        engines = [stack.enter_context(engine) for engine, _ in judged]
         for engine in engines:
             _same_tokenizer(ref, engine, text)
         for ids in work.ids:
@@ -174,7 +175,8 @@ def _evaluate_group(
                 mine.append(one)
             bar.advance(len(paths))
     seconds = (time.perf_counter() - begin) / len(paths)
-    return [_result(p, ref_nll, s, work, name, said, seconds) for p, s in zip(paths, scores, strict=True)]
+    found = [_result(p, ref_nll, s, work, name, said, seconds) for p, s in zip(paths, scores, strict=True)]
+    return [replace(r, notes=[*r.notes, note] if note else r.notes) for r, (_, note) in zip(found, judged, strict=True)]
 
 
 def _threads() -> int:

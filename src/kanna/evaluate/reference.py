@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -76,6 +77,26 @@ def open_reference(
         return llama.open(path, context=context, threads=threads), "the source in float32 in llama.cpp"
     path = reference_folder(source, progress=progress)
     return torch.open(path, context=context, threads=threads), "the source in float32 in transformers"
+
+
+def open_judged(
+    artefact: Path, *, context: int, threads: int | None = None, progress: Progress | None = None
+) -> tuple[Engine, str]:
+    """The engine that gives the logits an artefact is judged by, and a note where that is not its own runtime.
+
+    mlx on a CPU reads a prompt at a few tokens a second: an MLX folder is judged there by the values it holds, decoded
+    into float32, in the runtime of the reference; `kanna verify` holds mlx itself to them on a short prompt.
+    """
+    runtime = runtimes.of(artefact)
+    if runtime.name != "mlx" or sys.platform == "darwin":
+        return runtime.open(artefact, context=context, threads=threads), ""
+    llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
+    if torch.available().ok:
+        path, engine = reference_folder(artefact, progress=progress), torch
+    else:
+        path, engine = reference_gguf(artefact, progress=progress), llama
+    said = f"{artefact} was judged by the values it holds, decoded, in {engine.name}: mlx is slow on this CPU"
+    return engine.open(path, context=context, threads=threads), said
 
 
 def _kept(found: Source, ending: str, format: str, progress: Progress | None) -> Path:

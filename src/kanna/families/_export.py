@@ -41,11 +41,25 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     Raises UnsupportedError for an architecture, tensor or tokenizer without a Hugging Face form.
     """
     _, family = family_of_arch(model.family)
-    config = _config(model, family)
+    config = hf_config(model)
     head_dim = int(model.meta("{arch}.attention.key_length") or config["hidden_size"] // config["num_attention_heads"])
-    back = {ours: theirs for theirs, ours in family.names.items()}
     tensors: dict[str, Tensor] = {}
-    for ours, tensor in model.tensors.items():
+    for ours, name in hf_names(model).items():
+        part = ours.rpartition(".")[0].split(".")[-1]
+        tensors[name] = _view(family, name, part, model.tensors[ours], head_dim)
+    files = tokenizer.to_hf(model.metadata)
+    files["generation_config.json"] = _json(_generation(model, config))
+    if card := _card(model):
+        files["README.md"] = card
+    return config, tensors, files
+
+
+def hf_names(model: Model) -> dict[str, str]:
+    """Hugging Face's name of every tensor that has one, by its GGUF name."""
+    _, family = family_of_arch(model.family)
+    back = {ours: theirs for theirs, ours in family.names.items()}
+    found: dict[str, str] = {}
+    for ours in model.tensors:
         if ours in COMPUTED:
             continue
         base, _, kind = ours.rpartition(".")
@@ -53,13 +67,8 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
         theirs = back.get(re.sub(r"^blk\.\d+\.", "blk.{}.", base))
         if theirs is None:
             raise UnsupportedError(f"tensor {ours} has no place in {family.architectures[0]}")
-        name = f"{theirs.replace('{}', layer[1] if layer else '')}.{kind}"
-        tensors[name] = _view(family, name, base.split(".")[-1], tensor, head_dim)
-    files = tokenizer.to_hf(model.metadata)
-    files["generation_config.json"] = _json(_generation(model, config))
-    if card := _card(model):
-        files["README.md"] = card
-    return config, tensors, files
+        found[ours] = f"{theirs.replace('{}', layer[1] if layer else '')}.{kind}"
+    return found
 
 
 def _view(family: Family, name: str, part: str, tensor: Tensor, head_dim: int) -> Tensor:
@@ -70,8 +79,9 @@ def _view(family: Family, name: str, part: str, tensor: Tensor, head_dim: int) -
     return Renamed(name, tensor)
 
 
-def _config(model: Model, family: Family) -> dict[str, Any]:
-    """config.json in the spelling that transformers 4 and 5 both read."""
+def hf_config(model: Model) -> dict[str, Any]:
+    """config.json in the spelling that transformers 4 and 5 both read. Raises as `to_hf` does."""
+    _, family = family_of_arch(model.family)
     meta = model.meta
 
     def need(key: str) -> Any:

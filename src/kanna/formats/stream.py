@@ -18,9 +18,11 @@ from threading import Lock
 import numpy as np
 
 from kanna import methods
+from kanna.encodings import _carry
 from kanna.errors import EncodingError, OutputError
 from kanna.memory import Peak
 from kanna.model import U8, columns, num_rows
+from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress
 
@@ -184,12 +186,23 @@ def _do(
 
 def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refuse") -> U8:
     """Rows [start, stop) of a tensor in the encoding it was planned to have, uint8 [rows, row bytes]."""
+    data = _encoded(entry, start, stop, nonfinite)
+    if entry.scale is None:
+        return data
+    return scaled(entry.encoding, data, entry.scale[start:stop], columns(entry.tensor))
+
+
+def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:
     tensor, encoding = entry.tensor, entry.encoding
     try:
         if tensor.dtype == encoding.name:
             data = tensor.raw(start, stop)
             if data is not None and _is_finite(encoding.name, data):
                 return data
+        elif encoding.block > 1 and (data := tensor.raw(start, stop)) is not None:
+            same = _carry.carried(tensor.dtype, encoding.name, data)
+            if same is not None:
+                return same
         x = tensor.rows(start, stop)
         if nonfinite == "zero":
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)

@@ -2,7 +2,8 @@
 
 Error feedback under the second moment of the inputs (GPTQ, arXiv:2210.17323) with the columns in order of use and
 scales held (static groups); then coordinate descent over codes, whole scales and factors under the same moment, and
-both again, since the scales have moved. A row that does not gain keeps what `search` chose.
+both again, since the scales have moved. Where codes stand for vectors (IQ1, IQ2, IQ3), eight neighbours are rounded
+together. A row that does not gain keeps what `search` chose.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanna import _native
+from kanna import _native, encodings
 from kanna.encodings.base import Encoding
 from kanna.methods.base import UNKNOWN, Inputs, Method
 from kanna.model import F32, U8
+from kanna.moment import Moment
 
 PASSES, ROUNDS = 2, 2
 
@@ -26,21 +28,28 @@ class _Feedback(Method):
             x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
         )  # fmt: skip
         moment = inputs.moment
-        if moment is None or encoding.name not in _native.grids():
+        grid = encodings.get(encoding.grid) if encoding.grid else encoding
+        if moment is None or grid.name not in _native.grids() or x.shape[1] % grid.block:
             return data
-        x = np.ascontiguousarray(x)
-        for part in moment.parts():
-            whole = part.stop - part.start == x.shape[1]
-            columns, place = slice(part.start, part.stop), slice(*map(encoding.row_bytes, (part.start, part.stop)))
-            values = x if whole else np.ascontiguousarray(x[:, columns])
-            found = data if whole else np.ascontiguousarray(data[:, place])
-            errors = np.empty((len(x), 2), np.float32)
-            for _ in range(PASSES):
-                _native.feedback(
-                    encoding.name, values, found, part.h, part.factors, part.order, ROUNDS, errors, threads
-                )
-            data[:, place] = found
-        return data
+        if encoding.to_grid and encoding.from_grid:
+            return encoding.from_grid(_improved(grid, x, encoding.to_grid(data), moment, threads))
+        return _improved(grid, x, data, moment, threads)
+
+
+def _improved(encoding: Encoding, x: F32, data: U8, moment: Moment, threads: int) -> U8:
+    """`data`, uint8 [rows, row bytes], with every row that error feedback betters."""
+    x, group = np.ascontiguousarray(x), _native.grids()[encoding.name]
+    for part in moment.parts():
+        whole = part.stop - part.start == x.shape[1]
+        columns, place = slice(part.start, part.stop), slice(*map(encoding.row_bytes, (part.start, part.stop)))
+        values = x if whole else np.ascontiguousarray(x[:, columns])
+        found = data if whole else np.ascontiguousarray(data[:, place])
+        errors = np.empty((len(x), 2), np.float32)
+        order, factors = part.visit(group)
+        for _ in range(PASSES):
+            _native.feedback(encoding.name, values, found, part.h, factors, order, ROUNDS, errors, threads)
+        data[:, place] = found
+    return data
 
 
 METHOD = _Feedback(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kanna import families, report, statistics
+from kanna import families, lattice, report, statistics
 from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, calibrate, gradients, sampled, texts
 from kanna.calibrate.windows import cut
 from kanna.compare import CompareResult, steps
@@ -22,8 +24,11 @@ from kanna.evaluate.windows import read_text
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
-from kanna.optimize.budget import Budget, budget
-from kanna.optimize.judge import spare
+from kanna.optimize import budget as budgets
+from kanna.optimize import distill as tuning
+from kanna.optimize.budget import Budget
+from kanna.optimize.footprint import Footprint
+from kanna.optimize.judge import Spare, spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
 from kanna.optimize.search import NAME, Wishes, fill, limits, plan_of
@@ -37,8 +42,10 @@ from kanna.units import format_size
 
 __all__ = ["OptimizeResult", "optimize"]
 
-EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
+EFFORTS = {"fast": 0, "balanced": 0, "max": 64}
 """Swaps that are tried at most."""
+_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
+FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
 
@@ -49,9 +56,13 @@ class OptimizeResult:
 
     artefact:  the file to use; file_bytes ≤ budget
     kl_mean:   in the real runtime, on held-out text; rival and rival_kl: the best plain preset within the budget
+    tuning:    what tuning scales and norms came to in the runtime, and what it took; None where it was not tried
     predicted: nats of KL divergence the plan was expected to cost
     swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
                that did not; None where none were tried
+    memory:    with `memory`: the limit, the encoding of the cache and why, bytes predicted and measured; see
+               docs/optimize.md
+    left:      artefacts of earlier runs in the same folder
     seconds:   by stage
     """
 
@@ -70,8 +81,11 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
-    swaps: dict[str, Any] | None
     seconds: dict[str, float]
+    swaps: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
+    left: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,19 +115,22 @@ def optimize(
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
+    format: str | None = None,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
     """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
 
     One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset) and memory (bytes
-    that weights, cache and buffers may take at `context` tokens).
+    that weights, cache and buffers may take in llama.cpp at `context` tokens, the encoding of the cache chosen too).
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
-    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime, and
-             tries a few swaps of encodings there; `max` tries swaps until none gains
+    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime;
+             `max` then tries swaps of encodings there until none gains, and tunes scales and norms
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
+    format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
+             the weight files
 
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp. Every stage is
     kept: an interrupted run goes on, and another budget for the same source needs no calibration.
@@ -121,19 +138,31 @@ def optimize(
     say, bar = remark or _nothing, progress or Silent()
     if effort not in EFFORTS:
         raise UsageError(f"no effort {effort!r}", expected=" or ".join(EFFORTS))
+    if format not in (None, *FORMATS):
+        raise UsageError(f"--format {format} is not searched", expected=" or ".join(FORMATS))
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
+    budgets.check(size=size, bpw=bpw, like=like, memory=memory)
+    if format in ("onnx", "mlx"):
+        if EFFORTS[effort]:
+            raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
+        return _folder(
+            format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
+            tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
+            threads=threads, bar=bar, say=say, probing=effort != "fast",
+        )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allow = partial(budget, opened, model, size=size, bpw=bpw, like=like, memory=memory, context=context)
-    allowed = allow()
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
+    footprint = Footprint(opened, memory, context, feasible, threads, bar) if memory is not None else None
+    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
+    allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
-    notes = list(model.notes)
+    notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
     if allowed.nbytes > feasible.most:
         notes.append(
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, {feasible.most:,} "
@@ -143,12 +172,14 @@ def optimize(
         read_text(text)
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (p for pattern in _SCRATCH for p in folder.glob(pattern)):  # of a run that was killed
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     stats = folder / "statistics"
-    named = calibration
-    if named:  # text sampled from the model becomes files
-        calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
+    named = calibration  # text sampled from the model becomes files
+    calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
-    allowed = allow(imatrix=stats / IMATRIX)
+    if footprint is None:
+        allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)
@@ -162,13 +193,22 @@ def optimize(
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
     elif effort != "fast":
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
+        clock.stage("probe")
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
-    found = fill(opened, choices, stats, allowed.nbytes, plan)
     text_left = spare(model, calibration, tokens)
+    decides = EFFORTS[effort] > 0 and able(text_left, notes)
+    if footprint:
+        reserve = tuning.RESERVE if decides else 0
+        footprint.settle(choices, stats, plan, text_left, costs.key, reserve, bar, notes)
+        allowed = footprint.budget
+        clock.stage("memory")
+    tunes = decides and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
+    room = allowed.nbytes - tunes * tuning.RESERVE
+    found = fill(opened, choices, stats, room, plan)
     swaps: Swaps | None = None
-    if EFFORTS[effort] and able(text_left, notes):
-        swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
+    if decides:
+        swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
         plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
     clock.stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
@@ -183,10 +223,19 @@ def optimize(
         swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
         kept = sum(one["kept"] for one in swaps.state.tries)
         say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
-        rows = _rows(opened, folder, plan, stats, allowed, sizes)
+        clock.stage("swaps")
+    tuned: tuning.Distilled | None = None
+    if tunes:
+        ours = Path(rows[0][0].path or "")
+        tuned = _tune(opened, model, ours, plan, stats, calibration, tokens, text_left, device, threads, bar, notes)
+        clock.stage("distill")
+    if swaps is not None:
+        rows = _rows(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
-        clock.stage("swaps")
+    if footprint:
+        rows = footprint.within(rows)
+        clock.stage("memory")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
     clock.stage("prove")
@@ -195,12 +244,19 @@ def optimize(
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
-    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
-    clock.stage("report")
     best = next(r for r in listed if r.name == result.recommended["name"])
-    rival = listed[1] if len(listed) > 1 else None
+    remembered = footprint.tell(best, text_left, folder, bar) if footprint else None
+    result.optimize = tell(
+        listed, costs, drawn, by_kind, swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
+    )
+    result.optimize["memory"] = remembered
+    clock.stage("report")
+    rival = next((row for row in listed if row.name not in (NAME, tuning.NAME)), None)
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
+    left = _left(folder, [Path(r.path or "") for r in listed])
+    if left:
+        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
         "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
@@ -228,9 +284,96 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
+        tuning=tuned.to_dict() if tuned else None,
+        memory=remembered,
+        left=left,
         seconds=clock.seconds,
         notes=notes,
     )
+
+
+def _folder(
+    format: str,
+    opened: Source,
+    model: Model,
+    folder: Path,
+    *,
+    size: int | None,
+    bpw: float | None,
+    like: str | None,
+    memory: int | None,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    keep: Sequence[str],
+    exclude: Sequence[str],
+    rules: Mapping[str, str] | None,
+    text: str | Path | None,
+    windows: int | None,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    say: Callable[[str], None],
+    probing: bool,
+) -> OptimizeResult:
+    from importlib import import_module
+
+    from kanna.optimize.budget import Budget
+
+    search: Any = import_module(f"kanna.optimize.{format}")
+    presets_: Any = import_module(f"kanna.plan.{format}")
+    notes, clock = list(model.notes), _Clock()
+
+    def allowed(bench: Any) -> Budget:
+        if like is None or memory is not None:
+            if memory is not None:
+                raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
+            return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
+        name = like.removeprefix(f"{format}:")
+        if size is not None or bpw is not None or name not in presets_.PRESETS:
+            raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of {format}:{name}")
+
+    def calibrated() -> Path:
+        stats = folder / "statistics"
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
+        clock.stage("calibrate")
+        say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
+        _gradients(model, stats, read, tokens, device, bar, notes)
+        clock.stage("gradients")
+        return stats
+
+    made = search.optimize(
+        opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
+        bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
+        wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
+    )  # fmt: skip
+    bar.finish()
+    count: dict[str, int] = {}
+    for tensor in made.described.tensors:
+        count[tensor["encoding"]] = count.get(tensor["encoding"], 0) + 1
+    result = OptimizeResult(
+        artefact=str(made.artefact),
+        file_bytes=made.file_bytes,
+        budget=made.budget.nbytes,
+        said=made.budget.said,
+        bits_per_weight=8 * made.file_bytes / model.num_parameters,
+        encodings=dict(sorted(count.items(), key=lambda item: -item[1])),
+        predicted=made.predicted,
+        kl_mean=made.kl,
+        top1=made.top1,
+        rival=f"{format}:{made.rival}" if made.rival else None,
+        rival_kl=made.rival_kl,
+        gate=None,
+        report=str(folder / "report.json"),
+        plan=str(made.plan),
+        statistics=str(made.statistics),
+        swaps=None,
+        seconds=clock.seconds,
+        notes=notes,
+    )
+    Path(result.report).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return result
 
 
 class _Clock:
@@ -265,6 +408,31 @@ def _gradients(
     gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
 
 
+def _tune(
+    source: Source,
+    model: Model,
+    artefact: Path,
+    plan: Path,
+    stats: Path,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    text: Spare,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    notes: list[str],
+) -> tuning.Distilled | None:
+    """Scales and norms of the artefact tuned, where there is memory for it."""
+    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
+    if problem := tuning.memory_problem(model, windows):
+        notes.append(problem)
+        return None
+    out = artefact.with_name(f"{steps.base_name(source)}-{tuning.NAME}.gguf")
+    return tuning.distill(
+        source, model, artefact, plan, stats, out, windows, text, device=device, threads=threads, progress=bar
+    )
+
+
 def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:
     """Bytes and encodings of every plain preset with the same statistics as its importance matrix."""
     found: dict[str, tuple[int, dict[str, str]]] = {}
@@ -278,12 +446,20 @@ def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]
 
 
 def _rows(
-    source: Source, folder: Path, plan: Path, stats: Path, allowed: Budget, offered: Mapping[str, int]
+    source: Source,
+    folder: Path,
+    plan: Path,
+    stats: Path,
+    allowed: Budget,
+    offered: Mapping[str, int],
+    tuned: bool = False,
 ) -> list[tuple[Row, dict[str, Any]]]:
-    """The optimized artefact, and the largest plain preset within the budget, the first of equals."""
+    """The optimized artefact, the tuned one, and the largest plain preset within the budget, the first of equals."""
     name = steps.base_name(source)
-    ours: dict[str, Any] = {"plan": plan, "statistics": stats}
-    rows = [(steps.plan(source, folder / f"{name}-{NAME}.gguf", NAME, "candidate", ours), ours)]
+    rows: list[tuple[Row, dict[str, Any]]] = []
+    for mine, made_by in [(NAME, plan), (tuning.NAME, folder / tuning.PLAN)][: 1 + tuned]:
+        ours: dict[str, Any] = {"plan": made_by, "statistics": stats}
+        rows.append((steps.plan(source, folder / f"{name}-{mine}.gguf", mine, "candidate", ours), ours))
     within = [preset for preset, size in offered.items() if size <= allowed.nbytes]
     if within:
         best = max(within, key=lambda preset: offered[preset])
@@ -329,6 +505,12 @@ def _prove(
         notes=notes,
         report="",
     )
+
+
+def _left(folder: Path, made: Sequence[Path]) -> list[str]:
+    """Names of artefacts in the folder that this run did not make."""
+    names = {p.name for p in made}
+    return sorted(p.name for p in folder.glob("*.gguf") if p.name not in names and not p.name.startswith("."))
 
 
 def _count(row: Row) -> dict[str, int]:

@@ -95,12 +95,17 @@ class Judge:
         bar.finish()
         self._logits = made
 
-    def kl(self, path: Path, bar: Progress, *, stop: Callable[[F64], bool] | None = None) -> F64:
-        """Mean KL divergence of each window in nats, f64 [windows]; fewer when stop(those so far) says it is enough."""
+    def kl(
+        self, path: Path, bar: Progress, *, stop: Callable[[F64], bool] | None = None, cache: str = "f16"
+    ) -> F64:
+        """Mean KL divergence of each window in nats, f64 [windows]; fewer when stop(those so far) says it is enough.
+
+        cache: encoding of the keys and values that the file is scored with; the reference has float16
+        """
         self.read(bar)
         scores: list[float] = []
         bar.start("score", len(self.windows), "windows")
-        with RUNTIME.open(path, context=self._context, threads=self._threads) as engine:
+        with RUNTIME.open(path, context=self._context, threads=self._threads, cache=cache) as engine:
             for (_, ids), exact in zip(self.windows, self._logits, strict=True):
                 first = len(ids) // 2
                 base: F32 = np.load(exact, mmap_mode="r")

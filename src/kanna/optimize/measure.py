@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kanna import encodings, methods
+from kanna import encodings, lattice, methods
 from kanna.calibrate import gradients
 from kanna.encodings import Encoding
 from kanna.model import F32, Model, Tensor, columns, num_rows
@@ -25,6 +26,9 @@ CANDIDATES = (
     "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0", "f16",
 )  # fmt: skip
 ROWS, HEAD_ROWS = 96, 256
+VALUES = 2
+"""Goes up when a method chooses other values, so that costs of before are measured again."""
+Seen = Callable[[Encoding, F32], "F32 | None"]
 ALIGNMENT = 32
 
 
@@ -55,9 +59,13 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def candidates(tensor: Tensor) -> list[Encoding]:
-    """Encodings whose blocks divide the rows of a tensor."""
-    return [e for e in map(encodings.get, CANDIDATES) if columns(tensor) % e.block == 0]
+def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
+    """Encodings whose blocks divide the rows of a tensor. kinds: None: those of GGUF, and the one whose grid it lies
+    on already."""
+    if kinds is None:
+        grid = lattice.recognise(tensor)
+        kinds = CANDIDATES if grid is None or grid.encoding in CANDIDATES else (*CANDIDATES, grid.encoding)
+    return [e for e in map(encodings.get, kinds) if columns(tensor) % e.block == 0]
 
 
 def matrices(model: Model) -> list[str]:
@@ -71,10 +79,25 @@ def unmeasured(model: Model) -> Measured:
     return Measured(key="", costs=costs)
 
 
-def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, progress: Progress) -> Measured:
-    """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget."""
+def measure(
+    model: Model,
+    statistics: Statistics,
+    path: Path,
+    *,
+    threads: int,
+    progress: Progress,
+    kinds: Sequence[str] | None = None,
+    seen: Seen | None = None,
+) -> Measured:
+    """Cost of every candidate encoding for every tensor that may be quantized; kept in `path` for the next budget.
+
+    kinds: the candidates, None for CANDIDATES
+    seen:  what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an encoding; None where it
+           takes them as they are
+    """
     grads = gradients.read(statistics.folder)
-    key = hashlib.sha256(json.dumps([statistics.sha256, sorted(grads), CANDIDATES, ROWS]).encode()).hexdigest()
+    known = [VALUES, statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -83,12 +106,14 @@ def measure(model: Model, statistics: Statistics, path: Path, *, threads: int, p
     except (OSError, ValueError, KeyError):
         pass
     names = matrices(model)
-    work = _Work(model, statistics, grads)
+    work = _Work(model, statistics, grads, kinds, seen)
     progress.start("measure", len(names), "tensors")
     with ThreadPoolExecutor(threads) as pool:
         for name in names:
             if name not in costs:
                 costs[name] = work.costs(name, pool)
+                if (kind := model.tensors[name].dtype) in costs[name]:
+                    costs[name][kind] = 0.0  # carried as it is stored
                 _save(path, {"key": key, "costs": costs})
             progress.advance(1, name)
     progress.finish()
@@ -102,14 +127,22 @@ def _save(path: Path, value: dict[str, Any]) -> None:
 
 
 class _Work:
-    def __init__(self, model: Model, statistics: Statistics, grads: dict[str, F32]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        statistics: Statistics,
+        grads: dict[str, F32],
+        kinds: Sequence[str] | None,
+        seen: Seen | None,
+    ) -> None:
         self.model, self.statistics, self.grads = model, statistics, grads
+        self.kinds, self.seen = kinds, seen
         self.tied = "output.weight" not in model.tensors
         self.method = methods.get("gptq")
 
     def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
         tensor = self.model.tensors[name]
-        found = candidates(tensor)
+        found = candidates(tensor, self.kinds)
         site = self.statistics.site_of.get(name)
         if site is None:
             one = self._embedding if name == "token_embd.weight" else self._plain
@@ -129,8 +162,10 @@ class _Work:
                 data = encoding.encode(x)
             else:
                 data = self.method.encode(encoding, x, inputs)
-            error = encoding.decode(data, x.shape[1]) - x
-            per_row = np.square(error @ held.T).mean(axis=1, dtype=np.float64)
+            made = encoding.decode(data, x.shape[1])
+            inputs_ = self.seen(encoding, held) if self.seen else None
+            wrong = (made - x) @ held.T if inputs_ is None else made @ inputs_.T - x @ held.T
+            per_row = np.square(wrong).mean(axis=1, dtype=np.float64)
             total = 0.5 * float(per_row @ share)
             if name == "token_embd.weight":
                 total += self._embedding(tensor, encoding)

@@ -22,21 +22,23 @@ NAME = "optimized"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What the user wants of some tensors. keep: patterns left as they are; exclude: encodings not to be used;
-    rules: pattern → the encoding it must get."""
+    rules: pattern → the encoding it must get. kept, names: what `keep` means, and all encodings there are."""
 
     keep: Sequence[str] = ()
     exclude: Sequence[str] = ()
     rules: Mapping[str, str] = field(default_factory=dict[str, str])
+    kept: str = "f16"
+    names: Sequence[str] = CANDIDATES
 
     def check(self, model: Model) -> None:
         """UsageError for a pattern that names nothing or an encoding that does not fit what it names, UnsupportedError
         for an unknown encoding."""
         for name in self.exclude:
             encodings.get(name)
-        for pattern, wanted in [*((p, "f16") for p in self.keep), *self.rules.items()]:
+        for pattern, wanted in [*((p, self.kept) for p in self.keep), *self.rules.items()]:
             encoding = encodings.get(wanted)
-            if encoding.name not in CANDIDATES:
-                raise UsageError(f"the rule {pattern}={wanted}", expected=f"one of {', '.join(CANDIDATES)}")
+            if encoding.name not in self.names:
+                raise UsageError(f"the rule {pattern}={wanted}", expected=f"one of {', '.join(self.names)}")
             try:
                 found = [name for name in matrices(model) if re.search(pattern, name)]
             except re.error as error:
@@ -58,7 +60,7 @@ class Wishes:
                 if re.search(pattern, tensor):
                     return encoding == encodings.get(wanted).name
             if any(re.search(p, tensor) for p in self.keep):
-                return encoding == "f16"
+                return encoding == self.kept
             return encoding not in banned
 
         return allowed
@@ -70,7 +72,7 @@ class Found:
 
     file_bytes: int
     predicted: float
-    encodings: dict[str, str]
+    encodings: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kanna import encodings
 from kanna.encodings import Encoding
+from kanna.encodings.grouped.affine import NUMBERS, name_of
 
 TABLE = {
     "iq1_s": "iq4_nl", "iq1_m": "iq4_nl", "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl",
@@ -25,7 +26,19 @@ def feasible(wanted: Encoding, cols: int) -> tuple[Encoding, str]:
     if cols % wanted.block == 0:
         return wanted, ""
     reason = f"{cols} columns are not a multiple of {wanted.block}"
+    if wanted.planes:
+        return _smaller_group(wanted, cols), reason
     other = encodings.get(TABLE.get(wanted.name, LAST))
     if cols % other.block:
         return encodings.get(LAST), reason + f", nor of {other.block}"
     return other, reason
+
+
+def _smaller_group(wanted: Encoding, cols: int) -> Encoding:
+    """The same width in smaller groups; where none divides the rows, the floats that scales are stored in."""
+    number = wanted.planes[1].dtype
+    if wanted.settings["mode"] == "affine":
+        for group in (64, 32):
+            if group < wanted.block and cols % group == 0:
+                return encodings.get(name_of(int(wanted.settings["bits"]), group, number))
+    return encodings.get(number if number in NUMBERS else "bf16")

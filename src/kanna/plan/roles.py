@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from kanna import encodings
 from kanna.model import Model, Tensor
 
 LAYER = re.compile(r"blk\.(\d+)\.")
@@ -65,5 +66,7 @@ def quantizable(tensor: Tensor) -> bool:
 def kept(model: Model, tensor: Tensor) -> str:
     """Encoding of a tensor that no plan may touch: as it is in a GGUF, float32 from a checkpoint of floats."""
     if tensor.dtype in FLOATS and (model.config or len(tensor.shape) == 1):
+        return "f32"
+    if encodings.get(tensor.dtype).ggml_type is None:  # of MLX, and no GGUF holds it
         return "f32"
     return tensor.dtype

@@ -14,7 +14,8 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     rows = [r for r in data["rows"] if r["role"] != "floor"]
     own = next((r for r in rows if r["name"] == name), None)
     title = data["name"] + (f" {own['name']}" if own else "")
-    parts = [_front_matter(data), f"# {title} GGUF\n", _lead(data, own)]
+    kinds = " and ".join(_TITLES.get(f, f) for f in _formats([own] if own else rows))
+    parts = [_front_matter(data, rows), f"# {title} {kinds}\n", _lead(data, own)]
     parts += [f"> **Note.** {note[:1].upper() + note[1:]}.\n" for note in data["notes"]]
     parts.append(_numbers(data, rows, own))
     parts.append(_run(data, own or next((r for r in rows if r["name"] == data["recommended"]["name"]), rows[0])))
@@ -22,7 +23,15 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     return "\n".join(parts)
 
 
-def _front_matter(data: dict[str, Any]) -> str:
+_TITLES = {"gguf": "GGUF", "onnx": "ONNX", "mlx": "MLX"}
+_RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime", "mlx": "mlx-lm"}
+
+
+def _formats(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r.get("format", "gguf") for r in rows))
+
+
+def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     source = data["source"]
     head: dict[str, Any] = {}
     if source.get("base_model"):
@@ -36,9 +45,11 @@ def _front_matter(data: dict[str, Any]) -> str:
             head["license_link"] = source["license_link"]
     if source.get("languages"):
         head["language"] = source["languages"]
-    head["library_name"] = "gguf"
+    formats = _formats(rows)
+    head["library_name"] = formats[0]
     head["pipeline_tag"] = "text-generation"
-    head["tags"] = ["gguf", "llama.cpp", "quantized", *([source["family"]] if source.get("family") else []), "kanna"]
+    kinds = [word for f in formats for word in (f, _RUNTIMES.get(f, f))]
+    head["tags"] = [*kinds, "quantized", *([source["family"]] if source.get("family") else []), "kanna"]
     return "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---\n"
 
 
@@ -46,14 +57,17 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     if own is None:
         pick = data["recommended"]
         said = f"**{pick['name']}** is the one to start with. {pick['why']}" if pick["name"] else pick["why"]
-        return f"{data['name']} for llama.cpp and every runtime built on it, unmodified.\n\n{said}\n"
+        formats = _formats([r for r in data["rows"] if r["role"] != "floor"])
+        whose = ", ".join(_RUNTIMES.get(f, f) for f in formats)
+        every = "llama.cpp and every runtime built on it" if formats == ["gguf"] else whose
+        return f"{data['name']} for {every}, unmodified.\n\n{said}\n"
     gate = {"proved": "It passed", "failed": "**It failed**", "unprovable": "It could not be put through"}.get(
         own["gate"] or "", "It was not put through"
     )
     bits = f"{own['bits_per_weight']:.2f} bits per weight ({own['precision_class']})"
     return (
         f"{data['name']} as {own['name']}: {format_size(own['file_bytes'])}, {bits}. {gate} kanna's gate "
-        "(tensors, tokenizer, chat template and logits, in stock llama.cpp).\n"
+        f"(tensors, tokenizer, chat template and logits, in stock {_RUNTIMES.get(own.get('format', 'gguf'), '')}).\n"
     )
 
 
@@ -95,6 +109,9 @@ def _run(data: dict[str, Any], row: dict[str, Any]) -> str:
     chat = data["source"].get("chat_template")
     talk = f"llama-cli -m {file} -cnv" if chat else f'llama-cli -m {file} -p "Once upon a time" -n 128'
     own = f"kanna chat {file}" if chat else f'kanna generate {file} "Once upon a time"'
+    if row.get("format", "gguf") != "gguf":
+        runtime = _RUNTIMES.get(row["format"], row["format"])
+        return f"## Run\n\nWith unmodified {runtime}, or with kanna:\n\n```sh\n{own}\n```\n"
     serve = f"llama-server -m {file}"
     return (
         "## Run\n\nWith any unmodified [llama.cpp](https://github.com/ggml-org/llama.cpp), or with kanna:\n\n"

@@ -1,4 +1,6 @@
-"""The chart to look at first: size across, KL divergence up (logarithmic), speed as colour and area."""
+"""The chart to look at first: size across, KL divergence up (logarithmic), speed as colour and area, format as shape.
+
+Peak memory is in what a point says of itself."""
 
 from __future__ import annotations
 
@@ -78,13 +80,21 @@ class Axes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One artefact: megabytes, nats, tokens per second (or None where not measured)."""
+    """One artefact: megabytes, nats, tokens per second and megabytes of memory (or None where not measured)."""
 
     name: str
     megabytes: float
     kl: float
     speed: float | None
     best: bool
+    memory: float | None = None
+    format: str = "gguf"
+
+    @property
+    def said(self) -> str:
+        parts = [f"{self.name}: {self.megabytes:.1f} MB, KL {self.kl:.5f}"]
+        parts += [f"{self.speed:.1f} tokens/s"] if self.speed else []
+        return ", ".join(parts + ([f"peak memory {self.memory:.0f} MB"] if self.memory else []))
 
 
 def points(data: dict[str, Any]) -> list[Point]:
@@ -97,6 +107,8 @@ def points(data: dict[str, Any]) -> list[Point]:
             kl=max(row["kl_mean"], SMALLEST_KL),
             speed=row["gen_tps"],
             best=row["name"] == best,
+            memory=row["peak_bytes"] / 1e6 if row["peak_bytes"] else None,
+            format=row.get("format", "gguf"),
         )
         for row in data["rows"]
         if row["role"] != "floor" and row["file_bytes"] and row["kl_mean"] is not None
@@ -142,11 +154,10 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
         taken.append((x(p.megabytes) - r, y(p.kl) - r, x(p.megabytes) + r, y(p.kl) + r))
     for p in sorted(found, key=lambda p: -radii[p.name]):
         share = 0.5 if p.speed is None or fastest == slowest else (p.speed - slowest) / (fastest - slowest)
-        tip = f"{p.name}: {p.megabytes:.1f} MB, KL {p.kl:.5f}" + (f", {p.speed:.1f} tokens/s" if p.speed else "")
         ring = '<circle class="ring" cx="{0:.1f}" cy="{1:.1f}" r="{2:.1f}"/>' if p.best else ""
         parts.append(
-            f'<g><title>{escape(tip)}</title><circle class="dot" cx="{x(p.megabytes):.1f}" cy="{y(p.kl):.1f}" '
-            f'r="{radii[p.name]:.1f}" fill="{colour(share)}"/>'
+            f"<g><title>{escape(p.said)}</title>"
+            + _mark(p.format, x(p.megabytes), y(p.kl), radii[p.name], colour(share))
             + ring.format(x(p.megabytes), y(p.kl), radii[p.name] + 5)
             + "</g>"
         )
@@ -157,6 +168,21 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     parts.append(_legend(slowest, fastest, frame) if speeds else "")
     parts.append("</svg>")
     return "\n".join(part for part in parts if part)
+
+
+_SHAPES = {
+    "onnx": ((-0.89, -0.89), (0.89, -0.89), (0.89, 0.89), (-0.89, 0.89)),
+    "mlx": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+}
+"""Corners of equal area as a circle of radius 1: a square, a diamond."""
+
+
+def _mark(format: str, x: float, y: float, radius: float, fill: str) -> str:
+    """A point: a circle for GGUF, a square for ONNX, a diamond for MLX."""
+    if format not in _SHAPES:
+        return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{fill}"/>'
+    corners = " ".join(f"{x + radius * a:.1f},{y + radius * b:.1f}" for a, b in _SHAPES[format])
+    return f'<polygon class="dot" points="{corners}" fill="{fill}"/>'
 
 
 def describe(data: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The sections of an optimization: the curve, the plan as a picture, kinds of text, the trials."""
+"""The sections of an optimization: the curve, the plan as a picture, kinds of text, memory, the trials."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from kanna.report.curve import curve
 from kanna.report.picture import pictures
+from kanna.units import format_size
 
 
 def sections(data: dict[str, Any]) -> str:
@@ -23,10 +24,14 @@ def sections(data: dict[str, Any]) -> str:
         )
     if table := _domains(found["domains"]):
         parts.append("<h2>Kinds of text</h2>" + table)
+    if table := _memory(found.get("memory")):
+        parts.append("<h2>Memory</h2>" + table)
     if drawn := pictures(found["pictures"]):
         parts.append("<h2>The plan</h2>" + drawn)
     if trials := _swaps(found.get("swaps") or []):
         parts.append("<h2>Swaps tried</h2>" + trials)
+    if tuned := found.get("tuned"):
+        parts.append("<h2>Scales and norms tuned</h2>" + _tuned(tuned))
     return "".join(parts)
 
 
@@ -55,6 +60,31 @@ def _domains(found: dict[str, Any]) -> str:
     )
 
 
+def _memory(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    head = "".join(
+        f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
+        for i, c in enumerate(("cache", "cache takes", "beside weights", "KL of weights", "KL of the cache", "chosen"))
+    )
+    body = "".join(
+        f'<tr><th scope="row" class="text">{r["cache"]}</th><td>{format_size(r["overhead"]["kv"])}</td>'
+        f"<td>{format_size(r['overhead_bytes'])}</td><td>{_or_dash(r['least'])}</td><td>{_or_dash(r['shift'])}</td>"
+        f"<td>{'✓' if r['cache'] == found['cache'] else '–'}</td></tr>"
+        for r in found["rooms"]
+    )
+    measured = "not measured" if found["measured"] is None else f"{format_size(found['measured'])} measured"
+    kl = "" if found["kl_with_cache"] is None else f" Divergence with this cache: {found['kl_with_cache']:.5f} nats."
+    return (
+        f'<p class="caption">{format_size(found["limit"])} at {found["context"]} tokens: '
+        f"{format_size(found['predicted'])} predicted, {measured}, of a llama.cpp that maps no file, its cache full; "
+        f"what the interpreter held before is not in it. Cache in {found['cache']}: {escape(found['why'])}.{kl}</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Memory by cache"><table aria-label="Memory by '
+        f'cache"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<p><code>{escape(found["command"])}</code></p>'
+    )
+
+
 def _swaps(found: list[dict[str, Any]]) -> str:
     if not found:
         return ""
@@ -70,9 +100,22 @@ def _swaps(found: list[dict[str, Any]]) -> str:
     )
     return (
         '<p class="caption">Plans of the same size, each with some costs taken as larger or smaller, in the runtime; '
-        "kept when windows agree that the divergence falls. A trial that was clearly worse was left early.</p>"
+        "kept when the divergence falls by more than half that interval, about a standard error. A trial that was "
+        "clearly worse was left early.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Swaps tried"><table aria-label="Swaps tried">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _tuned(found: dict[str, Any]) -> str:
+    end = "so it is offered" if found["kept"] else "so it was not kept"
+    half = f" ± {found['half']:.5f}" if found["half"] is not None else ""
+    rounds = ", ".join(f"{v:.5f}" for v in found["watched"])
+    return (
+        f'<p class="caption">With every code held, {found["parameters"]:,} scales and norms learned from the logits of '
+        f"the original on the calibration text, for {found['seconds']:.0f} s. In the runtime, on text it did not learn "
+        f"from, the divergence went from {found['before']:.5f} to {found['after']:.5f} nats"
+        f" (difference {found['after'] - found['before']:+.5f}{half}), {end}. Round by round, in torch: {rounds}.</p>"
     )
 
 

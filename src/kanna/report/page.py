@@ -41,6 +41,7 @@ def html_page(data: dict[str, Any]) -> str:
 {_pick(data)}
 <h2>Measured</h2>
 {_tables(data)}
+{_pairs(data)}
 {_how_measured(data)}
 {sections(data)}
 <h2>What is in each file</h2>
@@ -130,6 +131,22 @@ def _tables(data: dict[str, Any]) -> str:
         caption = "Speed and memory on this machine; × faster and less memory are against the 16-bit baseline."
         parts.append(_table(data, caption, _SPEED, speed))
     return "".join(parts)
+
+
+def _pairs(data: dict[str, Any]) -> str:
+    """Artefacts of different formats at nearly equal bytes; empty where one format was compared."""
+    rows = [
+        [
+            " / ".join(pair["names"]),
+            f"{format_size(pair['bytes'][0])}, {pair['larger']:+.1%}",
+            " / ".join(_num(v, 5) for v in pair["kl_mean"]),
+            " / ".join(_num(v, 1) for v in pair["gen_tps"]),
+            " / ".join("–" if v is None else format_size(v) for v in pair["peak_bytes"]),
+        ]
+        for pair in data.get("pairs", [])
+    ]
+    columns = ("artefacts", "size", "KL mean", "tokens/s", "peak memory")
+    return _small_table("At equal bytes, each in its own runtime", columns, rows) if rows else ""
 
 
 def _table(data: dict[str, Any], caption: str, columns: tuple[str, ...], cells: list[tuple[str, ...]]) -> str:

@@ -25,7 +25,8 @@ def write(data: dict[str, Any], out: Path) -> list[Path]:
     for row in data["rows"]:
         if row.get("path"):
             path = out / Path(row["path"]).name
-            files[path.with_suffix(".md")] = model_card(data, row["name"])
+            stem = path.stem if path.suffix == ".gguf" else path.name
+            files[path.with_name(stem + ".md")] = model_card(data, row["name"])
     for path, text in files.items():
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text, encoding="utf-8")

@@ -58,13 +58,22 @@ class FolderText:
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
 
-    def stream(self, before: Sequence[int], tokens: Iterator[int]) -> Iterator[tuple[int, str]]:
-        """Each token with the text that is complete with it, as the continuation of the ids `before`."""
-        from tokenizers.decoders import DecodeStream
+    def stream(self, before: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
+        """Text of `tokens` as it becomes complete, as the continuation of the ids `before`.
 
-        decoder = DecodeStream(ids=list(before[-_TAIL:]), skip_special_tokens=True)
+        Bytes of one character may come in several tokens: they are held back, and become U+FFFD when nothing follows.
+        """
+        ids = list(before[-_TAIL:])
+        shown, known = 0, len(ids)
         for token in tokens:
-            yield token, decoder.step(self._tokenizer, token) or ""
+            ids.append(token)
+            old, new = self.detokenize(ids[shown:known]), self.detokenize(ids[shown:])
+            if new.endswith("\ufffd") and len(ids) - known < _TAIL:
+                continue
+            yield new[len(old) :]
+            shown, known = known, len(ids)
+        if known < len(ids):
+            yield self.detokenize(ids[shown:])[len(self.detokenize(ids[shown:known])) :]
 
 
 def _ids(value: Any) -> list[int]:

@@ -30,9 +30,18 @@ class LlamaEngine:
     """
 
     def __init__(
-        self, lib: Any, path: Path, *, context: int, threads: int, gpu_layers: int | None, vocab_only: bool = False
+        self,
+        lib: Any,
+        path: Path,
+        *,
+        context: int,
+        threads: int,
+        gpu_layers: int | None,
+        vocab_only: bool = False,
+        cache: str = "f16",
+        mmap: bool = True,
     ) -> None:
-        self._lib, self.path, self.threads = lib, path, threads
+        self._lib, self.path, self.threads, self._cache = lib, path, threads, cache
         self._ctx: Any = None
         self._ctx_mode = ""
         self._outputs = 0
@@ -44,6 +53,8 @@ class LlamaEngine:
         if gpu_layers is not None:
             params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
+        if not mmap:
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         self._model: Any = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise FormatError(
@@ -83,6 +94,9 @@ class LlamaEngine:
         params.n_outputs_max = min(outputs, params.n_batch)
         params.n_threads = params.n_threads_batch = self.threads
         params.swa_full = False
+        params.type_k = params.type_v = getattr(self._lib, f"GGML_TYPE_{self._cache.upper()}")
+        if self._cache != "f16":  # values can be quantized in no other way
+            params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         LOG.clear()
         LOG.buffers.clear()
         ctx = self._lib.llama_init_from_model(self._model, params)

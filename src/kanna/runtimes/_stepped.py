@@ -127,7 +127,7 @@ class SteppedEngine(ABC):
         pick = sampler(temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p)
         held = StopText(stop)
         tokens = self._tokens(list(ids), run, pick, max_tokens, ignore_eog)
-        for _, piece in self.text.stream(ids, tokens):
+        for piece in self.text.stream(ids, tokens):
             shown = held.push(piece)
             if shown:
                 yield shown

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
 
+CACHES = ("f16", "q8_0", "q4_0")
+"""What keys and values may be kept in, the most exact first; llama.cpp takes more, between these."""
+
 # llama.cpp's own limit.
 _MAX_LAYERS = 512
 
@@ -126,6 +129,8 @@ class LlamaCpp:
         threads: int | None = None,
         gpu_layers: int | None = None,
         vocab_only: bool = False,
+        cache: str = "f16",
+        mmap: bool = True,
     ) -> LlamaEngine:
         """Load a GGUF.
 
@@ -133,6 +138,8 @@ class LlamaCpp:
         threads:    None: one per physical core
         gpu_layers: None: llama.cpp's own choice
         vocab_only: load the tokenizer alone
+        cache:      encoding of cached keys and values, one of CACHES
+        mmap:       map the file; otherwise its tensors are read into memory of the process
         Raises MissingError, FormatError, UsageError.
         """
         path = Path(path)
@@ -141,6 +148,8 @@ class LlamaCpp:
             raise FormatError(f"{path} is not a file", expected="a .gguf file")
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        if cache not in CACHES:
+            raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
         check_header(path)
         from kanna.runtimes._llama_engine import LlamaEngine
 
@@ -151,6 +160,8 @@ class LlamaCpp:
             threads=threads or default_threads(),
             gpu_layers=gpu_layers,
             vocab_only=vocab_only,
+            cache=cache,
+            mmap=mmap,
         )
 
 

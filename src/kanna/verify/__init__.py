@@ -9,12 +9,13 @@ from typing import Any
 
 from kanna import families, runtimes
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
-from kanna.evaluate.reference import open_reference, reference_gguf
+from kanna.evaluate.reference import open_judged, open_reference, reference_gguf
 from kanna.formats import gguf
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
+from kanna.provenance import TUNING
 from kanna.runtimes import Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
@@ -64,7 +65,7 @@ def _written(model: Model, artefact: Path, bar: Progress) -> list[Check]:
         found, metadata = _read(artefact)
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
-    return [*tensors.check(model.tensors, found, bar), _context(model, metadata)]
+    return [*tensors.check(model.tensors, found, bar, tuned=TUNING in metadata), _context(model, metadata)]
 
 
 def _whole(model: Model, artefact: Path) -> Check:
@@ -152,9 +153,14 @@ def _parity(
     bar.start("verify logits", None, "prompts")
     try:
         reference, _ = open_reference(source, [runnable], context=context, threads=threads, progress=bar)
-        with reference, runtime.open(runnable, threads=threads, context=context) as engine:
+        judge, note = open_judged(runnable, threads=threads, context=context, progress=bar)
+        with reference, judge as engine:
             bits = parity.bits_per_weight(runnable, model)
-            checks = parity.check(reference, engine, work, bits, threads or default_threads())
+            rounded = files.is_onnx(runnable) and files.rounds_activations(files.read_folder(runnable))
+            checks = parity.check(reference, engine, work, bits, threads or default_threads(), rounded=rounded)
+            if note:
+                with runtime.open(runnable, threads=threads, context=context) as own:
+                    checks.append(parity.same(engine, own, work[0], runtime.name))
         if runtime is not LLAMA:
             return checks
         # The context decides which rope factors llama.cpp takes; transformers goes by the length of the text.

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
     from kanna.cli.ui import Terminal
 
-PRESETS = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K"
-
-
 @command("compare", when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.")
 @click.argument("source", metavar="SRC")
 @click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for artefacts and report.")
-@click.option("--presets", type=options.NAMES, default=PRESETS, show_default=True, help="Presets, by comma.")
+@click.option("--formats", type=options.NAMES, default="gguf", show_default=True, help="gguf, onnx, mlx, by comma.")
+@click.option(
+    "--presets",
+    type=options.NAMES,
+    help="Presets, by comma: Q4_K_M of GGUF, onnx:int4 of another format. [default: some of each format]",
+)
 @click.option("--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]")
 @click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as for evaluate]")
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
@@ -30,10 +32,11 @@ PRESETS = "Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K"
 @options.revision
 @options.offline
 def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
-    """Convert SRC with several presets, prove each, measure all side by side, and write a report.
+    """Convert SRC with several presets, in one format or several, prove each, measure all, and write a report.
 
-    A 16-bit artefact is the baseline: how much faster, how much smaller, and at which KL divergence. The folder gets
-    report.html, report.json and a model card beside each artefact. Run again, it reuses what is already there.
+    Each artefact runs in its own stock runtime and is judged against one reference. A 16-bit artefact is the baseline:
+    how much faster, how much smaller, and at which KL divergence. The folder gets report.html, report.json and a model
+    card beside each artefact. Run again, it reuses what is already there.
     """
     from kanna.compare import compare
 
@@ -57,11 +60,28 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         style = "bold green" if row["name"] == best else "dim" if row["role"] == "floor" else None
         made.add_row("★" if row["name"] == best else "", row["name"], *(_cell(row, c) for c in columns), style=style)
     screen.print(made)
+    if data["pairs"]:
+        screen.print(draw_pairs(data["pairs"]))
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     if best:
         screen.print(f"Recommended: {best}. {data['recommended']['why']}", markup=False, style="bold green")
     screen.print(f"Report: {data['report']}", markup=False, soft_wrap=True)
+
+
+def draw_pairs(pairs: list[dict[str, Any]]) -> Any:
+    """A table of artefacts of two formats at nearly equal bytes."""
+    from kanna.cli.ui import number, table
+    from kanna.units import format_size
+
+    made = table("at equal bytes", "", "size>", "", "KL>", "", "tok/s>", "", "memory>", "")
+    for pair in pairs:
+        cells: list[str] = list(pair["names"])
+        cells += [format_size(pair["bytes"][0]), f"{pair['larger']:+.1%}"]
+        for key, digits in (("kl_mean", 5), ("gen_tps", 1)):
+            cells += [number(v, digits) for v in pair[key]]
+        made.add_row(*cells, *("–" if v is None else format_size(v) for v in pair["peak_bytes"]))
+    return made
 
 
 _COLUMNS = {

@@ -6,7 +6,7 @@ from functools import cache
 
 from kanna import plugins
 from kanna.encodings.base import Encoding
-from kanna.encodings.grouped import nbits
+from kanna.encodings.grouped import affine, nbits
 
 
 @cache
@@ -24,5 +24,6 @@ def get(name: str) -> Encoding | None:
     """The grouped encoding called `name`, or None; UnsupportedError when a kind has no such width or group."""
     found = _all().get(name)
     if found is None:
-        nbits.parse(name)
+        for kind in (affine, nbits):
+            kind.parse(name)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kanna.errors import OutputError
@@ -21,12 +21,13 @@ Late = Callable[[], Mapping[str, MetaValue]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteResult:
-    """paths in order, bytes of all of them, seconds it took, peak of our own memory in bytes."""
+    """paths in order, bytes of all of them, seconds it took, peak of our own memory in bytes, what is to be told."""
 
     paths: list[Path]
     file_bytes: int
     seconds: float
     peak_bytes: int
+    notes: list[str] = field(default_factory=list[str])
 
 
 def plan_files(

@@ -1,4 +1,4 @@
-"""Tensors of an MLX folder as lazy float tensors: affine codes of any width and group, layer by layer."""
+"""Tensors of an MLX folder as lazy float tensors: codes of any mode, width and group, layer by layer."""
 
 from __future__ import annotations
 
@@ -6,43 +6,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from kanna import encodings
+from kanna.encodings import Encoding, _affine
+from kanna.encodings.grouped import affine, mx
+from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.model import F32, U8, Tensor
 
-from kanna.encodings import _affine
-from kanna.errors import FormatError, UnsupportedError
-from kanna.formats.safetensors.read import Unreadable
-from kanna.model import F32, Tensor
-
-_MODES = ("affine",)
+_PARTS = ("weight", "scales", "biases")
 
 
 @dataclass(slots=True)
-class Affine:
-    """A matrix of affine codes, decoded row by row; bits and group follow from the shapes."""
+class Packed:
+    """A matrix of codes and scales, decoded row by row. planes: the tensors of its encoding's planes, in order."""
 
     name: str
     shape: tuple[int, ...]
-    bits: int
-    codes: Unreadable
-    scales: Tensor
-    biases: Tensor
+    encoding: Encoding
+    planes: list[Tensor]
 
     @property
     def dtype(self) -> str:
-        return self.scales.dtype
+        return self.encoding.name
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes + self.biases.nbytes
+        return sum(p.nbytes for p in self.planes)
 
     def rows(self, start: int, stop: int) -> F32:
-        size = self.shape[1] * self.bits // 8
-        data = np.ascontiguousarray(self.codes.data[start * size : stop * size].reshape(stop - start, size))
-        codes = _affine.unpack(data, self.bits)
-        return _affine.values(codes, self.scales.rows(start, stop), self.biases.rows(start, stop))
+        return self.encoding.decode(self.raw(start, stop), self.shape[1])
 
-    def raw(self, start: int, stop: int) -> None:
-        return None
+    def raw(self, start: int, stop: int) -> U8:
+        return self.encoding.join([self._plane(p, start, stop) for p in self.planes])
+
+    def _plane(self, plane: Tensor, start: int, stop: int) -> U8:
+        data: U8 | None = getattr(plane, "data", None)
+        if data is None:
+            raise SourceError(f"the values of {plane.name} were not fetched")
+        size = plane.nbytes // self.shape[0]
+        return data[start * size : stop * size].reshape(stop - start, size)
 
 
 def is_mlx(config: Mapping[str, Any]) -> bool:
@@ -54,33 +55,61 @@ def is_mlx(config: Mapping[str, Any]) -> bool:
 def unpacked(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one of floats.
 
-    Raises UnsupportedError for a mode other than affine, FormatError for parts that do not fit together.
+    Raises UnsupportedError for an unknown mode, FormatError for parts that do not fit together.
     """
     settings: dict[str, Any] = config["quantization"]
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         base, _, kind = name.rpartition(".")
-        if f"{base}.scales" not in tensors or kind not in ("weight", "scales", "biases"):
+        if f"{base}.scales" not in tensors or kind not in (*_PARTS, "global_scale"):
             found[name] = tensor
         elif kind == "weight":
             own = settings.get(base)
-            found[name] = _affine_of(base, tensor, tensors, own if isinstance(own, dict) else settings)
+            found[name] = _packed(base, tensors, own if isinstance(own, dict) else settings)
     return found
 
 
-def _affine_of(base: str, weight: Tensor, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> Affine:
+def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> Packed:
     mode, bits, group = own.get("mode", "affine"), own.get("bits"), own.get("group_size")
-    if mode not in _MODES:
-        raise UnsupportedError(f"{base} is stored in mode {mode!r}", expected=", ".join(_MODES))
-    scales, biases = tensors[f"{base}.scales"], tensors.get(f"{base}.biases")
-    if bits not in _affine.BITS or group not in _affine.GROUPS:
-        raise FormatError(
-            f"{base} has {bits!r} bits in groups of {group!r}",
-            expected=f"{', '.join(map(str, _affine.BITS))} bits in groups of {', '.join(map(str, _affine.GROUPS))}",
-        )
-    if not isinstance(weight, Unreadable) or weight.dtype != "u32" or len(weight.shape) != 2 or biases is None:
+    scales = tensors[f"{base}.scales"]
+    if f"{base}.global_scale" in tensors:
+        raise UnsupportedError(f"{base} has a scale for the whole matrix", expected="scales of groups alone")
+    known = {m.name: m for m in mx.MODES}
+    if mode == "affine":
+        if bits not in _affine.BITS or group not in _affine.GROUPS:
+            raise FormatError(
+                f"{base} has {bits!r} bits in groups of {group!r}",
+                expected=f"{_list(_affine.BITS)} bits in groups of {_list(_affine.GROUPS)}",
+            )
+        if scales.dtype not in affine.NUMBERS:
+            raise FormatError(f"{base}.scales hold {scales.dtype}", expected=_list(affine.NUMBERS))
+        encoding = encodings.get(affine.name_of(bits, group, scales.dtype))
+    elif mode in known:
+        if (bits, group) != (known[mode].bits, known[mode].group):
+            raise FormatError(
+                f"{base} has {bits!r} bits in groups of {group!r}",
+                expected=f"{known[mode].bits} bits in groups of {known[mode].group} in mode {mode}",
+            )
+        encoding = encodings.get(mx.name_of(mode))
+    else:
+        raise UnsupportedError(f"{base} is stored in mode {mode!r}", expected=_list(("affine", *known)))
+    names = [f"{base}.{p.name}" for p in encoding.planes]
+    if any(name not in tensors for name in names) or (f"{base}.biases" in tensors) != (mode == "affine"):
+        raise FormatError(f"{base} is no packed matrix", expected=f"{', '.join(p.name for p in encoding.planes)}")
+    planes = [tensors[name] for name in names]
+    weight = planes[0]
+    if weight.dtype != "u32" or len(weight.shape) != 2:
         raise FormatError(f"{base} is no packed matrix", expected="weight in 32-bit words, scales and biases")
+    bits, group = int(encoding.settings["bits"]), encoding.block
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
-    if not tuple(scales.shape) == tuple(biases.shape) == (rows, cols // group) or cols % group:
-        raise FormatError(f"{base}.scales has shape {list(scales.shape)}", expected=f"{[rows, cols // group]}")
-    return Affine(f"{base}.weight", (rows, cols), bits, weight, scales, biases)
+    for plane, part in zip(encoding.planes[1:], planes[1:], strict=True):
+        if tuple(part.shape) != (rows, cols // group) or cols % group or part.dtype != plane.dtype:
+            raise FormatError(
+                f"{part.name} has shape {list(part.shape)} of {part.dtype}",
+                expected=f"{[rows, cols // group]} of {plane.dtype}",
+            )
+    return Packed(f"{base}.weight", (rows, cols), encoding, planes)
+
+
+def _list(items: Any) -> str:
+    return ", ".join(map(str, items))

@@ -1,6 +1,20 @@
 """safetensors: the container of Hugging Face models (huggingface.co/docs/safetensors)."""
 
 from kanna.formats.safetensors.read import INDEX, header_size, parse_header, read_file, read_folder
-from kanna.formats.safetensors.write import check_folder, write_folder
+from kanna.formats.safetensors.write import check_folder, folder_bytes, write_folder
 
-__all__ = ["INDEX", "check_folder", "header_size", "parse_header", "read_file", "read_folder", "write_folder"]
+__all__ = [
+<<<<<<< HEAD
+    "INDEX", "check_folder", "folder_bytes", "header_size", "parse_header", "read_file", "read_folder", "write_folder",
+]  # fmt: skip
+=======
+    "INDEX",
+    "check_folder",
+    "folder_bytes",
+    "header_size",
+    "parse_header",
+    "read_file",
+    "read_folder",
+    "write_folder",
+]
+>>>>>>> main

@@ -12,11 +12,13 @@ from kanna.errors import OutputError
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.safetensors.read import DTYPES, INDEX, SINGLE
 from kanna.formats.stream import File, check_output, fill
+from kanna.model import U8, num_rows
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress, Silent
 
 SHARD_BYTES = 5_000_000_000
-_NAMES = {encoding: dtype for dtype, encoding in DTYPES.items()}
+_NAMES = {encoding: dtype for dtype, encoding in DTYPES.items()} | {"u32": "U32", "u8": "U8"}
+_SIZES = {"u32": 4, "u8": 1, "f32": 4, "f16": 2, "bf16": 2}
 
 
 def write_folder(
@@ -29,18 +31,22 @@ def write_folder(
     shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     nonfinite: str = "refuse",
+    maker: str = "pt",
 ) -> WriteResult:
-    """Stream tensors to `folder` as safetensors with the side `files` (config.json, tokenizer.json, …) beside them."""
+    """Stream tensors to `folder` as safetensors with the side `files` (config.json, tokenizer.json, …) beside them.
+
+    A matrix of an encoding of several planes becomes as many tensors. maker: what the metadata calls the format.
+    """
     started = time.perf_counter()
     folder = Path(folder)
-    shards = _shards(folder, tensors, shard_bytes)
+    shards = _shards(folder, tensors, shard_bytes, maker)
     total = sum(s.total_bytes for s in shards)
     check_folder(folder, overwrite=overwrite, needed=total + sum(map(len, files.values())))
     folder.mkdir(exist_ok=True)
     peak = fill(shards, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")
     side = dict(files)
     if len(shards) > 1:
-        names = {e.name: s.path.name for s in shards for e in s.tensors}
+        names = {n: s.path.name for s in shards for e in s.tensors for n in stored_names(e)}
         side[INDEX] = _dump({"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": names})
     for name, data in side.items():
         temporary = folder / f"{name}.partial"
@@ -70,7 +76,18 @@ def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
     check_output([folder / SINGLE], overwrite=True, needed=needed)
 
 
-def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int) -> list[File]:
+def folder_bytes(tensors: Sequence[TensorPlan], shard_bytes: int = SHARD_BYTES, maker: str = "pt") -> int:
+    """Bytes of the weight files that `write_folder` writes, headers included."""
+    return sum(s.total_bytes for s in _shards(Path(), tensors, shard_bytes, maker))
+
+
+def stored_names(entry: TensorPlan) -> list[str]:
+    """Names of the tensors that a planned one becomes in the file."""
+    base = entry.name.removesuffix(".weight")
+    return [f"{base}.{p.name}" for p in entry.encoding.planes] or [entry.name]
+
+
+def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int, maker: str) -> list[File]:
     groups: list[list[TensorPlan]] = [[]]
     used = 0
     for entry in tensors:
@@ -80,35 +97,50 @@ def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int) -> list[Fil
         groups[-1].append(entry)
         used += entry.nbytes
     if len(groups) == 1:
-        return [_file(folder / SINGLE, groups[0])]
+        return [_file(folder / SINGLE, groups[0], maker)]
     return [
-        _file(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group) for i, group in enumerate(groups, 1)
+        _file(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group, maker)
+        for i, group in enumerate(groups, 1)
     ]
 
 
-def _file(path: Path, tensors: Sequence[TensorPlan]) -> File:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def _file(path: Path, tensors: Sequence[TensorPlan], maker: str) -> File:
+    header: dict[str, Any] = {"__metadata__": {"format": maker}}
     at = 0
     for entry in tensors:
-        if entry.encoding.name not in _NAMES:
-            raise OutputError(f"safetensors cannot hold {entry.encoding.label}", expected=", ".join(_NAMES))
-        header[entry.name] = {
-            "dtype": _NAMES[entry.encoding.name],
-            "shape": list(entry.tensor.shape),
-            "data_offsets": [at, at + entry.nbytes],
-        }
-        at += entry.nbytes
+        for name, (dtype, shape, size) in zip(stored_names(entry), _parts(entry), strict=True):
+            header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [at, at + size]}
+            at += size
     text = _dump(header)
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    offsets = [start + header[e.name]["data_offsets"][0] for e in tensors]
+
+    def spread(entry: TensorPlan, first: int, data: U8) -> list[tuple[int, U8]] | None:
+        if not entry.encoding.planes:
+            return None
+        parts = zip(stored_names(entry), entry.encoding.split(data), strict=True)
+        return [(start + header[name]["data_offsets"][0] + first * part.shape[1], part) for name, part in parts]
+
     return File(
         path=path,
         header=len(text).to_bytes(8, "little") + text,
-        offsets=offsets,
+        offsets=[start + header[stored_names(e)[0]]["data_offsets"][0] for e in tensors],
         tensors=tensors,
         total_bytes=start + at,
+        spread=spread,
     )
+
+
+def _parts(entry: TensorPlan) -> list[tuple[str, list[int], int]]:
+    """dtype, shape and bytes of each tensor that `entry` becomes."""
+    encoding, shape = entry.encoding, list(entry.tensor.shape)
+    if encoding.planes:
+        blocks, rows = shape[-1] // encoding.block, num_rows(entry.tensor)
+        widths = [(p.dtype, blocks * p.bytes) for p in encoding.planes]
+        return [(dtype, [*shape[:-1], width // _SIZES[dtype]], rows * width) for dtype, width in widths]
+    if encoding.name not in _NAMES:
+        raise OutputError(f"safetensors cannot hold {encoding.label}", expected=", ".join(DTYPES.values()))
+    return [(encoding.name, shape, entry.nbytes)]
 
 
 def _dump(value: Any) -> bytes:

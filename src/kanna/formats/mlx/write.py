@@ -1,0 +1,76 @@
+"""Write a folder for mlx-lm: packed matrices with their scales, and config.json with the settings of each."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna.formats import safetensors
+from kanna.formats.gguf.write import WriteResult
+from kanna.formats.safetensors.write import SHARD_BYTES
+from kanna.model import num_weights
+from kanna.plan.types import TensorPlan
+from kanna.progress import Progress
+
+_OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
+
+
+def settings(tensors: Sequence[TensorPlan]) -> dict[str, Any]:
+    """`quantization` of config.json as mlx-lm writes it: what most weights have, then each matrix that differs.
+
+    Empty where nothing is quantized.
+    """
+    kinds: dict[str, Mapping[str, str | int]] = {}
+    sizes: Counter[str] = Counter()
+    for entry in tensors:
+        if entry.encoding.settings:
+            key = json.dumps(dict(entry.encoding.settings))
+            kinds[key] = entry.encoding.settings
+            sizes[key] += num_weights(entry.tensor)
+    if not kinds:
+        return {}
+    usual = kinds[max(kinds, key=lambda key: sizes[key])]
+    differing = {
+        entry.name.removesuffix(".weight"): dict(entry.encoding.settings)
+        for entry in tensors
+        if entry.encoding.settings and entry.encoding.settings != usual
+    }
+    return {**usual, **differing}
+
+
+def weight_bytes(tensors: Sequence[TensorPlan], shard_bytes: int | None) -> int:
+    """Bytes of the weight files, to the byte."""
+    return safetensors.folder_bytes(tensors, shard_bytes or SHARD_BYTES, "mlx")
+
+
+def write_folder(
+    folder: Path | str,
+    *,
+    tensors: Sequence[TensorPlan],
+    config: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    threads: int,
+    progress: Progress,
+    shard_bytes: int | None,
+    overwrite: bool,
+    nonfinite: str,
+) -> WriteResult:
+    """Stream tensors to `folder` with `config`, to which the settings are added, and side `files` beside them."""
+    whole = {k: v for k, v in config.items() if k not in _OURS}
+    if found := settings(tensors):
+        # Twice, as mlx-lm does: the second is the key that a hub looks for.
+        whole |= {"quantization": found, "quantization_config": found}
+    return safetensors.write_folder(
+        folder,
+        tensors=tensors,
+        files={**files, "config.json": (json.dumps(dict(sorted(whole.items())), indent=4) + "\n").encode()},
+        threads=threads,
+        progress=progress,
+        shard_bytes=shard_bytes or SHARD_BYTES,
+        overwrite=overwrite,
+        nonfinite=nonfinite,
+        maker="mlx",
+    )

@@ -1,0 +1,270 @@
+"""Optimize for onnxruntime: the ONNX folder closest to the source within a budget, one encoding per node."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kanna import statistics
+from kanna.calibrate import HELD_TEXT
+from kanna.compare.steps import base_name
+from kanna.convert._nbits import ToNBits
+from kanna.convert.base import ConvertResult, Request, Running
+from kanna.encodings import Encoding
+from kanna.encodings.grouped.nbits import parse
+from kanna.errors import PlanError, UsageError
+from kanna.formats.onnx import build as build_
+from kanna.formats.onnx import quantize
+from kanna.hardware.cpu import default_threads
+from kanna.model import F32, Model, columns, num_rows
+from kanna.optimize.budget import Budget
+from kanna.optimize.measure import Measured, measure
+from kanna.optimize.onnx_probe import judge, probe
+from kanna.optimize.search import NAME, Found, Limits, Wishes, plan_of
+from kanna.plan import Plan
+from kanna.plan import onnx as presets
+from kanna.plan.allocate import Choice, Option, allocate, largest, smallest
+from kanna.progress import Progress, Silent
+from kanna.sources import Source
+from kanna.units import format_size
+
+CANDIDATES = (
+    "nbits2g32", "nbits2g64", "nbits4g16", "nbits4g16s", "nbits4g32", "nbits4g32s", "nbits4g64", "nbits4g128",
+    "nbits8g32", "nbits8g64s", "nbits8g128s", "f32",
+)  # fmt: skip
+"""What onnxruntime's CPU kernels multiply by at full speed: 2 bits in groups of 16 take a hundred times longer."""
+
+
+def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: Mapping[str, str]) -> Wishes:
+    """What the user wants of some tensors, among the encodings of ONNX."""
+    return Wishes(keep=keep, exclude=exclude, rules=rules, kept="f32", names=CANDIDATES)
+
+
+def seen(encoding: Encoding, x: F32) -> F32 | None:
+    """Inputs f32 [tokens, columns] as a node of accuracy_level 4 sees them: whole numbers up to 127 per group."""
+    kind = parse(encoding.name)
+    if kind is None:
+        return None
+    groups = x.reshape(len(x), -1, kind.group)
+    scale = np.maximum(np.abs(groups).max(axis=2, keepdims=True), np.float32(1e-30)) / np.float32(127)
+    return (np.rint(groups / scale) * scale).reshape(x.shape)
+
+
+def nbytes(rows: int, cols: int, encoding: str) -> int:
+    """Bytes of a matrix in the external data, with what aligns its planes."""
+    kind = parse(encoding)
+    return rows * kind.row_bytes(cols) if kind else 4 * rows * cols
+
+
+def choices(work: ToNBits, measured: Measured, wishes: Wishes, scale: Mapping[str, float]) -> list[Choice]:
+    """What `allocate` takes: one choice per node, named by its first matrix; q, k and v are one node."""
+    model, allowed = work.model, wishes.allow(work.model)
+    found: list[Choice] = []
+    for members in nodes(work):
+        if any(m not in measured.costs for m in members):
+            continue
+        options: list[Option] = []
+        for encoding in measured.costs[members[0]]:
+            if not all(allowed(m, encoding) for m in members):
+                continue
+            cost = sum(measured.costs[m][encoding] * scale.get(m, 1.0) for m in members)
+            tensors = [model.tensors[m] for m in members]
+            size = sum(nbytes(num_rows(t), columns(t), encoding) for t in tensors)
+            options.append(Option(encoding=encoding, nbytes=size, cost=cost))
+        if not options:
+            raise UsageError(f"no encoding is left for {', '.join(members)}", todo="exclude fewer encodings")
+        found.append(Choice(name=members[0], options=options))
+    return found
+
+
+def nodes(work: ToNBits) -> list[list[str]]:
+    """The matrices of each node, by GGUF name."""
+    found: list[list[str]] = []
+    for theirs, ours in work.ours.items():
+        members = [work.ours[n] for n in quantize.joined(theirs, work.tensors)]
+        if members[0] == ours:
+            found.append(members)
+    return found
+
+
+def spread(plan: Plan, work: ToNBits) -> Plan:
+    """The plan of one rule per node, with a rule for every matrix of it."""
+    members = {m[0]: m for m in nodes(work)}
+    rules = [
+        rule.model_copy(update={"pattern": f"^{re.escape(name)}$"})
+        for rule in plan.rules
+        for name in members[rule.pattern.strip("^$").replace("\\", "")]
+    ]
+    return plan.model_copy(update={"rules": rules, "encoding": "f32"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """The artefact that was made, and its proof beside the largest plain preset within the budget."""
+
+    artefact: Path
+    described: ConvertResult
+    file_bytes: int
+    budget: Budget
+    plan: Path
+    predicted: float
+    kl: float
+    top1: float
+    rival: str | None
+    rival_kl: float | None
+    statistics: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A source and its float graph: what a plan or a preset makes of them, to the byte."""
+
+    source: Source
+    model: Model
+    graph: Path
+    statistics: Path
+
+    def work(self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None) -> ToNBits:
+        request = Request(plan=plan, preset=preset, statistics=self.statistics)
+        return ToNBits(self.source, self.model, out, request)
+
+    def size(self, *, plan: Path | Plan | None = None, preset: str | None = None) -> int:
+        """Bytes of the whole folder."""
+        return self.work(Path(NAME), plan=plan, preset=preset).folder_bytes(self.graph)
+
+    def sizes(self) -> dict[str, int]:
+        """Of every preset."""
+        return {name: self.size(preset=name) for name in presets.PRESETS}
+
+
+def build(source: Source, model: Model, folder: Path, running: Running) -> Path:
+    """The float32 graph of the source in `folder`, kept for the next budget."""
+    graph, mark = folder / "graph", folder / "graph.json"
+    now = json.dumps(source.hashes(), sort_keys=True)
+    if graph.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == now:
+        return graph
+    shutil.rmtree(graph, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
+        work = ToNBits(source, model, folder / NAME, Request(preset="int4"))
+        work.build(Path(scratch), running).replace(graph)
+    mark.write_text(now, encoding="utf-8")
+    return graph
+
+
+def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) -> Found:
+    """Write the best plan whose folder has at most `budget` bytes to `path`. PlanError with the feasible range."""
+    work = bench.work(Path(NAME), preset="int4")
+
+    def planned(taken: Mapping[str, str]) -> Plan:
+        return spread(plan_of(choices_, taken), work)
+
+    least = bench.size(plan=planned({c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices_}))
+    floor = smallest(choices_)
+    feasible = Limits(least=least, most=least - floor + largest(choices_), fixed=least - floor)
+    feasible.check(budget)
+    room = budget - feasible.fixed
+    while True:
+        taken = allocate(choices_, room)
+        plan = planned({name: option.encoding for name, option in taken.items()})
+        plan.save(path)
+        size = bench.size(plan=path)
+        if size <= budget:
+            return Found(
+                file_bytes=size,
+                predicted=sum(o.cost for o in taken.values()),
+                encodings={name: option.encoding for name, option in taken.items()},
+            )
+        if room == floor:
+            raise PlanError(f"the smallest folder takes {size:,} bytes", expected=f"at most {budget:,}")
+        room = max(floor, room - (size - budget))
+
+
+def optimize(
+    source: Source,
+    model: Model,
+    folder: Path,
+    *,
+    budget: Callable[[Bench | None], Budget],
+    wishes: Wishes,
+    probing: bool,
+    calibrated: Callable[[], Path],
+    text: str | Path | None,
+    windows: int | None,
+    threads: int | None,
+    bar: Progress,
+    say: Callable[[str], None],
+    notes: list[str],
+    stage: Callable[[str], None],
+) -> Made:
+    """Plan, write and prove within a budget.
+
+    budget: bytes allowed; with None before anything slow is done; probing: measure what every kind of node costs;
+    calibrated: makes the folder of statistics
+    """
+    from kanna.evaluate import evaluate_many
+
+    build_.require()
+    wishes.check(model)
+    budget(None)
+    folder.mkdir(parents=True, exist_ok=True)
+    stats = calibrated()
+    running = Running(threads=threads or default_threads(), overwrite=True, nonfinite="refuse", progress=bar)
+    bench = Bench(source=source, model=model, graph=build(source, model, folder, running), statistics=stats)
+    stage("graph")
+    allowed = budget(bench)
+    costs = measure(
+        model, statistics.read(stats), folder / "measure-onnx.json", threads=running.threads, progress=bar,
+        kinds=CANDIDATES, seen=seen,
+    )  # fmt: skip
+    stage("measure")
+    plan = folder / "plan.json"
+    scale: dict[str, float] = {}
+    held = (stats / HELD_TEXT).read_text(encoding="utf-8")
+    if probing and held.strip():
+
+        def write(tried: Plan, to: Path) -> None:
+            bench.work(to, plan=tried).write_from(bench.graph, replace(running, progress=Silent()))
+
+        score = judge(bench, held, threads=threads)
+        scale = probe(costs, score, folder / "probe-onnx.json", write=write, progress=bar)
+        stage("probe")
+    elif probing:
+        notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
+    offered = choices(bench.work(folder / NAME, preset="int4"), costs, wishes, scale)
+    found = search(bench, offered, allowed.nbytes, plan)
+    stage("search")
+    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+    base = base_name(source)
+    made = {NAME: bench.work(folder / f"{base}-{NAME}-onnx", plan=plan)}
+    within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
+    rival = max(within, key=lambda name: within[name]) if within else None
+    if rival is not None:
+        made[rival] = bench.work(folder / f"{base}-{rival}-onnx", preset=rival)
+    sizes = {name: work.write_from(bench.graph, running).file_bytes for name, work in made.items()}
+    stage("write")
+    scores = evaluate_many(
+        [work.out for work in made.values()],
+        reference=source,
+        text=text,
+        windows=windows,
+        threads=threads,
+        progress=bar,
+    )
+    kl = {name: score.kl_mean for name, score in zip(made, scores, strict=True)}
+    top1 = {name: score.top1 for name, score in zip(made, scores, strict=True)}
+    stage("prove")
+    best = min(made, key=lambda name: kl[name])
+    if best != NAME:
+        notes.append(f"{best} came out closer than the searched plan, and is the artefact to use")
+    return Made(
+        artefact=made[best].out, described=made[best].describe(), file_bytes=sizes[best], budget=allowed, plan=plan,
+        predicted=found.predicted, kl=kl[best], top1=top1[best], rival=rival,
+        rival_kl=kl[rival] if rival else None, statistics=stats,
+    )  # fmt: skip
