@@ -356,7 +356,7 @@ def _folder(
         rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
         swaps=None,
-        gate=None,
+        gate=made.gate,
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),

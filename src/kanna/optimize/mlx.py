@@ -64,6 +64,7 @@ class Made:
     rival: str | None
     rival_kl: float | None
     statistics: Path
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
