@@ -18,6 +18,7 @@ from kanna.serve.problems import ApiError, engine_down
 
 if TYPE_CHECKING:
     from kanna.serve.backend import Backend
+    from kanna.serve.description import Bodies
     from kanna.serve.gateway import Gateway
 
 
@@ -42,7 +43,7 @@ class Adapters(BaseModel):
     adapters: list[Adapter]
 
 
-def router(gateway: Gateway) -> APIRouter:
+def router(gateway: Gateway, described: Bodies) -> APIRouter:
     """Routes under /admin/models."""
     routes, pool = APIRouter(prefix="/admin/models"), gateway.pool
 
@@ -51,7 +52,7 @@ def router(gateway: Gateway) -> APIRouter:
         gateway.admit(request, "admin")
         return {"models": await asyncio.to_thread(pool.status)}
 
-    @routes.post("/{name}/swap")
+    @routes.post("/{name}/swap", openapi_extra=described.of(Swap))
     async def swap(request: Request, name: str) -> dict[str, Any]:
         """Another artefact under the same name; returns when requests go to it and none is left on the old one."""
         gateway.admit(request, "admin")
@@ -73,7 +74,7 @@ def router(gateway: Gateway) -> APIRouter:
         async with pool.turn(pool.find(name)) as backend:
             return {"adapters": await _lora(backend)}
 
-    @routes.put("/{name}/adapters")
+    @routes.put("/{name}/adapters", openapi_extra=described.of(Adapters))
     async def switch(request: Request, name: str) -> Response:
         """Scales by id; a request may also carry its own, in `lora`."""
         gateway.admit(request, "admin")
