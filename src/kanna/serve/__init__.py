@@ -183,6 +183,7 @@ def _bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(1024)  # who is quicker than the rest of the start waits, instead of being sent away
     except OSError as error:
         bound.close()
         raise KannaError(
