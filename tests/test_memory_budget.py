@@ -161,7 +161,7 @@ def rooms(least: dict[str, int]) -> Footprint:
     made = object.__new__(Footprint)
     none = Overhead(loaded=0, kv=0, compute=0, output=0)
     made.rooms = [Room(cache=c, overhead=none, nbytes=n) for c, n in least.items()]
-    made.memory, made.context, made.why, made._threads = 1000, 64, "", 1
+    made.memory, made.context, made.why, made._threads, made._bar = 1000, 64, "", 1, Silent()
     made.chosen, made._feasible = made.rooms[0], Limits(least=10, most=160, fixed=0)
     return made
 

@@ -119,6 +119,34 @@ def test_a_second_run_tries_nothing_again(home: Path, best: dict[str, Any], monk
     assert again["kl_mean"] == best["kl_mean"]
 
 
+def test_probes_keep_two_files_and_go_on_kind_by_kind(
+    home: Path, best: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from kanna import statistics
+
+    source, stats = kanna.open_source(home / "tiny"), Path(best["statistics"])
+    model = families.load_model(source)
+    costs = measure.measure(
+        model, statistics.read(stats), home / "out" / "measure.json", threads=1, progress=Stops("", 0)
+    )
+    before = json.loads((home / "out" / "probe.json").read_text())
+    cut = before | {"kinds": {k: v for k, v in before["kinds"].items() if k not in ("attn_k", "attn_v")}}
+    (tmp_path / "probe.json").write_text(json.dumps(cut))
+    made, inner = list[list[str]](), probe.rewrite
+
+    def rewrite(*given: Any, **named: Any) -> Any:
+        found = inner(*given, **named)
+        made.append(sorted(p.name for p in tmp_path.rglob("*.gguf")))
+        return found
+
+    monkeypatch.setattr(probe, "rewrite", rewrite)
+    probe.probe(source, costs, stats, stats / "held.txt", tmp_path / "probe.json", threads=1, progress=Stops("", 0))
+    assert made == [["floor.gguf"]] + [["floor.gguf", "kind.gguf"]] * 2, "only what was missing, two files at most"
+    after = json.loads((tmp_path / "probe.json").read_text())
+    assert {k: pytest.approx(v) for k, v in before["kinds"].items()} == after["kinds"]
+    assert [p.name for p in tmp_path.iterdir()] == ["probe.json"]
+
+
 class Stops:
     """Progress that is interrupted when a stage has advanced so often."""
 

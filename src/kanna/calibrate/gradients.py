@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,14 @@ def gradients(
 
     Raises KannaError when one of them is not a number; no file is left then.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
 
     path = folder / FILE
     mark = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
-    if path.is_file():
-        with safe_open(str(path), framework="np") as file:
-            if (file.metadata() or {}).get("key") == mark:
-                return
+    with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
+        if (file.metadata() or {}).get("key") == mark:
+            return
     path.unlink(missing_ok=True)
     found = _backward(Network(model, device), windows, progress)
     if wrong := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
@@ -116,6 +116,7 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
     for ids in chosen:
         given = torch.from_numpy(ids[:length].astype(np.int64))[None].to(network.device)
         logits = whole(input_ids=given, use_cache=False).logits[0]
+        network.check(logits, "the head")
         chances = torch.log_softmax(logits, -1)
         labels = torch.multinomial(chances.detach().exp(), 1)
         chances.gather(1, labels).sum().backward()

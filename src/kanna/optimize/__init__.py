@@ -405,7 +405,10 @@ def _gradients(
         )
         return
     windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
+    try:
+        gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
+    except KannaError as error:
+        notes.append(f"{error.found}: tensors were weighed by their relative errors instead of their gradients")
 
 
 def _tune(

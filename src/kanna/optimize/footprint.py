@@ -67,7 +67,7 @@ class Footprint:
         self, source: Source, memory: int, context: int, feasible: Limits, threads: int | None, bar: Progress
     ) -> None:
         self.memory, self.context, self._threads, self._source = memory, context, threads, source
-        self._feasible = feasible
+        self._feasible, self._bar = feasible, bar
         exact = reference_gguf(source, progress=bar)
         # What llama.cpp makes of the header is counted as loaded; its bytes are not kept.
         header = exact.stat().st_size - sum(t.nbytes for t in gguf.read(exact).tensors.values())
@@ -230,7 +230,10 @@ class Footprint:
         return [(row, how) for row, how in rows if self.found[row.name].peak <= self.memory]
 
     def _measure(self, artefact: Path) -> Resident:
-        return resident(artefact, context=self.context, cache=self.chosen.cache, threads=self._threads)
+        self._bar.start("load and fill", self.context, "tokens")
+        found = resident(artefact, context=self.context, cache=self.chosen.cache, threads=self._threads)
+        self._bar.finish()
+        return found
 
     def predicted(self, size: int) -> int:
         """Bytes of memory expected with a file of `size` bytes."""

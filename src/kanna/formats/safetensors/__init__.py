@@ -4,5 +4,12 @@ from kanna.formats.safetensors.read import INDEX, header_size, parse_header, rea
 from kanna.formats.safetensors.write import check_folder, folder_bytes, write_folder
 
 __all__ = [
-    "INDEX", "check_folder", "folder_bytes", "header_size", "parse_header", "read_file", "read_folder", "write_folder",
-]  # fmt: skip
+    "INDEX",
+    "check_folder",
+    "folder_bytes",
+    "header_size",
+    "parse_header",
+    "read_file",
+    "read_folder",
+    "write_folder",
+]
