@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +37,8 @@ def convert(
     split_max_size: int | None = None,
     format: str | None = None,
     method: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     nonfinite: str = "refuse",
     threads: int | None = None,
     overwrite: bool = False,
@@ -48,7 +52,8 @@ def convert(
     One of preset (the format has a default), encoding and plan. format: one of `formats()`; None: what the preset
     names, as in `mlx:q4`, else `gguf`; `safetensors` makes a Hugging Face folder in bf16, f16 or f32. imatrix:
     llama.cpp's importance matrix. statistics: a folder `kanna calibrate` wrote. method: how values are chosen; None:
-    `gptq` with statistics, else `search`. split_max_size in bytes. nonfinite: `refuse` a source with NaN or infinity,
+    `gptq` with statistics, else `search`. split_max_size in bytes. include, exclude: patterns of the names of matrix
+    products that an int8 graph of ONNX quantizes, or leaves float. nonfinite: `refuse` a source with NaN or infinity,
     or store `zero` in their place. threads: default all cores.
 
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial file
@@ -64,6 +69,8 @@ def convert(
     if out is None and not dry_run:
         raise UsageError("no output was named", expected="a path")
     format, preset = format_of(format, preset)
+    if include or exclude:
+        _check_patterns(format, preset, [*include, *exclude])
     kind: type[Work] = plugins.load(__name__, format, "WORK")
     opened = open_source(
         source, revision=revision, offline=offline, weights=not dry_run, preflight=families.load_model, progress=bar
@@ -81,6 +88,8 @@ def convert(
         statistics=statistics,
         method=method,
         split_max_size=split_max_size,
+        include=tuple(include),
+        exclude=tuple(exclude),
     )
     work = kind(opened, model, Path(out) if out is not None else None, request)
     result = work.describe()
@@ -113,6 +122,20 @@ def format_of(format: str | None, preset: str | None) -> tuple[str, str | None]:
     if format is not None and format != prefix:
         raise UsageError(f"the preset {preset} is not one of {format}", expected=f"--format {prefix}")
     return prefix, rest
+
+
+def _check_patterns(format: str, preset: str | None, patterns: Sequence[str]) -> None:
+    """UsageError unless the preset is an int8 graph and every pattern is a regular expression."""
+    from kanna.plan.onnx_derived import PRESETS
+
+    if format != "onnx" or preset not in PRESETS or not PRESETS[preset].int8:
+        able = ", ".join(f"onnx:{name}" for name, kind in PRESETS.items() if kind.int8)
+        raise UsageError("--include and --exclude choose the products of an int8 graph", expected=f"--preset {able}")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{pattern!r} is no pattern: {error}", expected="a regular expression") from None
 
 
 def _refuse_source_as_output(source: Source, out: Path) -> None:

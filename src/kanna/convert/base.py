@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,7 +62,7 @@ class ConvertResult:
 class Request:
     """What the user asks for, as `convert` takes it; a format refuses what it has no use for.
 
-    method: None: the format's own choice
+    method: None: the format's own choice; include, exclude: of an int8 graph, patterns of its products' names
     """
 
     preset: str | None = None
@@ -72,6 +72,8 @@ class Request:
     statistics: str | Path | None = None
     method: str | None = None
     split_max_size: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

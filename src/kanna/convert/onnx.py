@@ -19,6 +19,7 @@ from kanna.formats.stream import explain, partial, sync_file
 from kanna.memory import Peak
 from kanna.model import Model
 from kanna.plan import onnx as presets
+from kanna.plan import onnx_derived
 from kanna.sources import Source
 
 PRESETS = ("fp32",)
@@ -28,11 +29,12 @@ class ToONNX:
     """A conversion to an ONNX folder: graph, external data, genai_config.json, tokenizer files."""
 
     late_hashes = False
+    presets = PRESETS
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         preset = request.preset or PRESETS[0]
-        if preset not in PRESETS:
-            known = [*PRESETS, *presets.PRESETS]
+        if preset not in self.presets:
+            known = [*PRESETS, *presets.PRESETS, *onnx_derived.PRESETS]
             raise UsageError(f"no preset {preset!r} for onnx", expected=", ".join(f"onnx:{p}" for p in known))
         given = {
             "encoding": request.encoding,
@@ -84,6 +86,7 @@ class ToONNX:
                     nonfinite=running.nonfinite,
                     progress=running.progress,
                 )
+                self.finish(made, Path(scratch), running)
             for path in made.iterdir():
                 sync_file(path)
             if self.out.is_dir():
@@ -101,12 +104,20 @@ class ToONNX:
         )
 
 
+    def finish(self, made: Path, scratch: Path, running: Running) -> None:
+        """What is done with the builder's folder `made`; nothing for the float32 graph itself."""
+
+
 class ToAny:
     """The conversion that a preset, an encoding or a plan asks for."""
 
     late_hashes = False
 
     def __new__(cls, source: Source, model: Model, out: Path | None, request: Request) -> Any:
+        if request.preset in onnx_derived.PRESETS:
+            from kanna.convert._onnx_derived import ToDerived
+
+            return ToDerived(source, model, out, request)
         quantized = request.encoding or request.plan or (request.preset or "int4") in presets.PRESETS
         return (ToNBits if quantized else ToONNX)(source, model, out, request)
 

@@ -22,6 +22,7 @@ from kanna.serve.pool import Pool, Served
 from kanna.serve.problems import ApiError
 from kanna.serve.relay import Used
 from kanna.serve.settings import Settings
+from kanna.serve.traces import Traces
 
 ANYONE = Key(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
 """Who asks where no keys are needed."""
@@ -35,12 +36,14 @@ class Ask:
     served: Served
     body: dict[str, Any]
     client: Client
+    request: Request
     begun: float
     used: Used = field(default_factory=Used)
 
 
 class Gateway:
-    def __init__(self, pool: Pool, store: Store, settings: Settings) -> None:
+    def __init__(self, pool: Pool, store: Store, settings: Settings, traces: Traces | None = None) -> None:
+        self.traces = traces
         self.pool, self.store, self.settings, self.metrics = pool, store, settings, pool.metrics
         self.limiter = Limiter(store.used)
         self.ledger: Ledger | None = None
@@ -130,7 +133,8 @@ class Gateway:
             self.cap(body, caps)
         body["model"] = served.name
         self.metrics.of(self.metrics.requests, served.name, key.id).inc()
-        return Ask(key=key, served=served, body=body, client=Client(request.receive), begun=begun)
+        return Ask(key=key, served=served, body=body, client=Client(request.receive), begun=begun,
+                   request=request)  # fmt: skip
 
     async def _whole(self, ask: Ask, work: answers.Work) -> bytes:
         async with self.counted(ask):
@@ -174,6 +178,15 @@ class Gateway:
             "prompt_tokens": used.prompt,
             "completion_tokens": used.completion,
         }
+        if self.traces:
+            facts = {
+                "gen_ai.request.model": name,
+                "gen_ai.usage.input_tokens": used.prompt,
+                "gen_ai.usage.output_tokens": used.completion,
+                "kanna.key": key.id,
+            }
+            seconds = time.perf_counter() - ask.begun
+            self.traces.request(ask.request.url.path, ask.request.headers, seconds, status, facts)
         await self.ledger.write(use, entry)
 
     async def plain(self, request: Request, kind: type[Any], path: str, *, role: str | None = None) -> Response:

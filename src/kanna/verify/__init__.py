@@ -15,6 +15,7 @@ from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
+from kanna.provenance import TUNING
 from kanna.runtimes import Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
@@ -64,7 +65,7 @@ def _written(model: Model, artefact: Path, bar: Progress) -> list[Check]:
         found, metadata = _read(artefact)
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
-    return [*tensors.check(model.tensors, found, bar), _context(model, metadata)]
+    return [*tensors.check(model.tensors, found, bar, tuned=TUNING in metadata), _context(model, metadata)]
 
 
 def _whole(model: Model, artefact: Path) -> Check:
@@ -155,7 +156,8 @@ def _parity(
         judge, note = open_judged(runnable, threads=threads, context=context, progress=bar)
         with reference, judge as engine:
             bits = parity.bits_per_weight(runnable, model)
-            checks = parity.check(reference, engine, work, bits, threads or default_threads())
+            rounded = files.is_onnx(runnable) and files.rounds_activations(files.read_folder(runnable))
+            checks = parity.check(reference, engine, work, bits, threads or default_threads(), rounded=rounded)
             if note:
                 with runtime.open(runnable, threads=threads, context=context) as own:
                     checks.append(parity.same(engine, own, work[0], runtime.name))

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     "--format",
     "format",
     type=click.Choice(plugins.names("kanna.convert")),
-    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai. [default: gguf]",
+    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai, mlx one "
+    "for mlx-lm. [default: gguf]",
 )
 @click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
+@click.option("--include", type=options.NAMES, default=[], help="Patterns of products an int8 ONNX graph quantizes.")
+@click.option("--exclude", type=options.NAMES, default=[], help="Patterns of products an int8 ONNX graph leaves float.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing.")
 @click.option("--verify", is_flag=True, help="Afterwards prove the file in the real runtime (see `kanna verify`).")
 @click.option(

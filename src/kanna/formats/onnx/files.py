@@ -112,3 +112,8 @@ def tensors(graph: Any) -> list[Any]:
             for inner in attribute.graphs:
                 found += tensors(inner)
     return found
+
+
+def rounds_activations(folder: Folder) -> bool:
+    """Whether matrix products of the graph read activations of 8 bits, by a range for all of them."""
+    return any(n.op_type in ("DynamicQuantizeLinear", "QuantizeLinear") for n in load(folder.graph).graph.node)

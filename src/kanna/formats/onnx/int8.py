@@ -1,0 +1,66 @@
+"""Int8 graphs, made by onnxruntime's quantizer in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna.errors import KannaError
+from kanna.processes import environment
+from kanna.progress import Progress
+
+
+def quantize(
+    source: Path,
+    out: Path,
+    scratch: Path,
+    *,
+    ids: NDArray[np.int64],
+    calibrator: str,
+    cache: Sequence[int] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    smoothing: bool = True,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Quantize the float graph `source`/model.onnx into `out`; figures of what was done.
+
+    ids:        calibration text, [windows, tokens]
+    calibrator: of static QDQ (W8A8), one of `ranges.CALIBRATORS`; "": dynamic int8
+    cache:      heads and width of a decoder's cache
+    include, exclude: patterns of the names of products that are quantized, and that stay float
+    smoothing:  fold outliers of activations into norms where it lowers the error
+
+    Raises KannaError with the quantizer's last words when it fails.
+    """
+    feeds = scratch / "feeds.npy"
+    np.save(feeds, ids)
+    task = {
+        "source": str(source),
+        "out": str(out),
+        "calibrator": calibrator,
+        "feeds": str(feeds),
+        "cache": list(cache),
+        "include": list(include),
+        "exclude": list(exclude),
+        "smoothing": smoothing,
+    }
+    command = [sys.executable, "-m", "kanna.formats.onnx._int8_child", json.dumps(task)]
+    progress.start("quantize to int8", None, "products")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    finally:
+        progress.finish()
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise KannaError(f"onnxruntime's quantizer ended with code {done.returncode}: {lines[-1]}") from None
+    return found
