@@ -20,8 +20,8 @@ _KL = ((15.0, 0.005), (7.5, 0.05), (5.5, 0.2), (4.25, 0.8), (3.0, 1.5), (2.0, 3.
 # From 8 bits on, positions that the reference decides clearly must be decided alike.
 _MARGIN = 0.5
 _AGREE = ((15.0, 0.99), (7.5, 0.97))
-# Int8 arithmetic: one range of 256 steps for the activations of all tokens costs more than the weights do (0.1 to 0.7 on
-# 135M parameters, see docs/onnx.md).
+# Int8 arithmetic: one range of 256 steps for the activations of all tokens costs more than the weights do (0.1 to 0.7
+# on 135M parameters, see docs/onnx.md).
 _ROUNDED = 1.5
 _SHORT, _TAIL = 96, 96
 _LONGEST = 6144
