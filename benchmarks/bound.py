@@ -19,8 +19,6 @@ import peers
 from kanna import encodings
 
 ROWS, COLUMNS, SEED = 512, 4096, 20261125
-SLOW_ROWS = 64
-"""Rows for encodings that llama.cpp's own scalar search fills in."""
 
 
 def main() -> None:
@@ -34,10 +32,9 @@ def main() -> None:
         encoding = encodings.get(name)
         if encoding.block == 1 or encoding.encoder is None or encoding.decoder is None:
             continue
-        part = x[: SLOW_ROWS if name.startswith("iq") else ROWS]
         ones = np.ones(COLUMNS, np.float32)
-        data = encoding.encode(part, method="search", weights=ones, threads=2)
-        error = float(np.mean((encoding.decode(data, COLUMNS) - part) ** 2, dtype=np.float64))
+        data = encoding.encode(x, method="search", weights=ones, threads=2)
+        error = float(np.mean((encoding.decode(data, COLUMNS) - x) ** 2, dtype=np.float64))
         bound = 2 ** (-2 * encoding.bits)
         rows.append(
             {

@@ -23,14 +23,23 @@ import numpy as np
 import peers
 
 import kanna
-from kanna import families
-from kanna.calibrate import texts
+from kanna import families, statistics
+from kanna.calibrate import HELD_TEXT, gradients, texts
+from kanna.calibrate.windows import cut
+from kanna.convert.base import Running
 from kanna.evaluate.divergence import compare
 from kanna.fetch import cache_dir, wikitext
+from kanna.optimize import onnx
+from kanna.optimize.measure import measure
+from kanna.optimize.onnx_probe import judge, probe
+from kanna.optimize.search import Wishes
 from kanna.plan import Plan, RuleModel
+from kanna.progress import Silent
 from kanna.sources import open_source
 
+BUILD = "import sys, kanna; kanna.convert(sys.argv[1], sys.argv[2], preset='onnx:int4')"
 ALGORITHMS = ("default", "rtn", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed", "k_quant_linear")
+TOKENS = 24_576
 TEXT = Path(__file__).parent / "text"
 DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
 WINDOW = 512
@@ -43,40 +52,115 @@ _PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="dithered")
-    parser.add_argument("--algorithms", default=",".join(ALGORITHMS))
-    parser.add_argument("--windows", type=int, default=3, help="of 512 tokens, of each kind of text")
-    parser.add_argument("--embedding", action="store_true", help="the peer's embedding in 4 bits, too")
+    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="those that fail are left out")
+    parser.add_argument("--windows", type=int, default=2, help="of 512 tokens, of each kind of text")
+    parser.add_argument(
+        "--embedding", action="store_true", help="the builder's embedding in 4 bits, where it is not tied"
+    )
+    parser.add_argument("--values", action="store_true", help="also the builder's own widths with our values")
+    parser.add_argument("--fast", action="store_true", help="trust predictions: no probes in onnxruntime")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    source = getattr(models, options.model)()
-    stats = cache_dir() / "benchmarks" / f"{source.stem}.statistics"
-    kanna.calibrate(source, stats)
+    path = getattr(models, options.model)()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        text = windows(path, options)
+        made = Ours(path, folder, calibration(folder) if options.model == "stories" else None, options)
+        judge = Judge(made.bench.graph, text)
         hugging = folder / "source"
-        kanna.convert(source, hugging, format="safetensors", encoding="f16")
-        exact = folder / "exact"
-        kanna.convert(source, exact, preset="onnx:fp32")
-        judge = Judge(exact, windows(source, options))
+        kanna.convert(path, hugging, format="safetensors", encoding="f16")
         rows: list[dict[str, object]] = []
         for algorithm in options.algorithms.split(","):
             theirs = folder / algorithm
-            run = peers.run(builder(hugging, theirs, folder / "cache", algorithm, options.embedding))
-            size = nbytes(theirs)
-            row: dict[str, object] = {"builder": algorithm, "MB": size / 1e6, "KL builder": judge.kl(theirs)}
-            values = folder / f"{algorithm}-values"
-            same = like(theirs)
-            kanna.convert(source, values, format="onnx", plan=same, statistics=stats, threads=options.threads)
-            row |= {"MB values": nbytes(values) / 1e6, "KL values": judge.kl(values)}
-            plan = folder / f"{algorithm}-plan"
-            start = time.perf_counter()
-            kanna.optimize(source, plan, format="onnx", size=size)
-            row |= {"MB plan": nbytes(plan) / 1e6, "KL plan": judge.kl(plan), "s plan": time.perf_counter() - start}
-            row |= {"s builder": run.seconds, "GB builder": run.anonymous / 1e9}
+            try:
+                run = peers.run(builder(hugging, theirs, folder / "cache", algorithm, options.embedding))
+            except RuntimeError as error:
+                print(f"{algorithm}: {str(error).strip().splitlines()[-1]}", flush=True)
+                continue
+            row: dict[str, object] = {"builder": algorithm, "MB": nbytes(theirs) / 1e6, "KL builder": judge.kl(theirs)}
+            folders = {"plan": made.plan(sum(p.stat().st_size for p in theirs.iterdir()), folder / "plan")}
+            if options.values:
+                folders["values"] = made.write(like(theirs), folder / "values")
+            for kind, one in folders.items():
+                row |= {f"MB {kind}": nbytes(one) / 1e6, f"KL {kind}": judge.kl(one)}
+                row[f"{kind} ÷"] = float(str(row[f"KL {kind}"])) / float(str(row["KL builder"]))
+            theirs_ms, ours_ms = decode([theirs, folders["plan"]])
+            row |= {"speed ÷": theirs_ms / ours_ms, "s builder": run.seconds, "GB builder": run.anonymous / 1e9}
             rows.append(row)
             print(json.dumps(row), flush=True)
     peers.report(rows, options.json)
+
+
+class Ours:
+    """Our side: one calibration, one table of costs, one float graph for every size."""
+
+    def __init__(self, path: Path, folder: Path, calibration_: Path | None, options: argparse.Namespace) -> None:
+        self.running = Running(threads=options.threads, overwrite=True, nonfinite="refuse", progress=Silent())
+        source = open_source(path)
+        model = families.load_model(source)
+        stats = cache_dir() / "benchmarks" / f"{path.stem}.onnx" / "statistics"
+        stats.parent.mkdir(parents=True, exist_ok=True)
+        given = [calibration_] if calibration_ else None
+        kanna.calibrate(path, stats, calibration=given)
+        read = cut(texts.documents(given, model)[0], model, tokens=TOKENS)
+        gradients.gradients(model, read, stats, statistics.read(stats).sha256, device=None, progress=Silent())
+        peak = peers.run([sys.executable, "-c", BUILD, str(path), str(folder / "fp32")])
+        print(f"onnx:int4, everything in one: {peak.seconds:.0f} s, {peak.anonymous / 1e9:.2f} GB", flush=True)
+        graph = onnx.build(source, model, stats.parent, self.running)
+        self.bench = onnx.Bench(source=source, model=model, graph=graph, statistics=stats)
+        costs = measure(
+            model, statistics.read(stats), stats.parent / "measure.json", threads=options.threads, progress=Silent(),
+            kinds=onnx.CANDIDATES, seen=onnx.seen,
+        )  # fmt: skip
+        scale: dict[str, float] = {}
+        if not options.fast:
+            score = judge(self.bench, (stats / HELD_TEXT).read_text(), threads=options.threads)
+            scale = probe(costs, score, stats.parent / "probe.json", write=self.write, progress=Silent())
+        wishes = Wishes(kept="f32", names=onnx.CANDIDATES)
+        self.choices = onnx.choices(self.bench.work(folder, preset="int4"), costs, wishes, scale)
+
+    def write(self, plan: Plan | Path, out: Path) -> Path:
+        self.bench.work(out, plan=plan).write_from(self.bench.graph, self.running)
+        return out
+
+    def plan(self, nbytes: int, out: Path) -> Path:
+        """Our allocation of no more bytes, all files of the folder counted."""
+        file = out.with_suffix(".json")
+        onnx.search(self.bench, self.choices, nbytes, file)
+        return self.write(file, out)
+
+
+def calibration(folder: Path) -> Path:
+    """The first half of the stories that stories15M tells; the second is judged on."""
+    told = models.stories_text().read_text()
+    path = folder / "stories.txt"
+    path.write_text(told[: len(told) // 2])
+    return path
+
+
+def decode(folders: list[Path]) -> list[float]:
+    """Processor milliseconds per token of greedy decoding in onnxruntime-genai, one thread: the best of six rounds."""
+    import onnxruntime_genai as genai
+
+    loaded: list[Any] = []
+    for folder in folders:
+        config = genai.Config(str(folder))
+        config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}')
+        loaded.append(genai.Model(config))
+    best = [float("inf")] * len(folders)
+    for _ in range(6):
+        for k, model in enumerate(loaded):
+            options = genai.GeneratorParams(model)
+            options.set_search_options(max_length=96, min_length=96, do_sample=False)
+            generator = genai.Generator(model, options)
+            generator.append_tokens(np.array([1, 5, 9, 11, 13, 17, 20, 22], np.int32))
+            generator.generate_next_token()
+            start = time.process_time()
+            for _ in range(60):
+                generator.generate_next_token()
+            best[k] = min(best[k], (time.process_time() - start) / 60 * 1e3)
+    return best
 
 
 def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: bool) -> list[str | Path]:
@@ -130,7 +214,8 @@ def windows(source: Path, options: argparse.Namespace) -> dict[str, list[np.ndar
     length = min(WINDOW, int(model.meta("{arch}.context_length")))
     for domain in ("stories",) if options.model == "stories" else DOMAINS:
         if domain == "stories":
-            text = models.stories_text().read_text()
+            told = models.stories_text().read_text()
+            text = told[len(told) // 2 :]
         elif domain == "wikitext":
             text = wikitext("test").read_text()
         elif domain.endswith(".jsonl"):

@@ -73,9 +73,9 @@ def gateway(model: Path, *options: object) -> Iterator[Server]:
 
 
 @contextmanager
-def engine(model: Path, *, slots: int, context: int, threads: int, program: str | None = None, name: str = "gguf") -> Iterator[Server]:
+def engine(model: Path, *, slots: int, context: int, threads: int, program: str | None = None) -> Iterator[Server]:
     """The child process the gateway would start, alone."""
-    config = EngineConfig(engine=name, path=str(model), name="m", key="key", context=context, slots=slots,
+    config = EngineConfig(engine="gguf", path=str(model), name="m", key="key", context=context, slots=slots,
                           threads=threads, program=program)  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "kanna.serve.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -119,7 +119,8 @@ class Client:
             self.streams = await asyncio.open_connection("127.0.0.1", self.server.port)
         reader, writer = self.streams
         data = json.dumps({"model": "m", "stream": True, **body}).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.server.key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        key = self.server.key
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
         begun = time.perf_counter()
         writer.write(head.encode() + data)
         first, events, got = 0.0, 0, b""
@@ -273,7 +274,8 @@ def start(rounds: int) -> dict[str, Any]:
             run(ask(server, body))
             alone.append(time.perf_counter() - begun)
     ratios = [a / b for a, b in zip(ours, alone, strict=True)]
-    return {"gateway_s": statistics.median(ours), "alone_s": statistics.median(alone), "ratio": statistics.median(ratios)}
+    middle = statistics.median
+    return {"gateway_s": middle(ours), "alone_s": middle(alone), "ratio": middle(ratios)}
 
 
 # Engines of our own
@@ -298,11 +300,13 @@ def folders(kind: str, rounds: int, tokens: int = 48) -> dict[str, Any]:
             run(busy(server, 8, 8, 8))
             for _ in range(rounds):
                 ours.append(run(busy(server, 8, 8, tokens)))
-                command = [sys.executable, str(Path(__file__).with_name("serve_reference.py")), kind, str(folder), str(tokens)]
+                script = str(Path(__file__).with_name("serve_reference.py"))
+                command = [sys.executable, script, kind, str(folder), str(tokens)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
                 theirs.append(float(done.stdout.splitlines()[-1]))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return {"gateway": statistics.median(ours), "reference": statistics.median(theirs), "ratio": statistics.median(ratios)}
+    middle = statistics.median
+    return {"gateway": middle(ours), "reference": middle(theirs), "ratio": middle(ratios)}
 
 
 def run(work: Any) -> Any:

@@ -19,7 +19,7 @@ ROWS, COLUMNS = 37, 768
 """37 rows: the last group of lanes is never full."""
 ENCODERS = (
     "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
-    "q2_0", "tq2_0",
+    "q2_0", "tq1_0", "tq2_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s",
 )  # fmt: skip
 """Encodings whose bytes are ours to promise; the others call ggml's encoder."""
 

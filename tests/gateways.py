@@ -18,6 +18,7 @@ import uvicorn
 from replay_engine import program
 
 from kanna.serve.app import create_app
+from kanna.serve.canary import CanarySpec
 from kanna.serve.guard.store import Store
 from kanna.serve.metrics import Metrics
 from kanna.serve.pool import Pool
@@ -85,17 +86,21 @@ def until(what: Any, seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def local(model: Path, folder: Path, *, slots: int = 2, replay: bool = True, **limits: Any) -> Iterator[Local]:
+def local(
+    model: Path, folder: Path, *, slots: int = 2, replay: bool = True, canary: str = "", **limits: Any
+) -> Iterator[Local]:
     """A gateway in front of the replay engine, or of the model's real one."""
     settings = Settings(
         context=256, slots=slots, threads=1, audit=folder / "audit.jsonl",
         llama_server=program(folder) if replay else None, limits=Limits(**limits),
     )  # fmt: skip
     store = Store(folder / "keys.sqlite")
-    pool = Pool([ModelSpec(name="m", path=model)], settings, Metrics())
+    canaries = [CanarySpec.parse(canary, "m", 0.8, 5.0)] if canary else []
+    pool = Pool([ModelSpec(name="m", path=model)], settings, Metrics(), canaries)
     up = threading.Event()
     with closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
+        bound.listen(1024)
         app = create_app(pool, store, settings, up.set)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="error", access_log=False, http=protocol(settings.limits), ws="none",

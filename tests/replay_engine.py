@@ -2,7 +2,8 @@
 
 A request says in its field `replay` what it gets: tokens (4), wait (seconds before the head), gap (seconds between
 events), size (characters per event), message (a chat's whole message, or delta), cut (events after which the
-connection breaks). `GET /seen` tells of it.
+connection breaks). A model whose file is named other says something else, one named slow takes its time, a broken one
+does not start. `GET /seen` tells of it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import argparse
 import asyncio
 import json
 import os
+from pathlib import Path
 from typing import Any
 
+MODEL = ""
 SEEN: dict[str, Any] = {"begun": 0, "ended": 0, "cancelled": 0, "bodies": []}
 
 
@@ -23,7 +26,6 @@ def event(value: Any) -> bytes:
 def program(folder: Any) -> str:
     """A program in `folder` that runs this engine."""
     import sys
-    from pathlib import Path
 
     path = Path(folder) / "replay-server"
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" "$@"\n')
@@ -35,8 +37,8 @@ async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter
     how = body.get("replay") or {}
     chat = "chat" in path
     tokens, gap = int(how.get("tokens", min(64, body.get("max_tokens") or 4))), float(how.get("gap", 0))
-    text = "x" * int(how.get("size", 1))
-    await asyncio.sleep(float(how.get("wait", 0)))
+    text = ("y" if "other" in MODEL else "x") * int(how.get("size", 1))
+    await asyncio.sleep(float(how.get("wait", 0.03 if "slow" in MODEL else 0)))
     usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
     base = {"id": "r", "created": 0, "model": "replay"}
     if not body.get("stream"):
@@ -128,7 +130,12 @@ async def watched(
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("-m", dest="model", default="")
     options, _ = parser.parse_known_args()
+    global MODEL  # noqa: PLW0603
+    MODEL = Path(options.model).name
+    if "broken" in MODEL:
+        raise SystemExit("error: it is broken")
     server = await asyncio.start_server(handle, "127.0.0.1", options.port, limit=1 << 26, backlog=1024)
     async with server:
         await server.serve_forever()

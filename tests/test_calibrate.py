@@ -232,3 +232,87 @@ def test_weights_that_are_not_numbers_are_found(where: str, tmp_path: Path, text
     with pytest.raises(KannaError, match=f"the activations of {where} are not numbers"):
         kanna.calibrate(tmp_path / "model", tmp_path / "stats", calibration=[text], tokens=TOKENS)
     assert not (tmp_path / "stats" / "index.json").exists()
+
+
+def altered(folder: Path, change: Callable[[Any], None]) -> Path:
+    """A llama whose parameters `change` set."""
+    model = tiny_models.make("llama", folder)
+    with torch.no_grad():
+        change(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_squares_beyond_float32_name_their_site(tmp_path: Path, text: Path) -> None:
+    """The activations are numbers, and so are those that follow; their squares are not."""
+
+    def change(model: Any) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1e20)
+        model.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(1e-20)
+
+    source = altered(tmp_path / "model", change)
+    with pytest.raises(KannaError, match=r"the squares of the inputs at blk\.1\.ffn_mid are beyond float32"):
+        kanna.calibrate(source, tmp_path / "stats", calibration=[text], tokens=TOKENS)
+    assert not (tmp_path / "stats" / "index.json").exists()
+
+
+@pytest.mark.parametrize("encoding", ["q4_k", "q4_0", "iq2_xs"])
+def test_dead_inputs_keep_their_weights(encoding: str, tmp_path: Path, text: Path) -> None:
+    """Columns that this text never uses, a whole block of them: other text may."""
+    from kanna.formats import gguf
+
+    pytest.importorskip("llama_cpp")
+
+    def change(model: Any) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[:256] = 0
+
+    source = altered(tmp_path / "model", change)
+    kanna.calibrate(source, tmp_path / "stats", calibration=[text], tokens=TOKENS)
+    name = "blk.1.ffn_down.weight"
+    assert not statistics.read(tmp_path / "stats").weights[name][:256].any()
+    kanna.convert(source, tmp_path / "m.gguf", encoding=encoding, statistics=tmp_path / "stats", threads=1)
+    before = families.load_model(kanna.open_source(source)).tensors[name].rows(0, 256)
+    after = gguf.read(tmp_path / "m.gguf").tensors[name].rows(0, 256)
+    lost = [np.linalg.norm((after - before)[:, part]) for part in (slice(0, 256), slice(256, 512))]
+    assert np.isfinite(after).all() and lost[0] < 1.5 * lost[1]
+
+
+def test_killed_in_a_layer_it_goes_on(
+    calibrated: tuple[statistics.Statistics, Any], llama: Path, text: Path, tmp_path: Path
+) -> None:
+    """kill -9 leaves no time for anything."""
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    script = f"""
+import os, sys
+import torch
+from pathlib import Path
+from kanna import calibrate
+from kanna.calibrate import shrink, windows
+from kanna.calibrate.network import Network
+
+torch.set_num_threads(1)
+windows.WINDOW, shrink.ROWS = {WINDOW}, 4
+check = Network.check
+
+def stops(self, hidden, where):
+    stops.calls += 1
+    if stops.calls == 12:
+        os.kill(os.getpid(), {int(signal.SIGKILL)})
+    check(self, hidden, where)
+
+stops.calls, Network.check = 0, stops
+calibrate(sys.argv[1], sys.argv[2], calibration=[Path(sys.argv[3])], tokens={7 * WINDOW})
+"""
+    folder = tmp_path / "stats"
+    command = [sys.executable, "-c", script, str(llama), str(folder), str(text)]
+    found = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert found.returncode == -signal.SIGKILL, found.stderr
+    assert (folder / "layer-00000.safetensors").is_file() and not (folder / "index.json").exists()
+    before = (folder / "layer-00000.safetensors").stat().st_mtime_ns
+    kanna.calibrate(llama, folder, calibration=[text], tokens=7 * WINDOW)
+    assert (folder / "layer-00000.safetensors").stat().st_mtime_ns == before
+    assert_same(folder, calibrated[0].folder)

@@ -28,6 +28,8 @@ BAD_TEXTS: dict[str, tuple[str, bytes, str]] = {
     "blank": ("t.txt", b" \n\n", "is empty"),
     "tiny": ("t.txt", b"Hello there.", "tokens"),
     "latin-1": ("t.txt", "Müller ".encode("latin-1") * 500, "not UTF-8"),
+    "utf-16": ("t.txt", ("Some words. " * 500).encode("utf-16"), "not UTF-8"),
+    "utf-16 without its mark": ("t.txt", ("Some words. " * 500).encode("utf-16-le"), "zero bytes"),
     "no lines": ("t.jsonl", b"\n\n", "is empty"),
     "broken line": ("t.jsonl", b'{"text": "good"}\n{"text": \n', "line 2"),
     "another key": ("t.jsonl", b'{"content": "x"}\n', "line 1"),
@@ -46,6 +48,14 @@ def test_text_that_cannot_be_used(kind: str, llama: Path, tmp_path: Path) -> Non
     assert run.exit_code == 2, run.output
     assert said in run.stderr and "Expected" in run.stderr
     assert not (tmp_path / "stats").exists()
+
+
+def test_the_mark_of_some_editors_is_no_text(llama: Path, tmp_path: Path) -> None:
+    model = families.load_model(kanna.open_source(llama))
+    line = json.dumps({"text": "Some words."})
+    for name, data in (("t.txt", "Some words."), ("t.jsonl", line)):
+        (tmp_path / name).write_text("\ufeff" + data, encoding="utf-8")
+        assert texts.documents([tmp_path / name], model)[0][0].text == "Some words."
 
 
 def test_places_that_cannot_be_used(llama: Path, text: Path, tmp_path: Path) -> None:

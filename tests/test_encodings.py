@@ -21,6 +21,8 @@ CARRIED = {"f64", "i8", "i16", "i32", "i64"}
 FLOATS = {"f32", "f16", "bf16"}
 QUANTIZED = [n for n in ALL if n not in CARRIED | FLOATS]
 NATIVE = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"]
+VECTORS = ["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"]
+NATIVE += VECTORS
 SEARCHED = [n for n in NATIVE if n != "q8_0"]
 
 

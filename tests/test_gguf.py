@@ -156,7 +156,7 @@ def test_experts_pass_through_without_family_knowledge(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("encoding", ["f32", "f16", "bf16", "q8_0", "q4_k", "iq3_s"])
 def test_nonfinite_weights_are_named(bad: float, encoding: str, tmp_path: Path) -> None:
-    x = np.ones((4, 256), np.float32)
+    x = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)
     x[2, 7] = bad
     meta = metadata_of_a_llama(layers=1, hidden=256, heads=4, kv_heads=4, feed=256)
     source = gguf_file(
@@ -167,7 +167,7 @@ def test_nonfinite_weights_are_named(bad: float, encoding: str, tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.gguf"]
     out = kanna.convert(source, tmp_path / "o.gguf", encoding=encoding, nonfinite="zero").paths[0]
     values = gguf.read(out).tensors["blk.0.ffn_up.weight"].rows(0, 4)
-    assert np.isfinite(values).all() and abs(values[2, 7]) < 0.2
+    assert np.isfinite(values).all() and abs(values[2, 7]) < 0.3
 
 
 def test_existing_output_is_kept(tiny_gguf: Path, tmp_path: Path) -> None:
@@ -261,10 +261,11 @@ def test_signals_during_convert(sent: signal.Signals, tiny_gguf: Path, tmp_path:
         "-o",
         str(out),
         "--encoding",
-        "iq3_s",
+        "iq1_m",
         "--quiet",
     ]
-    process = subprocess.Popen([*command, "--threads", "1"], stderr=subprocess.PIPE)
+    slowly = os.environ | {"KANNA_SIMD": "baseline"}
+    process = subprocess.Popen([*command, "--threads", "1"], stderr=subprocess.PIPE, env=slowly)
     partial = tmp_path / "o.gguf.partial"
     deadline = time.time() + 60
     while not (partial.exists() and partial.stat().st_size) and time.time() < deadline and process.poll() is None:
@@ -277,7 +278,7 @@ def test_signals_during_convert(sent: signal.Signals, tiny_gguf: Path, tmp_path:
     assert "Traceback" not in stderr
     subprocess.run(command, check=True)
     assert not partial.exists()
-    again = kanna.convert(tiny_gguf, tmp_path / "again.gguf", encoding="iq3_s").paths[0]
+    again = kanna.convert(tiny_gguf, tmp_path / "again.gguf", encoding="iq1_m").paths[0]
     assert digest(again) == digest(out)
 
 

@@ -15,7 +15,7 @@ from kanna.methods import Inputs
 from kanna.model import F32, U8
 from kanna.moment import Moment
 
-GRIDS = [name for name in _native.grids() if name in encodings.names()]  # grouped ones: test_affine, test_nbits
+GRIDS = {n: group for n, group in _native.grids().items() if n in encodings.names()}  # others: test_affine, test_nbits
 GPTQ = methods.get("gptq")
 ROWS, TOKENS = 19, 400  # rows: not a multiple of the lanes
 
@@ -109,17 +109,18 @@ def test_rounding_in_order_is_that_of_the_plain_loop(name: str) -> None:
     cols = cols_of(encoding)
     x, h = weights_of(cols), correlated(cols)
     part = whole(h).parts()[0]
+    order, factors = part.visit(1)
     before = start(encoding, x, h)
     data, errors = before.copy(), np.empty((ROWS, 2), np.float32)
-    _native.feedback(name, x, data, part.h, part.factors, part.order, 0, errors, 1)
+    _native.feedback(name, x, data, part.h, factors, order, 0, errors, 1)
     scale, offset, round_ = PARTS[name](before, cols)
     with np.errstate(divide="ignore"):
         inverse = np.where(np.abs(scale) > 1e-30, np.float32(1) / scale, np.float32(0))
     target, twin = x.copy(), np.empty_like(x)
-    for p, j in enumerate(part.order):
+    for p, j in enumerate(order):
         twin[:, j] = scale[:, j] * round_((target[:, j] - offset[:, j]) * inverse[:, j]) + offset[:, j]
         error = twin[:, j] - x[:, j]
-        target[:, part.order[p + 1 :]] -= error[:, None] * part.factors[p, p + 1 :]
+        target[:, order[p + 1 :]] -= error[:, None] * factors[p, p + 1 :]
     improved = errors[:, 1] < errors[:, 0]
     assert improved.mean() > 0.8, "rounding in order gains on nearly every row"
     np.testing.assert_array_equal(encoding.decode(data, cols)[improved], twin[improved])
@@ -133,10 +134,11 @@ def test_errors_it_tells_are_those_of_the_bytes(name: str, rounds: int) -> None:
     cols = cols_of(encoding)
     x, h = weights_of(cols), correlated(cols)
     part = whole(h).parts()[0]
+    order, factors = part.visit(GRIDS[name])
     data = start(encoding, x, h)
     before = cost(encoding, data, x, part.h)
     errors = np.empty((ROWS, 2), np.float32)
-    _native.feedback(name, x, data, part.h, part.factors, part.order, rounds, errors, 2)
+    _native.feedback(name, x, data, part.h, factors, order, rounds, errors, 2)
     after = cost(encoding, data, x, part.h)
     np.testing.assert_allclose(errors[:, 0], before, rtol=2e-3)
     np.testing.assert_allclose(errors[:, 1], after, rtol=2e-3)
@@ -156,9 +158,8 @@ def test_no_row_is_worse_than_search_and_most_are_better(name: str) -> None:
 
 
 def test_every_grid_has_an_encoding() -> None:
-    assert GRIDS
-    for name in _native.grids():
-        assert encodings.get(name).name == name
+    assert set(VARIANTS) | set(PARTS) <= set(GRIDS)
+    assert all(encodings.get(name).name == name for name in _native.grids())
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -182,7 +183,7 @@ def test_bytes_depend_on_nothing_but_the_input(name: str, any_simd: None) -> Non
     assert [what for what, data in found.items() if data != first] == []
 
 
-@pytest.mark.parametrize("name", ["q4_0", "q4_k", "q6_k", "q2_0"])
+@pytest.mark.parametrize("name", ["q4_0", "q4_k", "q6_k", "q2_0", "iq2_s"])
 def test_blocks_along_the_diagonal_are_tensors_of_their_own(name: str) -> None:
     encoding = encodings.get(name)
     width = encoding.block if encoding.block > 64 else 3 * encoding.block
@@ -245,13 +246,92 @@ def test_without_a_moment_it_is_search() -> None:
     np.testing.assert_array_equal(GPTQ.encode(encoding, x), encoding.encode(x, method="search"))
 
 
-def test_vector_encodings_are_left_to_search() -> None:
-    encoding = encodings.get("iq2_xs")
-    assert encoding.name not in GRIDS
-    x, h = weights_of(512, rows=4), correlated(512)
-    weights = np.ascontiguousarray(h.diagonal())
-    found = GPTQ.encode(encoding, x, known(h, whole(h)))
-    np.testing.assert_array_equal(found, encoding.encode(x, weights=weights))
+# Every way to store group 5 of a block, with the rest of the block held: bytes [variants, block bytes].
+
+
+def _words(block: U8, at: int, values: np.ndarray) -> U8:
+    """Copies of a block with little-endian words at an offset."""
+    found = np.repeat(block[None], len(values), axis=0)
+    found[:, at : at + values.dtype.itemsize] = values.view(np.uint8).reshape(len(values), -1)
+    return found
+
+
+def _iq2_xxs(block: U8) -> U8:
+    signs = int.from_bytes(block[2 + 8 + 4 : 2 + 8 + 8].tobytes(), "little")
+    every = np.arange(1 << 15, dtype=np.uint32)
+    found = _words(block, 2 + 8 + 4, (every >> 8) << 7 | np.uint32(signs & ~(127 << 7)))
+    found[:, 2 + 8 + 1] = every & 255
+    return found
+
+
+def _iq2_xs(block: U8) -> U8:
+    return _words(block, 2 + 2 * 5, np.arange(1 << 16, dtype=np.uint16))
+
+
+def _iq2_s(block: U8) -> U8:
+    every = np.arange(1 << 18, dtype=np.uint32)
+    found = np.repeat(block[None], len(every), axis=0)
+    found[:, 2 + 5], found[:, 2 + 32 + 5] = every & 255, every >> 10
+    found[:, 2 + 64 + 1] = found[:, 2 + 64 + 1] & 0xF3 | (every >> 8 & 3) << 2
+    return found
+
+
+def _iq3_s(block: U8) -> U8:
+    # The first four of the eight values, which have a code of their own.
+    every = np.arange(1 << 13, dtype=np.uint32)
+    found = np.repeat(block[None], len(every), axis=0)
+    found[:, 2 + 10] = every & 255
+    found[:, 2 + 64 + 1] = found[:, 2 + 64 + 1] & 0xFB | (every >> 8 & 1) << 2
+    found[:, 2 + 72 + 5] = found[:, 2 + 72 + 5] & 0xF0 | every >> 9
+    return found
+
+
+def _iq1_m(block: U8) -> U8:
+    every = np.arange(1 << 12, dtype=np.uint32)
+    found = np.repeat(block[None], len(every), axis=0)
+    found[:, 5] = every & 255
+    found[:, 32 + 2] = found[:, 32 + 2] & 0x0F | every >> 8 << 4
+    return found
+
+
+VARIANTS = {"iq2_xxs": _iq2_xxs, "iq2_xs": _iq2_xs, "iq2_s": _iq2_s, "iq3_s": _iq3_s, "iq1_m": _iq1_m}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_vectors_are_the_nearest_that_can_be_stored(name: str) -> None:
+    """Where columns are not correlated, nothing but the nearest vector will do: signs, parity and shift included."""
+    encoding = encodings.get(name)
+    h = np.diag(np.exp(np.random.default_rng(2).standard_normal(256))).astype(np.float32)
+    part = whole(h, 0.0).parts()[0]
+    x = weights_of(256, rows=16)
+    data = encoding.encode(np.roll(x, 8, axis=1))  # other values' codes, so that every row gains
+    order, factors = part.visit(8)
+    errors = np.empty((16, 2), np.float32)
+    _native.feedback(name, x, data, part.h, factors, order, 0, errors, 1)
+    assert (errors[:, 1] < errors[:, 0]).all()
+    group = slice(40, 44 if name == "iq3_s" else 48)
+    weights = part.h.diagonal()[group]
+    for row in range(0, 16, 5):
+        variants = VARIANTS[name](data[row])
+        found = [encoding.decode(variants[i : i + 4096], 256)[:, group] for i in range(0, len(variants), 4096)]
+        costs = (np.square(np.concatenate(found) - x[row, group], dtype=np.float64) * weights).sum(axis=1)
+        chosen = (np.square(encoding.decode(data[row : row + 1], 256)[0, group] - x[row, group]) * weights).sum()
+        np.testing.assert_allclose(chosen, costs.min(), rtol=1e-5)
+
+
+def test_groups_are_visited_whole() -> None:
+    h = correlated(512)
+    order, factors = whole(h).parts()[0].visit(8)
+    assert factors is not None and sorted(order) == list(range(512))
+    groups = order.reshape(-1, 8)
+    assert (groups == groups[:, :1] + np.arange(8)).all() and (groups[:, 0] % 8 == 0).all()
+    power = h.diagonal()[groups].sum(axis=1)
+    assert (np.diff(power) <= 1e-3 * power[:-1]).all()
+    x = weights_of(512)
+    data, errors = start(encodings.get("iq2_s"), x, h), np.empty((ROWS, 2), np.float32)
+    for broken in (np.roll(order, 1), order[::-1].copy(), order + np.int32(8)):
+        with pytest.raises(ValueError, match="order"):
+            _native.feedback("iq2_s", x, data, h, factors, broken, 1, errors, 1)
 
 
 @pytest.mark.parametrize("n", [1, 5, 63, 64, 65, 130, 256])
@@ -263,7 +343,7 @@ def test_factors_are_those_of_cholesky(n: int) -> None:
     turned = h[np.ix_(order, order)].astype(np.float64)
     r = np.linalg.cholesky(turned[::-1, ::-1])[::-1, ::-1]  # upper triangular, r r' = turned
     np.testing.assert_allclose(r @ r.T, turned, rtol=1e-6, atol=1e-6 * turned.max())
-    np.testing.assert_allclose(found, np.triu(r / np.diag(r), 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, np.triu(r / np.diag(r), 1) + np.diag(np.diag(r) ** 2), rtol=1e-4, atol=1e-5)
     for threads in (1, 3, 4):
         again = np.empty_like(found)
         assert _native.feedback_factors(h, order, again, threads)

@@ -13,6 +13,7 @@ from calibrating import TOKENS, WINDOW, windows_of
 import kanna
 from kanna import families
 from kanna.calibrate import gradients
+from kanna.errors import KannaError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -98,3 +99,20 @@ def test_gradients_of_a_scaled_embedding_are_of_the_table(name: str, tmp_path: P
     level = torch.cat([g[0] for g in seen]).square().mean().item() * scale**2
     # Labels are drawn anew, so the level is about the same; the scale, forgotten, would be a factor of hundreds.
     assert 0.5 < found.mean() / level < 2
+
+
+def test_gradients_that_are_not_numbers(llama: Path, tmp_path: Path, text: Path) -> None:
+    """Logits overflow where nothing before them does; what an earlier run left is not taken for theirs."""
+    from kanna.progress import Silent
+
+    whole = tiny_models.make("llama", tmp_path / "model")
+    with torch.no_grad():
+        whole.lm_head.weight.mul_(1e38)
+    whole.save_pretrained(tmp_path / "model")
+    kanna.calibrate(tmp_path / "model", tmp_path / "stats", calibration=[text], tokens=TOKENS)
+    model = families.load_model(kanna.open_source(tmp_path / "model"))
+    windows = windows_of(tmp_path / "model", text, TOKENS)
+    (tmp_path / "stats" / gradients.FILE).write_bytes(b"")
+    with pytest.raises(KannaError, match="the activations of the head are not numbers"):
+        gradients.gradients(model, windows, tmp_path / "stats", "key", device="cpu", progress=Silent())
+    assert gradients.read(tmp_path / "stats") == {}

@@ -1,5 +1,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -68,6 +69,11 @@ static void feedback(const std::string& name, Floats x, BytesOut data, Floats h,
     if (cols % grid->values || data.shape(0) != rows || data.shape(1) != cols / grid->values * grid->bytes || !square ||
         order.shape(0) != cols || errors.shape(0) != rows || errors.shape(1) != 2)
         throw nb::value_error("shapes do not fit");
+    for (size_t p = 0; p < cols; ++p) {
+        const int32_t j = order.data()[p];
+        const bool inside = p % size_t(grid->group) == 0 ? j % grid->group == 0 : j == order.data()[p - 1] + 1;
+        if (j < 0 || size_t(j) >= cols || !inside) throw nb::value_error("the order does not fit the encoding");
+    }
     const kanna::FeedbackJob job{x.data(), int64_t(cols), h.data(), factors ? factors->data() : nullptr, order.data(),
                                  rounds, data.data(), int64_t(data.shape(1)), errors.data()};
     nb::gil_scoped_release release;
@@ -89,7 +95,7 @@ NB_MODULE(_native, m) {
     m.def("decode", &decode, "name"_a, "data"_a, "out"_a, "Decode uint8 [rows, row bytes] into float32 [rows, columns].");
     m.def("row_powers", &row_powers, "x"_a, "w"_a, "out"_a, "Sums of squares of float32 [rows, columns], weighted by column.");
     m.def("count_nonfinite", &count_nonfinite, "x"_a, "Number of NaN and infinite values.");
-    m.def("grids", &kanna::grid_names, "Encodings that feedback() knows.");
+    m.def("grids", &kanna::grids, "Encodings that feedback() knows, and how many neighbouring columns they round together.");
     m.def("feedback_factors", &feedback_factors, "h"_a, "order"_a, "out"_a, "threads"_a,
           "Factors of a second moment float32 [n, n] for columns visited in int32 [n]; False: not positive definite.");
     m.def("feedback", &feedback, "name"_a, "x"_a, "data"_a, "h"_a, "factors"_a.none(), "order"_a, "rounds"_a, "errors"_a,

@@ -53,24 +53,23 @@ bool select(const std::string& isa) {
     return found != nullptr;
 }
 
-const Codec* find(const std::string& name) {
-    const Kernels* kernels = current();
-    for (int i = 0; i < kernels->count; ++i)
-        if (name == kernels->codecs[i].name) return &kernels->codecs[i];
+template <class T>
+static const T* find_in(const Table<T> (&tables)[2], const std::string& name) {
+    for (const Table<T>& table : tables)
+        for (int i = 0; i < table.count; ++i)
+            if (name == table.first[i].name) return &table.first[i];
     return nullptr;
 }
 
-const GridKernel* find_grid(const std::string& name) {
-    const Kernels* kernels = current();
-    for (int i = 0; i < kernels->grid_count; ++i)
-        if (name == kernels->grids[i].name) return &kernels->grids[i];
-    return nullptr;
-}
+const Codec* find(const std::string& name) { return find_in(current().load()->codecs, name); }
 
-std::vector<std::string> grid_names() {
-    std::vector<std::string> names;
-    for (int i = 0; i < kernels_baseline.grid_count; ++i) names.emplace_back(kernels_baseline.grids[i].name);
-    return names;
+const GridKernel* find_grid(const std::string& name) { return find_in(current().load()->grids, name); }
+
+std::map<std::string, int> grids() {
+    std::map<std::string, int> found;
+    for (const Table<GridKernel>& table : kernels_baseline.grids)
+        for (int i = 0; i < table.count; ++i) found[table.first[i].name] = table.first[i].group;
+    return found;
 }
 
 void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int threads) {

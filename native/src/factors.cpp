@@ -28,19 +28,22 @@ void parallel(int64_t count, int threads, const Work& work) {
     for (std::thread& thread : pool) thread.join();
 }
 
-// In place: the lower triangle of a [n][n] becomes L with A = L L'. Right-looking, panel by panel.
+// Row i of a lower triangle whose rows follow one another.
+double* row_of(double* a, int64_t i) { return a + i * (i + 1) / 2; }
+
+// In place: the lower triangle A becomes L with A = L L'. Right-looking, panel by panel.
 bool cholesky(double* a, int64_t n, int threads) {
     std::vector<double> across(static_cast<size_t>(PANEL * n));  // the panel, transposed: rows of the update run along it
     for (int64_t first = 0; first < n; first += PANEL) {
         const int64_t last = std::min(first + PANEL, n);
         for (int64_t j = first; j < last; ++j) {
-            double* row = a + j * n;
+            double* row = row_of(a, j);
             for (int64_t k = first; k < j; ++k) row[j] -= row[k] * row[k];
             if (!(row[j] > 0)) return false;
             row[j] = std::sqrt(row[j]);
             const double inverse = 1 / row[j];
             for (int64_t i = j + 1; i < last; ++i) {
-                double* other = a + i * n;
+                double* other = row_of(a, i);
                 for (int64_t k = first; k < j; ++k) other[j] -= other[k] * row[k];
                 other[j] *= inverse;
             }
@@ -49,9 +52,9 @@ bool cholesky(double* a, int64_t n, int threads) {
         const int64_t below = n - last;
         parallel((below + 15) / 16, threads, [&](int64_t part) {
             for (int64_t i = last + part * 16; i < std::min(last + (part + 1) * 16, n); ++i) {
-                double* row = a + i * n;
+                double* row = row_of(a, i);
                 for (int64_t j = first; j < last; ++j) {
-                    const double* panel = a + j * n;
+                    const double* panel = row_of(a, j);
                     for (int64_t k = first; k < j; ++k) row[j] -= row[k] * panel[k];
                     row[j] /= panel[j];
                     across[(j - first) * n + i] = row[j];
@@ -60,7 +63,7 @@ bool cholesky(double* a, int64_t n, int threads) {
         });
         parallel((below + 15) / 16, threads, [&](int64_t part) {
             for (int64_t i = last + part * 16; i < std::min(last + (part + 1) * 16, n); ++i) {
-                double* row = a + i * n;
+                double* row = row_of(a, i);
                 for (int64_t k = first; k < last; ++k) {
                     const double factor = row[k];
                     const double* along = across.data() + (k - first) * n;
@@ -76,14 +79,16 @@ bool cholesky(double* a, int64_t n, int threads) {
 
 bool feedback_factors(const float* h, int64_t n, const int32_t* order, float* m, int threads) {
     // H = R R' with R upper is the Cholesky factor of H read backwards.
-    std::vector<double> a(static_cast<size_t>(n * n));
+    std::vector<double> a(static_cast<size_t>(n * (n + 1) / 2));
     for (int64_t i = 0; i < n; ++i)
-        for (int64_t j = 0; j <= i; ++j) a[i * n + j] = h[int64_t(order[n - 1 - i]) * n + order[n - 1 - j]];
+        for (int64_t j = 0; j <= i; ++j) row_of(a.data(), i)[j] = h[int64_t(order[n - 1 - i]) * n + order[n - 1 - j]];
     if (!cholesky(a.data(), n, threads)) return false;
     for (int64_t p = 0; p < n; ++p)
         for (int64_t q = 0; q < n; ++q) {
             const int64_t i = n - 1 - p, j = n - 1 - q;  // L[i][j] = R[p][q]
-            m[p * n + q] = q > p ? static_cast<float>(a[i * n + j] / a[j * n + j]) : 0.0f;
+            const double diagonal = row_of(a.data(), j)[j];
+            const double wanted = q > p ? row_of(a.data(), i)[j] / diagonal : (q == p ? diagonal * diagonal : 0.0);
+            m[p * n + q] = static_cast<float>(wanted);
         }
     return true;
 }

@@ -28,8 +28,8 @@ def simd_available() -> list[str]:
 def set_simd(isa: str) -> bool:
     """Use another instruction set; False when it is not available."""
 
-def grids() -> list[str]:
-    """Encodings that feedback() knows."""
+def grids() -> dict[str, int]:
+    """Encodings that feedback() knows, and how many neighbouring columns they round together."""
 
 def feedback_factors(h: F32, order: I32, out: F32, threads: int) -> bool:
     """Factors float32 [n, n] of a second moment for columns visited in `order`; False: not positive definite."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -16,6 +15,7 @@ from kanna.errors import PlanError
 from kanna.model import F32
 
 I32 = NDArray[np.int32]
+Visit = tuple[I32, "F32 | None"]
 
 DAMPING = 0.01
 """Share of the mean of the diagonal that is added to it, and doubled until the matrix is positive definite."""
@@ -23,20 +23,38 @@ _KEPT = 2
 """Prepared moments that stay in memory: tensors that share inputs follow one another."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Columns [start, stop) that are correlated with one another.
 
-    h:       f32 [n, n], shrunk toward its diagonal and damped
-    factors: f32 [n, n], see native/include/kanna/factors.hpp
-    order:   columns of the part in the order they are visited: the most used first
+    h: f32 [n, n], shrunk toward its diagonal and damped
     """
 
-    start: int
-    stop: int
-    h: F32
-    factors: F32
-    order: I32
+    def __init__(self, start: int, h: F32, visits: dict[int, Visit]) -> None:
+        self.start, self.stop, self.h = start, start + len(h), h
+        self._visits, self._lock = visits, Lock()
+
+    def visit(self, group: int) -> Visit:
+        """In which order columns are rounded, `group` neighbours together, the most used first; and factors for it.
+
+        Factors: f32 [n, n], see native/include/kanna/factors.hpp; None when they cannot be computed in that order.
+        """
+        with self._lock:
+            if group not in self._visits:
+                order = order_of(self.h.diagonal(), group)
+                self._visits[group] = order, _factors(self.h, order)
+            return self._visits[group]
+
+
+def order_of(diagonal: F32, group: int) -> I32:
+    """Columns by falling power of the group of neighbours they belong to."""
+    power = diagonal.reshape(-1, group).sum(axis=1, dtype=np.float64)
+    groups = np.argsort(-power, kind="stable")
+    return (groups[:, None] * group + np.arange(group)).ravel().astype(np.int32)
+
+
+def _factors(h: F32, order: I32) -> F32 | None:
+    found = np.empty_like(h)
+    return found if _native.feedback_factors(h, order, found, os.cpu_count() or 1) else None
 
 
 class Moment:
@@ -87,11 +105,11 @@ def _part(block: F32, start: int, shrink: float) -> Part:
     h *= np.float32(1 - shrink)
     at = np.arange(n)
     level = float(diagonal.mean(dtype=np.float64)) or 1.0
-    order = np.argsort(-diagonal, kind="stable").astype(np.int32)
-    factors = np.empty((n, n), np.float32)
+    order = order_of(diagonal, 1)
     damping = DAMPING
     while True:
         h[at, at] = diagonal + np.float32(damping * level)
-        if _native.feedback_factors(h, order, factors, os.cpu_count() or 1):
-            return Part(start=start, stop=start + n, h=h, factors=factors, order=order)
+        factors = _factors(h, order)
+        if factors is not None:
+            return Part(start, h, {1: (order, factors)})
         damping *= 2

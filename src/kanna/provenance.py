@@ -14,6 +14,7 @@ from kanna.sources import Source
 
 QUANTIZATION_VERSION = 2
 SOURCE_HASHES = "kanna.source.sha256"
+TUNING = "kanna.tuning.sha256"
 # Left by whoever quantized the source: no longer true of what we write.
 _STALE = ("quantize.imatrix.", "kanna.")
 
@@ -79,6 +80,8 @@ def keys(
     if resolved.substitutions:
         pairs = sorted({f"{s.wanted} -> {s.got}" for s in resolved.substitutions})
         found["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
+    if resolved.tuning is not None:
+        found[TUNING] = string(resolved.tuning)
     if statistics is not None:
         found["kanna.statistics.sha256"] = string(statistics)
     if imatrix is not None:

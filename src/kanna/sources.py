@@ -12,7 +12,7 @@ from typing import Any
 from kanna import fetch, hub
 from kanna.digest import sha256
 from kanna.errors import FormatError, RefusedError, SourceError
-from kanna.formats import gguf, mlx, safetensors
+from kanna.formats import gguf, mlx, prequantized, safetensors
 from kanna.formats.gguf import GGUFFile
 from kanna.model import Tensor
 from kanna.progress import Progress
@@ -175,7 +175,11 @@ def _unpacked(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[
     """Tensors with packed ones as matrices of values, and the config without what it says of packing."""
     if mlx.is_mlx(config):
         tensors = mlx.unpacked(tensors, config)
-        config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    elif method := prequantized.method_of(config):
+        tensors = prequantized.unpacked(tensors, config, method)
+    else:
+        return tensors, config
+    config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
     return tensors, config
 
 

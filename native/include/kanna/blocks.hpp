@@ -20,7 +20,8 @@ struct IQ4_XS { static constexpr int values = 256; uint16_t d, scales_h; uint8_t
 
 struct Q2_0 { static constexpr int values = 64; uint16_t d; uint8_t qs[16]; };
 struct TQ2_0 { static constexpr int values = 256; uint8_t qs[64]; uint16_t d; };
-static_assert(sizeof(Q2_0) == 18 && sizeof(TQ2_0) == 66);
+struct TQ1_0 { static constexpr int values = 256; uint8_t qs[48], qh[4]; uint16_t d; };
+static_assert(sizeof(Q2_0) == 18 && sizeof(TQ2_0) == 66 && sizeof(TQ1_0) == 54);
 static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 && sizeof(Q5_1) == 24);
 static_assert(sizeof(Q8_0) == 34 && sizeof(IQ4_NL) == 18 && sizeof(IQ4_XS) == 136);
 static_assert(sizeof(Q2_K) == 84 && sizeof(Q3_K) == 110 && sizeof(Q4_K) == 144);

@@ -40,7 +40,7 @@ KANNA_INLINE void store_lanes(const F* codes, F d, F dmin, F scales, F mins, Blo
 }
 
 template <class Block, class Code_>
-struct SmallRay {  // one half-precision scale: Q4_0, Q5_0, Q8_0, IQ4_NL per 32 values, Q2_0 per 64, TQ2_0 per 256
+struct SmallRay {  // one half-precision scale: Q4_0, Q5_0, Q8_0, IQ4_NL per 32 values, Q2_0 per 64, TQ1_0 and TQ2_0 per 256
     static constexpr int N = Block::values, PER = 1;
     using Type = Block;
     using Code = Code_;
@@ -138,6 +138,7 @@ using CodecQ8_0 = SmallRay<Q8_0, Whole<-127, 127>>;
 using CodecIQ4_NL = SmallRay<IQ4_NL, Levels>;
 using CodecQ2_0 = SmallRay<Q2_0, Whole<-1, 2>>;
 using CodecTQ2_0 = SmallRay<TQ2_0, Whole<-1, 1>>;
+using CodecTQ1_0 = SmallRay<TQ1_0, Whole<-1, 1>>;
 using CodecQ4_1 = SmallLine<Q4_1, 15>;
 using CodecQ5_1 = SmallLine<Q5_1, 31>;
 using CodecQ2_K = SuperLine<Q2_K, 16, 3, 15, 16>;

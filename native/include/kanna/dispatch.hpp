@@ -1,6 +1,7 @@
 // Which kernels run here, and the work spread over threads.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,9 +21,9 @@ bool select(const std::string& isa);
 // The codec called `name`, or null.
 const Codec* find(const std::string& name);
 
-// The encoding called `name` as a grid for error feedback, or null; and all of them.
+// The encoding called `name` as a grid for error feedback, or null; and all of them, with how many columns go together.
 const GridKernel* find_grid(const std::string& name);
-std::vector<std::string> grid_names();
+std::map<std::string, int> grids();
 
 void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int threads);
 

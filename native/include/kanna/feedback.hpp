@@ -15,16 +15,18 @@ namespace KANNA_ISA {
 // since every block is.
 static __attribute__((noinline)) void spread(F* to, int64_t count, const float* m, int64_t stride, const F* factors,
                                              int64_t terms) {
-    for (int64_t j = 0; j < count; j += 8) {
-        F sums[8];
-        for (int i = 0; i < 8; ++i) sums[i] = to[j + i];
-        for (int64_t k = 0; k < terms; ++k) {
-            const float* row = m + k * stride + j;
-            const F factor = factors[k];
-            for (int i = 0; i < 8; ++i) sums[i] -= factor * row[i];
+    for (int64_t j = 0; j < count; j += 8)
+        for (int piece = 0; piece < PIECES; ++piece) {
+            Piece* at = reinterpret_cast<Piece*>(to + j) + piece;
+            const Piece* factor = reinterpret_cast<const Piece*>(factors) + piece;
+            Piece sums[8];
+            for (int i = 0; i < 8; ++i) sums[i] = at[i * PIECES];
+            for (int64_t k = 0; k < terms; ++k) {
+                const float* row = m + k * stride + j;
+                for (int i = 0; i < 8; ++i) sums[i] -= factor[k * PIECES] * row[i];
+            }
+            for (int i = 0; i < 8; ++i) at[i * PIECES] = sums[i];
         }
-        for (int i = 0; i < 8; ++i) to[j + i] = sums[i];
-    }
 }
 
 constexpr int64_t PANEL = 32;

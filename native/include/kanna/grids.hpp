@@ -132,6 +132,7 @@ using GridIQ4_XS = Grid<IQ4_XS, 32, 8, Levels, -32, 31, 0, 1>;
 using GridQ2_0 = Single<Q2_0, Whole<-1, 2>>;
 using GridQ1_0 = Single<Q1_0, Signs>;
 using GridTQ2_0 = Single<TQ2_0, Whole<-1, 1>>;
+using GridTQ1_0 = Single<TQ1_0, Whole<-1, 1>>;
 using GridMXFP4 = Grid<MXFP4, 32, 1, Halves, 1, 1, 0, 0>;
 using GridNVFP4 = Grid<NVFP4, 16, 4, Halves, 1, 1, 0, 0>;
 

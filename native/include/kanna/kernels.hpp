@@ -43,18 +43,23 @@ struct FeedbackJob {
 struct GridKernel {
     const char* name;
     int values, bytes;
+    int group;                        // columns that are rounded together: neighbours, in order
     int64_t (*memory)(int64_t cols);  // bytes that feedback() needs to work in
     void (*feedback)(const FeedbackJob& job, int64_t first, int64_t last, void* memory);
+};
+
+template <class T>
+struct Table {
+    const T* first;
+    int count;
 };
 
 struct Kernels {
     const char* isa;
     // out[r] = sum over c of x[r][c]^2 w[c], in one order of additions for every instruction set.
     void (*row_powers)(const float* x, int64_t rows, int64_t cols, const float* w, float* out);
-    const Codec* codecs;
-    int count;
-    const GridKernel* grids;
-    int grid_count;
+    Table<Codec> codecs[2];  // of values one by one, and of vectors (IQ1, IQ2, IQ3)
+    Table<GridKernel> grids[2];
 };
 
 extern const Kernels kernels_baseline;

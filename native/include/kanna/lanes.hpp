@@ -15,9 +15,30 @@ constexpr int LANES = 16;
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 
+// One register's part of the sixteen lanes: loops that keep much in registers go through the lanes part by part.
+#if defined(__AVX512F__)
+constexpr int WIDTH = 64;
+#elif defined(__AVX2__)
+constexpr int WIDTH = 32;
+#else
+constexpr int WIDTH = 16;
+#endif
+constexpr int PIECES = 4 * LANES / WIDTH;
+typedef float Piece __attribute__((vector_size(WIDTH), may_alias));
+typedef int32_t PieceI __attribute__((vector_size(WIDTH), may_alias));
+
+// GCC takes vectors that are wider than a register apart, but a conditional of theirs value by value.
+#if defined(__AVX512F__)
+KANNA_INLINE F choose(I mask, F yes, F no) { return mask ? yes : no; }
+KANNA_INLINE I choose(I mask, I yes, I no) { return mask ? yes : no; }
+#else
+KANNA_INLINE I choose(I mask, I yes, I no) { return (mask & yes) | (~mask & no); }
+KANNA_INLINE F choose(I mask, F yes, F no) { return (F)choose(mask, (I)yes, (I)no); }
+#endif
+
 KANNA_INLINE F splat(float value) { return F{} + value; }
-KANNA_INLINE F minimum(F a, F b) { return a < b ? a : b; }
-KANNA_INLINE F maximum(F a, F b) { return a > b ? a : b; }
+KANNA_INLINE F minimum(F a, F b) { return choose(a < b, a, b); }
+KANNA_INLINE F maximum(F a, F b) { return choose(a > b, a, b); }
 KANNA_INLINE F clamp(F x, float low, float high) { return minimum(maximum(x, splat(low)), splat(high)); }
 KANNA_INLINE F magnitude(F x) { return (F)((I)x & 0x7fffffff); }
 
@@ -26,8 +47,6 @@ KANNA_INLINE F nearest(F x) {
     const F big = splat(12582912.0f);
     return (x + big) - big;
 }
-
-KANNA_INLINE F choose(I mask, F yes, F no) { return mask ? yes : no; }
 
 // 1/x, or 0 where x is too small for its reciprocal to be finite.
 KANNA_INLINE F reciprocal(F x) {
@@ -65,8 +84,8 @@ KANNA_INLINE F round_to_half(F x) {
     const I bits = (I)x & 0x7fffffff;
     const I normal = (bits + 0xfff + ((bits >> 13) & 1)) & ~0x1fff;
     const F small = ((F)bits + splat(0.5f)) - splat(0.5f);
-    I out = bits < 0x38800000 ? (I)small : normal;
-    out = out > 0x477fe000 ? I{} + 0x477fe000 : out;
+    I out = choose(bits < 0x38800000, (I)small, normal);
+    out = choose(out > 0x477fe000, I{} + 0x477fe000, out);
     return (F)(out | sign);
 }
 

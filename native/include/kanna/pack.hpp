@@ -77,5 +77,23 @@ inline void unpack_scales(const uint8_t* in, uint8_t* scales) {
         scales[j] = static_cast<uint8_t>((in[j % 8] >> (j < 8 ? 0 : 4) & 15) | (in[8 + j % 4] >> (2 * (j / 4)) & 3) << 4);
 }
 
+// Digits 0, 1, 2 of `count` bytes, up to five in each; those of one byte lie `count` values apart. A byte holds a fraction
+// of 256, rounded up, so that multiplying by three brings out digit after digit.
+inline void pack_thirds(const uint8_t* codes, int count, int digits, uint8_t* qs) {
+    for (int m = 0; m < count; ++m) {
+        uint32_t number = 0;
+        for (int n = 0; n < 5; ++n) number = 3 * number + (n < digits ? codes[n * count + m] : 0);
+        qs[m] = static_cast<uint8_t>((number * 256 + 242) / 243);
+    }
+}
+
+inline void unpack_thirds(const uint8_t* qs, int count, int digits, uint8_t* codes) {
+    for (int m = 0; m < count; ++m) {
+        uint32_t fraction = qs[m];
+        for (int n = 0; n < digits; ++n, fraction = fraction * 3 & 255)
+            codes[n * count + m] = static_cast<uint8_t>(fraction * 3 >> 8);
+    }
+}
+
 }  // namespace
 }  // namespace kanna

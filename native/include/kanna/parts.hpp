@@ -262,5 +262,19 @@ inline void store(const Parts& p, TQ2_0& b) {
     pack_pairs(p.codes, b.qs);
 }
 
+inline void load(const TQ1_0& b, Parts& p) {
+    load_single(b.d, p);
+    unpack_thirds(b.qs, 32, 5, p.codes);
+    unpack_thirds(b.qs + 32, 16, 5, p.codes + 160);
+    unpack_thirds(b.qh, 4, 4, p.codes + 240);
+}
+
+inline void store(const Parts& p, TQ1_0& b) {
+    b.d = factor_to_half(p.d);
+    pack_thirds(p.codes, 32, 5, b.qs);
+    pack_thirds(p.codes + 160, 16, 5, b.qs + 32);
+    pack_thirds(p.codes + 240, 4, 4, b.qh);
+}
+
 }  // namespace
 }  // namespace kanna

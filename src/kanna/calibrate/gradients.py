@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from kanna.calibrate.network import Network, torch_modules
 from kanna.calibrate.windows import Windows
+from kanna.errors import KannaError
 from kanna.families._export import family_of_arch
 from kanna.families._tensors import Computed, HeadRows
 from kanna.model import F32, Model
@@ -40,17 +42,26 @@ def bytes_needed(model: Model) -> int:
 def gradients(
     model: Model, windows: Windows, folder: Path, key: str, *, device: str | None, progress: Progress
 ) -> None:
-    """Write the mean square gradients of every matrix, unless they are there for the same key."""
-    from safetensors import safe_open
+    """Write the mean square gradients of every matrix, unless they are there for the same key.
+
+    Raises KannaError when one of them is not a number; no file is left then.
+    """
+    from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save_file
 
     path = folder / FILE
     mark = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
-    if path.is_file():
-        with safe_open(str(path), framework="np") as file:
-            if (file.metadata() or {}).get("key") == mark:
-                return
+    with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
+        if (file.metadata() or {}).get("key") == mark:
+            return
+    path.unlink(missing_ok=True)
     found = _backward(Network(model, device), windows, progress)
+    if wrong := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
+        raise KannaError(
+            f"the gradients of {wrong[-1]} are not numbers",
+            expected="a model whose logits are finite",
+            todo="check the weights: `kanna inspect SRC --tensors`",
+        )
     partial = path.with_name(path.name + ".partial")
     save_file({name: np.ascontiguousarray(v) for name, v in _as_gguf(model, found).items()}, partial, {"key": mark})
     partial.replace(path)
@@ -105,6 +116,7 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
     for ids in chosen:
         given = torch.from_numpy(ids[:length].astype(np.int64))[None].to(network.device)
         logits = whole(input_ids=given, use_cache=False).logits[0]
+        network.check(logits, "the head")
         chances = torch.log_softmax(logits, -1)
         labels = torch.multinomial(chances.detach().exp(), 1)
         chances.gather(1, labels).sum().backward()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kanna.calibrate.network import torch_modules
+from kanna.errors import KannaError
 
 HELD_TOKENS = 1024
 """Inputs of so many held-out tokens are kept per site."""
@@ -44,9 +45,15 @@ class Sums:
         self.count += len(x)
 
     def arrays(self, site: str) -> dict[str, Any]:
-        """What is saved: see kanna.statistics."""
+        """What is saved: see kanna.statistics. KannaError when squares of activations are beyond float32."""
         torch, _ = torch_modules()
         count = max(1, self.count)
+        if not bool(torch.isfinite(self.second).all()):
+            raise KannaError(
+                f"the squares of the inputs at {site} are beyond float32",
+                expected="activations below 1e18",
+                todo="check the weights: `kanna inspect SRC --tensors`",
+            )
         held = torch.cat(self.held) if self.held else torch.zeros(0, self.columns, dtype=torch.float16)
         step = max(1, -(-len(held) // HELD_TOKENS))
         return {

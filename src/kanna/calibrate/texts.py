@@ -39,11 +39,13 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
         path = Path(given)
         try:
             raw = path.read_bytes()
-            text = raw.decode("utf-8")
+            text = raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not UTF-8 text: {error}", expected="a text or JSON-lines file") from error
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}", expected="a text file") from error
+        if "\0" in text:
+            raise UsageError(f"{path} holds zero bytes: it is UTF-16, or no text", expected="UTF-8 text or JSON lines")
         digest.update(raw)
         if path.suffix == ".jsonl":
             lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]

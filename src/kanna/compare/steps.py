@@ -15,7 +15,9 @@ from kanna.compare.rows import Row
 from kanna.digest import sha256
 from kanna.errors import GateError, KannaError, MissingError
 from kanna.model import Model, num_weights
+from kanna.plan import load
 from kanna.progress import Progress
+from kanna.provenance import TUNING
 from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.units import format_size, precision_class
@@ -119,6 +121,7 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], how: Ma
         return False
     imatrix = sha256(Path(how["imatrix"])) if how.get("imatrix") else None
     calibrated = statistics.read(how["statistics"]).sha256 if how.get("statistics") else None
+    tuning = load(how["plan"]).tuned() if how.get("plan") else None
     return (
         path.stat().st_size == row.file_bytes
         and found.value("kanna.version") == __version__
@@ -126,6 +129,7 @@ def _is_same(path: Path, row: Row, model: Model, hashes: dict[str, str], how: Ma
         and found.value("kanna.command") == row.command
         and found.value("kanna.imatrix.sha256") == imatrix
         and found.value("kanna.statistics.sha256") == calibrated
+        and found.value(TUNING) == (tuning.sha256 if tuning else None)
         and recorded == hashes
         and {t.name: t.dtype for t in found.tensors.values()} == {t["name"]: t["encoding"] for t in row.tensors}
         and all(_equal(found.value(key), meta.value) for key, meta in model.metadata.items() if _carried(key))

@@ -75,24 +75,28 @@ class ToMLX:
     def _plan(self, method: str) -> Plan:
         given, encoding = self.request.plan, self.request.encoding
         if given is not None:
-            found = plan.load(given) if isinstance(given, (str, Path)) else given
+            found = self._own(plan.load(given) if isinstance(given, (str, Path)) else given)
             if found.preset is not None:
                 raise PlanError(f"the plan names {found.preset}, a preset of GGUF", expected='"encoding": "affine4g64"')
         elif encoding is not None:
-            found = Plan(name=encoding, encoding=encodings.get(encoding).name)
+            found = self._own(Plan(name=encoding, encoding=encodings.get(encoding).name))
         else:
             found = presets.preset(self.request.preset or DEFAULT_PRESET, self.model, self.number)
             # A rule of a preset says which width, and leaves to the user how values are chosen.
             rules = [r if r.method == "nearest" else r.model_copy(update={"method": method}) for r in found.rules]
             found = found.model_copy(update={"rules": rules})
-        rules = [r.model_copy(update={"encoding": self._encoding(r.encoding)}) for r in found.rules]
-        found = found.model_copy(update={"encoding": self._encoding(found.encoding or self.number), "rules": rules})
+        found = found.model_copy(update={"encoding": found.encoding or self.number})
         for name in {found.encoding or self.number, *(r.encoding for r in found.rules)}:
             self._check(encodings.get(name))
         return found
 
+    def _own(self, given: Plan) -> Plan:
+        rules = [r.model_copy(update={"encoding": self._encoding(r.encoding)}) for r in given.rules]
+        default = self._encoding(given.encoding) if given.encoding else None
+        return given.model_copy(update={"encoding": default, "rules": rules})
+
     def _encoding(self, name: str) -> str:
-        """`affine4g64` means the model's own type; with a type at the end, that one."""
+        """`affine4g64` of a user means the model's own type; with a type at the end, that one."""
         encoding = encodings.get(name)
         if encoding.settings and "_" not in name and self.number != "bf16":
             return f"{encoding.name}_{self.number}"
@@ -184,15 +188,17 @@ def _dtype_key(config: Mapping[str, Any]) -> str:
 
 
 def number_of(model: Model) -> str:
-    """The floating type most of the source has; a quantized source gets that of its scales, or float16."""
+    """The floating type most of the source has; a source without float matrices gets that of its scales, or float16."""
     sizes: dict[str, int] = {}
+    scales: dict[str, int] = {}
     for tensor in model.tensors.values():
         if len(tensor.shape) > 1:
             encoding = encodings.get(tensor.dtype)
-            name = encoding.planes[1].dtype if encoding.planes else encoding.name  # u8 in a float mode says nothing
-            sizes[name] = sizes.get(name, 0) + tensor.nbytes
-    best = max((n for n in sizes if n in NUMBERS), key=lambda n: sizes[n], default="f16")
-    return best
+            where, name = (scales, encoding.planes[1].dtype) if encoding.planes else (sizes, encoding.name)
+            if name in NUMBERS:  # the scales of a float mode are bytes, and say nothing
+                where[name] = where.get(name, 0) + tensor.nbytes
+    found = sizes or scales
+    return max(found, key=lambda n: found[n]) if found else "f16"
 
 
 def _check_written(folder: Path, resolved: Resolved) -> None:

@@ -35,7 +35,9 @@ _BLOCKS = {
 
 
 def target(name: str) -> str | None:
-    """The encoding of MLX that holds the blocks of GGUF's encoding `name`, or None."""
+    """The encoding of MLX that holds the blocks of `name`, of GGUF or its own, or None."""
+    if name.startswith(("affine", "mxfp4g", "mxfp8g", "nvfp4g")):
+        return name
     block = _BLOCKS.get(name)
     return f"affine{block.bits}g32_f16" if block else None
 
@@ -44,7 +46,7 @@ def carried(source: str, wanted: str, data: U8) -> U8 | None:
     """Rows of encoding `source`, uint8 [rows, row bytes], in encoding `wanted`; None where it cannot hold them all."""
     if source.startswith(("mxfp", "nvfp")) and source.split("_")[0] == wanted.split("_")[0] and "g" in wanted:
         return data  # the same form: the types differ in how `nearest` computes
-    if target(source) == wanted:
+    if source in _BLOCKS and target(source) == wanted:
         return _to_affine(source, wanted, data)
     if source.startswith("affine") and wanted in _BLOCKS:
         return _from_affine(source, wanted, data)

@@ -65,6 +65,10 @@ def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads
     if encoding.needs_weights and weights is None:
         # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
         weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
+    if weights is not None and encoding.needs_weights:
+        # A block of unused columns would become zeros there, and other text may use them.
+        mean = np.mean(weights, dtype=np.float64)
+        weights = np.maximum(weights, np.float32(1e-6 * mean)) if mean > 0 else np.ones_like(weights)
     return quantize(encoding, x, weights)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -12,6 +12,6 @@ ENCODING = Encoding(
     block_bytes=74,
     ggml_type=17,
     needs_weights=True,
-    encoder=_ggml.encode,
-    decoder=_gguf.decode,
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

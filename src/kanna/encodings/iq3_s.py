@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=110,
     ggml_type=21,
-    encoder=_ggml.encode,
-    decoder=_gguf.decode,
+    encoder=_core.encode,
+    decoder=_core.decode,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanna.encodings import _ggml, _gguf
+from kanna.encodings import _core, _ggml
 from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
@@ -11,6 +11,6 @@ ENCODING = Encoding(
     block=256,
     block_bytes=54,
     ggml_type=34,
-    encoder=_ggml.encode,
-    decoder=_gguf.decode,
+    encoder=_ggml.encode_searched,
+    decoder=_core.decode,
 )

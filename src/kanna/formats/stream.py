@@ -22,6 +22,7 @@ from kanna.encodings import _carry
 from kanna.errors import EncodingError, OutputError
 from kanna.memory import Peak
 from kanna.model import U8, columns, num_rows
+from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress
 
@@ -185,6 +186,13 @@ def _do(
 
 def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refuse") -> U8:
     """Rows [start, stop) of a tensor in the encoding it was planned to have, uint8 [rows, row bytes]."""
+    data = _encoded(entry, start, stop, nonfinite)
+    if entry.scale is None:
+        return data
+    return scaled(entry.encoding, data, entry.scale[start:stop], columns(entry.tensor))
+
+
+def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:
     tensor, encoding = entry.tensor, entry.encoding
     try:
         if tensor.dtype == encoding.name:

@@ -2,7 +2,8 @@
 
 Error feedback under the second moment of the inputs (GPTQ, arXiv:2210.17323) with the columns in order of use and
 scales held (static groups); then coordinate descent over codes, whole scales and factors under the same moment, and
-both again, since the scales have moved. A row that does not gain keeps what `search` chose.
+both again, since the scales have moved. Where codes stand for vectors (IQ1, IQ2, IQ3), eight neighbours are rounded
+together. A row that does not gain keeps what `search` chose.
 """
 
 from __future__ import annotations
@@ -37,17 +38,16 @@ class _Feedback(Method):
 
 def _improved(encoding: Encoding, x: F32, data: U8, moment: Moment, threads: int) -> U8:
     """`data`, uint8 [rows, row bytes], with every row that error feedback betters."""
-    x = np.ascontiguousarray(x)
+    x, group = np.ascontiguousarray(x), _native.grids()[encoding.name]
     for part in moment.parts():
         whole = part.stop - part.start == x.shape[1]
         columns, place = slice(part.start, part.stop), slice(*map(encoding.row_bytes, (part.start, part.stop)))
         values = x if whole else np.ascontiguousarray(x[:, columns])
         found = data if whole else np.ascontiguousarray(data[:, place])
         errors = np.empty((len(x), 2), np.float32)
+        order, factors = part.visit(group)
         for _ in range(PASSES):
-            _native.feedback(
-                encoding.name, values, found, part.h, part.factors, part.order, ROUNDS, errors, threads
-            )
+            _native.feedback(encoding.name, values, found, part.h, factors, order, ROUNDS, errors, threads)
         data[:, place] = found
     return data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory as machine
 from kanna.model import Model
 from kanna.optimize import budget as budgets
+from kanna.optimize import distill as tuning
 from kanna.optimize.budget import Budget
 from kanna.optimize.footprint import Footprint
 from kanna.optimize.judge import spare
@@ -40,8 +42,9 @@ from kanna.units import format_size
 
 __all__ = ["OptimizeResult", "optimize"]
 
-EFFORTS = {"fast": 0, "balanced": 4, "max": 64}
+EFFORTS = {"fast": 0, "balanced": 0, "max": 64}
 """Swaps that are tried at most."""
+_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
 FORMATS = ("gguf", "onnx", "mlx")
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
 """What the command line has when nothing is said."""
@@ -53,6 +56,7 @@ class OptimizeResult:
 
     artefact:  the file to use; file_bytes ≤ budget
     kl_mean:   in the real runtime, on held-out text; rival and rival_kl: the best plain preset within the budget
+    tuning:    what tuning scales and norms came to in the runtime, and what it took; None where it was not tried
     predicted: nats of KL divergence the plan was expected to cost
     swaps:     how many were tried and kept, and the divergence before and after on the text that decided and on text
                that did not; None where none were tried
@@ -77,10 +81,11 @@ class OptimizeResult:
     report: str
     plan: str
     statistics: str
+    seconds: dict[str, float]
     swaps: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     left: list[str] = field(default_factory=list[str])
-    seconds: dict[str, float]
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,8 +125,8 @@ def optimize(
     that weights, cache and buffers may take in llama.cpp at `context` tokens, the encoding of the cache chosen too).
 
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
-    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime, and
-             tries a few swaps of encodings there; `max` tries swaps until none gains
+    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime;
+             `max` then tries swaps of encodings there until none gains, and tunes scales and norms
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
     format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
@@ -142,6 +147,8 @@ def optimize(
     model = families.load_model(opened)
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
     if format in ("onnx", "mlx"):
+        if EFFORTS[effort]:
+            raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
         return _folder(
             format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
@@ -149,13 +156,10 @@ def optimize(
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
-    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     # What is impossible is said before anything slow is done about it.
     feasible = limits(opened, unmeasured(model).choices(model, wishes.allow(model)))
-    footprint: Footprint | None = None
-    if memory is not None:
-        footprint = Footprint(opened, memory, context, threads, bar)
-        footprint.check(feasible)
+    footprint = Footprint(opened, memory, context, feasible, threads, bar) if memory is not None else None
+    allow = partial(budgets.budget, opened, model, size=size, bpw=bpw, like=like)
     allowed = footprint.budget if footprint else allow()
     feasible.check(allowed.nbytes)
     notes = [*model.notes, *lattice.told(lattice.recognised(model.tensors))]
@@ -168,11 +172,14 @@ def optimize(
         read_text(text)
     clock = _Clock()
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (p for pattern in _SCRATCH for p in folder.glob(pattern)):  # of a run that was killed
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
     stats = folder / "statistics"
     named = calibration  # text sampled from the model becomes files
     calibration = sampled.resolve(named, opened, model, tokens=tokens, device=device, progress=bar).paths
     calibrated = calibrate(opened, stats, calibration=calibration, tokens=tokens, device=device, progress=progress)
-    allowed = footprint.budget if footprint else allow(imatrix=stats / IMATRIX)
+    if footprint is None:
+        allowed = allow(imatrix=stats / IMATRIX)
     clock.stage("calibrate")
     say(f"calibrated on {calibrated.tokens:,} tokens" + (", kept from before" if calibrated.reused else ""))
     _gradients(model, stats, calibration, tokens, device, bar, notes)
@@ -190,43 +197,47 @@ def optimize(
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
     text_left = spare(model, calibration, tokens)
+    decides = EFFORTS[effort] > 0 and able(text_left, notes)
     if footprint:
-        footprint.choose(choices, feasible, text_left, costs.key, folder, bar)
+        reserve = tuning.RESERVE if decides else 0
+        footprint.settle(choices, stats, plan, text_left, costs.key, reserve, bar, notes)
         allowed = footprint.budget
         clock.stage("memory")
-    tries = EFFORTS[effort]
-    tries = tries if tries and able(text_left, notes) else 0
+    tunes = decides and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
+    room = allowed.nbytes - tunes * tuning.RESERVE
+    found = fill(opened, choices, stats, room, plan)
+    swaps: Swaps | None = None
+    if decides:
+        swaps = Swaps(opened, model, choices, found, stats, room, folder, text_left, threads)
+        plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
+    clock.stage("search")
+    say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
     offered = _presets(opened, stats)
     sizes = {name: size for name, (size, _) in offered.items()}
+    rows = _rows(opened, folder, plan, stats, allowed, sizes)
     hashes = opened.hashes(bar)
-    while True:
-        found = fill(opened, choices, stats, allowed.nbytes, plan)
-        swaps: Swaps | None = None
-        if tries:
-            swaps = Swaps(opened, model, choices, found, stats, allowed.nbytes, folder, text_left, threads)
-            plan_of(choices, swaps.encodings).save(plan)  # of an earlier run, it may be ahead already
-        clock.stage("search")
-        say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-        rows = _rows(opened, folder, plan, stats, allowed, sizes)
+    for row, how in rows:
+        steps.make(row, opened, model, hashes, how, threads, False, bar)
+    clock.stage("write")
+    if swaps is not None:
+        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
+        kept = sum(one["kept"] for one in swaps.state.tries)
+        say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
+        clock.stage("swaps")
+    tuned: tuning.Distilled | None = None
+    if tunes:
+        ours = Path(rows[0][0].path or "")
+        tuned = tuning.tune(
+            opened, model, ours, plan, stats, ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
+            calibration, tokens, text_left, device=device, threads=threads, progress=bar, notes=notes,
+        )  # fmt: skip
+        clock.stage("distill")
+    if swaps is not None:
+        rows = _rows(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)
         for row, how in rows:
             steps.make(row, opened, model, hashes, how, threads, False, bar)
-        clock.stage("write")
-        if swaps is not None:
-            swaps.run(Path(rows[0][0].path or ""), plan, tries, bar)
-            kept = sum(one["kept"] for one in swaps.state.tries)
-            say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
-            rows = _rows(opened, folder, plan, stats, allowed, sizes)
-            for row, how in rows:
-                steps.make(row, opened, model, hashes, how, threads, False, bar)
-            clock.stage("swaps")
-        if footprint is None or footprint.holds(Path(rows[0][0].path or ""), notes):
-            break
-        allowed = footprint.budget
-        say(f"llama.cpp took more memory than reckoned: planning for {format_size(allowed.nbytes)}")
-        clock.stage("memory")
     if footprint:
-        # The rival has no second try: what takes more memory is not offered.
-        rows = [rows[0], *(r for r in rows[1:] if footprint.takes(Path(r[0].path or "")) <= footprint.memory)]
+        rows = footprint.within(rows)
         clock.stage("memory")
     listed = [row for row, _ in rows]
     result = _prove(opened, model, listed, folder, hashes, text, windows, threads, bar, notes)
@@ -237,13 +248,13 @@ def optimize(
     ) if result.evaluation else {}  # fmt: skip
     drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
     best = next(r for r in listed if r.name == result.recommended["name"])
-    if footprint:
-        footprint.with_cache(Path(best.path or ""), text_left, folder, bar)
-    told = footprint.to_dict(Path(best.path or "")) if footprint else None
-    result.optimize = tell(listed, costs, drawn, by_kind, swaps.state.tries if swaps else [])
-    result.optimize["memory"] = told
+    remembered = footprint.tell(best, text_left, folder, bar) if footprint else None
+    result.optimize = tell(
+        listed, costs, drawn, by_kind, swaps.state.tries if swaps else [], tuned.to_dict() if tuned else None
+    )
+    result.optimize["memory"] = remembered
     clock.stage("report")
-    rival = listed[1] if len(listed) > 1 else None
+    rival = next((row for row in listed if row.name not in (NAME, tuning.NAME)), None)
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
     left = _left(folder, [Path(r.path or "") for r in listed])
@@ -276,7 +287,8 @@ def optimize(
         plan=str(plan),
         statistics=str(stats),
         swaps=swapped(swaps.state, listed[0].name, by_kind) if swaps else None,
-        memory=told,
+        tuning=tuned.to_dict() if tuned else None,
+        memory=remembered,
         left=left,
         seconds=clock.seconds,
         notes=notes,
@@ -355,11 +367,11 @@ def _folder(
         top1=made.top1,
         rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
-        swaps=None,
-        gate=None,
+        gate=made.gate,
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),
+        swaps=None,
         seconds=clock.seconds,
         notes=notes,
     )
@@ -396,7 +408,10 @@ def _gradients(
         )
         return
     windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
+    try:
+        gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
+    except KannaError as error:
+        notes.append(f"{error.found}: tensors were weighed by their relative errors instead of their gradients")
 
 
 def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:
@@ -412,12 +427,20 @@ def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]
 
 
 def _rows(
-    source: Source, folder: Path, plan: Path, stats: Path, allowed: Budget, offered: Mapping[str, int]
+    source: Source,
+    folder: Path,
+    plan: Path,
+    stats: Path,
+    allowed: Budget,
+    offered: Mapping[str, int],
+    tuned: bool = False,
 ) -> list[tuple[Row, dict[str, Any]]]:
-    """The optimized artefact, and the largest plain preset within the budget, the first of equals."""
+    """The optimized artefact, the tuned one, and the largest plain preset within the budget, the first of equals."""
     name = steps.base_name(source)
-    ours: dict[str, Any] = {"plan": plan, "statistics": stats}
-    rows = [(steps.plan(source, folder / f"{name}-{NAME}.gguf", NAME, "candidate", ours), ours)]
+    rows: list[tuple[Row, dict[str, Any]]] = []
+    for mine, made_by in [(NAME, plan), (tuning.NAME, folder / tuning.PLAN)][: 1 + tuned]:
+        ours: dict[str, Any] = {"plan": made_by, "statistics": stats}
+        rows.append((steps.plan(source, folder / f"{name}-{mine}.gguf", mine, "candidate", ours), ours))
     within = [preset for preset, size in offered.items() if size <= allowed.nbytes]
     if within:
         best = max(within, key=lambda preset: offered[preset])

@@ -12,23 +12,28 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kanna.bench.resident import Overhead, Resident, overhead, resident
+from kanna.calibrate import IMATRIX
+from kanna.compare.rows import Row
+from kanna.convert import convert
 from kanna.errors import KannaError, MissingError, PlanError
 from kanna.evaluate import reference_gguf
 from kanna.formats import gguf
 from kanna.hardware.memory import memory as machine
 from kanna.optimize.budget import Budget
 from kanna.optimize.judge import Judge, Spare
-from kanna.optimize.search import Limits
+from kanna.optimize.search import Limits, fill
+from kanna.plan import load
 from kanna.plan.allocate import Choice, allocate
 from kanna.progress import Progress
 from kanna.runtimes.llamacpp import CACHES, RUNTIME
 from kanna.sources import Source
 from kanna.units import format_size
 
-FILE = "cache.json"
+T = TypeVar("T")
+FILE, TRIAL = "cache.json", ".memory-trial.gguf"
 SLACK = 8_000_000
 """Bytes for what is nobody's buffer: code of llama.cpp, stacks, its sampler. Five million were measured."""
 TRIES = 4
@@ -53,10 +58,16 @@ class Room:
 
 
 class Footprint:
-    """The memory of one artefact at one context. Raises MissingError without llama.cpp."""
+    """The memory of one artefact at one context.
 
-    def __init__(self, source: Source, memory: int, context: int, threads: int | None, bar: Progress) -> None:
+    Raises MissingError without llama.cpp, PlanError with the range when no cache leaves room for the smallest file.
+    """
+
+    def __init__(
+        self, source: Source, memory: int, context: int, feasible: Limits, threads: int | None, bar: Progress
+    ) -> None:
         self.memory, self.context, self._threads, self._source = memory, context, threads, source
+        self._feasible, self._bar = feasible, bar
         exact = reference_gguf(source, progress=bar)
         # What llama.cpp makes of the header is counted as loaded; its bytes are not kept.
         header = exact.stat().st_size - sum(t.nbytes for t in gguf.read(exact).tensors.values())
@@ -76,35 +87,63 @@ class Footprint:
         bar.finish()
         self._beside = {room.cache: memory - room.nbytes for room in self.rooms}
         self.chosen, self.why = self.rooms[0], ""
-        self.kl_with_cache: float | None = None
-        self._measured: dict[tuple[Path, int, int], Resident] = {}
+        self.found: dict[str, Resident] = {}
         self.tries: list[dict[str, Any]] = []
+        self._check()
 
     @property
     def budget(self) -> Budget:
         said = f"{format_size(self.memory)} of memory at {self.context} tokens, cache in {self.chosen.cache}"
         return Budget(nbytes=self.chosen.nbytes, said=said)
 
-    def check(self, feasible: Limits) -> None:
-        """PlanError with the range when no cache leaves room for the smallest file."""
+    def _check(self) -> None:
         widest, exact = max(self.rooms, key=lambda r: r.nbytes), self.rooms[0]
-        if widest.nbytes < feasible.least:
+        if widest.nbytes < self._feasible.least:
             raise PlanError(
                 f"the cache and buffers for {self.context} tokens take {format_size(widest.overhead.total)}, in "
                 f"{widest.cache}: the smallest file does not fit into {format_size(self.memory)} beside them",
-                expected=f"{self._beside[widest.cache] + feasible.least:,} to "
-                f"{self._beside[exact.cache] + feasible.most:,} bytes of memory",
+                expected=f"{self._beside[widest.cache] + self._feasible.least:,} to "
+                f"{self._beside[exact.cache] + self._feasible.most:,} bytes of memory",
                 todo="lower --context or raise --memory",
             )
         self.chosen = widest
 
-    def choose(
-        self, choices: Sequence[Choice], feasible: Limits, text: Spare, mark: str, folder: Path, bar: Progress
+    def settle(
+        self,
+        choices: Sequence[Choice],
+        stats: Path,
+        plan: Path,
+        text: Spare,
+        mark: str,
+        reserve: int,
+        bar: Progress,
+        notes: list[str],
     ) -> None:
+        """Choose the cache, and lower the budget until llama.cpp keeps the limit with a file of that plan.
+
+        Memory does not depend on values: quick ones do. reserve: bytes of the budget that plans do not get.
+        """
+        self.choose(choices, text, mark, plan.parent, bar)
+        trial = plan.with_name(TRIAL)
+        try:
+            while True:
+                fill(self._source, choices, stats, self.chosen.nbytes - reserve, plan)
+                quick = load(plan)
+                rules = [rule.model_copy(update={"method": "search"}) for rule in quick.rules]
+                quick = quick.model_copy(update={"rules": rules})
+                imatrix = stats / IMATRIX
+                convert(self._source, trial, plan=quick, imatrix=imatrix, threads=self._threads, overwrite=True)
+                if self._holds(trial, notes):
+                    return
+        finally:
+            trial.unlink(missing_ok=True)
+
+    def choose(self, choices: Sequence[Choice], text: Spare, mark: str, folder: Path, bar: Progress) -> None:
         """Take the cache with which weights and cache together should cost least; float16 unless another is worth it.
 
         mark: hash of what the costs in `choices` came from
         """
+        feasible = self._feasible
         able = [r for r in self.rooms if r.nbytes >= feasible.least]
         for room in able:
             found = allocate(choices, min(room.nbytes, feasible.most) - feasible.fixed)
@@ -156,66 +195,70 @@ class Footprint:
             partial.replace(folder / FILE)
         return found
 
-    def holds(self, artefact: Path, notes: list[str]) -> bool:
-        """Whether llama.cpp keeps the limit with this artefact loaded and its cache full; if not, `budget` is lower.
-
-        PlanError when it does not after TRIES files.
-        """
-        size = artefact.stat().st_size
+    def _holds(self, trial: Path, notes: list[str]) -> bool:
+        """Whether the limit is kept with this file; if not, `budget` is lower. PlanError after TRIES files."""
+        size = trial.stat().st_size
         expected = self.predicted(size)
         if expected > machine().available:
             notes.append(f"memory was not measured: {format_size(expected)} are not free on this machine")
             return True
-        peak = self.takes(artefact)
+        peak = self._measure(trial).peak
         self.tries.append({"file_bytes": size, "predicted": expected, "measured": peak})
-        over = peak - self.memory
-        if over <= 0:
+        if peak <= self.memory:
             return True
         if len(self.tries) >= TRIES:
             raise PlanError(
-                f"llama.cpp holds {peak:,} bytes with {artefact}",
+                f"llama.cpp holds {peak:,} bytes with a file of {size:,}",
                 expected=f"at most {self.memory:,}; {TRIES} files were tried",
                 todo="lower --memory by the difference",
             )
-        self.chosen.nbytes = min(self.chosen.nbytes, size) - over - (1 << 16)
+        self.chosen.nbytes = min(self.chosen.nbytes, size) - (peak - self.memory) - (1 << 16)
         return False
 
-    def takes(self, artefact: Path) -> int:
-        """Bytes resident at most with the file read and the cache full, measured once for each file."""
-        mark = (artefact, artefact.stat().st_size, artefact.stat().st_mtime_ns)
-        if mark not in self._measured:
-            self._measured[mark] = resident(
-                artefact, context=self.context, cache=self.chosen.cache, threads=self._threads
+    def within(self, rows: list[tuple[Row, T]]) -> list[tuple[Row, T]]:
+        """The rows that keep the limit, measured as they are; PlanError when ours, the first, does not."""
+        if not self.tries:
+            return rows
+        for row, _ in rows:
+            self.found[row.name] = self._measure(Path(row.path or ""))
+        if self.found[rows[0][0].name].peak > self.memory:
+            raise PlanError(
+                f"llama.cpp holds {self.found[rows[0][0].name].peak:,} bytes with {rows[0][0].path}",
+                expected=f"at most {self.memory:,}",
+                todo="lower --memory by the difference",
             )
-        return self._measured[mark].peak
+        return [(row, how) for row, how in rows if self.found[row.name].peak <= self.memory]
 
-    def with_cache(self, artefact: Path, text: Spare, folder: Path, bar: Progress) -> None:
-        """Measure the divergence of an artefact with the cache that was chosen, on text that decided nothing."""
-        windows = text.proof[:: max(1, len(text.proof) // WINDOWS)]
-        if windows:
-            with Judge(self._source, windows, folder, self._threads) as judge:
-                self.kl_with_cache = float(judge.kl(artefact, bar, cache=self.chosen.cache).mean())
+    def _measure(self, artefact: Path) -> Resident:
+        self._bar.start("load and fill", self.context, "tokens")
+        found = resident(artefact, context=self.context, cache=self.chosen.cache, threads=self._threads)
+        self._bar.finish()
+        return found
 
     def predicted(self, size: int) -> int:
         """Bytes of memory expected with a file of `size` bytes."""
         return self._beside[self.chosen.cache] + size
 
-    def to_dict(self, artefact: Path) -> dict[str, Any]:
-        """What the result and the report tell of the artefact to use."""
-        size = artefact.stat().st_size
-        kind, flags = self.chosen.cache, ""
-        if kind != CACHES[0]:
-            flags = f" -fa on -ctk {kind} -ctv {kind}"
+    def tell(self, row: Row, text: Spare, folder: Path, bar: Progress) -> dict[str, Any]:
+        """What the result and the report say of the artefact to use, its divergence with that cache among it."""
+        path = Path(row.path or "")
+        windows = text.proof[:: max(1, len(text.proof) // WINDOWS)]
+        kl: float | None = None
+        if windows:
+            with Judge(self._source, windows, folder, self._threads) as judge:
+                kl = float(judge.kl(path, bar, cache=self.chosen.cache).mean())
+        kind, found = self.chosen.cache, self.found.get(row.name)
+        flags = "" if kind == CACHES[0] else f" -fa on -ctk {kind} -ctv {kind}"
         return {
             "limit": self.memory,
             "context": self.context,
             "cache": kind,
             "why": self.why,
-            "predicted": self.predicted(size),
-            "measured": self.takes(artefact) if self._measured else None,
-            "interpreter": max((m.interpreter for m in self._measured.values()), default=None),
+            "predicted": self.predicted(path.stat().st_size),
+            "measured": found.peak if found else None,
+            "interpreter": found.interpreter if found else None,
             "tries": self.tries,
             "rooms": [r.to_dict() for r in self.rooms],
-            "kl_with_cache": self.kl_with_cache,
-            "command": f"llama-server -m {artefact.name} --no-mmap -np 1 -c {self.context}{flags}",
+            "kl_with_cache": kl,
+            "command": f"llama-server -m {path.name} --no-mmap -np 1 -c {self.context}{flags}",
         }

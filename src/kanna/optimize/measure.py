@@ -26,6 +26,8 @@ CANDIDATES = (
     "q4_0", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k", "q8_0", "f16",
 )  # fmt: skip
 ROWS, HEAD_ROWS = 96, 256
+VALUES = 2
+"""Goes up when a method chooses other values, so that costs of before are measured again."""
 Seen = Callable[[Encoding, F32], "F32 | None"]
 ALIGNMENT = 32
 
@@ -94,7 +96,7 @@ def measure(
            takes them as they are
     """
     grads = gradients.read(statistics.folder)
-    known = [statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    known = [VALUES, statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:

@@ -15,7 +15,7 @@ import numpy as np
 from kanna import statistics
 from kanna.calibrate import HELD_TEXT
 from kanna.compare.steps import base_name
-from kanna.convert._nbits import ToNBits
+from kanna.convert._nbits import EMBEDDING, ToNBits
 from kanna.convert.base import ConvertResult, Request, Running
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
@@ -23,7 +23,7 @@ from kanna.errors import PlanError, UsageError
 from kanna.formats.onnx import build as build_
 from kanna.formats.onnx import quantize
 from kanna.hardware.cpu import default_threads
-from kanna.model import F32, Model, columns, num_rows
+from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimize.budget import Budget
 from kanna.optimize.measure import Measured, measure
 from kanna.optimize.onnx_probe import judge, probe
@@ -45,6 +45,21 @@ CANDIDATES = (
 def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: Mapping[str, str]) -> Wishes:
     """What the user wants of some tensors, among the encodings of ONNX."""
     return Wishes(keep=keep, exclude=exclude, rules=rules, kept="f32", names=CANDIDATES)
+
+
+# Time of a product with a vector per weight, of nbits4g32, on a core with AVX-512 VNNI (docs/onnx.md).
+_TIMES = {
+    (2, 32): 1.7, (2, 64): 1.0, (4, 16): 1.32, (4, 32): 1.0, (4, 64): 0.89, (4, 128): 0.7, (8, 32): 1.39, (8, 64): 1.25,
+    (8, 128): 1.2,
+}  # fmt: skip
+_FLOAT_TIME = 6.0
+_BISECTIONS = 7
+
+
+def time_of(encoding: str) -> float:
+    """What decoding spends on a weight of this encoding, relative to nbits4g32."""
+    kind = parse(encoding)
+    return _TIMES[kind.bits, kind.group] if kind else _FLOAT_TIME
 
 
 def seen(encoding: Encoding, x: F32) -> F32 | None:
@@ -120,6 +135,7 @@ class Made:
     rival: str | None
     rival_kl: float | None
     statistics: Path
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +175,10 @@ def build(source: Source, model: Model, folder: Path, running: Running) -> Path:
 
 
 def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) -> Found:
-    """Write the best plan whose folder has at most `budget` bytes to `path`. PlanError with the feasible range."""
+    """Write the best plan whose folder has at most `budget` bytes to `path`. PlanError with the feasible range.
+
+    The plan decodes no slower than a mix of the builder's 4- and 8-bit nodes of as many bytes.
+    """
     work = bench.work(Path(NAME), preset="int4")
 
     def planned(taken: Mapping[str, str]) -> Plan:
@@ -170,8 +189,11 @@ def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) ->
     feasible = Limits(least=least, most=least - floor + largest(choices_), fixed=least - floor)
     feasible.check(budget)
     room = budget - feasible.fixed
+    weights = {m[0]: sum(num_weights(work.model.tensors[n]) for n in m) for m in nodes(work)}
+    if not work.tied:
+        weights[EMBEDDING] = 0  # rows are looked up, not multiplied
     while True:
-        taken = allocate(choices_, room)
+        taken = _within(choices_, room, weights)
         plan = planned({name: option.encoding for name, option in taken.items()})
         plan.save(path)
         size = bench.size(plan=path)
@@ -184,6 +206,46 @@ def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) ->
         if room == floor:
             raise PlanError(f"the smallest folder takes {size:,} bytes", expected=f"at most {budget:,}")
         room = max(floor, room - (size - budget))
+
+
+def _within(choices_: Sequence[Choice], room: int, weights: Mapping[str, int]) -> dict[str, Option]:
+    """The least cost within `room` bytes and the time of the builder's mix of that size: time has a price, bisected."""
+
+    def time(taken: Mapping[str, Option]) -> float:
+        return sum(weights[name] * time_of(option.encoding) for name, option in taken.items())
+
+    total = sum(weights.values())
+    # Of the builder: 5 bits per weight at 4 bits in groups of 32, 9 at 8.
+    share = min(max((8 * room / max(total, 1) - 5) / 4, 0.0), 1.0)
+    limit = total * (1 + share * (_TIMES[8, 32] - 1))
+
+    def priced(price: float) -> dict[str, Option]:
+        dearer = [
+            Choice(
+                name=c.name,
+                options=[replace(o, cost=o.cost + price * weights[c.name] * time_of(o.encoding)) for o in c.options],
+            )
+            for c in choices_
+        ]
+        costs = {c.name: {o.encoding: o for o in c.options} for c in choices_}
+        return {name: costs[name][o.encoding] for name, o in allocate(dearer, room).items()}
+
+    best = priced(0.0)
+    if time(best) <= limit:
+        return best
+    # A price at which the whole cost is spent on time is more than enough; half of it, again and again, is not.
+    low, high = 0.0, 4 * sum(max(o.cost for o in c.options) for c in choices_) / max(total, 1)
+    quick = priced(high)
+    if time(quick) > limit:
+        return quick
+    for _ in range(_BISECTIONS):
+        middle = (low * high) ** 0.5 if low else high / 8
+        now = priced(middle)
+        if time(now) <= limit:
+            quick, high = now, middle
+        else:
+            low = middle
+    return quick
 
 
 def optimize(
@@ -209,6 +271,7 @@ def optimize(
     calibrated: makes the folder of statistics
     """
     from kanna.evaluate import evaluate_many
+    from kanna.verify import verify
 
     build_.require()
     wishes.check(model)
@@ -259,12 +322,14 @@ def optimize(
     )
     kl = {name: score.kl_mean for name, score in zip(made, scores, strict=True)}
     top1 = {name: score.top1 for name, score in zip(made, scores, strict=True)}
-    stage("prove")
     best = min(made, key=lambda name: kl[name])
+    gate = verify(source, made[best].out, threads=threads, progress=bar).status
+    stage("prove")
     if best != NAME:
         notes.append(f"{best} came out closer than the searched plan, and is the artefact to use")
     return Made(
         artefact=made[best].out, described=made[best].describe(), file_bytes=sizes[best], budget=allowed, plan=plan,
         predicted=found.predicted, kl=kl[best], top1=top1[best], rival=rival,
+        gate=gate,
         rival_kl=kl[rival] if rival else None, statistics=stats,
     )  # fmt: skip

@@ -77,7 +77,9 @@ def probe(
 
             def measured(low: list[str]) -> float:
                 rules = [
-                    RuleModel(pattern=f"^{n}$", encoding=LOW if n in low else HIGH, method="gptq")
+                    RuleModel(pattern=f"^{n}$", encoding=LOW, method="gptq")
+                    if n in low
+                    else RuleModel(pattern=f"^{n}$", encoding=HIGH, method="nearest")
                     for n, options in costs.costs.items()
                     if LOW in options and HIGH in options
                 ]

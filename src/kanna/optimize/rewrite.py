@@ -11,6 +11,7 @@ from kanna.formats import gguf
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.plan import Plan
+from kanna.plan.tuning import Vector
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress
 from kanna.sources import Source
@@ -43,7 +44,7 @@ def rewrite(
 
 
 def _copied(entry: TensorPlan, there: Tensor | None) -> TensorPlan:
-    # A tensor that has its encoding already is carried byte for byte.
-    if there is None or there.dtype != entry.encoding.name:
+    # A tensor that has its encoding already is carried byte for byte; a tuned vector is no longer the source's.
+    if there is None or there.dtype != entry.encoding.name or isinstance(entry.tensor, Vector):
         return entry
     return replace(entry, tensor=there)

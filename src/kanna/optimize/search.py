@@ -72,7 +72,7 @@ class Found:
 
     file_bytes: int
     predicted: float
-    encodings: dict[str, str]
+    encodings: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,11 +98,14 @@ def swapped(state: State, name: str, by_kind: Mapping[str, Any]) -> dict[str, An
     if state.proof and after and not by_kind["fitted"]:
         mean = sum(after[kind] * count for kind, count in windows.items()) / sum(windows.values())
         proof = {"before": float(np.mean(state.proof)), "after": mean}
+    decided: dict[str, float] | None = None
+    if state.tries:
+        decided = {"before": float(np.mean(state.start)), "after": float(np.mean(state.scores))}
     return {
         "tried": len(state.tries),
         "kept": sum(one["kept"] for one in state.tries),
         "factors": state.factors,
-        "decided": {"before": float(np.mean(state.start)), "after": float(np.mean(state.scores))},
+        "decided": decided,
         "reported": proof,
     }
 
@@ -113,6 +116,7 @@ def tell(
     curve_: dict[str, Any],
     domains_: dict[str, Any],
     swaps: Sequence[Mapping[str, Any]],
+    tuned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """All of it, as report.json has it under `optimize`."""
     return {
@@ -120,5 +124,6 @@ def tell(
         "curve": curve_,
         "domains": domains_,
         "swaps": [dict(s) for s in swaps],
+        "tuned": dict(tuned) if tuned else None,
         "measured": measured.key,
     }

@@ -1,8 +1,8 @@
 """Swaps of encodings after the allocation, decided by what the runtime measures on text nothing was fitted to.
 
 Each try moves a group of costs (moves.py), allocates again within the same bytes, encodes what changed, and scores the
-file window by window beside the best so far. It is kept when the windows agree that the divergence falls, and left
-early when they agree that it does not. What was found out lies in swaps.json, by what it depends on.
+file window by window beside the best so far. It is kept when the divergence falls by more than its standard error over
+the windows, and left early when they agree that it rises. What was found out lies in swaps.json, by what it depends on.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from kanna.sources import Source
 
 FILE = "swaps.json"
 SCRATCH = ".swaps-"
+SURE = 0.5
+"""How much of the half width of the 95 % interval a gain must exceed: about one standard error."""
 _STATES = 8
 """Budgets whose trials are remembered."""
 _LIMIT = 8.0
@@ -165,7 +167,7 @@ class Swaps:
         scores = judge.kl(trial, Silent(), stop=lambda now: _worse(now, best))
         difference = scores - best[: len(scores)]
         half = half_width(difference)
-        kept = len(scores) == len(best) and half is not None and float(difference.mean()) + half < 0
+        kept = len(scores) == len(best) and half is not None and float(difference.mean()) < -SURE * half
         state.tries.append(
             {
                 "group": group,
@@ -240,6 +242,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _state(saved: Any, fresh: State) -> State:
     """The state of an earlier run, unless it is not what one would be."""
     try:
-        return State(key=fresh.key, **{**saved, "queue": [(str(g), float(f)) for g, f in saved["queue"]]})
+        found = State(key=fresh.key, **saved)
+        found.queue = [(str(group), float(factor)) for group, factor in found.queue]
+        return found
     except (KeyError, TypeError, ValueError):
         return fresh

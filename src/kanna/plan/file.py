@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from kanna import encodings, methods
 from kanna.errors import KannaError, PlanError
-from kanna.plan import presets
+from kanna.plan import presets, tuning
 
 
 class RuleModel(BaseModel):
@@ -47,7 +47,10 @@ class RuleModel(BaseModel):
 
 
 class Plan(BaseModel):
-    """A plan: `rules` first, then the `preset` or the `encoding` for every tensor no rule names."""
+    """A plan: `rules` first, then the `preset` or the `encoding` for every tensor no rule names.
+
+    tuning: the name of a file beside the plan, see plan/tuning.py
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -55,6 +58,15 @@ class Plan(BaseModel):
     preset: str | None = None
     encoding: str | None = None
     rules: list[RuleModel] = Field(default_factory=list[RuleModel])
+    tuning: str | None = None
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @field_validator("tuning")
+    @classmethod
+    def _tuning(cls, value: str | None) -> str | None:
+        if value is not None and (value in ("", ".", "..") or Path(value).name != value or "\\" in value):
+            raise ValueError(f"{value!r} is not the name of a file beside the plan")
+        return value
 
     @field_validator("preset")
     @classmethod
@@ -65,6 +77,10 @@ class Plan(BaseModel):
     @classmethod
     def _encoding(cls, value: str | None) -> str | None:
         return None if value is None else _known(lambda: encodings.get(value).name)
+
+    def tuned(self) -> tuning.Tuning | None:
+        """The tuning the plan names, opened; PlanError when it is not there."""
+        return tuning.read(self._folder / self.tuning) if self.tuning else None
 
     def save(self, path: Path | str) -> None:
         """Write the plan as JSON."""
@@ -84,7 +100,7 @@ def load(path: Path | str) -> Plan:
     if not path.is_file():
         raise PlanError(f"{path} does not exist", expected="a plan file in JSON")
     try:
-        return Plan.model_validate_json(path.read_bytes())
+        plan = Plan.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
@@ -92,3 +108,5 @@ def load(path: Path | str) -> Plan:
             f"{path.name}: {where}: {first['msg']}",
             expected='{"preset": "Q4_K_M", "rules": [{"pattern": "ffn_down", "encoding": "q6_k"}]}',
         ) from None
+    plan._folder = path.parent  # pyright: ignore[reportPrivateUsage]
+    return plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kanna import encodings, methods
 from kanna.encodings import Encoding
@@ -16,6 +16,7 @@ from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan
 from kanna.plan.presets import Place, Preset
 from kanna.plan.prior import Prior, prior_of
+from kanna.plan.tuning import FIELDS, Tuning, Vector
 from kanna.plan.types import Substitution, TensorPlan
 
 # llama.cpp's file type for a file of one encoding throughout.
@@ -35,6 +36,7 @@ class Resolved:
     substitutions: tensors that could not have what the plan meant for them
     nominal_bits:  bits per weight if every tensor had what was meant for it
     bits:          bits per weight of the tensors as they will be
+    tuning:        SHA-256 of the plan's tuning, or None
     """
 
     name: str
@@ -43,6 +45,7 @@ class Resolved:
     substitutions: list[Substitution]
     nominal_bits: float
     bits: float
+    tuning: str | None = None
 
 
 def resolve(
@@ -98,15 +101,34 @@ def resolve(
         entries.append(_entry(tensor, got, how, weights or {}, moment, prior))
     if unused := [r.pattern for r in plan.rules if r.pattern not in used]:
         raise PlanError(f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names")
+    tuning = plan.tuned()
+    if tuning is not None:
+        tuning.check(model.tensors)
+        entries = [_tuned(entry, tuning) for entry in entries]
     total = model.num_parameters
     return Resolved(
-        name=chosen.name if chosen and not plan.rules else (plan.name or "custom"),
+        name=chosen.name if chosen and not plan.rules and not plan.tuning else (plan.name or "custom"),
         file_type=chosen.file_type if chosen else FILE_TYPES.get(plan.encoding or "", 1024),
         entries=entries,
         substitutions=substitutions,
         nominal_bits=nominal / total,
         bits=8 * sum(e.nbytes for e in entries) / total,
+        tuning=tuning.sha256 if tuning else None,
     )
+
+
+def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
+    if (vector := tuning.vectors.get(entry.name)) is not None:
+        return replace(entry, tensor=Vector(entry.name, vector))
+    scale = tuning.scales.get(entry.name)
+    if scale is None:
+        return entry
+    if entry.encoding.name not in FIELDS or scale.shape[1] not in (1, columns(entry.tensor) // entry.encoding.block):
+        raise PlanError(
+            f"the tuning has {scale.shape[1]} factors in each row of {entry.name}, now {entry.encoding.label}",
+            expected="the tuning of this very plan",
+        )
+    return replace(entry, scale=scale)
 
 
 def _entry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from kanna.encodings.base import Encoding
 from kanna.model import F32, Tensor, columns, num_rows
@@ -17,6 +18,7 @@ class TensorPlan:
     weights: importance of each column, float32 [columns] (or [experts, columns]), or None
     moment:  second moment of the inputs, for methods that use it, or None
     prior:   importance of the columns guessed from other weights, used when none was measured, or None
+    scale:   float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are multiplied by, or None
     """
 
     name: str
@@ -26,6 +28,7 @@ class TensorPlan:
     weights: F32 | None = None
     moment: Moment | None = None
     prior: Prior | None = None
+    scale: Any = None
 
     @property
     def nbytes(self) -> int:

@@ -30,6 +30,8 @@ def sections(data: dict[str, Any]) -> str:
         parts.append("<h2>The plan</h2>" + drawn)
     if trials := _swaps(found.get("swaps") or []):
         parts.append("<h2>Swaps tried</h2>" + trials)
+    if tuned := found.get("tuned"):
+        parts.append("<h2>Scales and norms tuned</h2>" + _tuned(tuned))
     return "".join(parts)
 
 
@@ -98,9 +100,22 @@ def _swaps(found: list[dict[str, Any]]) -> str:
     )
     return (
         '<p class="caption">Plans of the same size, each with some costs taken as larger or smaller, in the runtime; '
-        "kept when windows agree that the divergence falls. A trial that was clearly worse was left early.</p>"
+        "kept when the divergence falls by more than half that interval, about a standard error. A trial that was "
+        "clearly worse was left early.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Swaps tried"><table aria-label="Swaps tried">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _tuned(found: dict[str, Any]) -> str:
+    end = "so it is offered" if found["kept"] else "so it was not kept"
+    half = f" ± {found['half']:.5f}" if found["half"] is not None else ""
+    rounds = ", ".join(f"{v:.5f}" for v in found["watched"])
+    return (
+        f'<p class="caption">With every code held, {found["parameters"]:,} scales and norms learned from the logits of '
+        f"the original on the calibration text, for {found['seconds']:.0f} s. In the runtime, on text it did not learn "
+        f"from, the divergence went from {found['before']:.5f} to {found['after']:.5f} nats"
+        f" (difference {found['after'] - found['before']:+.5f}{half}), {end}. Round by round, in torch: {rounds}.</p>"
     )
 
 

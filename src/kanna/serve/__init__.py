@@ -6,7 +6,7 @@ import importlib.util
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kanna.errors import KannaError, MissingError, UsageError
 
@@ -29,15 +29,23 @@ def serve(
     parallel: int = 8,
     memory: int | None = None,
     threads: int | None = None,
+    adapter: Sequence[str] = (),
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
+    canary: Sequence[str] = (),
+    canary_agreement: float = 0.8,
+    canary_slowdown: float = 1.5,
     gpu_layers: int | None = None,
     llama_server: str | Path | None = None,
     max_tokens: int = 0,
     queue: int = 64,
+    time_limit: float = 600.0,
     idle: float = 0.0,
     state: str | Path | None = None,
     audit: str | Path | None = None,
     keys: bool = False,
     open_to_all: bool = False,
+    traces: str = "",
     started: Callable[[str], None] | None = None,
 ) -> None:
     """Serve artefacts until the process is interrupted.
@@ -47,12 +55,19 @@ def serve(
     host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
     context:     tokens of one request; parallel: requests an engine computes together
     memory:      bytes all engines together may take; None: 80 % of what is free
+    adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1 until switched
+    tls_cert, tls_key: files of the certificate chain and its key, in PEM
+    canary:      [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It is taken back by
+                 itself when fewer next tokens than canary_agreement agree with the model's, when its median time is
+                 more than canary_slowdown of the model's, when it fails three times in a row, or does not load
     llama_server: a native program that runs GGUF files in place of xllamacpp's
     max_tokens:  most new tokens of one answer; 0: what the context holds
     queue:       requests that may wait per model, more get 503
+    time_limit:  seconds an answer may take, whole or streamed
     idle:        unload a model unused for that many seconds; 0: only when another one needs its memory
     state:       folder of keys and usage; audit: a file that gets one JSON line per request, never its text
     keys:        ask for keys on loopback, too; open_to_all: ask for none anywhere
+    traces:      where an OpenTelemetry collector takes OTLP over HTTP; empty: no traces
     started:     called with the address when requests may come
 
     Raises UsageError, MissingError, and KannaError for an address that is taken.
@@ -63,9 +78,11 @@ def serve(
     import uvicorn
 
     from kanna.serve.app import create_app
+    from kanna.serve.canary import CanarySpec
     from kanna.serve.metrics import Metrics
     from kanna.serve.pool import Pool
     from kanna.serve.settings import Limits, Settings, open_store
+    from kanna.serve.traces import Traces
     from kanna.serve.wire import protocol
 
     settings = Settings(
@@ -81,9 +98,11 @@ def serve(
         idle=idle,
         keys=keys,
         open_to_all=open_to_all,
-        limits=Limits(max_tokens=max_tokens, queue=queue),
+        limits=Limits(max_tokens=max_tokens, queue=queue, request_time=time_limit),
     )
     specs = _specs(models, alias)
+    _add_adapters(specs, adapter)
+    tls = _tls(tls_cert, tls_key)
     store = open_store(state)
     if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
         why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
@@ -92,14 +111,17 @@ def serve(
             todo="kanna keys create --name NAME" + (f" --state {state}" if state else ""),
         )  # fmt: skip
     bound = _bind(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-    pool = Pool(specs, settings, Metrics())
+    address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+    canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
+    pool = Pool(specs, settings, Metrics(), canaries)
+    tracer = Traces(traces) if traces else None
     pool.prestart()
     try:
-        app = create_app(pool, store, settings, lambda: started(address) if started else None)
+        told = (lambda: started(address)) if started else (lambda: None)
+        app = create_app(pool, store, settings, told, tracer)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-            http=protocol(settings.limits), ws="none", backlog=1024,
+            http=protocol(settings.limits), ws="none", backlog=1024, **tls,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[bound])
     finally:
@@ -128,12 +150,42 @@ def _specs(models: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSp
     return specs
 
 
+def _add_adapters(specs: list[ModelSpec], adapters: Sequence[str]) -> None:
+    for given in adapters:
+        name, equal, path = given.partition("=")
+        spec = next((s for s in specs if s.name == name), None) if equal else specs[0]
+        if spec is None:
+            raise UsageError(f"an adapter is for {name!r}", expected=", ".join(s.name for s in specs))
+        file = Path(path if equal else name).expanduser()
+        if not file.is_file():
+            raise UsageError(f"the adapter {file} does not exist")
+        spec.adapters.append(file)
+
+
+def _tls(cert: str | Path | None, key: str | Path | None) -> dict[str, Any]:
+    """uvicorn's options; raises UsageError for half of a pair, or files that do not go together."""
+    if not (cert or key):
+        return {}
+    if not (cert and key):
+        raise UsageError("a certificate and its key go together", expected="--tls-cert and --tls-key")
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(str(cert), str(key))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"{cert} and {key} cannot be used for TLS: {error}", expected="a PEM certificate and its key"
+        ) from None
+    return {"ssl_certfile": str(cert), "ssl_keyfile": str(key)}
+
+
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(1024)  # who is quicker than the rest of the start waits, instead of being sent away
     except OSError as error:
         bound.close()
         raise KannaError(

@@ -13,22 +13,28 @@ from kanna.serve.guard.store import after
 from kanna.serve.problems import ApiError
 
 if TYPE_CHECKING:
+    from kanna.serve.description import Bodies
     from kanna.serve.gateway import Gateway
+
+REVOKE = {"operationId": "revoke_key", "parameters": {"identity": "$response.body#/id"}}
+"""What may follow on a key that was made, for those who read the description of the API."""
+
+_MOST = 10**15
 
 
 class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=200)
-    scopes: list[str] = ["infer"]
-    models: list[str] = []
-    expires_in_days: float | None = Field(None, gt=0)
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    tokens_per_day: int | None = Field(None, ge=1)
+    scopes: list[str] = Field(["infer"], max_length=10)
+    models: list[str] = Field([], max_length=1000)
+    expires_in_days: float | None = Field(None, gt=0, le=36_500)
+    requests_per_minute: int | None = Field(None, ge=1, le=_MOST)
+    tokens_per_minute: int | None = Field(None, ge=1, le=_MOST)
+    tokens_per_day: int | None = Field(None, ge=1, le=_MOST)
 
 
-def router(gateway: Gateway) -> APIRouter:
+def router(gateway: Gateway, described: Bodies) -> APIRouter:
     """Routes under /admin."""
     routes, store = APIRouter(prefix="/admin"), gateway.store
 
@@ -43,7 +49,9 @@ def router(gateway: Gateway) -> APIRouter:
             total["tokens"] += row["prompt_tokens"] + row["completion_tokens"]
         return {"keys": [{**k.to_dict(), "usage": used.get(k.id, {})} for k in store.listed()]}
 
-    @routes.post("/keys", status_code=201)
+    revoked = {"201": {"description": "Made", "links": {"revoke": REVOKE}}}
+
+    @routes.post("/keys", status_code=201, openapi_extra={**described.of(NewKey), "responses": revoked})
     async def create(request: Request) -> dict[str, Any]:
         """A new key; its text is in this answer and nowhere else."""
         gateway.admit(request, "admin")
@@ -55,7 +63,7 @@ def router(gateway: Gateway) -> APIRouter:
             raise ApiError(400, str(error)) from None
         return {**key.to_dict(), "key": text}
 
-    @routes.delete("/keys/{identity}")
+    @routes.delete("/keys/{identity}", operation_id="revoke_key", status_code=204)
     async def revoke(request: Request, identity: str) -> Response:
         gateway.admit(request, "admin")
         if not any(k.id == identity for k in store.listed()):

@@ -75,14 +75,14 @@ class _Passed:
             self.body["prompt"] = prompt
 
     async def whole(self) -> bytes:
-        async with self.gateway.pool.turn(self.ask.served) as backend:
+        async with self.gateway.pool.tried(self.ask.served, self.path, self.body) as backend:
             return await relay.whole(backend, self.path, self.body, self.ask.used)
 
     async def stream(self) -> AsyncGenerator[bytes]:
         gateway, ask = self.gateway, self.ask
         wants_usage = _wants_usage(self.body)
         self.body["stream_options"] = {**(self.body.get("stream_options") or {}), "include_usage": True}
-        async with gateway.pool.turn(ask.served) as backend:
+        async with gateway.pool.tried(ask.served, self.path, self.body) as backend:
             events = relay.stream(
                 backend, self.path, self.body, ask.used, gateway.metrics,
                 begun=ask.begun, wants_usage=wants_usage,

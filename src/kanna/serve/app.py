@@ -15,14 +15,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kanna import __version__
-from kanna.serve import admin, gauges, page, requests
+from kanna.serve import admin, description, gauges, models, page, requests
 from kanna.serve.engines.base import EMBED
 from kanna.serve.gateway import Gateway
 from kanna.serve.guard.ledger import Ledger
 from kanna.serve.guard.store import Store
+from kanna.serve.leaving import LEFT
 from kanna.serve.pool import Pool
 from kanna.serve.problems import ApiError
 from kanna.serve.settings import Settings
+from kanna.serve.traces import Traces
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -50,9 +52,15 @@ class _Secure:
         await self.app(scope, receive, told if scope["type"] == "http" else send)
 
 
-def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[], None] = lambda: None) -> FastAPI:
+def create_app(
+    pool: Pool,
+    store: Store,
+    settings: Settings,
+    started: Callable[[], None] = lambda: None,
+    traces: Traces | None = None,
+) -> FastAPI:
     """The application; `started` is called when requests may come."""
-    gateway = Gateway(pool, store, settings)
+    gateway = Gateway(pool, store, settings, traces)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncGenerator[None]:
@@ -70,16 +78,27 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
                     idle.cancel()
                 await pool.stop()
                 gateway.ledger.close()
+                if traces:
+                    await asyncio.to_thread(traces.close)
 
-    app = FastAPI(title="kanna", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="kanna", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=description.ANSWERS
+    )
+    described = description.Bodies()
 
     app.add_middleware(_Secure)
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, problem: ApiError) -> Response:
-        gateway.metrics.of(gateway.metrics.refused, str(problem.status)).inc()
+        if problem.status != LEFT:
+            gateway.metrics.of(gateway.metrics.refused, str(problem.status)).inc()
         headers = {k.decode(): v.decode() for k, v in problem.headers()}
         return Response(problem.body(), problem.status, headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        problem = ApiError(500, "the gateway failed at this request", "server_error", "internal_error")
+        return Response(problem.body(), 500, media_type="application/json")
 
     @app.exception_handler(404)
     @app.exception_handler(405)
@@ -87,35 +106,32 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         problem = ApiError(404, f"there is nothing at {request.method} {request.url.path[:200]}", code="not_found")
         return Response(problem.body(), 404, media_type="application/json")
 
-    app.include_router(admin.router(gateway))
-    app.router.routes.extend(page.routes())
-
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", openapi_extra=described.of(requests.Chat))
     async def chat(request: Request) -> Response:
         caps = ("max_tokens", "max_completion_tokens")
         return await gateway.generate(request, requests.Chat, "/v1/chat/completions", caps)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", openapi_extra=described.of(requests.Completion))
     async def complete(request: Request) -> Response:
         return await gateway.generate(request, requests.Completion, "/v1/completions", ("max_tokens",))
 
-    @app.post("/v1/embeddings")
+    @app.post("/v1/embeddings", openapi_extra=described.of(requests.Embeddings))
     async def embed(request: Request) -> Response:
         return await gateway.plain(request, requests.Embeddings, "/v1/embeddings", role=EMBED)
 
-    @app.post("/tokenize")
+    @app.post("/tokenize", openapi_extra=described.of(requests.Tokenize))
     async def tokenize(request: Request) -> Response:
         return await gateway.plain(request, requests.Tokenize, "/tokenize")
 
-    @app.post("/detokenize")
+    @app.post("/detokenize", openapi_extra=described.of(requests.Detokenize))
     async def detokenize(request: Request) -> Response:
         return await gateway.plain(request, requests.Detokenize, "/detokenize")
 
     @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
+    async def listed(request: Request) -> dict[str, Any]:
         key = gateway.admit(request, "infer")
-        listed = [s for s in pool.models.values() if not key.models or s.name in key.models]
-        data = [{"id": s.name, "object": "model", "created": s.created, "owned_by": "kanna"} for s in listed]
+        allowed = [s for s in pool.models.values() if not key.models or s.name in key.models]
+        data = [{"id": s.name, "object": "model", "created": s.created, "owned_by": "kanna"} for s in allowed]
         return {"object": "list", "data": data}
 
     @app.get("/health")
@@ -141,6 +157,11 @@ def create_app(pool: Pool, store: Store, settings: Settings, started: Callable[[
         await gauges.read(pool)
         return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    # Last: routes are tried in order, and those above are asked most.
+    app.include_router(admin.router(gateway, described))
+    app.include_router(models.router(gateway, described))
+    app.router.routes.extend(page.routes())
+    described.add_to(app)
     return app
 
 

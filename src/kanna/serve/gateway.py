@@ -12,16 +12,18 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from kanna.serve import answers, relay, requests
 from kanna.serve.guard.ledger import Ledger
 from kanna.serve.guard.limits import Limiter
 from kanna.serve.guard.store import Key, Store, Use
-from kanna.serve.leaving import Client, Events
+from kanna.serve.leaving import LEFT, Client, Events
 from kanna.serve.pool import Pool, Served
 from kanna.serve.problems import ApiError
 from kanna.serve.relay import Used
 from kanna.serve.settings import Settings
+from kanna.serve.traces import Traces
 
 ANYONE = Key(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
 """Who asks where no keys are needed."""
@@ -35,12 +37,14 @@ class Ask:
     served: Served
     body: dict[str, Any]
     client: Client
+    request: Request
     begun: float
     used: Used = field(default_factory=Used)
 
 
 class Gateway:
-    def __init__(self, pool: Pool, store: Store, settings: Settings) -> None:
+    def __init__(self, pool: Pool, store: Store, settings: Settings, traces: Traces | None = None) -> None:
+        self.traces = traces
         self.pool, self.store, self.settings, self.metrics = pool, store, settings, pool.metrics
         self.limiter = Limiter(store.used)
         self.ledger: Ledger | None = None
@@ -67,6 +71,8 @@ class Gateway:
             data = await asyncio.wait_for(self._read(request), self.settings.limits.header_time)
         except asyncio.TimeoutError:
             raise ApiError(408, "the body did not arrive in time", code="request_timeout") from None
+        except ClientDisconnect:
+            raise ApiError(LEFT, "the client went away", code="client_left") from None
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
@@ -130,7 +136,8 @@ class Gateway:
             self.cap(body, caps)
         body["model"] = served.name
         self.metrics.of(self.metrics.requests, served.name, key.id).inc()
-        return Ask(key=key, served=served, body=body, client=Client(request.receive), begun=begun)
+        return Ask(key=key, served=served, body=body, client=Client(request.receive), begun=begun,
+                   request=request)  # fmt: skip
 
     async def _whole(self, ask: Ask, work: answers.Work) -> bytes:
         async with self.counted(ask):
@@ -174,6 +181,15 @@ class Gateway:
             "prompt_tokens": used.prompt,
             "completion_tokens": used.completion,
         }
+        if self.traces:
+            facts = {
+                "gen_ai.request.model": name,
+                "gen_ai.usage.input_tokens": used.prompt,
+                "gen_ai.usage.output_tokens": used.completion,
+                "kanna.key": key.id,
+            }
+            seconds = time.perf_counter() - ask.begun
+            self.traces.request(ask.request.url.path, ask.request.headers, seconds, status, facts)
         await self.ledger.write(use, entry)
 
     async def plain(self, request: Request, kind: type[Any], path: str, *, role: str | None = None) -> Response:

@@ -163,11 +163,17 @@ class Answer(asyncio.Protocol):
 
 
 async def post(port: int, path: str, head: bytes, body: bytes) -> Answer:
+    """`send` by POST."""
+    return await send(port, "POST", path, head, body)
+
+
+async def send(port: int, method: str, path: str, head: bytes, body: bytes = b"") -> Answer:
     """Send a request and wait for the status of its answer; `head`: header lines that all requests share.
 
     Raises LineError when nobody is there.
     """
-    request = b"POST %s HTTP/1.1\r\n%scontent-length: %d\r\n\r\n%s" % (path.encode(), head, len(body), body)
+    first = f"{method} {path} HTTP/1.1\r\n".encode()
+    request = first + head + b"content-length: %d\r\n\r\n" % len(body) + body
     try:
         _, answer = await asyncio.get_running_loop().create_connection(lambda: Answer(request), "127.0.0.1", port)
     except OSError as error:

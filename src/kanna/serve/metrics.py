@@ -47,6 +47,8 @@ class Metrics:
         self.kv_used = gauge("kv_used_ratio", "Tokens in the engine's slots by what they can hold.", "model")
         self.memory_used = gauge("memory_used_bytes", "Memory of loaded models by the arithmetic of kanna fit.")
         self.memory_budget = gauge("memory_budget_bytes", "Memory that loaded models may take together.")
+        self.canary_compared = counter("canary_compared", "Next tokens compared with a canary's.", "model", "agreed")
+        self.canary_taken_back = counter("canary_taken_back", "Canaries taken back.", "model")
         self._children: dict[tuple[Any, ...], Any] = {}
 
     def of(self, metric: Any, *labels: str) -> Any:

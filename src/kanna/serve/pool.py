@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from kanna.errors import MissingError, UsageError
 from kanna.hardware import memory
 from kanna.serve import engines
 from kanna.serve.backend import Backend
+from kanna.serve.canary import Canary, CanarySpec
 from kanna.serve.engines.base import EngineConfig
 from kanna.serve.metrics import Metrics
 from kanna.serve.problems import ApiError, no_memory, unknown_model
@@ -33,6 +34,7 @@ class Served:
     engine: str
     bytes: int
     backend: Backend | None = None
+    canary: Canary | None = None
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -42,7 +44,9 @@ class Served:
 
 
 class Pool:
-    def __init__(self, specs: list[ModelSpec], settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, specs: list[ModelSpec], settings: Settings, metrics: Metrics, canaries: Sequence[CanarySpec] = ()
+    ) -> None:
         self.settings, self.metrics = settings, metrics
         self.budget = settings.memory if settings.memory is not None else int(memory().available * FREE_SHARE)
         self.models: dict[str, Served] = {}
@@ -52,6 +56,12 @@ class Pool:
         self._room = asyncio.Lock()
         for spec in specs:
             self._register(spec)
+        for canary in canaries:
+            if canary.model not in self.models:
+                raise UsageError(f"a canary is for {canary.model!r}", expected=", ".join(self.models))
+            served = self.models[canary.model]
+            served.canary = Canary(self, served, canary)
+        self._loading: list[asyncio.Task[None]] = []
 
     def _register(self, spec: ModelSpec) -> None:
         engine = engines.for_artefact(spec.path)
@@ -99,8 +109,11 @@ class Pool:
         for served in self.models.values():
             if served.backend:
                 served.backend.main.supervise(session)
+        self._loading = [asyncio.create_task(s.canary.load()) for s in self.models.values() if s.canary]
 
     async def stop(self) -> None:
+        for task in self._loading:
+            task.cancel()
         await asyncio.gather(*(b.stop() for b in self._backends()))
 
     def kill(self) -> None:
@@ -136,6 +149,27 @@ class Pool:
                 backend.leave()
                 raise
         return backend
+
+    @asynccontextmanager
+    async def tried(self, served: Served, path: str, body: dict[str, Any]) -> AsyncGenerator[Backend]:
+        """`turn`, at the model's canary for its share of requests; those are compared with the model afterwards."""
+        canary = served.canary
+        backend = canary.turn() if canary else None
+        if canary is None or backend is None:
+            async with self.turn(served) as backend:
+                yield backend
+            return
+        await backend.enter()
+        status = 200
+        try:
+            yield backend
+        except ApiError as problem:
+            status = problem.status
+            raise
+        finally:
+            backend.leave()
+            canary.failed(status)
+            canary.compare(path, body)
 
     @asynccontextmanager
     async def turn(self, served: Served) -> AsyncGenerator[Backend]:
@@ -262,6 +296,8 @@ def _status(served: Served) -> dict[str, Any]:
         "bytes": served.bytes,
         "adapters": [str(a) for a in served.spec.adapters],
     }
+    if served.canary:
+        found["canary"] = served.canary.status()
     if backend is None:
         return found
     resident = 0

@@ -15,6 +15,7 @@ from kanna.formats.onnx import encoder, files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
+from kanna.provenance import TUNING
 from kanna.runtimes import Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
@@ -72,7 +73,7 @@ def _written(model: Model, artefact: Path, bar: Progress) -> list[Check]:
         found, metadata = _read(artefact)
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
-    return [*tensors.check(model.tensors, found, bar), _context(model, metadata)]
+    return [*tensors.check(model.tensors, found, bar, tuned=TUNING in metadata), _context(model, metadata)]
 
 
 def _whole(model: Model, artefact: Path) -> Check:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     "--format",
     "format",
     type=click.Choice(plugins.names("kanna.convert")),
-    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai. [default: gguf]",
+    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai, mlx one "
+    "for mlx-lm. [default: gguf]",
 )
 @click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
 @click.option("--include", type=options.NAMES, default=[], help="Patterns of products an int8 ONNX graph quantizes.")

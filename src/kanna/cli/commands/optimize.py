@@ -99,6 +99,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Swaps", _swaps(data["swaps"])),
             ("Memory", _memory(data["memory"])),
             ("Run", data["memory"]["command"] if data["memory"] else ""),
+            ("Tuning", _tuning(data["tuning"])),
             ("Gate", data["gate"] or ""),
             ("Time", ", ".join(f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1)),
             ("Report", data["report"]),
@@ -117,6 +118,13 @@ def _memory(found: dict[str, Any] | None) -> str:
     measured = "" if found["measured"] is None else f"{format_size(found['measured'])} measured, "
     sizes = f"{format_size(found['predicted'])} predicted, of {format_size(found['limit'])}"
     return f"{measured}{sizes}; cache in {found['cache']}: {found['why']}"
+
+
+def _tuning(found: dict[str, Any] | None) -> str:
+    """`kept: 0.0391 → 0.0352 nats` on the text that decided."""
+    if found is None:
+        return ""
+    return "{}: {before:.5f} → {after:.5f} nats".format("kept" if found["kept"] else "not kept", **found)
 
 
 def _swaps(found: dict[str, Any] | None) -> str:

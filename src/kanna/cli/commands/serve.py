@@ -26,6 +26,29 @@ if TYPE_CHECKING:
 @click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of one request.")
 @click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Requests computed together.")
 @click.option("--memory", type=options.SIZE, help="What all engines together may take. [default: 80 % of what is free]")
+@click.option("--adapter", multiple=True, help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.")
+@click.option("--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS.")
+@click.option("--tls-key", type=options.FILE, help="Its key in PEM.")
+@click.option(
+    "--canary",
+    multiple=True,
+    metavar="[NAME=]PATH[@SHARE]",
+    help="An artefact to try on a share (0.1) of a model's requests.",
+)
+@click.option(
+    "--canary-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Least share of equal next tokens.",
+)
+@click.option(
+    "--canary-slowdown",
+    type=click.FloatRange(0, min_open=True),
+    default=1.5,
+    show_default=True,
+    help="Most it may take of the model's time.",
+)
 @click.option("--llama-server", type=options.FILE, help="A native llama-server for GGUF. [default: xllamacpp's]")
 @click.option("--gpu-layers", type=click.IntRange(0), help="Layers to put on the GPU. [default: llama.cpp's choice]")
 @click.option(
@@ -35,12 +58,17 @@ if TYPE_CHECKING:
     "--queue", type=click.IntRange(0), default=64, show_default=True, help="Requests that may wait; more get 503."
 )
 @click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True,
+    help="Seconds an answer may take, whole or streamed.",
+)  # fmt: skip
+@click.option(
     "--idle", type=click.FloatRange(0), default=0.0, help="Unload a model unused for so many seconds. [default: never]"
 )
 @click.option(
     "--state", type=options.FILE, help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]"
 )
 @click.option("--audit", type=options.FILE, help="File that gets a JSON line per request, never its text.")
+@click.option("--traces", default="", metavar="URL", help="An OpenTelemetry collector (OTLP over HTTP) for traces.")
 @click.option("--keys", is_flag=True, help="Ask for keys on loopback, too.")
 @click.option(
     "--open-to-all", is_flag=True, help="Ask for no keys, whatever the address. Everybody who reaches it can use it."

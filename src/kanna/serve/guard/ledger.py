@@ -9,6 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,7 +51,8 @@ class Ledger:
         self._jobs.put(None)
         self._thread.join(10)
         if self._audit:
-            self._audit.close()
+            with suppress(OSError):  # what the disk did not take
+                self._audit.close()
 
     def _run(self) -> None:
         ending = False

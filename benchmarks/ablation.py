@@ -1,0 +1,187 @@
+"""What each step adds, for one size class: values first, then the plan, then what is measured in the runtime.
+
+    python benchmarks/ablation.py --model dithered --classes Q3_K_M,Q4_0     # or widened, stories
+
+All files of a class take at most the bytes of kanna's own plain preset. Each step starts from the one before it:
+scales by search, with the importance of columns guessed; weighted by the diagonal of the inputs' second moment; error
+feedback under all of it, once; feedback and coordinate descent over codes and scales, twice; our allocation; swaps of
+encodings; tuned scales and norms. Seconds are CPU time of this process. Scored as optimize.py does: mean KL divergence
+over five kinds of text, none of it calibration text. What is finished is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import peers
+from optimize import DOMAINS, TEXT
+
+import kanna
+from kanna import families, fetch, statistics
+from kanna.calibrate import HELD_TEXT, IMATRIX, gradients, texts
+from kanna.calibrate.windows import cut
+from kanna.convert import convert
+from kanna.evaluate import evaluate_many
+from kanna.methods import gptq
+from kanna.optimize import distill
+from kanna.optimize.judge import spare
+from kanna.optimize.measure import measure
+from kanna.optimize.probe import probe
+from kanna.optimize.search import Wishes, fill, plan_of
+from kanna.optimize.swaps import Swaps
+from kanna.progress import Silent
+from kanna.sources import open_source
+
+STEPS = ("search", "+ weights", "+ feedback", "+ refit", "+ allocation", "+ swaps", "+ tuning")
+TOKENS = 24_576
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="stories")
+    parser.add_argument("--classes", default="Q3_K_M,Q4_0")
+    parser.add_argument("--windows", type=int, default=4, help="of 512 tokens, of each kind of text")
+    parser.add_argument("--tries", type=int, default=24, help="swaps at most")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    work = Work(options)
+    rows: list[dict[str, Any]] = []
+    for name in options.classes.split(","):
+        rows += work.size_class(name)
+    peers.report(rows, options.json)
+
+
+class Work:
+    """One model: what all size classes share, and the steps of each."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.threads = options, options.threads
+        self.path = getattr(models, options.model)()
+        self.source = open_source(self.path)
+        self.model = families.load_model(self.source)
+        self.home = fetch.cache_dir() / "benchmarks" / "ablation" / self.path.stem
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.stats = self.home / "statistics"
+        kanna.calibrate(self.path, self.stats, tokens=TOKENS)
+        self.windows = cut(texts.documents(None, self.model)[0], self.model, tokens=TOKENS)
+        self.text = spare(self.model, None, TOKENS)
+        gradients.gradients(
+            self.model, self.windows, self.stats, statistics.read(self.stats).sha256, device=None, progress=Silent()
+        )
+        self.found: dict[str, Any] = {}
+
+    def size_class(self, name: str) -> list[dict[str, Any]]:
+        folder = self.home / name
+        folder.mkdir(exist_ok=True)
+        budget = kanna.convert(self.path, preset=name, dry_run=True).file_bytes
+        makers: list[Callable[[Path], dict[str, Any] | None]] = [
+            lambda out: self._convert(out, preset=name),
+            lambda out: self._convert(out, preset=name, imatrix=self.stats / IMATRIX),
+            lambda out: self._feedback_alone(out, name),
+            lambda out: self._convert(out, preset=name, statistics=self.stats),
+            lambda out: self._allocate(out, folder, budget),
+            lambda out: self._swap(out, folder, budget),
+            lambda out: self._tune(out, folder),
+        ]
+        rows: list[dict[str, Any]] = []
+        for number, (step, make) in enumerate(zip(STEPS, makers, strict=True)):
+            path, told = folder / f"{number}.gguf", folder / f"{number}.json"
+            if not (told.exists() and path.exists()):
+                clock = time.process_time()
+                more = make(path) or {}
+                seconds = time.process_time() - clock
+                kl = self._scores(path, folder)
+                told.write_text(json.dumps({"seconds": seconds, "bytes": path.stat().st_size, "kl": kl} | more))
+                print(name, step, f"{sum(kl.values()) / len(kl):.5f}", f"{seconds:.0f} s", flush=True)
+            found = json.loads(told.read_text())
+            mean = sum(found["kl"].values()) / len(found["kl"])
+            rows.append(
+                {
+                    "size class": name,
+                    "step": step,
+                    "MB": found["bytes"] / 1e6,
+                    "KL": mean,
+                    "÷ step before": mean / rows[-1]["KL"] if rows else "",
+                    "÷ search": mean / rows[0]["KL"] if rows else "",
+                    "CPU s": round(found["seconds"]),
+                    "note": found.get("note", ""),
+                }
+            )
+        assert all(row["MB"] <= budget / 1e6 for row in rows if row["step"].startswith(("+ alloc", "+ swap", "+ tun")))
+        return rows
+
+    def _convert(self, out: Path, **how: Any) -> None:
+        convert(self.source, out, threads=self.threads, overwrite=True, **how)
+
+    def _feedback_alone(self, out: Path, preset: str) -> None:
+        passes, rounds = gptq.PASSES, gptq.ROUNDS
+        gptq.PASSES, gptq.ROUNDS = 1, 0
+        try:
+            self._convert(out, preset=preset, statistics=self.stats)
+        finally:
+            gptq.PASSES, gptq.ROUNDS = passes, rounds
+
+    def _choices(self) -> Any:
+        costs = measure(
+            self.model, statistics.read(self.stats), self.home / "measure.json", threads=self.threads, progress=Silent()
+        )
+        scale = probe(
+            self.source, costs, self.stats, self.stats / HELD_TEXT, self.home / "probe.json", threads=self.threads,
+            progress=Silent(),
+        )  # fmt: skip
+        return costs.choices(self.model, Wishes().allow(self.model), scale)
+
+    def _allocate(self, out: Path, folder: Path, budget: int) -> None:
+        fill(self.source, self._choices(), self.stats, budget - distill.RESERVE, folder / "plan.json")
+        self._convert(out, plan=folder / "plan.json", statistics=self.stats)
+
+    def _swap(self, out: Path, folder: Path, budget: int) -> dict[str, Any]:
+        choices, room, plan = self._choices(), budget - distill.RESERVE, folder / "plan.json"
+        found = fill(self.source, choices, self.stats, room, plan)
+        swaps = Swaps(self.source, self.model, choices, found, self.stats, room, folder, self.text, self.threads)
+        plan_of(choices, swaps.encodings).save(plan)
+        if swaps.encodings == found.encodings:
+            shutil.copy(folder / f"{STEPS.index('+ allocation')}.gguf", out)
+        elif not out.exists():
+            self._convert(out, plan=plan, statistics=self.stats)
+        swaps.run(out, plan, self.options.tries, Silent())
+        return {"note": f"{sum(t['kept'] for t in swaps.state.tries)} of {len(swaps.state.tries)} kept"}
+
+    def _tune(self, out: Path, folder: Path) -> dict[str, Any]:
+        before = folder / f"{STEPS.index('+ swaps')}.gguf"
+        found = distill.distill(
+            self.source, self.model, before, folder / "plan.json", self.stats, out, self.windows, self.text,
+            device="cpu", threads=self.threads, progress=Silent(),
+        )  # fmt: skip
+        if not found.kept:
+            shutil.copy(before, out)
+        return {"note": f"{found.parameters:,} numbers" if found.kept else "not kept"}
+
+    def _scores(self, file: Path, folder: Path) -> dict[str, float]:
+        """KL divergence on every kind of text."""
+        found: dict[str, float] = {}
+        for domain in DOMAINS:
+            text: Path | None = None
+            if domain.endswith(".jsonl"):
+                lines = [json.loads(line)["messages"] for line in (TEXT / domain).read_text().splitlines()]
+                text = folder / "chat.txt"
+                text.write_text("\n\n".join(texts.conversation(messages, self.model) for messages in lines))
+            elif domain.endswith(".txt"):
+                text = TEXT / domain
+            (result,) = evaluate_many(
+                [file], reference=self.path, text=text, windows=self.options.windows, threads=self.threads
+            )
+            found[domain.partition(".")[0]] = result.kl_mean
+        return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,2 @@
+#define KANNA_ISA avx2
+#include "vectors.inc"

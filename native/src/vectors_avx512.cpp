@@ -1,0 +1,2 @@
+#define KANNA_ISA avx512
+#include "vectors.inc"

@@ -1,0 +1,2 @@
+#define KANNA_ISA baseline
+#include "vectors.inc"

@@ -1,0 +1,221 @@
+"""An artefact in torch, its codes held and its scales and norms free to move, taught by the original.
+
+Every block of a matrix has a factor 1 + θ, every gain of a norm an offset θ times its usual size, all θ at first 0.
+The teacher is run one layer at a time; only its last hidden states and its head are kept.
+
+Shapes: T tokens, V vocabulary, O rows, I columns, B factors of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from kanna.calibrate.network import Network, torch_modules, values
+from kanna.families._export import family_of_arch
+from kanna.families._tensors import Computed, HeadRows
+from kanna.model import F32, Model
+
+_LOGITS = 1 << 24
+"""Logits of the teacher, and of the student, in memory at a time."""
+
+
+def bytes_needed(model: Model, tokens: int, window: int) -> int:
+    """Memory of the lesson: the weights and a head in float32, the teacher's hidden states, activations of a window."""
+    table = model.tensors["token_embd.weight"].shape
+    hidden, layers = int(table[1]), int(model.meta("{arch}.block_count"))
+    feed = int(model.meta("{arch}.feed_forward_length") or 4 * hidden)
+    activations = 4 * window * layers * (16 * hidden + 6 * feed)
+    return 4 * model.num_parameters + 4 * table[0] * hidden + 4 * tokens * hidden + activations + 8 * 4 * _LOGITS
+
+
+class Teacher:
+    """What the original says of some windows: hidden states f32 [T, hidden] of each, and the head that reads them."""
+
+    def __init__(self, model: Model, ids: Any, device: str | None) -> None:
+        torch, _ = torch_modules()
+        network = Network(model, device)
+        states = list(network.embed(ids))
+        with torch.no_grad():
+            for index in range(network.num_layers):
+                with network.layer(index) as layer:
+                    states = [layer(h).cpu() for h in states]
+            norm = network.norm()
+            self.states = [norm(h.to(network.device)).cpu() for h in states]
+        head = network.tensors.get("lm_head.weight") or network.tensors["model.embed_tokens.weight"]
+        self.head = torch.from_numpy(values(head)).to(network.device)
+
+
+class Student:
+    """The artefact `model` (its tensors decode to what the file holds).
+
+    blocks: factors of each row by GGUF name of the matrices that may be scaled
+    theta:  what is trained, by GGUF name: [O, B] for matrices, [values] for norms
+    """
+
+    def __init__(self, model: Model, blocks: Mapping[str, int], device: str | None) -> None:
+        torch, _ = torch_modules()
+        network = Network(model, device)
+        self.model, self.device = model, network.device
+        self.whole = network.whole().requires_grad_(False)
+        self.family = family_of_arch(model.family)[1]
+        self.theta: dict[str, Any] = {}
+        self._norms: list[tuple[Any, Any, float, str]] = []
+        self._base: dict[str, F32] = {}
+        self._unit: dict[str, float] = {}
+        self.cap = getattr(self.whole.config, "final_logit_softcapping", None)
+        tied = "output.weight" not in model.tensors
+        self._head_name = "token_embd.weight" if tied else "output.weight"
+        for path, module in list(self.whole.named_modules()):
+            name = self._name(path)
+            if name is None or name not in model.tensors:
+                continue
+            if isinstance(module, torch.nn.Embedding) and name in blocks:
+                self._free(name, (module.weight.shape[0], blocks[name]))
+                module.forward = _embedding(module, self.theta[name])
+            elif isinstance(module, torch.nn.Linear) and name in blocks:
+                self._free(name, (module.weight.shape[0], blocks[name]))
+                if path != "lm_head":
+                    module.forward = _linear(module, self.theta[name])
+            elif type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
+                self._norm(name, module)
+
+    def _name(self, path: str) -> str | None:
+        """GGUF name of a module's weight."""
+        layer = path.split(".")[2] if path.startswith("model.layers.") and path.count(".") > 2 else ""
+        pattern = path.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else path
+        ours = self.family.names.get(pattern)
+        if path == "lm_head" and self._head_name == "token_embd.weight":
+            return None  # the embedding is the head
+        return f"{ours.replace('{}', layer)}.weight" if ours else None
+
+    def _free(self, name: str, shape: tuple[int, ...]) -> None:
+        torch, _ = torch_modules()
+        if name not in self.theta:
+            self.theta[name] = torch.zeros(shape, device=self.device, requires_grad=True)
+
+    def _norm(self, name: str, module: Any) -> None:
+        stored, base = values(self.model.tensors[name]), module.weight.detach().clone()
+        if stored.shape != tuple(base.shape) or np.ptp(stored - base.cpu().numpy()) > 1e-5:
+            return  # more than an offset lies between the two: leave it alone
+        self._free(name, tuple(base.shape))
+        unit = float(np.abs(stored).mean()) or 1.0
+        self._base[name], self._unit[name] = stored, unit
+        del module.weight  # from here on a plain attribute, set before every pass
+        self._norms.append((module, base, unit, name))
+
+    def hidden(self, ids: Any) -> Any:
+        """Hidden states the head reads, [T, hidden], of one window of ids [T]."""
+        torch, _ = torch_modules()
+        for module, base, unit, name in self._norms:
+            module.weight = base + unit * self.theta[name]
+        given = torch.from_numpy(np.asarray(ids, np.int64))[None].to(self.device)
+        return self.whole.model(input_ids=given, use_cache=False).last_hidden_state[0]
+
+    def divergence(self, ids: Any, state: Any, teacher: Any, *, learn: bool, first: int = 0) -> float:
+        """Mean KL divergence in nats from the teacher over one window, from token `first`; learn: add its gradient.
+
+        state: the teacher's hidden states [T, hidden]; teacher: its head [V, hidden]
+        """
+        torch, _ = torch_modules()
+        with torch.set_grad_enabled(learn):
+            hidden = self.hidden(ids)
+            cut = hidden.detach().requires_grad_(learn)
+            count, total = len(cut) - first, 0.0
+            step = max(1, _LOGITS // len(teacher))
+            for at in range(first, len(cut), step):
+                rows = slice(at, at + step)
+                loss = self._loss(cut[rows], state[rows].to(self.device), teacher) / count
+                if learn:
+                    loss.backward()
+                total += float(loss.detach())
+            if learn:
+                hidden.backward(cut.grad)
+        return total
+
+    def _loss(self, hidden: Any, state: Any, teacher: Any) -> Any:
+        torch, _ = torch_modules()
+        with torch.no_grad():
+            wanted = torch.log_softmax(self._capped(state @ teacher.T), -1)
+        weight = self.whole.lm_head.weight
+        theta = self.theta.get(self._head_name)
+        logits = hidden @ weight.T if theta is None else _scale(hidden, weight, 1 + theta)
+        said = torch.log_softmax(self._capped(logits), -1)
+        return (wanted.exp() * (wanted - said)).sum()
+
+    def _capped(self, logits: Any) -> Any:
+        torch, _ = torch_modules()
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def scales(self) -> Iterator[tuple[str, F32]]:
+        """θ of the matrices in the row order of GGUF, f32 [O, B]."""
+        heads = int(self.model.meta("{arch}.attention.head_count"))
+        head_dim = int(
+            self.model.meta("{arch}.attention.key_length") or self.model.meta("{arch}.embedding_length") // heads
+        )
+        for name, theta in self.theta.items():
+            if name in self._base:
+                continue
+            found = theta.detach().cpu().numpy().astype(np.float32)
+            if self.family.rotate_half and name.endswith((".attn_q.weight", ".attn_k.weight")):
+                found = HeadRows(name, Computed(name, found), head_dim).rows(0, len(found))
+            yield name, np.ascontiguousarray(found)
+
+    def vectors(self) -> Iterator[tuple[str, F32]]:
+        """The norms as GGUF stores them, f32 [values]."""
+        for name, base in self._base.items():
+            yield name, base + np.float32(self._unit[name]) * self.theta[name].detach().cpu().numpy()
+
+    @property
+    def norms(self) -> set[str]:
+        """Names of what is no matrix."""
+        return set(self._base)
+
+
+def _scale(x: Any, weight: Any, factor: Any) -> Any:
+    """x [T, I] times (weight [O, I] with each block times its factor [O, B]), transposed: [T, O].
+
+    The gradient of the whole matrix exists only while its backward pass runs.
+    """
+    torch, _ = torch_modules()
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, factor: Any) -> Any:
+            ctx.save_for_backward(x, factor)
+            return x @ _times(weight, factor).T
+
+        @staticmethod
+        def backward(ctx: Any, given: Any) -> Any:
+            x, factor = ctx.saved_tensors
+            into_x = given @ _times(weight, factor)
+            whole = given.T @ x
+            return into_x, (whole * weight).view(len(weight), factor.shape[1], -1).sum(-1)
+
+    return Scaled.apply(x, factor)
+
+
+def _times(weight: Any, factor: Any) -> Any:
+    rows, blocks = factor.shape
+    return (weight.view(rows, blocks, -1) * factor[..., None]).view(rows, -1)
+
+
+def _linear(module: Any, theta: Any) -> Any:
+    def forward(x: Any) -> Any:
+        out = _scale(x.reshape(-1, x.shape[-1]), module.weight, 1 + theta).reshape(*x.shape[:-1], -1)
+        return out if module.bias is None else out + module.bias
+
+    return forward
+
+
+def _embedding(module: Any, theta: Any) -> Any:
+    plain = module.forward
+
+    def forward(ids: Any) -> Any:
+        rows = plain(ids)
+        factor = 1 + theta[ids]
+        return (rows.reshape(*factor.shape, -1) * factor[..., None]).reshape(rows.shape)
+
+    return forward

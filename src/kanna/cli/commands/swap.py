@@ -1,0 +1,40 @@
+"""`kanna swap NAME PATH`: another artefact under the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.commands.ps import URL
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("swap")
+@click.argument("name")
+@click.argument("path", type=options.FILE)
+@click.option("--url", default=URL, show_default=True, help="Where the gateway is.")
+@click.option("--key", help="A key with the scope admin. [default: $KANNA_KEY]")
+def COMMAND(terminal: Terminal, name: str, path: Path, url: str, key: str | None) -> None:
+    """Put another artefact under the NAME of a served model, without dropping a request.
+
+    It is loaded beside the old one and takes over when it is ready; what began on the old one ends there. Returns
+    when that is so. PATH is read by the gateway, on its machine.
+    """
+    from urllib.parse import quote
+
+    from kanna.serve.remote import ask
+
+    place = f"/admin/models/{quote(name, safe='')}/swap"
+    terminal.result(ask(url, place, key, {"path": str(path.absolute())}), _draw)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    screen.print(f"{data['name']} is {data['path']} now ({data['engine']})", markup=False)

@@ -1,0 +1,63 @@
+"""AWQ's layout for matrix products: codes and zeros packed along the outputs, eight to a word in their own order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError
+from kanna.formats.prequantized._groups import U32, Grouped, need, numbers, setting, words
+from kanna.model import F32, U8, Tensor
+
+_PARTS = ("qweight", "qzeros", "scales")
+# Output k of every eight lies at this nibble.
+_NIBBLE = np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint32)
+
+
+def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    setting(settings, "bits", (4,), settings.get("w_bit", 4))
+    setting(settings, "version", ("gemm", "GEMM"), "gemm")
+    size = settings.get("group_size", settings.get("q_group_size", 128))
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        base, _, kind = name.rpartition(".")
+        if f"{base}.qweight" not in tensors or kind not in _PARTS:
+            found[name] = tensor
+        elif kind == "qweight":
+            found[f"{base}.weight"] = _matrix(base, tensors, size)
+    return found
+
+
+def _matrix(base: str, tensors: Mapping[str, Tensor], size: Any) -> Grouped:
+    weight = tensors[f"{base}.qweight"]
+    if len(weight.shape) != 2:
+        raise FormatError(f"{weight.name} has shape {list(weight.shape)}", expected="[inputs, outputs / 8]")
+    cols, rows = weight.shape[0], weight.shape[1] * 8
+    group = cols if size == -1 else size
+    if not isinstance(group, int) or group <= 0 or cols % group:
+        raise FormatError(f"the checkpoint has group_size = {size!r}", expected=f"a divisor of {cols}")
+    groups = cols // group
+    scales = need(tensors, f"{base}.scales", (groups, rows))
+    zeros = tensors.get(f"{base}.qzeros")
+    if zeros is not None:
+        need(tensors, f"{base}.qzeros", (groups, rows // 8))
+
+    def read(start: int, stop: int) -> tuple[U8, F32, F32]:
+        codes = _outputs(words(weight), start, stop)
+        scale = numbers(scales)[:, start:stop].T
+        if zeros is None:
+            return codes, scale, np.full(scale.shape, 8, np.float32)
+        return codes, scale, _outputs(words(zeros), start, stop).astype(np.float32)
+
+    nbytes = weight.nbytes + scales.nbytes + (zeros.nbytes if zeros else 0)
+    return Grouped(f"{base}.weight", (rows, cols), 4, groups, scales.dtype, read, nbytes, exact=zeros is None)
+
+
+def _outputs(packed: U32, start: int, stop: int) -> U8:
+    """Codes uint8 [stop - start, inputs] of outputs [start, stop) of words uint32 [inputs, outputs / 8]."""
+    part = packed[:, start // 8 : -(-stop // 8)]
+    codes = (part[..., None] >> (4 * _NIBBLE)) & np.uint32(15)
+    first = start % 8
+    return codes.reshape(len(packed), -1)[:, first : first + stop - start].T.astype(np.uint8)

@@ -1,0 +1,94 @@
+"""compressed-tensors, format pack-quantized: codes packed along the inputs.
+
+Widths that divide no word run on into the next one; in older checkpoints a word holds as many whole codes as fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError, UnsupportedError
+from kanna.formats.prequantized._groups import I32, U32, Grouped, numbers, setting, spread_words, words
+from kanna.model import F32, U8, Tensor
+
+_PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
+
+
+def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    setting(settings, "format", ("pack-quantized",))
+    kinds = [g.get("weights") for g in dict(settings.get("config_groups") or {}).values() if isinstance(g, dict)]
+    kinds = [k for k in kinds if isinstance(k, dict)]
+    if len({(k.get("num_bits"), k.get("symmetric", True)) for k in kinds}) != 1:
+        raise UnsupportedError(
+            f"the checkpoint has {len(kinds)} kinds of weights", expected="one width for all",
+            todo="use the 16-bit release of this model",
+        )  # fmt: skip
+    bits = setting(kinds[0], "num_bits", (2, 3, 4, 5, 6, 8))
+    setting(kinds[0], "type", ("int",), "int")
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        base, _, kind = name.rpartition(".")
+        if f"{base}.weight_packed" not in tensors or kind not in _PARTS:
+            found[name] = tensor
+        elif kind == "weight_packed":
+            found[f"{base}.weight"] = _matrix(base, tensors, bits)
+    return found
+
+
+def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
+    weight, scales = tensors[f"{base}.weight_packed"], tensors.get(f"{base}.weight_scale")
+    shape = tensors.get(f"{base}.weight_shape")
+    if scales is None or shape is None or len(weight.shape) != 2:
+        raise FormatError(f"{base} is no packed matrix", expected="weight_packed, weight_scale and weight_shape")
+    rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
+    data: U8 | None = getattr(shape, "data", None)
+    if data is not None:
+        said = data.view(np.int64).tolist()
+        if len(said) != 2 or said[0] != rows or weight.shape[1] not in _lengths(bits, said[1]):
+            raise FormatError(f"{base}.weight_shape says {said}", expected=f"{rows} rows of about {cols}")
+        cols = int(said[1])
+    if len(scales.shape) != 2 or scales.shape[0] != rows or not 0 < scales.shape[1] <= cols:
+        raise FormatError(f"{scales.name} has shape {list(scales.shape)}", expected=f"[{rows}, groups]")
+    groups = scales.shape[1]
+    zeros = tensors.get(f"{base}.weight_zero_point")
+    place = tensors.get(f"{base}.weight_g_idx")
+    order: I32 | None = None
+    if place is not None and getattr(place, "data", None) is not None:
+        order = words(place).astype(np.int32)
+        if order.shape != (cols,) or order.min() < 0 or order.max() >= groups:
+            raise FormatError(f"{place.name} does not name groups of {cols} columns", expected=f"0 to {groups - 1}")
+    elif cols % groups:
+        raise FormatError(f"{scales.name} has {groups} groups", expected=f"a divisor of {cols}")
+    middle = np.float32(1 << (bits - 1))
+
+    def read(start: int, stop: int) -> tuple[U8, F32, F32]:
+        codes = _codes(words(weight)[start:stop], bits, cols)
+        scale = numbers(scales)[start:stop]
+        if zeros is None:
+            return codes, scale, np.full(scale.shape, middle, np.float32)
+        if zeros.dtype not in ("i32", "u32"):  # one number each, not packed
+            return codes, scale, numbers(zeros)[start:stop] + middle
+        found = _codes(words(zeros).T, bits, rows)[:, start:stop].T
+        return codes, scale, found.astype(np.float32)
+
+    nbytes = weight.nbytes + scales.nbytes + (zeros.nbytes if zeros else 0)
+    return Grouped(
+        f"{base}.weight", (rows, cols), bits, groups, scales.dtype, read, nbytes, order, exact=zeros is None
+    )  # fmt: skip
+
+
+def _lengths(bits: int, count: int) -> tuple[int, int]:
+    """Words that `count` codes take, run on and whole."""
+    return -(-count * bits // 32), -(-count // (32 // bits))
+
+
+def _codes(packed: U32, bits: int, count: int) -> U8:
+    """Codes uint8 [rows, count] of words uint32 [rows, words]."""
+    if packed.shape[1] == _lengths(bits, count)[0]:
+        return spread_words(packed, bits, count)
+    shifts = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
+    codes = (packed[..., None] >> shifts) & np.uint32((1 << bits) - 1)
+    return codes.reshape(len(packed), -1)[:, :count].astype(np.uint8)

@@ -1,0 +1,65 @@
+"""GPTQ's layout: codes packed along the inputs, zeros along the outputs, less one in its first version (AutoGPTQ)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError
+from kanna.formats.prequantized._groups import I32, Grouped, need, numbers, setting, spread_words, words
+from kanna.model import F32, U8, Tensor
+
+_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    bits = setting(settings, "bits", (2, 3, 4, 8))
+    version = setting(settings, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        base, _, kind = name.rpartition(".")
+        if f"{base}.qweight" not in tensors or kind not in _PARTS:
+            found[name] = tensor
+        elif kind == "qweight":
+            found[f"{base}.weight"] = _matrix(base, tensors, bits, settings, 1 if version == "gptq" else 0)
+    return found
+
+
+def _matrix(
+    base: str, tensors: Mapping[str, Tensor], bits: int, settings: Mapping[str, Any], less: int
+) -> Grouped:  # fmt: skip
+    weight = tensors[f"{base}.qweight"]
+    if len(weight.shape) != 2:
+        raise FormatError(f"{weight.name} has shape {list(weight.shape)}", expected="[inputs * bits / 32, outputs]")
+    cols, rows = weight.shape[0] * 32 // bits, weight.shape[1]
+    size = settings.get("group_size", 128)
+    group = cols if size == -1 else size
+    if not isinstance(group, int) or group <= 0:
+        raise FormatError(f"the checkpoint has group_size = {size!r}", expected="a whole number")
+    groups = -(-cols // group)
+    scales = need(tensors, f"{base}.scales", (groups, rows))
+    zeros = need(tensors, f"{base}.qzeros", (groups, rows * bits // 32))
+    place = tensors.get(f"{base}.g_idx")
+    order: I32 | None = None
+    usual = np.arange(cols) // group
+    if place is not None and getattr(place, "data", None) is not None:
+        order = words(need(tensors, f"{base}.g_idx", (cols,))).astype(np.int32)
+        if order.min() < 0 or order.max() >= groups:
+            raise FormatError(f"{place.name} names group {int(order.max())}", expected=f"0 to {groups - 1}")
+    if order is not None and np.array_equal(order, usual) and cols % group == 0:
+        order = None
+    elif order is None and cols % group:
+        order = usual.astype(np.int32)
+
+    def read(start: int, stop: int) -> tuple[U8, F32, F32]:
+        codes = spread_words(words(weight)[:, start:stop].T, bits, cols)
+        zero = spread_words(words(zeros), bits, rows)[:, start:stop].T.astype(np.int32)
+        zero = (zero + less) & ((1 << bits) - 1)  # as the kernels wrap it
+        return codes, numbers(scales)[:, start:stop].T, zero.astype(np.float32)
+
+    return Grouped(
+        f"{base}.weight", (rows, cols), bits, groups, scales.dtype, read,
+        weight.nbytes + scales.nbytes + zeros.nbytes, order, exact=bool(settings.get("sym")),
+    )  # fmt: skip
