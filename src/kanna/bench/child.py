@@ -41,12 +41,17 @@ def memory() -> tuple[int, int]:
 def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
     """Load, read a prompt of `prompt_tokens`, generate `gen_tokens` after a short one."""
     from kanna import runtimes
+    from kanna.bench import encoders
     from kanna.bench.energy import Meter
+    from kanna.formats.onnx import files
 
     runtime = runtimes.of(path)
     # Loads what is loaded once, however large the artefact.
     getattr(runtime, "load", runtime.available)()
     before, _ = memory()
+    if files.is_encoder(Path(path)):
+        found = encoders.measure(path, _TEXT * (prompt_tokens // 16 + 1), tokens=prompt_tokens, threads=threads)
+        return found | {"peak_bytes": memory()[1] - before, "interpreter_bytes": before}
     begin = time.perf_counter()
     with runtime.open(path, context=prompt_tokens + gen_tokens + 16, threads=threads) as engine:
         ids = engine.tokenize(_TEXT * (prompt_tokens // 16 + 1), add_bos=True)[:prompt_tokens]

@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kanna import digest, families, plugins
 from kanna.convert.base import ConvertResult, Request, Running, Work
 from kanna.errors import OutputError, UsageError
+from kanna.formats.onnx import encoder
 from kanna.hardware.cpu import default_threads
 from kanna.plan import Plan
 from kanna.progress import Progress, Silent
@@ -71,7 +73,7 @@ def convert(
     format, preset = format_of(format, preset)
     if include or exclude:
         _check_patterns(format, preset, [*include, *exclude])
-    kind: type[Work] = plugins.load(__name__, format, "WORK")
+    kind: Any = plugins.load(__name__, format, "WORK")
     opened = open_source(
         source, revision=revision, offline=offline, weights=not dry_run, preflight=families.load_model, progress=bar
     )
@@ -79,7 +81,12 @@ def convert(
         _refuse_source_as_output(opened, Path(out))
     if kind.late_hashes and not dry_run:
         digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
-    model = families.load_model(opened)
+    if format == "onnx" and encoder.is_encoder(opened.config):
+        from kanna.convert._encoder import ToEncoder
+
+        kind, model = ToEncoder, None
+    else:
+        model = families.load_model(opened)
     request = Request(
         preset=preset,
         encoding=encoding,
@@ -91,7 +98,7 @@ def convert(
         include=tuple(include),
         exclude=tuple(exclude),
     )
-    work = kind(opened, model, Path(out) if out is not None else None, request)
+    work: Work = kind(opened, model, Path(out) if out is not None else None, request)
     result = work.describe()
     if dry_run:
         return result

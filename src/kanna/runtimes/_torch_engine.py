@@ -22,7 +22,7 @@ class TorchEngine(SteppedEngine):
     def __init__(self, torch: Any, transformers: Any, path: Path, *, context: int, threads: int) -> None:
         self._torch, self._transformers = torch, transformers
         torch.set_num_threads(threads)
-        with _quiet(transformers):
+        with quiet(transformers):
             try:
                 self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                     str(path), dtype=torch.float32, local_files_only=True, trust_remote_code=False
@@ -84,7 +84,7 @@ class TorchEngine(SteppedEngine):
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Generator[None, None, None]:
+def quiet(transformers: Any) -> Generator[None, None, None]:
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -13,6 +13,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
+    from kanna.runtimes._onnx_encoder import OnnxEncoder
     from kanna.runtimes._onnx_engine import OnnxEngine
 
 INSTALL = 'pip install "kanna[onnx]"'
@@ -70,7 +71,7 @@ class Onnx:
         if not files.is_onnx(path):
             raise FormatError(f"{path} is no ONNX folder", expected="a folder with genai_config.json")
         found = files.read_folder(path)
-        if not found.decoder:
+        if files.is_encoder(path):
             raise FormatError(
                 f"{path} has no genai_config.json: it generates no text",
                 todo="an encoder is verified with `kanna verify` and measured with `kanna bench`",
@@ -78,6 +79,13 @@ class Onnx:
         from kanna.runtimes._onnx_engine import OnnxEngine
 
         return OnnxEngine(lib, path, found, context=context, threads=threads or default_threads())
+
+    def open_encoder(self, path: str | Path, *, threads: int | None = None) -> OnnxEncoder:
+        """Load an encoder's folder on the CPU. Raises MissingError, FormatError."""
+        path, lib = Path(path), library()
+        from kanna.runtimes._onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(lib, path, files.read_folder(path), threads=threads or default_threads())
 
 
 RUNTIME = Onnx()

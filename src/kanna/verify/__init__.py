@@ -11,7 +11,7 @@ from kanna import families, runtimes
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.evaluate.reference import open_judged, open_reference, reference_gguf
 from kanna.formats import gguf
-from kanna.formats.onnx import files
+from kanna.formats.onnx import encoder, files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
@@ -41,15 +41,23 @@ def verify(
 
     Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and its own), tokenizer
     ids, chat template, end of turn, logits on a short and a long prompt. A check that cannot be made here has ok=None,
-    and the result is `unprovable`. Raises SourceError
-    for a source that cannot be read, UsageError for an artefact that does not exist; what is wrong with the artefact
-    itself is a failed check.
+    and the result is `unprovable`. Raises SourceError for a source that cannot be read, UsageError for an artefact that
+    does not exist; what is wrong with the artefact itself is a failed check.
     """
     begin = time.perf_counter()
     artefact, bar = Path(artefact), progress or Silent()
     if not artefact.exists():
         raise UsageError(f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads")
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
+    if encoder.is_encoder(opened.config):
+        from kanna.verify.embeddings import verify as verify_encoder
+
+        return VerifyResult(
+            source=opened.given,
+            artefact=str(artefact),
+            checks=verify_encoder(opened, artefact, threads),
+            seconds=time.perf_counter() - begin,
+        )
     model = families.load_model(opened)
     checks = _written(model, artefact, bar)
     if all(c.ok for c in checks):

@@ -45,7 +45,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             format_size(row["peak_bytes"]),
             number(row["ttft_s"], 3),
             number(row["prompt_tps"], 1),
-            number(row["gen_tps"], 1),
+            number(row["gen_tps"] or None, 1),  # an encoder generates nothing
             number(row["joules_per_token"], 2),
         )
     screen.print(made)

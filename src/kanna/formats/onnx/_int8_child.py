@@ -168,6 +168,7 @@ def quantize(
     else:
         model = _dynamic(graph, names, Path(out))
     share_embedding(model)
+    quantize_embedding(model)
     _drop_unused(model)
     for stale in Path(out).glob("dynamic.onnx*"):
         stale.unlink()
@@ -271,6 +272,35 @@ def share_embedding(model: Any) -> None:
         for i, node in enumerate(made):
             nodes.insert(first + i, node)
         nodes.remove(turn)
+
+
+def quantize_embedding(model: Any) -> None:
+    """Store embeddings that nothing else reads as int8 with a scale per row."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, values = model.graph.node, {t.name: t for t in model.graph.initializer}
+    for gather in [n for n in nodes if n.op_type == "Gather"]:
+        table = values.get(gather.input[0])
+        axis = next((a.i for a in gather.attribute if a.name == "axis"), 0)
+        if table is None or table.data_type != TensorProto.FLOAT or len(table.dims) != 2 or axis:
+            continue
+        if sum(table.name in n.input for n in nodes) != 1 or table.dims[0] < _ROWS:
+            continue
+        rows = numpy_helper.to_array(table)
+        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / 127
+        codes = np.round(rows / scale).astype(np.int8)
+        name, at = table.name, list(nodes).index(gather)
+        table.CopyFrom(numpy_helper.from_array(codes, f"{name}_quantized"))
+        model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        nodes.remove(gather)
+        made = [
+            helper.make_node("Gather", [f"{name}_quantized", gather.input[1]], [f"{name}_codes"], f"{name}_codes"),
+            helper.make_node("Cast", [f"{name}_codes"], [f"{name}_float"], f"{name}_float", to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}_scale", gather.input[1]], [f"{name}_scales"], f"{name}_scales"),
+            helper.make_node("Mul", [f"{name}_float", f"{name}_scales"], [gather.output[0]], f"{name}_rows"),
+        ]
+        for i, node in enumerate(made):
+            nodes.insert(at + i, node)
 
 
 def _drop_unused(model: Any) -> None:

@@ -35,6 +35,11 @@ def is_onnx(path: Path) -> bool:
     return path.is_dir() and ((path / GENAI).is_file() or (path / "model.onnx").is_file())
 
 
+def is_encoder(path: Path) -> bool:
+    """Whether an ONNX folder holds a model that makes vectors, not text."""
+    return is_onnx(path) and not (path / GENAI).is_file()
+
+
 def read_folder(path: Path) -> Folder:
     """The files of an ONNX folder. Raises FormatError when one is missing, too short, or outside the folder."""
     model: dict[str, Any] = {}
