@@ -1,9 +1,9 @@
 // The best point of a codebook for eight values, under a metric that is diagonal: every entry is tried.
 //
-// The cost of levels l is sum of q l^2 - 2 b l. Entries come in two halves, and what each half costs is tabled first, so
-// that an entry is one addition. Signs are chosen with the levels: where seven are stored and the eighth follows, an odd
-// number of negative ones has to be made even by the cheapest change, which may lie in either half. Sixteen groups go side
-// by side, one per lane.
+// The cost of levels l is sum of q l^2 - 2 b l. Entries come in two halves, and what each half costs is tabled first,
+// so that an entry is one addition. Signs are chosen with the levels: where seven are stored and the eighth follows, an
+// odd number of negative ones has to be made even by the cheapest change, which may lie in either half. Sixteen groups
+// go side by side, one per lane.
 #pragma once
 
 #include "kanna/lanes.hpp"
@@ -19,7 +19,8 @@ constexpr int8_t levels_iq3_xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62}, levels_iq3
 constexpr float SHIFT = 0.125f;
 
 // N values share a scale, a code stands for LENGTH of them, groups of eight in SHARED are shifted together.
-template <class Block, int N_, int LENGTH_, const auto& BOOK, const auto& LEVELS_, Sign SIGN_, int PARTS_OF_ONE, int SHARED_ = 1>
+template <class Block, int N_, int LENGTH_, const auto& BOOK, const auto& LEVELS_, Sign SIGN_, int PARTS_OF_ONE,
+          int SHARED_ = 1>
 struct VectorGrid {
     using Type = Block;
     static constexpr int N = N_, PER = 256 / N_, LENGTH = LENGTH_, SHARED = SHARED_;
@@ -51,7 +52,7 @@ struct Choice {
     I codes[8 / G::LENGTH];
 };
 
-// The entry of a book with the least sum of two tabled halves, or with the lesser of two such sums; the first of equals.
+// The entry of a book with the least sum of two tabled halves, or the lesser of two such sums; the first of equals.
 template <class G, bool TWO>
 KANNA_INLINE void scan(const F* low, const F* high, const F* low2, const F* high2, F& least, I& found) {
     constexpr int HALF = G::BITS * G::LENGTH / 2, MASK = (1 << HALF) - 1, CHAINS = WIDTH == 64 ? 4 : 2;

@@ -7,7 +7,9 @@
 namespace kanna {
 namespace KANNA_ISA {
 
-KANNA_INLINE F nearest_odd(F x, float top) { return clamp(2.0f * nearest((clamp(x, 1.0f, top) - 1.0f) * 0.5f) + 1.0f, 1.0f, top); }
+KANNA_INLINE F nearest_odd(F x, float top) {
+    return clamp(2.0f * nearest((clamp(x, 1.0f, top) - 1.0f) * 0.5f) + 1.0f, 1.0f, top);
+}
 
 template <class G>
 struct VectorCodec {
@@ -90,7 +92,8 @@ struct VectorCodec {
         const F peak = group_peaks<PER>(scales);
         F best{}, least = splat(HUGE_ERROR);
         for (int guess = -4; guess <= 4; ++guess) {
-            const F d = round_to_half(peak * (1.0f / (G::TOP * (1.0f + 0.03f * static_cast<float>(guess)) * G::UNIT))) * G::UNIT;
+            const float end = G::TOP * (1.0f + 0.03f * static_cast<float>(guess));
+            const F d = round_to_half(peak * (1.0f / (end * G::UNIT))) * G::UNIT;
             const F off = d * nearest_odd(scales * reciprocal(d), G::TOP) - scales;
             const F cost = group_sums<PER>(importance * off * off);
             const I better = cost < least;

@@ -145,8 +145,8 @@ struct VectorFeedback : Work {
             const int at = g * GROUP;
             F old[GROUP];
             for (int i = 0; i < GROUP; ++i) old[i] = t.value[at + i];
-            t.change += refine(h + at * stride + at, stride, size, slope + at, t.level + at, t.value + at, t.code + g * CODES,
-                               t.shift[g]);
+            t.change += refine(h + at * stride + at, stride, size, slope + at, t.level + at, t.value + at,
+                               t.code + g * CODES, t.shift[g]);
             for (int k = 0; k < GROUP; ++k) {
                 const F moved = t.value[at + k] - old[k];
                 for (int i = at + GROUP; i < N; ++i) slope[i] += moved * h[(at + k) * stride + i];
@@ -233,7 +233,8 @@ struct VectorFeedback : Work {
                 r.d[block][k] = v.d;
                 for (int j = 0; j < PER; ++j) r.scales[block * PER + j][k] = static_cast<float>(v.scales[j]);
                 for (int i = 0; i < BLOCK / G::LENGTH; ++i) codes[block * (BLOCK / G::LENGTH) + i][k] = v.codes[i];
-                for (int i = 0; i < BLOCK / GROUP; ++i) shifts[block * (BLOCK / GROUP) + i][k] = v.flags[i] ? -SHIFT : SHIFT;
+                for (int i = 0; i < BLOCK / GROUP; ++i)
+                    shifts[block * (BLOCK / GROUP) + i][k] = v.flags[i] ? -SHIFT : SHIFT;
                 float levels[BLOCK];
                 vector_levels<G>(v, levels);
                 for (int i = 0; i < BLOCK; ++i) r.level[block * BLOCK + i][k] = levels[i];
