@@ -142,7 +142,8 @@ class Judge:
     """Mean KL divergence of the values of a folder from the source; both in float32 in llama.cpp."""
 
     def __init__(self, source: Path, text: dict[str, list[np.ndarray]]) -> None:
-        self.text, self.exact = text, self._logits(source)
+        self.text = text
+        self.exact = self._logits(source)
 
     def _logits(self, path: Path) -> dict[str, list[np.ndarray]]:
         context = max(len(ids) for every in self.text.values() for ids in every)

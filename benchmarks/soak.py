@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py                         # 30 minutes
     python benchmarks/soak.py --minutes 5 --kills 3   # kill -9 of the engine three times in between
+    python benchmarks/soak.py --replay                # without a model: more requests, and the gateway alone
 
 Each client does one thing after another, by chance: whole answers, streams, several choices, embeddings, tokens; leaves
 before, in the middle of and after an answer; reads slowly; sends nonsense, half requests and too much. Printed at the
@@ -36,7 +37,7 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from kanna import fetch  # noqa: E402
 
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--replay", action="store_true", help="an engine that answers from a script: the gateway alone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
@@ -258,11 +260,18 @@ def main() -> None:
         command = [sys.executable, "-m", "kanna", "serve", model, "--port", "0", "--state", folder,
                    "--audit", f"{folder}/audit.jsonl", "--context", "512", "--parallel", "4",
                    "--threads", str(options.threads)]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        if options.replay:
+            from replay_engine import program
+
+            command += ["--llama-server", program(folder)]
+        log = Path(folder) / "log"
+        with log.open("w") as errors:
+            process = subprocess.Popen(command, stderr=errors, text=True, env=environment)
         try:
-            assert process.stderr
-            url = next(found[1] for line in process.stderr if (found := re.search(r"(http://\S+)/v1", line)))
-            found = asyncio.run(run(process, url, Path(folder), options))
+            while not (where := re.search(r"(http://\S+)/v1", log.read_text())):
+                time.sleep(0.1)
+            found = asyncio.run(run(process, where[1], Path(folder), options))
+            found["log"] = dict(Counter(log.read_text().splitlines()).most_common(5))
         finally:
             process.kill()
     print(json.dumps(found, indent=2))

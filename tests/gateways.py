@@ -100,6 +100,7 @@ def local(
     up = threading.Event()
     with closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
+        bound.listen(1024)
         app = create_app(pool, store, settings, up.set)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="error", access_log=False, http=protocol(settings.limits), ws="none",

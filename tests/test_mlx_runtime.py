@@ -34,6 +34,8 @@ def test_its_runtime_is_mlx(made: tuple[Path, Path]) -> None:
     hf, folder = made
     assert runtimes.of(folder).name == "mlx" and runtimes.of(hf).name == "torch"
     assert runtimes.get("mlx").available().ok
+    convert(hf, hf.parent / "floats", format="mlx", encoding="bf16", overwrite=True)
+    assert runtimes.of(hf.parent / "floats").name == "mlx"
 
 
 def test_logits_are_those_of_the_values_in_the_file_and_of_mlx_lm(made: tuple[Path, Path]) -> None:

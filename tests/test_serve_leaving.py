@@ -165,6 +165,17 @@ def test_a_slow_reader_gets_everything(gateway: Local) -> None:
     connection.close()
 
 
+def test_a_client_that_leaves_within_its_request_is_no_failure(
+    gateway: Local, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
+            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+            time.sleep(0.05)
+    time.sleep(0.2)
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
 def test_requests_that_never_arrive_whole(gateway: Local) -> None:
     """Slowloris: heads and bodies that dribble in are cut off, however many bytes they still promise."""
     for start in (b"POST /v1/chat", b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"):

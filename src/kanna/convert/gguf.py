@@ -88,7 +88,7 @@ class ToGGUF:
         )
 
     def _notes(self, total: int) -> list[str]:
-        notes = lattice.told(lattice.recognised(self.model.tensors))
+        notes: list[str] = []
         if provenance.quantized_source(self.model):
             size = sum(p.stat().st_size for p in self.source.weight_files)
             if total >= size:
@@ -122,7 +122,7 @@ class ToGGUF:
         grids = lattice.recognised(self.model.tensors)
         pairs = [(self.model.tensors[name], file.tensors[name]) for name in grids]
         told = lattice.kept((a, b) for a, b in pairs if encodings.get(b.dtype).block > 1)
-        return replace(written, notes=[told] if told else [])
+        return replace(written, notes=[*lattice.told(grids), *([told] if told else [])])
 
     def _hashes(self) -> dict[str, MetaValue]:
         return {provenance.SOURCE_HASHES: provenance.source_hashes(self.source, self.source.hashes())}

@@ -28,7 +28,7 @@ from kanna.optimize import budget as budgets
 from kanna.optimize import distill as tuning
 from kanna.optimize.budget import Budget
 from kanna.optimize.footprint import Footprint
-from kanna.optimize.judge import Spare, spare
+from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure, unmeasured
 from kanna.optimize.probe import probe
 from kanna.optimize.search import NAME, Wishes, fill, limits, plan_of
@@ -227,7 +227,10 @@ def optimize(
     tuned: tuning.Distilled | None = None
     if tunes:
         ours = Path(rows[0][0].path or "")
-        tuned = _tune(opened, model, ours, plan, stats, calibration, tokens, text_left, device, threads, bar, notes)
+        tuned = tuning.tune(
+            opened, model, ours, plan, stats, ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
+            calibration, tokens, text_left, device=device, threads=threads, progress=bar, notes=notes,
+        )  # fmt: skip
         clock.stage("distill")
     if swaps is not None:
         rows = _rows(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)
@@ -364,7 +367,7 @@ def _folder(
         top1=made.top1,
         rival=f"{format}:{made.rival}" if made.rival else None,
         rival_kl=made.rival_kl,
-        gate=None,
+        gate=made.gate,
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),
@@ -409,31 +412,6 @@ def _gradients(
         gradients.gradients(model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar)
     except KannaError as error:
         notes.append(f"{error.found}: tensors were weighed by their relative errors instead of their gradients")
-
-
-def _tune(
-    source: Source,
-    model: Model,
-    artefact: Path,
-    plan: Path,
-    stats: Path,
-    calibration: Sequence[str | Path] | None,
-    tokens: int,
-    text: Spare,
-    device: str | None,
-    threads: int | None,
-    bar: Progress,
-    notes: list[str],
-) -> tuning.Distilled | None:
-    """Scales and norms of the artefact tuned, where there is memory for it."""
-    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    if problem := tuning.memory_problem(model, windows):
-        notes.append(problem)
-        return None
-    out = artefact.with_name(f"{steps.base_name(source)}-{tuning.NAME}.gguf")
-    return tuning.distill(
-        source, model, artefact, plan, stats, out, windows, text, device=device, threads=threads, progress=bar
-    )
 
 
 def _presets(source: Source, stats: Path) -> dict[str, tuple[int, dict[str, str]]]:

@@ -64,6 +64,8 @@ class Made:
     rival: str | None
     rival_kl: float | None
     statistics: Path
+    gate: str | None = None
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

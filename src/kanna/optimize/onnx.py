@@ -135,6 +135,7 @@ class Made:
     rival: str | None
     rival_kl: float | None
     statistics: Path
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +271,7 @@ def optimize(
     calibrated: makes the folder of statistics
     """
     from kanna.evaluate import evaluate_many
+    from kanna.verify import verify
 
     build_.require()
     wishes.check(model)
@@ -320,12 +322,14 @@ def optimize(
     )
     kl = {name: score.kl_mean for name, score in zip(made, scores, strict=True)}
     top1 = {name: score.top1 for name, score in zip(made, scores, strict=True)}
-    stage("prove")
     best = min(made, key=lambda name: kl[name])
+    gate = verify(source, made[best].out, threads=threads, progress=bar).status
+    stage("prove")
     if best != NAME:
         notes.append(f"{best} came out closer than the searched plan, and is the artefact to use")
     return Made(
         artefact=made[best].out, described=made[best].describe(), file_bytes=sizes[best], budget=allowed, plan=plan,
         predicted=found.predicted, kl=kl[best], top1=top1[best], rival=rival,
+        gate=gate,
         rival_kl=kl[rival] if rival else None, statistics=stats,
     )  # fmt: skip

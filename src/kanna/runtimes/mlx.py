@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats import mlx
 from kanna.hardware.cpu import default_threads
-from kanna.runtimes._folder import read_json
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ class Mlx:
     name = "mlx"
 
     def opens(self, path: Path) -> bool:
-        config = path / "config.json"
-        return path.is_dir() and config.is_file() and mlx.is_mlx(read_json(config))
+        return path.is_dir() and mlx.is_folder(path)
 
     def available(self) -> Availability:
         """Whether mlx and mlx-lm are installed; neither is imported, which takes seconds."""
@@ -58,7 +56,7 @@ class Mlx:
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not self.opens(path):
-            raise FormatError(f"{path} is no MLX folder", expected="config.json with quantization, and safetensors")
+            raise FormatError(f"{path} is no MLX folder", expected="config.json and safetensors that mlx-lm wrote")
         from kanna.runtimes._mlx_engine import MlxEngine
 
         return MlxEngine(mx, mlx_lm, path, context=context, threads=threads or default_threads())

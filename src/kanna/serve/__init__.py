@@ -39,6 +39,7 @@ def serve(
     llama_server: str | Path | None = None,
     max_tokens: int = 0,
     queue: int = 64,
+    time_limit: float = 600.0,
     idle: float = 0.0,
     state: str | Path | None = None,
     audit: str | Path | None = None,
@@ -62,6 +63,7 @@ def serve(
     llama_server: a native program that runs GGUF files in place of xllamacpp's
     max_tokens:  most new tokens of one answer; 0: what the context holds
     queue:       requests that may wait per model, more get 503
+    time_limit:  seconds an answer may take, whole or streamed
     idle:        unload a model unused for that many seconds; 0: only when another one needs its memory
     state:       folder of keys and usage; audit: a file that gets one JSON line per request, never its text
     keys:        ask for keys on loopback, too; open_to_all: ask for none anywhere
@@ -96,7 +98,7 @@ def serve(
         idle=idle,
         keys=keys,
         open_to_all=open_to_all,
-        limits=Limits(max_tokens=max_tokens, queue=queue),
+        limits=Limits(max_tokens=max_tokens, queue=queue, request_time=time_limit),
     )
     specs = _specs(models, alias)
     _add_adapters(specs, adapter)
@@ -183,6 +185,7 @@ def _bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(1024)  # who is quicker than the rest of the start waits, instead of being sent away
     except OSError as error:
         bound.close()
         raise KannaError(

@@ -20,6 +20,7 @@ from kanna.serve.engines.base import EMBED
 from kanna.serve.gateway import Gateway
 from kanna.serve.guard.ledger import Ledger
 from kanna.serve.guard.store import Store
+from kanna.serve.leaving import LEFT
 from kanna.serve.pool import Pool
 from kanna.serve.problems import ApiError
 from kanna.serve.settings import Settings
@@ -89,7 +90,8 @@ def create_app(
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, problem: ApiError) -> Response:
-        gateway.metrics.of(gateway.metrics.refused, str(problem.status)).inc()
+        if problem.status != LEFT:
+            gateway.metrics.of(gateway.metrics.refused, str(problem.status)).inc()
         headers = {k.decode(): v.decode() for k, v in problem.headers()}
         return Response(problem.body(), problem.status, headers)
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from kanna.serve import answers, relay, requests
 from kanna.serve.guard.ledger import Ledger
 from kanna.serve.guard.limits import Limiter
 from kanna.serve.guard.store import Key, Store, Use
-from kanna.serve.leaving import Client, Events
+from kanna.serve.leaving import LEFT, Client, Events
 from kanna.serve.pool import Pool, Served
 from kanna.serve.problems import ApiError
 from kanna.serve.relay import Used
@@ -70,6 +71,8 @@ class Gateway:
             data = await asyncio.wait_for(self._read(request), self.settings.limits.header_time)
         except asyncio.TimeoutError:
             raise ApiError(408, "the body did not arrive in time", code="request_timeout") from None
+        except ClientDisconnect:
+            raise ApiError(LEFT, "the client went away", code="client_left") from None
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):

@@ -58,6 +58,10 @@ if TYPE_CHECKING:
     "--queue", type=click.IntRange(0), default=64, show_default=True, help="Requests that may wait; more get 503."
 )
 @click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True,
+    help="Seconds an answer may take, whole or streamed.",
+)  # fmt: skip
+@click.option(
     "--idle", type=click.FloatRange(0), default=0.0, help="Unload a model unused for so many seconds. [default: never]"
 )
 @click.option(

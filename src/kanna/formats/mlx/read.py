@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kanna import encodings
 from kanna.encodings import Encoding, _affine
 from kanna.encodings.grouped import affine, mx
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.safetensors.read import maker
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("weight", "scales", "biases")
@@ -50,6 +53,21 @@ def is_mlx(config: Mapping[str, Any]) -> bool:
     """Whether config.json has settings as mlx-lm writes them."""
     found = config.get("quantization")
     return isinstance(found, dict) and "group_size" in found and "bits" in found
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder was written for mlx-lm: by its settings, or by what its weight files say of themselves."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return False
+    if isinstance(config, dict) and is_mlx(config):
+        return True
+    first = min(folder.glob("*.safetensors"), default=None)
+    return first is not None and maker(first) == "mlx"
 
 
 def unpacked(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:

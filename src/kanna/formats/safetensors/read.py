@@ -101,6 +101,17 @@ def _entry(name: str, value: Any) -> Entry:
     return Entry(name, dtype, shape, begin, end)
 
 
+def maker(path: Path) -> str:
+    """What the metadata of a file calls its format, such as `pt` or `mlx`; "" where it says nothing of the kind."""
+    try:
+        with path.open("rb") as file:
+            header = _json(file.read(header_size(file.read(8))))
+    except (FormatError, OSError):
+        return ""
+    found = header.get("__metadata__")
+    return str(found.get("format", "")) if isinstance(found, dict) else ""
+
+
 def read_file(path: Path) -> dict[str, Tensor]:
     """Tensors of one file by name, mapped."""
     try:
