@@ -161,8 +161,8 @@ def test_convert_of_a_grid_that_bf16_broke(homes: dict[str, Path], tmp_path: Pat
     notes = converted(homes["bf16"], tmp_path / "m.gguf", "--encoding", "q4_0")
     assert notes[-2].startswith("23 matrices lie on the grid of Q4_0 but for rounding to 16 bits")
     assert notes[-1].endswith("all values compared: 23 to 16-bit rounding")
-    # A dry run says the first, and carries bytes of what is quantized already without a word.
-    assert converted(homes["bf16"], tmp_path / "m.gguf", "--encoding", "q4_0", "--dry-run")[-1] == notes[-2]
+    # A dry run reads no weights; bytes of what is quantized already are carried without a word.
+    assert not converted(homes["bf16"], tmp_path / "m.gguf", "--encoding", "q4_0", "--dry-run")
     assert not [n for n in converted(tmp_path / "m.gguf", tmp_path / "n.gguf", "--encoding", "q4_0") if "grid" in n]
 
 

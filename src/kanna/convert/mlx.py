@@ -81,7 +81,7 @@ class ToMLX:
         elif encoding is not None:
             found = self._own(Plan(name=encoding, encoding=encodings.get(encoding).name))
         else:
-            found = presets.preset(self.request.preset or DEFAULT_PRESET, self.model, self.number)
+            found = self._own(presets.preset(self.request.preset or DEFAULT_PRESET, self.model, self.number))
             # A rule of a preset says which width, and leaves to the user how values are chosen.
             rules = [r if r.method == "nearest" else r.model_copy(update={"method": method}) for r in found.rules]
             found = found.model_copy(update={"rules": rules})

@@ -65,7 +65,7 @@ class ToSafetensors:
             progress=running.progress,
             overwrite=running.overwrite,
             nonfinite=running.nonfinite,
-            **({"shard_bytes": limit} if limit else {}),
+            shard_bytes=limit or safetensors.SHARD_BYTES,
         )
         return replace(written, paths=[self.out])
 
