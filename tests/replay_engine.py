@@ -93,6 +93,8 @@ async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 answer(writer, json.dumps(SEEN).encode())
             elif path == "/tokenize":
                 answer(writer, json.dumps({"tokens": list(range(len(body["content"])))}).encode())
+            elif path == "/detokenize":
+                answer(writer, b'{"content": "x"}')
             elif path == "/apply-template":
                 answer(writer, json.dumps({"prompt": "".join(str(m["content"]) for m in body["messages"])}).encode())
             elif path == "/v1/embeddings":

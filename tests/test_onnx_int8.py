@@ -29,11 +29,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(source: Path) -> dict[str, Path]:
+def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An artefact of each preset, made once."""
     found: dict[str, Path] = {}
+    folder = tmp_path_factory.mktemp("made")
     for preset in ("fp32", "fp16", "bf16", "int8", "w8a8"):
-        found[preset] = source.parent / preset
+        found[preset] = folder / preset
         kanna.convert(source, found[preset], preset=f"onnx:{preset}", threads=1)
     return found
 
