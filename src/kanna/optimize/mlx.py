@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna import statistics
 from kanna.compare.steps import base_name
-from kanna.convert.base import ConvertResult, Request, Running
+from kanna.convert.base import Request, Running
 from kanna.convert.mlx import ToMLX, number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.errors import PlanError
@@ -17,6 +17,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimize.budget import Budget
 from kanna.optimize.measure import measure
+from kanna.optimize.result import Made
 from kanna.optimize.search import NAME, Found, Limits, Wishes, plan_of
 from kanna.plan import Plan
 from kanna.plan import mlx as presets
@@ -47,25 +48,6 @@ def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: 
         kept=number,
         names=candidates(number),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """The artefact that was made, and its proof beside the largest plain preset within the budget."""
-
-    artefact: Path
-    described: ConvertResult
-    file_bytes: int
-    budget: Budget
-    plan: Path
-    predicted: float
-    kl: float
-    top1: float
-    rival: str | None
-    rival_kl: float | None
-    statistics: Path
-    gate: str | None = None
-    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from kanna import statistics
 from kanna.calibrate import HELD_TEXT
 from kanna.compare.steps import base_name
 from kanna.convert._nbits import EMBEDDING, ToNBits
-from kanna.convert.base import ConvertResult, Request, Running
+from kanna.convert.base import Request, Running
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError, UsageError
@@ -27,6 +27,7 @@ from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimize.budget import Budget
 from kanna.optimize.measure import Measured, measure
 from kanna.optimize.onnx_probe import judge, probe
+from kanna.optimize.result import Made
 from kanna.optimize.search import NAME, Found, Limits, Wishes, plan_of
 from kanna.plan import Plan
 from kanna.plan import onnx as presets
@@ -118,24 +119,6 @@ def spread(plan: Plan, work: ToNBits) -> Plan:
         for name in members[rule.pattern.strip("^$").replace("\\", "")]
     ]
     return plan.model_copy(update={"rules": rules, "encoding": "f32"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """The artefact that was made, and its proof beside the largest plain preset within the budget."""
-
-    artefact: Path
-    described: ConvertResult
-    file_bytes: int
-    budget: Budget
-    plan: Path
-    predicted: float
-    kl: float
-    top1: float
-    rival: str | None
-    rival_kl: float | None
-    statistics: Path
-    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,97 @@
+"""Optimizations whose artefact is a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kanna.calibrate import calibrate, sampled
+from kanna.errors import UsageError
+from kanna.model import Model
+from kanna.optimize import budget as budgets
+from kanna.optimize.budget import Budget
+from kanna.optimize.result import Made, OptimizeResult, count
+from kanna.optimize.stages import Clock, sensitivity
+from kanna.progress import Progress
+from kanna.sources import Source
+
+
+def optimize_folder(
+    format: str,
+    opened: Source,
+    model: Model,
+    folder: Path,
+    *,
+    size: int | None,
+    bpw: float | None,
+    like: str | None,
+    memory: int | None,
+    calibration: Sequence[str | Path] | None,
+    tokens: int,
+    keep: Sequence[str],
+    exclude: Sequence[str],
+    rules: Mapping[str, str] | None,
+    text: str | Path | None,
+    windows: int | None,
+    device: str | None,
+    threads: int | None,
+    bar: Progress,
+    say: Callable[[str], None],
+    probing: bool,
+) -> OptimizeResult:
+    """As `optimize`, for a format whose artefacts are folders: the module of its name here searches and proves."""
+    search: Any = import_module(f"kanna.optimize.{format}")
+    presets_: Any = import_module(f"kanna.plan.{format}")
+    notes, clock = list(model.notes), Clock()
+
+    def allowed(bench: Any) -> Budget:
+        if like is None or memory is not None:
+            if memory is not None:
+                raise UsageError(f"--memory has no use for {format}", expected="one of --size, --bpw and --like")
+            return budgets.budget(opened, model, size=size, bpw=bpw, like=None)
+        name = like.removeprefix(f"{format}:")
+        if size is not None or bpw is not None or name not in presets_.PRESETS:
+            raise UsageError(f"--like {like}", expected="alone, one of " + ", ".join(presets_.PRESETS))
+        return Budget(nbytes=bench.size(preset=name) if bench else 0, said=f"the size of {format}:{name}")
+
+    def calibrated() -> Path:
+        stats = folder / "statistics"
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        found = calibrate(opened, stats, calibration=read, tokens=tokens, device=device, progress=bar)
+        clock.stage("calibrate")
+        say(f"calibrated on {found.tokens:,} tokens" + (", kept from before" if found.reused else ""))
+        sensitivity(model, stats, read, tokens, device, bar, notes)
+        clock.stage("gradients")
+        return stats
+
+    made: Made = search.optimize(
+        opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
+        bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
+        wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
+    )  # fmt: skip
+    bar.finish()
+    result = OptimizeResult(
+        artefact=str(made.artefact),
+        file_bytes=made.file_bytes,
+        budget=made.budget.nbytes,
+        said=made.budget.said,
+        bits_per_weight=8 * made.file_bytes / model.num_parameters,
+        encodings=count(made.described.tensors),
+        predicted=made.predicted,
+        kl_mean=made.kl,
+        top1=made.top1,
+        rival=f"{format}:{made.rival}" if made.rival else None,
+        rival_kl=made.rival_kl,
+        gate=made.gate,
+        report=str(folder / "report.json"),
+        plan=str(made.plan),
+        statistics=str(made.statistics),
+        swaps=None,
+        seconds=clock.seconds,
+        notes=notes,
+    )
+    Path(result.report).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return result
