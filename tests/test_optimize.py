@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import kanna
 from kanna import encodings, families, statistics
-from kanna.cli.main import cli
 from kanna.errors import PlanError
 from kanna.formats import gguf
 from kanna.optimize.search import Found, Wishes, limits, search
@@ -23,6 +22,7 @@ from kanna.plan import Plan
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import optimizing  # noqa: E402 - needs torch
 import tiny_models  # noqa: E402 - needs torch
 
 # The package names functions like the modules they are in.
@@ -33,16 +33,10 @@ QUICK = ("q2_k", "q3_k", "iq4_xs", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16"
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     """Short windows, few rows, no encodings whose tables take seconds to make: the same code in less time."""
-    from kanna.calibrate import shrink, windows
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "WINDOW", 128)
-        patch.setattr(shrink, "ROWS", 4)
+    with optimizing.quick() as patch:
         patch.setattr(measure, "CANDIDATES", QUICK)
-        patch.setattr(measure, "ROWS", 16)
-        patch.setattr(measure, "HEAD_ROWS", 32)
         yield
     torch.set_num_threads(threads)
 
@@ -50,22 +44,12 @@ def small() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model, a text to calibrate on and another to evaluate on."""
-    home = tmp_path_factory.mktemp("optimize")
-    tiny_models.make("llama", home / "tiny")
-    (home / "text.txt").write_text(tiny_models.TEXT * 60, encoding="utf-8")
-    words = tiny_models.TEXT.split()
-    order = np.random.default_rng(0).permutation(len(words) * 30) % len(words)
-    (home / "other.txt").write_text(" ".join(words[i] for i in order), encoding="utf-8")
-    return home
+    return optimizing.fill(tmp_path_factory.mktemp("optimize"))
 
 
 def invoke(home: Path, *words: str, out: str = "out") -> Result:
-    usual = ["--calibration", str(home / "text.txt"), "--tokens", "1024", "--text", str(home / "other.txt")]
-    usual += ["--windows", "2", "--threads", "1", "--json", "--quiet"]
     effort = [] if "--effort" in words else ["--effort", "fast"]
-    command = ["optimize", str(home / "tiny"), "-o", str(home / out), *usual, *effort, *words]
-    # References of tiny models must not fill the user's cache.
-    return CliRunner().invoke(cli, command, env={"KANNA_CACHE": str(home / "cache")})
+    return optimizing.invoke(home, *effort, *words, out=out)
 
 
 def done(home: Path, *words: str, out: str = "out") -> dict[str, Any]:

@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from kanna.cli.main import cli
 from kanna.plan import load
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime_genai")
 
-import tiny_models  # noqa: E402 - needs torch
-
-measure = import_module("kanna.optimize.measure")
+import optimizing  # noqa: E402 - needs torch
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder with a tiny model and a text; short windows and few rows."""
-    from kanna.calibrate import shrink, windows
-
-    home = tmp_path_factory.mktemp("optimize")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tiny_models.SMALL, "intermediate_size", 640)
-        patch.setitem(tiny_models.SMALL, "num_hidden_layers", 2)
-        patch.setattr(windows, "WINDOW", 128)
-        patch.setattr(shrink, "ROWS", 4)
-        patch.setattr(measure, "ROWS", 16)
-        patch.setattr(measure, "HEAD_ROWS", 32)
-        tiny_models.make("llama", home / "tiny")
-        (home / "text.txt").write_text(tiny_models.TEXT * 60, encoding="utf-8")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with optimizing.folder_home(tmp_path_factory.mktemp("optimize")) as home:
         yield home
 
 
 def invoke(home: Path, *words: str) -> Any:
-    usual = ["--calibration", str(home / "text.txt"), "--tokens", "1024", "--text", str(home / "text.txt")]
-    usual += ["--windows", "2", "--threads", "1", "--json", "--quiet", "--format", "onnx"]
-    command = ["optimize", str(home / "tiny"), "-o", str(home / "out"), *usual, *words]
-    return CliRunner().invoke(cli, command, env={"KANNA_CACHE": str(home / "cache")})
+    return optimizing.invoke(home, "--format", "onnx", *words, text="text.txt")
 
 
 def test_the_folder_keeps_its_budget_and_beats_the_preset(home: Path) -> None:

@@ -25,6 +25,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
+import optimizing  # noqa: E402 - needs torch
 import tiny_models  # noqa: E402 - needs torch
 
 package, measure, probe = (import_module(f"kanna.optimize{m}") for m in ("", ".measure", ".probe"))
@@ -36,17 +37,11 @@ TRIES = 3
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Short windows, few rows, few tries: the same code in less time."""
-    from kanna.calibrate import shrink, windows
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with optimizing.quick() as patch:
         patch.setenv("KANNA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(windows, "WINDOW", 128)
-        patch.setattr(shrink, "ROWS", 4)
         patch.setattr(measure, "CANDIDATES", QUICK)
-        patch.setattr(measure, "ROWS", 16)
-        patch.setattr(measure, "HEAD_ROWS", 32)
         patch.setattr(probe, "WINDOWS", 1)
         patch.setattr(judge, "EACH", 5)
         patch.setattr(distill, "EPOCHS", 2)
@@ -57,13 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("swaps")
-    tiny_models.make("llama", home / "tiny")
-    (home / "text.txt").write_text(tiny_models.TEXT * 60, encoding="utf-8")
-    words = tiny_models.TEXT.split()
-    order = np.random.default_rng(0).permutation(len(words) * 30) % len(words)
-    (home / "other.txt").write_text(" ".join(words[i] for i in order), encoding="utf-8")
-    return home
+    return optimizing.fill(tmp_path_factory.mktemp("swaps"))
 
 
 def optimize(home: Path, out: str, progress: Any = None) -> dict[str, Any]:

@@ -38,6 +38,11 @@ struct Rows {
     F *d, *dmin;       // [cols / (N * PER)]
 };
 
+// What a column is rounded to.
+struct Rounded {
+    F level, value;
+};
+
 // What does not depend on the encoding.
 struct Work {
     const FeedbackJob& job;
@@ -76,6 +81,76 @@ struct Work {
         }
         spread(ha, count, job.h + first * job.cols + first, job.cols, r.target, count);
     }
+
+    // One pass over the columns in job.order: each is rounded to make up for the errors before it.
+    // round(j, wanted) gives the level of column j that is nearest to `wanted`, and its value.
+    template <class Round>
+    void round_columns(const Round& round) const {
+        const int64_t n = job.cols;
+        for (int64_t p = 0; p < n; ++p) r.target[p] = r.w[job.order[p]];
+        for (int64_t first = 0; first < n; first += PANEL) {
+            const int64_t last = first + PANEL < n ? first + PANEL : n;
+            for (int64_t p = first; p < last; ++p) {
+                const int64_t j = job.order[p];
+                const Rounded to = round(j, r.target[p]);
+                const F error = to.value - r.w[j];
+                r.level[j] = to.level;
+                r.error[j] = error;
+                r.step[p] = error;
+                const float* row = job.m + p * n;
+                for (int64_t q = p + 1; q < last; ++q) r.target[q] -= error * row[q];
+            }
+            spread(r.target + last, n - last, job.m + first * n + last, n, r.step + first, last - first);
+        }
+    }
+
+    // Coordinate descent over codes, rounded as for round_columns.
+    template <class Round>
+    void improve_columns(const Round& round) const {
+        const int64_t n = job.cols;
+        for (int64_t first = 0; first < n; first += PANEL) {
+            const int64_t last = first + PANEL < n ? first + PANEL : n;
+            F near[PANEL];
+            for (int64_t k = first; k < last; ++k) near[k - first] = r.gradient[k];
+            for (int64_t j = first; j < last; ++j) {
+                const float curvature = job.h[j * n + j];
+                const F slope = near[j - first];
+                const Rounded to = round(j, r.w[j] + r.error[j] - slope * (1.0f / curvature));
+                F move = to.value - r.w[j] - r.error[j];
+                const I better = move * (2.0f * slope + move * curvature) < splat(0.0f);
+                move = choose(better, move, F{});
+                r.level[j] = choose(better, to.level, r.level[j]);
+                r.error[j] += move;
+                r.step[j] = move;
+                const float* row = job.h + j * n;
+                for (int64_t k = j + 1; k < last; ++k) near[k - first] += move * row[k];
+            }
+            moved(first, last - first);
+        }
+    }
+
+    // Sixteen rows from `first`; lanes past the last row repeat it. A row that does not gain is left as it was.
+    template <class Own>
+    void run(const Own& own, int64_t first, int64_t last) const {
+        int64_t rows[LANES];
+        for (int k = 0; k < LANES; ++k) rows[k] = first + k < last ? first + k : last - 1;
+        own.load_rows(rows);
+        own.settle();
+        const F before = total();
+        if (job.m) own.round_in_order();
+        for (int round = 0; round < job.rounds; ++round) {
+            own.settle();
+            own.improve();
+        }
+        own.settle();
+        const F after = total();
+        for (int k = 0; k < LANES && first + k < last; ++k) {
+            const bool better = after[k] < before[k];
+            if (better) own.store_row(rows[k], k);
+            job.errors[2 * rows[k]] = before[k];
+            job.errors[2 * rows[k] + 1] = better ? after[k] : before[k];
+        }
+    }
 };
 
 template <class G>
@@ -86,50 +161,18 @@ struct Feedback : Work {
     F scale_of(int64_t sub) const { return r.d[sub / G::PER] * r.scales[sub]; }
     F offset_of(int64_t sub) const { return G::HAS_MIN ? -(r.dmin[sub / G::PER] * r.mins[sub]) : F{}; }
 
-    // One pass over the columns in job.order: each is rounded to make up for the errors before it.
-    void round_in_order() const {
-        const int64_t n = job.cols;
-        for (int64_t p = 0; p < n; ++p) r.target[p] = r.w[job.order[p]];
-        for (int64_t first = 0; first < n; first += PANEL) {
-            const int64_t last = first + PANEL < n ? first + PANEL : n;
-            for (int64_t p = first; p < last; ++p) {
-                const int64_t j = job.order[p], sub = j / N;
-                const F scale = scale_of(sub), offset = offset_of(sub);
-                r.level[j] = grid.value((r.target[p] - offset) * reciprocal(scale));
-                const F error = scale * r.level[j] + offset - r.w[j];
-                r.error[j] = error;
-                r.step[p] = error;
-                const float* row = job.m + p * n;
-                for (int64_t q = p + 1; q < last; ++q) r.target[q] -= error * row[q];
-            }
-            spread(r.target + last, n - last, job.m + first * n + last, n, r.step + first, last - first);
-        }
+    Rounded round(int64_t j, F wanted) const {
+        const F scale = scale_of(j / N), offset = offset_of(j / N);
+        const F level = grid.value((wanted - offset) * reciprocal(scale));
+        return {level, scale * level + offset};
     }
 
-    // Coordinate descent over codes.
+    void round_in_order() const {
+        round_columns([this](int64_t j, F wanted) { return round(j, wanted); });
+    }
+
     void improve_codes() const {
-        const int64_t n = job.cols;
-        for (int64_t first = 0; first < n; first += PANEL) {
-            const int64_t last = first + PANEL < n ? first + PANEL : n;
-            F near[PANEL];
-            for (int64_t k = first; k < last; ++k) near[k - first] = r.gradient[k];
-            for (int64_t j = first; j < last; ++j) {
-                const int64_t sub = j / N;
-                const float curvature = job.h[j * n + j];
-                const F scale = scale_of(sub), offset = offset_of(sub), slope = near[j - first];
-                const F wanted = r.w[j] + r.error[j] - slope * (1.0f / curvature);
-                const F level = grid.value((wanted - offset) * reciprocal(scale));
-                F move = scale * level + offset - r.w[j] - r.error[j];
-                const I better = move * (2.0f * slope + move * curvature) < splat(0.0f);
-                move = choose(better, move, F{});
-                r.level[j] = choose(better, level, r.level[j]);
-                r.error[j] += move;
-                r.step[j] = move;
-                const float* row = job.h + j * n;
-                for (int64_t k = j + 1; k < last; ++k) near[k - first] += move * row[k];
-            }
-            moved(first, last - first);
-        }
+        improve_columns([this](int64_t j, F wanted) { return round(j, wanted); });
     }
 
     // Whole scales and minima: the best step each, one sub-block after another.
@@ -257,28 +300,10 @@ struct Feedback : Work {
         }
     }
 
-    // Sixteen rows from `first`; lanes past the last row repeat it.
-    void run(int64_t first, int64_t last) const {
-        int64_t rows[LANES];
-        for (int k = 0; k < LANES; ++k) rows[k] = first + k < last ? first + k : last - 1;
-        load_rows(rows);
-        settle();
-        const F before = total();
-        if (job.m) round_in_order();
-        for (int round = 0; round < job.rounds; ++round) {
-            settle();
-            if (G::TOP > G::BOTTOM) improve_scales();
-            if (G::FACTORS > 0) improve_factors();
-            improve_codes();
-        }
-        settle();
-        const F after = total();
-        for (int k = 0; k < LANES && first + k < last; ++k) {
-            const bool better = after[k] < before[k];
-            if (better) store_row(rows[k], k);
-            job.errors[2 * rows[k]] = before[k];
-            job.errors[2 * rows[k] + 1] = better ? after[k] : before[k];
-        }
+    void improve() const {
+        if (G::TOP > G::BOTTOM) improve_scales();
+        if (G::FACTORS > 0) improve_factors();
+        improve_codes();
     }
 };
 
@@ -300,7 +325,7 @@ __attribute__((noinline)) void feedback_on(const G& grid, const FeedbackJob& job
     const int64_t n = job.cols, subs = n / G::N, blocks = subs / G::PER;
     Rows rows{take(n), take(n), take(n), take(n), take(n), take(n), take(subs), take(subs), take(blocks), take(blocks)};
     const Feedback<G> work{{job, rows}, grid};
-    for (int64_t row = first; row < last; row += LANES) work.run(row, last);
+    for (int64_t row = first; row < last; row += LANES) work.run(work, row, last);
 }
 
 template <class G>

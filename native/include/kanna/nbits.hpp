@@ -153,51 +153,19 @@ struct NBitsFeedback : Work {
     const NBits& n;
 
     // Of a group: r.d its scale, r.dmin 1 / scale, r.mins its zero.
-    F level_of(int64_t group, F wanted) const {
+    Rounded round(int64_t j, F wanted) const {
+        const int64_t group = j / n.group;
         const F low = -r.mins[group], high = splat(static_cast<float>(n.top())) - r.mins[group];
-        return nearest(between(wanted * r.dmin[group], low, high));
+        const F level = nearest(between(wanted * r.dmin[group], low, high));
+        return {level, r.d[group] * level};
     }
 
     void round_in_order() const {
-        const int64_t cols = job.cols;
-        for (int64_t p = 0; p < cols; ++p) r.target[p] = r.w[job.order[p]];
-        for (int64_t first = 0; first < cols; first += PANEL) {
-            const int64_t last = first + PANEL < cols ? first + PANEL : cols;
-            for (int64_t p = first; p < last; ++p) {
-                const int64_t j = job.order[p], group = j / n.group;
-                r.level[j] = level_of(group, r.target[p]);
-                const F error = r.d[group] * r.level[j] - r.w[j];
-                r.error[j] = error;
-                r.step[p] = error;
-                const float* row = job.m + p * cols;
-                for (int64_t q = p + 1; q < last; ++q) r.target[q] -= error * row[q];
-            }
-            spread(r.target + last, cols - last, job.m + first * cols + last, cols, r.step + first, last - first);
-        }
+        round_columns([this](int64_t j, F wanted) { return round(j, wanted); });
     }
 
     void improve_codes() const {
-        const int64_t cols = job.cols;
-        for (int64_t first = 0; first < cols; first += PANEL) {
-            const int64_t last = first + PANEL < cols ? first + PANEL : cols;
-            F near[PANEL];
-            for (int64_t k = first; k < last; ++k) near[k - first] = r.gradient[k];
-            for (int64_t j = first; j < last; ++j) {
-                const int64_t group = j / n.group;
-                const float curvature = job.h[j * cols + j];
-                const F slope = near[j - first];
-                const F level = level_of(group, r.w[j] + r.error[j] - slope * (1.0f / curvature));
-                F move = r.d[group] * level - r.w[j] - r.error[j];
-                const I better = move * (2.0f * slope + move * curvature) < splat(0.0f);
-                move = choose(better, move, F{});
-                r.level[j] = choose(better, level, r.level[j]);
-                r.error[j] += move;
-                r.step[j] = move;
-                const float* row = job.h + j * cols;
-                for (int64_t k = j + 1; k < last; ++k) near[k - first] += move * row[k];
-            }
-            moved(first, last - first);
-        }
+        improve_columns([this](int64_t j, F wanted) { return round(j, wanted); });
     }
 
     // The scale of each group, solved for with everything else held.
@@ -258,27 +226,9 @@ struct NBitsFeedback : Work {
         }
     }
 
-    // Sixteen rows from `first`; lanes past the last row repeat it.
-    void run(int64_t first, int64_t last) const {
-        int64_t rows[LANES];
-        for (int k = 0; k < LANES; ++k) rows[k] = first + k < last ? first + k : last - 1;
-        load_rows(rows);
-        settle();
-        const F before = total();
-        if (job.m) round_in_order();
-        for (int round = 0; round < job.rounds; ++round) {
-            settle();
-            improve_scales();
-            improve_codes();
-        }
-        settle();
-        const F after = total();
-        for (int k = 0; k < LANES && first + k < last; ++k) {
-            const bool better = after[k] < before[k];
-            if (better) store_row(rows[k], k);
-            job.errors[2 * rows[k]] = before[k];
-            job.errors[2 * rows[k] + 1] = better ? after[k] : before[k];
-        }
+    void improve() const {
+        improve_scales();
+        improve_codes();
     }
 };
 
@@ -297,7 +247,7 @@ static __attribute__((noinline)) void feedback_nbits(const NBits& n, const Feedb
     const int64_t c = job.cols, groups = c / n.group;
     Rows rows{take(c), take(c), take(c), take(c), take(c), take(c), nullptr, take(groups), take(groups), take(groups)};
     const NBitsFeedback work{{job, rows}, n};
-    for (int64_t row = first; row < last; row += LANES) work.run(row, last);
+    for (int64_t row = first; row < last; row += LANES) work.run(work, row, last);
 }
 
 }  // namespace KANNA_ISA

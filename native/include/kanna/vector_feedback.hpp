@@ -260,27 +260,9 @@ struct VectorFeedback : Work {
         }
     }
 
-    // Sixteen rows from `first`; lanes past the last row repeat it.
-    void run(int64_t first, int64_t last) const {
-        int64_t rows[LANES];
-        for (int k = 0; k < LANES; ++k) rows[k] = first + k < last ? first + k : last - 1;
-        load_rows(rows);
-        settle();
-        const F before = total();
-        if (job.m) round_in_order();
-        for (int round = 0; round < job.rounds; ++round) {
-            settle();
-            improve_factors();
-            improve_blocks();
-        }
-        settle();
-        const F after = total();
-        for (int k = 0; k < LANES && first + k < last; ++k) {
-            const bool better = after[k] < before[k];
-            if (better) store_row(rows[k], k);
-            job.errors[2 * rows[k]] = before[k];
-            job.errors[2 * rows[k] + 1] = better ? after[k] : before[k];
-        }
+    void improve() const {
+        improve_factors();
+        improve_blocks();
     }
 };
 
@@ -302,7 +284,7 @@ void vector_feedback(const FeedbackJob& job, int64_t first, int64_t last, void* 
     const Rows rows{take(n), take(n), take(n), take(n), take(n), take(n), take(subs), nullptr, take(blocks), nullptr};
     I* codes = reinterpret_cast<I*>(take(n / G::LENGTH));
     const VectorFeedback<G> work{{job, rows}, codes, take(n / GROUP)};
-    for (int64_t row = first; row < last; row += LANES) work.run(row, last);
+    for (int64_t row = first; row < last; row += LANES) work.run(work, row, last);
 }
 
 }  // namespace KANNA_ISA

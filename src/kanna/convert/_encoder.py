@@ -12,12 +12,12 @@ import numpy as np
 
 from kanna import provenance
 from kanna.calibrate import texts
-from kanna.convert.base import ConvertResult, Request, Running
+from kanna.convert.base import ConvertResult, Request, Running, folder_written
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, encoder, halves, int8
-from kanna.formats.stream import explain, partial, sync_file
+from kanna.formats.stream import replacing
 from kanna.memory import Peak
 from kanna.model import num_weights
 from kanna.plan.onnx_derived import PRESETS, Derived
@@ -82,32 +82,15 @@ class ToEncoder:
 
     def write(self, running: Running) -> WriteResult:
         started, peak = time.perf_counter(), Peak()
-        made = partial(self.out)
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir()
-        try:
+        with replacing(self.out) as made:
+            made.mkdir()
             with tempfile.TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.absolute().parent) as scratch:
                 self._graph(made, Path(scratch), running)
             for name in encoder.SIDE_FILES:
                 if (path := self.source.path / name).is_file():
                     (made / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(path, made / name)
-            for path in made.rglob("*"):
-                if path.is_file():
-                    sync_file(path)
-            if self.out.is_dir():
-                shutil.rmtree(self.out)
-            made.replace(self.out)
-        except OSError as error:
-            raise explain(error, self.out) from error
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-        return WriteResult(
-            paths=[self.out],
-            file_bytes=sum(p.stat().st_size for p in self.out.rglob("*") if p.is_file()),
-            seconds=time.perf_counter() - started,
-            peak_bytes=peak.look(),
-        )
+        return folder_written(self.out, started, peak)
 
     def _graph(self, made: Path, scratch: Path, running: Running) -> None:
         if self.kind is _WHOLE:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kanna import encodings, families, methods, plan, provenance
-from kanna import statistics as stats
-from kanna.convert.base import ConvertResult, Request, Running, described, floats
+from kanna import encodings, families, plan, provenance
+from kanna.convert._informed import informed
+from kanna.convert.base import ConvertResult, Request, Running, described, floats, folder_written
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
 from kanna.families import COMPUTED
@@ -22,7 +22,7 @@ from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.quantize import Matrix
-from kanna.formats.stream import explain, partial, sync_file
+from kanna.formats.stream import explain, replacing
 from kanna.memory import Peak
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.moment import Moment
@@ -44,16 +44,8 @@ class ToNBits:
                 raise UsageError(f"--{name} has no use for onnx", expected="none of it")
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-onnx")
-        self.statistics = stats.read(request.statistics) if request.statistics is not None else None
-        if self.statistics:
-            self.statistics.check(model)
-        usual = "gptq" if self.statistics else "search"
-        self.method = request.method or usual
-        if methods.get(self.method).needs_moment and not self.statistics:
-            raise UsageError(
-                f"the method {self.method} needs statistics", expected="--statistics FOLDER",
-                todo=f"kanna calibrate {source.given} -o statistics",
-            )  # fmt: skip
+        given = informed(source, model, request)
+        self.statistics, self.method = given.statistics, given.method
         self.plan = self._plan()
         presets.check_encodings(self.plan)
         config, self.tensors, self.files = families.to_hf(model)
@@ -85,7 +77,7 @@ class ToNBits:
                 "encoding": request.encoding,
                 "plan": Path(request.plan) if isinstance(request.plan, (str, Path)) else None,
                 "statistics": self.statistics.folder if self.statistics else None,
-                "method": self.method if self.method != usual else None,
+                "method": given.unusual,
             },
         )
 
@@ -210,30 +202,14 @@ class ToNBits:
     def write_from(self, graph: Path, running: Running) -> WriteResult:
         """Write the artefact from a graph that is there."""
         started, peak = time.perf_counter(), Peak()
-        made = partial(self.out)
-        shutil.rmtree(made, ignore_errors=True)
-        try:
+        with replacing(self.out) as made:
             made.mkdir()
             self.prepare(graph).write(
                 made, threads=running.threads, nonfinite=running.nonfinite, progress=running.progress
             )
             for path in self.side_files(graph):
                 shutil.copy(path, made / path.name)
-            for path in made.iterdir():
-                sync_file(path)
-            if self.out.is_dir():
-                shutil.rmtree(self.out)
-            made.replace(self.out)
-        except OSError as error:
-            raise explain(error, self.out) from error
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-        return WriteResult(
-            paths=[self.out],
-            file_bytes=sum(p.stat().st_size for p in self.out.iterdir()),
-            seconds=time.perf_counter() - started,
-            peak_bytes=peak.look(),
-        )
+        return folder_written(self.out, started, peak)
 
     def folder_bytes(self, graph: Path) -> int:
         """Bytes of the artefact this makes from a graph, all files counted."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kanna.formats.gguf.write import WriteResult
+from kanna.memory import Peak
 from kanna.model import Model, Tensor
 from kanna.plan import Plan, Resolved, RuleModel, Substitution, resolve
 from kanna.progress import Progress
@@ -114,6 +116,16 @@ def floats(model: Model, tensors: Mapping[str, Tensor], encoding: str) -> Resolv
     """`model` with other `tensors`, all of them in one floating type."""
     every = RuleModel(pattern="", encoding=encoding, method="nearest")
     return resolve(replace(model, tensors=dict(tensors)), plan=Plan(encoding=encoding, rules=[every]))
+
+
+def folder_written(out: Path, started: float, peak: Peak) -> WriteResult:
+    """The result of a folder that was begun at `started` of the performance counter."""
+    return WriteResult(
+        paths=[out],
+        file_bytes=sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
+        seconds=time.perf_counter() - started,
+        peak_bytes=peak.look(),
+    )
 
 
 def described(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kanna import encodings, imatrix, lattice, methods, plan, provenance
-from kanna import statistics as stats
+from kanna import encodings, lattice, plan, provenance
+from kanna.convert._informed import informed
 from kanna.convert.base import ConvertResult, Request, Running, described
-from kanna.errors import GateError, KannaError, UsageError
+from kanna.errors import GateError, KannaError
 from kanna.formats import gguf
 from kanna.formats.gguf.write import plan_files
 from kanna.formats.stream import check_output
@@ -31,25 +31,16 @@ class ToGGUF:
         preset, encoding, plan_file = request.preset, request.encoding, request.plan
         if preset is None and encoding is None and plan_file is None:
             preset = DEFAULT_PRESET
-        self.imatrix = imatrix.read(request.imatrix) if request.imatrix is not None else None
-        self.statistics = stats.read(request.statistics) if request.statistics is not None else None
-        if self.statistics:
-            self.statistics.check(model)
-        usual = "gptq" if self.statistics else "search"
-        method = request.method or usual
-        if methods.get(method).needs_moment and not self.statistics:
-            raise UsageError(
-                f"the method {method} needs statistics", expected="--statistics FOLDER",
-                todo=f"kanna calibrate {source.given} -o statistics",
-            )  # fmt: skip
-        informed = self.imatrix or self.statistics
+        given = informed(source, model, request)
+        self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
+        known = self.imatrix or self.statistics
         chosen = plan.load(plan_file) if isinstance(plan_file, (str, Path)) else plan_file
         self.resolved: Resolved = plan.resolve(
             model,
             preset=preset,
             encoding=encoding,
             plan=chosen,
-            weights=informed.weights if informed else None,
+            weights=known.weights if known else None,
             moments=self.statistics.moment if self.statistics else None,
             method=method,
         )
@@ -61,7 +52,7 @@ class ToGGUF:
                 "plan": Path(plan_file) if isinstance(plan_file, (str, Path)) else None,
                 "imatrix": self.imatrix.path if self.imatrix else None,
                 "statistics": self.statistics.folder if self.statistics else None,
-                "method": method if method != usual else None,
+                "method": given.unusual,
             },
         )
 

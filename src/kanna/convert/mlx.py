@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kanna import encodings, families, imatrix, methods, plan, provenance
-from kanna import statistics as stats
+from kanna import encodings, families, plan, provenance
+from kanna.convert._informed import informed
 from kanna.convert.base import ConvertResult, Request, Running, described
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
@@ -38,23 +38,14 @@ class ToMLX:
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-mlx")
         self.number = request.encoding if request.encoding in NUMBERS else number_of(model)
-        self.imatrix = imatrix.read(request.imatrix) if request.imatrix is not None else None
-        self.statistics = stats.read(request.statistics) if request.statistics is not None else None
-        if self.statistics:
-            self.statistics.check(model)
-        usual = "gptq" if self.statistics else "search"
-        method = request.method or usual
-        if methods.get(method).needs_moment and not self.statistics:
-            raise UsageError(
-                f"the method {method} needs statistics", expected="--statistics FOLDER",
-                todo=f"kanna calibrate {source.given} -o statistics",
-            )  # fmt: skip
-        informed = self.imatrix or self.statistics
+        given = informed(source, model, request)
+        self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
+        known = self.imatrix or self.statistics
         self.resolved = self._named(
             plan.resolve(
                 model,
                 plan=self._plan(method),
-                weights=informed.weights if informed else None,
+                weights=known.weights if known else None,
                 moments=self.statistics.moment if self.statistics else None,
                 method=method,
             )
@@ -68,7 +59,7 @@ class ToMLX:
                 "plan": Path(request.plan) if isinstance(request.plan, (str, Path)) else None,
                 "imatrix": self.imatrix.path if self.imatrix else None,
                 "statistics": self.statistics.folder if self.statistics else None,
-                "method": method if method != usual else None,
+                "method": given.unusual,
             },
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 from kanna import families, provenance
 from kanna.convert._nbits import ToNBits
-from kanna.convert.base import ConvertResult, Request, Running, described, floats
+from kanna.convert.base import ConvertResult, Request, Running, described, floats, folder_written
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build
-from kanna.formats.stream import explain, partial, sync_file
+from kanna.formats.stream import replacing
 from kanna.memory import Peak
 from kanna.model import Model
 from kanna.plan import onnx as presets
@@ -72,37 +71,22 @@ class ToONNX:
 
     def write(self, running: Running) -> WriteResult:
         started, peak = time.perf_counter(), Peak()
-        made = partial(self.out)
-        shutil.rmtree(made, ignore_errors=True)
-        try:
-            with tempfile.TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.absolute().parent) as scratch:
-                build.build(
-                    made,
-                    Path(scratch),
-                    config=self.config,
-                    tensors=self.resolved.entries,
-                    files=self.files,
-                    threads=running.threads,
-                    nonfinite=running.nonfinite,
-                    progress=running.progress,
-                )
-                self.finish(made, Path(scratch), running)
-            for path in made.iterdir():
-                sync_file(path)
-            if self.out.is_dir():
-                shutil.rmtree(self.out)
-            made.replace(self.out)
-        except OSError as error:
-            raise explain(error, self.out) from error
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-        return WriteResult(
-            paths=[self.out],
-            file_bytes=sum(p.stat().st_size for p in self.out.iterdir()),
-            seconds=time.perf_counter() - started,
-            peak_bytes=peak.look(),
-        )
-
+        with (
+            replacing(self.out) as made,
+            tempfile.TemporaryDirectory(prefix=f".{self.out.name}-", dir=self.out.absolute().parent) as scratch,
+        ):
+            build.build(
+                made,
+                Path(scratch),
+                config=self.config,
+                tensors=self.resolved.entries,
+                files=self.files,
+                threads=running.threads,
+                nonfinite=running.nonfinite,
+                progress=running.progress,
+            )
+            self.finish(made, Path(scratch), running)
+        return folder_written(self.out, started, peak)
 
     def finish(self, made: Path, scratch: Path, running: Running) -> None:
         """What is done with the builder's folder `made`; nothing for the float32 graph itself."""

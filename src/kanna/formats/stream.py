@@ -9,8 +9,9 @@ import errno
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -106,6 +107,28 @@ def fill(files: Sequence[File], *, threads: int, progress: Progress, nonfinite: 
     finally:
         progress.finish()
     return peak.look()
+
+
+@contextmanager
+def replacing(out: Path) -> Generator[Path, None, None]:
+    """A folder to make and fill, which becomes `out` when the block ends: its files are synced, then it is renamed.
+
+    On an error it is removed and `out` stays as it was. Raises OutputError when the system refuses.
+    """
+    made = partial(out)
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        yield made
+        for path in made.rglob("*"):
+            if path.is_file():
+                sync_file(path)
+        if out.is_dir():
+            shutil.rmtree(out)
+        made.replace(out)
+    except OSError as error:
+        raise explain(error, out) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _remove(paths: list[Path]) -> None:

@@ -14,6 +14,7 @@ from kanna.model import Model
 from kanna.optimize import budget as budgets
 from kanna.optimize.budget import Budget
 from kanna.optimize.result import Made, OptimizeResult, count
+from kanna.optimize.search import NAME
 from kanna.optimize.stages import Clock, sensitivity
 from kanna.progress import Progress
 from kanna.sources import Source
@@ -72,6 +73,8 @@ def optimize_folder(
         bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
         wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
+    if made.name != NAME:
+        notes.append(f"{made.name} came out closer than the searched plan, and is the artefact to use")
     bar.finish()
     result = OptimizeResult(
         artefact=str(made.artefact),

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from kanna import statistics
-from kanna.compare.steps import base_name
 from kanna.convert.base import Request, Running
 from kanna.convert.mlx import ToMLX, number_of
 from kanna.encodings.grouped.affine import name_of
-from kanna.errors import PlanError
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimize.budget import Budget
+from kanna.optimize.contest import contest
 from kanna.optimize.measure import measure
 from kanna.optimize.result import Made
-from kanna.optimize.search import NAME, Found, Limits, Wishes, plan_of
+from kanna.optimize.search import NAME, Found, Limits, Wishes, least_of, narrow, plan_of
 from kanna.plan import Plan
 from kanna.plan import mlx as presets
-from kanna.plan.allocate import Choice, allocate, largest, smallest
+from kanna.plan.allocate import Choice
 from kanna.progress import Progress
 from kanna.sources import Source
 from kanna.units import format_size
@@ -73,25 +72,8 @@ class Bench:
 
 def search(bench: Bench, choices: Sequence[Choice], budget: int, path: Path) -> Found:
     """Write to `path` the best plan whose weight files have at most `budget` bytes. PlanError with what is feasible."""
-    smallest_of_all = {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices}
-    least = bench.size(plan=plan_of(choices, smallest_of_all))
-    floor = smallest(choices)
-    feasible = Limits(least=least, most=least - floor + largest(choices), fixed=least - floor)
-    feasible.check(budget)
-    room = budget - feasible.fixed
-    while True:
-        taken = allocate(choices, room)
-        plan_of(choices, {name: option.encoding for name, option in taken.items()}).save(path)
-        size = bench.size(plan=path)
-        if size <= budget:
-            return Found(
-                file_bytes=size,
-                predicted=sum(o.cost for o in taken.values()),
-                encodings={name: option.encoding for name, option in taken.items()},
-            )
-        if room == floor:
-            raise PlanError(f"the smallest folder takes {size:,} bytes", expected=f"at most {budget:,}")
-        room = max(floor, room - (size - budget))
+    feasible = Limits.of(choices, bench.size(plan=plan_of(choices, least_of(choices))))
+    return narrow(choices, feasible, budget, path, size=lambda plan: bench.size(plan=plan))
 
 
 def optimize(
@@ -112,8 +94,6 @@ def optimize(
     stage: Callable[[str], None],
 ) -> Made:
     """Plan, write and prove within a budget; see kanna.optimize.onnx, which takes the same."""
-    from kanna.evaluate import evaluate_many
-
     wishes.check(model)
     allowed = budget(Bench(source=source, model=model))
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,30 +109,10 @@ def optimize(
     found = search(bench, costs.choices(model, wishes.allow(model)), allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-    base = base_name(source)
-    made = {NAME: bench.work(folder / f"{base}-{NAME}-mlx", plan=plan)}
-    within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
-    rival = max(within, key=lambda name: within[name]) if within else None
-    if rival is not None:
-        made[rival] = bench.work(folder / f"{base}-{rival}-mlx", preset=rival)
-    sizes = {name: work.write(running).file_bytes for name, work in made.items()}
-    stage("write")
-    scores = evaluate_many(
-        [work.out for work in made.values()],
-        reference=source,
-        text=text,
-        windows=windows,
-        threads=threads,
-        progress=bar,
-    )
-    by_name = dict(zip(made, scores, strict=True))
-    notes += [n for n in dict.fromkeys(n for s in scores for n in s.notes) if n not in notes]
-    stage("prove")
-    best = min(made, key=lambda name: by_name[name].kl_mean)
-    if best != NAME:
-        notes.append(f"{best} came out closer than the searched plan, and is the artefact to use")
-    return Made(
-        artefact=made[best].out, described=made[best].describe(), file_bytes=sizes[best], budget=allowed,
-        plan=plan, predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
-        rival_kl=by_name[rival].kl_mean if rival else None, statistics=stats,
+    made = contest(
+        bench, found, plan, allowed, folder, "mlx", lambda work: work.write(running), text=text, windows=windows,
+        threads=threads, bar=bar, stage=stage,
     )  # fmt: skip
+    stage("prove")
+    notes += [note for note in made.notes if note not in notes]
+    return made

@@ -14,24 +14,24 @@ import numpy as np
 
 from kanna import statistics
 from kanna.calibrate import HELD_TEXT
-from kanna.compare.steps import base_name
 from kanna.convert._nbits import EMBEDDING, ToNBits
 from kanna.convert.base import Request, Running
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
-from kanna.errors import PlanError, UsageError
+from kanna.errors import UsageError
 from kanna.formats.onnx import build as build_
 from kanna.formats.onnx import quantize
 from kanna.hardware.cpu import default_threads
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimize.budget import Budget
+from kanna.optimize.contest import contest
 from kanna.optimize.measure import Measured, measure
 from kanna.optimize.onnx_probe import judge, probe
 from kanna.optimize.result import Made
-from kanna.optimize.search import NAME, Found, Limits, Wishes, plan_of
+from kanna.optimize.search import NAME, Found, Limits, Wishes, least_of, narrow, plan_of
 from kanna.plan import Plan
 from kanna.plan import onnx as presets
-from kanna.plan.allocate import Choice, Option, allocate, largest, smallest
+from kanna.plan.allocate import Choice, Option, allocate
 from kanna.progress import Progress, Silent
 from kanna.sources import Source
 from kanna.units import format_size
@@ -167,28 +167,13 @@ def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) ->
     def planned(taken: Mapping[str, str]) -> Plan:
         return spread(plan_of(choices_, taken), work)
 
-    least = bench.size(plan=planned({c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices_}))
-    floor = smallest(choices_)
-    feasible = Limits(least=least, most=least - floor + largest(choices_), fixed=least - floor)
-    feasible.check(budget)
-    room = budget - feasible.fixed
     weights = {m[0]: sum(num_weights(work.model.tensors[n]) for n in m) for m in nodes(work)}
     if not work.tied:
         weights[EMBEDDING] = 0  # rows are looked up, not multiplied
-    while True:
-        taken = _within(choices_, room, weights)
-        plan = planned({name: option.encoding for name, option in taken.items()})
-        plan.save(path)
-        size = bench.size(plan=path)
-        if size <= budget:
-            return Found(
-                file_bytes=size,
-                predicted=sum(o.cost for o in taken.values()),
-                encodings={name: option.encoding for name, option in taken.items()},
-            )
-        if room == floor:
-            raise PlanError(f"the smallest folder takes {size:,} bytes", expected=f"at most {budget:,}")
-        room = max(floor, room - (size - budget))
+    return narrow(
+        choices_, Limits.of(choices_, bench.size(plan=planned(least_of(choices_)))), budget, path,
+        size=lambda plan: bench.size(plan=plan), share=lambda among, room: _within(among, room, weights), plan=planned,
+    )  # fmt: skip
 
 
 def _within(choices_: Sequence[Choice], room: int, weights: Mapping[str, int]) -> dict[str, Option]:
@@ -253,7 +238,6 @@ def optimize(
     budget: bytes allowed; with None before anything slow is done; probing: measure what every kind of node costs;
     calibrated: makes the folder of statistics
     """
-    from kanna.evaluate import evaluate_many
     from kanna.verify import verify
 
     build_.require()
@@ -287,32 +271,10 @@ def optimize(
     found = search(bench, offered, allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-    base = base_name(source)
-    made = {NAME: bench.work(folder / f"{base}-{NAME}-onnx", plan=plan)}
-    within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
-    rival = max(within, key=lambda name: within[name]) if within else None
-    if rival is not None:
-        made[rival] = bench.work(folder / f"{base}-{rival}-onnx", preset=rival)
-    sizes = {name: work.write_from(bench.graph, running).file_bytes for name, work in made.items()}
-    stage("write")
-    scores = evaluate_many(
-        [work.out for work in made.values()],
-        reference=source,
-        text=text,
-        windows=windows,
-        threads=threads,
-        progress=bar,
-    )
-    kl = {name: score.kl_mean for name, score in zip(made, scores, strict=True)}
-    top1 = {name: score.top1 for name, score in zip(made, scores, strict=True)}
-    best = min(made, key=lambda name: kl[name])
-    gate = verify(source, made[best].out, threads=threads, progress=bar).status
-    stage("prove")
-    if best != NAME:
-        notes.append(f"{best} came out closer than the searched plan, and is the artefact to use")
-    return Made(
-        artefact=made[best].out, described=made[best].describe(), file_bytes=sizes[best], budget=allowed, plan=plan,
-        predicted=found.predicted, kl=kl[best], top1=top1[best], rival=rival,
-        gate=gate,
-        rival_kl=kl[rival] if rival else None, statistics=stats,
+    made = contest(
+        bench, found, plan, allowed, folder, "onnx", lambda work: work.write_from(bench.graph, running), text=text,
+        windows=windows, threads=threads, bar=bar, stage=stage,
     )  # fmt: skip
+    gate = verify(source, made.artefact, threads=threads, progress=bar).status
+    stage("prove")
+    return replace(made, gate=gate)

@@ -62,8 +62,12 @@ class OptimizeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """The artefact that was made, and its proof beside the largest plain preset within the budget."""
+    """The artefact that was made, and its proof beside the largest plain preset within the budget.
 
+    name: of the closer one, the searched plan or the preset `rival`; notes: of the evaluation
+    """
+
+    name: str
     artefact: Path
     described: ConvertResult
     file_bytes: int
@@ -75,6 +79,7 @@ class Made:
     rival: str | None
     rival_kl: float | None
     statistics: Path
+    notes: list[str]
     gate: str | None = None
 
 

@@ -13,7 +13,7 @@ from kanna.errors import PlanError, UsageError
 from kanna.model import Model, columns
 from kanna.optimize.measure import CANDIDATES, Measured, matrices
 from kanna.plan import Plan, RuleModel
-from kanna.plan.allocate import Choice, allocate, largest, smallest
+from kanna.plan.allocate import Choice, Option, allocate, largest, smallest
 from kanna.sources import Source
 
 NAME = "optimized"
@@ -83,6 +83,12 @@ class Limits:
     most: int
     fixed: int
 
+    @classmethod
+    def of(cls, choices: Sequence[Choice], least: int) -> Limits:
+        """What follows when the smallest choices make a file of `least` bytes."""
+        fixed = least - smallest(choices)
+        return cls(least=least, most=fixed + largest(choices), fixed=fixed)
+
     def check(self, budget: int) -> None:
         """PlanError with the range when not even the smallest file fits."""
         if budget < self.least:
@@ -99,10 +105,7 @@ def limits(source: Source, choices: Sequence[Choice]) -> Limits:
         if not choice.options:
             raise UsageError(f"no encoding is left for {choice.name}", todo="exclude fewer encodings")
     # Header, metadata and norms are not shared out: the file of one plan shows how much they are.
-    trial = plan_of(choices, {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices})
-    least = convert(source, plan=trial, dry_run=True).file_bytes
-    fixed = least - smallest(choices)
-    return Limits(least=least, most=fixed + largest(choices), fixed=fixed)
+    return Limits.of(choices, convert(source, plan=plan_of(choices, least_of(choices)), dry_run=True).file_bytes)
 
 
 def search(
@@ -122,23 +125,46 @@ def search(
 
 def fill(source: Source, choices: Sequence[Choice], statistics: Path, budget: int, path: Path) -> Found:
     """As `search`, of choices that are at hand."""
-    feasible, floor = limits(source, choices), smallest(choices)
-    feasible.check(budget)
-    room = budget - feasible.fixed
-    while True:
-        taken = allocate(choices, room)
-        plan_of(choices, {name: option.encoding for name, option in taken.items()}).save(path)
+
+    def size(plan: Path) -> int:
         # Of the plan as it will be converted: its name, too, is in the metadata.
-        size = convert(source, plan=path, statistics=statistics, dry_run=True).file_bytes
-        if size <= budget:
-            return Found(
-                file_bytes=size,
-                predicted=sum(o.cost for o in taken.values()),
-                encodings={name: option.encoding for name, option in taken.items()},
-            )
+        return convert(source, plan=plan, statistics=statistics, dry_run=True).file_bytes
+
+    return narrow(choices, limits(source, choices), budget, path, size=size)
+
+
+def narrow(
+    choices: Sequence[Choice],
+    feasible: Limits,
+    budget: int,
+    path: Path,
+    *,
+    size: Callable[[Path], int],
+    share: Callable[[Sequence[Choice], int], dict[str, Option]] = allocate,
+    plan: Callable[[Mapping[str, str]], Plan] | None = None,
+) -> Found:
+    """Write to `path` the best plan of at most `budget` bytes: room is taken away until what is written keeps to them.
+
+    size: bytes of the artefact of a plan; share: the choices within some bytes; plan: of encodings, None: `plan_of`
+    """
+    feasible.check(budget)
+    room, floor = budget - feasible.fixed, smallest(choices)
+    while True:
+        taken = share(choices, room)
+        encodings_ = {name: option.encoding for name, option in taken.items()}
+        (plan(encodings_) if plan else plan_of(choices, encodings_)).save(path)
+        found = size(path)
+        if found <= budget:
+            predicted = sum(option.cost for option in taken.values())
+            return Found(file_bytes=found, predicted=predicted, encodings=encodings_)
         if room == floor:
-            Limits(least=size, most=feasible.most, fixed=feasible.fixed).check(budget)
-        room = max(floor, room - (size - budget))
+            Limits(least=found, most=feasible.most, fixed=feasible.fixed).check(budget)
+        room = max(floor, room - (found - budget))
+
+
+def least_of(choices: Sequence[Choice]) -> dict[str, str]:
+    """The encoding of fewest bytes for each."""
+    return {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices}
 
 
 def plan_of(choices: Sequence[Choice], encodings_: Mapping[str, str]) -> Plan:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna.errors import FormatError, MissingError, UsageError
+from kanna.errors import FormatError, UsageError
 from kanna.formats import mlx
 from kanna.hardware.cpu import default_threads
+from kanna.runtimes import _packages
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
     from kanna.runtimes._mlx_engine import MlxEngine
 
 INSTALL = 'pip install "kanna[mlx]"'
-_NEEDED = ("mlx", "mlx_lm")
+_NEEDED = ("mlx", "mlx-lm")
 
 
 class Mlx:
@@ -28,24 +27,11 @@ class Mlx:
         return path.is_dir() and mlx.is_folder(path)
 
     def available(self) -> Availability:
-        """Whether mlx and mlx-lm are installed; neither is imported, which takes seconds."""
-        if absent := [n.replace("_", "-") for n in _NEEDED if importlib.util.find_spec(n) is None]:
-            remark = f"{' and '.join(absent)} not installed here"
-            return Availability(ok=False, how_to_install=INSTALL, remark=remark)
-        # No device is named: to ask for them is to import it.
-        return Availability(ok=True, version=f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}", backends=["CPU"])
+        return _packages.available(_NEEDED, INSTALL)
 
-    def load(self) -> tuple[Any, Any]:
-        """Import mlx.core and mlx_lm; raises MissingError."""
-        here = self.available()
-        if not here.ok:
-            raise MissingError(here.remark, expected="the extra mlx", todo=INSTALL)
-        try:
-            import mlx.core as mx
-            import mlx_lm
-        except Exception as error:  # a wheel for another machine or a missing shared library: whatever it raises
-            raise MissingError(f"mlx is installed but does not load: {error}", todo=INSTALL) from error
-        return mx, mlx_lm
+    def load(self) -> list[Any]:
+        """mlx.core and mlx_lm; raises MissingError."""
+        return _packages.load(self.available(), ("mlx.core", "mlx_lm"), self.name, INSTALL)
 
     def open(
         self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna.errors import FormatError, MissingError, UsageError
+from kanna.errors import FormatError, UsageError
 from kanna.hardware.cpu import default_threads
+from kanna.runtimes import _packages
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
@@ -27,23 +26,11 @@ class Torch:
         return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
 
     def available(self) -> Availability:
-        """Whether torch and transformers are installed; neither is imported, which takes seconds."""
-        if absent := [n for n in _NEEDED if importlib.util.find_spec(n) is None]:
-            remark = f"{' and '.join(absent)} not installed here"
-            return Availability(ok=False, how_to_install=INSTALL, remark=remark)
-        return Availability(ok=True, version=", ".join(f"{n} {version(n)}" for n in _NEEDED), backends=["CPU"])
+        return _packages.available(_NEEDED, INSTALL)
 
-    def load(self) -> tuple[Any, Any]:
-        """Import torch and transformers; raises MissingError."""
-        here = self.available()
-        if not here.ok:
-            raise MissingError(here.remark, expected="the extra torch", todo=INSTALL)
-        try:
-            import torch
-            import transformers
-        except Exception as error:  # a wheel for another CPU or a missing shared library: whatever it raises
-            raise MissingError(f"torch is installed but does not load: {error}", todo=INSTALL) from error
-        return torch, transformers
+    def load(self) -> list[Any]:
+        """torch and transformers; raises MissingError."""
+        return _packages.load(self.available(), ("torch", "transformers"), self.name, INSTALL)
 
     def open(
         self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None

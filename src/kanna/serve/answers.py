@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -131,6 +131,14 @@ class _Together:
             body["seed"] += nth  # the same seed would say the same again
         return _Choice(index=at, body=body, prompt=prompt, used=Used(), counts_prompt=nth == 0)
 
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Stop what still runs, and add up what all have used."""
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            await ended(task)
+        self._sum()
+
     # Whole
 
     async def whole(self) -> bytes:
@@ -138,11 +146,7 @@ class _Together:
         try:
             answers = await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                await ended(task)
-            self._sum()
+            await self._end(tasks)
         whole = dict(answers[0]) | self._head(answers[0].get("object"))
         whole.pop("timings", None)
         whole["choices"] = [c for a in answers for c in a["choices"]]
@@ -216,11 +220,7 @@ class _Together:
                 else:
                     yield part
         finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                await ended(task)
-            self._sum()
+            await self._end(tasks)
         if self.wants_usage:
             kind = "chat.completion.chunk" if self.path == relay.CHAT else "text_completion"
             yield _event(self._head(kind) | {"model": self.ask.served.name, "choices": [],

@@ -7,8 +7,6 @@ would not agree with it.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -59,22 +57,10 @@ def _logits(folder: str, _reference: str, ids: tuple[int, ...]) -> F32:
     import torch
     import transformers
 
-    with _quiet(transformers), torch.no_grad():
+    from kanna.runtimes._torch_engine import quiet
+
+    with quiet(transformers), torch.no_grad():
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
         return model.eval()(torch.tensor([list(ids)])).logits[0].float().numpy()
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Generator[None, None, None]:
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,3 +124,17 @@ def need(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Te
     if tuple(tensors[name].shape) != shape:
         raise FormatError(f"{name} has shape {list(tensors[name].shape)}", expected=str(list(shape)))
     return tensors[name]
+
+
+def gathered(
+    tensors: Mapping[str, Tensor], parts: Sequence[str], matrix: Callable[[str], Grouped]
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors, the `parts` of each packed matrix as one: codes are the first part; matrix: of a base name."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        base, _, kind = name.rpartition(".")
+        if f"{base}.{parts[0]}" not in tensors or kind not in parts:
+            found[name] = tensor
+        elif kind == parts[0]:
+            found[f"{base}.weight"] = matrix(base)
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError
-from kanna.formats.prequantized._groups import U32, Grouped, need, numbers, setting, words
+from kanna.formats.prequantized._groups import U32, Grouped, gathered, need, numbers, setting, words
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales")
@@ -20,14 +20,7 @@ def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
     setting(settings, "bits", (4,), settings.get("w_bit", 4))
     setting(settings, "version", ("gemm", "GEMM"), "gemm")
     size = settings.get("group_size", settings.get("q_group_size", 128))
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        base, _, kind = name.rpartition(".")
-        if f"{base}.qweight" not in tensors or kind not in _PARTS:
-            found[name] = tensor
-        elif kind == "qweight":
-            found[f"{base}.weight"] = _matrix(base, tensors, size)
-    return found
+    return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, size))
 
 
 def _matrix(base: str, tensors: Mapping[str, Tensor], size: Any) -> Grouped:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, UnsupportedError
-from kanna.formats.prequantized._groups import I32, U32, Grouped, numbers, setting, spread_words, words
+from kanna.formats.prequantized._groups import I32, U32, Grouped, gathered, numbers, setting, spread_words, words
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
@@ -28,14 +28,7 @@ def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
         )  # fmt: skip
     bits = setting(kinds[0], "num_bits", (2, 3, 4, 5, 6, 8))
     setting(kinds[0], "type", ("int",), "int")
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        base, _, kind = name.rpartition(".")
-        if f"{base}.weight_packed" not in tensors or kind not in _PARTS:
-            found[name] = tensor
-        elif kind == "weight_packed":
-            found[f"{base}.weight"] = _matrix(base, tensors, bits)
-    return found
+    return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, bits))
 
 
 def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:

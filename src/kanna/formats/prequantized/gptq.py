@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError
-from kanna.formats.prequantized._groups import I32, Grouped, need, numbers, setting, spread_words, words
+from kanna.formats.prequantized._groups import I32, Grouped, gathered, need, numbers, setting, spread_words, words
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -17,14 +17,8 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     bits = setting(settings, "bits", (2, 3, 4, 8))
     version = setting(settings, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        base, _, kind = name.rpartition(".")
-        if f"{base}.qweight" not in tensors or kind not in _PARTS:
-            found[name] = tensor
-        elif kind == "qweight":
-            found[f"{base}.weight"] = _matrix(base, tensors, bits, settings, 1 if version == "gptq" else 0)
-    return found
+    less = 1 if version == "gptq" else 0
+    return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, bits, settings, less))
 
 
 def _matrix(

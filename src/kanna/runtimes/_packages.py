@@ -1,0 +1,34 @@
+"""Whether the packages of a runtime are installed, and their import: neither is done before it must be."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from kanna.errors import MissingError
+from kanna.runtimes.base import Availability
+
+
+def available(packages: Sequence[str], how_to_install: str) -> Availability:
+    """Whether `packages`, named as on the package index, are installed; none is imported, which takes seconds.
+
+    No device is named but the CPU: to ask for them is to import the packages.
+    """
+    if absent := [n for n in packages if importlib.util.find_spec(n.replace("-", "_")) is None]:
+        return Availability(
+            ok=False, how_to_install=how_to_install, remark=f"{' and '.join(absent)} not installed here"
+        )  # fmt: skip
+    return Availability(ok=True, version=", ".join(f"{n} {version(n)}" for n in packages), backends=["CPU"])
+
+
+def load(here: Availability, modules: Sequence[str], extra: str, how_to_install: str) -> list[Any]:
+    """Import `modules`. Raises MissingError when they are not here, or do not load."""
+    if not here.ok:
+        raise MissingError(here.remark, expected=f"the extra {extra}", todo=how_to_install)
+    try:
+        return [importlib.import_module(name) for name in modules]
+    except Exception as error:  # a wheel for another machine or a missing shared library: whatever it raises
+        raise MissingError(f"{extra} is installed but does not load: {error}", todo=how_to_install) from error
