@@ -39,9 +39,6 @@ class ToNBits:
     late_hashes = False
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        for name, value in (("imatrix", request.imatrix), ("split-max-size", request.split_max_size)):
-            if value is not None:
-                raise UsageError(f"--{name} has no use for onnx", expected="none of it")
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-onnx")
         given = informed(source, model, request)

@@ -21,17 +21,17 @@ from kanna.plan import onnx as presets
 from kanna.plan import onnx_derived
 from kanna.sources import Source
 
-PRESETS = ("fp32",)
+PRESETS = {"fp32": "the weights in float32"}
 
 
 class ToONNX:
     """A conversion to an ONNX folder: graph, external data, genai_config.json, tokenizer files."""
 
     late_hashes = False
-    presets = PRESETS
+    presets = tuple(PRESETS)
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        preset = request.preset or PRESETS[0]
+        preset = request.preset or "fp32"
         if preset not in self.presets:
             known = [*PRESETS, *presets.PRESETS, *onnx_derived.PRESETS]
             raise UsageError(f"no preset {preset!r} for onnx", expected=", ".join(f"onnx:{p}" for p in known))
@@ -96,6 +96,8 @@ class ToAny:
     """The conversion that a preset, an encoding or a plan asks for."""
 
     late_hashes = False
+    takes = ("preset", "encoding", "plan", "statistics", "method", "include", "exclude")
+    extra = "onnx"
 
     def __new__(cls, source: Source, model: Model, out: Path | None, request: Request) -> Any:
         if request.preset in onnx_derived.PRESETS:

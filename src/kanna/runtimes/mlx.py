@@ -22,6 +22,7 @@ class Mlx:
     """The runtime for MLX folders."""
 
     name = "mlx"
+    extra = "mlx"
 
     def opens(self, path: Path) -> bool:
         return path.is_dir() and mlx.is_folder(path)

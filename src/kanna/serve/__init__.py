@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+EXTRA = "serve"
 INSTALL = "pip install 'kanna[serve]'"
 _NEEDED = ("aiohttp", "fastapi", "prometheus_client", "uvicorn")
 
@@ -54,12 +55,16 @@ def serve(
     alias:       another name for the first model, or ALIAS=NAME
     host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
     context:     tokens of one request; parallel: requests an engine computes together
+    threads:     of each engine; None: one per physical core
+    gpu_layers:  layers of a GGUF on the GPU; None: all of them where there is one
     memory:      bytes all engines together may take; None: 80 % of what is free
     adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1 until switched
     tls_cert, tls_key: files of the certificate chain and its key, in PEM
     canary:      [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It is taken back by
-                 itself when fewer next tokens than canary_agreement agree with the model's, when its median time is
-                 more than canary_slowdown of the model's, when it fails three times in a row, or does not load
+                 itself when too few next tokens agree, when it is too slow, when it fails three times in a row, or
+                 does not load
+    canary_agreement: share of next tokens that must agree with the model's
+    canary_slowdown: times the model's median time that a canary's may be
     llama_server: a native program that runs GGUF files in place of xllamacpp's
     max_tokens:  most new tokens of one answer; 0: what the context holds
     queue:       requests that may wait per model, more get 503

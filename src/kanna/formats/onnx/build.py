@@ -19,6 +19,7 @@ from kanna.plan.types import TensorPlan
 from kanna.processes import environment
 from kanna.progress import Progress
 
+EXTRA = "onnx"
 INSTALL = 'pip install "kanna[onnx]"'
 NEEDED = ("onnxruntime", "onnxruntime_genai", "onnx_ir", "onnx", "torch", "transformers")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

@@ -20,6 +20,7 @@ INSTALL = "pip install xllamacpp"
 
 class Gguf:
     name = "gguf"
+    extra = "serve"
     roles = (GENERATE, EMBED, SCORE)
     apart = (EMBED, SCORE)
 

@@ -15,6 +15,7 @@ _PIECE = 512
 
 class Mlx:
     name = "mlx"
+    extra = "mlx"
     roles = (GENERATE, SCORE)
     apart = ()
 

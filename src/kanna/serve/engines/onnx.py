@@ -15,6 +15,7 @@ _PIECE = 256
 
 class Onnx:
     name = "onnx"
+    extra = "onnx"
     roles = (GENERATE, SCORE)
     apart = ()
 
