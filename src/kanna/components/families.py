@@ -12,7 +12,6 @@ from typing import Any
 from kanna import families
 from kanna.components.base import Component, Kind, Option, of_module, plain
 from kanna.families.base import Family
-from kanna.formats.onnx import build
 
 
 def _find() -> Iterator[Component]:
@@ -38,7 +37,6 @@ def _facts(family: Family) -> dict[str, Any]:
         "architectures": list(family.architectures),
         "GGUF architecture": family.arch,
         "rope scalings": sorted(family.rope_types),
-        "ONNX": family.arch in build.FAMILIES,
     }
     if family.rotate_half:
         facts["rows of q and k"] = "interleaved for llama.cpp"

@@ -67,10 +67,12 @@ class Engine(Protocol):
 
     roles: what it can do; apart: those of them that take a process of their own beside the one that generates
     extra: what installs its runtime
+    modules: what `run` imports in any case, so that a child can before it knows its artefact
     """
 
     name: str
     extra: str
+    modules: tuple[str, ...]
     roles: tuple[str, ...]
     apart: tuple[str, ...]
 

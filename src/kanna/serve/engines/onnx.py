@@ -16,6 +16,7 @@ _PIECE = 256
 class Onnx:
     name = "onnx"
     extra = "onnx"
+    modules = ("onnxruntime", "kanna.serve.engines._openai")
     roles = (GENERATE, SCORE)
     apart = ()
 
