@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ HALF_WINDOWED = tiny_models.Recipe(
     {"use_sliding_window": True, "sliding_window": 48, "max_window_layers": 1},
     tokenizer="qwen2",
 )
-RECIPES = tiny_models.RECIPES | {"qwen2-window": HALF_WINDOWED}
+OWN_FACTOR = replace(
+    (PHI := tiny_models.RECIPES["phi4-mini"]),
+    values=PHI.values | {"rope_parameters": PHI.values["rope_parameters"] | {"attention_factor": 1.5}},
+)
+RECIPES = tiny_models.RECIPES | {"qwen2-window": HALF_WINDOWED, "phi-factor": OWN_FACTOR}
 COVERED = {"llama", "mistral", "phi3", "qwen2"}
 """What another recipe does, and something beside it."""
 
