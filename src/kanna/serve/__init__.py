@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import KannaError, MissingError, UsageError
 
 if TYPE_CHECKING:
-    from kanna.serve.settings import ModelSpec
+    from kanna.serve.canary import CanarySpec
+    from kanna.serve.settings import ModelSpec, Settings
 
 __all__ = ["serve"]
 
@@ -75,15 +78,9 @@ def serve(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(f"the gateway needs {missing[0]}, which is not installed here", todo=INSTALL)
-    import uvicorn
-
-    from kanna.serve.app import create_app
-    from kanna.serve.canary import CanarySpec
-    from kanna.serve.metrics import Metrics
-    from kanna.serve.pool import Pool
-    from kanna.serve.settings import Limits, Settings, open_store
-    from kanna.serve.traces import Traces
-    from kanna.serve.wire import protocol
+    from kanna.serve import engines
+    from kanna.serve.launch import launch
+    from kanna.serve.settings import Limits, Settings
 
     settings = Settings(
         host=host,
@@ -103,30 +100,60 @@ def serve(
     specs = _specs(models, alias)
     _add_adapters(specs, adapter)
     tls = _tls(tls_cert, tls_key)
-    store = open_store(state)
-    if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
-        why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
-        raise UsageError(
-            f"every request will need a key ({why}), and there is none", expected="a key, or --open-to-all",
-            todo="kanna keys create --name NAME" + (f" --state {state}" if state else ""),
-        )  # fmt: skip
-    bound = _bind(host, port)
-    address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-    canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
-    pool = Pool(specs, settings, Metrics(), canaries)
-    tracer = Traces(traces) if traces else None
-    pool.prestart()
+    launched = launch(engines.for_artefact(specs[0].path).name)
     try:
-        told = (lambda: started(address)) if started else (lambda: None)
-        app = create_app(pool, store, settings, told, tracer)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-            http=protocol(settings.limits), ws="none", backlog=1024, **tls,
-        )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[bound])
+        from kanna.serve.canary import CanarySpec
+
+        canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
+        _run(specs, settings, canaries, tls, state, traces, started, launched)
     finally:
-        pool.kill()
-        store.close()
+        launched.kill()
+
+
+def _run(
+    specs: list[ModelSpec],
+    settings: Settings,
+    canaries: list[CanarySpec],
+    tls: dict[str, Any],
+    state: str | Path | None,
+    traces: str,
+    started: Callable[[str], None] | None,
+    launched: subprocess.Popen[bytes],
+) -> None:
+    """Serve with the engine of the first model in `launched`, which loads it while the rest is imported."""
+    from kanna.serve.metrics import Metrics
+    from kanna.serve.pool import Pool
+    from kanna.serve.settings import open_store
+
+    host = settings.host
+    with closing(open_store(state)) as store:
+        if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
+            why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
+            raise UsageError(
+                f"every request will need a key ({why}), and there is none", expected="a key, or --open-to-all",
+                todo="kanna keys create --name NAME" + (f" --state {state}" if state else ""),
+            )  # fmt: skip
+        bound = _bind(host, settings.port)
+        address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+        pool = Pool(specs, settings, Metrics(), canaries)
+        pool.prestart(launched)
+        try:
+            import uvicorn
+
+            from kanna.serve.app import create_app
+            from kanna.serve.traces import Traces
+            from kanna.serve.wire import protocol
+
+            tracer = Traces(traces) if traces else None
+            told = (lambda: started(address)) if started else (lambda: None)
+            app = create_app(pool, store, settings, told, tracer)
+            config = uvicorn.Config(
+                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
+                http=protocol(settings.limits), ws="none", backlog=1024, **tls,
+            )  # fmt: skip
+            uvicorn.Server(config).run(sockets=[bound])
+        finally:
+            pool.kill()
 
 
 def _specs(models: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSpec]:

@@ -20,6 +20,7 @@ INSTALL = "pip install xllamacpp"
 
 class Gguf:
     name = "gguf"
+    modules = ("xllamacpp",)
     roles = (GENERATE, EMBED, SCORE)
     apart = (EMBED, SCORE)
 

@@ -15,6 +15,7 @@ _PIECE = 512
 
 class Mlx:
     name = "mlx"
+    modules = ("mlx_lm", "kanna.serve.engines._openai")
     roles = (GENERATE, SCORE)
     apart = ()
 

@@ -15,6 +15,7 @@ _PIECE = 256
 
 class Onnx:
     name = "onnx"
+    modules = ("onnxruntime", "kanna.serve.engines._openai")
     roles = (GENERATE, SCORE)
     apart = ()
 
