@@ -32,7 +32,7 @@ LOAD_TIMEOUT = 600.0
 _QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-class _Run:
+class Run:
     """One life of the process. Its futures are of threads, so that it may start before there is an event loop."""
 
     def __init__(self, config: EngineConfig) -> None:
@@ -86,7 +86,7 @@ class EngineProcess:
         self.restarts = 0
         self.reason = ""
         self.on_death = on_death
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -101,7 +101,7 @@ class EngineProcess:
     def spawn(self) -> None:
         """Start the process; needs no event loop."""
         self.state = "starting" if self.restarts == 0 else "restarting"
-        self._run = _Run(self.config)
+        self._run = Run(self.config)
 
     def supervise(self, session: aiohttp.ClientSession) -> None:
         """Watch the process from now on."""
@@ -175,12 +175,12 @@ class EngineProcess:
             self.spawn()
 
     @staticmethod
-    def _complaint(run: _Run) -> list[str]:
+    def _complaint(run: Run) -> list[str]:
         lines = [line for line in run.tail if line.strip()]
         telling = [line for line in lines if "error" in line.lower() or line.startswith("kanna:")]
         return (telling or lines)[-1:]
 
-    async def _answers(self, session: aiohttp.ClientSession, run: _Run) -> None:
+    async def _answers(self, session: aiohttp.ClientSession, run: Run) -> None:
         """Until `/health` says yes."""
         while not run.ended.done():
             if await self._healthy(session):
@@ -196,7 +196,7 @@ class EngineProcess:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             return False
 
-    async def _until_end(self, session: aiohttp.ClientSession, run: _Run) -> None:
+    async def _until_end(self, session: aiohttp.ClientSession, run: Run) -> None:
         """Until the process has ended; one that no longer answers is killed."""
         ended = asyncio.ensure_future(asyncio.wrap_future(run.ended))
         silent = 0
