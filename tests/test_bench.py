@@ -100,7 +100,8 @@ def test_every_runtime_fills_the_same_fields(llama: Path) -> None:
     convert(llama, llama.parent / "one.gguf", encoding="q8_0", overwrite=True)
     convert(llama, llama.parent / "one-mlx", preset="mlx:q8", overwrite=True)
     rows = bench(
-        [llama.parent / "one.gguf", llama.parent / "one-mlx", llama], prompt_tokens=16, gen_tokens=4, repeat=1, threads=1
+        [llama.parent / "one.gguf", llama.parent / "one-mlx", llama],
+        prompt_tokens=16, gen_tokens=4, repeat=1, threads=1,
     )
     assert [r.runtime for r in rows] == ["llamacpp", "mlx", "torch"]
     told = [r.to_dict() for r in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,5 +38,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         numbers = [str(model.get(n, "")) for n in ("running", "waiting", "restarts")]
         canary = model.get("canary")
         state = model["state"] + (f", canary {canary['state']}" if canary else "")
-        found.add_row(model["name"], model["engine"], state, memory, *numbers, model["path"])
+        engine = Path(model.get("program") or model["engine"]).name
+        found.add_row(model["name"], engine, state, memory, *numbers, model["path"])
     screen.print(found)
