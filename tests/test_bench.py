@@ -99,10 +99,8 @@ def test_every_runtime_fills_the_same_fields(llama: Path) -> None:
     pytest.importorskip("llama_cpp")
     convert(llama, llama.parent / "one.gguf", encoding="q8_0", overwrite=True)
     convert(llama, llama.parent / "one-mlx", preset="mlx:q8", overwrite=True)
-    rows = bench(
-        [llama.parent / "one.gguf", llama.parent / "one-mlx", llama],
-        prompt_tokens=16, gen_tokens=4, repeat=1, threads=1,
-    )
+    paths = [llama.parent / "one.gguf", llama.parent / "one-mlx", llama]
+    rows = bench(paths, prompt_tokens=16, gen_tokens=4, repeat=1, threads=1)
     assert [r.runtime for r in rows] == ["llamacpp", "mlx", "torch"]
     told = [r.to_dict() for r in rows]
     assert all(set(t) == set(told[0]) for t in told)
