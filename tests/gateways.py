@@ -87,7 +87,7 @@ def until(what: Any, seconds: float = 10.0) -> None:
 
 @contextmanager
 def local(
-    model: Path, folder: Path, *, slots: int = 2, replay: bool = True, canary: str = "",
+    model: Path, folder: Path, *, slots: int = 2, replay: bool = True, canary: str = "", slowdown: float = 5.0,
     told: dict[str, Any] | None = None, **limits: Any,
 ) -> Iterator[Local]:  # fmt: skip
     """A gateway in front of the replay engine, or of the model's real one; `told`: more of its settings."""
@@ -97,7 +97,7 @@ def local(
     }  # fmt: skip
     settings = Settings(**usual | (told or {}))
     store = Store(folder / "keys.sqlite")
-    canaries = [CanarySpec.parse(canary, "m", 0.8, 5.0)] if canary else []
+    canaries = [CanarySpec.parse(canary, "m", 0.8, slowdown)] if canary else []
     pool = Pool([ModelSpec(name="m", path=model)], settings, Metrics(), canaries)
     up = threading.Event()
     with closing(socket.socket()) as bound:

@@ -251,9 +251,11 @@ class Pool:
         return backend
 
     async def drop_extra(self, label: str) -> None:
-        if backend := self.extra.pop(label, None):
+        """Take it out when its last request has ended; until then it takes memory, and is counted."""
+        if backend := self.extra.get(label):
             await backend.drained()
             await backend.stop()
+            self.extra.pop(label, None)
 
     # Memory
 

@@ -31,7 +31,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import table
     from kanna.units import format_size
 
-    found = table("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "path")
+    found = table("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "artefact")
+    for column in found.columns[:3]:
+        column.no_wrap = True  # names that are cut say nothing
     for model in data["models"]:
         loaded = model["state"] != "not loaded"
         memory = format_size(model.get("resident") or model["bytes"]) if loaded else f"({format_size(model['bytes'])})"
@@ -39,5 +41,5 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         canary = model.get("canary")
         state = model["state"] + (f", canary {canary['state']}" if canary else "")
         engine = Path(model.get("program") or model["engine"]).name
-        found.add_row(model["name"], engine, state, memory, *numbers, model["path"])
+        found.add_row(model["name"], engine, state, memory, *numbers, Path(model["path"]).name)
     screen.print(found)
