@@ -133,7 +133,7 @@ def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
     kl = ours.judge.kl(theirs)
     row: dict[str, Any] = {"MB": nbytes(theirs) / 1e6, f"KL {who}": folders.mean(kl)}
     if not ours.work.options.no_values:
-        values = ours.write(like(theirs), theirs.parent / "values")
+        values = ours.write(like(theirs, ours.bench.work(theirs, preset="int4").tied), theirs.parent / "values")
         row |= {"MB values": nbytes(values) / 1e6, "KL values": folders.mean(ours.judge.kl(values))}
         row["values ÷"] = row["KL values"] / row[f"KL {who}"]
         shutil.rmtree(values)
@@ -208,11 +208,15 @@ def nbytes(folder: Path) -> int:
     return folders.nbytes(folder, "model.onnx*")
 
 
-def like(folder: Path) -> Plan:
-    """The plan a folder was made by: every node's bits, group, zero, scale and arithmetic."""
+def like(folder: Path, tied: bool) -> Plan:
+    """The plan a folder was made by: every node's bits, group, zero, scale and arithmetic.
+
+    tied: head and embedding are one matrix of the source; they stay one where the folder has them both in codes.
+    """
     import onnx
 
     graph: Any = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    one = tied and any(node.op_type == "GatherBlockQuantized" for node in graph.node)
     rules: list[RuleModel] = []
     for node in graph.node:
         if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
@@ -225,6 +229,8 @@ def like(folder: Path) -> Plan:
         }
         how["accuracy"] = 4 if has.get("accuracy_level") == 4 else 0
         parts = node.name.split("/")
+        if parts[1] == "lm_head" and one:
+            continue
         if parts[1] == "lm_head":
             rules.append(RuleModel(pattern="^output.weight$", **how))
         elif parts[2] == "embed_tokens":
