@@ -14,7 +14,7 @@ from kanna.plan.file import Plan, RuleModel
 
 PRESETS = {
     "int4": "4 bits in groups of 32, the head and the embedding in 8",
-    "int4-mixed": "the same, with 8 bits for the values and the way down in the first, the last and every third layer",
+    "int4-mixed": "4 bits in groups of 32; 8 for head, embedding, and values and the way down in some layers",
     "w8": "8 bits in groups of 32",
 }
 EXACT, INT8 = 0, 4
