@@ -39,9 +39,6 @@ class ToNBits:
     late_hashes = False
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        for name, value in (("imatrix", request.imatrix), ("split-max-size", request.split_max_size)):
-            if value is not None:
-                raise UsageError(f"--{name} has no use for onnx", expected="none of it")
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-onnx")
         given = informed(source, model, request)
@@ -49,9 +46,8 @@ class ToNBits:
         self.plan = self._plan()
         presets.check_encodings(self.plan)
         config, self.tensors, self.files = families.to_hf(model)
-        windowed = model.config.get("use_sliding_window", True)  # of Qwen 2, which names a window it does not use
-        build.preflight(model.family, config, self.tensors, model.config.get("sliding_window") if windowed else None)
-        self.config = config | {"torch_dtype": "float32"}
+        build.preflight(config, self.tensors)
+        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
         self.ours = dict(zip(self.tensors, (n for n in model.tensors if n not in COMPUTED), strict=True))
         # Ties that the plan cuts: the head becomes a tensor of its own.
         self.tied = HEAD not in model.tensors
@@ -152,7 +148,10 @@ class ToNBits:
             file_bytes=sum(sizes.values()),
             preset=self.plan.name,
             command=self.command,
-            notes=[*self.model.notes, "the graph and its tables of angles come on top of these bytes"],
+            notes=[
+                *build.notes(self.model, self.config),
+                "the graph and its tables of angles come on top of these bytes",
+            ],
         )
         total = sum(num_weights(e.tensor) for e in entries if not (self.cut and e.name == HEAD))
         rows = [row | {"bytes": sizes[row["name"]]} for row in result.tensors]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,12 +15,14 @@ from urllib.parse import urlsplit
 from kanna.errors import KannaError, MissingError, UsageError
 
 if TYPE_CHECKING:
+    from kanna.serve.guard.store import Store
     from kanna.serve.pool import Pool
     from kanna.serve.settings import ModelSpec, Settings
 
 __all__ = ["serve"]
 
 AUTO, NEVER = "auto", "never"
+EXTRA = "serve"
 INSTALL = "pip install 'kanna[serve]'"
 _NEEDED = ("aiohttp", "fastapi", "prometheus_client", "uvicorn")
 
@@ -61,13 +65,17 @@ def serve(
     alias:       another name for the first model, or ALIAS=NAME
     host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in every request
     context:     tokens of one request; parallel: requests an engine computes together
+    threads:     of each engine; None: one per physical core
+    gpu_layers:  layers of a GGUF on the GPU; None: all of them where there is one
     memory:      bytes all engines together may take; None: 80 % of what is free
     adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1 until switched
     draft:       small GGUF files of the same vocabulary that guess ahead (speculative decoding), named as adapters are
     tls_cert, tls_key: files of the certificate chain and its key, in PEM
     canary:      [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It is taken back by
-                 itself when fewer next tokens than canary_agreement agree with the model's, when its median time is
-                 more than canary_slowdown of the model's, when it fails three times in a row, or does not load
+                 itself when too few next tokens agree, when it is too slow, when it fails three times in a row, or
+                 does not load
+    canary_agreement: share of next tokens that must agree with the model's
+    canary_slowdown: times the model's median time that a canary's may be
     llama_server: a native program that runs GGUF files in place of xllamacpp; `auto`: the faster of xllamacpp and a
                  `llama-server` on the PATH, measured once; `never`: xllamacpp
     max_tokens:  most new tokens of one answer; 0: what the context holds
@@ -85,15 +93,7 @@ def serve(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(f"the gateway needs {missing[0]}, which is not installed here", todo=INSTALL)
-    import uvicorn
-
-    from kanna.serve.app import create_app
-    from kanna.serve.canary import CanarySpec
-    from kanna.serve.metrics import Metrics
-    from kanna.serve.pool import Pool
     from kanna.serve.settings import Limits, Settings, open_store
-    from kanna.serve.traces import Traces
-    from kanna.serve.wire import protocol
 
     settings = Settings(
         host=host,
@@ -119,32 +119,57 @@ def serve(
             raise UsageError(f"{spec.name} has two draft models: {spec.draft} and {file}", expected="one")
         spec.draft = file
     tls = _tls(tls_cert, tls_key)
-    store = open_store(state)
+    with _launched(specs[0]) as engine, closing(open_store(state)) as store:
+        from kanna.serve.canary import CanarySpec
+        from kanna.serve.metrics import Metrics
+        from kanna.serve.pool import Pool
+
+        _check_keys(settings, store, state)
+        bound = _bind(host, port)
+        address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+        canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
+        pool = Pool(specs, settings, Metrics(), canaries)
+        if llama_server == AUTO:
+            _choose_llama(pool, settings, state, remark)
+        pool.prestart(engine)
+        try:
+            import uvicorn
+
+            from kanna.serve.app import create_app
+            from kanna.serve.traces import Traces
+            from kanna.serve.wire import protocol
+
+            told = (lambda: started(address)) if started else (lambda: None)
+            app = create_app(pool, store, settings, told, Traces(traces) if traces else None)
+            config = uvicorn.Config(
+                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
+                http=protocol(settings.limits), ws="none", backlog=1024, **tls,
+            )  # fmt: skip
+            uvicorn.Server(config).run(sockets=[bound])
+        finally:
+            pool.kill()
+
+
+@contextmanager
+def _launched(spec: ModelSpec) -> Generator[subprocess.Popen[bytes]]:
+    """The process of a model's engine: it starts up, and loads the model, while the gateway imports the rest."""
+    from kanna.serve import engines
+    from kanna.serve.launch import launch
+
+    process = launch(engines.for_artefact(spec.path).name)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def _check_keys(settings: Settings, store: Store, state: str | Path | None) -> None:
     if settings.keys_needed and not any(k.revoked is None for k in store.listed()):
-        why = "--keys was given" if settings.loopback else f"{host} is not a loopback address"
+        why = "--keys was given" if settings.loopback else f"{settings.host} is not a loopback address"
         raise UsageError(
             f"every request will need a key ({why}), and there is none", expected="a key, or --open-to-all",
             todo="kanna keys create --name NAME" + (f" --state {state}" if state else ""),
         )  # fmt: skip
-    bound = _bind(host, port)
-    address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
-    canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]
-    pool = Pool(specs, settings, Metrics(), canaries)
-    if llama_server == AUTO:
-        _choose_llama(pool, settings, state, remark)
-    tracer = Traces(traces) if traces else None
-    pool.prestart()
-    try:
-        told = (lambda: started(address)) if started else (lambda: None)
-        app = create_app(pool, store, settings, told, tracer)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=5,
-            http=protocol(settings.limits), ws="none", backlog=1024, **tls,
-        )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[bound])
-    finally:
-        pool.kill()
-        store.close()
 
 
 def _program(given: str | Path) -> str | None:

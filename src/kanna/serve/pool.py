@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -100,11 +101,11 @@ class Pool:
 
     # Life
 
-    def prestart(self) -> None:
-        """Start the first model before there is an event loop: it loads while the gateway imports."""
+    def prestart(self, launched: subprocess.Popen[bytes] | None = None) -> None:
+        """Start the first model before there is an event loop, in that process: it loads while the gateway imports."""
         first = next(iter(self.models.values()))
         first.backend = Backend(self.config(first.spec, first.engine), self.settings.limits, self.metrics)
-        first.backend.main.spawn()
+        first.backend.main.spawn(launched)
 
     def start(self, session: aiohttp.ClientSession) -> None:
         self.session = session

@@ -69,9 +69,13 @@ class Engine(Protocol):
     """One kind of artefact. Everything but `run` happens in the gateway and must not load a model.
 
     roles: what it can do; apart: those of them that take a process of their own beside the one that generates
+    extra: what installs its runtime
+    modules: what `run` imports in any case, so that a child can before it knows its artefact
     """
 
     name: str
+    extra: str
+    modules: tuple[str, ...]
     roles: tuple[str, ...]
     apart: tuple[str, ...]
 

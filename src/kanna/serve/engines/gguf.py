@@ -21,6 +21,8 @@ INSTALL = "pip install xllamacpp"
 
 class Gguf:
     name = "gguf"
+    extra = "serve"
+    modules = ("xllamacpp",)
     roles = (GENERATE, EMBED, SCORE)
     apart = (EMBED, SCORE)
 
