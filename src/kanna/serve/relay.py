@@ -182,6 +182,8 @@ async def send(backend: Backend, path: str, body: dict[str, Any], process: Engin
         said, kind = error["message"], error.get("type")
     except (ValueError, KeyError, TypeError):
         said = text[:300]
+    if "initialize samplers" in str(said):
+        said = f"llama.cpp cannot hold this answer to a schema; a file without a chat template is one cause ({said})"
     if kind == TOO_LONG:
         raise ApiError(400, str(said), code="context_length_exceeded")
     if answer.status < 500 or path == "/detokenize":  # llama.cpp fails at ids that it does not have
