@@ -95,12 +95,11 @@ def make(
         same = _is_same(path, row, model, hashes, how)
     if same:
         row.reused = True
-        row.file_bytes = file_bytes(path)
     else:
-        done = convert(source, path, threads=threads, overwrite=True, progress=bar, **how)
-        row.file_bytes, row.seconds = done.file_bytes, done.seconds
+        row.seconds = convert(source, path, threads=threads, overwrite=True, progress=bar, **how).seconds
         if in_folder and kept is not None:
             kept.put(str(path), "made", {}, row.command)
+    row.file_bytes = file_bytes(path)  # of a folder, its tokenizer too: that of a GGUF is inside
     row.command += f" -o {shlex.quote(path.name)}"
 
 

@@ -40,8 +40,8 @@ def family_of(config: dict[str, Any]) -> tuple[str, Family]:
         raise UnsupportedError(
             f"{', '.join(found)} is an encoder: it makes vectors, and no text",
             expected="a model that generates text",
-            todo="encoders go to ONNX: kanna convert SRC -o folder --preset onnx:int8, then kanna verify SRC folder and "
-            "kanna bench folder",
+            todo="encoders go to ONNX: kanna convert SRC -o folder --preset onnx:int8, then kanna verify SRC folder "
+            "and kanna bench folder",
         )
     known = sorted(a for name in names() for a in get(name).architectures)
     what = f"architecture {', '.join(found)}" if found else f"model type {config.get('model_type')!r}"
