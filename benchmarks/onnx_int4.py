@@ -1,6 +1,8 @@
 """4-bit ONNX at equal bytes: kanna beside the int4 of onnxruntime-genai's model builder, with all of its algorithms.
 
-    python benchmarks/onnx_int4.py --model dithered          # or widened, stories
+    python benchmarks/onnx_int4.py --model dithered          # or widened, stories, gemma3
+    python benchmarks/onnx_int4.py --model dithered --speed  # decoding, of the folders that the first run leaves
+    python benchmarks/onnx_int4.py --model dithered --memory # building, beside the builder alone
 
 Every folder is judged in stock onnxruntime on the same held-out text, against the float32 graph in the same
 onnxruntime. `values`: the peer's own widths, groups and scales, our values (method gptq). `plan`: our allocation, of no
@@ -10,39 +12,30 @@ five kinds of text counts.
 
 from __future__ import annotations
 
-import argparse
-import json
+import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import models
+import folders
 import numpy as np
 import peers
 
-import kanna
-from kanna import families, statistics
-from kanna.calibrate import HELD_TEXT, gradients, texts
-from kanna.calibrate.windows import cut
+from kanna import statistics
+from kanna.calibrate import HELD_TEXT
 from kanna.convert.base import Running
-from kanna.evaluate.divergence import compare
-from kanna.fetch import cache_dir, wikitext
 from kanna.optimize import onnx
 from kanna.optimize.measure import measure
 from kanna.optimize.onnx_probe import judge, probe
 from kanna.optimize.search import Wishes
 from kanna.plan import Plan, RuleModel
 from kanna.progress import Silent
-from kanna.sources import open_source
 
-BUILD = "import sys, kanna; kanna.convert(sys.argv[1], sys.argv[2], preset='onnx:int4')"
 ALGORITHMS = ("default", "rtn", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed", "k_quant_linear")
-TOKENS = 24_576
-TEXT = Path(__file__).parent / "text"
-DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
-WINDOW = 512
 _PARTS = {
     "qkv_proj": ("attn_q", "attn_k", "attn_v"), "q_proj": ("attn_q",), "k_proj": ("attn_k",), "v_proj": ("attn_v",),
     "o_proj": ("attn_output",), "gate_proj": ("ffn_gate",), "up_proj": ("ffn_up",), "down_proj": ("ffn_down",),
@@ -50,75 +43,54 @@ _PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="dithered")
-    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="those that fail are left out")
-    parser.add_argument("--windows", type=int, default=2, help="of 512 tokens, of each kind of text")
+    parser = folders.arguments(__doc__)
+    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="those that fail are named and left out")
     parser.add_argument(
         "--embedding", action="store_true", help="the builder's embedding in 4 bits, where it is not tied"
     )
-    parser.add_argument("--values", action="store_true", help="also the builder's own widths with our values")
+    parser.add_argument("--no-values", action="store_true", help="not the builder's own widths with our values")
     parser.add_argument("--fast", action="store_true", help="trust predictions: no probes in onnxruntime")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--speed", action="store_true", help="time the decoding of folders an earlier run left")
+    parser.add_argument("--memory", action="store_true", help="time and peak memory of building, by turns")
+    parser.add_argument("--rounds", type=int, default=9, help="of timing")
     options = parser.parse_args()
-    path = getattr(models, options.model)()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        text = windows(path, options)
-        made = Ours(path, folder, calibration(folder) if options.model == "stories" else None, options)
-        judge = Judge(made.bench.graph, text)
-        hugging = folder / "source"
-        kanna.convert(path, hugging, format="safetensors", encoding="f16")
-        rows: list[dict[str, object]] = []
-        for algorithm in options.algorithms.split(","):
-            theirs = folder / algorithm
-            try:
-                run = peers.run(builder(hugging, theirs, folder / "cache", algorithm, options.embedding))
-            except RuntimeError as error:
-                print(f"{algorithm}: {str(error).strip().splitlines()[-1]}", flush=True)
-                continue
-            row: dict[str, object] = {"builder": algorithm, "MB": nbytes(theirs) / 1e6, "KL builder": judge.kl(theirs)}
-            folders = {"plan": made.plan(sum(p.stat().st_size for p in theirs.iterdir()), folder / "plan")}
-            if options.values:
-                folders["values"] = made.write(like(theirs), folder / "values")
-            for kind, one in folders.items():
-                row |= {f"MB {kind}": nbytes(one) / 1e6, f"KL {kind}": judge.kl(one)}
-                row[f"{kind} ÷"] = float(str(row[f"KL {kind}"])) / float(str(row["KL builder"]))
-            theirs_ms, ours_ms = decode([theirs, folders["plan"]])
-            row |= {"speed ÷": theirs_ms / ours_ms, "s builder": run.seconds, "GB builder": run.anonymous / 1e9}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    peers.report(rows, options.json)
+    work = folders.Work(options, "onnxruntime", "onnxruntime-genai")
+    chosen = options.algorithms.split(",")
+    if options.memory:
+        rows = [building(work, options.rounds)]
+    elif options.speed:
+        made = [name for name in chosen if (work.folder / "onnx" / name / "plan").exists()]
+        rows = [decoding(work.folder / "onnx" / name, name, options) for name in made]
+    else:
+        ours = Ours(work)
+        found = [work.kept(f"onnx/{name}", algorithm, ours, name) for name in chosen]
+        rows = [row for row in found if "KL builder" in row]
+        for row in found:
+            if "KL builder" not in row:
+                print(f"{row['builder']}: {row['failed']}\n")
+    peers.report(rows if options.json else folders.table(rows), options.json)
 
 
 class Ours:
     """Our side: one calibration, one table of costs, one float graph for every size."""
 
-    def __init__(self, path: Path, folder: Path, calibration_: Path | None, options: argparse.Namespace) -> None:
-        self.running = Running(threads=options.threads, overwrite=True, nonfinite="refuse", progress=Silent())
-        source = open_source(path)
-        model = families.load_model(source)
-        stats = cache_dir() / "benchmarks" / f"{path.stem}.onnx" / "statistics"
-        stats.parent.mkdir(parents=True, exist_ok=True)
-        given = [calibration_] if calibration_ else None
-        kanna.calibrate(path, stats, calibration=given)
-        read = cut(texts.documents(given, model)[0], model, tokens=TOKENS)
-        gradients.gradients(model, read, stats, statistics.read(stats).sha256, device=None, progress=Silent())
-        peak = peers.run([sys.executable, "-c", BUILD, str(path), str(folder / "fp32")])
-        print(f"onnx:int4, everything in one: {peak.seconds:.0f} s, {peak.anonymous / 1e9:.2f} GB", flush=True)
-        graph = onnx.build(source, model, stats.parent, self.running)
-        self.bench = onnx.Bench(source=source, model=model, graph=graph, statistics=stats)
+    def __init__(self, work: folders.Work) -> None:
+        self.work, options = work, work.options
+        self.running = Running(threads=work.threads, overwrite=True, nonfinite="refuse", progress=Silent())
+        stats, model = work.statistics(), work.model
+        graph = onnx.build(work.source, model, work.folder, self.running)
+        self.bench = onnx.Bench(source=work.source, model=model, graph=graph, statistics=stats)
+        self.judge = folders.Graphs(work, graph)
         costs = measure(
-            model, statistics.read(stats), stats.parent / "measure.json", threads=options.threads, progress=Silent(),
+            model, statistics.read(stats), stats / "measure-onnx.json", threads=work.threads, progress=Silent(),
             kinds=onnx.CANDIDATES, seen=onnx.seen,
         )  # fmt: skip
         scale: dict[str, float] = {}
         if not options.fast:
-            score = judge(self.bench, (stats / HELD_TEXT).read_text(), threads=options.threads)
-            scale = probe(costs, score, stats.parent / "probe.json", write=self.write, progress=Silent())
+            score = judge(self.bench, (stats / HELD_TEXT).read_text(), threads=work.threads)
+            scale = probe(costs, score, stats / "probe-onnx.json", write=self.write, progress=Silent())
         wishes = Wishes(kept="f32", names=onnx.CANDIDATES)
-        self.choices = onnx.choices(self.bench.work(folder, preset="int4"), costs, wishes, scale)
+        self.choices = onnx.choices(self.bench.work(work.folder / "made", preset="int4"), costs, wishes, scale)
 
     def write(self, plan: Plan | Path, out: Path) -> Path:
         self.bench.work(out, plan=plan).write_from(self.bench.graph, self.running)
@@ -131,39 +103,7 @@ class Ours:
         return self.write(file, out)
 
 
-def calibration(folder: Path) -> Path:
-    """The first half of the stories that stories15M tells; the second is judged on."""
-    told = models.stories_text().read_text()
-    path = folder / "stories.txt"
-    path.write_text(told[: len(told) // 2])
-    return path
-
-
-def decode(folders: list[Path]) -> list[float]:
-    """Processor milliseconds per token of greedy decoding in onnxruntime-genai, one thread: the best of six rounds."""
-    import onnxruntime_genai as genai
-
-    loaded: list[Any] = []
-    for folder in folders:
-        config = genai.Config(str(folder))
-        config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}')
-        loaded.append(genai.Model(config))
-    best = [float("inf")] * len(folders)
-    for _ in range(6):
-        for k, model in enumerate(loaded):
-            options = genai.GeneratorParams(model)
-            options.set_search_options(max_length=96, min_length=96, do_sample=False)
-            generator = genai.Generator(model, options)
-            generator.append_tokens(np.array([1, 5, 9, 11, 13, 17, 20, 22], np.int32))
-            generator.generate_next_token()
-            start = time.process_time()
-            for _ in range(60):
-                generator.generate_next_token()
-            best[k] = min(best[k], (time.process_time() - start) / 60 * 1e3)
-    return best
-
-
-def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: bool) -> list[str | Path]:
+def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: bool = False) -> list[str | Path]:
     """Command of the model builder's own int4."""
     more = ["op_types_to_quantize=MatMul/Gather"] if embedding else []
     return [
@@ -172,16 +112,111 @@ def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: boo
     ]  # fmt: skip
 
 
+def algorithm(ours: Ours, name: str) -> dict[str, Any]:
+    """The row of one algorithm of the builder; why there is none where it fails."""
+    work = ours.work
+    folder = work.folder / "onnx" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    theirs = folder / "theirs"
+    command = builder(work.hugging(), theirs, work.folder / "cache", name, work.options.embedding)
+    try:
+        run = peers.run(command)
+    except RuntimeError as error:
+        shutil.rmtree(folder)
+        return {"builder": name, "failed": str(error).strip().splitlines()[-1]}
+    return {"builder": name} | beside(ours, theirs, "builder") | {"s builder": run.seconds}
+
+
+def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
+    """What a peer's folder costs, and what the same bytes cost us; `plan` is left beside it."""
+    kl = ours.judge.kl(theirs)
+    row: dict[str, Any] = {"MB": nbytes(theirs) / 1e6, f"KL {who}": folders.mean(kl)}
+    if not ours.work.options.no_values:
+        values = ours.write(like(theirs, ours.bench.work(theirs, preset="int4").tied), theirs.parent / "values")
+        row |= {"MB values": nbytes(values) / 1e6, "KL values": folders.mean(ours.judge.kl(values))}
+        row["values ÷"] = row["KL values"] / row[f"KL {who}"]
+        shutil.rmtree(values)
+    start = time.perf_counter()
+    planned = ours.plan(sum(p.stat().st_size for p in theirs.iterdir()), theirs.parent / "plan")
+    spent = time.perf_counter() - start
+    found = ours.judge.kl(planned)
+    row |= {"MB plan": nbytes(planned) / 1e6, "KL plan": folders.mean(found)}
+    row |= {"plan ÷": row["KL plan"] / row[f"KL {who}"], "s plan": spent, "by text": {who: kl, "plan": found}}
+    return row
+
+
+def building(work: folders.Work, rounds: int) -> dict[str, Any]:
+    """Both from the same folder to int4, by turns: every process of a command counts, at the same moment."""
+    out, hugging = work.folder / "made", work.hugging()
+    commands = {
+        "builder": builder(hugging, out, work.folder / "cache", "rtn_last"),
+        "kanna": peers.kanna("convert", hugging, "-o", out, "--preset", "onnx:int4"),
+    }
+    runs: dict[str, list[peers.Run]] = {who: [] for who in commands}
+    for _ in range(rounds):
+        for who, command in commands.items():
+            shutil.rmtree(out, ignore_errors=True)
+            runs[who].append(peers.run(command, tree=True))
+    shutil.rmtree(out)
+    rows = {who: {k: median(asdict(r)[k] for r in every) for k in asdict(every[0])} for who, every in runs.items()}
+    theirs, mine = rows["builder"], rows["kanna"]
+    return {
+        "MB builder": theirs["anonymous"] / 1e6, "MB kanna": mine["anonymous"] / 1e6,
+        "memory ÷": mine["anonymous"] / theirs["anonymous"], "resident ÷": mine["resident"] / theirs["resident"],
+        "s builder": theirs["seconds"], "s kanna": mine["seconds"], "CPU s builder": theirs["cpu"],
+        "CPU s kanna": mine["cpu"],
+    }  # fmt: skip
+
+
+def decoding(folder: Path, name: str, options: Any) -> dict[str, Any]:
+    """Greedy decoding of the peer's folder and of ours, by turns."""
+    theirs, ours = decode([folder / "theirs", folder / "plan"], options.threads, options.rounds)
+    return {
+        "builder": name, "MB": nbytes(folder / "theirs") / 1e6, "MB plan": nbytes(folder / "plan") / 1e6,
+        "ms builder": theirs, "ms plan": ours, "speed ÷": theirs / ours,
+    }  # fmt: skip
+
+
+def decode(made: Sequence[Path], threads: int, rounds: int) -> list[float]:
+    """Median milliseconds per token of greedy decoding in onnxruntime-genai, by turns, 64 tokens a turn."""
+    import onnxruntime_genai as genai
+
+    loaded: list[Any] = []
+    for folder in made:
+        config = genai.Config(str(folder))
+        config.overlay(f'{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": {threads}}}}}}}}}')
+        loaded.append(genai.Model(config))
+    taken: list[list[float]] = [[] for _ in made]
+    for turn in range(rounds + 1):
+        for times, model in zip(taken, loaded, strict=True):
+            options = genai.GeneratorParams(model)
+            options.set_search_options(max_length=96, min_length=96, do_sample=False)
+            generator = genai.Generator(model, options)
+            generator.append_tokens(np.array([1, 5, 9, 11, 13, 17, 20, 22], np.int32))
+            generator.generate_next_token()
+            start = time.perf_counter()
+            for _ in range(64):
+                generator.generate_next_token()
+            if turn:  # the first warms up
+                times.append((time.perf_counter() - start) / 64 * 1e3)
+    return [median(times) for times in taken]
+
+
 def nbytes(folder: Path) -> int:
     """Bytes of the graph and its data: the tokenizer's files are the same on both sides."""
-    return sum(p.stat().st_size for p in folder.iterdir() if p.name.startswith("model.onnx"))
+    return folders.nbytes(folder, "model.onnx*")
 
 
-def like(folder: Path) -> Plan:
-    """The plan a folder was made by: every node's bits, group, zero, scale and arithmetic."""
+def like(folder: Path, tied: bool) -> Plan:
+    """The plan a folder was made by: every node's bits, group, zero, scale and arithmetic.
+
+    tied: head and embedding are one matrix of the source; they stay one where the folder has them both in codes.
+    """
     import onnx
 
     graph: Any = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    one = tied and any(node.op_type == "GatherBlockQuantized" for node in graph.node)
     rules: list[RuleModel] = []
     for node in graph.node:
         if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
@@ -194,6 +229,8 @@ def like(folder: Path) -> Plan:
         }
         how["accuracy"] = 4 if has.get("accuracy_level") == 4 else 0
         parts = node.name.split("/")
+        if parts[1] == "lm_head" and one:
+            continue
         if parts[1] == "lm_head":
             rules.append(RuleModel(pattern="^output.weight$", **how))
         elif parts[2] == "embed_tokens":
@@ -202,69 +239,6 @@ def like(folder: Path) -> Plan:
             layer, part = parts[2].removeprefix("layers."), parts[4]
             rules += [RuleModel(pattern=rf"^blk\.{layer}\.{p}\.weight$", **how) for p in _PARTS[part]]
     return Plan(name="peer", encoding="f32", rules=rules)
-
-
-def windows(source: Path, options: argparse.Namespace) -> dict[str, list[np.ndarray]]:
-    """Token ids of the held-out text by kind."""
-    import tokenizers
-
-    model = families.load_model(open_source(source))
-    tokenizer = tokenizers.Tokenizer.from_str(families.to_hf(model)[2]["tokenizer.json"].decode())
-    found: dict[str, list[np.ndarray]] = {}
-    length = min(WINDOW, int(model.meta("{arch}.context_length")))
-    for domain in ("stories",) if options.model == "stories" else DOMAINS:
-        if domain == "stories":
-            told = models.stories_text().read_text()
-            text = told[len(told) // 2 :]
-        elif domain == "wikitext":
-            text = wikitext("test").read_text()
-        elif domain.endswith(".jsonl"):
-            lines = [json.loads(line)["messages"] for line in (TEXT / domain).read_text().splitlines()]
-            text = "\n\n".join(texts.conversation(messages, model) for messages in lines)
-        else:
-            text = (TEXT / domain).read_text()
-        ids = np.array(tokenizer.encode(text[: 40_000 * options.windows], add_special_tokens=False).ids)
-        count = (5 if domain == "stories" else 1) * options.windows
-        found[domain] = [ids[i * length : (i + 1) * length] for i in range(min(count, len(ids) // length))]
-    return found
-
-
-class Judge:
-    """Mean KL divergence of a folder's logits from those of the float32 graph; both in stock onnxruntime."""
-
-    def __init__(self, exact: Path, text: dict[str, list[np.ndarray]]) -> None:
-        self.text = text
-        self.exact = self._logits(exact)
-
-    def _logits(self, folder: Path) -> dict[str, list[np.ndarray]]:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
-        decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
-        empty = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
-        past = {i.name: empty for i in session.get_inputs() if i.name.startswith("past")}
-
-        def read(ids: np.ndarray) -> np.ndarray:
-            feed = {"input_ids": ids[None].astype(np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)}
-            return session.run(["logits"], feed | past)[0][0][len(ids) // 2 : -1].astype(np.float32)
-
-        return {domain: [read(ids) for ids in every] for domain, every in self.text.items()}
-
-    def by_domain(self, folder: Path) -> dict[str, float]:
-        found: dict[str, float] = {}
-        made = self._logits(folder)
-        for domain, every in self.text.items():
-            scores: list[float] = []
-            for ids, exact, logits in zip(every, self.exact[domain], made[domain], strict=True):
-                _, (one,) = compare(exact, [logits], ids[len(ids) // 2 + 1 :], threads=2)
-                scores.append(float(one.kl.mean()))
-            found[domain] = float(np.mean(scores))
-        return found
-
-    def kl(self, folder: Path) -> float:
-        return float(np.mean(list(self.by_domain(folder).values())))
 
 
 if __name__ == "__main__":

@@ -62,21 +62,24 @@ def tool(name: str) -> Path:
     return program
 
 
-def run(command: list[str | Path]) -> Run:
-    """Run a command and watch its memory 100 times a second; raises if it fails."""
+def run(command: list[str | Path], *, tree: bool = False, cwd: Path | None = None, **more: str) -> Run:
+    """Run a command and watch its memory 100 times a second; raises if it fails.
+
+    tree: count its children's memory with its own, and the CPU time of those it waited for; more: environment
+    """
     anonymous = resident = done = status = 0
     usage: resource.struct_rusage | None = None
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
         # Installed packages have their bytecode; without this, a checkout would be compiled again in every run.
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=log, env=env)
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | more
+        process = subprocess.Popen([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=log, env=env, cwd=cwd)
         watched = psutil.Process(process.pid)
         while not done:
             with suppress(psutil.Error):
-                info = watched.memory_info()
-                anonymous = max(anonymous, info.rss - info.shared)
-                resident = max(resident, info.rss)
+                infos = [p.memory_info() for p in (watched, *(watched.children(recursive=True) if tree else ()))]
+                anonymous = max(anonymous, sum(i.rss - i.shared for i in infos))
+                resident = max(resident, sum(i.rss for i in infos))
             time.sleep(0.01)
             done, status, usage = os.wait4(process.pid, os.WNOHANG)
         seconds = time.perf_counter() - start

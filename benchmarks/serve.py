@@ -120,8 +120,8 @@ class Client:
             self.streams = await asyncio.open_connection("127.0.0.1", self.server.port)
         reader, writer = self.streams
         data = json.dumps({"model": "m", "stream": True, **body}).encode()
-        key = self.server.key
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+        lines = ["host: localhost", f"authorization: Bearer {self.server.key}", f"content-length: {len(data)}"]
+        head = "\r\n".join([f"POST {CHAT} HTTP/1.1", *lines, "\r\n"])
         begun = time.perf_counter()
         writer.write(head.encode() + data)
         first, events, got = 0.0, 0, b""

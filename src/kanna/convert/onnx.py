@@ -48,9 +48,8 @@ class ToONNX:
         self.source, self.model, self.preset = source, model, preset
         self.out = out or Path(f"{source.name}-onnx")
         config, tensors, self.files = families.to_hf(model)
-        windowed = model.config.get("use_sliding_window", True)  # of Qwen 2, which names a window it does not use
-        build.preflight(model.family, config, tensors, model.config.get("sliding_window") if windowed else None)
-        self.config = config | {"torch_dtype": "float32"}
+        build.preflight(config, tensors)
+        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
         self.resolved = floats(model, tensors, "f32")
         self.command = provenance.command(source, {"format": "onnx", "preset": preset})
 
@@ -61,7 +60,10 @@ class ToONNX:
             file_bytes=sum(e.nbytes for e in self.resolved.entries),
             preset=self.preset,
             command=self.command,
-            notes=[*self.model.notes, "the graph and its tables of angles come on top of these bytes"],
+            notes=[
+                *build.notes(self.model, self.config),
+                "the graph and its tables of angles come on top of these bytes",
+            ],
         )
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:

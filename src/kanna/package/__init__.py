@@ -15,7 +15,7 @@ from kanna.package import bom, checksums, signing, targets, watch
 from kanna.package.artefact import Artefact, open_artefact
 from kanna.package.readme import readme
 from kanna.package.resources import resources
-from kanna.package.service import SERVED, Service, image_of
+from kanna.package.service import Service, image_of
 from kanna.progress import Progress
 
 EXTRA = "package"
@@ -173,8 +173,6 @@ def _wheel(path: Path) -> Path:
 
 def _notes(artefact: Artefact) -> list[str]:
     found: list[str] = []
-    if artefact.kind not in SERVED:
-        found.append(f"kanna serve of this version has no engine for {artefact.kind} yet: the service will not start")
     if artefact.licence is None:
         found.append("the artefact names no licence: look at its source before you pass it on")
     if artefact.kind == "gguf" and not artefact.provenance:

@@ -29,10 +29,10 @@ PROBE_EVERY, PROBE_TIMEOUT, PROBES = 15.0, 20.0, 3
 LOAD_TIMEOUT = 600.0
 
 
-class _Run:
+class Run:
     """One life of the process. Its futures are of threads, so that it may start before there is an event loop."""
 
-    def __init__(self, config: EngineConfig, launched: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, config: EngineConfig, launched: subprocess.Popen[bytes] | None = None) -> None:
         self.ready: Future[dict[str, Any]] = Future()
         self.ended: Future[int] = Future()
         self.tail: deque[str] = deque(maxlen=30)
@@ -77,7 +77,7 @@ class EngineProcess:
         self.restarts = 0
         self.reason = ""
         self.on_death = on_death
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -92,7 +92,7 @@ class EngineProcess:
     def spawn(self, launched: subprocess.Popen[bytes] | None = None) -> None:
         """Start the process, or go on with one that waits for its orders; needs no event loop."""
         self.state = "starting" if self.restarts == 0 else "restarting"
-        self._run = _Run(self.config, launched)
+        self._run = Run(self.config, launched)
 
     def supervise(self, session: aiohttp.ClientSession) -> None:
         """Watch the process from now on."""
@@ -166,12 +166,12 @@ class EngineProcess:
             self.spawn()
 
     @staticmethod
-    def _complaint(run: _Run) -> list[str]:
+    def _complaint(run: Run) -> list[str]:
         lines = [line for line in run.tail if line.strip()]
         telling = [line for line in lines if "error" in line.lower() or line.startswith("kanna:")]
         return (telling or lines)[-1:]
 
-    async def _answers(self, session: aiohttp.ClientSession, run: _Run) -> None:
+    async def _answers(self, session: aiohttp.ClientSession, run: Run) -> None:
         """Until `/health` says yes."""
         while not run.ended.done():
             if await self._healthy(session):
@@ -187,7 +187,7 @@ class EngineProcess:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             return False
 
-    async def _until_end(self, session: aiohttp.ClientSession, run: _Run) -> None:
+    async def _until_end(self, session: aiohttp.ClientSession, run: Run) -> None:
         """Until the process has ended; one that no longer answers is killed."""
         ended = asyncio.ensure_future(asyncio.wrap_future(run.ended))
         silent = 0

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, MissingError
+from kanna.formats.onnx.files import rope_edge
 from kanna.model import F32
 
 INSTALL = "pip install 'kanna[onnx]'"
@@ -44,7 +45,9 @@ class OnnxBatch:
             str(folder / decoder["filename"]), options, providers=["CPUExecutionProvider"]
         )
         self.vocab_size = int(self.config["vocab_size"])
-        self.context, self.slots = min(context, int(self.config["context_length"])), slots
+        # Rows of a step share the factors of rope: all of them stay on the near side of where those change.
+        edge = rope_edge(folder / decoder["filename"]) if self.config.get("type") == "phi3" else 0
+        self.context, self.slots = min(context, edge or int(self.config["context_length"])), slots
         self.lengths: list[int] = []
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._caches = self._make_caches(decoder)

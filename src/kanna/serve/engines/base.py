@@ -2,8 +2,9 @@
 
 A child listens on a port of the loopback interface, wants the internal key as a bearer token on every request, and
 answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize`, `/apply-template` for one
-choice of one prompt. The role `embed` answers `/v1/embeddings`; `score` answers `/score`: {"prompt": text or ids,
-"top": k} → {"tokens": [{"text", "logprob", "top": [[text, logprob], …]}, …]}, one per token, the first without logprob.
+choice of one prompt, and `/slots` and `/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`;
+`score` answers `/score`: {"prompt": text or ids, "top": k} → {"tokens": [{"text", "logprob", "top": [[text, logprob],
+…]}, …]}, one per token, the first without logprob.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+TOO_LONG = "exceed_context_size_error"
+"""Type of the error of an engine whose context is too small for a prompt: llama.cpp's name for it."""
 GENERATE, EMBED, SCORE = "generate", "embed", "score"
 
 

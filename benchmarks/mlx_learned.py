@@ -1,0 +1,149 @@
+"""MLX with calibration, at equal bytes and on equal text: kanna beside mlx-lm's gptq, awq, dwq and dynamic_quant.
+
+    python benchmarks/mlx_learned.py --model stories --tokens 8192
+
+Both sides read the same windows of kanna's built-in calibration text, and are judged as in mlx_folders.py. `values`:
+the peer's own widths and groups, our values; its time and memory are those of calibrating and writing. `plan`: our
+allocation in the peer's bytes; gradients, costs and the search are counted with it. Every stage runs in a process of
+its own, whose start is counted, and the largest peak of anonymous memory counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import folders
+import mlx_folders
+import peers
+import stages
+
+import kanna
+from kanna import families, statistics
+from kanna.convert.mlx import number_of
+from kanna.optimize import mlx
+from kanna.optimize.measure import measure
+from kanna.progress import Silent
+from kanna.sources import open_source
+
+Command = Callable[[folders.Calibration, int], list[str]]
+
+
+def _dwq(rate: str) -> Command:
+    def command(text: folders.Calibration, group: int) -> list[str]:
+        fixed = ["--data-path", str(text.rows.parent), "--batch-size", "4", "--max-seq-length", str(text.window + 1)]
+        return ["dwq", *fixed, "--num-samples", str(text.count), "--group-size", str(group), "--learning-rate", rate]
+
+    return command
+
+
+PEERS: dict[str, Command] = {
+    "gptq": lambda text, group: [
+        "gptq", "--group-size", str(group), "--fallback-group-size", str(group), "--sequence-length", str(text.window)
+    ],
+    "awq": lambda text, group: [
+        "awq", "--group-size", str(group), "--sequence-length", str(text.window), "--num-samples", str(text.count)
+    ],
+    "dynamic_quant": lambda _, group: [
+        "dynamic_quant", "--low-group-size", str(group), "--high-group-size", str(group)
+    ],
+    "dwq": _dwq("1e-6"),
+    "dwq 1e-5": _dwq("1e-5"),
+    "dwq 1e-4": _dwq("1e-4"),
+}  # fmt: skip
+
+
+class Ours(mlx_folders.Ours):
+    """Our side, with what its stages take."""
+
+    def __init__(self, work: folders.Work) -> None:
+        super().__init__(work)
+        self.stats = work.stats
+        job = stages.Job(work.path, self.stats, work.threads, work.options.tokens)
+        self.runs = {name: work.kept(f"mlx-stages/{name}", self._stage, job, name) for name in stages.BEFORE[:2]}
+
+    def _stage(self, job: stages.Job, name: str) -> dict[str, Any]:
+        if name == stages.BEFORE[0]:
+            shutil.rmtree(self.stats, ignore_errors=True)
+        return asdict(job.run(name))
+
+    def timed(self, kind: str, theirs: Path) -> peers.Run:
+        """Of `values` or `plan`, from nothing to the folder, as one run."""
+        size, out = folders.nbytes(theirs, "*.safetensors"), self.work.folder / "timed"
+        child = [sys.executable, Path(__file__), "--child", kind, self.work.path, self.stats, theirs, str(size), out]
+        last = peers.run([*child, str(self.work.threads)])
+        shutil.rmtree(out)
+        before = [peers.Run(**self.runs[n]) for n in (stages.BEFORE[:2] if kind == "plan" else stages.BEFORE[:1])]
+        runs = [*before, last]
+        return peers.Run(
+            sum(r.seconds for r in runs), sum(r.cpu for r in runs), max(r.anonymous for r in runs),
+            max(r.resident for r in runs),
+        )  # fmt: skip
+
+
+def child(kind: str, path: Path, stats: Path, theirs: Path, size: int, out: Path, threads: int) -> None:
+    """What `values` or `plan` does after calibration."""
+    source = open_source(path)
+    model = families.load_model(source)
+    if kind == "values":
+        plan: Any = mlx_folders.like(model, theirs)
+    else:
+        plan, costs = out.with_suffix(".json"), out.with_suffix(".costs.json")
+        costs.unlink(missing_ok=True)
+        found = measure(
+            model, statistics.read(stats), costs, threads=threads, progress=Silent(),
+            kinds=mlx.candidates(number_of(model)),
+        )  # fmt: skip
+        mlx.search(mlx.Bench(source=source, model=model, statistics=stats), found.choices(model), size, plan)
+    kanna.convert(path, out, format="mlx", plan=plan, statistics=stats, threads=threads)
+
+
+def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int) -> dict[str, Any]:
+    """One of mlx-lm's ways, beside both of ours."""
+    theirs = ours.work.folder / "theirs"
+    shutil.rmtree(theirs, ignore_errors=True)
+    command = [sys.executable, "-m", "mlx_lm", *PEERS[name](text, group)]
+    model: list[str | Path] = ["--model", ours.work.hugging(dtype), "--mlx-path", theirs]
+    try:
+        run = peers.run([*command, *model], HOME=str(text.plain.parents[2]), HF_HUB_OFFLINE="1", cwd=text.plain.parent)
+    except RuntimeError as error:
+        return {"mlx_lm": name, "failed": str(error).strip()[-600:]}
+    values, plan = (ours.timed(kind, theirs) for kind in ("values", "plan"))
+    found = {"mlx_lm": name, **mlx_folders.beside(ours, theirs)}
+    for kind, one in (("values", values), ("plan", plan)):
+        found |= {f"CPU s ÷, {kind}": one.cpu / run.cpu, f"memory ÷, {kind}": one.anonymous / run.anonymous}
+    found |= {"runs": {"mlx_lm": asdict(run), "values": asdict(values), "plan": asdict(plan)}}
+    found |= {"s mlx_lm": run.seconds, "s values": values.seconds, "s plan": plan.seconds}
+    found |= {"MB memory mlx_lm": run.anonymous / 1e6, "MB memory plan": plan.anonymous / 1e6}
+    shutil.rmtree(theirs)
+    return found
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        kind, path, stats, theirs, size, out, threads = sys.argv[2:]
+        child(kind, Path(path), Path(stats), Path(theirs), int(size), Path(out), int(threads))
+        return
+    parser = folders.arguments(__doc__, windows=3)
+    parser.add_argument("--ways", default=",".join(PEERS))
+    parser.add_argument("--dtype", choices=["f16", "bf16", "f32"], default="f16", help="of the folder the peers read")
+    options = parser.parse_args()
+    work = folders.Work(options, "mlx", "mlx-lm")
+    ours, text = Ours(work), work.calibration()
+    group = 32 if options.model == "stories" else 64
+    names = options.ways.split(",")
+    keys = [f"mlx-learned/{n}-{options.dtype}-{options.tokens}" for n in names]
+    found = [work.kept(key, row, ours, text, n, options.dtype, group) for key, n in zip(keys, names, strict=True)]
+    for one in found:
+        if "failed" in one:
+            print(f"{one['mlx_lm']}: {one['failed']}\n")
+    rows = [one for one in found if "failed" not in one]
+    peers.report(rows if options.json else folders.table(rows), options.json)
+
+
+if __name__ == "__main__":
+    main()

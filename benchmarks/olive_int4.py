@@ -1,0 +1,135 @@
+"""4-bit ONNX at equal bytes: kanna beside Olive's int4 passes, which live in an environment of their own.
+
+    python benchmarks/olive_int4.py --model dithered
+
+Olive quantizes the Hugging Face folder (its passes Rtn, KQuant and Gptq, in groups of 32, head included), and its pass
+ModelBuilder makes the ONNX folder. Gptq reads the same calibration text as kanna. Judged as in onnx_int4.py, in this
+environment's onnxruntime. The environment is made on first use: torch, transformers and onnxruntime of our versions.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import folders
+import onnx_int4
+import peers
+
+from kanna import fetch
+
+REQUIREMENTS = (
+    "olive-ai==0.13.0", "torch==2.13.0", "transformers==5.24.0", "onnxruntime==1.32.0", "onnxruntime-genai==0.18.0",
+    "onnx==1.23.2", "onnx-ir==1.1.0", "datasets", "accelerate", "sentencepiece",
+)  # fmt: skip
+QUIET = {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "CI": "1"}
+"""No telemetry and no hub; in a CI Olive says nothing of itself either."""
+
+_INT4 = {"bits": 4, "group_size": 32, "sym": False, "lm_head": True}
+_EIGHT = {"overrides": {"lm_head": {"bits": 8}}}
+_GPTQ = {"type": "Gptq", **_INT4, "data_config": "text"}
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "rtn": [{"type": "Rtn", **_INT4, "embeds": True}],
+    "kquant": [{"type": "KQuant", **_INT4, "embeds": True}],
+    "gptq": [_GPTQ],
+    "gptq, head in 8 bits": [_GPTQ | _EIGHT],
+    "k_quant_mixed + gptq": [{"type": "SelectiveMixedPrecision", "algorithm": "k_quant_mixed"}, _GPTQ],
+}
+
+
+def environment(folder: Path) -> Path:
+    """The interpreter that has Olive."""
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def workflow(work: folders.Work, way: str, text: folders.Calibration, out: Path) -> dict[str, Any]:
+    """Olive's run configuration."""
+    read = {
+        "text_cols": ["text"], "strategy": "line-by-line", "max_seq_len": text.window, "max_samples": text.count,
+        "add_special_tokens": False,
+    }  # fmt: skip
+    return {
+        "input_model": {"type": "HfModel", "model_path": str(work.hugging("f32")), "task": "text-generation"},
+        "systems": {
+            "here": {
+                "type": "LocalSystem",
+                "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
+            }
+        },
+        "data_configs": [
+            {
+                "name": "text",
+                "type": "HuggingfaceContainer",
+                "load_dataset_config": {"data_name": "json", "data_files": str(text.rows), "split": "train"},
+                "pre_process_data_config": {"type": "text_generation_huggingface_pre_process"} | read,
+                "post_process_data_config": {"type": "text_generation_post_process"},
+                "dataloader_config": {"batch_size": 1},
+            }
+        ],
+        "passes": {
+            **{f"step{i}": step for i, step in enumerate(WAYS[way])},
+            "build": {"type": "ModelBuilder", "precision": "int4", "int4_block_size": 32},
+        },
+        "host": "here",
+        "target": "here",
+        "cache_dir": str(out.parent / "cache"),
+        "output_dir": str(out),
+    }
+
+
+def row(ours: onnx_int4.Ours, text: folders.Calibration, python: Path, way: str) -> dict[str, Any]:
+    """One of Olive's ways, beside ours; why there is none where it fails."""
+    folder = ours.work.folder / "olive" / way.replace(" ", "-")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    config = folder / "config.json"
+    config.write_text(json.dumps(workflow(ours.work, way, text, folder / "out"), indent=1))
+    try:
+        command = [python, "-m", "olive", "run", "--run-config", config, "--disable_telemetry"]
+        run = peers.run(command, tree=True, **QUIET, HF_HOME=str(folder / "hf"))
+        found = sorted((folder / "out").rglob("genai_config.json"))
+        if not found:
+            raise RuntimeError("Olive ended without a model")
+    except RuntimeError as error:
+        return {"olive": way, "failed": str(error).strip()[-600:]}
+    theirs = folder / "theirs"
+    theirs.mkdir()
+    for file in found[0].parent.iterdir():
+        if file.is_file():
+            file.replace(theirs / file.name)
+    shutil.rmtree(folder / "cache")
+    shutil.rmtree(folder / "out")
+    taken = {"s Olive": run.seconds, "GB Olive": run.anonymous / 1e9}
+    return {"olive": way} | onnx_int4.beside(ours, theirs, "Olive") | taken
+
+
+def main() -> None:
+    parser = folders.arguments(__doc__)
+    parser.add_argument("--ways", default="|".join(WAYS), help="separated by |")
+    parser.add_argument("--olive", type=Path, default=fetch.cache_dir() / "peers" / "olive", help="its environment")
+    parser.add_argument("--no-values", action="store_true", help="not Olive's own widths with our values")
+    parser.set_defaults(fast=False)
+    options = parser.parse_args()
+    python = environment(options.olive)
+    work = folders.Work(options, "onnxruntime", "onnxruntime-genai")
+    work.key["olive"] = REQUIREMENTS[0]
+    ours, text = onnx_int4.Ours(work), work.calibration()
+    found = [work.kept(f"olive/{way}", row, ours, text, python, way) for way in options.ways.split("|")]
+    for one in found:
+        if "failed" in one:
+            print(f"{one['olive']}: {one['failed']}\n")
+    rows = [one for one in found if "failed" not in one]
+    peers.report(rows if options.json else folders.table(rows), options.json)
+
+
+if __name__ == "__main__":
+    main()
