@@ -18,7 +18,7 @@ import kanna
 from kanna import families, fetch
 from kanna.cli.main import cli
 from kanna.convert import convert
-from kanna.errors import UsageError
+from kanna.errors import UnsupportedError, UsageError
 from kanna.families.base import Config
 
 SIZES = {
@@ -107,6 +107,13 @@ def test_presets_of_folders_are_sized_as_they_will_be_written(format: str, tmp_p
         assert "mlx:exact" not in rows, "the source has no quantized blocks"
         convert(model, tmp_path / "out", preset="mlx:q4", overwrite=True)
         assert (tmp_path / "out" / "model.safetensors").stat().st_size == rows["mlx:q4"]["file_bytes"]
+
+
+def test_an_encoder_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    save_file({"embeddings.weight": np.zeros((4, 4), np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match="--preset onnx:int8 --dry-run"):
+        kanna.fit(tmp_path)
 
 
 def test_a_tight_memory_takes_another_preset_of_mlx(tmp_path: Path) -> None:

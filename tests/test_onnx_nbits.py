@@ -27,6 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EXACT: dict[str, Any] = {"accuracy": 0, "method": "nearest"}
+NIBBLES = EXACT | {"encoding": "nbits4g32"}
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +146,15 @@ def test_the_matrices_of_one_node_share_the_widest_encoding(tiny: Path) -> None:
     assert {(s.wanted, s.got) for s in made.substitutions} == {("nbits4g32", "nbits8g32")}
 
 
+def test_products_without_a_kernel_are_named(tiny: Path) -> None:
+    rules = [RuleModel(pattern="ffn_down", encoding="nbits8g32", **EXACT), RuleModel(pattern="attn_output", **NIBBLES)]
+    made = kanna.convert(tiny, format="onnx", plan=Plan(encoding="f32", rules=rules), dry_run=True)
+    [note] = [n for n in made.notes if "widens the matrix" in n]
+    assert "accuracy 0 of blk.0.ffn_down.weight and 1 more" in note
+    usual = kanna.convert(tiny, preset="onnx:w8", dry_run=True)
+    assert not any("widens" in n for n in usual.notes)
+
+
 def test_what_cannot_be_is_said_before_anything_is_built(tiny: Path, tmp_path: Path) -> None:
     def convert(**how: Any) -> None:
         kanna.convert(tiny, tmp_path / "out", format="onnx", **how)
@@ -171,6 +181,13 @@ def test_groups_that_do_not_divide_the_rows_are_named(tmp_path: Path, monkeypatc
     with pytest.raises(PlanError, match="rows have 192 values") as error:
         kanna.convert(tmp_path, format="onnx", encoding="nbits4g128", dry_run=True)
     assert "groups of 64" in (error.value.todo or "")
+
+
+def test_nodes_round_their_inputs_unless_a_rule_says_otherwise(tiny: Path, tmp_path: Path) -> None:
+    rules = [RuleModel(pattern="attn_output", **NIBBLES), RuleModel(pattern="ffn_down", encoding="nbits4g32")]
+    kanna.convert(tiny, tmp_path / "out", format="onnx", plan=Plan(encoding="f32", rules=rules))
+    levels = {name.split("/")[4]: a["accuracy_level"] for name, a in nodes(tmp_path / "out", "MatMulNBits").items()}
+    assert levels == {"o_proj": 0, "down_proj": 4}
 
 
 def test_a_missing_package_is_named_with_its_command(

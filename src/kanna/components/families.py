@@ -12,6 +12,7 @@ from typing import Any
 from kanna import families
 from kanna.components.base import Component, Kind, Option, of_module, plain
 from kanna.families.base import Family
+from kanna.formats.onnx import build, encoder
 
 
 def _find() -> Iterator[Component]:
@@ -19,6 +20,9 @@ def _find() -> Iterator[Component]:
         family = families.get(name)
         module = importlib.import_module(f"{families.__name__}.{name}")
         yield of_module("families", name, module, "FAMILY", options=_keys(family), facts=_facts(family))
+    yield of_module(
+        "families", "encoder", encoder, "is_encoder", extra=build.EXTRA, facts={"architectures": encoder.ARCHITECTURES}
+    )
 
 
 def _keys(family: Family) -> tuple[Option, ...]:

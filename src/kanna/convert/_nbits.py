@@ -142,16 +142,22 @@ class ToNBits:
     def describe(self) -> ConvertResult:
         entries = [e for name, e in self.entries.items() if name not in COMPUTED]
         sizes = {e.name: self._nbytes(e) for e in entries}
+        notes = [
+            *build.notes(self.model, self.config), "the graph and its tables of angles come on top of these bytes"
+        ]  # fmt: skip
+        if slow := self._slow():
+            more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
+            notes.append(
+                f"accuracy 0 of {slow[0]}{more}: onnxruntime has no such product with 2 or 8 bits and widens the matrix"
+                " for every token, about a hundred times as slow"
+            )
         result = described(
             replace(self.resolved, entries=entries, substitutions=self.substitutions),
             paths=[self.out],
             file_bytes=sum(sizes.values()),
             preset=self.plan.name,
             command=self.command,
-            notes=[
-                *build.notes(self.model, self.config),
-                "the graph and its tables of angles come on top of these bytes",
-            ],
+            notes=notes,
         )
         total = sum(num_weights(e.tensor) for e in entries if not (self.cut and e.name == HEAD))
         rows = [row | {"bytes": sizes[row["name"]]} for row in result.tensors]
@@ -163,15 +169,22 @@ class ToNBits:
         size = 4 * sum(num_weights(t) for t in self.tensors.values())
         safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes + 2 * size)
 
-    def _accuracy(self, name: str, bits: int) -> int:
+    def _accuracy(self, name: str) -> int:
         said = next((r.accuracy for r in self.plan.rules if re.search(r.pattern, name)), None)
-        return presets.accuracy(bits, roles.role(name, tied=self.tied)) if said is None else said
+        return presets.INT8 if said is None else said
+
+    def _slow(self) -> list[str]:
+        """Matrices that onnxruntime widens for every token."""
+        kinds = {e.name: parse(e.encoding.name) for e in self.entries.values()}
+        return [
+            n for n, k in kinds.items() if k and k.bits not in presets.KERNELS and self._accuracy(n) == presets.EXACT
+        ]
 
     def _matrix(self, entries: Sequence[TensorPlan]) -> Matrix | None:
         kind = parse(entries[0].encoding.name)
         if kind is None:
             return None
-        levels = [self._accuracy(e.name, kind.bits) for e in entries]
+        levels = [self._accuracy(e.name) for e in entries]
         return Matrix(kind=kind, parts=entries, accuracy=min(levels))
 
     def write(self, running: Running) -> WriteResult:

@@ -38,7 +38,7 @@ def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
 
 # Characters of a line that everything but the use case takes, those of a preset among them, that the columns of a wide
 # terminal add to it, and the fewest worth giving to the use case: a preset keeps to one line.
-_BESIDES_USE, _PRESET, _WIDE_COLUMNS, _LEAST_USE = 54, 9, 20, 16
+_BESIDES_USE, _PRESET, _WIDE_COLUMNS, _LEAST_USE = 54, 7, 20, 16
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
