@@ -6,7 +6,7 @@ PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
 BENCHMARKS ?= speed.py fit.py "encoders.py speed" "encoders.py error" \
 	"quality.py --model stories" "quality.py --model widened" "quality.py --model dithered"
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -38,6 +38,9 @@ lint: $(VENV)/.dev ## style, import direction, types
 
 bench: $(VENV)/.dev ## the tables of docs/benchmarks.md, beside llama.cpp; about an hour, the first time more
 	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python benchmarks/$$what || exit 1; done
+
+docs: $(VENV)/.run ## docs/components.md from the code
+	$(BIN)/python tools/components.py
 
 clean:
 	rm -rf $(VENV) build out

@@ -8,7 +8,16 @@ from __future__ import annotations
 import sys
 import time
 
-PROMPT = "Tell me a long story about a hand plane."
+PROMPTS = [f"{i}: Tell me a long story about a hand plane." for i in range(8)]
+
+
+def chats(folder: str) -> list[list[int]]:
+    """Tokens of eight chats of one length, as the gateway's clients send them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    return tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
 
 
 def onnx(folder: str, tokens: int) -> float:
@@ -19,13 +28,13 @@ def onnx(folder: str, tokens: int) -> float:
     config = genai.Config(folder)
     config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": 2}}}}')
     model = genai.Model(config)
-    tokenizer = genai.Tokenizer(model)
-    ids = tokenizer.encode(PROMPT)
+    ids = np.array(chats(folder), np.int32)
+    length = ids.shape[1] + tokens
     params = genai.GeneratorParams(model)
-    params.set_search_options(max_length=len(ids) + tokens, min_length=len(ids) + tokens, batch_size=8)
+    params.set_search_options(max_length=length, min_length=length, batch_size=8)
     begun = time.perf_counter()
     generator = genai.Generator(model, params)
-    generator.append_tokens(np.array([ids] * 8, np.int32))
+    generator.append_tokens(ids)
     for _ in range(tokens):
         generator.generate_next_token()
     return 8 * tokens / (time.perf_counter() - begun)
@@ -36,9 +45,9 @@ def mlx(folder: str, tokens: int) -> float:
 
     model, tokenizer = load(folder)
     tokenizer._eos_token_ids = set()
-    ids = tokenizer.encode(PROMPT)
+    ids = chats(folder)
     begun = time.perf_counter()
-    batch_generate(model, tokenizer, [ids] * 8, max_tokens=tokens)
+    batch_generate(model, tokenizer, ids, max_tokens=tokens)
     return 8 * tokens / (time.perf_counter() - begun)
 
 

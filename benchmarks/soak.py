@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py                         # 30 minutes
     python benchmarks/soak.py --minutes 5 --kills 3   # kill -9 of the engine three times in between
+    python benchmarks/soak.py --model stories.gguf --pause 2   # another model, clients that think for 2 s on average
     python benchmarks/soak.py --replay                # without a model: more requests, and the gateway alone
 
 Each client does one thing after another, by chance: whole answers, streams, several choices, embeddings, tokens; leaves
@@ -45,7 +46,8 @@ CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 
 
 class Soak:
-    def __init__(self, url: str, seed: int) -> None:
+    def __init__(self, url: str, seed: int, pause: float) -> None:
+        self.pause = pause
         self.url, self.random = url, random.Random(seed)
         self.statuses: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -64,7 +66,7 @@ class Soak:
                 await doing()
             except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
                 self.statuses[f"{doing.__name__}: {type(error).__name__}"] += 1
-            await asyncio.sleep(self.random.random() * 0.3)
+            await asyncio.sleep(self.random.random() * 2 * self.pause)
 
     def body(self, **more: Any) -> dict[str, Any]:
         words = " ".join(self.random.choices(["plane", "wood", "iron", "thin", "edge"], k=self.random.randint(3, 60)))
@@ -173,7 +175,7 @@ def slope(times: list[float], values: list[float]) -> tuple[float, float]:
 
 
 async def run(process: subprocess.Popen[str], url: str, state: Path, options: argparse.Namespace) -> dict[str, Any]:
-    soak = Soak(url, options.seed)
+    soak = Soak(url, options.seed, options.pause)
     soak.end = time.monotonic() + 60 * options.minutes
     kills = [soak.end - 60 * options.minutes * (i + 1) / (options.kills + 1) for i in range(options.kills)]
     watched, times, ours, theirs = psutil.Process(process.pid), list[float](), list[float](), list[float]()
@@ -249,6 +251,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--model", type=Path, help="a GGUF; SmolLM2-135M in Q4_1 by default")
+    parser.add_argument("--pause", type=float, default=0.15, help="seconds a client thinks between two doings, mean")
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--replay", action="store_true", help="an engine that answers from a script: the gateway alone")
@@ -256,14 +260,14 @@ def main() -> None:
     options = parser.parse_args()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory() as folder:
-        model = f"m={fetch.smollm2_gguf()}"
+        model = f"m={options.model or fetch.smollm2_gguf()}"
         command = [sys.executable, "-m", "kanna", "serve", model, "--port", "0", "--state", folder,
                    "--audit", f"{folder}/audit.jsonl", "--context", "512", "--parallel", "4",
-                   "--threads", str(options.threads)]  # fmt: skip
+                   "--threads", str(options.threads), "--llama-server", "never"]  # fmt: skip
         if options.replay:
             from replay_engine import program
 
-            command += ["--llama-server", program(folder)]
+            command[-1] = program(folder)
         log = Path(folder) / "log"
         with log.open("w") as errors:
             process = subprocess.Popen(command, stderr=errors, text=True, env=environment)

@@ -50,7 +50,7 @@ class Local:
         """A connection on which the request was sent and nothing read yet."""
         data = json.dumps({"model": "m", **body}).encode()
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
         return connection
 
@@ -87,15 +87,17 @@ def until(what: Any, seconds: float = 10.0) -> None:
 
 @contextmanager
 def local(
-    model: Path, folder: Path, *, slots: int = 2, replay: bool = True, canary: str = "", **limits: Any
-) -> Iterator[Local]:
-    """A gateway in front of the replay engine, or of the model's real one."""
-    settings = Settings(
-        context=256, slots=slots, threads=1, audit=folder / "audit.jsonl",
-        llama_server=program(folder) if replay else None, limits=Limits(**limits),
-    )  # fmt: skip
+    model: Path, folder: Path, *, slots: int = 2, replay: bool = True, canary: str = "", slowdown: float = 5.0,
+    told: dict[str, Any] | None = None, **limits: Any,
+) -> Iterator[Local]:  # fmt: skip
+    """A gateway in front of the replay engine, or of the model's real one; `told`: more of its settings."""
+    usual: dict[str, Any] = {
+        "context": 256, "slots": slots, "threads": 1, "audit": folder / "audit.jsonl",
+        "llama_server": program(folder) if replay else None, "limits": Limits(**limits),
+    }  # fmt: skip
+    settings = Settings(**usual | (told or {}))
     store = Store(folder / "keys.sqlite")
-    canaries = [CanarySpec.parse(canary, "m", 0.8, 5.0)] if canary else []
+    canaries = [CanarySpec.parse(canary, "m", 0.8, slowdown)] if canary else []
     pool = Pool([ModelSpec(name="m", path=model)], settings, Metrics(), canaries)
     up = threading.Event()
     with closing(socket.socket()) as bound:
@@ -116,7 +118,7 @@ def local(
         try:
             assert up.wait(30)
             running = Local(bound.getsockname()[1], pool, store, folder)
-            until(lambda: running.main.state == "ready")
+            until(lambda: running.main.state == "ready", 60)
             yield running
         finally:
             server.should_exit = True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from kanna import fetch
 from kanna.bench import _parts, bench, file_bytes
 from kanna.bench.child import memory
+from kanna.convert import convert
 from kanna.errors import KannaError, UsageError
 from kanna.runtimes.llamacpp import RUNTIME
 
@@ -81,3 +85,28 @@ def test_all_parts_of_a_split_artefact_count(tmp_path: Path) -> None:
 def test_memory_of_this_process() -> None:
     now, peak = memory()
     assert 1 << 20 < now <= peak
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity to set")
+def test_a_process_is_kept_to_as_many_processors() -> None:
+    code = "import os; from kanna.bench.child import confine; confine(1); print(len(os.sched_getaffinity(0)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_every_runtime_fills_the_same_fields(llama: Path) -> None:
+    """A GGUF, an MLX folder and a Hugging Face folder, side by side: the same fields, none of them empty but energy."""
+    pytest.importorskip("mlx_lm")
+    pytest.importorskip("llama_cpp")
+    convert(llama, llama.parent / "one.gguf", encoding="q8_0", overwrite=True)
+    convert(llama, llama.parent / "one-mlx", preset="mlx:q8", overwrite=True)
+    paths = [llama.parent / "one.gguf", llama.parent / "one-mlx", llama]
+    rows = bench(paths, prompt_tokens=16, gen_tokens=4, repeat=1, threads=1)
+    assert [r.runtime for r in rows] == ["llamacpp", "mlx", "torch"]
+    told = [r.to_dict() for r in rows]
+    assert all(set(t) == set(told[0]) for t in told)
+    for one in told:
+        assert one["threads"] == 1 and (one["prompt_tokens"], one["gen_tokens"]) == (16, 4)
+        assert min(one["load_s"], one["ttft_s"], one["prompt_tps"], one["gen_tps"], one["peak_bytes"]) > 0
+        assert (one["joules_per_token"] is None) == (told[0]["joules_per_token"] is None)
+        assert set(one["spread"]) == {"load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes"}
+        assert {"weights", "kv", "output"} <= set(one["memory"])

@@ -233,8 +233,9 @@ def test_across_formats_memory_and_speed_count() -> None:
     assert recommend([slow, replace(fast, format="gguf")])["name"] == "Q4_K_M"
 
 
-def test_two_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_three_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_genai")
+    pytest.importorskip("mlx_lm")
     folder = compared[0]
     import tiny_models
 
@@ -242,7 +243,8 @@ def test_two_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]], 
         patch.setitem(tiny_models.SMALL, "intermediate_size", 640)  # as many rows as the vocabulary are refused
         tiny_models.make("llama", tmp_path / "tiny")
     words = [
-        "compare", str(tmp_path / "tiny"), "--presets", "F16,onnx:fp32", "--formats", "gguf,onnx", "-o",
+        "compare", str(tmp_path / "tiny"), "--presets", "F16,onnx:fp32,mlx:q8", "--formats",
+        "gguf,onnx,mlx", "-o",
         str(tmp_path / "out"), "--text", str(folder.parent / "text.txt"), "--windows", "2", "--repeat", "1",
         "--threads", "1", "--json", "--quiet",
     ]  # fmt: skip
@@ -251,15 +253,19 @@ def test_two_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]], 
         assert run.exit_code == 0, run.stderr
         data = json.loads(run.stdout)
         rows = {r["name"]: r for r in data["rows"]}
-        assert list(rows) == ["F16", "onnx:fp32"]
+        assert list(rows) == ["F16", "onnx:fp32", "mlx:q8"]
         assert all(r["gate"] == "proved" and r["gen_tps"] > 0 and r["peak_bytes"] > 0 for r in rows.values())
         assert rows["onnx:fp32"]["kl_mean"] < 1e-8
-        assert rows["onnx:fp32"]["reused"] == (turn == 1)
+        assert 0 < rows["mlx:q8"]["kl_mean"] < 0.01
+        assert all(rows[name]["reused"] == (turn == 1) for name in ("onnx:fp32", "mlx:q8"))
         assert "transformers" in data["evaluation"]["reference"]
         assert "onnxruntime" in data["environment"]["ONNX"]
-        assert data["recommended"]["name"] == "onnx:fp32"
+        assert "mlx-lm" in data["environment"]["MLX"]
+        assert data["recommended"]["name"] in ("onnx:fp32", "mlx:q8")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<polygon" in page and (tmp_path / "out" / "tiny-onnx-fp32.md").is_file()
+    for said in ("GGUF</text>", "ONNX</text>", "MLX</text>", "tokens/s (yellow is faster)", "peak memory"):
+        assert page.count(said) >= 2, "once wide, once narrow"
+    assert page.count("★") >= 2 and (tmp_path / "out" / "tiny-onnx-fp32.md").is_file()
 
 
 def test_a_format_that_cannot_hold_the_model_is_left_out(tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+import kanna
 from kanna import families, fetch
 from kanna.cli.main import cli
+from kanna.convert import convert
+from kanna.errors import UnsupportedError, UsageError
 from kanna.families.base import Config
 
 SIZES = {
@@ -77,3 +80,48 @@ def test_a_preset_keeps_to_one_line(width: int, smollm2: Path) -> None:
     first = run.stdout.index(lines[0])
     assert run.stdout[first : run.stdout.index(lines[-1])].count("\n") == len(lines) - 1, "no line is wrapped"
     assert max(map(len, run.stdout.splitlines())) <= width
+
+
+def without_window(folder: Path) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    del config["sliding_window"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("format", ["mlx", "onnx"])
+def test_presets_of_folders_are_sized_as_they_will_be_written(format: str, tmp_path: Path) -> None:
+    model = without_window(folder_of("llama", "llama2", 32_000, tmp_path / "model"))
+    run = CliRunner().invoke(cli, ["fit", str(model), "--format", format, "--memory", "1GB", "--json"])
+    assert run.exit_code == 0, run.output
+    found = json.loads(run.stdout)
+    rows = {r["preset"]: r for r in found["rows"]}
+    assert all(name.startswith(f"{format}:") and r["fits"] for name, r in rows.items())
+    assert all(r["memory_bytes"] == r["weight_bytes"] + r["kv_bytes"] + r["buffer_bytes"] for r in rows.values())
+    # float16 in MLX, as the source; graphs of ONNX compute in float32.
+    assert rows[f"{format}:{'q4' if format == 'mlx' else 'int4'}"]["kv_bytes"] == 2 * 2 * 32 * 4096 * (
+        2 if format == "mlx" else 4
+    )
+    assert found["recommended"] in ("mlx:q8", "onnx:w8")
+    if format == "mlx":
+        assert "mlx:exact" not in rows, "the source has no quantized blocks"
+        convert(model, tmp_path / "out", preset="mlx:q4", overwrite=True)
+        assert (tmp_path / "out" / "model.safetensors").stat().st_size == rows["mlx:q4"]["file_bytes"]
+
+
+def test_an_encoder_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    save_file({"embeddings.weight": np.zeros((4, 4), np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match="--preset onnx:int8 --dry-run"):
+        kanna.fit(tmp_path)
+
+
+def test_a_tight_memory_takes_another_preset_of_mlx(tmp_path: Path) -> None:
+    model = folder_of("llama", "llama2", 32_000, tmp_path / "model")
+    whole = kanna.fit(model, memory=1 << 30, context=64, format="mlx")
+    least = {r.preset: r.memory_bytes for r in whole.rows}
+    found = kanna.fit(model, memory=least["mlx:q4"], context=64, format="mlx")
+    assert {r.preset for r in found.rows if r.fits} >= {"mlx:q4", "mlx:q3", "mlx:q2"}
+    assert found.recommended is not None and least[found.recommended] <= least["mlx:q4"]
+    with pytest.raises(UsageError, match="'tar'"):
+        kanna.fit(model, format="tar")

@@ -14,7 +14,7 @@ ROOT = Path(kanna.__file__).parent
 # Left to right as data flows. A module may import from its own layer and from those before it.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"plugins", "model", "progress", "units", "memory", "digest", "processes"},
+    {"plugins", "extras", "model", "progress", "units", "memory", "digest", "processes"},
     {"_native", "encodings"},
     {"fetch", "lattice", "moment", "methods"},
     {"plan"},
@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"compare"},
     {"optimize"},
     {"package", "serve"},
+    {"components"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -27,12 +27,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EXACT: dict[str, Any] = {"accuracy": 0, "method": "nearest"}
+NIBBLES = EXACT | {"encoding": "nbits4g32"}
 
 
 @pytest.fixture(autouse=True)
 def _distinct(monkeypatch: pytest.MonkeyPatch) -> None:
     """The builder takes a layer for the head when both have as many rows."""
     monkeypatch.setitem(tiny_models.SMALL, "intermediate_size", 640)
+    monkeypatch.setitem(tiny_models.SMALL, "vocab_size", 544)
     monkeypatch.setitem(tiny_models.SMALL, "num_hidden_layers", 2)
 
 
@@ -41,8 +43,7 @@ def rounded(source: Path, model: Any, chosen: dict[str, str]) -> Any:
     import torch
 
     ours = families.load_model(open_source(source))
-    _, tensors, _ = families.to_hf(ours)
-    names = dict(zip(tensors, ours.tensors, strict=False))
+    names = {theirs: name for name, theirs in families.hf_names(ours).items()}
     with torch.no_grad():
         for name, weight in model.named_parameters():
             encoding = encodings.get(chosen.get(names.get(name, ""), "f32"))
@@ -70,18 +71,21 @@ def parity(source: Path, out: Path, model: Any, chosen: dict[str, str]) -> None:
     assert np.abs(logits(out, ids) - wanted).max() < 2e-3 * wanted.std()
 
 
-@pytest.mark.parametrize("name", ["llama-bias", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-bias", "qwen3", "gemma2", "gemma3-pattern", "phi4-mini"])
 def test_every_node_computes_the_values_we_chose(name: str, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     model = tiny_models.make(name, source)
     rules = [
         RuleModel(pattern="ffn_down", encoding="nbits8g64", **EXACT),
-        RuleModel(pattern="attn_[qkv].*weight", encoding="nbits4g16s", **EXACT),
-        RuleModel(pattern="ffn_gate", encoding="nbits2g32_f32", **EXACT),
-        RuleModel(pattern="ffn_up", encoding="f32"),
+        RuleModel(pattern="attn_[qkv]+.weight", encoding="nbits4g16s", **EXACT),
         RuleModel(pattern=r"(token_embd|attn_output)\.weight", encoding="nbits4g128", **EXACT),
     ]
+    if name == "phi4-mini":  # one matrix of gate and up
+        rules.append(RuleModel(pattern="ffn_up", encoding="nbits2g32_f32", **EXACT))
+    else:
+        rules.append(RuleModel(pattern="ffn_gate", encoding="nbits2g32_f32", **EXACT))
+        rules.append(RuleModel(pattern="ffn_up", encoding="f32"))
     if not model.config.tie_word_embeddings:
         rules.append(RuleModel(pattern="output.weight", encoding="nbits8g32s", **EXACT))
     made = kanna.convert(source, out, format="onnx", plan=Plan(rules=rules), threads=2)
@@ -142,6 +146,15 @@ def test_the_matrices_of_one_node_share_the_widest_encoding(tiny: Path) -> None:
     assert {(s.wanted, s.got) for s in made.substitutions} == {("nbits4g32", "nbits8g32")}
 
 
+def test_products_without_a_kernel_are_named(tiny: Path) -> None:
+    rules = [RuleModel(pattern="ffn_down", encoding="nbits8g32", **EXACT), RuleModel(pattern="attn_output", **NIBBLES)]
+    made = kanna.convert(tiny, format="onnx", plan=Plan(encoding="f32", rules=rules), dry_run=True)
+    [note] = [n for n in made.notes if "widens the matrix" in n]
+    assert "accuracy 0 of blk.0.ffn_down.weight and 1 more" in note
+    usual = kanna.convert(tiny, preset="onnx:w8", dry_run=True)
+    assert not any("widens" in n for n in usual.notes)
+
+
 def test_what_cannot_be_is_said_before_anything_is_built(tiny: Path, tmp_path: Path) -> None:
     def convert(**how: Any) -> None:
         kanna.convert(tiny, tmp_path / "out", format="onnx", **how)
@@ -168,6 +181,13 @@ def test_groups_that_do_not_divide_the_rows_are_named(tmp_path: Path, monkeypatc
     with pytest.raises(PlanError, match="rows have 192 values") as error:
         kanna.convert(tmp_path, format="onnx", encoding="nbits4g128", dry_run=True)
     assert "groups of 64" in (error.value.todo or "")
+
+
+def test_nodes_round_their_inputs_unless_a_rule_says_otherwise(tiny: Path, tmp_path: Path) -> None:
+    rules = [RuleModel(pattern="attn_output", **NIBBLES), RuleModel(pattern="ffn_down", encoding="nbits4g32")]
+    kanna.convert(tiny, tmp_path / "out", format="onnx", plan=Plan(encoding="f32", rules=rules))
+    levels = {name.split("/")[4]: a["accuracy_level"] for name, a in nodes(tmp_path / "out", "MatMulNBits").items()}
+    assert levels == {"o_proj": 0, "down_proj": 4}
 
 
 def test_a_missing_package_is_named_with_its_command(

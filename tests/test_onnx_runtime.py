@@ -212,9 +212,31 @@ def _config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     return apply
 
 
+def _graph(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        import onnx
+
+        graph = onnx.load(str(folder / "model.onnx"), load_external_data=False)
+        change(graph)
+        onnx.save(graph, str(folder / "model.onnx"))
+
+    return apply
+
+
+def _unknown(graph: Any) -> None:
+    node = next(n for n in graph.graph.node if n.op_type == "GroupQueryAttention")
+    node.op_type = "AttentionOfTomorrow"
+
+
+def _aged(graph: Any) -> None:
+    next(o for o in graph.opset_import if o.domain == "").version = 11
+
+
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
+        pytest.param(_graph(_unknown), "cannot load .*AttentionOfTomorrow", id="operator that the CPU does not run"),
+        pytest.param(_graph(_aged), "is in opset 11", id="opset too old"),
         pytest.param(_without("model.onnx.data"), "missing", id="data missing"),
         pytest.param(_without("model.onnx"), "missing", id="graph missing"),
         pytest.param(_without("tokenizer.json"), "tokenizer", id="tokenizer missing"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import string
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import pytest
 from gateways import Local, local
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 
 from kanna.serve import requests
 from kanna.serve.problems import ApiError
-
-LENIENT: Any = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +54,7 @@ def test_langchain(real: Local) -> None:
 
 @pytest.fixture(scope="module")
 def described(replay: Local) -> Any:
-    """The gateway as schemathesis reads it, with a key that may do everything."""
-    schemathesis: Any = pytest.importorskip("schemathesis")
-    with urllib.request.urlopen(replay.url + "/openapi.json") as answer:
-        schema = schemathesis.openapi.from_dict(json.load(answer))
-    schema.config.update(base_url=replay.url)
-    return schema
+    return fuzzing.described(replay)
 
 
 @pytest.fixture(scope="module")
@@ -71,29 +64,8 @@ def admin(replay: Local) -> dict[str, str]:
 
 def test_schemathesis(replay: Local, described: Any, admin: dict[str, str]) -> None:
     """Every route with generated requests, good and bad: no failure of ours, and every error in OpenAI's shape."""
-    answered: dict[str, set[int]] = {}
-
-    def checked(operation: Any) -> None:
-        @given(case=operation.as_strategy())
-        @settings(max_examples=15, derandomize=True, **LENIENT)
-        def check(case: Any) -> None:
-            if isinstance(case.body, dict) and "model" in case.body:
-                case.body["model"] = "m"
-            if case.path_parameters and "name" in case.path_parameters:
-                case.path_parameters["name"] = "m"
-            response = case.call(headers=admin, timeout=20)
-            assert response.status_code < 500, response.text
-            if response.status_code >= 400:
-                error = response.json()["error"]
-                assert isinstance(error["message"], str) and error["type"]
-            answered.setdefault(operation.label, set()).add(response.status_code)
-
-        check()
-
-    for result in described.get_all_operations():
-        operation = result.ok()
-        if not operation.path.endswith("/swap"):  # paths that exist here would be served
-            checked(operation)
+    # Paths that exist here would be served by a swap.
+    answered = fuzzing.fuzz(described, admin, lambda path: not path.endswith("/swap"), 15)
     assert len(answered) >= 16
     for path in KINDS:
         assert 200 in answered[f"POST {path}"], "what the description allows is answered"
@@ -112,7 +84,7 @@ def test_schemathesis_makes_keys_and_revokes_them(replay: Local, described: Any,
         def validate_response(self, response: Any, case: Any, **_: Any) -> None:
             assert response.status_code < 500, response.text
 
-    Keys.run(settings=settings(max_examples=15, stateful_step_count=5, derandomize=True, **LENIENT))
+    Keys.run(settings=settings(max_examples=15, stateful_step_count=5, derandomize=True, **fuzzing.LENIENT))
     listed = replay.store.listed()[before:]
     assert listed and any(k.revoked for k in listed), "some were made, some of them revoked"
 

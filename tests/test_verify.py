@@ -17,10 +17,11 @@ from kanna.errors import SourceError, UsageError
 from kanna.families import load_model
 from kanna.formats import gguf
 from kanna.model import MetaValue, boolean, columns, num_rows, u32
-from kanna.plan import TensorPlan
+from kanna.plan import Plan, RuleModel, TensorPlan
 from kanna.runtimes import llamacpp
 from kanna.sources import open_source
 from kanna.verify import VerifyResult, verify
+from kanna.verify.parity import bits_per_weight
 from kanna.verify.tensors import bound, error, sample
 
 pytestmark = pytest.mark.skipif(not llamacpp.RUNTIME.available().ok, reason="needs llama-cpp-python")
@@ -253,3 +254,17 @@ class _Row:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         return np.zeros((stop - start, 4), np.float32)
+
+
+def test_the_bound_is_that_of_the_layers(source: Path, tmp_path: Path) -> None:
+    """A head in 8 bits, half of a small model, does not ask of layers in 4 what only 8 can keep."""
+    model = load_model(open_source(source))
+    low = Plan(encoding="q4_0", rules=[RuleModel(pattern="token_embd|^output", encoding="q8_0", method="nearest")])
+    convert(source, tmp_path / "low.gguf", plan=low)
+    high = Plan(encoding="q8_0", rules=[RuleModel(pattern="token_embd|^output", encoding="q4_0", method="nearest")])
+    convert(source, tmp_path / "high.gguf", plan=high)
+    assert bits_per_weight(tmp_path / "low.gguf", model) == pytest.approx(4.5, abs=0.1)
+    assert 4.5 < bits_per_weight(tmp_path / "high.gguf", model) < 8.5
+    # Scales in float32, as a source in float32 gets them, make no code finer.
+    convert(source, tmp_path / "mlx", preset="mlx:q4")
+    assert bits_per_weight(tmp_path / "mlx", model) == pytest.approx(4.5, abs=0.1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kanna.bench import bench as bench
     from kanna.calibrate import calibrate as calibrate
     from kanna.compare import compare as compare
+    from kanna.components import components as components
     from kanna.convert import convert as convert
     from kanna.doctor import doctor as doctor
     from kanna.errors import KannaError as KannaError
@@ -39,6 +40,7 @@ _WHERE = {
     "calibrate": "kanna.calibrate",
     "chat": "kanna.generate",
     "compare": "kanna.compare",
+    "components": "kanna.components",
     "convert": "kanna.convert",
     "doctor": "kanna.doctor",
     "evaluate": "kanna.evaluate",

@@ -77,6 +77,7 @@ def inspect(
 ) -> Inspection:
     """Look at a source or at any GGUF; of a hub id only headers are fetched.
 
+    source: any source, or an artefact
     hash: True reads every byte, False none, None reads what takes less than a second.
     Raises SourceError for a file that cannot be read at all; a model that cannot be converted is still shown.
     """

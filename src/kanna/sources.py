@@ -89,6 +89,8 @@ def open_source(
 ) -> Source:
     """Open a source. Raises SourceError (FormatError, RefusedError, …) saying what to do.
 
+    revision:  branch, tag or commit of a hub id
+    offline:   use only what is on this machine already
     weights:   False leaves the weights of a hub id where they are (headers suffice for `inspect` and `fit`)
     preflight: called with the headers of a hub id before any weight is fetched; it raises to refuse
     """

@@ -68,6 +68,11 @@ def bench(
 ) -> list[BenchRow]:
     """Measure artefacts; rows come in the order of `paths`.
 
+    paths:         GGUF files, and folders that a runtime loads
+    prompt_tokens: of the prompt that is read; gen_tokens: generated after a short one
+    repeat:        rounds, whose medians are told
+    threads:       None: one per physical core
+
     Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError when a measurement
     dies.
     """

@@ -5,6 +5,7 @@ Prints one JSON object. Nothing else runs in this process, so its peak memory is
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,14 +39,23 @@ def memory() -> tuple[int, int]:
         return info.rss, max(peak, info.rss)
 
 
+def confine(threads: int) -> None:
+    """Keep this process to as many processors, where the system can: mlx has no setting for threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
 def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
     """Load, read a prompt of `prompt_tokens`, generate `gen_tokens` after a short one."""
     from kanna import runtimes
     from kanna.bench import encoders
     from kanna.bench.energy import Meter
     from kanna.formats.onnx import files
+    from kanna.hardware.cpu import default_threads
 
     runtime = runtimes.of(path)
+    if runtime.name == "mlx":
+        confine(threads or default_threads())
     # Loads what is loaded once, however large the artefact.
     getattr(runtime, "load", runtime.available)()
     before, _ = memory()

@@ -19,6 +19,13 @@ from kanna.sources import Source, open_source
 
 __all__ = ["CalibrateResult", "calibrate"]
 
+EXTRA = "torch"
+TEXTS = {
+    "built-in": "Prose, code, conversations and other languages, written for kanna; read when nothing is named",
+    "files": "Text and JSON-lines files of the user's own; conversations as the model's own template renders them",
+    sampled.SELF: "Text that the model itself writes, half of it after a question",
+}
+"""What can be calibrated on, and what it is."""
 TOKENS = 24_576
 HELD_TEXT = "held.txt"
 """In the folder of the statistics: the text that was held out of them."""
@@ -63,10 +70,14 @@ def calibrate(
 ) -> CalibrateResult:
     """Write the statistics of `source` to the folder `out`, and imatrix.gguf beside them for llama.cpp.
 
+    source:      what is calibrated
+    out:         a folder; what is there of the same key is kept
     calibration: text and JSON-lines files, and `self` for text sampled from the model (see sampled.py); None: the
                  built-in set of prose, code, conversations and languages
     tokens:      how many to read; one window in eight of them is held out
     widest:      columns up to which a second moment is kept whole
+    device:      cpu, cuda or mps; None: an accelerator when there is one
+    overwrite:   calibrate again, also when the same statistics are there
 
     One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at; statistics of the
     same source, text and settings are kept as they are. Raises MissingError without torch, UsageError for a text

@@ -18,7 +18,7 @@ from kanna.errors import KannaError
 
 COMMANDS = "kanna.cli.commands"
 ORDER = ("doctor", "inspect", "fit", "convert", "verify", "evaluate", "bench", "compare", "calibrate", "optimize",
-         "generate", "chat", "serve", "ps", "swap", "keys", "package")  # fmt: skip
+         "generate", "chat", "serve", "ps", "swap", "keys", "package", "components")  # fmt: skip
 INTERRUPTED = 130
 
 

@@ -42,13 +42,24 @@ def compare(
 ) -> CompareResult:
     """Convert `source` with a baseline and each preset into `out`, verify, evaluate and bench, and report.
 
-    formats: which take part; presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its
-    own. Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what of another
+    source:  what is converted
+    presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its own
+    formats: which take part: gguf, onnx, mlx
+    out:     the folder for artefacts and report
+    text:    a file to evaluate on; None: the WikiText-2 test set
+    windows: of 512 tokens to evaluate; None: as `evaluate` does
+    imatrix: llama.cpp's importance matrix, for presets of GGUF
+    repeat:  rounds of the speed test
+    threads: None: one per physical core
+    overwrite: make every artefact again
+
+    Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what of another
     format is nearest to the source's own weights. A format that cannot hold the model is left out with a note.
     Artefacts that are there already with the same provenance are kept, unless `overwrite`, and so is what was found out
-    about them, but for their speed. `remark` gets a sentence
-    about each finished step. Raises PlanError for an unknown preset before anything is written; an artefact that fails
-    the gate is in the result and never recommended. Without llama.cpp the files are made and reported unmeasured.
+    about them, but for their speed. `remark` gets a sentence about each finished step.
+
+    Raises PlanError for an unknown preset before anything is written; an artefact that fails the gate is in the result
+    and never recommended. Without llama.cpp the files are made and reported unmeasured.
     """
     from kanna import families
 
@@ -107,7 +118,8 @@ def _plan(
     Raises what makes the first format's conversions impossible.
     """
     first = chosen[0].format
-    whole = steps.baseline(source) if first == "gguf" else FORMATS[first].whole
+    own = steps.baseline(source)
+    whole = FORMATS[first].whole or (own if first == "gguf" else own.lower())
     base = Choice(format=first, preset=whole, given=True)
     rows: list[Row] = []
     how: dict[str, dict[str, object]] = {}

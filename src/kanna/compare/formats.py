@@ -13,7 +13,8 @@ from kanna.errors import UsageError
 class Format:
     """How artefacts of a format are compared.
 
-    runtime: that runs them; presets: made when none is named; whole: the one nearest to the source's own weights
+    runtime: that runs them; presets: made when none is named
+    whole:   the one nearest to the source's own weights; "": 16 bits, of the type that suits them
     ending:  of an artefact's name
     """
 
@@ -26,7 +27,7 @@ class Format:
 FORMATS = {
     "gguf": Format(runtime="llamacpp", presets=("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K"), whole="", ending=".gguf"),
     "onnx": Format(runtime="onnx", presets=("int8", "int4-mixed", "int4"), whole="fp32"),
-    "mlx": Format(runtime="mlx", presets=("q8", "mixed", "q4"), whole="bf16"),
+    "mlx": Format(runtime="mlx", presets=("q8", "mixed", "q4"), whole=""),
 }
 
 

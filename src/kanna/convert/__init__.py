@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,23 @@ def convert(
 ) -> ConvertResult:
     """Write `source` as one artefact.
 
-    One of preset (the format has a default), encoding and plan. format: one of `formats()`; None: what the preset
-    names, as in `mlx:q4`, else `gguf`; `safetensors` makes a Hugging Face folder in bf16, f16 or f32. imatrix:
-    llama.cpp's importance matrix. statistics: a folder `kanna calibrate` wrote. method: how values are chosen; None:
-    `gptq` with statistics, else `search`. split_max_size in bytes. include, exclude: patterns of the names of matrix
-    products that an int8 graph of ONNX quantizes, or leaves float. nonfinite: `refuse` a source with NaN or infinity,
-    or store `zero` in their place. threads: default all cores.
+    source:     what is converted
+    out:        file or folder to write; None: only with dry_run
+    preset:     a named plan; the format has a default. One of preset, encoding and plan
+    encoding:   the same for every matrix
+    plan:       a plan, or a file of one
+    format:     one of `formats()`; None: what the preset names, as in `mlx:q4`, else `gguf`. `safetensors` makes a
+                Hugging Face folder in bf16, f16 or f32
+    imatrix:    llama.cpp's importance matrix
+    statistics: a folder `kanna calibrate` wrote
+    method:     how values are chosen; None: `gptq` with statistics, else `search`
+    split_max_size: bytes of a part at most
+    include, exclude: patterns of the names of matrix products that an int8 graph of ONNX quantizes, or leaves float
+    nonfinite:  `refuse` a source with NaN or infinity, or store `zero` in their place
+    threads:    default all cores
+    dry_run:    only say what would be written
+    overwrite:  replace what is at `out`
+    verify:     prove the artefact in its runtime afterwards
 
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial file
     under the final name.
@@ -74,6 +85,18 @@ def convert(
     if include or exclude:
         _check_patterns(format, preset, [*include, *exclude])
     kind: Any = plugins.load(__name__, format, "WORK")
+    request = Request(
+        preset=preset,
+        encoding=encoding,
+        plan=plan,
+        imatrix=imatrix,
+        statistics=statistics,
+        method=method,
+        split_max_size=split_max_size,
+        include=tuple(include),
+        exclude=tuple(exclude),
+    )
+    _check_used(format, request, kind.takes)
     opened = open_source(
         source, revision=revision, offline=offline, weights=not dry_run, preflight=families.load_model, progress=bar
     )
@@ -87,17 +110,6 @@ def convert(
         kind, model = ToEncoder, None
     else:
         model = families.load_model(opened)
-    request = Request(
-        preset=preset,
-        encoding=encoding,
-        plan=plan,
-        imatrix=imatrix,
-        statistics=statistics,
-        method=method,
-        split_max_size=split_max_size,
-        include=tuple(include),
-        exclude=tuple(exclude),
-    )
     work: Work = kind(opened, model, Path(out) if out is not None else None, request)
     result = work.describe()
     if dry_run:
@@ -129,6 +141,14 @@ def format_of(format: str | None, preset: str | None) -> tuple[str, str | None]:
     if format is not None and format != prefix:
         raise UsageError(f"the preset {preset} is not one of {format}", expected=f"--format {prefix}")
     return prefix, rest
+
+
+def _check_used(format: str, request: Request, takes: Sequence[str]) -> None:
+    """UsageError for what was given and the format has no use for."""
+    given = [f.name for f in fields(request) if getattr(request, f.name) not in (None, ())]
+    if unused := [name for name in given if name not in takes]:
+        options = [f"--{name.replace('_', '-')}" for name in (unused[0], *takes)]
+        raise UsageError(f"{options[0]} has no use for {format}", expected=", ".join(options[1:]))
 
 
 def _check_patterns(format: str, preset: str | None, patterns: Sequence[str]) -> None:

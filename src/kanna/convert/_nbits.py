@@ -39,9 +39,6 @@ class ToNBits:
     late_hashes = False
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        for name, value in (("imatrix", request.imatrix), ("split-max-size", request.split_max_size)):
-            if value is not None:
-                raise UsageError(f"--{name} has no use for onnx", expected="none of it")
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-onnx")
         given = informed(source, model, request)
@@ -49,9 +46,8 @@ class ToNBits:
         self.plan = self._plan()
         presets.check_encodings(self.plan)
         config, self.tensors, self.files = families.to_hf(model)
-        windowed = model.config.get("use_sliding_window", True)  # of Qwen 2, which names a window it does not use
-        build.preflight(model.family, config, self.tensors, model.config.get("sliding_window") if windowed else None)
-        self.config = config | {"torch_dtype": "float32"}
+        build.preflight(config, self.tensors)
+        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
         self.ours = dict(zip(self.tensors, (n for n in model.tensors if n not in COMPUTED), strict=True))
         # Ties that the plan cuts: the head becomes a tensor of its own.
         self.tied = HEAD not in model.tensors
@@ -146,13 +142,22 @@ class ToNBits:
     def describe(self) -> ConvertResult:
         entries = [e for name, e in self.entries.items() if name not in COMPUTED]
         sizes = {e.name: self._nbytes(e) for e in entries}
+        notes = [
+            *build.notes(self.model, self.config), "the graph and its tables of angles come on top of these bytes"
+        ]  # fmt: skip
+        if slow := self._slow():
+            more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
+            notes.append(
+                f"accuracy 0 of {slow[0]}{more}: onnxruntime has no such product with 2 or 8 bits and widens the matrix"
+                " for every token, about a hundred times as slow"
+            )
         result = described(
             replace(self.resolved, entries=entries, substitutions=self.substitutions),
             paths=[self.out],
             file_bytes=sum(sizes.values()),
             preset=self.plan.name,
             command=self.command,
-            notes=[*self.model.notes, "the graph and its tables of angles come on top of these bytes"],
+            notes=notes,
         )
         total = sum(num_weights(e.tensor) for e in entries if not (self.cut and e.name == HEAD))
         rows = [row | {"bytes": sizes[row["name"]]} for row in result.tensors]
@@ -164,15 +169,22 @@ class ToNBits:
         size = 4 * sum(num_weights(t) for t in self.tensors.values())
         safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes + 2 * size)
 
-    def _accuracy(self, name: str, bits: int) -> int:
+    def _accuracy(self, name: str) -> int:
         said = next((r.accuracy for r in self.plan.rules if re.search(r.pattern, name)), None)
-        return presets.accuracy(bits, roles.role(name, tied=self.tied)) if said is None else said
+        return presets.INT8 if said is None else said
+
+    def _slow(self) -> list[str]:
+        """Matrices that onnxruntime widens for every token."""
+        kinds = {e.name: parse(e.encoding.name) for e in self.entries.values()}
+        return [
+            n for n, k in kinds.items() if k and k.bits not in presets.KERNELS and self._accuracy(n) == presets.EXACT
+        ]
 
     def _matrix(self, entries: Sequence[TensorPlan]) -> Matrix | None:
         kind = parse(entries[0].encoding.name)
         if kind is None:
             return None
-        levels = [self._accuracy(e.name, kind.bits) for e in entries]
+        levels = [self._accuracy(e.name) for e in entries]
         return Matrix(kind=kind, parts=entries, accuracy=min(levels))
 
     def write(self, running: Running) -> WriteResult:

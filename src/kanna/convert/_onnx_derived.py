@@ -43,7 +43,8 @@ class ToDerived(ToONNX):
     def describe(self) -> ConvertResult:
         matrices = sum(e.nbytes for e in self.resolved.entries if len(e.tensor.shape) > 1)
         others = sum(e.nbytes for e in self.resolved.entries) - matrices
-        notes = [*self.model.notes, "about: the graph, its tables and scales come on top, and what stays float"]
+        notes = build.notes(self.model, self.config)
+        notes.append("about: the graph, its tables and scales come on top, and what stays float")
         if self.kind.int8:
             notes.append(f"ranges and smoothing from {TOKENS} tokens of the built-in calibration text")
         result = described(

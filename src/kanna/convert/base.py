@@ -88,6 +88,10 @@ class Running:
     progress: Progress
 
 
+MATRICES = ("preset", "encoding", "plan", "imatrix", "statistics", "method", "split_max_size")
+"""Fields that say how matrices are stored in one file or folder of weights."""
+
+
 class Work(Protocol):
     """A conversion of one source to one format, planned when it is made and nothing written yet.
 
@@ -96,6 +100,10 @@ class Work(Protocol):
 
     late_hashes: bool
     """Whether the files of the source are hashed while weights are written, and asked for last."""
+    takes: Sequence[str]
+    """Fields of a request that it has a use for."""
+    extra: str
+    """What must be installed for it; "" for the base install."""
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         """Raises KannaError for whatever headers tell. out: None for a dry run without a name."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kanna import encodings, lattice, plan, provenance
 from kanna.convert._informed import informed
-from kanna.convert.base import ConvertResult, Request, Running, described
+from kanna.convert.base import MATRICES, ConvertResult, Request, Running, described
 from kanna.errors import GateError, KannaError
 from kanna.formats import gguf
 from kanna.formats.gguf.write import plan_files
@@ -24,6 +24,8 @@ class ToGGUF:
     """A conversion to GGUF."""
 
     late_hashes = True
+    takes = MATRICES
+    extra = ""
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         self.source, self.model, self.request = source, model, request

@@ -10,7 +10,7 @@ from typing import Any
 
 from kanna import encodings, families, plan, provenance
 from kanna.convert._informed import informed
-from kanna.convert.base import ConvertResult, Request, Running, described
+from kanna.convert.base import MATRICES, ConvertResult, Request, Running, described
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.errors import GateError, KannaError, PlanError, UsageError
@@ -33,11 +33,14 @@ class ToMLX:
     """A conversion to an MLX folder: packed weights, config.json, tokenizer files."""
 
     late_hashes = False
+    takes = MATRICES
+    extra = ""
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-mlx")
-        self.number = request.encoding if request.encoding in NUMBERS else number_of(model)
+        floats = [n for n in (request.encoding, request.preset) if n in NUMBERS]
+        self.number = floats[0] if floats else number_of(model)
         given = informed(source, model, request)
         self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
         known = self.imatrix or self.statistics

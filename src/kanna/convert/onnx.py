@@ -21,17 +21,17 @@ from kanna.plan import onnx as presets
 from kanna.plan import onnx_derived
 from kanna.sources import Source
 
-PRESETS = ("fp32",)
+PRESETS = {"fp32": "the weights in float32"}
 
 
 class ToONNX:
     """A conversion to an ONNX folder: graph, external data, genai_config.json, tokenizer files."""
 
     late_hashes = False
-    presets = PRESETS
+    presets = tuple(PRESETS)
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        preset = request.preset or PRESETS[0]
+        preset = request.preset or "fp32"
         if preset not in self.presets:
             known = [*PRESETS, *presets.PRESETS, *onnx_derived.PRESETS]
             raise UsageError(f"no preset {preset!r} for onnx", expected=", ".join(f"onnx:{p}" for p in known))
@@ -48,9 +48,8 @@ class ToONNX:
         self.source, self.model, self.preset = source, model, preset
         self.out = out or Path(f"{source.name}-onnx")
         config, tensors, self.files = families.to_hf(model)
-        windowed = model.config.get("use_sliding_window", True)  # of Qwen 2, which names a window it does not use
-        build.preflight(model.family, config, tensors, model.config.get("sliding_window") if windowed else None)
-        self.config = config | {"torch_dtype": "float32"}
+        build.preflight(config, tensors)
+        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
         self.resolved = floats(model, tensors, "f32")
         self.command = provenance.command(source, {"format": "onnx", "preset": preset})
 
@@ -61,7 +60,10 @@ class ToONNX:
             file_bytes=sum(e.nbytes for e in self.resolved.entries),
             preset=self.preset,
             command=self.command,
-            notes=[*self.model.notes, "the graph and its tables of angles come on top of these bytes"],
+            notes=[
+                *build.notes(self.model, self.config),
+                "the graph and its tables of angles come on top of these bytes",
+            ],
         )
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:
@@ -96,6 +98,8 @@ class ToAny:
     """The conversion that a preset, an encoding or a plan asks for."""
 
     late_hashes = False
+    takes = ("preset", "encoding", "plan", "statistics", "method", "include", "exclude")
+    extra = "onnx"
 
     def __new__(cls, source: Source, model: Model, out: Path | None, request: Request) -> Any:
         if request.preset in onnx_derived.PRESETS:

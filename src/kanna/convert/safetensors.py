@@ -21,11 +21,11 @@ class ToSafetensors:
     """A conversion to a Hugging Face folder."""
 
     late_hashes = False
+    takes = ("encoding", "split_max_size")
+    extra = ""
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         encoding = request.encoding
-        if request.preset is not None or request.plan is not None:
-            raise UsageError("presets and plans are for GGUF", expected=f"--encoding {', '.join(FLOATS)}")
         if encoding is not None and encoding not in FLOATS:
             raise UsageError(f"safetensors holds no {encoding}", expected=f"--encoding {', '.join(FLOATS)}")
         self.source, self.model, self.request = source, model, request

@@ -76,6 +76,10 @@ def evaluate(
 ) -> EvaluateResult:
     """Score `artefact`, a GGUF or a folder that a runtime loads, against `reference`, any source.
 
+    artefact:  what is scored
+    reference: the source it was made from
+    context: tokens of a window, of which the second half is scored
+    threads: None: one per physical core
     text:    file to score; None: the WikiText-2 test set, its first 32 windows
     windows: how many windows of `context` tokens; None: all of a given text
 

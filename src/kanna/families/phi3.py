@@ -47,8 +47,12 @@ def _attention_factor(c: Config) -> float:
     given = c.rope().params.get("attention_factor")
     if isinstance(given, int | float):
         return float(given)
-    scale = c.context / _original(c)
-    return math.sqrt(1 + math.log(scale) / math.log(_original(c))) if scale > 1 else 1.0
+    return _usual_factor(c.context, _original(c))
+
+
+def _usual_factor(context: int, original: int) -> float:
+    scale = context / original
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
 
 
 def extra(c: Config) -> dict[str, F32]:
@@ -97,7 +101,7 @@ def to_config(model: Model) -> dict[str, Any]:
     """Published Phi-3 configs name the scaling at the top level and in rope_scaling; both are written."""
     hidden, heads = model.meta("{arch}.embedding_length"), model.meta("{arch}.attention.head_count")
     rotary = model.meta("{arch}.rope.dimension_count", hidden // heads)
-    found = {
+    found: dict[str, Any] = {
         "sliding_window": model.meta("{arch}.attention.sliding_window") or None,
         "original_max_position_embeddings": model.meta(
             "{arch}.rope.scaling.original_context_length", model.meta("{arch}.context_length")
@@ -106,10 +110,15 @@ def to_config(model: Model) -> dict[str, Any]:
     }
     factors = {k: model.tensors.get(f"rope_factors_{k}.weight") for k in ("long", "short")}
     if factors["long"] is not None and factors["short"] is not None:
-        found["rope_scaling"] = {
+        scaling: dict[str, Any] = {
             "type": "longrope",
             **{f"{k}_factor": [float(str(v)) for v in t.rows(0, 1)[0]] for k, t in factors.items() if t is not None},
         }
+        factor = model.meta("{arch}.rope.scaling.attn_factor")
+        usual = _usual_factor(model.meta("{arch}.context_length"), found["original_max_position_embeddings"])
+        if factor is not None and abs(factor - usual) > 1e-6 * usual:
+            scaling["attention_factor"] = float(str(np.float32(factor)))
+        found["rope_scaling"] = scaling
     return found
 
 

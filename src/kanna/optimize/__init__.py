@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +35,29 @@ from kanna.units import format_size
 
 __all__ = ["OptimizeResult", "optimize"]
 
-EFFORTS = {"fast": 0, "balanced": 0, "max": 64}
-"""Swaps that are tried at most."""
-_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
+EXTRA = "torch"
 FORMATS = ("gguf", "onnx", "mlx")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How far a search goes. probing: whether predictions are held against the runtime; swaps: tried at most."""
+
+    summary: str
+    probing: bool = True
+    swaps: int = 0
+    formats: Sequence[str] = FORMATS
+
+
+EFFORTS = {
+    "fast": Effort(summary="Trust predictions", probing=False),
+    "balanced": Effort(summary="Correct predictions by measuring every kind of matrix in the runtime"),
+    "max": Effort(
+        summary="Then try swaps of encodings there until none gains, and tune scales and norms",
+        swaps=64,
+        formats=("gguf",),
+    ),
+}
+_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
 
 
 
@@ -71,6 +91,14 @@ def optimize(
     One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset) and memory (bytes
     that weights, cache and buffers may take in llama.cpp at `context` tokens, the encoding of the cache chosen too).
 
+    source:  what is converted
+    out:     the folder for the artefact, its statistics and the report
+    size:    bytes of the file; bpw: bits per weight of the whole file
+    like:    a preset, whose size is the budget
+    memory:  bytes of llama.cpp with its cache full
+    context: tokens of that cache
+    windows: of 512 tokens to evaluate; None: as `evaluate` does
+    threads: None: one per physical core
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
     effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime;
              `max` then tries swaps of encodings there until none gains, and tunes scales and norms
@@ -93,13 +121,15 @@ def optimize(
     opened = open_source(source, revision=revision, offline=offline, preflight=families.load_model, progress=progress)
     model = families.load_model(opened)
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
+    asked = EFFORTS[effort]
     if format in ("onnx", "mlx"):
-        if EFFORTS[effort]:
-            raise UsageError(f"--effort {effort} is not there for {format}", expected="fast or balanced")
+        if format not in asked.formats:
+            able_here = [name for name, one in EFFORTS.items() if format in one.formats]
+            raise UsageError(f"--effort {effort} is not there for {format}", expected=" or ".join(able_here))
         return optimize_folder(
             format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
-            threads=threads, bar=bar, say=say, probing=effort != "fast",
+            threads=threads, bar=bar, say=say, probing=asked.probing,
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
@@ -136,15 +166,15 @@ def optimize(
     clock.stage("measure")
     scale: dict[str, float] = {}
     held = stats / HELD_TEXT
-    if effort != "fast" and not held.read_text(encoding="utf-8").strip():
+    if asked.probing and not held.read_text(encoding="utf-8").strip():
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
-    elif effort != "fast":
+    elif asked.probing:
         scale = probe(opened, costs, stats, held, folder / "probe.json", threads=threads, progress=bar)
         clock.stage("probe")
     plan = folder / "plan.json"
     choices = costs.choices(model, wishes.allow(model), scale)
     text_left = spare(model, calibration, tokens)
-    decides = EFFORTS[effort] > 0 and able(text_left, notes)
+    decides = asked.swaps > 0 and able(text_left, notes)
     if footprint:
         reserve = tuning.RESERVE if decides else 0
         footprint.settle(choices, stats, plan, text_left, costs.key, reserve, bar, notes)
@@ -167,7 +197,7 @@ def optimize(
         steps.make(row, opened, model, hashes, how, threads, False, bar)
     clock.stage("write")
     if swaps is not None:
-        swaps.run(Path(rows[0][0].path or ""), plan, EFFORTS[effort], bar)
+        swaps.run(Path(rows[0][0].path or ""), plan, asked.swaps, bar)
         kept = sum(one["kept"] for one in swaps.state.tries)
         say(f"tried {len(swaps.state.tries)} swaps of encodings, kept {kept}")
         clock.stage("swaps")

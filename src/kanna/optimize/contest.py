@@ -15,6 +15,7 @@ from kanna.optimize.search import NAME, Found
 from kanna.plan import Plan
 from kanna.progress import Progress
 from kanna.sources import Source
+from kanna.verify import verify
 
 
 class Bench(Protocol):
@@ -46,7 +47,8 @@ def contest(
     bar: Progress,
     stage: Callable[[str], None],
 ) -> Made:
-    """Write both with `write` into `folder`, evaluate both in their runtime, and name the closer one."""
+    """Write both with `write` into `folder`, evaluate both in their runtime, and name the closer one that the gate
+    does not refuse."""
     base = base_name(bench.source)
     works = {NAME: bench.work(folder / f"{base}-{NAME}-{format}", plan=plan)}
     within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
@@ -64,10 +66,17 @@ def contest(
         progress=bar,
     )
     by_name = dict(zip(works, scores, strict=True))
-    best = min(works, key=lambda name: by_name[name].kl_mean)
+    gates: dict[str, str] = {}
+    for best in sorted(works, key=lambda name: by_name[name].kl_mean):
+        gates[best] = verify(bench.source, works[best].out, threads=threads, progress=bar).status
+        if gates[best] != "failed":
+            break
+    else:
+        best = next(iter(gates))
+    stage("prove")
     return Made(
         name=best, artefact=works[best].out, described=works[best].describe(), file_bytes=sizes[best], budget=allowed,
         plan=plan, predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
-        rival_kl=by_name[rival].kl_mean if rival else None, statistics=bench.statistics or folder,
+        rival_kl=by_name[rival].kl_mean if rival else None, gate=gates[best], statistics=bench.statistics or folder,
         notes=list(dict.fromkeys(note for score in scores for note in score.notes)),
     )  # fmt: skip

@@ -73,6 +73,7 @@ def optimize_folder(
         bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
         wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
+    notes += [note for note in made.notes if note not in notes]
     if made.name != NAME:
         notes.append(f"{made.name} came out closer than the searched plan, and is the artefact to use")
     bar.finish()

@@ -10,7 +10,7 @@ from typing import Any
 from kanna import statistics
 from kanna.convert.base import Request, Running
 from kanna.convert.mlx import ToMLX, number_of
-from kanna.encodings.grouped.affine import name_of
+from kanna.encodings.grouped.affine import NUMBERS, name_of
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimize.budget import Budget
@@ -66,8 +66,8 @@ class Bench:
         return self.work(Path(NAME), plan=plan, preset=preset).describe().file_bytes
 
     def sizes(self) -> dict[str, int]:
-        """Of every preset, of which `exact` is none to choose."""
-        return {name: self.size(preset=name) for name in presets.PRESETS if name != "exact"}
+        """Of every preset that quantizes; `exact` is none to choose."""
+        return {name: self.size(preset=name) for name in presets.PRESETS if name not in ("exact", *NUMBERS)}
 
 
 def search(bench: Bench, choices: Sequence[Choice], budget: int, path: Path) -> Found:
@@ -109,10 +109,7 @@ def optimize(
     found = search(bench, costs.choices(model, wishes.allow(model)), allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-    made = contest(
+    return contest(
         bench, found, plan, allowed, folder, "mlx", lambda work: work.write(running), text=text, windows=windows,
         threads=threads, bar=bar, stage=stage,
     )  # fmt: skip
-    stage("prove")
-    notes += [note for note in made.notes if note not in notes]
-    return made

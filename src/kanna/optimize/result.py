@@ -78,9 +78,9 @@ class Made:
     top1: float
     rival: str | None
     rival_kl: float | None
+    gate: str
     statistics: Path
     notes: list[str]
-    gate: str | None = None
 
 
 def count(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:

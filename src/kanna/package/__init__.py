@@ -15,9 +15,10 @@ from kanna.package import bom, checksums, signing, targets, watch
 from kanna.package.artefact import Artefact, open_artefact
 from kanna.package.readme import readme
 from kanna.package.resources import resources
-from kanna.package.service import SERVED, Service, image_of
+from kanna.package.service import Service, image_of
 from kanna.progress import Progress
 
+EXTRA = "package"
 PARTIAL = ".partial"
 
 
@@ -68,6 +69,11 @@ def package(
 ) -> PackageResult:
     """Write the folder `out`: the artefact, the files of each target, alert rules, a bill of materials, SHA256SUMS.
 
+    artefact: a GGUF, or a folder that a runtime loads
+    out:     the folder of the package
+    to:      targets; docker where none is named
+    name:    of the model in the service; None: of the file
+    parallel: requests at once; cpus: cores the service may use
     context: tokens of one request (default: 4096, or what the model was trained for when that is less)
     image:   reference of the image that docker, compose and kubernetes use
     wheel:   a wheel of kanna to take along, for where no package index has it
@@ -167,8 +173,6 @@ def _wheel(path: Path) -> Path:
 
 def _notes(artefact: Artefact) -> list[str]:
     found: list[str] = []
-    if artefact.kind not in SERVED:
-        found.append(f"kanna serve of this version has no engine for {artefact.kind} yet: the service will not start")
     if artefact.licence is None:
         found.append("the artefact names no licence: look at its source before you pass it on")
     if artefact.kind == "gguf" and not artefact.provenance:

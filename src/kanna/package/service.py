@@ -16,8 +16,6 @@ STATE = "/var/lib/kanna"
 HEALTH, READY, METRICS = "/health", "/ready", "/metrics"
 # Which extras of kanna an artefact needs to be served.
 EXTRAS = {"gguf": "serve", "onnx": "serve,onnx", "mlx": "serve,mlx"}
-# What this version's gateway has an engine for; Ollama aside, the rest is packaged for one that will.
-SERVED = ("gguf",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

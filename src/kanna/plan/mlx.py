@@ -23,7 +23,7 @@ GROUP = 64
 class Preset:
     """bits of every matrix; `high` bits for the head, and for values and the way down in some layers.
 
-    encoding: of every matrix, in another mode than affine
+    encoding: of every matrix: another mode than affine, or a floating type
     tied_too: a head that is the embedding counts as a head
     """
 
@@ -52,6 +52,9 @@ PRESETS = {
     "mxfp4": Preset(summary="4-bit floats with a power of two per 32 values", encoding="mxfp4g32"),
     "mxfp8": Preset(summary="8-bit floats with a power of two per 32 values", encoding="mxfp8g32"),
     "nvfp4": Preset(summary="4-bit floats with an 8-bit float per 16 values", encoding="nvfp4g16"),
+    "bf16": Preset(summary="every weight in bfloat16", encoding="bf16"),
+    "f16": Preset(summary="every weight in float16", encoding="f16"),
+    "f32": Preset(summary="every weight in float32", encoding="f32"),
     "exact": Preset(summary="the blocks of a quantized source as they are; 8 bits where MLX cannot hold them"),
 }  # fmt: skip
 

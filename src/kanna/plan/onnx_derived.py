@@ -25,6 +25,6 @@ PRESETS = {
     "bf16": Derived(use="matrices stored in bfloat16, computed in float32", bits=16, storage="bf16"),
     "int8": Derived(use="dynamic int8: activations are rounded over the range they have at that moment", bits=8),
     "w8a8": Derived(use="static int8 (QDQ): ranges from calibration text", bits=8, calibrator="minmax"),
-    "w8a8-percentile": Derived(use="the same, ranges that hold 99.99 %", bits=8, calibrator="percentile"),
-    "w8a8-entropy": Derived(use="the same, ranges of least divergence", bits=8, calibrator="entropy"),
+    "w8a8-percentile": Derived(use="static int8 (QDQ): ranges that hold 99.99 %", bits=8, calibrator="percentile"),
+    "w8a8-entropy": Derived(use="static int8 (QDQ): ranges of least divergence", bits=8, calibrator="entropy"),
 }

@@ -1,13 +1,14 @@
-"""The chart to look at first: size across, KL divergence up (logarithmic), speed as colour and area, format as shape.
-
-Peak memory is in what a point says of itself."""
+"""The chart to look at first: size across, KL divergence up (logarithmic), speed as colour, peak memory as area, and
+format as shape."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
+
+from kanna.report import legend
 
 SMALLEST_KL = 1e-6
 
@@ -41,6 +42,8 @@ class Frame:
 # Drawn twice, and the style sheet shows one of them: letters of the wide one would be too small on a phone.
 WIDE = Frame(name="wide", width=860, height=460)
 NARROW = Frame(name="narrow", width=400, height=440, left=62, right=14, bottom=108)
+_AXIS = 50
+"""What ticks and the words of the axis take below the plot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +127,23 @@ def chart(data: dict[str, Any]) -> str:
 
 
 def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
+    formats = list(dict.fromkeys(p.format for p in found))
+    memories = [p.memory for p in found if p.memory]
+    speeds = [p.speed for p in found if p.speed]
+    fastest, slowest = (max(speeds), min(speeds)) if speeds else (1.0, 0.0)
+    wide, most = frame is WIDE, max(memories, default=0.0)
+    if speeds:
+        below = _AXIS + legend.ROW * legend.rows(formats, memory=bool(memories), wide=wide) + 8
+        frame = replace(frame, height=frame.height - frame.bottom + below, bottom=below)
+
+    def radius(memory: float | None) -> float:
+        return 4 + 11 * math.sqrt(memory / most) if memory else 8.0
+
     floor = next((r["kl_mean"] for r in data["rows"] if r["role"] == "floor" and r["kl_mean"]), None)
-    x_ticks = linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if frame is WIDE else 4)
+    x_ticks = linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if wide else 4)
     lows = [p.kl for p in found] + ([floor] if floor else [])
     low = math.floor(math.log10(min(lows)) - 0.15)
     high = max(math.ceil(math.log10(max(p.kl for p in found)) + 0.1), low + 1)
-    speeds = [p.speed for p in found if p.speed]
-    fastest, slowest = (max(speeds), min(speeds)) if speeds else (1.0, 0.0)
 
     axes = Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
     x, y = axes.x, axes.y
@@ -145,10 +158,10 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     if floor:
         at = y(max(floor, SMALLEST_KL))
         parts.append(line("floor", (frame.left, at), (frame.end, at)))
-        said = "floor: the runtime's own rounding" if frame is WIDE else "floor"
+        said = "floor: the runtime's own rounding" if wide else "floor"
         parts.append(text(frame.left + 6, at - 5, said, "tick", "start"))
         taken += [(frame.left, at - 1, frame.end, at + 1), (frame.left, at - 17, frame.left + 7.0 * len(said), at)]
-    radii = {p.name: 6 + 9 * math.sqrt((p.speed or 0) / fastest) if fastest else 8.0 for p in found}
+    radii = {p.name: radius(p.memory) for p in found}
     for p in found:
         r = radii[p.name]
         taken.append((x(p.megabytes) - r, y(p.kl) - r, x(p.megabytes) + r, y(p.kl) + r))
@@ -165,7 +178,21 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
         label = ("★ " if p.best else "") + p.name
         left, base = place(label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame)
         parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
-    parts.append(_legend(slowest, fastest, frame) if speeds else "")
+    if speeds:
+        parts.append(
+            legend.legend(
+                left=frame.left,
+                top=frame.base + _AXIS,
+                wide=wide,
+                speeds=(slowest, fastest),
+                stops="".join(f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5)),
+                memories=(min(memories), most) if memories else None,
+                radius=radius,
+                formats=formats,
+                mark=_mark,
+                gradient=f"speed-{frame.name}",
+            )
+        )
     parts.append("</svg>")
     return "\n".join(part for part in parts if part)
 
@@ -190,6 +217,7 @@ def describe(data: dict[str, Any]) -> str:
     said = [
         f"{p.name}: {p.megabytes:.1f} MB, KL divergence {p.kl:.5f}"
         + (f", {p.speed:.0f} tokens per second" if p.speed else "")
+        + (f", {p.memory:.0f} MB of peak memory" if p.memory else "")
         for p in points(data)
     ]
     best = data["recommended"]["name"]
@@ -255,18 +283,6 @@ def place(
     spot = min(spots, key=overlap)
     taken.append((spot[0], spot[1] - height + 3, spot[0] + width, spot[1] + 3))
     return spot
-
-
-def _legend(slowest: float, fastest: float, frame: Frame) -> str:
-    top, width = frame.height - 24, 180 if frame is WIDE else frame.end - frame.left
-    said = f"{slowest:.0f} to {fastest:.0f} tokens/s (yellow and large is faster)"
-    words = (frame.left + width + 10, top + 10) if frame is WIDE else (frame.left, top - 8)
-    stops = "".join(f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5))
-    return (
-        f'<defs><linearGradient id="speed-{frame.name}">{stops}</linearGradient></defs>'
-        f'<rect x="{frame.left}" y="{top}" width="{width}" height="10" rx="5" fill="url(#speed-{frame.name})"/>'
-        + text(*words, said, "tick", "start")
-    )
 
 
 def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:

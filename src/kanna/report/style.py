@@ -26,6 +26,8 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }
 .chart .floor { stroke: var(--muted); stroke-width: 1.5; stroke-dasharray: 6 5; }
 .chart .dot { fill-opacity: .88; stroke: var(--ink); stroke-width: 1; }
+.chart .sample { fill: none; stroke: var(--muted); stroke-width: 1.5; }
+.chart .dot[fill=none] { stroke: var(--muted); stroke-width: 1.5; }
 .chart .ring { fill: none; stroke: var(--accent); stroke-width: 2.5; }
 .chart .planned { fill: none; stroke: var(--accent); stroke-width: 2; }
 .chart .preset { fill: var(--warn); stroke: var(--panel); stroke-width: 1; }

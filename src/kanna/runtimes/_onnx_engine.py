@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
-from kanna.formats.onnx.files import Folder
+from kanna.formats.onnx.files import Folder, rope_edge
 from kanna.model import F32
 from kanna.runtimes._folder import FolderText
 from kanna.runtimes._stepped import PROMPT_BATCH, SteppedEngine
@@ -70,6 +70,7 @@ class OnnxEngine(SteppedEngine):
             context=context,
             threads=threads,
         )
+        self.rope_edge = rope_edge(folder.graph) if model.get("type") == "phi3" else 0
 
     def _bound(self) -> Any:
         """The cache, made when it is first needed, bound as past and as present at once."""

@@ -23,6 +23,8 @@ class SteppedEngine(ABC):
     """A loaded folder. A subclass gives `forward`, `rewind`, `memory` and `free`.
 
     vocab_size: columns of the logits; context: tokens the cache has room for
+    rope_edge: tokens beyond which all positions turn by other factors, those before too (Phi-3's long rope); 0: none.
+               What was read on this side of it is read again on the other.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class SteppedEngine(ABC):
         self.bos, self.eos, self.adds_bos = text.bos, text.eos, text.adds_bos
         self.chat_template = text.chat_template
         self.last = Generation()
+        self.rope_edge = 0
         self._past: list[int] = []
         self._closed = False
 
@@ -90,13 +93,18 @@ class SteppedEngine(ABC):
             raise UsageError(f"{len(ids)} tokens in a context of {self.context}", todo="open with a larger context")
         self._past = list(ids[: self.rewind(0)])
         parts: list[F32] = []
-        edges = sorted({*range(0, first, PROMPT_BATCH), *range(first, len(ids), PROMPT_BATCH), len(ids)})
+        edges = self._edges({*range(0, first, PROMPT_BATCH), *range(first, len(ids), PROMPT_BATCH), len(ids)})
         for start, stop in zip(edges, edges[1:], strict=False):
-            rows = self.forward(ids[start:stop], stop - start if start >= first else 0)
+            rows = self.forward(ids[start:stop], max(0, stop - max(start, first)))
             if len(rows):
                 parts.append(rows)
         self._past = list(ids)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _edges(self, edges: set[int]) -> list[int]:
+        """Where the reading of a text is cut: not before the rope's edge where the text goes beyond it."""
+        start, *rest = sorted(edges)
+        return [start, *(e for e in rest if e > self.rope_edge or rest[-1] <= self.rope_edge)]
 
     def generate(
         self,
@@ -157,8 +165,11 @@ class SteppedEngine(ABC):
             yield token
             if run.reason:
                 return
-            row = self.forward([token], 1)[0]
-            self._past.append(token)
+            if len(self._past) == self.rope_edge:
+                row = self._read_prompt([*self._past, token])[1]
+            else:
+                row = self.forward([token], 1)[0]
+                self._past.append(token)
             token = pick(row)
 
     def _read_prompt(self, ids: list[int]) -> tuple[int, F32]:
@@ -166,11 +177,14 @@ class SteppedEngine(ABC):
         keep = 0
         while keep < min(len(self._past), len(ids) - 1) and self._past[keep] == ids[keep]:
             keep += 1
+        if (len(self._past) > self.rope_edge) != (len(ids) > self.rope_edge):
+            keep = 0
         keep = self.rewind(keep)
         self._past = ids[:keep]
         row = np.empty(0, np.float32)
-        for start in range(keep, len(ids), PROMPT_BATCH):
-            part = ids[start : start + PROMPT_BATCH]
+        edges = self._edges({*range(keep, len(ids), PROMPT_BATCH), len(ids)})
+        for start, stop in zip(edges, edges[1:], strict=False):
+            part = ids[start:stop]
             row = self.forward(part, 1)[0]
             self._past += part
         return keep, row

@@ -43,6 +43,9 @@ class TorchEngine(SteppedEngine):
             context=context,
             threads=threads,
         )
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            self.rope_edge = int(rope["original_max_position_embeddings"])
 
     def forward(self, ids: Sequence[int], keep: int) -> F32:
         torch = self._torch

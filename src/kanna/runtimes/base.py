@@ -100,9 +100,13 @@ class Engine(Protocol):
 
 
 class Runtime(Protocol):
-    """One runtime; `open` raises MissingError when it is not here and FormatError for a file it cannot load."""
+    """One runtime; `open` raises MissingError when it is not here and FormatError for a file it cannot load.
+
+    extra: what installs it
+    """
 
     name: str
+    extra: str
 
     def opens(self, path: Path) -> bool:
         """Whether an artefact is of the kind this runtime loads, by its name or the files in its folder."""

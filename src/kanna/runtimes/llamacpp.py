@@ -95,6 +95,7 @@ class LlamaCpp:
     """The runtime for GGUF."""
 
     name = "llamacpp"
+    extra = "llamacpp"
 
     def opens(self, path: Path) -> bool:
         return not path.is_dir()  # of a file the header decides

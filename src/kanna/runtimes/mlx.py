@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import FormatError, UsageError
-from kanna.formats import mlx
+from kanna.formats import mlx, safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
+from kanna.runtimes._folder import read_json
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Mlx:
     """The runtime for MLX folders."""
 
     name = "mlx"
+    extra = "mlx"
 
     def opens(self, path: Path) -> bool:
         return path.is_dir() and mlx.is_folder(path)
@@ -43,9 +45,17 @@ class Mlx:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not self.opens(path):
             raise FormatError(f"{path} is no MLX folder", expected="config.json and safetensors that mlx-lm wrote")
+        check(path)
         from kanna.runtimes._mlx_engine import MlxEngine
 
         return MlxEngine(mx, mlx_lm, path, context=context, threads=threads or default_threads())
+
+
+def check(path: Path) -> None:
+    """Raise KannaError for what headers tell is wrong: mlx-lm loads such a folder, and fails at its first token."""
+    config, tensors = read_json(path / "config.json"), safetensors.read_folder(path)
+    if mlx.is_mlx(config):
+        mlx.unpacked(tensors, config)
 
 
 RUNTIME = Mlx()

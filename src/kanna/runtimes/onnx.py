@@ -42,6 +42,7 @@ class Onnx:
     """The runtime for ONNX folders."""
 
     name = "onnx"
+    extra = "onnx"
 
     def opens(self, path: Path) -> bool:
         return files.is_onnx(path)

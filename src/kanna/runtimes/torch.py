@@ -21,6 +21,7 @@ class Torch:
     """The runtime for Hugging Face folders."""
 
     name = "torch"
+    extra = "torch"
 
     def opens(self, path: Path) -> bool:
         return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))

@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kanna.serve import logprobs, relay
+from kanna.serve import logprobs, relay, toolcalls
 from kanna.serve.engines.base import SCORE
 from kanna.serve.leaving import ended
 from kanna.serve.problems import ApiError
@@ -76,18 +76,32 @@ class _Passed:
 
     async def whole(self) -> bytes:
         async with self.gateway.pool.tried(self.ask.served, self.path, self.body) as backend:
-            return await relay.whole(backend, self.path, self.body, self.ask.used)
+            body, calls = await toolcalls.prepared(backend, self.body)
+            data = await relay.whole(backend, self.path, body, self.ask.used)
+        if not calls:
+            return data
+        answer = json.loads(data)
+        toolcalls.whole(answer)
+        return json.dumps(answer, ensure_ascii=False).encode()
 
     async def stream(self) -> AsyncGenerator[bytes]:
         gateway, ask = self.gateway, self.ask
         wants_usage = _wants_usage(self.body)
         self.body["stream_options"] = {**(self.body.get("stream_options") or {}), "include_usage": True}
         async with gateway.pool.tried(ask.served, self.path, self.body) as backend:
+            body, calls = await toolcalls.prepared(backend, self.body)
             events = relay.stream(
-                backend, self.path, self.body, ask.used, gateway.metrics,
+                backend, self.path, body, ask.used, gateway.metrics,
                 begun=ask.begun, wants_usage=wants_usage,
             )  # fmt: skip
             async with aclosing(events):
+                if calls:
+                    streamed = toolcalls.Streamed()
+                    async for chunk in _chunks_of(events):
+                        for found in streamed.feed(chunk):
+                            yield _event(found)
+                    yield b"data: [DONE]\n\n"
+                    return
                 async for part in events:
                     yield part
 
@@ -161,8 +175,10 @@ class _Together:
                 answer: dict[str, Any] = {"object": "text_completion", "model": self.ask.served.name,
                                           "choices": [{"text": "", "finish_reason": "length"}]}  # fmt: skip
             else:
-                body = choice.body | {"stream": False}
+                body, calls = await toolcalls.prepared(backend, choice.body | {"stream": False})
                 answer = json.loads(await relay.whole(backend, self.path, body, choice.used))
+                if calls:
+                    toolcalls.whole(answer)
         for found in answer["choices"]:
             found["index"] = choice.index
             if self.path != relay.CHAT:
@@ -249,26 +265,25 @@ class _Together:
                 table = logprobs.Table(offset=len(table.text))
             if choice.body.get("max_tokens") == 0:
                 return
-            body = choice.body | {"stream": True, "stream_options": {"include_usage": True}}
+            body, calls = await toolcalls.prepared(backend, choice.body)
+            body = body | {"stream": True, "stream_options": {"include_usage": True}}
+            streamed = toolcalls.Streamed() if calls else None
             events = relay.stream(
                 backend, self.path, body, choice.used, gateway.metrics, begun=ask.begun,
                 wants_usage=False,
             )  # fmt: skip
             async with aclosing(events):
-                async for part in events:
-                    for event in part.split(b"\n\n"):
-                        if not event.startswith(b"data: {"):
-                            continue
-                        chunk = json.loads(event[6:])
-                        chunk.pop("usage", None)
-                        chunk.pop("timings", None)
-                        for found in chunk.get("choices") or ():
-                            found["index"] = choice.index
-                            if self.path != relay.CHAT:
-                                tokens = logprobs.read(found.get("logprobs"))
-                                found["logprobs"] = table.shown(tokens, self.top) if self.top is not None else None
-                                table = logprobs.Table(offset=table.offset + len(found["text"]))
-                        yield chunk
+                async for chunk in _chunks_of(events):
+                    chunk.pop("usage", None)
+                    chunk.pop("timings", None)
+                    for found in chunk.get("choices") or ():
+                        found["index"] = choice.index
+                        if self.path != relay.CHAT:
+                            tokens = logprobs.read(found.get("logprobs"))
+                            found["logprobs"] = table.shown(tokens, self.top) if self.top is not None else None
+                            table = logprobs.Table(offset=table.offset + len(found["text"]))
+                    for one in streamed.feed(chunk) if streamed else [chunk]:
+                        yield one
 
     # Both
 
@@ -280,6 +295,14 @@ class _Together:
         """A prompt counts once, however often it was answered."""
         self.ask.used.prompt = sum(c.used.prompt for c in self.choices if c.counts_prompt)
         self.ask.used.completion = sum(c.used.completion for c in self.choices)
+
+
+async def _chunks_of(events: AsyncGenerator[bytes]) -> AsyncGenerator[dict[str, Any]]:
+    """The objects in a stream of whole events."""
+    async for part in events:
+        for event in part.split(b"\n\n"):
+            if event.startswith(b"data: {"):
+                yield json.loads(event[6:])
 
 
 def _event(chunk: dict[str, Any]) -> bytes:

@@ -19,6 +19,7 @@ from kanna.serve import admin, description, gauges, models, page, requests
 from kanna.serve.engines.base import EMBED
 from kanna.serve.gateway import Gateway
 from kanna.serve.guard.ledger import Ledger
+from kanna.serve.guard.origins import Origins
 from kanna.serve.guard.store import Store
 from kanna.serve.leaving import LEFT
 from kanna.serve.pool import Pool
@@ -86,12 +87,16 @@ def create_app(
     )
     described = description.Bodies()
 
+    def turned_away(status: int) -> None:
+        gateway.metrics.of(gateway.metrics.refused, str(status)).inc()
+
+    app.add_middleware(Origins, settings=settings, refused=turned_away)
     app.add_middleware(_Secure)
 
     @app.exception_handler(ApiError)
     async def refuse(_: Request, problem: ApiError) -> Response:
         if problem.status != LEFT:
-            gateway.metrics.of(gateway.metrics.refused, str(problem.status)).inc()
+            turned_away(problem.status)
         headers = {k.decode(): v.decode() for k, v in problem.headers()}
         return Response(problem.body(), problem.status, headers)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import KannaError, UsageError
-from kanna.serve import relay
+from kanna.serve import relay, toolcalls
 from kanna.serve.problems import ApiError
 from kanna.serve.relay import Used
 from kanna.serve.settings import ModelSpec
@@ -98,6 +98,11 @@ class Canary:
         """Where the next request goes: the canary's engine when it is its turn."""
         if self.state != "trying" or self._backend is None:
             return None
+        main = self._backend.main
+        if main.restarts >= FAILURES or main.state == "failed":
+            self._take_back(f"its engine ended {main.restarts} times")
+        if self.state != "trying" or main.state != "ready":
+            return None
         self._due += self.spec.share
         if self._due < 1:
             return None
@@ -139,6 +144,7 @@ class Canary:
             return None
         await backend.enter()
         try:
+            body, _ = await toolcalls.prepared(backend, body)
             begun = time.perf_counter()
             found = json.loads(await relay.whole(backend, path, body, Used()))["choices"][0]
             said = found["message"] if "message" in found else found["text"]

@@ -1,14 +1,16 @@
-"""An engine's process: `python -m kanna.serve.child`, told by one line of JSON on its standard input what to run.
+"""An engine's process: `python -m kanna.serve.child ENGINE`, told by a line of JSON on standard input what to run.
 
 It ends with the gateway, however that ends: its standard input closes, and on Linux the kernel kills it.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 
 def die_with_parent() -> None:
@@ -38,6 +40,9 @@ def main() -> int:
     guard_stdout()
     # Ctrl-C reaches the whole group of processes: the gateway alone decides when engines end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in engines.get(sys.argv[1]).modules:
+        with suppress(ImportError):  # `run` says what is missing
+            importlib.import_module(module)
     line = b""
     while not line.endswith(b"\n"):
         line += os.read(0, 65536) or os._exit(1)

@@ -134,6 +134,8 @@ class Gateway:
         served = self.model(key, body["model"])
         if caps:
             self.cap(body, caps)
+        if kind is requests.Chat:
+            requests.settle(body)
         body["model"] = served.name
         self.metrics.of(self.metrics.requests, served.name, key.id).inc()
         return Ask(key=key, served=served, body=body, client=Client(request.receive), begun=begun,

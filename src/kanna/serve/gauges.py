@@ -25,6 +25,8 @@ async def read(pool: Pool) -> None:
     for served in pool.models.values():
         backend = served.backend
         if backend is None or backend.main.state != "ready":
+            metrics.of(metrics.batch, served.name).set(0)
+            metrics.of(metrics.kv_used, served.name).set(0)
             continue
         with suppress(
             ApiError, aiohttp.ClientError, OSError, ValueError, TypeError, KeyError, asyncio.TimeoutError
@@ -38,8 +40,6 @@ async def read(pool: Pool) -> None:
             held = sum(int(s.get("n_prompt_tokens") or 0) + _decoded(s) for s in busy)
             metrics.of(metrics.batch, served.name).set(len(busy))
             metrics.of(metrics.kv_used, served.name).set(held / (backend.context * backend.config.slots))
-
-
 
 
 def _decoded(slot: dict[str, Any]) -> int:

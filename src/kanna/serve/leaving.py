@@ -78,7 +78,7 @@ class Events(Response):
         self.first, self.source, self.client, self.total, self.idle = first, source, client, total, idle
         super().__init__(headers={"x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._parts = 0
+        self._moved = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -97,19 +97,22 @@ class Events(Response):
             await self.source.aclose()
 
     async def _send(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.first, "more_body": True})
         async for part in self.source:
-            self._parts += 1
+            self._moved = loop.time()
             await send({"type": "http.response.body", "body": part, "more_body": True})
+            self._moved = loop.time()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self, work: asyncio.Future[None]) -> ApiError | None:
         """What the client must still be told when the stream is over; None: nothing."""
         loop = asyncio.get_running_loop()
-        end, seen, since = loop.time() + self.total, -1, loop.time()
+        self._moved = loop.time()
+        end = self._moved + self.total
         while True:
-            patience = min(end, since + self.idle) - loop.time()
+            patience = min(end, self._moved + self.idle) - loop.time()
             await asyncio.wait({work, self.client.left}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             now = loop.time()
             if work.done():
@@ -121,9 +124,7 @@ class Events(Response):
                 raise error
             if self.client.left.done():
                 return None
-            if self._parts != seen:
-                seen, since = self._parts, now
-            elif now >= since + self.idle:
+            if now >= self._moved + self.idle:
                 return self.client.late(f"nothing moved for {self.idle:g} seconds")
             if now >= end:
                 return self.client.late(f"the answer took longer than {self.total:g} seconds")

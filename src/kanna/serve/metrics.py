@@ -59,6 +59,13 @@ class Metrics:
             found = self._children[at] = metric.labels(*labels)
         return found
 
+    def begin(self, model: str) -> None:
+        """Every series that has the model alone for a label, at 0: what has not happened yet is no gap in a graph."""
+        for metric in (self.first_token, self.between_tokens, self.whole, self.running, self.waiting, self.memory,
+                       self.batch, self.kv_used):  # fmt: skip
+            self.of(metric, model)
+        self.of(self.restarts, model, "generate")
+
     def restarted(self, model: str, role: str) -> None:
         self.of(self.restarts, model, role).inc()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -65,14 +66,15 @@ class Pool:
 
     def _register(self, spec: ModelSpec) -> None:
         engine = engines.for_artefact(spec.path)
-        if todo := engine.missing():
+        if not self.config(spec, engine.name).program and (todo := engine.missing()):
             raise MissingError(f"{spec.path} runs in {engine.name}, which is not installed here", todo=todo)
+        _fits(spec, engine.name)
         needed = engine.footprint(self.config(spec, engine.name)).total
         if needed > self.budget:
             raise UsageError(
                 f"{spec.path} needs {format_size(needed)} with {self.settings.slots} slots of {self.settings.context} "
                 f"tokens, the budget is {format_size(self.budget)}",
-                todo="lower --slots or --context, raise --memory, or take a smaller artefact (`kanna fit`)",
+                todo="lower --parallel or --context, raise --memory, or take a smaller artefact (`kanna fit`)",
             )
         served = Served(spec=spec, engine=engine.name, bytes=needed)
         for name in (spec.name, *spec.aliases):
@@ -80,6 +82,7 @@ class Pool:
                 raise UsageError(f"two models are named {name!r}", todo="give them names: NAME=PATH")
             self._names[name] = served
         self.models[spec.name] = served
+        self.metrics.begin(spec.name)
 
     def config(self, spec: ModelSpec, engine: str) -> EngineConfig:
         s = self.settings
@@ -98,11 +101,11 @@ class Pool:
 
     # Life
 
-    def prestart(self) -> None:
-        """Start the first model before there is an event loop: it loads while the gateway imports."""
+    def prestart(self, launched: subprocess.Popen[bytes] | None = None) -> None:
+        """Start the first model before there is an event loop, in that process: it loads while the gateway imports."""
         first = next(iter(self.models.values()))
         first.backend = Backend(self.config(first.spec, first.engine), self.settings.limits, self.metrics)
-        first.backend.main.spawn()
+        first.backend.main.spawn(launched)
 
     def start(self, session: aiohttp.ClientSession) -> None:
         self.session = session
@@ -216,10 +219,11 @@ class Pool:
     async def swap(self, served: Served, path: Path) -> None:
         """Put another artefact under the same name; requests under way end on the old one."""
         engine = engines.for_artefact(path)
-        if todo := engine.missing():
+        if not self.config(served.spec, engine.name).program and (todo := engine.missing()):
             raise ApiError(400, f"{path} runs in {engine.name}, which is not installed: {todo}")
         spec = ModelSpec(name=served.spec.name, path=path, aliases=served.spec.aliases, draft=served.spec.draft,
                          adapters=served.spec.adapters)  # fmt: skip
+        _fits(spec, engine.name)
         backend = await self.add_extra(f"swap:{served.name}", spec, engine.name)
         old, served.backend = served.backend, backend
         del self.extra[f"swap:{served.name}"]
@@ -247,9 +251,11 @@ class Pool:
         return backend
 
     async def drop_extra(self, label: str) -> None:
-        if backend := self.extra.pop(label, None):
+        """Take it out when its last request has ended; until then it takes memory, and is counted."""
+        if backend := self.extra.get(label):
             await backend.drained()
             await backend.stop()
+            self.extra.pop(label, None)
 
     # Memory
 
@@ -281,6 +287,14 @@ class Pool:
     def status(self) -> list[dict[str, Any]]:
         """Of every model: state, engine, memory, queue."""
         return [_status(s) for s in self.models.values()]
+
+
+def _fits(spec: ModelSpec, engine: str) -> None:
+    """Raises UsageError for what goes with a model that its engine does not know of."""
+    for what, given in (("adapters", spec.adapters), ("a draft model", spec.draft)):
+        if given and engine != "gguf":
+            raise UsageError(f"{spec.path} runs in {engine}, which takes no {what.removeprefix('a ')}",
+                             expected=f"{what} beside a GGUF file")  # fmt: skip
 
 
 def _status(served: Served) -> dict[str, Any]:

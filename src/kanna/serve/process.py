@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +18,7 @@ from typing import Any
 import aiohttp
 
 from kanna.serve.engines.base import EngineConfig
+from kanna.serve.launch import launch
 from kanna.serve.problems import ApiError, engine_down
 
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -29,23 +28,15 @@ GIVE_UP = 3
 PROBE_EVERY, PROBE_TIMEOUT, PROBES = 15.0, 20.0, 3
 LOAD_TIMEOUT = 600.0
 
-_QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-
-class _Run:
+class Run:
     """One life of the process. Its futures are of threads, so that it may start before there is an event loop."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, launched: subprocess.Popen[bytes] | None = None) -> None:
         self.ready: Future[dict[str, Any]] = Future()
         self.ended: Future[int] = Future()
         self.tail: deque[str] = deque(maxlen=30)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kanna.serve.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
+        self.process = launched or launch(config.engine)
         assert self.process.stdin
         with suppress(BrokenPipeError):
             self.process.stdin.write(config.to_json().encode() + b"\n")
@@ -86,7 +77,7 @@ class EngineProcess:
         self.restarts = 0
         self.reason = ""
         self.on_death = on_death
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -98,10 +89,10 @@ class EngineProcess:
     def pid(self) -> int | None:
         return self._run.process.pid if self._run and self.state not in {"stopped", "failed"} else None
 
-    def spawn(self) -> None:
-        """Start the process; needs no event loop."""
+    def spawn(self, launched: subprocess.Popen[bytes] | None = None) -> None:
+        """Start the process, or go on with one that waits for its orders; needs no event loop."""
         self.state = "starting" if self.restarts == 0 else "restarting"
-        self._run = _Run(self.config)
+        self._run = Run(self.config, launched)
 
     def supervise(self, session: aiohttp.ClientSession) -> None:
         """Watch the process from now on."""
@@ -175,12 +166,12 @@ class EngineProcess:
             self.spawn()
 
     @staticmethod
-    def _complaint(run: _Run) -> list[str]:
+    def _complaint(run: Run) -> list[str]:
         lines = [line for line in run.tail if line.strip()]
         telling = [line for line in lines if "error" in line.lower() or line.startswith("kanna:")]
         return (telling or lines)[-1:]
 
-    async def _answers(self, session: aiohttp.ClientSession, run: _Run) -> None:
+    async def _answers(self, session: aiohttp.ClientSession, run: Run) -> None:
         """Until `/health` says yes."""
         while not run.ended.done():
             if await self._healthy(session):
@@ -196,7 +187,7 @@ class EngineProcess:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             return False
 
-    async def _until_end(self, session: aiohttp.ClientSession, run: _Run) -> None:
+    async def _until_end(self, session: aiohttp.ClientSession, run: Run) -> None:
         """Until the process has ended; one that no longer answers is killed."""
         ended = asyncio.ensure_future(asyncio.wrap_future(run.ended))
         silent = 0

@@ -12,6 +12,7 @@ from typing import Any
 
 from kanna.serve import line
 from kanna.serve.backend import Backend
+from kanna.serve.engines.base import TOO_LONG
 from kanna.serve.line import Answer, LineError
 from kanna.serve.metrics import Metrics
 from kanna.serve.problems import ApiError, engine_down
@@ -175,10 +176,16 @@ async def send(backend: Backend, path: str, body: dict[str, Any], process: Engin
             answer.close()
     except LineError as error:
         raise engine_down(backend.config.name) from error
+    kind = None
     try:
-        said = json.loads(text)["error"]["message"]
+        error = json.loads(text)["error"]
+        said, kind = error["message"], error.get("type")
     except (ValueError, KeyError, TypeError):
         said = text[:300]
-    if answer.status < 500:
+    if "initialize samplers" in str(said):
+        said = f"llama.cpp cannot hold this answer to a schema; a file without a chat template is one cause ({said})"
+    if kind == TOO_LONG:
+        raise ApiError(400, str(said), code="context_length_exceeded")
+    if answer.status < 500 or path == "/detokenize":  # llama.cpp fails at ids that it does not have
         raise ApiError(400, str(said))
     raise ApiError(502, f"the engine failed: {said}", "server_error", "engine_failed")

@@ -35,15 +35,63 @@ class Generation(_Request):
     logit_bias: dict[str, float] | None = None
 
 
-class Message(BaseModel):
+class _Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
+
+class Message(_Open):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+class Function(_Open):
+    """`parameters`: a JSON schema; without one, any object."""
+
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Open):
+    type: Literal["function"]
+    function: Function
+
+
+class Named(_Open):
+    name: str
+
+
+class Choice(_Open):
+    type: Literal["function"]
+    function: Named
+
+
+class Schema(_Open):
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class Format(_Open):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
 
 
 class Chat(Generation):
     messages: list[Message] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: int | None = Field(None, ge=1)
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | Choice | None = None
+    response_format: Format | None = None
+
+    @model_validator(mode="after")
+    def _tools_that_are_there(self) -> Chat:
+        names = [t.function.name for t in self.tools or ()]
+        if isinstance(self.tool_choice, Choice) and self.tool_choice.function.name not in names:
+            raise PydanticCustomError(
+                "tool", "tool_choice names {name}, which is not among the tools",
+                {"name": repr(self.tool_choice.function.name[:128])},
+            )  # fmt: skip
+        if self.tool_choice == "required" and not names:
+            raise PydanticCustomError("tool", "tool_choice is required, and there are no tools")
+        return self
 
 
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -74,6 +122,17 @@ class Tokenize(_Request):
 
 class Detokenize(_Request):
     tokens: list[int]
+
+
+def settle(body: dict[str, Any]) -> None:
+    """Say what a chat wants of its tools in a way that every engine understands: any of them, or one at least."""
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):  # llama.cpp takes it for `auto`
+        body["tools"] = [t for t in body["tools"] if t["function"]["name"] == choice["function"]["name"]]
+        body["tool_choice"] = "required"
+    elif choice == "none" or not body.get("tools"):
+        body.pop("tools", None)
+        body.pop("tool_choice", None)
 
 
 def check(kind: type[BaseModel], value: Any) -> None:

@@ -68,6 +68,7 @@ class Settings:
     slots:       requests an engine computes together
     idle:        unload a model unused for that many seconds; 0: only when room is needed
     open_to_all: other addresses than loopback without keys
+    origins:     of web pages elsewhere that may ask, such as https://chat.example; `*`: all
     keys:        ask for keys on loopback too
     """
 
@@ -83,6 +84,7 @@ class Settings:
     llama_server: str | None = None
     idle: float = 0.0
     keys: bool = False
+    origins: tuple[str, ...] = ()
     open_to_all: bool = False
     limits: Limits = field(default_factory=Limits)
 

@@ -39,6 +39,10 @@ def verify(
 ) -> VerifyResult:
     """Prove `artefact` (a GGUF, or a folder for another runtime) against the source it was made from.
 
+    source:   what the artefact was made from
+    artefact: a GGUF file, or a folder
+    threads:  None: one per physical core
+
     Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and its own), tokenizer
     ids, chat template, end of turn, logits on a short and a long prompt. A check that cannot be made here has ok=None,
     and the result is `unprovable`. Raises SourceError for a source that cannot be read, UsageError for an artefact that

@@ -21,6 +21,8 @@ from kanna.verify.parity import TEXT
 from kanna.verify.tokens import CORPUS
 from kanna.verify.types import Check
 
+EXTRA = "onnx"
+
 # Least cosine of any text, and on average, by bits per weight. Right files of all-MiniLM-L6-v2 come to 1 − 1e-7 (float
 # and 16 bits) and about .98 (int8); unrelated texts to about 0, and a wrong pooling or mask to .3 to .9.
 _COSINE = ((12.0, 0.999, 0.9999), (0.0, 0.85, 0.95))

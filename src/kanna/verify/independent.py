@@ -18,6 +18,8 @@ from kanna.runtimes.base import Engine
 from kanna.sources import Source
 from kanna.verify.types import Check
 
+EXTRA = "torch"
+
 # Weights up to which the model is also loaded by transformers: four bytes each, and a minute at most.
 _MOST_PARAMETERS = 1.6e9
 # llama.cpp keeps keys and values in float16; the rest is the order of sums.

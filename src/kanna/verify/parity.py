@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kanna.model import Model, num_weights
 from kanna.runtimes.base import Engine
 from kanna.verify.types import Check
 
-# Mean KL in nats that an artefact may cost, by bits per weight of the whole file. Far above what a right file of a
+# Mean KL in nats that an artefact may cost, by bits per weight. Far above what a right file of a
 # small model costs (the floor of activations quantized to 8 bits is 0.004; Q4_0 0.5, Q2_K 1.5 on 135M parameters),
 # far below what a wrong one does (a swapped norm, a lost permutation or a wrong rope: 2 to 12).
 _KL = ((15.0, 0.005), (7.5, 0.05), (5.5, 0.2), (4.25, 0.8), (3.0, 1.5), (2.0, 3.0), (0.0, 6.0))
@@ -26,6 +27,7 @@ _ROUNDED = 1.5
 _SHORT, _TAIL = 96, 96
 _LONGEST = 6144
 _FEW, _SAME = 12, 1e-3
+_IN_LAYER = re.compile(r"^blk\.\d|(^|\.)layers\.\d")
 
 TEXT = (
     "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes the same thin shaving from "
@@ -49,19 +51,37 @@ class Prompt:
 
 
 def bits_per_weight(path: Path, model: Model) -> float:
-    """Bits of the artefact's weights per weight of its matrices; what else the files hold is nothing beside them."""
-    return 8 * _weight_bytes(path) / max(1, sum(num_weights(t) for t in model.tensors.values()))
+    """Bits of the artefact's weights per weight of its matrices, or those of its layers alone where they are fewer.
+
+    An embedding in many bits, more than half of a small model, says nothing of what layers in few bits cost.
+    """
+    whole = 8 * _weight_bytes(path) / max(1, sum(num_weights(t) for t in model.tensors.values()))
+    weights = sum(num_weights(t) for name, t in model.tensors.items() if name.startswith("blk.") and len(t.shape) > 1)
+    held = sum(size for name, size in _sizes(path) if _IN_LAYER.search(name))
+    return min(whole, 8 * held / weights) if held and weights else whole
 
 
 def _weight_bytes(path: Path) -> int:
-    from kanna.formats import gguf
     from kanna.formats.onnx import files
 
-    if not path.is_dir():
-        return sum(t.nbytes for t in gguf.read(path).tensors.values())
+    return files.read_folder(path).nbytes if files.is_onnx(path) else sum(size for _, size in _sizes(path))
+
+
+def _sizes(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and bytes of every tensor of an artefact."""
+    from kanna.formats import gguf, safetensors
+    from kanna.formats.onnx import files
+
     if files.is_onnx(path):
-        return files.read_folder(path).nbytes
-    return sum(p.stat().st_size for p in path.glob("*.safetensors"))
+        for tensor in files.tensors(files.load(files.read_folder(path).graph).graph):
+            external = {e.key: e.value for e in tensor.external_data}
+            yield tensor.name, int(external.get("length", 0)) or tensor.ByteSize()
+    else:
+        found = safetensors.read_folder(path) if path.is_dir() else gguf.read(path).tensors
+        for name, tensor in found.items():
+            # Scales in single precision make no code finer.
+            wide = tensor.dtype == "f32" and name.endswith((".scales", ".biases"))
+            yield name, tensor.nbytes // 2 if wide else tensor.nbytes
 
 
 def prompts(engine: Engine, model: Model) -> list[Prompt]:

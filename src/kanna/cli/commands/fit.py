@@ -21,26 +21,24 @@ if TYPE_CHECKING:
 @click.option(
     "--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of context to make room for."
 )
+@click.option("--format", type=click.Choice(["gguf", "onnx", "mlx"]), default="gguf", show_default=True,
+              help="Whose presets to show.")  # fmt: skip
 @options.revision
 @options.offline
-def COMMAND(
-    terminal: Terminal, source: str, memory: int | None, context: int, revision: str | None, offline: bool
-) -> None:
+def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
     """Show every preset: exact file size, memory with its cache, estimated speed, and whether it fits.
 
-    Nothing is converted: sizes come from the headers, and are exact to the byte.
+    Nothing is converted: sizes come from the headers. They are exact to the byte, but for the graph of ONNX folders.
     """
     from kanna.fit import fit
 
-    found = fit(
-        source, memory=memory, context=context, revision=revision, offline=offline, progress=terminal.progress()
-    )
+    found = fit(source, progress=terminal.progress(), **choices)
     terminal.result(found, _draw)
 
 
-# Characters of a line that everything but the use case takes, that the columns of a wide terminal add to it, and the
-# fewest worth giving to the use case: a preset keeps to one line.
-_BESIDES_USE, _WIDE_COLUMNS, _LEAST_USE = 54, 20, 16
+# Characters of a line that everything but the use case takes, those of a preset among them, that the columns of a wide
+# terminal add to it, and the fewest worth giving to the use case: a preset keeps to one line.
+_BESIDES_USE, _PRESET, _WIDE_COLUMNS, _LEAST_USE = 54, 7, 20, 16
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
@@ -57,7 +55,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         style="bold cyan",
     )
     wide = screen.width >= 110
-    room = screen.width - _BESIDES_USE - (_WIDE_COLUMNS if wide else 0)
+    longer = max(0, max(len(row["preset"]) for row in data["rows"]) - _PRESET)
+    room = screen.width - _BESIDES_USE - longer - (_WIDE_COLUMNS if wide else 0)
     extra, use = ["nominal>", "class"] if wide else [], ["use"] if room >= _LEAST_USE else []
     rows = table("", "preset", "file>", "bits>", *extra, "memory>", "tok/s>", *use)
     for row in data["rows"]:

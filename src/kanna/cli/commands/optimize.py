@@ -49,7 +49,7 @@ def COMMAND(
     rule: tuple[str, ...],
     **choices: Any,
 ) -> None:
-    """Find the GGUF closest to SRC within a budget, prove it, and show what it was up against.
+    """Find the artefact closest to SRC within a budget, prove it, and show what it was up against.
 
     Give one of --size, --bpw, --like and --memory. SRC is calibrated once, every encoding is measured on every tensor,
     and bytes go where they save most divergence, never beyond the budget. Run again with another budget, what was

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,12 +31,15 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import table
     from kanna.units import format_size
 
-    found = table("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "path")
+    found = table("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "artefact")
+    for column in found.columns[:3]:
+        column.no_wrap = True  # names that are cut say nothing
     for model in data["models"]:
         loaded = model["state"] != "not loaded"
         memory = format_size(model.get("resident") or model["bytes"]) if loaded else f"({format_size(model['bytes'])})"
         numbers = [str(model.get(n, "")) for n in ("running", "waiting", "restarts")]
         canary = model.get("canary")
         state = model["state"] + (f", canary {canary['state']}" if canary else "")
-        found.add_row(model["name"], model["engine"], state, memory, *numbers, model["path"])
+        engine = Path(model.get("program") or model["engine"]).name
+        found.add_row(model["name"], engine, state, memory, *numbers, Path(model["path"]).name)
     screen.print(found)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 @click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Requests computed together.")
 @click.option("--memory", type=options.SIZE, help="What all engines together may take. [default: 80 % of what is free]")
 @click.option("--adapter", multiple=True, help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.")
+@click.option(
+    "--draft", multiple=True, help="A small GGUF that guesses ahead: FILE for the first model, or NAME=FILE."
+)
 @click.option("--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS.")
 @click.option("--tls-key", type=options.FILE, help="Its key in PEM.")
 @click.option(
@@ -49,7 +52,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Most it may take of the model's time.",
 )
-@click.option("--llama-server", type=options.FILE, help="A native llama-server for GGUF. [default: xllamacpp's]")
+@click.option(
+    "--llama-server",
+    default="auto",
+    show_default=True,
+    help="What runs GGUF: a native llama-server, never (xllamacpp), or auto: the faster one, measured once.",
+)
 @click.option("--gpu-layers", type=click.IntRange(0), help="Layers to put on the GPU. [default: llama.cpp's choice]")
 @click.option(
     "--max-tokens", type=click.IntRange(0), default=0, help="Most new tokens of one answer. [default: the context]"
@@ -69,6 +77,9 @@ if TYPE_CHECKING:
 )
 @click.option("--audit", type=options.FILE, help="File that gets a JSON line per request, never its text.")
 @click.option("--traces", default="", metavar="URL", help="An OpenTelemetry collector (OTLP over HTTP) for traces.")
+@click.option(
+    "--cors-origin", multiple=True, metavar="URL", help="Web pages elsewhere that may ask; * for all. Repeatable."
+)
 @click.option("--keys", is_flag=True, help="Ask for keys on loopback, too.")
 @click.option(
     "--open-to-all", is_flag=True, help="Ask for no keys, whatever the address. Everybody who reaches it can use it."
@@ -86,4 +97,4 @@ def COMMAND(terminal: Terminal, models: tuple[str, ...], state: Path | None, **c
         names = ", ".join(str(m).partition("=")[0] if "=" in m else Path(m).name.removesuffix(".gguf") for m in models)
         terminal.done(f"Serving {names} at {address}/v1")
 
-    serve(models, state=state, started=started, **choices)
+    serve(models, state=state, started=started, remark=terminal.note, **choices)

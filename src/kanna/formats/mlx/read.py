@@ -16,6 +16,7 @@ from kanna.formats.safetensors.read import maker
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("weight", "scales", "biases")
+_SAYS, _AGAIN = "as config.json says", "fetch config.json and the weights again, from one place"
 
 
 @dataclass(slots=True)
@@ -93,6 +94,8 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
     if f"{base}.global_scale" in tensors:
         raise UnsupportedError(f"{base} has a scale for the whole matrix", expected="scales of groups alone")
     known = {m.name: m for m in mx.MODES}
+    if not isinstance(mode, str) or mode not in ("affine", *known):
+        raise UnsupportedError(f"{base} is stored in mode {mode!r}", expected=_list(("affine", *known)))
     if mode == "affine":
         if bits not in _affine.BITS or group not in _affine.GROUPS:
             raise FormatError(
@@ -102,15 +105,13 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
         if scales.dtype not in affine.NUMBERS:
             raise FormatError(f"{base}.scales hold {scales.dtype}", expected=_list(affine.NUMBERS))
         encoding = encodings.get(affine.name_of(bits, group, scales.dtype))
-    elif mode in known:
+    else:
         if (bits, group) != (known[mode].bits, known[mode].group):
             raise FormatError(
                 f"{base} has {bits!r} bits in groups of {group!r}",
                 expected=f"{known[mode].bits} bits in groups of {known[mode].group} in mode {mode}",
             )
         encoding = encodings.get(mx.name_of(mode))
-    else:
-        raise UnsupportedError(f"{base} is stored in mode {mode!r}", expected=_list(("affine", *known)))
     names = [f"{base}.{p.name}" for p in encoding.planes]
     if any(name not in tensors for name in names) or (f"{base}.biases" in tensors) != (mode == "affine"):
         raise FormatError(f"{base} is no packed matrix", expected=f"{', '.join(p.name for p in encoding.planes)}")
@@ -120,11 +121,14 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
         raise FormatError(f"{base} is no packed matrix", expected="weight in 32-bit words, scales and biases")
     bits, group = int(encoding.settings["bits"]), encoding.block
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
+    if cols % group:
+        raise FormatError(f"{base} has rows of {cols} values", expected=f"a multiple of {group}, {_SAYS}", todo=_AGAIN)
     for plane, part in zip(encoding.planes[1:], planes[1:], strict=True):
-        if tuple(part.shape) != (rows, cols // group) or cols % group or part.dtype != plane.dtype:
+        if tuple(part.shape) != (rows, cols // group) or part.dtype != plane.dtype:
             raise FormatError(
                 f"{part.name} has shape {list(part.shape)} of {part.dtype}",
-                expected=f"{[rows, cols // group]} of {plane.dtype}",
+                expected=f"{[rows, cols // group]} of {plane.dtype}: {bits} bits in groups of {group}, {_SAYS}",
+                todo=_AGAIN,
             )
     return Packed(f"{base}.weight", (rows, cols), encoding, planes)
 

@@ -11,6 +11,8 @@ from kanna.errors import FormatError
 
 GENAI = "genai_config.json"
 _MOST_GRAPH = 2 << 30
+OLDEST = 13
+"""The first opset whose operators mean what artefacts ask of them: QuantizeLinear by column, Cast to bfloat16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +97,23 @@ def _external(graph: Path) -> list[Path]:
 
 
 def load(graph: Path) -> Any:
-    """The graph as onnx's protobuf, external data left where it is. Raises FormatError for anything else."""
+    """The graph as onnx's protobuf, external data left where it is. Raises FormatError for anything else, and for a
+    graph older than `OLDEST`."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        return onnx.load(str(graph), load_external_data=False)
+        model = onnx.load(str(graph), load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise FormatError(f"{graph} is no ONNX graph: {error}", todo="convert again") from None
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OLDEST)
+    if opset < OLDEST:
+        raise FormatError(
+            f"{graph} is in opset {opset}",
+            expected=f"opset {OLDEST} or newer",
+            todo="convert the model again; onnx.version_converter lifts a graph of your own",
+        )
+    return model
 
 
 def tensors(graph: Any) -> list[Any]:
@@ -117,6 +128,12 @@ def tensors(graph: Any) -> list[Any]:
             for inner in attribute.graphs:
                 found += tensors(inner)
     return found
+
+
+def rope_edge(graph: Path) -> int:
+    """Tokens beyond which the graph takes the long factors of rope for all positions; 0 where it has one set."""
+    chosen = {n.input[1] for n in load(graph).graph.node if n.name == "/model/rope_caches_subgraph/Greater"}
+    return max((int(name.rpartition("/")[2]) for name in chosen), default=0)
 
 
 def rounds_activations(folder: Folder) -> bool:

@@ -18,7 +18,11 @@ BODY = 64 << 20
 
 
 class Refused(Exception):
-    """A request the engine cannot answer; the client is told why."""
+    """A request the engine cannot answer; the client is told why. kind: the type in its error."""
+
+    def __init__(self, message: str, kind: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def answer(value: Any, status: int = 200) -> web.Response:
@@ -39,8 +43,10 @@ def serve(
             try:
                 body = await request.json() if request.can_read_body else {}
                 return await handler(body, request)
-            except (Refused, KannaError) as error:
-                return _error(error.found if isinstance(error, KannaError) else str(error), 400)
+            except Refused as error:
+                return _error(str(error), 400, error.kind)
+            except KannaError as error:
+                return _error(error.found, 400)
             except (ValueError, KeyError, TypeError) as error:
                 return _error(f"not understood: {type(error).__name__}: {error}", 400)
 
@@ -68,5 +74,5 @@ async def _health(_: dict[str, Any], __: web.Request) -> web.StreamResponse:
     return answer({"status": "ok"})
 
 
-def _error(message: str, status: int) -> web.Response:
-    return answer({"error": {"message": message, "type": "invalid_request_error"}}, status)
+def _error(message: str, status: int, kind: str = "invalid_request_error") -> web.Response:
+    return answer({"error": {"message": message, "type": kind}}, status)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, MissingError
+from kanna.formats.onnx.files import rope_edge
 from kanna.model import F32
 
 INSTALL = "pip install 'kanna[onnx]'"
@@ -44,10 +45,14 @@ class OnnxBatch:
             str(folder / decoder["filename"]), options, providers=["CPUExecutionProvider"]
         )
         self.vocab_size = int(self.config["vocab_size"])
-        self.context, self.slots = min(context, int(self.config["context_length"])), slots
+        # Rows of a step share the factors of rope: all of them stay on the near side of where those change.
+        edge = rope_edge(folder / decoder["filename"]) if self.config.get("type") == "phi3" else 0
+        self.context, self.slots = min(context, edge or int(self.config["context_length"])), slots
         self.lengths: list[int] = []
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._caches = self._make_caches(decoder)
+        self._steps: dict[int, Any] = {}
+        self._logits = np.zeros((slots, 1, self.vocab_size), self._type_of_logits())
         known = {"input_ids", "attention_mask", "position_ids", *(n for n, _, _ in self._caches)}
         if unknown := set(self._inputs) - known:
             raise FormatError(f"{folder} has a graph with the input {sorted(unknown)[0]!r}",
@@ -94,34 +99,50 @@ class OnnxBatch:
         total = past + len(ids)
         mask = np.ones((1, total), np.int64)
         places = np.arange(past, total, dtype=np.int64)[None]
-        logits = self._run(np.asarray(ids, np.int64)[None], mask, places, row, 1)
+        binding = self._binding(row, 1)
+        binding.bind_output("logits", "cpu")
+        self._run(binding, np.asarray(ids, np.int64)[None], mask, places)
         self.lengths[row] = total
-        return logits[0]
+        return binding.get_outputs()[-1].numpy()[0].astype(np.float32, copy=False)
 
     def step(self, ids: Sequence[int]) -> F32:
-        """One more token in each of the first `len(ids)` rows; logits after it, f32 [len(ids), vocab_size]."""
+        """One more token in each of the first `len(ids)` rows; logits after it, f32 [len(ids), vocab_size],
+        which the next step may write over."""
         count = len(ids)
         lengths = np.asarray(self.lengths[:count], np.int64)
         mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
-        logits = self._run(np.asarray(ids, np.int64)[:, None], mask, lengths[:, None].copy(), 0, count)
+        if count not in self._steps:  # binding sixty buffers takes a millisecond
+            self._steps[count] = self._binding(0, count)
+            self._bind(self._steps[count].bind_output, "logits", self._logits[:count])
+        self._run(self._steps[count], np.asarray(ids, np.int64)[:, None], mask, lengths[:, None].copy())
         for row in range(count):
             self.lengths[row] += 1
-        return logits[:, 0]
+        return self._logits[:count, 0].astype(np.float32, copy=False)
 
-    def _run(self, ids: Any, mask: Any, places: Any, row: int, count: int) -> F32:
+    def _binding(self, row: int, count: int) -> Any:
+        """Caches of rows from `row` on, read and written in place."""
         binding = self._session.io_binding()
+        for past, present, cache in self._caches:
+            self._bind(binding.bind_input, past, cache[row : row + count])
+            self._bind(binding.bind_output, present, cache[row : row + count])
+        return binding
+
+    @staticmethod
+    def _bind(bind: Any, name: str, buffer: Any) -> None:
+        bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+
+    def _run(self, binding: Any, ids: Any, mask: Any, places: Any) -> None:
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
         if "position_ids" in self._inputs:
             binding.bind_cpu_input("position_ids", places)
-        for past, present, cache in self._caches:
-            rows = cache[row : row + count]
-            where = ("cpu", 0, cache.dtype, rows.shape, rows.ctypes.data)
-            binding.bind_input(past, *where)
-            binding.bind_output(present, *where)
-        binding.bind_output("logits", "cpu")
         self._session.run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy().astype(np.float32, copy=False)
+
+    def _type_of_logits(self) -> Any:
+        given = next(o.type for o in self._session.get_outputs() if o.name == "logits")
+        if given not in _TYPES:
+            raise FormatError(f"the graph's logits are of the type {given}", expected=" or ".join(_TYPES))
+        return _TYPES[given]
 
     def score(self, ids: Sequence[int]) -> Iterator[F32]:
         """Logits after each of `ids`, in parts, in a row of its own that is free."""

@@ -59,32 +59,38 @@ class OnnxJobs:
                     ended.append(job)
             for job in ended:
                 self.remove(job)
+        left = PREFILL
+        while left > 0 and self._more():
+            left -= self._read_on(left, found)
+        return found
+
+    def _more(self) -> bool:
+        """Whether a prompt is being read; the next one is begun when there is a row for it."""
         if self._reading is None and self._waiting and len(self._active) < self.slots:
             self._begin(self._waiting.popleft())
-        if self._reading is not None:
-            found += self._read_on(self._reading)
-        return found
+        return self._reading is not None
 
     def _begin(self, job: Job) -> None:
         job.state = Sampler(job)
         self._reading, self._read = job, 0
         self._rows.begin()
 
-    def _read_on(self, job: Job) -> list[tuple[Job, Token]]:
-        """The next piece of a prompt; its first token when that was the last piece."""
-        row = len(self._active)
-        piece = job.ids[self._read : self._read + PREFILL]
-        logits = self._rows.read(row, piece)
+    def _read_on(self, most: int, found: list[tuple[Job, Token | Exception]]) -> int:
+        """Read up to `most` tokens of a prompt, and after its last its first token; how many were read."""
+        job = self._reading
+        assert job
+        piece = job.ids[self._read : self._read + most]
+        logits = self._rows.read(len(self._active), piece)
         self._read += len(piece)
-        if self._read < len(job.ids):
-            return []
-        self._reading = None
-        token = job.state.choose(logits[-1].copy())
-        self._active.append(job)
-        self._next.append(token.id)
-        if token.end:
-            self.remove(job)
-        return [(job, token)]
+        if self._read == len(job.ids):
+            self._reading = None
+            token = job.state.choose(logits[-1].copy())
+            self._active.append(job)
+            self._next.append(token.id)
+            if token.end:
+                self.remove(job)
+            found.append((job, token))
+        return len(piece)
 
     def score(self, ids: Sequence[int]) -> Iterator[F32]:
         return self._rows.score(ids)

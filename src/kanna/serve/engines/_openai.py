@@ -18,7 +18,7 @@ from kanna.serve.engines._guide import guide_for
 from kanna.serve.engines._host import Refused, answer, serve
 from kanna.serve.engines._jobs import Job, Sampling, Token, Worker
 from kanna.serve.engines._text import Text
-from kanna.serve.engines.base import EngineConfig
+from kanna.serve.engines.base import TOO_LONG, EngineConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,9 +35,11 @@ class Routes:
 
     def __init__(self, config: EngineConfig, worker: Worker, text: Text) -> None:
         self.config, self.worker, self.text = config, worker, text
-        self.running = 0
+        self.held: dict[Job, int] = {}  # tokens in the cache of each job under way
+        self.program = ""
 
     def serve(self, program: str) -> None:
+        self.program = program
         posts = {
             "/v1/chat/completions": self.chat,
             "/v1/completions": self.complete,
@@ -46,7 +48,7 @@ class Routes:
             "/apply-template": self.apply_template,
             "/score": self.score,
         }
-        serve(self.config, posts, {"/slots": self.slots}, program=program)
+        serve(self.config, posts, {"/slots": self.slots, "/props": self.props}, program=program)
 
     async def tokenize(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         return answer({"tokens": self.text.encode(body["content"], frame=bool(body.get("add_special")))})
@@ -61,11 +63,17 @@ class Routes:
     async def score(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         ids = self._ids(body["prompt"])
         if len(ids) > self.worker.context:
-            raise Refused(f"{len(ids)} tokens do not fit the context of {self.worker.context}")
+            raise Refused(f"{len(ids)} tokens do not fit the context of {self.worker.context}", TOO_LONG)
         return answer({"tokens": await self.worker.score(ids, self.text.piece, int(body["top"]))})
 
     async def slots(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
-        return answer([{"is_processing": i < self.running} for i in range(self.config.slots)])
+        held = list(self.held.values())[: self.config.slots]
+        free = self.config.slots - len(held)
+        found = [{"is_processing": True, "n_prompt_tokens": count} for count in held]
+        return answer([*found, *({"is_processing": False} for _ in range(free))])
+
+    async def props(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
+        return answer({"chat_template_caps": {"supports_tools": "tools" in (self.text.template or "")}})
 
     async def chat(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         top = int(body.get("top_logprobs") or 0) if body.get("logprobs") else None
@@ -92,9 +100,12 @@ class Routes:
             raise Refused(f"invalid tokens: ids {min(ids)} … {max(ids)}, the vocabulary has {self.worker.vocab_size}")
 
     def _job(self, body: dict[str, Any], ids: list[int], most: Any, top: int | None) -> Job:
+        for name in ("grammar", "lora"):
+            if body.get(name):
+                raise Refused(f"{name!r} works with GGUF files alone; this model runs in {self.program}")
         room = self.worker.context - len(ids)
         if room < 1:
-            raise Refused(f"the prompt has {len(ids)} tokens, the context {self.worker.context}")
+            raise Refused(f"the prompt has {len(ids)} tokens, the context {self.worker.context}", TOO_LONG)
         names = {"frequency": "frequency_penalty", "presence": "presence_penalty", "repetition": "repeat_penalty"}
         names |= {name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")}
         given = {ours: body[theirs] for ours, theirs in names.items() if body.get(theirs) is not None}
@@ -114,7 +125,7 @@ class Routes:
         stops = [stop] if isinstance(stop, str) else list(stop or ())
         decoder, held, waiting = self.text.stream(), StopText(stops), list[Token]()
         ended = False
-        self.running += 1
+        self.held[job] = len(job.ids)
         self.worker.submit(job)
         try:
             while not ended:
@@ -122,6 +133,7 @@ class Routes:
                 if isinstance(token, Exception):
                     raise token
                 ended = bool(token.end)
+                self.held[job] += 1
                 if token.end == "stop":
                     text = ""
                 else:
@@ -138,7 +150,7 @@ class Routes:
                     yield _Piece(text=text, tokens=waiting, end=token.end)
                     waiting = []
         finally:
-            self.running -= 1
+            del self.held[job]
             if not ended:
                 self.worker.cancel(job)
 
@@ -160,10 +172,11 @@ class Routes:
                 usage |= {"completion_tokens": count, "total_tokens": len(job.ids) + count}
                 return answer(shape.head(shape.whole_object) | {"choices": [shape.whole(whole)], "usage": usage})
             stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
-            await stream.prepare(request)
-            for choice in shape.first():
-                await stream.write(_event(shape.head(shape.part_object) | {"choices": [choice]}))
             async for piece in pieces:
+                if not stream.prepared:  # not before there is a token: the gateway measures the time to it
+                    await stream.prepare(request)
+                    for choice in shape.first():
+                        await stream.write(_event(shape.head(shape.part_object) | {"choices": [choice]}))
                 count += len(piece.tokens)
                 for choice in shape.parts(piece):
                     await stream.write(_event(shape.head(shape.part_object) | {"choices": [choice]}))

@@ -34,11 +34,8 @@ def _call(text: str) -> dict[str, Any] | None:
 
 def schema(tools: list[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
     """What an answer must be when a tool has to be called; None when it need not."""
-    named = choice["function"]["name"] if isinstance(choice, dict) else None
-    if named is None and choice != "required":
+    if choice != "required":
         return None
-    functions = [t["function"] for t in tools if t.get("type") == "function"]
-    fit = [f for f in functions if named is None or f["name"] == named]
     calls = [
         {
             "type": "object",
@@ -46,6 +43,6 @@ def schema(tools: list[dict[str, Any]], choice: Any) -> dict[str, Any] | None:
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for f in fit
+        for f in (t["function"] for t in tools)
     ]
     return {"anyOf": calls} if calls else None

@@ -2,8 +2,9 @@
 
 A child listens on a port of the loopback interface, wants the internal key as a bearer token on every request, and
 answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize`, `/apply-template` for one
-choice of one prompt. The role `embed` answers `/v1/embeddings`; `score` answers `/score`: {"prompt": text or ids,
-"top": k} → {"tokens": [{"text", "logprob", "top": [[text, logprob], …]}, …]}, one per token, the first without logprob.
+choice of one prompt, and `/slots` and `/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`;
+`score` answers `/score`: {"prompt": text or ids, "top": k} → {"tokens": [{"text", "logprob", "top": [[text, logprob],
+…]}, …]}, one per token, the first without logprob.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+TOO_LONG = "exceed_context_size_error"
+"""Type of the error of an engine whose context is too small for a prompt: llama.cpp's name for it."""
 GENERATE, EMBED, SCORE = "generate", "embed", "score"
 
 
@@ -66,9 +69,13 @@ class Engine(Protocol):
     """One kind of artefact. Everything but `run` happens in the gateway and must not load a model.
 
     roles: what it can do; apart: those of them that take a process of their own beside the one that generates
+    extra: what installs its runtime
+    modules: what `run` imports in any case, so that a child can before it knows its artefact
     """
 
     name: str
+    extra: str
+    modules: tuple[str, ...]
     roles: tuple[str, ...]
     apart: tuple[str, ...]
 

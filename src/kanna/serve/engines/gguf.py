@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -20,6 +21,8 @@ INSTALL = "pip install xllamacpp"
 
 class Gguf:
     name = "gguf"
+    extra = "serve"
+    modules = ("xllamacpp",)
     roles = (GENERATE, EMBED, SCORE)
     apart = (EMBED, SCORE)
 
@@ -30,7 +33,7 @@ class Gguf:
             return file.read(4) == b"GGUF"
 
     def missing(self) -> str:
-        return "" if importlib.util.find_spec("xllamacpp") else INSTALL
+        return "" if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server") else INSTALL
 
     def footprint(self, config: EngineConfig) -> Footprint:
         """The arithmetic of `kanna fit`, with one cache per slot; a draft model counts too.

@@ -15,6 +15,8 @@ _PIECE = 512
 
 class Mlx:
     name = "mlx"
+    extra = "mlx"
+    modules = ("mlx_lm", "kanna.serve.engines._openai")
     roles = (GENERATE, SCORE)
     apart = ()
 

@@ -15,6 +15,8 @@ _PIECE = 256
 
 class Onnx:
     name = "onnx"
+    extra = "onnx"
+    modules = ("onnxruntime", "kanna.serve.engines._openai")
     roles = (GENERATE, SCORE)
     apart = ()
 
