@@ -75,15 +75,17 @@ class Work:
         }
 
     def kept(self, name: str, make: Callable[..., Any], *more: Any) -> Any:
-        """What `make` gave when it was first called with these options."""
+        """What `make` gave when it was first called with these options; what failed is tried again."""
         path = self.folder / f"{name}.json"
         if not self.options.again and path.exists() and (before := json.loads(path.read_text()))["key"] == self.key:
             return before["value"]
         value = make(*more)
+        print(f"{self.options.model}, {name}: {json.dumps(value)}", flush=True)
+        if "failed" in value:
+            return value
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".partial").write_text(json.dumps({"key": self.key, "value": value}))
         path.with_suffix(".partial").replace(path)
-        print(f"{self.options.model}, {name}: {json.dumps(value)}", flush=True)
         return value
 
     def statistics(self) -> Path:

@@ -25,6 +25,7 @@ import stages
 import kanna
 from kanna import families, statistics
 from kanna.convert.mlx import number_of
+from kanna.errors import KannaError
 from kanna.optimize import mlx
 from kanna.optimize.measure import measure
 from kanna.progress import Silent
@@ -112,8 +113,11 @@ def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int
         run = peers.run([*command, *model], HOME=str(text.plain.parents[2]), HF_HUB_OFFLINE="1", cwd=text.plain.parent)
     except RuntimeError as error:
         return {"mlx_lm": name, "failed": str(error).strip()[-600:]}
+    try:
+        found = {"mlx_lm": name, **mlx_folders.beside(ours, theirs)}
+    except KannaError as error:  # float16 is too narrow for the second moments of gptq
+        return {"mlx_lm": name, "failed": str(error)}
     values, plan = (ours.timed(kind, theirs) for kind in ("values", "plan"))
-    found = {"mlx_lm": name, **mlx_folders.beside(ours, theirs)}
     for kind, one in (("values", values), ("plan", plan)):
         found |= {f"CPU s ÷, {kind}": one.cpu / run.cpu, f"memory ÷, {kind}": one.anonymous / run.anonymous}
     found |= {"runs": {"mlx_lm": asdict(run), "values": asdict(values), "plan": asdict(plan)}}
@@ -130,7 +134,7 @@ def main() -> None:
         return
     parser = folders.arguments(__doc__, windows=3)
     parser.add_argument("--ways", default=",".join(PEERS))
-    parser.add_argument("--dtype", choices=["f16", "bf16", "f32"], default="f16", help="of the folder the peers read")
+    parser.add_argument("--dtype", choices=["f16", "bf16", "f32"], default="bf16", help="of the folder the peers read")
     options = parser.parse_args()
     work = folders.Work(options, "mlx", "mlx-lm")
     ours, text = Ours(work), work.calibration()
