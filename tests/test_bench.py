@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kanna import fetch
-from kanna.bench import _parts, bench, file_bytes
+from kanna.bench import _parts, bench, file_bytes, trained_context
 from kanna.bench.child import memory
 from kanna.convert import convert
 from kanna.errors import KannaError, UsageError
@@ -110,3 +111,17 @@ def test_every_runtime_fills_the_same_fields(llama: Path) -> None:
         assert (one["joules_per_token"] is None) == (told[0]["joules_per_token"] is None)
         assert set(one["spread"]) == {"load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes"}
         assert {"weights", "kv", "output"} <= set(one["memory"])
+
+
+def test_a_short_context_shortens_every_prompt_alike(llama: Path) -> None:
+    pytest.importorskip("mlx_lm")
+    pytest.importorskip("llama_cpp")
+    convert(llama, llama.parent / "short.gguf", encoding="q8_0", overwrite=True)
+    convert(llama, llama.parent / "short-mlx", preset="mlx:q8", overwrite=True)
+    config = llama.parent / "short-mlx" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 64}))
+    rows = bench(
+        [llama.parent / "short.gguf", llama.parent / "short-mlx"], prompt_tokens=512, gen_tokens=8, repeat=1, threads=1
+    )
+    assert [r.prompt_tokens for r in rows] == [64 - 8 - 16] * 2
+    assert trained_context(llama.parent / "short.gguf") == 1024

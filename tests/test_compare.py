@@ -254,6 +254,9 @@ def test_three_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]]
         data = json.loads(run.stdout)
         rows = {r["name"]: r for r in data["rows"]}
         assert list(rows) == ["F16", "onnx:fp32", "mlx:q8"]
+        for one in ("onnx:fp32", "mlx:q8"):
+            whole = sum(p.stat().st_size for p in Path(rows[one]["path"]).rglob("*") if p.is_file())
+            assert rows[one]["file_bytes"] == whole
         assert all(r["gate"] == "proved" and r["gen_tps"] > 0 and r["peak_bytes"] > 0 for r in rows.values())
         assert rows["onnx:fp32"]["kl_mean"] < 1e-8
         assert 0 < rows["mlx:q8"]["kl_mean"] < 0.01

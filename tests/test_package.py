@@ -168,6 +168,16 @@ def test_the_command_is_one_that_kanna_takes(packaged: Path) -> None:
     assert given["context"] == 256 and given["host"] == "0.0.0.0" and given["state"] == Path("/var/lib/kanna")
 
 
+def test_every_service_asks_for_keys_and_can_be_given_its_first(packaged: Path) -> None:
+    """In Kubernetes that is done inside a pod, which has to be there without one."""
+    unit = next(p for p in (packaged / "systemd").iterdir() if "ExecStart=/opt/kanna/bin/kanna" in p.read_text())
+    assert re.search("^ExecStart=.* --keys$", unit.read_text(), re.M)
+    pod = list(yaml.safe_load_all(next((packaged / "kubernetes").iterdir()).read_text()))[2]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == [*command_of(packaged), "--wait-for-key"]
+    text = (packaged / "README.md").read_text()
+    assert text.count("keys create --name first") == 4, "docker, compose, systemd, kubernetes"
+
+
 # What it is packaged of, and whether it still is
 
 

@@ -295,6 +295,16 @@ def test_other_addresses_need_keys(smollm2: Path, tmp_path: Path) -> None:
     assert run.returncode == 2 and "not a loopback address" in run.stderr
 
 
+def test_a_gateway_may_wait_for_its_first_key(tiny_gguf: Path, tmp_path: Path) -> None:
+    running = start(tiny_gguf, tmp_path, "--keys", "--wait-for-key")
+    try:
+        assert running.get("/health")[0] == 200 and running.get("/v1/models")[0] == 401
+        made = kanna("keys", "create", "--name", "first", "--json", state=tmp_path)
+        assert running.get("/v1/models", json.loads(made.stdout)["key"])[0] == 200
+    finally:
+        stop(running)
+
+
 @pytest.mark.parametrize("models", [["absent.gguf"], ["a=absent.gguf"]])
 def test_what_cannot_be_served_is_said(models: list[str], tmp_path: Path) -> None:
     run = kanna("serve", *models, state=tmp_path)

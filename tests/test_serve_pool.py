@@ -126,6 +126,11 @@ def test_what_cannot_be_served_is_refused_with_the_reason(smollm2: Path, tmp_pat
     with pytest.raises(SourceError, match="no engine runs"):
         Pool([ModelSpec(name="m", path=tmp_path / "text.gguf")], Settings(**SMALL), Metrics())
     with pytest.raises(UsageError, match="two models"):
+        Pool([ModelSpec(name="a", path=smollm2), ModelSpec(name="b", path=smollm2, aliases=["a"])], Settings(**SMALL),
+             Metrics())  # fmt: skip
+    # A package gives every model its own name in small letters for an alias.
+    assert Pool([ModelSpec(name="m", path=smollm2, aliases=["m"])], Settings(**SMALL), Metrics()).find("m").name == "m"
+    with pytest.raises(UsageError, match="two models"):
         Pool([ModelSpec(name="m", path=smollm2)] * 2, Settings(**SMALL), Metrics())
 
 

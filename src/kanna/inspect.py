@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna import families
 from kanna.errors import KannaError
+from kanna.formats import mlx
 from kanna.model import Model, Tensor, num_weights
 from kanna.progress import Progress
 from kanna.sources import Source, open_source
@@ -97,7 +98,7 @@ def inspect(
     return Inspection(
         name=model.name,
         path=str(found.path),
-        kind="GGUF" if found.kind == "gguf" else "Hugging Face model",
+        kind=_kind(found),
         family=model.family,
         known_family=_is_known(found, model) and not problems,
         parameters=weights,
@@ -120,6 +121,13 @@ def inspect(
         notes=list(model.notes),
         problems=problems,
     )
+
+
+
+def _kind(source: Source) -> str:
+    if source.kind == "gguf":
+        return "GGUF"
+    return "MLX folder" if mlx.is_folder(source.path) else "Hugging Face model"
 
 
 def _unknown(source: Source) -> Model:

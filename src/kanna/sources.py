@@ -145,6 +145,12 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
     weights = [p for n, p in files.items() if n.endswith(".safetensors")]
     if "config.json" not in files:
+        if "genai_config.json" in files or "model.onnx" in files:
+            raise SourceError(
+                f"{path} is an ONNX folder: nothing is read back from it",
+                expected="the source it was made from",
+                todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, kanna bench {path}",
+            )
         ggufs = [n for n in files if n.endswith(".gguf")]
         if ggufs:
             raise SourceError(f"{path} is a folder of GGUF files", todo=f"give one of them: {path / ggufs[0]}")

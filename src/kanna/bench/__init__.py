@@ -14,11 +14,17 @@ from typing import Any
 
 from kanna import runtimes
 from kanna.errors import MissingError, UsageError
+from kanna.formats import gguf
+from kanna.formats.onnx import files as onnx
 from kanna.processes import ask
 from kanna.progress import Progress, Silent
+from kanna.runtimes._folder import read_json
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
 
+SPARE = 16
+"""Tokens of context beyond those of the prompt and of what is generated."""
+_LEAST_PROMPT = 8
 _MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
 
 
@@ -69,7 +75,8 @@ def bench(
     """Measure artefacts; rows come in the order of `paths`.
 
     paths:         GGUF files, and folders that a runtime loads
-    prompt_tokens: of the prompt that is read; gen_tokens: generated after a short one
+    prompt_tokens: of the prompt that is read; fewer, for all of them, where an artefact has too short a context
+    gen_tokens:    generated after a short one
     repeat:        rounds, whose medians are told
     threads:       None: one per physical core
 
@@ -80,12 +87,14 @@ def bench(
     for path in files:
         if not path.exists():
             raise UsageError(f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads")
-    if min(prompt_tokens - 8, gen_tokens - 2, repeat - 1) < 0:
+    if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError("too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least")
     for runtime in {runtimes.of(path) for path in files}:
         here = runtime.available()
         if not here.ok:
             raise MissingError(f"the runtime {runtime.name} is not installed here", todo=here.how_to_install)
+    contexts = [c for c in map(trained_context, files) if c]
+    prompt_tokens = max(_LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - SPARE for c in contexts)]))
     bar = progress or Silent()
     for path in files:
         _warm(path)
@@ -126,6 +135,19 @@ def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens:
         prompt_tokens=prompt_tokens,
         gen_tokens=gen_tokens,
     )
+
+
+def trained_context(path: Path) -> int | None:
+    """Tokens a model that generates was made for, by its own account; None where it says nothing."""
+    if onnx.is_onnx(path):
+        found = onnx.read_folder(path).model.get("context_length")
+    elif path.is_dir():
+        config = read_json(path / "config.json")
+        found = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
+    else:
+        file = gguf.read(path)
+        found = file.value(f"{file.value('general.architecture')}.context_length")
+    return int(found) if isinstance(found, (int, float)) else None
 
 
 def _parts(path: Path) -> list[Path]:

@@ -48,7 +48,7 @@ def confine(threads: int) -> None:
 def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | None) -> dict[str, Any]:
     """Load, read a prompt of `prompt_tokens`, generate `gen_tokens` after a short one."""
     from kanna import runtimes
-    from kanna.bench import encoders
+    from kanna.bench import SPARE, encoders
     from kanna.bench.energy import Meter
     from kanna.formats.onnx import files
     from kanna.hardware.cpu import default_threads
@@ -63,7 +63,7 @@ def measure(path: str, *, prompt_tokens: int, gen_tokens: int, threads: int | No
         found = encoders.measure(path, _TEXT * (prompt_tokens // 16 + 1), tokens=prompt_tokens, threads=threads)
         return found | {"peak_bytes": memory()[1] - before, "interpreter_bytes": before}
     begin = time.perf_counter()
-    with runtime.open(path, context=prompt_tokens + gen_tokens + 16, threads=threads) as engine:
+    with runtime.open(path, context=prompt_tokens + gen_tokens + SPARE, threads=threads) as engine:
         ids = engine.tokenize(_TEXT * (prompt_tokens // 16 + 1), add_bos=True)[:prompt_tokens]
         memory_by_purpose = engine.memory()  # makes the context
         load = time.perf_counter() - begin

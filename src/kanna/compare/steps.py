@@ -95,12 +95,11 @@ def make(
         same = _is_same(path, row, model, hashes, how)
     if same:
         row.reused = True
-        row.file_bytes = file_bytes(path)
     else:
-        done = convert(source, path, threads=threads, overwrite=True, progress=bar, **how)
-        row.file_bytes, row.seconds = done.file_bytes, done.seconds
+        row.seconds = convert(source, path, threads=threads, overwrite=True, progress=bar, **how).seconds
         if in_folder and kept is not None:
             kept.put(str(path), "made", {}, row.command)
+    row.file_bytes = file_bytes(path)  # of a folder, its tokenizer too: that of a GGUF is inside
     row.command += f" -o {shlex.quote(path.name)}"
 
 
@@ -225,6 +224,8 @@ def _digest(text: str | Path | None) -> str:
     return "default" if text is None else sha256(Path(text))
 
 
+PROMPT = 512
+"""Tokens of the prompt in a speed test."""
 REPEAT = 3
 """Rounds of the speed test, unless the user says otherwise."""
 
@@ -246,12 +247,14 @@ def measure_speed(rows: Sequence[Row], repeat: int, threads: int | None, bar: Pr
 
     able = [r for r in rows if r.path and r.gate != "failed"]
     try:
-        found = bench([r.path or "" for r in able], repeat=repeat, threads=threads, progress=bar)
+        found = bench([r.path or "" for r in able], prompt_tokens=PROMPT, repeat=repeat, threads=threads, progress=bar)
     except MissingError as error:
         notes.append(f"speed was not measured: {error.found}")
         return
     for row, result in zip(able, found, strict=True):
         _copy(row, result.to_dict(), SPEED)
+    if found and found[0].prompt_tokens < PROMPT:
+        notes.append(f"prompts of the speed test have {found[0].prompt_tokens} tokens: the model's context is short")
     base = next((r for r in able if r.role == "baseline"), None)
     if base is None:
         return

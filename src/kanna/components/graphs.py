@@ -1,15 +1,16 @@
-"""Graphs: what is done to a graph of ONNX once the model builder has made it. Presets of ONNX decide which."""
+"""Graphs: how a graph of ONNX is made, and what is done to it then. Presets of ONNX decide which."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from kanna.components.base import Component, Kind, of_module, of_object, options
-from kanna.formats.onnx import _int8_child, build, halves, int8, quantize, smooth
+from kanna.formats.onnx import _int8_child, _mend, build, halves, int8, quantize, smooth
 
 _KIND = "graphs"
 _FILES = {
     "build": (build, "build"),
+    "mend": (_mend, "mend"),
     "nbits": (quantize, "prepare"),
     "halve": (halves, "halve"),
     "smooth": (smooth, "best"),

@@ -20,6 +20,7 @@ from kanna.evaluate.divergence import F64, Scores, compare
 from kanna.evaluate.reference import open_judged, open_reference, reference_gguf
 from kanna.evaluate.stats import exp_ci, mean_ci
 from kanna.evaluate.windows import Windows, cut, read_text
+from kanna.formats.onnx import files
 from kanna.progress import Progress, Silent
 from kanna.runtimes.base import Engine
 from kanna.sources import Source
@@ -118,6 +119,10 @@ def evaluate_many(
         if not Path(path).exists():
             raise UsageError(f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads")
         runtimes.of(path)
+        if files.is_encoder(Path(path)):
+            raise UsageError(
+                f"{path} is an encoder: it has no next token to score", todo=f"kanna verify SRC {path} compares vectors"
+            )
     ref, said = open_reference(
         reference,
         [Path(p) for p in artefacts],

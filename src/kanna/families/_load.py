@@ -12,6 +12,7 @@ from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families._general import general
 from kanna.families._tensors import Computed, HeadRows, Renamed, Shifted
 from kanna.families.base import IGNORED, SHAPES, Config, Family, Problem
+from kanna.formats.onnx import encoder
 from kanna.model import MetaValue, Model, Tensor, ValueType, num_weights, string
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def family_of(config: dict[str, Any]) -> tuple[str, Family]:
     for name in names():
         if any(a in get(name).architectures for a in found):
             return name, get(name)
+    if encoder.is_encoder(config):
+        raise UnsupportedError(
+            f"{', '.join(found)} is an encoder: it makes vectors, and no text",
+            expected="a model that generates text",
+            todo="encoders go to ONNX: kanna convert SRC -o folder --preset onnx:int8, then kanna verify SRC folder "
+            "and kanna bench folder",
+        )
     known = sorted(a for name in names() for a in get(name).architectures)
     what = f"architecture {', '.join(found)}" if found else f"model type {config.get('model_type')!r}"
     raise UnsupportedError(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, provenance
-from kanna.errors import UnsupportedError, UsageError
+from kanna.errors import UsageError
 from kanna.fit.memory import buffer_bytes, cache_bytes
 from kanna.fit.rows import FitRow
-from kanna.formats.onnx import encoder
 from kanna.hardware import memory
 from kanna.model import Model
 from kanna.progress import Progress
@@ -69,11 +68,6 @@ def fit(
     if context < 1:
         raise UsageError(f"a context of {context} tokens", expected="1 or more")
     opened = open_source(source, revision=revision, offline=offline, weights=False, progress=progress)
-    if encoder.is_encoder(opened.config):
-        raise UnsupportedError(
-            f"{opened.name} is an encoder: it has no cache, and no presets of {format} are compared for it",
-            todo=f"kanna convert {opened.given} --preset onnx:int8 --dry-run tells its size",
-        )
     model = families.load_model(opened)
     limit = memory if memory is not None else _free()
     fitting: Any = import_module(f"{__name__}.{'gguf' if format == 'gguf' else 'folders'}")

@@ -53,6 +53,7 @@ def serve(
     state: str | Path | None = None,
     audit: str | Path | None = None,
     keys: bool = False,
+    wait_for_key: bool = False,
     open_to_all: bool = False,
     cors_origin: Sequence[str] = (),
     traces: str = "",
@@ -84,6 +85,7 @@ def serve(
     idle:        unload a model unused for that many seconds; 0: only when another one needs its memory
     state:       folder of keys and usage; audit: a file that gets one JSON line per request, never its text
     keys:        ask for keys on loopback, too; open_to_all: ask for none anywhere
+    wait_for_key: start although there is no key yet; every request is refused until one is made
     cors_origin: web pages elsewhere that may ask, as https://chat.example; `*`: all
     traces:      where an OpenTelemetry collector takes OTLP over HTTP; empty: no traces
     started:     called with the address when requests may come; remark: with what people may want to know
@@ -124,7 +126,8 @@ def serve(
         from kanna.serve.metrics import Metrics
         from kanna.serve.pool import Pool
 
-        _check_keys(settings, store, state)
+        if not wait_for_key:
+            _check_keys(settings, store, state)
         bound = _bind(host, port)
         address = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         canaries = [CanarySpec.parse(c, specs[0].name, canary_agreement, canary_slowdown) for c in canary]

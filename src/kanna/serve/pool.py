@@ -77,7 +77,7 @@ class Pool:
                 todo="lower --parallel or --context, raise --memory, or take a smaller artefact (`kanna fit`)",
             )
         served = Served(spec=spec, engine=engine.name, bytes=needed)
-        for name in (spec.name, *spec.aliases):
+        for name in dict.fromkeys((spec.name, *spec.aliases)):
             if name in self._names:
                 raise UsageError(f"two models are named {name!r}", todo="give them names: NAME=PATH")
             self._names[name] = served

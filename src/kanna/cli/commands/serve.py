@@ -82,6 +82,9 @@ if TYPE_CHECKING:
 )
 @click.option("--keys", is_flag=True, help="Ask for keys on loopback, too.")
 @click.option(
+    "--wait-for-key", is_flag=True, help="Start although no key was made yet; until then every request is refused."
+)
+@click.option(
     "--open-to-all", is_flag=True, help="Ask for no keys, whatever the address. Everybody who reaches it can use it."
 )
 @options.threads

@@ -49,7 +49,7 @@ def _deployment(service: Service) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": "gateway",
         "image": service.image,
-        "args": service.arguments(),
+        "args": [*service.arguments(), "--wait-for-key"],  # the first key is made inside
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": {"requests": granted, "limits": granted},
         "securityContext": {

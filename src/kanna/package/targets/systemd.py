@@ -20,7 +20,7 @@ def files(service: Service) -> dict[str, str]:
 
 def _service(service: Service) -> str:
     told = service.resources
-    command = [f"{PREFIX}/bin/kanna", *service.arguments(root=PREFIX, state="%S/kanna", host="127.0.0.1")]
+    command = [f"{PREFIX}/bin/kanna", *service.arguments(root=PREFIX, state="%S/kanna", host="127.0.0.1"), "--keys"]
     return f"""\
 [Unit]
 Description={_text(service.artefact.name)} served by kanna
@@ -164,6 +164,8 @@ def usage(service: Service) -> list[str]:
         f"sudo cp --recursive models README.md {PREFIX}/",
         "sudo cp systemd/*.service systemd/*.timer /etc/systemd/system/",
         "sudo systemctl daemon-reload",
+        # Before the first start: then the folder is given to the service's own user.
+        f"sudo {PREFIX}/bin/kanna keys create --name first --state /var/lib/kanna",
         f"sudo systemctl enable --now {service.name}.service {service.name}-health.timer",
     ]
 
