@@ -7,6 +7,8 @@ widened    the same weights in a residual stream of 768 instead of 576, by a ran
            out channel importance, which may handicap importance-weighted encoders: rows are marked.
 stories    stories15M, the only float weights a package carries; 288 columns.
 gemma3     Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged Q4_K_M file.
+gemma3_dithered  the same with its grid broken like SmolLM2's, as an F16 GGUF: of a grid that is still there, a plan
+           that finds it keeps such matrices without error, which says little of other models.
 hollow     Llama-3-8B's shapes and tokenizer over weights that are one hole in a sparse file.
 
 Shapes: D hidden 576, W widened hidden 768, V vocabulary.
@@ -53,7 +55,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], ggu
 
 def _write(path: Path, reader: gguf.GGUFReader, tensors: dict[str, np.ndarray], changed: dict[str, Any]) -> Path:
     """Write an F16 GGUF with the source's metadata, some of it changed; 1-D tensors stay F32."""
-    writer = gguf.GGUFWriter(path.with_suffix(".partial"), "llama")
+    arch = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(path.with_suffix(".partial"), arch)
     for key, part in reader.fields.items():
         if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type"):
             continue
@@ -123,6 +126,15 @@ def dithered() -> Path:
     path = _cached("smollm2-135m-dithered-f16.gguf")
     if not path.exists():
         values, steps, reader = _read(fetch.smollm2_gguf())
+        _write(path, reader, _dither(values, steps), {})
+    return path
+
+
+def gemma3_dithered() -> Path:
+    """F16 GGUF of Gemma-3-270M with its grid broken."""
+    path = _cached("gemma-3-270m-dithered-f16.gguf")
+    if not path.exists():
+        values, steps, reader = _read(fetch.gemma3_270m_gguf())
         _write(path, reader, _dither(values, steps), {})
     return path
 

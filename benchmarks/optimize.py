@@ -43,7 +43,7 @@ DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["widened", "dithered", "stories", "gemma3"], default="widened")
+    parser.add_argument("--model", choices=stages.MODELS, default="widened")
     parser.add_argument("--classes", default=CLASSES)
     parser.add_argument("--windows", type=int, default=5, help="of 512 tokens, of each kind of text")
     parser.add_argument("--questions", type=int, default=200, help="of multiple choice")

@@ -84,6 +84,7 @@ def allocate(job: Job, budget: str, plan: str) -> None:
 STAGES: dict[str, Callable[..., object]] = {
     "calibrate": calibrate, "gradients": backward, "measure": costs, "probe": probes, "allocate": allocate,
 }  # fmt: skip
+MODELS = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered")
 BEFORE = ("calibrate", "gradients", "measure", "probe")
 """Stages that need no budget."""
 
@@ -111,7 +112,7 @@ def main() -> None:
         STAGES[stage](Job(Path(path), Path(stats), int(threads), int(tokens)), *more)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["widened", "dithered", "stories", "gemma3"], default="widened")
+    parser.add_argument("--model", choices=MODELS, default="widened")
     parser.add_argument("--like", default="Q4_K_M")
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--threads", type=int, default=2)
