@@ -17,8 +17,6 @@ from kanna.serve.engines import _tools
 from kanna.serve.line import LineError
 from kanna.serve.problems import ApiError
 
-_HOLDS_THEM = ("onnx", "mlx")
-"""Engines that make calls of what has to be one themselves."""
 _TOLD = "Answer by calling one of these functions, as {\"name\": …, \"arguments\": {…}}:\n"
 
 
@@ -41,7 +39,7 @@ async def prepared(backend: Backend, body: dict[str, Any]) -> tuple[dict[str, An
     body = dict(body)
     if not shown:
         body["messages"] = _told(body["messages"], tools)
-    if backend.engine.name in _HOLDS_THEM:
+    if backend.engine.forces_calls:
         return body, False
     body["tool_choice"] = "auto"
     body["response_format"] = {"type": "json_schema", "json_schema": {"schema": _tools.schema(tools, "required")}}

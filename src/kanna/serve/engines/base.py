@@ -71,11 +71,13 @@ class Engine(Protocol):
     roles: what it can do; apart: those of them that take a process of their own beside the one that generates
     extra: what installs its runtime
     modules: what `run` imports in any case, so that a child can before it knows its artefact
+    forces_calls: whether tool_choice `required` always gives calls; where not, the gateway sees to it
     """
 
     name: str
     extra: str
     modules: tuple[str, ...]
+    forces_calls: bool
     roles: tuple[str, ...]
     apart: tuple[str, ...]
 

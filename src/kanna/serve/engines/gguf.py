@@ -23,6 +23,7 @@ class Gguf:
     name = "gguf"
     extra = "serve"
     modules = ("xllamacpp",)
+    forces_calls = False
     roles = (GENERATE, EMBED, SCORE)
     apart = (EMBED, SCORE)
 

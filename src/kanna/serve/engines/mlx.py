@@ -17,6 +17,7 @@ class Mlx:
     name = "mlx"
     extra = "mlx"
     modules = ("mlx_lm", "kanna.serve.engines._openai")
+    forces_calls = True
     roles = (GENERATE, SCORE)
     apart = ()
 

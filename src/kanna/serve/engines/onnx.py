@@ -17,6 +17,7 @@ class Onnx:
     name = "onnx"
     extra = "onnx"
     modules = ("onnxruntime", "kanna.serve.engines._openai")
+    forces_calls = True
     roles = (GENERATE, SCORE)
     apart = ()
 
