@@ -16,6 +16,7 @@ from typing import Any
 
 import models
 import numpy as np
+import peers
 import stages
 
 import kanna
@@ -229,6 +230,15 @@ def nbytes(folder: Path, pattern: str) -> int:
 def ratios(theirs: dict[str, float], ours: dict[str, float]) -> dict[str, float]:
     """Ours over theirs by kind of text."""
     return {f"{domain} ÷": ours[domain] / theirs[domain] for domain in theirs}
+
+
+def report(found: list[dict[str, Any]], peer: str, as_json: bool) -> None:
+    """Say which ways of `peer`, a column, failed and why; print the rows of the others."""
+    for one in found:
+        if "failed" in one:
+            print(f"{one[peer]}: {one['failed']}\n")
+    rows = [one for one in found if "failed" not in one]
+    peers.report(rows if as_json else table(rows), as_json)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:

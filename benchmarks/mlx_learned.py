@@ -142,11 +142,7 @@ def main() -> None:
     names = options.ways.split(",")
     keys = [f"mlx-learned/{n}-{options.dtype}-{options.tokens}" for n in names]
     found = [work.kept(key, row, ours, text, n, options.dtype, group) for key, n in zip(keys, names, strict=True)]
-    for one in found:
-        if "failed" in one:
-            print(f"{one['mlx_lm']}: {one['failed']}\n")
-    rows = [one for one in found if "failed" not in one]
-    peers.report(rows if options.json else folders.table(rows), options.json)
+    folders.report(found, "mlx_lm", options.json)
 
 
 if __name__ == "__main__":

@@ -121,11 +121,7 @@ def main() -> None:
     work.key["olive"] = REQUIREMENTS[0]
     ours, text = onnx_int4.Ours(work), work.calibration()
     found = [work.kept(f"olive/{way}", row, ours, text, python, way) for way in options.ways.split("|")]
-    for one in found:
-        if "failed" in one:
-            print(f"{one['olive']}: {one['failed']}\n")
-    rows = [one for one in found if "failed" not in one]
-    peers.report(rows if options.json else folders.table(rows), options.json)
+    folders.report(found, "olive", options.json)
 
 
 if __name__ == "__main__":

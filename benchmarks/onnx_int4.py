@@ -64,10 +64,8 @@ def main() -> None:
     else:
         ours = Ours(work)
         found = [work.kept(f"onnx/{name}", algorithm, ours, name) for name in chosen]
-        rows = [row for row in found if "KL builder" in row]
-        for row in found:
-            if "KL builder" not in row:
-                print(f"{row['builder']}: {row['failed']}\n")
+        folders.report(found, "builder", options.json)
+        return
     peers.report(rows if options.json else folders.table(rows), options.json)
 
 

@@ -125,3 +125,19 @@ def local(
             thread.join(20)
             pool.kill()
             store.close()
+
+
+def langchain(url: str, prompts: tuple[str, str]) -> dict[str, Any]:
+    """Options of LangChain's client for the model `m`, after it has asked whole, by a stream and in a batch."""
+    from langchain_openai import ChatOpenAI
+
+    told: Any = {"base_url": url + "/v1", "api_key": "none", "model": "m", "temperature": 0, "max_tokens": 12}
+    model = ChatOpenAI(**told, stream_usage=True)
+    whole = model.invoke(prompts[0])
+    assert whole.content and whole.usage_metadata and whole.usage_metadata["output_tokens"] <= 12
+    parts = list(model.stream(prompts[0]))
+    assert "".join(str(p.content) for p in parts) == whole.content
+    assert any(p.usage_metadata for p in parts)
+    batch = model.batch(list(prompts))
+    assert batch[0].content == whole.content and batch[1].content
+    return told

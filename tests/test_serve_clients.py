@@ -11,7 +11,7 @@ from typing import Any
 
 import fuzzing
 import pytest
-from gateways import Local, local
+from gateways import Local, langchain, local
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,15 +35,7 @@ def replay(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_langchain(real: Local) -> None:
     from langchain_openai import ChatOpenAI
 
-    options: Any = {"base_url": real.url + "/v1", "api_key": "none", "model": "m", "temperature": 0, "max_tokens": 12}
-    model = ChatOpenAI(**options, stream_usage=True)
-    whole = model.invoke("Name a color.")
-    assert whole.content and whole.usage_metadata and whole.usage_metadata["output_tokens"] <= 12
-    parts = list(model.stream("Name a color."))
-    assert "".join(str(p.content) for p in parts) == whole.content
-    assert any(p.usage_metadata for p in parts)
-    batch = model.batch(["Name a color.", "Name a fruit."])
-    assert batch[0].content == whole.content and batch[1].content
+    options = langchain(real.url, ("Name a color.", "Name a fruit."))
     name = {"enum": ["red", "blue"]}
     schema = {"title": "Color", "type": "object", "properties": {"name": name}, "required": ["name"],
               "additionalProperties": False}  # fmt: skip

@@ -12,7 +12,7 @@ import fuzzing
 import openai
 import pytest
 import three
-from gateways import Local, local
+from gateways import Local, langchain, local
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["n"],
@@ -153,16 +153,7 @@ def test_answers_that_follow_a_schema(client: openai.OpenAI, stream: bool) -> No
 def test_langchain(gateway: Local) -> None:
     from langchain_openai import ChatOpenAI
 
-    options: Any = {"base_url": gateway.url + "/v1", "api_key": "none", "model": "m", "temperature": 0,
-                    "max_tokens": 12}  # fmt: skip
-    model = ChatOpenAI(**options, stream_usage=True)
-    whole = model.invoke("hello")
-    assert whole.content and whole.usage_metadata and whole.usage_metadata["output_tokens"] <= 12
-    parts = list(model.stream("hello"))
-    assert "".join(str(p.content) for p in parts) == whole.content
-    assert any(p.usage_metadata for p in parts)
-    batch = model.batch(["hello", "hola"])
-    assert batch[0].content == whole.content and batch[1].content
+    options = langchain(gateway.url, ("hello", "hola"))
     longer = ChatOpenAI(**options | {"max_tokens": 120})
     for choice in ("any", "trains"):
         [call, *_] = longer.bind_tools(TOOLS, tool_choice=choice).invoke("hello").tool_calls
