@@ -2,9 +2,10 @@
 
     python benchmarks/mlx_folders.py --model dithered          # or widened, stories, gemma3
     python benchmarks/mlx_folders.py --model dithered --speed  # wall time and peak memory of a plain 4-bit conversion
+    python benchmarks/mlx_folders.py --model dithered --decode # decoding in mlx, of the folders the first run leaves
 
 `values`: the peer's own widths and groups, our values (method gptq). `plan`: our allocation, in no more bytes than the
-peer's. Every folder is judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32
+peer's. `tuned`: that with its scales, biases and norms taught by the original, as `--effort max` does. Every folder is judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32
 there: mlx takes hours for this on a Linux CPU, and tests/test_mlx_runtime.py holds mlx to those values. KL in nats over
 the full vocabulary, second half of each window of 512 tokens; the mean of five kinds of text counts.
 """
@@ -15,7 +16,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ import peers
 
 import kanna
 from kanna import families, statistics
+from kanna.calibrate import texts
+from kanna.calibrate.windows import cut
+from kanna.convert.base import Running
 from kanna.convert.mlx import number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.model import Model
-from kanna.optimize import mlx
+from kanna.optimize import distill, mlx
+from kanna.optimize.judge import spare
 from kanna.optimize.measure import measure
 from kanna.plan import Plan, RuleModel
 from kanna.progress import Silent
@@ -51,11 +56,15 @@ def main() -> None:
     parser = folders.arguments(__doc__, windows=3)
     parser.add_argument("--recipes", help="all that suit the model")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of quality")
+    parser.add_argument("--decode", action="store_true", help="time the decoding of folders an earlier run left")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-tuning", action="store_true", help="not the plan with its scales tuned")
     options = parser.parse_args()
     work = folders.Work(options, "mlx", "mlx-lm")
     if options.speed:
         rows = speed(work.hugging(), work.folder, options.repeats)
+    elif options.decode:
+        rows = [decoding(pair, options.repeats) for pair in sorted((work.folder / "mlx").glob("*/"))]
     else:
         ours = Ours(work)
         names = options.recipes.split(",") if options.recipes else NARROW if options.model == "stories" else WIDE
@@ -127,6 +136,22 @@ class Ours:
         mlx.search(self.ready(), self.choices, nbytes, file)
         return self.write(file, out)
 
+    def tuned(self, planned: Path, out: Path) -> Path:
+        """The planned folder with what may move taught by the original; itself where that does not help."""
+        options, model = self.work.options, self.work.model
+        windows = cut(texts.documents(None, model)[0], model, tokens=options.tokens)
+        subject = mlx.subject(self.ready(), planned, out, running(self.work.threads))
+        found = distill.distill(
+            subject, self.ready().model, planned.with_suffix(".json"), windows, spare(model, None, options.tokens),
+            device=None, progress=Silent(),
+        )  # fmt: skip
+        print(f"tuning: {found}", flush=True)
+        return out if found.kept else planned
+
+
+def running(threads: int) -> Running:
+    return Running(threads=threads, overwrite=True, nonfinite="refuse", progress=Silent())
+
 
 def like(model: Model, folder: Path) -> Plan:
     """The plan a folder was made by: bits and group of every matrix, read from the shapes of its arrays."""
@@ -162,19 +187,54 @@ def beside(ours: Ours, theirs: Path) -> dict[str, Any]:
     row |= {"MB plan": folders.nbytes(planned, "*.safetensors") / 1e6, "KL plan": folders.mean(found)}
     row |= {"values ÷": row["KL values"] / row["KL mlx_lm"], "plan ÷": row["KL plan"] / row["KL mlx_lm"]}
     row |= {"s plan": spent, "by text": {"mlx_lm": kl, "plan": found}}
-    for used in (values, planned):
-        shutil.rmtree(used)
+    if not ours.work.options.no_tuning:
+        start = time.perf_counter()
+        best = ours.judge.kl(ours.tuned(planned, folder / "tuned"))
+        row |= {"KL tuned": folders.mean(best), "tuned ÷": folders.mean(best) / row["KL mlx_lm"]}
+        row |= {"s tuning": time.perf_counter() - start}
+        row["by text"]["tuned"] = best
+    for used in (values, folder / "tuned"):
+        shutil.rmtree(used, ignore_errors=True)
     return row
 
 
 def recipe(ours: Ours, name: str) -> dict[str, Any]:
-    """The row of one recipe of mlx-lm's conversion."""
-    theirs = ours.work.folder / "theirs"
-    shutil.rmtree(theirs, ignore_errors=True)
-    run = peers.run(convert(ours.work.hugging(), theirs, RECIPES[name]))
-    row = {"recipe": name} | beside(ours, theirs) | {"s mlx_lm": run.seconds}
-    shutil.rmtree(theirs)
+    """The row of one recipe of mlx-lm's conversion; both folders stay, to be timed."""
+    pair = ours.work.folder / "mlx" / name
+    shutil.rmtree(pair, ignore_errors=True)
+    pair.mkdir(parents=True)
+    run = peers.run(convert(ours.work.hugging(), pair / "theirs", RECIPES[name]))
+    row = {"recipe": name} | beside(ours, pair / "theirs") | {"s mlx_lm": run.seconds}
+    (ours.work.folder / "plan").replace(pair / "plan")
     return row
+
+
+def decoding(pair: Path, rounds: int) -> dict[str, Any]:
+    """Greedy decoding of the peer's folder and of ours in mlx, by turns."""
+    theirs, ours = decode([pair / "theirs", pair / "plan"], rounds)
+    return {"recipe": pair.name, "ms mlx_lm": theirs, "ms plan": ours, "speed ÷": theirs / ours}
+
+
+def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
+    """Median milliseconds per token in mlx-lm, one token at a time, by turns."""
+    import mlx.core as mx
+    from mlx_lm import load
+    from mlx_lm.models.cache import make_prompt_cache
+
+    loaded = [load(str(folder))[0] for folder in made]
+    taken: list[list[float]] = [[] for _ in made]
+    for turn in range(rounds + 1):
+        for times, model in zip(taken, loaded, strict=True):
+            cache = make_prompt_cache(model)
+            token = mx.argmax(model(mx.array([[1, 5, 9, 11]]), cache=cache)[:, -1], axis=-1)
+            mx.eval(token)
+            start = time.perf_counter()
+            for _ in range(tokens):
+                token = mx.argmax(model(token[:, None], cache=cache)[:, -1], axis=-1)
+                mx.eval(token)
+            if turn:  # the first warms up
+                times.append((time.perf_counter() - start) / tokens * 1e3)
+    return [float(np.median(times)) for times in taken]
 
 
 if __name__ == "__main__":

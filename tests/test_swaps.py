@@ -30,7 +30,7 @@ import optimizing  # noqa: E402 - needs torch
 import tiny_models  # noqa: E402 - needs torch
 
 package, measure, probe = (import_module(f"kanna.optimize{m}") for m in ("", ".measure", ".probe"))
-distill, judge = import_module("kanna.optimize.distill"), import_module("kanna.optimize.judge")
+distill, judge, lesson = (import_module(f"kanna.optimize.{m}") for m in ("distill", "judge", "lesson"))
 QUICK = ("q2_k", "q3_k", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16")
 TRIES = 3
 
@@ -45,7 +45,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(measure, "CANDIDATES", QUICK)
         patch.setattr(probe, "WINDOWS", 1)
         patch.setattr(judge, "EACH", 5)
-        patch.setattr(distill, "EPOCHS", 2)
+        patch.setattr(lesson, "EPOCHS", 2)
         patch.setitem(package.EFFORTS, "max", replace(package.EFFORTS["max"], swaps=TRIES))
         yield
     torch.set_num_threads(threads)
@@ -201,7 +201,7 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
     plan = Plan(name="p", encoding="q4_0", rules=[RuleModel(pattern="ffn_down", encoding="q6_k", method="gptq")])
     plan.save(tmp_path / "plan.json")
     kanna.convert(source, tmp_path / "p.gguf", plan=tmp_path / "plan.json", statistics=tmp_path / "stats", threads=1)
-    blocks = distill._blocks(tmp_path / "p.gguf")
+    blocks = distill.blocks(families.load_model(kanna.open_source(tmp_path / "p.gguf")))
     assert set(blocks) == {n for n, t in model.tensors.items() if len(t.shape) == 2}
     student = Student(families.load_model(kanna.open_source(tmp_path / "p.gguf")), blocks, "cpu")
     norms = {n for n, t in model.tensors.items() if "norm" in n}
@@ -286,10 +286,10 @@ def test_everything_in_a_block_is_proportional_to_its_fields(name: str) -> None:
         data[..., at : at + 2] = rng.uniform(0.5, 2, (3, blocks, 1)).astype(np.float16).view(np.uint8)
     data = data.reshape(3, -1)
     scale = np.where(np.arange(3 * blocks).reshape(3, blocks) % 2, 1.0, -0.5).astype(np.float16)
-    moved = tunings.scaled(encoding, data, scale, 1024)
+    moved = tunings.scaled(encoding, data, 1024, scale)
     times = np.repeat(1 + scale.astype(np.float32), encoding.block, axis=1)
     assert np.array_equal(encoding.decode(moved, 1024), encoding.decode(data, 1024) * times), "powers of two are exact"
-    assert np.array_equal(tunings.scaled(encoding, data, np.zeros((3, 1), np.float16), 1024), data)
+    assert np.array_equal(tunings.scaled(encoding, data, 1024, np.zeros((3, 1), np.float16)), data)
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -329,6 +329,6 @@ def test_a_tuning_lies_beside_its_plan(home: Path, tmp_path: Path) -> None:
 
 def test_columns_are_what_blocks_are_counted_in(home: Path, best: dict[str, Any]) -> None:
     optimized = gguf.read(home / "out" / "tiny-optimized.gguf")
-    for name, count in distill._blocks(home / "out" / "tiny-optimized.gguf").items():
+    for name, count in distill.blocks(families.load_model(kanna.open_source(home / "out" / "tiny-optimized.gguf"))).items():
         tensor = optimized.tensors[name]
         assert count * encodings.get(tensor.dtype).block == columns(tensor)

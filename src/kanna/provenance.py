@@ -15,8 +15,19 @@ from kanna.sources import Source
 QUANTIZATION_VERSION = 2
 SOURCE_HASHES = "kanna.source.sha256"
 TUNING = "kanna.tuning.sha256"
+FILE = "kanna.json"
+"""Of a folder whose format has no place for it."""
 # Left by whoever quantized the source: no longer true of what we write.
 _STALE = ("quantize.imatrix.", "kanna.")
+
+
+def of_folder(folder: Path) -> dict[str, str]:
+    """What `folder` says of itself; {} where it says nothing that can be read."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def quantized_source(model: Model) -> dict[str, int]:

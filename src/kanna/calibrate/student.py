@@ -1,6 +1,7 @@
 """An artefact in torch, its codes held and its scales and norms free to move, taught by the original.
 
-Every block of a matrix has a factor 1 + θ, every gain of a norm an offset θ times its usual size, all θ at first 0.
+Every block of a matrix has a factor 1 + θ and, where its encoding has a bias, is moved by δ steps before that; every
+gain of a norm has an offset θ times its usual size. All θ and δ are 0 at first.
 The teacher is run one layer at a time; only its last hidden states and its head are kept.
 
 Shapes: T tokens, V vocabulary, O rows, I columns, B factors of a row.
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from kanna.calibrate.network import Network, torch_modules, values
+from kanna.families import gguf_view, hf_view
 from kanna.families._export import family_of_arch
-from kanna.families._tensors import Computed, HeadRows
+from kanna.families._tensors import Computed
 from kanna.model import F32, Model
 
 _LOGITS = 1 << 24
@@ -52,16 +54,31 @@ class Student:
     """The artefact `model` (its tensors decode to what the file holds).
 
     blocks: factors of each row by GGUF name of the matrices that may be scaled
-    theta:  what is trained, by GGUF name: [O, B] for matrices, [values] for norms
+    steps:  size of a step of each block, f32 [O, B], by GGUF name of the matrices whose blocks may be moved
+    norms:  whether norms are free, too
+    theta:  what is trained, by GGUF name: θ [O, B] for matrices, [values] for norms
+    delta:  the same of δ [O, B]
     """
 
-    def __init__(self, model: Model, blocks: Mapping[str, int], device: str | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        blocks: Mapping[str, int],
+        device: str | None,
+        steps: Mapping[str, F32] | None = None,
+        norms: bool = True,
+    ) -> None:
         torch, _ = torch_modules()
         network = Network(model, device)
         self.model, self.device = model, network.device
         self.whole = network.whole().requires_grad_(False)
         self.family = family_of_arch(model.family)[1]
         self.theta: dict[str, Any] = {}
+        self.delta: dict[str, Any] = {}
+        self._steps: dict[str, Any] = {}
+        for name, sizes in (steps or {}).items():
+            ordered = hf_view(model, name, Computed(name, sizes)).rows(0, len(sizes))
+            self._steps[name] = torch.from_numpy(np.array(ordered)).to(self.device)
         self._norms: list[tuple[Any, Any, float, str]] = []
         self._base: dict[str, F32] = {}
         self._unit: dict[str, float] = {}
@@ -74,12 +91,12 @@ class Student:
                 continue
             if isinstance(module, torch.nn.Embedding) and name in blocks:
                 self._free(name, (module.weight.shape[0], blocks[name]))
-                module.forward = _embedding(module, self.theta[name])
+                module.forward = _embedding(module, self._moves(name))
             elif isinstance(module, torch.nn.Linear) and name in blocks:
                 self._free(name, (module.weight.shape[0], blocks[name]))
                 if path != "lm_head":
-                    module.forward = _linear(module, self.theta[name])
-            elif type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
+                    module.forward = _linear(module, self._moves(name))
+            elif norms and type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
                 self._norm(name, module)
 
     def _name(self, path: str) -> str | None:
@@ -95,6 +112,12 @@ class Student:
         torch, _ = torch_modules()
         if name not in self.theta:
             self.theta[name] = torch.zeros(shape, device=self.device, requires_grad=True)
+            if name in self._steps:
+                self.delta[name] = torch.zeros(shape, device=self.device, requires_grad=True)
+
+    def _moves(self, name: str) -> tuple[Any, Any, Any]:
+        """θ, δ and the size of a step, the last two None for a matrix without biases."""
+        return self.theta[name], self.delta.get(name), self._steps.get(name)
 
     def _norm(self, name: str, module: Any) -> None:
         stored, base = values(self.model.tensors[name]), module.weight.detach().clone()
@@ -139,9 +162,8 @@ class Student:
         torch, _ = torch_modules()
         with torch.no_grad():
             wanted = torch.log_softmax(self._capped(state @ teacher.T), -1)
-        weight = self.whole.lm_head.weight
-        theta = self.theta.get(self._head_name)
-        logits = hidden @ weight.T if theta is None else _scale(hidden, weight, 1 + theta)
+        weight, name = self.whole.lm_head.weight, self._head_name
+        logits = _scale(hidden, weight, *self._moves(name)) if name in self.theta else hidden @ weight.T
         said = torch.log_softmax(self._capped(logits), -1)
         return (wanted.exp() * (wanted - said)).sum()
 
@@ -151,17 +173,16 @@ class Student:
 
     def scales(self) -> Iterator[tuple[str, F32]]:
         """θ of the matrices in the row order of GGUF, f32 [O, B]."""
-        heads = int(self.model.meta("{arch}.attention.head_count"))
-        head_dim = int(
-            self.model.meta("{arch}.attention.key_length") or self.model.meta("{arch}.embedding_length") // heads
-        )
-        for name, theta in self.theta.items():
-            if name in self._base:
-                continue
-            found = theta.detach().cpu().numpy().astype(np.float32)
-            if self.family.rotate_half and name.endswith((".attn_q.weight", ".attn_k.weight")):
-                found = HeadRows(name, Computed(name, found), head_dim).rows(0, len(found))
-            yield name, np.ascontiguousarray(found)
+        return self._rows({name: theta for name, theta in self.theta.items() if name not in self._base})
+
+    def offsets(self) -> Iterator[tuple[str, F32]]:
+        """The same of δ."""
+        return self._rows(self.delta)
+
+    def _rows(self, found: Mapping[str, Any]) -> Iterator[tuple[str, F32]]:
+        for name, theta in found.items():
+            inner = Computed(name, theta.detach().cpu().numpy().astype(np.float32))
+            yield name, np.ascontiguousarray(gguf_view(self.model, name, inner).rows(0, len(theta)))
 
     def vectors(self) -> Iterator[tuple[str, F32]]:
         """The norms as GGUF stores them, f32 [values]."""
@@ -174,48 +195,61 @@ class Student:
         return set(self._base)
 
 
-def _scale(x: Any, weight: Any, factor: Any) -> Any:
-    """x [T, I] times (weight [O, I] with each block times its factor [O, B]), transposed: [T, O].
+def _scale(x: Any, weight: Any, theta: Any, delta: Any, steps: Any) -> Any:
+    """x [T, I] times (weight [O, I], each block moved by δ steps and then times 1 + θ), transposed: [T, O].
 
-    The gradient of the whole matrix exists only while its backward pass runs.
+    theta, delta, steps: [O, B]. The gradient of the whole matrix exists only while its backward pass runs.
     """
     torch, _ = torch_modules()
 
     class Scaled(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Any, factor: Any) -> Any:
-            ctx.save_for_backward(x, factor)
-            return x @ _times(weight, factor).T
+        def forward(ctx: Any, x: Any, theta: Any, delta: Any) -> Any:
+            ctx.save_for_backward(x, theta, delta)
+            return x @ _times(_moved(weight, delta, steps), 1 + theta).T
 
         @staticmethod
         def backward(ctx: Any, given: Any) -> Any:
-            x, factor = ctx.saved_tensors
-            into_x = given @ _times(weight, factor)
-            whole = given.T @ x
-            return into_x, (whole * weight).view(len(weight), factor.shape[1], -1).sum(-1)
+            x, theta, delta = ctx.saved_tensors
+            moved, factor = _moved(weight, delta, steps), 1 + theta
+            into_x = given @ _times(moved, factor)
+            whole = (given.T @ x).view(*theta.shape, -1)
+            into_theta = (whole * moved.view_as(whole)).sum(-1)
+            into_delta = None if delta is None else whole.sum(-1) * steps * factor
+            return into_x, into_theta, into_delta
 
-    return Scaled.apply(x, factor)
+    return Scaled.apply(x, theta, delta)
 
 
 def _times(weight: Any, factor: Any) -> Any:
-    rows, blocks = factor.shape
-    return (weight.view(rows, blocks, -1) * factor[..., None]).view(rows, -1)
+    return (weight.view(*factor.shape, -1) * factor[..., None]).view(len(weight), -1)
 
 
-def _linear(module: Any, theta: Any) -> Any:
+def _moved(weight: Any, delta: Any, steps: Any) -> Any:
+    if delta is None:
+        return weight
+    return (weight.view(*delta.shape, -1) + (delta * steps)[..., None]).view(len(weight), -1)
+
+
+def _linear(module: Any, moves: tuple[Any, Any, Any]) -> Any:
     def forward(x: Any) -> Any:
-        out = _scale(x.reshape(-1, x.shape[-1]), module.weight, 1 + theta).reshape(*x.shape[:-1], -1)
+        out = _scale(x.reshape(-1, x.shape[-1]), module.weight, *moves).reshape(*x.shape[:-1], -1)
         return out if module.bias is None else out + module.bias
 
     return forward
 
 
-def _embedding(module: Any, theta: Any) -> Any:
-    plain = module.forward
+def _embedding(module: Any, moves: tuple[Any, Any, Any]) -> Any:
+    plain, (theta, delta, steps) = module.forward, moves
+    # Of Gemma: what `forward` gives is the rows times a constant, and so must be what is added to them.
+    times = float(getattr(module, "scalar_embed_scale", 1.0))
 
     def forward(ids: Any) -> Any:
         rows = plain(ids)
         factor = 1 + theta[ids]
-        return (rows.reshape(*factor.shape, -1) * factor[..., None]).reshape(rows.shape)
+        blocks = rows.reshape(*factor.shape, -1)
+        if delta is not None:
+            blocks = blocks + (times * delta[ids] * steps[ids])[..., None]
+        return (blocks * factor[..., None]).reshape(rows.shape)
 
     return forward

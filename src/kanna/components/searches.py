@@ -23,7 +23,7 @@ def _find() -> Iterator[Component]:
             where="kanna.optimize:EFFORTS",
             extra=EXTRA,
             options=budgets,
-            facts={"formats": list(effort.formats), "swaps tried at most": effort.swaps},
+            facts={"swaps tried at most": effort.swaps},
         )
     for step in _STEPS:
         module = importlib.import_module(f"kanna.{step}")

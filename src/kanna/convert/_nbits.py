@@ -13,6 +13,7 @@ from typing import Any
 
 from kanna import encodings, families, plan, provenance
 from kanna.convert._informed import informed
+from kanna.convert._rows import over
 from kanna.convert.base import ConvertResult, Request, Running, described, floats, folder_written
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
@@ -115,7 +116,7 @@ class ToNBits:
             f32 = encodings.get("f32")
             entry = TensorPlan(name=entry.name, tensor=entry.tensor, encoding=f32, method="nearest")
         theirs = next((t for t, ours in self.ours.items() if ours == entry.name), None)
-        return replace(entry, tensor=self.tensors[theirs]) if theirs else entry
+        return over(self.model, entry, self.tensors[theirs]) if theirs else entry
 
     def _share(self) -> list[Substitution]:
         """Matrices of one node must share an encoding: the widest that any of them was given."""
@@ -226,6 +227,16 @@ class ToNBits:
     def folder_bytes(self, graph: Path) -> int:
         """Bytes of the artefact this makes from a graph, all files counted."""
         return self.prepare(graph).nbytes + sum(p.stat().st_size for p in self.side_files(graph))
+
+    def held(self, graph: Path) -> Model:
+        """The model with the matrices that the written artefact holds in the place of its own."""
+        prepared = self.prepare(graph)
+        found = {
+            name: families.gguf_view(self.model, name, prepared.held(self.out, entry))
+            for name, entry in self.entries.items()
+            if parse(entry.encoding.name)
+        }
+        return replace(self.model, tensors={**self.model.tensors, **found})
 
     def side_files(self, graph: Path) -> list[Path]:
         return [p for p in graph.iterdir() if p.name not in (build.GRAPH, build.DATA)]

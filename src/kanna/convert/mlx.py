@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna import encodings, families, plan, provenance
 from kanna.convert._informed import informed
+from kanna.convert._rows import over
 from kanna.convert.base import MATRICES, ConvertResult, Request, Running, described
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
@@ -120,7 +121,7 @@ class ToMLX:
             name = theirs.get(entry.name)
             if name is not None:
                 encoding = entry.encoding if entry.encoding.settings else encodings.get(self.number)
-                named.append(replace(entry, name=name, tensor=tensors[name], encoding=encoding))
+                named.append(replace(over(self.model, entry, tensors[name]), name=name, encoding=encoding))
         if resolved.entries and not any(e.encoding.settings for e in named) and self._wanted(resolved):
             raise PlanError(
                 f"no matrix of this model can be held in {self._wanted(resolved)}",
@@ -133,6 +134,16 @@ class ToMLX:
 
     def _wanted(self, resolved: Resolved) -> str:
         return ", ".join(sorted({s.wanted for s in resolved.substitutions}))
+
+    def carry(self, folder: Path) -> None:
+        """Take the codes that `folder`, made by a plan of the same encodings and methods, holds already."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        there = mlx.unpacked(safetensors.read_folder(folder), config)
+        entries = [
+            replace(e, tensor=there[e.name]) if e.encoding.settings and there[e.name].dtype == e.encoding.name else e
+            for e in self.resolved.entries
+        ]
+        self.resolved = replace(self.resolved, entries=entries)
 
     def describe(self) -> ConvertResult:
         return described(
@@ -148,7 +159,7 @@ class ToMLX:
         safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes)
 
     def write(self, running: Running) -> WriteResult:
-        files = {**self.files, "kanna.json": self._provenance()}
+        files = {**self.files, provenance.FILE: self._provenance()}
         written = mlx.write_folder(
             self.out,
             tensors=self.resolved.entries,

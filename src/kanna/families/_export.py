@@ -42,11 +42,10 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     """
     _, family = family_of_arch(model.family)
     config = hf_config(model)
-    head_dim = int(model.meta("{arch}.attention.key_length") or config["hidden_size"] // config["num_attention_heads"])
+    head_dim = head_dim_of(model)
     tensors: dict[str, Tensor] = {}
     for ours, name in hf_names(model).items():
-        part = ours.rpartition(".")[0].split(".")[-1]
-        tensors[name] = _view(family, name, part, model.tensors[ours], head_dim)
+        tensors[name] = _view(family, name, ours, model.tensors[ours], head_dim)
     files = tokenizer.to_hf(model.metadata)
     files["generation_config.json"] = _json(_generation(model, config))
     if card := _card(model):
@@ -71,10 +70,32 @@ def hf_names(model: Model) -> dict[str, str]:
     return found
 
 
-def _view(family: Family, name: str, part: str, tensor: Tensor, head_dim: int) -> Tensor:
-    if family.rotate_half and part in ("attn_q", "attn_k"):
+def head_dim_of(model: Model) -> int:
+    """Values of a query or key of one head."""
+    heads = int(model.meta("{arch}.attention.head_count"))
+    return int(model.meta("{arch}.attention.key_length") or int(model.meta("{arch}.embedding_length")) // heads)
+
+
+def hf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
+    """`tensor`, rows or values as those of `ours` in GGUF, as Hugging Face stores them; its name stays."""
+    return _view(family_of_arch(model.family)[1], tensor.name, ours, tensor, head_dim_of(model))
+
+
+def gguf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
+    """A matrix whose rows are in the order of Hugging Face as GGUF has it, under the name `ours`."""
+    if _interleaves(family_of_arch(model.family)[1], ours):
+        return HeadRows(ours, tensor, head_dim_of(model))
+    return Renamed(ours, tensor)
+
+
+def _interleaves(family: Family, ours: str) -> bool:
+    return family.rotate_half and ours.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
+
+
+def _view(family: Family, name: str, ours: str, tensor: Tensor, head_dim: int) -> Tensor:
+    if _interleaves(family, ours):
         return HeadRows(name, tensor, head_dim, interleave=False)
-    if family.norm_offset and part.endswith("norm"):
+    if family.norm_offset and ours.rpartition(".")[0].endswith("norm"):
         return Shifted(name, tensor, -family.norm_offset)
     return Renamed(name, tensor)
 

@@ -212,7 +212,8 @@ def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refu
     data = _encoded(entry, start, stop, nonfinite)
     if entry.scale is None:
         return data
-    return scaled(entry.encoding, data, entry.scale[start:stop], columns(entry.tensor))
+    offset = None if entry.offset is None else entry.offset[start:stop]
+    return scaled(entry.encoding, data, columns(entry.tensor), entry.scale[start:stop], offset)
 
 
 def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:

@@ -40,21 +40,22 @@ FORMATS = ("gguf", "onnx", "mlx")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How far a search goes. probing: whether predictions are held against the runtime; swaps: tried at most."""
+    """How far a search goes. probing: whether predictions are held against the runtime; swaps: tried at most, of GGUF
+    alone; tuning: whether scales and norms learn from the original."""
 
     summary: str
     probing: bool = True
     swaps: int = 0
-    formats: Sequence[str] = FORMATS
+    tuning: bool = False
 
 
 EFFORTS = {
     "fast": Effort(summary="Trust predictions", probing=False),
     "balanced": Effort(summary="Correct predictions by measuring every kind of matrix in the runtime"),
     "max": Effort(
-        summary="Then try swaps of encodings there until none gains, and tune scales and norms",
+        summary="Then try swaps of encodings there until none gains (GGUF alone), and tune scales and norms",
         swaps=64,
-        formats=("gguf",),
+        tuning=True,
     ),
 }
 _SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
@@ -123,13 +124,10 @@ def optimize(
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
     asked = EFFORTS[effort]
     if format in ("onnx", "mlx"):
-        if format not in asked.formats:
-            able_here = [name for name, one in EFFORTS.items() if format in one.formats]
-            raise UsageError(f"--effort {effort} is not there for {format}", expected=" or ".join(able_here))
         return optimize_folder(
             format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
-            threads=threads, bar=bar, say=say, probing=asked.probing,
+            threads=threads, bar=bar, say=say, probing=asked.probing, tuning=asked.tuning,
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
@@ -180,7 +178,7 @@ def optimize(
         footprint.settle(choices, stats, plan, text_left, costs.key, reserve, bar, notes)
         allowed = footprint.budget
         clock.stage("memory")
-    tunes = decides and effort == "max" and allowed.nbytes - tuning.RESERVE >= feasible.least
+    tunes = decides and asked.tuning and allowed.nbytes - tuning.RESERVE >= feasible.least
     room = allowed.nbytes - tunes * tuning.RESERVE
     found = fill(opened, choices, stats, room, plan)
     swaps: Swaps | None = None
@@ -204,10 +202,13 @@ def optimize(
     tuned: tuning.Distilled | None = None
     if tunes:
         ours = Path(rows[0][0].path or "")
-        tuned = tuning.tune(
-            opened, model, ours, plan, stats, ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
-            calibration, tokens, text_left, device=device, threads=threads, progress=bar, notes=notes,
+        subject = tuning.File(
+            source=opened, model=model, artefact=ours, stats=stats, trial=text_left.trial, threads=threads,
+            out=ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
         )  # fmt: skip
+        tuned = tuning.tune(
+            subject, model, plan, calibration, tokens, text_left, device=device, progress=bar, notes=notes
+        )
         clock.stage("distill")
     if swaps is not None:
         rows = beside(opened, folder, plan, stats, allowed, sizes, tuned is not None and tuned.kept)

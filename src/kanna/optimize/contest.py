@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from kanna.compare.steps import base_name
 from kanna.evaluate import evaluate_many
 from kanna.formats.gguf.write import WriteResult
+from kanna.optimize import distill
 from kanna.optimize.budget import Budget
+from kanna.optimize.distill import Distilled
 from kanna.optimize.result import Made
 from kanna.optimize.search import NAME, Found
 from kanna.plan import Plan
@@ -29,6 +31,8 @@ class Bench(Protocol):
 
     def work(self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None) -> Any: ...
 
+    def size(self, *, plan: Path | Plan | None = None, preset: str | None = None) -> int: ...
+
     def sizes(self) -> dict[str, int]: ...
 
 
@@ -41,6 +45,7 @@ def contest(
     format: str,
     write: Callable[[Any], WriteResult],
     *,
+    tune: Callable[[Any, Path], Distilled | None] | None,
     text: str | Path | None,
     windows: int | None,
     threads: int | None,
@@ -48,7 +53,7 @@ def contest(
     stage: Callable[[str], None],
 ) -> Made:
     """Write both with `write` into `folder`, evaluate both in their runtime, and name the closer one that the gate
-    does not refuse."""
+    does not refuse. tune: writes a tuned form of the first to a path, None where that is not asked for."""
     base = base_name(bench.source)
     works = {NAME: bench.work(folder / f"{base}-{NAME}-{format}", plan=plan)}
     within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
@@ -57,6 +62,14 @@ def contest(
         works[rival] = bench.work(folder / f"{base}-{rival}-{format}", preset=rival)
     sizes = {name: write(work).file_bytes for name, work in works.items()}
     stage("write")
+    tuned: Distilled | None = None
+    if tune is not None:
+        out = folder / f"{base}-{distill.NAME}-{format}"
+        tuned = tune(works[NAME], out)
+        stage("distill")
+        if tuned is not None and tuned.kept:
+            works[distill.NAME] = bench.work(out, plan=folder / distill.PLAN)
+            sizes[distill.NAME] = bench.size(plan=folder / distill.PLAN)
     scores = evaluate_many(
         [work.out for work in works.values()],
         reference=bench.source,
@@ -76,7 +89,7 @@ def contest(
     stage("prove")
     return Made(
         name=best, artefact=works[best].out, described=works[best].describe(), file_bytes=sizes[best], budget=allowed,
-        plan=plan, predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
+        plan=folder / distill.PLAN if best == distill.NAME else plan, tuning=tuned.to_dict() if tuned else None, predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
         rival_kl=by_name[rival].kl_mean if rival else None, gate=gates[best], statistics=bench.statistics or folder,
         notes=list(dict.fromkeys(note for score in scores for note in score.notes)),
     )  # fmt: skip

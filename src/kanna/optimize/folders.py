@@ -12,10 +12,15 @@ from kanna.calibrate import calibrate, sampled
 from kanna.errors import UsageError
 from kanna.model import Model
 from kanna.optimize import budget as budgets
+from kanna.optimize import distill
 from kanna.optimize.budget import Budget
+from kanna.optimize.distill import Distilled
+from kanna.optimize.distill_folder import Folder
+from kanna.optimize.judge import spare
 from kanna.optimize.result import Made, OptimizeResult, count
 from kanna.optimize.search import NAME
 from kanna.optimize.stages import Clock, sensitivity
+from kanna.optimize.swaps import able
 from kanna.progress import Progress
 from kanna.sources import Source
 
@@ -42,6 +47,7 @@ def optimize_folder(
     bar: Progress,
     say: Callable[[str], None],
     probing: bool,
+    tuning: bool,
 ) -> OptimizeResult:
     """As `optimize`, for a format whose artefacts are folders: the module of its name here searches and proves."""
     search: Any = import_module(f"kanna.optimize.{format}")
@@ -68,14 +74,23 @@ def optimize_folder(
         clock.stage("gradients")
         return stats
 
+    def tune(subject: Folder, plan: Path) -> Distilled | None:
+        read = sampled.resolve(calibration, opened, model, tokens=tokens, device=device, progress=bar).paths
+        left = spare(model, read, tokens)
+        if not able(left, notes):
+            return None
+        return distill.tune(subject, model, plan, read, tokens, left, device=device, progress=bar, notes=notes)
+
     made: Made = search.optimize(
         opened, model, folder, budget=allowed, calibrated=calibrated, text=text, windows=windows, threads=threads,
         bar=bar, say=say, notes=notes, stage=clock.stage, probing=probing,
+        tune=tune if tuning else None,
         wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
     notes += [note for note in made.notes if note not in notes]
     if made.name != NAME:
-        notes.append(f"{made.name} came out closer than the searched plan, and is the artefact to use")
+        closer = "the tuned plan" if made.name == distill.NAME else made.name
+        notes.append(f"{closer} came out closer than the searched plan, and is the artefact to use")
     bar.finish()
     result = OptimizeResult(
         artefact=str(made.artefact),
@@ -94,6 +109,7 @@ def optimize_folder(
         plan=str(made.plan),
         statistics=str(made.statistics),
         swaps=None,
+        tuning=made.tuning,
         seconds=clock.seconds,
         notes=notes,
     )

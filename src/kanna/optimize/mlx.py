@@ -11,10 +11,13 @@ from kanna import statistics
 from kanna.convert.base import Request, Running
 from kanna.convert.mlx import ToMLX, number_of
 from kanna.encodings.grouped.affine import NUMBERS, name_of
+from kanna.families import load_model
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimize.budget import Budget
 from kanna.optimize.contest import contest
+from kanna.optimize.distill_folder import Folder, Tune
+from kanna.optimize.distill import Distilled
 from kanna.optimize.measure import measure
 from kanna.optimize.result import Made
 from kanna.optimize.search import NAME, Found, Limits, Wishes, least_of, narrow, plan_of
@@ -22,7 +25,7 @@ from kanna.plan import Plan
 from kanna.plan import mlx as presets
 from kanna.plan.allocate import Choice
 from kanna.progress import Progress
-from kanna.sources import Source
+from kanna.sources import Source, open_source
 from kanna.units import format_size
 
 _KINDS = tuple((bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128))
@@ -92,6 +95,7 @@ def optimize(
     say: Callable[[str], None],
     notes: list[str],
     stage: Callable[[str], None],
+    tune: Tune | None,
 ) -> Made:
     """Plan, write and prove within a budget; see kanna.optimize.onnx, which takes the same."""
     wishes.check(model)
@@ -109,7 +113,24 @@ def optimize(
     found = search(bench, costs.choices(model, wishes.allow(model)), allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+
+    def tuned(work: ToMLX, out: Path) -> Distilled | None:
+        return tune(subject(bench, work.out, out, running), plan) if tune else None
+
     return contest(
         bench, found, plan, allowed, folder, "mlx", lambda work: work.write(running), text=text, windows=windows,
-        threads=threads, bar=bar, stage=stage,
+        threads=threads, bar=bar, stage=stage, tune=tuned if tune else None,
     )  # fmt: skip
+
+
+def subject(bench: Bench, artefact: Path, out: Path, running: Running) -> Folder:
+    """What tunes the written folder `artefact` into `out`."""
+
+    def write(plan: Path) -> None:
+        work = bench.work(out, plan=plan)
+        work.carry(artefact)
+        work.write(running)
+
+    return Folder(
+        artefact=artefact, out=out, norms=True, reads=lambda path: load_model(open_source(path)), writes=write
+    )

@@ -25,6 +25,8 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimize.budget import Budget
 from kanna.optimize.contest import contest
+from kanna.optimize.distill import RESERVE, Distilled
+from kanna.optimize.distill_folder import Folder, Tune
 from kanna.optimize.measure import Measured, measure
 from kanna.optimize.onnx_probe import judge, probe
 from kanna.optimize.result import Made
@@ -232,6 +234,7 @@ def optimize(
     say: Callable[[str], None],
     notes: list[str],
     stage: Callable[[str], None],
+    tune: Tune | None,
 ) -> Made:
     """Plan, write and prove within a budget.
 
@@ -266,10 +269,25 @@ def optimize(
     elif probing:
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
     offered = choices(bench.work(folder / NAME, preset="int4"), costs, wishes, scale)
-    found = search(bench, offered, allowed.nbytes, plan)
+    found = search(bench, offered, allowed.nbytes - bool(tune) * RESERVE, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
+
+    def tuned(work: ToNBits, out: Path) -> Distilled | None:
+        return tune(subject(bench, work.out, plan, out, running), plan) if tune else None
+
     return contest(
         bench, found, plan, allowed, folder, "onnx", lambda work: work.write_from(bench.graph, running), text=text,
-        windows=windows, threads=threads, bar=bar, stage=stage,
+        windows=windows, threads=threads, bar=bar, stage=stage, tune=tuned if tune else None,
     )  # fmt: skip
+
+
+def subject(bench: Bench, artefact: Path, plan: Path, out: Path, running: Running) -> Folder:
+    """What tunes the written folder `artefact` into `out`; its norms are part of the graph, and stay."""
+    return Folder(
+        artefact=artefact,
+        out=out,
+        norms=False,
+        reads=lambda path: bench.work(path, plan=plan).held(bench.graph),
+        writes=lambda tuned: bench.work(out, plan=tuned).write_from(bench.graph, running),
+    )

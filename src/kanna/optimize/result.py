@@ -64,7 +64,7 @@ class OptimizeResult:
 class Made:
     """The artefact that was made, and its proof beside the largest plain preset within the budget.
 
-    name: of the closer one, the searched plan or the preset `rival`; notes: of the evaluation
+    name: of the closer one, the searched plan, its tuned form or the preset `rival`; notes: of the evaluation
     """
 
     name: str
@@ -81,6 +81,7 @@ class Made:
     gate: str
     statistics: Path
     notes: list[str]
+    tuning: dict[str, Any] | None = None
 
 
 def count(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:

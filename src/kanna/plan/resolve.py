@@ -16,7 +16,7 @@ from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan
 from kanna.plan.presets import Place, Preset
 from kanna.plan.prior import Prior, prior_of
-from kanna.plan.tuning import FIELDS, Tuning, Vector
+from kanna.plan.tuning import Tuning, Vector, factors, shifts
 from kanna.plan.types import Substitution, TensorPlan
 
 # llama.cpp's file type for a file of one encoding throughout.
@@ -120,15 +120,17 @@ def resolve(
 def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
     if (vector := tuning.vectors.get(entry.name)) is not None:
         return replace(entry, tensor=Vector(entry.name, vector))
-    scale = tuning.scales.get(entry.name)
+    scale, offset = tuning.scales.get(entry.name), tuning.offsets.get(entry.name)
     if scale is None:
         return entry
-    if entry.encoding.name not in FIELDS or scale.shape[1] not in (1, columns(entry.tensor) // entry.encoding.block):
+    blocks = columns(entry.tensor) // entry.encoding.block
+    moves = offset is not None and (not shifts(entry.encoding) or offset.shape[1] != blocks)
+    if not factors(entry.encoding) or scale.shape[1] not in (1, blocks) or moves:
         raise PlanError(
             f"the tuning has {scale.shape[1]} factors in each row of {entry.name}, now {entry.encoding.label}",
             expected="the tuning of this very plan",
         )
-    return replace(entry, scale=scale)
+    return replace(entry, scale=scale, offset=offset)
 
 
 def _entry(

@@ -1,7 +1,10 @@
 """Tuning: what a file may still move when all codes are chosen. A safetensors file beside a plan.
 
-TENSOR.scale   f16 [rows, blocks] or [rows, 1]  added to 1, what the float16 factors of each block are multiplied by
+TENSOR.scale   f16 [rows, blocks] or [rows, 1]  added to 1, what the factors of each block are multiplied by
+TENSOR.offset  f16 [rows, blocks]               steps of its block that are added to every value before that; MLX alone
 TENSOR         f32 [values]                     a vector that takes the place of the source's
+
+Tensors are named, and their rows ordered, as in GGUF.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from kanna import encodings
 from kanna.digest import sha256
 from kanna.encodings.base import Encoding
+from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError
 from kanna.model import F32, U8, Tensor, columns, num_rows
 
-SCALE = ".scale"
+SCALE, OFFSET = ".scale", ".offset"
 
 # Where the float16 numbers lie that everything a block decodes to is proportional to.
 FIELDS: dict[str, tuple[int, ...]] = {
@@ -26,20 +31,63 @@ FIELDS: dict[str, tuple[int, ...]] = {
     "iq4_nl": (0,), "iq4_xs": (0,), "iq3_s": (0,), "iq3_xxs": (0,), "iq2_s": (0,), "iq2_xs": (0,), "iq2_xxs": (0,),
     "iq1_s": (0,),
 }  # fmt: skip
+_LARGEST = 65504.0
+"""Of float16."""
+
+
+def factors(encoding: Encoding) -> list[tuple[int, str]]:
+    """Place in a block and type of the numbers that everything it decodes to is proportional to; [] where none are.
+
+    Of MLX's affine groups the scale and then the bias, of ONNX's groups the scale.
+    """
+    if encoding.name in FIELDS:
+        return [(at, "f16") for at in FIELDS[encoding.name]]
+    if shifts(encoding):
+        codes, scales, _ = encoding.planes
+        return [(codes.bytes, scales.dtype), (codes.bytes + scales.bytes, scales.dtype)]
+    kind = parse(encoding.name)
+    return [(kind.code_bytes, "f16" if kind.half else "f32")] if kind else []
+
+
+def shifts(encoding: Encoding) -> bool:
+    """Whether a block has a bias of its own, so that its values can be moved by parts of a step."""
+    return encoding.settings.get("mode") == "affine"
+
+
+def steps(encoding: Encoding, data: U8, cols: int) -> F32:
+    """The step of every block, f32 [rows, blocks], of rows uint8 [rows, row bytes]."""
+    blocks = data.reshape(len(data), cols // encoding.block, encoding.block_bytes)
+    return _get(blocks, *factors(encoding)[0])
+
+
+def _get(blocks: U8, at: int, dtype: str) -> F32:
+    kind = encodings.get(dtype)
+    rows, count, _ = blocks.shape
+    field = np.ascontiguousarray(blocks[:, :, at : at + kind.block_bytes]).reshape(rows, -1)
+    return kind.decode(field, count)
+
+
+def _put(blocks: U8, at: int, dtype: str, values: F32) -> None:
+    kind = encodings.get(dtype)
+    if dtype == "f16":
+        values = np.clip(values, -_LARGEST, _LARGEST)
+    made = kind.encode(np.ascontiguousarray(values), method="nearest")
+    blocks[:, :, at : at + kind.block_bytes] = made.reshape(*blocks.shape[:2], -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """An opened file. scales: f16 by tensor; vectors: f32 by tensor."""
+    """An opened file. scales, offsets: f16 by tensor; vectors: f32 by tensor."""
 
     path: Path
     sha256: str
     scales: dict[str, Any]
+    offsets: dict[str, Any]
     vectors: dict[str, F32]
 
     def check(self, tensors: dict[str, Tensor]) -> None:
         """PlanError when it was made for another model."""
-        for name, wanted in [*self.scales.items(), *self.vectors.items()]:
+        for name, wanted in [*self.scales.items(), *self.offsets.items(), *self.vectors.items()]:
             tensor = tensors.get(name)
             vector = name in self.vectors
             fits = tensor is not None and (wanted.shape == tensor.shape if vector else len(wanted) == num_rows(tensor))
@@ -60,25 +108,32 @@ def read(path: Path) -> Tuning:
         found = load_file(path)
     except Exception as error:  # safetensors raises several types of its own
         raise PlanError(f"{path} cannot be read: {error}", expected="a safetensors file") from error
-    scales = {n.removesuffix(SCALE): v for n, v in found.items() if n.endswith(SCALE)}
-    vectors = {n: v for n, v in found.items() if not n.endswith(SCALE)}
-    if not all(np.isfinite(v).all() for v in found.values()) or any(v.ndim != 2 for v in scales.values()):
+    parts: dict[str, dict[str, Any]] = {SCALE: {}, OFFSET: {}, "": {}}
+    for name, array in found.items():
+        kind = next(end for end in parts if name.endswith(end))
+        parts[kind][name.removesuffix(kind)] = array
+    rows = [*parts[SCALE].values(), *parts[OFFSET].values()]
+    if not all(np.isfinite(v).all() for v in found.values()) or any(v.ndim != 2 for v in rows):
         raise PlanError(f"{path} holds values that are no numbers, or not in rows", expected="a tuning kanna wrote")
-    return Tuning(path=path, sha256=sha256(path), scales=scales, vectors=vectors)
+    return Tuning(
+        path=path, sha256=sha256(path), scales=parts[SCALE], offsets=parts[OFFSET], vectors=parts[""]
+    )  # fmt: skip
 
 
-def scaled(encoding: Encoding, data: U8, scale: Any, cols: int) -> U8:
-    """Encoded rows with the factors of their blocks times 1 + scale, rounded to float16; zeros and codes stay.
+def scaled(encoding: Encoding, data: U8, cols: int, scale: Any, offset: Any = None) -> U8:
+    """Encoded rows with their blocks moved by `offset` steps, then times 1 + `scale`; zeros and codes stay.
 
-    data: u8 [rows, row bytes]; scale: f16 [rows, blocks] or [rows, 1]
+    data: u8 [rows, row bytes]; scale: f16 [rows, blocks] or [rows, 1]; offset: f16 [rows, blocks] or None
     """
     blocks = cols // encoding.block
     out = np.array(data, np.uint8).reshape(len(data), blocks, encoding.block_bytes)
     times = 1 + np.broadcast_to(scale, (len(data), blocks)).astype(np.float32)
-    for at in FIELDS[encoding.name]:
-        field = np.ascontiguousarray(out[:, :, at : at + 2]).view(np.float16)[..., 0].astype(np.float32)
-        moved = np.clip(field * times, -65504, 65504).astype(np.float16)
-        out[:, :, at : at + 2] = np.ascontiguousarray(moved[..., None]).view(np.uint8)
+    fields = factors(encoding)
+    values = [_get(out, at, dtype) for at, dtype in fields]
+    if offset is not None:
+        values[1] = values[1] + values[0] * np.asarray(offset, np.float32)
+    for (at, dtype), value in zip(fields, values, strict=True):
+        _put(out, at, dtype, value * times)
     return out.reshape(data.shape)
 
 

@@ -19,6 +19,7 @@ class TensorPlan:
     moment:  second moment of the inputs, for methods that use it, or None
     prior:   importance of the columns guessed from other weights, used when none was measured, or None
     scale:   float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are multiplied by, or None
+    offset:  float16 [rows, blocks], steps that are added to the values of a block before that, or None
     """
 
     name: str
@@ -29,6 +30,7 @@ class TensorPlan:
     moment: Moment | None = None
     prior: Prior | None = None
     scale: Any = None
+    offset: Any = None
 
     @property
     def nbytes(self) -> int:

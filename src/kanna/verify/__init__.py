@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kanna import families, runtimes
+from kanna import families, provenance, runtimes
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.evaluate.reference import open_judged, open_reference, reference_gguf
 from kanna.formats import gguf
@@ -15,7 +15,6 @@ from kanna.formats.onnx import encoder, files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.progress import Progress, Silent
-from kanna.provenance import TUNING
 from kanna.runtimes import Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
@@ -77,7 +76,7 @@ def _written(model: Model, artefact: Path, bar: Progress) -> list[Check]:
         found, metadata = _read(artefact)
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
-    return [*tensors.check(model.tensors, found, bar, tuned=TUNING in metadata), _context(model, metadata)]
+    return [*tensors.check(model.tensors, found, bar, tuned=provenance.TUNING in metadata), _context(model, metadata)]
 
 
 def _whole(model: Model, artefact: Path) -> Check:
@@ -97,7 +96,7 @@ def _read(artefact: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors under GGUF names, and metadata values."""
     if artefact.is_dir():
         back = families.load_model(open_source(artefact))
-        return back.tensors, {k: v.value for k, v in back.metadata.items()}
+        return back.tensors, {k: v.value for k, v in back.metadata.items()} | provenance.of_folder(artefact)
     file = gguf.read(artefact)
     return file.tensors, {k: v.value for k, v in file.metadata.items()}
 

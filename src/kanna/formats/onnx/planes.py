@@ -36,9 +36,24 @@ def split(kind: NBits, data: U8) -> Planes:
     )
 
 
+def join(kind: NBits, planes: Planes) -> U8:
+    """Rows as `kind`'s encoding holds them, uint8 [rows, groups * block bytes]: the inverse of `split`."""
+    rows = len(planes.codes)
+    parts = [planes.codes.reshape(rows, -1, kind.code_bytes), planes.scales.reshape(rows, -1, kind.scale_bytes)]
+    if planes.zeros is not None:
+        parts.append(unpack(planes.zeros, kind.bits)[:, : parts[0].shape[1], None])
+    return np.concatenate(parts, axis=2).reshape(rows, -1)
+
+
 def pack(codes: U8, bits: int) -> U8:
     """Codes uint8 [rows, n] as uint8 [rows, ⌈n * bits / 8⌉], lowest bits first; zeros fill the last byte."""
     per = 8 // bits
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per))).reshape(len(codes), -1, per)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return np.bitwise_or.reduce(padded << shifts, axis=2)
+
+
+def unpack(packed: U8, bits: int) -> U8:
+    """Codes uint8 [rows, n * 8 / bits] of what `pack` packed, with those that fill the last byte."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return ((packed[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)

@@ -18,10 +18,10 @@ import numpy as np
 from kanna.encodings.grouped.nbits import NBits
 from kanna.errors import GateError, UnsupportedError
 from kanna.formats.onnx.build import DATA, GRAPH
-from kanna.formats.onnx.planes import split
+from kanna.formats.onnx.planes import Planes, join, split
 from kanna.formats.stored import map_file, stored
 from kanna.formats.stream import File, Spread, fill
-from kanna.model import U8, Tensor, columns, num_rows
+from kanna.model import F32, U8, Tensor, columns, num_rows
 from kanna.plan.types import TensorPlan
 from kanna.progress import Progress
 
@@ -185,6 +185,37 @@ def _bytes(folder: Path, tensor: Any, maps: dict[str, U8]) -> U8:
     return maps[name][offset : offset + length]
 
 
+class _Held:
+    """A part of a node, read from the external data row by row."""
+
+    def __init__(self, entry: TensorPlan, place: _Place, data: U8) -> None:
+        self.name, self.shape, self.encoding = entry.name, tuple(entry.tensor.shape), entry.encoding
+        self._place, self._data, self._above = place, data, place.above[id(entry)]
+
+    @property
+    def dtype(self) -> str:
+        return self.encoding.name
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.encoding.row_bytes(self.shape[1])
+
+    def rows(self, start: int, stop: int) -> F32:
+        return self.encoding.decode(self.raw(start, stop), self.shape[1])
+
+    def raw(self, start: int, stop: int) -> U8:
+        kind, groups = self._place.matrix.kind, self.shape[1] // self._place.matrix.kind.group
+
+        def plane(at: int, row_bytes: int) -> U8:
+            first, last = (at + (self._above + row) * row_bytes for row in (start, stop))
+            return self._data[first:last].reshape(stop - start, row_bytes)
+
+        codes = plane(self._place.codes, groups * kind.code_bytes)
+        scales = plane(self._place.scales, groups * kind.scale_bytes)
+        zeros = plane(self._place.zeros, kind.zero_bytes(groups)) if kind.zero else None
+        return join(kind, Planes(codes, scales, zeros))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A graph ready to be written: its protobuf, and the layout of its external data."""
@@ -194,6 +225,11 @@ class Prepared:
     offsets: Sequence[int]
     data_bytes: int
     spread: Spread
+    places: Mapping[int, _Place]
+
+    def held(self, folder: Path, entry: TensorPlan) -> Tensor:
+        """The matrix of an entry, which is part of a node, as the written `folder` holds it."""
+        return _Held(entry, self.places[id(entry)], map_file(folder / DATA))
 
     @property
     def nbytes(self) -> int:
@@ -305,7 +341,7 @@ def prepare(
         model.metadata_props.add(key=key, value=value)
     return Prepared(
         graph=model.SerializeToString(), data=writer.tensors, offsets=writer.offsets, data_bytes=writer.end,
-        spread=writer.spread,
+        spread=writer.spread, places=writer.places,
     )  # fmt: skip
 
 

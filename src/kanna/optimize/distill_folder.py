@@ -1,0 +1,48 @@
+"""Folders that can be tuned: judged in torch by the values they hold, whatever runtime they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna.calibrate.student import Student
+from kanna.digest import sha256
+from kanna.model import Model
+from kanna.optimize.distill import Distilled
+from kanna.optimize.judge import F64
+from kanna.optimize.lesson import Lesson
+from kanna.progress import Progress
+
+Tune = Callable[["Folder", Path], "Distilled | None"]
+"""What tunes a folder that a plan file made."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Folder:
+    """A subject of kanna.optimize.distill. reads: an artefact as a model; writes: `out`, by a plan file."""
+
+    artefact: Path
+    out: Path
+    norms: bool
+    reads: Callable[[Path], Model]
+    writes: Callable[[Path], Any]
+
+    def key(self) -> list[Any]:
+        return [[p.name, sha256(p)] for p in sorted(self.artefact.iterdir()) if p.is_file()]
+
+    def read(self, path: Path) -> Model:
+        return self.reads(path)
+
+    def write(self, plan: Path, progress: Progress) -> None:
+        self.writes(plan)
+
+    def judge(self, lesson: Lesson, progress: Progress) -> tuple[F64, F64]:
+        progress.start("score", 2 * len(lesson.watch), "windows")
+        first, second = (
+            lesson.look(Student(self.read(path), {}, lesson.device, norms=False), progress)
+            for path in (self.artefact, self.out)
+        )
+        progress.finish()
+        return first, second
