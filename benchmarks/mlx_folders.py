@@ -5,9 +5,10 @@
     python benchmarks/mlx_folders.py --model dithered --decode # decoding in mlx, of the folders the first run leaves
 
 `values`: the peer's own widths and groups, our values (method gptq). `plan`: our allocation, in no more bytes than the
-peer's. `tuned`: that with its scales, biases and norms taught by the original, as `--effort max` does. Every folder is judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32
-there: mlx takes hours for this on a Linux CPU, and tests/test_mlx_runtime.py holds mlx to those values. KL in nats over
-the full vocabulary, second half of each window of 512 tokens; the mean of five kinds of text counts.
+peer's. `tuned`: that with its scales, biases and norms taught by the original, as `--effort max` does. Every folder is
+judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32 there: mlx takes hours
+for this on a Linux CPU, and tests/test_mlx_runtime.py holds mlx to those values. KL in nats over the full vocabulary,
+second half of each window of 512 tokens; the mean of five kinds of text counts.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Ours:
             self.bench = mlx.Bench(source=source, model=model, statistics=stats)
             self.choices = measure(
                 model, statistics.read(stats), stats / "measure-mlx.json", threads=self.work.threads,
-                progress=Silent(), kinds=mlx.candidates(number_of(model)),
+                progress=Silent(), kinds=mlx.candidates(mlx.scales_of(model)),
             ).choices(model)  # fmt: skip
         return self.bench
 

@@ -97,7 +97,7 @@ def child(kind: str, path: Path, stats: Path, theirs: Path, size: int, out: Path
         costs.unlink(missing_ok=True)
         found = measure(
             model, statistics.read(stats), costs, threads=threads, progress=Silent(),
-            kinds=mlx.candidates(number_of(model)),
+            kinds=mlx.candidates(mlx.scales_of(model)),
         )  # fmt: skip
         mlx.search(mlx.Bench(source=source, model=model, statistics=stats), found.choices(model), size, plan)
     kanna.convert(path, out, format="mlx", plan=plan, statistics=stats, threads=threads)

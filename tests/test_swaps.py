@@ -329,6 +329,7 @@ def test_a_tuning_lies_beside_its_plan(home: Path, tmp_path: Path) -> None:
 
 def test_columns_are_what_blocks_are_counted_in(home: Path, best: dict[str, Any]) -> None:
     optimized = gguf.read(home / "out" / "tiny-optimized.gguf")
-    for name, count in distill.blocks(families.load_model(kanna.open_source(home / "out" / "tiny-optimized.gguf"))).items():
+    blocks = distill.blocks(families.load_model(kanna.open_source(home / "out" / "tiny-optimized.gguf")))
+    for name, count in blocks.items():
         tensor = optimized.tensors[name]
         assert count * encodings.get(tensor.dtype).block == columns(tensor)

@@ -17,7 +17,9 @@ def over(model: Model, entry: TensorPlan, tensor: Tensor) -> TensorPlan:
     if isinstance(entry.tensor, Vector):
         tensor = families.hf_view(model, entry.name, entry.tensor)
 
-    def ordered(rows: Any) -> Any:
-        return None if rows is None else families.hf_view(model, entry.name, Computed(entry.name, rows)).rows(0, len(rows))
+    def ordered(found: Any) -> Any:
+        if found is None:
+            return None
+        return families.hf_view(model, entry.name, Computed(entry.name, found)).rows(0, len(found))
 
     return replace(entry, tensor=tensor, scale=ordered(entry.scale), offset=ordered(entry.offset))

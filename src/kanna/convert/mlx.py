@@ -40,8 +40,9 @@ class ToMLX:
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-mlx")
-        floats = [n for n in (request.encoding, request.preset) if n in NUMBERS]
-        self.number = floats[0] if floats else number_of(model)
+        self.given = plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
+        said = (request.encoding, request.preset, self.given.encoding if self.given else None)
+        self.number = next((n for n in said if n in NUMBERS), number_of(model))
         given = informed(source, model, request)
         self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
         known = self.imatrix or self.statistics
@@ -68,9 +69,9 @@ class ToMLX:
         )
 
     def _plan(self, method: str) -> Plan:
-        given, encoding = self.request.plan, self.request.encoding
-        if given is not None:
-            found = self._own(plan.load(given) if isinstance(given, (str, Path)) else given)
+        encoding = self.request.encoding
+        if self.given is not None:
+            found = self._own(self.given)
             if found.preset is not None:
                 raise PlanError(f"the plan names {found.preset}, a preset of GGUF", expected='"encoding": "affine4g64"')
         elif encoding is not None:

@@ -89,7 +89,8 @@ def contest(
     stage("prove")
     return Made(
         name=best, artefact=works[best].out, described=works[best].describe(), file_bytes=sizes[best], budget=allowed,
-        plan=folder / distill.PLAN if best == distill.NAME else plan, tuning=tuned.to_dict() if tuned else None, predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
+        plan=folder / distill.PLAN if best == distill.NAME else plan, tuning=tuned.to_dict() if tuned else None,
+        predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
         rival_kl=by_name[rival].kl_mean if rival else None, gate=gates[best], statistics=bench.statistics or folder,
         notes=list(dict.fromkeys(note for score in scores for note in score.notes)),
     )  # fmt: skip

@@ -24,7 +24,7 @@ from kanna.plan.tuning import OFFSET, SCALE
 from kanna.progress import Progress
 
 EPOCHS, WARM = 3, 8
-RATES = {"scale": 1e-4, "offset": 1e-3, "norm": 3e-4}
+RATES = {"scale": 5e-4, "offset": 2e-3, "norm": 3e-4}
 """A step of factors on scales, of offsets in steps of their block, and of norms."""
 _SEED = 20260101
 _PARTS = ("theta", "first", "second", "best")

@@ -16,8 +16,8 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimize.budget import Budget
 from kanna.optimize.contest import contest
-from kanna.optimize.distill_folder import Folder, Tune
 from kanna.optimize.distill import Distilled
+from kanna.optimize.distill_folder import Folder, Tune
 from kanna.optimize.measure import measure
 from kanna.optimize.result import Made
 from kanna.optimize.search import NAME, Found, Limits, Wishes, least_of, narrow, plan_of
@@ -36,9 +36,18 @@ def candidates(number: str) -> tuple[str, ...]:
     return (*(name_of(bits, group, number) for bits, group in _KINDS), number)
 
 
+def scales_of(model: Model) -> str:
+    """The type of scales and of what is left alone: that of the model, float16 where that is float32.
+
+    Scales and biases in float32 take two bits per weight at groups of 32, and say nothing that half of them does not.
+    """
+    number = number_of(model)
+    return "f16" if number == "f32" else number
+
+
 def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: Mapping[str, str]) -> Wishes:
     """What the user wants of some tensors, among the encodings of MLX; `affine4g64` means the model's own type."""
-    number = number_of(model)
+    number = scales_of(model)
 
     def own(name: str) -> str:
         return name if number == "bf16" or "_" in name or not name.startswith("affine") else f"{name}_{number}"
@@ -75,8 +84,12 @@ class Bench:
 
 def search(bench: Bench, choices: Sequence[Choice], budget: int, path: Path) -> Found:
     """Write to `path` the best plan whose weight files have at most `budget` bytes. PlanError with what is feasible."""
-    feasible = Limits.of(choices, bench.size(plan=plan_of(choices, least_of(choices))))
-    return narrow(choices, feasible, budget, path, size=lambda plan: bench.size(plan=plan))
+    rest = scales_of(bench.model)
+    feasible = Limits.of(choices, bench.size(plan=plan_of(choices, least_of(choices), rest)))
+    return narrow(
+        choices, feasible, budget, path, size=lambda plan: bench.size(plan=plan),
+        plan=lambda taken: plan_of(choices, taken, rest),
+    )  # fmt: skip
 
 
 def optimize(
@@ -99,6 +112,8 @@ def optimize(
 ) -> Made:
     """Plan, write and prove within a budget; see kanna.optimize.onnx, which takes the same."""
     wishes.check(model)
+    if scales_of(model) != number_of(model):
+        notes.append("the source is in float32; scales, and what is not quantized, are written in float16")
     allowed = budget(Bench(source=source, model=model))
     folder.mkdir(parents=True, exist_ok=True)
     stats = calibrated()
@@ -106,7 +121,7 @@ def optimize(
     running = Running(threads=threads or default_threads(), overwrite=True, nonfinite="refuse", progress=bar)
     costs = measure(
         model, statistics.read(stats), folder / "measure-mlx.json", threads=running.threads, progress=bar,
-        kinds=candidates(number_of(model)),
+        kinds=candidates(scales_of(model)),
     )  # fmt: skip
     stage("measure")
     plan = folder / "plan.json"

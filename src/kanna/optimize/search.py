@@ -167,7 +167,7 @@ def least_of(choices: Sequence[Choice]) -> dict[str, str]:
     return {c.name: min(c.options, key=lambda o: o.nbytes).encoding for c in choices}
 
 
-def plan_of(choices: Sequence[Choice], encodings_: Mapping[str, str]) -> Plan:
-    """One rule per tensor."""
+def plan_of(choices: Sequence[Choice], encodings_: Mapping[str, str], rest: str = "f16") -> Plan:
+    """One rule per tensor. rest: of what has no rule."""
     rules = [RuleModel(pattern=f"^{re.escape(c.name)}$", encoding=encodings_[c.name], method="gptq") for c in choices]
-    return Plan(name=NAME, preset=None, encoding="f16", rules=rules)
+    return Plan(name=NAME, preset=None, encoding=rest, rules=rules)

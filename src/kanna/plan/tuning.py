@@ -131,7 +131,7 @@ def scaled(encoding: Encoding, data: U8, cols: int, scale: Any, offset: Any = No
     fields = factors(encoding)
     values = [_get(out, at, dtype) for at, dtype in fields]
     if offset is not None:
-        values[1] = values[1] + values[0] * np.asarray(offset, np.float32)
+        values[1] += values[0] * np.asarray(offset, np.float32)
     for (at, dtype), value in zip(fields, values, strict=True):
         _put(out, at, dtype, value * times)
     return out.reshape(data.shape)
