@@ -24,6 +24,8 @@ from kanna import families, fetch, runtimes, statistics
 from kanna.calibrate import TOKENS, gradients, texts
 from kanna.calibrate.windows import cut
 from kanna.evaluate.divergence import compare
+from kanna.optimize import distill
+from kanna.optimize.judge import spare
 from kanna.progress import Silent
 from kanna.sources import open_source
 
@@ -41,6 +43,7 @@ def arguments(description: str | None, windows: int = 2) -> argparse.ArgumentPar
     parser.add_argument("--windows", type=int, default=windows, help="of 512 tokens, of each kind of text")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-tuning", action="store_true", help="not the plan with its scales tuned")
     parser.add_argument("--again", action="store_true", help="measure again what an earlier run has measured")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -117,6 +120,14 @@ class Work:
         made.rows.parent.mkdir(exist_ok=True)
         made.rows.write_text("\n".join(json.dumps({"text": t}) for t in (*kept, *held)), encoding="utf-8")
         return made
+
+    def tune(self, subject: Any, plan: Path) -> Path:
+        """A folder that `plan` made, with what may move taught by the original; itself where that does not help."""
+        windows = cut(texts.documents(None, self.model)[0], self.model, tokens=self.options.tokens)
+        held = spare(self.model, None, self.options.tokens)
+        found = distill.distill(subject, self.model, plan, windows, held, device=None, progress=Silent())
+        print(f"{self.options.model}, tuning: {json.dumps(found.to_dict())}", flush=True)
+        return subject.out if found.kept else subject.artefact
 
     def hugging(self, dtype: str = "f16") -> Path:
         """The source as a Hugging Face folder, which is what the peers read."""

@@ -27,14 +27,11 @@ import peers
 
 import kanna
 from kanna import families, statistics
-from kanna.calibrate import texts
-from kanna.calibrate.windows import cut
 from kanna.convert.base import Running
 from kanna.convert.mlx import number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.model import Model
-from kanna.optimize import distill, mlx
-from kanna.optimize.judge import spare
+from kanna.optimize import mlx
 from kanna.optimize.measure import measure
 from kanna.plan import Plan, RuleModel
 from kanna.progress import Silent
@@ -59,7 +56,6 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="time and memory instead of quality")
     parser.add_argument("--decode", action="store_true", help="time the decoding of folders an earlier run left")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--no-tuning", action="store_true", help="not the plan with its scales tuned")
     options = parser.parse_args()
     work = folders.Work(options, "mlx", "mlx-lm")
     if options.speed:
@@ -138,16 +134,9 @@ class Ours:
         return self.write(file, out)
 
     def tuned(self, planned: Path, out: Path) -> Path:
-        """The planned folder with what may move taught by the original; itself where that does not help."""
-        options, model = self.work.options, self.work.model
-        windows = cut(texts.documents(None, model)[0], model, tokens=options.tokens)
+        """The planned folder tuned, as `--effort max` does."""
         subject = mlx.subject(self.ready(), planned, out, running(self.work.threads))
-        found = distill.distill(
-            subject, self.ready().model, planned.with_suffix(".json"), windows, spare(model, None, options.tokens),
-            device=None, progress=Silent(),
-        )  # fmt: skip
-        print(f"tuning: {found}", flush=True)
-        return out if found.kept else planned
+        return self.work.tune(subject, planned.with_suffix(".json"))
 
 
 def running(threads: int) -> Running:

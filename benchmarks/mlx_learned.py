@@ -24,7 +24,6 @@ import stages
 
 import kanna
 from kanna import families, statistics
-from kanna.convert.mlx import number_of
 from kanna.errors import KannaError
 from kanna.optimize import mlx
 from kanna.optimize.measure import measure

@@ -6,8 +6,8 @@
 
 Every folder is judged in stock onnxruntime on the same held-out text, against the float32 graph in the same
 onnxruntime. `values`: the peer's own widths, groups and scales, our values (method gptq). `plan`: our allocation, of no
-more bytes than the peer's. KL in nats over the full vocabulary, second half of each window of 512 tokens; the mean of
-five kinds of text counts.
+more bytes than the peer's. `tuned`: that with its scales taught by the original, as `--effort max` does. KL in nats
+over the full vocabulary, second half of each window of 512 tokens; the mean of five kinds of text counts.
 """
 
 from __future__ import annotations
@@ -100,6 +100,11 @@ class Ours:
         onnx.search(self.bench, self.choices, nbytes, file)
         return self.write(file, out)
 
+    def tuned(self, planned: Path, out: Path) -> Path:
+        """The planned folder tuned, as `--effort max` does."""
+        plan = planned.with_suffix(".json")
+        return self.work.tune(onnx.subject(self.bench, planned, plan, out, self.running), plan)
+
 
 def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: bool = False) -> list[str | Path]:
     """Command of the model builder's own int4."""
@@ -141,6 +146,14 @@ def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
     found = ours.judge.kl(planned)
     row |= {"MB plan": nbytes(planned) / 1e6, "KL plan": folders.mean(found)}
     row |= {"plan ÷": row["KL plan"] / row[f"KL {who}"], "s plan": spent, "by text": {who: kl, "plan": found}}
+    if not ours.work.options.no_tuning:
+        start = time.perf_counter()
+        tuned = ours.tuned(planned, theirs.parent / "tuned")
+        best = ours.judge.kl(tuned)
+        row |= {"KL tuned": folders.mean(best), "tuned ÷": folders.mean(best) / row[f"KL {who}"]}
+        row |= {"s tuning": time.perf_counter() - start}
+        row["by text"]["tuned"] = best
+        shutil.rmtree(theirs.parent / "tuned", ignore_errors=True)
     return row
 
 
