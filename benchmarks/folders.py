@@ -24,6 +24,7 @@ from kanna import families, fetch, runtimes, statistics
 from kanna.calibrate import TOKENS, gradients, texts
 from kanna.calibrate.windows import cut
 from kanna.evaluate.divergence import compare
+from kanna.model import Model
 from kanna.optimize import distill
 from kanna.optimize.judge import spare
 from kanna.progress import Silent
@@ -123,9 +124,7 @@ class Work:
 
     def tune(self, subject: Any, plan: Path) -> Path:
         """A folder that `plan` made, with what may move taught by the original; itself where that does not help."""
-        windows = cut(texts.documents(None, self.model)[0], self.model, tokens=self.options.tokens)
-        held = spare(self.model, None, self.options.tokens)
-        found = distill.distill(subject, self.model, plan, windows, held, device=None, progress=Silent())
+        found = taught(subject, self.model, plan, self.options.tokens)
         print(f"{self.options.model}, tuning: {json.dumps(found.to_dict())}", flush=True)
         return subject.out if found.kept else subject.artefact
 
@@ -157,6 +156,14 @@ class Work:
             ids = np.array(tokenizer.encode(text[: 40_000 * count], add_special_tokens=False).ids)
             found[name] = [ids[i * length : (i + 1) * length] for i in range(min(count, len(ids) // length))]
         return found
+
+
+def taught(subject: Any, model: Model, plan: Path, tokens: int) -> distill.Distilled:
+    """Scales of an artefact tuned on the built-in text."""
+    windows = cut(texts.documents(None, model)[0], model, tokens=tokens)
+    return distill.distill(
+        subject, model, plan, windows, spare(model, None, tokens), device=None, progress=Silent()
+    )
 
 
 def score(exact: Logits, made: Logits, text: dict[str, list[np.ndarray]]) -> dict[str, float]:

@@ -4,8 +4,9 @@
 
 Both sides read the same windows of kanna's built-in calibration text, and are judged as in mlx_folders.py. `values`:
 the peer's own widths and groups, our values; its time and memory are those of calibrating and writing. `plan`: our
-allocation in the peer's bytes; gradients, costs and the search are counted with it. Every stage runs in a process of
-its own, whose start is counted, and the largest peak of anonymous memory counts.
+allocation in the peer's bytes; gradients, costs and the search are counted with it. `tuned`: that with its scales,
+biases and norms taught by the original, counted too. Every stage runs in a process of its own, whose start is counted,
+and the largest peak of anonymous memory counts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import stages
 import kanna
 from kanna import families, statistics
 from kanna.errors import KannaError
-from kanna.optimize import mlx
+from kanna.optimize import distill, mlx
 from kanna.optimize.measure import measure
 from kanna.progress import Silent
 from kanna.sources import open_source
@@ -57,6 +58,9 @@ PEERS: dict[str, Command] = {
 }  # fmt: skip
 
 
+KINDS = ("values", "plan", "tuned")
+
+
 class Ours(mlx_folders.Ours):
     """Our side, with what its stages take."""
 
@@ -72,12 +76,13 @@ class Ours(mlx_folders.Ours):
         return asdict(job.run(name))
 
     def timed(self, kind: str, theirs: Path) -> peers.Run:
-        """Of `values` or `plan`, from nothing to the folder, as one run."""
+        """Of `values`, `plan` or `tuned`, from nothing to the folder, as one run."""
         size, out = folders.nbytes(theirs, "*.safetensors"), self.work.folder / "timed"
         child = [sys.executable, Path(__file__), "--child", kind, self.work.path, self.stats, theirs, str(size), out]
-        last = peers.run([*child, str(self.work.threads)])
+        last = peers.run([*child, str(self.work.threads), str(self.work.options.tokens)])
         shutil.rmtree(out)
-        before = [peers.Run(**self.runs[n]) for n in (stages.BEFORE[:2] if kind == "plan" else stages.BEFORE[:1])]
+        shutil.rmtree(out.with_name("tuned"), ignore_errors=True)
+        before = [peers.Run(**self.runs[n]) for n in stages.BEFORE[: 1 if kind == "values" else 2]]
         runs = [*before, last]
         return peers.Run(
             sum(r.seconds for r in runs), sum(r.cpu for r in runs), max(r.anonymous for r in runs),
@@ -85,21 +90,29 @@ class Ours(mlx_folders.Ours):
         )  # fmt: skip
 
 
-def child(kind: str, path: Path, stats: Path, theirs: Path, size: int, out: Path, threads: int) -> None:
-    """What `values` or `plan` does after calibration."""
+def child(
+    kind: str, path: Path, stats: Path, theirs: Path, size: int, out: Path, threads: int, tokens: int
+) -> None:  # fmt: skip
+    """What `values`, `plan` or `tuned` does after calibration."""
     source = open_source(path)
     model = families.load_model(source)
     if kind == "values":
-        plan: Any = mlx_folders.like(model, theirs)
-    else:
-        plan, costs = out.with_suffix(".json"), out.with_suffix(".costs.json")
-        costs.unlink(missing_ok=True)
-        found = measure(
-            model, statistics.read(stats), costs, threads=threads, progress=Silent(),
-            kinds=mlx.candidates(mlx.scales_of(model)),
-        )  # fmt: skip
-        mlx.search(mlx.Bench(source=source, model=model, statistics=stats), found.choices(model), size, plan)
+        found = mlx_folders.like(model, theirs)
+        kanna.convert(path, out, format="mlx", plan=found, statistics=stats, threads=threads)
+        return
+    plan, costs = out.with_suffix(".json"), out.with_suffix(".costs.json")
+    costs.unlink(missing_ok=True)
+    measured = measure(
+        model, statistics.read(stats), costs, threads=threads, progress=Silent(),
+        kinds=mlx.candidates(mlx.scales_of(model)),
+    )  # fmt: skip
+    bench = mlx.Bench(source=source, model=model, statistics=stats)
+    mlx.search(bench, measured.choices(model), size, plan)
     kanna.convert(path, out, format="mlx", plan=plan, statistics=stats, threads=threads)
+    if kind == "tuned":
+        subject = mlx.subject(bench, out, out.with_name("tuned"), mlx_folders.running(threads))
+        (plan.parent / distill.STATE).unlink(missing_ok=True)
+        folders.taught(subject, model, plan, tokens)
 
 
 def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int) -> dict[str, Any]:
@@ -116,20 +129,21 @@ def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int
         found = {"mlx_lm": name, **mlx_folders.beside(ours, theirs)}
     except KannaError as error:  # float16 is too narrow for the second moments of gptq
         return {"mlx_lm": name, "failed": str(error)}
-    values, plan = (ours.timed(kind, theirs) for kind in ("values", "plan"))
-    for kind, one in (("values", values), ("plan", plan)):
+    runs = {kind: ours.timed(kind, theirs) for kind in KINDS[: 3 - ours.work.options.no_tuning]}
+    for kind, one in runs.items():
         found |= {f"CPU s ÷, {kind}": one.cpu / run.cpu, f"memory ÷, {kind}": one.anonymous / run.anonymous}
-    found |= {"runs": {"mlx_lm": asdict(run), "values": asdict(values), "plan": asdict(plan)}}
-    found |= {"s mlx_lm": run.seconds, "s values": values.seconds, "s plan": plan.seconds}
-    found |= {"MB memory mlx_lm": run.anonymous / 1e6, "MB memory plan": plan.anonymous / 1e6}
+    runs = {"mlx_lm": run, **runs}
+    found |= {"runs": {who: asdict(one) for who, one in runs.items()}}
+    found |= {f"CPU s {who}": one.cpu for who, one in runs.items()}
+    found |= {f"MB memory {who}": one.anonymous / 1e6 for who, one in runs.items()}
     shutil.rmtree(theirs)
     return found
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        kind, path, stats, theirs, size, out, threads = sys.argv[2:]
-        child(kind, Path(path), Path(stats), Path(theirs), int(size), Path(out), int(threads))
+        kind, path, stats, theirs, size, out, threads, tokens = sys.argv[2:]
+        child(kind, Path(path), Path(stats), Path(theirs), int(size), Path(out), int(threads), int(tokens))
         return
     parser = folders.arguments(__doc__, windows=3)
     parser.add_argument("--ways", default=",".join(PEERS))
