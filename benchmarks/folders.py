@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,12 +158,13 @@ class Work:
         return found
 
 
-def taught(subject: Any, model: Model, plan: Path, tokens: int) -> distill.Distilled:
-    """Scales of an artefact tuned on the built-in text."""
-    windows = cut(texts.documents(None, model)[0], model, tokens=tokens)
-    return distill.distill(
-        subject, model, plan, windows, spare(model, None, tokens), device=None, progress=Silent()
-    )
+def taught(subject: Any, model: Model, plan: Path, tokens: int, more: bool = True) -> distill.Distilled:
+    """Scales of an artefact tuned on the built-in text. more: on what lies beyond `tokens`, too, as `optimize` does."""
+    text = spare(model, None, tokens)
+    held = text if more else replace(text, rest=[])
+    found = distill.tune(subject, model, plan, None, tokens, held, device=None, progress=Silent(), notes=[])
+    assert found is not None
+    return found
 
 
 def score(exact: Logits, made: Logits, text: dict[str, list[np.ndarray]]) -> dict[str, float]:

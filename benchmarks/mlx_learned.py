@@ -112,7 +112,7 @@ def child(
     if kind == "tuned":
         subject = mlx.subject(bench, out, out.with_name("tuned"), mlx_folders.running(threads))
         (plan.parent / distill.STATE).unlink(missing_ok=True)
-        folders.taught(subject, model, plan, tokens)
+        folders.taught(subject, model, plan, tokens, more=False)
 
 
 def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int) -> dict[str, Any]:

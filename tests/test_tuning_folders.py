@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def test_what_was_learned_is_what_the_folder_holds(format: str, recipe: str, tmp
     assert set(blocks) == {n for n, t in model.tensors.items() if len(t.shape) == 2} - floats
     assert set(sizes) == (set(blocks) if format == "mlx" else set())
     student = Student(held, blocks, "cpu", sizes, subject.norms)
-    assert set(student.delta) == set(sizes) and bool(student.norms) == (format == "mlx")
+    assert set(student.delta) == set(sizes) and bool(student.gains) == (format == "mlx")
     torch.manual_seed(0)
     with torch.no_grad():
         for theta in student.theta.values():
@@ -241,13 +241,32 @@ def test_offsets_are_for_encodings_with_a_bias(home: Path, tmp_path: Path) -> No
 
     cols = columns(families.load_model(kanna.open_source(home / "tiny")).tensors["blk.0.attn_q.weight"])
     zeros = np.zeros((256, cols // 32), np.float16)
-    save_file({f"blk.0.attn_q.weight{end}": zeros for end in (".scale", ".offset")}, tmp_path / "t.safetensors")
-    checks: dict[str, Callable[[], Any]] = {
-        f: lambda f=f: kanna.convert(home / "tiny", format=f, plan=tmp_path / "plan.json", dry_run=True)
-        for f in ("gguf", "mlx")
-    }
-    Plan(encoding="affine4g32", tuning="t.safetensors").save(tmp_path / "plan.json")
-    checks["mlx"]()
-    Plan(encoding="q4_0", tuning="t.safetensors").save(tmp_path / "plan.json")
-    with pytest.raises(PlanError, match="factors in each row"):
-        checks["gguf"]()
+
+    def convert(encoding: str, format: str, *ends: str) -> None:
+        save_file({f"blk.0.attn_q.weight{end}": zeros for end in ends}, tmp_path / "t.safetensors")
+        Plan(encoding=encoding, tuning="t.safetensors").save(tmp_path / "plan.json")
+        kanna.convert(home / "tiny", format=format, plan=tmp_path / "plan.json", dry_run=True)
+
+    convert("affine4g32", "mlx", ".scale", ".offset")
+    with pytest.raises(PlanError, match="8 factors and 8 offsets in each row"):
+        convert("q4_0", "gguf", ".scale", ".offset")
+    with pytest.raises(PlanError, match="has 8 offsets in each row"):
+        convert("affine4g32", "mlx", ".offset")
+
+
+def test_what_a_folder_says_of_itself_is_no_metadata_of_the_model(tmp_path: Path) -> None:
+    from kanna import provenance
+
+    (tmp_path / "kanna.json").write_text(json.dumps({"kanna.version": "1", "llama.context_length": "9"}))
+    assert provenance.of_folder(tmp_path) == {"kanna.version": "1"}
+    for damaged in ("[", "[1]", "3"):
+        (tmp_path / "kanna.json").write_text(damaged)
+        assert provenance.of_folder(tmp_path) == {}
+
+
+def test_a_plan_without_blocks_has_nothing_to_tune(home: Path) -> None:
+    words = ["--format", "mlx", "--bpw", "17", "--keep", ".", "--effort", "max"]
+    done = optimizing.invoke(home, *words, text="text.txt", out="floats")
+    assert done.exit_code == 0, done.stderr + done.output
+    found = json.loads(done.stdout)
+    assert found["tuning"] is None and "nothing of this plan can be tuned" in found["notes"]

@@ -27,7 +27,9 @@ def of_folder(folder: Path) -> dict[str, str]:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {k: v for k, v in found.items() if k.startswith("kanna.") and isinstance(v, str)}
 
 
 def quantized_source(model: Model) -> dict[str, int]:

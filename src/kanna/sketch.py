@@ -16,6 +16,7 @@ import numpy as np
 
 from kanna import encodings
 from kanna.errors import FormatError, UnsupportedError
+from kanna.formats import safetensors
 from kanna.model import F32, Model, Tensor, columns, num_rows
 
 ROWS, COLUMNS = 4, 16
@@ -106,13 +107,10 @@ def _tolerance(a: Values, b: Values) -> F32:
 
 def save(path: Path, found: Sketch) -> None:
     """Write a sketch, replacing what is there."""
-    from safetensors.numpy import save_file
-
-    partial = path.with_name(path.name + ".partial")
     kinds = {name: [v.dtype, v.vector] for name, v in found.items()}
     # One entry: several would be written in any order.
-    save_file({name: np.ascontiguousarray(v.values) for name, v in found.items()}, partial, {_KINDS: json.dumps(kinds)})
-    partial.replace(path)
+    values = {name: np.ascontiguousarray(v.values) for name, v in found.items()}
+    safetensors.save(path, values, {_KINDS: json.dumps(kinds)})
 
 
 def load(path: Path) -> dict[str, Values]:

@@ -23,6 +23,7 @@ from kanna.calibrate.windows import Windows
 from kanna.errors import KannaError
 from kanna.families._export import family_of_arch
 from kanna.families._tensors import Computed, HeadRows
+from kanna.formats import safetensors
 from kanna.model import F32, Model
 from kanna.progress import Progress
 
@@ -47,7 +48,6 @@ def gradients(
     Raises KannaError when one of them is not a number; no file is left then.
     """
     from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import save_file
 
     path = folder / FILE
     mark = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
@@ -62,9 +62,7 @@ def gradients(
             expected="a model whose logits are finite",
             todo="check the weights: `kanna inspect SRC --tensors`",
         )
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: np.ascontiguousarray(v) for name, v in _as_gguf(model, found).items()}, partial, {"key": mark})
-    partial.replace(path)
+    safetensors.save(path, {name: np.ascontiguousarray(v) for name, v in _as_gguf(model, found).items()}, {"key": mark})
 
 
 def read(folder: Path) -> dict[str, F32]:

@@ -17,6 +17,7 @@ from kanna.calibrate.moments import Sums, block_of
 from kanna.calibrate.network import Network, torch_modules
 from kanna.calibrate.sites import HEAD, site_of, sites_of
 from kanna.calibrate.windows import Windows
+from kanna.formats import safetensors
 from kanna.model import F32, Model
 from kanna.progress import Progress
 
@@ -38,8 +39,6 @@ def run(
 
     What it takes to go on stays in `folder`/work until `clear`.
     """
-    from safetensors.numpy import save_file
-
     torch, _ = torch_modules()
     network = Network(model, device)
     spool = _Spool(folder / WORK, key, (*windows.ids.shape, int(network.config["hidden_size"])))
@@ -53,13 +52,13 @@ def run(
     with torch.no_grad():
         for index in range(spool.done, network.num_layers):
             sums = _layer(network, index, spool, windows, widest)
-            _save(save_file, folder / f"layer-{index:05}.safetensors", sums, spool.sites, readers, model)
+            _save(folder / f"layer-{index:05}.safetensors", sums, spool.sites, readers, model)
             spool.next()
             progress.advance(1, f"layer {index}")
         head = _head(network, spool, windows, widest)
-        _save(save_file, folder / "head.safetensors", head, spool.sites, readers, model)
+        _save(folder / "head.safetensors", head, spool.sites, readers, model)
         counts = np.bincount(windows.ids.ravel(), minlength=model.tensors["token_embd.weight"].shape[0])
-        save_file({"counts": counts.astype(np.int64)}, folder / "embedding.safetensors")
+        safetensors.save(folder / "embedding.safetensors", {"counts": counts.astype(np.int64)})
         progress.advance(1, "head")
     progress.finish()
     return spool.close()
@@ -112,7 +111,6 @@ def _head(network: Network, spool: _Spool, windows: Windows, widest: int) -> dic
 
 
 def _save(
-    save_file: Any,
     path: Path,
     sums: dict[str, Sums],
     index: dict[str, Any],
@@ -132,9 +130,7 @@ def _save(
             "block": found.block,
             "shrink": shrink.choose(tensors, made[f"{site}.second"], made[f"{site}.held"]),
         }
-    partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial)
-    partial.replace(path)
+    safetensors.save(path, arrays)
 
 
 class _Spool:

@@ -18,19 +18,22 @@ from kanna.calibrate.network import Network, torch_modules, values
 from kanna.families import gguf_view, hf_view
 from kanna.families._export import family_of_arch
 from kanna.families._tensors import Computed
-from kanna.model import F32, Model
+from kanna.model import F32, Model, num_weights
 
 _LOGITS = 1 << 24
 """Logits of the teacher, and of the student, in memory at a time."""
 
 
 def bytes_needed(model: Model, tokens: int, window: int) -> int:
-    """Memory of the lesson: the weights and a head in float32, the teacher's hidden states, activations of a window."""
+    """Memory of the lesson: the weights and a head in float32, what is learned of the blocks with its moments, the
+    teacher's hidden states, activations of a window, and the largest matrix three times on the way back."""
     table = model.tensors["token_embd.weight"].shape
     hidden, layers = int(table[1]), int(model.meta("{arch}.block_count"))
     feed = int(model.meta("{arch}.feed_forward_length") or 4 * hidden)
     activations = 4 * window * layers * (16 * hidden + 6 * feed)
-    return 4 * model.num_parameters + 4 * table[0] * hidden + 4 * tokens * hidden + activations + 8 * 4 * _LOGITS
+    largest = max(num_weights(t) for t in model.tensors.values())
+    weights = 6 * model.num_parameters  # six bytes each: a factor and an offset of 32 are kept in six arrays
+    return weights + 4 * table[0] * hidden + 12 * largest + 4 * tokens * hidden + activations + 8 * 4 * _LOGITS
 
 
 class Teacher:
@@ -190,8 +193,8 @@ class Student:
             yield name, base + np.float32(self._unit[name]) * self.theta[name].detach().cpu().numpy()
 
     @property
-    def norms(self) -> set[str]:
-        """Names of what is no matrix."""
+    def gains(self) -> set[str]:
+        """Names of the norms that are free."""
         return set(self._base)
 
 

@@ -37,12 +37,15 @@ class ToMLX:
     takes = MATRICES
     extra = ""
 
-    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
+    def __init__(
+        self, source: Source, model: Model, out: Path | None, request: Request, number: str | None = None
+    ) -> None:
+        """number: type of scales and of what is left alone, where the request names none; None: the model's."""
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-mlx")
         self.given = plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
         said = (request.encoding, request.preset, self.given.encoding if self.given else None)
-        self.number = next((n for n in said if n in NUMBERS), number_of(model))
+        self.number = next((n for n in said if n in NUMBERS), number or number_of(model))
         given = informed(source, model, request)
         self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
         known = self.imatrix or self.statistics
@@ -139,7 +142,8 @@ class ToMLX:
     def carry(self, folder: Path) -> None:
         """Take the codes that `folder`, made by a plan of the same encodings and methods, holds already."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        there = mlx.unpacked(safetensors.read_folder(folder), config)
+        stored = safetensors.read_folder(folder)
+        there = mlx.unpacked(stored, config) if mlx.is_mlx(config) else stored
         entries = [
             replace(e, tensor=there[e.name]) if e.encoding.settings and there[e.name].dtype == e.encoding.name else e
             for e in self.resolved.entries

@@ -202,7 +202,7 @@ def optimize(
     tuned: tuning.Distilled | None = None
     if tunes:
         ours = Path(rows[0][0].path or "")
-        subject = tuning.File(
+        subject = tuning.Gguf(
             source=opened, model=model, artefact=ours, stats=stats, trial=text_left.trial, threads=threads,
             out=ours.with_name(f"{steps.base_name(opened)}-{tuning.NAME}.gguf"),
         )  # fmt: skip

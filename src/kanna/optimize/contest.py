@@ -12,6 +12,7 @@ from kanna.formats.gguf.write import WriteResult
 from kanna.optimize import distill
 from kanna.optimize.budget import Budget
 from kanna.optimize.distill import Distilled
+from kanna.optimize.distill_folder import Folder, Tune
 from kanna.optimize.result import Made
 from kanna.optimize.search import NAME, Found
 from kanna.plan import Plan
@@ -45,7 +46,8 @@ def contest(
     format: str,
     write: Callable[[Any], WriteResult],
     *,
-    tune: Callable[[Any, Path], Distilled | None] | None,
+    tune: Tune | None,
+    subject: Callable[[Any, Path], Folder],
     text: str | Path | None,
     windows: int | None,
     threads: int | None,
@@ -53,7 +55,7 @@ def contest(
     stage: Callable[[str], None],
 ) -> Made:
     """Write both with `write` into `folder`, evaluate both in their runtime, and name the closer one that the gate
-    does not refuse. tune: writes a tuned form of the first to a path, None where that is not asked for."""
+    does not refuse. tune: tunes the first, which `subject` gives the form for, where that is asked for."""
     base = base_name(bench.source)
     works = {NAME: bench.work(folder / f"{base}-{NAME}-{format}", plan=plan)}
     within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
@@ -65,7 +67,7 @@ def contest(
     tuned: Distilled | None = None
     if tune is not None:
         out = folder / f"{base}-{distill.NAME}-{format}"
-        tuned = tune(works[NAME], out)
+        tuned = tune(subject(works[NAME], out), plan)
         stage("distill")
         if tuned is not None and tuned.kept:
             works[distill.NAME] = bench.work(out, plan=folder / distill.PLAN)
@@ -87,10 +89,14 @@ def contest(
     else:
         best = next(iter(gates))
     stage("prove")
+    notes = list(dict.fromkeys(note for score in scores for note in score.notes))
+    if tuned is not None and tuned.kept and best != distill.NAME:
+        why = "the gate refused it" if gates.get(distill.NAME) == "failed" else "its runtime found another closer"
+        notes.append(f"tuning brought the values closer, but {why}: the tuned folder is not the one to use")
     return Made(
         name=best, artefact=works[best].out, described=works[best].describe(), file_bytes=sizes[best], budget=allowed,
         plan=folder / distill.PLAN if best == distill.NAME else plan, tuning=tuned.to_dict() if tuned else None,
         predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
         rival_kl=by_name[rival].kl_mean if rival else None, gate=gates[best], statistics=bench.statistics or folder,
-        notes=list(dict.fromkeys(note for score in scores for note in score.notes)),
+        notes=notes, written=[work.out for work in works.values()],
     )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from kanna import __version__, encodings, families
 from kanna.calibrate import texts
 from kanna.calibrate.student import Student, bytes_needed
-from kanna.calibrate.windows import Windows, cut
+from kanna.calibrate.windows import cut
 from kanna.digest import sha256
 from kanna.evaluate.stats import half_width
 from kanna.hardware.memory import memory as machine
@@ -90,7 +90,7 @@ class Subject(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class File:
+class Gguf:
     """A GGUF, judged in llama.cpp."""
 
     source: Source
@@ -134,43 +134,58 @@ def tune(
 ) -> Distilled | None:
     """`distill` on the calibration text, where there is memory for it; where not, `notes` says so."""
     windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    needed, free = bytes_needed(model, windows.ids.size, windows.ids.shape[1]), machine().available
+    # More text helps more than the same again: what nothing else was made of is learned from, too.
+    ids = [*windows.ids[~windows.held], *(ids for _, ids in text.rest[: len(windows.ids)])] or [*windows.ids]
+    count, length = len(ids) + len(text.trial), windows.ids.shape[1]
+    needed, free = bytes_needed(model, count * length, length), machine().available
     if needed > free:
         notes.append(f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left out")
         return None
-    return distill(subject, model, plan, windows, text, device=device, progress=progress)
+    found = distill(subject, model, plan, ids, text, device=device, progress=progress)
+    if found is None:
+        notes.append("nothing of this plan can be tuned")
+    return found
 
 
 def distill(
     subject: Subject,
     model: Model,
     plan: Path,
-    windows: Windows,
+    ids: Sequence[Sequence[int]],
     text: Spare,
     *,
     device: str | None,
     progress: Progress,
-) -> Distilled:
-    """Tune an artefact made by `plan`; when it helps, it is written and its plan stays beside `plan`.
+) -> Distilled | None:
+    """Tune an artefact made by `plan`; when it helps, it is written and its plan stays beside `plan`. None: it holds no
+    block that could be moved.
 
-    model: the original; windows: the calibration text, whose held-out part is not learned from; text: its trial windows
-    decide. An earlier result for the same artefact is used again; an interrupted run goes on with the epoch it was at.
+    model: the original; ids: the windows to learn from; text: its trial windows decide. An earlier result for the same
+    artefact is used again; an interrupted run goes on with the epoch it was at.
     """
     folder = plan.parent
-    known = [__version__, EPOCHS, RATES, *subject.key(), text.trial, windows.ids.tolist()]
+    known = [__version__, EPOCHS, RATES, *subject.key(), text.trial, [[int(i) for i in window] for window in ids]]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     with suppress(OSError, ValueError, KeyError, TypeError):
         before = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if before["key"] == key:
             found = Distilled(**before["result"])
-            if not found.kept or all(p.exists() for p in (folder / FILE, folder / PLAN)):
+            if found.kept and not subject.out.exists():
+                subject.write(folder / PLAN, progress)
+            if not found.kept or (folder / FILE).is_file() and (folder / PLAN).is_file():
                 return found
     began = time.perf_counter()
     taught = subject.read(subject.artefact)
-    student = Student(taught, blocks(taught), device, sizes(taught), subject.norms)
-    watch = [ids for _, ids in text.trial]
-    lesson = Lesson(student, model, windows, watch, folder / "distill.safetensors", key, device)
+    free = blocks(taught)
+    if not free:
+        return None
+    student = Student(taught, free, device, sizes(taught), subject.norms)
+    watch = [window for _, window in text.trial]
+    lesson = Lesson(student, model, ids, watch, folder / "distill.safetensors", key)
+    parameters = lesson.parameters
+    del student
     trained, watched = lesson.run(progress)
+    (folder / STATE).unlink(missing_ok=True)  # what it tells of is about to be replaced
     lesson.save(folder / FILE)
     load(plan).model_copy(update={"name": NAME, "tuning": FILE}).save(folder / PLAN)
     subject.write(folder / PLAN, progress)
@@ -184,7 +199,7 @@ def distill(
         kept=kept,
         trained=trained,
         watched=watched,
-        parameters=lesson.parameters,
+        parameters=parameters,
         seconds=time.perf_counter() - began,
     )
     if not kept:

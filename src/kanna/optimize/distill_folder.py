@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kanna.calibrate.student import Student
 from kanna.digest import sha256
 from kanna.model import Model
@@ -39,10 +41,10 @@ class Folder:
         self.writes(plan)
 
     def judge(self, lesson: Lesson, progress: Progress) -> tuple[F64, F64]:
-        progress.start("score", 2 * len(lesson.watch), "windows")
-        first, second = (
-            lesson.look(Student(self.read(path), {}, lesson.device, norms=False), progress)
-            for path in (self.artefact, self.out)
-        )
+        device = lesson.student.device
+        lesson.teacher(progress)
+        lesson.release()
+        progress.start("score", len(lesson.watch), "windows")
+        after = lesson.look(Student(self.read(self.out), {}, device, norms=False), progress)
         progress.finish()
-        return first, second
+        return np.array(lesson.start), after

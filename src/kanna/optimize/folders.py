@@ -91,6 +91,9 @@ def optimize_folder(
     if made.name != NAME:
         closer = "the tuned plan" if made.name == distill.NAME else made.name
         notes.append(f"{closer} came out closer than the searched plan, and is the artefact to use")
+    left = sorted(p.name for p in folder.glob(f"*-{format}") if p.is_dir() and p not in made.written)
+    if left:
+        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
     bar.finish()
     result = OptimizeResult(
         artefact=str(made.artefact),
@@ -108,6 +111,7 @@ def optimize_folder(
         report=str(folder / "report.json"),
         plan=str(made.plan),
         statistics=str(made.statistics),
+        left=left,
         swaps=None,
         tuning=made.tuning,
         seconds=clock.seconds,

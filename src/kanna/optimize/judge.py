@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,8 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spare:
-    """Windows as (kind of text, token ids). trial: what decisions are made on; proof: what only the report reads.
+    """Windows as (kind of text, token ids). trial: what decisions are made on; proof: what only the report reads;
+    rest: what is left beyond both, kinds in turn.
 
     fitted: no text was left over, so that both are the windows that were held out of the statistics
     """
@@ -41,6 +43,7 @@ class Spare:
     trial: list[tuple[str, list[int]]]
     proof: list[tuple[str, list[int]]]
     fitted: bool
+    rest: list[tuple[str, list[int]]] = field(default_factory=list[tuple[str, list[int]]])
 
 
 def spare(model: Model, calibration: Sequence[str | Path] | None, tokens: int) -> Spare:
@@ -52,7 +55,10 @@ def spare(model: Model, calibration: Sequence[str | Path] | None, tokens: int) -
         kinds.setdefault(domain, []).append([int(i) for i in ids])
     if any(len(of) > 1 for of in kinds.values()):
         trial = [(d, ids) for d, of in kinds.items() for ids in of[1::2][:EACH]]
-        return Spare(trial=trial, proof=[(d, ids) for d, of in kinds.items() for ids in of[::2][:EACH]], fitted=False)
+        proof = [(d, ids) for d, of in kinds.items() for ids in of[::2][:EACH]]
+        left = [[(d, ids) for ids in of[2 * EACH :]] for d, of in kinds.items()]
+        rest = [one for turn in zip_longest(*left) for one in turn if one is not None]
+        return Spare(trial=trial, proof=proof, fitted=False, rest=rest)
     held = [(d, [int(i) for i in ids]) for d, ids, out in zip(used.domains, used.ids, used.held, strict=True) if out]
     return Spare(trial=held, proof=held, fitted=True)
 

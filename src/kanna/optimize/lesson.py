@@ -6,6 +6,7 @@ interrupted lesson loses one epoch at most.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Sequence
@@ -17,46 +18,45 @@ import numpy as np
 
 from kanna.calibrate.network import torch_modules
 from kanna.calibrate.student import Student, Teacher
-from kanna.calibrate.windows import Windows
+from kanna.formats import safetensors
 from kanna.model import Model
 from kanna.optimize.judge import F64
 from kanna.plan.tuning import OFFSET, SCALE
 from kanna.progress import Progress
 
-EPOCHS, WARM = 3, 8
+EPOCHS, WARM = 2, 8
 RATES = {"scale": 5e-4, "offset": 2e-3, "norm": 3e-4}
 """A step of factors on scales, of offsets in steps of their block, and of norms."""
 _SEED = 20260101
-_PARTS = ("theta", "first", "second", "best")
+_PARTS, _CURVES = ("theta", "first", "second", "best"), ("trained", "watched", "start")
 
 
 class Lesson:
-    """A student, the text it learns from and the text it is watched on.
+    """A student, the windows it learns from and those it is watched on.
 
-    path: the file that an interrupted lesson goes on from; key: what it must say for that
+    path:    the file that an interrupted lesson goes on from; key: what it must say for that
+    start:   divergence of each watched window before anything was learned
+    trained, watched: mean divergence by epoch; of the watched windows first before anything was learned
     """
 
     def __init__(
         self,
         student: Student,
         model: Model,
-        windows: Windows,
+        ids: Sequence[Sequence[int]],
         watch: Sequence[Sequence[int]],
         path: Path,
         key: str,
-        device: str | None,
     ) -> None:
         torch, _ = torch_modules()
-        self.student, self.path, self.key = student, path, key
-        self.model, self.device = model, device
-        self.ids = windows.ids[~windows.held] if (~windows.held).any() else windows.ids
-        self.watch = np.array(watch, np.int32)
+        self.student, self.path, self.key, self.model = student, path, key, model
+        self.ids, self.watch = np.array(ids, np.int32), np.array(watch, np.int32)
         self.theta = student.theta | {name + OFFSET: delta for name, delta in student.delta.items()}
         self.parameters = sum(int(t.numel()) for t in self.theta.values())
         self.first = {name: torch.zeros_like(t, requires_grad=False) for name, t in self.theta.items()}
         self.second = {name: torch.zeros_like(t, requires_grad=False) for name, t in self.theta.items()}
         self.best = {name: t.detach().clone() for name, t in self.theta.items()}
-        self.done, self.trained, self.watched = 0, list[float](), list[float]()
+        self.done, self.trained, self.watched, self.start = 0, list[float](), list[float](), list[float]()
         self._teacher: Teacher | None = None
         self._load()
 
@@ -64,7 +64,7 @@ class Lesson:
         """What the original says of both texts; run once."""
         if self._teacher is None:
             bar.start("teacher", None, "windows")
-            self._teacher = Teacher(self.model, np.concatenate([self.ids, self.watch]), self.device)
+            self._teacher = Teacher(self.model, np.concatenate([self.ids, self.watch]), self.student.device)
         return self._teacher
 
     def run(self, bar: Progress) -> tuple[list[float], list[float]]:
@@ -75,7 +75,8 @@ class Lesson:
             steps = EPOCHS * len(self.ids)
             bar.start("distill", steps + (EPOCHS + 1) * len(self.watch), "windows")
             if not self.watched:
-                self.watched.append(float(self.look(self.student, bar).mean()))
+                self.start = self.look(self.student, bar).tolist()
+                self.watched.append(float(np.mean(self.start)))
             else:
                 bar.advance(self.done * (len(self.ids) + len(self.watch)) + len(self.watch))
             for epoch in range(self.done, EPOCHS):
@@ -96,6 +97,11 @@ class Lesson:
             for name, best in self.best.items():
                 self.theta[name].copy_(best)
         return self.trained, self.watched
+
+    def release(self) -> None:
+        """Let the student go, and all that belongs to it, to have room for another."""
+        del self.student, self.theta, self.first, self.second, self.best
+        gc.collect()  # forward passes hold modules that hold them
 
     def look(self, student: Student, bar: Progress) -> F64:
         """Mean divergence of each watched window, f64 [windows], at the positions the runtime is judged on."""
@@ -126,18 +132,14 @@ class Lesson:
     def _kind(self, name: str) -> str:
         if name.endswith(OFFSET):
             return "offset"
-        return "norm" if name in self.student.norms else "scale"
+        return "norm" if name in self.student.gains else "scale"
 
     def save(self, path: Path) -> None:
         """What a plan reads: scales and offsets as float16, norms as float32."""
-        from safetensors.numpy import save_file
-
         found: dict[str, Any] = {name + SCALE: v.astype(np.float16) for name, v in self.student.scales()}
         found |= {name + OFFSET: v.astype(np.float16) for name, v in self.student.offsets()}
         found |= {name: v.astype(np.float32) for name, v in self.student.vectors()}
-        partial = path.with_name(path.name + ".partial")
-        save_file(found, partial)
-        partial.replace(path)
+        safetensors.save(path, found)
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -149,7 +151,7 @@ class Lesson:
         from safetensors.torch import save_file
 
         arrays = {f"{part}:{name}": t.detach() for part, of in self._state().items() for name, t in of.items()}
-        told = {"key": self.key, "trained": json.dumps(self.trained), "watched": json.dumps(self.watched)}
+        told = {"key": self.key} | {name: json.dumps(getattr(self, name)) for name in _CURVES}
         partial = self.path.with_name(self.path.name + ".partial")
         save_file(arrays, partial, told)
         partial.replace(self.path)
@@ -166,10 +168,12 @@ class Lesson:
             told = file.metadata() or {}
             if told.get("key") != self.key:
                 return
-            trained, watched = json.loads(told["trained"]), json.loads(told["watched"])
+            curves = {name: json.loads(told[name]) for name in _CURVES}
             there = {part: {name: file.get_tensor(f"{part}:{name}") for name in of} for part, of in parts.items()}
             with torch.no_grad():
                 for part, of in parts.items():
                     for name, t in of.items():
                         t.copy_(there[part][name])
-            self.trained, self.watched, self.done = trained, watched, len(trained)
+            for name, curve in curves.items():
+                setattr(self, name, curve)
+            self.done = len(self.trained)

@@ -16,7 +16,6 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.optimize.budget import Budget
 from kanna.optimize.contest import contest
-from kanna.optimize.distill import Distilled
 from kanna.optimize.distill_folder import Folder, Tune
 from kanna.optimize.measure import measure
 from kanna.optimize.result import Made
@@ -37,12 +36,13 @@ def candidates(number: str) -> tuple[str, ...]:
 
 
 def scales_of(model: Model) -> str:
-    """The type of scales and of what is left alone: that of the model, float16 where that is float32.
+    """The type of scales and of what is left alone: that of the model, float16 where its matrices are float32.
 
     Scales and biases in float32 take two bits per weight at groups of 32, and say nothing that half of them does not.
     """
+    wide = any(t.dtype == "f32" and len(t.shape) == 2 for t in model.tensors.values())
     number = number_of(model)
-    return "f16" if number == "f32" else number
+    return "f16" if number == "f32" and wide else number
 
 
 def wishes(model: Model, *, keep: Sequence[str], exclude: Sequence[str], rules: Mapping[str, str]) -> Wishes:
@@ -71,7 +71,7 @@ class Bench:
 
     def work(self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None) -> ToMLX:
         request = Request(plan=plan, preset=preset, statistics=self.statistics)
-        return ToMLX(self.source, self.model, out, request)
+        return ToMLX(self.source, self.model, out, request, scales_of(self.model))
 
     def size(self, *, plan: Path | Plan | None = None, preset: str | None = None) -> int:
         """Bytes of the weight files."""
@@ -113,7 +113,7 @@ def optimize(
     """Plan, write and prove within a budget; see kanna.optimize.onnx, which takes the same."""
     wishes.check(model)
     if scales_of(model) != number_of(model):
-        notes.append("the source is in float32; scales, and what is not quantized, are written in float16")
+        notes.append("the source is in float32: scales, and what is not quantized, are written in float16")
     allowed = budget(Bench(source=source, model=model))
     folder.mkdir(parents=True, exist_ok=True)
     stats = calibrated()
@@ -128,13 +128,10 @@ def optimize(
     found = search(bench, costs.choices(model, wishes.allow(model)), allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-
-    def tuned(work: ToMLX, out: Path) -> Distilled | None:
-        return tune(subject(bench, work.out, out, running), plan) if tune else None
-
     return contest(
         bench, found, plan, allowed, folder, "mlx", lambda work: work.write(running), text=text, windows=windows,
-        threads=threads, bar=bar, stage=stage, tune=tuned if tune else None,
+        threads=threads, bar=bar, stage=stage, tune=tune,
+        subject=lambda work, out: subject(bench, work.out, out, running),
     )  # fmt: skip
 
 

@@ -18,14 +18,14 @@ from kanna.convert._nbits import EMBEDDING, ToNBits
 from kanna.convert.base import Request, Running
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
-from kanna.errors import UsageError
+from kanna.errors import PlanError, UsageError
 from kanna.formats.onnx import build as build_
 from kanna.formats.onnx import quantize
 from kanna.hardware.cpu import default_threads
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimize.budget import Budget
 from kanna.optimize.contest import contest
-from kanna.optimize.distill import RESERVE, Distilled
+from kanna.optimize.distill import RESERVE
 from kanna.optimize.distill_folder import Folder, Tune
 from kanna.optimize.measure import Measured, measure
 from kanna.optimize.onnx_probe import judge, probe
@@ -269,16 +269,16 @@ def optimize(
     elif probing:
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
     offered = choices(bench.work(folder / NAME, preset="int4"), costs, wishes, scale)
-    found = search(bench, offered, allowed.nbytes - bool(tune) * RESERVE, plan)
+    try:
+        found = search(bench, offered, allowed.nbytes - bool(tune) * RESERVE, plan)
+    except PlanError:  # in the smallest graph there is no room for what tells of a tuning
+        tune, found = None, search(bench, offered, allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
-
-    def tuned(work: ToNBits, out: Path) -> Distilled | None:
-        return tune(subject(bench, work.out, plan, out, running), plan) if tune else None
-
     return contest(
         bench, found, plan, allowed, folder, "onnx", lambda work: work.write_from(bench.graph, running), text=text,
-        windows=windows, threads=threads, bar=bar, stage=stage, tune=tuned if tune else None,
+        windows=windows, threads=threads, bar=bar, stage=stage, tune=tune,
+        subject=lambda work, out: subject(bench, work.out, plan, out, running),
     )  # fmt: skip
 
 

@@ -64,7 +64,8 @@ class OptimizeResult:
 class Made:
     """The artefact that was made, and its proof beside the largest plain preset within the budget.
 
-    name: of the closer one, the searched plan, its tuned form or the preset `rival`; notes: of the evaluation
+    name: of the closer one, the searched plan, its tuned form or the preset `rival`; notes: of the evaluation;
+    written: the folders of all of them
     """
 
     name: str
@@ -81,6 +82,7 @@ class Made:
     gate: str
     statistics: Path
     notes: list[str]
+    written: list[Path]
     tuning: dict[str, Any] | None = None
 
 

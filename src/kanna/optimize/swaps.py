@@ -202,12 +202,15 @@ class Swaps:
 
 
 def able(text: Spare, notes: list[str]) -> bool:
-    """Whether there is text to decide on; if not, or only such as was used before, `notes` says so."""
+    """Whether there is text to decide swaps and tuning on; if not, or only such as was used before, `notes` says so."""
     if len(text.trial) < MIN_WINDOWS:
-        notes.append("the calibration text is too short to decide swaps of encodings on: none were tried")
+        notes.append("the calibration text is too short to decide on: neither swaps of encodings nor tuning were tried")
         return False
     if text.fitted:
-        notes.append("no calibration text was left over: swaps were decided on the windows held out of the statistics")
+        notes.append(
+            "no calibration text was left over: what followed the search was decided on the windows held out of the "
+            "statistics"
+        )
     return True
 
 

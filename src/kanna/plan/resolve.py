@@ -121,13 +121,15 @@ def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
     if (vector := tuning.vectors.get(entry.name)) is not None:
         return replace(entry, tensor=Vector(entry.name, vector))
     scale, offset = tuning.scales.get(entry.name), tuning.offsets.get(entry.name)
-    if scale is None:
+    if scale is None and offset is None:
         return entry
     blocks = columns(entry.tensor) // entry.encoding.block
-    moves = offset is not None and (not shifts(entry.encoding) or offset.shape[1] != blocks)
-    if not factors(entry.encoding) or scale.shape[1] not in (1, blocks) or moves:
+    fits = factors(entry.encoding) and scale is not None and scale.shape[1] in (1, blocks)
+    if not fits or (offset is not None and not (shifts(entry.encoding) and offset.shape[1] == blocks)):
+        told = {"factors": scale, "offsets": offset}
+        said = [f"{found.shape[1]} {what}" for what, found in told.items() if found is not None]
         raise PlanError(
-            f"the tuning has {scale.shape[1]} factors in each row of {entry.name}, now {entry.encoding.label}",
+            f"the tuning has {' and '.join(said)} in each row of {entry.name}, now {entry.encoding.label}",
             expected="the tuning of this very plan",
         )
     return replace(entry, scale=scale, offset=offset)

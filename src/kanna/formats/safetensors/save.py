@@ -1,0 +1,22 @@
+"""Arrays in a safetensors file of our own, with the permissions that a new file has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def save(path: Path, arrays: Mapping[str, Any], told: Mapping[str, str] | None = None) -> None:
+    """Write numpy arrays and string metadata to `path`, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(dict(arrays), partial, dict(told) if told else None)
+        partial.chmod(mode)  # the library makes files that only their owner can read
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
