@@ -102,7 +102,7 @@ def optimize(
     threads: None: one per physical core
     calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used again
     effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor in the runtime;
-             `max` then tries swaps of encodings there until none gains, and tunes scales and norms
+             `max` then tries swaps of encodings there until none gains (GGUF alone), and tunes scales and norms
     keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules: pattern → encoding
     text:    what the result is evaluated on; None: the WikiText-2 test set
     format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`, whose budget counts
