@@ -45,6 +45,7 @@ def arguments(description: str | None, windows: int = 2) -> argparse.ArgumentPar
     parser.add_argument("--tokens", type=int, default=TOKENS, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-tuning", action="store_true", help="not the plan with its scales tuned")
+    parser.set_defaults(more=True)  # text to tune on than to calibrate on
     parser.add_argument("--again", action="store_true", help="measure again what an earlier run has measured")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -124,7 +125,7 @@ class Work:
 
     def tune(self, subject: Any, plan: Path) -> Path:
         """A folder that `plan` made, with what may move taught by the original; itself where that does not help."""
-        found = taught(subject, self.model, plan, self.options.tokens)
+        found = taught(subject, self.model, plan, self.options.tokens, self.options.more)
         print(f"{self.options.model}, tuning: {json.dumps(found.to_dict())}", flush=True)
         return subject.out if found.kept else subject.artefact
 

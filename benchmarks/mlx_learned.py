@@ -148,6 +148,7 @@ def main() -> None:
     parser = folders.arguments(__doc__, windows=3)
     parser.add_argument("--ways", default=",".join(PEERS))
     parser.add_argument("--dtype", choices=["f16", "bf16", "f32"], default="bf16", help="of the folder the peers read")
+    parser.set_defaults(more=False)
     options = parser.parse_args()
     work = folders.Work(options, "mlx", "mlx-lm")
     ours, text = Ours(work), work.calibration()
