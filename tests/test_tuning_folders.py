@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -186,7 +187,14 @@ def test_effort_max_tunes_within_the_budget_and_says_so(
         for path in made.glob(WEIGHTS[format]):
             assert path.read_bytes() == (tuned / path.name).read_bytes()
     monkeypatch.setattr(distill, "Student", lambda *_, **__: pytest.fail("it was taught again"))
-    assert run()["tuning"] == told
+    if told["kept"]:
+        shutil.rmtree(tuned)
+    again = run()
+    assert again["tuning"] == told and tuned.exists() == told["kept"], "a lost folder is written again"
+    if told["kept"]:
+        monkeypatch.undo()
+        (home / format / "tuning.safetensors").unlink()
+        assert run()["tuning"]["after"] == pytest.approx(told["after"], rel=1e-3)
 
 
 def grouped() -> list[str]:

@@ -166,14 +166,10 @@ def distill(
     folder = plan.parent
     known = [__version__, EPOCHS, RATES, *subject.key(), text.trial, [[int(i) for i in window] for window in ids]]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        before = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if before["key"] == key:
-            found = Distilled(**before["result"])
-            if found.kept and not subject.out.exists():
-                subject.write(folder / PLAN, progress)
-            if not found.kept or (folder / FILE).is_file() and (folder / PLAN).is_file():
-                return found
+    if (found := _earlier(folder, key)) is not None:
+        if found.kept and not subject.out.exists():
+            subject.write(folder / PLAN, progress)
+        return found
     began = time.perf_counter()
     taught = subject.read(subject.artefact)
     free = blocks(taught)
@@ -208,6 +204,16 @@ def distill(
     _write(folder / STATE, {"key": key, "result": found.to_dict()})
     lesson.forget()
     return found
+
+
+def _earlier(folder: Path, key: str) -> Distilled | None:
+    """What an earlier run of the same came to, when all that it left is there."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        found = Distilled(**before["result"])
+        whole = not found.kept or all((folder / name).is_file() for name in (FILE, PLAN))
+        return found if before["key"] == key and whole else None
+    return None
 
 
 def blocks(artefact: Model) -> dict[str, int]:

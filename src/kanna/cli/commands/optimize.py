@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--memory", type=options.SIZE, help="Budget: memory of llama.cpp with its cache full at --context.")
 @click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens, with --memory.")
 @click.option("--effort", type=click.Choice(["fast", "balanced", "max"]), default="balanced", show_default=True,
-              help="Trust predictions, correct them in llama.cpp, or improve on them there.")  # fmt: skip
+              help="Trust predictions, correct them in the runtime, or then tune what may still move.")  # fmt: skip
 @click.option("--calibration", type=options.FILE, multiple=True,
               help="Text to calibrate on, or `self`: see `kanna calibrate`.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to calibrate on.")
