@@ -134,7 +134,7 @@ def tune(
 ) -> Distilled | None:
     """`distill` on the calibration text, where there is memory for it; where not, `notes` says so."""
     windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    # More text helps more than the same again: what nothing else was made of is learned from, too.
+    # Read again and again, the calibration text is learned by heart: what nothing else was made of is read, too.
     ids = [*windows.ids[~windows.held], *(ids for _, ids in text.rest[: len(windows.ids)])] or [*windows.ids]
     count, length = len(ids) + len(text.trial), windows.ids.shape[1]
     needed, free = bytes_needed(model, count * length, length), machine().available
