@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -23,6 +25,7 @@ import kanna
 from kanna import families, fetch, runtimes, statistics
 from kanna.calibrate import TOKENS, gradients, texts
 from kanna.calibrate.windows import cut
+from kanna.convert.base import Running
 from kanna.evaluate.divergence import compare
 from kanna.model import Model
 from kanna.optimize import distill
@@ -166,6 +169,21 @@ def taught(subject: Any, model: Model, plan: Path, tokens: int, more: bool = Tru
     found = distill.tune(subject, model, plan, None, tokens, held, device=None, progress=Silent(), notes=[])
     assert found is not None
     return found
+
+
+def running(threads: int) -> Running:
+    return Running(threads=threads, overwrite=True, nonfinite="refuse", progress=Silent())
+
+
+def tuned(ours: Any, planned: Path, out: Path, who: str, row: dict[str, Any]) -> None:
+    """Add to the row of a peer what the planned folder costs once it is tuned, where that is asked for."""
+    if ours.work.options.no_tuning:
+        return
+    start = time.perf_counter()
+    best = ours.judge.kl(ours.tuned(planned, out))
+    row |= {"KL tuned": mean(best), "tuned ÷": mean(best) / row[f"KL {who}"], "s tuning": time.perf_counter() - start}
+    row["by text"]["tuned"] = best
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def score(exact: Logits, made: Logits, text: dict[str, list[np.ndarray]]) -> dict[str, float]:

@@ -27,7 +27,6 @@ import peers
 
 import kanna
 from kanna import families, statistics
-from kanna.convert.base import Running
 from kanna.convert.mlx import number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.model import Model
@@ -135,12 +134,8 @@ class Ours:
 
     def tuned(self, planned: Path, out: Path) -> Path:
         """The planned folder tuned, as `--effort max` does."""
-        subject = mlx.subject(self.ready(), planned, out, running(self.work.threads))
+        subject = mlx.subject(self.ready(), planned, out, folders.running(self.work.threads))
         return self.work.tune(subject, planned.with_suffix(".json"))
-
-
-def running(threads: int) -> Running:
-    return Running(threads=threads, overwrite=True, nonfinite="refuse", progress=Silent())
 
 
 def like(model: Model, folder: Path) -> Plan:
@@ -177,14 +172,8 @@ def beside(ours: Ours, theirs: Path) -> dict[str, Any]:
     row |= {"MB plan": folders.nbytes(planned, "*.safetensors") / 1e6, "KL plan": folders.mean(found)}
     row |= {"values ÷": row["KL values"] / row["KL mlx_lm"], "plan ÷": row["KL plan"] / row["KL mlx_lm"]}
     row |= {"s plan": spent, "by text": {"mlx_lm": kl, "plan": found}}
-    if not ours.work.options.no_tuning:
-        start = time.perf_counter()
-        best = ours.judge.kl(ours.tuned(planned, folder / "tuned"))
-        row |= {"KL tuned": folders.mean(best), "tuned ÷": folders.mean(best) / row["KL mlx_lm"]}
-        row |= {"s tuning": time.perf_counter() - start}
-        row["by text"]["tuned"] = best
-    for used in (values, folder / "tuned"):
-        shutil.rmtree(used, ignore_errors=True)
+    folders.tuned(ours, planned, folder / "tuned", "mlx_lm", row)
+    shutil.rmtree(values)
     return row
 
 

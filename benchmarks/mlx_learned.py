@@ -110,7 +110,7 @@ def child(
     mlx.search(bench, measured.choices(model), size, plan)
     kanna.convert(path, out, format="mlx", plan=plan, statistics=stats, threads=threads)
     if kind == "tuned":
-        subject = mlx.subject(bench, out, out.with_name("tuned"), mlx_folders.running(threads))
+        subject = mlx.subject(bench, out, out.with_name("tuned"), folders.running(threads))
         (plan.parent / distill.STATE).unlink(missing_ok=True)
         folders.taught(subject, model, plan, tokens, more=False)
 

@@ -27,7 +27,6 @@ import peers
 
 from kanna import statistics
 from kanna.calibrate import HELD_TEXT
-from kanna.convert.base import Running
 from kanna.optimize import onnx
 from kanna.optimize.measure import measure
 from kanna.optimize.onnx_probe import judge, probe
@@ -74,7 +73,7 @@ class Ours:
 
     def __init__(self, work: folders.Work) -> None:
         self.work, options = work, work.options
-        self.running = Running(threads=work.threads, overwrite=True, nonfinite="refuse", progress=Silent())
+        self.running = folders.running(work.threads)
         stats, model = work.statistics(), work.model
         graph = onnx.build(work.source, model, work.folder, self.running)
         self.bench = onnx.Bench(source=work.source, model=model, graph=graph, statistics=stats)
@@ -146,14 +145,7 @@ def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
     found = ours.judge.kl(planned)
     row |= {"MB plan": nbytes(planned) / 1e6, "KL plan": folders.mean(found)}
     row |= {"plan ÷": row["KL plan"] / row[f"KL {who}"], "s plan": spent, "by text": {who: kl, "plan": found}}
-    if not ours.work.options.no_tuning:
-        start = time.perf_counter()
-        tuned = ours.tuned(planned, theirs.parent / "tuned")
-        best = ours.judge.kl(tuned)
-        row |= {"KL tuned": folders.mean(best), "tuned ÷": folders.mean(best) / row[f"KL {who}"]}
-        row |= {"s tuning": time.perf_counter() - start}
-        row["by text"]["tuned"] = best
-        shutil.rmtree(theirs.parent / "tuned", ignore_errors=True)
+    folders.tuned(ours, planned, theirs.parent / "tuned", who, row)
     return row
 
 

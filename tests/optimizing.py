@@ -31,6 +31,22 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
+@contextmanager
+def learning(cache: Path) -> Iterator[pytest.MonkeyPatch]:
+    """The same, on one thread, with windows enough to decide on and two epochs."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with quick() as patch:
+            patch.setenv("KANNA_CACHE", str(cache))
+            patch.setattr(import_module("kanna.optimize.judge"), "EACH", 5)
+            patch.setattr(import_module("kanna.optimize.lesson"), "EPOCHS", 2)
+            yield patch
+    finally:
+        torch.set_num_threads(threads)
+
+
 def fill(home: Path) -> Path:
     """Put a tiny model into `home`, a text to calibrate on, and another to evaluate on."""
     tiny_models.make("llama", home / "tiny")

@@ -38,17 +38,11 @@ TRIES = 3
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Short windows, few rows, few tries: the same code in less time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with optimizing.quick() as patch:
-        patch.setenv("KANNA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    with optimizing.learning(tmp_path_factory.mktemp("cache")) as patch:
         patch.setattr(measure, "CANDIDATES", QUICK)
         patch.setattr(probe, "WINDOWS", 1)
-        patch.setattr(judge, "EACH", 5)
-        patch.setattr(lesson, "EPOCHS", 2)
         patch.setitem(package.EFFORTS, "max", replace(package.EFFORTS["max"], swaps=TRIES))
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,7 @@ pytest.importorskip("transformers")
 import optimizing  # noqa: E402 - needs torch
 import tiny_models  # noqa: E402 - needs torch
 
-distill, lesson = import_module("kanna.optimize.distill"), import_module("kanna.optimize.lesson")
-judge = import_module("kanna.optimize.judge")
+distill = import_module("kanna.optimize.distill")
 RUNNING = Running(threads=1, overwrite=True, nonfinite="refuse", progress=Silent())
 MIX = {
     "mlx": Plan(name="p", encoding="affine4g32", rules=[RuleModel(pattern="ffn_down", encoding="affine6g64")]),
@@ -47,48 +46,42 @@ WEIGHTS = {"mlx": "*.safetensors", "onnx": "model.onnx.data"}
 
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with optimizing.quick() as patch:
-        patch.setenv("KANNA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(judge, "EACH", 5)
-        patch.setattr(lesson, "EPOCHS", 2)
+    with optimizing.learning(tmp_path_factory.mktemp("cache")) as patch:
         patch.setitem(tiny_models.SMALL, "intermediate_size", 640)  # not the rows of the vocabulary
         yield
-    torch.set_num_threads(threads)
 
 
-def subject_of(format: str, source: Any, model: Any, home: Path, plan: Path) -> Any:
-    """The artefact of a plan, written, and what tunes it."""
+def subject_of(format: str, recipe: str, home: Path) -> tuple[Any, Any]:
+    """A tiny model, and what tunes the artefact of a plan that was written for it."""
+    if format == "onnx":
+        pytest.importorskip("onnxruntime_genai")
+    tiny_models.make(recipe, home / "tiny")
+    source = kanna.open_source(home / "tiny")
+    model, plan = families.load_model(source), home / "plan.json"
+    (home / "text.txt").write_text(tiny_models.TEXT * 20, encoding="utf-8")
+    kanna.calibrate(home / "tiny", home / "stats", calibration=[home / "text.txt"], tokens=512)
+    MIX[format].save(plan)
     module: Any = import_module(f"kanna.optimize.{format}")
     if format == "onnx":
         bench = module.Bench(
             source=source, model=model, graph=module.build(source, model, home, RUNNING), statistics=home / "stats"
         )
         bench.work(home / "plain", plan=plan).write_from(bench.graph, RUNNING)
-        return module.subject(bench, home / "plain", plan, home / "tuned", RUNNING)
+        return model, module.subject(bench, home / "plain", plan, home / "tuned", RUNNING)
     bench = module.Bench(source=source, model=model, statistics=home / "stats")
     bench.work(home / "plain", plan=plan).write(RUNNING)
-    return module.subject(bench, home / "plain", home / "tuned", RUNNING)
+    return model, module.subject(bench, home / "plain", home / "tuned", RUNNING)
 
 
 @pytest.mark.parametrize("recipe", ["llama", "qwen3", "gemma3"])
 @pytest.mark.parametrize("format", MIX)
 def test_what_was_learned_is_what_the_folder_holds(format: str, recipe: str, tmp_path: Path) -> None:
     """With any factors and offsets, the student computes what the written folder computes."""
-    if format == "onnx":
-        pytest.importorskip("onnxruntime_genai")
     from safetensors.numpy import save_file
 
     from kanna.calibrate.student import Student
 
-    tiny_models.make(recipe, tmp_path / "tiny")
-    source = kanna.open_source(tmp_path / "tiny")
-    model = families.load_model(source)
-    (tmp_path / "text.txt").write_text(tiny_models.TEXT * 20, encoding="utf-8")
-    kanna.calibrate(tmp_path / "tiny", tmp_path / "stats", calibration=[tmp_path / "text.txt"], tokens=512)
-    MIX[format].save(tmp_path / "plan.json")
-    subject = subject_of(format, source, model, tmp_path, tmp_path / "plan.json")
+    model, subject = subject_of(format, recipe, tmp_path)
     held = subject.read(subject.artefact)
     blocks, sizes = distill.blocks(held), distill.sizes(held)
     floats = {"output.weight"} if format == "onnx" else set()
@@ -124,17 +117,9 @@ def test_what_was_learned_is_what_the_folder_holds(format: str, recipe: str, tmp
 @pytest.mark.parametrize("format", MIX)
 def test_gradients_are_those_of_what_is_computed(format: str, tmp_path: Path) -> None:
     """A step along the gradient changes the divergence by what the gradient says: factors, offsets and norms."""
-    if format == "onnx":
-        pytest.importorskip("onnxruntime_genai")
     from kanna.calibrate.student import Student, Teacher
 
-    tiny_models.make("llama", tmp_path / "tiny")
-    source = kanna.open_source(tmp_path / "tiny")
-    model = families.load_model(source)
-    (tmp_path / "text.txt").write_text(tiny_models.TEXT * 20, encoding="utf-8")
-    kanna.calibrate(tmp_path / "tiny", tmp_path / "stats", calibration=[tmp_path / "text.txt"], tokens=512)
-    MIX[format].save(tmp_path / "plan.json")
-    subject = subject_of(format, source, model, tmp_path, tmp_path / "plan.json")
+    model, subject = subject_of(format, "llama", tmp_path)
     held = subject.read(subject.artefact)
     ids = np.arange(3, 67)
     teacher = Teacher(model, ids[None], "cpu")

@@ -21,8 +21,9 @@ import numpy as np
 from kanna.calibrate.network import Network, torch_modules
 from kanna.calibrate.windows import Windows
 from kanna.errors import KannaError
+from kanna.families import gguf_view
 from kanna.families._export import family_of_arch
-from kanna.families._tensors import Computed, HeadRows
+from kanna.families._tensors import Computed
 from kanna.formats import safetensors
 from kanna.model import F32, Model
 from kanna.progress import Progress
@@ -127,8 +128,6 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
 def _as_gguf(model: Model, found: dict[str, F32]) -> dict[str, F32]:
     """Names and row orders of GGUF."""
     family = family_of_arch(model.family)[1]
-    heads = int(model.meta("{arch}.attention.head_count"))
-    head_dim = int(model.meta("{arch}.attention.key_length") or model.meta("{arch}.embedding_length") // heads)
     out: dict[str, F32] = {}
     for name, rows in found.items():
         if name == "embedding":
@@ -139,7 +138,5 @@ def _as_gguf(model: Model, found: dict[str, F32]) -> dict[str, F32]:
         ours = ours.replace("{}", layer)
         if ours == "output" and "output.weight" not in model.tensors:
             ours = "token_embd"
-        if family.rotate_half and ours.endswith((".attn_q", ".attn_k")):
-            rows = HeadRows(ours, Computed(ours, rows), head_dim).rows(0, 1)[0]
-        out[f"{ours}.weight"] = rows
+        out[f"{ours}.weight"] = gguf_view(model, f"{ours}.weight", Computed(ours, rows)).rows(0, 1)[0]
     return out

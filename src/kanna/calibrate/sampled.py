@@ -141,7 +141,7 @@ def _require(model: Model, length: int) -> None:
     """The whole network is needed for every token: said before it is read."""
     layers = int(model.meta("{arch}.block_count"))
     heads = int(model.meta("{arch}.attention.head_count"))
-    width = int(model.meta("{arch}.attention.key_length") or model.meta("{arch}.embedding_length") // heads)
+    width = families.head_dim_of(model)
     cache = 2 * 4 * BATCH * length * layers * width * int(model.meta("{arch}.attention.head_count_kv") or heads)
     needed, free = 4 * model.num_parameters + cache, memory().available
     if needed > free:

@@ -43,8 +43,8 @@ class ToMLX:
         """number: type of scales and of what is left alone, where the request names none; None: the model's."""
         self.source, self.model, self.request = source, model, request
         self.out = out or Path(f"{source.name}-mlx")
-        self.given = plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
-        said = (request.encoding, request.preset, self.given.encoding if self.given else None)
+        self.wanted = plan.load(request.plan) if isinstance(request.plan, (str, Path)) else request.plan
+        said = (request.encoding, request.preset, self.wanted.encoding if self.wanted else None)
         self.number = next((n for n in said if n in NUMBERS), number or number_of(model))
         given = informed(source, model, request)
         self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
@@ -73,8 +73,8 @@ class ToMLX:
 
     def _plan(self, method: str) -> Plan:
         encoding = self.request.encoding
-        if self.given is not None:
-            found = self._own(self.given)
+        if self.wanted is not None:
+            found = self._own(self.wanted)
             if found.preset is not None:
                 raise PlanError(f"the plan names {found.preset}, a preset of GGUF", expected='"encoding": "affine4g64"')
         elif encoding is not None:
@@ -141,9 +141,7 @@ class ToMLX:
 
     def carry(self, folder: Path) -> None:
         """Take the codes that `folder`, made by a plan of the same encodings and methods, holds already."""
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        stored = safetensors.read_folder(folder)
-        there = mlx.unpacked(stored, config) if mlx.is_mlx(config) else stored
+        there = _stored(folder)
         entries = [
             replace(e, tensor=there[e.name]) if e.encoding.settings and there[e.name].dtype == e.encoding.name else e
             for e in self.resolved.entries
@@ -211,12 +209,17 @@ def number_of(model: Model) -> str:
     return max(found, key=lambda n: found[n]) if found else "f16"
 
 
+def _stored(folder: Path) -> Mapping[str, Tensor]:
+    """The tensors of a folder that was written, packed matrices as one."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = safetensors.read_folder(folder)
+    return mlx.unpacked(stored, config) if mlx.is_mlx(config) else stored
+
+
 def _check_written(folder: Path, resolved: Resolved) -> None:
     """Read the artefact again: every tensor with its encoding and shape."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        stored = safetensors.read_folder(folder)
-        found = mlx.unpacked(stored, config) if mlx.is_mlx(config) else stored
+        found = _stored(folder)
         wrong = [
             e.name
             for e in resolved.entries

@@ -82,7 +82,7 @@ def hf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
 
 
 def gguf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
-    """A matrix whose rows are in the order of Hugging Face as GGUF has it, under the name `ours`."""
+    """`tensor`, rows or values in the order of Hugging Face, as GGUF has those of the matrix `ours`, and so named."""
     if _interleaves(family_of_arch(model.family)[1], ours):
         return HeadRows(ours, tensor, head_dim_of(model))
     return Renamed(ours, tensor)

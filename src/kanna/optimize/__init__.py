@@ -235,9 +235,7 @@ def optimize(
     rival = next((row for row in listed if row.name not in (NAME, tuning.NAME)), None)
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
-    left = left_over(folder, [Path(r.path or "") for r in listed])
-    if left:
-        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
+    left = left_over(folder, [Path(r.path or "") for r in listed], "*.gguf", notes)
     options = {
         "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
         "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),

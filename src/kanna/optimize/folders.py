@@ -18,6 +18,7 @@ from kanna.optimize.distill import Distilled
 from kanna.optimize.distill_folder import Folder
 from kanna.optimize.judge import spare
 from kanna.optimize.result import Made, OptimizeResult, count
+from kanna.optimize.rows import left_over
 from kanna.optimize.search import NAME
 from kanna.optimize.stages import Clock, sensitivity
 from kanna.optimize.swaps import able
@@ -91,9 +92,7 @@ def optimize_folder(
     if made.name != NAME:
         closer = "the tuned plan" if made.name == distill.NAME else made.name
         notes.append(f"{closer} came out closer than the searched plan, and is the artefact to use")
-    left = sorted(p.name for p in folder.glob(f"*-{format}") if p.is_dir() and p not in made.written)
-    if left:
-        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
+    left = left_over(folder, made.written, f"*-{format}", notes)
     bar.finish()
     result = OptimizeResult(
         artefact=str(made.artefact),

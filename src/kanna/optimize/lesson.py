@@ -148,13 +148,10 @@ class Lesson:
         return dict(zip(_PARTS, (self.theta, self.first, self.second, self.best), strict=True))
 
     def _save(self) -> None:
-        from safetensors.torch import save_file
-
-        arrays = {f"{part}:{name}": t.detach() for part, of in self._state().items() for name, t in of.items()}
+        parts = self._state().items()
+        arrays = {f"{part}:{name}": t.detach().cpu().numpy() for part, of in parts for name, t in of.items()}
         told = {"key": self.key} | {name: json.dumps(getattr(self, name)) for name in _CURVES}
-        partial = self.path.with_name(self.path.name + ".partial")
-        save_file(arrays, partial, told)
-        partial.replace(self.path)
+        safetensors.save(self.path, arrays, told)
 
     def _load(self) -> None:
         torch, _ = torch_modules()

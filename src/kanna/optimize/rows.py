@@ -97,7 +97,10 @@ def prove(
     )
 
 
-def left_over(folder: Path, made: Sequence[Path]) -> list[str]:
-    """Names of artefacts in the folder that this run did not make."""
+def left_over(folder: Path, made: Sequence[Path], pattern: str, notes: list[str]) -> list[str]:
+    """Names of artefacts in the folder, all like `pattern`, that this run did not make; `notes` says so."""
     names = {p.name for p in made}
-    return sorted(p.name for p in folder.glob("*.gguf") if p.name not in names and not p.name.startswith("."))
+    left = sorted(p.name for p in folder.glob(pattern) if p.name not in names and not p.name.startswith("."))
+    if left:
+        notes.append(f"of earlier runs, {', '.join(left)} are in the folder still")
+    return left

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kanna.encodings._affine import unpack
 from kanna.encodings.grouped.nbits import NBits
 from kanna.model import U8
 
@@ -51,9 +52,3 @@ def pack(codes: U8, bits: int) -> U8:
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per))).reshape(len(codes), -1, per)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return np.bitwise_or.reduce(padded << shifts, axis=2)
-
-
-def unpack(packed: U8, bits: int) -> U8:
-    """Codes uint8 [rows, n * 8 / bits] of what `pack` packed, with those that fill the last byte."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return ((packed[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
