@@ -58,6 +58,14 @@ def test_what_is_measured_is_plausible() -> None:
 
 
 @needs_llama
+def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, steps = fetch.smollm2_gguf(), Steps()
+    monkeypatch.setattr(sys.modules[bench.__module__], "PATIENCE", 0.0)
+    [row] = bench([path], prompt_tokens=8, gen_tokens=2, repeat=3, threads=1, progress=steps)
+    assert row.repeat == 1 and steps.count == 3
+
+
+@needs_llama
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(100))

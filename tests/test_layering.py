@@ -14,7 +14,7 @@ ROOT = Path(kanna.__file__).parent
 # Left to right as data flows. A module may import from its own layer and from those before it.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"plugins", "extras", "model", "progress", "units", "memory", "digest", "processes"},
+    {"plugins", "extras", "model", "progress", "units", "memory", "atomic", "digest", "processes"},
     {"_native", "encodings"},
     {"fetch", "lattice", "moment", "methods"},
     {"plan"},

@@ -165,10 +165,14 @@ def test_effort_max_tunes_within_the_budget_and_says_so(
     assert found["file_bytes"] <= found["budget"]
     if told["kept"]:
         assert found["gate"] == "proved"
-        assert Path(found["artefact"]) == tuned and found["plan"].endswith("tuned.json")
         assert found["kl_mean"] <= found["rival_kl"]
+        # Closer by its values is not always closer in the runtime, which rounds activations as this processor can.
+        chosen = Path(found["artefact"]) == tuned
+        assert found["plan"].endswith("tuned.json" if chosen else "plan.json")
+        assert chosen != any("the tuned folder is not the one to use" in note for note in found["notes"])
+        plan = home / format / "tuned.json"
         made = home / f"{format}-again"
-        kanna.convert(home / "tiny", made, format=format, plan=found["plan"], statistics=found["statistics"])
+        kanna.convert(home / "tiny", made, format=format, plan=plan, statistics=found["statistics"])
         for path in made.glob(WEIGHTS[format]):
             assert path.read_bytes() == (tuned / path.name).read_bytes()
     monkeypatch.setattr(distill, "Student", lambda *_, **__: pytest.fail("it was taught again"))

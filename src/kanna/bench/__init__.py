@@ -1,11 +1,14 @@
 """Size, load time, memory and speed of artefacts on this machine, each in its own runtime.
 
-Every measurement runs in a process of its own, the artefacts take turns, and medians are reported. The file cache is
-warm: each file is read once before the first round, so `load_s` is not the speed of the disk.
+Every measurement runs in a process of its own, the artefacts take turns, and medians are reported. An artefact whose
+first round takes longer than PATIENCE is not measured again: the rounds are there for noise, which so long a round
+averages by itself. The file cache is warm: each file is read once before the first round, so `load_s` is not the speed
+of the disk.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +25,8 @@ from kanna.runtimes._folder import read_json
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
 
+PATIENCE = 30.0
+"""Seconds of a round beyond which an artefact is measured once."""
 SPARE = 16
 """Tokens of context beyond those of the prompt and of what is generated."""
 _LEAST_PROMPT = 8
@@ -39,6 +44,7 @@ class BenchRow:
     prompt_tps, gen_tps: tokens per second reading a prompt and generating
     joules_per_token: of the whole machine while generating; None where it exposes no counter of energy
     spread:     lowest and highest value of each of these over the rounds
+    repeat:     rounds that were measured
     memory:     bytes by purpose as the runtime allocated them
     """
 
@@ -77,7 +83,7 @@ def bench(
     paths:         GGUF files, and folders that a runtime loads
     prompt_tokens: of the prompt that is read; fewer, for all of them, where an artefact has too short a context
     gen_tokens:    generated after a short one
-    repeat:        rounds, whose medians are told
+    repeat:        rounds, whose medians are told; one of an artefact that takes longer than PATIENCE
     threads:       None: one per physical core
 
     Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError when a measurement
@@ -100,11 +106,17 @@ def bench(
         _warm(path)
     found: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
     bar.start("bench", repeat * len(files), "runs")
+    slow: set[Path] = set()
     for turn in range(repeat):
         # Every second round goes backwards: a machine that slows down favours neither end.
         for path in files if turn % 2 == 0 else files[::-1]:
-            found[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
-            bar.advance(1, path.name)
+            bar.advance(0, path.name)
+            if path not in slow:
+                begin = time.perf_counter()
+                found[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
+                if time.perf_counter() - begin > PATIENCE:
+                    slow.add(path)
+            bar.advance(1)
     bar.finish()
     return [_row(path, found[path], prompt_tokens, gen_tokens) for path in files]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families, sketch, statistics
+from kanna.atomic import write_json
 from kanna.calibrate import gradients, sampled, texts
 from kanna.calibrate.run import clear, run
 from kanna.calibrate.windows import WINDOW, cut
@@ -115,7 +115,7 @@ def calibrate(
         sketch.save(folder / statistics.SKETCH, sketch.sketch(model))
         index = key | {"sites": sites}
         statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
-        _write(folder / statistics.INDEX, index)  # last: what has an index is whole
+        write_json(folder / statistics.INDEX, index)  # last: what has an index is whole
         clear(folder)
     made = statistics.read(folder)
     shrinkage = [f"{s.shrink:g}" for s in made.sites.values()]
@@ -144,9 +144,3 @@ def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
     files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT, statistics.SKETCH}
     same = {k: found.info.get(k) for k in key} == key
     return found if same and all((folder / name).is_file() for name in files) else None
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)

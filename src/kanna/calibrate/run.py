@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.atomic import write_json
 from kanna.calibrate import shrink
 from kanna.calibrate.moments import Sums, block_of
 from kanna.calibrate.network import Network, torch_modules
@@ -186,9 +187,7 @@ class _Spool:
     def next(self) -> None:
         os.fsync(self._files[1 - self.done % 2].fileno())
         self.done += 1
-        partial = self.folder / (_STATE + ".partial")
-        partial.write_text(json.dumps({"key": self.key, "done": self.done, "sites": self.sites}), encoding="utf-8")
-        partial.replace(self.folder / _STATE)
+        write_json(self.folder / _STATE, {"key": self.key, "done": self.done, "sites": self.sites})
 
     def close(self) -> dict[str, Any]:
         for file in self._files:

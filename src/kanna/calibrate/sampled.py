@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from kanna import families
+from kanna.atomic import write_text
 from kanna.calibrate import texts
 from kanna.calibrate.network import Network, torch_modules
 from kanna.calibrate.openings import QUESTION, WORDS, openings, writers
@@ -102,7 +103,7 @@ def _sample(
             made = writers(found, range(n * BATCH, (n + 1) * BATCH))
             _write(network, whole, made, length, SEED + n, progress)
             lines = [(w.kind, _text(tokenizer, w.ids)) for w in made]
-            _save(kept[n], json.dumps(lines, ensure_ascii=False))
+            write_text(kept[n], json.dumps(lines, ensure_ascii=False))
         progress.finish()
     return settings, _files(folder / str(batches), kept, found.kinds)
 
@@ -127,14 +128,8 @@ def _files(folder: Path, batches: list[Path], kinds: Sequence[str]) -> list[Path
     for kind in kinds:
         paths.append(folder / f"{SELF}-{kind}.jsonl")
         text = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for k, t in lines if k == kind)
-        _save(paths[-1], text)
+        write_text(paths[-1], text)
     return paths
-
-
-def _save(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _require(model: Model, length: int) -> None:

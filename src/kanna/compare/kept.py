@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__
+from kanna.atomic import write_json
 
 FILE = ".kanna-compare.json"
 
@@ -38,9 +39,7 @@ class Kept:
 
     def put(self, artefact: str, kind: str, value: dict[str, Any], *settings: object) -> None:
         self._found[f"{kind}:{Path(artefact).name}"] = {"key": self._key(artefact, settings), "value": value}
-        partial = self._path.with_name(FILE + ".partial")
-        partial.write_text(json.dumps(self._found), encoding="utf-8")
-        partial.replace(self._path)
+        write_json(self._path, self._found)
 
     def _key(self, artefact: str, settings: tuple[object, ...]) -> str:
         path = Path(artefact)

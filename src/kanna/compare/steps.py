@@ -243,7 +243,7 @@ def _copy(row: Row, data: dict[str, Any], names: Sequence[str]) -> None:
 
 def measure_speed(rows: Sequence[Row], repeat: int, threads: int | None, bar: Progress, notes: list[str]) -> None:
     """Bench every artefact, and compare each with the baseline."""
-    from kanna.bench import bench
+    from kanna.bench import PATIENCE, bench
 
     able = [r for r in rows if r.path and r.gate != "failed"]
     try:
@@ -253,6 +253,8 @@ def measure_speed(rows: Sequence[Row], repeat: int, threads: int | None, bar: Pr
         return
     for row, result in zip(able, found, strict=True):
         _copy(row, result.to_dict(), SPEED)
+    if once := [row.name for row, result in zip(able, found, strict=True) if result.repeat < repeat]:
+        notes.append(f"speed was measured once, for it takes longer than {PATIENCE:.0f} s: {', '.join(once)}")
     if found and found[0].prompt_tokens < PROMPT:
         notes.append(f"prompts of the speed test have {found[0].prompt_tokens} tokens: the model's context is short")
     base = next((r for r in able if r.role == "baseline"), None)

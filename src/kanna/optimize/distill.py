@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kanna import __version__, encodings, families
+from kanna.atomic import write_json
 from kanna.calibrate import texts
 from kanna.calibrate.student import Student, bytes_needed
 from kanna.calibrate.windows import cut
@@ -201,7 +202,7 @@ def distill(
     if not kept:
         for path in (subject.out, folder / FILE, folder / PLAN):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    _write(folder / STATE, {"key": key, "result": found.to_dict()})
+    write_json(folder / STATE, {"key": key, "result": found.to_dict()})
     lesson.forget()
     return found
 
@@ -233,9 +234,3 @@ def sizes(artefact: Model) -> Mapping[str, F32]:
 
 def _free(tensor: Tensor) -> bool:
     return len(tensor.shape) == 2 and bool(factors(encodings.get(tensor.dtype)))
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kanna.atomic import write_json
 from kanna.calibrate import calibrate, sampled
 from kanna.errors import UsageError
 from kanna.model import Model
@@ -116,5 +116,5 @@ def optimize_folder(
         seconds=clock.seconds,
         notes=notes,
     )
-    Path(result.report).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_json(Path(result.report), result.to_dict())
     return result

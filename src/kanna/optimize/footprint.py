@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kanna.atomic import write_json
 from kanna.bench.resident import Overhead, Resident, overhead, resident
 from kanna.calibrate import IMATRIX
 from kanna.compare.rows import Row
@@ -190,9 +191,7 @@ class Footprint:
             with Judge(self._source, windows, folder, self._threads) as judge:
                 for cache in missing:
                     found[cache] = 0.0 if cache == CACHES[0] else float(judge.kl(exact, bar, cache=cache).mean())
-            partial = folder / (FILE + ".partial")
-            partial.write_text(json.dumps({"key": key, "kl": found}, indent=1), encoding="utf-8")
-            partial.replace(folder / FILE)
+            write_json(folder / FILE, {"key": key, "kl": found})
         return found
 
     def _holds(self, trial: Path, notes: list[str]) -> bool:

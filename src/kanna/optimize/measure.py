@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings, lattice, methods
+from kanna.atomic import write_json
 from kanna.calibrate import gradients
 from kanna.encodings import Encoding
 from kanna.model import F32, Model, Tensor, columns, num_rows
@@ -114,16 +115,10 @@ def measure(
                 costs[name] = work.costs(name, pool)
                 if (kind := model.tensors[name].dtype) in costs[name]:
                     costs[name][kind] = 0.0  # carried as it is stored
-                _save(path, {"key": key, "costs": costs})
+                write_json(path, {"key": key, "costs": costs})
             progress.advance(1, name)
     progress.finish()
     return Measured(key=key, costs={n: costs[n] for n in names})
-
-
-def _save(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    partial.replace(path)
 
 
 class _Work:

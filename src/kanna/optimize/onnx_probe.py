@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanna.atomic import write_json
 from kanna.evaluate.divergence import compare
 from kanna.model import F32
 from kanna.optimize.measure import Measured
@@ -97,9 +98,7 @@ def probe(
                 progress.advance(1, kind)
         progress.finish()
         kept = {"key": costs.key, "floor": floor, "kinds": found}
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        partial.replace(out)
+        write_json(out, kept)
     low, high = LIMITS
     scale: dict[str, float] = {}
     for kind, names in kinds.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import encodings, families
+from kanna.atomic import write_json
 from kanna.evaluate import reference_gguf
 from kanna.evaluate.windows import cut, read_text
 from kanna.optimize.judge import Judge
@@ -108,12 +109,6 @@ def _measure(
                 predicted += costs[encoding]
                 rules.append(RuleModel(pattern=f"^{re.escape(name)}$", encoding=encoding, method="gptq"))
             found[kind] = {"predicted": predicted, "measured": divergence(rules, path, floor) - least}
-            _save(out, {"key": measured.key, "kinds": found})
+            write_json(out, {"key": measured.key, "kinds": found})
             progress.advance(1, kind)
         progress.finish()
-
-
-def _save(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kanna import __version__, statistics
+from kanna.atomic import write_json
 from kanna.errors import PlanError
 from kanna.evaluate.stats import MIN_WINDOWS, half_width
 from kanna.model import Model
@@ -196,9 +197,7 @@ class Swaps:
         self._states.pop(state.key, None)
         self._states[state.key] = value
         kept = dict(list(self._states.items())[-_STATES:])
-        partial = self._folder / (FILE + ".partial")
-        partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        partial.replace(self._folder / FILE)
+        write_json(self._folder / FILE, kept)
 
 
 def able(text: Spare, notes: list[str]) -> bool:

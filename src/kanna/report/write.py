@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from kanna.atomic import write_text
 from kanna.report.card import model_card
 from kanna.report.page import html_page
 
@@ -28,9 +29,7 @@ def write(data: dict[str, Any], out: Path) -> list[Path]:
             stem = path.stem if path.suffix == ".gguf" else path.name
             files[path.with_name(stem + ".md")] = model_card(data, row["name"])
     for path, text in files.items():
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)
     return list(files)
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kanna.atomic import write_json
 from kanna.formats import gguf
 from kanna.serve.engines.base import EngineConfig
 from kanna.serve.process import Run
@@ -63,7 +64,7 @@ def choose(config: EngineConfig, folder: Path, remark: Callable[[str], None] = l
         remark(f"Measuring once whether {native} or xllamacpp is faster")
         found = _measure(config, native)
         if set(found) == {"native", "xllamacpp"}:
-            _write(path, kept | {key: found})
+            write_json(path, kept | {key: found})
     return _verdict(native, found)
 
 
@@ -149,9 +150,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)

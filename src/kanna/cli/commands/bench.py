@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 def COMMAND(terminal: Terminal, artefacts: tuple[Path, ...], repeat: int, threads: int | None) -> None:
     """Measure file size, load time, peak memory, time to first token and tokens per second.
 
-    Each measurement runs in a process of its own; the artefacts take turns, so a warming machine favours none.
+    Each measurement runs in a process of its own; the artefacts take turns, so a warming machine favours none. What
+    takes longer than half a minute is measured once.
     """
-    from kanna.bench import bench
+    from kanna.bench import PATIENCE, bench
 
     rows = bench(list(artefacts), repeat=repeat, threads=threads, progress=terminal.progress())
+    for row in rows:
+        if row.repeat < repeat:
+            terminal.note(f"{Path(row.path).name}: measured once, for a round takes longer than {PATIENCE:.0f} s")
     terminal.result({"rows": [row.to_dict() for row in rows]}, _draw)
 
 
