@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import models
@@ -253,6 +254,18 @@ class Graphs:
             return session.run(["logits"], feed | past)[0][0][len(ids) // 2 : -1].astype(np.float32)
 
         return {domain: [read(ids) for ids in every] for domain, every in self.text.items()}
+
+
+def by_turns(runs: Sequence[Callable[[], None]], rounds: int) -> list[float]:
+    """Median seconds that each takes, by turns; the first turn warms up."""
+    taken: list[list[float]] = [[] for _ in runs]
+    for turn in range(rounds + 1):
+        for times, run in zip(taken, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            if turn:
+                times.append(time.perf_counter() - start)
+    return [median(times) for times in taken]
 
 
 def mean(kl: dict[str, float]) -> float:

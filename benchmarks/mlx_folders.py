@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,22 +203,19 @@ def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
     from mlx_lm import load
     from mlx_lm.models.cache import make_prompt_cache
 
-    loaded = [load(str(folder))[0] for folder in made]
-    for model in loaded:
+    def run(folder: Path) -> Callable[[], None]:
+        model = load(str(folder))[0]
         model.set_dtype(mx.float32)
-    taken: list[list[float]] = [[] for _ in made]
-    for turn in range(rounds + 1):
-        for times, model in zip(taken, loaded, strict=True):
-            cache = make_prompt_cache(model)
-            token = mx.argmax(model(mx.array([[1, 5, 9, 11]]), cache=cache)[:, -1], axis=-1)
-            mx.eval(token)
-            start = time.perf_counter()
+
+        def steps() -> None:
+            cache, token = make_prompt_cache(model), mx.array([1])
             for _ in range(tokens):
                 token = mx.argmax(model(token[:, None], cache=cache)[:, -1], axis=-1)
                 mx.eval(token)
-            if turn:  # the first warms up
-                times.append((time.perf_counter() - start) / tokens * 1e3)
-    return [float(np.median(times)) for times in taken]
+
+        return steps
+
+    return [1e3 * seconds / tokens for seconds in folders.by_turns([run(folder) for folder in made], rounds)]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -181,29 +181,26 @@ def decoding(folder: Path, name: str, options: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def decode(made: Sequence[Path], threads: int, rounds: int) -> list[float]:
-    """Median milliseconds per token of greedy decoding in onnxruntime-genai, by turns, 64 tokens a turn."""
+def decode(made: Sequence[Path], threads: int, rounds: int, tokens: int = 64) -> list[float]:
+    """Median milliseconds per token of greedy decoding in onnxruntime-genai, after one token, by turns."""
     import onnxruntime_genai as genai
 
-    loaded: list[Any] = []
-    for folder in made:
+    def run(folder: Path) -> Callable[[], None]:
         config = genai.Config(str(folder))
         config.overlay(f'{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": {threads}}}}}}}}}')
-        loaded.append(genai.Model(config))
-    taken: list[list[float]] = [[] for _ in made]
-    for turn in range(rounds + 1):
-        for times, model in zip(taken, loaded, strict=True):
+        model = genai.Model(config)
+
+        def steps() -> None:
             options = genai.GeneratorParams(model)
             options.set_search_options(max_length=96, min_length=96, do_sample=False)
             generator = genai.Generator(model, options)
-            generator.append_tokens(np.array([1, 5, 9, 11, 13, 17, 20, 22], np.int32))
-            generator.generate_next_token()
-            start = time.perf_counter()
-            for _ in range(64):
+            generator.append_tokens(np.array([1], np.int32))
+            for _ in range(tokens):
                 generator.generate_next_token()
-            if turn:  # the first warms up
-                times.append((time.perf_counter() - start) / 64 * 1e3)
-    return [median(times) for times in taken]
+
+        return steps
+
+    return [1e3 * seconds / tokens for seconds in folders.by_turns([run(folder) for folder in made], rounds)]
 
 
 def nbytes(folder: Path) -> int:

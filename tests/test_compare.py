@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import math
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,8 @@ def test_three_formats_in_one_report(compared: tuple[Path, Path, dict[str, Any]]
         assert 0 < rows["mlx:q8"]["kl_mean"] < 0.01
         assert all(rows[name]["reused"] == (turn == 1) for name in ("onnx:fp32", "mlx:q8"))
         assert "transformers" in data["evaluation"]["reference"]
+        if sys.platform != "darwin":
+            assert any(n.startswith("tiny-mlx-q8 was judged by the values it holds") for n in data["notes"])
         assert "onnxruntime" in data["environment"]["ONNX"]
         assert "mlx-lm" in data["environment"]["MLX"]
         assert data["recommended"]["name"] in ("onnx:fp32", "mlx:q8")

@@ -26,7 +26,7 @@ class Format:
 
 FORMATS = {
     "gguf": Format(runtime="llamacpp", presets=("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K"), whole="", ending=".gguf"),
-    "onnx": Format(runtime="onnx", presets=("int8", "int4-mixed", "int4"), whole="fp32"),
+    "onnx": Format(runtime="onnx", presets=("w8", "int4-mixed", "int4"), whole="fp32"),
     "mlx": Format(runtime="mlx", presets=("q8", "mixed", "q4"), whole=""),
 }
 

@@ -208,7 +208,8 @@ def measure_quality(
     one = next((f for f in found.values() if f), None)
     if one is None:
         return {}
-    notes += [n for n in one["notes"] if n not in notes]
+    every = [n for f in found.values() if f for n in f["notes"]]
+    notes += [n for n in dict.fromkeys(every) if n not in notes]
     return {
         "text": one["text"],
         "windows": one["windows"],

@@ -158,7 +158,7 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     if floor:
         at = y(max(floor, SMALLEST_KL))
         parts.append(line("floor", (frame.left, at), (frame.end, at)))
-        said = "floor: the runtime's own rounding" if wide else "floor"
+        said = "floor: what llama.cpp's own rounding costs" if wide else "floor"
         parts.append(text(frame.left + 6, at - 5, said, "tick", "start"))
         taken += [(frame.left, at - 1, frame.end, at + 1), (frame.left, at - 17, frame.left + 7.0 * len(said), at)]
     radii = {p.name: radius(p.memory) for p in found}
