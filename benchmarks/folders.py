@@ -34,7 +34,7 @@ from kanna.optimize.judge import spare
 from kanna.progress import Silent
 from kanna.sources import open_source
 
-MODELS = ("widened", "dithered", "stories", "gemma3")
+MODELS = stages.MODELS
 TEXT = Path(__file__).parent / "text"
 DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
 WINDOW = 512

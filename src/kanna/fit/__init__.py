@@ -97,18 +97,19 @@ def _recommend(
     rows: list[FitRow], model: Model, source: Source, format: str, room: int
 ) -> tuple[str | None, str]:  # fmt: skip
     """The most precise quantized preset that fits; a quantized source that fits is best left as it is."""
-    fitting = [r for r in rows if r.fits and r.bits_per_weight <= 9 and r.preset not in SPECIAL]
+    fitting, more = [r for r in rows if r.fits and r.bits_per_weight <= 9 and r.preset not in SPECIAL], ""
     if source.gguf is not None and provenance.quantized_source(model):
         own = next((r for r in fitting if r.preset == "mlx:exact"), None)
         if own and own.file_bytes <= 1.1 * source.gguf.num_bytes:
             return own.preset, f"{own.preset}: the blocks of the source as they are"
         if source.gguf.num_bytes <= room and format == "gguf":
             return None, "keep the source as it is: it is quantized already, it fits, and no preset of it can be better"
-        fitting = [r for r in fitting if r.file_bytes < source.gguf.num_bytes]
+        if smaller := [r for r in fitting if r.file_bytes < source.gguf.num_bytes]:
+            fitting, more = smaller, " and is smaller than the source"
     if not fitting:
         return None, "nothing fits: raise --memory, lower --context, or take a smaller model"
     best = max(fitting, key=lambda r: (r.bits_per_weight, -r.file_bytes))
-    return best.preset, f"{best.preset}: the most precise quantized preset that fits"
+    return best.preset, f"{best.preset}: the most precise quantized preset that fits{more}"
 
 
 def _notes(model: Model, context: int, overhead: int, limit: int) -> list[str]:
