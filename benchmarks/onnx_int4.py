@@ -83,8 +83,9 @@ class Ours:
             kinds=onnx.CANDIDATES, seen=onnx.seen,
         )  # fmt: skip
         scale: dict[str, float] = {}
-        if not options.fast:
-            score = judge(self.bench, (stats / HELD_TEXT).read_text(), threads=work.threads)
+        held = (stats / HELD_TEXT).read_text()
+        if held.strip() and not options.fast:  # of few tokens, none are held out
+            score = judge(self.bench, held, threads=work.threads)
             scale = probe(costs, score, stats / "probe-onnx.json", write=self.write, progress=Silent())
         wishes = Wishes(kept="f32", names=onnx.CANDIDATES)
         self.choices = onnx.choices(self.bench.work(work.folder / "made", preset="int4"), costs, wishes, scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -73,3 +74,18 @@ def invoke(home: Path, *words: str, text: str = "other.txt", out: str = "out") -
     command = ["optimize", str(home / "tiny"), "-o", str(home / out), *usual, *words]
     # References of tiny models must not fill the user's cache.
     return CliRunner().invoke(cli, command, env={"KANNA_CACHE": str(home / "cache")})
+
+
+def reported(found: dict[str, Any], format: str, out: Path) -> None:
+    """The report of an optimized folder: page, figures, curve, picture of the plan and command, in files of its own."""
+    page = Path(found["report"])
+    assert page == out / f"report-{format}.html" and "<svg" in page.read_text()
+    told = json.loads(page.with_suffix(".json").read_text())
+    assert {r["name"] for r in told["rows"]} == {"optimized", found["rival"]}
+    best = next(r for r in told["rows"] if r["name"] == told["recommended"]["name"])
+    assert (best["kl_mean"], best["gate"], best["file_bytes"]) == (found["kl_mean"], "proved", found["file_bytes"])
+    curve = told["optimize"]["curve"]
+    assert len(curve["planned"]) > 3 and found["rival"] in {p["name"] for p in curve["presets"]}
+    assert {p["name"] for p in told["optimize"]["pictures"]} == {r["name"] for r in told["rows"]}
+    assert f"--format {format}" in told["command"]
+    assert not (out / "report.html").exists() and (out / f"plan-{format}.json").exists()

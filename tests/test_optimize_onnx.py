@@ -43,6 +43,7 @@ def test_the_folder_keeps_its_budget_and_beats_the_preset(home: Path) -> None:
     assert set(probed["kinds"]) == {
         "token_embd", "output", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down",
     }  # fmt: skip
+    optimizing.reported(found, "onnx", home / "out")
 
 
 def test_budgets_and_wishes_that_cannot_be_are_refused_early(home: Path) -> None:

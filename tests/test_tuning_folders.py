@@ -168,9 +168,9 @@ def test_effort_max_tunes_within_the_budget_and_says_so(
         assert found["kl_mean"] <= found["rival_kl"]
         # Closer by its values is not always closer in the runtime, which rounds activations as this processor can.
         chosen = Path(found["artefact"]) == tuned
-        assert found["plan"].endswith("tuned.json" if chosen else "plan.json")
+        assert Path(found["plan"]).name == f"{'tuned' if chosen else 'plan'}-{format}.json"
         assert chosen != any("the tuned folder is not the one to use" in note for note in found["notes"])
-        plan = home / format / "tuned.json"
+        plan = home / format / f"tuned-{format}.json"
         made = home / f"{format}-again"
         kanna.convert(home / "tiny", made, format=format, plan=plan, statistics=found["statistics"])
         for path in made.glob(WEIGHTS[format]):
@@ -182,7 +182,7 @@ def test_effort_max_tunes_within_the_budget_and_says_so(
     assert again["tuning"] == told and tuned.exists() == told["kept"], "a lost folder is written again"
     if told["kept"]:
         monkeypatch.undo()
-        (home / format / "tuning.safetensors").unlink()
+        (home / format / f"tuning-{format}.safetensors").unlink()
         assert run()["tuning"]["after"] == pytest.approx(told["after"], rel=1e-3)
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna import runtimes, statistics
 from kanna.compare.formats import FORMATS
@@ -21,6 +21,9 @@ from kanna.provenance import TUNING
 from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.units import format_size, precision_class
+
+if TYPE_CHECKING:
+    from kanna.convert import ConvertResult
 
 
 def baseline(source: Source) -> str:
@@ -48,12 +51,18 @@ def plan(source: Source, path: Path, name: str, role: str, how: Mapping[str, Any
     """
     from kanna.convert import convert, format_of
 
-    data = convert(source, path, dry_run=True, **how).to_dict()
+    made = convert(source, path, dry_run=True, **how)
+    return described(made, path, name, role, format_of(None, how.get("preset"))[0])
+
+
+def described(made: ConvertResult, path: Path, name: str, role: str, format: str) -> Row:
+    """The row of what a conversion makes or would make at `path`."""
+    data = made.to_dict()
     return Row(
         name=name,
         role=role,
         preset=data["preset"],
-        format=format_of(None, how.get("preset"))[0],
+        format=format,
         path=str(path),
         file=path.name,
         file_bytes=data["file_bytes"],
@@ -204,20 +213,18 @@ def measure_quality(
         found[row.name] = result.to_dict()
         kept.put(row.path or "", "quality", plain(result.to_dict()), *settings)
     for row in able:
-        _copy(row, found[row.name] or {}, QUALITY)
+        take(row, found[row.name] or {}, QUALITY)
     one = next((f for f in found.values() if f), None)
     if one is None:
         return {}
     every = [n for f in found.values() if f for n in f["notes"]]
     notes += [n for n in dict.fromkeys(every) if n not in notes]
-    return {
-        "text": one["text"],
-        "windows": one["windows"],
-        "context": one["context"],
-        "positions": one["positions"],
-        "reference": one["reference"],
-        "reference_perplexity": one["reference_perplexity"],
-    }
+    return setting(one)
+
+
+def setting(one: Mapping[str, Any]) -> dict[str, Any]:
+    """On what and against what an artefact was evaluated: the same for all that were evaluated together."""
+    return {k: one[k] for k in ("text", "windows", "context", "positions", "reference", "reference_perplexity")}
 
 
 def _digest(text: str | Path | None) -> str:
@@ -237,7 +244,8 @@ QUALITY = (
 SPEED = ("load_s", "peak_bytes", "ttft_s", "prompt_tps", "gen_tps", "joules_per_token")
 
 
-def _copy(row: Row, data: dict[str, Any], names: Sequence[str]) -> None:
+def take(row: Row, data: Mapping[str, Any], names: Sequence[str] = QUALITY) -> None:
+    """Give a row the figures of these names."""
     for name in names:
         setattr(row, name, data[name])
 
@@ -253,7 +261,7 @@ def measure_speed(rows: Sequence[Row], repeat: int, threads: int | None, bar: Pr
         notes.append(f"speed was not measured: {error.found}")
         return
     for row, result in zip(able, found, strict=True):
-        _copy(row, result.to_dict(), SPEED)
+        take(row, result.to_dict(), SPEED)
     if once := [row.name for row, result in zip(able, found, strict=True) if result.repeat < repeat]:
         notes.append(f"speed was measured once, for it takes longer than {PATIENCE:.0f} s: {', '.join(once)}")
     if found and found[0].prompt_tokens < PROMPT:
@@ -296,7 +304,7 @@ def floor(
         role="floor",
         notes=["the Q8_0 weights against themselves in float32: the runtime rounds activations, whatever the weights"],
     )
-    _copy(row, found, [n for n in QUALITY if not n.startswith("perplexity")])
+    take(row, found, [n for n in QUALITY if not n.startswith("perplexity")])
     return row
 
 

@@ -123,11 +123,19 @@ def optimize(
     model = families.load_model(opened)
     budgets.check(size=size, bpw=bpw, like=like, memory=memory)
     asked = EFFORTS[effort]
+    options = {
+        "format": format, "size": size, "bpw": bpw, "like": like, "memory": memory,
+        "context": context if memory else None, "effort": effort, "calibration": tuple(calibration or ()),
+        "tokens": tokens, "keep": tuple(keep), "exclude": ",".join(exclude) or None,
+        "rule": tuple(f"{p}={e}" for p, e in (rules or {}).items()), "text": text,
+        "windows": windows, "revision": revision,
+    }  # fmt: skip
+    said = command(source, folder, options)
     if format in ("onnx", "mlx"):
         return optimize_folder(
             format, opened, model, folder, size=size, bpw=bpw, like=like, memory=memory, calibration=calibration,
             tokens=tokens, keep=keep, exclude=exclude, rules=rules, text=text, windows=windows, device=device,
-            threads=threads, bar=bar, say=say, probing=asked.probing, tuning=asked.tuning,
+            threads=threads, bar=bar, say=say, probing=asked.probing, tuning=asked.tuning, command=said,
         )  # fmt: skip
     wishes = Wishes(keep=keep, exclude=exclude, rules=dict(rules or {}))
     wishes.check(model)
@@ -224,7 +232,7 @@ def optimize(
         listed, opened, text_left, folder,
         Kept(folder, hashes, RUNTIME.available().version), threads, bar,
     ) if result.evaluation else {}  # fmt: skip
-    drawn = curve(choices, costs.choices(model, None, scale), feasible, offered)
+    drawn = curve(choices, costs.choices(model, None, scale), feasible.fixed, offered)
     best = next(r for r in listed if r.name == result.recommended["name"])
     remembered = footprint.tell(best, text_left, folder, bar) if footprint else None
     result.optimize = tell(
@@ -236,13 +244,7 @@ def optimize(
     if rival is not None and best is rival:
         notes.append(f"{rival.name} came out closer than the searched plan, and is the artefact to use")
     left = left_over(folder, [Path(r.path or "") for r in listed], "*.gguf", notes)
-    options = {
-        "size": size, "bpw": bpw, "like": like, "memory": memory, "context": context if memory else None,
-        "effort": effort, "calibration": tuple(named or ()), "tokens": tokens, "keep": tuple(keep),
-        "exclude": ",".join(exclude) or None, "rule": tuple(f"{p}={e}" for p, e in (rules or {}).items()),
-        "text": text, "windows": windows, "revision": revision,
-    }  # fmt: skip
-    result.command = command(source, folder, options)
+    result.command = said
     result.report = str(folder / "report.html")
     report.write(result.to_dict(), folder)
     bar.finish()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from kanna.compare.steps import base_name
+from kanna.compare.steps import base_name, described, setting, take
 from kanna.evaluate import evaluate_many
+from kanna.families import hf_names
 from kanna.formats.gguf.write import WriteResult
+from kanna.model import Model
 from kanna.optimize import distill
 from kanna.optimize.budget import Budget
 from kanna.optimize.distill import Distilled
 from kanna.optimize.distill_folder import Folder, Tune
+from kanna.optimize.measure import Measured
 from kanna.optimize.result import Made
+from kanna.optimize.rows import pick
 from kanna.optimize.search import NAME, Found
+from kanna.optimize.story import curve, tell
 from kanna.plan import Plan
+from kanna.plan.allocate import Choice
 from kanna.progress import Progress
 from kanna.sources import Source
 from kanna.verify import verify
@@ -26,6 +32,9 @@ class Bench(Protocol):
 
     @property
     def source(self) -> Source: ...
+
+    @property
+    def model(self) -> Model: ...
 
     @property
     def statistics(self) -> Path | None: ...
@@ -46,6 +55,9 @@ def contest(
     format: str,
     write: Callable[[Any], WriteResult],
     *,
+    measured: Measured,
+    choices: Sequence[Choice],
+    free: Sequence[Choice],
     tune: Tune | None,
     subject: Callable[[Any, Path], Folder],
     text: str | Path | None,
@@ -55,14 +67,19 @@ def contest(
     stage: Callable[[str], None],
 ) -> Made:
     """Write both with `write` into `folder`, evaluate both in their runtime, and name the closer one that the gate
-    does not refuse. tune: tunes the first, which `subject` gives the form for, where that is asked for."""
-    base = base_name(bench.source)
+    does not refuse. tune: tunes the first, which `subject` gives the form for, where that is asked for.
+
+    measured, choices, free: the costs, what the planner chose from, and that without the user's wishes
+    """
+    base, taught = base_name(bench.source), distill.beside(plan, distill.PLAN)
     works = {NAME: bench.work(folder / f"{base}-{NAME}-{format}", plan=plan)}
-    within = {name: size for name, size in bench.sizes().items() if size <= allowed.nbytes}
-    rival = max(within, key=lambda name: within[name]) if within else None
-    if rival is not None:
-        works[rival] = bench.work(folder / f"{base}-{rival}-{format}", preset=rival)
-    sizes = {name: write(work).file_bytes for name, work in works.items()}
+    sizes = bench.sizes()
+    within = {name: size for name, size in sizes.items() if size <= allowed.nbytes}
+    largest = max(within, key=lambda name: within[name]) if within else None
+    rival = f"{format}:{largest}"
+    if largest is not None:
+        works[rival] = bench.work(folder / f"{base}-{largest}-{format}", preset=largest)
+    written = {name: write(work).file_bytes for name, work in works.items()}
     stage("write")
     tuned: Distilled | None = None
     if tune is not None:
@@ -70,8 +87,8 @@ def contest(
         tuned = tune(subject(works[NAME], out), plan)
         stage("distill")
         if tuned is not None and tuned.kept:
-            works[distill.NAME] = bench.work(out, plan=folder / distill.PLAN)
-            sizes[distill.NAME] = bench.size(plan=folder / distill.PLAN)
+            works[distill.NAME] = bench.work(out, plan=taught)
+            written[distill.NAME] = bench.size(plan=taught)
     scores = evaluate_many(
         [work.out for work in works.values()],
         reference=bench.source,
@@ -80,23 +97,33 @@ def contest(
         threads=threads,
         progress=bar,
     )
-    by_name = dict(zip(works, scores, strict=True))
-    gates: dict[str, str] = {}
-    for best in sorted(works, key=lambda name: by_name[name].kl_mean):
-        gates[best] = verify(bench.source, works[best].out, threads=threads, progress=bar).status
-        if gates[best] != "failed":
+    rows = {name: described(work.describe(), work.out, name, "candidate", format) for name, work in works.items()}
+    for (name, row), score in zip(rows.items(), scores, strict=True):
+        row.file_bytes, row.command = written[name], ""
+        take(row, score.to_dict())
+    for row in sorted(rows.values(), key=lambda row: row.kl_mean or 0.0):
+        proof = verify(bench.source, row.path or "", threads=threads, progress=bar).to_dict()
+        row.gate, row.checks = proof["status"], proof["checks"]
+        if row.gate != "failed":
             break
-    else:
-        best = next(iter(gates))
     stage("prove")
+    listed = list(rows.values())
+    picked = pick(listed)
     notes = list(dict.fromkeys(note for score in scores for note in score.notes))
-    if tuned is not None and tuned.kept and best != distill.NAME:
-        why = "the gate refused it" if gates.get(distill.NAME) == "failed" else "its runtime found another closer"
+    if distill.NAME in rows and picked["name"] != distill.NAME:
+        refused = rows[distill.NAME].gate == "failed"
+        why = "the gate refused it" if refused else "its runtime found another closer"
         notes.append(f"tuning brought the values closer, but {why}: the tuned folder is not the one to use")
+    told = tuned.to_dict() if tuned else None
+    ours = {theirs: name for name, theirs in hf_names(bench.model).items()}
+    offered: dict[str, tuple[int, dict[str, str]]] = {}
+    for name, size in sizes.items():
+        every: list[dict[str, str]] = bench.work(folder / name, preset=name).describe().tensors
+        offered[f"{format}:{name}"] = size, {ours.get(t["name"], t["name"]): t["encoding"] for t in every}
     return Made(
-        name=best, artefact=works[best].out, described=works[best].describe(), file_bytes=sizes[best], budget=allowed,
-        plan=folder / distill.PLAN if best == distill.NAME else plan, tuning=tuned.to_dict() if tuned else None,
-        predicted=found.predicted, kl=by_name[best].kl_mean, top1=by_name[best].top1, rival=rival,
-        rival_kl=by_name[rival].kl_mean if rival else None, gate=gates[best], statistics=bench.statistics or folder,
-        notes=notes, written=[work.out for work in works.values()],
+        rows=listed, best=rows[picked["name"]], rival=rows.get(rival), recommended=picked,
+        evaluation=setting(scores[0].to_dict()), budget=allowed,
+        plan=taught if picked["name"] == distill.NAME else plan, predicted=found.predicted,
+        statistics=bench.statistics or folder, notes=notes, tuning=told,
+        story=tell(listed, measured, curve(choices, free, found.fixed, offered), tuned=told, names=ours),
     )  # fmt: skip

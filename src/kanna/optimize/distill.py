@@ -42,6 +42,13 @@ RESERVE = 128
 """Bytes of metadata that a tuned file has beside those of the plan it was tuned from."""
 
 
+def beside(plan: Path, name: str) -> Path:
+    """A file of a tuning in the folder of its plan, and set apart as that is: tuned-onnx.json beside plan-onnx.json."""
+    _, dash, which = plan.stem.partition("-")
+    stem, dot, ending = name.partition(".")
+    return plan.with_name(f"{stem}{dash}{which}{dot}{ending}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distilled:
     """before, after: mean KL divergence of what was written on the text that decided; kept: whether it fell.
@@ -164,12 +171,12 @@ def distill(
     model: the original; ids: the windows to learn from; text: its trial windows decide. An earlier result for the same
     artefact is used again; an interrupted run goes on with the epoch it was at.
     """
-    folder = plan.parent
+    tuned, file, state = (beside(plan, name) for name in (PLAN, FILE, STATE))
     known = [__version__, EPOCHS, RATES, *subject.key(), text.trial, [[int(i) for i in window] for window in ids]]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    if (found := _earlier(folder, key)) is not None:
+    if (found := _earlier(plan, key)) is not None:
         if found.kept and not subject.out.exists():
-            subject.write(folder / PLAN, progress)
+            subject.write(tuned, progress)
         return found
     began = time.perf_counter()
     taught = subject.read(subject.artefact)
@@ -178,14 +185,14 @@ def distill(
         return None
     student = Student(taught, free, device, sizes(taught), subject.norms)
     watch = [window for _, window in text.trial]
-    lesson = Lesson(student, model, ids, watch, folder / "distill.safetensors", key)
+    lesson = Lesson(student, model, ids, watch, state.with_suffix(file.suffix), key)
     parameters = lesson.parameters
     del student
     trained, watched = lesson.run(progress)
-    (folder / STATE).unlink(missing_ok=True)  # what it tells of is about to be replaced
-    lesson.save(folder / FILE)
-    load(plan).model_copy(update={"name": NAME, "tuning": FILE}).save(folder / PLAN)
-    subject.write(folder / PLAN, progress)
+    state.unlink(missing_ok=True)  # what it tells of is about to be replaced
+    lesson.save(file)
+    load(plan).model_copy(update={"name": NAME, "tuning": file.name}).save(tuned)
+    subject.write(tuned, progress)
     first, second = subject.judge(lesson, progress)
     half = half_width(second - first)
     kept = half is not None and float((second - first).mean()) < -SURE * half
@@ -200,19 +207,19 @@ def distill(
         seconds=time.perf_counter() - began,
     )
     if not kept:
-        for path in (subject.out, folder / FILE, folder / PLAN):
+        for path in (subject.out, file, tuned):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    write_json(folder / STATE, {"key": key, "result": found.to_dict()})
+    write_json(state, {"key": key, "result": found.to_dict()})
     lesson.forget()
     return found
 
 
-def _earlier(folder: Path, key: str) -> Distilled | None:
+def _earlier(plan: Path, key: str) -> Distilled | None:
     """What an earlier run of the same came to, when all that it left is there."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        before = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        before = json.loads(beside(plan, STATE).read_text(encoding="utf-8"))
         found = Distilled(**before["result"])
-        whole = not found.kept or all((folder / name).is_file() for name in (FILE, PLAN))
+        whole = not found.kept or all(beside(plan, name).is_file() for name in (FILE, PLAN))
         return found if before["key"] == key and whole else None
     return None
 

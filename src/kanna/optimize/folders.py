@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kanna.atomic import write_json
+from kanna import report
 from kanna.calibrate import calibrate, sampled
+from kanna.compare import CompareResult, steps
 from kanna.errors import UsageError
 from kanna.model import Model
 from kanna.optimize import budget as budgets
@@ -49,8 +50,12 @@ def optimize_folder(
     say: Callable[[str], None],
     probing: bool,
     tuning: bool,
+    command: str,
 ) -> OptimizeResult:
-    """As `optimize`, for a format whose artefacts are folders: the module of its name here searches and proves."""
+    """As `optimize`, for a format whose artefacts are folders: the module of its name here searches and proves.
+
+    command: the command line that does the same, for the report
+    """
     search: Any = import_module(f"kanna.optimize.{format}")
     presets_: Any = import_module(f"kanna.plan.{format}")
     notes, clock = list(model.notes), Clock()
@@ -89,32 +94,45 @@ def optimize_folder(
         wishes=search.wishes(model, keep=keep, exclude=exclude, rules=dict(rules or {})),
     )  # fmt: skip
     notes += [note for note in made.notes if note not in notes]
-    if made.name != NAME:
-        closer = "the tuned plan" if made.name == distill.NAME else made.name
+    best, rival = made.best, made.rival
+    if best.name != NAME:
+        closer = "the tuned plan" if best.name == distill.NAME else best.name
         notes.append(f"{closer} came out closer than the searched plan, and is the artefact to use")
-    left = left_over(folder, made.written, f"*-{format}", notes)
+    left = left_over(folder, [Path(row.path or "") for row in made.rows], f"*-{format}", notes)
+    name = f"report-{format}"
+    told = CompareResult(
+        name=model.name,
+        source=steps.describe(opened, model),
+        rows=made.rows,
+        recommended=made.recommended,
+        evaluation=made.evaluation,
+        environment=steps.environment(threads, (format,)),
+        command=command,
+        notes=notes,
+        report=str(folder / f"{name}.html"),
+        optimize=made.story,
+    )
+    report.write(told.to_dict(), folder, name)
     bar.finish()
-    result = OptimizeResult(
-        artefact=str(made.artefact),
-        file_bytes=made.file_bytes,
+    clock.stage("report")
+    return OptimizeResult(
+        artefact=best.path or "",
+        file_bytes=best.file_bytes or 0,
         budget=made.budget.nbytes,
         said=made.budget.said,
-        bits_per_weight=8 * made.file_bytes / model.num_parameters,
-        encodings=count(made.described.tensors),
+        bits_per_weight=8 * (best.file_bytes or 0) / model.num_parameters,
+        encodings=count(best.tensors),
         predicted=made.predicted,
-        kl_mean=made.kl,
-        top1=made.top1,
-        rival=f"{format}:{made.rival}" if made.rival else None,
-        rival_kl=made.rival_kl,
-        gate=made.gate,
-        report=str(folder / "report.json"),
+        kl_mean=best.kl_mean,
+        top1=best.top1,
+        rival=rival.name if rival else None,
+        rival_kl=rival.kl_mean if rival else None,
+        gate=best.gate,
+        report=told.report,
         plan=str(made.plan),
         statistics=str(made.statistics),
         left=left,
-        swaps=None,
         tuning=made.tuning,
         seconds=clock.seconds,
         notes=notes,
     )
-    write_json(Path(result.report), result.to_dict())
-    return result

@@ -124,13 +124,14 @@ def optimize(
         kinds=candidates(scales_of(model)),
     )  # fmt: skip
     stage("measure")
-    plan = folder / "plan.json"
-    found = search(bench, costs.choices(model, wishes.allow(model)), allowed.nbytes, plan)
+    plan = folder / "plan-mlx.json"
+    choices = costs.choices(model, wishes.allow(model))
+    found = search(bench, choices, allowed.nbytes, plan)
     stage("search")
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
     return contest(
         bench, found, plan, allowed, folder, "mlx", lambda work: work.write(running), text=text, windows=windows,
-        threads=threads, bar=bar, stage=stage, tune=tune,
+        threads=threads, bar=bar, stage=stage, tune=tune, measured=costs, choices=choices, free=costs.choices(model),
         subject=lambda work, out: subject(bench, work.out, out, running),
     )  # fmt: skip
 

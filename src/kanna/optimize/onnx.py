@@ -255,7 +255,7 @@ def optimize(
         kinds=CANDIDATES, seen=seen,
     )  # fmt: skip
     stage("measure")
-    plan = folder / "plan.json"
+    plan = folder / "plan-onnx.json"
     scale: dict[str, float] = {}
     held = (stats / HELD_TEXT).read_text(encoding="utf-8")
     if probing and held.strip():
@@ -268,7 +268,8 @@ def optimize(
         stage("probe")
     elif probing:
         notes.append("the calibration text is too short to hold some of it out: predictions were not measured")
-    offered = choices(bench.work(folder / NAME, preset="int4"), costs, wishes, scale)
+    work = bench.work(folder / NAME, preset="int4")
+    offered = choices(work, costs, wishes, scale)
     try:
         found = search(bench, offered, allowed.nbytes - bool(tune) * RESERVE, plan)
     except PlanError:  # in the smallest graph there is no room for what tells of a tuning
@@ -277,7 +278,8 @@ def optimize(
     say(f"planned {format_size(found.file_bytes)} of {format_size(allowed.nbytes)}")
     return contest(
         bench, found, plan, allowed, folder, "onnx", lambda work: work.write_from(bench.graph, running), text=text,
-        windows=windows, threads=threads, bar=bar, stage=stage, tune=tune,
+        windows=windows, threads=threads, bar=bar, stage=stage, tune=tune, measured=costs, choices=offered,
+        free=choices(work, costs, Wishes(kept="f32", names=CANDIDATES), scale),
         subject=lambda work, out: subject(bench, work.out, plan, out, running),
     )  # fmt: skip
 

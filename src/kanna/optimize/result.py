@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.calibrate import TOKENS
-from kanna.convert import ConvertResult
+from kanna.compare.rows import Row
 from kanna.optimize.budget import Budget
 
 _USUAL = {"effort": "balanced", "tokens": TOKENS}
@@ -62,27 +62,24 @@ class OptimizeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """The artefact that was made, and its proof beside the largest plain preset within the budget.
+    """The artefacts that were made within the budget, and their proof.
 
-    name: of the closer one, the searched plan, its tuned form or the preset `rival`; notes: of the evaluation;
-    written: the folders of all of them
+    rows: the searched plan, its tuned form and the largest plain preset, whichever there are; best: of them;
+    recommended: its name and why; rival: the preset; plan: the file that made `best`, or the searched one;
+    evaluation: on what they were evaluated; notes: of that; story: what the report tells beyond a comparison
     """
 
-    name: str
-    artefact: Path
-    described: ConvertResult
-    file_bytes: int
+    rows: list[Row]
+    best: Row
+    rival: Row | None
+    recommended: dict[str, str]
+    evaluation: dict[str, Any]
     budget: Budget
     plan: Path
     predicted: float
-    kl: float
-    top1: float
-    rival: str | None
-    rival_kl: float | None
-    gate: str
     statistics: Path
+    story: dict[str, Any]
     notes: list[str]
-    written: list[Path]
     tuning: dict[str, Any] | None = None
 
 

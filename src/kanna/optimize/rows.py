@@ -76,6 +76,21 @@ def prove(
         steps.gate(row, source, threads, kept, bar)
     evaluation = steps.measure_quality(rows, source, text, windows, threads, kept, bar, notes)
     steps.measure_speed(rows, 1, threads, bar, notes)
+    return CompareResult(
+        name=model.name,
+        source=steps.describe(source, model),
+        rows=rows,
+        recommended=pick(rows),
+        evaluation=evaluation,
+        environment=steps.environment(threads),
+        command="",
+        notes=notes,
+        report="",
+    )
+
+
+def pick(rows: Sequence[Row]) -> dict[str, str]:
+    """The one of least KL divergence that the gate did not refuse, and why."""
     able = [r for r in rows if r.gate != "failed"] or rows
     best = min(able, key=lambda r: (r.kl_mean is None, r.kl_mean or 0.0))
     other = next((r for r in rows if r is not best), None)
@@ -84,17 +99,7 @@ def prove(
         why += f" at a mean KL divergence of {best.kl_mean:.4f} nats"
     if other is not None and other.kl_mean is not None:
         why += f"; {other.name}, {format_size(other.file_bytes or 0)}, has {other.kl_mean:.4f}"
-    return CompareResult(
-        name=model.name,
-        source=steps.describe(source, model),
-        rows=rows,
-        recommended={"name": best.name, "why": why + ".", "rule": "the least mean KL divergence within the budget"},
-        evaluation=evaluation,
-        environment=steps.environment(threads),
-        command="",
-        notes=notes,
-        report="",
-    )
+    return {"name": best.name, "why": why + ".", "rule": "the least mean KL divergence within the budget"}
 
 
 def left_over(folder: Path, made: Sequence[Path], pattern: str, notes: list[str]) -> list[str]:

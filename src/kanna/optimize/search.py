@@ -68,11 +68,15 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The file a plan gives, what it should cost in nats of KL divergence, and the encoding of every matrix."""
+    """The file a plan gives, what it should cost in nats of KL divergence, and the encoding of every matrix.
+
+    fixed: bytes of the file that no plan changes
+    """
 
     file_bytes: int
     predicted: float
     encodings: dict[str, str] = field(default_factory=dict[str, str])
+    fixed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +160,7 @@ def narrow(
         found = size(path)
         if found <= budget:
             predicted = sum(option.cost for option in taken.values())
-            return Found(file_bytes=found, predicted=predicted, encodings=encodings_)
+            return Found(file_bytes=found, predicted=predicted, encodings=encodings_, fixed=feasible.fixed)
         if room == floor:
             Limits(least=found, most=feasible.most, fixed=feasible.fixed).check(budget)
         room = max(floor, room - (found - budget))

@@ -15,7 +15,6 @@ from kanna.compare.kept import Kept
 from kanna.compare.rows import Row
 from kanna.optimize.judge import Judge, Spare
 from kanna.optimize.measure import Measured
-from kanna.optimize.search import Limits
 from kanna.optimize.swaps import State
 from kanna.plan.allocate import Choice, frontier
 from kanna.progress import Progress
@@ -24,13 +23,17 @@ from kanna.sources import Source
 POINTS = 48
 
 
-def pictures(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Every matrix of every row with its encoding and bits per weight."""
+def pictures(rows: Sequence[Row], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every matrix of every row with its encoding and bits per weight, by our name; names: theirs → ours."""
     return [
         {
             "name": row.name,
             "tensors": [
-                {"name": t["name"], "encoding": t["encoding"], "bits": round(encodings.get(t["encoding"]).bits, 4)}
+                {
+                    "name": names.get(t["name"], t["name"]),
+                    "encoding": t["encoding"],
+                    "bits": round(encodings.get(t["encoding"]).bits, 4),
+                }
                 for t in row.tensors
                 if len(t["shape"]) > 1
             ],
@@ -42,12 +45,13 @@ def pictures(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def curve(
     choices: Sequence[Choice],
     free: Sequence[Choice],
-    feasible: Limits,
+    fixed: int,
     presets: Mapping[str, tuple[int, Mapping[str, str]]],
 ) -> dict[str, Any]:
     """Predicted KL divergence of the best plan of every size, and of the presets, from the same costs.
 
     choices: what the planner may use; free: the same without the user's wishes, for presets, which know none
+    fixed: bytes of the file that no plan changes
     presets: name → bytes of the file, encoding of each tensor
     """
     points = frontier(choices, POINTS)
@@ -59,7 +63,7 @@ def curve(
         if all(used[t] in costs[t] for t in costs):
             found.append({"name": name, "bytes": size, "kl": sum(costs[t][used[t]] for t in costs)})
     return {
-        "planned": [{"bytes": feasible.fixed + size, "kl": cost} for size, cost in points],
+        "planned": [{"bytes": fixed + size, "kl": cost} for size, cost in points],
         "presets": sorted(found, key=lambda p: p["bytes"]),
     }
 
@@ -114,15 +118,16 @@ def tell(
     rows: Sequence[Row],
     measured: Measured,
     curve_: dict[str, Any],
-    domains_: dict[str, Any],
-    swaps: Sequence[Mapping[str, Any]],
-    tuned: Mapping[str, Any] | None,
+    domains_: dict[str, Any] | None = None,
+    swaps: Sequence[Mapping[str, Any]] = (),
+    tuned: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """All of it, as report.json has it under `optimize`."""
+    """All of it, as report.json has it under `optimize`. names: of tensors that go by other names than ours → ours."""
     return {
-        "pictures": pictures(rows),
+        "pictures": pictures(rows, names or {}),
         "curve": curve_,
-        "domains": domains_,
+        "domains": domains_ or {},
         "swaps": [dict(s) for s in swaps],
         "tuned": dict(tuned) if tuned else None,
         "measured": measured.key,

@@ -51,7 +51,7 @@ def html_page(data: dict[str, Any]) -> str:
 <h2>Reproduce</h2>
 <pre tabindex="0">{escape(data["command"])}</pre>
 </main>
-<footer>Made with kanna {escape(data["version"])}. The numbers of this page are in report.json.</footer>
+<footer>Made with kanna {escape(data["version"])}. The numbers of this page are in the JSON file beside it.</footer>
 </body>
 </html>
 """

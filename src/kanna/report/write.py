@@ -12,17 +12,19 @@ from kanna.report.card import model_card
 from kanna.report.page import html_page
 
 
-def write(data: dict[str, Any], out: Path) -> list[Path]:
+def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
     """Write report.html, report.json, a card beside each artefact and README.md for the folder; return the paths.
 
-    data: `CompareResult.to_dict()`. Each file is replaced as a whole.
+    data: `CompareResult.to_dict()`; name: of both reports. With another, the folder is told of elsewhere: no README.md.
+    Each file is replaced as a whole.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {
-        out / "report.json": json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        out / "report.html": html_page(data),
-        out / "README.md": model_card(data),
+        out / f"{name}.json": json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        out / f"{name}.html": html_page(data),
     }
+    if name == "report":
+        files[out / "README.md"] = model_card(data)
     for row in data["rows"]:
         if row.get("path"):
             path = out / Path(row["path"]).name

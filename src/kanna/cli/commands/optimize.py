@@ -76,7 +76,7 @@ def COMMAND(
     )
     terminal.result(found, _draw)
     if found.gate == "failed":
-        click.secho("The gate failed: report.html shows the checks.", err=True, fg="red")
+        click.secho(f"The gate failed: {found.report} shows the checks.", err=True, fg="red")
         click.get_current_context().exit(1)
 
 
