@@ -95,7 +95,7 @@ def open_judged(
         path, engine = reference_folder(artefact, progress=progress), torch
     else:
         path, engine = reference_gguf(artefact, progress=progress), llama
-    said = f"{artefact.name} was judged by the values it holds, decoded, in {engine.name}: mlx is slow on this CPU"
+    said = f"judged by its values, decoded, in {engine.name}, since mlx is slow on this CPU: {artefact.name}"
     return engine.open(path, context=context, threads=threads), said
 
 

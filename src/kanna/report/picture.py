@@ -43,7 +43,7 @@ def _picture(one: dict[str, Any]) -> str:
             others.append((tensor["name"].removesuffix(".weight"), tensor))
     kinds = list(dict.fromkeys(kind for row in layers.values() for kind in row))
     chips = "".join(
-        f'<span class="chip"{_style(t)}>{escape(name)}: {escape(t["encoding"].upper())}</span>' for name, t in others
+        f'<span class="chip"{_style(t)}>{escape(name)}: {escape(_short(t["encoding"]))}</span>' for name, t in others
     )
     said = f"Encodings of {one['name']}, by layer and kind of tensor"
     head = '<th scope="col" class="text">layer</th>' + "".join(f'<th scope="col">{escape(k)}</th>' for k in kinds)
@@ -61,8 +61,14 @@ def _picture(one: dict[str, Any]) -> str:
 def _cell(tensor: dict[str, Any] | None) -> str:
     if tensor is None:
         return "<td>–</td>"
-    tip = f"{tensor['name']}: {tensor['bits']:g} bits per weight"
-    return f'<td{_style(tensor)} title="{escape(tip)}">{escape(tensor["encoding"].upper())}</td>'
+    tip = f"{tensor['name']}: {tensor['encoding']}, {tensor['bits']:g} bits per weight"
+    return f'<td{_style(tensor)} title="{escape(tip)}">{escape(_short(tensor["encoding"]))}</td>'
+
+
+def _short(encoding: str) -> str:
+    """As a cell shows it: bits and group of the grouped kinds, without the type of their scales."""
+    grouped = re.match(r"(?:affine|nbits)(\d+g\d+)", encoding)
+    return grouped[1] if grouped else encoding.upper()
 
 
 def _style(tensor: dict[str, Any]) -> str:
