@@ -12,6 +12,7 @@ over the full vocabulary, second half of each window of 512 tokens; the mean of 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -109,6 +110,9 @@ class Ours:
 def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: bool = False) -> list[str | Path]:
     """Command of the model builder's own int4."""
     more = ["op_types_to_quantize=MatMul/Gather"] if embedding else []
+    if json.loads((source / "config.json").read_text())["model_type"].startswith("gemma3"):
+        mended = Path(__file__).with_name("builder_gemma3.py")
+        return [sys.executable, mended, source, out, cache, f"algo_config={algorithm}", *more]
     return [
         sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", out, "-p", "int4", "-e", "cpu",
         "-c", cache, "--extra_options", f"algo_config={algorithm}", *more,

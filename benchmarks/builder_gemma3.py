@@ -1,0 +1,23 @@
+"""The int4 of onnxruntime-genai's model builder for Gemma 3, whose config it cannot read with transformers 5.
+
+    python benchmarks/builder_gemma3.py SOURCE OUT CACHE algo_config=rtn [op_types_to_quantize=MatMul/Gather]
+
+The builder as it is, with what kanna mends for it: one set of rope parameters per kind of layer.
+"""
+
+import sys
+
+from onnxruntime_genai.models import builder
+
+from kanna.formats.onnx import _mend
+
+
+def main(source: str, out: str, cache: str, *options: str) -> None:
+    given = ("", source, out, "int4", "cpu", cache)
+    parsed = builder.parse_extra_options(*given, list(options))
+    _mend.mend(builder, parsed["hf_details"]["hf_config"])
+    builder.create_model(*given, **parsed)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
