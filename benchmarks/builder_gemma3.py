@@ -14,7 +14,8 @@ from kanna.formats.onnx import _mend
 
 def main(source: str, out: str, cache: str, *options: str) -> None:
     given = ("", source, out, "int4", "cpu", cache)
-    parsed = builder.parse_extra_options(*given, list(options))
+    # A cache as long as the text in every layer, as kanna builds it: both are judged and timed alike.
+    parsed = builder.parse_extra_options(*given, ["windowed_kv_cache=false", *options])
     _mend.mend(builder, parsed["hf_details"]["hf_config"])
     builder.create_model(*given, **parsed)
 

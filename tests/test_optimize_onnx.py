@@ -60,3 +60,25 @@ def test_budgets_and_wishes_that_cannot_be_are_refused_early(home: Path) -> None
 def test_a_budget_below_the_smallest_folder_names_the_range(home: Path) -> None:
     run = invoke(home, "--size", "10kB")
     assert run.exit_code == 1 and "below the smallest" in run.stderr
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_of_its_own_buys_no_time(tied: bool) -> None:
+    """Bytes for rows that are looked up do not allow slower products: there, 8 bits go to the embedding."""
+    from kanna.optimize.onnx import EMBEDDING, within
+    from kanna.plan.allocate import Choice, Option
+
+    other = "blk.0.ffn_up.weight"
+    choices = [
+        Choice(
+            name=name,
+            options=[
+                Option(encoding="nbits4g32", nbytes=625, cost=gain),
+                Option(encoding="nbits8g32", nbytes=1125, cost=0.0),
+            ],
+        )
+        for name, gain in ((EMBEDDING, 1.0), (other, 2.0))
+    ]
+    found = within(choices, 1760, {EMBEDDING: 1000, other: 1000}, tied)
+    assert found[other if tied else EMBEDDING].encoding == "nbits8g32"
+    assert found[EMBEDDING if tied else other].encoding == "nbits4g32"

@@ -170,23 +170,27 @@ def search(bench: Bench, choices_: Sequence[Choice], budget: int, path: Path) ->
         return spread(plan_of(choices_, taken), work)
 
     weights = {m[0]: sum(num_weights(work.model.tensors[n]) for n in m) for m in nodes(work)}
-    if not work.tied:
-        weights[EMBEDDING] = 0  # rows are looked up, not multiplied
     return narrow(
         choices_, Limits.of(choices_, bench.size(plan=planned(least_of(choices_)))), budget, path,
-        size=lambda plan: bench.size(plan=plan), share=lambda among, room: _within(among, room, weights), plan=planned,
+        size=lambda plan: bench.size(plan=plan), plan=planned,
+        share=lambda among, room: within(among, room, weights, work.tied),
     )  # fmt: skip
 
 
-def _within(choices_: Sequence[Choice], room: int, weights: Mapping[str, int]) -> dict[str, Option]:
-    """The least cost within `room` bytes and the time of the builder's mix of that size: time has a price, bisected."""
+def within(choices_: Sequence[Choice], room: int, weights: Mapping[str, int], tied: bool) -> dict[str, Option]:
+    """The least cost within `room` bytes and the time of the builder's mix of that size: time has a price, bisected.
+
+    weights: of every choice; tied: the embedding is the head, too: if not, its rows are looked up and take no time
+    """
+    # Of the builder: 5 bits per weight at 4 bits in groups of 32, 9 at 8.
+    share = min(max((8 * room / max(sum(weights.values()), 1) - 5) / 4, 0.0), 1.0)
+    if not tied:
+        weights = {**weights, EMBEDDING: 0}
 
     def time(taken: Mapping[str, Option]) -> float:
         return sum(weights[name] * time_of(option.encoding) for name, option in taken.items())
 
     total = sum(weights.values())
-    # Of the builder: 5 bits per weight at 4 bits in groups of 32, 9 at 8.
-    share = min(max((8 * room / max(total, 1) - 5) / 4, 0.0), 1.0)
     limit = total * (1 + share * (_TIMES[8, 32] - 1))
 
     def priced(price: float) -> dict[str, Option]:
