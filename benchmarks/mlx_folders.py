@@ -1,6 +1,6 @@
 """MLX at equal bytes: kanna beside `mlx_lm.convert`, and the time and memory both take.
 
-    python benchmarks/mlx_folders.py --model dithered          # or widened, stories, gemma3
+    python benchmarks/mlx_folders.py --model dithered          # or widened, stories, gemma3_dithered
     python benchmarks/mlx_folders.py --model dithered --speed  # wall time and peak memory of a plain 4-bit conversion
     python benchmarks/mlx_folders.py --model dithered --decode # decoding in mlx, of the folders the first run leaves
 

@@ -1,6 +1,6 @@
 """4-bit ONNX at equal bytes: kanna beside the int4 of onnxruntime-genai's model builder, with all of its algorithms.
 
-    python benchmarks/onnx_int4.py --model dithered          # or widened, stories, gemma3
+    python benchmarks/onnx_int4.py --model dithered          # or widened, stories, gemma3_dithered
     python benchmarks/onnx_int4.py --model dithered --speed  # decoding, of the folders that the first run leaves
     python benchmarks/onnx_int4.py --model dithered --memory # building, beside the builder alone
 
