@@ -21,7 +21,7 @@ $(VENV)/.run: pyproject.toml tools/install_llamacpp.py | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q '.[llamacpp,torch,package,onnx,mlx,serve,dev]'
+	$(BIN)/pip install -q '.[llamacpp,torch,package,onnx,mlx,serve,otel,dev]'
 	@touch $@
 
 demo: $(VENV)/.run ## convert, prove, measure and report SmolLM2-135M

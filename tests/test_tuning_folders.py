@@ -15,6 +15,7 @@ import pytest
 import kanna
 from kanna import encodings, families
 from kanna.convert.base import Running
+from kanna.encodings import grouped as grouped_
 from kanna.model import columns
 from kanna.plan import Plan, RuleModel
 from kanna.plan import tuning as tunings
@@ -187,7 +188,7 @@ def test_effort_max_tunes_within_the_budget_and_says_so(
 
 
 def grouped() -> list[str]:
-    return [n for n in encodings.names() if tunings.factors(encodings.get(n)) and n not in tunings.FIELDS]
+    return [n for n in grouped_.names() if tunings.factors(encodings.get(n))]
 
 
 @pytest.mark.parametrize("name", grouped())
