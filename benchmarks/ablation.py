@@ -1,12 +1,15 @@
-"""What each step adds, for one size class: values first, then the plan, then what is measured in the runtime.
+"""What each step adds, for one size class.
+
+Values first, then the plan, then what is measured in the runtime.
 
     python benchmarks/ablation.py --model dithered --classes Q3_K_M,Q4_0     # or widened, stories
 
-All files of a class take at most the bytes of kanna's own plain preset. Each step starts from the one before it:
-scales by search, with the importance of columns guessed; weighted by the diagonal of the inputs' second moment; error
-feedback under all of it, once; feedback and coordinate descent over codes and scales, twice; our allocation; swaps of
-encodings; tuned scales and norms. Seconds are CPU time of this process. Scored as optimize.py does: mean KL divergence
-over five kinds of text, none of it calibration text. What is finished is kept in the cache.
+All files of a class take at most the bytes of kanna's own plain preset. Each step starts from the
+one before it: scales by search, with the importance of columns guessed; weighted by the diagonal of
+the inputs' second moment; error feedback under all of it, once; feedback and coordinate descent
+over codes and scales, twice; our allocation; swaps of encodings; tuned scales and norms. Seconds
+are CPU time of this process. Scored as optimize.py does: mean KL divergence over five kinds of
+text, none of it calibration text. What is finished is kept in the cache.
 """
 
 from __future__ import annotations
@@ -24,30 +27,34 @@ import peers
 from optimize import DOMAINS, TEXT
 
 import kanna
-from kanna import families, fetch, statistics
-from kanna.calibrate import HELD_TEXT, IMATRIX, gradients, texts
-from kanna.calibrate.windows import cut
-from kanna.convert import convert
-from kanna.evaluate import evaluate_many
+from kanna import families
+from kanna._util.progress import Silent
+from kanna.calibration import HELD_TEXT, IMATRIX, gradients, statistics, texts
+from kanna.calibration.windows import cut
+from kanna.conversion import convert
+from kanna.evaluation import evaluate_many
 from kanna.methods import gptq
-from kanna.optimize import distill
-from kanna.optimize.judge import spare
-from kanna.optimize.measure import measure
-from kanna.optimize.probe import probe
-from kanna.optimize.search import Wishes, fill, plan_of
-from kanna.optimize.swaps import Swaps
-from kanna.progress import Silent
-from kanna.sources import open_source
+from kanna.optimization.kl_scorer import spare
+from kanna.optimization.local_search import Swaps
+from kanna.optimization.measure import measure
+from kanna.optimization.probe import probe
+from kanna.optimization.search import Wishes, fill, plan_of
+from kanna.optimization.tuning import distill
+from kanna.sources import open_source, packages
 
 STEPS = ("search", "+ weights", "+ feedback", "+ refit", "+ allocation", "+ swaps", "+ tuning")
 TOKENS = 24_576
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="stories")
     parser.add_argument("--classes", default="Q3_K_M,Q4_0")
-    parser.add_argument("--windows", type=int, default=4, help="of 512 tokens, of each kind of text")
+    parser.add_argument(
+        "--windows", type=int, default=4, help="of 512 tokens, of each kind of text"
+    )
     parser.add_argument("--tries", type=int, default=24, help="swaps at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
@@ -67,14 +74,19 @@ class Work:
         self.path = getattr(models, options.model)()
         self.source = open_source(self.path)
         self.model = families.load_model(self.source)
-        self.home = fetch.cache_dir() / "benchmarks" / "ablation" / self.path.stem
+        self.home = packages.cache_dir() / "benchmarks" / "ablation" / self.path.stem
         self.home.mkdir(parents=True, exist_ok=True)
         self.stats = self.home / "statistics"
         kanna.calibrate(self.path, self.stats, tokens=TOKENS)
         self.windows = cut(texts.documents(None, self.model)[0], self.model, tokens=TOKENS)
         self.text = spare(self.model, None, TOKENS)
         gradients.gradients(
-            self.model, self.windows, self.stats, statistics.read(self.stats).sha256, device=None, progress=Silent()
+            self.model,
+            self.windows,
+            self.stats,
+            statistics.read(self.stats).sha256,
+            device=None,
+            progress=Silent(),
         )
         self.found: dict[str, Any] = {}
 
@@ -99,8 +111,12 @@ class Work:
                 more = make(path) or {}
                 seconds = time.process_time() - clock
                 kl = self._scores(path, folder)
-                told.write_text(json.dumps({"seconds": seconds, "bytes": path.stat().st_size, "kl": kl} | more))
-                print(name, step, f"{sum(kl.values()) / len(kl):.5f}", f"{seconds:.0f} s", flush=True)
+                told.write_text(
+                    json.dumps({"seconds": seconds, "bytes": path.stat().st_size, "kl": kl} | more)
+                )
+                print(
+                    name, step, f"{sum(kl.values()) / len(kl):.5f}", f"{seconds:.0f} s", flush=True
+                )
             found = json.loads(told.read_text())
             mean = sum(found["kl"].values()) / len(found["kl"])
             rows.append(
@@ -115,7 +131,11 @@ class Work:
                     "note": found.get("note", ""),
                 }
             )
-        assert all(row["MB"] <= budget / 1e6 for row in rows if row["step"].startswith(("+ alloc", "+ swap", "+ tun")))
+        assert all(
+            row["MB"] <= budget / 1e6
+            for row in rows
+            if row["step"].startswith(("+ alloc", "+ swap", "+ tun"))
+        )
         return rows
 
     def _convert(self, out: Path, **how: Any) -> None:
@@ -131,36 +151,68 @@ class Work:
 
     def _choices(self) -> Any:
         costs = measure(
-            self.model, statistics.read(self.stats), self.home / "measure.json", threads=self.threads, progress=Silent()
+            self.model,
+            statistics.read(self.stats),
+            self.home / "measure.json",
+            threads=self.threads,
+            progress=Silent(),
         )
         scale = probe(
-            self.source, costs, self.stats, self.stats / HELD_TEXT, self.home / "probe.json", threads=self.threads,
+            self.source,
+            costs,
+            self.stats,
+            self.stats / HELD_TEXT,
+            self.home / "probe.json",
+            threads=self.threads,
             progress=Silent(),
-        )  # fmt: skip
+        )
         return costs.choices(self.model, Wishes().allow(self.model), scale)
 
     def _allocate(self, out: Path, folder: Path, budget: int) -> None:
-        fill(self.source, self._choices(), self.stats, budget - distill.RESERVE, folder / "plan.json")
+        fill(
+            self.source, self._choices(), self.stats, budget - distill.RESERVE, folder / "plan.json"
+        )
         self._convert(out, plan=folder / "plan.json", statistics=self.stats)
 
     def _swap(self, out: Path, folder: Path, budget: int) -> dict[str, Any]:
         choices, room, plan = self._choices(), budget - distill.RESERVE, folder / "plan.json"
         found = fill(self.source, choices, self.stats, room, plan)
-        swaps = Swaps(self.source, self.model, choices, found, self.stats, room, folder, self.text, self.threads)
+        swaps = Swaps(
+            self.source,
+            self.model,
+            choices,
+            found,
+            self.stats,
+            room,
+            folder,
+            self.text,
+            self.threads,
+        )
         plan_of(choices, swaps.encodings).save(plan)
         if swaps.encodings == found.encodings:
             shutil.copy(folder / f"{STEPS.index('+ allocation')}.gguf", out)
         elif not out.exists():
             self._convert(out, plan=plan, statistics=self.stats)
         swaps.run(out, plan, self.options.tries, Silent())
-        return {"note": f"{sum(t['kept'] for t in swaps.state.tries)} of {len(swaps.state.tries)} kept"}
+        return {
+            "note": f"{sum(t['kept'] for t in swaps.state.tries)} of {len(swaps.state.tries)} kept"
+        }
 
     def _tune(self, out: Path, folder: Path) -> dict[str, Any]:
         before = folder / f"{STEPS.index('+ swaps')}.gguf"
         found = distill.distill(
-            self.source, self.model, before, folder / "plan.json", self.stats, out, self.windows, self.text,
-            device="cpu", threads=self.threads, progress=Silent(),
-        )  # fmt: skip
+            self.source,
+            self.model,
+            before,
+            folder / "plan.json",
+            self.stats,
+            out,
+            self.windows,
+            self.text,
+            device="cpu",
+            threads=self.threads,
+            progress=Silent(),
+        )
         if not found.kept:
             shutil.copy(before, out)
         return {"note": f"{found.parameters:,} numbers" if found.kept else "not kept"}
@@ -171,13 +223,22 @@ class Work:
         for domain in DOMAINS:
             text: Path | None = None
             if domain.endswith(".jsonl"):
-                lines = [json.loads(line)["messages"] for line in (TEXT / domain).read_text().splitlines()]
+                lines = [
+                    json.loads(line)["messages"]
+                    for line in (TEXT / domain).read_text().splitlines()
+                ]
                 text = folder / "chat.txt"
-                text.write_text("\n\n".join(texts.conversation(messages, self.model) for messages in lines))
+                text.write_text(
+                    "\n\n".join(texts.conversation(messages, self.model) for messages in lines)
+                )
             elif domain.endswith(".txt"):
                 text = TEXT / domain
             (result,) = evaluate_many(
-                [file], reference=self.path, text=text, windows=self.options.windows, threads=self.threads
+                [file],
+                reference=self.path,
+                text=text,
+                windows=self.options.windows,
+                threads=self.threads,
             )
             found[domain.partition(".")[0]] = result.kl_mean
         return found

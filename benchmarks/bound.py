@@ -1,11 +1,14 @@
-"""How far every encoding is from what information theory allows: the rate–distortion bound of a Gaussian source.
+"""How far every encoding is from what information theory allows.
+
+The rate–distortion bound of a Gaussian source.
 
     python benchmarks/bound.py --figure docs/figures/bound.svg
 
-Independent normal weights, unit importance: no encoding at R bits per weight can have a mean squared error below
-2^(-2R) (Cover & Thomas, Elements of Information Theory, 10.3.2). `left` is how many bits per weight a perfect encoder
-would need less for the same error. Trained weights are no independent Gaussian, and error feedback uses what the
-bound does not know of; the table compares formats, not models.
+Independent normal weights, unit importance: no encoding at R bits per weight can have a mean
+squared error below 2^(-2R) (Cover & Thomas, Elements of Information Theory, 10.3.2). `left` is how
+many bits per weight a perfect encoder would need less for the same error. Trained weights are no
+independent Gaussian, and error feedback uses what the bound does not know of; the table compares
+formats, not models.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ ROWS, COLUMNS, SEED = 512, 4096, 20261125
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--figure", type=Path, help="SVG to draw")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -64,16 +69,29 @@ def draw(rows: list[dict[str, object]], out: Path) -> None:
     bits = np.array([float(row["bits"]) for row in rows])  # pyright: ignore[reportArgumentType]
     noise = np.array([-10 * np.log10(float(row["error"])) for row in rows])  # pyright: ignore[reportArgumentType]
     line = np.linspace(0.8, 9, 50)
-    axes.plot(line, 20 * np.log10(2) * line, color="#b5482f", label="Gaussian rate–distortion bound, 6.02 dB per bit")
+    axes.plot(
+        line,
+        20 * np.log10(2) * line,
+        color="#b5482f",
+        label="Gaussian rate–distortion bound, 6.02 dB per bit",
+    )
     axes.scatter(bits, noise, s=22, color="#2f6db5", zorder=3)
     for index, row in enumerate(rows):
         # Neighbours in bits have their names on alternating sides.
         side = (5, -10) if index % 2 else (-5, 6)
         axes.annotate(
-            str(row["encoding"]), (bits[index], noise[index]), xytext=side, textcoords="offset points",
-            fontsize=7, ha="left" if index % 2 else "right",
-        )  # fmt: skip
-    axes.set(xlabel="bits per weight", ylabel="signal to noise, dB", title="What is left below every encoding")
+            str(row["encoding"]),
+            (bits[index], noise[index]),
+            xytext=side,
+            textcoords="offset points",
+            fontsize=7,
+            ha="left" if index % 2 else "right",
+        )
+    axes.set(
+        xlabel="bits per weight",
+        ylabel="signal to noise, dB",
+        title="What is left below every encoding",
+    )
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", frameon=False)
     out.parent.mkdir(parents=True, exist_ok=True)

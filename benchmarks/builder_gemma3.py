@@ -9,14 +9,15 @@ import sys
 
 from onnxruntime_genai.models import builder
 
-from kanna.formats.onnx import _mend
+from kanna.formats.onnx import graph_fixes
 
 
 def main(source: str, out: str, cache: str, *options: str) -> None:
     given = ("", source, out, "int4", "cpu", cache)
-    # A cache as long as the text in every layer, as kanna builds it: both are judged and timed alike.
+    # A cache as long as the text in every layer, as kanna builds it: both are judged and timed
+    # alike.
     parsed = builder.parse_extra_options(*given, ["windowed_kv_cache=false", *options])
-    _mend.mend(builder, parsed["hf_details"]["hf_config"])
+    graph_fixes.mend(builder, parsed["hf_details"]["hf_config"])
     builder.create_model(*given, **parsed)
 
 

@@ -1,8 +1,10 @@
-"""Multiple choice on text at hand, scored as lm-evaluation-harness does: which of four sentences comes next?
+"""Multiple choice on text at hand, scored as lm-evaluation-harness does.
 
-A question is two sentences of a text; the choices are the first words of the sentence that follows and of three others
-from nearby. A choice's score is its log-likelihood in llama.cpp over its length in bytes (`acc_norm` there), and chance
-is one in four. Everything is drawn from a fixed seed.
+Which of four sentences comes next?
+
+A question is two sentences of a text; the choices are the first words of the sentence that follows
+and of three others from nearby. A choice's score is its log-likelihood in llama.cpp over its length
+in bytes (`acc_norm` there), and chance is one in four. Everything is drawn from a fixed seed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ ROOM = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """context: what is given; choices: continuations with their leading space, the right one first."""
+    """context: what is given.
+
+    Choices: continuations with their leading space, the right one first.
+    """
 
     context: str
     choices: tuple[str, ...]
@@ -43,17 +48,26 @@ def questions(text: str, count: int) -> list[Question]:
     sentences = [(number, s) for number, paragraph in enumerate(split) for s in paragraph]
     long = [len(s.split()) >= SHORTEST for _, s in sentences]
     at = [
-        i for i in range(2, len(sentences))
+        i
+        for i in range(2, len(sentences))
         if long[i] and len({sentences[j][0] for j in (i - 2, i - 1, i)}) == 1
-    ]  # fmt: skip
+    ]
     rng = np.random.default_rng(SEED)
     found: list[Question] = []
-    for i in [at[k] for k in np.unique(np.linspace(0, len(at) - 1, min(count, len(at))).astype(int))]:
-        near = [j for j in range(max(0, i - NEAR), min(len(sentences), i + NEAR)) if long[j] and abs(i - j) > 2]
+    for i in [
+        at[k] for k in np.unique(np.linspace(0, len(at) - 1, min(count, len(at))).astype(int))
+    ]:
+        near = [
+            j
+            for j in range(max(0, i - NEAR), min(len(sentences), i + NEAR))
+            if long[j] and abs(i - j) > 2
+        ]
         if len(near) >= CHOICES - 1:
             picked = [i, *rng.choice(near, CHOICES - 1, replace=False)]
             starts = tuple(" " + " ".join(sentences[j][1].split()[:WORDS]) for j in picked)
-            found.append(Question(context=f"{sentences[i - 2][1]} {sentences[i - 1][1]}", choices=starts))
+            found.append(
+                Question(context=f"{sentences[i - 2][1]} {sentences[i - 1][1]}", choices=starts)
+            )
     return found
 
 
@@ -79,8 +93,12 @@ def _scores(lib: Any, engine: Any, context: Any, batch: Any, question: Question)
     """Log-likelihood per byte of every choice: the context is read once, for all of them."""
     given = engine.tokenize(question.context, add_bos=True)
     # As the harness does: tokens of the whole, less as many as the context has.
-    tails = [engine.tokenize(question.context + c, add_bos=True)[len(given) :] for c in question.choices]
-    rows: list[tuple[int, int, list[int]]] = [(t, i, list(range(len(tails)))) for i, t in enumerate(given)]
+    tails = [
+        engine.tokenize(question.context + c, add_bos=True)[len(given) :] for c in question.choices
+    ]
+    rows: list[tuple[int, int, list[int]]] = [
+        (t, i, list(range(len(tails)))) for i, t in enumerate(given)
+    ]
     for number, tail in enumerate(tails):
         rows += [(t, len(given) + i, [number]) for i, t in enumerate(tail[:-1])]
     if len(rows) > ROOM:

@@ -1,12 +1,14 @@
 """Encoders beside ggml's, on real tensors.
 
-    python benchmarks/encoders.py speed                      # million weights per second and core, with an imatrix
-    python benchmarks/encoders.py error --layers 30          # squared error, ours ÷ ggml's, over all layers
+    python benchmarks/encoders.py speed                      # million weights per second and core,
+    with an imatrix python benchmarks/encoders.py error --layers 30          # squared error, ours ÷
+    ggml's, over all layers
 
-Speed: one thread, both encoders in this process, alternating, median. ggml compiles its encoders for the baseline
-instruction set, in a native build too; ours choose theirs at run time.
-Error: weighted by the importance matrix where both were given it, plain where neither was. Without one our default
-weighting aims at KL (see quality.py), not at plain error. K-types fit few tensors of the dithered model.
+Speed: one thread, both encoders in this process, alternating, median. ggml compiles its encoders
+for the baseline instruction set, in a native build too; ours choose theirs at run time.
+Error: weighted by the importance matrix where both were given it, plain where neither was. Without
+one our default weighting aims at KL (see quality.py), not at plain error. K-types fit few tensors
+of the dithered model.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import models
 import numpy as np
 import peers
 
-from kanna import encodings, imatrix
+from kanna import encodings
+from kanna.calibration import imatrix
 from kanna.encodings import _ggml
 from kanna.formats import gguf
 
@@ -66,7 +69,10 @@ def speed(encoding: encodings.Encoding, data: Weighted, repeats: int) -> dict[st
 
 
 def error_ratio(encoding: encodings.Encoding, data: Weighted, given: bool) -> float:
-    """Squared error, ours ÷ ggml's; both with the importance matrix and weighted by it, or neither."""
+    """Squared error, ours ÷ ggml's.
+
+    Both with the importance matrix and weighted by it, or neither.
+    """
     x, weights = data
 
     def error(code: np.ndarray) -> float:
@@ -91,12 +97,16 @@ def errors(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["speed", "error"], nargs="?", default="speed")
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2, help="for the errors; speed is always one thread")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="for the errors; speed is always one thread"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     chosen = [encodings.get(name) for name in options.types.split(",")]
@@ -104,7 +114,9 @@ def main() -> None:
         sample = load(models.widened(), 3)["blk.14.ffn_up.weight"]
         rows = [speed(encoding, sample, options.repeats) for encoding in chosen]
     else:
-        sources = {name: load(getattr(models, name)(), options.layers) for name in ("widened", "dithered")}
+        sources = {
+            name: load(getattr(models, name)(), options.layers) for name in ("widened", "dithered")
+        }
         with ThreadPoolExecutor(options.threads) as pool:
             rows = [errors(encoding, sources, pool) for encoding in chosen]
     peers.report(rows, options.json)

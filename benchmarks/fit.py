@@ -20,7 +20,9 @@ SOURCES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -29,7 +31,13 @@ def main() -> None:
         command = peers.kanna("fit", make(), "--memory", "8GB")
         peers.run(command)
         runs = [peers.run(command) for _ in range(options.repeats)]
-        rows.append({"source": what, "s": median(r.seconds for r in runs), "CPU s": median(r.cpu for r in runs)})
+        rows.append(
+            {
+                "source": what,
+                "s": median(r.seconds for r in runs),
+                "CPU s": median(r.cpu for r in runs),
+            }
+        )
     peers.report(rows, options.json)
 
 

@@ -1,7 +1,9 @@
-"""What the benchmarks of ONNX and MLX folders share: a source, its statistics, held-out text, and results kept.
+"""What the benchmarks of ONNX and MLX folders share.
 
-Everything lies in the cache, in a folder per model, and is taken from there in the next run: a row is made again when
-its options or the versions of those who made it have changed.
+A source, its statistics, held-out text, and results kept.
+
+Everything lies in the cache, in a folder per model, and is taken from there in the next run: a row
+is made again when its options or the versions of those who made it have changed.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ import peers
 import stages
 
 import kanna
-from kanna import families, fetch, runtimes, statistics
-from kanna.calibrate import TOKENS, gradients, texts
-from kanna.calibrate.windows import cut
-from kanna.convert.base import Running
-from kanna.evaluate.divergence import compare
+from kanna import families, runtimes
+from kanna._util.progress import Silent
+from kanna.calibration import TOKENS, gradients, statistics, texts
+from kanna.calibration.windows import cut
+from kanna.conversion.base import Running
+from kanna.evaluation.divergence import compare
 from kanna.model import Model
-from kanna.optimize import distill
-from kanna.optimize.judge import spare
-from kanna.progress import Silent
-from kanna.sources import open_source
+from kanna.optimization.kl_scorer import spare
+from kanna.optimization.tuning import distill
+from kanna.sources import open_source, packages
 
 MODELS = stages.MODELS
 TEXT = Path(__file__).parent / "text"
@@ -43,22 +45,33 @@ Logits = dict[str, list[np.ndarray]]
 
 def arguments(description: str | None, windows: int = 2) -> argparse.ArgumentParser:
     """The options that all of them have."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default="dithered")
-    parser.add_argument("--windows", type=int, default=windows, help="of 512 tokens, of each kind of text")
+    parser.add_argument(
+        "--windows", type=int, default=windows, help="of 512 tokens, of each kind of text"
+    )
     parser.add_argument("--tokens", type=int, default=TOKENS, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-tuning", action="store_true", help="not the plan with its scales tuned")
+    parser.add_argument(
+        "--no-tuning", action="store_true", help="not the plan with its scales tuned"
+    )
     parser.set_defaults(more=True)  # text to tune on than to calibrate on
-    parser.add_argument("--again", action="store_true", help="measure again what an earlier run has measured")
+    parser.add_argument(
+        "--again", action="store_true", help="measure again what an earlier run has measured"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """The calibration text for others to read. plain: a file; rows: JSON lines, `count` windows of `window` tokens in
-    order, then some that are held out."""
+    """The calibration text for others to read.
+
+    Plain: a file; rows: JSON lines, `count` windows of `window` tokens in order, then some that are
+    held out.
+    """
 
     plain: Path
     rows: Path
@@ -74,20 +87,31 @@ class Work:
         self.path = stages.source_of(options.model)
         self.source = open_source(self.path)
         self.model = families.load_model(self.source)
-        self.folder = fetch.cache_dir() / "benchmarks" / "folders" / self.path.stem
+        self.folder = packages.cache_dir() / "benchmarks" / "folders" / self.path.stem
         self.folder.mkdir(parents=True, exist_ok=True)
         whole = options.tokens == TOKENS
         self.stats = self.folder / ("statistics" if whole else f"statistics-{options.tokens}")
         self.key: dict[str, Any] = {
             "windows": options.windows,
             "tokens": options.tokens,
-            "version": [kanna.__version__, statistics.VERSION, *(f"{p} {version(p)}" for p in peers)],
+            "version": [
+                kanna.__version__,
+                statistics.VERSION,
+                *(f"{p} {version(p)}" for p in peers),
+            ],
         }
 
     def kept(self, name: str, make: Callable[..., Any], *more: Any) -> Any:
-        """What `make` gave when it was first called with these options; what failed is tried again."""
+        """What `make` gave when it was first called with these options.
+
+        What failed is tried again.
+        """
         path = self.folder / f"{name}.json"
-        if not self.options.again and path.exists() and (before := json.loads(path.read_text()))["key"] == self.key:
+        if (
+            not self.options.again
+            and path.exists()
+            and (before := json.loads(path.read_text()))["key"] == self.key
+        ):
             return before["value"]
         value = make(*more)
         print(f"{self.options.model}, {name}: {json.dumps(value)}", flush=True)
@@ -103,7 +127,9 @@ class Work:
         stats = self.stats
         kanna.calibrate(self.path, stats, tokens=self.options.tokens)
         read = cut(texts.documents(None, self.model)[0], self.model, tokens=self.options.tokens)
-        gradients.gradients(self.model, read, stats, statistics.read(stats).sha256, device=None, progress=Silent())
+        gradients.gradients(
+            self.model, read, stats, statistics.read(stats).sha256, device=None, progress=Silent()
+        )
         return stats
 
     def calibration(self) -> Calibration:
@@ -111,24 +137,36 @@ class Work:
         import tokenizers
 
         windows = cut(texts.documents(None, self.model)[0], self.model, tokens=self.options.tokens)
-        tokenizer = tokenizers.Tokenizer.from_str(families.to_hf(self.model)[2]["tokenizer.json"].decode())
+        tokenizer = tokenizers.Tokenizer.from_str(
+            families.to_hf(self.model)[2]["tokenizer.json"].decode()
+        )
         kept, held = (
-            [tokenizer.decode(list(map(int, ids)), skip_special_tokens=False) for ids in windows.ids[which]]
+            [
+                tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
+                for ids in windows.ids[which]
+            ]
             for which in (~windows.held, windows.held)
         )
         folder = self.folder / f"text-{self.options.tokens}"
         made = Calibration(
-            plain=folder / "home" / ".cache" / "mlx-lm" / "calibration_v5.txt", rows=folder / "rows" / "train.jsonl",
-            count=len(kept), window=int(windows.ids.shape[1]),
-        )  # fmt: skip
+            plain=folder / "home" / ".cache" / "mlx-lm" / "calibration_v5.txt",
+            rows=folder / "rows" / "train.jsonl",
+            count=len(kept),
+            window=int(windows.ids.shape[1]),
+        )
         made.plain.parent.mkdir(parents=True, exist_ok=True)
         made.plain.write_text("".join(kept), encoding="utf-8")
         made.rows.parent.mkdir(exist_ok=True)
-        made.rows.write_text("\n".join(json.dumps({"text": t}) for t in (*kept, *held)), encoding="utf-8")
+        made.rows.write_text(
+            "\n".join(json.dumps({"text": t}) for t in (*kept, *held)), encoding="utf-8"
+        )
         return made
 
     def tune(self, subject: Any, plan: Path) -> Path:
-        """A folder that `plan` made, with what may move taught by the original; itself where that does not help."""
+        """A folder that `plan` made, with what may move taught by the original.
+
+        Itself where that does not help.
+        """
         found = taught(subject, self.model, plan, self.options.tokens, self.options.more)
         print(f"{self.options.model}, tuning: {json.dumps(found.to_dict())}", flush=True)
         return subject.out if found.kept else subject.artefact
@@ -141,33 +179,53 @@ class Work:
         return out
 
     def text(self) -> dict[str, list[np.ndarray]]:
-        """Token ids of held-out windows by kind of text; stories15M knows stories, and WikiText is noise to it."""
+        """Token ids of held-out windows by kind of text.
+
+        Stories15M knows stories, and WikiText is noise to it.
+        """
         import tokenizers
 
-        tokenizer = tokenizers.Tokenizer.from_str(families.to_hf(self.model)[2]["tokenizer.json"].decode())
-        length, count = min(WINDOW, int(self.model.meta("{arch}.context_length"))), self.options.windows
+        tokenizer = tokenizers.Tokenizer.from_str(
+            families.to_hf(self.model)[2]["tokenizer.json"].decode()
+        )
+        length, count = (
+            min(WINDOW, int(self.model.meta("{arch}.context_length"))),
+            self.options.windows,
+        )
         found: dict[str, list[np.ndarray]] = {}
         for domain in DOMAINS:
             name = domain.partition(".")[0]
             if domain.endswith(".jsonl"):
-                lines = [json.loads(line)["messages"] for line in (TEXT / domain).read_text().splitlines()]
+                lines = [
+                    json.loads(line)["messages"]
+                    for line in (TEXT / domain).read_text().splitlines()
+                ]
                 text = "\n\n".join(texts.conversation(messages, self.model) for messages in lines)
             elif domain != "wikitext":
                 text = (TEXT / domain).read_text()
             elif self.options.model == "stories":
                 name, text = "stories", models.stories_text().read_text()
             else:
-                text = fetch.wikitext("test").read_text()
+                text = packages.wikitext("test").read_text()
             ids = np.array(tokenizer.encode(text[: 40_000 * count], add_special_tokens=False).ids)
-            found[name] = [ids[i * length : (i + 1) * length] for i in range(min(count, len(ids) // length))]
+            found[name] = [
+                ids[i * length : (i + 1) * length] for i in range(min(count, len(ids) // length))
+            ]
         return found
 
 
-def taught(subject: Any, model: Model, plan: Path, tokens: int, more: bool = True) -> distill.Distilled:
-    """Scales of an artefact tuned on the built-in text. more: on what lies beyond `tokens`, too, as `optimize` does."""
+def taught(
+    subject: Any, model: Model, plan: Path, tokens: int, more: bool = True
+) -> distill.Distilled:
+    """Scales of an artefact tuned on the built-in text.
+
+    More: on what lies beyond `tokens`, too, as `optimize` does.
+    """
     text = spare(model, None, tokens)
     held = text if more else replace(text, rest=[])
-    found = distill.tune(subject, model, plan, None, tokens, held, device=None, progress=Silent(), notes=[])
+    found = distill.tune(
+        subject, model, plan, None, tokens, held, device=None, progress=Silent(), notes=[]
+    )
     assert found is not None
     return found
 
@@ -182,7 +240,11 @@ def tuned(ours: Any, planned: Path, out: Path, who: str, row: dict[str, Any]) ->
         return
     start = time.perf_counter()
     best = ours.judge.kl(ours.tuned(planned, out))
-    row |= {"KL tuned": mean(best), "tuned ÷": mean(best) / row[f"KL {who}"], "s tuning": time.perf_counter() - start}
+    row |= {
+        "KL tuned": mean(best),
+        "tuned ÷": mean(best) / row[f"KL {who}"],
+        "s tuning": time.perf_counter() - start,
+    }
     row["by text"]["tuned"] = best
     shutil.rmtree(out, ignore_errors=True)
 
@@ -200,7 +262,9 @@ def score(exact: Logits, made: Logits, text: dict[str, list[np.ndarray]]) -> dic
 
 
 class Values:
-    """Judge of the values of a folder: decoded into float32 in llama.cpp, beside the source in float32 there.
+    """Judge of the values of a folder.
+
+    Decoded into float32 in llama.cpp, beside the source in float32 there.
 
     mlx takes hours for this on a Linux CPU; tests/test_mlx_runtime.py holds mlx to those values.
     """
@@ -218,9 +282,14 @@ class Values:
         kanna.convert(path, decoded, encoding="f32", overwrite=True)
         context = max(len(ids) for every in self.text.values() for ids in every)
         try:
-            with runtimes.get("llamacpp").open(decoded, context=context, threads=self.work.threads) as engine:
+            with runtimes.get("llamacpp").open(
+                decoded, context=context, threads=self.work.threads
+            ) as engine:
                 return {
-                    domain: [np.array(engine.logits(ids.tolist(), first=len(ids) // 2)[:-1]) for ids in every]
+                    domain: [
+                        np.array(engine.logits(ids.tolist(), first=len(ids) // 2)[:-1])
+                        for ids in every
+                    ]
                     for domain, every in self.text.items()
                 }
         finally:
@@ -228,7 +297,10 @@ class Values:
 
 
 class Graphs:
-    """Judge of ONNX folders: stock onnxruntime on the folder as written, beside the float32 graph there."""
+    """Judge of ONNX folders.
+
+    Stock onnxruntime on the folder as written, beside the float32 graph there.
+    """
 
     def __init__(self, work: Work, exact: Path) -> None:
         self.work, self.graph, self.text = work, exact, work.text()
@@ -250,7 +322,10 @@ class Graphs:
         past = {i.name: empty for i in session.get_inputs() if i.name.startswith("past")}
 
         def read(ids: np.ndarray) -> np.ndarray:
-            feed = {"input_ids": ids[None].astype(np.int64), "attention_mask": np.ones((1, len(ids)), np.int64)}
+            feed = {
+                "input_ids": ids[None].astype(np.int64),
+                "attention_mask": np.ones((1, len(ids)), np.int64),
+            }
             return session.run(["logits"], feed | past)[0][0][len(ids) // 2 : -1].astype(np.float32)
 
         return {domain: [read(ids) for ids in every] for domain, every in self.text.items()}
@@ -294,4 +369,7 @@ def report(found: list[dict[str, Any]], peer: str, as_json: bool) -> None:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
     """Rows without what only the JSON tells."""
-    return [{k: "" if v is None else v for k, v in row.items() if not isinstance(v, dict)} for row in rows]
+    return [
+        {k: "" if v is None else v for k, v in row.items() if not isinstance(v, dict)}
+        for row in rows
+    ]

@@ -1,14 +1,17 @@
 """MLX at equal bytes: kanna beside `mlx_lm.convert`, and the time and memory both take.
 
-    python benchmarks/mlx_folders.py --model dithered          # or widened, stories, gemma3_dithered
-    python benchmarks/mlx_folders.py --model dithered --speed  # wall time and peak memory of a plain 4-bit conversion
-    python benchmarks/mlx_folders.py --model dithered --decode # decoding in mlx, of the folders the first run leaves
+    python benchmarks/mlx_folders.py --model dithered          # or widened, stories,
+    gemma3_dithered python benchmarks/mlx_folders.py --model dithered --speed  # wall time and peak
+    memory of a plain 4-bit conversion python benchmarks/mlx_folders.py --model dithered --decode #
+    decoding in mlx, of the folders the first run leaves
 
-`values`: the peer's own widths and groups, our values (method gptq). `plan`: our allocation, in no more bytes than the
-peer's. `tuned`: that with its scales, biases and norms taught by the original, as `--effort max` does. Every folder is
-judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32 there: mlx takes hours
-for this on a Linux CPU, and tests/test_mlx_runtime.py holds mlx to those values. KL in nats over the full vocabulary,
-second half of each window of 512 tokens; the mean of five kinds of text counts.
+`values`: the peer's own widths and groups, our values (method gptq). `plan`: our allocation, in no
+more bytes than the peer's. `tuned`: that with its scales, biases and norms taught by the original,
+as `--effort max` does. Every folder is
+judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32
+there: mlx takes hours for this on a Linux CPU, and tests/test_mlx_runtime.py holds mlx to those
+values. KL in nats over the full vocabulary, second half of each window of 512 tokens; the mean of
+five kinds of text counts.
 """
 
 from __future__ import annotations
@@ -26,14 +29,15 @@ import numpy as np
 import peers
 
 import kanna
-from kanna import families, statistics
-from kanna.convert.mlx import number_of
+from kanna import families
+from kanna._util.progress import Silent
+from kanna.calibration import statistics
+from kanna.conversion.mlx import number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.model import Model
-from kanna.optimize import mlx
-from kanna.optimize.measure import measure
+from kanna.optimization import mlx
+from kanna.optimization.measure import measure
 from kanna.plan import Plan, RuleModel
-from kanna.progress import Silent
 from kanna.sources import open_source
 
 RECIPES: Mapping[str, list[str]] = {
@@ -53,24 +57,45 @@ def main() -> None:
     parser = folders.arguments(__doc__, windows=3)
     parser.add_argument("--recipes", help="all that suit the model")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of quality")
-    parser.add_argument("--decode", action="store_true", help="time the decoding of folders an earlier run left")
+    parser.add_argument(
+        "--decode", action="store_true", help="time the decoding of folders an earlier run left"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     work = folders.Work(options, "mlx", "mlx-lm")
     if options.speed:
         rows = speed(work.hugging(), work.folder, options.repeats)
     elif options.decode:
-        rows = [decoding(pair, options.repeats) for pair in sorted((work.folder / "mlx").glob("*/"))]
+        rows = [
+            decoding(pair, options.repeats) for pair in sorted((work.folder / "mlx").glob("*/"))
+        ]
     else:
         ours = Ours(work)
-        names = options.recipes.split(",") if options.recipes else NARROW if options.model == "stories" else WIDE
+        names = (
+            options.recipes.split(",")
+            if options.recipes
+            else NARROW
+            if options.model == "stories"
+            else WIDE
+        )
         rows = [work.kept(f"mlx/{name}", recipe, ours, name) for name in names]
     peers.report(rows if options.json else folders.table(rows), options.json)
 
 
 def convert(source: Path, out: Path, how: list[str]) -> list[str | Path]:
     """Command of mlx-lm's own conversion."""
-    return [sys.executable, "-m", "mlx_lm", "convert", "--hf-path", source, "--mlx-path", out, "-q", *how]
+    return [
+        sys.executable,
+        "-m",
+        "mlx_lm",
+        "convert",
+        "--hf-path",
+        source,
+        "--mlx-path",
+        out,
+        "-q",
+        *how,
+    ]
 
 
 def speed(hugging: Path, folder: Path, repeats: int) -> list[dict[str, object]]:
@@ -82,7 +107,9 @@ def speed(hugging: Path, folder: Path, repeats: int) -> list[dict[str, object]]:
             out = folder / "made"
             shutil.rmtree(out, ignore_errors=True)
             ours = peers.kanna("convert", hugging, "-o", out, "--preset", "mlx:q4", "--method", who)
-            run = peers.run(convert(hugging, out, RECIPES["q4 g64"]) if who == "mlx_lm.convert" else ours)
+            run = peers.run(
+                convert(hugging, out, RECIPES["q4 g64"]) if who == "mlx_lm.convert" else ours
+            )
             seconds[who].append(run.seconds)
             memory[who] = max(memory[who], run.anonymous)
     base = float(np.median(seconds["mlx_lm.convert"]))
@@ -112,19 +139,28 @@ class Ours:
             model = families.load_model(source)
             self.bench = mlx.Bench(source=source, model=model, statistics=stats)
             self.choices = measure(
-                model, statistics.read(stats), stats / "measure-mlx.json", threads=self.work.threads,
-                progress=Silent(), kinds=mlx.candidates(mlx.scales_of(model)),
-            ).choices(model)  # fmt: skip
+                model,
+                statistics.read(stats),
+                stats / "measure-mlx.json",
+                threads=self.work.threads,
+                progress=Silent(),
+                kinds=mlx.candidates(mlx.scales_of(model)),
+            ).choices(model)
         return self.bench
 
     def write(self, plan: Plan | Path, out: Path) -> Path:
         bench = self.ready()
         return Path(
             kanna.convert(
-                bench.source, out, format="mlx", plan=plan, statistics=bench.statistics, overwrite=True,
+                bench.source,
+                out,
+                format="mlx",
+                plan=plan,
+                statistics=bench.statistics,
+                overwrite=True,
                 threads=self.work.threads,
             ).paths[0]
-        )  # fmt: skip
+        )
 
     def plan(self, nbytes: int, out: Path) -> Path:
         """Our allocation in weight files of no more bytes."""
@@ -139,7 +175,10 @@ class Ours:
 
 
 def like(model: Model, folder: Path) -> Plan:
-    """The plan a folder was made by: bits and group of every matrix, read from the shapes of its arrays."""
+    """The plan a folder was made by.
+
+    Bits and group of every matrix, read from the shapes of its arrays.
+    """
     from safetensors import safe_open
 
     shapes: dict[str, list[int]] = {}
@@ -169,8 +208,14 @@ def beside(ours: Ours, theirs: Path) -> dict[str, Any]:
     planned = ours.plan(size, folder / "plan")
     spent = time.perf_counter() - start
     found = ours.judge.kl(planned)
-    row |= {"MB plan": folders.nbytes(planned, "*.safetensors") / 1e6, "KL plan": folders.mean(found)}
-    row |= {"values ÷": row["KL values"] / row["KL mlx_lm"], "plan ÷": row["KL plan"] / row["KL mlx_lm"]}
+    row |= {
+        "MB plan": folders.nbytes(planned, "*.safetensors") / 1e6,
+        "KL plan": folders.mean(found),
+    }
+    row |= {
+        "values ÷": row["KL values"] / row["KL mlx_lm"],
+        "plan ÷": row["KL plan"] / row["KL mlx_lm"],
+    }
     row |= {"s plan": spent, "by text": {"mlx_lm": kl, "plan": found}}
     folders.tuned(ours, planned, folder / "tuned", "mlx_lm", row)
     shutil.rmtree(values)
@@ -197,7 +242,8 @@ def decoding(pair: Path, rounds: int) -> dict[str, Any]:
 def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
     """Median milliseconds per token in mlx-lm, one token at a time, by turns.
 
-    In float32, codes packed as they are: mlx emulates half precision on a CPU, at a fortieth of the speed.
+    In float32, codes packed as they are: mlx emulates half precision on a CPU, at a fortieth of the
+    speed.
     """
     import mlx.core as mx
     from mlx_lm import load
@@ -215,7 +261,10 @@ def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
 
         return steps
 
-    return [1e3 * seconds / tokens for seconds in folders.by_turns([run(folder) for folder in made], rounds)]
+    return [
+        1e3 * seconds / tokens
+        for seconds in folders.by_turns([run(folder) for folder in made], rounds)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """The sources the benchmarks run on, made from packaged weights and kept in the cache.
 
 dithered   SmolLM2-135M with its old Q4_1 grid broken: every quantized weight gets uniform noise of
-           half a step of its own block, so that no encoding is flattered by where the weights come from.
-widened    the same weights in a residual stream of 768 instead of 576, by a random orthogonal map: the
-           function is the same, the grid is gone, and rows are whole multiples of 256. The rotation evens
-           out channel importance, which may handicap importance-weighted encoders: rows are marked.
-stories    stories15M, the only float weights a package carries; 288 columns.
-gemma3     Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged Q4_K_M file.
-gemma3_dithered  the same with its grid broken like SmolLM2's, as an F16 GGUF: of a grid that is still there, a plan
-           that finds it keeps such matrices without error, which says little of other models.
-hollow     Llama-3-8B's shapes and tokenizer over weights that are one hole in a sparse file.
+           half a step of its own block, so that no encoding is flattered by where the weights come
+           from.
+widened    the same weights in a residual stream of 768 instead of 576, by a random orthogonal map:
+           the function is the same, the grid is gone, and rows are whole multiples of 256. The
+           rotation evens out channel importance, which may handicap importance-weighted encoders:
+           rows are marked. stories    stories15M, the only float weights a package carries; 288
+           columns. gemma3     Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged
+           Q4_K_M file. gemma3_dithered  the same with its grid broken like SmolLM2's, as an F16
+           GGUF: of a grid that is still there, a plan that finds it keeps such matrices without
+           error, which says little of other models. hollow     Llama-3-8B's shapes and tokenizer
+           over weights that are one hole in a sparse file.
 
 Shapes: D hidden 576, W widened hidden 768, V vocabulary.
 """
@@ -29,7 +31,7 @@ import sentencepiece_model
 import stories15m
 
 import kanna
-from kanna import fetch
+from kanna.sources import packages
 
 SEED = 20260101
 OLD, NEW = 576, 768
@@ -49,11 +51,15 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], ggu
             gaps = np.diff(blocks, axis=1)
             gaps[gaps <= 1e-9] = np.inf
             step = gaps.min(axis=1)
-            steps[tensor.name] = np.repeat(np.where(np.isfinite(step), step, 0), 32).reshape(x.shape)
+            steps[tensor.name] = np.repeat(np.where(np.isfinite(step), step, 0), 32).reshape(
+                x.shape
+            )
     return values, steps, reader
 
 
-def _write(path: Path, reader: gguf.GGUFReader, tensors: dict[str, np.ndarray], changed: dict[str, Any]) -> Path:
+def _write(
+    path: Path, reader: gguf.GGUFReader, tensors: dict[str, np.ndarray], changed: dict[str, Any]
+) -> Path:
     """Write an F16 GGUF with the source's metadata, some of it changed; 1-D tensors stay F32."""
     arch = str(reader.fields["general.architecture"].contents())
     writer = gguf.GGUFWriter(path.with_suffix(".partial"), arch)
@@ -107,7 +113,9 @@ def _widen(values: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarr
         b = f"blk.{i}."
         out[b + "attn_norm.weight"] = out[b + "ffn_norm.weight"] = ones
         for part, rows in (("attn_q", 12 * HEAD), ("attn_k", 4 * HEAD), ("attn_v", 4 * HEAD)):
-            out[b + part + ".weight"] = pad(reads(f"{b}{part}.weight", b + "attn_norm.weight"), rows, NEW)
+            out[b + part + ".weight"] = pad(
+                reads(f"{b}{part}.weight", b + "attn_norm.weight"), rows, NEW
+            )
         out[b + "attn_output.weight"] = pad(writes(b + "attn_output.weight"), NEW, 12 * HEAD)
         for part in ("ffn_gate", "ffn_up"):
             out[b + part + ".weight"] = reads(f"{b}{part}.weight", b + "ffn_norm.weight")
@@ -116,7 +124,7 @@ def _widen(values: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarr
 
 
 def _cached(name: str) -> Path:
-    folder = fetch.cache_dir() / "benchmarks"
+    folder = packages.cache_dir() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
 
@@ -125,7 +133,7 @@ def dithered() -> Path:
     """F16 GGUF of SmolLM2-135M-Instruct with its grid broken."""
     path = _cached("smollm2-135m-dithered-f16.gguf")
     if not path.exists():
-        values, steps, reader = _read(fetch.smollm2_gguf())
+        values, steps, reader = _read(packages.smollm2_gguf())
         _write(path, reader, _dither(values, steps), {})
     return path
 
@@ -134,7 +142,7 @@ def gemma3_dithered() -> Path:
     """F16 GGUF of Gemma-3-270M with its grid broken."""
     path = _cached("gemma-3-270m-dithered-f16.gguf")
     if not path.exists():
-        values, steps, reader = _read(fetch.gemma3_270m_gguf())
+        values, steps, reader = _read(packages.gemma3_270m_gguf())
         _write(path, reader, _dither(values, steps), {})
     return path
 
@@ -143,7 +151,7 @@ def widened() -> Path:
     """F16 GGUF of SmolLM2-135M-Instruct with a residual stream of 768 values."""
     path = _cached("smollm2-135m-widened-f16.gguf")
     if not path.exists():
-        values, _, reader = _read(fetch.smollm2_gguf())
+        values, _, reader = _read(packages.smollm2_gguf())
         num_layers = int(reader.fields["llama.block_count"].contents())
         epsilon = "llama.attention.layer_norm_rms_epsilon"
         changed = {
@@ -160,13 +168,16 @@ def stories() -> Path:
     """F32 GGUF of stories15M."""
     path = _cached("stories15m-f32.gguf")
     if not path.exists():
-        stories15m.write(path.with_suffix(".partial"), *fetch.stories15m())
+        stories15m.write(path.with_suffix(".partial"), *packages.stories15m())
         path.with_suffix(".partial").replace(path)
     return path
 
 
 def stories_text() -> Path:
-    """Forty stories that stories15M tells, sampled from its own distribution: WikiText is noise to it."""
+    """Forty stories that stories15M tells, sampled from its own distribution.
+
+    WikiText is noise to it.
+    """
     path = _cached("stories15m.txt")
     if not path.exists():
         # One thread: so small a model spends its time waiting for the second.
@@ -182,29 +193,49 @@ def gemma3() -> Path:
     if not (folder / "tokenizer.model").exists():
         shutil.rmtree(folder, ignore_errors=True)
         kanna.convert("builtin:gemma3-270m", folder, format="safetensors", encoding="bf16")
-        fields = gguf.GGUFReader(fetch.gemma3_270m_gguf()).fields
-        columns = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "scores", "token_type"))
+        fields = gguf.GGUFReader(packages.gemma3_270m_gguf()).fields
+        columns = (
+            fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "scores", "token_type")
+        )
         pieces = zip(*columns, strict=True)
         (folder / "tokenizer.model").write_bytes(sentencepiece_model.encode(pieces))
     return folder
 
 
 def hollow(layers: int = 32) -> Path:
-    """Hugging Face folder in the shape of Llama-3-8B, or of its first layers: bfloat16 zeros that take no disk."""
+    """Hugging Face folder in the shape of Llama-3-8B, or of its first layers.
+
+    Bfloat16 zeros that take no disk.
+    """
     folder = _cached(f"hollow-8b-{layers}")
     if not (folder / "model.safetensors").exists():
         folder.mkdir(exist_ok=True)
-        for file in fetch.tokenizer("llama3").glob("*.json"):
+        for file in packages.tokenizer("llama3").glob("*.json"):
             shutil.copy(file, folder)
         config = {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096,
-            "intermediate_size": 14336, "num_hidden_layers": layers, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
-            "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 128000,
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 5e5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "bos_token_id": 128000,
             "eos_token_id": 128001,
-        }  # fmt: skip
+        }
         (folder / "config.json").write_text(json.dumps(config))
-        shapes = {"model.embed_tokens": [128256, 4096], "lm_head": [128256, 4096], "model.norm": [4096]}
+        shapes = {
+            "model.embed_tokens": [128256, 4096],
+            "lm_head": [128256, 4096],
+            "model.norm": [4096],
+        }
         for i in range(layers):
             b = f"model.layers.{i}."
             shapes |= {b + "self_attn.q_proj": [4096, 4096], b + "self_attn.o_proj": [4096, 4096]}
@@ -216,7 +247,11 @@ def hollow(layers: int = 32) -> Path:
         end = 0
         for name, shape in shapes.items():
             start, end = end, end + 2 * int(np.prod(shape))
-            header[name + ".weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+            header[name + ".weight"] = {
+                "dtype": "BF16",
+                "shape": shape,
+                "data_offsets": [start, end],
+            }
         text = json.dumps(header).encode()
         with (folder / "model.safetensors").open("wb") as out:
             out.write(struct.pack("<Q", len(text)) + text)
@@ -229,7 +264,19 @@ def imatrix(source: Path, chunks: int = 20) -> Path:
     path = _cached(f"{source.stem}.imatrix.gguf")
     if not path.exists():
         partial = path.with_suffix(".partial")
-        text = fetch.wikitext("valid")
-        peers.run([peers.tool("llama-imatrix"), "-m", source, "-f", text, "-o", partial, "--chunks", str(chunks)])
+        text = packages.wikitext("valid")
+        peers.run(
+            [
+                peers.tool("llama-imatrix"),
+                "-m",
+                source,
+                "-f",
+                text,
+                "-o",
+                partial,
+                "--chunks",
+                str(chunks),
+            ]
+        )
         partial.replace(path)
     return path

@@ -1,12 +1,15 @@
-"""4-bit ONNX at equal bytes: kanna beside Olive's int4 passes, which live in an environment of their own.
+"""4-bit ONNX at equal bytes.
+
+Kanna beside Olive's int4 passes, which live in an environment of their own.
 
     python benchmarks/olive_int4.py --model dithered
 
-Olive quantizes the Hugging Face folder (its passes Rtn, KQuant and Gptq, in groups of 32, head included), and
-onnxruntime-genai's model builder makes the ONNX folder of that: Olive's own pass for it looks for a module of the
-builder that 0.18 has not. The embedding is left to the builder, whose loader knows no embedding in codes: it takes its
-4 bits by rounding. Gptq reads the same calibration text as kanna. Judged as in onnx_int4.py, in this
-environment's onnxruntime. The environment is made on first use: torch, transformers and onnxruntime of our versions.
+Olive quantizes the Hugging Face folder (its passes Rtn, KQuant and Gptq, in groups of 32, head
+included), and onnxruntime-genai's model builder makes the ONNX folder of that: Olive's own pass for
+it looks for a module of the builder that 0.18 has not. The embedding is left to the builder, whose
+loader knows no embedding in codes: it takes its 4 bits by rounding. Gptq reads the same calibration
+text as kanna. Judged as in onnx_int4.py, in this environment's onnxruntime. The environment is made
+on first use: torch, transformers and onnxruntime of our versions.
 """
 
 from __future__ import annotations
@@ -22,13 +25,21 @@ import folders
 import onnx_int4
 import peers
 
-from kanna import fetch
+from kanna.sources import packages
 
 REQUIREMENTS = (
-    "olive-ai==0.13.0", "torch==2.13.0", "transformers==5.24.0", "onnxruntime==1.32.0", "onnxruntime-genai==0.18.0",
-    "onnx==1.23.2", "onnx-ir==1.1.0", "datasets", "accelerate", "sentencepiece",
+    "olive-ai==0.13.0",
+    "torch==2.13.0",
+    "transformers==5.24.0",
+    "onnxruntime==1.32.0",
+    "onnxruntime-genai==0.18.0",
+    "onnx==1.23.2",
+    "onnx-ir==1.1.0",
+    "datasets",
+    "accelerate",
+    "sentencepiece",
     "requests",  # which Olive imports and does not ask for
-)  # fmt: skip
+)
 QUIET = {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "CI": "1"}
 """No telemetry and no hub; in a CI Olive says nothing of itself either."""
 
@@ -40,7 +51,10 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     "kquant": [{"type": "KQuant", **_INT4}],
     "gptq": [_GPTQ],
     "gptq, head in 8 bits": [_GPTQ | _EIGHT],
-    "k_quant_mixed + gptq": [{"type": "SelectiveMixedPrecision", "algorithm": "k_quant_mixed"}, _GPTQ],
+    "k_quant_mixed + gptq": [
+        {"type": "SelectiveMixedPrecision", "algorithm": "k_quant_mixed"},
+        _GPTQ,
+    ],
 }
 
 
@@ -57,23 +71,37 @@ def environment(folder: Path) -> Path:
 def workflow(work: folders.Work, way: str, text: folders.Calibration, out: Path) -> dict[str, Any]:
     """Olive's run configuration."""
     read = {
-        "text_cols": ["text"], "strategy": "line-by-line", "max_seq_len": text.window, "max_samples": text.count,
+        "text_cols": ["text"],
+        "strategy": "line-by-line",
+        "max_seq_len": text.window,
+        "max_samples": text.count,
         "add_special_tokens": False,
-    }  # fmt: skip
+    }
     return {
-        "input_model": {"type": "HfModel", "model_path": str(work.hugging("f32")), "task": "text-generation"},
+        "input_model": {
+            "type": "HfModel",
+            "model_path": str(work.hugging("f32")),
+            "task": "text-generation",
+        },
         "systems": {
             "here": {
                 "type": "LocalSystem",
-                "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
+                "accelerators": [
+                    {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
+                ],
             }
         },
         "data_configs": [
             {
                 "name": "text",
                 "type": "HuggingfaceContainer",
-                "load_dataset_config": {"data_name": "json", "data_files": str(text.rows), "split": "train"},
-                "pre_process_data_config": {"type": "text_generation_huggingface_pre_process"} | read,
+                "load_dataset_config": {
+                    "data_name": "json",
+                    "data_files": str(text.rows),
+                    "split": "train",
+                },
+                "pre_process_data_config": {"type": "text_generation_huggingface_pre_process"}
+                | read,
                 "post_process_data_config": {"type": "text_generation_post_process"},
                 "dataloader_config": {"batch_size": 1},
             }
@@ -100,7 +128,9 @@ def row(ours: onnx_int4.Ours, text: folders.Calibration, python: Path, way: str)
         found = sorted((folder / "out").rglob("model.safetensors*"))
         if not found:
             raise RuntimeError("Olive ended without a model")
-        peers.run(onnx_int4.builder(found[0].parent, theirs, folder / "cache", "default", True), **QUIET)
+        peers.run(
+            onnx_int4.builder(found[0].parent, theirs, folder / "cache", "default", True), **QUIET
+        )
     except RuntimeError as error:
         return {"olive": way, "failed": str(error).strip()[-1500:]}
     shutil.rmtree(folder / "cache")
@@ -112,15 +142,24 @@ def row(ours: onnx_int4.Ours, text: folders.Calibration, python: Path, way: str)
 def main() -> None:
     parser = folders.arguments(__doc__)
     parser.add_argument("--ways", default="|".join(WAYS), help="separated by |")
-    parser.add_argument("--olive", type=Path, default=fetch.cache_dir() / "peers" / "olive", help="its environment")
-    parser.add_argument("--no-values", action="store_true", help="not Olive's own widths with our values")
+    parser.add_argument(
+        "--olive",
+        type=Path,
+        default=packages.cache_dir() / "peers" / "olive",
+        help="its environment",
+    )
+    parser.add_argument(
+        "--no-values", action="store_true", help="not Olive's own widths with our values"
+    )
     parser.set_defaults(fast=False)
     options = parser.parse_args()
     python = environment(options.olive)
     work = folders.Work(options, "onnxruntime", "onnxruntime-genai")
     work.key["olive"] = REQUIREMENTS[0]
     ours, text = onnx_int4.Ours(work), work.calibration()
-    found = [work.kept(f"olive/{way}", row, ours, text, python, way) for way in options.ways.split("|")]
+    found = [
+        work.kept(f"olive/{way}", row, ours, text, python, way) for way in options.ways.split("|")
+    ]
     folders.report(found, "olive", options.json)
 
 

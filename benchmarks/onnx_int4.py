@@ -1,13 +1,17 @@
-"""4-bit ONNX at equal bytes: kanna beside the int4 of onnxruntime-genai's model builder, with all of its algorithms.
+"""4-bit ONNX at equal bytes.
+
+Kanna beside the int4 of onnxruntime-genai's model builder, with all of its algorithms.
 
     python benchmarks/onnx_int4.py --model dithered          # or widened, stories, gemma3_dithered
-    python benchmarks/onnx_int4.py --model dithered --speed  # decoding, of the folders that the first run leaves
-    python benchmarks/onnx_int4.py --model dithered --memory # building, beside the builder alone
+    python benchmarks/onnx_int4.py --model dithered --speed  # decoding, of the folders that the
+    first run leaves python benchmarks/onnx_int4.py --model dithered --memory # building, beside the
+    builder alone
 
-Every folder is judged in stock onnxruntime on the same held-out text, against the float32 graph in the same
-onnxruntime. `values`: the peer's own widths, groups and scales, our values (method gptq). `plan`: our allocation, of no
-more bytes than the peer's. `tuned`: that with its scales taught by the original, as `--effort max` does. KL in nats
-over the full vocabulary, second half of each window of 512 tokens; the mean of five kinds of text counts.
+Every folder is judged in stock onnxruntime on the same held-out text, against the float32 graph in
+the same onnxruntime. `values`: the peer's own widths, groups and scales, our values (method gptq).
+`plan`: our allocation, of no more bytes than the peer's. `tuned`: that with its scales taught by
+the original, as `--effort max` does. KL in nats over the full vocabulary, second half of each
+window of 512 tokens; the mean of five kinds of text counts.
 """
 
 from __future__ import annotations
@@ -26,32 +30,57 @@ import folders
 import numpy as np
 import peers
 
-from kanna import statistics
-from kanna.calibrate import HELD_TEXT
-from kanna.optimize import onnx
-from kanna.optimize.measure import measure
-from kanna.optimize.onnx_probe import judge, probe
-from kanna.optimize.search import Wishes
+from kanna._util.progress import Silent
+from kanna.calibration import HELD_TEXT, statistics
+from kanna.optimization import onnx
+from kanna.optimization.measure import measure
+from kanna.optimization.onnx_probe import judge, probe
+from kanna.optimization.search import Wishes
 from kanna.plan import Plan, RuleModel
-from kanna.progress import Silent
 
-ALGORITHMS = ("default", "rtn", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed", "k_quant_linear")
+ALGORITHMS = (
+    "default",
+    "rtn",
+    "rtn_last",
+    "k_quant",
+    "k_quant_last",
+    "k_quant_mixed",
+    "k_quant_linear",
+)
 _PARTS = {
-    "qkv_proj": ("attn_q", "attn_k", "attn_v"), "q_proj": ("attn_q",), "k_proj": ("attn_k",), "v_proj": ("attn_v",),
-    "o_proj": ("attn_output",), "gate_proj": ("ffn_gate",), "up_proj": ("ffn_up",), "down_proj": ("ffn_down",),
-}  # fmt: skip
+    "qkv_proj": ("attn_q", "attn_k", "attn_v"),
+    "q_proj": ("attn_q",),
+    "k_proj": ("attn_k",),
+    "v_proj": ("attn_v",),
+    "o_proj": ("attn_output",),
+    "gate_proj": ("ffn_gate",),
+    "up_proj": ("ffn_up",),
+    "down_proj": ("ffn_down",),
+}
 
 
 def main() -> None:
     parser = folders.arguments(__doc__)
-    parser.add_argument("--algorithms", default=",".join(ALGORITHMS), help="those that fail are named and left out")
     parser.add_argument(
-        "--embedding", action="store_true", help="the builder's embedding in 4 bits, where it is not tied"
+        "--algorithms", default=",".join(ALGORITHMS), help="those that fail are named and left out"
     )
-    parser.add_argument("--no-values", action="store_true", help="not the builder's own widths with our values")
-    parser.add_argument("--fast", action="store_true", help="trust predictions: no probes in onnxruntime")
-    parser.add_argument("--speed", action="store_true", help="time the decoding of folders an earlier run left")
-    parser.add_argument("--memory", action="store_true", help="time and peak memory of building, by turns")
+    parser.add_argument(
+        "--embedding",
+        action="store_true",
+        help="the builder's embedding in 4 bits, where it is not tied",
+    )
+    parser.add_argument(
+        "--no-values", action="store_true", help="not the builder's own widths with our values"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="trust predictions: no probes in onnxruntime"
+    )
+    parser.add_argument(
+        "--speed", action="store_true", help="time the decoding of folders an earlier run left"
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="time and peak memory of building, by turns"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="of timing")
     options = parser.parse_args()
     work = folders.Work(options, "onnxruntime", "onnxruntime-genai")
@@ -80,16 +109,25 @@ class Ours:
         self.bench = onnx.Bench(source=work.source, model=model, graph=graph, statistics=stats)
         self.judge = folders.Graphs(work, graph)
         costs = measure(
-            model, statistics.read(stats), stats / "measure-onnx.json", threads=work.threads, progress=Silent(),
-            kinds=onnx.CANDIDATES, seen=onnx.seen,
-        )  # fmt: skip
+            model,
+            statistics.read(stats),
+            stats / "measure-onnx.json",
+            threads=work.threads,
+            progress=Silent(),
+            kinds=onnx.CANDIDATES,
+            seen=onnx.seen,
+        )
         scale: dict[str, float] = {}
         held = (stats / HELD_TEXT).read_text()
         if held.strip() and not options.fast:  # of few tokens, none are held out
             score = judge(self.bench, held, threads=work.threads)
-            scale = probe(costs, score, stats / "probe-onnx.json", write=self.write, progress=Silent())
+            scale = probe(
+                costs, score, stats / "probe-onnx.json", write=self.write, progress=Silent()
+            )
         wishes = Wishes(kept="f32", names=onnx.CANDIDATES)
-        self.choices = onnx.choices(self.bench.work(work.folder / "made", preset="int4"), costs, wishes, scale)
+        self.choices = onnx.choices(
+            self.bench.work(work.folder / "made", preset="int4"), costs, wishes, scale
+        )
 
     def write(self, plan: Plan | Path, out: Path) -> Path:
         self.bench.work(out, plan=plan).write_from(self.bench.graph, self.running)
@@ -107,16 +145,32 @@ class Ours:
         return self.work.tune(onnx.subject(self.bench, planned, plan, out, self.running), plan)
 
 
-def builder(source: Path, out: Path, cache: Path, algorithm: str, embedding: bool = False) -> list[str | Path]:
+def builder(
+    source: Path, out: Path, cache: Path, algorithm: str, embedding: bool = False
+) -> list[str | Path]:
     """Command of the model builder's own int4."""
     more = ["op_types_to_quantize=MatMul/Gather"] if embedding else []
     if json.loads((source / "config.json").read_text())["model_type"].startswith("gemma3"):
         mended = Path(__file__).with_name("builder_gemma3.py")
         return [sys.executable, mended, source, out, cache, f"algo_config={algorithm}", *more]
     return [
-        sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", out, "-p", "int4", "-e", "cpu",
-        "-c", cache, "--extra_options", f"algo_config={algorithm}", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "onnxruntime_genai.models.builder",
+        "-i",
+        source,
+        "-o",
+        out,
+        "-p",
+        "int4",
+        "-e",
+        "cpu",
+        "-c",
+        cache,
+        "--extra_options",
+        f"algo_config={algorithm}",
+        *more,
+    ]
 
 
 def algorithm(ours: Ours, name: str) -> dict[str, Any]:
@@ -140,7 +194,9 @@ def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
     kl = ours.judge.kl(theirs)
     row: dict[str, Any] = {"MB": nbytes(theirs) / 1e6, f"KL {who}": folders.mean(kl)}
     if not ours.work.options.no_values:
-        values = ours.write(like(theirs, ours.bench.work(theirs, preset="int4").tied), theirs.parent / "values")
+        values = ours.write(
+            like(theirs, ours.bench.work(theirs, preset="int4").tied), theirs.parent / "values"
+        )
         row |= {"MB values": nbytes(values) / 1e6, "KL values": folders.mean(ours.judge.kl(values))}
         row["values ÷"] = row["KL values"] / row[f"KL {who}"]
         shutil.rmtree(values)
@@ -149,13 +205,20 @@ def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
     spent = time.perf_counter() - start
     found = ours.judge.kl(planned)
     row |= {"MB plan": nbytes(planned) / 1e6, "KL plan": folders.mean(found)}
-    row |= {"plan ÷": row["KL plan"] / row[f"KL {who}"], "s plan": spent, "by text": {who: kl, "plan": found}}
+    row |= {
+        "plan ÷": row["KL plan"] / row[f"KL {who}"],
+        "s plan": spent,
+        "by text": {who: kl, "plan": found},
+    }
     folders.tuned(ours, planned, theirs.parent / "tuned", who, row)
     return row
 
 
 def building(work: folders.Work, rounds: int) -> dict[str, Any]:
-    """Both from the same folder to int4, by turns: every process of a command counts, at the same moment."""
+    """Both from the same folder to int4, by turns.
+
+    Every process of a command counts, at the same moment.
+    """
     out, hugging = work.folder / "made", work.hugging()
     commands = {
         "builder": builder(hugging, out, work.folder / "cache", "rtn_last"),
@@ -167,23 +230,34 @@ def building(work: folders.Work, rounds: int) -> dict[str, Any]:
             shutil.rmtree(out, ignore_errors=True)
             runs[who].append(peers.run(command, tree=True))
     shutil.rmtree(out)
-    rows = {who: {k: median(asdict(r)[k] for r in every) for k in asdict(every[0])} for who, every in runs.items()}
+    rows = {
+        who: {k: median(asdict(r)[k] for r in every) for k in asdict(every[0])}
+        for who, every in runs.items()
+    }
     theirs, mine = rows["builder"], rows["kanna"]
     return {
-        "MB builder": theirs["anonymous"] / 1e6, "MB kanna": mine["anonymous"] / 1e6,
-        "memory ÷": mine["anonymous"] / theirs["anonymous"], "resident ÷": mine["resident"] / theirs["resident"],
-        "s builder": theirs["seconds"], "s kanna": mine["seconds"], "CPU s builder": theirs["cpu"],
+        "MB builder": theirs["anonymous"] / 1e6,
+        "MB kanna": mine["anonymous"] / 1e6,
+        "memory ÷": mine["anonymous"] / theirs["anonymous"],
+        "resident ÷": mine["resident"] / theirs["resident"],
+        "s builder": theirs["seconds"],
+        "s kanna": mine["seconds"],
+        "CPU s builder": theirs["cpu"],
         "CPU s kanna": mine["cpu"],
-    }  # fmt: skip
+    }
 
 
 def decoding(folder: Path, name: str, options: Any) -> dict[str, Any]:
     """Greedy decoding of the peer's folder and of ours, by turns."""
     theirs, ours = decode([folder / "theirs", folder / "plan"], options.threads, options.rounds)
     return {
-        "builder": name, "MB": nbytes(folder / "theirs") / 1e6, "MB plan": nbytes(folder / "plan") / 1e6,
-        "ms builder": theirs, "ms plan": ours, "speed ÷": theirs / ours,
-    }  # fmt: skip
+        "builder": name,
+        "MB": nbytes(folder / "theirs") / 1e6,
+        "MB plan": nbytes(folder / "plan") / 1e6,
+        "ms builder": theirs,
+        "ms plan": ours,
+        "speed ÷": theirs / ours,
+    }
 
 
 def decode(made: Sequence[Path], threads: int, rounds: int, tokens: int = 64) -> list[float]:
@@ -192,7 +266,9 @@ def decode(made: Sequence[Path], threads: int, rounds: int, tokens: int = 64) ->
 
     def run(folder: Path) -> Callable[[], None]:
         config = genai.Config(str(folder))
-        config.overlay(f'{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": {threads}}}}}}}}}')
+        config.overlay(
+            f'{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": {threads}}}}}}}}}'
+        )
         model = genai.Model(config)
 
         def steps() -> None:
@@ -205,7 +281,10 @@ def decode(made: Sequence[Path], threads: int, rounds: int, tokens: int = 64) ->
 
         return steps
 
-    return [1e3 * seconds / tokens for seconds in folders.by_turns([run(folder) for folder in made], rounds)]
+    return [
+        1e3 * seconds / tokens
+        for seconds in folders.by_turns([run(folder) for folder in made], rounds)
+    ]
 
 
 def nbytes(folder: Path) -> int:
@@ -216,7 +295,8 @@ def nbytes(folder: Path) -> int:
 def like(folder: Path, tied: bool) -> Plan:
     """The plan a folder was made by: every node's bits, group, zero, scale and arithmetic.
 
-    tied: head and embedding are one matrix of the source; they stay one where the folder has them both in codes.
+    tied: head and embedding are one matrix of the source; they stay one where the folder has them
+    both in codes.
     """
     import onnx
 
@@ -242,7 +322,9 @@ def like(folder: Path, tied: bool) -> Plan:
             rules.append(RuleModel(pattern="^token_embd.weight$", **how))
         else:
             layer, part = parts[2].removeprefix("layers."), parts[4]
-            rules += [RuleModel(pattern=rf"^blk\.{layer}\.{p}\.weight$", **how) for p in _PARTS[part]]
+            rules += [
+                RuleModel(pattern=rf"^blk\.{layer}\.{p}\.weight$", **how) for p in _PARTS[part]
+            ]
     return Plan(name="peer", encoding="f32", rules=rules)
 
 

@@ -1,11 +1,12 @@
 """KL at equal bytes: every preset beside llama-quantize's, from the same 16-bit source.
 
-    python benchmarks/quality.py --model widened             # or dithered, stories
-    python benchmarks/quality.py --model widened --imatrix   # with an importance matrix on both sides
+    python benchmarks/quality.py --model widened             # or dithered, stories python
+    benchmarks/quality.py --model widened --imatrix   # with an importance matrix on both sides
 
-The reference is the source in float32 in the same runtime; windows of 512 tokens of WikiText-2 test (stories15M: of
-256 tokens of its own stories), the second half of each scored. The first row is the floor: Q8_0 scored against its
-own weights in float32, that is what the runtime's quantized activations cost when the weights are perfect.
+The reference is the source in float32 in the same runtime; windows of 512 tokens of WikiText-2 test
+(stories15M: of 256 tokens of its own stories), the second half of each scored. The first row is the
+floor: Q8_0 scored against its own weights in float32, that is what the runtime's quantized
+activations cost when the weights are perfect.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import models
 import peers
 
 import kanna
-from kanna.evaluate import EvaluateResult, evaluate_many
+from kanna.evaluation import EvaluateResult, evaluate_many
 
 PRESETS = "F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M Q3_K_S Q2_K"
 
@@ -34,10 +35,14 @@ def score(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="widened")
     parser.add_argument("--presets", default=PRESETS.replace(" ", ","))
-    parser.add_argument("--imatrix", action="store_true", help="give both sides the model's importance matrix")
+    parser.add_argument(
+        "--imatrix", action="store_true", help="give both sides the model's importance matrix"
+    )
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
@@ -53,14 +58,26 @@ def main() -> None:
         theirs = [folder / f"{p}.llama.gguf" for p in presets]
         for preset, mine, other in zip(presets, ours, theirs, strict=True):
             kanna.convert(source, mine, preset=preset, imatrix=imatrix, threads=options.threads)
-            peers.run(peers.quantize(source, other, preset, threads=options.threads, imatrix=imatrix))
+            peers.run(
+                peers.quantize(source, other, preset, threads=options.threads, imatrix=imatrix)
+            )
         scores = score(ours + theirs, source, folder, *measure)
         best = folder / "Q8_0.gguf"
         kanna.convert(source, best, preset="Q8_0", threads=options.threads)
         floor = score([best], best, folder, *measure)[0]
         rows: list[dict[str, object]] = [
-            {"preset": "floor", "MB": "", "MB llama.cpp": "", "KL": floor.kl_mean, "KL llama.cpp": floor.kl_mean}
-            | {"ratio": "", "PPL": floor.reference_perplexity, "PPL llama.cpp": floor.reference_perplexity}
+            {
+                "preset": "floor",
+                "MB": "",
+                "MB llama.cpp": "",
+                "KL": floor.kl_mean,
+                "KL llama.cpp": floor.kl_mean,
+            }
+            | {
+                "ratio": "",
+                "PPL": floor.reference_perplexity,
+                "PPL llama.cpp": floor.reference_perplexity,
+            }
         ]
         for i, preset in enumerate(presets):
             mine, other = scores[i], scores[i + len(presets)]

@@ -23,9 +23,18 @@ def _message(number: int, body: bytes) -> bytes:
 def encode(pieces: Iterable[tuple[str, float, int]]) -> bytes:
     """A BPE model without a space before the text, as Gemma's; pieces are (text, score, type)."""
     parts = [
-        _message(1, _message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + _varint(kind))
+        _message(
+            1,
+            _message(1, text.encode())
+            + b"\x15"
+            + struct.pack("<f", score)
+            + b"\x18"
+            + _varint(kind),
+        )
         for text, score, kind in pieces
     ]
     trainer = b"\x18" + _varint(BPE) + b"\x98\x02\x01"  # model_type, byte_fallback
-    normalizer = _message(1, b"identity") + b"\x18\x00\x20\x00"  # add_dummy_prefix, remove_extra_whitespaces
+    normalizer = (
+        _message(1, b"identity") + b"\x18\x00\x20\x00"
+    )  # add_dummy_prefix, remove_extra_whitespaces
     return b"".join([*parts, _message(2, trainer), _message(3, normalizer)])

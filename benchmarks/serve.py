@@ -1,13 +1,17 @@
-"""The gateway beside the engine it stands in front of: the same build, the same options, alternating, medians.
+"""The gateway beside the engine it stands in front of.
+
+The same build, the same options, alternating, medians.
 
     python benchmarks/serve.py                       # every case
     python benchmarks/serve.py --cases latency
 
-latency     32 clients and an engine that answers at once, 16 events a request, up to 0.2 s of thought in between: what
-            the gateway adds to a request, and the CPU time it takes for one
-throughput  1, 8 and 32 streaming chats at a time with SmolLM2-135M in Q4_1: tokens per second, gateway ÷ engine alone
-start       from the command to the first token, gateway ÷ engine alone
-onnx, mlx   8 chats at a time with SmolLM2-135M in float32 ÷ the reference loop of the library, eight at a time
+latency     32 clients and an engine that answers at once, 16 events a request, up to 0.2 s of
+            thought in between: what the gateway adds to a request, and the CPU time it takes for
+            one
+throughput  1, 8 and 32 streaming chats at a time with SmolLM2-135M in Q4_1: tokens per second,
+gateway ÷ engine alone start       from the command to the first token, gateway ÷ engine alone onnx,
+mlx   8 chats at a time with SmolLM2-135M in float32 ÷ the reference loop of the library, eight at a
+time
 """
 
 from __future__ import annotations
@@ -34,8 +38,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "src"), str(ROOT / "tests")]
 
-from kanna import fetch  # noqa: E402
-from kanna.serve.engines.base import EngineConfig  # noqa: E402
+from kanna.serving.engines.base import EngineConfig  # noqa: E402
+from kanna.sources import packages  # noqa: E402
 
 CHAT = "/v1/chat/completions"
 CASES = "latency,throughput,start,onnx,mlx"
@@ -58,8 +62,20 @@ class Server:
 @contextmanager
 def gateway(model: Path, *options: object) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as state:
-        command = [sys.executable, "-m", "kanna", "serve", f"m={model}", "--port", "0", "--state", state]
-        process = subprocess.Popen([*command, *map(str, options)], stderr=subprocess.PIPE, text=True, env=environment())
+        command = [
+            sys.executable,
+            "-m",
+            "kanna",
+            "serve",
+            f"m={model}",
+            "--port",
+            "0",
+            "--state",
+            state,
+        ]
+        process = subprocess.Popen(
+            [*command, *map(str, options)], stderr=subprocess.PIPE, text=True, env=environment()
+        )
         try:
             assert process.stderr
             for line in process.stderr:
@@ -73,14 +89,28 @@ def gateway(model: Path, *options: object) -> Iterator[Server]:
 
 
 @contextmanager
-def engine(model: Path, *, slots: int, context: int, threads: int, program: str | None = None) -> Iterator[Server]:
+def engine(
+    model: Path, *, slots: int, context: int, threads: int, program: str | None = None
+) -> Iterator[Server]:
     """The child process the gateway would start, alone."""
-    config = EngineConfig(engine="gguf", path=str(model), name="m", key="key", context=context, slots=slots,
-                          threads=threads, program=program)  # fmt: skip
+    config = EngineConfig(
+        engine="gguf",
+        path=str(model),
+        name="m",
+        key="key",
+        context=context,
+        slots=slots,
+        threads=threads,
+        program=program,
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "kanna.serve.child", "gguf"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env=environment(),
-    )  # fmt: skip
+        [sys.executable, "-m", "kanna.serving.child", "gguf"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    )
     try:
         assert process.stdin and process.stdout
         process.stdin.write(config.to_json() + "\n")
@@ -100,7 +130,9 @@ def engine(model: Path, *, slots: int, context: int, threads: int, program: str 
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    }
 
 
 MESSAGES: Any = [{"role": "user", "content": "Tell me a long story about a hand plane."}]
@@ -120,7 +152,11 @@ class Client:
             self.streams = await asyncio.open_connection("127.0.0.1", self.server.port)
         reader, writer = self.streams
         data = json.dumps({"model": "m", "stream": True, **body}).encode()
-        lines = ["host: localhost", f"authorization: Bearer {self.server.key}", f"content-length: {len(data)}"]
+        lines = [
+            "host: localhost",
+            f"authorization: Bearer {self.server.key}",
+            f"content-length: {len(data)}",
+        ]
         head = "\r\n".join([f"POST {CHAT} HTTP/1.1", *lines, "\r\n"])
         begun = time.perf_counter()
         writer.write(head.encode() + data)
@@ -182,7 +218,10 @@ def latency(rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path, model = program(folder), tiny(Path(folder))
         options = ("--parallel", 32, "--context", 256, "--llama-server", path)
-        with gateway(model, *options) as ours, engine(model, slots=32, context=256, threads=1, program=path) as alone:
+        with (
+            gateway(model, *options) as ours,
+            engine(model, slots=32, context=256, threads=1, program=path) as alone,
+        ):
             found: dict[str, list[float]] = {"ours": [], "alone": []}
             cpu, asked = 0.0, 0
             run(thoughtful(ours, 32, 2))
@@ -210,7 +249,7 @@ def at(times: list[float], share: float) -> float:
 def tiny(folder: Path) -> Path:
     """A GGUF to count memory by; the replay engine never opens it."""
     path = folder / "tiny.gguf"
-    path.symlink_to(fetch.smollm2_gguf())
+    path.symlink_to(packages.smollm2_gguf())
     return path
 
 
@@ -227,7 +266,12 @@ async def busy(server: Server, streams: int, requests: int, tokens: int) -> floa
         client = Client(server)
         for i in left:
             messages = [{"role": "user", "content": f"{i}: {MESSAGES[0]['content']}"}]
-            body = {"messages": messages, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+            body = {
+                "messages": messages,
+                "max_tokens": tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+            }
             events = (await client.ask(body))[2]
             count += events
         client.close()
@@ -239,17 +283,20 @@ async def busy(server: Server, streams: int, requests: int, tokens: int) -> floa
 
 def throughput(rounds: int) -> dict[str, Any]:
     rows: dict[str, Any] = {}
-    model = fetch.smollm2_gguf()
+    model = packages.smollm2_gguf()
     for streams in (1, 8, 32):
         tokens = 384 if streams == 1 else 64
         options = ("--parallel", streams, "--context", 512, "--threads", 2)
         ours: list[float] = []
         alone: list[float] = []
-        with gateway(model, *options) as one, engine(model, slots=streams, context=512, threads=2) as other:
+        with (
+            gateway(model, *options) as one,
+            engine(model, slots=streams, context=512, threads=2) as other,
+        ):
             run(busy(one, streams, streams, 8))
             run(busy(other, streams, streams, 8))
             for i in range(rounds):
-                for which in ((0, 1) if i % 2 else (1, 0)):
+                for which in (0, 1) if i % 2 else (1, 0):
                     server, found = ((one, ours), (other, alone))[which]
                     found.append(run(busy(server, streams, streams, tokens)))
         pairs = [a / b for a, b in zip(ours, alone, strict=True)]
@@ -266,7 +313,7 @@ def throughput(rounds: int) -> dict[str, Any]:
 
 
 def start(rounds: int) -> dict[str, Any]:
-    model = fetch.smollm2_gguf()
+    model = packages.smollm2_gguf()
     ours: list[float] = []
     alone: list[float] = []
     body = {"messages": MESSAGES, "max_tokens": 1}
@@ -291,15 +338,43 @@ def folders(kind: str, rounds: int, tokens: int = 48) -> dict[str, Any]:
     """Tokens per second of eight chats at a time, ÷ the library's own loop on eight sequences."""
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base) / kind
-        source: Path = fetch.smollm2_gguf()
+        source: Path = packages.smollm2_gguf()
         if kind == "mlx":
-            subprocess.run([sys.executable, "-m", "kanna", "convert", source, "-o", Path(base) / "hf", "--format",
-                            "safetensors", "--quiet"], check=True, env=environment())  # fmt: skip
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "kanna",
+                    "convert",
+                    source,
+                    "-o",
+                    Path(base) / "hf",
+                    "--format",
+                    "safetensors",
+                    "--quiet",
+                ],
+                check=True,
+                env=environment(),
+            )
             code = f"from mlx_lm import convert; convert({str(Path(base) / 'hf')!r}, {str(folder)!r}, dtype='float32')"
             subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
         else:
-            subprocess.run([sys.executable, "-m", "kanna", "convert", source, "-o", folder, "--preset", "onnx:fp32",
-                            "--quiet"], check=True, env=environment())  # fmt: skip
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "kanna",
+                    "convert",
+                    source,
+                    "-o",
+                    folder,
+                    "--preset",
+                    "onnx:fp32",
+                    "--quiet",
+                ],
+                check=True,
+                env=environment(),
+            )
         ours: list[float] = []
         theirs: list[float] = []
         with gateway(folder, "--parallel", 8, "--context", 256, "--threads", 2) as server:
@@ -308,7 +383,9 @@ def folders(kind: str, rounds: int, tokens: int = 48) -> dict[str, Any]:
                 ours.append(run(busy(server, 8, 8, tokens)))
                 script = str(Path(__file__).with_name("serve_reference.py"))
                 command = [sys.executable, script, kind, str(folder), str(tokens)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment())
+                done = subprocess.run(
+                    command, check=True, capture_output=True, text=True, env=environment()
+                )
                 theirs.append(float(done.stdout.splitlines()[-1]))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     middle = statistics.median
@@ -324,7 +401,9 @@ def run(work: Any) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", default=CASES)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -332,7 +411,9 @@ def main() -> None:
         if case in {"onnx", "mlx"}:
             found: Any = folders(case, options.rounds)
         else:
-            found = {"latency": latency, "throughput": throughput, "start": start}[case](options.rounds)
+            found = {"latency": latency, "throughput": throughput, "start": start}[case](
+                options.rounds
+            )
         print(json.dumps({case: found}, indent=2), flush=True)
 
 

@@ -1,6 +1,8 @@
-"""The loop that onnxruntime-genai and mlx-lm offer themselves: eight sequences, so many tokens each, tokens per second.
+"""The loop that onnxruntime-genai and mlx-lm offer themselves.
 
-    python benchmarks/serve_reference.py onnx|mlx FOLDER TOKENS
+Eight sequences, so many tokens each, tokens per second.
+
+python benchmarks/serve_reference.py onnx|mlx FOLDER TOKENS
 """
 
 from __future__ import annotations

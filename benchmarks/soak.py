@@ -1,18 +1,22 @@
-"""Sixteen unruly clients on one gateway for half an hour: nothing may leak, stick or fail but by design.
+"""Sixteen unruly clients on one gateway for half an hour.
 
-    python benchmarks/soak.py                         # 30 minutes
-    python benchmarks/soak.py --minutes 5 --kills 3   # kill -9 of the engine three times in between
-    python benchmarks/soak.py --model stories.gguf --pause 2   # another model, clients that think for 2 s on average
-    python benchmarks/soak.py --replay                # without a model: more requests, and the gateway alone
+Nothing may leak, stick or fail but by design.
 
-Each client does one thing after another, by chance: whole answers, streams, several choices, embeddings, tokens; leaves
-before, in the middle of and after an answer; reads slowly; sends nonsense, half requests and too much. Printed at the
-end, as JSON, with what is wrong in `wrong`:
+    python benchmarks/soak.py                         # 30 minutes python benchmarks/soak.py
+    --minutes 5 --kills 3   # kill -9 of the engine three times in between python benchmarks/soak.py
+    --model stories.gguf --pause 2   # another model, clients that think for 2 s on average python
+    benchmarks/soak.py --replay                # without a model: more requests, and the gateway
+    alone
 
-  memory    resident bytes of the gateway and of its engines, and their slope over the second half, with its error
-  statuses  what was answered; 5xx are 503 and 504 alone, and 502 and 503 after a kill
-  stuck     requests still at the engine or in the queue, and busy slots, seconds after the last client left
-  usage     requests and tokens: in the database, in the audit log, and as clients were told
+Each client does one thing after another, by chance: whole answers, streams, several choices,
+embeddings, tokens; leaves before, in the middle of and after an answer; reads slowly; sends
+nonsense, half requests and too much. Printed at the end, as JSON, with what is wrong in `wrong`:
+
+  memory    resident bytes of the gateway and of its engines, and their slope over the second half,
+  with its error statuses  what was answered; 5xx are 503 and 504 alone, and 502 and 503 after a
+  kill stuck     requests still at the engine or in the queue, and busy slots, seconds after the
+  last client left usage     requests and tokens: in the database, in the audit log, and as clients
+  were told
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from kanna import fetch  # noqa: E402
+from kanna.sources import packages  # noqa: E402
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 
@@ -56,8 +60,19 @@ class Soak:
         self.end = 0.0
 
     async def client(self) -> None:
-        doings = [self.whole, self.stream, self.many, self.leave_early, self.leave_in_the_middle, self.slow_reader,
-                  self.nonsense, self.half, self.too_much, self.embed, self.tokens]  # fmt: skip
+        doings = [
+            self.whole,
+            self.stream,
+            self.many,
+            self.leave_early,
+            self.leave_in_the_middle,
+            self.slow_reader,
+            self.nonsense,
+            self.half,
+            self.too_much,
+            self.embed,
+            self.tokens,
+        ]
         weights = [6, 6, 2, 4, 6, 2, 3, 1, 1, 1, 2]
         while time.monotonic() < self.end:
             [doing] = self.random.choices(doings, weights)
@@ -69,9 +84,18 @@ class Soak:
             await asyncio.sleep(self.random.random() * 2 * self.pause)
 
     def body(self, **more: Any) -> dict[str, Any]:
-        words = " ".join(self.random.choices(["plane", "wood", "iron", "thin", "edge"], k=self.random.randint(3, 60)))
+        words = " ".join(
+            self.random.choices(
+                ["plane", "wood", "iron", "thin", "edge"], k=self.random.randint(3, 60)
+            )
+        )
         messages = [{"role": "user", "content": words}]
-        return {"model": "m", "messages": messages, "max_tokens": self.random.randint(1, 24), **more}
+        return {
+            "model": "m",
+            "messages": messages,
+            "max_tokens": self.random.randint(1, 24),
+            **more,
+        }
 
     async def post(self, path: str, body: Any) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -93,7 +117,14 @@ class Soak:
         self.tell(await self.post(CHAT, self.body()))
 
     async def many(self) -> None:
-        ask = {"model": "m", "prompt": ["a b c", "1 2 3"], "n": 2, "max_tokens": 4, "echo": True, "logprobs": 1}
+        ask = {
+            "model": "m",
+            "prompt": ["a b c", "1 2 3"],
+            "n": 2,
+            "max_tokens": 4,
+            "echo": True,
+            "logprobs": 1,
+        }
         self.tell(await self.post(COMPLETE, ask))
 
     async def stream(self, pause: float = 0.0, leave: int | None = None) -> None:
@@ -123,7 +154,9 @@ class Soak:
     async def leave_early(self) -> None:
         stream = self.random.random() < 0.5
         try:
-            await asyncio.wait_for(self.post(CHAT, self.body(stream=stream)), self.random.random() * 0.2)
+            await asyncio.wait_for(
+                self.post(CHAT, self.body(stream=stream)), self.random.random() * 0.2
+            )
         except asyncio.TimeoutError:
             self.statuses["left early"] += 1
 
@@ -174,11 +207,21 @@ def slope(times: list[float], values: list[float]) -> tuple[float, float]:
     return rate, float(np.sqrt((rest**2).sum() / max(1, len(x) - 2) / (x * x).sum()) * np.sqrt(30))
 
 
-async def run(process: subprocess.Popen[str], url: str, state: Path, options: argparse.Namespace) -> dict[str, Any]:
+async def run(
+    process: subprocess.Popen[str], url: str, state: Path, options: argparse.Namespace
+) -> dict[str, Any]:
     soak = Soak(url, options.seed, options.pause)
     soak.end = time.monotonic() + 60 * options.minutes
-    kills = [soak.end - 60 * options.minutes * (i + 1) / (options.kills + 1) for i in range(options.kills)]
-    watched, times, ours, theirs = psutil.Process(process.pid), list[float](), list[float](), list[float]()
+    kills = [
+        soak.end - 60 * options.minutes * (i + 1) / (options.kills + 1)
+        for i in range(options.kills)
+    ]
+    watched, times, ours, theirs = (
+        psutil.Process(process.pid),
+        list[float](),
+        list[float](),
+        list[float](),
+    )
 
     async def watch() -> None:
         begun = time.monotonic()
@@ -196,7 +239,9 @@ async def run(process: subprocess.Popen[str], url: str, state: Path, options: ar
             await asyncio.sleep(1)
 
     timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
+    ) as session:
         soak.session = session
         await asyncio.gather(watch(), *(soak.client() for _ in range(options.clients)))
         await asyncio.sleep(5)
@@ -205,23 +250,41 @@ async def run(process: subprocess.Popen[str], url: str, state: Path, options: ar
         async with session.get(url + "/metrics") as answer:
             metrics = await answer.text()
     busy = re.search(r'kanna_batch_size\{model="m"\} (\S+)', metrics)
-    stuck = {"running": status["running"], "waiting": status["waiting"], "slots": float(busy[1]) if busy else None}
+    stuck = {
+        "running": status["running"],
+        "waiting": status["waiting"],
+        "slots": float(busy[1]) if busy else None,
+    }
     process.send_signal(signal.SIGINT)
     process.wait(30)
     return report(soak, state, stuck, times, ours, theirs, options)
 
 
 def report(
-    soak: Soak, state: Path, stuck: dict[str, Any], times: list[float], ours: list[float], theirs: list[float],
+    soak: Soak,
+    state: Path,
+    stuck: dict[str, Any],
+    times: list[float],
+    ours: list[float],
+    theirs: list[float],
     options: argparse.Namespace,
-) -> dict[str, Any]:  # fmt: skip
-    database = sqlite3.connect(state / "keys.sqlite").execute(
-        "SELECT SUM(requests), SUM(prompt_tokens), SUM(completion_tokens) FROM usage"
-    ).fetchone()  # fmt: skip
+) -> dict[str, Any]:
+    database = (
+        sqlite3.connect(state / "keys.sqlite")
+        .execute("SELECT SUM(requests), SUM(prompt_tokens), SUM(completion_tokens) FROM usage")
+        .fetchone()
+    )
     lines = [json.loads(line) for line in (state / "audit.jsonl").read_text().splitlines()]
-    log = (len(lines), sum(e["prompt_tokens"] for e in lines), sum(e["completion_tokens"] for e in lines))
+    log = (
+        len(lines),
+        sum(e["prompt_tokens"] for e in lines),
+        sum(e["completion_tokens"] for e in lines),
+    )
     complete = [e for e in lines if e["status"] == 200]
-    whole = (sum(e["prompt_tokens"] for e in complete), sum(e["completion_tokens"] for e in complete))
+    whole = (
+        sum(e["prompt_tokens"] for e in complete),
+        sum(e["completion_tokens"] for e in complete),
+    )
     rates = {"gateway": slope(times, ours), "engines": slope(times, theirs)}
     wrong: list[str] = []
     if any(stuck.values()):
@@ -237,33 +300,75 @@ def report(
         if rate > 3 * error and rate * options.minutes / 2 > 5e6 and not options.kills:
             wrong.append(f"the memory of {name} grows by {rate / 1e6:.2f} MB a minute")
     return {
-        "minutes": options.minutes, "requests": sum(soak.done.values()), "doings": dict(soak.done),
-        "statuses": dict(soak.statuses.most_common()), "stuck": stuck,
-        "memory": {name: {"first_mb": round(v[min(10, len(v) - 1)] / 1e6, 1), "last_mb": round(v[-1] / 1e6, 1),
-                          "mb_per_minute": round(rates[name][0] / 1e6, 3), "error": round(rates[name][1] / 1e6, 3)}
-                   for name, v in (("gateway", ours), ("engines", theirs))},
-        "usage": {"database": database, "audit": log, "of whole answers": whole, "told": dict(soak.told)},
+        "minutes": options.minutes,
+        "requests": sum(soak.done.values()),
+        "doings": dict(soak.done),
+        "statuses": dict(soak.statuses.most_common()),
+        "stuck": stuck,
+        "memory": {
+            name: {
+                "first_mb": round(v[min(10, len(v) - 1)] / 1e6, 1),
+                "last_mb": round(v[-1] / 1e6, 1),
+                "mb_per_minute": round(rates[name][0] / 1e6, 3),
+                "error": round(rates[name][1] / 1e6, 3),
+            }
+            for name, v in (("gateway", ours), ("engines", theirs))
+        },
+        "usage": {
+            "database": database,
+            "audit": log,
+            "of whole answers": whole,
+            "told": dict(soak.told),
+        },
         "wrong": wrong,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--model", type=Path, help="a GGUF; SmolLM2-135M in Q4_1 by default")
-    parser.add_argument("--pause", type=float, default=0.15, help="seconds a client thinks between two doings, mean")
+    parser.add_argument(
+        "--pause", type=float, default=0.15, help="seconds a client thinks between two doings, mean"
+    )
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--replay", action="store_true", help="an engine that answers from a script: the gateway alone")
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="an engine that answers from a script: the gateway alone",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    }
     with tempfile.TemporaryDirectory() as folder:
-        model = f"m={options.model or fetch.smollm2_gguf()}"
-        command = [sys.executable, "-m", "kanna", "serve", model, "--port", "0", "--state", folder,
-                   "--audit", f"{folder}/audit.jsonl", "--context", "512", "--parallel", "4",
-                   "--threads", str(options.threads), "--llama-server", "never"]  # fmt: skip
+        model = f"m={options.model or packages.smollm2_gguf()}"
+        command = [
+            sys.executable,
+            "-m",
+            "kanna",
+            "serve",
+            model,
+            "--port",
+            "0",
+            "--state",
+            folder,
+            "--audit",
+            f"{folder}/audit.jsonl",
+            "--context",
+            "512",
+            "--parallel",
+            "4",
+            "--threads",
+            str(options.threads),
+            "--llama-server",
+            "never",
+        ]
         if options.replay:
             from replay_engine import program
 

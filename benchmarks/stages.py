@@ -2,8 +2,9 @@
 
     python benchmarks/stages.py --model dithered --like Q4_K_M
 
-Every stage runs in a process of its own, whose start (0.3 s, with torch 2 s) is counted. Peak memory is anonymous:
-pages of mapped files are not counted; `resident` counts them. The last row is llama-quantize writing that size class.
+Every stage runs in a process of its own, whose start (0.3 s, with torch 2 s) is counted. Peak
+memory is anonymous: pages of mapped files are not counted; `resident` counts them. The last row is
+llama-quantize writing that size class.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import models
 import peers
 
 import kanna
-from kanna import families, statistics
-from kanna.calibrate import HELD_TEXT, IMATRIX, TOKENS, gradients, texts
-from kanna.calibrate.windows import cut
-from kanna.fetch import cache_dir
-from kanna.optimize.measure import Measured, measure
-from kanna.optimize.probe import probe
-from kanna.optimize.search import Wishes, search
-from kanna.progress import Silent
+from kanna import families
+from kanna._util.progress import Silent
+from kanna.calibration import HELD_TEXT, IMATRIX, TOKENS, gradients, statistics, texts
+from kanna.calibration.windows import cut
+from kanna.optimization.measure import Measured, measure
+from kanna.optimization.probe import probe
+from kanna.optimization.search import Wishes, search
 from kanna.sources import open_source
+from kanna.sources.packages import cache_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,33 @@ class Job:
     def run(self, stage: str, *more: object) -> peers.Run:
         """One stage in a process of its own."""
         fixed = (self.path, self.stats, self.threads, self.tokens)
-        return peers.run([sys.executable, Path(__file__), "--child", stage, *map(str, (*fixed, *more))])
+        return peers.run(
+            [sys.executable, Path(__file__), "--child", stage, *map(str, (*fixed, *more))]
+        )
 
     def write(self, plan: Path, out: Path) -> peers.Run:
         """Convert by a plan with method gptq."""
-        options: list[str | Path] = ["--plan", plan, "--statistics", self.stats, "--threads", str(self.threads)]
+        options: list[str | Path] = [
+            "--plan",
+            plan,
+            "--statistics",
+            self.stats,
+            "--threads",
+            str(self.threads),
+        ]
         return peers.run(peers.kanna("convert", self.path, "-o", out, *options, "--overwrite"))
 
     def limit(self) -> float:
-        """MB that writing may take: 300 and four of the largest second moment, in float32 as it is kept."""
-        return 300 + 4 * max(s.columns * s.block * 4 for s in statistics.read(self.stats).sites.values()) / 1e6
+        """MB that writing may take.
+
+        300 and four of the largest second moment, in float32 as it is kept.
+        """
+        return (
+            300
+            + 4
+            * max(s.columns * s.block * 4 for s in statistics.read(self.stats).sites.values())
+            / 1e6
+        )
 
 
 def calibrate(job: Job) -> None:
@@ -61,7 +79,9 @@ def calibrate(job: Job) -> None:
 def backward(job: Job) -> None:
     model = families.load_model(open_source(job.path))
     windows = cut(texts.documents(None, model)[0], model, tokens=job.tokens)
-    gradients.gradients(model, windows, job.stats, statistics.read(job.stats).sha256, device=None, progress=Silent())
+    gradients.gradients(
+        model, windows, job.stats, statistics.read(job.stats).sha256, device=None, progress=Silent()
+    )
 
 
 def costs(job: Job) -> Measured:
@@ -78,12 +98,18 @@ def probes(job: Job) -> dict[str, float]:
 def allocate(job: Job, budget: str, plan: str) -> None:
     source = open_source(job.path)
     model, found = families.load_model(source), costs(job)
-    search(source, model, found, job.stats, int(budget), Path(plan), wishes=Wishes(), scale=probes(job))
+    search(
+        source, model, found, job.stats, int(budget), Path(plan), wishes=Wishes(), scale=probes(job)
+    )
 
 
 STAGES: dict[str, Callable[..., object]] = {
-    "calibrate": calibrate, "gradients": backward, "measure": costs, "probe": probes, "allocate": allocate,
-}  # fmt: skip
+    "calibrate": calibrate,
+    "gradients": backward,
+    "measure": costs,
+    "probe": probes,
+    "allocate": allocate,
+}
 MODELS = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered")
 BEFORE = ("calibrate", "gradients", "measure", "probe")
 """Stages that need no budget."""
@@ -91,7 +117,13 @@ BEFORE = ("calibrate", "gradients", "measure", "probe")
 
 def rows(runs: dict[str, peers.Run]) -> list[dict[str, object]]:
     return [
-        {"stage": n, "s": r.seconds, "CPU s": r.cpu, "peak MB": r.anonymous / 1e6, "resident MB": r.resident / 1e6}
+        {
+            "stage": n,
+            "s": r.seconds,
+            "CPU s": r.cpu,
+            "peak MB": r.anonymous / 1e6,
+            "resident MB": r.resident / 1e6,
+        }
         for n, r in runs.items()
     ]
 
@@ -111,7 +143,9 @@ def main() -> None:
         stage, path, stats, threads, tokens, *more = sys.argv[2:]
         STAGES[stage](Job(Path(path), Path(stats), int(threads), int(tokens)), *more)
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default="widened")
     parser.add_argument("--like", default="Q4_K_M")
     parser.add_argument("--tokens", type=int, default=TOKENS)
@@ -122,12 +156,19 @@ def main() -> None:
     folder = cache_dir() / "benchmarks" / "stages" / path.stem
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    stats, plan, ours, other = (folder / name for name in ("statistics", "plan.json", "ours.gguf", "llama.gguf"))
+    stats, plan, ours, other = (
+        folder / name for name in ("statistics", "plan.json", "ours.gguf", "llama.gguf")
+    )
     job = Job(path, stats, options.threads, options.tokens)
     runs = {stage: job.run(stage) for stage in BEFORE}
-    quantize = peers.quantize(path, other, options.like, threads=options.threads, imatrix=stats / IMATRIX)
+    quantize = peers.quantize(
+        path, other, options.like, threads=options.threads, imatrix=stats / IMATRIX
+    )
     peer = peers.run(quantize)
-    runs |= {"allocate": job.run("allocate", other.stat().st_size, plan), "write": job.write(plan, ours)}
+    runs |= {
+        "allocate": job.run("allocate", other.stat().st_size, plan),
+        "write": job.write(plan, ours),
+    }
     peers.report(rows(runs | {"llama-quantize": peer}), options.json)
     if not options.json:
         print(f"\nwriting may take {job.limit():.0f} MB: 300 and four of the largest second moment")

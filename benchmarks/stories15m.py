@@ -11,7 +11,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-# llama2.c stores plain spaces, bytes as the character of that number, and line breaks around the control tokens.
+# llama2.c stores plain spaces, bytes as the character of that number, and line breaks around the
+# control tokens.
 _NAMED = {1: "<s>", 2: "</s>"} | {3 + i: f"<0x{i:02X}>" for i in range(256)}
 
 
@@ -24,13 +25,20 @@ def _tokens(data: bytes, count: int) -> tuple[list[str], list[float], list[int]]
         at += 8 + size
         tokens.append(_NAMED.get(i) or data[at - size : at].decode().replace(" ", "▁"))
         scores.append(score)
-    unknown, control, byte, normal = (getattr(gguf.TokenType, n) for n in ("UNKNOWN", "CONTROL", "BYTE", "NORMAL"))
+    unknown, control, byte, normal = (
+        getattr(gguf.TokenType, n) for n in ("UNKNOWN", "CONTROL", "BYTE", "NORMAL")
+    )
     return tokens, scores, [unknown, control, control, *[byte] * 256, *[normal] * (count - 259)]
 
 
 def write(out: Path, model: Path, tokenizer: Path) -> None:
-    """Write the GGUF. model: seven int32 of header, then float32 tensors, those of all layers together."""
-    dim, hidden, layers, heads, kv_heads, vocab, context = struct.unpack("<7i", model.read_bytes()[:28])
+    """Write the GGUF. model.
+
+    Seven int32 of header, then float32 tensors, those of all layers together.
+    """
+    dim, hidden, layers, heads, kv_heads, vocab, context = struct.unpack(
+        "<7i", model.read_bytes()[:28]
+    )
     flat = np.fromfile(model, "<f4", offset=28)
     at = 0
 
@@ -43,9 +51,16 @@ def write(out: Path, model: Path, tokenizer: Path) -> None:
     writer = gguf.GGUFWriter(out, "llama")
     writer.add_tensor("token_embd.weight", take(vocab, dim))
     for part, shape in {
-        "attn_norm": (dim,), "attn_q": (dim, dim), "attn_k": (kv, dim), "attn_v": (kv, dim), "attn_output": (dim, dim),
-        "ffn_norm": (dim,), "ffn_gate": (hidden, dim), "ffn_down": (dim, hidden), "ffn_up": (hidden, dim),
-    }.items():  # fmt: skip
+        "attn_norm": (dim,),
+        "attn_q": (dim, dim),
+        "attn_k": (kv, dim),
+        "attn_v": (kv, dim),
+        "attn_output": (dim, dim),
+        "ffn_norm": (dim,),
+        "ffn_gate": (hidden, dim),
+        "ffn_down": (dim, hidden),
+        "ffn_up": (hidden, dim),
+    }.items():
         for i, x in enumerate(take(layers, *shape)):
             writer.add_tensor(f"blk.{i}.{part}.weight", x)
     writer.add_tensor("output_norm.weight", take(dim))

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making import gguf_file, metadata_of_a_llama
-from packing import ALL, CHATML
+from helpers.making import gguf_file, metadata_of_a_llama
+from helpers.packing import ALL, CHATML
 
-from kanna import calibrate, fetch, statistics
-from kanna.package import package
+from kanna import calibrate
+from kanna.calibration import statistics
+from kanna.packaging import package
+from kanna.sources import packages
 
 # A shell's background jobs ignore Ctrl-C, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -24,7 +26,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The embedded default."""
-    return fetch.smollm2_gguf()
+    return packages.smollm2_gguf()
 
 
 @pytest.fixture(scope="session")
@@ -48,16 +50,21 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             kind = np.float32 if len(shape) == 1 else np.float16
             tensors[f"blk.{layer}.{name}.weight"] = rng.standard_normal(shape).astype(kind)
     tensors["output_norm.weight"] = np.ones(256, np.float32)
-    return gguf_file(path, tensors, metadata_of_a_llama(layers=2, hidden=256, heads=4, kv_heads=2, feed=512))
+    return gguf_file(
+        path, tensors, metadata_of_a_llama(layers=2, hidden=256, heads=4, kv_heads=2, feed=512)
+    )
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[None]:
-    """Short windows, few rows to try shrinkage on, one thread: the same code in a fraction of the time."""
-    import calibrating
-    import torch
+    """Short windows, few rows to try shrinkage on, one thread.
 
-    from kanna.calibrate import shrink, windows
+    The same code in a fraction of the time.
+    """
+    import torch
+    from helpers import calibrating
+
+    from kanna.calibration import shrink, windows
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -71,7 +78,7 @@ def small() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some thousand tokens to calibrate on."""
-    import tiny_models
+    from helpers import tiny_models
 
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(tiny_models.TEXT * 60, encoding="utf-8")
@@ -81,7 +88,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama of three layers with a tokenizer, as a Hugging Face folder."""
-    import tiny_models
+    from helpers import tiny_models
 
     folder = tmp_path_factory.mktemp("source") / "llama"
     tiny_models.make("llama", folder)
@@ -91,7 +98,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def calibrated(small: None, llama: Path, text: Path) -> tuple[statistics.Statistics, Any]:
     """Statistics of the llama over seven windows, and what `calibrate` returned."""
-    from calibrating import WINDOW
+    from helpers.calibrating import WINDOW
 
     folder = llama.parent / "statistics"
     result = calibrate(llama, folder, calibration=[text], tokens=7 * WINDOW)
@@ -100,14 +107,19 @@ def calibrated(small: None, llama: Path, text: Path) -> tuple[statistics.Statist
 
 @pytest.fixture(scope="session")
 def packable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF as kanna writes it: with provenance, a licence and a chat template whose texts need care."""
+    """A GGUF as kanna writes it.
+
+    With provenance, a licence and a chat template whose texts need care.
+    """
     told = metadata_of_a_llama(layers=2, hidden=64, heads=4, kv_heads=2, feed=128) | {
         "general.name": "Tiny $HOME %n {{ x }}",
         "general.license": "apache-2.0",
         "tokenizer.chat_template": CHATML,
         "kanna.version": "0.1.0",
         "kanna.source": "someone/tiny",
-        "kanna.source.sha256": json.dumps({"model.safetensors": "ab" * 32, "config.json": "cd" * 32}),
+        "kanna.source.sha256": json.dumps(
+            {"model.safetensors": "ab" * 32, "config.json": "cd" * 32}
+        ),
         "kanna.plan": "Q4_K_M",
         "kanna.plan.encodings": json.dumps({"f16": 3}),
         "kanna.command": "kanna convert someone/tiny --preset Q4_K_M",

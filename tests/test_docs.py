@@ -21,7 +21,12 @@ CONTEXT = click.Context(cli)
 
 
 def options(command: click.Command) -> set[str]:
-    return {o for p in command.params if isinstance(p, click.Option) for o in (*p.opts, *p.secondary_opts)}
+    return {
+        o
+        for p in command.params
+        if isinstance(p, click.Option)
+        for o in (*p.opts, *p.secondary_opts)
+    }
 
 
 def command(name: str) -> click.Command:
@@ -32,7 +37,9 @@ def command(name: str) -> click.Command:
 
 def code_lines(path: Path) -> Iterator[str]:
     """Command lines of the fenced blocks, without comments, continuation lines joined."""
-    for block in re.findall(r"^```(?:console|sh|bash)?\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
+    for block in re.findall(
+        r"^```(?:console|sh|bash)?\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S
+    ):
         for line in block.replace("\\\n", " ").splitlines():
             yield line.split("  #")[0].strip()
 
@@ -52,7 +59,11 @@ def test_every_command_has_a_page() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_page_documents_every_option_and_no_other(page: Path) -> None:
-    listed = set(re.findall(r"`(--?[a-z][a-z-]*)`", "".join(re.findall(r"(?m)^\| `-.*?\|", page.read_text()))))
+    listed = set(
+        re.findall(
+            r"`(--?[a-z][a-z-]*)`", "".join(re.findall(r"(?m)^\| `-.*?\|", page.read_text()))
+        )
+    )
     assert listed == options(command(page.stem))
 
 

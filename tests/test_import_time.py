@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "llama_cpp", "rich", "pydantic", "huggingface_hub", "tokenizers", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "llama_cpp",
+    "rich",
+    "pydantic",
+    "huggingface_hub",
+    "tokenizers",
+    "jinja2",
+)
 
 MEASURE = """
 import json, sys, time
@@ -28,7 +37,11 @@ def measured(work: str) -> tuple[float, list[str]]:
 
     code = MEASURE.format(work=work.strip(), heavy=HEAVY)
     runs = [
-        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for _ in range(3)
     ]
     return min(r[0] for r in runs), runs[0][1]

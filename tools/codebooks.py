@@ -1,4 +1,7 @@
-"""Writes native/include/kanna/codebooks.hpp: vectors that codes of IQ1, IQ2 and IQ3 stand for, from package gguf."""
+"""Writes native/include/kanna/codebooks.hpp.
+
+Vectors that codes of IQ1, IQ2 and IQ3 stand for, from package gguf.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,14 @@ def book(name: str, label: str) -> str:
         sum(levels.index(int(value)) << (bits * i) for i, value in enumerate(row))
         for row in grid.grid.reshape(grid.grid_shape)
     ]
-    lines = [", ".join(f"{e:#06x}" for e in entries[i : i + 14]) for i in range(0, len(entries), 14)]
-    return f"\nconstexpr uint16_t book_{name}[{len(entries)}] = {{\n    " + ",\n    ".join(lines) + "};\n"
+    lines = [
+        ", ".join(f"{e:#06x}" for e in entries[i : i + 14]) for i in range(0, len(entries), 14)
+    ]
+    return (
+        f"\nconstexpr uint16_t book_{name}[{len(entries)}] = {{\n    "
+        + ",\n    ".join(lines)
+        + "};\n"
+    )
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kanna.components import Component, Listing, components
+from kanna.catalog import Component, Listing, components
 
 PAGE = Path(__file__).parent.parent / "docs" / "components.md"
 HEAD = """\
@@ -40,11 +40,35 @@ def _kind(kind: Listing) -> str:
         lines.append(_row(cells + ([_cell(_facts(one))] if facts else [])))
     lines.append("")
     for options, names in _shared(kind.components):
-        said = "all of them" if len(names) == len(kind.components) > 1 else ", ".join(f"`{n}`" for n in names)
-        lines += [f"Options of {said}:", "", _row(["option", "type", "default", "what"]), _row(["---"] * 4)]
+        said = (
+            "all of them"
+            if len(names) == len(kind.components) > 1
+            else ", ".join(f"`{n}`" for n in names)
+        )
+        lines += [
+            f"Options of {said}:",
+            "",
+            _row(["option", "type", "default", "what"]),
+            _row(["---"] * 4),
+        ]
         for o in options:
-            default = "required" if o.required else "none" if o.default in (None, "", []) else f"`{o.default}`"
-            lines.append(_row([f"`{o.name}`", _cell(f"`{o.type}`" if o.type else ""), _cell(default), _cell(o.about)]))
+            default = (
+                "required"
+                if o.required
+                else "none"
+                if o.default in (None, "", [])
+                else f"`{o.default}`"
+            )
+            lines.append(
+                _row(
+                    [
+                        f"`{o.name}`",
+                        _cell(f"`{o.type}`" if o.type else ""),
+                        _cell(default),
+                        _cell(o.about),
+                    ]
+                )
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Build llama-cpp-python for this very machine, and show how far the compiler is.
 
-A generic build of llama.cpp is up to 41 % slower here than one that uses every instruction this CPU has.
+A generic build of llama.cpp is up to 41 % slower here than one that uses every instruction this CPU
+has.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ STEP = re.compile(r"\[(\d+)/(\d+)\]")
 def main() -> int:
     if importlib.util.find_spec("llama_cpp") is not None:
         return 0
-    print(f"Installing {REQUIREMENT}: it compiles llama.cpp, which takes some minutes the first time.", flush=True)
+    print(
+        f"Installing {REQUIREMENT}: it compiles llama.cpp, which takes some minutes the first time.",
+        flush=True,
+    )
     environment = os.environ | {
         "CMAKE_ARGS": os.environ.get("CMAKE_ARGS", "-DGGML_NATIVE=ON"),
         "PYTHONUNBUFFERED": "1",
     }
     command = [sys.executable, "-m", "pip", "install", "-v", "--prefer-binary", REQUIREMENT]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert process.stdout is not None
     tail: list[str] = []
     shown = -1
@@ -38,9 +44,15 @@ def main() -> int:
             shown = percent
             end = "" if sys.stdout.isatty() else "\n"
             if sys.stdout.isatty() or percent % 10 == 0:
-                print(f"\r  compiling llama.cpp: {percent:3d} % ({found[1]} of {found[2]})", end=end, flush=True)
+                print(
+                    f"\r  compiling llama.cpp: {percent:3d} % ({found[1]} of {found[2]})",
+                    end=end,
+                    flush=True,
+                )
     if process.wait() != 0:
-        print("\nThe build failed. A C++ compiler is needed (Debian: apt install build-essential). Last lines:")
+        print(
+            "\nThe build failed. A C++ compiler is needed (Debian: apt install build-essential). Last lines:"
+        )
         print("".join(tail))
     elif sys.stdout.isatty() and shown >= 0:
         print()

@@ -7,7 +7,9 @@ from kanna.model import F32, U8
 
 I32 = NDArray[np.int32]
 
-def encode(name: str, x: F32, out: U8, search: bool, weights: F32 | None, weighting: int, threads: int) -> None:
+def encode(
+    name: str, x: F32, out: U8, search: bool, weights: F32 | None, weighting: int, threads: int
+) -> None:
     """Encode float32 [rows, columns] into uint8 [rows, row bytes]; weights float32 [columns] or None."""
 
 def decode(name: str, data: U8, out: F32) -> None:
@@ -35,7 +37,15 @@ def feedback_factors(h: F32, order: I32, out: F32, threads: int) -> bool:
     """Factors float32 [n, n] of a second moment for columns visited in `order`; False: not positive definite."""
 
 def feedback(
-    name: str, x: F32, data: U8, h: F32, factors: F32 | None, order: I32, rounds: int, errors: F32, threads: int
+    name: str,
+    x: F32,
+    data: U8,
+    h: F32,
+    factors: F32 | None,
+    order: I32,
+    rounds: int,
+    errors: F32,
+    threads: int,
 ) -> None:
     """Improve encoded rows uint8 [rows, row bytes] of float32 [rows, n] under h, in place.
 

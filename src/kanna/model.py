@@ -1,4 +1,6 @@
-"""The in-memory picture of a language model: metadata and lazy tensors, never the weights themselves.
+"""The in-memory picture of a language model.
+
+Metadata and lazy tensors, never the weights themselves.
 
 Tensors carry GGUF names (`blk.0.attn_q.weight`) and numpy-order shapes: the last axis is the
 columns, everything before it is flattened to rows.

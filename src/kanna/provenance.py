@@ -1,4 +1,7 @@
-"""What an artefact says of how it was made: sources, plan, statistics, version, and the command that makes it again."""
+"""What an artefact says of how it was made.
+
+Sources, plan, statistics, version, and the command that makes it again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kanna import __version__
-from kanna.imatrix import Imatrix
+from kanna.calibration.imatrix import Imatrix
 from kanna.model import MetaValue, Model, ValueType, array, num_weights, string, u32
 from kanna.plan import Resolved
 from kanna.sources import Source
@@ -54,8 +57,19 @@ def metadata(
     imatrix: Imatrix | None = None,
     statistics: str | None = None,
 ) -> dict[str, MetaValue]:
-    """All keys of the artefact: the model's, and ours. Without `hashes` zeros stand in their place."""
-    ours = keys(model, source, resolved, hashes=hashes, command=command, imatrix=imatrix, statistics=statistics)
+    """All keys of the artefact: the model's, and ours.
+
+    Without `hashes` zeros stand in their place.
+    """
+    ours = keys(
+        model,
+        source,
+        resolved,
+        hashes=hashes,
+        command=command,
+        imatrix=imatrix,
+        statistics=statistics,
+    )
     return carried(model, ours) | ours
 
 
@@ -100,7 +114,9 @@ def keys(
     if imatrix is not None:
         found["kanna.imatrix.sha256"] = string(imatrix.sha256)
         found["quantize.imatrix.file"] = string(imatrix.path.name)
-        found["quantize.imatrix.dataset"] = string(", ".join(Path(d).name for d in imatrix.datasets))
+        found["quantize.imatrix.dataset"] = string(
+            ", ".join(Path(d).name for d in imatrix.datasets)
+        )
         found["quantize.imatrix.entries_count"] = u32(len(imatrix.weights))
         found["quantize.imatrix.chunks_count"] = u32(imatrix.chunks)
     return found
@@ -110,7 +126,11 @@ def _encodings(resolved: Resolved) -> dict[str, int]:
     """Number of tensors by encoding and method."""
     found: dict[str, int] = {}
     for entry in resolved.entries:
-        key = f"{entry.encoding.name}:{entry.method}" if entry.encoding.block > 1 else entry.encoding.name
+        key = (
+            f"{entry.encoding.name}:{entry.method}"
+            if entry.encoding.block > 1
+            else entry.encoding.name
+        )
         found[key] = found.get(key, 0) + 1
     return dict(sorted(found.items()))
 
@@ -123,7 +143,11 @@ def source_hashes(source: Source, hashes: Mapping[str, str] | None) -> MetaValue
 
 def _plain_name(source: Source) -> str:
     """The source without the folder it lies in, so that the same source gives the same bytes anywhere."""
-    return Path(source.given).name if source.path.exists() and Path(source.given).exists() else source.given
+    return (
+        Path(source.given).name
+        if source.path.exists() and Path(source.given).exists()
+        else source.given
+    )
 
 
 def command(source: Source, options: Mapping[str, object]) -> str:

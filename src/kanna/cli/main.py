@@ -12,13 +12,32 @@ from typing import Any
 
 import click
 
-from kanna import __version__, plugins
+from kanna import __version__
+from kanna._util import plugins
 from kanna.cli.options import common_options, settings
 from kanna.errors import KannaError
 
 COMMANDS = "kanna.cli.commands"
-ORDER = ("doctor", "inspect", "fit", "convert", "verify", "evaluate", "bench", "compare", "calibrate", "optimize",
-         "generate", "chat", "serve", "ps", "swap", "keys", "package", "components")  # fmt: skip
+ORDER = (
+    "doctor",
+    "inspect",
+    "fit",
+    "convert",
+    "verify",
+    "evaluate",
+    "bench",
+    "compare",
+    "calibrate",
+    "optimize",
+    "generate",
+    "chat",
+    "serve",
+    "ps",
+    "swap",
+    "keys",
+    "package",
+    "components",
+)
 INTERRUPTED = 130
 
 
@@ -26,11 +45,11 @@ class Commands(click.Group):
     """A group whose commands are the files of `cli/commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        found = plugins.names(COMMANDS)
+        found = plugins.names(COMMANDS, "COMMAND")
         return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in plugins.names(COMMANDS):
+        if cmd_name not in plugins.names(COMMANDS, "COMMAND"):
             return None
         return plugins.load(COMMANDS, cmd_name, "COMMAND")
 
@@ -42,11 +61,14 @@ class Commands(click.Group):
 
             close = get_close_matches(args[0], self.list_commands(ctx), 1)
             if close:
-                raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx) from None
+                raise click.UsageError(
+                    f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
+                ) from None
             raise error
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Vocabularies are lists of half a million strings without cycles: looking for some takes a tenth of the time.
+        # Vocabularies are lists of half a million strings without cycles: looking for some takes a
+        # tenth of the time.
         gc.set_threshold(50_000, 20, 100)
         atexit.register(gc.freeze)  # the system takes everything back anyway
         try:
@@ -76,7 +98,11 @@ def report(error: Exception, ctx: click.Context) -> int:
         code = error.exit_code
     elif isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        lines = {"found": f"{where}{error.strerror or error}", "expected": "", "todo": _os_advice(error)}
+        lines = {
+            "found": f"{where}{error.strerror or error}",
+            "expected": "",
+            "todo": _os_advice(error),
+        }
         code = 1
     elif isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("kanna"):
         lines = {
@@ -104,7 +130,9 @@ def report(error: Exception, ctx: click.Context) -> int:
 
 
 def _as_json(lines: dict[str, str], code: int) -> str:
-    return json.dumps({"error": {k: v for k, v in lines.items() if v} | {"exit_code": code}}, indent=2)
+    return json.dumps(
+        {"error": {k: v for k, v in lines.items() if v} | {"exit_code": code}}, indent=2
+    )
 
 
 def _os_advice(error: OSError) -> str:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from kanna._util.units import parse_size
 from kanna.errors import UsageError
-from kanna.units import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +43,13 @@ def common_options(function: F) -> F:
     ):
         envvar = "KANNA_DEBUG" if name == "--debug" else None
         function = click.option(
-            name, is_flag=True, help=text, envvar=envvar, expose_value=False, callback=_set, is_eager=True
+            name,
+            is_flag=True,
+            help=text,
+            envvar=envvar,
+            expose_value=False,
+            callback=_set,
+            is_eager=True,
         )(function)
     return function
 
@@ -54,7 +60,9 @@ class Command(click.Command):
     when_interrupted = "Interrupted."
 
 
-def command(name: str, *, when_interrupted: str = "Interrupted.") -> Callable[[Callable[..., Any]], Command]:
+def command(
+    name: str, *, when_interrupted: str = "Interrupted."
+) -> Callable[[Callable[..., Any]], Command]:
     """Make a function a command; it gets a `Terminal` first, then its own options."""
 
     def make(function: Callable[..., Any]) -> Command:
@@ -94,7 +102,9 @@ class Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
     name = "names"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
         if isinstance(value, list):
             return value  # pyright: ignore[reportUnknownVariableType]
         found = [part.strip() for part in str(value).split(",") if part.strip()]
@@ -107,6 +117,8 @@ FILE = click.Path(path_type=Path)
 SIZE = Size()
 NAMES = Names()
 
-threads = click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: every core]")
+threads = click.option(
+    "--threads", type=click.IntRange(1), help="Threads to use. [default: every core]"
+)
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
 offline = click.option("--offline", is_flag=True, help="Use only what is on this machine already.")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna._util.peak_memory import Peak
+from kanna._util.progress import Progress, Silent
+from kanna._util.units import format_size
 from kanna.cli.options import Settings
-from kanna.memory import Peak
-from kanna.progress import Progress, Silent
-from kanna.units import format_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,10 @@ LINE_EVERY = 10.0
 
 
 class Terminal:
-    """Output of one command. As a context it keeps stdout clean: with --json, one object and nothing else."""
+    """Output of one command.
+
+    As a context it keeps stdout clean: with --json, one object and nothing else.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -42,7 +45,12 @@ class Terminal:
             os.dup2(2, 1)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self.close_progress()
         self._restore()
 
@@ -58,7 +66,10 @@ class Terminal:
         return self.settings.quiet
 
     def progress(self, *, memory: bool = False) -> Progress:
-        """Where a verb reports: bars on a terminal, a line now and then elsewhere, nothing with --quiet."""
+        """Where a verb reports.
+
+        Bars on a terminal, a line now and then elsewhere, nothing with --quiet.
+        """
         if self._progress is None:
             if self.quiet:
                 self._progress = Silent()
@@ -208,7 +219,10 @@ class Bars:
 
 
 class Lines:
-    """Plain lines for logs: silent for short work, a line every `LINE_EVERY` seconds of long work."""
+    """Plain lines for logs.
+
+    Silent for short work, a line every `LINE_EVERY` seconds of long work.
+    """
 
     def __init__(self) -> None:
         self._stage, self._total, self._unit = "", None, "bytes"
@@ -227,7 +241,10 @@ class Lines:
             return
         self._last = now
         rate = self._done / max(now - self._began, 1e-9)
-        parts = [f"{self._stage}: {_amount(self._done, self._total, self._unit)}", _rate(rate, self._unit)]
+        parts = [
+            f"{self._stage}: {_amount(self._done, self._total, self._unit)}",
+            _rate(rate, self._unit),
+        ]
         if self._total and rate > 0:
             parts.append(f"{duration(max(self._total - self._done, 0) / rate)} left")
         print(", ".join(parts), file=sys.stderr, flush=True)

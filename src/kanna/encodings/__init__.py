@@ -1,13 +1,16 @@
-"""Encodings: how the values of a tensor are stored. Each file of this folder is one of GGUF, under its own name.
+"""Encodings: how the values of a tensor are stored.
 
-Those of MLX and ONNX come in widths and group sizes: each file of `grouped` is a whole kind of them.
+Each file of this folder is one of GGUF, under its own name.
+
+Those of MLX and ONNX come in widths and group sizes: each file of `grouped` is a whole kind of
+them.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
-from kanna import plugins
+from kanna._util import plugins
 from kanna.encodings import grouped
 from kanna.encodings.base import Encoding
 from kanna.errors import UnsupportedError
@@ -16,18 +19,27 @@ __all__ = ["Encoding", "by_ggml_type", "get", "names"]
 
 # Ids that ggml once used and took back; a file that carries one was written by a very old tool.
 REMOVED = {
-    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
-    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
-}  # fmt: skip
+    4: "Q4_2",
+    5: "Q4_3",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+}
 
 
 def names() -> list[str]:
     """Names of all encodings of GGUF, sorted."""
-    return list(plugins.names(__name__))
+    return list(plugins.names(__name__, "ENCODING"))
 
 
 def get(name: str) -> Encoding:
-    """The encoding called `name` (any case), of any format; UnsupportedError names the known ones."""
+    """The encoding called `name` (any case), of any format.
+
+    UnsupportedError names the known ones.
+    """
     if found := grouped.get(name.lower()):
         return found
     return plugins.load(__name__, name.lower(), "ENCODING")
@@ -44,8 +56,11 @@ def by_ggml_type(number: int) -> Encoding:
     if found is None:
         old = REMOVED.get(number)
         raise UnsupportedError(
-            f"ggml type {number} ({old}) was removed from ggml" if old else f"unknown ggml type {number}",
-            expected="one of " + ", ".join(f"{e.ggml_type} ({e.label})" for e in _by_type().values()),
+            f"ggml type {number} ({old}) was removed from ggml"
+            if old
+            else f"unknown ggml type {number}",
+            expected="one of "
+            + ", ".join(f"{e.ggml_type} ({e.label})" for e in _by_type().values()),
             todo="make the file again from the original model with a current tool",
         )
     return found

@@ -25,15 +25,17 @@ def refuse_nonfinite(x: F32) -> None:
         )
 
 
-def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool) -> U8:
+def encode(
+    encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
+) -> U8:
     """An `Encoding.encoder` of the native core."""
     refuse_nonfinite(x)
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
     out = np.empty((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
     w = None if weights is None else np.ascontiguousarray(weights, np.float32)
-    # Measured weights count alone. Where there are none, or guesses, the magnitude of a value counts too: that gave the
-    # least KL divergence of the five.
+    # Measured weights count alone. Where there are none, or guesses, the magnitude of a value
+    # counts too: that gave the least KL divergence of the five.
     weighting = UNIFORM if w is not None and not guessed else LEVEL_MAGNITUDE
     _native.encode(encoding.name, x, out, method == "search", w, weighting, threads)
     return out

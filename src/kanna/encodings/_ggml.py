@@ -26,16 +26,23 @@ def library() -> Any:
     """libggml-base; MissingError when llama-cpp-python is not installed."""
     spec = importlib.util.find_spec("llama_cpp")
     folders = [
-        Path(place) / sub for place in (spec.submodule_search_locations or [] if spec else []) for sub in ("lib", "")
+        Path(place) / sub
+        for place in (spec.submodule_search_locations or [] if spec else [])
+        for sub in ("lib", "")
     ]
     for path in (folder / name for folder in folders for name in _LIBRARIES):
         if path.is_file():
             lib = ctypes.CDLL(str(path))
             lib.ggml_quantize_chunk.restype = ctypes.c_size_t
             lib.ggml_quantize_chunk.argtypes = [
-                ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
-                ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
-            ]  # fmt: skip
+                ctypes.c_int,
+                ctypes.c_void_p,
+                ctypes.c_void_p,
+                ctypes.c_int64,
+                ctypes.c_int64,
+                ctypes.c_int64,
+                ctypes.c_void_p,
+            ]
             lib.ggml_quantize_init.argtypes = [ctypes.c_int]
             return lib
     raise MissingError(
@@ -52,29 +59,45 @@ def quantize(encoding: Encoding, x: F32, weights: F32 | None) -> U8:
     out = np.zeros((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
     w = None if weights is None else np.ascontiguousarray(weights, np.float32)
     lib.ggml_quantize_chunk(
-        number, x.ctypes.data, out.ctypes.data, 0, x.shape[0], x.shape[1], None if w is None else w.ctypes.data
+        number,
+        x.ctypes.data,
+        out.ctypes.data,
+        0,
+        x.shape[0],
+        x.shape[1],
+        None if w is None else w.ctypes.data,
     )
     return out
 
 
-def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool) -> U8:
+def encode(
+    encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
+) -> U8:
     """An `Encoding.encoder` that calls ggml. ggml knows one method only, so both names mean it."""
     refuse_nonfinite(x)
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
     if encoding.needs_weights and weights is None:
-        # ggml aborts the process without weights here: the mean square of a column is the best stand-in.
-        weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-12)
+        # ggml aborts the process without weights here: the mean square of a column is the best
+        # stand-in.
+        weights = np.mean(np.square(x), axis=0, dtype=np.float64).astype(np.float32) + np.float32(
+            1e-12
+        )
     if weights is not None and encoding.needs_weights:
         # A block of unused columns would become zeros there, and other text may use them.
         mean = np.mean(weights, dtype=np.float64)
-        weights = np.maximum(weights, np.float32(1e-6 * mean)) if mean > 0 else np.ones_like(weights)
+        weights = (
+            np.maximum(weights, np.float32(1e-6 * mean)) if mean > 0 else np.ones_like(weights)
+        )
     return quantize(encoding, x, weights)
 
 
 def encode_searched(
     encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
-) -> U8:  # fmt: skip
-    """An `Encoding.encoder` that calls ggml, which takes the largest magnitude, for `nearest`; `search` is our own."""
+) -> U8:
+    """An `Encoding.encoder` that calls ggml, which takes the largest magnitude, for `nearest`.
+
+    `search` is our own.
+    """
     found = _core.encode if method == "search" else encode
     return found(encoding, x, method, weights, threads, guessed)

@@ -21,5 +21,7 @@ def decode(encoding: Encoding, data: U8, cols: int) -> F32:
     # Random or damaged scales are infinite or NaN; that is the caller's business, not a warning's.
     with np.errstate(all="ignore"):
         for i in range(0, data.shape[0], step):
-            out[i : i + step] = dequantize(data[i : i + step], GGMLQuantizationType(encoding.ggml_type))
+            out[i : i + step] = dequantize(
+                data[i : i + step], GGMLQuantizationType(encoding.ggml_type)
+            )
     return out

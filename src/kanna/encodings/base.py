@@ -1,4 +1,7 @@
-"""What an encoding is: how blocks of values are stored, and the two functions between them and floats."""
+"""What an encoding is.
+
+How blocks of values are stored, and the two functions between them and floats.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,10 @@ class Encoding:
     ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped)
     planes:    the parts of a block, in order, where a file holds them apart; () where it does not
     settings:  what MLX's config.json says of a matrix so stored
-    grid:      the name that error feedback knows it by, where that is another; rows go there and back by
-               to_grid and from_grid
-    encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) -> u8[rows, row bytes]
+    grid:      the name that error feedback knows it by, where that is another; rows go there and
+               back by to_grid and from_grid
+    encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) ->
+        u8[rows, row bytes]
     decoder(self, data: u8[rows, row bytes], cols) -> f32[rows, cols]
     """
 
@@ -62,7 +66,10 @@ class Encoding:
         return 8 * self.block_bytes / self.block
 
     def row_bytes(self, cols: int) -> int:
-        """Bytes of a row of `cols` values; EncodingError when it is not a whole number of blocks."""
+        """Bytes of a row of `cols` values.
+
+        EncodingError when it is not a whole number of blocks.
+        """
         if cols % self.block:
             raise EncodingError(
                 f"{self.label} cannot hold rows of {cols} values",
@@ -84,7 +91,9 @@ class Encoding:
     def join(self, planes: Sequence[U8]) -> U8:
         """Rows uint8 [rows, row bytes] of their planes, the inverse of `split`."""
         rows = len(planes[0])
-        parts = [plane.reshape(rows, -1, p.bytes) for plane, p in zip(planes, self.planes, strict=True)]
+        parts = [
+            plane.reshape(rows, -1, p.bytes) for plane, p in zip(planes, self.planes, strict=True)
+        ]
         return np.concatenate(parts, axis=2).reshape(rows, -1)
 
     def decode(self, data: U8, cols: int) -> F32:
@@ -107,11 +116,16 @@ class Encoding:
         threads: int = 1,
         guessed: bool = False,
     ) -> U8:
-        """Store float32 [rows, cols] as uint8 [rows, row bytes]. guessed: weights of plan/prior.py."""
+        """Store float32 [rows, cols] as uint8 [rows, row bytes].
+
+        Guessed: weights of plan/prior.py.
+        """
         if self.encoder is None:
             raise EncodingError(f"{self.label} has no encoder", todo="choose another encoding")
         if x.ndim != 2 or x.dtype != np.float32:
-            raise EncodingError(f"values have shape {x.shape}, dtype {x.dtype}", expected="float32 [rows, cols]")
+            raise EncodingError(
+                f"values have shape {x.shape}, dtype {x.dtype}", expected="float32 [rows, cols]"
+            )
         self.row_bytes(x.shape[1])
         if weights is not None and weights.shape != (x.shape[1],):
             raise EncodingError(f"weights have shape {weights.shape}", expected=f"({x.shape[1]},)")

@@ -24,5 +24,11 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 
 ENCODING = Encoding(
-    name="bf16", ggml_type=30, label="BF16", block=1, block_bytes=2, encoder=_encode, decoder=_decode
+    name="bf16",
+    ggml_type=30,
+    label="BF16",
+    block=1,
+    block_bytes=2,
+    encoder=_encode,
+    decoder=_decode,
 )

@@ -1,4 +1,7 @@
-"""F16: IEEE half precision, rounded to nearest even. Values beyond 65504 become infinite, as in ggml."""
+"""F16: IEEE half precision, rounded to nearest even.
+
+Values beyond 65504 become infinite, as in ggml.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,17 @@ def _encode(_: Encoding, x: F32, *__: object) -> U8:
 
 
 def _decode(_: Encoding, data: U8, cols: int) -> F32:
-    """The bits moved to their place, then the exponent put right: five times as fast as numpy's own conversion."""
+    """The bits moved to their place, then the exponent put right.
+
+    Five times as fast as numpy's own conversion.
+    """
     bits = data.view(np.int16).astype(np.int32)  # the sign is copied into the bits above it
     bits <<= 13
     bits &= ~0x70000000
     x = bits.view(np.float32)
     x *= _REBIAS
-    # NaN and infinity have no bigger exponent to go to, and a library may have switched denormals off for this thread.
+    # NaN and infinity have no bigger exponent to go to, and a library may have switched denormals
+    # off for this thread.
     if not x.size or (x.max() < _LIMIT and x.min() > -_LIMIT and _has_denormals()):
         return x
     return data.view(np.float16).astype(np.float32)

@@ -1,4 +1,7 @@
-"""IQ4_XS: 4-bit codes into a fixed non-linear table; 6-bit scales per 32 values under one factor per 256."""
+"""IQ4_XS: 4-bit codes into a fixed non-linear table.
+
+6-bit scales per 32 values under one factor per 256.
+"""
 
 from __future__ import annotations
 

@@ -4,11 +4,30 @@ load_model(source) → Model    check(source) → problems    names() → famili
 to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 """
 
-from kanna.families._export import COMPUTED, gguf_view, head_dim_of, hf_config, hf_names, hf_view, to_hf
 from kanna.families._load import check, family_of, get, load_model, names
 from kanna.families.base import Problem
+from kanna.families.export import (
+    COMPUTED,
+    gguf_view,
+    head_dim_of,
+    hf_config,
+    hf_names,
+    hf_view,
+    to_hf,
+)
 
 __all__ = [
-    "COMPUTED", "Problem", "check", "family_of", "get", "gguf_view", "head_dim_of", "hf_config", "hf_names", "hf_view",
-    "load_model", "names", "to_hf",
-]  # fmt: skip
+    "COMPUTED",
+    "Problem",
+    "check",
+    "family_of",
+    "get",
+    "gguf_view",
+    "head_dim_of",
+    "hf_config",
+    "hf_names",
+    "hf_view",
+    "load_model",
+    "names",
+    "to_hf",
+]

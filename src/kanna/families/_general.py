@@ -1,4 +1,7 @@
-"""`general.*` metadata: name, size label, licence and origin from the model card, sampling from generation_config."""
+"""`general.*` metadata.
+
+Name, size label, licence and origin from the model card, sampling from generation_config.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,14 @@ _SAMPLING: dict[str, tuple[tuple[str, ...], ValueType]] = {
 }
 
 
-def general(source: Source, num_parameters: int, arch: str) -> tuple[dict[str, MetaValue], list[str]]:
+def general(
+    source: Source, num_parameters: int, arch: str
+) -> tuple[dict[str, MetaValue], list[str]]:
     """Metadata and notes (an unreadable model card is a note, not an error)."""
-    found: dict[str, MetaValue] = {"general.architecture": string(arch), "general.type": string("model")}
+    found: dict[str, MetaValue] = {
+        "general.architecture": string(arch),
+        "general.type": string("model"),
+    }
     notes: list[str] = []
     found |= sampling(source.files.get("generation_config.json"), notes)
     found |= _origin(source, num_parameters, notes)
@@ -50,13 +58,23 @@ def sampling(path: Path | None, notes: list[str]) -> dict[str, MetaValue]:
     try:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        notes.append("generation_config.json is not readable JSON: no sampling defaults are carried over")
+        notes.append(
+            "generation_config.json is not readable JSON: no sampling defaults are carried over"
+        )
         return {}
     found: dict[str, MetaValue] = {}
     for key, (names, kind) in _SAMPLING.items():
-        value = next((config[n] for n in names if isinstance(config, dict) and config.get(n) is not None), None)
+        value = next(
+            (config[n] for n in names if isinstance(config, dict) and config.get(n) is not None),
+            None,
+        )
         wanted = {ValueType.STR: str, ValueType.I32: int}.get(kind)
-        if kind is ValueType.F32 and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        if (
+            kind is ValueType.F32
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and isfinite(value)
+        ):
             found[f"general.sampling.{key}"] = f32(value)
         elif wanted is not None and isinstance(value, wanted) and not isinstance(value, bool):
             found[f"general.sampling.{key}"] = MetaValue(value, kind)
@@ -73,18 +91,26 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
     with _quiet("metadata"):
         try:
             card = gguf.Metadata.load_model_card(folder)
-        except Exception as error:  # hand-written YAML breaks in many ways, none of them our user's concern
+        except (
+            Exception
+        ) as error:  # hand-written YAML breaks in many ways, none of them our user's concern
             card = {}
             notes.append(
                 f"the model card's header is not valid YAML ({type(error).__name__}): licence and tags are lost"
             )
         try:
             read = gguf.Metadata.apply_metadata_heuristic(
-                gguf.Metadata(), card, gguf.Metadata.load_hf_parameters(folder), Path(name), num_parameters
+                gguf.Metadata(),
+                card,
+                gguf.Metadata.load_hf_parameters(folder),
+                Path(name),
+                num_parameters,
             )
         except Exception as error:
             read = gguf.Metadata()
-            notes.append(f"the model card's header has unexpected values ({type(error).__name__}): it is left out")
+            notes.append(
+                f"the model card's header has unexpected values ({type(error).__name__}): it is left out"
+            )
         read.name = read.name or name.split("/")[-1]
         if read.size_label is None and num_parameters > 0:
             read.size_label = gguf.size_label(num_parameters, 0, 0, 0)
@@ -100,7 +126,11 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
         if value.type == gguf.GGUFValueType.ARRAY:
             if not value.value:
                 continue
-            item = ValueType.STR if isinstance(value.value[0], str) else ValueType(_number(value.sub_type))
+            item = (
+                ValueType.STR
+                if isinstance(value.value[0], str)
+                else ValueType(_number(value.sub_type))
+            )
         found[key] = MetaValue(value.value, ValueType(_number(value.type)), item)
     return found
 

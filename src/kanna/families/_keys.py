@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def common(
-    arch: str, c: Config, *, head_dim: bool | None = None, rope_base: bool = True, scaling: bool = True
+    arch: str,
+    c: Config,
+    *,
+    head_dim: bool | None = None,
+    rope_base: bool = True,
+    scaling: bool = True,
 ) -> dict[str, MetaValue]:
     """Sizes, norm epsilon, rope base and scaling.
 

@@ -1,4 +1,7 @@
-"""From a source to a Model: every tensor accounted for, every value checked before a weight is read."""
+"""From a source to a Model.
+
+Every tensor accounted for, every value checked before a weight is read.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kanna import plugins, tokenizer
+from kanna import tokenizer
+from kanna._util import plugins
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families._general import general
-from kanna.families._tensors import Computed, HeadRows, Renamed, Shifted
 from kanna.families.base import IGNORED, SHAPES, Config, Family, Problem
+from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.formats.onnx import encoder
 from kanna.model import MetaValue, Model, Tensor, ValueType, num_weights, string
 
@@ -23,7 +27,7 @@ PACKAGE = "kanna.families"
 
 def names() -> list[str]:
     """Families that exist, by file name."""
-    return list(plugins.names(PACKAGE))
+    return list(plugins.names(PACKAGE, "FAMILY"))
 
 
 def get(name: str) -> Family:
@@ -31,7 +35,10 @@ def get(name: str) -> Family:
 
 
 def family_of(config: dict[str, Any]) -> tuple[str, Family]:
-    """The family of a config.json, by its architecture class; UnsupportedError names the known ones."""
+    """The family of a config.json, by its architecture class.
+
+    UnsupportedError names the known ones.
+    """
     found = [a for a in config.get("architectures") or [] if isinstance(a, str)]
     for name in names():
         if any(a in get(name).architectures for a in found):
@@ -44,7 +51,9 @@ def family_of(config: dict[str, Any]) -> tuple[str, Family]:
             "and kanna bench folder",
         )
     known = sorted(a for name in names() for a in get(name).architectures)
-    what = f"architecture {', '.join(found)}" if found else f"model type {config.get('model_type')!r}"
+    what = (
+        f"architecture {', '.join(found)}" if found else f"model type {config.get('model_type')!r}"
+    )
     raise UnsupportedError(
         f"{what} is not supported",
         expected="one of " + ", ".join(known),
@@ -83,7 +92,10 @@ def load_model(source: Source) -> Model:
 
 
 def check(source: Source) -> list[Problem]:
-    """Everything that stands in the way of `source`, and what its user must know; empty when all is well."""
+    """Everything that stands in the way of `source`, and what its user must know.
+
+    Empty when all is well.
+    """
     if source.kind == "gguf":
         return []
     try:
@@ -117,18 +129,30 @@ def _config_problems(family: Family, c: Config) -> list[Problem]:
     if c.get("quantization_config") is not None:
         method = (c.get("quantization_config") or {}).get("quant_method", "unknown")
         problems.append(
-            Problem(f"the weights are already quantized ({method})", "16- or 32-bit weights", "give the original model")
+            Problem(
+                f"the weights are already quantized ({method})",
+                "16- or 32-bit weights",
+                "give the original model",
+            )
         )
     for key, allowed in family.fixed.items():
         if (value := c.get(key)) is not None and value not in allowed:
             wanted = " or ".join(map(repr, allowed))
             problems.append(
-                Problem(f"config.json has {key} = {value!r}", wanted, "no stock runtime computes this model")
+                Problem(
+                    f"config.json has {key} = {value!r}",
+                    wanted,
+                    "no stock runtime computes this model",
+                )
             )
     for layers in ("full_attention", "sliding_attention"):
         rope = c.rope(layers)
         if rope.kind not in family.rope_types:
-            problems.append(Problem(f"rope scaling {rope.kind!r} is not known", ", ".join(sorted(family.rope_types))))
+            problems.append(
+                Problem(
+                    f"rope scaling {rope.kind!r} is not known", ", ".join(sorted(family.rope_types))
+                )
+            )
     if c.head_dim % 2 or c.heads % c.kv_heads:
         problems.append(
             Problem(
@@ -155,7 +179,9 @@ def _part(ours: str) -> str:
 
 def _may_have(family: Family, ours: str, kind: str) -> bool:
     part = _part(ours)
-    return kind == "weight" or (kind == "bias" and (part in family.biases or f"{part}.bias" in family.optional))
+    return kind == "weight" or (
+        kind == "bias" and (part in family.biases or f"{part}.bias" in family.optional)
+    )
 
 
 def _plain(name: str) -> str:
@@ -177,7 +203,10 @@ def expected_shape(family: Family, sizes: dict[str, int], ours: str) -> tuple[in
 
 
 def _map(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[Problem]]:
-    """GGUF tensors of the source in layer order, and problems: unknown, missing or misshapen ones."""
+    """GGUF tensors of the source in layer order, and problems.
+
+    Unknown, missing or misshapen ones.
+    """
     modules = _match(dict(family.names), c.layers)
     sizes, problems = c.sizes, list[Problem]()
     found: dict[str, Tensor] = {}
@@ -210,10 +239,17 @@ def _map(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[
             continue
         found[ours] = _view(family, ours, tensor, c)
     if skipped:
-        problems.append(Problem(f"{skipped} vision tensors are left out: the text model is converted", fatal=False))
+        problems.append(
+            Problem(
+                f"{skipped} vision tensors are left out: the text model is converted", fatal=False
+            )
+        )
     problems += _missing(family, modules, seen, c)
     order = {name: i for i, name in enumerate(_sorted(modules, c.layers))}
-    tensors = [Computed(name, np.ascontiguousarray(v, dtype=np.float32)) for name, v in family.extra(c).items()]
+    tensors = [
+        Computed(name, np.ascontiguousarray(v, dtype=np.float32))
+        for name, v in family.extra(c).items()
+    ]
     ordered = sorted(found, key=lambda n: (order[n.rpartition(".")[0]], not n.endswith(".weight")))
     return [*tensors, *(found[n] for n in ordered)], problems
 
@@ -233,7 +269,11 @@ def _misshapen(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> Pr
             "as many embedding rows as vocab_size",
             "set vocab_size in config.json to the rows there are (or resize the embeddings and save the model again)",
         )
-    return Problem(f"{name} has shape {list(shape)}", f"{list(wanted)} from config.json", "fetch the model again")
+    return Problem(
+        f"{name} has shape {list(shape)}",
+        f"{list(wanted)} from config.json",
+        "fetch the model again",
+    )
 
 
 def _missing(family: Family, modules: dict[str, str], seen: set[str], c: Config) -> list[Problem]:
@@ -248,7 +288,10 @@ def _missing(family: Family, modules: dict[str, str], seen: set[str], c: Config)
                 # Without a head of its own a model reads its embedding backwards.
                 if not c.tied:
                     problems.append(
-                        Problem("lm_head.weight is absent: the embedding is used as the output matrix", fatal=False)
+                        Problem(
+                            "lm_head.weight is absent: the embedding is used as the output matrix",
+                            fatal=False,
+                        )
                     )
                 continue
             problems.append(
@@ -277,14 +320,26 @@ def _from_gguf(source: Source) -> Model:
     metadata: dict[str, MetaValue] = dict(source.gguf.metadata)
     arch = metadata.get("general.architecture")
     if arch is None or arch.type is not ValueType.STR or not arch.value:
-        raise SourceError("the GGUF names no general.architecture", expected="a language model", todo="check the file")
+        raise SourceError(
+            "the GGUF names no general.architecture",
+            expected="a language model",
+            todo="check the file",
+        )
     notes: list[str] = []
     quantized = [
-        t for t in source.tensors.values() if t.dtype not in ("f32", "f16", "bf16", "f64") and t.dtype[0] != "i"
+        t
+        for t in source.tensors.values()
+        if t.dtype not in ("f32", "f16", "bf16", "f64") and t.dtype[0] != "i"
     ]
     if quantized:
         kinds = sorted({t.dtype for t in quantized})
         notes.append(
             f"the source is already quantized ({', '.join(kinds)}): its losses stay, and more are added to them"
         )
-    return Model(name=source.name, family=arch.value, tensors=dict(source.tensors), metadata=metadata, notes=notes)
+    return Model(
+        name=source.name,
+        family=arch.value,
+        tensors=dict(source.tensors),
+        metadata=metadata,
+        notes=notes,
+    )

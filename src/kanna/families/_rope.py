@@ -68,7 +68,9 @@ def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue
     found = {
         f"{key}.type": string("yarn"),
         f"{key}.factor": f32(rope.number("factor")),
-        f"{key}.original_context_length": u32(int(rope.number("original_max_position_embeddings", context))),
+        f"{key}.original_context_length": u32(
+            int(rope.number("original_max_position_embeddings", context))
+        ),
     }
     for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
         if rope.params.get(theirs) is not None:
@@ -82,7 +84,10 @@ def llama3_factors(rope: Rope, dim: int) -> F32:
     Long wavelengths are divided by `factor`, short ones kept, those between blended.
     """
     factor, low = rope.number("factor", 8.0), rope.number("low_freq_factor", 1.0)
-    high, old = rope.number("high_freq_factor", 4.0), rope.number("original_max_position_embeddings", 8192)
+    high, old = (
+        rope.number("high_freq_factor", 4.0),
+        rope.number("original_max_position_embeddings", 8192),
+    )
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     frequency = np.float32(1.0) / np.power(np.float32(rope.theta), exponent)
     wavelength = np.float32(2 * math.pi) / frequency

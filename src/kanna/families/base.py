@@ -1,7 +1,8 @@
 """What a family is: the data that turns one architecture's names, config and weights into GGUF's.
 
 A family file exports FAMILY, a `Family` with a table of names and a few short functions. Everything
-that does the work (lazy tensors, checks, metadata) is generic and lives in the modules beside this one.
+that does the work (lazy tensors, checks, metadata) is generic and lives in the modules beside this
+one.
 """
 
 from __future__ import annotations
@@ -72,13 +73,19 @@ class Problem:
 
 
 class Config:
-    """config.json seen through a family: nested text config merged, both spellings, defaults filled in."""
+    """config.json seen through a family.
+
+    Nested text config merged, both spellings, defaults filled in.
+    """
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self.raw = raw
         text = raw.get("text_config")
         merged = {**raw, **text} if isinstance(text, Mapping) else dict(raw)
-        self.values: dict[str, Any] = {**defaults, **{k: v for k, v in merged.items() if v is not None}}
+        self.values: dict[str, Any] = {
+            **defaults,
+            **{k: v for k, v in merged.items() if v is not None},
+        }
         self.given = merged
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -10,7 +10,10 @@ from kanna.model import Model, f32, u32
 
 ARCH = "gemma2"
 WIDE = 46
-"""Layers of the 27B model: there llama.cpp scales attention by hidden / heads instead of the head size."""
+"""Layers of the 27B model.
+
+There llama.cpp scales attention by hidden / heads instead of the head size.
+"""
 
 GEMMA_NAMES = NAMES | {
     "model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
@@ -44,7 +47,10 @@ def scale_problems(c: Config, wide: int) -> list[Problem]:
 
 
 def layer_types(c: Config, period: int) -> list[bool]:
-    """For every layer, whether it looks through the window; from layer_types or the pattern's period."""
+    """For every layer, whether it looks through the window.
+
+    From layer_types or the pattern's period.
+    """
     given = c.get("layer_types")
     if isinstance(given, list) and len(given) == c.layers:
         return [kind == "sliding_attention" for kind in given]
@@ -54,9 +60,16 @@ def layer_types(c: Config, period: int) -> list[bool]:
 def checks(c: Config) -> list[Problem]:
     problems = scale_problems(c, WIDE)
     if layer_types(c, 2) != [i % 2 == 0 for i in range(c.layers)]:
-        problems.append(Problem("config.json has another pattern of layer_types", "every other layer, from the first"))
+        problems.append(
+            Problem(
+                "config.json has another pattern of layer_types",
+                "every other layer, from the first",
+            )
+        )
     if c.rope().theta != 10000.0 or c.rope().kind != "default":
-        problems.append(Problem("config.json has other rope parameters", "rope_theta 10000 without scaling"))
+        problems.append(
+            Problem("config.json has other rope parameters", "rope_theta 10000 without scaling")
+        )
     return problems
 
 

@@ -13,7 +13,10 @@ ARCH = "gemma3"
 PERIOD = 6
 """llama.cpp's own pattern: five layers with a window, one without."""
 WIDE = 62
-"""Layers of the 27B model: there llama.cpp scales attention by hidden / heads instead of the head size."""
+"""Layers of the 27B model.
+
+There llama.cpp scales attention by hidden / heads instead of the head size.
+"""
 
 
 def metadata(c: Config) -> Metadata:
@@ -40,7 +43,9 @@ def to_config(model: Model) -> dict[str, Any]:
     pattern = model.meta("{arch}.attention.sliding_window_pattern", PERIOD)
     if isinstance(pattern, int):
         pattern = [(i + 1) % pattern != 0 for i in range(layers)]
-    kinds = ["sliding_attention" if windowed and window else "full_attention" for windowed in pattern]
+    kinds = [
+        "sliding_attention" if windowed and window else "full_attention" for windowed in pattern
+    ]
     return {
         "hidden_activation": ACTIVATIONS[0],
         "sliding_window": window or 4096,

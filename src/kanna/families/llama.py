@@ -29,7 +29,8 @@ FAMILY = Family(
     model_type="llama",
     metadata=metadata,
     optional=frozenset(
-        f"{part}.bias" for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+        f"{part}.bias"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     ),
     defaults={
         "vocab_size": 32000,

@@ -25,7 +25,9 @@ def _rotary(c: Config) -> int:
 
 def _original(c: Config) -> int:
     """Context the model was first trained for."""
-    value = c.rope().params.get("original_max_position_embeddings") or c.get("original_max_position_embeddings")
+    value = c.rope().params.get("original_max_position_embeddings") or c.get(
+        "original_max_position_embeddings"
+    )
     return int(value) if isinstance(value, int | float) and value > 0 else c.context
 
 
@@ -43,7 +45,10 @@ def metadata(c: Config) -> Metadata:
 
 
 def _attention_factor(c: Config) -> float:
-    """What transformers multiplies cos and sin with: by the square root of a log ratio of the contexts."""
+    """What transformers multiplies cos and sin with.
+
+    By the square root of a log ratio of the contexts.
+    """
     given = c.rope().params.get("attention_factor")
     if isinstance(given, int | float):
         return float(given)
@@ -98,7 +103,10 @@ def checks(c: Config) -> list[Problem]:
 
 
 def to_config(model: Model) -> dict[str, Any]:
-    """Published Phi-3 configs name the scaling at the top level and in rope_scaling; both are written."""
+    """Published Phi-3 configs name the scaling at the top level and in rope_scaling.
+
+    Both are written.
+    """
     hidden, heads = model.meta("{arch}.embedding_length"), model.meta("{arch}.attention.head_count")
     rotary = model.meta("{arch}.rope.dimension_count", hidden // heads)
     found: dict[str, Any] = {
@@ -112,10 +120,16 @@ def to_config(model: Model) -> dict[str, Any]:
     if factors["long"] is not None and factors["short"] is not None:
         scaling: dict[str, Any] = {
             "type": "longrope",
-            **{f"{k}_factor": [float(str(v)) for v in t.rows(0, 1)[0]] for k, t in factors.items() if t is not None},
+            **{
+                f"{k}_factor": [float(str(v)) for v in t.rows(0, 1)[0]]
+                for k, t in factors.items()
+                if t is not None
+            },
         }
         factor = model.meta("{arch}.rope.scaling.attn_factor")
-        usual = _usual_factor(model.meta("{arch}.context_length"), found["original_max_position_embeddings"])
+        usual = _usual_factor(
+            model.meta("{arch}.context_length"), found["original_max_position_embeddings"]
+        )
         if factor is not None and abs(factor - usual) > 1e-6 * usual:
             scaling["attention_factor"] = float(str(np.float32(factor)))
         found["rope_scaling"] = scaling

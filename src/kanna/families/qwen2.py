@@ -28,7 +28,11 @@ def metadata(c: Config) -> Metadata:
 def checks(c: Config) -> list[Problem]:
     """A sliding window in the upper layers is not in llama.cpp's graph of this architecture."""
     window = c.get("sliding_window")
-    if not c.get("use_sliding_window") or not isinstance(window, int) or c.get("max_window_layers", 28) >= c.layers:
+    if (
+        not c.get("use_sliding_window")
+        or not isinstance(window, int)
+        or c.get("max_window_layers", 28) >= c.layers
+    ):
         return []
     return [
         Problem(

@@ -15,7 +15,10 @@ from kanna.model import F32, U8, columns
 
 @dataclass(slots=True)
 class StoredTensor:
-    """A view of a mapped file: `data` is uint8 [num_rows * row bytes]. Nothing is read before it is asked for."""
+    """A view of a mapped file: `data` is uint8 [num_rows * row bytes].
+
+    Nothing is read before it is asked for.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -55,7 +58,10 @@ class HeaderTensor:
 
 
 def map_file(path: Path) -> U8:
-    """The bytes of a file as uint8, mapped. Raises FormatError when it is empty, SourceError when it is not there."""
+    """The bytes of a file as uint8, mapped.
+
+    Raises FormatError when it is empty, SourceError when it is not there.
+    """
     if not path.is_file():
         raise SourceError(f"{path} is not a file", todo="check the path")
     if path.stat().st_size == 0:

@@ -19,18 +19,23 @@ from threading import Lock
 import numpy as np
 
 from kanna import methods
-from kanna.encodings import _carry
+from kanna._util.peak_memory import Peak
+from kanna._util.progress import Progress
+from kanna.encodings import transcoding
 from kanna.errors import EncodingError, OutputError
-from kanna.memory import Peak
 from kanna.model import U8, columns, num_rows
 from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
-from kanna.progress import Progress
 
 BLOCK_WEIGHTS = 1 << 19
 PARTIAL = ".partial"
-# Exponent bits that are all set only in NaN and infinity, for the types that are carried without decoding.
-_NONFINITE = {"f32": (np.uint32, 0x7F800000), "f16": (np.uint16, 0x7C00), "bf16": (np.uint16, 0x7F80)}
+# Exponent bits that are all set only in NaN and infinity, for the types that are carried without
+# decoding.
+_NONFINITE = {
+    "f32": (np.uint32, 0x7F800000),
+    "f16": (np.uint16, 0x7C00),
+    "bf16": (np.uint16, 0x7F80),
+}
 
 
 Spread = Callable[[TensorPlan, int, U8], "Iterable[tuple[int, U8]] | None"] | None
@@ -40,8 +45,10 @@ Spread = Callable[[TensorPlan, int, U8], "Iterable[tuple[int, U8]] | None"] | No
 class File:
     """One file to write: its header, then each tensor at its offset.
 
-    late: gives (offset, bytes) of what is known only once the tensors are written, over what stood there
-    spread: of encoded rows from `start`, (offset, bytes) of the arrays they are split into; None: they stay together
+    late: gives (offset, bytes) of what is known only once the tensors are written, over what stood
+        there
+    spread: of encoded rows from `start`, (offset, bytes) of the arrays they are split into; None:
+        they stay together
     """
 
     path: Path
@@ -59,7 +66,10 @@ def partial(path: Path) -> Path:
 
 
 def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> None:
-    """Raise OutputError when the files cannot be written: they exist, the folder is missing or read-only, no space."""
+    """Raise OutputError when the files cannot be written.
+
+    They exist, the folder is missing or read-only, no space.
+    """
     for path in paths:
         if path.is_dir():
             raise OutputError(f"{path} is a folder", expected="the name of a file")
@@ -74,7 +84,9 @@ def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> 
     free = shutil.disk_usage(folder).free + sum(_size(partial(p)) for p in paths)
     if needed > free:
         raise OutputError(
-            f"{folder} has {free / 1e6:.1f} MB free", expected=f"{needed / 1e6:.1f} MB", todo="free some space"
+            f"{folder} has {free / 1e6:.1f} MB free",
+            expected=f"{needed / 1e6:.1f} MB",
+            todo="free some space",
         )
 
 
@@ -82,11 +94,15 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def fill(files: Sequence[File], *, threads: int, progress: Progress, nonfinite: str, stage: str) -> int:
-    """Write every file as NAME.partial, sync and rename them all. Returns the peak of our own memory in bytes.
+def fill(
+    files: Sequence[File], *, threads: int, progress: Progress, nonfinite: str, stage: str
+) -> int:
+    """Write every file as NAME.partial, sync and rename them all.
 
-    nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros instead.
-    Whatever goes wrong, no file appears under its final name and no partial file stays.
+    Returns the peak of our own memory in bytes.
+
+    nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros
+    instead. Whatever goes wrong, no file appears under its final name and no partial file stays.
     """
     peak = Peak()
     made: list[Path] = []
@@ -111,7 +127,9 @@ def fill(files: Sequence[File], *, threads: int, progress: Progress, nonfinite: 
 
 @contextmanager
 def replacing(out: Path) -> Generator[Path, None, None]:
-    """A folder to make and fill, which becomes `out` when the block ends: its files are synced, then it is renamed.
+    """A folder to make and fill, which becomes `out` when the block ends.
+
+    Its files are synced, then it is renamed.
 
     On an error it is removed and `out` stays as it was. Raises OutputError when the system refuses.
     """
@@ -139,11 +157,17 @@ def _remove(paths: list[Path]) -> None:
 def explain(error: OSError, path: Path) -> OutputError:
     """What the system's refusal to write `path` means for who asked for it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"the disk of {path} is full", todo="free some space, or write to another disk")
-    return OutputError(f"{path} cannot be written: {error.strerror or error}", todo="write to another folder")
+        return OutputError(
+            f"the disk of {path} is full", todo="free some space, or write to another disk"
+        )
+    return OutputError(
+        f"{path} cannot be written: {error.strerror or error}", todo="write to another folder"
+    )
 
 
-def _fill(file: File, path: Path, threads: int, progress: Progress, nonfinite: str, peak: Peak) -> None:
+def _fill(
+    file: File, path: Path, threads: int, progress: Progress, nonfinite: str, peak: Peak
+) -> None:
     path.unlink(missing_ok=True)
     with path.open("xb") as out:
         sink = _Sink(out.fileno())
@@ -158,7 +182,9 @@ def _fill(file: File, path: Path, threads: int, progress: Progress, nonfinite: s
             _pool(jobs, sink, threads, progress, nonfinite, peak, file.spread)
         for offset, data in file.late() if file.late else ():
             sink.write(offset, data)
-        os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(file.total_bytes)
+        os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(
+            file.total_bytes
+        )
         os.fsync(out.fileno())
 
 
@@ -172,14 +198,24 @@ def _jobs(file: File) -> Iterator[Job]:
         size = entry.encoding.row_bytes(cols)
         step = max(1, BLOCK_WEIGHTS // cols)
         # Experts have importances of their own: no row block crosses from one to the next.
-        group = total // entry.weights.shape[0] if entry.weights is not None and entry.weights.ndim == 2 else total
+        group = (
+            total // entry.weights.shape[0]
+            if entry.weights is not None and entry.weights.ndim == 2
+            else total
+        )
         for first in range(0, total, max(1, group)):
             for start in range(first, first + group, step):
                 yield entry, start, min(start + step, first + group), offset + start * size
 
 
 def _pool(
-    jobs: Iterator[Job], sink: _Sink, threads: int, progress: Progress, nonfinite: str, peak: Peak, spread: Spread
+    jobs: Iterator[Job],
+    sink: _Sink,
+    threads: int,
+    progress: Progress,
+    nonfinite: str,
+    peak: Peak,
+    spread: Spread,
 ) -> None:
     waiting: deque[tuple[Future[int], str]] = deque()
     with ThreadPoolExecutor(threads, "kanna") as pool:
@@ -198,8 +234,14 @@ def _pool(
 
 
 def _do(
-    sink: _Sink, nonfinite: str, spread: Spread, entry: TensorPlan, start: int, stop: int, offset: int
-) -> int:  # fmt: skip
+    sink: _Sink,
+    nonfinite: str,
+    spread: Spread,
+    entry: TensorPlan,
+    start: int,
+    stop: int,
+    offset: int,
+) -> int:
     data = encode_rows(entry, start, stop, nonfinite)
     pieces = spread(entry, start, data) if spread else None
     for at, piece in [(offset, data)] if pieces is None else pieces:
@@ -224,18 +266,22 @@ def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:
             if data is not None and _is_finite(encoding.name, data):
                 return data
         elif encoding.block > 1 and (data := tensor.raw(start, stop)) is not None:
-            same = _carry.carried(tensor.dtype, encoding.name, data)
+            same = transcoding.carried(tensor.dtype, encoding.name, data)
             if same is not None:
                 return same
         x = tensor.rows(start, stop)
         if nonfinite == "zero":
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
         elif encoding.name in _NONFINITE and not np.isfinite(x).all():
-            raise EncodingError(f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite")
+            raise EncodingError(
+                f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite"
+            )
         return methods.get(entry.method).encode(encoding, x, _inputs(entry, start))
     except EncodingError as error:
         if np.isfinite(tensor.rows(start, stop)).all():
-            raise EncodingError(f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo) from error
+            raise EncodingError(
+                f"{entry.name}: {error.found}", expected=error.expected, todo=error.todo
+            ) from error
         raise EncodingError(
             f"{entry.name}, rows {start} to {stop - 1}: {error.found}",
             expected="finite values",
@@ -253,7 +299,10 @@ def _is_finite(name: str, data: U8) -> bool:
 
 
 def _inputs(entry: TensorPlan, start: int) -> methods.Inputs:
-    """What is known of the inputs of these rows; a tensor of experts has one set of weights per expert."""
+    """What is known of the inputs of these rows.
+
+    A tensor of experts has one set of weights per expert.
+    """
     weights = entry.weights
     if weights is None and entry.prior is not None:
         return methods.Inputs(weights=entry.prior.weights(), guessed=True, moment=entry.moment)

@@ -30,8 +30,9 @@ __all__ = [
     "probe",
 ]
 
-# Share of the measured bandwidth that llama.cpp reaches; weights one core decodes and multiplies per second, by
-# the width of its vectors; seconds per token that no weight accounts for. Measured with 2 to 8-bit files.
+# Share of the measured bandwidth that llama.cpp reaches; weights one core decodes and multiplies
+# per second, by the width of its vectors; seconds per token that no weight accounts for. Measured
+# with 2 to 8-bit files.
 _EFFICIENCY = 0.85
 _WEIGHTS_PER_SECOND = {"avx512f": 12e9, "avx2": 9e9, "sve": 8e9, "asimddp": 6e9}
 _OVERHEAD = 1e-3
@@ -39,7 +40,10 @@ _OVERHEAD = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """This machine. `bandwidth` in bytes per second; `loaders` tells which GPU libraries are installed."""
+    """This machine. `bandwidth` in bytes per second.
+
+    `loaders` tells which GPU libraries are installed.
+    """
 
     system: str
     python: str
@@ -72,7 +76,11 @@ def probe() -> Machine:
 
 
 def estimate_tps(
-    bytes_per_token: float, weights: float = 0, *, threads: int | None = None, per_second: float | None = None
+    bytes_per_token: float,
+    weights: float = 0,
+    *,
+    threads: int | None = None,
+    per_second: float | None = None,
 ) -> float:
     """Tokens per second on this CPU when each token reads `bytes_per_token` and multiplies `weights` weights.
 

@@ -1,4 +1,7 @@
-"""GPUs and neural processors: found by the tools and device files that come with their drivers; nothing is loaded."""
+"""GPUs and neural processors: found by the tools and device files that come with their drivers.
+
+Nothing is loaded.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,24 @@ from kanna.hardware.cpu import run
 
 # PCI vendors that make GPUs or accelerators for language models.
 _VENDORS = {
-    "0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel", "0x1da3": "Habana", "0x1e60": "Hailo",
-    "0x1ed2": "FuriosaAI", "0x1e52": "Tenstorrent", "0x17cb": "Qualcomm", "0x5143": "Qualcomm",
-}  # fmt: skip
+    "0x10de": "NVIDIA",
+    "0x1002": "AMD",
+    "0x8086": "Intel",
+    "0x1da3": "Habana",
+    "0x1e60": "Hailo",
+    "0x1ed2": "FuriosaAI",
+    "0x1e52": "Tenstorrent",
+    "0x17cb": "Qualcomm",
+    "0x5143": "Qualcomm",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """kind: `gpu` or `npu`; api: how a runtime reaches it; memory: bytes of its own, 0 when unknown or shared."""
+    """kind: `gpu` or `npu`.
+
+    Api: how a runtime reaches it; memory: bytes of its own, 0 when unknown or shared.
+    """
 
     kind: str
     name: str
@@ -40,7 +53,11 @@ def _nvidia() -> list[Accelerator]:
     if not shutil.which("nvidia-smi"):
         return []
     return parse_nvidia(
-        run("nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version", "--format=csv,noheader,nounits")
+        run(
+            "nvidia-smi",
+            "--query-gpu=name,memory.total,memory.free,driver_version",
+            "--format=csv,noheader,nounits",
+        )
     )
 
 
@@ -51,7 +68,11 @@ def parse_nvidia(text: str) -> list[Accelerator]:
         parts = [p.strip() for p in line.rsplit(",", 3)]
         if len(parts) == 4:
             total, free = (int(p) << 20 if p.isdigit() else 0 for p in parts[1:3])
-            found.append(Accelerator(kind="gpu", name=parts[0], api="CUDA", memory=total, free=free, driver=parts[3]))
+            found.append(
+                Accelerator(
+                    kind="gpu", name=parts[0], api="CUDA", memory=total, free=free, driver=parts[3]
+                )
+            )
     return found
 
 
@@ -75,7 +96,11 @@ def parse_rocm(text: str) -> list[Accelerator]:
         used = int(facts.get("VRAM Total Used Memory (B)", 0) or 0)
         titles = ("Card Series", "Card series", "Card Model", "Card model")
         name = next((facts[t] for t in titles if facts.get(t)), card)
-        found.append(Accelerator(kind="gpu", name=str(name), api="ROCm", memory=total, free=max(0, total - used)))
+        found.append(
+            Accelerator(
+                kind="gpu", name=str(name), api="ROCm", memory=total, free=max(0, total - used)
+            )
+        )
     return found
 
 
@@ -83,7 +108,9 @@ def _metal() -> list[Accelerator]:
     if sys.platform != "darwin":
         return []
     try:
-        screens = json.loads(run("system_profiler", "SPDisplaysDataType", "-json"))["SPDisplaysDataType"]
+        screens = json.loads(run("system_profiler", "SPDisplaysDataType", "-json"))[
+            "SPDisplaysDataType"
+        ]
     except (ValueError, KeyError):
         screens = []
     found = [
@@ -109,7 +136,9 @@ def parse_vulkan(text: str) -> list[Accelerator]:
         facts = dict(re.findall(r"(?m)^\s*(\w+)\s*=\s*(.+?)\s*$", block))
         if "CPU" not in facts.get("deviceType", "") and facts.get("deviceName"):
             driver = facts.get("driverInfo", "")
-            found.append(Accelerator(kind="gpu", name=facts["deviceName"], api="Vulkan", driver=driver))
+            found.append(
+                Accelerator(kind="gpu", name=facts["deviceName"], api="Vulkan", driver=driver)
+            )
     return found
 
 
@@ -134,7 +163,9 @@ def _pci() -> list[Accelerator]:
             driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
             gpu = kind >> 8 == 0x03
             name = f"{vendor} {'graphics' if gpu else 'accelerator'} ({device.name})"
-            found.append(Accelerator(kind="gpu" if gpu else "npu", name=name, api="", driver=driver))
+            found.append(
+                Accelerator(kind="gpu" if gpu else "npu", name=name, api="", driver=driver)
+            )
     return found
 
 
@@ -162,17 +193,31 @@ def _npu() -> list[Accelerator]:
         if any(Path("/dev").glob(pattern.removeprefix("/dev/"))):
             found.append(Accelerator(kind="npu", name=name, api=api))
     model = Path("/proc/device-tree/model")
-    if model.exists() and not found and "Jetson" in (board := model.read_text(errors="replace").strip("\0")):
+    if (
+        model.exists()
+        and not found
+        and "Jetson" in (board := model.read_text(errors="replace").strip("\0"))
+    ):
         found.append(Accelerator(kind="gpu", name=board, api="CUDA"))
     return found
 
 
-_PROBES: tuple[Callable[[], list[Accelerator]], ...] = (_nvidia, _rocm, _metal, _vulkan, _opencl, _npu)
+_PROBES: tuple[Callable[[], list[Accelerator]], ...] = (
+    _nvidia,
+    _rocm,
+    _metal,
+    _vulkan,
+    _opencl,
+    _npu,
+)
 
 
 @cache
 def accelerators() -> tuple[Accelerator, ...]:
-    """Every accelerator found, the same card once per API; PCI devices no tool speaks for come last, without an API."""
+    """Every accelerator found, the same card once per API.
+
+    PCI devices no tool speaks for come last, without an API.
+    """
     found = [a for probe in _PROBES for a in probe()]
     gpus = sum(a.kind == "gpu" for a in found)
     if gpus == 0:
@@ -185,10 +230,20 @@ def accelerators() -> tuple[Accelerator, ...]:
 @cache
 def loaders() -> dict[str, bool]:
     """Whether the system library of each API is installed, which a runtime built for it needs."""
-    names = {"CUDA": "cuda", "ROCm": "amdhip64", "Vulkan": "vulkan", "OpenCL": "OpenCL", "Metal": "Metal"}
+    names = {
+        "CUDA": "cuda",
+        "ROCm": "amdhip64",
+        "Vulkan": "vulkan",
+        "OpenCL": "OpenCL",
+        "Metal": "Metal",
+    }
     found = {api: ctypes.util.find_library(name) is not None for api, name in names.items()}
     if os.name == "nt":
         root = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
-        for api, dll in {"CUDA": "nvcuda.dll", "Vulkan": "vulkan-1.dll", "OpenCL": "OpenCL.dll"}.items():
+        for api, dll in {
+            "CUDA": "nvcuda.dll",
+            "Vulkan": "vulkan-1.dll",
+            "OpenCL": "OpenCL.dll",
+        }.items():
             found[api] = found[api] or (root / dll).exists()
     return found

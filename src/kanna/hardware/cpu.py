@@ -16,8 +16,11 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """model: as the maker names it; flags: lower case, as Linux spells them; cores: physical; threads: logical;
-    usable: logical CPUs this process may run on (affinity and container quota)."""
+    """model: as the maker names it.
+
+    Flags: lower case, as Linux spells them; cores: physical; threads: logical; usable: logical CPUs
+    this process may run on (affinity and container quota).
+    """
 
     model: str
     architecture: str
@@ -62,7 +65,9 @@ def _quota() -> int | None:
 
 def usable_cpus() -> int:
     """Logical CPUs that this process may use."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quota = _quota() if sys.platform == "linux" else None
     return min(affinity, quota) if quota else affinity
 
@@ -70,12 +75,18 @@ def usable_cpus() -> int:
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str], int]:
     """Model, flags and physical cores (0 when not told) of /proc/cpuinfo on x86 and ARM."""
     # On x86 a number called `model` comes before the name; on ARM boards `Model` is the name.
-    titles = (re.search(rf"(?m)^{title}\s*:\s*(.+)$", text) for title in ("model name", "Hardware", "Model"))
+    titles = (
+        re.search(rf"(?m)^{title}\s*:\s*(.+)$", text)
+        for title in ("model name", "Hardware", "Model")
+    )
     model = next((m[1].strip() for m in titles if m), "")
     flags = re.search(r"(?im)^(?:flags|features)\s*:\s*(.+)$", text)
     places: set[tuple[str, str]] = set()
     for block in text.split("\n\n"):
-        package, core = re.search(r"(?m)^physical id\s*:\s*(\d+)", block), re.search(r"(?m)^core id\s*:\s*(\d+)", block)
+        package, core = (
+            re.search(r"(?m)^physical id\s*:\s*(\d+)", block),
+            re.search(r"(?m)^core id\s*:\s*(\d+)", block),
+        )
         if core:
             places.add((package[1] if package else "0", core[1]))
     return model, frozenset(flags[1].lower().split()) if flags else frozenset(), len(places)
@@ -91,8 +102,16 @@ def cpu() -> Cpu:
         model = run("sysctl", "-n", "machdep.cpu.brand_string").strip()
         listed = run("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features").lower()
         arm = {m[1] for m in re.finditer(r"FEAT_(\w+): 1", run("sysctl", "hw.optional.arm"))}
-        names = {"DotProd": "asimddp", "I8MM": "i8mm", "FP16": "asimdhp", "SME": "sme", "BF16": "bf16"}
-        flags = frozenset(re.split(r"[\s]+", listed.replace("avx1.0", "avx"))) | {names[a] for a in arm if a in names}
+        names = {
+            "DotProd": "asimddp",
+            "I8MM": "i8mm",
+            "FP16": "asimdhp",
+            "SME": "sme",
+            "BF16": "bf16",
+        }
+        flags = frozenset(re.split(r"[\s]+", listed.replace("avx1.0", "avx"))) | {
+            names[a] for a in arm if a in names
+        }
         if platform.machine() == "arm64":
             flags |= {"asimd", "neon"}
         cores = int(run("sysctl", "-n", "hw.physicalcpu").strip() or 0)

@@ -7,9 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _REAL = {
-    "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "apfs", "hfs", "ntfs", "ntfs3", "vfat", "exfat",
-    "fuseblk", "nfs", "nfs4", "cifs", "smb3", "overlay", "tmpfs", "9p", "virtiofs", "bcachefs", "reiserfs", "jfs",
-}  # fmt: skip
+    "ext2",
+    "ext3",
+    "ext4",
+    "xfs",
+    "btrfs",
+    "zfs",
+    "f2fs",
+    "apfs",
+    "hfs",
+    "ntfs",
+    "ntfs3",
+    "vfat",
+    "exfat",
+    "fuseblk",
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "overlay",
+    "tmpfs",
+    "9p",
+    "virtiofs",
+    "bcachefs",
+    "reiserfs",
+    "jfs",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +50,7 @@ def disks() -> list[Disk]:
     """Writable file systems of at least 1 GB, and those of the current folder and of the cache, largest room first."""
     import psutil
 
-    from kanna.fetch import cache_dir
+    from kanna.sources.packages import cache_dir
 
     found: dict[str, Disk] = {}
     for part in psutil.disk_partitions(all=False):
@@ -35,7 +58,9 @@ def disks() -> list[Disk]:
             _add(found, Path(part.mountpoint), part.fstype, "")
     for folder, purpose in ((Path.cwd(), "current folder"), (cache_dir(), "cache")):
         _add(found, folder, "", purpose)
-    return sorted((d for d in found.values() if d.purpose or d.total >= 10**9), key=lambda d: -d.free)
+    return sorted(
+        (d for d in found.values() if d.purpose or d.total >= 10**9), key=lambda d: -d.free
+    )
 
 
 def _add(found: dict[str, Disk], folder: Path, kind: str, purpose: str) -> None:
@@ -47,4 +72,6 @@ def _add(found: dict[str, Disk], folder: Path, kind: str, purpose: str) -> None:
     if old:
         kind, folder = old.kind or kind, Path(old.mount)
         purpose = ", ".join(p for p in (old.purpose, purpose) if p)
-    found[device] = Disk(mount=str(folder), kind=kind, total=usage.total, free=usage.free, purpose=purpose)
+    found[device] = Disk(
+        mount=str(folder), kind=kind, total=usage.total, free=usage.free, purpose=purpose
+    )

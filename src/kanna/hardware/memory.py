@@ -15,7 +15,10 @@ from kanna.hardware.cpu import default_threads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes this process may use: of the machine, or of its container when that is less; and what is free now."""
+    """Bytes this process may use: of the machine, or of its container when that is less.
+
+    And what is free now.
+    """
 
     total: int
     available: int
@@ -27,7 +30,10 @@ def _group_limit() -> tuple[int, int] | None:
     """Limit and use of the control group in bytes (cgroup 2, then 1); None when unlimited."""
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
     ):
         try:
             text = Path(limit).read_text().strip()
@@ -47,15 +53,19 @@ def memory() -> Memory:
     if group and group[0] < total:
         total, limited = group[0], True
         available = max(0, min(available, group[0] - group[1]))
-    return Memory(total=total, available=available, swap=psutil.swap_memory().total, limited=limited)
+    return Memory(
+        total=total, available=available, swap=psutil.swap_memory().total, limited=limited
+    )
 
 
 @cache
 def bandwidth(seconds: float = 0.04) -> float:
-    """Bytes per second that memory can be read at with every core, measured on a large array; about 0.1 s.
+    """Bytes per second that memory can be read at with every core, measured on a large array.
 
-    Reading is what generation does: each token reads all weights once. The best pass counts, since other load only
-    ever slows a pass down.
+    About 0.1 s.
+
+    Reading is what generation does: each token reads all weights once. The best pass counts, since
+    other load only ever slows a pass down.
     """
     threads = default_threads()
     # Well beyond the last-level caches of today; a quarter of what is free on small machines.
@@ -66,7 +76,8 @@ def bandwidth(seconds: float = 0.04) -> float:
         end = time.perf_counter() + seconds
         while best == 0.0 or time.perf_counter() < end:
             begin = time.perf_counter()
-            # max() of int64 is one pass without an accumulator chain: bound by memory, not by arithmetic.
+            # max() of int64 is one pass without an accumulator chain: bound by memory, not by
+            # arithmetic.
             list(pool.map(np.max, parts))
             best = max(best, size / (time.perf_counter() - begin))
     return best

@@ -1,8 +1,11 @@
-"""Methods: how the values of a tensor are chosen for an encoding. Each file is one, under its own name."""
+"""Methods: how the values of a tensor are chosen for an encoding.
+
+Each file is one, under its own name.
+"""
 
 from __future__ import annotations
 
-from kanna import plugins
+from kanna._util import plugins
 from kanna.methods.base import Inputs, Method
 
 __all__ = ["Inputs", "Method", "get", "names"]
@@ -10,7 +13,7 @@ __all__ = ["Inputs", "Method", "get", "names"]
 
 def names() -> list[str]:
     """Names of all methods, sorted."""
-    return list(plugins.names(__name__))
+    return list(plugins.names(__name__, "METHOD"))
 
 
 def get(name: str) -> Method:

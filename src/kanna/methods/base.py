@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kanna.encodings.base import Encoding
+from kanna.methods.hessian import Moment
 from kanna.model import F32, U8
-from kanna.moment import Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,19 @@ UNKNOWN = Inputs()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A way to choose the values of one tensor in one encoding. `needs_moment`: only with calibrated statistics."""
+    """A way to choose the values of one tensor in one encoding.
+
+    `needs_moment`: only with calibrated statistics.
+    """
 
     name: str
     summary: str
     needs_moment: bool = False
 
-    def encode(self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1) -> U8:
+    def encode(
+        self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1
+    ) -> U8:
         """Store float32 [rows, cols] as uint8 [rows, row bytes]."""
         return encoding.encode(
             x, method=self.name, weights=inputs.weights, threads=threads, guessed=inputs.guessed
-        )  # fmt: skip
+        )

@@ -15,18 +15,20 @@ import numpy as np
 from kanna import _native, encodings
 from kanna.encodings.base import Encoding
 from kanna.methods.base import UNKNOWN, Inputs, Method
+from kanna.methods.hessian import Moment
 from kanna.model import F32, U8
-from kanna.moment import Moment
 
 PASSES, ROUNDS = 2, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Feedback(Method):
-    def encode(self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1) -> U8:
+    def encode(
+        self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1
+    ) -> U8:
         data = encoding.encode(
             x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
-        )  # fmt: skip
+        )
         moment = inputs.moment
         grid = encodings.get(encoding.grid) if encoding.grid else encoding
         if moment is None or grid.name not in _native.grids() or x.shape[1] % grid.block:
@@ -41,13 +43,18 @@ def _improved(encoding: Encoding, x: F32, data: U8, moment: Moment, threads: int
     x, group = np.ascontiguousarray(x), _native.grids()[encoding.name]
     for part in moment.parts():
         whole = part.stop - part.start == x.shape[1]
-        columns, place = slice(part.start, part.stop), slice(*map(encoding.row_bytes, (part.start, part.stop)))
+        columns, place = (
+            slice(part.start, part.stop),
+            slice(*map(encoding.row_bytes, (part.start, part.stop))),
+        )
         values = x if whole else np.ascontiguousarray(x[:, columns])
         found = data if whole else np.ascontiguousarray(data[:, place])
         errors = np.empty((len(x), 2), np.float32)
         order, factors = part.visit(group)
         for _ in range(PASSES):
-            _native.feedback(encoding.name, values, found, part.h, factors, order, ROUNDS, errors, threads)
+            _native.feedback(
+                encoding.name, values, found, part.h, factors, order, ROUNDS, errors, threads
+            )
         data[:, place] = found
     return data
 

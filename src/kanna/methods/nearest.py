@@ -2,4 +2,7 @@
 
 from kanna.methods.base import Method
 
-METHOD = Method(name="nearest", summary="largest magnitude or minimum and maximum decide the scale; codes are rounded")
+METHOD = Method(
+    name="nearest",
+    summary="largest magnitude or minimum and maximum decide the scale; codes are rounded",
+)

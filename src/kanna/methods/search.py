@@ -3,5 +3,6 @@
 from kanna.methods.base import Method
 
 METHOD = Method(
-    name="search", summary="weighted least squares over scale and minimum; codes and scales are chosen together"
+    name="search",
+    summary="weighted least squares over scale and minimum; codes and scales are chosen together",
 )

@@ -1,7 +1,10 @@
-"""Which encoding each tensor gets, so that the cost is least within a number of bytes: pure functions over tables.
+"""Which encoding each tensor gets, so that the cost is least within a number of bytes.
 
-The multiple-choice knapsack problem, solved exactly by dynamic programming over multiples of the sizes' common
-divisor. Models have few different shapes, so that divisor is large and the table small.
+Pure functions over tables.
+
+The multiple-choice knapsack problem, solved exactly by dynamic programming over multiples of the
+sizes' common divisor. Models have few different shapes, so that divisor is large and the table
+small.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _CELLS = 400_000
-"""Steps of the budget at most; finer divisors are rounded up to coarser ones, which never overruns the budget."""
+"""Steps of the budget at most.
+
+Finer divisors are rounded up to coarser ones, which never overruns the budget.
+"""
 _COARSE = 100_000
 """The same for a curve, which is looked at."""
 
@@ -69,7 +75,9 @@ def allocate(choices: Sequence[Choice], budget: int) -> dict[str, Option]:
     if least > budget:
         raise PlanError(f"the smallest plan takes {least} bytes", expected=f"at most {budget}")
     # Only what goes beyond the smallest options is shared out.
-    extra = [np.array([o.nbytes - options[0].nbytes for o in options], np.int64) for options in table]
+    extra = [
+        np.array([o.nbytes - options[0].nbytes for o in options], np.int64) for options in table
+    ]
     costs = [np.array([o.cost for o in t], np.float64) for t in table]
     room = budget - least
     if room >= sum(int(e[-1]) for e in extra):
@@ -87,7 +95,9 @@ def frontier(choices: Sequence[Choice], points: int) -> list[tuple[int, float]]:
     """
     table = [prune(c.options) for c in choices]
     least = sum(options[0].nbytes for options in table)
-    extra = [np.array([o.nbytes - options[0].nbytes for o in options], np.int64) for options in table]
+    extra = [
+        np.array([o.nbytes - options[0].nbytes for o in options], np.int64) for options in table
+    ]
     room = sum(int(e[-1]) for e in extra)
     unit = gcd(*(int(b) for e in extra for b in e)) or 1
     unit *= max(1, -(-(room // unit) // _COARSE))

@@ -1,7 +1,8 @@
 """What a tensor gets when its rows are not a whole number of blocks.
 
-Blocks of most small encodings are 256 values long, and many small models have rows of 576, 640, 896 or
-1152 values. The table is llama.cpp's (llama-quant.cpp), so that a preset takes the same bytes here as there.
+Blocks of most small encodings are 256 values long, and many small models have rows of 576, 640, 896
+or 1152 values. The table is llama.cpp's (llama-quant.cpp), so that a preset takes the same bytes
+here as there.
 """
 
 from __future__ import annotations
@@ -11,13 +12,26 @@ from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS, name_of
 
 TABLE = {
-    "iq1_s": "iq4_nl", "iq1_m": "iq4_nl", "iq2_xxs": "iq4_nl", "iq2_xs": "iq4_nl", "iq2_s": "iq4_nl",
-    "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl",
-    "q2_k": "q4_0", "q3_k": "q4_0", "tq1_0": "q4_0", "tq2_0": "q4_0",
-    "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
+    "iq1_s": "iq4_nl",
+    "iq1_m": "iq4_nl",
+    "iq2_xxs": "iq4_nl",
+    "iq2_xs": "iq4_nl",
+    "iq2_s": "iq4_nl",
+    "iq3_xxs": "iq4_nl",
+    "iq3_s": "iq4_nl",
+    "iq4_xs": "iq4_nl",
+    "q2_k": "q4_0",
+    "q3_k": "q4_0",
+    "tq1_0": "q4_0",
+    "tq2_0": "q4_0",
+    "q4_k": "q5_0",
+    "q5_k": "q5_1",
+    "q6_k": "q8_0",
     # llama.cpp has no answer for these three but Q2_0's.
-    "q1_0": "q4_0", "q2_0": "q4_0", "nvfp4": "iq4_nl",
-}  # fmt: skip
+    "q1_0": "q4_0",
+    "q2_0": "q4_0",
+    "nvfp4": "iq4_nl",
+}
 LAST = "f16"
 
 
@@ -35,7 +49,10 @@ def feasible(wanted: Encoding, cols: int) -> tuple[Encoding, str]:
 
 
 def _smaller_group(wanted: Encoding, cols: int) -> Encoding:
-    """The same width in smaller groups; where none divides the rows, the floats that scales are stored in."""
+    """The same width in smaller groups.
+
+    Where none divides the rows, the floats that scales are stored in.
+    """
     number = wanted.planes[1].dtype
     if wanted.settings["mode"] == "affine":
         for group in (64, 32):

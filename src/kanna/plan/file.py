@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from kanna import encodings, methods
 from kanna.errors import KannaError, PlanError
-from kanna.plan import presets, tuning
+from kanna.plan import gguf, tuning
 
 
 class RuleModel(BaseModel):
@@ -64,14 +64,16 @@ class Plan(BaseModel):
     @field_validator("tuning")
     @classmethod
     def _tuning(cls, value: str | None) -> str | None:
-        if value is not None and (value in ("", ".", "..") or Path(value).name != value or "\\" in value):
+        if value is not None and (
+            value in ("", ".", "..") or Path(value).name != value or "\\" in value
+        ):
             raise ValueError(f"{value!r} is not the name of a file beside the plan")
         return value
 
     @field_validator("preset")
     @classmethod
     def _preset(cls, value: str | None) -> str | None:
-        return None if value is None else _known(lambda: presets.get(value).name)
+        return None if value is None else _known(lambda: gguf.get(value).name)
 
     @field_validator("encoding")
     @classmethod
@@ -84,7 +86,9 @@ class Plan(BaseModel):
 
     def save(self, path: Path | str) -> None:
         """Write the plan as JSON."""
-        Path(path).write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+        Path(path).write_text(
+            self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8"
+        )
 
 
 def _known(find: Any) -> str:

@@ -1,6 +1,7 @@
 """Presets of MLX: which matrix gets which width.
 
-Those called mixed_LOW_HIGH give every matrix what mlx-lm's recipe of that name gives it (mlx_lm/convert.py).
+Those called mixed_LOW_HIGH give every matrix what mlx-lm's recipe of that name gives it
+(mlx_lm/convert.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from kanna import encodings
-from kanna.encodings import _carry
+from kanna.encodings import transcoding
 from kanna.encodings.grouped.affine import name_of
 from kanna.errors import PlanError
 from kanna.model import Model
@@ -21,7 +22,9 @@ GROUP = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """bits of every matrix; `high` bits for the head, and for values and the way down in some layers.
+    """bits of every matrix.
+
+    `high` bits for the head, and for values and the way down in some layers.
 
     encoding: of every matrix: another mode than affine, or a floating type
     tied_too: a head that is the embedding counts as a head
@@ -43,7 +46,9 @@ PRESETS = {
     "q8": Preset(summary="8 bits in groups of 64", bits=8),
     "mixed": Preset(
         summary="4 bits; 6 for the head, and for values and the way down in the first, last and every third layer",
-        bits=4, high=6, tied_too=True,
+        bits=4,
+        high=6,
+        tied_too=True,
     ),
     "mixed_2_6": Preset(summary="mlx-lm's recipe of that name", bits=2, high=6),
     "mixed_3_4": Preset(summary="mlx-lm's recipe of that name", bits=3, high=4),
@@ -55,20 +60,27 @@ PRESETS = {
     "bf16": Preset(summary="every weight in bfloat16", encoding="bf16"),
     "f16": Preset(summary="every weight in float16", encoding="f16"),
     "f32": Preset(summary="every weight in float32", encoding="f32"),
-    "exact": Preset(summary="the blocks of a quantized source as they are; 8 bits where MLX cannot hold them"),
-}  # fmt: skip
+    "exact": Preset(
+        summary="the blocks of a quantized source as they are; 8 bits where MLX cannot hold them"
+    ),
+}
 
 
 def preset(name: str, model: Model, number: str) -> Plan:
     """The preset as a plan for `model`, with scales of type `number`."""
     if name not in PRESETS:
-        raise PlanError(f"no preset {name!r} for mlx", expected=", ".join(f"mlx:{p}" for p in PRESETS))
+        raise PlanError(
+            f"no preset {name!r} for mlx", expected=", ".join(f"mlx:{p}" for p in PRESETS)
+        )
     chosen = PRESETS[name]
     if name == "exact":
         return _exact(model)
     if chosen.encoding:
         return Plan(name=f"mlx:{name}", encoding=chosen.encoding)
-    base, high = name_of(chosen.bits, GROUP, number), name_of(chosen.high or chosen.bits, GROUP, number)
+    base, high = (
+        name_of(chosen.bits, GROUP, number),
+        name_of(chosen.high or chosen.bits, GROUP, number),
+    )
     layers = int(model.meta("{arch}.block_count", 0) or 0)
     tied = "output.weight" not in model.tensors
     rules: list[RuleModel] = []
@@ -77,7 +89,9 @@ def preset(name: str, model: Model, number: str) -> Plan:
         head = role == "output" and (not tied or chosen.tied_too)
         # A matrix of queries, keys and values in one is none of values for mlx-lm.
         wide = role in ("attn_v", "ffn_down") and "attn_qkv" not in tensor_name
-        if roles.quantizable(tensor) and (head or (wide and _more(roles.layer(tensor_name) or 0, layers))):
+        if roles.quantizable(tensor) and (
+            head or (wide and _more(roles.layer(tensor_name) or 0, layers))
+        ):
             rules.append(RuleModel(pattern=f"^{re.escape(tensor_name)}$", encoding=high))
     return Plan(name=f"mlx:{name}", encoding=base, rules=rules)
 
@@ -89,15 +103,20 @@ def _more(layer: int, count: int) -> bool:
 
 
 def _exact(model: Model) -> Plan:
-    """Every matrix in the encoding that holds its blocks as they are; 8 bits where there is none."""
+    """Every matrix in the encoding that holds its blocks as they are.
+
+    8 bits where there is none.
+    """
     rules: list[RuleModel] = []
     for name, tensor in model.tensors.items():
         if not roles.quantizable(tensor) or encodings.get(tensor.dtype).block == 1:
             continue
-        held = _carry.target(tensor.dtype)
+        held = transcoding.target(tensor.dtype)
         wanted = held or name_of(8, 32, "f16")
         method = "nearest" if held else "search"
         rules.append(RuleModel(pattern=f"^{re.escape(name)}$", encoding=wanted, method=method))
     if not rules:
-        raise PlanError("the source holds no quantized blocks", expected="a quantized GGUF", todo="use mlx:q4")
+        raise PlanError(
+            "the source holds no quantized blocks", expected="a quantized GGUF", todo="use mlx:q4"
+        )
     return Plan(name="mlx:exact", encoding="f16", rules=rules)

@@ -18,17 +18,22 @@ PRESETS = {
     "w8": "8 bits in groups of 32",
 }
 EXACT, INT8 = 0, 4
-"""accuracy_level of a node: float32 arithmetic; or inputs rounded to 8 bits, group by group, which is faster.
+"""accuracy_level of a node: float32 arithmetic.
 
-INT8 is what a plan that says nothing gets, measured in docs/onnx.md: with 4 bits it costs a hundredth of the KL, with
-2 and 8 bits EXACT has no kernel.
+Or inputs rounded to 8 bits, group by group, which is faster.
+
+INT8 is what a plan that says nothing gets, measured in docs/onnx.md: with 4 bits it costs a
+hundredth of the KL, with 2 and 8 bits EXACT has no kernel.
 """
 KERNELS = (4,)
 """Bits of codes that onnxruntime multiplies in float32 without widening the matrix for every token."""
 
 
 def preset(name: str, model: Model) -> Plan:
-    """The preset as one rule per matrix of `model`: a group is the largest that divides its rows, up to 32."""
+    """The preset as one rule per matrix of `model`.
+
+    A group is the largest that divides its rows, up to 32.
+    """
     layers = int(model.meta("{arch}.block_count", 0) or 0)
     tied = "output.weight" not in model.tensors
     rules: list[RuleModel] = []
@@ -37,7 +42,11 @@ def preset(name: str, model: Model) -> Plan:
             continue
         role = roles.role(tensor_name, tied=tied)
         bits = 8 if name == "w8" or role in ("output", "embedding") else 4
-        if name == "int4-mixed" and role in ("attn_v", "ffn_down") and _more(roles.layer(tensor_name) or 0, layers):
+        if (
+            name == "int4-mixed"
+            and role in ("attn_v", "ffn_down")
+            and _more(roles.layer(tensor_name) or 0, layers)
+        ):
             bits = 8
         group = next((g for g in (32, 16) if columns(tensor) % g == 0), 0)
         wanted = f"nbits{bits}g{group}" if group else "f32"
@@ -68,13 +77,17 @@ def check_shapes(model: Model, plan: Plan) -> None:
     for name, tensor in model.tensors.items():
         if not roles.quantizable(tensor):
             continue
-        wanted = next((r.encoding for r in plan.rules if re.search(r.pattern, name)), plan.encoding or "f32")
+        wanted = next(
+            (r.encoding for r in plan.rules if re.search(r.pattern, name)), plan.encoding or "f32"
+        )
         encoding, cols = encodings.get(wanted), columns(tensor)
         if cols % encoding.block:
             raise PlanError(
                 f"{encoding.label} cannot hold {name}, whose rows have {cols} values",
                 expected=f"a multiple of {encoding.block}",
-                todo=f"use groups of {_largest(cols, encoding.block)}" if _largest(cols, encoding.block) else "use f32",
+                todo=f"use groups of {_largest(cols, encoding.block)}"
+                if _largest(cols, encoding.block)
+                else "use f32",
             )
 
 

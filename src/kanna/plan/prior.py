@@ -1,8 +1,9 @@
 """Importance of columns guessed from the weights alone, for when no text was run through the model.
 
-What a matrix reads is known in part without any text. After a norm, column j has about the power of its gain, γ_j².
-Behind the values of attention, it has the power that the rows of attn_v give, ‖v_j γ‖²; behind the gate of a
-feed-forward block, the product of what gate and up give. A column that carries much is worth precision.
+What a matrix reads is known in part without any text. After a norm, column j has about the power of
+its gain, γ_j². Behind the values of attention, it has the power that the rows of attn_v give, ‖v_j
+γ‖²; behind the gate of a feed-forward block, the product of what gate and up give. A column that
+carries much is worth precision.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from kanna.model import F32, Model, Tensor, columns, num_rows
 
 _BLOCK = 1 << 17
 _NORMS = {
-    "attn_q": "attn_norm", "attn_k": "attn_norm", "attn_v": "attn_norm", "attn_qkv": "attn_norm",
-    "ffn_gate": "ffn_norm", "ffn_up": "ffn_norm",
-}  # fmt: skip
+    "attn_q": "attn_norm",
+    "attn_k": "attn_norm",
+    "attn_v": "attn_norm",
+    "attn_qkv": "attn_norm",
+    "ffn_gate": "ffn_norm",
+    "ffn_up": "ffn_norm",
+}
 
 
 class Prior:
@@ -72,20 +77,34 @@ def _powers(tensor: Tensor, norm: Tensor, first: int, last: int) -> F32:
     step = max(1, _BLOCK // columns(tensor))
     for start in range(first, last, step):
         stop = min(start + step, last)
-        _native.row_powers(np.ascontiguousarray(tensor.rows(start, stop)), gain, out[start - first : stop - first])
+        _native.row_powers(
+            np.ascontiguousarray(tensor.rows(start, stop)), gain, out[start - first : stop - first]
+        )
     return out
 
 
-def _behind_values(model: Model, tensor: Callable[[str], Tensor | None], target: Tensor) -> Prior | None:
+def _behind_values(
+    model: Model, tensor: Callable[[str], Tensor | None], target: Tensor
+) -> Prior | None:
     norm, values, fused = tensor("attn_norm"), tensor("attn_v"), tensor("attn_qkv")
     heads, kv_heads = (model.meta(f"{{arch}}.attention.head_count{end}") for end in ("", "_kv"))
     matrix = values if values is not None else fused
-    if norm is None or matrix is None or not isinstance(heads, int) or not isinstance(kv_heads, int):
+    if (
+        norm is None
+        or matrix is None
+        or not isinstance(heads, int)
+        or not isinstance(kv_heads, int)
+    ):
         return None
     head_dim = columns(target) // heads
     rows = num_rows(matrix)
     first = rows - kv_heads * head_dim  # of q, k and v in one matrix, the values come last
-    if columns(norm) != columns(matrix) or heads * head_dim != columns(target) or heads % kv_heads or first < 0:
+    if (
+        columns(norm) != columns(matrix)
+        or heads * head_dim != columns(target)
+        or heads % kv_heads
+        or first < 0
+    ):
         return None
 
     def compute() -> F32:

@@ -9,23 +9,47 @@ from dataclasses import dataclass, replace
 from kanna import encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
+from kanna.methods.hessian import Moment
 from kanna.model import F32, Model, Tensor, columns, num_weights
-from kanna.moment import Moment
-from kanna.plan import presets, roles
+from kanna.plan import gguf, roles
 from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan
-from kanna.plan.presets import Place, Preset
+from kanna.plan.gguf import Place, Preset
 from kanna.plan.prior import Prior, prior_of
 from kanna.plan.tuning import Tuning, Vector, factors, shifts
 from kanna.plan.types import Substitution, TensorPlan
 
 # llama.cpp's file type for a file of one encoding throughout.
 FILE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
-    "q5_k": 16, "q6_k": 18, "iq2_xxs": 19, "iq2_xs": 20, "iq3_xxs": 23, "iq1_s": 24, "iq4_nl": 25, "iq3_s": 26,
-    "iq2_s": 28, "iq4_xs": 30, "iq1_m": 31, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38, "nvfp4": 39,
-    "q1_0": 40, "q2_0": 41,
-}  # fmt: skip
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q2_k": 10,
+    "q3_k": 11,
+    "q4_k": 14,
+    "q5_k": 16,
+    "q6_k": 18,
+    "iq2_xxs": 19,
+    "iq2_xs": 20,
+    "iq3_xxs": 23,
+    "iq1_s": 24,
+    "iq4_nl": 25,
+    "iq3_s": 26,
+    "iq2_s": 28,
+    "iq4_xs": 30,
+    "iq1_m": 31,
+    "bf16": 32,
+    "tq1_0": 36,
+    "tq2_0": 37,
+    "mxfp4": 38,
+    "nvfp4": 39,
+    "q1_0": 40,
+    "q2_0": 41,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +85,19 @@ def resolve(
     """Decide every tensor of `model`. One of preset, encoding and plan.
 
     weights: importance of columns by tensor name (an imatrix), [columns] or [experts, columns]
-    moments: second moment of a tensor's inputs by its name; without one a tensor gets `search` instead of `gptq`
-    Raises PlanError when a plan names no tensor or when weights do not fit the model.
+    moments: second moment of a tensor's inputs by its name; without one a tensor gets `search`
+    instead of `gptq` Raises PlanError when a plan names no tensor or when weights do not fit the
+    model.
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
         raise PlanError("give one of a preset, an encoding and a plan")
     if plan is None:
-        preset = presets.get(preset).name if preset else None
+        preset = gguf.get(preset).name if preset else None
         encoding = encodings.get(encoding).name if encoding else None
         plan = Plan(name=preset or encoding or "", preset=preset, encoding=encoding)
     if plan.preset is None and plan.encoding is None:
         plan = plan.model_copy(update={"preset": "Q8_0"})
-    chosen = presets.get(plan.preset) if plan.preset else None
+    chosen = gguf.get(plan.preset) if plan.preset else None
     mix = _Mix(model, chosen, bool(weights)) if chosen else None
     compiled = [(re.compile(r.pattern), r) for r in plan.rules]
     _check_weights(model, weights or {})
@@ -94,20 +119,28 @@ def resolve(
             wanted = encodings.get(plan.encoding or "")
         got, reason = feasible(wanted, columns(tensor))
         if reason:
-            substitutions.append(Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason))
+            substitutions.append(
+                Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason)
+            )
         nominal += wanted.bits * num_weights(tensor)
-        moment = moments(name) if moments and got.block > 1 and methods.get(how).needs_moment else None
+        moment = (
+            moments(name) if moments and got.block > 1 and methods.get(how).needs_moment else None
+        )
         prior = prior_of(model, name) if not weights and how == "search" and got.block > 1 else None
         entries.append(_entry(tensor, got, how, weights or {}, moment, prior))
     if unused := [r.pattern for r in plan.rules if r.pattern not in used]:
-        raise PlanError(f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names")
+        raise PlanError(
+            f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names"
+        )
     tuning = plan.tuned()
     if tuning is not None:
         tuning.check(model.tensors)
         entries = [_tuned(entry, tuning) for entry in entries]
     total = model.num_parameters
     return Resolved(
-        name=chosen.name if chosen and not plan.rules and not plan.tuning else (plan.name or "custom"),
+        name=chosen.name
+        if chosen and not plan.rules and not plan.tuning
+        else (plan.name or "custom"),
         file_type=chosen.file_type if chosen else FILE_TYPES.get(plan.encoding or "", 1024),
         entries=entries,
         substitutions=substitutions,
@@ -125,7 +158,9 @@ def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
         return entry
     blocks = columns(entry.tensor) // entry.encoding.block
     fits = factors(entry.encoding) and scale is not None and scale.shape[1] in (1, blocks)
-    if not fits or (offset is not None and not (shifts(entry.encoding) and offset.shape[1] == blocks)):
+    if not fits or (
+        offset is not None and not (shifts(entry.encoding) and offset.shape[1] == blocks)
+    ):
         told = {"factors": scale, "offsets": offset}
         said = [f"{found.shape[1]} {what}" for what, found in told.items() if found is not None]
         raise PlanError(
@@ -207,13 +242,21 @@ class _Mix:
         else:
             index, count = roles.layer(name) or 0, self.num_layers
         place = Place(
-            role=role, index=index, count=count, gqa=self.gqa, experts=self.experts, imatrix=self.imatrix
+            role=role,
+            index=index,
+            count=count,
+            gqa=self.gqa,
+            experts=self.experts,
+            imatrix=self.imatrix,
         )
         found = next((e for r, e, when in preset.rules if r == role and when(place)), preset.base)
         return found if preset.low else self._large(role, found)
 
     def _large(self, role: str, found: str) -> str:
-        """Two exceptions of llama.cpp: the small attn_v of 70B models, and models of eight experts."""
+        """Two exceptions of llama.cpp.
+
+        The small attn_v of 70B models, and models of eight experts.
+        """
         if role == "attn_v" and self.is_70b and found in ("q3_k", "q4_k"):
             found = "q5_k"
         if role in ("attn_v", "attn_k") and self.experts == 8:

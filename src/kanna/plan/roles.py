@@ -22,14 +22,42 @@ _ROLES = (
 )
 # Small tensors whose loss of precision costs more than their bytes (the list is llama.cpp's).
 _KEPT = (
-    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj",
-    "ssm_conv1d", "shortconv.conv.weight", "indexer.k_proj.weight", "indexer.q_proj.weight", "time_mix_first.weight",
-    "time_mix_w0.weight", "time_mix_w1.weight", "time_mix_w2.weight", "time_mix_v0.weight", "time_mix_v1.weight",
-    "time_mix_v2.weight", "time_mix_a0.weight", "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight",
-    "time_mix_g2.weight", "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight", ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd",
-    ".patch_merger", "a.rvq.codebook", "mm.a.code_embd",
-)  # fmt: skip
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
+)
 _KEPT_NAMES = {"position_embd.weight", "token_types.weight"}
 FLOATS = {"f16", "bf16", "f32", "f64"}
 
@@ -60,11 +88,18 @@ def quantizable(tensor: Tensor) -> bool:
     if sum(1 for n in tensor.shape[:-1] if n > 1) == 0:
         return False
     name = tensor.name
-    return name.endswith("weight") and name not in _KEPT_NAMES and not any(part in name for part in _KEPT)
+    return (
+        name.endswith("weight")
+        and name not in _KEPT_NAMES
+        and not any(part in name for part in _KEPT)
+    )
 
 
 def kept(model: Model, tensor: Tensor) -> str:
-    """Encoding of a tensor that no plan may touch: as it is in a GGUF, float32 from a checkpoint of floats."""
+    """Encoding of a tensor that no plan may touch.
+
+    As it is in a GGUF, float32 from a checkpoint of floats.
+    """
     if tensor.dtype in FLOATS and (model.config or len(tensor.shape) == 1):
         return "f32"
     if encodings.get(tensor.dtype).ggml_type is None:  # of MLX, and no GGUF holds it

@@ -1,8 +1,9 @@
 """Tuning: what a file may still move when all codes are chosen. A safetensors file beside a plan.
 
-TENSOR.scale   f16 [rows, blocks] or [rows, 1]  added to 1, what the factors of each block are multiplied by
-TENSOR.offset  f16 [rows, blocks]               steps of its block that are added to every value before that; MLX alone
-TENSOR         f32 [values]                     a vector that takes the place of the source's
+TENSOR.scale   f16 [rows, blocks] or [rows, 1]  added to 1, what the factors of each block are
+multiplied by TENSOR.offset  f16 [rows, blocks]               steps of its block that are added to
+every value before that; MLX alone TENSOR         f32 [values]                     a vector that
+takes the place of the source's
 
 Tensors are named, and their rows ordered, as in GGUF.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings
-from kanna.digest import sha256
+from kanna._util.digest import sha256
 from kanna.encodings.base import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError
@@ -26,17 +27,34 @@ SCALE, OFFSET = ".scale", ".offset"
 
 # Where the float16 numbers lie that everything a block decodes to is proportional to.
 FIELDS: dict[str, tuple[int, ...]] = {
-    "q4_0": (0,), "q4_1": (0, 2), "q5_0": (0,), "q5_1": (0, 2), "q8_0": (0,), "q2_0": (0,),
-    "q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,),
-    "iq4_nl": (0,), "iq4_xs": (0,), "iq3_s": (0,), "iq3_xxs": (0,), "iq2_s": (0,), "iq2_xs": (0,), "iq2_xxs": (0,),
+    "q4_0": (0,),
+    "q4_1": (0, 2),
+    "q5_0": (0,),
+    "q5_1": (0, 2),
+    "q8_0": (0,),
+    "q2_0": (0,),
+    "q2_k": (80, 82),
+    "q3_k": (108,),
+    "q4_k": (0, 2),
+    "q5_k": (0, 2),
+    "q6_k": (208,),
+    "iq4_nl": (0,),
+    "iq4_xs": (0,),
+    "iq3_s": (0,),
+    "iq3_xxs": (0,),
+    "iq2_s": (0,),
+    "iq2_xs": (0,),
+    "iq2_xxs": (0,),
     "iq1_s": (0,),
-}  # fmt: skip
+}
 _LARGEST = 65504.0
 """Of float16."""
 
 
 def factors(encoding: Encoding) -> list[tuple[int, str]]:
-    """Place in a block and type of the numbers that everything it decodes to is proportional to; [] where none are.
+    """Place in a block and type of the numbers that everything it decodes to is proportional to.
+
+    [] where none are.
 
     Of MLX's affine groups the scale and then the bias, of ONNX's groups the scale.
     """
@@ -90,7 +108,9 @@ class Tuning:
         for name, wanted in [*self.scales.items(), *self.offsets.items(), *self.vectors.items()]:
             tensor = tensors.get(name)
             vector = name in self.vectors
-            fits = tensor is not None and (wanted.shape == tensor.shape if vector else len(wanted) == num_rows(tensor))
+            fits = tensor is not None and (
+                wanted.shape == tensor.shape if vector else len(wanted) == num_rows(tensor)
+            )
             if not fits:
                 raise PlanError(
                     f"{self.path.name} was made for another model: {name} has the shape {wanted.shape}",
@@ -103,7 +123,9 @@ def read(path: Path) -> Tuning:
     from safetensors.numpy import load_file
 
     if not path.is_file():
-        raise PlanError(f"{path} does not exist", expected="the tuning that the plan names, beside the plan")
+        raise PlanError(
+            f"{path} does not exist", expected="the tuning that the plan names, beside the plan"
+        )
     try:
         found = load_file(path)
     except Exception as error:  # safetensors raises several types of its own
@@ -114,16 +136,26 @@ def read(path: Path) -> Tuning:
         parts[kind][name.removesuffix(kind)] = array
     rows = [*parts[SCALE].values(), *parts[OFFSET].values()]
     if not all(np.isfinite(v).all() for v in found.values()) or any(v.ndim != 2 for v in rows):
-        raise PlanError(f"{path} holds values that are no numbers, or not in rows", expected="a tuning kanna wrote")
+        raise PlanError(
+            f"{path} holds values that are no numbers, or not in rows",
+            expected="a tuning kanna wrote",
+        )
     return Tuning(
-        path=path, sha256=sha256(path), scales=parts[SCALE], offsets=parts[OFFSET], vectors=parts[""]
-    )  # fmt: skip
+        path=path,
+        sha256=sha256(path),
+        scales=parts[SCALE],
+        offsets=parts[OFFSET],
+        vectors=parts[""],
+    )
 
 
 def scaled(encoding: Encoding, data: U8, cols: int, scale: Any, offset: Any = None) -> U8:
-    """Encoded rows with their blocks moved by `offset` steps, then times 1 + `scale`; zeros and codes stay.
+    """Encoded rows with their blocks moved by `offset` steps, then times 1 + `scale`.
 
-    data: u8 [rows, row bytes]; scale: f16 [rows, blocks] or [rows, 1]; offset: f16 [rows, blocks] or None
+    Zeros and codes stay.
+
+    data: u8 [rows, row bytes]; scale: f16 [rows, blocks] or [rows, 1]; offset: f16 [rows, blocks]
+    or None
     """
     blocks = cols // encoding.block
     out = np.array(data, np.uint8).reshape(len(data), blocks, encoding.block_bytes)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna.encodings.base import Encoding
+from kanna.methods.hessian import Moment
 from kanna.model import F32, Tensor, columns, num_rows
-from kanna.moment import Moment
 from kanna.plan.prior import Prior
 
 
@@ -17,9 +17,12 @@ class TensorPlan:
 
     weights: importance of each column, float32 [columns] (or [experts, columns]), or None
     moment:  second moment of the inputs, for methods that use it, or None
-    prior:   importance of the columns guessed from other weights, used when none was measured, or None
-    scale:   float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are multiplied by, or None
-    offset:  float16 [rows, blocks], steps that are added to the values of a block before that, or None
+    prior:   importance of the columns guessed from other weights, used when none was measured, or
+        None
+    scale:   float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are
+        multiplied by, or None
+    offset:  float16 [rows, blocks], steps that are added to the values of a block before that, or
+        None
     """
 
     name: str

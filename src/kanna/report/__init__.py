@@ -1,6 +1,7 @@
 """Reports of a comparison: one HTML page, the numbers as JSON, a model card beside each artefact.
 
-They are drawn from plain dictionaries (`CompareResult.to_dict()`), so a saved report.json can be drawn again.
+They are drawn from plain dictionaries (`CompareResult.to_dict()`), so a saved report.json can be
+drawn again.
 """
 
 from kanna.report.card import model_card

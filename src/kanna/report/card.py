@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from kanna.units import format_size
+from kanna._util.units import format_size
 
 
 def model_card(data: dict[str, Any], name: str | None = None) -> str:
@@ -18,7 +18,12 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     parts = [_front_matter(data, rows), f"# {title} {kinds}\n", _lead(data, own)]
     parts += [f"> **Note.** {note[:1].upper() + note[1:]}.\n" for note in data["notes"]]
     parts.append(_numbers(data, rows, own))
-    parts.append(_run(data, own or next((r for r in rows if r["name"] == data["recommended"]["name"]), rows[0])))
+    parts.append(
+        _run(
+            data,
+            own or next((r for r in rows if r["name"] == data["recommended"]["name"]), rows[0]),
+        )
+    )
     parts.append(_provenance(data, own))
     return "\n".join(parts)
 
@@ -49,21 +54,32 @@ def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     head["library_name"] = formats[0]
     head["pipeline_tag"] = "text-generation"
     kinds = [word for f in formats for word in (f, _RUNTIMES.get(f, f))]
-    head["tags"] = [*kinds, "quantized", *([source["family"]] if source.get("family") else []), "kanna"]
+    head["tags"] = [
+        *kinds,
+        "quantized",
+        *([source["family"]] if source.get("family") else []),
+        "kanna",
+    ]
     return "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---\n"
 
 
 def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     if own is None:
         pick = data["recommended"]
-        said = f"**{pick['name']}** is the one to start with. {pick['why']}" if pick["name"] else pick["why"]
+        said = (
+            f"**{pick['name']}** is the one to start with. {pick['why']}"
+            if pick["name"]
+            else pick["why"]
+        )
         formats = _formats([r for r in data["rows"] if r["role"] != "floor"])
         whose = ", ".join(_RUNTIMES.get(f, f) for f in formats)
         every = "llama.cpp and every runtime built on it" if formats == ["gguf"] else whose
         return f"{data['name']} for {every}, unmodified.\n\n{said}\n"
-    gate = {"proved": "It passed", "failed": "**It failed**", "unprovable": "It could not be put through"}.get(
-        own["gate"] or "", "It was not put through"
-    )
+    gate = {
+        "proved": "It passed",
+        "failed": "**It failed**",
+        "unprovable": "It could not be put through",
+    }.get(own["gate"] or "", "It was not put through")
     bits = f"{own['bits_per_weight']:.2f} bits per weight ({own['precision_class']})"
     return (
         f"{data['name']} as {own['name']}: {format_size(own['file_bytes'])}, {bits}. {gate} kanna's gate "
@@ -98,7 +114,9 @@ def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, An
             f"\nKL divergence in nats against {evaluation['reference']}, at {evaluation['positions']:,} positions of "
             f"{evaluation['text']}."
         )
-    machine = ", ".join(str(environment[k]) for k in ("CPU", "GPU", "llama.cpp") if environment.get(k))
+    machine = ", ".join(
+        str(environment[k]) for k in ("CPU", "GPU", "llama.cpp") if environment.get(k)
+    )
     if machine:
         lines.append(f"Speed and memory on: {machine}.")
     return "\n".join(lines) + "\n"
@@ -107,7 +125,9 @@ def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, An
 def _run(data: dict[str, Any], row: dict[str, Any]) -> str:
     file = row["file"] or "model.gguf"
     chat = data["source"].get("chat_template")
-    talk = f"llama-cli -m {file} -cnv" if chat else f'llama-cli -m {file} -p "Once upon a time" -n 128'
+    talk = (
+        f"llama-cli -m {file} -cnv" if chat else f'llama-cli -m {file} -p "Once upon a time" -n 128'
+    )
     own = f"kanna chat {file}" if chat else f'kanna generate {file} "Once upon a time"'
     if row.get("format", "gguf") != "gguf":
         runtime = _RUNTIMES.get(row["format"], row["format"])
@@ -137,7 +157,9 @@ def _provenance(data: dict[str, Any], own: dict[str, Any] | None) -> str:
             )
         lines += [f"- {note}" for note in row["notes"]]
     command = own["command"] if own and own.get("command") else data["command"]
-    lines.append(f"- Made with kanna {data['version']}; plan and hashes of the source are in the file's metadata too\n")
+    lines.append(
+        f"- Made with kanna {data['version']}; plan and hashes of the source are in the file's metadata too\n"
+    )
     return "\n".join(lines) + f"\n```sh\n{command}\n```\n"
 
 

@@ -1,5 +1,8 @@
-"""The chart to look at first: size across, KL divergence up (logarithmic), speed as colour, peak memory as area, and
-format as shape."""
+"""The chart to look at first.
+
+Size across, KL divergence up (logarithmic), speed as colour, peak memory as area, and format as
+shape.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,8 @@ class Frame:
         return self.height - self.bottom
 
 
-# Drawn twice, and the style sheet shows one of them: letters of the wide one would be too small on a phone.
+# Drawn twice, and the style sheet shows one of them: letters of the wide one would be too small on
+# a phone.
 WIDE = Frame(name="wide", width=860, height=460)
 NARROW = Frame(name="narrow", width=400, height=440, left=62, right=14, bottom=108)
 _AXIS = 50
@@ -139,7 +143,9 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     def radius(memory: float | None) -> float:
         return 4 + 11 * math.sqrt(memory / most) if memory else 8.0
 
-    floor = next((r["kl_mean"] for r in data["rows"] if r["role"] == "floor" and r["kl_mean"]), None)
+    floor = next(
+        (r["kl_mean"] for r in data["rows"] if r["role"] == "floor" and r["kl_mean"]), None
+    )
     x_ticks = linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if wide else 4)
     lows = [p.kl for p in found] + ([floor] if floor else [])
     low = math.floor(math.log10(min(lows)) - 0.15)
@@ -153,20 +159,29 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
         f'<title id="title-{frame.name}">Size, quality and speed of {escape(data["name"])}</title>',
         f'<desc id="desc-{frame.name}">{escape(describe(data))}</desc>',
     ]
-    parts += axes.draw("file size, MB (left is smaller)", "mean KL divergence, nats (down is closer)")
+    parts += axes.draw(
+        "file size, MB (left is smaller)", "mean KL divergence, nats (down is closer)"
+    )
     taken: list[Box] = []
     if floor:
         at = y(max(floor, SMALLEST_KL))
         parts.append(line("floor", (frame.left, at), (frame.end, at)))
         said = "floor: what llama.cpp's own rounding costs" if wide else "floor"
         parts.append(text(frame.left + 6, at - 5, said, "tick", "start"))
-        taken += [(frame.left, at - 1, frame.end, at + 1), (frame.left, at - 17, frame.left + 7.0 * len(said), at)]
+        taken += [
+            (frame.left, at - 1, frame.end, at + 1),
+            (frame.left, at - 17, frame.left + 7.0 * len(said), at),
+        ]
     radii = {p.name: radius(p.memory) for p in found}
     for p in found:
         r = radii[p.name]
         taken.append((x(p.megabytes) - r, y(p.kl) - r, x(p.megabytes) + r, y(p.kl) + r))
     for p in sorted(found, key=lambda p: -radii[p.name]):
-        share = 0.5 if p.speed is None or fastest == slowest else (p.speed - slowest) / (fastest - slowest)
+        share = (
+            0.5
+            if p.speed is None or fastest == slowest
+            else (p.speed - slowest) / (fastest - slowest)
+        )
         ring = '<circle class="ring" cx="{0:.1f}" cy="{1:.1f}" r="{2:.1f}"/>' if p.best else ""
         parts.append(
             f"<g><title>{escape(p.said)}</title>"
@@ -176,7 +191,9 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
         )
     for p in found:
         label = ("★ " if p.best else "") + p.name
-        left, base = place(label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame)
+        left, base = place(
+            label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame
+        )
         parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
     if speeds:
         parts.append(
@@ -185,7 +202,9 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
                 top=frame.base + _AXIS,
                 wide=wide,
                 speeds=(slowest, fastest),
-                stops="".join(f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5)),
+                stops="".join(
+                    f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5)
+                ),
                 memories=(min(memories), most) if memories else None,
                 radius=radius,
                 formats=formats,
@@ -221,14 +240,21 @@ def describe(data: dict[str, Any]) -> str:
         for p in points(data)
     ]
     best = data["recommended"]["name"]
-    return "File size across, KL divergence up. " + "; ".join(said) + "." + (f" Recommended: {best}." if best else "")
+    return (
+        "File size across, KL divergence up. "
+        + "; ".join(said)
+        + "."
+        + (f" Recommended: {best}." if best else "")
+    )
 
 
 def colour(share: float) -> str:
     """A colour between slow (0, blue) and fast (1, yellow)."""
     at = min(max(share, 0.0), 1.0) * (len(_STOPS) - 1)
     index = min(int(at), len(_STOPS) - 2)
-    mixed = (a + (b - a) * (at - index) for a, b in zip(_STOPS[index], _STOPS[index + 1], strict=True))
+    mixed = (
+        a + (b - a) * (at - index) for a, b in zip(_STOPS[index], _STOPS[index + 1], strict=True)
+    )
     return "#" + "".join(f"{round(v):02x}" for v in mixed)
 
 
@@ -254,7 +280,10 @@ Box = tuple[float, float, float, float]
 def place(
     label: str, cx: float, cy: float, radius: float, taken: list[Box], frame: Frame
 ) -> tuple[float, float]:
-    """Left edge and baseline of a label near (cx, cy) that covers nothing yet; marks the place as taken."""
+    """Left edge and baseline of a label near (cx, cy) that covers nothing yet.
+
+    Marks the place as taken.
+    """
     width, height, gap = 8.8 * len(label), 15.0, radius + 5
     spots = [
         (cx + gap, cy + 5),
@@ -276,7 +305,8 @@ def place(
             + max(0, bottom - frame.base)
         )
         covered = sum(
-            max(0.0, min(right, r) - max(left, a)) * max(0.0, min(bottom, b) - max(top, t)) for a, t, r, b in taken
+            max(0.0, min(right, r) - max(left, a)) * max(0.0, min(bottom, b) - max(top, t))
+            for a, t, r, b in taken
         )
         return covered + outside * height
 
@@ -290,4 +320,6 @@ def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str
 
 
 def text(x: float, y: float, said: str, kind: str, anchor: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
+    )

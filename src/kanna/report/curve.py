@@ -1,5 +1,7 @@
-"""KL divergence against bytes: what the planner predicts of every size, the presets by the same costs, and what was
-measured."""
+"""KL divergence against bytes.
+
+What the planner predicts of every size, the presets by the same costs, and what was measured.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ import math
 from html import escape
 from typing import Any
 
-from kanna.report.chart import NARROW, SMALLEST_KL, WIDE, Axes, Box, Frame, linear_ticks, place, text
+from kanna.report.chart import (
+    NARROW,
+    SMALLEST_KL,
+    WIDE,
+    Axes,
+    Box,
+    Frame,
+    linear_ticks,
+    place,
+    text,
+)
 
 
 def curve(data: dict[str, Any]) -> str:
@@ -15,7 +27,11 @@ def curve(data: dict[str, Any]) -> str:
     found = data["optimize"]["curve"]
     if len(found["planned"]) < 2:
         return ""
-    measured = [r for r in data["rows"] if r["file_bytes"] and r["kl_mean"] is not None and r["role"] != "floor"]
+    measured = [
+        r
+        for r in data["rows"]
+        if r["file_bytes"] and r["kl_mean"] is not None and r["role"] != "floor"
+    ]
     return "\n".join(_draw(data, found, measured, frame) for frame in (WIDE, NARROW))
 
 
@@ -27,7 +43,10 @@ def describe(data: dict[str, Any]) -> str:
         f"File size across, KL divergence up. The planner predicts {first['kl']:.3g} nats at "
         f"{first['bytes'] / 1e6:.1f} MB and {last['kl']:.1e} at {last['bytes'] / 1e6:.1f} MB."
     ]
-    said += [f"Preset {p['name']}: {p['bytes'] / 1e6:.1f} MB, predicted {p['kl']:.3g}." for p in found["presets"]]
+    said += [
+        f"Preset {p['name']}: {p['bytes'] / 1e6:.1f} MB, predicted {p['kl']:.3g}."
+        for p in found["presets"]
+    ]
     said += [
         f"Measured, {r['name']}: {r['file_bytes'] / 1e6:.1f} MB, {r['kl_mean']:.4g}."
         for r in data["rows"]
@@ -36,7 +55,9 @@ def describe(data: dict[str, Any]) -> str:
     return " ".join(said)
 
 
-def _draw(data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, Any]], frame: Frame) -> str:
+def _draw(
+    data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, Any]], frame: Frame
+) -> str:
     low_kl = SMALLEST_KL * 10
     planned = [(p["bytes"] / 1e6, p["kl"]) for p in found["planned"] if p["kl"] > low_kl]
     presets = [(p["name"], p["bytes"] / 1e6, p["kl"]) for p in found["presets"] if p["kl"] > low_kl]
@@ -82,9 +103,25 @@ def _draw(data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, 
     return "\n".join(parts)
 
 
-def _some_names(presets: list[tuple[str, float, float]], x: Any, y: Any, taken: list[Box], frame: Frame) -> str:
-    """Names of the presets there is room for; the others are in the words of the chart and under the pointer."""
-    known = ("Q4_K_M", "Q2_K", "Q8_0", "Q6_K", "IQ2_M", "Q3_K_M", "IQ4_XS", "Q5_K_M", "IQ1_M", "Q4_0")
+def _some_names(
+    presets: list[tuple[str, float, float]], x: Any, y: Any, taken: list[Box], frame: Frame
+) -> str:
+    """Names of the presets there is room for.
+
+    The others are in the words of the chart and under the pointer.
+    """
+    known = (
+        "Q4_K_M",
+        "Q2_K",
+        "Q8_0",
+        "Q6_K",
+        "IQ2_M",
+        "Q3_K_M",
+        "IQ4_XS",
+        "Q5_K_M",
+        "IQ1_M",
+        "Q4_0",
+    )
     chosen = [p for want in known for p in presets if p[0] == want][: 8 if frame is WIDE else 4]
     parts: list[str] = []
     for name, m, k in chosen:

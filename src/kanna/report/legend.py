@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from kanna.units import format_size
+from kanna._util.units import format_size
 
 ROW = 26
 """Height of a line."""
@@ -30,8 +30,11 @@ def legend(
     mark: Callable[[str, float, float, float, str], str],
     gradient: str,
 ) -> str:
-    """SVG from `top` downwards. speeds: slowest and fastest in tokens/s; memories: least and most in MB; radius: of a
-    mark in MB; mark: draws one; gradient: id of the colours, whose stops are `stops`."""
+    """SVG from `top` downwards.
+
+    Speeds: slowest and fastest in tokens/s; memories: least and most in MB; radius: of a mark in
+    MB; mark: draws one; gradient: id of the colours, whose stops are `stops`.
+    """
     middle, at = top + ROW / 2, left + (150.0 if wide else 90.0)
     parts = [
         f'<defs><linearGradient id="{gradient}">{stops}</linearGradient></defs>'
@@ -45,7 +48,9 @@ def legend(
             at, middle = left, middle + ROW
         for size in dict.fromkeys(memories):
             r = radius(size)
-            parts.append(f'<circle class="sample" cx="{at + r:.1f}" cy="{middle:.1f}" r="{r:.1f}"/>')
+            parts.append(
+                f'<circle class="sample" cx="{at + r:.1f}" cy="{middle:.1f}" r="{r:.1f}"/>'
+            )
             at += 2 * r + 5
         sizes = dict.fromkeys(format_size(m * 1e6) for m in memories)
         parts.append(_words(at + 3, middle, f"peak memory {' to '.join(sizes)}"))

@@ -1,13 +1,16 @@
-"""The sections of an optimization: the curve, the plan as a picture, kinds of text, memory, the trials."""
+"""The sections of an optimization.
+
+The curve, the plan as a picture, kinds of text, memory, the trials.
+"""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
+from kanna._util.units import format_size
 from kanna.report.curve import curve
 from kanna.report.picture import pictures
-from kanna.units import format_size
 
 
 def sections(data: dict[str, Any]) -> str:
@@ -18,7 +21,9 @@ def sections(data: dict[str, Any]) -> str:
     parts: list[str] = []
     if drawn := curve(data):
         parts.append(
-            "<h2>Divergence by size</h2>" + drawn + '<p class="muted">Predictions are of this model on its calibration '
+            "<h2>Divergence by size</h2>"
+            + drawn
+            + '<p class="muted">Predictions are of this model on its calibration '
             "text, of the values that gptq would choose (presets too), without what the runtime's own rounding adds; "
             "measurements are of the files, in the runtime.</p>"
         )
@@ -39,7 +44,9 @@ def _domains(found: dict[str, Any]) -> str:
     if not found:
         return ""
     kinds = list(found["windows"])
-    head = '<th scope="col" class="text">artefact</th>' + "".join(f'<th scope="col">{escape(k)}</th>' for k in kinds)
+    head = '<th scope="col" class="text">artefact</th>' + "".join(
+        f'<th scope="col">{escape(k)}</th>' for k in kinds
+    )
     body = "".join(
         f'<tr><th scope="row" class="text">{escape(r["name"])}</th>'
         + "".join(f"<td>{r['kl'][k]:.5f}</td>" for k in kinds)
@@ -65,7 +72,9 @@ def _memory(found: dict[str, Any] | None) -> str:
         return ""
     head = "".join(
         f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
-        for i, c in enumerate(("cache", "cache takes", "beside weights", "KL of weights", "KL of the cache", "chosen"))
+        for i, c in enumerate(
+            ("cache", "cache takes", "beside weights", "KL of weights", "KL of the cache", "chosen")
+        )
     )
     body = "".join(
         f'<tr><th scope="row" class="text">{r["cache"]}</th><td>{format_size(r["overhead"]["kv"])}</td>'
@@ -73,15 +82,23 @@ def _memory(found: dict[str, Any] | None) -> str:
         f"<td>{'✓' if r['cache'] == found['cache'] else '–'}</td></tr>"
         for r in found["rooms"]
     )
-    measured = "not measured" if found["measured"] is None else f"{format_size(found['measured'])} measured"
-    kl = "" if found["kl_with_cache"] is None else f" Divergence with this cache: {found['kl_with_cache']:.5f} nats."
+    measured = (
+        "not measured"
+        if found["measured"] is None
+        else f"{format_size(found['measured'])} measured"
+    )
+    kl = (
+        ""
+        if found["kl_with_cache"] is None
+        else f" Divergence with this cache: {found['kl_with_cache']:.5f} nats."
+    )
     return (
         f'<p class="caption">{format_size(found["limit"])} at {found["context"]} tokens: '
         f"{format_size(found['predicted'])} predicted, {measured}, of a llama.cpp that maps no file, its cache full; "
         f"what the interpreter held before is not in it. Cache in {found['cache']}: {escape(found['why'])}.{kl}</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Memory by cache"><table aria-label="Memory by '
         f'cache"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f'<p><code>{escape(found["command"])}</code></p>'
+        f"<p><code>{escape(found['command'])}</code></p>"
     )
 
 
@@ -90,7 +107,9 @@ def _swaps(found: list[dict[str, Any]]) -> str:
         return ""
     head = "".join(
         f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
-        for i, c in enumerate(("costs of", "taken as", "tensors changed", "KL before", "KL after", "± 95 %", "kept"))
+        for i, c in enumerate(
+            ("costs of", "taken as", "tensors changed", "KL before", "KL after", "± 95 %", "kept")
+        )
     )
     body = "".join(
         f'<tr><th scope="row" class="text">{escape(s["group"])}</th><td>× {s["factor"]:.2f}</td><td>{s["changed"]}</td>'

@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from kanna._util.units import format_size
 from kanna.report.chart import chart
 from kanna.report.optimized import sections
 from kanna.report.style import CSS
-from kanna.units import format_size
 
 # Even if something slipped into a name or a licence, the page may load and run nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-_GATE = {"proved": ("ok", "✓ proved"), "failed": ("bad", "✗ failed"), "unprovable": ("unknown", "– not provable here")}
+_GATE = {
+    "proved": ("ok", "✓ proved"),
+    "failed": ("bad", "✗ failed"),
+    "unprovable": ("unknown", "– not provable here"),
+}
 
 
 def html_page(data: dict[str, Any]) -> str:
@@ -63,7 +67,9 @@ def _subtitle(data: dict[str, Any]) -> str:
         f"{source['parameters'] / 1e6:,.1f} M parameters" if source.get("parameters") else "",
         f"family {source['family']}" if source.get("family") else "",
         f"source: {source['type']}" if source.get("type") else "",
-        f"licence: {source['license']}" if source.get("license") else "licence: not stated by the source",
+        f"licence: {source['license']}"
+        if source.get("license")
+        else "licence: not stated by the source",
         data.get("date", ""),
     ]
     return escape(" · ".join(p for p in parts if p))
@@ -92,7 +98,16 @@ _QUALITY = (
     "perplexity",
     "÷ source",
 )
-_SPEED = ("preset", "generate", "× faster", "prompt", "first token", "load", "peak memory", "less memory")
+_SPEED = (
+    "preset",
+    "generate",
+    "× faster",
+    "prompt",
+    "first token",
+    "load",
+    "peak memory",
+    "less memory",
+)
 
 
 def _tables(data: dict[str, Any]) -> str:
@@ -149,10 +164,14 @@ def _pairs(data: dict[str, Any]) -> str:
     return _small_table("At equal bytes, each in its own runtime", columns, rows) if rows else ""
 
 
-def _table(data: dict[str, Any], caption: str, columns: tuple[str, ...], cells: list[tuple[str, ...]]) -> str:
+def _table(
+    data: dict[str, Any], caption: str, columns: tuple[str, ...], cells: list[tuple[str, ...]]
+) -> str:
     """A table with a row per artefact; `cells` are markup already."""
     best = data["recommended"]["name"]
-    head = "".join(f'<th scope="col"{" class=text" if i == 0 else ""}>{c}</th>' for i, c in enumerate(columns))
+    head = "".join(
+        f'<th scope="col"{" class=text" if i == 0 else ""}>{c}</th>' for i, c in enumerate(columns)
+    )
     body: list[str] = []
     for row, values in zip(data["rows"], cells, strict=True):
         assert len(values) == len(columns) - 1
@@ -167,7 +186,10 @@ def _table(data: dict[str, Any], caption: str, columns: tuple[str, ...], cells: 
 
 
 def _scrolling(caption: str, head: str, body: str) -> str:
-    """A table that scrolls on its own where it is too wide; the caption stays. head and body are markup."""
+    """A table that scrolls on its own where it is too wide.
+
+    The caption stays. head and body are markup.
+    """
     said = escape(caption)
     return (
         f'<p class="caption" aria-hidden="true">{said}</p><div class="scroll" tabindex="0" role="region" '
@@ -196,7 +218,9 @@ def _plan(row: dict[str, Any]) -> str:
     real = f"{bits:.2f} bits per weight" if bits else ""
     if bits and nominal and abs(bits - nominal) > 0.01:
         real = f"nominal {nominal:.2f}, real {bits:.2f} bits per weight"
-    parts = [f"<p>{escape(', '.join(p for p in (row['file'], real, row['precision_class']) if p))}</p>"]
+    parts = [
+        f"<p>{escape(', '.join(p for p in (row['file'], real, row['precision_class']) if p))}</p>"
+    ]
     parts += [f'<p class="note">{escape(n)}</p>' for n in row["notes"]]
     if row["substitutions"]:
         cells = [(s["name"], s["wanted"], s["got"], s["reason"]) for s in row["substitutions"]]
@@ -204,15 +228,26 @@ def _plan(row: dict[str, Any]) -> str:
         parts.append(_small_table(title, ("tensor", "wanted", "got", "reason"), cells))
     if row["checks"]:
         marks = {True: "✓", False: "✗", None: "–"}
-        checks = [(marks.get(c["ok"], "–"), c["name"], str(c.get("detail", ""))) for c in row["checks"]]
+        checks = [
+            (marks.get(c["ok"], "–"), c["name"], str(c.get("detail", ""))) for c in row["checks"]
+        ]
         parts.append(_small_table("The gate", ("", "check", "detail"), checks))
     if row["tensors"]:
         cells = [
-            (t["name"], " × ".join(map(str, t["shape"])), t["source"], t["encoding"], t["method"], size)
+            (
+                t["name"],
+                " × ".join(map(str, t["shape"])),
+                t["source"],
+                t["encoding"],
+                t["method"],
+                size,
+            )
             for t in row["tensors"]
             for size in [format_size(t["bytes"])]
         ]
-        parts.append(_small_table("Every tensor", ("tensor", "shape", "from", "to", "method", "size"), cells))
+        parts.append(
+            _small_table("Every tensor", ("tensor", "shape", "from", "to", "method", "size"), cells)
+        )
     number = len(row["substitutions"])
     count = f": {number} substitution{'s' if number > 1 else ''}" if number else ""
     return f"<details><summary>{escape(row['name'])}{count}</summary>{''.join(parts)}</details>"
@@ -220,12 +255,19 @@ def _plan(row: dict[str, Any]) -> str:
 
 def _small_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = "".join(f'<th scope="col" class="text">{escape(c)}</th>' for c in columns)
-    body = "".join("<tr>" + "".join(f'<td class="text wrap">{escape(c)}</td>' for c in r) + "</tr>" for r in rows)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="text wrap">{escape(c)}</td>' for c in r) + "</tr>"
+        for r in rows
+    )
     return _scrolling(caption, head, body)
 
 
 def _list(pairs: Iterable[tuple[str, Any]]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in pairs) + "</dl>"
+    return (
+        "<dl>"
+        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in pairs)
+        + "</dl>"
+    )
 
 
 def _num(value: float | None, digits: int, *, scale: float = 1.0, unit: str = "") -> str:

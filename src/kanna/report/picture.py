@@ -1,4 +1,7 @@
-"""A plan as a picture: a row per layer, a column per kind of tensor, coloured by bits per weight."""
+"""A plan as a picture.
+
+A row per layer, a column per kind of tensor, coloured by bits per weight.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ FEWEST, MOST = 1.5, 10.0
 def pictures(found: list[dict[str, Any]]) -> str:
     """Plans side by side, as tables: the words in each cell say what the colour does."""
     drawn = "".join(_picture(one) for one in found if one["tensors"])
-    return f"{_legend()}<div class=\"pictures\">{drawn}</div>" if drawn else ""
+    return f'{_legend()}<div class="pictures">{drawn}</div>' if drawn else ""
 
 
 def shade(bits: float) -> tuple[str, str]:
@@ -43,10 +46,13 @@ def _picture(one: dict[str, Any]) -> str:
             others.append((tensor["name"].removesuffix(".weight"), tensor))
     kinds = list(dict.fromkeys(kind for row in layers.values() for kind in row))
     chips = "".join(
-        f'<span class="chip"{_style(t)}>{escape(name)}: {escape(_short(t["encoding"]))}</span>' for name, t in others
+        f'<span class="chip"{_style(t)}>{escape(name)}: {escape(_short(t["encoding"]))}</span>'
+        for name, t in others
     )
     said = f"Encodings of {one['name']}, by layer and kind of tensor"
-    head = '<th scope="col" class="text">layer</th>' + "".join(f'<th scope="col">{escape(k)}</th>' for k in kinds)
+    head = '<th scope="col" class="text">layer</th>' + "".join(
+        f'<th scope="col">{escape(k)}</th>' for k in kinds
+    )
     body = "".join(
         f'<tr><th scope="row" class="text">{number}</th>{"".join(_cell(row.get(k)) for k in kinds)}</tr>'
         for number, row in sorted(layers.items())
@@ -55,7 +61,9 @@ def _picture(one: dict[str, Any]) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(said)}"><table class="plan" '
         f'aria-label="{escape(said)}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
-    return f"<section><h3>{escape(one['name'])}</h3><p>{chips}</p>{table if layers else ''}</section>"
+    return (
+        f"<section><h3>{escape(one['name'])}</h3><p>{chips}</p>{table if layers else ''}</section>"
+    )
 
 
 def _cell(tensor: dict[str, Any] | None) -> str:
@@ -78,5 +86,7 @@ def _style(tensor: dict[str, Any]) -> str:
 
 def _legend() -> str:
     steps = (2, 3, 4, 5, 6, 8, 16)
-    chips = "".join('<span class="chip"{}>{} bits</span>'.format(_style({"bits": b}), b) for b in steps)
+    chips = "".join(
+        '<span class="chip"{}>{} bits</span>'.format(_style({"bits": b}), b) for b in steps
+    )
     return f'<p class="legend">Bits per weight: {chips}</p>'

@@ -7,20 +7,23 @@ import math
 from pathlib import Path
 from typing import Any
 
-from kanna.atomic import write_text
+from kanna._util.atomic import write_text
 from kanna.report.card import model_card
 from kanna.report.page import html_page
 
 
 def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
-    """Write report.html, report.json, a card beside each artefact and README.md for the folder; return the paths.
+    """Write report.html, report.json, a card beside each artefact and README.md for the folder.
 
-    data: `CompareResult.to_dict()`; name: of both reports. With another, the folder is told of elsewhere: no README.md.
-    Each file is replaced as a whole.
+    Return the paths.
+
+    data: `CompareResult.to_dict()`; name: of both reports. With another, the folder is told of
+    elsewhere: no README.md. Each file is replaced as a whole.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {
-        out / f"{name}.json": json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        out / f"{name}.json": json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n",
         out / f"{name}.html": html_page(data),
     }
     if name == "report":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanna import plugins
+from kanna._util import plugins
 from kanna.errors import FormatError
 from kanna.runtimes.base import Availability, Engine, Runtime
 
@@ -13,7 +13,7 @@ __all__ = ["Availability", "Engine", "Runtime", "get", "names", "of"]
 
 def names() -> tuple[str, ...]:
     """Names of every runtime kanna knows, here or not."""
-    return plugins.names(__name__)
+    return plugins.names(__name__, "RUNTIME")
 
 
 def get(name: str) -> Runtime:
@@ -22,10 +22,16 @@ def get(name: str) -> Runtime:
 
 
 def of(path: str | Path) -> Runtime:
-    """The runtime that loads the artefact at `path`; raises FormatError for a folder that none does."""
+    """The runtime that loads the artefact at `path`.
+
+    Raises FormatError for a folder that none does.
+    """
     path = Path(path)
     for name in names():
         runtime = get(name)
         if runtime.opens(path):
             return runtime
-    raise FormatError(f"{path} is no artefact that a runtime loads", expected="a .gguf file or an artefact's folder")
+    raise FormatError(
+        f"{path} is no artefact that a runtime loads",
+        expected="a .gguf file or an artefact's folder",
+    )

@@ -13,7 +13,10 @@ _PURPOSE = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "o
 
 
 class Log:
-    """Receives every line of the library. One for the process, because llama.cpp's logger is global."""
+    """Receives every line of the library.
+
+    One for the process, because llama.cpp's logger is global.
+    """
 
     def __init__(self) -> None:
         self.complaints: deque[str] = deque(maxlen=20)
@@ -22,7 +25,10 @@ class Log:
         self._callback: Any = None
 
     def attach(self, library: Any) -> None:
-        """Route the library's log here; the callback object must outlive the library's use of it."""
+        """Route the library's log here.
+
+        The callback object must outlive the library's use of it.
+        """
         if self._callback is None:
             self._callback = library.llama_log_callback(self._receive)
         library.llama_log_set(self._callback, ctypes.c_void_p(0))
@@ -46,7 +52,11 @@ class Log:
     def why(self) -> str:
         """The most telling complaint since `clear`: the first error, without the function names."""
         useful = [re.sub(r"^(?:\w+:\s+)+", "", c) for c in self.complaints]
-        telling = [u for u in useful if re.search(r"error|fail|invalid|unknown|missing|not |cannot|unsupported", u)]
+        telling = [
+            u
+            for u in useful
+            if re.search(r"error|fail|invalid|unknown|missing|not |cannot|unsupported", u)
+        ]
         return (telling or useful or ["llama.cpp gave no reason"])[0]
 
 

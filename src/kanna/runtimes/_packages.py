@@ -1,4 +1,7 @@
-"""Whether the packages of a runtime are installed, and their import: neither is done before it must be."""
+"""Whether the packages of a runtime are installed, and their import.
+
+Neither is done before it must be.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,21 @@ from kanna.runtimes.base import Availability
 
 
 def available(packages: Sequence[str], how_to_install: str) -> Availability:
-    """Whether `packages`, named as on the package index, are installed; none is imported, which takes seconds.
+    """Whether `packages`, named as on the package index, are installed.
+
+    None is imported, which takes seconds.
 
     No device is named but the CPU: to ask for them is to import the packages.
     """
     if absent := [n for n in packages if importlib.util.find_spec(n.replace("-", "_")) is None]:
         return Availability(
-            ok=False, how_to_install=how_to_install, remark=f"{' and '.join(absent)} not installed here"
-        )  # fmt: skip
-    return Availability(ok=True, version=", ".join(f"{n} {version(n)}" for n in packages), backends=["CPU"])
+            ok=False,
+            how_to_install=how_to_install,
+            remark=f"{' and '.join(absent)} not installed here",
+        )
+    return Availability(
+        ok=True, version=", ".join(f"{n} {version(n)}" for n in packages), backends=["CPU"]
+    )
 
 
 def load(here: Availability, modules: Sequence[str], extra: str, how_to_install: str) -> list[Any]:
@@ -30,5 +39,9 @@ def load(here: Availability, modules: Sequence[str], extra: str, how_to_install:
         raise MissingError(here.remark, expected=f"the extra {extra}", todo=how_to_install)
     try:
         return [importlib.import_module(name) for name in modules]
-    except Exception as error:  # a wheel for another machine or a missing shared library: whatever it raises
-        raise MissingError(f"{extra} is installed but does not load: {error}", todo=how_to_install) from error
+    except (
+        Exception
+    ) as error:  # a wheel for another machine or a missing shared library: whatever it raises
+        raise MissingError(
+            f"{extra} is installed but does not load: {error}", todo=how_to_install
+        ) from error

@@ -1,4 +1,7 @@
-"""The next token from logits, and the text that ends a generation: for runtimes that leave both to us."""
+"""The next token from logits, and the text that ends a generation.
+
+For runtimes that leave both to us.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,14 @@ class StopText:
             self.found = True
             shown, self._held = self._held[: min(cuts)], ""
             return shown
-        keep = max((n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
-        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        keep = max(
+            (n for s in self._stop for n in range(1, len(s)) if self._held.endswith(s[:n])),
+            default=0,
+        )
+        shown, self._held = (
+            self._held[: len(self._held) - keep],
+            self._held[len(self._held) - keep :],
+        )
         return shown
 
     def rest(self) -> str:

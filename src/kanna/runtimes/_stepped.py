@@ -1,4 +1,7 @@
-"""An engine over a runtime that does one thing: logits after more tokens, with a cache of those before."""
+"""An engine over a runtime that does one thing.
+
+Logits after more tokens, with a cache of those before.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ import numpy as np
 
 from kanna.errors import UsageError
 from kanna.model import F32
-from kanna.runtimes._folder import FolderText
 from kanna.runtimes._sampling import StopText, sampler
 from kanna.runtimes.base import Generation
+from kanna.runtimes.folder_text import FolderText
 
-# Tokens per call while a prompt is read, as for llama.cpp: large enough for speed, small enough that Ctrl-C is heard.
+# Tokens per call while a prompt is read, as for llama.cpp: large enough for speed, small enough
+# that Ctrl-C is heard.
 PROMPT_BATCH = 512
 
 
@@ -23,12 +27,19 @@ class SteppedEngine(ABC):
     """A loaded folder. A subclass gives `forward`, `rewind`, `memory` and `free`.
 
     vocab_size: columns of the logits; context: tokens the cache has room for
-    rope_edge: tokens beyond which all positions turn by other factors, those before too (Phi-3's long rope); 0: none.
-               What was read on this side of it is read again on the other.
+    rope_edge: tokens beyond which all positions turn by other factors, those before too (Phi-3's
+               long rope); 0: none. What was read on this side of it is read again on the other.
     """
 
     def __init__(
-        self, path: Path, text: FolderText, *, vocab_size: int, trained_context: int, context: int, threads: int
+        self,
+        path: Path,
+        text: FolderText,
+        *,
+        vocab_size: int,
+        trained_context: int,
+        context: int,
+        threads: int,
     ) -> None:
         self.path, self.text, self.threads = path, text, threads
         self.vocab_size, self.trained_context = vocab_size, trained_context
@@ -42,11 +53,17 @@ class SteppedEngine(ABC):
 
     @abstractmethod
     def forward(self, ids: Sequence[int], keep: int) -> F32:
-        """Read `ids` after what is in the cache: logits after the last `keep` of them, f32 [keep, vocab_size]."""
+        """Read `ids` after what is in the cache.
+
+        Logits after the last `keep` of them, f32 [keep, vocab_size].
+        """
 
     @abstractmethod
     def rewind(self, length: int) -> int:
-        """Keep only the first `length` tokens of the cache, or fewer where it cannot: how many are left."""
+        """Keep only the first `length` tokens of the cache, or fewer where it cannot.
+
+        How many are left.
+        """
 
     @abstractmethod
     def memory(self) -> dict[str, int]: ...
@@ -67,7 +84,10 @@ class SteppedEngine(ABC):
         self.close()
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
-        """Token ids. `add_bos` adds what the model asks for; `special` reads `<|im_start|>` and the like as tokens."""
+        """Token ids. `add_bos` adds what the model asks for.
+
+        `special` reads `<|im_start|>` and the like as tokens.
+        """
         return self.text.tokenize(text, add_bos=add_bos, special=special)
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
@@ -82,18 +102,30 @@ class SteppedEngine(ABC):
         if self._closed:
             raise UsageError(f"{self.path} is closed")
         if min(ids) < 0 or max(ids) >= self.vocab_size:
-            raise UsageError(f"token ids {min(ids)} … {max(ids)}", expected=f"0 … {self.vocab_size - 1}")
+            raise UsageError(
+                f"token ids {min(ids)} … {max(ids)}", expected=f"0 … {self.vocab_size - 1}"
+            )
 
     def logits(self, ids: Sequence[int], *, first: int = 0, copy: bool = True) -> F32:
-        """Logits after each of `ids` from position `first`, f32 [len(ids) - first, vocab_size]; from an empty cache."""
+        """Logits after each of `ids` from position `first`, f32 [len(ids) - first, vocab_size].
+
+        From an empty cache.
+        """
         if not ids or not 0 <= first < len(ids):
-            raise UsageError(f"{len(ids)} ids from position {first}", expected="at least one position to score")
+            raise UsageError(
+                f"{len(ids)} ids from position {first}", expected="at least one position to score"
+            )
         self._check(ids)
         if len(ids) > self.context:
-            raise UsageError(f"{len(ids)} tokens in a context of {self.context}", todo="open with a larger context")
+            raise UsageError(
+                f"{len(ids)} tokens in a context of {self.context}",
+                todo="open with a larger context",
+            )
         self._past = list(ids[: self.rewind(0)])
         parts: list[F32] = []
-        edges = self._edges({*range(0, first, PROMPT_BATCH), *range(first, len(ids), PROMPT_BATCH), len(ids)})
+        edges = self._edges(
+            {*range(0, first, PROMPT_BATCH), *range(first, len(ids), PROMPT_BATCH), len(ids)}
+        )
         for start, stop in zip(edges, edges[1:], strict=False):
             rows = self.forward(ids[start:stop], max(0, stop - max(start, first)))
             if len(rows):
@@ -102,7 +134,10 @@ class SteppedEngine(ABC):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _edges(self, edges: set[int]) -> list[int]:
-        """Where the reading of a text is cut: not before the rope's edge where the text goes beyond it."""
+        """Where the reading of a text is cut.
+
+        Not before the rope's edge where the text goes beyond it.
+        """
         start, *rest = sorted(edges)
         return [start, *(e for e in rest if e > self.rope_edge or rest[-1] <= self.rope_edge)]
 
@@ -121,15 +156,16 @@ class SteppedEngine(ABC):
     ) -> Iterator[str]:
         """Continue `ids`, yielding text as it comes; figures are in `last` when it ends.
 
-        Temperature 0 is greedy. A prompt that starts like the last one keeps that part of the cache. Raises UsageError
-        when the prompt does not fit the context.
+        Temperature 0 is greedy. A prompt that starts like the last one keeps that part of the
+        cache. Raises UsageError when the prompt does not fit the context.
         """
         if not ids:
             raise UsageError("an empty prompt", expected="at least one token")
         self._check(ids)
         if len(ids) >= self.context:
             raise UsageError(
-                f"a prompt of {len(ids)} tokens in a context of {self.context}", todo="use a larger --context"
+                f"a prompt of {len(ids)} tokens in a context of {self.context}",
+                todo="use a larger --context",
             )
         self.last = run = Generation(prompt_tokens=len(ids))
         pick = sampler(temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p)
@@ -146,7 +182,12 @@ class SteppedEngine(ABC):
             yield rest
 
     def _tokens(
-        self, ids: list[int], run: Generation, pick: Callable[[F32], int], max_tokens: int, ignore_eog: bool
+        self,
+        ids: list[int],
+        run: Generation,
+        pick: Callable[[F32], int],
+        max_tokens: int,
+        ignore_eog: bool,
     ) -> Iterator[int]:
         begin = time.perf_counter()
         run.reused_tokens, row = self._read_prompt(ids)
@@ -173,7 +214,10 @@ class SteppedEngine(ABC):
             token = pick(row)
 
     def _read_prompt(self, ids: list[int]) -> tuple[int, F32]:
-        """Read the prompt up to its last token: how many tokens were in the cache already, and the last logits."""
+        """Read the prompt up to its last token.
+
+        How many tokens were in the cache already, and the last logits.
+        """
         keep = 0
         while keep < min(len(self._past), len(ids) - 1) and self._past[keep] == ids[keep]:
             keep += 1

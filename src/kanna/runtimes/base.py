@@ -14,7 +14,8 @@ from kanna.model import F32
 class Availability:
     """Whether a runtime can be used here, and how well it was built.
 
-    build:          facts of the build, for example {"native": False, "missing": ["AVX512"], "features": […]}
+    build:          facts of the build, for example {"native": False, "missing": ["AVX512"],
+        "features": […]}
     backends:       devices it can compute on, for example ["CPU", "CUDA"]
     how_to_install: command that installs it, or installs a better build
     """
@@ -32,7 +33,10 @@ class Availability:
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
-    """Figures of the last generation: seconds, token counts and why it ended (`eog`, `stop`, `length`, `context`)."""
+    """Figures of the last generation.
+
+    Seconds, token counts and why it ended (`eog`, `stop`, `length`, `context`).
+    """
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -44,7 +48,11 @@ class Generation:
 
     @property
     def prompt_tps(self) -> float:
-        return (self.prompt_tokens - self.reused_tokens) / self.prompt_seconds if self.prompt_seconds else 0.0
+        return (
+            (self.prompt_tokens - self.reused_tokens) / self.prompt_seconds
+            if self.prompt_seconds
+            else 0.0
+        )
 
     @property
     def tps(self) -> float:
@@ -115,5 +123,10 @@ class Runtime(Protocol):
     def available(self) -> Availability: ...
 
     def open(
-        self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None
+        self,
+        path: str | Path,
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
     ) -> Engine: ...

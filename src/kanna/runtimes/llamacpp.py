@@ -15,12 +15,15 @@ from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
-    from kanna.runtimes._llama_engine import LlamaEngine
+    from kanna.runtimes.llama_engine import LlamaEngine
 
 INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
 
 CACHES = ("f16", "q8_0", "q4_0")
-"""What keys and values may be kept in, the most exact first; llama.cpp takes more, between these."""
+"""What keys and values may be kept in, the most exact first.
+
+Llama.cpp takes more, between these.
+"""
 
 # llama.cpp's own limit.
 _MAX_LAYERS = 512
@@ -47,9 +50,14 @@ _FEATURES = {
 
 
 def library() -> Any:
-    """llama_cpp's C interface with its log silenced; raises MissingError when it is not installed or does not load."""
+    """llama_cpp's C interface with its log silenced.
+
+    Raises MissingError when it is not installed or does not load.
+    """
     if importlib.util.find_spec("llama_cpp") is None:
-        raise MissingError("llama.cpp is not installed here", expected="the package llama-cpp-python", todo=INSTALL)
+        raise MissingError(
+            "llama.cpp is not installed here", expected="the package llama-cpp-python", todo=INSTALL
+        )
     lib = _load()
     # Each time: whoever else uses the library in this process may have taken its only log over.
     LOG.attach(lib)
@@ -60,8 +68,12 @@ def library() -> Any:
 def _load() -> Any:
     try:
         import llama_cpp.llama_cpp as lib
-    except Exception as error:  # a wheel for another CPU or a missing shared library: whatever it raises
-        raise MissingError(f"llama-cpp-python is installed but does not load: {error}", todo=INSTALL) from error
+    except (
+        Exception
+    ) as error:  # a wheel for another CPU or a missing shared library: whatever it raises
+        raise MissingError(
+            f"llama-cpp-python is installed but does not load: {error}", todo=INSTALL
+        ) from error
     LOG.attach(lib)  # before the first line is logged
     lib.llama_backend_init()
     return lib
@@ -84,7 +96,8 @@ def parse_system_info(text: str) -> dict[str, dict[str, str]]:
 def judge_build(info: dict[str, dict[str, str]], flags: frozenset[str]) -> dict[str, Any]:
     """Compare what the build uses with what the CPU offers.
 
-    `missing` are the features this CPU has and the build leaves unused; a build with none is native.
+    `missing` are the features this CPU has and the build leaves unused; a build with none is
+    native.
     """
     used = {name for name, value in info.get("CPU", {}).items() if value not in {"0", ""}}
     missing = [name for name, flag in _FEATURES.items() if flag in flags and name not in used]
@@ -152,7 +165,7 @@ class LlamaCpp:
         if cache not in CACHES:
             raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
         check_header(path)
-        from kanna.runtimes._llama_engine import LlamaEngine
+        from kanna.runtimes.llama_engine import LlamaEngine
 
         return LlamaEngine(
             lib,
@@ -167,19 +180,29 @@ class LlamaCpp:
 
 
 def check_header(path: Path) -> None:
-    """Let our own parser refuse a broken file first: it has bounds where llama.cpp may abort the process."""
+    """Let our own parser refuse a broken file first.
+
+    It has bounds where llama.cpp may abort the process.
+    """
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise FormatError(f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load")
+        raise FormatError(
+            f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load"
+        )
     file = gguf.read(path)
     wrong = _fatal(file, file.value("general.architecture"))
     if wrong:
-        raise FormatError(f"{path} would end llama.cpp: {wrong}", todo="convert again from the original model")
+        raise FormatError(
+            f"{path} would end llama.cpp: {wrong}", todo="convert again from the original model"
+        )
 
 
 def _fatal(file: gguf.GGUFFile, arch: object) -> str:
-    """What makes llama.cpp abort the process instead of refusing the file; empty when nothing does."""
+    """What makes llama.cpp abort the process instead of refusing the file.
+
+    Empty when nothing does.
+    """
     layers = file.value(f"{arch}.block_count")
     if isinstance(layers, int) and not 1 <= layers <= _MAX_LAYERS and file.tensors:
         return f"{arch}.block_count is {layers}"

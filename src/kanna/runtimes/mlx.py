@@ -9,11 +9,11 @@ from kanna.errors import FormatError, UsageError
 from kanna.formats import mlx, safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
-from kanna.runtimes._folder import read_json
 from kanna.runtimes.base import Availability
+from kanna.runtimes.folder_text import read_json
 
 if TYPE_CHECKING:
-    from kanna.runtimes._mlx_engine import MlxEngine
+    from kanna.runtimes.mlx_engine import MlxEngine
 
 INSTALL = 'pip install "kanna[mlx]"'
 _NEEDED = ("mlx", "mlx-lm")
@@ -36,7 +36,12 @@ class Mlx:
         return _packages.load(self.available(), ("mlx.core", "mlx_lm"), self.name, INSTALL)
 
     def open(
-        self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None
+        self,
+        path: str | Path,
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
     ) -> MlxEngine:
         """Load an MLX folder on mlx's own device. Raises MissingError, FormatError, UsageError."""
         path = Path(path)
@@ -44,15 +49,20 @@ class Mlx:
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not self.opens(path):
-            raise FormatError(f"{path} is no MLX folder", expected="config.json and safetensors that mlx-lm wrote")
+            raise FormatError(
+                f"{path} is no MLX folder", expected="config.json and safetensors that mlx-lm wrote"
+            )
         check(path)
-        from kanna.runtimes._mlx_engine import MlxEngine
+        from kanna.runtimes.mlx_engine import MlxEngine
 
         return MlxEngine(mx, mlx_lm, path, context=context, threads=threads or default_threads())
 
 
 def check(path: Path) -> None:
-    """Raise KannaError for what headers tell is wrong: mlx-lm loads such a folder, and fails at its first token."""
+    """Raise KannaError for what headers tell is wrong.
+
+    Mlx-lm loads such a folder, and fails at its first token.
+    """
     config, tensors = read_json(path / "config.json"), safetensors.read_folder(path)
     if mlx.is_mlx(config):
         mlx.unpacked(tensors, config)

@@ -1,4 +1,7 @@
-"""transformers in float32, unmodified: runs Hugging Face folders, and is the reference that all runtimes share."""
+"""transformers in float32, unmodified.
+
+Runs Hugging Face folders, and is the reference that all runtimes share.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from kanna.runtimes import _packages
 from kanna.runtimes.base import Availability
 
 if TYPE_CHECKING:
-    from kanna.runtimes._torch_engine import TorchEngine
+    from kanna.runtimes.torch_engine import TorchEngine
 
 INSTALL = 'pip install "kanna[torch]"'
 _NEEDED = ("torch", "transformers")
@@ -24,7 +27,9 @@ class Torch:
     extra = "torch"
 
     def opens(self, path: Path) -> bool:
-        return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        return (
+            path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+        )
 
     def available(self) -> Availability:
         return _packages.available(_NEEDED, INSTALL)
@@ -34,18 +39,30 @@ class Torch:
         return _packages.load(self.available(), ("torch", "transformers"), self.name, INSTALL)
 
     def open(
-        self, path: str | Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int | None = None
+        self,
+        path: str | Path,
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+        gpu_layers: int | None = None,
     ) -> TorchEngine:
-        """Load a Hugging Face folder in float32 on the CPU. Raises MissingError, FormatError, UsageError."""
+        """Load a Hugging Face folder in float32 on the CPU.
+
+        Raises MissingError, FormatError, UsageError.
+        """
         path = Path(path)
         torch, transformers = self.load()
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not self.opens(path):
-            raise FormatError(f"{path} is no Hugging Face folder", expected="config.json and safetensors files")
-        from kanna.runtimes._torch_engine import TorchEngine
+            raise FormatError(
+                f"{path} is no Hugging Face folder", expected="config.json and safetensors files"
+            )
+        from kanna.runtimes.torch_engine import TorchEngine
 
-        return TorchEngine(torch, transformers, path, context=context, threads=threads or default_threads())
+        return TorchEngine(
+            torch, transformers, path, context=context, threads=threads or default_threads()
+        )
 
 
 RUNTIME = Torch()

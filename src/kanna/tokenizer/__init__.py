@@ -28,7 +28,10 @@ KEY = "tokenizer.ggml"
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A tokenizer as read: its metadata, and the added tokens that swallow whitespace before and after them."""
+    """A tokenizer as read.
+
+    Its metadata, and the added tokens that swallow whitespace before and after them.
+    """
 
     metadata: dict[str, MetaValue]
     left: set[str]
@@ -40,7 +43,9 @@ class Read:
         return name, strip_notes(name, self.left, self.right)
 
 
-def metadata(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> dict[str, MetaValue]:
+def metadata(
+    source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()
+) -> dict[str, MetaValue]:
     """The `tokenizer.*` keys of a Hugging Face source; see `read`."""
     return read(source, rows=rows, surplus=surplus).metadata
 
@@ -49,8 +54,8 @@ def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
     """The tokenizer of a Hugging Face source.
 
     rows:    rows of the embedding; missing tokens are padded, surplus ones refused
-    surplus: added tokens that may be dropped when they lie beyond the rows
-    Raises UnsupportedError for a tokenizer llama.cpp has no match for, SourceError for a damaged or absent one.
+    surplus: added tokens that may be dropped when they lie beyond the rows Raises UnsupportedError
+    for a tokenizer llama.cpp has no match for, SourceError for a damaged or absent one.
     """
     try:
         return _read(source, rows, surplus)
@@ -143,5 +148,7 @@ def _object(files: dict[str, Path], name: str) -> dict[str, Any]:
     except ValueError as error:
         raise SourceError(f"{name} is not JSON: {error}", todo="fetch it again") from error
     if not isinstance(value, dict):
-        raise SourceError(f"{name} holds {type(value).__name__}", expected="an object", todo="fetch it again")
+        raise SourceError(
+            f"{name} holds {type(value).__name__}", expected="an object", todo="fetch it again"
+        )
     return value

@@ -1,7 +1,7 @@
 """tokenizer.json without its merges in memory.
 
-Half a million merges as Python lists, and the text around them, take 200 MB; they are only ever gone
-through once. So they stay in the mapped file and are parsed some thousands at a time.
+Half a million merges as Python lists, and the text around them, take 200 MB; they are only ever
+gone through once. So they stay in the mapped file and are parsed some thousands at a time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from kanna.errors import SourceError
 
 _KEY = re.compile(rb'"merges"\s*:\s*\[\s*')
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-# `"left right"`, or `["left", "right"]` since parts may hold spaces; only the extent, JSON checks the rest.
-_BATCH = re.compile(rb"(?:(?:" + _STRING + rb"|\[\s*" + _STRING + rb"\s*,\s*" + _STRING + rb"\s*\])\s*,?\s*){1,8192}")
+# `"left right"`, or `["left", "right"]` since parts may hold spaces; only the extent, JSON checks
+# the rest.
+_BATCH = re.compile(
+    rb"(?:(?:"
+    + _STRING
+    + rb"|\[\s*"
+    + _STRING
+    + rb"\s*,\s*"
+    + _STRING
+    + rb"\s*\])\s*,?\s*){1,8192}"
+)
 
 Data = mmap.mmap | bytes
 
@@ -34,7 +43,9 @@ class Merges:
             try:
                 yield from json.loads(b"[" + self.data[start:stop].rstrip(b", \t\r\n") + b"]")
             except ValueError as error:
-                raise SourceError("tokenizer.json has damaged merges", todo="fetch it again") from error
+                raise SourceError(
+                    "tokenizer.json has damaged merges", todo="fetch it again"
+                ) from error
 
 
 def _batches(data: Data, at: int) -> tuple[list[tuple[int, int]], int]:
@@ -47,7 +58,10 @@ def _batches(data: Data, at: int) -> tuple[list[tuple[int, int]], int]:
 
 
 def load(path: Path) -> Any:
-    """Parsed tokenizer.json with `model.merges` as `Merges`. Raises ValueError when it is not JSON."""
+    """Parsed tokenizer.json with `model.merges` as `Merges`.
+
+    Raises ValueError when it is not JSON.
+    """
     with path.open("rb") as file:
         try:
             data: Data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

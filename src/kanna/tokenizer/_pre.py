@@ -50,16 +50,24 @@ _KNOWN: dict[tuple[str, ...], str] = {
     (f"split:{GPT4O}", _BYTES): "gpt-4o",
     ("digits", _GPT2): "smollm",
     (_GPT2,): "gpt-2",
-    (r"split:\p{N}{1,3}", r"split:[一-龥\u3040-ゟ゠-ヿ]+", f"split:{DEEPSEEK3}", _BYTES): "deepseek-v3",
+    (
+        r"split:\p{N}{1,3}",
+        r"split:[一-龥\u3040-ゟ゠-ヿ]+",
+        f"split:{DEEPSEEK3}",
+        _BYTES,
+    ): "deepseek-v3",
 }
 
-# llama.cpp's `llama-bpe` looks a whole word up before merging; a tokenizer that does not needs a name
-# with the same splitting and no such step.
+# llama.cpp's `llama-bpe` looks a whole word up before merging; a tokenizer that does not needs a
+# name with the same splitting and no such step.
 _WITHOUT_LOOKUP = {"llama-bpe": "dbrx"}
 
 
 def detect(tokenizer: dict[str, Any]) -> str:
-    """llama.cpp's `tokenizer.ggml.pre` for a tokenizer.json; UnsupportedError when none splits the same way."""
+    """llama.cpp's `tokenizer.ggml.pre` for a tokenizer.json.
+
+    UnsupportedError when none splits the same way.
+    """
     found = tuple(_steps(tokenizer.get("pre_tokenizer")))
     name = _KNOWN.get(found)
     if not name:
@@ -94,12 +102,22 @@ def steps_of(name: str) -> tuple[list[dict[str, Any]], bool]:
             made.append({"type": "Digits", "individual_digits": True})
         elif step in (_GPT2, _BYTES):
             made.append(
-                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": step == _GPT2}
+                {
+                    "type": "ByteLevel",
+                    "add_prefix_space": False,
+                    "trim_offsets": True,
+                    "use_regex": step == _GPT2,
+                }
             )
         else:
             pattern = {"Regex": step.removeprefix("split:")}
-            made.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
-    return made, _SAME.get(name, name) in ("llama-bpe", "tekken") and name not in ("dbrx", "smaug-bpe")
+            made.append(
+                {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+            )
+    return made, _SAME.get(name, name) in ("llama-bpe", "tekken") and name not in (
+        "dbrx",
+        "smaug-bpe",
+    )
 
 
 def _short(value: Any) -> str:
@@ -120,7 +138,10 @@ def _steps(node: Any) -> list[str]:
         return ["digits"]
     # Keeping every match apart, or removing all but the matches: the same pieces, since the known
     # patterns match every character of a text.
-    apart = (node.get("behavior"), bool(node.get("invert"))) in (("Isolated", False), ("Removed", True))
+    apart = (node.get("behavior"), bool(node.get("invert"))) in (
+        ("Isolated", False),
+        ("Removed", True),
+    )
     if kind == "Split" and apart and "Regex" in (pattern := node.get("pattern", {})):
         return [f"split:{pattern['Regex']}"]
     return [json.dumps(node, ensure_ascii=False, sort_keys=True)]

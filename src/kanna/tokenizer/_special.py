@@ -7,7 +7,14 @@ from typing import Any
 from kanna.model import MetaValue, ValueType, array, boolean, string, u32
 
 KEY = "tokenizer.ggml"
-_CONFIGURED = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
+_CONFIGURED = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "mask": "mask",
+}
 
 # Ids that configs do not name, found by the token's text. First match wins. Naming them keeps
 # llama.cpp from guessing: it takes whichever candidate its hash table yields first.
@@ -34,9 +41,13 @@ def text_of(entry: Any) -> str | None:
     return entry if isinstance(entry, str) and entry else None
 
 
-def special_ids(tokens: list[str], config: dict[str, Any], model_config: dict[str, Any]) -> dict[str, MetaValue]:
+def special_ids(
+    tokens: list[str], config: dict[str, Any], model_config: dict[str, Any]
+) -> dict[str, MetaValue]:
     """`tokenizer.ggml.*_token_id` from tokenizer_config.json, then config.json, then well-known texts."""
-    wanted = {text_of(config.get(f"{name}_token")) for name in _CONFIGURED}.union(*_BY_TEXT.values())
+    wanted = {text_of(config.get(f"{name}_token")) for name in _CONFIGURED}.union(
+        *_BY_TEXT.values()
+    )
     ids = {text: i for i, text in enumerate(tokens) if text in wanted}
     size = len(tokens)
     nested = model_config.get("text_config") or {}
@@ -59,8 +70,13 @@ def special_ids(tokens: list[str], config: dict[str, Any], model_config: dict[st
     return found
 
 
-def framing(tokenizer: dict[str, Any] | None, config: dict[str, Any], default_bos: bool) -> dict[str, MetaValue]:
-    """add_bos_token and add_eos_token: what the tokenizer's post-processor does, else what its config says."""
+def framing(
+    tokenizer: dict[str, Any] | None, config: dict[str, Any], default_bos: bool
+) -> dict[str, MetaValue]:
+    """add_bos_token and add_eos_token.
+
+    What the tokenizer's post-processor does, else what its config says.
+    """
     bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
     post = (tokenizer or {}).get("post_processor")
     if post:
@@ -72,11 +88,17 @@ def framing(tokenizer: dict[str, Any] | None, config: dict[str, Any], default_bo
                 eos = bool(single) and "SpecialToken" in single[-1]
                 break
         else:
-            bos, eos = bool(bos) if bos is not None else False, bool(eos) if eos is not None else False
+            bos, eos = (
+                bool(bos) if bos is not None else False,
+                bool(eos) if eos is not None else False,
+            )
             if any(s.get("type") == "ByteLevel" for s in steps):
                 bos = eos = False
     elif tokenizer is not None and not str(config.get("tokenizer_class", "")).startswith(_ADD_BOS):
-        bos, eos = False, False  # without a post-processor nothing is added, whatever the config says
+        bos, eos = (
+            False,
+            False,
+        )  # without a post-processor nothing is added, whatever the config says
     bos = default_bos if bos is None else bos
     return {f"{KEY}.add_bos_token": boolean(bool(bos)), f"{KEY}.add_eos_token": boolean(bool(eos))}
 

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kanna.errors import FormatError, SourceError, UnsupportedError
-from kanna.tokenizer._vocab import ADDED_SCORE, SPACE, UNUSED_SCORE, Type, Vocab, added_token, check_unique, fill, place
+from kanna.tokenizer._vocab import (
+    ADDED_SCORE,
+    SPACE,
+    UNUSED_SCORE,
+    Type,
+    Vocab,
+    added_token,
+    check_unique,
+    fill,
+    place,
+)
 
 _BPE = 2
 
@@ -20,7 +30,10 @@ class Piece:
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of one message: varints as int, everything else as bytes. Bounds are checked."""
+    """(field number, value) of one message: varints as int, everything else as bytes.
+
+    Bounds are checked.
+    """
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
@@ -34,7 +47,9 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         else:
             size = {1: 8, 5: 4}.get(wire, -1)
         if size < 0 or at + size > end:
-            raise FormatError("tokenizer.model is truncated or not SentencePiece's", todo="fetch it again")
+            raise FormatError(
+                "tokenizer.model is truncated or not SentencePiece's", todo="fetch it again"
+            )
         yield number, data[at : at + size]
         at += size
 
@@ -43,7 +58,9 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise FormatError("tokenizer.model is truncated or not SentencePiece's", todo="fetch it again")
+            raise FormatError(
+                "tokenizer.model is truncated or not SentencePiece's", todo="fetch it again"
+            )
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
@@ -63,7 +80,9 @@ def _piece(data: bytes) -> Piece:
     return Piece(text, score, kind)
 
 
-def from_model(data: bytes, added: dict[int, tuple[str, bool]], rows: int | None, surplus: frozenset[str]) -> Vocab:
+def from_model(
+    data: bytes, added: dict[int, tuple[str, bool]], rows: int | None, surplus: frozenset[str]
+) -> Vocab:
     """Vocabulary of a tokenizer.model.
 
     added: id → (text, special) from added_tokens.json and tokenizer_config.json
@@ -80,12 +99,20 @@ def from_model(data: bytes, added: dict[int, tuple[str, bool]], rows: int | None
         elif number == 3:  # normalizer_spec.add_dummy_prefix
             prefix = bool(next((v for n, v in fields(value) if n == 3), True))
     if not pieces:
-        raise SourceError("tokenizer.model holds no tokens", expected="SentencePiece's format", todo="fetch it again")
+        raise SourceError(
+            "tokenizer.model holds no tokens",
+            expected="SentencePiece's format",
+            todo="fetch it again",
+        )
     if algorithm != _BPE:
         raise UnsupportedError(
-            "tokenizer.model is not a BPE model", expected="SentencePiece BPE", todo="give a GGUF of this model"
+            "tokenizer.model is not a BPE model",
+            expected="SentencePiece BPE",
+            todo="give a GGUF of this model",
         )
-    entries = {i: p.text for i, p in enumerate(pieces)} | {i: text for i, (text, _) in added.items()}
+    entries = {i: p.text for i, p in enumerate(pieces)} | {
+        i: text for i, (text, _) in added.items()
+    }
     texts = place(entries, rows, surplus)
     tokens, types = fill(texts)
     scores = [UNUSED_SCORE if t is None else ADDED_SCORE for t in texts]

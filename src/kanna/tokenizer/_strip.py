@@ -18,7 +18,9 @@ _NEEDED = _KEPT | {"</s>"}
 def stripping(tokenizer: dict[str, Any]) -> tuple[set[str], set[str]]:
     """Texts of the added tokens that swallow whitespace before them, and after them."""
     added = [a for a in tokenizer.get("added_tokens") or [] if isinstance(a, dict)]
-    left, right = ({str(a["content"]) for a in added if a.get(side)} for side in ("lstrip", "rstrip"))
+    left, right = (
+        {str(a["content"]) for a in added if a.get(side)} for side in ("lstrip", "rstrip")
+    )
     return left, right
 
 
@@ -38,4 +40,6 @@ def strip_notes(name: str, left: set[str], right: set[str]) -> list[str]:
     if not lost:
         return []
     shown = ", ".join(lost[:4]) + (", …" if len(lost) > 4 else "")
-    return [f"transformers removes whitespace beside {shown}; llama.cpp keeps it, and then gives other token ids"]
+    return [
+        f"transformers removes whitespace beside {shown}; llama.cpp keeps it, and then gives other token ids"
+    ]

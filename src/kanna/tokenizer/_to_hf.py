@@ -12,7 +12,14 @@ from kanna.tokenizer import _pre
 from kanna.tokenizer._vocab import SPACE, Type
 
 KEY = "tokenizer.ggml"
-_TOKENS = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad", "seperator": "sep", "mask": "mask"}
+_TOKENS = {
+    "bos": "bos",
+    "eos": "eos",
+    "unknown": "unk",
+    "padding": "pad",
+    "seperator": "sep",
+    "mask": "mask",
+}
 
 
 def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
@@ -29,14 +36,20 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
     types = [int(t) for t in meta("token_type", [Type.NORMAL] * len(tokens))]
     kind = meta("model")
     special = {
-        hf: tokens[i] for ours, hf in _TOKENS.items() if 0 <= (i := int(meta(f"{ours}_token_id", -1))) < len(tokens)
+        hf: tokens[i]
+        for ours, hf in _TOKENS.items()
+        if 0 <= (i := int(meta(f"{ours}_token_id", -1))) < len(tokens)
     }
     if kind == "llama":
-        tokenizer = _sentencepiece(tokens, types, list(meta("scores", [])), meta("add_space_prefix", True))
+        tokenizer = _sentencepiece(
+            tokens, types, list(meta("scores", [])), meta("add_space_prefix", True)
+        )
     elif kind == "gpt2":
         tokenizer = _byte_level(tokens, types, list(meta("merges", [])), str(meta("pre", "")))
     else:
-        raise UnsupportedError(f"a {kind!r} tokenizer has no tokenizer.json form", expected="llama or gpt2")
+        raise UnsupportedError(
+            f"a {kind!r} tokenizer has no tokenizer.json form", expected="llama or gpt2"
+        )
     tokenizer["added_tokens"] = [
         _added(i, text, type_ == Type.CONTROL or text == special.get("unk"))
         for i, (text, type_) in enumerate(zip(tokens, types, strict=True))
@@ -58,7 +71,9 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogateescape")
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def _added(token: int, text: str, special: bool) -> dict[str, Any]:
@@ -67,14 +82,17 @@ def _added(token: int, text: str, special: bool) -> dict[str, Any]:
 
 
 def _model(vocab: dict[str, int], merges: list[list[str]], **values: Any) -> dict[str, Any]:
-    nothing = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
+    nothing = dict.fromkeys(
+        ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    )
     flags = dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False)
     return {"type": "BPE", **nothing, **flags, **values, "vocab": vocab, "merges": merges}
 
 
 def _byte_level(tokens: list[str], types: list[int], merges: list[str], pre: str) -> dict[str, Any]:
     steps, lookup = _pre.steps_of(pre)
-    # Control tokens too: the tokenizers library numbers added tokens anew unless the vocabulary has them.
+    # Control tokens too: the tokenizers library numbers added tokens anew unless the vocabulary has
+    # them.
     vocab = {t: i for i, t in enumerate(tokens) if types[i] != Type.UNUSED}
     # A merge's separator is the first space that has something before it, as llama.cpp reads it.
     pairs = [[m[:at], m[at + 1 :]] for m in merges if (at := m.find(" ", 1)) > 0]
@@ -90,12 +108,22 @@ def _byte_level(tokens: list[str], types: list[int], merges: list[str], pre: str
 
 
 def _byte_step(regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": regex}
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": regex,
+    }
 
 
-def _sentencepiece(tokens: list[str], types: list[int], scores: list[float], prefix: bool) -> dict[str, Any]:
+def _sentencepiece(
+    tokens: list[str], types: list[int], scores: list[float], prefix: bool
+) -> dict[str, Any]:
     if len(scores) != len(tokens):
-        raise SourceError(f"the GGUF has {len(tokens)} tokens and {len(scores)} scores", expected="as many of both")
+        raise SourceError(
+            f"the GGUF has {len(tokens)} tokens and {len(scores)} scores",
+            expected="as many of both",
+        )
     vocab = {t: i for i, t in enumerate(tokens) if types[i] != Type.UNUSED}
     pieces = {t: i for t, i in vocab.items() if types[i] == Type.NORMAL}
     order = sorted((t for t in pieces if len(t) > 1), key=lambda t: (-scores[pieces[t]], pieces[t]))
@@ -126,10 +154,17 @@ def _sentencepiece(tokens: list[str], types: list[int], scores: list[float], pre
     }
 
 
-def _frame(tokens: list[str], special: dict[str, str], bos: bool, eos: bool, bytes_: bool) -> dict[str, Any] | None:
+def _frame(
+    tokens: list[str], special: dict[str, str], bos: bool, eos: bool, bytes_: bool
+) -> dict[str, Any] | None:
     """Post-processor that adds the start and end tokens."""
     used = [special[n] for n, on in (("bos", bos), ("eos", eos)) if on]
-    byte_step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    byte_step = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": True,
+    }
     if not used:
         return byte_step if bytes_ else None
 

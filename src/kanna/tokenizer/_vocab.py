@@ -22,7 +22,10 @@ class Type(IntEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Vocab:
-    """model: `gpt2` (byte-level BPE) or `llama` (SentencePiece); scores only for the second, merges for the first."""
+    """model: `gpt2` (byte-level BPE) or `llama` (SentencePiece).
+
+    Scores only for the second, merges for the first.
+    """
 
     model: str
     pre: str
@@ -63,7 +66,10 @@ def from_json(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[st
 
 
 def place(entries: dict[int, str], rows: int | None, surplus: frozenset[str]) -> list[str | None]:
-    """Texts by id; None where no token is. Raises when ids go beyond the embedding or two tokens share a text."""
+    """Texts by id; None where no token is.
+
+    Raises when ids go beyond the embedding or two tokens share a text.
+    """
     size = max(entries, default=-1) + 1
     if rows is not None and size > rows:
         beyond = [t for i, t in sorted(entries.items()) if i >= rows and t not in surplus]
@@ -85,13 +91,17 @@ def _entries(model: dict[str, Any], added: list[dict[str, Any]]) -> dict[int, st
         entries = {int(i): str(t) for t, i in model["vocab"].items()}
         entries |= {int(a["id"]): str(a["content"]) for a in added}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SourceError("tokenizer.json is damaged", expected="tokens with ids", todo="fetch it again") from error
+        raise SourceError(
+            "tokenizer.json is damaged", expected="tokens with ids", todo="fetch it again"
+        ) from error
     if min(entries, default=0) < 0:
         raise SourceError("tokenizer.json has negative token ids", todo="fetch it again")
     return entries
 
 
-def _byte_level(tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
+def _byte_level(
+    tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]
+) -> Vocab:
     pre = _pre.detect(tok)
     added = tok.get("added_tokens") or []
     texts = place(_entries(model, added), rows, surplus)
@@ -103,7 +113,9 @@ def _byte_level(tok: dict[str, Any], model: dict[str, Any], rows: int | None, su
     return Vocab(model="gpt2", pre=pre, tokens=tokens, types=types, merges=_merges(model))
 
 
-def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
+def _sentencepiece_like(
+    tok: dict[str, Any], model: dict[str, Any], rows: int | None, surplus: frozenset[str]
+) -> Vocab:
     """BPE with byte fallback is SentencePiece's: llama.cpp merges by score, so ranks become scores.
 
     A piece's score is minus the position at which merging first makes it; that is the order
@@ -113,7 +125,10 @@ def _sentencepiece_like(tok: dict[str, Any], model: dict[str, Any], rows: int | 
     texts = place(_entries(model, added), rows, surplus)
     tokens, types = fill(texts)
     rank = {piece: i for i, piece in enumerate(dict.fromkeys(_pieces(model)))}
-    scores = [UNUSED_SCORE if texts[i] is None else -float(rank.get(t, len(rank))) for i, t in enumerate(tokens)]
+    scores = [
+        UNUSED_SCORE if texts[i] is None else -float(rank.get(t, len(rank)))
+        for i, t in enumerate(tokens)
+    ]
     unknown = model.get("unk_token")
     for i, text in enumerate(texts):
         if text is None:
@@ -173,7 +188,9 @@ def _pieces(model: dict[str, Any]) -> Iterator[str]:
         for merge in model.get("merges") or []:
             yield merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
     except TypeError as error:
-        raise SourceError("tokenizer.json has a merge that is not a pair", todo="fetch it again") from error
+        raise SourceError(
+            "tokenizer.json has a merge that is not a pair", todo="fetch it again"
+        ) from error
 
 
 def _merge_pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -183,7 +200,9 @@ def _merge_pairs(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
             left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
             yield left, right
     except (TypeError, ValueError) as error:
-        raise SourceError("tokenizer.json has a merge that is not a pair", todo="fetch it again") from error
+        raise SourceError(
+            "tokenizer.json has a merge that is not a pair", todo="fetch it again"
+        ) from error
 
 
 def _merges(model: dict[str, Any]) -> list[str]:
@@ -191,7 +210,9 @@ def _merges(model: dict[str, Any]) -> list[str]:
     merges = [f"{a.replace(' ', 'Ġ')} {b.replace(' ', 'Ġ')}" for a, b in _merge_pairs(model)]
     if not merges:
         raise UnsupportedError(
-            "tokenizer.json has no merges", expected="BPE merges", todo="give the model's own tokenizer"
+            "tokenizer.json has no merges",
+            expected="BPE merges",
+            todo="give the model's own tokenizer",
         )
     return merges
 
@@ -204,6 +225,8 @@ def _space_prefix(tok: dict[str, Any]) -> bool:
         return True
     for step in pre.get("pretokenizers", [pre]):
         if step.get("type") == "Metaspace":
-            scheme = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
+            scheme = step.get("prepend_scheme") or (
+                "always" if step.get("add_prefix_space", True) else "never"
+            )
             return scheme != "never"
     return False

@@ -26,11 +26,16 @@ def render(
     add_generation_prompt: bool = True,
     **variables: Any,
 ) -> str:
-    """The text of a conversation; raises FormatError when the template is broken or refuses the messages."""
+    """The text of a conversation.
+
+    Raises FormatError when the template is broken or refuses the messages.
+    """
     import jinja2
 
     if len(template) > _MAX_TEMPLATE:
-        raise FormatError(f"the chat template has {len(template)} characters", expected=f"at most {_MAX_TEMPLATE}")
+        raise FormatError(
+            f"the chat template has {len(template)} characters", expected=f"at most {_MAX_TEMPLATE}"
+        )
     try:
         pieces: list[str] = []
         size = 0
@@ -47,7 +52,15 @@ def render(
                 raise FormatError(f"the chat template writes more than {_MAX_TEXT} characters")
     except jinja2.TemplateError as error:
         raise FormatError(f"the chat template cannot be rendered: {error}") from error
-    except (TypeError, ValueError, LookupError, AttributeError, RecursionError, ArithmeticError, MemoryError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise FormatError(f"the chat template fails: {type(error).__name__}: {error}") from error
     return "".join(pieces)
 
@@ -59,7 +72,10 @@ def _compile(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class GenerationTag(Extension):
-        """`{% generation %}` marks what the assistant wrote, for training; here it changes nothing."""
+        """`{% generation %}` marks what the assistant wrote, for training.
+
+        Here it changes nothing.
+        """
 
         tags = {"generation"}  # noqa: RUF012
 

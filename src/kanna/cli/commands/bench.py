@@ -18,28 +18,45 @@ if TYPE_CHECKING:
 
 @command("bench")
 @click.argument("artefacts", type=options.FILE, nargs=-1, required=True, metavar="ARTEFACT...")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are shown.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds; medians are shown.",
+)
 @options.threads
-def COMMAND(terminal: Terminal, artefacts: tuple[Path, ...], repeat: int, threads: int | None) -> None:
+def COMMAND(
+    terminal: Terminal, artefacts: tuple[Path, ...], repeat: int, threads: int | None
+) -> None:
     """Measure file size, load time, peak memory, time to first token and tokens per second.
 
-    Each measurement runs in a process of its own; the artefacts take turns, so a warming machine favours none. What
-    takes longer than half a minute is measured once.
+    Each measurement runs in a process of its own; the artefacts take turns, so a warming machine
+    favours none. What takes longer than half a minute is measured once.
     """
-    from kanna.bench import PATIENCE, bench
+    from kanna.benchmark import PATIENCE, bench
 
     rows = bench(list(artefacts), repeat=repeat, threads=threads, progress=terminal.progress())
     for row in rows:
         if row.repeat < repeat:
-            terminal.note(f"{Path(row.path).name}: measured once, for a round takes longer than {PATIENCE:.0f} s")
+            terminal.note(
+                f"{Path(row.path).name}: measured once, for a round takes longer than {PATIENCE:.0f} s"
+            )
     terminal.result({"rows": [row.to_dict() for row in rows]}, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
     from kanna.cli.ui import number, table
-    from kanna.units import format_size
 
-    measured = ("load\ns>", "peak\nmemory>", "first\ntoken s>", "prompt\ntok/s>", "generate\ntok/s>", "energy\nJ/tok>")
+    measured = (
+        "load\ns>",
+        "peak\nmemory>",
+        "first\ntoken s>",
+        "prompt\ntok/s>",
+        "generate\ntok/s>",
+        "energy\nJ/tok>",
+    )
     made = table("artefact", "file>", *measured)
     for row in data["rows"]:
         made.add_row(
@@ -54,4 +71,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         )
     screen.print(made)
     if any(row["joules_per_token"] is None for row in data["rows"]):
-        screen.print("Energy per token: not measurable here (no readable RAPL counter).", style="dim")
+        screen.print(
+            "Energy per token: not measurable here (no readable RAPL counter).", style="dim"
+        )

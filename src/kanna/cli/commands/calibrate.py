@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
-@command("calibrate", when_interrupted="Interrupted. Run the same command to go on with the layer it was at.")
+@command(
+    "calibrate",
+    when_interrupted="Interrupted. Run the same command to go on with the layer it was at.",
+)
 @click.argument("source", metavar="SRC")
-@click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for the statistics.")
+@click.option(
+    "-o", "--output", "out", type=options.FILE, required=True, help="Folder for the statistics."
+)
 @click.option(
     "--calibration",
     type=options.FILE,
@@ -26,32 +31,42 @@ if TYPE_CHECKING:
     help="Text to calibrate on: .txt, .jsonl of texts or conversations, or `self` (sampled from SRC); may be repeated. "
     "[default: built in]",
 )
-@click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read.")
+@click.option(
+    "--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read."
+)
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
-@click.option("--overwrite", is_flag=True, help="Calibrate again, also when the same statistics are there.")
+@click.option(
+    "--overwrite", is_flag=True, help="Calibrate again, also when the same statistics are there."
+)
 @options.revision
 @options.offline
 def COMMAND(terminal: Terminal, source: str, calibration: tuple[Path, ...], **choices: Any) -> None:
     """Run text through SRC and keep, for every matrix, the second moment of its inputs.
 
-    Methods and plans use it: `kanna convert --statistics`, `kanna optimize`. imatrix.gguf, beside the statistics, holds
-    their diagonal for llama.cpp. One layer is in memory at a time.
+    Methods and plans use it: `kanna convert --statistics`, `kanna optimize`. imatrix.gguf, beside
+    the statistics, holds their diagonal for llama.cpp. One layer is in memory at a time.
     """
-    from kanna.calibrate import calibrate
+    from kanna.calibration import calibrate
 
-    found = calibrate(source, calibration=calibration or None, progress=terminal.progress(memory=True), **choices)
+    found = calibrate(
+        source, calibration=calibration or None, progress=terminal.progress(memory=True), **choices
+    )
     terminal.result(found, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
     from kanna.cli.ui import duration, facts
-    from kanna.units import format_size
 
     facts(
         screen,
         [
             ("Statistics", f"{data['folder']} ({format_size(data['bytes'])})"),
-            ("Sites", f"{data['sites']}" + (f", {len(data['blocks'])} of them in blocks" if data["blocks"] else "")),
+            (
+                "Sites",
+                f"{data['sites']}"
+                + (f", {len(data['blocks'])} of them in blocks" if data["blocks"] else ""),
+            ),
             ("Tokens", f"{data['tokens']:,}, and {data['held_tokens']:,} held out"),
             ("Text", ", ".join(f"{name} {count:,}" for name, count in data["domains"].items())),
             ("Shrinkage", ", ".join(f"{s}: {n} sites" for s, n in data["shrink"].items())),

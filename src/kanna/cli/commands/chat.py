@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def COMMAND(terminal: Terminal, model: Path, system: str | None, **choices: Any) -> None:
     """Talk to MODEL, a GGUF, through the chat template it carries.
 
-    An empty line or the end of the input ends it. When the input is no terminal, each line is one turn; with --json
-    the whole conversation is printed as one object at the end.
+    An empty line or the end of the input ends it. When the input is no terminal, each line is one
+    turn; with --json the whole conversation is printed as one object at the end.
     """
-    from kanna.generate import chat, open_engine
+    from kanna.generation import chat, open_engine
 
     # A file that does not load is said before a message is asked for.
     open_engine(model, threads=choices["threads"], context=choices["context"])

@@ -14,20 +14,53 @@ if TYPE_CHECKING:
 
     from kanna.cli.ui import Terminal
 
-@command("compare", when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.")
+
+@command(
+    "compare",
+    when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.",
+)
 @click.argument("source", metavar="SRC")
-@click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for artefacts and report.")
-@click.option("--formats", type=options.NAMES, default="gguf", show_default=True, help="gguf, onnx, mlx, by comma.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=options.FILE,
+    required=True,
+    help="Folder for artefacts and report.",
+)
+@click.option(
+    "--formats",
+    type=options.NAMES,
+    default="gguf",
+    show_default=True,
+    help="gguf, onnx, mlx, by comma.",
+)
 @click.option(
     "--presets",
     type=options.NAMES,
     help="Presets, by comma: Q4_K_M of GGUF, onnx:int4 of another format. [default: some of each format]",
 )
-@click.option("--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]")
-@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as for evaluate]")
+@click.option(
+    "--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]"
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    help="Windows of 512 tokens to evaluate. [default: as for evaluate]",
+)
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Rounds of the speed test.")
-@click.option("--overwrite", is_flag=True, help="Make every artefact again, also those that are there already.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds of the speed test.",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Make every artefact again, also those that are there already.",
+)
 @options.threads
 @options.revision
 @options.offline
@@ -38,14 +71,20 @@ def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
     how much faster, how much smaller, and at which KL divergence. The folder gets report.html, report.json and a model
     card beside each artefact. Run again, it reuses what is already there.
     """
-    from kanna.compare import compare
+    from kanna.comparison import compare
 
-    found = compare(source, progress=terminal.progress(memory=True), remark=terminal.note, **choices)
+    found = compare(
+        source, progress=terminal.progress(memory=True), remark=terminal.note, **choices
+    )
     terminal.result(found, _draw)
     failed = [row["name"] for row in found.to_dict()["rows"] if row["gate"] == "failed"]
     if failed:
         # Not an error to raise: with --json one object was printed already.
-        click.secho(f"The gate failed for {', '.join(failed)}: report.html shows the checks.", err=True, fg="red")
+        click.secho(
+            f"The gate failed for {', '.join(failed)}: report.html shows the checks.",
+            err=True,
+            fg="red",
+        )
         click.get_current_context().exit(1)
 
 
@@ -58,21 +97,28 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     made = table("", "preset", *columns)
     for row in data["rows"]:
         style = "bold green" if row["name"] == best else "dim" if row["role"] == "floor" else None
-        made.add_row("★" if row["name"] == best else "", row["name"], *(_cell(row, c) for c in columns), style=style)
+        made.add_row(
+            "★" if row["name"] == best else "",
+            row["name"],
+            *(_cell(row, c) for c in columns),
+            style=style,
+        )
     screen.print(made)
     if data["pairs"]:
         screen.print(draw_pairs(data["pairs"]))
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     if best:
-        screen.print(f"Recommended: {best}. {data['recommended']['why']}", markup=False, style="bold green")
+        screen.print(
+            f"Recommended: {best}. {data['recommended']['why']}", markup=False, style="bold green"
+        )
     screen.print(f"Report: {data['report']}", markup=False, soft_wrap=True)
 
 
 def draw_pairs(pairs: list[dict[str, Any]]) -> Any:
     """A table of artefacts of two formats at nearly equal bytes."""
+    from kanna._util.units import format_size
     from kanna.cli.ui import number, table
-    from kanna.units import format_size
 
     made = table("at equal bytes", "", "size>", "", "KL>", "", "tok/s>", "", "memory>", "")
     for pair in pairs:
@@ -101,7 +147,7 @@ _ONLY_WIDE = ("bits>", "perplexity>", "memory>")
 
 def _cell(row: dict[str, Any], column: str) -> str:
     """The text of one measured value; a dash where there is none."""
-    from kanna.units import format_size
+    from kanna._util.units import format_size
 
     key = _COLUMNS[column]
     value = row[key]

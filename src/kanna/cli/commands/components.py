@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 @click.argument("kind", required=False)
 @click.argument("name", required=False)
 def COMMAND(terminal: Terminal, kind: str | None, name: str | None) -> None:
-    """List what recipes, plans and options can name: encodings, methods, formats, presets, runtimes and more.
+    """List what recipes, plans and options can name.
 
-    KIND lists the components of one kind, and a NAME after it shows one in full, with its options and their defaults.
-    A NAME alone is looked for in every kind. Nothing is loaded to tell what is available here.
+    Encodings, methods, formats, presets, runtimes and more.
+
+    KIND lists the components of one kind, and a NAME after it shows one in full, with its options
+    and their defaults. A NAME alone is looked for in every kind. Nothing is loaded to tell what is
+    available here.
     """
-    from kanna.components import components
+    from kanna.catalog import components
 
     terminal.result(components(kind, name), _draw)
 
@@ -47,7 +50,12 @@ def _draw_kinds(screen: Console, data: dict[str, Any]) -> None:
     made = table("kind", "number>", "here>", "what")
     for kind in data["kinds"]:
         here = sum(c["available"] for c in kind["components"])
-        made.add_row(kind["kind"], str(len(kind["components"])), str(here), Text(_after_colon(kind["summary"])))
+        made.add_row(
+            kind["kind"],
+            str(len(kind["components"])),
+            str(here),
+            Text(_after_colon(kind["summary"])),
+        )
     screen.print(made)
     screen.print(
         f"{data['count']} components. `kanna components KIND` lists those of a kind, "
@@ -86,9 +94,21 @@ def _draw_one(screen: Console, one: dict[str, Any]) -> None:
     for paragraph in (one["about"] or one["summary"]).split("\n\n"):
         screen.print(paragraph, markup=False)
     told = [(_sentence(name), _value(value)) for name, value in one["facts"].items()]
-    lacks = f"no: {', '.join(one['missing'])} not installed; {one['install']}" if one["missing"] else "yes"
+    lacks = (
+        f"no: {', '.join(one['missing'])} not installed; {one['install']}"
+        if one["missing"]
+        else "yes"
+    )
     wanted = one["extra"] + (f", for {one['extra_for']}" if one["extra_for"] else "")
-    facts(screen, [*told, ("Extra", wanted or "none"), ("Available here", lacks), ("Defined in", one["where"])])
+    facts(
+        screen,
+        [
+            *told,
+            ("Extra", wanted or "none"),
+            ("Available here", lacks),
+            ("Defined in", one["where"]),
+        ],
+    )
     if one["options"]:
         made = table("option", "type", "default", "what")
         for option in one["options"]:

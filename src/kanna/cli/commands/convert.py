@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kanna import plugins
+from kanna._util import plugins
 from kanna.cli import options
 from kanna.cli.options import command
 
@@ -22,30 +22,60 @@ if TYPE_CHECKING:
     when_interrupted="Interrupted. Nothing was written under the final name; run the same command to start again.",
 )
 @click.argument("source", metavar="SRC")
-@click.option("-o", "--output", "out", type=options.FILE, help="The artefact to write. [required unless --dry-run]")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=options.FILE,
+    help="The artefact to write. [required unless --dry-run]",
+)
 @click.option("--preset", help="A named mix (`kanna fit SRC` lists them). [default: Q4_K_M]")
 @click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
-@click.option("--plan", type=options.FILE, help="A plan file (JSON): patterns and encodings, first match wins.")
+@click.option(
+    "--plan",
+    type=options.FILE,
+    help="A plan file (JSON): patterns and encodings, first match wins.",
+)
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
-@click.option("--statistics", type=options.FILE, help="A folder of statistics, see `kanna calibrate`.")
+@click.option(
+    "--statistics", type=options.FILE, help="A folder of statistics, see `kanna calibrate`."
+)
 @click.option(
     "--method",
-    type=click.Choice(plugins.names("kanna.methods")),
+    type=click.Choice(plugins.names("kanna.methods", "METHOD")),
     help="How values are chosen: error feedback, best error by search, or plain rounding. "
     "[default: gptq with --statistics, else search]",
 )
 @click.option(
     "--format",
     "format",
-    type=click.Choice(plugins.names("kanna.convert")),
+    type=click.Choice(plugins.names("kanna.conversion", "WORK")),
     help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai, mlx one "
     "for mlx-lm. [default: gguf]",
 )
-@click.option("--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this.")
-@click.option("--include", type=options.NAMES, default=[], help="Patterns of products an int8 ONNX graph quantizes.")
-@click.option("--exclude", type=options.NAMES, default=[], help="Patterns of products an int8 ONNX graph leaves float.")
-@click.option("--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing.")
-@click.option("--verify", is_flag=True, help="Afterwards prove the file in the real runtime (see `kanna verify`).")
+@click.option(
+    "--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this."
+)
+@click.option(
+    "--include",
+    type=options.NAMES,
+    default=[],
+    help="Patterns of products an int8 ONNX graph quantizes.",
+)
+@click.option(
+    "--exclude",
+    type=options.NAMES,
+    default=[],
+    help="Patterns of products an int8 ONNX graph leaves float.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing."
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Afterwards prove the file in the real runtime (see `kanna verify`).",
+)
 @click.option(
     "--nonfinite",
     type=click.Choice(["refuse", "zero"]),
@@ -57,13 +87,16 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
-def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **choices: Any) -> None:
+def COMMAND(
+    terminal: Terminal, source: str, out: Path | None, dry_run: bool, **choices: Any
+) -> None:
     """Write SRC as one artefact at the precision you choose.
 
-    Give one of --preset (Q4_K_M when none is given), --encoding or --plan. The file is streamed: memory stays at a
-    few blocks of rows, and the file appears under its name only when it is whole. It is then read again and checked.
+    Give one of --preset (Q4_K_M when none is given), --encoding or --plan. The file is streamed:
+    memory stays at a few blocks of rows, and the file appears under its name only when it is whole.
+    It is then read again and checked.
     """
-    from kanna import digest
+    from kanna._util import digest
 
     if not dry_run and choices["format"] in (None, "gguf"):
         # Needs no lock of Python's: it runs beside the imports that follow.
@@ -71,15 +104,21 @@ def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **
         digest.begin(sorted(given.glob("*.safetensors")) if given.is_dir() else [given])
 
     from kanna.cli.commands.verify import EXIT
-    from kanna.convert import convert
+    from kanna.conversion import convert
     from kanna.errors import UsageError
 
     chosen = [f"--{k}" for k in ("preset", "encoding", "plan") if choices[k] is not None]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} were given together", expected="one of them")
     if out is None and not dry_run:
-        raise UsageError("no output was named", expected="-o FILE", todo="add -o model.gguf, or --dry-run to only look")
-    found = convert(source, out, dry_run=dry_run, progress=terminal.progress(memory=True), **choices)
+        raise UsageError(
+            "no output was named",
+            expected="-o FILE",
+            todo="add -o model.gguf, or --dry-run to only look",
+        )
+    found = convert(
+        source, out, dry_run=dry_run, progress=terminal.progress(memory=True), **choices
+    )
     terminal.result(found, lambda screen, data: _draw(screen, data, dry_run, out))
     gate = found.to_dict().get("verify")
     if gate and gate["status"] != "proved":
@@ -87,9 +126,9 @@ def COMMAND(terminal: Terminal, source: str, out: Path | None, dry_run: bool, **
 
 
 def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None) -> None:
+    from kanna._util.units import format_size, precision_class
     from kanna.cli.commands.verify import draw_checks
     from kanna.cli.ui import duration, facts, table
-    from kanna.units import format_size, precision_class
 
     bits = data["bits_per_weight"]
     nominal = data.get("nominal_bits")
@@ -97,12 +136,18 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None
     facts(
         screen,
         [
-            ("Would write" if dry_run else "Wrote", ", ".join(str(p) for p in data["paths"]) if out else ""),
+            (
+                "Would write" if dry_run else "Wrote",
+                ", ".join(str(p) for p in data["paths"]) if out else "",
+            ),
             ("Plan", data.get("preset")),
             ("Size", f"{format_size(data['file_bytes'])} ({data['file_bytes']:,} bytes)"),
             ("Bits per weight", f"{bits:.2f}{nominal_text}: {precision_class(bits)}"),
             ("Time", duration(data["seconds"]) if data.get("seconds") and not dry_run else ""),
-            ("Peak memory", format_size(data["peak_bytes"]) if data.get("peak_bytes") and not dry_run else ""),
+            (
+                "Peak memory",
+                format_size(data["peak_bytes"]) if data.get("peak_bytes") and not dry_run else "",
+            ),
         ],
     )
     draw_substitutions(screen, data.get("substitutions", []))
@@ -111,7 +156,12 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None
         for row in data["tensors"]:
             shape = " × ".join(map(str, row["shape"]))
             listing.add_row(
-                row["name"], shape, row["source"], row["encoding"], row["method"], format_size(row["bytes"])
+                row["name"],
+                shape,
+                row["source"],
+                row["encoding"],
+                row["method"],
+                format_size(row["bytes"]),
             )
         screen.print(listing)
     for note in data.get("notes", []):
@@ -128,4 +178,6 @@ def draw_substitutions(screen: Console, found: list[dict[str, Any]]) -> None:
         kinds[key] = kinds.get(key, 0) + 1
     for (wanted, got, reason), count in kinds.items():
         what = "tensor" if count == 1 else "tensors"
-        screen.print(f"{count} {what}: {got} instead of {wanted} ({reason})", markup=False, style="yellow")
+        screen.print(
+            f"{count} {what}: {got} instead of {wanted} ({reason})", markup=False, style="yellow"
+        )

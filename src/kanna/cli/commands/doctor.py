@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 def COMMAND(terminal: Terminal) -> None:
     """Show this machine, its runtimes, and what to install for more.
 
-    CPU and its vector instructions, memory, disks, GPUs and accelerators; which build of llama.cpp is in use,
-    whether it was compiled for this machine, and the commands that would add what is missing.
+    CPU and its vector instructions, memory, disks, GPUs and accelerators; which build of llama.cpp
+    is in use, whether it was compiled for this machine, and the commands that would add what is
+    missing.
     """
-    from kanna.doctor import doctor
+    from kanna.diagnosis import doctor
 
     terminal.result(doctor(), _draw)
 

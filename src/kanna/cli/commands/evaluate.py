@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @command("evaluate")
 @click.argument("artefact", type=options.FILE)
-@click.option("--reference", required=True, metavar="SRC", help="The source the artefact was made from.")
+@click.option(
+    "--reference", required=True, metavar="SRC", help="The source the artefact was made from."
+)
 @click.option("--text", type=options.FILE, help="Text to score. [default: the WikiText-2 test set]")
 @click.option(
     "--windows",
@@ -27,16 +29,26 @@ if TYPE_CHECKING:
 )
 @options.threads
 def COMMAND(
-    terminal: Terminal, artefact: Path, reference: str, text: Path | None, windows: int | None, threads: int | None
+    terminal: Terminal,
+    artefact: Path,
+    reference: str,
+    text: Path | None,
+    windows: int | None,
+    threads: int | None,
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement against the source, with 95 % intervals.
 
     Both models read the same text side by side, the artefact in its own runtime; the reference runs in float32.
     """
-    from kanna.evaluate import evaluate
+    from kanna.evaluation import evaluate
 
     found = evaluate(
-        artefact, reference=reference, text=text, windows=windows, threads=threads, progress=terminal.progress()
+        artefact,
+        reference=reference,
+        text=text,
+        windows=windows,
+        threads=threads,
+        progress=terminal.progress(),
     )
     terminal.result(found, _draw)
 
@@ -51,7 +63,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         spread = data.get(f"{name}_ci")
         text = f"{value * scale:.{digits}f}"
         if isinstance(spread, (list, tuple)):
-            return f"{text}  (95 %: {spread[0] * scale:.{digits}f} to {spread[1] * scale:.{digits}f})"
+            return (
+                f"{text}  (95 %: {spread[0] * scale:.{digits}f} to {spread[1] * scale:.{digits}f})"
+            )
         return text if spread is None else f"{text}  ± {spread * scale:.{digits}f}"
 
     facts(

@@ -17,12 +17,25 @@ if TYPE_CHECKING:
 
 @command("fit")
 @click.argument("source", metavar="SRC")
-@click.option("--memory", type=options.SIZE, help="Memory it may use, such as 2GB. [default: what is free here]")
 @click.option(
-    "--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of context to make room for."
+    "--memory",
+    type=options.SIZE,
+    help="Memory it may use, such as 2GB. [default: what is free here]",
 )
-@click.option("--format", type=click.Choice(["gguf", "onnx", "mlx"]), default="gguf", show_default=True,
-              help="Whose presets to show.")  # fmt: skip
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Tokens of context to make room for.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["gguf", "onnx", "mlx"]),
+    default="gguf",
+    show_default=True,
+    help="Whose presets to show.",
+)
 @options.revision
 @options.offline
 def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
@@ -30,22 +43,23 @@ def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
 
     Nothing is converted: sizes come from the headers. They are exact to the byte, but for the graph of ONNX folders.
     """
-    from kanna.fit import fit
+    from kanna.sizing import fit
 
     found = fit(source, progress=terminal.progress(), **choices)
     terminal.result(found, _draw)
 
 
-# Characters of a line that everything but the use case takes, those of a preset among them, that the columns of a wide
-# terminal add to it, and the fewest worth giving to the use case: a preset keeps to one line.
+# Characters of a line that everything but the use case takes, those of a preset among them, that
+# the columns of a wide terminal add to it, and the fewest worth giving to the use case: a preset
+# keeps to one line.
 _BESIDES_USE, _PRESET, _WIDE_COLUMNS, _LEAST_USE = 54, 7, 20, 16
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from textwrap import shorten
 
+    from kanna._util.units import format_size
     from kanna.cli.ui import number, table
-    from kanna.units import format_size
 
     common = data["rows"][0]
     screen.print(
@@ -78,7 +92,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(rows)
     if any(row["substitutions"] for row in data["rows"]):
         said = "Nominal: bits" if wide else "* More than"
-        screen.print(f"{said} the preset means, where its encodings do not fit the width of this model's rows.")
+        screen.print(
+            f"{said} the preset means, where its encodings do not fit the width of this model's rows."
+        )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     style = "bold green" if data["recommended"] else "bold yellow"

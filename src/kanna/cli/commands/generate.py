@@ -20,15 +20,38 @@ def sampling(function: Any) -> Any:
     """Add the options of `generate` and `chat` alike."""
     for option in (
         options.threads,
-        click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choices."),
-        click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
-                     help="Choose among the likeliest tokens that make up this share."),
-        click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True,
-                     help="0 always takes the likeliest token."),
-        click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of context."),
-        click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True,
-                     help="Stop after this many new tokens."),
-    ):  # fmt: skip
+        click.option(
+            "--seed", type=int, default=0, show_default=True, help="Seed of the random choices."
+        ),
+        click.option(
+            "--top-p",
+            type=click.FloatRange(0, 1),
+            default=0.95,
+            show_default=True,
+            help="Choose among the likeliest tokens that make up this share.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0),
+            default=0.0,
+            show_default=True,
+            help="0 always takes the likeliest token.",
+        ),
+        click.option(
+            "--context",
+            type=click.IntRange(1),
+            default=4096,
+            show_default=True,
+            help="Tokens of context.",
+        ),
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(1),
+            default=256,
+            show_default=True,
+            help="Stop after this many new tokens.",
+        ),
+    ):
         function = option(function)
     return function
 
@@ -37,11 +60,13 @@ def sampling(function: Any) -> Any:
 @click.argument("model", type=options.FILE)
 @click.argument("prompt")
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
-@click.option("--stop", multiple=True, help="Stop where this text appears (may be given several times).")
+@click.option(
+    "--stop", multiple=True, help="Stop where this text appears (may be given several times)."
+)
 @sampling
 def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> None:
     """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""
-    from kanna.generate import generate
+    from kanna.generation import generate
 
     if prompt == "-":
         prompt = sys.stdin.read()

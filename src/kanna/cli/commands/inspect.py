@@ -28,30 +28,49 @@ _MADE = (
 @command("inspect")
 @click.argument("source", metavar="SRC")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--hash", "with_hash", is_flag=True, help="Also hash the file's bytes (reads all of it).")
+@click.option(
+    "--hash", "with_hash", is_flag=True, help="Also hash the file's bytes (reads all of it)."
+)
 @options.revision
 @options.offline
 def COMMAND(
-    terminal: Terminal, source: str, tensors: bool, with_hash: bool, revision: str | None, offline: bool
+    terminal: Terminal,
+    source: str,
+    tensors: bool,
+    with_hash: bool,
+    revision: str | None,
+    offline: bool,
 ) -> None:
-    """Show what a model or artefact is: family, tensors, precision, tokenizer, chat template, licence.
+    """Show what a model or artefact is.
+
+    Family, tensors, precision, tokenizer, chat template, licence.
 
     Any GGUF can be inspected, also of an architecture kanna does not know.
     """
-    from kanna.inspect import inspect
+    from kanna.inspection import inspect
 
-    found = inspect(source, revision=revision, offline=offline, hash=with_hash, progress=terminal.progress())
+    found = inspect(
+        source, revision=revision, offline=offline, hash=with_hash, progress=terminal.progress()
+    )
     terminal.result(found, lambda screen, data: _draw(screen, data, tensors))
 
 
 def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
+    from kanna._util.units import format_size
     from kanna.cli.ui import facts, table
-    from kanna.units import format_size
 
     made = data["provenance"]
     tokenizer, template = data["tokenizer"], data["chat_template"]
-    known = "" if data["known_family"] or data["problems"] else " (kanna has no data file for it: requantized as it is)"
-    kinds = f"{tokenizer['kind']}, {tokenizer['size']:,} tokens" if tokenizer["kind"] else "none in this source"
+    known = (
+        ""
+        if data["known_family"] or data["problems"]
+        else " (kanna has no data file for it: requantized as it is)"
+    )
+    kinds = (
+        f"{tokenizer['kind']}, {tokenizer['size']:,} tokens"
+        if tokenizer["kind"]
+        else "none in this source"
+    )
     screen.print(f"[bold cyan]{data['name']}[/]  {data['kind']}", highlight=False)
     facts(
         screen,
@@ -63,7 +82,10 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
             ("Bits per weight", f"{data['bits_per_weight']:.2f}: {data['precision_class']}"),
             ("Context", f"{data['context']:,} tokens" if data["context"] else ""),
             ("Shape", ", ".join(f"{k} {v:,}" for k, v in data["shape"].items())),
-            ("Tokenizer", kinds + (f", pre-tokenizer {tokenizer['pre']}" if tokenizer["pre"] else "")),
+            (
+                "Tokenizer",
+                kinds + (f", pre-tokenizer {tokenizer['pre']}" if tokenizer["pre"] else ""),
+            ),
             ("Chat template", f"yes: {template['excerpt']}" if template["present"] else "none"),
             ("Licence", data["license"] or "not stated"),
             ("Hash", data["hash"]),
@@ -74,13 +96,22 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     for row in data["types"]:
         share = row["bytes"] / data["bytes"] if data["bytes"] else 0.0
         types.add_row(
-            row["encoding"], str(row["tensors"]), f"{row['weights']:,}", format_size(row["bytes"]), f"{share:.1%}"
+            row["encoding"],
+            str(row["tensors"]),
+            f"{row['weights']:,}",
+            format_size(row["bytes"]),
+            f"{share:.1%}",
         )
     screen.print(types)
     if every_tensor:
         listing = table("tensor", "encoding", "shape>", "size>")
         for row in data["tensors"]:
-            listing.add_row(row["name"], row["encoding"], " × ".join(map(str, row["shape"])), format_size(row["bytes"]))
+            listing.add_row(
+                row["name"],
+                row["encoding"],
+                " × ".join(map(str, row["shape"])),
+                format_size(row["bytes"]),
+            )
         screen.print(listing)
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")

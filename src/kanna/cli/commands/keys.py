@@ -22,14 +22,28 @@ if TYPE_CHECKING:
 @click.argument("action", type=click.Choice(["create", "list", "revoke"]))
 @click.argument("which", required=False, metavar="[ID|NAME]")
 @click.option("--name", help="Who the key is for.")
-@click.option("--scope", "scopes", multiple=True, help="infer, metrics or admin; repeatable. [default: infer]")
-@click.option("--model", "models", multiple=True, help="A model the key may use; repeatable. [default: all]")
-@click.option("--days", type=click.FloatRange(0, min_open=True), help="Days until it expires. [default: never]")
+@click.option(
+    "--scope", "scopes", multiple=True, help="infer, metrics or admin; repeatable. [default: infer]"
+)
+@click.option(
+    "--model", "models", multiple=True, help="A model the key may use; repeatable. [default: all]"
+)
+@click.option(
+    "--days",
+    type=click.FloatRange(0, min_open=True),
+    help="Days until it expires. [default: never]",
+)
 @click.option("--requests-per-minute", type=click.IntRange(1), help="Most requests in a minute.")
-@click.option("--tokens-per-minute", type=click.IntRange(1), help="Most tokens in a minute, read and generated.")
+@click.option(
+    "--tokens-per-minute",
+    type=click.IntRange(1),
+    help="Most tokens in a minute, read and generated.",
+)
 @click.option("--tokens-per-day", type=click.IntRange(1), help="Most tokens in a day (UTC).")
 @click.option(
-    "--state", type=options.FILE, help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]"
+    "--state",
+    type=options.FILE,
+    help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]",
 )
 def COMMAND(
     terminal: Terminal,
@@ -45,19 +59,25 @@ def COMMAND(
 
     Only a hash is stored: the text of a key is shown once, when it is made.
     """
-    from kanna.serve.guard.store import after
-    from kanna.serve.settings import open_store
+    from kanna.serving.guard.store import after
+    from kanna.serving.settings import open_store
 
     store = open_store(state)
     try:
         if action == "create":
             if not name:
                 raise UsageError("a key without a name", expected="--name, such as who it is for")
-            key, text = store.create(name, scopes=scopes or ("infer",), expires=after(days), **limits)
+            key, text = store.create(
+                name, scopes=scopes or ("infer",), expires=after(days), **limits
+            )
             terminal.result({"key": text, **key.to_dict()}, _draw_new)
         elif action == "revoke":
             if not (which or name):
-                raise UsageError("no key was named", expected="its id or its name", todo="`kanna keys list` shows them")
+                raise UsageError(
+                    "no key was named",
+                    expected="its id or its name",
+                    todo="`kanna keys list` shows them",
+                )
             gone = store.revoke(str(which or name))
             terminal.result({"revoked": [k.to_dict() for k in gone]}, _draw_gone)
         else:
@@ -84,6 +104,9 @@ def _draw_list(screen: Console, data: dict[str, Any]) -> None:
     for key in data["keys"]:
         expired = key["expires"] is not None and key["expires"] <= now
         state = "revoked" if key["revoked"] else "expired" if expired else "valid"
-        limits = [str(key[n] or "") for n in ("requests_per_minute", "tokens_per_minute", "tokens_per_day")]
+        limits = [
+            str(key[n] or "")
+            for n in ("requests_per_minute", "tokens_per_minute", "tokens_per_day")
+        ]
         found.add_row(key["id"], key["name"], ", ".join(key["scopes"]), state, *limits)
     screen.print(found)

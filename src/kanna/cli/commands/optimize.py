@@ -16,27 +16,81 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
-@command("optimize", when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.")
+@command(
+    "optimize",
+    when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.",
+)
 @click.argument("source", metavar="SRC")
-@click.option("-o", "--output", "out", type=options.FILE, required=True, help="Folder for the artefact and the report.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=options.FILE,
+    required=True,
+    help="Folder for the artefact and the report.",
+)
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
 @click.option("--like", metavar="PRESET", help="Budget: the size this preset would take.")
-@click.option("--memory", type=options.SIZE, help="Budget: memory of llama.cpp with its cache full at --context.")
-@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens, with --memory.")
-@click.option("--effort", type=click.Choice(["fast", "balanced", "max"]), default="balanced", show_default=True,
-              help="Trust predictions, correct them in the runtime, or then tune what may still move.")  # fmt: skip
-@click.option("--calibration", type=options.FILE, multiple=True,
-              help="Text to calibrate on, or `self`: see `kanna calibrate`.")  # fmt: skip
-@click.option("--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to calibrate on.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors to leave at 16 bits; may be repeated.")
+@click.option(
+    "--memory",
+    type=options.SIZE,
+    help="Budget: memory of llama.cpp with its cache full at --context.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Tokens, with --memory.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "balanced", "max"]),
+    default="balanced",
+    show_default=True,
+    help="Trust predictions, correct them in the runtime, or then tune what may still move.",
+)
+@click.option(
+    "--calibration",
+    type=options.FILE,
+    multiple=True,
+    help="Text to calibrate on, or `self`: see `kanna calibrate`.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(512),
+    default=24_576,
+    show_default=True,
+    help="Tokens to calibrate on.",
+)
+@click.option(
+    "--keep", multiple=True, metavar="PATTERN", help="Tensors to leave at 16 bits; may be repeated."
+)
 @click.option("--exclude", type=options.NAMES, help="Encodings not to use, by comma.")
-@click.option("--rule", "rule", multiple=True, metavar="PATTERN=ENCODING", help="What some tensors must get.")
-@click.option("--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]")
-@click.option("--windows", type=click.IntRange(1), help="Windows of 512 tokens to evaluate. [default: as for evaluate]")
-@click.option("--format", "format", type=click.Choice(["gguf", "onnx", "mlx"]), default="gguf", show_default=True,
-              help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm.")  # fmt: skip
-@click.option("--device", help="Where to calibrate: cpu, cuda or mps. [default: an accelerator when there is one]")
+@click.option(
+    "--rule", "rule", multiple=True, metavar="PATTERN=ENCODING", help="What some tensors must get."
+)
+@click.option(
+    "--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]"
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    help="Windows of 512 tokens to evaluate. [default: as for evaluate]",
+)
+@click.option(
+    "--format",
+    "format",
+    type=click.Choice(["gguf", "onnx", "mlx"]),
+    default="gguf",
+    show_default=True,
+    help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm.",
+)
+@click.option(
+    "--device",
+    help="Where to calibrate: cpu, cuda or mps. [default: an accelerator when there is one]",
+)
 @options.threads
 @options.revision
 @options.offline
@@ -51,18 +105,20 @@ def COMMAND(
 ) -> None:
     """Find the artefact closest to SRC within a budget, prove it, and show what it was up against.
 
-    Give one of --size, --bpw, --like and --memory. SRC is calibrated once, every encoding is measured on every tensor,
-    and bytes go where they save most divergence, never beyond the budget. Run again with another budget, what was
-    measured is used again.
+    Give one of --size, --bpw, --like and --memory. SRC is calibrated once, every encoding is
+    measured on every tensor, and bytes go where they save most divergence, never beyond the budget.
+    Run again with another budget, what was measured is used again.
     """
     from kanna.errors import UsageError
-    from kanna.optimize import optimize
+    from kanna.optimization import optimize
 
     rules: dict[str, str] = {}
     for one in rule:
         pattern, equal, encoding = one.rpartition("=")
         if not equal:
-            raise UsageError(f"the rule {one!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k")
+            raise UsageError(
+                f"the rule {one!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k"
+            )
         rules[pattern] = encoding
     found = optimize(
         source,
@@ -81,8 +137,8 @@ def COMMAND(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
     from kanna.cli.ui import duration, facts
-    from kanna.units import format_size
 
     kl = f"{data['kl_mean']:.5f}" if data["kl_mean"] is not None else "not measured"
     if data["kl_mean"] is not None and data["rival_kl"]:
@@ -91,9 +147,15 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen,
         [
             ("Wrote", data["artefact"]),
-            ("Size", f"{format_size(data['file_bytes'])} of {format_size(data['budget'])} ({data['said']})"),
+            (
+                "Size",
+                f"{format_size(data['file_bytes'])} of {format_size(data['budget'])} ({data['said']})",
+            ),
             ("Bits per weight", f"{data['bits_per_weight']:.2f}"),
-            ("Encodings", ", ".join(f"{count} {name}" for name, count in data["encodings"].items())),
+            (
+                "Encodings",
+                ", ".join(f"{count} {name}" for name, count in data["encodings"].items()),
+            ),
             ("KL divergence", kl),
             ("Same top token", f"{100 * data['top1']:.1f} %" if data["top1"] is not None else ""),
             ("Swaps", _swaps(data["swaps"])),
@@ -101,7 +163,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Run", data["memory"]["command"] if data["memory"] else ""),
             ("Tuning", _tuning(data["tuning"])),
             ("Gate", data["gate"] or ""),
-            ("Time", ", ".join(f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1)),
+            (
+                "Time",
+                ", ".join(
+                    f"{name} {duration(s)}" for name, s in data["seconds"].items() if s >= 0.1
+                ),
+            ),
             ("Report", data["report"]),
         ],
     )
@@ -111,7 +178,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
 
 def _memory(found: dict[str, Any] | None) -> str:
     """`212 MB measured, 214 MB predicted, of 220 MB; cache in q8_0`."""
-    from kanna.units import format_size
+    from kanna._util.units import format_size
 
     if found is None:
         return ""
@@ -124,7 +191,9 @@ def _tuning(found: dict[str, Any] | None) -> str:
     """`kept: 0.0391 → 0.0352 nats` on the text that decided."""
     if found is None:
         return ""
-    return "{}: {before:.5f} → {after:.5f} nats".format("kept" if found["kept"] else "not kept", **found)
+    return "{}: {before:.5f} → {after:.5f} nats".format(
+        "kept" if found["kept"] else "not kept", **found
+    )
 
 
 def _swaps(found: dict[str, Any] | None) -> str:
@@ -133,5 +202,7 @@ def _swaps(found: dict[str, Any] | None) -> str:
         return ""
     said = f"{found['kept']} of {found['tried']} kept"
     if found["kept"] and found["reported"]:
-        said += ": {before:.5f} → {after:.5f} nats on text that decided nothing".format(**found["reported"])
+        said += ": {before:.5f} → {after:.5f} nats on text that decided nothing".format(
+            **found["reported"]
+        )
     return said

@@ -1,4 +1,7 @@
-"""`kanna package ARTEFACT --to TARGET -o FOLDER`: files that deploy an artefact; `--check` holds them to their word."""
+"""`kanna package ARTEFACT --to TARGET -o FOLDER`: files that deploy an artefact.
+
+`--check` holds them to their word.
+"""
 
 from __future__ import annotations
 
@@ -18,60 +21,96 @@ if TYPE_CHECKING:
 
 @command("package", when_interrupted="Interrupted. Nothing was written under the final name.")
 @click.argument("artefact", metavar="ARTEFACT", type=options.FILE)
-@click.option("-o", "--output", "out", type=options.FILE, help="Folder to write. [required unless --check]")
 @click.option(
-    "--to", type=options.NAMES, help="By comma: compose, docker, kubernetes, ollama, systemd. [default: docker]"
+    "-o", "--output", "out", type=options.FILE, help="Folder to write. [required unless --check]"
+)
+@click.option(
+    "--to",
+    type=options.NAMES,
+    help="By comma: compose, docker, kubernetes, ollama, systemd. [default: docker]",
 )
 @click.option("--name", help="Name of the model in the service. [default: of the file]")
-@click.option("--context", type=click.IntRange(1), help="Tokens of one request. [default: 4096 or what it has]")
-@click.option("--parallel", type=click.IntRange(1), default=4, show_default=True, help="Requests at once.")
-@click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="Cores it is given.")
-@click.option("--image", help="Reference of the image. [default: kanna-NAME, tagged with the artefact's hash]")
-@click.option("--wheel", type=options.FILE, help="A wheel of kanna to install from, where no index has it.")
-@click.option("--sign-key", type=options.FILE, help="A private key (PEM, P-256): the package is signed with it.")
-@click.option("--check", is_flag=True, help="Hold the package ARTEFACT to its checksums, bill and signature.")
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    help="Tokens of one request. [default: 4096 or what it has]",
+)
+@click.option(
+    "--parallel", type=click.IntRange(1), default=4, show_default=True, help="Requests at once."
+)
+@click.option(
+    "--cpus", type=click.IntRange(1), default=4, show_default=True, help="Cores it is given."
+)
+@click.option(
+    "--image", help="Reference of the image. [default: kanna-NAME, tagged with the artefact's hash]"
+)
+@click.option(
+    "--wheel", type=options.FILE, help="A wheel of kanna to install from, where no index has it."
+)
+@click.option(
+    "--sign-key",
+    type=options.FILE,
+    help="A private key (PEM, P-256): the package is signed with it.",
+)
+@click.option(
+    "--check", is_flag=True, help="Hold the package ARTEFACT to its checksums, bill and signature."
+)
 @click.option("--key", type=options.FILE, help="With --check: the public key of who signed it.")
 def COMMAND(
-    terminal: Terminal, artefact: Path, out: Path | None, check: bool, key: Path | None, **choices: Any
+    terminal: Terminal,
+    artefact: Path,
+    out: Path | None,
+    check: bool,
+    key: Path | None,
+    **choices: Any,
 ) -> None:
     """Write what deploys an artefact: its files for Docker, Compose, systemd, Kubernetes or Ollama.
 
-    With a bill of materials (CycloneDX), SHA256SUMS, Prometheus alerts and a Grafana dashboard; memory by the
-    arithmetic of `kanna fit`. Nothing is overwritten.
+    With a bill of materials (CycloneDX), SHA256SUMS, Prometheus alerts and a Grafana dashboard;
+    memory by the arithmetic of `kanna fit`. Nothing is overwritten.
     """
     from kanna.errors import UsageError
 
     if check:
         optional = ("to", "name", "context", "image", "wheel", "sign_key")
-        given = ["-o"] * (out is not None) + [f"--{k.replace('_', '-')}" for k in optional if choices[k]]
+        given = ["-o"] * (out is not None) + [
+            f"--{k.replace('_', '-')}" for k in optional if choices[k]
+        ]
         if given:
             raise UsageError(
-                f"--check goes with --key alone, not with {', '.join(given)}", expected="kanna package FOLDER --check"
+                f"--check goes with --key alone, not with {', '.join(given)}",
+                expected="kanna package FOLDER --check",
             )
         _check(terminal, artefact, key)
         return
     if key is not None:
         raise UsageError("--key only goes with --check", todo="sign with --sign-key")
     if out is None:
-        raise UsageError("no output was named", expected="-o FOLDER", todo="add -o FOLDER, or --check to look at one")
-    from kanna.package import package
+        raise UsageError(
+            "no output was named",
+            expected="-o FOLDER",
+            todo="add -o FOLDER, or --check to look at one",
+        )
+    from kanna.packaging import package
 
     choices["to"] = choices["to"] or ["docker"]
     terminal.result(package(artefact, out, progress=terminal.progress(), **choices), _draw)
 
 
 def _check(terminal: Terminal, folder: Path, key: Path | None) -> None:
-    from kanna.package import check
+    from kanna.packaging import check
 
     found = check(folder, key=key, progress=terminal.progress())
     terminal.result(found, _draw_check)
     if found.signature == "not checked":
-        terminal.note("It is signed: give the public key of who signed it with --key to check that too.")
+        terminal.note(
+            "It is signed: give the public key of who signed it with --key to check that too."
+        )
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
     from kanna.cli.ui import facts
-    from kanna.units import format_size
 
     told = data["resources"]
     facts(
@@ -103,4 +142,7 @@ def _draw_check(screen: Console, data: dict[str, Any]) -> None:
         "none": "there is no signature",
         "not checked": "the signature was not checked",
     }[data["signature"]]
-    screen.print(f"{data['folder']}: {data['files']} files are as they were packaged; {signature}.", style="green")
+    screen.print(
+        f"{data['folder']}: {data['files']} files are as they were packaged; {signature}.",
+        style="green",
+    )

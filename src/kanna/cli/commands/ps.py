@@ -19,24 +19,33 @@ URL = "http://127.0.0.1:8000"
 
 @command("ps")
 @click.option("--url", default=URL, show_default=True, help="Where the gateway is.")
-@click.option("--key", help="A key with the scope metrics, where the gateway asks for one. [default: $KANNA_KEY]")
+@click.option(
+    "--key",
+    help="A key with the scope metrics, where the gateway asks for one. [default: $KANNA_KEY]",
+)
 def COMMAND(terminal: Terminal, url: str, key: str | None) -> None:
     """Show the models of a running gateway: engines, memory, requests, restarts."""
-    from kanna.serve.remote import ask
+    from kanna.serving.remote import ask
 
     terminal.result({"models": ask(url, "/status", key, timeout=10)}, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
     from kanna.cli.ui import table
-    from kanna.units import format_size
 
-    found = table("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "artefact")
+    found = table(
+        "model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "artefact"
+    )
     for column in found.columns[:3]:
         column.no_wrap = True  # names that are cut say nothing
     for model in data["models"]:
         loaded = model["state"] != "not loaded"
-        memory = format_size(model.get("resident") or model["bytes"]) if loaded else f"({format_size(model['bytes'])})"
+        memory = (
+            format_size(model.get("resident") or model["bytes"])
+            if loaded
+            else f"({format_size(model['bytes'])})"
+        )
         numbers = [str(model.get(n, "")) for n in ("running", "waiting", "restarts")]
         canary = model.get("canary")
         state = model["state"] + (f", canary {canary['state']}" if canary else "")

@@ -16,21 +16,54 @@ if TYPE_CHECKING:
 
 @command("serve", when_interrupted="Stopped.")
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]FILE...")
-@click.option("--alias", multiple=True, help="Another name for the first model, or ALIAS=NAME. Repeatable.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others than loopback need keys."
+    "--alias", multiple=True, help="Another name for the first model, or ALIAS=NAME. Repeatable."
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; others than loopback need keys.",
 )
-@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens of one request.")
-@click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Requests computed together.")
-@click.option("--memory", type=options.SIZE, help="What all engines together may take. [default: 80 % of what is free]")
-@click.option("--adapter", multiple=True, help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.")
 @click.option(
-    "--draft", multiple=True, help="A small GGUF that guesses ahead: FILE for the first model, or NAME=FILE."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port; 0 takes a free one.",
 )
-@click.option("--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS.")
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Tokens of one request.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Requests computed together.",
+)
+@click.option(
+    "--memory",
+    type=options.SIZE,
+    help="What all engines together may take. [default: 80 % of what is free]",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.",
+)
+@click.option(
+    "--draft",
+    multiple=True,
+    help="A small GGUF that guesses ahead: FILE for the first model, or NAME=FILE.",
+)
+@click.option(
+    "--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS."
+)
 @click.option("--tls-key", type=options.FILE, help="Its key in PEM.")
 @click.option(
     "--canary",
@@ -58,46 +91,85 @@ if TYPE_CHECKING:
     show_default=True,
     help="What runs GGUF: a native llama-server, never (xllamacpp), or auto: the faster one, measured once.",
 )
-@click.option("--gpu-layers", type=click.IntRange(0), help="Layers to put on the GPU. [default: llama.cpp's choice]")
 @click.option(
-    "--max-tokens", type=click.IntRange(0), default=0, help="Most new tokens of one answer. [default: the context]"
+    "--gpu-layers",
+    type=click.IntRange(0),
+    help="Layers to put on the GPU. [default: llama.cpp's choice]",
 )
 @click.option(
-    "--queue", type=click.IntRange(0), default=64, show_default=True, help="Requests that may wait; more get 503."
+    "--max-tokens",
+    type=click.IntRange(0),
+    default=0,
+    help="Most new tokens of one answer. [default: the context]",
 )
 @click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True,
+    "--queue",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Requests that may wait; more get 503.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
     help="Seconds an answer may take, whole or streamed.",
-)  # fmt: skip
-@click.option(
-    "--idle", type=click.FloatRange(0), default=0.0, help="Unload a model unused for so many seconds. [default: never]"
 )
 @click.option(
-    "--state", type=options.FILE, help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]"
+    "--idle",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Unload a model unused for so many seconds. [default: never]",
 )
-@click.option("--audit", type=options.FILE, help="File that gets a JSON line per request, never its text.")
-@click.option("--traces", default="", metavar="URL", help="An OpenTelemetry collector (OTLP over HTTP) for traces.")
 @click.option(
-    "--cors-origin", multiple=True, metavar="URL", help="Web pages elsewhere that may ask; * for all. Repeatable."
+    "--state",
+    type=options.FILE,
+    help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]",
+)
+@click.option(
+    "--audit", type=options.FILE, help="File that gets a JSON line per request, never its text."
+)
+@click.option(
+    "--traces",
+    default="",
+    metavar="URL",
+    help="An OpenTelemetry collector (OTLP over HTTP) for traces.",
+)
+@click.option(
+    "--cors-origin",
+    multiple=True,
+    metavar="URL",
+    help="Web pages elsewhere that may ask; * for all. Repeatable.",
 )
 @click.option("--keys", is_flag=True, help="Ask for keys on loopback, too.")
 @click.option(
-    "--wait-for-key", is_flag=True, help="Start although no key was made yet; until then every request is refused."
+    "--wait-for-key",
+    is_flag=True,
+    help="Start although no key was made yet; until then every request is refused.",
 )
 @click.option(
-    "--open-to-all", is_flag=True, help="Ask for no keys, whatever the address. Everybody who reaches it can use it."
+    "--open-to-all",
+    is_flag=True,
+    help="Ask for no keys, whatever the address. Everybody who reaches it can use it.",
 )
 @options.threads
-def COMMAND(terminal: Terminal, models: tuple[str, ...], state: Path | None, **choices: Any) -> None:
+def COMMAND(
+    terminal: Terminal, models: tuple[str, ...], state: Path | None, **choices: Any
+) -> None:
     """Serve GGUF files, ONNX and MLX folders behind one OpenAI-compatible API, until Ctrl-C.
 
-    A model is asked for by the name of its file without .gguf, or by NAME. The first one is loaded at once, the
-    others when they are asked for; within --memory the least recently used idle one makes room.
+    A model is asked for by the name of its file without .gguf, or by NAME. The first one is loaded
+    at once, the others when they are asked for; within --memory the least recently used idle one
+    makes room.
     """
-    from kanna.serve import serve
+    from kanna.serving import serve
 
     def started(address: str) -> None:
-        names = ", ".join(str(m).partition("=")[0] if "=" in m else Path(m).name.removesuffix(".gguf") for m in models)
+        names = ", ".join(
+            str(m).partition("=")[0] if "=" in m else Path(m).name.removesuffix(".gguf")
+            for m in models
+        )
         terminal.done(f"Serving {names} at {address}/v1")
 
     serve(models, state=state, started=started, remark=terminal.note, **choices)

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 def COMMAND(terminal: Terminal, name: str, path: Path, url: str, key: str | None) -> None:
     """Put another artefact under the NAME of a served model, without dropping a request.
 
-    It is loaded beside the old one and takes over when it is ready; what began on the old one ends there. Returns
-    when that is so. PATH is read by the gateway, on its machine.
+    It is loaded beside the old one and takes over when it is ready; what began on the old one ends
+    there. Returns when that is so. PATH is read by the gateway, on its machine.
     """
     from urllib.parse import quote
 
-    from kanna.serve.remote import ask
+    from kanna.serving.remote import ask
 
     place = f"/admin/models/{quote(name, safe='')}/swap"
     terminal.result(ask(url, place, key, {"path": str(path.absolute())}), _draw)

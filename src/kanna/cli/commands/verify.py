@@ -25,15 +25,30 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 @options.revision
 @options.offline
 def COMMAND(
-    terminal: Terminal, source: str, artefact: Path, threads: int | None, revision: str | None, offline: bool
+    terminal: Terminal,
+    source: str,
+    artefact: Path,
+    threads: int | None,
+    revision: str | None,
+    offline: bool,
 ) -> None:
-    """Prove that ARTEFACT is SRC: tensors, tokenizer, chat template, and logits in the real runtime.
+    """Prove that ARTEFACT is SRC.
 
-    Exit code 0: proved. 1: a check failed. 3: it cannot be proved here, and what is missing is named.
+    Tensors, tokenizer, chat template, and logits in the real runtime.
+
+    Exit code 0: proved. 1: a check failed. 3: it cannot be proved here, and what is missing is
+    named.
     """
-    from kanna.verify import verify
+    from kanna.verification import verify
 
-    found = verify(source, artefact, threads=threads, revision=revision, offline=offline, progress=terminal.progress())
+    found = verify(
+        source,
+        artefact,
+        threads=threads,
+        revision=revision,
+        offline=offline,
+        progress=terminal.progress(),
+    )
     terminal.result(found, draw_checks)
     click.get_current_context().exit(EXIT[found.status])
 
@@ -46,7 +61,9 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
 
     rows = table("", "check", "detail")
     for check in data["checks"]:
-        mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "yellow")}[check["ok"]]
+        mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "yellow")}[
+            check["ok"]
+        ]
         rows.add_row(mark, check["name"], Text(str(check.get("detail", ""))))
     screen.print(rows)
     words = {

@@ -1,17 +1,22 @@
-"""Encodings of MLX and ONNX, one scale per group of values. Each file is a kind, and exports all of it as ENCODINGS."""
+"""Encodings of MLX and ONNX, one scale per group of values.
+
+Each file is a kind, and exports all of it as ENCODINGS.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
-from kanna import plugins
+from kanna._util import plugins
 from kanna.encodings.base import Encoding
 from kanna.encodings.grouped import affine, nbits
 
 
 @cache
 def _all() -> dict[str, Encoding]:
-    kinds = (plugins.load(__name__, kind, "ENCODINGS") for kind in plugins.names(__name__))
+    kinds = (
+        plugins.load(__name__, kind, "ENCODINGS") for kind in plugins.names(__name__, "ENCODINGS")
+    )
     return {encoding.name: encoding for kind in kinds for encoding in kind}
 
 
@@ -21,7 +26,10 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Encoding | None:
-    """The grouped encoding called `name`, or None; UnsupportedError when a kind has no such width or group."""
+    """The grouped encoding called `name`, or None.
+
+    UnsupportedError when a kind has no such width or group.
+    """
     found = _all().get(name)
     if found is None:
         for kind in (affine, nbits):

@@ -1,7 +1,10 @@
-"""MLX's affine groups: codes with a scale and a bias per 32, 64 or 128 values, value = scale * code + bias.
+"""MLX's affine groups.
 
-Scales and biases are bfloat16 in `affine4g64`, float16 in `affine4g64_f16`, float32 in `affine4g64_f32`. `nearest`
-gives the bytes of mx.quantize (mlx/ops.cpp), `search` a weighted least-squares fit that is never worse.
+Codes with a scale and a bias per 32, 64 or 128 values, value = scale * code + bias.
+
+Scales and biases are bfloat16 in `affine4g64`, float16 in `affine4g64_f16`, float32 in
+`affine4g64_f32`. `nearest` gives the bytes of mx.quantize (mlx/ops.cpp), `search` a weighted
+least-squares fit that is never worse.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import re
 
 from kanna.encodings import _core
-from kanna.encodings._affine import BITS, GROUPS
+from kanna.encodings.affine_codes import BITS, GROUPS
 from kanna.encodings.base import Encoding, Plane
 from kanna.errors import UnsupportedError
 
@@ -26,7 +29,10 @@ _NAME = re.compile(r"affine(\d+)g(\d+)(_\w+)?")
 
 
 def parse(name: str) -> None:
-    """UnsupportedError for the name of a width, group or type that this kind has not; nothing for other names."""
+    """UnsupportedError for the name of a width, group or type that this kind has not.
+
+    Nothing for other names.
+    """
     found = _NAME.fullmatch(name)
     if found is None:
         return
@@ -39,7 +45,9 @@ def parse(name: str) -> None:
         said = (f"scales of type {found[3][1:]}", NUMBERS)
     if said:
         what, known = said
-        raise UnsupportedError(f"MLX has no {what} in its affine mode", expected=", ".join(map(str, known)))
+        raise UnsupportedError(
+            f"MLX has no {what} in its affine mode", expected=", ".join(map(str, known))
+        )
 
 
 def _encoding(bits: int, group: int, number: str) -> Encoding:

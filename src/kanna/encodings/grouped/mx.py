@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanna.encodings._affine import rounded
 from kanna.encodings._core import METHODS, refuse_nonfinite
+from kanna.encodings.affine_codes import rounded
 from kanna.encodings.base import Encoding, Plane
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.errors import EncodingError
@@ -115,7 +115,9 @@ def _nibbles(codes: U8) -> U8:
 
 
 def _encoder(mode: _Mode, number: str) -> Callable[[Encoding, F32, str, F32 | None, int, bool], U8]:
-    def encode(encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool) -> U8:
+    def encode(
+        encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
+    ) -> U8:
         refuse_nonfinite(x)
         if method not in METHODS:
             raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
@@ -131,10 +133,14 @@ def _encoder(mode: _Mode, number: str) -> Callable[[Encoding, F32, str, F32 | No
                 codes = _codes(mode, groups, scales, number)
             else:
                 w = np.ones(cols, np.float32) if weights is None else weights
-                scales, codes = _searched(mode, groups, np.tile(w.reshape(-1, mode.group), (len(part), 1)))
+                scales, codes = _searched(
+                    mode, groups, np.tile(w.reshape(-1, mode.group), (len(part), 1))
+                )
             if mode.bits == 4:
                 codes = _nibbles(codes)
-            out[at : at + step] = np.concatenate([codes, scales[:, None]], axis=1).reshape(len(part), -1)
+            out[at : at + step] = np.concatenate([codes, scales[:, None]], axis=1).reshape(
+                len(part), -1
+            )
         return out
 
     return encode
@@ -146,7 +152,9 @@ def _decoder(mode: _Mode) -> Callable[[Encoding, U8, int], F32]:
         codes, scales = blocks[:, :-1], blocks[:, -1]
         if mode.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
-        values = (_SIGNED2 if mode.bits == 4 else _SIGNED4)[codes] * _scale_values(mode, scales)[:, None]
+        values = (_SIGNED2 if mode.bits == 4 else _SIGNED4)[codes] * _scale_values(mode, scales)[
+            :, None
+        ]
         return values.reshape(-1, cols).astype(np.float32)
 
     return decode
@@ -159,12 +167,19 @@ def name_of(mode: str, number: str = "bf16") -> str:
 
 
 def _to_ggml(per: int, group: int) -> Callable[[U8], U8]:
-    """Rows of ours as blocks of ggml of `per` groups: scales first, then codes half a group apart in a byte."""
+    """Rows of ours as blocks of ggml of `per` groups.
+
+    Scales first, then codes half a group apart in a byte.
+    """
 
     def convert(data: U8) -> U8:
         blocks = data.reshape(len(data), -1, per, group // 2 + 1)
-        codes = np.stack([blocks[..., :-1] & 15, blocks[..., :-1] >> 4], axis=-1).reshape(*blocks.shape[:3], group)
-        packed = np.bitwise_or(codes[..., : group // 2], codes[..., group // 2 :] << 4, dtype=np.uint8)
+        codes = np.stack([blocks[..., :-1] & 15, blocks[..., :-1] >> 4], axis=-1).reshape(
+            *blocks.shape[:3], group
+        )
+        packed = np.bitwise_or(
+            codes[..., : group // 2], codes[..., group // 2 :] << 4, dtype=np.uint8
+        )
         parts = [blocks[..., -1], packed.reshape(*blocks.shape[:2], -1)]
         return np.concatenate(parts, axis=2).reshape(len(data), -1)
 
@@ -176,7 +191,9 @@ def _from_ggml(per: int, group: int) -> Callable[[U8], U8]:
         blocks = data.reshape(len(data), -1, per * (group // 2 + 1))
         packed = blocks[..., per:].reshape(*blocks.shape[:2], per, group // 2)
         codes: U8 = np.concatenate([packed & 15, packed >> 4], axis=3, dtype=np.uint8)
-        return np.concatenate([_nibbles(codes), blocks[..., :per, None]], axis=3).reshape(len(data), -1)
+        return np.concatenate([_nibbles(codes), blocks[..., :per, None]], axis=3).reshape(
+            len(data), -1
+        )
 
     return convert
 
@@ -191,7 +208,10 @@ def _encoding(mode: _Mode, number: str) -> Encoding:
         block_bytes=codes + 1,
         encoder=_encoder(mode, number),
         decoder=_decoder(mode),
-        planes=(Plane(name="weight", dtype="u32", bytes=codes), Plane(name="scales", dtype="u8", bytes=1)),
+        planes=(
+            Plane(name="weight", dtype="u32", bytes=codes),
+            Plane(name="scales", dtype="u8", bytes=1),
+        ),
         settings={"group_size": mode.group, "bits": mode.bits, "mode": mode.name},
         # Error feedback knows these groups in ggml's layout.
         grid=mode.name if mode.bits == 4 else "",

@@ -1,7 +1,10 @@
-"""ONNX's MatMulNBits and GatherBlockQuantized: 2-, 4- and 8-bit codes, one scale and one whole zero per group.
+"""ONNX's MatMulNBits and GatherBlockQuantized.
 
-value = (code - zero) * scale. nbits4g32: four bits, groups of 32, the zero stored; `s` after the group: symmetric, the
-zero is the middle and not stored. Scales are half precision; with `_f32` at the end, single.
+2-, 4- and 8-bit codes, one scale and one whole zero per group.
+
+value = (code - zero) * scale. nbits4g32: four bits, groups of 32, the zero stored; `s` after the
+group: symmetric, the zero is the middle and not stored. Scales are half precision; with `_f32` at
+the end, single.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ class NBits:
 
     @property
     def block_bytes(self) -> int:
-        """A group as kanna holds it: codes, lowest bits first, then the scale, then the zero as a byte."""
+        """A group as kanna holds it.
+
+        Codes, lowest bits first, then the scale, then the zero as a byte.
+        """
         return self.code_bytes + self.scale_bytes + self.zero
 
     def zero_bytes(self, groups: int) -> int:
@@ -52,15 +58,19 @@ class NBits:
 
 
 def parse(name: str) -> NBits | None:
-    """What an encoding of this kind is called after, or None for the name of another. UnsupportedError: no such width
-    or group."""
+    """What an encoding of this kind is called after, or None for the name of another.
+
+    UnsupportedError: no such width or group.
+    """
     found = _NAME.fullmatch(name.lower())
     if found is None:
         return None
     bits, group = int(found[1]), int(found[2])
     if bits not in BITS:
         raise UnsupportedError(
-            f"MatMulNBits has no codes of {bits} bits", expected=" or ".join(map(str, BITS)), todo="nbits4g32, for one"
+            f"MatMulNBits has no codes of {bits} bits",
+            expected=" or ".join(map(str, BITS)),
+            todo="nbits4g32, for one",
         )
     if group not in GROUPS:
         raise UnsupportedError(

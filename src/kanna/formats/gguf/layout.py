@@ -103,7 +103,9 @@ def pack_value(key: str, value: MetaValue) -> bytes:
     try:
         return _pack(value.value, value.type, value.item)
     except (struct.error, OverflowError, ValueError, TypeError) as error:
-        raise FormatError(f"{key}: {value.value!r:.80} does not fit {value.type.name}: {error}") from None
+        raise FormatError(
+            f"{key}: {value.value!r:.80} does not fit {value.type.name}: {error}"
+        ) from None
 
 
 def _pack(value: Any, kind: ValueType, item: ValueType | None) -> bytes:

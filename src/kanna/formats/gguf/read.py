@@ -1,4 +1,7 @@
-"""Read a GGUF file that may be hostile: every count and offset is checked against the bytes that are there."""
+"""Read a GGUF file that may be hostile.
+
+Every count and offset is checked against the bytes that are there.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,21 @@ MAX_DEPTH = 4
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 SCALARS: dict[ValueType, str] = {
-    ValueType.U8: "<u1", ValueType.I8: "<i1", ValueType.U16: "<u2", ValueType.I16: "<i2", ValueType.U32: "<u4",
-    ValueType.I32: "<i4", ValueType.F32: "<f4", ValueType.BOOL: "<u1", ValueType.U64: "<u8", ValueType.I64: "<i8",
+    ValueType.U8: "<u1",
+    ValueType.I8: "<i1",
+    ValueType.U16: "<u2",
+    ValueType.I16: "<i2",
+    ValueType.U32: "<u4",
+    ValueType.I32: "<i4",
+    ValueType.F32: "<f4",
+    ValueType.BOOL: "<u1",
+    ValueType.U64: "<u8",
+    ValueType.I64: "<i8",
     ValueType.F64: "<f8",
-}  # fmt: skip
+}
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
-# Smallest size of one entry, to refuse counts that the file cannot hold before anything is allocated.
+# Smallest size of one entry, to refuse counts that the file cannot hold before anything is
+# allocated.
 _LEAST_KV, _LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 
@@ -107,7 +119,10 @@ def is_gguf(path: Path) -> bool:
 
 
 def read(path: Path | str) -> GGUFFile:
-    """Open a GGUF file; of a split one, give the first part. Raises FormatError, SourceError, UnsupportedError."""
+    """Open a GGUF file; of a split one, give the first part.
+
+    Raises FormatError, SourceError, UnsupportedError.
+    """
     path = Path(path)
     first = _read_part(path)
     count = int(first.value("split.count", 0))
@@ -118,7 +133,11 @@ def read(path: Path | str) -> GGUFFile:
 
 def _join(path: Path, first: GGUFFile, count: int) -> GGUFFile:
     named = SHARD.fullmatch(path.name)
-    if named is None or int(named[3]) != count or int(first.value("split.no", 0)) != int(named[2]) - 1:
+    if (
+        named is None
+        or int(named[3]) != count
+        or int(first.value("split.no", 0)) != int(named[2]) - 1
+    ):
         raise FormatError(
             f"{path.name} says it is part {int(first.value('split.no', 0)) + 1} of {count}",
             expected=f"a name such as NAME-00001-of-{count:05}.gguf that agrees with it",
@@ -126,12 +145,16 @@ def _join(path: Path, first: GGUFFile, count: int) -> GGUFFile:
         )
     if int(named[2]) != 1:
         raise FormatError(
-            f"{path.name} is not the first part of the model", todo=f"give {named[1]}-00001-of-{named[3]}.gguf"
+            f"{path.name} is not the first part of the model",
+            todo=f"give {named[1]}-00001-of-{named[3]}.gguf",
         )
     for number in range(2, count + 1):
         other = path.with_name(f"{named[1]}-{number:05}-of-{named[3]}.gguf")
         if not other.is_file():
-            raise FormatError(f"part {number} of {count} is missing: {other.name}", todo=f"put it beside {path.name}")
+            raise FormatError(
+                f"part {number} of {count} is missing: {other.name}",
+                todo=f"put it beside {path.name}",
+            )
         part = _read_part(other)
         if (again := set(part.tensors) & set(first.tensors)) != set():
             raise FormatError(f"{other.name} repeats the tensor {sorted(again)[0]}")
@@ -154,17 +177,29 @@ def _read_part(path: Path) -> GGUFFile:
     try:
         return _parse(path, data, cursor)
     except KannaError as error:
-        raise type(error)(f"{path.name}: {error.found}", expected=error.expected, todo=error.todo) from None
+        raise type(error)(
+            f"{path.name}: {error.found}", expected=error.expected, todo=error.todo
+        ) from None
 
 
 def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
     if (magic := bytes(cursor.take(4))) != MAGIC:
-        raise FormatError(f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file")
+        raise FormatError(
+            f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file"
+        )
     version = cursor.u32()
     if version not in VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS:
-            raise FormatError("the file is big-endian", expected="little-endian", todo="fetch the little-endian file")
-        raise FormatError(f"GGUF version {version}", expected="2 or 3", todo="make the file again with a current tool")
+            raise FormatError(
+                "the file is big-endian",
+                expected="little-endian",
+                todo="fetch the little-endian file",
+            )
+        raise FormatError(
+            f"GGUF version {version}",
+            expected="2 or 3",
+            todo="make the file again with a current tool",
+        )
     num_tensors, num_kv = cursor.u64(), cursor.u64()
     if num_tensors * _LEAST_TENSOR + num_kv * _LEAST_KV > cursor.left:
         raise _cut(f"the header promises {num_tensors} tensors and {num_kv} keys", data.size)
@@ -174,13 +209,21 @@ def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
         if key in metadata:
             raise FormatError(f"the key {key!r} occurs twice")
         metadata[key] = cursor.value(cursor.value_type(), 0)
-    alignment = int(metadata["general.alignment"].value) if "general.alignment" in metadata else DEFAULT_ALIGNMENT
+    alignment = (
+        int(metadata["general.alignment"].value)
+        if "general.alignment" in metadata
+        else DEFAULT_ALIGNMENT
+    )
     if alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
-        raise FormatError(f"general.alignment is {alignment}", expected="a power of two from 8 to 1048576")
+        raise FormatError(
+            f"general.alignment is {alignment}", expected="a power of two from 8 to 1048576"
+        )
     infos = [cursor.tensor_info() for _ in range(num_tensors)]
     start = -(-cursor.at // alignment) * alignment
     tensors = _place(infos, data, start, alignment)
-    return GGUFFile(paths=[path], version=version, alignment=alignment, metadata=metadata, tensors=tensors)
+    return GGUFFile(
+        paths=[path], version=version, alignment=alignment, metadata=metadata, tensors=tensors
+    )
 
 
 @dataclass(slots=True)
@@ -199,13 +242,17 @@ def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str
             raise FormatError(f"the tensor {info.name!r} occurs twice")
         begin = start + info.offset
         if info.offset % alignment:
-            raise FormatError(f"{info.name} begins at {info.offset}", expected=f"a multiple of {alignment}")
+            raise FormatError(
+                f"{info.name} begins at {info.offset}", expected=f"a multiple of {alignment}"
+            )
         if begin + info.size > data.size:
             raise FormatError(
                 f"{info.name} ends at byte {begin + info.size}, the file at {data.size}: it is truncated",
                 todo="fetch the file again",
             )
-        tensors[info.name] = StoredTensor(info.name, info.shape, info.encoding, data[begin : begin + info.size])
+        tensors[info.name] = StoredTensor(
+            info.name, info.shape, info.encoding, data[begin : begin + info.size]
+        )
     end, before = 0, ""
     for info in sorted(infos, key=lambda i: i.offset):
         if info.offset < end:
@@ -216,7 +263,10 @@ def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str
 
 def _cut(found: str, size: int) -> FormatError:
     """What to say of a header that goes on after the file has ended."""
-    return FormatError(f"{found}, the file has {size} bytes: it is truncated or hostile", todo="fetch the file again")
+    return FormatError(
+        f"{found}, the file has {size} bytes: it is truncated or hostile",
+        todo="fetch the file again",
+    )
 
 
 class _Cursor:
@@ -251,7 +301,9 @@ class _Cursor:
     def value_type(self) -> ValueType:
         number = self.u32()
         if number > max(ValueType):
-            raise FormatError(f"unknown value type {number} at byte {self.at - 4}", expected="0 to 12")
+            raise FormatError(
+                f"unknown value type {number} at byte {self.at - 4}", expected="0 to 12"
+            )
         return ValueType(number)
 
     def value(self, kind: ValueType, depth: int) -> MetaValue:
@@ -276,7 +328,9 @@ class _Cursor:
             return MetaValue([self.array(depth + 1) for _ in range(count)], ValueType.ARRAY, item)
         dtype = np.dtype(SCALARS[item])
         values = np.frombuffer(self.take(count * dtype.itemsize), dtype)
-        return MetaValue(values.astype(bool) if item is ValueType.BOOL else values, ValueType.ARRAY, item)
+        return MetaValue(
+            values.astype(bool) if item is ValueType.BOOL else values, ValueType.ARRAY, item
+        )
 
     def strings(self, count: int) -> Strings:
         if count * 8 > self.left:
@@ -290,23 +344,31 @@ class _Cursor:
                 at += 8 + unpack(data, at)[0]
             self.take(at)
         except (struct.error, OverflowError, FormatError):
-            raise _cut(f"an array of strings from byte {self.at} ends past the file", self.size) from None
+            raise _cut(
+                f"an array of strings from byte {self.at} ends past the file", self.size
+            ) from None
         return Strings(data[:at], starts)
 
     def tensor_info(self) -> _Info:
         name = self.string(MAX_KEY)
         num_dims = self.u32()
         if not 0 < num_dims <= MAX_DIMENSIONS:
-            raise FormatError(f"{name} has {num_dims} dimensions", expected=f"1 to {MAX_DIMENSIONS}")
+            raise FormatError(
+                f"{name} has {num_dims} dimensions", expected=f"1 to {MAX_DIMENSIONS}"
+            )
         # ggml stores the fastest axis first.
         shape = tuple(self.u64() for _ in range(num_dims))[::-1]
         encoding = encodings.by_ggml_type(self.u32())
         offset = self.u64()
         if 0 in shape or prod(shape) > 1 << 56:
-            raise FormatError(f"{name} has shape {list(shape)}", expected="axes whose product fits a file")
+            raise FormatError(
+                f"{name} has shape {list(shape)}", expected="axes whose product fits a file"
+            )
         if shape[-1] % encoding.block:
             raise FormatError(
                 f"{name} has rows of {shape[-1]} values in {encoding.label}",
                 expected=f"a multiple of {encoding.block}",
             )
-        return _Info(name, shape, encoding, offset, prod(shape[:-1]) * encoding.row_bytes(shape[-1]))
+        return _Info(
+            name, shape, encoding, offset, prod(shape[:-1]) * encoding.row_bytes(shape[-1])
+        )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kanna._util.progress import Progress, Silent
 from kanna.errors import OutputError
 from kanna.formats.gguf.layout import Layout, layout, pack_value
 from kanna.formats.stream import File, check_output, fill
 from kanna.model import MetaValue, ValueType
 from kanna.plan.types import TensorPlan
-from kanna.progress import Progress, Silent
 
 __all__ = ["WriteResult", "check_output", "plan_files", "write"]
 
@@ -37,7 +37,10 @@ def plan_files(
     split_max_size: int | None = None,
     late: Late | None = None,
 ) -> list[File]:
-    """The files a model becomes: one, or parts of at most `split_max_size` bytes of tensors and header."""
+    """The files a model becomes.
+
+    One, or parts of at most `split_max_size` bytes of tensors and header.
+    """
     whole = layout(metadata, tensors)
     if split_max_size is None or whole.total_bytes <= split_max_size:
         return [_file(path, whole, tensors, late)]
@@ -52,13 +55,19 @@ def plan_files(
             "split.tensors.count": MetaValue(len(tensors), ValueType.I32),
         }
         name = f"{stem}-{number + 1:05}-of-{len(groups):05}.gguf"
-        files.append(_file(path.with_name(name), layout(keys, group), group, late if number == 0 else None))
+        files.append(
+            _file(path.with_name(name), layout(keys, group), group, late if number == 0 else None)
+        )
     return files
 
 
 def _file(path: Path, plan: Layout, tensors: Sequence[TensorPlan], late: Late | None) -> File:
     file = File(
-        path=path, header=plan.header, offsets=plan.offsets, tensors=tensors, total_bytes=plan.total_bytes
+        path=path,
+        header=plan.header,
+        offsets=plan.offsets,
+        tensors=tensors,
+        total_bytes=plan.total_bytes,
     )
     return replace(file, late=lambda: _patches(plan, late())) if late else file
 
@@ -82,9 +91,10 @@ def _groups(
         size = entry.nbytes + 128 + len(entry.name)
         if size + rest > limit:
             raise OutputError(
-                f"{entry.name} alone takes {entry.nbytes} bytes", expected=f"parts of at most {limit}",
+                f"{entry.name} alone takes {entry.nbytes} bytes",
+                expected=f"parts of at most {limit}",
                 todo="raise --split-max-size",
-            )  # fmt: skip
+            )
         if used + size > limit and (groups[-1] or len(groups) == 1):
             groups.append([])
             used = rest
@@ -105,18 +115,23 @@ def write(
     nonfinite: str = "refuse",
     late: Late | None = None,
 ) -> WriteResult:
-    """Stream a model to `path`. Raises OutputError before the first byte, EncodingError naming the tensor.
+    """Stream a model to `path`.
 
-    late: asked when the tensors are written, for values that replace some of `metadata` and are as long
+    Raises OutputError before the first byte, EncodingError naming the tensor.
 
-    The file has its name only when it is complete and synced; an interrupted run leaves at most NAME.partial
-    behind (after kill -9), which the next run replaces.
+    late: asked when the tensors are written, for values that replace some of `metadata` and are as
+    long
+
+    The file has its name only when it is complete and synced; an interrupted run leaves at most
+    NAME.partial behind (after kill -9), which the next run replaces.
     """
     started = time.perf_counter()
     files = plan_files(Path(path), metadata, tensors, split_max_size, late)
     total = sum(f.total_bytes for f in files)
     check_output([f.path for f in files], overwrite=overwrite, needed=total)
-    peak = fill(files, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")
+    peak = fill(
+        files, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write"
+    )
     return WriteResult(
         paths=[f.path for f in files],
         file_bytes=total,

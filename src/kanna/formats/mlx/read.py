@@ -1,4 +1,7 @@
-"""Tensors of an MLX folder as lazy float tensors: codes of any mode, width and group, layer by layer."""
+"""Tensors of an MLX folder as lazy float tensors.
+
+Codes of any mode, width and group, layer by layer.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import encodings
-from kanna.encodings import Encoding, _affine
+from kanna.encodings import Encoding, affine_codes
 from kanna.encodings.grouped import affine, mx
 from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.formats.safetensors.read import maker
@@ -21,7 +24,10 @@ _SAYS, _AGAIN = "as config.json says", "fetch config.json and the weights again,
 
 @dataclass(slots=True)
 class Packed:
-    """A matrix of codes and scales, decoded row by row. planes: the tensors of its encoding's planes, in order."""
+    """A matrix of codes and scales, decoded row by row.
+
+    Planes: the tensors of its encoding's planes, in order.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -57,7 +63,10 @@ def is_mlx(config: Mapping[str, Any]) -> bool:
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a folder was written for mlx-lm: by its settings, or by what its weight files say of themselves."""
+    """Whether a folder was written for mlx-lm.
+
+    By its settings, or by what its weight files say of themselves.
+    """
     path = folder / "config.json"
     if not path.is_file():
         return False
@@ -92,15 +101,19 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
     mode, bits, group = own.get("mode", "affine"), own.get("bits"), own.get("group_size")
     scales = tensors[f"{base}.scales"]
     if f"{base}.global_scale" in tensors:
-        raise UnsupportedError(f"{base} has a scale for the whole matrix", expected="scales of groups alone")
+        raise UnsupportedError(
+            f"{base} has a scale for the whole matrix", expected="scales of groups alone"
+        )
     known = {m.name: m for m in mx.MODES}
     if not isinstance(mode, str) or mode not in ("affine", *known):
-        raise UnsupportedError(f"{base} is stored in mode {mode!r}", expected=_list(("affine", *known)))
+        raise UnsupportedError(
+            f"{base} is stored in mode {mode!r}", expected=_list(("affine", *known))
+        )
     if mode == "affine":
-        if bits not in _affine.BITS or group not in _affine.GROUPS:
+        if bits not in affine_codes.BITS or group not in affine_codes.GROUPS:
             raise FormatError(
                 f"{base} has {bits!r} bits in groups of {group!r}",
-                expected=f"{_list(_affine.BITS)} bits in groups of {_list(_affine.GROUPS)}",
+                expected=f"{_list(affine_codes.BITS)} bits in groups of {_list(affine_codes.GROUPS)}",
             )
         if scales.dtype not in affine.NUMBERS:
             raise FormatError(f"{base}.scales hold {scales.dtype}", expected=_list(affine.NUMBERS))
@@ -113,16 +126,26 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
             )
         encoding = encodings.get(mx.name_of(mode))
     names = [f"{base}.{p.name}" for p in encoding.planes]
-    if any(name not in tensors for name in names) or (f"{base}.biases" in tensors) != (mode == "affine"):
-        raise FormatError(f"{base} is no packed matrix", expected=f"{', '.join(p.name for p in encoding.planes)}")
+    if any(name not in tensors for name in names) or (f"{base}.biases" in tensors) != (
+        mode == "affine"
+    ):
+        raise FormatError(
+            f"{base} is no packed matrix", expected=f"{', '.join(p.name for p in encoding.planes)}"
+        )
     planes = [tensors[name] for name in names]
     weight = planes[0]
     if weight.dtype != "u32" or len(weight.shape) != 2:
-        raise FormatError(f"{base} is no packed matrix", expected="weight in 32-bit words, scales and biases")
+        raise FormatError(
+            f"{base} is no packed matrix", expected="weight in 32-bit words, scales and biases"
+        )
     bits, group = int(encoding.settings["bits"]), encoding.block
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
     if cols % group:
-        raise FormatError(f"{base} has rows of {cols} values", expected=f"a multiple of {group}, {_SAYS}", todo=_AGAIN)
+        raise FormatError(
+            f"{base} has rows of {cols} values",
+            expected=f"a multiple of {group}, {_SAYS}",
+            todo=_AGAIN,
+        )
     for plane, part in zip(encoding.planes[1:], planes[1:], strict=True):
         if tuple(part.shape) != (rows, cols // group) or part.dtype != plane.dtype:
             raise FormatError(

@@ -1,4 +1,7 @@
-"""Write a folder for mlx-lm: packed matrices with their scales, and config.json with the settings of each."""
+"""Write a folder for mlx-lm.
+
+Packed matrices with their scales, and config.json with the settings of each.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util.progress import Progress
 from kanna.formats import safetensors
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.safetensors.write import SHARD_BYTES
 from kanna.model import num_weights
 from kanna.plan.types import TensorPlan
-from kanna.progress import Progress
 
 _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
 
 
 def settings(tensors: Sequence[TensorPlan]) -> dict[str, Any]:
-    """`quantization` of config.json as mlx-lm writes it: what most weights have, then each matrix that differs.
+    """`quantization` of config.json as mlx-lm writes it.
+
+    What most weights have, then each matrix that differs.
 
     Empty where nothing is quantized.
     """
@@ -66,7 +71,10 @@ def write_folder(
     return safetensors.write_folder(
         folder,
         tensors=tensors,
-        files={**files, "config.json": (json.dumps(dict(sorted(whole.items())), indent=4) + "\n").encode()},
+        files={
+            **files,
+            "config.json": (json.dumps(dict(sorted(whole.items())), indent=4) + "\n").encode(),
+        },
         threads=threads,
         progress=progress,
         shard_bytes=shard_bytes or SHARD_BYTES,

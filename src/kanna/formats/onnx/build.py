@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util.processes import environment
+from kanna._util.progress import Progress
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.formats import safetensors
 from kanna.model import Model, Tensor
 from kanna.plan.types import TensorPlan
-from kanna.processes import environment
-from kanna.progress import Progress
 
 EXTRA = "onnx"
 INSTALL = 'pip install "kanna[onnx]"'
@@ -33,7 +33,9 @@ def require(names: Sequence[str] = NEEDED) -> None:
     """MissingError with the pip command when a package is not here; none is imported."""
     absent = [n for n in names if importlib.util.find_spec(n) is None]
     if absent:
-        raise MissingError(f"{', '.join(absent)} is not installed here", expected="the extra onnx", todo=INSTALL)
+        raise MissingError(
+            f"{', '.join(absent)} is not installed here", expected="the extra onnx", todo=INSTALL
+        )
 
 
 def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -43,8 +45,14 @@ def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """
     vocabulary = int(config["vocab_size"])
     for name, tensor in tensors.items():
-        # The builder knows the head by its number of rows: it takes this one for it, and the logits are wrong.
-        if len(tensor.shape) == 2 and tensor.shape[0] == vocabulary and "embed" not in name and "lm_head" not in name:
+        # The builder knows the head by its number of rows: it takes this one for it, and the logits
+        # are wrong.
+        if (
+            len(tensor.shape) == 2
+            and tensor.shape[0] == vocabulary
+            and "embed" not in name
+            and "lm_head" not in name
+        ):
             raise UnsupportedError(
                 f"{name} has {vocabulary} rows, as many as the vocabulary: the model builder takes it for the head",
                 expected="different numbers",
@@ -68,7 +76,10 @@ def notes(model: Model, config: Mapping[str, Any]) -> list[str]:
 
 
 def windows(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a source's own config says of windows; our picture of a llama or Qwen holds none of it."""
+    """What a source's own config says of windows.
+
+    Our picture of a llama or Qwen holds none of it.
+    """
     return {k: v for k, v in config.items() if k in WINDOWS and v is not None}
 
 
@@ -83,8 +94,11 @@ def build(
     nonfinite: str,
     progress: Progress,
 ) -> Path:
-    """Write the model as a Hugging Face folder below `scratch` and build its graph in `out`: model.onnx, external
-    data, genai_config.json, tokenizer files. Raises KannaError with the builder's last words when it fails."""
+    """Write the model as a Hugging Face folder below `scratch` and build its graph in `out`.
+
+    Model.onnx, external data, genai_config.json, tokenizer files. Raises KannaError with the
+    builder's last words when it fails.
+    """
     source = scratch / "source"
     safetensors.write_folder(
         source,
@@ -96,7 +110,7 @@ def build(
     )
     task = {"source": str(source), "out": str(out), "scratch": str(scratch / "cache")}
     unbuffered = environment() | {"PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "kanna.formats.onnx._child", json.dumps(task)]
+    command = [sys.executable, "-m", "kanna.formats.onnx.build_worker", json.dumps(task)]
     said: deque[str] = deque(maxlen=40)
     layers = int(config["num_hidden_layers"])
     progress.start("build the graph", layers, "layers")
@@ -113,6 +127,7 @@ def build(
     if child.returncode:
         last = next((s for s in reversed(said) if s), "no message")
         raise KannaError(
-            f"the model builder ended with code {child.returncode}: {last}", todo="write a GGUF instead: --format gguf"
+            f"the model builder ended with code {child.returncode}: {last}",
+            todo="write a GGUF instead: --format gguf",
         )
     return out

@@ -1,4 +1,7 @@
-"""Encoders: models that turn text into one vector. Which sources are one, and their graph as torch exports it."""
+"""Encoders: models that turn text into one vector.
+
+Which sources are one, and their graph as torch exports it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kanna._util.processes import environment
+from kanna._util.progress import Progress
 from kanna.errors import KannaError
-from kanna.processes import environment
-from kanna.progress import Progress
 
 ARCHITECTURES = ("BertModel", "DistilBertModel", "RobertaModel", "XLMRobertaModel", "MPNetModel")
 NEEDED = ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
 SIDE_FILES = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "modules.json",
-    "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json", "README.md",
-)  # fmt: skip
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "README.md",
+)
 """What stock sentence-transformers reads beside the graph."""
 
 
@@ -33,10 +44,12 @@ def export(source: Path, out: Path, progress: Progress) -> None:
     Raises KannaError with torch's last words when it fails.
     """
     task = json.dumps({"source": str(source), "out": str(out)})
-    command = [sys.executable, "-m", "kanna.formats.onnx._encoder_child", task]
+    command = [sys.executable, "-m", "kanna.formats.onnx.encoder_worker", task]
     progress.start("export the graph", None, "graphs")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), check=False
+        )
     finally:
         progress.finish()
     if done.returncode:

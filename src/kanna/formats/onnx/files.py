@@ -1,4 +1,7 @@
-"""An ONNX folder, looked at before any runtime maps it: which files it is, and that none of them lies elsewhere."""
+"""An ONNX folder, looked at before any runtime maps it.
+
+Which files it is, and that none of them lies elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,18 @@ from kanna.errors import FormatError
 GENAI = "genai_config.json"
 _MOST_GRAPH = 2 << 30
 OLDEST = 13
-"""The first opset whose operators mean what artefacts ask of them: QuantizeLinear by column, Cast to bfloat16."""
+"""The first opset whose operators mean what artefacts ask of them.
+
+QuantizeLinear by column, Cast to bfloat16.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """graph: the model's file; data: its external data; decoder: that part of genai_config.json, {} of an encoder."""
+    """graph: the model's file.
+
+    Data: its external data; decoder: that part of genai_config.json, {} of an encoder.
+    """
 
     graph: Path
     data: list[Path]
@@ -43,7 +52,10 @@ def is_encoder(path: Path) -> bool:
 
 
 def read_folder(path: Path) -> Folder:
-    """The files of an ONNX folder. Raises FormatError when one is missing, too short, or outside the folder."""
+    """The files of an ONNX folder.
+
+    Raises FormatError when one is missing, too short, or outside the folder.
+    """
     model: dict[str, Any] = {}
     name = "model.onnx"
     if (path / GENAI).is_file():
@@ -51,18 +63,32 @@ def read_folder(path: Path) -> Folder:
             model = json.loads((path / GENAI).read_text(encoding="utf-8"))["model"]
             name = model["decoder"]["filename"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FormatError(f"{path / GENAI} does not describe a decoder: {error!r}", todo="convert again") from None
+            raise FormatError(
+                f"{path / GENAI} does not describe a decoder: {error!r}", todo="convert again"
+            ) from None
     graph = inside(path, name)
     return Folder(graph=graph, data=_external(graph), model=model)
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The file `name` of a folder; FormatError when it is absent, or anywhere else after links are followed."""
-    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    """The file `name` of a folder.
+
+    FormatError when it is absent, or anywhere else after links are followed.
+    """
+    if (
+        not isinstance(name, str)
+        or not name
+        or Path(name).is_absolute()
+        or ".." in Path(name).parts
+    ):
         raise FormatError(f"{folder} names the file {name!r}", expected="a file inside the folder")
     path = folder / name
     if not path.is_file():
-        raise FormatError(f"{path} is missing", expected="all files of the artefact", todo="convert or copy it again")
+        raise FormatError(
+            f"{path} is missing",
+            expected="all files of the artefact",
+            todo="convert or copy it again",
+        )
     if not path.resolve().is_relative_to(folder.resolve()):
         raise FormatError(f"{path} lies outside the folder", expected="a file inside the folder")
     return path
@@ -71,7 +97,9 @@ def inside(folder: Path, name: object) -> Path:
 def _external(graph: Path) -> list[Path]:
     """Files with the values of initializers; each is long enough for what the graph reads of it."""
     if graph.stat().st_size > _MOST_GRAPH:
-        raise FormatError(f"{graph} has {graph.stat().st_size} bytes", expected="a graph below 2 GiB")
+        raise FormatError(
+            f"{graph} has {graph.stat().st_size} bytes", expected="a graph below 2 GiB"
+        )
     needed: dict[str, int] = {}
     for tensor in tensors(load(graph).graph):
         if tensor.data_location != 1:
@@ -90,15 +118,19 @@ def _external(graph: Path) -> list[Path]:
         path = inside(graph.parent, name)
         if path.stat().st_size < stop:
             raise FormatError(
-                f"{path} has {path.stat().st_size} bytes", expected=f"at least {stop}", todo="copy or convert it again"
+                f"{path} has {path.stat().st_size} bytes",
+                expected=f"at least {stop}",
+                todo="copy or convert it again",
             )
         found.append(path)
     return found
 
 
 def load(graph: Path) -> Any:
-    """The graph as onnx's protobuf, external data left where it is. Raises FormatError for anything else, and for a
-    graph older than `OLDEST`."""
+    """The graph as onnx's protobuf, external data left where it is.
+
+    Raises FormatError for anything else, and for a graph older than `OLDEST`.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -106,7 +138,9 @@ def load(graph: Path) -> Any:
         model = onnx.load(str(graph), load_external_data=False)
     except (DecodeError, ValueError) as error:
         raise FormatError(f"{graph} is no ONNX graph: {error}", todo="convert again") from None
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OLDEST)
+    opset = max(
+        (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OLDEST
+    )
     if opset < OLDEST:
         raise FormatError(
             f"{graph} is in opset {opset}",
@@ -131,11 +165,21 @@ def tensors(graph: Any) -> list[Any]:
 
 
 def rope_edge(graph: Path) -> int:
-    """Tokens beyond which the graph takes the long factors of rope for all positions; 0 where it has one set."""
-    chosen = {n.input[1] for n in load(graph).graph.node if n.name == "/model/rope_caches_subgraph/Greater"}
+    """Tokens beyond which the graph takes the long factors of rope for all positions.
+
+    0 where it has one set.
+    """
+    chosen = {
+        n.input[1]
+        for n in load(graph).graph.node
+        if n.name == "/model/rope_caches_subgraph/Greater"
+    }
     return max((int(name.rpartition("/")[2]) for name in chosen), default=0)
 
 
 def rounds_activations(folder: Folder) -> bool:
     """Whether matrix products of the graph read activations of 8 bits, by a range for all of them."""
-    return any(n.op_type in ("DynamicQuantizeLinear", "QuantizeLinear") for n in load(folder.graph).graph.node)
+    return any(
+        n.op_type in ("DynamicQuantizeLinear", "QuantizeLinear")
+        for n in load(folder.graph).graph.node
+    )

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kanna._util.processes import environment
+from kanna._util.progress import Progress
 from kanna.errors import KannaError
-from kanna.processes import environment
-from kanna.progress import Progress
 
 
 def quantize(
@@ -52,15 +52,19 @@ def quantize(
         "exclude": list(exclude),
         "smoothing": smoothing,
     }
-    command = [sys.executable, "-m", "kanna.formats.onnx._int8_child", json.dumps(task)]
+    command = [sys.executable, "-m", "kanna.formats.onnx.int8_worker", json.dumps(task)]
     progress.start("quantize to int8", None, "products")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(), check=False
+        )
     finally:
         progress.finish()
     try:
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise KannaError(f"onnxruntime's quantizer ended with code {done.returncode}: {lines[-1]}") from None
+        raise KannaError(
+            f"onnxruntime's quantizer ended with code {done.returncode}: {lines[-1]}"
+        ) from None
     return found

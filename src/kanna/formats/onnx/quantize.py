@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util.progress import Progress
 from kanna.encodings.grouped.nbits import NBits
 from kanna.errors import GateError, UnsupportedError
 from kanna.formats.onnx.build import DATA, GRAPH
-from kanna.formats.onnx.planes import Planes, join, split
+from kanna.formats.onnx.packing import Planes, join, split
 from kanna.formats.stored import map_file, stored
 from kanna.formats.stream import File, Spread, fill
 from kanna.model import F32, U8, Tensor, columns, num_rows
 from kanna.plan.types import TensorPlan
-from kanna.progress import Progress
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DOMAIN = "com.microsoft"
@@ -36,7 +36,10 @@ _ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """Rows of one MatMul: parts of one encoding, one under the other. accuracy: accuracy_level of the node."""
+    """Rows of one MatMul: parts of one encoding, one under the other.
+
+    Accuracy: accuracy_level of the node.
+    """
 
     kind: NBits
     parts: Sequence[TensorPlan]
@@ -64,7 +67,10 @@ def joined(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def sources(initializer: str, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Hugging Face names of the matrices in an initializer of the builder's graph, in order; [] for none of ours."""
+    """Hugging Face names of the matrices in an initializer of the builder's graph, in order.
+
+    [] for none of ours.
+    """
     if initializer in ("lm_head.MatMul.weight", "lm_head.weight"):
         return [HEAD if HEAD in tensors else EMBEDDING]
     found = _MATRIX.fullmatch(initializer)
@@ -111,7 +117,9 @@ class _Writer:
         import onnx
 
         nbytes = prod(dims) * _ITEM[dtype]
-        made = onnx.TensorProto(name=name, data_type=dtype, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
+        made = onnx.TensorProto(
+            name=name, data_type=dtype, dims=dims, data_location=onnx.TensorProto.EXTERNAL
+        )
         for key, value in (("location", DATA), ("offset", offset), ("length", nbytes)):
             made.external_data.add(key=key, value=str(value))
         self.initializers.append(made)
@@ -126,7 +134,12 @@ class _Writer:
         self.external(old.name, old.data_type, old.dims, offset)
         if len(data):
             tensor = stored(old.name, (len(data),), "i8", data)
-            self._add(TensorPlan(name=old.name, tensor=tensor, encoding=tensor.encoding, method="nearest"), offset)
+            self._add(
+                TensorPlan(
+                    name=old.name, tensor=tensor, encoding=tensor.encoding, method="nearest"
+                ),
+                offset,
+            )
 
     def floats(self, name: str, entry: TensorPlan) -> None:
         """A matrix of the model in float32, as Gather reads it."""
@@ -144,7 +157,9 @@ class _Writer:
             self.take(rows * kind.zero_bytes(groups)),
         )
         self.external(f"{name}_codes", _UINT8, (rows, groups, kind.code_bytes), place.codes)
-        self.external(f"{name}_scales", _FLOAT16 if kind.half else _FLOAT, (rows, groups), place.scales)
+        self.external(
+            f"{name}_scales", _FLOAT16 if kind.half else _FLOAT, (rows, groups), place.scales
+        )
         if kind.zero:
             self.external(f"{name}_zeros", _UINT8, (rows, kind.zero_bytes(groups)), place.zeros)
         above = 0
@@ -236,12 +251,21 @@ class Prepared:
         return len(self.graph) + self.data_bytes
 
     def write(self, out: Path, *, threads: int, nonfinite: str, progress: Progress) -> int:
-        """Write model.onnx and its data in the folder `out`; returns the peak of our own memory in bytes."""
+        """Write model.onnx and its data in the folder `out`.
+
+        Returns the peak of our own memory in bytes.
+        """
         file = File(
-            path=out / DATA, header=b"", offsets=self.offsets, tensors=self.data, total_bytes=self.data_bytes,
+            path=out / DATA,
+            header=b"",
+            offsets=self.offsets,
+            tensors=self.data,
+            total_bytes=self.data_bytes,
             spread=self.spread,
-        )  # fmt: skip
-        peak = fill([file], threads=threads, progress=progress, nonfinite=nonfinite, stage="quantize")
+        )
+        peak = fill(
+            [file], threads=threads, progress=progress, nonfinite=nonfinite, stage="quantize"
+        )
         (out / GRAPH).write_bytes(self.graph)
         return peak
 
@@ -272,7 +296,11 @@ def prepare(
     casts: dict[str, str] = {}
     placed: dict[int, str] = {}
     gone: set[str] = set()
-    embedded = next(n for n in model.graph.node if n.op_type == "Gather" and n.name.startswith("/model/embed_tokens/"))
+    embedded = next(
+        n
+        for n in model.graph.node
+        if n.op_type == "Gather" and n.name.startswith("/model/embed_tokens/")
+    )
 
     def inputs(name: str, matrix: Matrix, flat: bool) -> list[str]:
         """Names of codes, scales and zeros, written when first asked for."""
@@ -282,11 +310,15 @@ def prepare(
             if matrix.kind.half:
                 casts[name] = f"{name}_scales_float"
                 nodes.append(
-                    onnx.helper.make_node("Cast", [f"{name}_scales"], [casts[name]], name=f"/{name}/Cast", to=_FLOAT)
+                    onnx.helper.make_node(
+                        "Cast", [f"{name}_scales"], [casts[name]], name=f"/{name}/Cast", to=_FLOAT
+                    )
                 )
             # Gather reads rows, MatMul groups: two views of the same bytes.
             groups = matrix.cols // matrix.kind.group
-            writer.external(f"{name}_rows", _UINT8, (matrix.rows, groups * matrix.kind.code_bytes), place.codes)
+            writer.external(
+                f"{name}_rows", _UINT8, (matrix.rows, groups * matrix.kind.code_bytes), place.codes
+            )
         made = placed[id(matrix)]
         used.add(f"{made}_rows" if flat else f"{made}_codes")
         names = [f"{made}_rows" if flat else f"{made}_codes", casts.get(made, f"{made}_scales")]
@@ -303,13 +335,22 @@ def prepare(
                 names = inputs("model.embed_tokens", embedding, True)
                 nodes.append(
                     onnx.helper.make_node(
-                        "GatherBlockQuantized", [names[0], ids, *names[1:]], [output], name=node.name, domain=DOMAIN,
-                        bits=embedding.kind.bits, block_size=embedding.kind.group, gather_axis=0, quantize_axis=1,
+                        "GatherBlockQuantized",
+                        [names[0], ids, *names[1:]],
+                        [output],
+                        name=node.name,
+                        domain=DOMAIN,
+                        bits=embedding.kind.bits,
+                        block_size=embedding.kind.group,
+                        gather_axis=0,
+                        quantize_axis=1,
                     )
-                )  # fmt: skip
+                )
             else:
                 writer.floats(EMBEDDING, embedding)
-                nodes.append(onnx.helper.make_node("Gather", [EMBEDDING, ids], [output], name=node.name))
+                nodes.append(
+                    onnx.helper.make_node("Gather", [EMBEDDING, ids], [output], name=node.name)
+                )
             continue
         weight = initializers.get(node.input[1]) if node.op_type == "MatMul" else None
         names = sources(weight.name, tensors) if weight is not None else []
@@ -322,11 +363,18 @@ def prepare(
         name = weight.name.removesuffix(".MatMul.weight")
         nodes.append(
             onnx.helper.make_node(
-                "MatMulNBits", [node.input[0], *inputs(name, matrix, False)], node.output, name=node.name,
-                domain=DOMAIN, K=matrix.cols, N=matrix.rows, bits=matrix.kind.bits, block_size=matrix.kind.group,
+                "MatMulNBits",
+                [node.input[0], *inputs(name, matrix, False)],
+                node.output,
+                name=node.name,
+                domain=DOMAIN,
+                K=matrix.cols,
+                N=matrix.rows,
+                bits=matrix.kind.bits,
+                block_size=matrix.kind.group,
                 accuracy_level=matrix.accuracy,
             )
-        )  # fmt: skip
+        )
     still = {name for node in nodes for name in node.input}
     for old in model.graph.initializer:
         if old.name not in gone or (old.name in still and old.name != EMBEDDING):
@@ -340,15 +388,25 @@ def prepare(
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
     return Prepared(
-        graph=model.SerializeToString(), data=writer.tensors, offsets=writer.offsets, data_bytes=writer.end,
-        spread=writer.spread, places=writer.places,
-    )  # fmt: skip
+        graph=model.SerializeToString(),
+        data=writer.tensors,
+        offsets=writer.offsets,
+        data_bytes=writer.end,
+        spread=writer.spread,
+        places=writer.places,
+    )
 
 
 def _check(folder: Path, weight: Any, matrix: Matrix, writer: _Writer) -> None:
-    """GateError when the node does not hold the matrix we put in its place: shape, and the first row of every part."""
+    """GateError when the node does not hold the matrix we put in its place.
+
+    Shape, and the first row of every part.
+    """
     if list(weight.dims) != [matrix.cols, matrix.rows]:
-        raise GateError(f"{weight.name} has shape {list(weight.dims)}", expected=f"[{matrix.cols}, {matrix.rows}]")
+        raise GateError(
+            f"{weight.name} has shape {list(weight.dims)}",
+            expected=f"[{matrix.cols}, {matrix.rows}]",
+        )
     if weight.data_type != _FLOAT:
         raise UnsupportedError(f"{weight.name} is not float32", expected="a graph in float32")
     held = _bytes(folder, weight, writer.maps).view(np.float32).reshape(matrix.cols, matrix.rows)
@@ -356,5 +414,7 @@ def _check(folder: Path, weight: Any, matrix: Matrix, writer: _Writer) -> None:
     for part in matrix.parts:
         wanted = np.nan_to_num(part.tensor.rows(0, 1)[0])
         if not np.allclose(np.nan_to_num(held[:, row]), wanted, rtol=1e-6, atol=1e-12):
-            raise GateError(f"{weight.name} does not hold {part.name}", todo="convert again with onnx:fp32")
+            raise GateError(
+                f"{weight.name} does not hold {part.name}", todo="convert again with onnx:fp32"
+            )
         row += num_rows(part.tensor)

@@ -1,7 +1,10 @@
-"""Outliers of activations moved into the weights behind them: what a channel is divided by, its rows are multiplied by.
+"""Outliers of activations moved into the weights behind them.
 
-After SmoothQuant (Xiao et al., 2023): s = max|x|^a / max|w|^(1-a) per channel. Here every group of matrices tries
-several a on its own activations and keeps the one with the least error of its 8-bit product, or none.
+What a channel is divided by, its rows are multiplied by.
+
+After SmoothQuant (Xiao et al., 2023): s = max|x|^a / max|w|^(1-a) per channel. Here every group of
+matrices tries several a on its own activations and keeps the one with the least error of its 8-bit
+product, or none.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ POWERS = (0.3, 0.5, 0.7, 0.85)
 """Tried beside doing nothing."""
 
 
-def product_error(x: F32, weights: Sequence[F32], bounds: tuple[float, float] | None = None) -> float:
+def product_error(
+    x: F32, weights: Sequence[F32], bounds: tuple[float, float] | None = None
+) -> float:
     """Squared error of x·w in 8 bits over the product's own square, row by row, and the mean over rows and `weights`.
 
     Every token counts alike: a sum would be that of the few whose activations are hundreds of times larger.
@@ -39,7 +44,9 @@ def product_error(x: F32, weights: Sequence[F32], bounds: tuple[float, float] | 
 
 
 def best(x: F32, weights: Sequence[F32]) -> tuple[F32 | None, float, float]:
-    """The divisor of each channel, f32 [in], or None when none helps; the error before and after it.
+    """The divisor of each channel, f32 [in], or None when none helps.
+
+    The error before and after it.
 
     x: f32 [rows, in], the activations the divisors are judged on
     """

@@ -1,7 +1,9 @@
-"""Checkpoints of GPTQ, AWQ and compressed-tensors as lazy matrices: packed whole numbers, scales and zeros, decoded
-exactly.
+"""Checkpoints of GPTQ, AWQ and compressed-tensors as lazy matrices.
 
-Each file is a layout, under the `quant_method` of config.json, and exports `unpacked(tensors, settings)`.
+Packed whole numbers, scales and zeros, decoded exactly.
+
+Each file is a layout, under the `quant_method` of config.json, and exports `unpacked(tensors,
+settings)`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kanna import plugins
+from kanna._util import plugins
 from kanna.errors import FormatError
 from kanna.model import Tensor
 
@@ -19,14 +21,22 @@ def method_of(config: Mapping[str, Any]) -> str | None:
     found = config.get("quantization_config")
     name = found.get("quant_method") if isinstance(found, dict) else None
     name = name.replace("-", "_") if isinstance(name, str) else ""
-    return name if name in plugins.names(__name__) else None
+    return name if name in plugins.names(__name__, "unpacked") else None
 
 
-def unpacked(tensors: Mapping[str, Tensor], config: Mapping[str, Any], method: str) -> dict[str, Tensor]:
-    """The tensors with each packed matrix as one of values. Raises UnsupportedError, FormatError."""
-    found: dict[str, Tensor] = plugins.load(__name__, method, "unpacked")(tensors, config["quantization_config"])
+def unpacked(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], method: str
+) -> dict[str, Tensor]:
+    """The tensors with each packed matrix as one of values.
+
+    Raises UnsupportedError, FormatError.
+    """
+    found: dict[str, Tensor] = plugins.load(__name__, method, "unpacked")(
+        tensors, config["quantization_config"]
+    )
     if len(found) == len(tensors):
         raise FormatError(
-            f"config.json says the weights are packed by {method}, and no tensor is", todo="fetch the files again"
+            f"config.json says the weights are packed by {method}, and no tensor is",
+            todo="fetch the files again",
         )
     return found

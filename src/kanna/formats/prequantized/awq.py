@@ -1,4 +1,7 @@
-"""AWQ's layout for matrix products: codes and zeros packed along the outputs, eight to a word in their own order."""
+"""AWQ's layout for matrix products.
+
+Codes and zeros packed along the outputs, eight to a word in their own order.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError
-from kanna.formats.prequantized._groups import U32, Grouped, gathered, need, numbers, setting, words
+from kanna.formats.prequantized.groups import U32, Grouped, gathered, need, numbers, setting, words
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales")
@@ -26,11 +29,15 @@ def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
 def _matrix(base: str, tensors: Mapping[str, Tensor], size: Any) -> Grouped:
     weight = tensors[f"{base}.qweight"]
     if len(weight.shape) != 2:
-        raise FormatError(f"{weight.name} has shape {list(weight.shape)}", expected="[inputs, outputs / 8]")
+        raise FormatError(
+            f"{weight.name} has shape {list(weight.shape)}", expected="[inputs, outputs / 8]"
+        )
     cols, rows = weight.shape[0], weight.shape[1] * 8
     group = cols if size == -1 else size
     if not isinstance(group, int) or group <= 0 or cols % group:
-        raise FormatError(f"the checkpoint has group_size = {size!r}", expected=f"a divisor of {cols}")
+        raise FormatError(
+            f"the checkpoint has group_size = {size!r}", expected=f"a divisor of {cols}"
+        )
     groups = cols // group
     scales = need(tensors, f"{base}.scales", (groups, rows))
     zeros = tensors.get(f"{base}.qzeros")
@@ -45,7 +52,9 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], size: Any) -> Grouped:
         return codes, scale, _outputs(words(zeros), start, stop).astype(np.float32)
 
     nbytes = weight.nbytes + scales.nbytes + (zeros.nbytes if zeros else 0)
-    return Grouped(f"{base}.weight", (rows, cols), 4, groups, scales.dtype, read, nbytes, exact=zeros is None)
+    return Grouped(
+        f"{base}.weight", (rows, cols), 4, groups, scales.dtype, read, nbytes, exact=zeros is None
+    )
 
 
 def _outputs(packed: U32, start: int, stop: int) -> U8:

@@ -1,6 +1,7 @@
 """compressed-tensors, format pack-quantized: codes packed along the inputs.
 
-Widths that divide no word run on into the next one; in older checkpoints a word holds as many whole codes as fit.
+Widths that divide no word run on into the next one; in older checkpoints a word holds as many whole
+codes as fit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, UnsupportedError
-from kanna.formats.prequantized._groups import I32, U32, Grouped, gathered, numbers, setting, spread_words, words
+from kanna.formats.prequantized.groups import (
+    I32,
+    U32,
+    Grouped,
+    gathered,
+    numbers,
+    setting,
+    spread_words,
+    words,
+)
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
@@ -19,13 +29,18 @@ _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", 
 
 def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
     setting(settings, "format", ("pack-quantized",))
-    kinds = [g.get("weights") for g in dict(settings.get("config_groups") or {}).values() if isinstance(g, dict)]
+    kinds = [
+        g.get("weights")
+        for g in dict(settings.get("config_groups") or {}).values()
+        if isinstance(g, dict)
+    ]
     kinds = [k for k in kinds if isinstance(k, dict)]
     if len({(k.get("num_bits"), k.get("symmetric", True)) for k in kinds}) != 1:
         raise UnsupportedError(
-            f"the checkpoint has {len(kinds)} kinds of weights", expected="one width for all",
+            f"the checkpoint has {len(kinds)} kinds of weights",
+            expected="one width for all",
             todo="use the 16-bit release of this model",
-        )  # fmt: skip
+        )
     bits = setting(kinds[0], "num_bits", (2, 3, 4, 5, 6, 8))
     setting(kinds[0], "type", ("int",), "int")
     return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, bits))
@@ -35,16 +50,22 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
     weight, scales = tensors[f"{base}.weight_packed"], tensors.get(f"{base}.weight_scale")
     shape = tensors.get(f"{base}.weight_shape")
     if scales is None or shape is None or len(weight.shape) != 2:
-        raise FormatError(f"{base} is no packed matrix", expected="weight_packed, weight_scale and weight_shape")
+        raise FormatError(
+            f"{base} is no packed matrix", expected="weight_packed, weight_scale and weight_shape"
+        )
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
     data: U8 | None = getattr(shape, "data", None)
     if data is not None:
         said = data.view(np.int64).tolist()
         if len(said) != 2 or said[0] != rows or weight.shape[1] not in _lengths(bits, said[1]):
-            raise FormatError(f"{base}.weight_shape says {said}", expected=f"{rows} rows of about {cols}")
+            raise FormatError(
+                f"{base}.weight_shape says {said}", expected=f"{rows} rows of about {cols}"
+            )
         cols = int(said[1])
     if len(scales.shape) != 2 or scales.shape[0] != rows or not 0 < scales.shape[1] <= cols:
-        raise FormatError(f"{scales.name} has shape {list(scales.shape)}", expected=f"[{rows}, groups]")
+        raise FormatError(
+            f"{scales.name} has shape {list(scales.shape)}", expected=f"[{rows}, groups]"
+        )
     groups = scales.shape[1]
     zeros = tensors.get(f"{base}.weight_zero_point")
     place = tensors.get(f"{base}.weight_g_idx")
@@ -52,7 +73,10 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
     if place is not None and getattr(place, "data", None) is not None:
         order = words(place).astype(np.int32)
         if order.shape != (cols,) or order.min() < 0 or order.max() >= groups:
-            raise FormatError(f"{place.name} does not name groups of {cols} columns", expected=f"0 to {groups - 1}")
+            raise FormatError(
+                f"{place.name} does not name groups of {cols} columns",
+                expected=f"0 to {groups - 1}",
+            )
     elif cols % groups:
         raise FormatError(f"{scales.name} has {groups} groups", expected=f"a divisor of {cols}")
     middle = np.float32(1 << (bits - 1))
@@ -69,8 +93,16 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
 
     nbytes = weight.nbytes + scales.nbytes + (zeros.nbytes if zeros else 0)
     return Grouped(
-        f"{base}.weight", (rows, cols), bits, groups, scales.dtype, read, nbytes, order, exact=zeros is None
-    )  # fmt: skip
+        f"{base}.weight",
+        (rows, cols),
+        bits,
+        groups,
+        scales.dtype,
+        read,
+        nbytes,
+        order,
+        exact=zeros is None,
+    )
 
 
 def _lengths(bits: int, count: int) -> tuple[int, int]:

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError
-from kanna.formats.prequantized._groups import I32, Grouped, gathered, need, numbers, setting, spread_words, words
+from kanna.formats.prequantized.groups import (
+    I32,
+    Grouped,
+    gathered,
+    need,
+    numbers,
+    setting,
+    spread_words,
+    words,
+)
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -23,10 +32,13 @@ def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict
 
 def _matrix(
     base: str, tensors: Mapping[str, Tensor], bits: int, settings: Mapping[str, Any], less: int
-) -> Grouped:  # fmt: skip
+) -> Grouped:
     weight = tensors[f"{base}.qweight"]
     if len(weight.shape) != 2:
-        raise FormatError(f"{weight.name} has shape {list(weight.shape)}", expected="[inputs * bits / 32, outputs]")
+        raise FormatError(
+            f"{weight.name} has shape {list(weight.shape)}",
+            expected="[inputs * bits / 32, outputs]",
+        )
     cols, rows = weight.shape[0] * 32 // bits, weight.shape[1]
     size = settings.get("group_size", 128)
     group = cols if size == -1 else size
@@ -41,7 +53,9 @@ def _matrix(
     if place is not None and getattr(place, "data", None) is not None:
         order = words(need(tensors, f"{base}.g_idx", (cols,))).astype(np.int32)
         if order.min() < 0 or order.max() >= groups:
-            raise FormatError(f"{place.name} names group {int(order.max())}", expected=f"0 to {groups - 1}")
+            raise FormatError(
+                f"{place.name} names group {int(order.max())}", expected=f"0 to {groups - 1}"
+            )
     if order is not None and np.array_equal(order, usual) and cols % group == 0:
         order = None
     elif order is None and cols % group:
@@ -54,6 +68,13 @@ def _matrix(
         return codes, numbers(scales)[:, start:stop].T, zero.astype(np.float32)
 
     return Grouped(
-        f"{base}.weight", (rows, cols), bits, groups, scales.dtype, read,
-        weight.nbytes + scales.nbytes + zeros.nbytes, order, exact=bool(settings.get("sym")),
-    )  # fmt: skip
+        f"{base}.weight",
+        (rows, cols),
+        bits,
+        groups,
+        scales.dtype,
+        read,
+        weight.nbytes + scales.nbytes + zeros.nbytes,
+        order,
+        exact=bool(settings.get("sym")),
+    )

@@ -1,4 +1,7 @@
-"""Read safetensors files that may be hostile: the header is checked against the bytes that are there."""
+"""Read safetensors files that may be hostile.
+
+The header is checked against the bytes that are there.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,17 @@ SINGLE = "model.safetensors"
 MAX_HEADER = 100_000_000
 # safetensors dtype → encoding
 DTYPES = {
-    "F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16", "I64": "i64", "I32": "i32", "I16": "i16", "I8": "i8",
-}  # fmt: skip
-# Bytes per value of types that have no encoding: they may lie in a file as long as nobody wants their values.
+    "F64": "f64",
+    "F32": "f32",
+    "F16": "f16",
+    "BF16": "bf16",
+    "I64": "i64",
+    "I32": "i32",
+    "I16": "i16",
+    "I8": "i8",
+}
+# Bytes per value of types that have no encoding: they may lie in a file as long as nobody wants
+# their values.
 OTHER = {"U8": 1, "BOOL": 1, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1} | OTHER
 
@@ -38,11 +49,15 @@ class Entry:
 def header_size(first: bytes) -> int:
     """Bytes of the JSON header from the first 8 bytes of a file."""
     if len(first) < 8:
-        raise FormatError(f"the file has {len(first)} bytes", expected="a safetensors file", todo="fetch it again")
+        raise FormatError(
+            f"the file has {len(first)} bytes", expected="a safetensors file", todo="fetch it again"
+        )
     size = int.from_bytes(first[:8], "little")
     if not 2 <= size <= MAX_HEADER:
         raise FormatError(
-            f"the header says it has {size} bytes", expected=f"2 to {MAX_HEADER}", todo="give a safetensors file"
+            f"the header says it has {size} bytes",
+            expected=f"2 to {MAX_HEADER}",
+            todo="give a safetensors file",
         )
     return size
 
@@ -52,7 +67,9 @@ def parse_header(header: bytes, num_data: int | None = None) -> list[Entry]:
 
     Raises FormatError when shapes, types and offsets do not agree, overlap or leave the file.
     """
-    entries = [_entry(name, value) for name, value in _json(header).items() if name != "__metadata__"]
+    entries = [
+        _entry(name, value) for name, value in _json(header).items() if name != "__metadata__"
+    ]
     entries.sort(key=lambda e: (e.begin, e.end))
     end = 0
     for entry in entries:
@@ -63,7 +80,8 @@ def parse_header(header: bytes, num_data: int | None = None) -> list[Entry]:
     if num_data is not None and end != num_data:
         what = "the file is truncated" if end > num_data else "bytes follow the last tensor"
         raise FormatError(
-            f"the tensors take {end} bytes, the file has {num_data}: {what}", todo="fetch the file again"
+            f"the tensors take {end} bytes, the file has {num_data}: {what}",
+            todo="fetch the file again",
         )
     return entries
 
@@ -93,16 +111,22 @@ def _entry(name: str, value: Any) -> Entry:
         raise UnsupportedError(f"{name} has dtype {dtype!r}", expected=", ".join(DTYPES))
     numbers = (*shape, begin, end)
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
-        raise FormatError(f"{name} has shape {list(shape)} and offsets {[begin, end]}", expected="whole numbers")
+        raise FormatError(
+            f"{name} has shape {list(shape)} and offsets {[begin, end]}", expected="whole numbers"
+        )
     if end - begin != prod(shape) * _SIZES[dtype]:
         raise FormatError(
-            f"{name} has {end - begin} bytes", expected=f"{prod(shape) * _SIZES[dtype]} for {dtype} {list(shape)}"
+            f"{name} has {end - begin} bytes",
+            expected=f"{prod(shape) * _SIZES[dtype]} for {dtype} {list(shape)}",
         )
     return Entry(name, dtype, shape, begin, end)
 
 
 def maker(path: Path) -> str:
-    """What the metadata of a file calls its format, such as `pt` or `mlx`; "" where it says nothing of the kind."""
+    """What the metadata of a file calls its format, such as `pt` or `mlx`.
+
+    "" where it says nothing of the kind.
+    """
     try:
         with path.open("rb") as file:
             header = _json(file.read(header_size(file.read(8))))
@@ -122,10 +146,13 @@ def read_file(path: Path) -> dict[str, Tensor]:
         body = data[8 + size :]
         entries = parse_header(data[8 : 8 + size].tobytes(), body.size)
     except SourceError as error:
-        raise type(error)(f"{path.name}: {error.found}", expected=error.expected, todo=error.todo) from None
+        raise type(error)(
+            f"{path.name}: {error.found}", expected=error.expected, todo=error.todo
+        ) from None
     tensors: dict[str, Tensor] = {}
     for e in entries:
-        # Types without an encoding are kept as bytes: the family says whether their values are needed.
+        # Types without an encoding are kept as bytes: the family says whether their values are
+        # needed.
         part, dtype = body[e.begin : e.end], DTYPES.get(e.dtype)
         if dtype:
             tensors[e.name] = stored(e.name, e.shape, dtype, part)
@@ -136,7 +163,10 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 @dataclass(slots=True)
 class Unreadable:
-    """Bytes, uint8 [nbytes], of a type without an encoding: packed codes or 8-bit floats, with scales elsewhere."""
+    """Bytes, uint8 [nbytes], of a type without an encoding.
+
+    Packed codes or 8-bit floats, with scales elsewhere.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -165,7 +195,12 @@ def shard_names(index: bytes) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise FormatError(f"{INDEX} is malformed", expected="an object with weight_map") from None
     for name in names:
-        if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name or not name:
+        if (
+            not isinstance(name, str)
+            or PurePosixPath(name).name != name
+            or "\\" in name
+            or not name
+        ):
             raise FormatError(f"{INDEX} names the file {name!r}", expected="a plain file name")
     return names
 
@@ -182,7 +217,11 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
                 todo="fetch the model again; finished files are kept",
             )
     else:
-        found = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
+        found = (
+            [folder / SINGLE]
+            if (folder / SINGLE).is_file()
+            else sorted(folder.glob("*.safetensors"))
+        )
         names = [p.name for p in found]
     tensors: dict[str, Tensor] = {}
     for name in names:
@@ -193,7 +232,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     if index.is_file():
         lost = sorted(set(json.loads(index.read_bytes())["weight_map"]) - set(tensors))
         if lost:
-            raise FormatError(f"{len(lost)} tensors of the index are in no shard, such as {lost[0]}")
+            raise FormatError(
+                f"{len(lost)} tensors of the index are in no shard, such as {lost[0]}"
+            )
     return tensors
-
-

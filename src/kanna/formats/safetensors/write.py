@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util.progress import Progress, Silent
 from kanna.errors import OutputError
 from kanna.formats.gguf.write import WriteResult
 from kanna.formats.safetensors.read import DTYPES, INDEX, SINGLE
 from kanna.formats.stream import File, check_output, fill
 from kanna.model import U8, num_rows
 from kanna.plan.types import TensorPlan
-from kanna.progress import Progress, Silent
 
 SHARD_BYTES = 5_000_000_000
 _NAMES = {encoding: dtype for dtype, encoding in DTYPES.items()} | {"u32": "U32", "u8": "U8"}
@@ -43,11 +43,15 @@ def write_folder(
     total = sum(s.total_bytes for s in shards)
     check_folder(folder, overwrite=overwrite, needed=total + sum(map(len, files.values())))
     folder.mkdir(exist_ok=True)
-    peak = fill(shards, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write")
+    peak = fill(
+        shards, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write"
+    )
     side = dict(files)
     if len(shards) > 1:
         names = {n: s.path.name for s in shards for e in s.tensors for n in stored_names(e)}
-        side[INDEX] = _dump({"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": names})
+        side[INDEX] = _dump(
+            {"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": names}
+        )
     for name, data in side.items():
         temporary = folder / f"{name}.partial"
         temporary.write_bytes(data)
@@ -65,18 +69,25 @@ def write_folder(
 
 
 def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
-    """Raise OutputError when the folder cannot be written: it is a file, it holds something, no space."""
+    """Raise OutputError when the folder cannot be written.
+
+    It is a file, it holds something, no space.
+    """
     if folder.is_file():
         raise OutputError(f"{folder} is a file", expected="the name of a folder")
     if not folder.is_dir():
         check_output([folder], overwrite=True, needed=needed)
         return
     if any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"{folder} is not empty", todo="choose another folder, or pass --overwrite")
+        raise OutputError(
+            f"{folder} is not empty", todo="choose another folder, or pass --overwrite"
+        )
     check_output([folder / SINGLE], overwrite=True, needed=needed)
 
 
-def folder_bytes(tensors: Sequence[TensorPlan], shard_bytes: int = SHARD_BYTES, maker: str = "pt") -> int:
+def folder_bytes(
+    tensors: Sequence[TensorPlan], shard_bytes: int = SHARD_BYTES, maker: str = "pt"
+) -> int:
     """Bytes of the weight files that `write_folder` writes, headers included."""
     return sum(s.total_bytes for s in _shards(Path(), tensors, shard_bytes, maker))
 
@@ -119,7 +130,10 @@ def _file(path: Path, tensors: Sequence[TensorPlan], maker: str) -> File:
         if not entry.encoding.planes:
             return None
         parts = zip(stored_names(entry), entry.encoding.split(data), strict=True)
-        return [(start + header[name]["data_offsets"][0] + first * part.shape[1], part) for name, part in parts]
+        return [
+            (start + header[name]["data_offsets"][0] + first * part.shape[1], part)
+            for name, part in parts
+        ]
 
     return File(
         path=path,
@@ -137,9 +151,13 @@ def _parts(entry: TensorPlan) -> list[tuple[str, list[int], int]]:
     if encoding.planes:
         blocks, rows = shape[-1] // encoding.block, num_rows(entry.tensor)
         widths = [(p.dtype, blocks * p.bytes) for p in encoding.planes]
-        return [(dtype, [*shape[:-1], width // _SIZES[dtype]], rows * width) for dtype, width in widths]
+        return [
+            (dtype, [*shape[:-1], width // _SIZES[dtype]], rows * width) for dtype, width in widths
+        ]
     if encoding.name not in _NAMES:
-        raise OutputError(f"safetensors cannot hold {encoding.label}", expected=", ".join(DTYPES.values()))
+        raise OutputError(
+            f"safetensors cannot hold {encoding.label}", expected=", ".join(DTYPES.values())
+        )
     return [(encoding.name, shape, entry.nbytes)]
 
 

@@ -1,0 +1,56 @@
+"""Child processes of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import KannaError, MissingError
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, in which a child finds the same kanna, wherever this one was imported from."""
+    places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in places if p)}
+
+
+def ask(module: str, task: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """What `python -m module TASK` prints last, a JSON object; its own error becomes ours.
+
+    what: what the child does, for the message when it dies. Raises KannaError and MissingError.
+    """
+    command = [sys.executable, "-m", module, json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise KannaError(f"{what} ended with code {done.returncode}: {lines[-1]}") from None
+    if "error" in answer:
+        kind = MissingError if answer["exit"] == 3 else KannaError
+        raise kind(answer["error"], expected=answer["expected"], todo=answer["todo"])
+    return answer
+
+
+def answer(work: Callable[..., dict[str, Any]]) -> int:
+    """The child's side of `ask`.
+
+    Run `work` with the task on the command line, print what it gives, return the code.
+    """
+    try:
+        print(json.dumps(work(**json.loads(sys.argv[1]))))
+    except KannaError as error:
+        told = {
+            "error": error.found,
+            "expected": error.expected,
+            "todo": error.todo,
+            "exit": error.exit_code,
+        }
+        print(json.dumps(told))
+        return error.exit_code
+    return 0

@@ -1,0 +1,207 @@
+"""Size, load time, memory and speed of artefacts on this machine, each in its own runtime.
+
+Every measurement runs in a process of its own, the artefacts take turns, and medians are reported.
+An artefact whose first round takes longer than PATIENCE is not measured again: the rounds are there
+for noise, which so long a round averages by itself. The file cache is warm: each file is read once
+before the first round, so `load_s` is not the speed of the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from kanna import runtimes
+from kanna._util.processes import ask
+from kanna._util.progress import Progress, Silent
+from kanna.errors import MissingError, UsageError
+from kanna.formats import gguf
+from kanna.formats.onnx import files as onnx
+from kanna.runtimes.folder_text import read_json
+
+__all__ = ["BenchRow", "bench", "file_bytes"]
+
+PATIENCE = 30.0
+"""Seconds of a round beyond which an artefact is measured once."""
+SPARE = 16
+"""Tokens of context beyond those of the prompt and of what is generated."""
+_LEAST_PROMPT = 8
+_MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRow:
+    """Medians of one artefact.
+
+    file_bytes: all files of a folder or a split artefact together
+    load_s:     until a prompt can be read; warm file cache
+    peak_bytes: highest resident memory of the process, mapped weights included, less the Python
+        interpreter's own
+    ttft_s:     from the prompt of `prompt_tokens` tokens to its first new token
+    prompt_tps, gen_tps: tokens per second reading a prompt and generating
+    joules_per_token: of the whole machine while generating; None where it exposes no counter of
+        energy
+    spread:     lowest and highest value of each of these over the rounds
+    repeat:     rounds that were measured
+    memory:     bytes by purpose as the runtime allocated them
+    """
+
+    path: str
+    file_bytes: int
+    load_s: float
+    peak_bytes: int
+    ttft_s: float
+    prompt_tps: float
+    gen_tps: float
+    spread: dict[str, tuple[float, float]]
+    memory: dict[str, int]
+    runtime: str
+    joules_per_token: float | None
+    repeat: int
+    threads: int
+    prompt_tokens: int
+    gen_tokens: int
+    file_cache: str = "warm"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench(
+    paths: Sequence[str | Path],
+    *,
+    prompt_tokens: int = 512,
+    gen_tokens: int = 64,
+    repeat: int = 3,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[BenchRow]:
+    """Measure artefacts; rows come in the order of `paths`.
+
+    paths:         GGUF files, and folders that a runtime loads
+    prompt_tokens: of the prompt that is read; fewer, for all of them, where an artefact has too
+        short a context
+    gen_tokens:    generated after a short one
+    repeat:        rounds, whose medians are told; one of an artefact that takes longer than
+        PATIENCE
+    threads:       None: one per physical core
+
+    Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError
+    when a measurement dies.
+    """
+    files = [Path(p) for p in paths]
+    for path in files:
+        if not path.exists():
+            raise UsageError(
+                f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
+            )
+    if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
+        raise UsageError(
+            "too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least"
+        )
+    for runtime in {runtimes.of(path) for path in files}:
+        here = runtime.available()
+        if not here.ok:
+            raise MissingError(
+                f"the runtime {runtime.name} is not installed here", todo=here.how_to_install
+            )
+    contexts = [c for c in map(trained_context, files) if c]
+    prompt_tokens = max(
+        _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - SPARE for c in contexts)])
+    )
+    bar = progress or Silent()
+    for path in files:
+        _warm(path)
+    found: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
+    bar.start("bench", repeat * len(files), "runs")
+    slow: set[Path] = set()
+    for turn in range(repeat):
+        # Every second round goes backwards: a machine that slows down favours neither end.
+        for path in files if turn % 2 == 0 else files[::-1]:
+            bar.advance(0, path.name)
+            if path not in slow:
+                begin = time.perf_counter()
+                found[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
+                if time.perf_counter() - begin > PATIENCE:
+                    slow.add(path)
+            bar.advance(1)
+    bar.finish()
+    return [_row(path, found[path], prompt_tokens, gen_tokens) for path in files]
+
+
+def _measure(
+    path: Path, prompt_tokens: int, gen_tokens: int, threads: int | None
+) -> dict[str, Any]:
+    task = {
+        "path": str(path),
+        "prompt_tokens": prompt_tokens,
+        "gen_tokens": gen_tokens,
+        "threads": threads,
+    }
+    return ask("kanna.benchmark.child", task, f"measuring {path}")
+
+
+def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:
+    values = {name: [run[name] for run in runs] for name in _MEASURED}
+    joules = [run["joules_per_token"] for run in runs]
+    middle = {name: median(v) for name, v in values.items()}
+    return BenchRow(
+        path=str(path),
+        file_bytes=file_bytes(path),
+        load_s=middle["load_s"],
+        peak_bytes=int(middle["peak_bytes"]),
+        ttft_s=middle["ttft_s"],
+        prompt_tps=middle["prompt_tps"],
+        gen_tps=middle["gen_tps"],
+        spread={name: (min(v), max(v)) for name, v in values.items()},
+        memory=runs[0]["memory"],
+        runtime=runtimes.of(path).name,
+        joules_per_token=None if None in joules else median(joules),
+        repeat=len(runs),
+        threads=runs[0]["threads"],
+        prompt_tokens=prompt_tokens,
+        gen_tokens=gen_tokens,
+    )
+
+
+def trained_context(path: Path) -> int | None:
+    """Tokens a model that generates was made for, by its own account.
+
+    None where it says nothing.
+    """
+    if onnx.is_onnx(path):
+        found = onnx.read_folder(path).model.get("context_length")
+    elif path.is_dir():
+        config = read_json(path / "config.json")
+        found = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
+    else:
+        file = gguf.read(path)
+        found = file.value(f"{file.value('general.architecture')}.context_length")
+    return int(found) if isinstance(found, (int, float)) else None
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a folder or of a split artefact, or the file alone."""
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    stem, dash, tail = path.name.rpartition("-of-")
+    if not dash or not stem[-5:].isdigit():
+        return [path]
+    return sorted(path.parent.glob(f"{stem[:-5]}?????-of-{tail}"))
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of an artefact on disk, all its parts together."""
+    return sum(p.stat().st_size for p in _parts(path))
+
+
+def _warm(path: Path) -> None:
+    """Read the files once, so that the first round finds them in the file cache like the others."""
+    for part in _parts(path):
+        with part.open("rb") as file:
+            while file.read(1 << 24):
+                pass

@@ -1,0 +1,160 @@
+"""Calibrate: run text through a source and keep, for every matrix, what its inputs look like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna import __version__, families
+from kanna._util.atomic import write_json
+from kanna._util.progress import Progress, Silent
+from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
+from kanna.calibration.run import clear, run
+from kanna.calibration.windows import WINDOW, cut
+from kanna.errors import FormatError, OutputError, UsageError
+from kanna.sources import Source, open_source
+
+__all__ = ["CalibrateResult", "calibrate"]
+
+EXTRA = "torch"
+TEXTS = {
+    "built-in": "Prose, code, conversations and other languages, written for kanna; read when nothing is named",
+    "files": "Text and JSON-lines files of the user's own; conversations as the model's own template renders them",
+    self_generated.SELF: "Text that the model itself writes, half of it after a question",
+}
+"""What can be calibrated on, and what it is."""
+TOKENS = 24_576
+HELD_TEXT = "held.txt"
+"""In the folder of the statistics: the text that was held out of them."""
+IMATRIX = "imatrix.gguf"
+"""In the same folder: the diagonals, for llama.cpp."""
+WIDEST = 4096
+"""Second moments are whole up to so many columns; wider sites get blocks along the diagonal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateResult:
+    """folder: the statistics.
+
+    Tokens: counted, and held out; shrink: sites by shrinkage; blocks: sites in blocks.
+    """
+
+    folder: str
+    sites: int
+    tokens: int
+    held_tokens: int
+    domains: dict[str, int]
+    shrink: dict[str, int]
+    blocks: dict[str, int]
+    bytes: int
+    seconds: float
+    reused: bool = False
+    notes: list[str] = field(default_factory=list[str])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def calibrate(
+    source: str | Path | Source,
+    out: str | Path,
+    *,
+    calibration: Sequence[str | Path] | str | Path | None = None,
+    tokens: int = TOKENS,
+    widest: int = WIDEST,
+    device: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> CalibrateResult:
+    """Write the statistics of `source` to the folder `out`, and imatrix.gguf beside them for llama.cpp.
+
+    source:      what is calibrated
+    out:         a folder; what is there of the same key is kept
+    calibration: text and JSON-lines files, and `self` for text sampled from the model (see sampled.py); None: the
+                 built-in set of prose, code, conversations and languages
+    tokens:      how many to read; one window in eight of them is held out
+    widest:      columns up to which a second moment is kept whole
+    device:      cpu, cuda or mps; None: an accelerator when there is one
+    overwrite:   calibrate again, also when the same statistics are there
+
+    One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at; statistics of the
+    same source, text and settings are kept as they are. Raises MissingError without torch, UsageError for a text
+    that is too short, KannaError naming the layer whose activations are not numbers.
+    """
+    started = time.perf_counter()
+    bar = progress or Silent()
+    if tokens < WINDOW:
+        raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
+    opened = open_source(
+        source, revision=revision, offline=offline, preflight=families.load_model, progress=progress
+    )
+    model = families.load_model(opened)
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(
+            f"{folder} is a file", expected="a folder, which is made when it is absent"
+        )
+    given = self_generated.resolve(
+        calibration, opened, model, tokens=tokens, device=device, progress=bar
+    )
+    found, digest = texts.documents(given.paths, model)
+    windows = cut(found, model, tokens=tokens)
+    text = {
+        "name": "built-in" if given.paths is None else ", ".join(d.name for d in found),
+        "sha256": digest,
+    }
+    key: dict[str, Any] = {
+        "version": statistics.VERSION,
+        "kanna": __version__,
+        "source": opened.hashes(bar),
+        "text": text | ({"sampled": given.sampled} if given.sampled else {}),
+        "window": windows.ids.shape[1],
+        "tokens": windows.num_tokens,
+        "widest": widest,
+    }
+    before = _before(folder, key)
+    if before is None or overwrite:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in (statistics.INDEX, gradients.FILE):
+            (folder / stale).unlink(missing_ok=True)
+        sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
+        (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
+        fingerprint.save(folder / statistics.SKETCH, fingerprint.sketch(model))
+        index = key | {"sites": sites}
+        statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
+        write_json(folder / statistics.INDEX, index)  # last: what has an index is whole
+        clear(folder)
+    made = statistics.read(folder)
+    shrinkage = [f"{s.shrink:g}" for s in made.sites.values()]
+    return CalibrateResult(
+        folder=str(folder),
+        sites=len(made.sites),
+        tokens=windows.num_tokens,
+        held_tokens=windows.ids.size - windows.num_tokens,
+        domains={
+            d: windows.domains.count(d) * windows.ids.shape[1] for d in sorted(set(windows.domains))
+        },
+        shrink={s: shrinkage.count(s) for s in sorted(set(shrinkage))},
+        blocks={name: s.block for name, s in made.sites.items() if s.block < s.columns},
+        bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
+        seconds=time.perf_counter() - started,
+        reused=before is not None and not overwrite,
+    )
+
+
+def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
+    """Complete statistics of an earlier run with the same key."""
+    if not (folder / statistics.INDEX).is_file():
+        return None
+    try:
+        found = statistics.read(folder)
+    except FormatError:
+        return None
+    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT, statistics.SKETCH}
+    same = {k: found.info.get(k) for k in key} == key
+    return found if same and all((folder / name).is_file() for name in files) else None

@@ -1,0 +1,155 @@
+"""How much the loss of the whole model feels an error of each output row, by one backward pass.
+
+With labels drawn from the model's own distribution, the mean square of the gradient at an output is
+its share of the Fisher information: an error δ there costs about ½ E[g²] δ² nats of KL divergence
+(second order, tokens and rows taken as independent). saved as gradients.safetensors in the folder
+of the statistics:
+
+    TENSOR            f32 [rows]    mean square gradient of each output row, per token
+    embedding         f32 [hidden]  the same for the columns of the embedding
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna._util.progress import Progress
+from kanna.calibration.network import Network, torch_modules
+from kanna.calibration.windows import Windows
+from kanna.errors import KannaError
+from kanna.families import gguf_view
+from kanna.families.export import family_of_arch
+from kanna.families.views import Computed
+from kanna.formats import safetensors
+from kanna.model import F32, Model
+
+FILE = "gradients.safetensors"
+TOKENS = 6144
+"""Tokens of the backward pass; the mean squares settle early."""
+_LOGITS = 1 << 26
+"""Logits of one pass at most: the large vocabularies read shorter windows."""
+_SEED = 20260101
+
+
+def bytes_needed(model: Model) -> int:
+    """Memory of a backward pass: the weights in float32, and activations of one window."""
+    return 4 * model.num_parameters + 6 * 4 * _LOGITS
+
+
+def gradients(
+    model: Model,
+    windows: Windows,
+    folder: Path,
+    key: str,
+    *,
+    device: str | None,
+    progress: Progress,
+) -> None:
+    """Write the mean square gradients of every matrix, unless they are there for the same key.
+
+    Raises KannaError when one of them is not a number; no file is left then.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    mark = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
+    with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
+        if (file.metadata() or {}).get("key") == mark:
+            return
+    path.unlink(missing_ok=True)
+    found = _backward(Network(model, device), windows, progress)
+    if wrong := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
+        raise KannaError(
+            f"the gradients of {wrong[-1]} are not numbers",
+            expected="a model whose logits are finite",
+            todo="check the weights: `kanna inspect SRC --tensors`",
+        )
+    safetensors.save(
+        path,
+        {name: np.ascontiguousarray(v) for name, v in _as_gguf(model, found).items()},
+        {"key": mark},
+    )
+
+
+def read(folder: Path) -> dict[str, F32]:
+    """The mean square gradients by tensor; {} when they were not computed."""
+    from safetensors.numpy import load_file
+
+    return load_file(folder / FILE) if (folder / FILE).is_file() else {}
+
+
+def _backward(network: Network, windows: Windows, progress: Progress) -> dict[str, F32]:
+    torch, _ = torch_modules()
+    whole = network.whole().requires_grad_(False)
+    sums: dict[str, Any] = {}
+
+    def listen(name: str) -> Any:
+        def hook(_module: Any, _given: Any, out: Any) -> None:
+            def add(gradient: Any) -> None:
+                found = gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
+                sums[name] = sums[name] + found if name in sums else found
+
+            if out.requires_grad:
+                out.register_hook(add)
+
+        return hook
+
+    for name, module in whole.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(listen(name))
+    embedding = whole.get_input_embeddings()
+    # Of the table, not of what leaves it: Gemma multiplies its rows.
+    power = float(getattr(embedding, "scalar_embed_scale", 1.0)) ** 2
+
+    def start(_module: Any, _given: Any, out: Any) -> Any:
+        def add(gradient: Any) -> None:
+            found = gradient[0].square().sum(0) * power
+            sums["embedding"] = sums["embedding"] + found if "embedding" in sums else found
+
+        out.requires_grad_(True)
+        out.register_hook(add)
+        return out
+
+    embedding.register_forward_hook(start)
+    vocabulary = embedding.weight.shape[0]
+    length = max(64, min(windows.ids.shape[1], _LOGITS // vocabulary))
+    chosen = windows.ids[: max(1, TOKENS // length)]
+    torch.manual_seed(_SEED)
+    progress.start("gradients", len(chosen), "windows")
+    count = 0
+    for ids in chosen:
+        given = torch.from_numpy(ids[:length].astype(np.int64))[None].to(network.device)
+        logits = whole(input_ids=given, use_cache=False).logits[0]
+        network.check(logits, "the head")
+        chances = torch.log_softmax(logits, -1)
+        labels = torch.multinomial(chances.detach().exp(), 1)
+        chances.gather(1, labels).sum().backward()
+        count += length
+        progress.advance(1)
+    progress.finish()
+    return {name: (total / count).cpu().numpy().astype(np.float32) for name, total in sums.items()}
+
+
+def _as_gguf(model: Model, found: dict[str, F32]) -> dict[str, F32]:
+    """Names and row orders of GGUF."""
+    family = family_of_arch(model.family)[1]
+    out: dict[str, F32] = {}
+    for name, rows in found.items():
+        if name == "embedding":
+            out[name] = rows
+            continue
+        layer = name.split(".")[2] if name.startswith("model.layers.") else ""
+        ours = family.names[name.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else name]
+        ours = ours.replace("{}", layer)
+        if ours == "output" and "output.weight" not in model.tensors:
+            ours = "token_embd"
+        out[f"{ours}.weight"] = gguf_view(model, f"{ours}.weight", Computed(ours, rows)).rows(0, 1)[
+            0
+        ]
+    return out

@@ -1,0 +1,212 @@
+"""Text that a model writes by itself, to be calibrated on.
+
+No data of anyone's, and the distribution it knows best.
+
+Every token is drawn from the whole distribution at temperature 1. Half of the sequences open with
+the token texts begin with and at times a word, half with a user's turn of the model's own chat
+template: the question is sampled, then the answer. Sequences go through the network in batches,
+each with a seed of its own. A batch is saved when it is complete; the same source gives the same
+text from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna import families
+from kanna._util.atomic import write_text
+from kanna._util.progress import Progress
+from kanna._util.units import format_size
+from kanna.calibration import texts
+from kanna.calibration.network import Network, torch_modules
+from kanna.calibration.prompt_seeds import QUESTION, WORDS, openings, writers
+from kanna.calibration.windows import WINDOW
+from kanna.errors import KannaError
+from kanna.hardware.memory import memory
+from kanna.model import Model
+from kanna.sources import Source
+from kanna.sources.packages import cache_dir
+
+SELF = "self"
+TEMPERATURE = 1.0
+SEED = 20260101
+"""Of the first batch; those after it count on."""
+BATCH = 16
+SPARE = 6
+"""Windows of each kind beyond those asked for.
+
+What is decided and shown later is measured on other text.
+"""
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What to calibrate on.
+
+    Paths: files, None for the built-in set; sampled: how, when some of it was sampled.
+    """
+
+    paths: list[Path] | None
+    sampled: dict[str, Any] | None = None
+
+
+def resolve(
+    given: Sequence[str | Path] | str | Path | None,
+    source: Source,
+    model: Model,
+    *,
+    tokens: int,
+    device: str | None,
+    progress: Progress,
+) -> Calibration:
+    """Put files of sampled text where `given` says `self`.
+
+    Raises KannaError when there is too little memory, UsageError for another file that cannot be
+    read.
+    """
+    if given is None:
+        return Calibration(paths=None)
+    names = [given] if isinstance(given, (str, Path)) else list(given)
+    if not any(str(n) == SELF for n in names):
+        return Calibration(paths=[Path(n) for n in names])
+    if others := [n for n in names if str(n) != SELF]:
+        texts.documents(others, model)  # what is wrong with them is said before anything slow
+    settings, files = _sample(source, model, tokens, device, progress)
+    paths: list[Path] = []
+    for name in names:
+        paths += files if str(name) == SELF else [Path(name)]
+    return Calibration(paths=paths, sampled=settings)
+
+
+def _sample(
+    source: Source, model: Model, tokens: int, device: str | None, progress: Progress
+) -> tuple[dict[str, Any], list[Path]]:
+    import tokenizers
+
+    tokenizer: Any = tokenizers.Tokenizer.from_str(
+        families.to_hf(model)[2]["tokenizer.json"].decode()
+    )
+    found = openings(model, tokenizer)
+    length = min(WINDOW, int(model.meta("{arch}.context_length", WINDOW) or WINDOW))
+    settings: dict[str, Any] = {
+        "version": VERSION,
+        "temperature": TEMPERATURE,
+        "seed": SEED,
+        "batch": BATCH,
+        "length": length,
+        "openings": list(WORDS),
+        "question": QUESTION,
+        "kinds": list(found.kinds),
+    }
+    key = hashlib.sha256(
+        json.dumps([settings, source.hashes(progress)], sort_keys=True).encode()
+    ).hexdigest()
+    wanted = -(-tokens // length) + SPARE * len(found.kinds)
+    batches = -(-wanted // BATCH)
+    folder = cache_dir() / "sampled" / key[:20]
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [folder / f"batch-{n:03}.json" for n in range(batches)]
+    if missing := [n for n, path in enumerate(kept) if not path.is_file()]:
+        _require(model, length)
+        network = Network(model, device)
+        whole = network.whole()
+        progress.start("sample text", len(missing) * length * BATCH, "tokens")
+        for n in missing:
+            made = writers(found, range(n * BATCH, (n + 1) * BATCH))
+            _write(network, whole, made, length, SEED + n, progress)
+            lines = [(w.kind, _text(tokenizer, w.ids)) for w in made]
+            write_text(kept[n], json.dumps(lines, ensure_ascii=False))
+        progress.finish()
+    return settings, _files(folder / str(batches), kept, found.kinds)
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Token ids as text that gives them again.
+
+    Between special tokens, since some decoders put spaces beside those.
+    """
+    special = {
+        t: found.content
+        for t, found in tokenizer.get_added_tokens_decoder().items()
+        if found.special
+    }
+    parts: list[str] = []
+    for is_special, group in groupby(ids, key=lambda t: t in special):
+        run = list(group)
+        parts += (
+            [special[t] for t in run]
+            if is_special
+            else [tokenizer.decode(run, skip_special_tokens=False)]
+        )
+    return "".join(parts)
+
+
+def _files(folder: Path, batches: list[Path], kinds: Sequence[str]) -> list[Path]:
+    """One file of JSON lines for each kind, made of the batches."""
+    lines: list[tuple[str, str]] = []
+    for path in batches:
+        lines += json.loads(path.read_text(encoding="utf-8"))
+    folder.mkdir(exist_ok=True)
+    paths: list[Path] = []
+    for kind in kinds:
+        paths.append(folder / f"{SELF}-{kind}.jsonl")
+        text = "".join(
+            json.dumps({"text": t}, ensure_ascii=False) + "\n" for k, t in lines if k == kind
+        )
+        write_text(paths[-1], text)
+    return paths
+
+
+def _require(model: Model, length: int) -> None:
+    """The whole network is needed for every token: said before it is read."""
+    layers = int(model.meta("{arch}.block_count"))
+    heads = int(model.meta("{arch}.attention.head_count"))
+    width = families.head_dim_of(model)
+    cache = (
+        2
+        * 4
+        * BATCH
+        * length
+        * layers
+        * width
+        * int(model.meta("{arch}.attention.head_count_kv") or heads)
+    )
+    needed, free = 4 * model.num_parameters + cache, memory().available
+    if needed > free:
+        raise KannaError(
+            f"sampling text from {model.name} takes {format_size(needed)} of memory, {format_size(free)} are free",
+            todo="calibrate on the built-in set, or on text that `kanna generate` wrote with a quantized file",
+        )
+
+
+def _write(
+    network: Network, whole: Any, made: list[Any], length: int, seed: int, progress: Progress
+) -> None:
+    """Let every writer come to `length` tokens, all in step."""
+    torch, transformers = torch_modules()
+    generator = torch.Generator().manual_seed(seed)
+    cache, logits = transformers.DynamicCache(config=whole.config), None
+    # The name that transformers has for it changed.
+    name = "cache" if "cache" in signature(whole.forward).parameters else "past_key_values"
+    with torch.no_grad():
+        for _ in range(length):
+            if logits is None:
+                drawn = [0] * len(made)  # not read: every sequence opens with a forced token
+            else:
+                chances = torch.softmax(logits.float().cpu() / TEMPERATURE, -1)
+                drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].tolist()
+            ids = np.array([w.next(int(d)) for w, d in zip(made, drawn, strict=True)], np.int64)
+            given = torch.from_numpy(ids)[:, None].to(network.device)
+            logits = whole(input_ids=given, use_cache=True, **{name: cache}).logits[:, -1]
+            network.check(logits, "the head")
+            progress.advance(len(made))

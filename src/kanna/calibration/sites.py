@@ -1,0 +1,42 @@
+"""Sites: where tensors read the same inputs, and so share one second moment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# Last part of a GGUF name → where in its layer it reads.
+_READS = {
+    "attn_q": "attn_in",
+    "attn_k": "attn_in",
+    "attn_v": "attn_in",
+    "attn_qkv": "attn_in",
+    "attn_output": "attn_out",
+    "ffn_gate": "ffn_in",
+    "ffn_up": "ffn_in",
+    "ffn_down": "ffn_mid",
+}
+HEAD = "head"
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+
+
+def site_of(name: str, *, tied: bool) -> str | None:
+    """Site a GGUF tensor reads at.
+
+    `blk.3.ffn_in`, `head`, or None for tensors that multiply nothing.
+    """
+    if name == "output.weight" or (tied and name == "token_embd.weight"):
+        return HEAD
+    found = _LAYER.fullmatch(name)
+    return f"blk.{found[1]}.{_READS[found[2]]}" if found and found[2] in _READS else None
+
+
+def sites_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Every site with the tensors that read there, in order."""
+    names = list(names)
+    tied = "output.weight" not in names
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if (site := site_of(name, tied=tied)) is not None:
+            found.setdefault(site, []).append(name)
+    return found

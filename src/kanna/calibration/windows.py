@@ -1,0 +1,86 @@
+"""Documents cut into windows of tokens, with some of each kind held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna import families
+from kanna.calibration.texts import Document
+from kanna.errors import UsageError
+from kanna.model import Model
+
+WINDOW = 512
+HELD_OUT = 8
+"""One window in so many is held out of the statistics, and decides how far they can be trusted."""
+_LEAST = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """ids: int32 [windows, tokens].
+
+    Domains and held: per window; held_text: what the held windows say.
+    """
+
+    ids: NDArray[np.int32]
+    domains: list[str]
+    held: NDArray[np.bool_]
+    held_text: str
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that count, without those held out."""
+        return int((~self.held).sum()) * self.ids.shape[1]
+
+
+def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Windows:
+    """Windows of about `tokens` tokens in all, every domain in turn, so that a small budget is mixed too.
+
+    The first token of each is the one the model begins texts with, where it has one.
+    """
+    import tokenizers
+
+    files = families.to_hf(model)[2]
+    tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(
+        files["tokenizer.json"].decode()
+    )
+    streams: dict[str, list[int]] = {}
+    for document in documents:
+        streams.setdefault(document.domain, []).extend(
+            tokenizer.encode(document.text, add_special_tokens=False).ids
+        )
+    total = sum(map(len, streams.values()))
+    context = int(model.meta("{arch}.context_length", WINDOW) or WINDOW)
+    size = min(WINDOW, context, total)
+    if size < _LEAST:
+        raise UsageError(
+            f"the calibration text has {total} tokens",
+            expected=f"at least {_LEAST}, better 16,000 of several kinds",
+        )
+    pieces = {
+        name: [s[i : i + size] for i in range(0, len(s) - size + 1, size)]
+        for name, s in streams.items()
+    }
+    if not any(pieces.values()):
+        # Many short texts: joined, they make windows.
+        joined = [t for s in streams.values() for t in s]
+        pieces = {"mixed": [joined[i : i + size] for i in range(0, len(joined) - size + 1, size)]}
+    chosen: list[tuple[str, int]] = []
+    for turn in range(max(map(len, pieces.values()))):
+        chosen += [(name, turn) for name, found in pieces.items() if turn < len(found)]
+    chosen = chosen[: max(1, round(tokens / size))]
+    ids = np.array([pieces[name][turn] for name, turn in chosen], np.int32)
+    held = np.array([turn % HELD_OUT == HELD_OUT // 2 for _, turn in chosen])
+    held_text = "".join(
+        tokenizer.decode(list(map(int, row)), skip_special_tokens=False) for row in ids[held]
+    )
+    begin = model.meta("tokenizer.ggml.bos_token_id")
+    if begin is not None and model.meta(
+        "tokenizer.ggml.add_bos_token", model.meta("tokenizer.ggml.model") == "llama"
+    ):
+        ids[:, 0] = int(begin)
+    return Windows(ids=ids, domains=[name for name, _ in chosen], held=held, held_text=held_text)

@@ -1,0 +1,32 @@
+"""Engines: what `kanna serve` runs an artefact with, each in a child process.
+
+Chosen by the artefact.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from kanna.catalog.base import Component, Kind, of_module, options
+from kanna.serving import EXTRA, engines
+
+
+def _find() -> Iterator[Component]:
+    for name in engines.names():
+        engine = engines.get(name)
+        yield of_module(
+            "engines",
+            name,
+            importlib.import_module(f"{engines.__name__}.{name}"),
+            "ENGINE",
+            extra=",".join(dict.fromkeys((EXTRA, engine.extra))),
+            options=options(engines.EngineConfig, without=("engine", "path", "name", "key")),
+            facts={
+                "roles": list(engine.roles),
+                "roles of a process of their own": list(engine.apart),
+            },
+        )
+
+
+KIND = Kind(find=_find)

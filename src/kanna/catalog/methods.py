@@ -1,0 +1,29 @@
+"""Methods: how the values of a tensor are chosen for its encoding.
+
+Named by `--method`, and in rules of a plan file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from kanna import methods
+from kanna.catalog.base import Component, Kind, of_module, options
+
+
+def _find() -> Iterator[Component]:
+    for name in methods.names():
+        method = methods.get(name)
+        yield of_module(
+            "methods",
+            name,
+            importlib.import_module(f"{methods.__name__}.{name}"),
+            "METHOD",
+            summary=method.summary[0].upper() + method.summary[1:],
+            options=options(methods.Inputs),
+            facts={"needs statistics": method.needs_moment},
+        )
+
+
+KIND = Kind(find=_find)

@@ -1,0 +1,25 @@
+"""Targets: where a packaged artefact runs. Named by `kanna package --to`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+from kanna.catalog.base import Component, Kind, of_module
+from kanna.packaging import EXTRA, targets
+
+
+def _find() -> Iterator[Component]:
+    for name in targets.names():
+        target = targets.get(name)
+        yield of_module(
+            "targets",
+            name,
+            importlib.import_module(f"{targets.__name__}.{name}"),
+            "TARGET",
+            extra=EXTRA,
+            facts={"runs": list(target.kinds), "uses the files of": list(target.needs)},
+        )
+
+
+KIND = Kind(find=_find)

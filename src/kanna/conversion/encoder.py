@@ -1,0 +1,133 @@
+"""Conversion of an encoder to an ONNX folder: float, 16 bits in storage, or int8."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna import provenance
+from kanna._util.peak_memory import Peak
+from kanna.calibration import texts
+from kanna.conversion.base import ConvertResult, Request, Running, folder_written
+from kanna.errors import UsageError
+from kanna.formats import safetensors
+from kanna.formats.gguf.write import WriteResult
+from kanna.formats.onnx import build, encoder, fp16_storage, int8
+from kanna.formats.stream import replacing
+from kanna.model import num_weights
+from kanna.plan.onnx_derived import PRESETS, Derived
+from kanna.sources import Source
+
+_WINDOWS, _TOKENS = 32, 128
+_WHOLE = Derived(use="the weights in float32", bits=32)
+
+
+class ToEncoder:
+    """A conversion to an ONNX folder with the encoder's tokenizer and pooling beside its graph."""
+
+    late_hashes = False
+
+    def __init__(self, source: Source, model: None, out: Path | None, request: Request) -> None:
+        self.preset = request.preset or "int8"
+        known = {"fp32": _WHOLE, **PRESETS}
+        if self.preset not in known:
+            names = ", ".join(f"onnx:{n}" for n in known)
+            raise UsageError(f"no preset {self.preset!r} for an encoder", expected=names)
+        given = {
+            "encoding": request.encoding,
+            "plan": request.plan,
+            "imatrix": request.imatrix,
+            "statistics": request.statistics,
+            "method": request.method,
+            "split-max-size": request.split_max_size,
+        }
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"--{unused[0]} has no use for an encoder", expected="none of them")
+        self.source, self.request, self.kind = source, request, known[self.preset]
+        self.out = out or Path(f"{source.name}-onnx")
+        self.command = provenance.command(source, {"format": "onnx", "preset": self.preset})
+
+    def describe(self) -> ConvertResult:
+        rows: list[dict[str, Any]] = [
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "source": t.dtype,
+                "encoding": {32: "f32", 8: "i8"}.get(bits, self.kind.storage),
+                "method": "",
+                "bytes": num_weights(t) * bits // 8,
+            }
+            for t in self.source.tensors.values()
+            for bits in [self.kind.bits if len(t.shape) > 1 else 32]
+        ]
+        total = sum(r["bytes"] for r in rows)
+        bits = 8 * total / max(1, sum(num_weights(t) for t in self.source.tensors.values()))
+        return ConvertResult(
+            paths=[self.out],
+            file_bytes=total,
+            preset=self.preset,
+            bits_per_weight=bits,
+            nominal_bits=bits,
+            substitutions=[],
+            tensors=rows,
+            command=self.command,
+            notes=["about: the graph, the tokenizer and scales come on top, and what stays float"],
+        )
+
+    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        build.require(encoder.NEEDED)
+        whole = 4 * sum(num_weights(t) for t in self.source.tensors.values())
+        safetensors.check_folder(self.out, overwrite=overwrite, needed=3 * whole)
+
+    def write(self, running: Running) -> WriteResult:
+        started, peak = time.perf_counter(), Peak()
+        with replacing(self.out) as made:
+            made.mkdir()
+            with tempfile.TemporaryDirectory(
+                prefix=f".{self.out.name}-", dir=self.out.absolute().parent
+            ) as scratch:
+                self._graph(made, Path(scratch), running)
+            for name in encoder.SIDE_FILES:
+                if (path := self.source.path / name).is_file():
+                    (made / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(path, made / name)
+        return folder_written(self.out, started, peak)
+
+    def _graph(self, made: Path, scratch: Path, running: Running) -> None:
+        if self.kind is _WHOLE:
+            encoder.export(self.source.path, made, running.progress)
+            return
+        encoder.export(self.source.path, scratch, running.progress)
+        if self.kind.storage:
+            fp16_storage.halve(scratch, made, self.kind.storage)
+            return
+        int8.quantize(
+            scratch,
+            made,
+            scratch,
+            ids=self._ids(),
+            calibrator=self.kind.calibrator,
+            include=self.request.include,
+            exclude=self.request.exclude,
+            progress=running.progress,
+        )
+
+    def _ids(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """Windows of the built-in plain text, framed as the tokenizer frames a text."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.source.files["tokenizer.json"]))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(_TOKENS)
+        found: list[list[int]] = []
+        for path in sorted(texts.FOLDER.glob("*.txt")):
+            lines = path.read_text(encoding="utf-8").split("\n\n")
+            pieces = ["\n".join(lines[i : i + 8]) for i in range(0, len(lines), 8)]
+            ids = [tokenizer.encode(p).ids for p in pieces]
+            found += [i for i in ids if len(i) == _TOKENS][: _WINDOWS // 6]
+        return np.array(found[:_WINDOWS], np.int64)

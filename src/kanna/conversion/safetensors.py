@@ -1,0 +1,83 @@
+"""Conversion to a Hugging Face folder in floating point."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from kanna import families, provenance
+from kanna.conversion.base import ConvertResult, Request, Running, described, floats
+from kanna.errors import UsageError
+from kanna.formats import safetensors
+from kanna.formats.gguf.write import WriteResult
+from kanna.model import Model
+from kanna.sources import Source
+
+FLOATS = ("bf16", "f16", "f32")
+
+
+class ToSafetensors:
+    """A conversion to a Hugging Face folder."""
+
+    late_hashes = False
+    takes = ("encoding", "split_max_size")
+    extra = ""
+
+    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
+        encoding = request.encoding
+        if encoding is not None and encoding not in FLOATS:
+            raise UsageError(
+                f"safetensors holds no {encoding}", expected=f"--encoding {', '.join(FLOATS)}"
+            )
+        self.source, self.model, self.request = source, model, request
+        self.out = out or Path(source.name)
+        sizes = {"bf16": 0, "f16": 0, "f32": 0}
+        for tensor in model.tensors.values():
+            if tensor.dtype in sizes and len(tensor.shape) > 1:
+                sizes[tensor.dtype] += tensor.nbytes
+        # The floating type most of the source has; a quantized source gets float16, which holds its
+        # values best.
+        self.encoding = encoding or (
+            max(sizes, key=lambda n: sizes[n]) if any(sizes.values()) else "f16"
+        )
+        config, tensors, self.files = families.to_hf(model)
+        config["torch_dtype"] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[
+            self.encoding
+        ]
+        self.config = config
+        self.resolved = floats(model, tensors, self.encoding)
+        self.command = provenance.command(source, {"format": "safetensors", "encoding": encoding})
+
+    def describe(self) -> ConvertResult:
+        return described(
+            self.resolved,
+            paths=[self.out],
+            file_bytes=sum(e.nbytes for e in self.resolved.entries),
+            preset=self.encoding,
+            command=self.command,
+            notes=self.model.notes,
+        )
+
+    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes)
+
+    def write(self, running: Running) -> WriteResult:
+        limit = self.request.split_max_size
+        written = safetensors.write_folder(
+            self.out,
+            tensors=self.resolved.entries,
+            files={
+                "config.json": (json.dumps(self.config, indent=2) + "\n").encode(),
+                **self.files,
+            },
+            threads=running.threads,
+            progress=running.progress,
+            overwrite=running.overwrite,
+            nonfinite=running.nonfinite,
+            shard_bytes=limit or safetensors.SHARD_BYTES,
+        )
+        return replace(written, paths=[self.out])
+
+
+WORK = ToSafetensors

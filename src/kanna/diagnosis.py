@@ -1,0 +1,261 @@
+"""This machine and its runtimes, and what to install for more."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from kanna._util import plugins
+from kanna._util.units import format_size
+
+# Import name → (distribution, what it is for, how to install it).
+_EXTRAS = {
+    "torch": ("torch", "calibration, LoRA and reference logits", "pip install 'kanna[torch]'"),
+    "transformers": (
+        "transformers",
+        "comparing a family with transformers",
+        "pip install 'kanna[torch]'",
+    ),
+    "huggingface_hub": ("huggingface_hub", "models by hub id", "pip install huggingface_hub"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """Something that is missing or could be better: why, and the command that changes it."""
+
+    why: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """What was found.
+
+    machine:  `hardware.probe()`
+    native:   kanna's own compiled core: ok, version or error, SIMD path in use
+    runtimes: by name, `Availability` as dictionaries
+    packages: optional packages: version, or None when absent
+    sections: the same for people: titles with name–value pairs
+    """
+
+    machine: dict[str, Any]
+    native: dict[str, Any]
+    runtimes: dict[str, dict[str, Any]]
+    packages: dict[str, str | None]
+    advice: list[Advice]
+    sections: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def doctor() -> Doctor:
+    """Probe this machine, the native core, every runtime and the optional packages.
+
+    Never raises.
+    """
+    from kanna import hardware
+
+    machine = hardware.probe().to_dict()
+    native = _native()
+    runtimes = {
+        name: plugins.load("kanna.runtimes", name, "RUNTIME").available().to_dict()
+        for name in plugins.names("kanna.runtimes", "RUNTIME")
+    }
+    packages = {
+        name: _version(entry[0]) if _installed(name) else None for name, entry in _EXTRAS.items()
+    }
+    return Doctor(
+        machine=machine,
+        native=native,
+        runtimes=runtimes,
+        packages=packages,
+        advice=_advice(native, runtimes, packages)
+        + _gpu_advice(machine, runtimes.get("llamacpp", {})),
+        sections=[
+            {"title": "Machine", "facts": _machine_facts(machine)},
+            {"title": "kanna", "facts": _own_facts(native, packages)},
+            *(
+                {"title": _TITLES.get(k, k), "facts": _runtime_facts(v)}
+                for k, v in runtimes.items()
+            ),
+        ],
+    )
+
+
+# How a build of llama.cpp reaches each kind of GPU.
+_GPU_BUILDS = {
+    "CUDA": "-DGGML_CUDA=ON",
+    "ROCm": "-DGGML_HIP=ON",
+    "Metal": "-DGGML_METAL=ON",
+    "Vulkan": "-DGGML_VULKAN=ON",
+    "OpenCL": "-DGGML_OPENCL=ON",
+}
+
+_TITLES = {"llamacpp": "llama.cpp"}
+
+
+def _native() -> dict[str, Any]:
+    """Whether the compiled core loads, and with which instructions it runs."""
+    try:
+        from kanna import _native as core  # type: ignore[attr-defined]
+    except ImportError as error:
+        return {"ok": False, "error": str(error)}
+    simd = next(
+        (
+            getattr(core, n)
+            for n in ("simd", "simd_level", "active_simd", "isa")
+            if hasattr(core, n)
+        ),
+        None,
+    )
+    return {"ok": True, "simd": str(simd() if callable(simd) else simd or "")}
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _advice(
+    native: dict[str, Any], runtimes: dict[str, dict[str, Any]], packages: dict[str, str | None]
+) -> list[Advice]:
+    found: list[Advice] = []
+    if not native["ok"]:
+        found.append(
+            Advice(
+                why=f"kanna's compiled core does not load: {native['error']}",
+                command="pip install --force-reinstall .",
+            )
+        )
+    for name, state in runtimes.items():
+        title = _TITLES.get(name, name)
+        if not state["ok"]:
+            why = (
+                f"{title} is missing: needed by verify, evaluate, bench, compare, generate and chat"
+            )
+            found.append(
+                Advice(
+                    why=f"{why} ({state['remark']})" if state["remark"] else why,
+                    command=state["how_to_install"],
+                )
+            )
+        elif state["how_to_install"]:
+            found.append(Advice(why=f"{title}: {state['remark']}", command=state["how_to_install"]))
+    for name, installed in packages.items():
+        if installed is None:
+            _, purpose, install = _EXTRAS[name]
+            found.append(
+                Advice(why=f"{name} is not installed: it is for {purpose}", command=install)
+            )
+    return found
+
+
+def _gpu_advice(machine: dict[str, Any], llamacpp: dict[str, Any]) -> list[Advice]:
+    """For each GPU that the llama.cpp build in use cannot reach, the build that can."""
+    found: dict[str, Advice] = {}
+    for one in machine["accelerators"]:
+        api = one["api"]
+        if (
+            one["kind"] == "gpu"
+            and api in _GPU_BUILDS
+            and not _reaches(llamacpp.get("backends", []), api)
+        ):
+            command = f'CMAKE_ARGS="{_GPU_BUILDS[api]}" pip install --force-reinstall --no-binary llama-cpp-python '
+            found[api] = Advice(
+                why=f"{one['name']}: llama.cpp was built without {api} and leaves it idle",
+                command=command + "llama-cpp-python==0.3.36",
+            )
+    return list(found.values())
+
+
+def _reaches(backends: list[str], api: str) -> bool:
+    names = {"ROCm": ("rocm", "hip"), "Metal": ("metal", "mtl")}.get(api, (api.lower(),))
+    return any(n in b.lower() for b in backends for n in names)
+
+
+def _own_facts(native: dict[str, Any], packages: dict[str, str | None]) -> list[tuple[str, str]]:
+    from kanna import __version__
+
+    core = (
+        "does not load"
+        if not native["ok"]
+        else "loads" + (f", runs with {native['simd']}" if native["simd"] else "")
+    )
+    return [
+        ("Version", f"{__version__}, Python {platform.python_version()} ({sys.executable})"),
+        ("Compiled core", core),
+        *((name, found or "not installed") for name, found in packages.items()),
+    ]
+
+
+def _runtime_facts(state: dict[str, Any]) -> list[tuple[str, str]]:
+    if not state["ok"]:
+        return [("State", f"not usable: {state['remark']}")]
+    build = state["build"]
+    kind = (
+        "native: uses all that this CPU offers"
+        if build.get("native")
+        else f"generic, without {_list(build.get('missing'))}"
+    )
+    return [
+        ("Version", state["version"]),
+        ("Build", kind),
+        ("Uses", _list(build.get("features"))),
+        ("Computes on", _list(state["backends"])),
+        ("Remark", state["remark"]),
+    ]
+
+
+def _machine_facts(machine: dict[str, Any]) -> list[tuple[str, str]]:
+    cpu, memory = machine["cpu"], machine["memory"]
+    usable = "" if cpu["usable"] == cpu["threads"] else f", {cpu['usable']} usable here"
+    limit = " (the limit of this container)" if memory["limited"] else ""
+    facts = [
+        ("System", machine["system"]),
+        (
+            "CPU",
+            f"{cpu['model']}, {cpu['architecture']}, {cpu['cores']} cores, {cpu['threads']} threads{usable}",
+        ),
+        ("SIMD", _list(cpu["simd"]) or "none that matters"),
+        (
+            "Memory",
+            f"{format_size(memory['total'])}{limit}, {format_size(memory['available'])} free",
+        ),
+        ("  is read at", f"{format_size(machine['bandwidth'])}/s" if machine["bandwidth"] else ""),
+        ("  swap", format_size(memory["swap"]) if memory["swap"] else ""),
+    ]
+    for disk in machine["disks"]:
+        purpose = f" ({disk['purpose']})" if disk["purpose"] else ""
+        facts.append(
+            (
+                "Disk",
+                f"{disk['mount']}: {format_size(disk['free'])} free of {format_size(disk['total'])}{purpose}",
+            )
+        )
+    for one in machine["accelerators"]:
+        own = f", {format_size(one['memory'])}" if one["memory"] else ""
+        driver = f", driver {one['driver']}" if one["driver"] else ""
+        api = f", {one['api']}" if one["api"] else ", no driver that a runtime could use"
+        facts.append((one["kind"].upper(), f"{one['name']}{api}{own}{driver}"))
+    if not machine["accelerators"]:
+        facts.append(("GPU, NPU", "none found"))
+    return facts
+
+
+def _list(values: Any) -> str:
+    return ", ".join(map(str, values or []))

@@ -1,0 +1,155 @@
+"""The reference: the source in float32, made once and kept.
+
+For GGUFs it is a GGUF in the same build of llama.cpp, so that nothing but the weights differs.
+Artefacts of several runtimes share one reference: transformers in float32, or llama.cpp where that
+is not installed (the two differ by a KL of about 2e-7, since llama.cpp keeps keys and values in
+float16).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from kanna import runtimes
+from kanna._util.progress import Progress
+from kanna.formats import gguf
+from kanna.runtimes.base import Engine
+from kanna.sources import Source, open_source, packages
+
+# References are four bytes per weight: only the most recently used ones are kept.
+_KEEP = 4
+
+
+def reference_gguf(
+    source: str | Path | Source,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Path of a GGUF with every weight of `source` in float32.
+
+    A GGUF in float32 or float16 is used as it is; anything else is written to the cache folder,
+    keyed by the hashes of the source, and used again. Multiplying in float16 costs a KL of about
+    4e-6 in llama.cpp, in bfloat16 2e-4: too much for a reference. Raises what `open_source` and
+    `convert` raise.
+    """
+    path = source.path if isinstance(source, Source) else Path(source)
+    if path.suffix == ".gguf" and path.is_file() and _is_exact(path):
+        return path
+    found = open_source(source, revision=revision, offline=offline, progress=progress)
+    return _kept(found, ".gguf", "gguf", progress)
+
+
+def reference_folder(
+    source: str | Path | Source,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """A Hugging Face folder with every weight of `source` exactly, for transformers.
+
+    A folder in a floating type is used as it is. Raises what `open_source` and `convert` raise.
+    """
+    found = open_source(source, revision=revision, offline=offline, progress=progress)
+    plain = found.kind == "hf" and all(
+        t.dtype in {"f32", "f16", "bf16"} for t in found.tensors.values()
+    )
+    # A tokenizer of another kind is converted together with the weights.
+    if plain and "tokenizer.json" in found.files and found.weight_files:
+        return found.path
+    return _kept(found, "", "safetensors", progress)
+
+
+def open_reference(
+    source: str | Path | Source,
+    artefacts: Sequence[Path],
+    *,
+    context: int,
+    threads: int | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Engine, str]:
+    """The one engine that `artefacts` are judged against, and what to call it.
+
+    Raises MissingError without any.
+    """
+    source = open_source(source, revision=revision, offline=offline, progress=progress)
+    llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
+    only_gguf = all(runtimes.of(p) is llama for p in artefacts)
+    if only_gguf or not torch.available().ok:
+        path = reference_gguf(source, progress=progress)
+        return llama.open(
+            path, context=context, threads=threads
+        ), "the source in float32 in llama.cpp"
+    path = reference_folder(source, progress=progress)
+    return torch.open(
+        path, context=context, threads=threads
+    ), "the source in float32 in transformers"
+
+
+def open_judged(
+    artefact: Path, *, context: int, threads: int | None = None, progress: Progress | None = None
+) -> tuple[Engine, str]:
+    """The engine that gives the logits an artefact is judged by, and a note where that is not its own runtime.
+
+    mlx on a CPU reads a prompt at a few tokens a second: an MLX folder is judged there by the values it holds, decoded
+    into float32, in the runtime of the reference; `kanna verify` holds mlx itself to them on a short prompt.
+    """
+    runtime = runtimes.of(artefact)
+    if runtime.name != "mlx" or sys.platform == "darwin":
+        return runtime.open(artefact, context=context, threads=threads), ""
+    llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
+    if torch.available().ok:
+        path, engine = reference_folder(artefact, progress=progress), torch
+    else:
+        path, engine = reference_gguf(artefact, progress=progress), llama
+    said = f"judged by its values, decoded, in {engine.name}, since mlx is slow on this CPU: {artefact.name}"
+    return engine.open(path, context=context, threads=threads), said
+
+
+def _kept(found: Source, ending: str, format: str, progress: Progress | None) -> Path:
+    """The source in float32 in the cache folder, keyed by its hashes."""
+    from kanna import __version__
+    from kanna.conversion import convert
+
+    key = hashlib.sha256(
+        json.dumps([__version__, found.hashes()], sort_keys=True, default=str).encode()
+    ).hexdigest()
+    folder = packages.cache_dir() / "references"
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{Path(found.name).name or 'model'}-{key[:16]}.f32{ending}"
+    if final.exists():
+        with suppress(OSError):
+            os.utime(final)
+        return final
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        made = Path(scratch) / f"reference{ending}"
+        convert(found, made, format=format, encoding="f32", progress=progress)
+        made.replace(final)
+    _prune(folder, final)
+    return final
+
+
+def _is_exact(path: Path) -> bool:
+    return all(
+        t.dtype in {"f32", "f16"} for t in gguf.read(path).tensors.values() if len(t.shape) > 1
+    )
+
+
+def _prune(folder: Path, keep: Path) -> None:
+    made = [p for p in folder.glob("*.f32*") if p != keep]
+    others = sorted(made, key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in others[_KEEP - 1 :]:
+        with suppress(OSError):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()

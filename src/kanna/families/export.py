@@ -1,0 +1,245 @@
+"""From a model with GGUF names back to a Hugging Face folder: config, tensors, tokenizer files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kanna import tokenizer
+from kanna.errors import SourceError, UnsupportedError
+from kanna.families._load import get, names
+from kanna.families._rope import Rope, llama3_factors
+from kanna.families.base import Family
+from kanna.families.views import HeadRows, Renamed, Shifted
+from kanna.model import F32, Model, Tensor
+
+Get = Callable[..., Any]
+COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""Tensors that were made from the config and go back into it."""
+
+
+def family_of_arch(arch: str) -> tuple[str, Family]:
+    """The family that writes `arch`; where several do, the one of that name."""
+    found = [n for n in names() if get(n).arch == arch]
+    if not found:
+        raise UnsupportedError(
+            f"the architecture {arch!r} has no Hugging Face form here",
+            expected=", ".join(sorted({get(n).arch for n in names()})),
+            todo="requantize to GGUF instead: that needs no knowledge of the architecture",
+        )
+    name = arch if arch in found else found[0]
+    return name, get(name)
+
+
+def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
+    """config.json, tensors by Hugging Face name, and side files (tokenizer, generation config) by file name.
+
+    Raises UnsupportedError for an architecture, tensor or tokenizer without a Hugging Face form.
+    """
+    _, family = family_of_arch(model.family)
+    config = hf_config(model)
+    head_dim = head_dim_of(model)
+    tensors: dict[str, Tensor] = {}
+    for ours, name in hf_names(model).items():
+        tensors[name] = _view(family, name, ours, model.tensors[ours], head_dim)
+    files = tokenizer.to_hf(model.metadata)
+    files["generation_config.json"] = _json(_generation(model, config))
+    if card := _card(model):
+        files["README.md"] = card
+    return config, tensors, files
+
+
+def hf_names(model: Model) -> dict[str, str]:
+    """Hugging Face's name of every tensor that has one, by its GGUF name."""
+    _, family = family_of_arch(model.family)
+    back = {ours: theirs for theirs, ours in family.names.items()}
+    found: dict[str, str] = {}
+    for ours in model.tensors:
+        if ours in COMPUTED:
+            continue
+        base, _, kind = ours.rpartition(".")
+        layer = re.match(r"blk\.(\d+)\.", base)
+        theirs = back.get(re.sub(r"^blk\.\d+\.", "blk.{}.", base))
+        if theirs is None:
+            raise UnsupportedError(f"tensor {ours} has no place in {family.architectures[0]}")
+        found[ours] = f"{theirs.replace('{}', layer[1] if layer else '')}.{kind}"
+    return found
+
+
+def head_dim_of(model: Model) -> int:
+    """Values of a query or key of one head."""
+    heads = int(model.meta("{arch}.attention.head_count"))
+    return int(
+        model.meta("{arch}.attention.key_length")
+        or int(model.meta("{arch}.embedding_length")) // heads
+    )
+
+
+def hf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
+    """`tensor`, rows or values as those of `ours` in GGUF, as Hugging Face stores them.
+
+    Its name stays.
+    """
+    return _view(family_of_arch(model.family)[1], tensor.name, ours, tensor, head_dim_of(model))
+
+
+def gguf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
+    """`tensor`, rows or values in the order of Hugging Face, as GGUF has those of the matrix `ours`, and so named."""
+    if _interleaves(family_of_arch(model.family)[1], ours):
+        return HeadRows(ours, tensor, head_dim_of(model))
+    return Renamed(ours, tensor)
+
+
+def _interleaves(family: Family, ours: str) -> bool:
+    return family.rotate_half and ours.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
+
+
+def _view(family: Family, name: str, ours: str, tensor: Tensor, head_dim: int) -> Tensor:
+    if _interleaves(family, ours):
+        return HeadRows(name, tensor, head_dim, interleave=False)
+    if family.norm_offset and ours.rpartition(".")[0].endswith("norm"):
+        return Shifted(name, tensor, -family.norm_offset)
+    return Renamed(name, tensor)
+
+
+def hf_config(model: Model) -> dict[str, Any]:
+    """config.json in the spelling that transformers 4 and 5 both read. Raises as `to_hf` does."""
+    _, family = family_of_arch(model.family)
+    meta = model.meta
+
+    def need(key: str) -> Any:
+        value = meta(f"{{arch}}.{key}")
+        if value is None:
+            raise SourceError(
+                f"the GGUF has no {model.family}.{key}", todo="it cannot be written as safetensors"
+            )
+        return value
+
+    hidden, heads = int(need("embedding_length")), int(need("attention.head_count"))
+    embedding = model.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise SourceError("the GGUF has no token_embd.weight", expected="a language model")
+    config: dict[str, Any] = {
+        "architectures": [family.architectures[0]],
+        "model_type": family.model_type,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": int(need("feed_forward_length")),
+        "num_hidden_layers": int(need("block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(meta("{arch}.attention.head_count_kv") or heads),
+        "max_position_embeddings": int(need("context_length")),
+        "rms_norm_eps": _short(need("attention.layer_norm_rms_epsilon")),
+        "rope_theta": _short(
+            meta("{arch}.rope.freq_base") or family.defaults.get("rope_theta", 10000.0)
+        ),
+        "tie_word_embeddings": "output.weight" not in model.tensors,
+    }
+    if (length := meta("{arch}.attention.key_length")) is not None:
+        config["head_dim"] = int(length)
+    if (activation := family.fixed.get("hidden_act")) is not None:
+        config["hidden_act"] = activation[0]
+    if (scaling := _scaling(model)) is not None:
+        config["rope_scaling"] = scaling
+    if family.optional & {"attn_q.bias"}:
+        config["attention_bias"] = "blk.0.attn_q.bias" in model.tensors
+    if family.optional & {"ffn_up.bias"}:
+        config["mlp_bias"] = "blk.0.ffn_up.bias" in model.tensors
+    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
+        # Written as null where there is none, or transformers takes the family's default.
+        config[f"{theirs}_token_id"] = meta(f"tokenizer.ggml.{ours}_token_id")
+    return config | family.to_config(model)
+
+
+def _short(value: float) -> float:
+    """A float32 as the shortest decimal that is the same float32."""
+    return float(str(np.float32(value)))
+
+
+def _scaling(model: Model) -> dict[str, Any] | None:
+    """`rope_scaling` from metadata (linear, yarn) or from the factors Llama 3.1's scaling left behind."""
+    kind = model.meta("{arch}.rope.scaling.type")
+    if kind in ("linear", "yarn"):
+        found: dict[str, Any] = {
+            "rope_type": kind,
+            "factor": _short(model.meta("{arch}.rope.scaling.factor", 1.0)),
+        }
+        if (original := model.meta("{arch}.rope.scaling.original_context_length")) is not None:
+            found["original_max_position_embeddings"] = int(original)
+        for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+            if (value := model.meta(f"{{arch}}.rope.scaling.{ours}")) is not None:
+                found[theirs] = _short(value)
+        return found
+    factors = model.tensors.get("rope_freqs.weight")
+    if factors is None:
+        return None
+    values = factors.rows(0, 1).reshape(-1)
+    theta = float(model.meta("{arch}.rope.freq_base") or 10000.0)
+    return _llama3(values, theta)
+
+
+def _llama3(values: F32, theta: float) -> dict[str, Any]:
+    """The parameters that give these factors, among the ones models are published with."""
+    for original in (8192, 4096, 2048, 16384, 32768, 1024, 512, 256, 128, 64):
+        for low, high in ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0)):
+            params = {
+                "rope_type": "llama3",
+                "factor": _short(float(values.max())),
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original,
+            }
+            made = llama3_factors(Rope(theta, "llama3", params), 2 * len(values))
+            if np.allclose(made, values, rtol=1e-4):
+                return params
+    raise UnsupportedError(
+        "the factors in rope_freqs.weight are not those of a published Llama 3 scaling",
+        todo="write a GGUF instead: there the factors stay as they are",
+    )
+
+
+def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
+    """generation_config.json from the ids and `general.sampling.*`."""
+    found = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
+    for ours, theirs in (
+        ("temp", "temperature"),
+        ("top_k", "top_k"),
+        ("top_p", "top_p"),
+        ("min_p", "min_p"),
+        ("penalty_repeat", "repetition_penalty"),
+    ):
+        if (value := model.meta(f"general.sampling.{ours}")) is not None:
+            found[theirs] = _short(value) if isinstance(value, float) else value
+            found["do_sample"] = True
+    return found
+
+
+def _card(model: Model) -> bytes:
+    """Header of a model card with the licence and origin the GGUF carries.
+
+    Empty when it carries none.
+    """
+    header: dict[str, Any] = {"model_name": model.meta("general.name", model.name)}
+    for ours, theirs in (
+        ("license", "license"),
+        ("license.name", "license_name"),
+        ("license.link", "license_link"),
+        ("languages", "language"),
+        ("tags", "tags"),
+    ):
+        value = model.meta(f"general.{ours}")
+        if value is not None:
+            header[theirs] = value if isinstance(value, str) else list(value)
+    if len(header) == 1:
+        return b""
+    # JSON is YAML, so names with colons or quotes in them need no other care.
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]
+    return "\n".join(["---", *lines, "---", "", f"# {header['model_name']}", ""]).encode()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,382 @@
+"""Quantize a float graph to int8 in a process of its own.
+
+`python -m kanna.formats.onnx.int8_worker JSON`.
+
+onnxruntime's quantizer holds a whole model, prints and leaves files behind: none of that reaches
+the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna.formats.onnx import ranges, smooth
+from kanna.model import F32
+
+# Rows of activations that smoothing is judged on.
+_ROWS = 96
+_PRODUCTS = ("MatMul", "Gemm")
+_NORMS = {
+    "SimplifiedLayerNormalization": (1,),
+    "SkipSimplifiedLayerNormalization": (2,),
+    "LayerNormalization": (1, 2),
+    "SkipLayerNormalization": (2, 3),
+    "RMSNormalization": (1,),
+}
+"""Norms, and which of their inputs are gains and offsets."""
+
+
+class Float:
+    """The float graph with its values, and what reads what in it."""
+
+    def __init__(self, path: Path) -> None:
+        import onnx
+
+        self.path = path
+        self.model: Any = onnx.load(str(path))
+        self.values = {t.name: t for t in self.model.graph.initializer}
+        self.readers: dict[str, list[Any]] = {}
+        self.writer: dict[str, Any] = {}
+        for node in self.model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+            for name in node.output:
+                self.writer[name] = node
+
+    def get(self, name: str) -> F32:
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.values[name])
+
+    def set(self, name: str, value: F32) -> None:
+        from onnx import numpy_helper
+
+        self.values[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+
+    def products(self, excluded: Sequence[str], included: Sequence[str]) -> list[Any]:
+        """Matrix products with constant weights that are to be quantized."""
+        return [
+            n
+            for n in self.model.graph.node
+            if n.op_type in _PRODUCTS
+            and n.input[1] in self.values
+            and (not included or any(re.search(p, n.name) for p in included))
+            and not any(re.search(p, n.name) for p in excluded)
+        ]
+
+    def run(
+        self, feeds: Sequence[Mapping[str, Any]], names: Sequence[str]
+    ) -> Iterator[dict[str, F32]]:
+        """Values of `names` for each feed, f32 [rows, channels]."""
+        import onnx
+        import onnxruntime
+
+        wanted = list(dict.fromkeys(names))
+        copy = onnx.load(str(self.path), load_external_data=False)
+        own = {o.name for o in copy.graph.output}
+        copy.graph.output.extend(
+            onnx.helper.make_empty_tensor_value_info(n) for n in wanted if n not in own
+        )
+        augmented = self.path.with_name("augmented.onnx")
+        onnx.save(copy, str(augmented))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # What is asked for must not be fused away.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        session = onnxruntime.InferenceSession(
+            str(augmented), options, providers=["CPUExecutionProvider"]
+        )
+        for feed in feeds:
+            found: list[Any] = list(session.run(wanted, dict(feed)))
+            yield {n: x.reshape(-1, x.shape[-1]) for n, x in zip(wanted, found, strict=True)}
+
+
+def groups(graph: Float, products: Sequence[Any]) -> list[tuple[str, list[Any], list[str]]]:
+    """What may be folded: an activation, the products that alone read it, and the constants that are divided for it.
+
+    Behind a norm, its gain (and offset); behind a gated product, the columns of the matrix that makes the ungated half.
+    """
+    chosen = {id(n) for n in products}
+    found: list[tuple[str, list[Any], list[str]]] = []
+    for node in graph.model.graph.node:
+        out = node.output[0]
+        readers = graph.readers.get(out, [])
+        if not readers or any(
+            id(r) not in chosen
+            or r.op_type != "MatMul"
+            or r.input[0] != out
+            or len(graph.readers[r.input[1]]) != 1
+            for r in readers
+        ):
+            continue
+        if node.op_type in _NORMS:
+            constants = [
+                node.input[i] for i in _NORMS[node.op_type] if i < len(node.input) and node.input[i]
+            ]
+        elif node.op_type == "Mul":
+            maker = graph.writer.get(node.input[1])
+            if maker is None or maker.op_type != "MatMul" or len(graph.readers[node.input[1]]) != 1:
+                continue
+            constants = [maker.input[1]]
+        else:
+            continue
+        if all(c in graph.values and len(graph.readers[c]) == 1 for c in constants):
+            found.append((out, readers, constants))
+    return found
+
+
+def fold(
+    graph: Float, products: Sequence[Any], feeds: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Smooth every group that gains by it; figures of how many did and what it gave."""
+    all_groups = groups(graph, products)
+    if not all_groups:
+        return {"groups": 0, "smoothed": 0}
+    # One group at a time would be one run each: the rows of all of them are small beside the
+    # weights.
+    samples: dict[str, list[F32]] = {out: [] for out, _, _ in all_groups}
+    for batch in graph.run(feeds, list(samples)):
+        for name, x in batch.items():
+            samples[name].append(x[:: max(1, len(x) * len(feeds) // _ROWS)])
+    # Gated products first: the matrix they divide is read by a norm's group, whose own product it
+    # changes.
+    smoothed, gains = 0, list[float]()
+    for out, readers, constants in sorted(
+        all_groups, key=lambda g: graph.writer[g[0]].op_type != "Mul"
+    ):
+        names = [r.input[1] for r in readers]
+        divisor, before, after = smooth.best(
+            np.concatenate(samples[out]), [graph.get(n) for n in names]
+        )
+        if divisor is None:
+            continue
+        smoothed += 1
+        gains.append(after / before)
+        for name in constants:
+            graph.set(name, graph.get(name) / divisor)
+        for name in names:
+            graph.set(name, graph.get(name) * divisor[:, None])
+    return {
+        "groups": len(all_groups),
+        "smoothed": smoothed,
+        "error": float(np.mean(gains)) if gains else 1.0,
+    }
+
+
+def quantize(
+    *,
+    source: str,
+    out: str,
+    calibrator: str,
+    feeds: str,
+    cache: Sequence[int],
+    exclude: Sequence[str],
+    include: Sequence[str],
+    smoothing: bool,
+) -> dict[str, Any]:
+    """Quantize `source`/model.onnx into `out`/model.onnx.
+
+    calibrator: one of `ranges.CALIBRATORS` for static QDQ, or "" for dynamic int8
+    feeds: a .npy of ids, int64 [windows, tokens]; cache: heads and width of a decoder's cache, or
+        []
+    """
+    import onnx
+
+    graph = Float(Path(source) / "model.onnx")
+    products = graph.products(exclude, include)
+    batches = [_feed(graph, ids[None], cache) for ids in np.load(feeds)]
+    said = fold(graph, products, batches) if smoothing else {"groups": 0, "smoothed": 0}
+    if said["smoothed"]:
+        folded = graph.path.with_name("smoothed.onnx")
+        onnx.save(
+            graph.model, str(folded), save_as_external_data=True, location="smoothed.onnx.data"
+        )
+        graph = Float(folded)
+        products = graph.products(exclude, include)
+    names = [n.name for n in products]
+    if calibrator:
+        inputs = [n.input[0] for n in products]
+        model = _static(graph, names, ranges.ranges(graph.run(batches, inputs), calibrator))
+    else:
+        model = _dynamic(graph, names, Path(out))
+    share_embedding(model)
+    quantize_embedding(model)
+    _drop_unused(model)
+    for stale in Path(out).glob("dynamic.onnx*"):
+        stale.unlink()
+    final = str(Path(out) / "model.onnx")
+    onnx.save(
+        model, final, save_as_external_data=True, location="model.onnx.data", size_threshold=1024
+    )
+    return said | {"products": len(names)}
+
+
+def _feed(graph: Float, ids: Any, cache: Sequence[int]) -> dict[str, Any]:
+    """Inputs of one window, ids int64 [1, tokens], with an empty cache."""
+    feed: dict[str, Any] = {}
+    for given in graph.model.graph.input:
+        if given.name == "input_ids":
+            feed[given.name] = ids
+        elif given.name == "attention_mask":
+            feed[given.name] = np.ones_like(ids)
+        elif given.name == "token_type_ids":
+            feed[given.name] = np.zeros_like(ids)
+        elif given.name == "position_ids":
+            feed[given.name] = np.arange(ids.shape[1], dtype=np.int64)[None]
+        elif given.name.startswith("past"):
+            feed[given.name] = np.zeros((1, cache[0], 0, cache[1]), np.float32)
+    return feed
+
+
+def _dynamic(graph: Float, names: list[str], out: Path) -> Any:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        graph.path,
+        out / "dynamic.onnx",
+        op_types_to_quantize=list(_PRODUCTS),
+        nodes_to_quantize=names,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+        extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+    )
+    return onnx.load(str(out / "dynamic.onnx"))
+
+
+def _static(graph: Float, names: list[str], found: Mapping[str, tuple[float, float]]) -> Any:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    tensors: dict[str, Any] = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in found.items()
+    }
+    quantizer = QDQQuantizer(
+        graph.model,
+        True,
+        False,
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, tensors),
+        names,
+        [],
+        list(_PRODUCTS),
+        # The product itself stays float32: a second rounding would cost and give nothing.
+        {
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            "OpTypesToExcludeOutputQuantization": list(_PRODUCTS),
+            "QuantizeBias": False,
+        },
+    )
+    quantizer.quantize_model()
+    return quantizer.model.model
+
+
+def share_embedding(model: Any) -> None:
+    """Let the embedding read the int8 columns of the head it is tied to, where the float matrix would stay for it.
+
+    The builder transposes the head's matrix, [hidden, vocabulary], and gathers rows of that: gathered are columns of
+    the int8 matrix and their scales instead, multiplied and turned.
+    """
+    from onnx import TensorProto, helper
+
+    nodes, values = model.graph.node, {t.name: t for t in model.graph.initializer}
+    for turn in list(nodes):
+        weight = f"{turn.input[0]}_quantized" if turn.op_type == "Transpose" and turn.input else ""
+        scale = f"{turn.input[0]}_scale" if weight else ""
+        if weight not in values or scale not in values:
+            continue
+        gathers = [n for n in nodes if turn.output[0] in n.input]
+        if (
+            len(gathers) != 1
+            or gathers[0].op_type != "Gather"
+            or list(values[scale].dims) != [values[weight].dims[1]]
+        ):
+            continue
+        gather, at = gathers[0], turn.name or "embedding"
+        made = [
+            helper.make_node(
+                "Gather", [weight, gather.input[1]], [f"{at}_columns"], f"{at}_columns", axis=1
+            ),
+            helper.make_node(
+                "Cast", [f"{at}_columns"], [f"{at}_float"], f"{at}_float", to=TensorProto.FLOAT
+            ),
+            helper.make_node(
+                "Gather", [scale, gather.input[1]], [f"{at}_scales"], f"{at}_scales", axis=0
+            ),
+            # [hidden, batch, tokens] × [batch, tokens]
+            helper.make_node(
+                "Mul", [f"{at}_float", f"{at}_scales"], [f"{at}_scaled"], f"{at}_scaled"
+            ),
+            helper.make_node(
+                "Transpose", [f"{at}_scaled"], [gather.output[0]], f"{at}_rows", perm=[1, 2, 0]
+            ),
+        ]
+        first = next(i for i, n in enumerate(nodes) if n.name == gather.name)
+        nodes.remove(gather)
+        for i, node in enumerate(made):
+            nodes.insert(first + i, node)
+        nodes.remove(turn)
+
+
+def quantize_embedding(model: Any) -> None:
+    """Store embeddings that nothing else reads as int8 with a scale per row."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes, values = model.graph.node, {t.name: t for t in model.graph.initializer}
+    for gather in [n for n in nodes if n.op_type == "Gather"]:
+        table = values.get(gather.input[0])
+        axis = next((a.i for a in gather.attribute if a.name == "axis"), 0)
+        if table is None or table.data_type != TensorProto.FLOAT or len(table.dims) != 2 or axis:
+            continue
+        if sum(table.name in n.input for n in nodes) != 1 or table.dims[0] < _ROWS:
+            continue
+        rows = numpy_helper.to_array(table)
+        scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / 127
+        codes = np.round(rows / scale).astype(np.int8)
+        name, at = table.name, list(nodes).index(gather)
+        table.CopyFrom(numpy_helper.from_array(codes, f"{name}_quantized"))
+        model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        nodes.remove(gather)
+        made = [
+            helper.make_node(
+                "Gather", [f"{name}_quantized", gather.input[1]], [f"{name}_codes"], f"{name}_codes"
+            ),
+            helper.make_node(
+                "Cast", [f"{name}_codes"], [f"{name}_float"], f"{name}_float", to=TensorProto.FLOAT
+            ),
+            helper.make_node(
+                "Gather", [f"{name}_scale", gather.input[1]], [f"{name}_scales"], f"{name}_scales"
+            ),
+            helper.make_node(
+                "Mul", [f"{name}_float", f"{name}_scales"], [gather.output[0]], f"{name}_rows"
+            ),
+        ]
+        for i, node in enumerate(made):
+            nodes.insert(at + i, node)
+
+
+def _drop_unused(model: Any) -> None:
+    """Remove constants that nothing reads."""
+    used = {name for node in model.graph.node for name in node.input} | {
+        o.name for o in model.graph.output
+    }
+    kept = [t for t in model.graph.initializer if t.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+if __name__ == "__main__":
+    answer = quantize(**json.loads(sys.argv[1]))
+    print("\n" + json.dumps(answer))

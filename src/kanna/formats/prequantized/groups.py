@@ -1,0 +1,164 @@
+"""A matrix of whole numbers with a scale and a zero per group of columns.
+
+Value = scale * (code - zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna import encodings
+from kanna.encodings import affine_codes
+from kanna.encodings.grouped import affine
+from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.model import F32, U8, Tensor
+
+U32 = NDArray[np.uint32]
+I32 = NDArray[np.int32]
+# Codes uint8 [rows, columns], scales f32 [rows, groups] and zeros f32 [rows, groups] of rows
+# [start, stop).
+Read = Callable[[int, int], "tuple[U8, F32, F32]"]
+
+
+@dataclass(slots=True)
+class Grouped:
+    """A packed matrix, decoded row by row.
+
+    number: type of the scales
+    order:  group of each column, int32 [columns], where columns were reordered; None: one after
+        another
+    exact:  whether zeros are the middle, so that -scale * zero has the type of the scales
+    """
+
+    name: str
+    shape: tuple[int, int]
+    bits: int
+    groups: int
+    number: str
+    read: Read
+    nbytes: int
+    order: I32 | None = None
+    exact: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """The encoding of MLX that holds the same groups, or the type of the scales where there is none."""
+        group = self.shape[1] // self.groups
+        if (
+            self.bits not in affine_codes.BITS
+            or group not in affine_codes.GROUPS
+            or self.order is not None
+        ):
+            return self.number
+        return affine.name_of(self.bits, group, self.number if self.exact else "f32")
+
+    def rows(self, start: int, stop: int) -> F32:
+        codes, scales, zeros = self.read(start, stop)
+        if self.order is None:
+            each = codes.reshape(len(codes), self.groups, -1).astype(np.float32) - zeros[..., None]
+            return (each * scales[..., None]).reshape(codes.shape)
+        return (codes.astype(np.float32) - zeros[:, self.order]) * scales[:, self.order]
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        if self.dtype == self.number:
+            return None
+        codes, scales, zeros = self.read(start, stop)
+        encoding = encodings.get(self.dtype)
+        biases = -scales * zeros
+        number = encoding.planes[1].dtype
+        if not np.array_equal(affine_codes.rounded(biases, number), biases):
+            return None
+        return encoding.join(
+            [affine_codes.pack(codes, self.bits), _stored(scales, number), _stored(biases, number)]
+        )
+
+
+def _stored(x: F32, number: str) -> U8:
+    if number == "bf16":
+        found: Any = (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16)
+    else:
+        found = np.ascontiguousarray(x.astype(np.float16 if number == "f16" else np.float32))
+    return found.view(np.uint8).reshape(len(x), -1)
+
+
+def words(tensor: Tensor) -> U32:
+    """A tensor of 32-bit words as uint32 of its shape, mapped.
+
+    Raises FormatError, SourceError without its values.
+    """
+    data: U8 | None = getattr(tensor, "data", None)
+    if tensor.dtype not in ("i32", "u32"):
+        raise FormatError(f"{tensor.name} holds {tensor.dtype}", expected="32-bit words")
+    if data is None:
+        raise SourceError(f"the values of {tensor.name} were not fetched")
+    return data.view(np.uint32).reshape(tensor.shape)
+
+
+def numbers(tensor: Tensor) -> F32:
+    """Scales as float32 of their shape."""
+    return tensor.rows(0, tensor.shape[0] if len(tensor.shape) > 1 else 1).reshape(tensor.shape)
+
+
+def spread_words(packed: U32, bits: int, count: int) -> U8:
+    """The first `count` codes of each row of words uint32 [rows, words], lowest bits first.
+
+    Widths that divide no word run on into the next one.
+    """
+    data = np.ascontiguousarray(packed).view(np.uint8).reshape(len(packed), -1)
+    if bits in (2, 4, 8):
+        per = 8 // bits
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = (data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+        return codes.reshape(len(packed), data.shape[1] * per)[:, :count].astype(np.uint8)
+    whole = data.shape[1] * 8 // bits
+    single = np.unpackbits(data, axis=1, bitorder="little")[:, : whole * bits].reshape(
+        len(packed), whole, bits
+    )
+    return np.packbits(single, axis=2, bitorder="little")[:, :count, 0]
+
+
+def setting(
+    settings: Mapping[str, Any], name: str, known: tuple[Any, ...], default: Any = None
+) -> Any:
+    """A setting that must be one of `known`; UnsupportedError says what it is."""
+    found = settings.get(name, default)
+    if found not in known:
+        raise UnsupportedError(
+            f"the checkpoint has {name} = {found!r}",
+            expected=" or ".join(map(str, known)),
+            todo="use the 16-bit release of this model",
+        )
+    return found
+
+
+def need(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """A part of a packed matrix; FormatError when it is absent or of another shape."""
+    if name not in tensors:
+        raise FormatError(f"the checkpoint has no {name}", todo="fetch it again")
+    if tuple(tensors[name].shape) != shape:
+        raise FormatError(
+            f"{name} has shape {list(tensors[name].shape)}", expected=str(list(shape))
+        )
+    return tensors[name]
+
+
+def gathered(
+    tensors: Mapping[str, Tensor], parts: Sequence[str], matrix: Callable[[str], Grouped]
+) -> dict[str, Tensor]:
+    """The tensors, the `parts` of each packed matrix as one: codes are the first part.
+
+    Matrix: of a base name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        base, _, kind = name.rpartition(".")
+        if f"{base}.{parts[0]}" not in tensors or kind not in parts:
+            found[name] = tensor
+        elif kind == parts[0]:
+            found[f"{base}.weight"] = matrix(base)
+    return found

@@ -1,0 +1,124 @@
+"""Run an artefact: continue a prompt, or answer in a conversation through the chat template it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna import runtimes
+from kanna.errors import UsageError
+from kanna.runtimes.base import Engine
+from kanna.tokenizer.chat import Message, render
+
+# The engine used last stays loaded: the next turn of a conversation then reads only its new tokens.
+_open: dict[tuple[Any, ...], Engine] = {}
+
+
+def generate(
+    path: str | Path,
+    prompt: str,
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 0.95,
+    seed: int | None = 0,
+    stop: Sequence[str] = (),
+    threads: int | None = None,
+    context: int = 4096,
+    chat: bool = False,
+) -> Iterator[str]:
+    """Continue `prompt` with the artefact at `path`, yielding text as it comes.
+
+    path:        a GGUF, or a folder that a runtime loads
+    prompt:      text to go on with
+    max_tokens:  new tokens at most
+    temperature: 0 takes the likeliest token each time
+    top_p:       take from the likeliest tokens that together have this much of the probability
+    seed:        of the random choices; None: another one each time
+    stop:        texts that end the answer
+    threads:     None: one per physical core
+    context:     tokens of prompt and answer together
+    chat:        put the prompt into the model's chat template first
+
+    Raises MissingError without its runtime, FormatError for a file that does not load, UsageError
+    when the prompt does not fit the context.
+    """
+    engine = open_engine(path, threads=threads, context=context)
+    if chat:
+        ids = chat_ids(engine, [{"role": "user", "content": prompt}])
+    else:
+        ids = engine.tokenize(prompt, add_bos=True) or [
+            engine.bos if engine.bos is not None else engine.eos or 0
+        ]
+    return engine.generate(
+        ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+    )
+
+
+def chat(
+    path: str | Path,
+    messages: Sequence[Message],
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 0.95,
+    seed: int | None = 0,
+    stop: Sequence[str] = (),
+    threads: int | None = None,
+    context: int = 4096,
+) -> Iterator[str]:
+    """Answer a conversation; options as for `generate`.
+
+    messages: a list of {"role": "user"|"assistant"|"system", "content": text}
+
+    The model stays loaded between calls, so a growing conversation reads only what is new. Raises
+    UsageError when the model carries no chat template or the conversation no longer fits the
+    context.
+    """
+    engine = open_engine(path, threads=threads, context=context)
+    ids = chat_ids(engine, messages)
+    return engine.generate(
+        ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+    )
+
+
+def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the assistant begins, with exactly one BOS where the model has one."""
+    if not engine.chat_template:
+        raise UsageError(
+            f"{engine.path} carries no chat template", todo="use `kanna generate`, or a chat model"
+        )
+    text = render(
+        engine.chat_template,
+        messages,
+        bos=_text(engine, engine.bos),
+        eos=_text(engine, engine.eos),
+    )
+    ids = engine.tokenize(text, add_bos=True, special=True)
+    # The template wrote BOS already and the tokenizer added it again.
+    return ids[1:] if len(ids) > 1 and ids[0] == ids[1] == engine.bos else ids
+
+
+def _text(engine: Engine, token: int | None) -> str:
+    return "" if token is None else engine.detokenize([token], special=True)
+
+
+def open_engine(path: str | Path, *, threads: int | None = None, context: int = 4096) -> Engine:
+    """The engine of a file, kept open until another one is asked for."""
+    path = Path(path)
+    try:
+        stat = path.stat()
+        key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size, threads, context)
+    except OSError:
+        key = (str(path),)
+    if key not in _open:
+        close()
+        _open[key] = runtimes.of(path).open(path, threads=threads, context=context)
+    return _open[key]
+
+
+def close() -> None:
+    """Free the engine that `generate` and `chat` keep."""
+    while _open:
+        _open.popitem()[1].close()

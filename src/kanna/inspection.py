@@ -1,0 +1,250 @@
+"""What a source or artefact is, from its headers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna import families
+from kanna._util.progress import Progress
+from kanna._util.units import precision_class
+from kanna.errors import KannaError
+from kanna.formats import mlx
+from kanna.model import Model, Tensor, num_weights
+from kanna.sources import Source, open_source
+
+# Hashing reads every byte: at about 1 GB/s this much goes unnoticed.
+_HASH_AT_ONCE = 600_000_000
+
+_SHAPE = {
+    "layers": "block_count",
+    "hidden": "embedding_length",
+    "feed-forward": "feed_forward_length",
+    "heads": "attention.head_count",
+    "key-value heads": "attention.head_count_kv",
+    "sliding window": "attention.sliding_window",
+    "experts": "expert_count",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What was found; sizes in bytes, shapes in numpy order.
+
+    known_family: whether kanna converts this family; an unknown GGUF can still be requantized
+    types:        per encoding: number of tensors, weights, bytes
+    chat_template: present, and its first characters
+    hash:         SHA-256 of the weights (of several files: of their hashes); None when too large to
+        read unasked
+    provenance:   what converters wrote about themselves
+    problems:     why it cannot be converted
+    """
+
+    name: str
+    path: str
+    kind: str
+    family: str
+    known_family: bool
+    parameters: int
+    num_tensors: int
+    bytes: int
+    bits_per_weight: float
+    precision_class: str
+    types: list[dict[str, Any]]
+    shape: dict[str, int]
+    context: int | None
+    tokenizer: dict[str, Any]
+    chat_template: dict[str, Any]
+    license: str | None
+    hash: str | None
+    provenance: dict[str, Any]
+    tensors: list[dict[str, Any]]
+    notes: list[str]
+    problems: list[dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect(
+    source: str | Path | Source,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    hash: bool | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Look at a source or at any GGUF; of a hub id only headers are fetched.
+
+    source: any source, or an artefact
+    hash: True reads every byte, False none, None reads what takes less than a second. Raises
+    SourceError for a file that cannot be read at all; a model that cannot be converted is still
+    shown.
+    """
+    found = open_source(
+        source, revision=revision, offline=offline, weights=False, progress=progress
+    )
+    problems: list[dict[str, str]] = []
+    try:
+        model = families.load_model(found)
+    except KannaError as error:
+        problems = [{"found": error.found, "expected": error.expected, "todo": error.todo}]
+        model = _unknown(found)
+    # What is in the files, not what a conversion would make of it: tied copies count too.
+    tensors = list(found.tensors.values())
+    num_bytes, weights = sum(t.nbytes for t in tensors), sum(num_weights(t) for t in tensors)
+    bits = num_bytes * 8 / weights if weights else 0.0
+    if hash is None:
+        hash = 0 < sum(p.stat().st_size for p in found.weight_files) <= _HASH_AT_ONCE
+    return Inspection(
+        name=model.name,
+        path=str(found.path),
+        kind=_kind(found),
+        family=model.family,
+        known_family=_is_known(found, model) and not problems,
+        parameters=weights,
+        num_tensors=len(tensors),
+        bytes=num_bytes,
+        bits_per_weight=bits,
+        precision_class=precision_class(bits),
+        types=_types(tensors),
+        shape=_shape(model),
+        context=_whole(
+            model.meta("{arch}.context_length") or found.config.get("max_position_embeddings")
+        ),
+        tokenizer=_tokenizer(model),
+        chat_template=_template(model, found),
+        license=_licence(model, found),
+        hash=_hash(found, progress) if hash and found.weight_files else None,
+        provenance=_provenance(model),
+        tensors=[
+            {
+                "name": t.name,
+                "encoding": t.dtype,
+                "shape": [int(n) for n in t.shape],
+                "bytes": t.nbytes,
+            }
+            for t in tensors
+        ],
+        notes=list(model.notes),
+        problems=problems,
+    )
+
+
+def _kind(source: Source) -> str:
+    if source.kind == "gguf":
+        return "GGUF"
+    return "MLX folder" if mlx.is_folder(source.path) else "Hugging Face model"
+
+
+def _unknown(source: Source) -> Model:
+    """The little that is known of a model no family fits: enough to show it."""
+    metadata = source.gguf.metadata if source.gguf else {}
+    family = metadata["general.architecture"].value if "general.architecture" in metadata else None
+    named = source.config.get("model_type") or next(
+        iter(source.config.get("architectures") or []), None
+    )
+    return Model(
+        name=source.name,
+        family=str(family or named or "unknown"),
+        tensors=dict(source.tensors),
+        metadata=dict(metadata),
+        config=dict(source.config),
+    )
+
+
+def _is_known(source: Source, model: Model) -> bool:
+    return source.kind == "hf" or any(
+        families.get(n).arch == model.family for n in families.names()
+    )
+
+
+def _types(tensors: list[Tensor]) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = defaultdict(lambda: {"tensors": 0, "weights": 0, "bytes": 0})
+    for tensor in tensors:
+        row = rows[tensor.dtype]
+        row["tensors"] += 1
+        row["weights"] += num_weights(tensor)
+        row["bytes"] += tensor.nbytes
+    return [
+        {"encoding": k, **v} for k, v in sorted(rows.items(), key=lambda item: -item[1]["bytes"])
+    ]
+
+
+def _whole(value: Any) -> int | None:
+    """An integer of the metadata; of one value per layer, the largest."""
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        value = max(value, default=None)
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _shape(model: Model) -> dict[str, int]:
+    found = {name: _whole(model.meta(f"{{arch}}.{key}")) for name, key in _SHAPE.items()}
+    return {k: v for k, v in found.items() if v}
+
+
+def _tokenizer(model: Model) -> dict[str, Any]:
+    tokens = model.meta("tokenizer.ggml.tokens")
+    return {
+        "kind": model.meta("tokenizer.ggml.model"),
+        "size": len(tokens) if tokens is not None else 0,
+        "pre": model.meta("tokenizer.ggml.pre"),
+    }
+
+
+def _template(model: Model, source: Source) -> dict[str, Any]:
+    text = model.meta("tokenizer.chat_template") or source.text("chat_template.jinja")
+    shown = " ".join(str(text or "").split())
+    return {
+        "present": bool(text),
+        "length": len(text or ""),
+        "excerpt": shown[:80] + ("…" if len(shown) > 80 else ""),
+    }
+
+
+def _licence(model: Model, source: Source) -> str | None:
+    """The licence in the metadata, else a licence file in the folder."""
+    named = (
+        model.meta("general.license.name")
+        or model.meta("general.license")
+        or source.config.get("license")
+    )
+    if named:
+        return str(named)
+    file = next((n for n in source.files if n.upper().startswith(("LICENSE", "LICENCE"))), None)
+    return f"see {file}" if file else None
+
+
+def _provenance(model: Model) -> dict[str, Any]:
+    """What kanna, or another converter, left about how the file was made.
+
+    JSON values are parsed.
+    """
+    import json
+
+    found: dict[str, Any] = {}
+    for key, meta in model.metadata.items():
+        if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
+            value = meta.value
+            if isinstance(value, str) and value.startswith("{"):
+                with suppress(ValueError):
+                    value = json.loads(value)
+            found[key] = (
+                list(value)
+                if hasattr(value, "__len__") and not isinstance(value, (str, dict))
+                else value
+            )
+    return found
+
+
+def _hash(source: Source, progress: Progress | None) -> str:
+    import hashlib
+
+    found = source.hashes(progress)
+    weights = [found[p.name] for p in source.weight_files]
+    return "sha256:" + (
+        weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
+    )

@@ -1,0 +1,267 @@
+"""What each encoding would cost each tensor.
+
+Errors of some rows on held-out inputs, by how much they matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna import encodings, methods
+from kanna._util.atomic import write_json
+from kanna._util.progress import Progress
+from kanna.calibration import gradients
+from kanna.calibration.statistics import Statistics
+from kanna.encodings import Encoding, grid_detection
+from kanna.model import F32, Model, Tensor, columns, num_rows
+from kanna.plan import roles
+from kanna.plan.allocate import Choice, Option
+
+CANDIDATES = (
+    "iq1_s",
+    "iq1_m",
+    "iq2_xxs",
+    "iq2_xs",
+    "iq2_s",
+    "q2_0",
+    "q2_k",
+    "iq3_xxs",
+    "iq3_s",
+    "q3_k",
+    "iq4_xs",
+    "iq4_nl",
+    "q4_0",
+    "q4_1",
+    "q4_k",
+    "q5_0",
+    "q5_1",
+    "q5_k",
+    "q6_k",
+    "q8_0",
+    "f16",
+)
+ROWS, HEAD_ROWS = 96, 256
+VALUES = 2
+"""Goes up when a method chooses other values, so that costs of before are measured again."""
+Seen = Callable[[Encoding, F32], "F32 | None"]
+ALIGNMENT = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Costs in nats of KL divergence, predicted, by tensor and encoding; saved as measure.json."""
+
+    key: str
+    costs: dict[str, dict[str, float]]
+
+    def choices(
+        self, model: Model, only: Any = None, scale: dict[str, float] | None = None
+    ) -> list[Choice]:
+        """What `allocate` takes.
+
+        Only(tensor, encoding): whether it may be used; scale: by tensor, see probe.py.
+        """
+        found: list[Choice] = []
+        for name, costs in self.costs.items():
+            factor = (scale or {}).get(name, 1.0)
+            options = [
+                Option(
+                    encoding=e,
+                    nbytes=_size(model.tensors[name], encodings.get(e)),
+                    cost=cost * factor,
+                )
+                for e, cost in costs.items()
+                if only is None or only(name, e)
+            ]
+            found.append(Choice(name=name, options=options))
+        return found
+
+
+def _size(tensor: Tensor, encoding: Encoding) -> int:
+    """Bytes in a GGUF, padding to the next tensor included."""
+    size = num_rows(tensor) * encoding.row_bytes(columns(tensor))
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
+    """Encodings whose blocks divide the rows of a tensor.
+
+    Kinds: None: those of GGUF, and the one whose grid it lies on already.
+    """
+    if kinds is None:
+        grid = grid_detection.recognise(tensor)
+        kinds = (
+            CANDIDATES
+            if grid is None or grid.encoding in CANDIDATES
+            else (*CANDIDATES, grid.encoding)
+        )
+    return [e for e in map(encodings.get, kinds) if columns(tensor) % e.block == 0]
+
+
+def matrices(model: Model) -> list[str]:
+    """Tensors whose encoding is looked for; the others keep full precision."""
+    return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
+
+
+def unmeasured(model: Model) -> Measured:
+    """The choices there are, before anything is known of their costs: more bits are better."""
+    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n])} for n in matrices(model)}
+    return Measured(key="", costs=costs)
+
+
+def measure(
+    model: Model,
+    statistics: Statistics,
+    path: Path,
+    *,
+    threads: int,
+    progress: Progress,
+    kinds: Sequence[str] | None = None,
+    seen: Seen | None = None,
+) -> Measured:
+    """Cost of every candidate encoding for every tensor that may be quantized.
+
+    Kept in `path` for the next budget.
+
+    kinds: the candidates, None for CANDIDATES
+    seen:  what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
+           encoding; None where it takes them as they are
+    """
+    grads = gradients.read(statistics.folder)
+    known = [VALUES, statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    costs: dict[str, dict[str, float]] = {}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["key"] == key:
+            costs = before["costs"]
+    except (OSError, ValueError, KeyError):
+        pass
+    names = matrices(model)
+    work = _Work(model, statistics, grads, kinds, seen)
+    progress.start("measure", len(names), "tensors")
+    with ThreadPoolExecutor(threads) as pool:
+        for name in names:
+            if name not in costs:
+                costs[name] = work.costs(name, pool)
+                if (kind := model.tensors[name].dtype) in costs[name]:
+                    costs[name][kind] = 0.0  # carried as it is stored
+                write_json(path, {"key": key, "costs": costs})
+            progress.advance(1, name)
+    progress.finish()
+    return Measured(key=key, costs={n: costs[n] for n in names})
+
+
+class _Work:
+    def __init__(
+        self,
+        model: Model,
+        statistics: Statistics,
+        grads: dict[str, F32],
+        kinds: Sequence[str] | None,
+        seen: Seen | None,
+    ) -> None:
+        self.model, self.statistics, self.grads = model, statistics, grads
+        self.kinds, self.seen = kinds, seen
+        self.tied = "output.weight" not in model.tensors
+        self.method = methods.get("gptq")
+
+    def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
+        tensor = self.model.tensors[name]
+        found = candidates(tensor, self.kinds)
+        site = self.statistics.site_of.get(name)
+        if site is None:
+            one = self._embedding if name == "token_embd.weight" else self._plain
+            results = pool.map(one, [tensor] * len(found), found)
+            return {e.name: cost for e, cost in zip(found, results, strict=True)}
+        sensitivity = self._sensitivity(name, tensor)
+        at, share = _sample(sensitivity, HEAD_ROWS if site == "head" else ROWS)
+        x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
+        weights = self.statistics.weights[name]
+        inputs = methods.Inputs(weights=weights, moment=self.statistics.moment(name))
+        held = self.statistics.read(site, "held").astype(np.float32)
+        if len(held) == 0:
+            held = np.diag(np.sqrt(weights * len(weights))).astype(np.float32)
+
+        def cost(encoding: Encoding) -> float:
+            if encoding.block == 1:
+                data = encoding.encode(x)
+            else:
+                data = self.method.encode(encoding, x, inputs)
+            made = encoding.decode(data, x.shape[1])
+            inputs_ = self.seen(encoding, held) if self.seen else None
+            wrong = (made - x) @ held.T if inputs_ is None else made @ inputs_.T - x @ held.T
+            per_row = np.square(wrong).mean(axis=1, dtype=np.float64)
+            total = 0.5 * float(per_row @ share)
+            if name == "token_embd.weight":
+                total += self._embedding(tensor, encoding)
+            return total
+
+        return {e.name: c for e, c in zip(found, pool.map(cost, found), strict=True)}
+
+    def _sensitivity(self, name: str, tensor: Tensor) -> F32:
+        """Mean square gradient of each row.
+
+        Without a backward pass, errors count relative to the outputs.
+        """
+        if name in self.grads:
+            return self.grads[name]
+        rows = num_rows(tensor)
+        at = np.unique(np.linspace(0, rows - 1, min(rows, ROWS)).astype(int))
+        x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
+        power = (
+            float((np.square(x, dtype=np.float64) @ self.statistics.weights[name]).mean()) or 1.0
+        )
+        return np.full(rows, 1.0 / (power * rows), np.float32)
+
+    def _embedding(self, tensor: Tensor, encoding: Encoding) -> float:
+        """The embedding read forwards.
+
+        Rows as often as text has them, columns by their gradient.
+        """
+        from safetensors.numpy import load_file
+
+        counts = load_file(self.statistics.folder / "embedding.safetensors")["counts"].astype(
+            np.float64
+        )
+        columns_ = self.grads.get("embedding")
+        at, share = _sample(counts / counts.sum(), HEAD_ROWS)
+        x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
+        if columns_ is None:
+            columns_ = np.full(
+                x.shape[1], 1.0 / max(1e-12, float(np.square(x).sum(axis=1).mean())), np.float32
+            )
+        data = encoding.encode(x)
+        error = np.square(encoding.decode(data, x.shape[1]) - x) @ columns_.astype(np.float64)
+        return 0.5 * float(error @ share)
+
+    def _plain(self, tensor: Tensor, encoding: Encoding) -> float:
+        """A matrix whose inputs are not known: relative squared error of some rows."""
+        at = np.unique(np.linspace(0, num_rows(tensor) - 1, ROWS).astype(int))
+        x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
+        error = encoding.decode(encoding.encode(x), x.shape[1]) - x
+        return float(np.square(error).sum() / max(1e-30, float(np.square(x).sum())))
+
+
+def _sample(weights: Any, count: int) -> tuple[Any, Any]:
+    """Rows drawn in proportion to their weights, evenly along the sum, and what each stands for.
+
+    For any f, sum over rows of weights * f is about the sum over the sample of share * f.
+    """
+    weights = np.maximum(np.asarray(weights, np.float64), 0)
+    total = weights.sum()
+    if not total > 0:
+        weights, total = np.ones_like(weights), float(len(weights))
+    ends = np.cumsum(weights)
+    points = (np.arange(count) + 0.5) * total / count
+    at = np.minimum(np.searchsorted(ends, points), len(weights) - 1)
+    rows, times = np.unique(at, return_counts=True)
+    return rows, times * total / count

@@ -1,0 +1,1 @@
+"""Scales and norms that learn from the original."""

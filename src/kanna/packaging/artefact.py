@@ -1,0 +1,276 @@
+"""What is packaged: the files of one artefact, and what they say of themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from kanna import families
+from kanna._util.digest import sha256
+from kanna._util.progress import Progress, Silent
+from kanna.errors import FormatError, KannaError, RefusedError, SourceError, UnsupportedError
+from kanna.model import MetaValue, Model, string, u32
+from kanna.provenance import SOURCE_HASHES
+from kanna.sources import open_source
+
+# Files that run code when they are read.
+_PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# Marks of the chat templates of a folder, first found first used.
+_TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """One artefact to package.
+
+    kind:   `gguf`, `onnx` or `mlx`
+    slug:   the name as a DNS label: lower case letters, digits and hyphens, at most 40
+    place:  path of the artefact inside the package, such as `models/tiny-Q4_K_M.gguf`
+    files:  every file by its path inside the package
+    hashes: SHA-256 of every file, by the same path
+    model:  what the arithmetic of `fit` needs to know; no tensors for a folder
+    chat_template: Jinja source, or None
+    """
+
+    kind: str
+    name: str
+    slug: str
+    place: str
+    files: dict[str, Path]
+    hashes: dict[str, str]
+    num_bytes: int
+    parameters: int | None
+    model: Model
+    licence: str | None
+    chat_template: str | None
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that names the artefact: of its file, or of the hashes of its files in order."""
+        found = [self.hashes[p] for p in sorted(self.hashes)]
+        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+
+    @property
+    def trained_context(self) -> int | None:
+        found = self.model.meta("{arch}.context_length", 0)
+        return int(found) or None
+
+
+def open_artefact(
+    path: str | Path, *, name: str | None = None, progress: Progress | None = None
+) -> Artefact:
+    """Look at an artefact and hash its files.
+
+    Raises SourceError when it is none that `kanna serve` runs.
+    """
+    given = Path(path).expanduser()
+    if not given.exists():
+        raise SourceError(
+            f"{given} does not exist", expected="a .gguf file, or an ONNX or MLX folder"
+        )
+    about = _folder(given) if given.is_dir() else _gguf(given)
+    files = about.pop("files")
+    label = name or (given.name if given.is_dir() else re.sub(r"-00001-of-\d{5}$", "", given.stem))
+    hashes: dict[str, str] = {}
+    told = progress or Silent()
+    told.start("hash the artefact", sum(p.stat().st_size for p in files.values()))
+    for place, file in files.items():
+        hashes[place] = sha256(file, lambda n, p=place: told.advance(n, p))
+    told.finish()
+    num_bytes = sum(p.stat().st_size for p in files.values())
+    return Artefact(slug=slug(label), files=files, hashes=hashes, num_bytes=num_bytes, **about)
+
+
+def slug(name: str) -> str:
+    """A DNS label from any name; raises SourceError when nothing of it is left."""
+    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    if not found:
+        raise SourceError(f"no name can be made of {name!r}", todo="give one with --name")
+    return found if found[0].isalpha() else f"m-{found}"[:40].strip("-")
+
+
+def _gguf(path: Path) -> dict[str, Any]:
+    opened = open_source(path, offline=True)
+    if opened.gguf is None:
+        raise UnsupportedError(
+            f"{path} is not a GGUF file", expected="a .gguf file, or an ONNX or MLX folder"
+        )
+    try:
+        model = families.load_model(opened)
+    except KannaError:
+        # A family kanna does not convert can still be served.
+        arch = opened.gguf.metadata.get("general.architecture", string("unknown"))
+        model = Model(
+            name=opened.name,
+            family=str(arch.value),
+            tensors=dict(opened.tensors),
+            metadata=opened.gguf.metadata,
+        )
+    raw = opened.gguf.metadata
+    licence = raw.get("general.license.name") or raw.get("general.license")
+    template = raw.get("tokenizer.chat_template")
+    files = {f"models/{_plain(p.name)}": p for p in opened.weight_files}
+    return {
+        "kind": "gguf",
+        "name": opened.name,
+        "place": next(iter(files)),
+        "files": files,
+        "parameters": model.num_parameters,
+        "model": model,
+        "licence": str(licence.value) if licence else None,
+        "chat_template": str(template.value) if template else None,
+        "provenance": provenance_of(raw),
+    }
+
+
+def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
+    """What kanna wrote about how the file was made, without the prefix `kanna.`.
+
+    The JSON among it parsed.
+    """
+    found: dict[str, Any] = {}
+    for key, meta in metadata.items():
+        if not key.startswith("kanna."):
+            continue
+        value: Any = meta.value
+        if key in (SOURCE_HASHES, "kanna.plan.encodings"):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise FormatError(
+                    f"{key} is not JSON", expected="what kanna convert writes"
+                ) from error
+        elif not isinstance(value, (str, int, float)):
+            value = [str(v) for v in value]
+        found[key.removeprefix("kanna.")] = value
+    return found
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    names = {p.name for p in path.iterdir() if p.is_file()}
+    if "genai_config.json" in names or any(n.endswith(".onnx") for n in names):
+        kind = "onnx"
+    elif "config.json" in names and any(n.endswith(".safetensors") for n in names):
+        kind = "mlx"
+    else:
+        raise UnsupportedError(
+            f"{path} is not an artefact",
+            expected="a .gguf file, a folder with .onnx files, or an MLX folder",
+        )
+    label = _plain(path.resolve().name)
+    files = _files(path, f"models/{label}")
+    model = _described(path, label)
+    licence = _json(path / "config.json").get("license")
+    licence_file = next(
+        (n for n in sorted(names) if n.upper().startswith(("LICENSE", "LICENCE"))), None
+    )
+    return {
+        "kind": kind,
+        "name": label,
+        "place": f"models/{label}",
+        "files": files,
+        "parameters": None,
+        "model": model,
+        "licence": str(licence) if licence else f"see {licence_file}" if licence_file else None,
+        "chat_template": _template(path),
+    }
+
+
+def _files(folder: Path, place: str) -> dict[str, Path]:
+    """Every file of a folder.
+
+    Links are followed, but not to folders, and nothing hidden or pickled is taken.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = PurePosixPath(path.relative_to(folder).as_posix())
+        if any(part.startswith(".") for part in relative.parts) or path.is_dir():
+            continue
+        if path.suffix.lower() in _PICKLED:
+            raise RefusedError(
+                f"{path.name} can run code when it is read", todo="remove it from the artefact"
+            )
+        if not path.is_file():
+            raise SourceError(
+                f"{path} is not a file", todo="remove it: broken links and devices are not packaged"
+            )
+        if any(c in str(relative) for c in "\n\r\\"):
+            raise SourceError(
+                f"the name {str(relative)!r} cannot be written in a list of checksums",
+                todo="rename it",
+            )
+        found[f"{place}/{relative}"] = path.resolve()
+    return found
+
+
+def _described(path: Path, name: str) -> Model:
+    """The shape of a folder's model in GGUF's words, from the configuration of either runtime."""
+    config, genai = _json(path / "config.json"), _json(path / "genai_config.json").get("model", {})
+    decoder = genai.get("decoder", {}) if isinstance(genai, dict) else {}
+    texts = config.get("text_config")
+    config = texts if isinstance(texts, dict) else config
+    family = str(genai.get("type") or config.get("model_type") or "unknown")
+    kept: dict[str, MetaValue] = {}
+    for key, mine, theirs in (
+        ("block_count", "num_hidden_layers", "num_hidden_layers"),
+        ("embedding_length", "hidden_size", "hidden_size"),
+        ("attention.head_count", "num_attention_heads", "num_attention_heads"),
+        ("attention.head_count_kv", "num_key_value_heads", "num_key_value_heads"),
+        ("attention.key_length", "head_dim", "head_size"),
+        ("attention.value_length", "head_dim", "head_size"),
+        ("feed_forward_length", "intermediate_size", "intermediate_size"),
+        ("attention.sliding_window", "sliding_window", "sliding_window"),
+    ):
+        value = config.get(mine, decoder.get(theirs))
+        if isinstance(value, int) and value > 0:
+            kept[f"{family}.{key}"] = u32(value)
+    for key, value in (
+        ("context_length", config.get("max_position_embeddings", genai.get("context_length"))),
+        ("vocab_size", config.get("vocab_size", genai.get("vocab_size"))),
+    ):
+        if isinstance(value, int) and value > 0:
+            kept[f"{family}.{key}"] = u32(value)
+    return Model(name=name, family=family, tensors={}, metadata=kept)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An object from a file; {} when there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path} is not JSON: {error}") from error
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+
+
+def _template(path: Path) -> str | None:
+    for name in _TEMPLATES:
+        file = path / name
+        if not file.is_file():
+            continue
+        if file.suffix == ".jinja":
+            return file.read_text(encoding="utf-8")
+        found = _json(file).get("chat_template")
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _plain(name: str) -> str:
+    """A file name that needs no quoting anywhere."""
+    if _PLAIN.fullmatch(name):
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    return (
+        f"{slug(stem if dot else name)}.{suffix}"
+        if dot and _PLAIN.fullmatch(suffix)
+        else slug(name)
+    )

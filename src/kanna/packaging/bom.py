@@ -1,0 +1,202 @@
+"""A CycloneDX bill of materials of the model.
+
+What it is, what it was made of and how, what it needs to run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from datetime import datetime, timezone
+from types import SimpleNamespace
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from kanna import __version__
+from kanna.errors import GateError, MissingError
+from kanna.packaging.artefact import Artefact
+from kanna.packaging.service import EXTRAS
+
+FILE = "bom.cdx.json"
+_INSTALL = "pip install 'kanna[package]'"
+# Kept as parts of their own.
+_APART = ("source.sha256", "plan.encodings")
+
+
+def bom(artefact: Artefact) -> str:
+    """CycloneDX 1.6 JSON, the same for the same artefact; raises MissingError without the library.
+
+    The time is that of the artefact's newest file, or SOURCE_DATE_EPOCH; the serial number comes of
+    its hash.
+    """
+    lib = _library()
+    made = lib.Bom(serial_number=uuid5(NAMESPACE_URL, f"sha256:{artefact.digest}:{__version__}"))
+    made.metadata.timestamp = _time(artefact)
+    tool = lib.Component(
+        type=lib.ComponentType.APPLICATION, name="kanna", version=__version__, bom_ref="tool:kanna"
+    )
+    made.metadata.tools.components.add(tool)
+    model = _model(lib, artefact)
+    made.metadata.component = model
+    runtime = lib.Component(
+        type=lib.ComponentType.APPLICATION,
+        name="kanna",
+        version=__version__,
+        bom_ref="runtime:kanna",
+        description=f"serves it: kanna[{EXTRAS[artefact.kind]}]",
+    )
+    made.components.add(runtime)
+    made.register_dependency(model, [runtime])
+    written = json.loads(
+        lib.make_outputter(made, lib.OutputFormat.JSON, lib.SchemaVersion.V1_6).output_as_string()
+    )
+    # The library knows no model cards yet; the schema does.
+    written["metadata"]["component"]["modelCard"] = _card(artefact)
+    text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+    validate(text)
+    return text
+
+
+def _time(artefact: Artefact) -> datetime:
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    newest = int(given) if given else int(max(p.stat().st_mtime for p in artefact.files.values()))
+    return datetime.fromtimestamp(newest, timezone.utc)
+
+
+def _model(lib: Any, artefact: Artefact) -> Any:
+    known = artefact.provenance
+    files = [
+        lib.Component(
+            type=lib.ComponentType.FILE,
+            name=place,
+            bom_ref=f"file:{place}",
+            hashes=[_sha256(lib, digest)],
+        )
+        for place, digest in artefact.hashes.items()
+    ]
+    sources = [
+        lib.Component(
+            type=lib.ComponentType.FILE,
+            name=name,
+            bom_ref=f"source:{name}",
+            hashes=[_sha256(lib, digest)],
+        )
+        for name, digest in known.get("source.sha256", {}).items()
+    ]
+    ancestors: list[Any] = []
+    if "source" in known:
+        # Without hashes a source is still named.
+        revision = str(known.get("source.revision", "")) or None
+        ancestors = [
+            lib.Component(
+                type=lib.ComponentType.MACHINE_LEARNING_MODEL,
+                name=str(known["source"]),
+                version=revision,
+                bom_ref="source",
+                components=sources,
+            )
+        ]
+    properties = [lib.Property(name="kanna:kind", value=artefact.kind)]
+    for key, value in sorted(known.items()):
+        if key not in _APART:
+            told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            properties.append(lib.Property(name=f"kanna:{key}", value=told))
+    for key, value in known.get("plan.encodings", {}).items():
+        properties.append(
+            lib.Property(name=f"kanna:plan.encodings:{key}", value=f"{value} tensors")
+        )
+    return lib.Component(
+        type=lib.ComponentType.MACHINE_LEARNING_MODEL,
+        name=artefact.name,
+        version=f"sha256:{artefact.digest}",
+        bom_ref="model",
+        hashes=[lib.HashType(alg=lib.HashAlgorithm.SHA_256, content=artefact.digest)],
+        licenses=_licences(lib, artefact.licence),
+        components=files,
+        properties=properties,
+        pedigree=lib.Pedigree(ancestors=ancestors, notes=known.get("command"))
+        if ancestors
+        else None,
+    )
+
+
+def _sha256(lib: Any, digest: str) -> Any:
+    return lib.HashType(alg=lib.HashAlgorithm.SHA_256, content=digest)
+
+
+def _licences(lib: Any, named: str | None) -> list[Any]:
+    """An SPDX identifier where it is one, else the name as it stands."""
+    return [lib.LicenseFactory().make_from_string(named)] if named else []
+
+
+def _card(artefact: Artefact) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "task": "text-generation",
+        "architectureFamily": "transformer",
+        "modelArchitecture": artefact.model.family,
+        "inputs": [{"format": "text"}],
+        "outputs": [{"format": "text"}],
+    }
+    facts = {
+        "parameters": artefact.parameters,
+        "bytes": artefact.num_bytes,
+        "context": artefact.trained_context,
+        "layers": artefact.model.meta("{arch}.block_count"),
+        "hidden": artefact.model.meta("{arch}.embedding_length"),
+        "chat template": "yes" if artefact.chat_template else "no",
+    }
+    properties = [
+        {"name": f"kanna:{k}", "value": str(v)} for k, v in facts.items() if v not in (None, 0)
+    ]
+    return {"modelParameters": told, "properties": properties}
+
+
+def validate(text: str) -> None:
+    """Raise GateError when a text is not a valid CycloneDX 1.6 document.
+
+    MissingError without the library.
+    """
+    lib = _library()
+    try:
+        problem = lib.JsonStrictValidator(lib.SchemaVersion.V1_6).validate_str(text)
+    except lib.MissingOptionalDependencyException as error:
+        raise MissingError(
+            "a bill of materials needs the validator of cyclonedx-python-lib", todo=_INSTALL
+        ) from error
+    except ValueError as error:
+        raise GateError(
+            f"{FILE} is not JSON: {error}", expected="a CycloneDX 1.6 document"
+        ) from error
+    if problem is not None:
+        raise GateError(
+            f"{FILE} is not valid: {str(problem)[:400]}", expected="a CycloneDX 1.6 document"
+        )
+
+
+_PARTS = {
+    "cyclonedx.model": ("HashAlgorithm", "HashType", "Property"),
+    "cyclonedx.model.bom": ("Bom",),
+    "cyclonedx.model.component": ("Component", "ComponentType", "Pedigree"),
+    "cyclonedx.contrib.license.factories": ("LicenseFactory",),
+    "cyclonedx.output": ("make_outputter",),
+    "cyclonedx.schema": ("OutputFormat", "SchemaVersion"),
+    "cyclonedx.validation.json": ("JsonStrictValidator",),
+    "cyclonedx.exception": ("MissingOptionalDependencyException",),
+}
+
+
+def _library() -> Any:
+    """What is used of cyclonedx-python-lib.
+
+    Its decorators hide the types from checkers: Any says so in one place.
+    """
+    try:
+        found = {
+            n: getattr(importlib.import_module(m), n) for m, names in _PARTS.items() for n in names
+        }
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            "a bill of materials needs cyclonedx-python-lib", todo=_INSTALL
+        ) from error
+    return SimpleNamespace(**found)

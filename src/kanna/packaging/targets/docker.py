@@ -1,0 +1,91 @@
+"""A container image: built in two stages, run by an unprivileged user on a read-only root."""
+
+from __future__ import annotations
+
+import json
+
+from kanna.packaging.service import HEALTH, PORT, ROOT, STATE, UID, Service, probe
+from kanna.packaging.targets.base import Target
+
+PYTHON = "python:3.12"
+# The image and its model can be read by whoever runs it, changed by nobody.
+_IGNORED = ("*", "!models", "!wheels", "!SHA256SUMS", "!bom.cdx.json")
+
+
+def files(service: Service) -> dict[str, str]:
+    return {
+        "Dockerfile": _dockerfile(service),
+        ".dockerignore": "\n".join(_IGNORED) + "\n",
+        # A folder that must be there for COPY, also without a wheel in it.
+        "wheels/.keep": "",
+    }
+
+
+def _dockerfile(service: Service) -> str:
+    labels = {
+        "org.opencontainers.image.title": service.artefact.slug,
+        "org.opencontainers.image.licenses": service.artefact.licence or "",
+        "org.opencontainers.image.description": f"{service.artefact.name} served by kanna",
+        "kanna.artefact.sha256": service.artefact.digest,
+    }
+    told = " \\\n      ".join(f"{k}={_quoted(v)}" for k, v in labels.items() if v)
+    health = json.dumps(probe(HEALTH, python="/opt/kanna/bin/python"))
+    return f"""\
+FROM {PYTHON}-bookworm AS build
+ARG KANNA={_quoted(service.requirement)}
+COPY wheels/ /wheels/
+RUN python -m venv /opt/kanna \\
+ && /opt/kanna/bin/pip install --no-cache-dir --find-links /wheels "$KANNA"
+
+FROM {PYTHON}-slim-bookworm
+LABEL {told}
+RUN apt-get update \\
+ && apt-get install -y --no-install-recommends libgomp1 \\
+ && rm -rf /var/lib/apt/lists/* \\
+ && groupadd --system --gid {UID} kanna \\
+ && useradd --system --uid {UID} --gid {UID} --home-dir {STATE} --shell /usr/sbin/nologin kanna \\
+ && install -d -o {UID} -g {UID} -m 0700 {STATE}
+COPY --from=build /opt/kanna /opt/kanna
+WORKDIR {ROOT}
+COPY models/ models/
+COPY SHA256SUMS bom.cdx.json ./
+# A model that changed on its way here is not served.
+RUN grep '  models/' SHA256SUMS | sha256sum --check --strict --quiet
+ENV PATH=/opt/kanna/bin:$PATH \\
+    HOME={STATE} \\
+    KANNA_STATE={STATE} \\
+    PYTHONDONTWRITEBYTECODE=1 \\
+    PYTHONUNBUFFERED=1
+USER {UID}:{UID}
+VOLUME {STATE}
+EXPOSE {PORT}
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 CMD {health}
+ENTRYPOINT ["kanna"]
+CMD {json.dumps(service.arguments())}
+"""
+
+
+def _quoted(text: str) -> str:
+    """A string of a Dockerfile: no variable of it is put in."""
+    return (
+        '"'
+        + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", " ")
+        + '"'
+    )
+
+
+def usage(service: Service) -> list[str]:
+    run = (
+        f"docker run --rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "
+        f"--memory {service.resources.memory_mib}m --cpus {service.resources.cpus} "
+        f"--volume {service.name}:{STATE}"
+    )
+    return [
+        f"docker build --tag {service.image} .",
+        f"{run} {service.image} keys create --name first",
+        f"{run} --publish 127.0.0.1:{PORT}:{PORT} {service.image}",
+    ]
+
+
+TARGET = Target(about="a container image", files=files, usage=usage)

@@ -1,0 +1,184 @@
+"""systemd: a sandboxed service, and a timer that restarts it when it answers no more."""
+
+from __future__ import annotations
+
+from kanna.packaging.service import HEALTH, Service, probe
+from kanna.packaging.targets.base import Target
+
+PREFIX = "/opt/kanna"
+
+
+def files(service: Service) -> dict[str, str]:
+    name = service.name
+    return {
+        f"systemd/{name}.service": _service(service),
+        f"systemd/{name}-health.service": _health(service),
+        f"systemd/{name}-health.timer": _timer(service),
+        f"systemd/{name}-restart.service": _restart(service),
+    }
+
+
+def _service(service: Service) -> str:
+    told = service.resources
+    command = [
+        f"{PREFIX}/bin/kanna",
+        *service.arguments(root=PREFIX, state="%S/kanna", host="127.0.0.1"),
+        "--keys",
+    ]
+    return f"""\
+[Unit]
+Description={_text(service.artefact.name)} served by kanna
+Documentation=file:{PREFIX}/README.md
+After=network.target
+StartLimitIntervalSec=300
+StartLimitBurst=5
+
+[Service]
+Type=exec
+ExecStart={_words(command)}
+Environment=KANNA_STATE=%S/kanna HOME=%S/kanna PYTHONDONTWRITEBYTECODE=1
+WorkingDirectory=%S/kanna
+Restart=on-failure
+RestartSec=2
+TimeoutStopSec=30
+KillMode=mixed
+
+# Who it is
+DynamicUser=yes
+User=kanna
+StateDirectory=kanna
+StateDirectoryMode=0700
+UMask=0077
+
+# What it may take
+MemoryHigh={told.warning_mib}M
+MemoryMax={told.memory_mib}M
+MemorySwapMax=0
+CPUQuota={told.cpus * 100}%
+TasksMax=512
+LimitNOFILE=65536
+OOMPolicy=stop
+
+# What it may see and do
+ProtectSystem=strict
+ProtectHome=yes
+ProtectProc=invisible
+ProcSubset=all
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateUsers=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+NoNewPrivileges=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+LockPersonality=yes
+RemoveIPC=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+IPAddressDeny=any
+IPAddressAllow=localhost
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _health(service: Service) -> str:
+    command = probe(HEALTH, python=f"{PREFIX}/bin/python", tries=3)
+    return f"""\
+[Unit]
+Description=Whether {service.name} answers
+Requisite={service.name}.service
+After={service.name}.service
+OnFailure={service.name}-restart.service
+
+[Service]
+Type=oneshot
+ExecStart={_words(command)}
+TimeoutStartSec=30
+DynamicUser=yes
+ProtectSystem=strict
+ProtectHome=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+RestrictAddressFamilies=AF_INET AF_INET6
+SystemCallFilter=@system-service
+IPAddressDeny=any
+IPAddressAllow=localhost
+"""
+
+
+def _timer(service: Service) -> str:
+    return f"""\
+[Unit]
+Description=Ask {service.name} every half minute whether it answers
+
+[Timer]
+OnActiveSec=120
+OnUnitInactiveSec=30
+AccuracySec=5
+Unit={service.name}-health.service
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def _restart(service: Service) -> str:
+    return f"""\
+[Unit]
+Description=Restart {service.name}, which does not answer
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/systemctl try-restart {service.name}.service
+"""
+
+
+def _text(text: str) -> str:
+    """One line in which systemd puts nothing in."""
+    return " ".join(text.split()).replace("%", "%%")
+
+
+def _words(command: list[str]) -> str:
+    """A command line as systemd reads it.
+
+    Quoted, dollars twice, specifiers only where we wrote them.
+    """
+    found: list[str] = []
+    for word in command:
+        told = (
+            word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("$", "$$")
+        )
+        told = told.replace("%", "%%").replace("%%S/", "%S/")
+        found.append(
+            f'"{told}"' if told != word or " " in word or "'" in word or ";" in word else told
+        )
+    return " ".join(found)
+
+
+def usage(service: Service) -> list[str]:
+    return [
+        f"sudo python3 -m venv {PREFIX}",
+        f"sudo {PREFIX}/bin/pip install --find-links wheels '{service.requirement}'",
+        f"sudo cp --recursive models README.md {PREFIX}/",
+        "sudo cp systemd/*.service systemd/*.timer /etc/systemd/system/",
+        "sudo systemctl daemon-reload",
+        # Before the first start: then the folder is given to the service's own user.
+        f"sudo {PREFIX}/bin/kanna keys create --name first --state /var/lib/kanna",
+        f"sudo systemctl enable --now {service.name}.service {service.name}-health.timer",
+    ]
+
+
+TARGET = Target(about="a sandboxed systemd service", files=files, usage=usage)

@@ -1,0 +1,32 @@
+"""Alert rules and a dashboard for the gateway's metrics: the same files for every artefact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kanna.packaging.service import METRICS, PORT, Service
+from kanna.packaging.targets.base import as_yaml
+
+FOLDER = Path(__file__).parent
+NAMES = ("alerts.yaml", "alerts.test.yaml", "dashboard.json")
+
+
+def files(service: Service) -> dict[str, str]:
+    """Text by path in the package.
+
+    Prometheus.yaml asks the gateway where compose and systemd put it.
+    """
+    found = {f"watch/{name}": (FOLDER / name).read_text(encoding="utf-8") for name in NAMES}
+    job = {
+        "job_name": "kanna",
+        "metrics_path": METRICS,
+        # A key with the scope `metrics` (kanna keys create), alone in this file.
+        "authorization": {"credentials_file": "metrics.key"},
+        "static_configs": [{"targets": [f"127.0.0.1:{PORT}"], "labels": {"service": service.name}}],
+    }
+    told = {
+        "global": {"scrape_interval": "15s"},
+        "rule_files": ["alerts.yaml"],
+        "scrape_configs": [job],
+    }
+    return found | {"watch/prometheus.yaml": as_yaml(told)}

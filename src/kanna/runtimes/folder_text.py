@@ -1,0 +1,116 @@
+"""What a model's folder says of text: tokenizer, special tokens, chat template.
+
+No runtime is needed for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import FormatError
+
+TOKENIZER = "tokenizer.json"
+# What a decoder looks back at: enough for the bytes of one character and the space before a word.
+_TAIL = 8
+
+
+class FolderText:
+    """The tokenizer of a folder: ids from text and back.
+
+    vocabulary: rows of the model's logits; ends: ids that end a generation by the folder's own
+    account
+    """
+
+    def __init__(self, folder: Path, configs: Sequence[Mapping[str, Any]]) -> None:
+        from tokenizers import Tokenizer
+
+        path = folder / TOKENIZER
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(path))
+        except Exception as error:  # a bare Exception is all the library raises
+            raise FormatError(
+                f"{path} cannot be read: {error}", expected="a tokenizer of Hugging Face's"
+            ) from error
+        # Some encoders have the length they were trained at written into the tokenizer.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        settings = read_json(folder / "tokenizer_config.json")
+        known = [*configs, read_json(folder / "generation_config.json")]
+        self.bos = self._single("bos", settings, known)
+        self.eos = self._single("eos", settings, known)
+        self.ends = frozenset(i for c in known for i in _ids(c.get("eos_token_id")))
+        if not self.ends and self.eos is not None:
+            self.ends = frozenset({self.eos})
+        start = self._tokenizer.encode("", add_special_tokens=True).ids
+        self.adds_bos = bool(start) and start[0] == self.bos
+        self.chat_template = _template(folder, settings)
+
+    def _single(
+        self, kind: str, settings: Mapping[str, Any], known: Sequence[Mapping[str, Any]]
+    ) -> int | None:
+        token = settings.get(f"{kind}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        found = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if found is not None:
+            return int(found)
+        return next((i for c in known for i in _ids(c.get(f"{kind}_token_id"))), None)
+
+    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
+        """Token ids; see `Engine.tokenize`."""
+        self._tokenizer.encode_special_tokens = not special
+        return self._tokenizer.encode(text, add_special_tokens=add_bos).ids
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+
+    def stream(self, before: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
+        """Text of `tokens` as it becomes complete, as the continuation of the ids `before`.
+
+        Bytes of one character may come in several tokens: they are held back, and become U+FFFD
+        when nothing follows.
+        """
+        ids = list(before[-_TAIL:])
+        shown, known = 0, len(ids)
+        for token in tokens:
+            ids.append(token)
+            old, new = self.detokenize(ids[shown:known]), self.detokenize(ids[shown:])
+            if new.endswith("\ufffd") and len(ids) - known < _TAIL:
+                continue
+            yield new[len(old) :]
+            shown, known = known, len(ids)
+        if known < len(ids):
+            yield self.detokenize(ids[shown:])[len(self.detokenize(ids[shown:known])) :]
+
+
+def _ids(value: Any) -> list[int]:
+    values: list[Any] = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, int)]
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} when the file is absent. Raises FormatError for anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not JSON: {error}", todo="convert again") from None
+    if not isinstance(found, dict):
+        raise FormatError(
+            f"{path} is not an object", expected="a JSON object", todo="convert again"
+        )
+    return found

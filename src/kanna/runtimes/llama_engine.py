@@ -1,0 +1,398 @@
+"""A GGUF loaded in llama.cpp.
+
+Logits of every position for evaluation, native-speed generation for use.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError, KannaError, UsageError
+from kanna.model import F32
+from kanna.runtimes._llama_log import LOG
+from kanna.runtimes._sampling import StopText
+from kanna.runtimes.base import Generation
+
+# Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
+# is heard.
+_PROMPT_BATCH = 512
+
+
+class LlamaEngine:
+    """One model with one context at a time.
+
+    The context is made when it is first needed, for scoring (room for the logits of a whole batch)
+    or for generating (room for one row of logits only: with 262k tokens of vocabulary the
+    difference is 0.5 GB).
+    """
+
+    def __init__(
+        self,
+        lib: Any,
+        path: Path,
+        *,
+        context: int,
+        threads: int,
+        gpu_layers: int | None,
+        vocab_only: bool = False,
+        cache: str = "f16",
+        mmap: bool = True,
+    ) -> None:
+        self._lib, self.path, self.threads, self._cache = lib, path, threads, cache
+        self._ctx: Any = None
+        self._ctx_mode = ""
+        self._outputs = 0
+        self._past: list[int] = []
+        self.last = Generation()
+        LOG.clear()
+        LOG.buffers.clear()
+        params = lib.llama_model_default_params()
+        if gpu_layers is not None:
+            params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
+        if not mmap:
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        self._model: Any = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise FormatError(
+                f"llama.cpp cannot load {path}: {LOG.why()}",
+                todo="check the file with `kanna inspect`, or convert again",
+            )
+        self._weights = [b for b in LOG.buffers if b[1] == "weights"]
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.trained_context: int = lib.llama_model_n_ctx_train(self._model)
+        self.context = context or self.trained_context or 4096
+        self.bos, self.eos = (
+            self._id(f(self._vocab)) for f in (lib.llama_vocab_bos, lib.llama_vocab_eos)
+        )
+        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
+        template = lib.llama_model_chat_template(self._model, None)
+        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+
+    @staticmethod
+    def _id(token: int) -> int | None:
+        return None if token < 0 else token
+
+    # Contexts
+
+    def _use(self, mode: str, outputs: int = 1) -> Any:
+        """The context for `score` (with room for `outputs` rows of logits) or `generate`.
+
+        Raises KannaError when there is no memory for it."""
+        if self._model is None:
+            raise UsageError(f"{self.path} is closed")
+        if self._ctx is not None and self._ctx_mode == mode and outputs <= self._outputs:
+            return self._ctx
+        self._free_context()
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = self.context
+        params.n_batch = self.context if mode == "score" else min(self.context, 2048)
+        params.n_batch = min(params.n_batch, 4096)
+        params.n_ubatch = min(params.n_batch, 512)
+        params.n_outputs_max = min(outputs, params.n_batch)
+        params.n_threads = params.n_threads_batch = self.threads
+        params.swa_full = False
+        params.type_k = params.type_v = getattr(self._lib, f"GGML_TYPE_{self._cache.upper()}")
+        if self._cache != "f16":  # values can be quantized in no other way
+            params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        LOG.clear()
+        LOG.buffers.clear()
+        ctx = self._lib.llama_init_from_model(self._model, params)
+        if not ctx:
+            raise KannaError(
+                f"llama.cpp cannot make a context of {self.context} tokens for {self.path}: {LOG.why()}",
+                todo="try a smaller --context",
+            )
+        self._ctx, self._ctx_mode, self._past, self._outputs = ctx, mode, [], outputs
+        self._buffers = [b for b in LOG.buffers if b[1] != "weights"]
+        self._n_batch: int = self._lib.llama_n_batch(ctx)
+        return ctx
+
+    def _free_context(self) -> None:
+        if self._ctx is not None:
+            self._lib.llama_free(self._ctx)
+        self._ctx, self._ctx_mode, self._past = None, "", []
+
+    def close(self) -> None:
+        """Free the model; may be called twice."""
+        self._free_context()
+        if self._model is not None:
+            self._lib.llama_model_free(self._model)
+        self._model = None
+
+    def __enter__(self) -> LlamaEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Tokens
+
+    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
+        """Token ids. `add_bos` adds what the model asks for.
+
+        `special` reads `<|im_start|>` and the like as tokens.
+        """
+        data = text.encode("utf-8", "surrogatepass")
+        size = len(data) + 8
+        while True:
+            ids = (ctypes.c_int32 * size)()
+            count = self._lib.llama_tokenize(
+                self._vocab, data, len(data), ids, size, add_bos, special
+            )
+            if count >= 0:
+                return list(ids[:count])
+            if -count <= size:
+                raise KannaError(
+                    f"llama.cpp cannot tokenize this text with {self.path}: {LOG.why()}"
+                )
+            size = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; may be half a character."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids; broken UTF-8 becomes U+FFFD."""
+        return b"".join(self.piece(i, special=special) for i in ids).decode("utf-8", "replace")
+
+    def eog(self, token: int) -> bool:
+        """Whether the token ends a generation (end of sequence, end of turn)."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    @cached_property
+    def eog_ids(self) -> frozenset[int]:
+        return frozenset(i for i in range(self.vocab_size) if self.eog(i))
+
+    # Evaluation
+
+    def logits(self, ids: Sequence[int], *, first: int = 0, copy: bool = True) -> F32:
+        """Logits after each of `ids` from position `first`, f32 [len(ids) - first, vocab_size].
+
+        Starts from an empty cache. With copy=False and one batch, the array is llama.cpp's own
+        buffer: valid only until the next call. Raises UsageError when the ids do not fit the
+        context.
+        """
+        if not ids or not 0 <= first < len(ids):
+            raise UsageError(
+                f"{len(ids)} ids from position {first}", expected="at least one position to score"
+            )
+        self._check_ids(ids)
+        ctx = self._use("score", len(ids) - first)
+        if len(ids) > self._lib.llama_n_ctx(ctx):
+            raise UsageError(
+                f"{len(ids)} tokens in a context of {self.context}",
+                todo="open with a larger context",
+            )
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        parts: list[F32] = []
+        batch = self._lib.llama_batch_init(min(len(ids), self._n_batch), 0, 1)
+        try:
+            for start in range(0, len(ids), self._n_batch):
+                stop = min(start + self._n_batch, len(ids))
+                wanted = self._fill(batch, ids, start, stop, first)
+                self._decode(ctx, batch)
+                if wanted:
+                    pointer = self._lib.llama_get_logits(ctx)
+                    rows = np.ctypeslib.as_array(pointer, shape=(wanted, self.vocab_size))
+                    parts.append(
+                        rows if stop == len(ids) and not parts and not copy else rows.copy()
+                    )
+        finally:
+            self._lib.llama_batch_free(batch)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
+        """`logits` of every position, `part` of them at a time.
+
+        F32 [part or what is left, vocab_size].
+
+        Each array is llama.cpp's own buffer, valid until the next. Raises UsageError when the ids
+        do not fit.
+        """
+        self._check_ids(ids)
+        ctx = self._use("score", part)
+        if len(ids) > self._lib.llama_n_ctx(ctx):
+            raise UsageError(
+                f"{len(ids)} tokens in a context of {self.context}",
+                todo="open with a larger context",
+            )
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        part = min(part, self._n_batch)
+        batch = self._lib.llama_batch_init(part, 0, 1)
+        try:
+            for start in range(0, len(ids), part):
+                wanted = self._fill(batch, ids, start, min(start + part, len(ids)), 0)
+                self._decode(ctx, batch)
+                yield np.ctypeslib.as_array(
+                    self._lib.llama_get_logits(ctx), shape=(wanted, self.vocab_size)
+                )
+        finally:
+            self._lib.llama_batch_free(batch)
+
+    @staticmethod
+    def _fill(batch: Any, ids: Sequence[int], start: int, stop: int, first: int) -> int:
+        """Put ids [start, stop) into a batch and return for how many of them logits are asked."""
+        batch.n_tokens = stop - start
+        for i, position in enumerate(range(start, stop)):
+            batch.token[i] = ids[position]
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = 0
+            batch.logits[i] = position >= first
+        return max(0, stop - max(start, first))
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            raise UsageError(
+                f"token ids {min(ids)} … {max(ids)}", expected=f"0 … {self.vocab_size - 1}"
+            )
+
+    def _decode(self, ctx: Any, batch: Any) -> None:
+        LOG.clear()
+        code = self._lib.llama_decode(ctx, batch)
+        if code != 0:
+            self._past = []
+            raise KannaError(f"llama.cpp failed on {self.path} with code {code}: {LOG.why()}")
+
+    # Generation
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        ignore_eog: bool = False,
+    ) -> Iterator[str]:
+        """Continue `ids`, yielding text as it comes; figures are in `last` when it ends.
+
+        Temperature 0 is greedy. A prompt that starts like the last one keeps that part of the
+        cache. Sampling stays in llama.cpp: no logits come to Python. Raises UsageError when the
+        prompt does not fit the context.
+        """
+        if not ids:
+            raise UsageError("an empty prompt", expected="at least one token")
+        self._check_ids(ids)
+        ctx = self._use("generate")
+        limit = self._lib.llama_n_ctx(ctx)
+        if len(ids) >= limit:
+            raise UsageError(
+                f"a prompt of {len(ids)} tokens in a context of {limit}",
+                todo="use a larger --context",
+            )
+        self.last = run = Generation(prompt_tokens=len(ids))
+        sampler = self._sampler(temperature, seed, top_k, top_p, min_p)
+        held = StopText(stop)
+        try:
+            begin = time.perf_counter()
+            run.reused_tokens = self._read_prompt(ctx, list(ids))
+            token = self._lib.llama_sampler_sample(sampler, ctx, -1)
+            prompt_end = time.perf_counter()
+            run.prompt_seconds = run.first_token_seconds = prompt_end - begin
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            one = (ctypes.c_int32 * 1)()
+            batch = self._lib.llama_batch_get_one(one, 1)
+            while True:
+                if not ignore_eog and self.eog(token):
+                    run.reason = "eog"
+                    break
+                run.tokens += 1
+                run.seconds = time.perf_counter() - prompt_end
+                text = held.push(decoder.decode(self.piece(token)))
+                if text:
+                    yield text
+                if held.found:
+                    run.reason = "stop"
+                    return
+                if run.tokens >= max_tokens or len(self._past) >= limit:
+                    run.reason = "length" if run.tokens >= max_tokens else "context"
+                    break
+                one[0] = token
+                self._decode(ctx, batch)
+                self._past.append(token)
+                token = self._lib.llama_sampler_sample(sampler, ctx, -1)
+            rest = held.push(decoder.decode(b"", final=True)) + held.rest()
+            if rest:
+                yield rest
+        finally:
+            self._lib.llama_sampler_free(sampler)
+
+    def _read_prompt(self, ctx: Any, ids: list[int]) -> int:
+        """Decode the prompt up to its last token and return how many tokens were in the cache already."""
+        memory = self._lib.llama_get_memory(ctx)
+        keep = 0
+        while keep < min(len(self._past), len(ids) - 1) and self._past[keep] == ids[keep]:
+            keep += 1
+        # A sliding window or a recurrent state cannot be rolled back: there, only a pure
+        # continuation is reused.
+        fixed = self._lib.llama_model_n_swa(self._model) > 0 or self._lib.llama_model_is_recurrent(
+            self._model
+        )
+        fixed = fixed or self._lib.llama_model_is_hybrid(self._model)
+        if (fixed and keep < len(self._past)) or not self._lib.llama_memory_seq_rm(
+            memory, 0, keep, -1
+        ):
+            keep = 0
+        if keep == 0:
+            self._lib.llama_memory_clear(memory, True)
+        self._past = ids[:keep]
+        for start in range(keep, len(ids), _PROMPT_BATCH):
+            part = ids[start : start + _PROMPT_BATCH]
+            tokens = (ctypes.c_int32 * len(part))(*part)
+            self._decode(ctx, self._lib.llama_batch_get_one(tokens, len(part)))
+            self._past += part
+        return keep
+
+    def _sampler(
+        self, temperature: float, seed: int | None, top_k: int, top_p: float, min_p: float
+    ) -> Any:
+        lib = self._lib
+        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        if temperature <= 0:
+            steps = [lib.llama_sampler_init_greedy()]
+        else:
+            steps = [
+                lib.llama_sampler_init_top_k(top_k),
+                lib.llama_sampler_init_top_p(top_p, 1),
+                lib.llama_sampler_init_min_p(min_p, 1),
+                lib.llama_sampler_init_temp(temperature),
+                lib.llama_sampler_init_dist(0xFFFFFFFF if seed is None else seed % 2**32),
+            ]
+        for step in steps:
+            lib.llama_sampler_chain_add(chain, step)
+        return chain
+
+    # Facts
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by purpose as llama.cpp allocated them: weights, kv, compute, output."""
+        self._use(self._ctx_mode or "generate", 1)
+        total: dict[str, int] = {"weights": 0, "kv": 0, "compute": 0, "output": 0}
+        for _device, purpose, size in self._weights + self._buffers:
+            total[purpose] += size
+        return total
+
+    @cached_property
+    def parameters(self) -> int:
+        return int(self._lib.llama_model_n_params(self._model))

@@ -1,0 +1,149 @@
+"""A decoder's graph in an onnxruntime session, its cache in buffers that the attention writes in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError, KannaError
+from kanna.formats.onnx.files import Folder, rope_edge
+from kanna.model import F32
+from kanna.runtimes._stepped import PROMPT_BATCH, SteppedEngine
+from kanna.runtimes.folder_text import FolderText
+
+_CACHE = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def session(lib: Any, graph: Path, threads: int) -> Any:
+    """A session on the CPU with that many threads.
+
+    FormatError with the runtime's own words when it refuses.
+    """
+    options = lib.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return lib.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base but RuntimeError and Exception
+        said = " ".join(str(error).split())[:400]
+        raise FormatError(
+            f"onnxruntime cannot load {graph}: {said}",
+            expected="operators and types that the CPU runs",
+            todo="convert again, with another preset where an operator or a type is missing",
+        ) from error
+
+
+class OnnxEngine(SteppedEngine):
+    """One decoder; see `Engine`. The cache is one buffer per layer for keys and one for values."""
+
+    def __init__(self, lib: Any, path: Path, folder: Folder, *, context: int, threads: int) -> None:
+        model, decoder = folder.model, folder.decoder
+        self._lib, self._folder = lib, folder
+        self._names: dict[str, Any] = decoder.get("inputs", {}) | decoder.get("outputs", {})
+        self._session: Any = session(lib, folder.graph, threads)
+        kinds = {i.name: i.type for i in self._session.get_inputs()}
+        self._layers, heads, size = (
+            int(decoder.get(k) or 0)
+            for k in ("num_hidden_layers", "num_key_value_heads", "head_size")
+        )
+        try:
+            self._pairs = [
+                (
+                    self._names[f"past_{kind}_names"] % layer,
+                    self._names[f"present_{kind}_names"] % layer,
+                )
+                for layer in range(self._layers)
+                for kind in ("key", "value")
+            ]
+            self._dtype = _CACHE[kinds[self._pairs[0][0]]]
+            absent = {self._names["input_ids"], *(past for past, _ in self._pairs)} - set(kinds)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise FormatError(
+                f"{path} has a cache that is not known: {error!r}", todo="convert again"
+            ) from None
+        if absent:
+            raise FormatError(
+                f"the graph of {path} has no input {sorted(absent)[0]}", todo="convert again"
+            )
+        self._kinds, self._shape = kinds, (1, heads, 0, size)
+        self._binding: Any = None
+        self._cache: list[Any] = []
+        self._length = 0
+        super().__init__(
+            path,
+            FolderText(path, [model]),
+            vocab_size=int(model.get("vocab_size") or 0),
+            trained_context=int(model.get("context_length") or 0),
+            context=context,
+            threads=threads,
+        )
+        self.rope_edge = rope_edge(folder.graph) if model.get("type") == "phi3" else 0
+
+    def _bound(self) -> Any:
+        """The cache, made when it is first needed, bound as past and as present at once."""
+        if self._binding is None:
+            one, heads, _, size = self._shape
+            self._binding = self._session.io_binding()
+            self._binding.bind_output(self._names["logits"], "cpu")
+            for past, present in self._pairs:
+                buffer = self._lib.OrtValue.ortvalue_from_numpy(
+                    np.zeros((one, heads, self.context, size), self._dtype)
+                )
+                self._cache.append(buffer)
+                self._binding.bind_ortvalue_input(past, buffer)
+                self._binding.bind_ortvalue_output(present, buffer)
+        return self._binding
+
+    def forward(self, ids: Sequence[int], keep: int) -> F32:
+        binding, stop = self._bound(), self._length + len(ids)
+        binding.bind_cpu_input(self._names["input_ids"], np.array([ids], np.int64))
+        for name, value in (
+            ("attention_mask", np.ones((1, stop), np.int64)),
+            ("position_ids", np.arange(self._length, stop, dtype=np.int64)[None]),
+        ):
+            if self._names.get(name) in self._kinds:
+                binding.bind_cpu_input(self._names[name], value)
+        binding.bind_output(self._names["logits"], "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            self._past, self._length = [], 0
+            raise KannaError(
+                f"onnxruntime failed on {self.path}: {' '.join(str(error).split())[:300]}"
+            ) from error
+        self._length = stop
+        rows = binding.get_outputs()[0].numpy()[0]
+        # The last row alone is kept where a whole prompt was read: its logits would stay in memory.
+        return (
+            np.ascontiguousarray(rows[len(rows) - keep :], np.float32)
+            if keep < len(rows)
+            else _float(rows)
+        )
+
+    def rewind(self, length: int) -> int:
+        self._length = min(self._length, length)
+        return self._length
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the weights as they lie on disk, of the cache, and of the logits of one batch of the prompt."""
+        self._bound()
+        batch = min(PROMPT_BATCH, self.context)
+        cache = (
+            self.context
+            * self._shape[1]
+            * self._shape[3]
+            * np.dtype(self._dtype).itemsize
+            * len(self._pairs)
+        )
+        return {"weights": self._folder.nbytes, "kv": cache, "output": batch * self.vocab_size * 4}
+
+    def free(self) -> None:
+        self._binding, self._cache, self._session = None, [], None
+
+
+def _float(rows: Any) -> F32:
+    return rows.astype(np.float32, copy=False)

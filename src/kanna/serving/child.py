@@ -1,0 +1,63 @@
+"""An engine's process.
+
+`python -m kanna.serving.child ENGINE`, told by a line of JSON on standard input what to run.
+
+It ends with the gateway, however that ends: its standard input closes, and on Linux the kernel
+kills it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent is gone; Linux alone can."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before we asked
+
+
+def _watch_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def main() -> int:
+    from kanna.errors import KannaError
+    from kanna.serving import engines
+    from kanna.serving.engines.base import guard_stdout
+
+    die_with_parent()
+    guard_stdout()
+    # Ctrl-C reaches the whole group of processes: the gateway alone decides when engines end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in engines.get(sys.argv[1]).modules:
+        with suppress(ImportError):  # `run` says what is missing
+            importlib.import_module(module)
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(0, 65536) or os._exit(1)
+    config = engines.EngineConfig.from_json(line.decode())
+    threading.Thread(target=_watch_stdin, daemon=True).start()
+    try:
+        engines.get(config.engine).run(config)
+    except KannaError as error:
+        print(f"kanna: {error.found}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Continuous batching of an ONNX decoder.
+
+Sequences of different lengths, each in a row of one shared cache.
+
+onnxruntime-genai's own engine batches graphs of this kind statically: a request waits until all
+before it have ended. The graph can do more. GroupQueryAttention takes each row's length from its
+attention mask and writes new keys and values in place when past and present are one buffer, so rows
+may come and go between any two steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError, MissingError
+from kanna.formats.onnx.files import rope_edge
+from kanna.model import F32
+
+INSTALL = "pip install 'kanna[onnx]'"
+PREFILL = 256
+"""Prompt tokens read between two steps of those who generate already."""
+_TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxBatch:
+    """`slots` rows of `context` tokens, of which the first `active` are in use.
+
+    Raises FormatError for a graph that does not take one cache per layer with a length that varies.
+    """
+
+    def __init__(self, folder: Path, *, context: int, slots: int, threads: int | None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingError("onnxruntime is not installed here", todo=INSTALL) from error
+        self.config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))[
+            "model"
+        ]
+        decoder = self.config["decoder"]
+        options: Any = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        self._session: Any = onnxruntime.InferenceSession(
+            str(folder / decoder["filename"]), options, providers=["CPUExecutionProvider"]
+        )
+        self.vocab_size = int(self.config["vocab_size"])
+        # Rows of a step share the factors of rope: all of them stay on the near side of where those
+        # change.
+        edge = rope_edge(folder / decoder["filename"]) if self.config.get("type") == "phi3" else 0
+        self.context, self.slots = min(context, edge or int(self.config["context_length"])), slots
+        self.lengths: list[int] = []
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
+        self._caches = self._make_caches(decoder)
+        self._steps: dict[int, Any] = {}
+        self._logits = np.zeros((slots, 1, self.vocab_size), self._type_of_logits())
+        known = {"input_ids", "attention_mask", "position_ids", *(n for n, _, _ in self._caches)}
+        if unknown := set(self._inputs) - known:
+            raise FormatError(
+                f"{folder} has a graph with the input {sorted(unknown)[0]!r}",
+                expected="input_ids, attention_mask, position_ids and one cache per layer",
+            )
+
+    def _make_caches(self, decoder: dict[str, Any]) -> list[tuple[str, str, Any]]:
+        """Names of past and present and their buffer, [slots, kv heads, context, head size], of every layer."""
+        found: list[tuple[str, str, Any]] = []
+        shape = (self.slots, decoder["num_key_value_heads"], self.context, decoder["head_size"])
+        for layer in range(decoder["num_hidden_layers"]):
+            for kind in ("key", "value"):
+                past = decoder["inputs"][f"past_{kind}_names"] % layer
+                present = decoder["outputs"][f"present_{kind}_names"] % layer
+                given = self._inputs.get(past)
+                if given is None or given.type not in _TYPES:
+                    raise FormatError(
+                        f"the graph has no cache {past!r} of floats", expected="a decoder of genai"
+                    )
+                found.append((past, present, np.zeros(shape, _TYPES[given.type])))
+        return found
+
+    @property
+    def active(self) -> int:
+        return len(self.lengths)
+
+    def begin(self) -> int:
+        """A new row, empty; the caller sees to it that there is one."""
+        self.lengths.append(0)
+        return len(self.lengths) - 1
+
+    def move(self, row: int, to: int) -> None:
+        """Put what one row holds in the place of another."""
+        if row != to:
+            length = self.lengths[to] = self.lengths[row]
+            for _, _, cache in self._caches:
+                cache[to, :, :length] = cache[row, :, :length]
+
+    def end(self, row: int) -> None:
+        """Forget the last row, which `row` must be."""
+        assert row == len(self.lengths) - 1
+        self.lengths.pop()
+
+    def read(self, row: int, ids: Sequence[int]) -> F32:
+        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
+        past = self.lengths[row]
+        total = past + len(ids)
+        mask = np.ones((1, total), np.int64)
+        places = np.arange(past, total, dtype=np.int64)[None]
+        binding = self._binding(row, 1)
+        binding.bind_output("logits", "cpu")
+        self._run(binding, np.asarray(ids, np.int64)[None], mask, places)
+        self.lengths[row] = total
+        return binding.get_outputs()[-1].numpy()[0].astype(np.float32, copy=False)
+
+    def step(self, ids: Sequence[int]) -> F32:
+        """One more token in each of the first `len(ids)` rows.
+
+        Logits after it, f32 [len(ids), vocab_size], which the next step may write over.
+        """
+        count = len(ids)
+        lengths = np.asarray(self.lengths[:count], np.int64)
+        mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
+        if count not in self._steps:  # binding sixty buffers takes a millisecond
+            self._steps[count] = self._binding(0, count)
+            self._bind(self._steps[count].bind_output, "logits", self._logits[:count])
+        self._run(
+            self._steps[count], np.asarray(ids, np.int64)[:, None], mask, lengths[:, None].copy()
+        )
+        for row in range(count):
+            self.lengths[row] += 1
+        return self._logits[:count, 0].astype(np.float32, copy=False)
+
+    def _binding(self, row: int, count: int) -> Any:
+        """Caches of rows from `row` on, read and written in place."""
+        binding = self._session.io_binding()
+        for past, present, cache in self._caches:
+            self._bind(binding.bind_input, past, cache[row : row + count])
+            self._bind(binding.bind_output, present, cache[row : row + count])
+        return binding
+
+    @staticmethod
+    def _bind(bind: Any, name: str, buffer: Any) -> None:
+        bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+
+    def _run(self, binding: Any, ids: Any, mask: Any, places: Any) -> None:
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("attention_mask", mask)
+        if "position_ids" in self._inputs:
+            binding.bind_cpu_input("position_ids", places)
+        self._session.run_with_iobinding(binding)
+
+    def _type_of_logits(self) -> Any:
+        given = next(o.type for o in self._session.get_outputs() if o.name == "logits")
+        if given not in _TYPES:
+            raise FormatError(
+                f"the graph's logits are of the type {given}", expected=" or ".join(_TYPES)
+            )
+        return _TYPES[given]
+
+    def score(self, ids: Sequence[int]) -> Iterator[F32]:
+        """Logits after each of `ids`, in parts, in a row of its own that is free."""
+        row = self.begin()
+        try:
+            for start in range(0, len(ids), PREFILL):
+                yield self.read(row, ids[start : start + PREFILL])
+        finally:
+            self.end(row)

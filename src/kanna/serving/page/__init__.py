@@ -1,0 +1,62 @@
+"""The web page at `/`: files served as they are, under a policy that lets nothing else in."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    # A newer kanna brings newer files under the same names.
+    "Cache-Control": "no-cache",
+}
+
+
+@cache
+def files() -> dict[str, tuple[str, bytes]]:
+    """(media type, content) of every file by its path on the server.
+
+    `/` is the page. Nothing else is ever read.
+    """
+    found = {
+        f"/page/{p.name}": (TYPES[p.suffix], p.read_bytes())
+        for p in sorted(FOLDER.iterdir())
+        if p.suffix in TYPES and p.name != "index.html"
+    }
+    return {"/": (TYPES[".html"], (FOLDER / "index.html").read_bytes())} | found
+
+
+def routes() -> list[Any]:
+    """Starlette routes of the page, which FastAPI takes as they are.
+
+    It holds no secret: it asks for no key.
+    """
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    def serving(kind: str, content: bytes) -> Any:
+        async def serve(request: Any) -> Any:
+            return Response(content, media_type=kind, headers=HEADERS)
+
+        return serve
+
+    return [
+        Route(path, serving(kind, content), methods=["GET"], include_in_schema=False)
+        for path, (kind, content) in files().items()
+    ]

@@ -1,0 +1,89 @@
+"""OpenTelemetry traces: one span per request, sent to a collector that the operator names.
+
+Nothing is sent unasked.
+
+Names follow OpenTelemetry's conventions for generative AI. What people write is in no span.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kanna import __version__
+from kanna.errors import MissingError
+
+INSTALL = "pip install 'kanna[otel]'"
+
+
+class Traces:
+    """url: of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces.
+
+    Raises MissingError without the extra.
+    """
+
+    def __init__(self, url: str) -> None:
+        if (
+            importlib.util.find_spec("opentelemetry") is None
+            or importlib.util.find_spec("opentelemetry.sdk") is None
+        ):
+            raise MissingError(
+                "traces need OpenTelemetry, which is not installed here", todo=INSTALL
+            )
+        try:
+            sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
+            export: Any = importlib.import_module("opentelemetry.sdk.trace.export")
+            otlp: Any = importlib.import_module(
+                "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+            )
+            resources: Any = importlib.import_module("opentelemetry.sdk.resources")
+            self._api: Any = importlib.import_module("opentelemetry.trace")
+            self._propagate: Any = importlib.import_module(
+                "opentelemetry.trace.propagation.tracecontext"
+            )
+        except ImportError as error:
+            raise MissingError(f"OpenTelemetry does not load: {error}", todo=INSTALL) from error
+        resource = resources.Resource.create(
+            {"service.name": "kanna", "service.version": __version__}
+        )
+        self._provider: Any = sdk.TracerProvider(resource=resource)
+        self._provider.add_span_processor(
+            export.BatchSpanProcessor(otlp.OTLPSpanExporter(endpoint=url))
+        )
+        self._tracer: Any = self._provider.get_tracer("kanna.serve")
+
+    def request(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        seconds: float,
+        status: int,
+        facts: Mapping[str, str | int],
+    ) -> None:
+        """A request that ended just now after `seconds`.
+
+        Below the caller's span when it sent a `traceparent`.
+        """
+        context = self._propagate.TraceContextTextMapPropagator().extract(dict(headers))
+        end = time.time_ns()
+        known = {
+            "http.request.method": "POST",
+            "http.route": path,
+            "http.response.status_code": status,
+        }
+        span = self._tracer.start_span(
+            f"POST {path}",
+            context=context,
+            kind=self._api.SpanKind.SERVER,
+            start_time=end - int(seconds * 1e9),
+            attributes={**known, **facts},
+        )
+        if status >= 500:
+            span.set_status(self._api.StatusCode.ERROR)
+        span.end(end_time=end)
+
+    def close(self) -> None:
+        self._provider.shutdown()

@@ -1,0 +1,73 @@
+"""What a runtime takes beside the weights: cache and buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kanna.model import Model
+
+# llama.cpp computes prompts in batches of 512 tokens, rounds caches up to 256 and keeps them in
+# float16.
+BATCH, CACHE_STEP, CACHE_BYTES = 512, 256, 2
+# Every how many layers one sees the whole context, where the others have a sliding window.
+WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
+
+
+def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
+    """Bytes of a key-value cache of `context` tokens, `size` bytes a number.
+
+    Shared heads and sliding windows counted.
+
+    The sizes are llama.cpp's; those of other runtimes differ by what one step of 256 tokens takes.
+    """
+    layers = int(model.meta("{arch}.block_count", 0))
+    heads = _per_layer(model.meta("{arch}.attention.head_count", 0), layers)
+    kv_heads = _per_layer(model.meta("{arch}.attention.head_count_kv", heads), layers)
+    hidden = int(model.meta("{arch}.embedding_length", 0))
+    default = hidden // heads[0] if layers and heads[0] else 0
+    head = int(model.meta("{arch}.attention.key_length", default))
+    values = int(model.meta("{arch}.attention.value_length", default))
+    pattern = WINDOW_PATTERN.get(model.family, 1)
+    window = int(model.meta("{arch}.attention.sliding_window", 0) or 0)
+    full = _up(context, CACHE_STEP)
+    short = min(full, _up(window + BATCH, CACHE_STEP)) if window and pattern > 1 else full
+    total = 0
+    for layer in range(layers):
+        tokens = full if (layer + 1) % pattern == 0 else short
+        total += tokens * kv_heads[layer] * (head + values) * size
+    return total
+
+
+def buffer_bytes(model: Model, context: int) -> int:
+    """Bytes of llama.cpp's working buffers.
+
+    Logits and activations of one batch, and the attention mask.
+    """
+    hidden = int(model.meta("{arch}.embedding_length", 0))
+    batch = min(BATCH, context)
+    return 4 * batch * (vocabulary(model) + 3 * hidden + 2 * feed_forward(model)) + 2 * batch * _up(
+        context, CACHE_STEP
+    )
+
+
+def feed_forward(model: Model) -> int:
+    """Width of the widest feed-forward block."""
+    return max(_per_layer(model.meta("{arch}.feed_forward_length", 0), 1))
+
+
+def vocabulary(model: Model) -> int:
+    """Rows of the logits."""
+    embedding = model.tensors.get("token_embd.weight")
+    return embedding.shape[0] if embedding is not None else int(model.meta("{arch}.vocab_size", 0))
+
+
+def _per_layer(value: Any, layers: int) -> list[int]:
+    """A number per layer; most models have one for all of them."""
+    if isinstance(value, (int, float)):
+        return [int(value)] * max(1, layers)
+    found = [int(v) for v in value]
+    return found + [found[-1] if found else 0] * (layers - len(found))
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -1,0 +1,270 @@
+"""Open what the user gives.
+
+A Hugging Face folder or hub id, a GGUF file, or an embedded default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kanna._util.digest import sha256
+from kanna._util.progress import Progress
+from kanna.errors import FormatError, RefusedError, SourceError
+from kanna.formats import gguf, mlx, prequantized, safetensors
+from kanna.formats.gguf import GGUFFile
+from kanna.model import Tensor
+from kanna.sources import hub, packages
+
+# Side files that decide what an artefact holds.
+_DECISIVE = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+BUILTIN = {
+    "smollm2-135m": packages.smollm2_gguf,
+    "gemma3-270m": packages.gemma3_270m_gguf,
+    "minilm-l6-v2": packages.minilm,
+}
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclass(slots=True, kw_only=True)
+class Source:
+    """What the user gave, with nothing read but headers.
+
+    kind:    `hf` (tensors under Hugging Face names) or `gguf` (under GGUF names)
+    path:    folder or file
+    tensors: by name, lazy; of a hub id before its weights are fetched, headers only
+    config:  config.json ({} for a GGUF)
+    files:   side files by name, such as tokenizer.json
+    given:   the source as the user wrote it
+    """
+
+    kind: str
+    path: Path
+    name: str
+    given: str
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    files: dict[str, Path] = field(default_factory=dict[str, Path])
+    gguf: GGUFFile | None = None
+    revision: str | None = None
+    weight_files: list[Path] = field(default_factory=list[Path])
+
+    @property
+    def decisive_files(self) -> list[Path]:
+        """Files that decide what an artefact holds: weights, config, tokenizer, templates."""
+        return self.weight_files + [self.files[n] for n in _DECISIVE if n in self.files]
+
+    def hashes(self, progress: Progress | None = None) -> dict[str, str]:
+        """SHA-256 of every decisive file, by file name."""
+        found: dict[str, str] = {}
+        if progress:
+            progress.start("hash the source", sum(p.stat().st_size for p in self.decisive_files))
+        for path in self.decisive_files:
+            found[path.name] = sha256(
+                path, partial(progress.advance, detail=path.name) if progress else None
+            )
+        if progress:
+            progress.finish()
+        return found
+
+    def text(self, name: str) -> str | None:
+        """Text of a side file, or None."""
+        path = self.files.get(name)
+        return None if path is None else path.read_text(encoding="utf-8")
+
+    def json(self, name: str) -> Any:
+        """Parsed side file, or None; FormatError when it is not JSON."""
+        text = self.text(name)
+        return None if text is None else _parse(text, name)
+
+
+def open_source(
+    src: str | Path | Source,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    weights: bool = True,
+    preflight: Callable[[Source], object] | None = None,
+    progress: Progress | None = None,
+) -> Source:
+    """Open a source. Raises SourceError (FormatError, RefusedError, …) saying what to do.
+
+    revision:  branch, tag or commit of a hub id
+    offline:   use only what is on this machine already
+    weights:   False leaves the weights of a hub id where they are (headers suffice for `inspect`
+        and `fit`)
+    preflight: called with the headers of a hub id before any weight is fetched; it raises to refuse
+    """
+    if isinstance(src, Source):
+        return src
+    given = str(src)
+    if given.startswith("builtin:"):
+        return _builtin(given, progress)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return _folder(path, given)
+    if path.exists():
+        return _file(path, given)
+    if hub.REPO_ID.fullmatch(given):
+        return _hub(given, revision, offline, weights, preflight, progress)
+    raise SourceError(
+        f"{given} does not exist",
+        expected="a Hugging Face folder, a hub id such as Qwen/Qwen2.5-0.5B, a .gguf file or builtin:smollm2-135m",
+    )
+
+
+def _builtin(given: str, progress: Progress | None) -> Source:
+    name = given.removeprefix("builtin:")
+    if name not in BUILTIN:
+        raise SourceError(
+            f"no embedded model {name!r}", expected=", ".join(f"builtin:{n}" for n in BUILTIN)
+        )
+    path = BUILTIN[name](progress)
+    return _folder(path, given) if path.is_dir() else _file(path, given)
+
+
+def _file(path: Path, given: str) -> Source:
+    if path.suffix.lower() in PICKLED:
+        raise _pickled(path.name)
+    if path.suffix.lower() == ".safetensors":
+        raise SourceError(f"{path} is one file of a model", todo=f"give its folder: {path.parent}")
+    file = gguf.read(path)
+    name = str(file.value("general.name") or path.stem)
+    return Source(
+        kind="gguf",
+        path=path,
+        name=name,
+        given=given,
+        tensors=file.tensors,
+        gguf=file,
+        weight_files=file.paths,
+    )
+
+
+def _pickled(name: str) -> RefusedError:
+    return RefusedError(
+        f"{name} is a pickled file: reading it can run any code",
+        expected="safetensors or GGUF",
+        todo="use the safetensors files of the same model, or convert it where you trust it: load it with "
+        "transformers and call model.save_pretrained(folder)",
+    )
+
+
+def _folder(path: Path, given: str, name: str | None = None, revision: str | None = None) -> Source:
+    files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
+    weights = [p for n, p in files.items() if n.endswith(".safetensors")]
+    if "config.json" not in files:
+        if "genai_config.json" in files or "model.onnx" in files:
+            raise SourceError(
+                f"{path} is an ONNX folder: nothing is read back from it",
+                expected="the source it was made from",
+                todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, kanna bench {path}",
+            )
+        ggufs = [n for n in files if n.endswith(".gguf")]
+        if ggufs:
+            raise SourceError(
+                f"{path} is a folder of GGUF files", todo=f"give one of them: {path / ggufs[0]}"
+            )
+        raise SourceError(
+            f"{path} has no config.json",
+            expected="a Hugging Face model folder",
+            todo="give the folder of the model",
+        )
+    if not weights and safetensors.INDEX not in files:
+        pickled = [n for n in files if n.endswith(PICKLED)]
+        if pickled:
+            raise _pickled(pickled[0])
+        raise SourceError(
+            f"{path} has no weights", expected="model.safetensors or its shards", todo="fetch them"
+        )
+    config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
+    if not isinstance(config, dict):
+        raise FormatError("config.json is not an object")
+    tensors, config = _unpacked(safetensors.read_folder(path), config)
+    return Source(
+        kind="hf",
+        path=path,
+        name=name or path.absolute().name,
+        given=given,
+        tensors=tensors,
+        config=config,
+        files={n: p for n, p in files.items() if not n.endswith(".safetensors")},
+        revision=revision,
+        weight_files=weights,
+    )
+
+
+def _unpacked(
+    tensors: dict[str, Tensor], config: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors with packed ones as matrices of values, and the config without what it says of packing."""
+    if mlx.is_mlx(config):
+        tensors = mlx.unpacked(tensors, config)
+    elif method := prequantized.method_of(config):
+        tensors = prequantized.unpacked(tensors, config, method)
+    else:
+        return tensors, config
+    config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    return tensors, config
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{name} is not JSON: {error}", todo="fetch it again") from None
+
+
+def _hub(
+    repo_id: str,
+    revision: str | None,
+    offline: bool,
+    weights: bool,
+    preflight: Callable[[Source], object] | None,
+    progress: Progress | None,
+) -> Source:
+    name = repo_id.split("/")[1]
+    if offline:
+        folder = hub.cached(repo_id, revision)
+        return _folder(folder, repo_id, name, folder.name)  # a snapshot is named by its commit
+    repository = hub.look_up(repo_id, revision)
+    names = repository.weight_files
+    if "config.json" not in repository.files:
+        raise SourceError(f"{repo_id} has no config.json", expected="a language model repository")
+    files = hub.fetch(repository, repository.side_files)
+    config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
+    tensors, config = _unpacked(hub.headers(repository), config)
+    source = Source(
+        kind="hf",
+        path=files["config.json"].parent,
+        name=name,
+        given=repo_id,
+        tensors=tensors,
+        config=config,
+        files=files,
+        revision=repository.commit,
+        weight_files=[files["config.json"].parent / n for n in sorted(names)],
+    )
+    if preflight:
+        preflight(source)
+    if not weights:
+        return source
+    if safetensors.INDEX in repository.files:
+        names = [safetensors.INDEX, *[n for n in names if n != safetensors.INDEX]]
+    hub.fetch(repository, names, progress)
+    hub.remember(repository)
+    return _folder(files["config.json"].parent, repo_id, name, repository.commit)

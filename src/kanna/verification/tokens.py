@@ -1,0 +1,305 @@
+"""Tokenizer, chat template and end-of-turn tokens of an artefact, against the source's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import FormatError, KannaError, MissingError
+from kanna.formats import gguf
+from kanna.model import Model
+from kanna.runtimes.base import Engine
+from kanna.runtimes.llamacpp import RUNTIME
+from kanna.sources import Source
+from kanna.tokenizer.chat import render
+from kanna.verification.types import Check
+
+# Where tokenizers go wrong: spaces, digits, case, contractions, scripts without spaces, combining
+# marks, emoji sequences, code, control characters, very long runs.
+CORPUS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "Hello,  world!   Three   spaces.\tA tab.\n\n\nThree lines.\r\nWindows.",
+    " leading space",
+    "trailing space ",
+    "",
+    " ",
+    "   ",
+    "\n",
+    "\n\n  \n",
+    "I'm, you're, he's, we've, they'll, I'd, DON'T, ’tis",
+    "1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x7fFF 1e-10 ½ ² ③ ٣",
+    "camelCase snake_case SCREAMING_CASE kebab-case http://example.com/a?b=c&d=%20#e user@mail.example",
+    "def f(x: int) -> str:\n    return f\"{x:>10}\" if x != 0 else ''\n\n\tfor i in range(10):\n\t\tprint(i)",
+    "#include <vector>\nint main() { std::vector<int> v{1,2,3}; return v[0]<<2 && !v.empty(); } // ok",
+    'SELECT * FROM t WHERE a >= 1 AND b LIKE \'%x%\'; <div class="a">&nbsp;</div> {"k": [null, true]}',
+    "Größenmaßstäbe, cœur, naïve, Ångström, fiancée, İstanbul, ŁÓDŹ, ǅ",
+    "Съешь же ещё этих мягких французских булок, да выпей чаю.",
+    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία.",
+    "いろはにほへと ちりぬるを。カタカナと漢字、鉋で削る。",
+    "我能吞下玻璃而不伤身体。繁體字:龍龜。",
+    "키스의 고유조건은 입술끼리 만나야 하고",
+    "أبجد هوز حطي كلمن سعفص قرشت ثخذ ضظغ",
+    "עטלף אבק נס דרך מזגן שהתפוצץ",
+    "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा",
+    "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า",
+    "ជាភាសាខ្មែរ",
+    "👍 👩‍👩‍👧‍👦 🏳️‍🌈 🇯🇵 👨🏽‍🚀 ☺️ 🫠",
+    "e\u0301 a\u0308 n\u0303 \u1100\u1161 ﬁ Å",
+    "“quotes” ‘single’ — dash – en… ellipsis «guillemets» „low“",
+    "∑∫√∞≠≤≥±×÷∂∇ α+β=γ ℝ ⊂ ℂ → ⇒",
+    "\u200b\u200d\ufeff\u00a0\u3000\u2028\x00\x07\x7f",
+    "a" * 200,
+    " " * 100,
+    "=" * 80,
+    "-----\n\n=====",
+    "?!?!?! ... !!!",
+)
+
+CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
+    ({"role": "user", "content": "Hello"},),
+    (
+        {"role": "user", "content": "What is 1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And <2+2>? \"quoted\" & 'so'\n```py\nx\n```"},
+    ),
+    ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "こんにちは 🙂"}),
+)
+
+
+def check_tokenizer(source: Source, model: Model, engine: Engine) -> Check:
+    """The tokenizer's metadata is carried over, and ids in the runtime equal those of the source's own tokenizer."""
+    lost = [] if engine.path.is_dir() else _not_carried(model, engine.path)
+    if lost:
+        return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(lost[:6])}")
+    texts = [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
+    try:
+        wrong = _differing(source, engine, texts)
+    except (ImportError, MissingError) as error:
+        return Check(
+            name="tokenizer", ok=None, detail=f"the source's tokenizer cannot be run here: {error}"
+        )
+    if wrong:
+        detail = f"{len(wrong)} of {len(texts)} texts differ: {'; '.join(wrong[:3])}"
+        return Check(name="tokenizer", ok=False, detail=detail)
+    said = "" if engine.path.is_dir() else "metadata equal, "
+    return Check(name="tokenizer", ok=True, detail=f"{said}the same ids on {len(texts)} texts")
+
+
+# What llama.cpp takes for a key that is not there, by kind of tokenizer.
+_IMPLIED: dict[Any, dict[str, Any]] = {"gpt2": {"tokenizer.ggml.add_space_prefix": False}}
+
+
+def _not_carried(model: Model, path: Path) -> list[str]:
+    """Keys of the tokenizer that the artefact lacks or has otherwise.
+
+    The chat template has a check of its own.
+    """
+    here = gguf.read(path)
+    keys = [
+        k
+        for k in model.metadata
+        if k.startswith("tokenizer.") and not k.startswith("tokenizer.chat_template")
+    ]
+    implied = _IMPLIED.get(model.meta("tokenizer.ggml.model"), {})
+    return [k for k in keys if not _equal(model.metadata[k].value, here.value(k, implied.get(k)))]
+
+
+def _differing(source: Source, engine: Engine, texts: list[str]) -> list[str]:
+    """What differs, per text.
+
+    Raises ImportError when the source's tokenizer needs a package that is not here.
+    """
+    if source.kind == "gguf":
+        with RUNTIME.open(source.path, vocab_only=True) as original:
+            wanted = [original.tokenize(t, add_bos=True, special=True) for t in texts]
+        found = [engine.tokenize(t, add_bos=True, special=True) for t in texts]
+    else:
+        reference = _hf_tokenizer(source)
+        wanted = [reference(t) for t in texts]
+        found = [engine.tokenize(t, special=True) for t in texts]
+    wrong: list[str] = []
+    for text, a, b in zip(texts, wanted, found, strict=True):
+        if a != b:
+            shorter = min(len(a), len(b))
+            at = next((i for i in range(shorter) if a[i] != b[i]), shorter)
+            wrong.append(f"{text[:40]!r}: {a[at : at + 5]} became {b[at : at + 5]} at token {at}")
+    return wrong
+
+
+def _rendered(template: Any, bos: str, eos: str) -> list[str]:
+    if not isinstance(template, str):
+        return []
+    found: list[str] = []
+    for messages in CONVERSATIONS:
+        try:
+            found.append(render(template, messages, bos=bos, eos=eos))
+        except FormatError:
+            continue
+    return found
+
+
+def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
+    """A function text → ids, without framing.
+
+    Raises ImportError when it needs a package that is not here.
+    """
+    if "tokenizer.json" in source.files:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(source.files["tokenizer.json"]))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+        def fast(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False).ids
+
+        return fast
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ImportError(
+            "tokenizer.model needs transformers and sentencepiece: pip install 'kanna[torch]'"
+        ) from None
+    loaded: Any = AutoTokenizer.from_pretrained(
+        str(source.path), local_files_only=True, trust_remote_code=False
+    )
+
+    def slow(text: str) -> list[int]:
+        return loaded.encode(text, add_special_tokens=False)
+
+    return slow
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if (
+        b is None
+        or isinstance(a, (str, int, float, bool))
+        or isinstance(b, (str, int, float, bool))
+    ):
+        return bool(a == b)
+    return len(a) == len(b) and all(x == y for x, y in zip(a, b, strict=True))
+
+
+def source_template(source: Source, model: Model) -> str | None:
+    """The chat template as the source has it, read from its own files."""
+    if source.kind == "gguf":
+        assert source.gguf is not None
+        return source.gguf.value("tokenizer.chat_template")
+    if (text := source.text("chat_template.jinja")) is not None:
+        return text
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found = (source.json(name) or {}).get("chat_template")
+        if isinstance(found, str):
+            return found
+        if isinstance(found, list):
+            named = {t.get("name"): t.get("template") for t in found}
+            return named.get("default") or next(iter(named.values()), None)
+    return None
+
+
+def check_template(source: Source, model: Model, engine: Engine) -> Check:
+    """Conversations come out the same from the source's template and from the one in the artefact."""
+    wanted = source_template(source, model)
+    if not wanted:
+        if engine.chat_template:
+            return Check(
+                name="chat template",
+                ok=False,
+                detail="the artefact carries one, the source does not",
+            )
+        return Check(name="chat template", ok=True, detail="neither has one")
+    if not engine.chat_template:
+        return Check(
+            name="chat template", ok=False, detail="lost: the source has one, the artefact does not"
+        )
+    bos, eos = (_text(engine, t) for t in (engine.bos, engine.eos))
+    rendered, failed = 0, ""
+    for messages in CONVERSATIONS:
+        for prompt in (True, False):
+            outcomes: list[str] = []
+            for template in (wanted, engine.chat_template):
+                try:
+                    outcomes.append(
+                        render(template, messages, bos=bos, eos=eos, add_generation_prompt=prompt)
+                    )
+                    rendered += 1
+                except FormatError as error:
+                    outcomes.append(f"\0{error.found}")
+                    failed = error.found
+            if outcomes[0] != outcomes[1]:
+                return Check(
+                    name="chat template",
+                    ok=False,
+                    detail=f"{outcomes[0]!r} became {outcomes[1]!r}"[:400],
+                )
+    if not rendered:
+        return Check(name="chat template", ok=False, detail=f"renders no conversation: {failed}")
+    return Check(
+        name="chat template", ok=True, detail=f"renders equal, {rendered // 2} conversations"
+    )
+
+
+def _text(engine: Engine, token: int | None) -> str:
+    return "" if token is None else engine.detokenize([token], special=True)
+
+
+def source_stops(source: Source, model: Model) -> set[int]:
+    """Ids that end a generation by the source's own account.
+
+    Config, generation config, tokenizer config.
+    """
+    found: set[int] = set()
+    if source.kind == "gguf":
+        keys = (
+            "tokenizer.ggml.eos_token_id",
+            "tokenizer.ggml.eot_token_id",
+            "tokenizer.ggml.eom_token_id",
+        )
+        return {int(v) for k in keys if (v := model.meta(k)) is not None}
+    for data in (source.config, source.json("generation_config.json") or {}):
+        value = data.get("eos_token_id")
+        found |= {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
+    settings = source.json("tokenizer_config.json") or {}
+    token = settings.get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    tokens: Sequence[str] = model.meta("tokenizer.ggml.tokens") or []
+    if isinstance(token, str) and token:
+        found |= {i for i, t in enumerate(tokens) if t == token}
+    return {i for i in found if 0 <= i < len(tokens)}
+
+
+def check_stop(source: Source, model: Model, engine: Engine) -> Check:
+    """Every token that ends a turn for the source ends a generation in the runtime, and a greedy answer shows it."""
+    from kanna.generation import chat_ids
+
+    wanted = source_stops(source, model)
+    lost = sorted(i for i in wanted if not engine.eog(i))
+    if lost:
+        names = ", ".join(f"{i} {json.dumps(_text(engine, i))}" for i in lost)
+        return Check(name="end of turn", ok=False, detail=f"the artefact does not stop at {names}")
+    if not wanted:
+        return Check(
+            name="end of turn",
+            ok=not engine.chat_template,
+            detail="the source names no end-of-sequence token",
+        )
+    names = ", ".join(json.dumps(_text(engine, i)) for i in sorted(wanted))
+    if engine.eos is not None and engine.eos not in wanted:
+        detail = f"ends with {json.dumps(_text(engine, engine.eos))}, the source with {names}"
+        return Check(name="end of turn", ok=False, detail=detail)
+    if not engine.chat_template:
+        return Check(name="end of turn", ok=True, detail=f"stops at {names}")
+    try:
+        ids = chat_ids(engine, [{"role": "user", "content": "Say hi."}])
+        for _ in engine.generate(ids, max_tokens=48):
+            pass
+    except KannaError as error:
+        return Check(name="end of turn", ok=False, detail=f"a conversation fails: {error.found}")
+    ended = (
+        f"an answer ended after {engine.last.tokens} tokens"
+        if engine.last.reason == "eog"
+        else "no answer ended in 48"
+    )
+    return Check(name="end of turn", ok=True, detail=f"stops at {names}; {ended}")

@@ -1,0 +1,484 @@
+"""What `kanna components` lists is what the code has: files, options, extras.
+
+And each of it can be had by its name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import kanna
+from kanna import encodings, families, methods, runtimes
+from kanna._util import extras, plugins
+from kanna.calibration import texts
+from kanna.catalog import Component, components, kinds
+from kanna.catalog import base as reading
+from kanna.cli.main import cli
+from kanna.conversion import convert
+from kanna.errors import PlanError, SourceError, UnsupportedError, UsageError
+from kanna.formats import prequantized
+from kanna.formats.onnx import encoder
+from kanna.packaging import targets
+from kanna.serving import engines
+from kanna.sources import open_source
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {
+    "kanna.encodings": ("encodings", "ENCODING"),
+    "kanna.encodings.grouped": ("encodings", "ENCODINGS"),
+    "kanna.methods": ("methods", "METHOD"),
+    "kanna.families": ("families", "FAMILY"),
+    "kanna.conversion": ("formats", "WORK"),
+    "kanna.runtimes": ("runtimes", "RUNTIME"),
+    "kanna.serving.engines": ("engines", "ENGINE"),
+    "kanna.packaging.targets": ("targets", "TARGET"),
+    "kanna.formats.prequantized": ("sources", "unpacked"),
+}
+"""Folders whose files are components of a kind, and what each file exports."""
+
+
+def every() -> list[Component]:
+    return [c for kind in components().kinds for c in kind.components]
+
+
+EVERY = every()
+BY_KIND = {kind: [c for c in EVERY if c.kind == kind] for kind in kinds()}
+
+
+def each(kind: str) -> Any:
+    return pytest.mark.parametrize("one", BY_KIND[kind], ids=lambda c: c.name)
+
+
+# What is listed
+
+
+def test_there_are_many_and_each_has_one_name() -> None:
+    names = [(c.kind, c.name) for c in EVERY]
+    assert len(names) == len(set(names)) >= 100
+    assert all(BY_KIND.values())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_file_of_a_folder_is_listed(folder: str) -> None:
+    kind, export = FOLDERS[folder]
+    assert set(plugins.names(folder, export)) <= {c.name for c in BY_KIND[kind]}
+
+
+def test_every_folder_of_files_is_known_here() -> None:
+    """A new kind of plug-in must be listed too."""
+    called = re.compile(r"plugins\.(?:names|load)\((?:__name__|\w+)")
+    found = {
+        p
+        for p in (ROOT / "src" / "kanna").rglob("*.py")
+        if called.search(p.read_text(encoding="utf-8"))
+    }
+    packages = {
+        ".".join(("kanna", *p.relative_to(ROOT / "src" / "kanna").parts[:-1])) for p in found
+    }
+    assert packages - {"kanna", "kanna.cli", "kanna.catalog", "kanna.cli.commands"} <= set(
+        FOLDERS
+    ) | {"kanna.packaging"}
+
+
+@pytest.mark.parametrize("one", EVERY, ids=lambda c: f"{c.kind}-{c.name}")
+def test_it_is_described_in_a_line_and_is_where_it_says(one: Component) -> None:
+    assert 8 < len(one.summary) < 260 and "\n" not in one.summary
+    module, _, name = one.where.partition(":")
+    thing: Any = importlib.import_module(module)
+    for part in name.split(".") if name else ():
+        thing = getattr(thing, part)
+    assert thing is not None
+    assert set(filter(None, one.extra.split(","))) <= set(extras.EXTRAS)
+    json.dumps(one.to_dict())
+
+
+def test_listing_loads_nothing_heavy() -> None:
+    heavy = (
+        "torch",
+        "transformers",
+        "onnxruntime",
+        "onnx",
+        "mlx.core",
+        "llama_cpp",
+        "fastapi",
+        "xllamacpp",
+    )
+    code = (
+        f"import sys, kanna; kanna.components(); print([m for m in {heavy!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Options come from the code
+
+
+@dataclass
+class _Made:
+    """Something.
+
+    size:  how large; in
+           bytes
+    names: of what
+    """
+
+    size: int
+    names: list[str] = field(default_factory=list[str])
+    ratio: float = 0.5
+    _kept: int = field(default=0, init=False)
+
+
+def _verb(
+    source: str, *, preset: str | None = None, fast: bool = False, progress: Any = None
+) -> None:
+    """Do it.
+
+    One of two. preset: the name; one of many. fast: less of it
+    """
+
+
+def test_options_are_those_of_the_signature() -> None:
+    found = {o.name: o for o in reading.options(_verb)}
+    assert list(found) == ["source", "preset", "fast"]
+    assert found["source"].required and not found["preset"].required
+    assert (found["preset"].type, found["preset"].default) == ("str | None", None)
+    assert found["preset"].about == "the name; one of many"
+    assert (found["fast"].default, found["fast"].about) == (False, "less of it")
+
+
+def test_options_are_those_of_the_fields() -> None:
+    found = {o.name: o for o in reading.options(_Made)}
+    assert list(found) == ["size", "names", "ratio"]
+    assert found["size"].required and found["size"].about == "how large; in bytes"
+    assert found["names"].default == [] and found["ratio"].default == 0.5
+
+
+def test_verbs_have_the_options_of_their_commands() -> None:
+    """One verb, one function: what the command line can set, the function has, by the same name."""
+    import click
+
+    for one in BY_KIND["verbs"]:
+        command = cli.get_command(click.Context(cli), one.name)
+        assert command is not None
+        said = {p.name for p in command.params if isinstance(p, click.Option)} - {
+            "json",
+            "quiet",
+            "debug",
+        }
+        assert said - {o.name for o in one.options} <= _COMMAND_ONLY.get(one.name, set()), one.name
+
+
+_COMMAND_ONLY = {
+    "chat": {"system"},
+    "inspect": {"with_hash", "tensors"},
+    "optimize": {"rule"},
+    "package": {"check", "key"},
+}
+"""What the command line alone has: another spelling, or what it does beside the verb."""
+
+
+# Extras
+
+
+def test_extras_are_those_of_the_project() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brings = packages_distributions()
+    for extra, modules in extras.EXTRAS.items():
+        wanted = {
+            _plain(re.split(r"[\s\[<>=;!~]", r)[0]) for r in project["optional-dependencies"][extra]
+        }
+        for module in modules:
+            if module in brings:
+                assert {_plain(d) for d in brings[module]} & wanted, (
+                    f"{extra} does not bring {module}"
+                )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_found", lambda name: name != "mlx_lm")
+    one = components("runtimes", "mlx").kinds[0].components[0].to_dict()
+    assert one["available"] is False and one["missing"] == ["mlx_lm"]
+    assert one["install"] == 'pip install "kanna[mlx]"'
+    shown = CliRunner().invoke(cli, ["components", "runtimes"]).output
+    assert re.search(r"^ *mlx +mlx +no ", shown, re.M) and 'pip install "kanna[mlx]"' in shown
+    assert re.search(r"^ *onnx +onnx +yes ", shown, re.M)
+
+
+# Every one can be had by its name
+
+
+def test_every_kind_is_tried() -> None:
+    tried = {
+        n.removeprefix("test_").removesuffix("_by_name")
+        for n in globals()
+        if n.endswith("_by_name")
+    }
+    assert tried == set(kinds())
+
+
+@each("sources")
+def test_sources_by_name(one: Component, source: Path, tmp_path: Path) -> None:
+    if one.name in plugins.names("kanna.formats.prequantized", "unpacked"):
+        assert (
+            prequantized.method_of({"quantization_config": {"quant_method": one.name}}) == one.name
+        )
+    elif one.name.startswith("builtin:"):
+        with pytest.raises(SourceError) as error:
+            open_source("builtin:none")
+        assert one.name in error.value.expected
+    elif one.name == "gguf":
+        convert(source, tmp_path / "a.gguf", encoding="q8_0")
+        assert open_source(tmp_path / "a.gguf").kind == "gguf"
+    elif one.name == "mlx":
+        convert(source, tmp_path / "a", preset="mlx:q8")
+        assert any(
+            t.dtype.startswith("affine8") for t in open_source(tmp_path / "a").tensors.values()
+        )
+    elif one.name == "safetensors":
+        assert open_source(source).kind == "hf"
+    else:
+        assert {o.name for o in one.options} == {"revision", "offline", "weights"}
+
+
+@each("families")
+def test_families_by_name(one: Component) -> None:
+    if one.name == "encoder":
+        assert all(encoder.is_encoder({"architectures": [a]}) for a in one.facts["architectures"])
+        return
+    for architecture in one.facts["architectures"]:
+        assert families.family_of({"architectures": [architecture]})[0] == one.name
+    family = families.get(one.name)
+    assert {o.name for o in one.options} == {*family.defaults, *family.fixed}
+
+
+@each("encodings")
+def test_encodings_by_name(one: Component) -> None:
+    for name in one.facts.get("names", [one.name]):
+        encoding = encodings.get(name)
+        assert encoding.name == name
+        shown = components("encodings", name).kinds[0].components[0]
+        assert shown.facts["values per block"] == encoding.block
+        if encoding.encoder is None or (one.extra and one.missing):
+            continue
+        x = np.linspace(-1, 1, 2 * encoding.block, dtype=np.float32).reshape(1, -1)
+        data = encoding.encode(x, weights=np.ones(x.shape[1], np.float32))
+        assert data.nbytes * 8 == pytest.approx(shown.facts["bits per weight"] * x.size, rel=1e-3)
+        assert encoding.decode(data, x.shape[1]).shape == x.shape
+
+
+@each("methods")
+def test_methods_by_name(one: Component) -> None:
+    x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, -1)
+    method = methods.get(one.name)
+    assert method.encode(encodings.get("q8_0"), x).shape == (1, 68)
+    assert one.facts["needs statistics"] is method.needs_moment
+
+
+@each("formats")
+def test_formats_by_name(one: Component, source: Path) -> None:
+    made = convert(source, format=one.name, dry_run=True)
+    assert made.file_bytes > 0
+    untaken = {"imatrix", "statistics", "plan", "split_max_size"} - {o.name for o in one.options}
+    for name in untaken:
+        with pytest.raises(
+            UsageError, match=f"--{name.replace('_', '-')} has no use for {one.name}"
+        ):
+            convert(
+                source,
+                format=one.name,
+                dry_run=True,
+                **{name: 1 if name == "split_max_size" else "file"},
+            )
+
+
+@each("presets")
+def test_presets_by_name(one: Component, source: Path, blocks: Path) -> None:
+    made = convert(blocks if one.name == "mlx:exact" else source, preset=one.name, dry_run=True)
+    assert made.preset.lower() in (one.name.lower(), one.name.partition(":")[2])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama that every format can hold."""
+    tiny_models = pytest.importorskip("tiny_models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            tiny_models.SMALL, "intermediate_size", 640
+        )  # as many rows as the vocabulary are refused
+        folder = tmp_path_factory.mktemp("source") / "llama"
+        tiny_models.make("llama", folder)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def blocks(source: Path) -> Path:
+    """A source of quantized blocks."""
+    path = source.parent / "blocks.gguf"
+    convert(source, path, encoding="q4_0")
+    return path
+
+
+@each("runtimes")
+def test_runtimes_by_name(one: Component) -> None:
+    assert runtimes.get(one.name).available().ok is not bool(one.missing)
+
+
+@each("engines")
+def test_engines_by_name(one: Component) -> None:
+    engine = engines.get(one.name)
+    assert one.facts["roles"] == list(engine.roles)
+    assert one.missing or not engine.missing()
+
+
+@each("targets")
+def test_targets_by_name(one: Component, packaged: Path) -> None:
+    target = targets.get(one.name)
+    told = (
+        json.loads((packaged / "package.json").read_text())
+        if (packaged / "package.json").exists()
+        else None
+    )
+    assert target.about and one.facts["runs"] == list(target.kinds)
+    assert told is None or one.name in told["targets"]
+
+
+@each("calibrators")
+def test_calibrators_by_name(one: Component, tmp_path: Path) -> None:
+    from kanna.calibration import self_generated
+    from kanna.calibration.imatrix import read
+    from kanna.formats.onnx import ranges
+    from kanna.model import Model
+
+    model = Model(name="", family="llama", tensors={}, metadata={})
+    if one.name == "built-in":
+        assert {d.domain for d in texts.documents(None, model)[0]} >= {
+            "prose",
+            "code",
+            "chat",
+            "languages",
+        }
+    elif one.name == "files":
+        (tmp_path / "a.txt").write_text("some text")
+        assert texts.documents([tmp_path / "a.txt"], model)[0][0].text == "some text"
+    elif one.name == "imatrix":
+        with pytest.raises(PlanError):
+            read(tmp_path / "none.dat")
+    elif one.name in ranges.CALIBRATORS:
+        if one.name != "minmax":
+            pytest.importorskip("onnxruntime")
+        x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+        low, high = ranges.ranges([{"x": x}], one.name)["x"]
+        assert x.min() <= low < 0 < high <= x.max()
+    else:
+        assert one.name == self_generated.SELF
+
+
+@each("searches")
+def test_searches_by_name(one: Component, tmp_path: Path) -> None:
+    if one.facts.get("kind") == "step":
+        assert one.where.startswith(("kanna.optimize.", "kanna.plan."))
+        return
+    with pytest.raises(UsageError) as error:
+        kanna.optimize("none", tmp_path, effort="none")
+    assert one.name in error.value.expected
+
+
+@each("evaluators")
+def test_evaluators_by_name(one: Component) -> None:
+    module, _, name = one.where.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert one.facts.get("part of") == "the gate" or one.name in (
+        "divergence",
+        "speed",
+        "speed-of-encoders",
+        "energy",
+    )
+
+
+@each("graphs")
+def test_graphs_by_name(one: Component) -> None:
+    module, _, name = one.where.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+@each("transforms")
+def test_transforms_by_name(one: Component) -> None:
+    module, _, name = one.where.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+@each("verbs")
+def test_verbs_by_name(one: Component) -> None:
+    assert callable(getattr(kanna, one.name))
+
+
+# The command and the page
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(cli, ["components", *words])
+
+
+def test_the_command_lists_kinds_a_kind_and_one() -> None:
+    listed = run()
+    assert listed.exit_code == 0 and all(kind in listed.output for kind in kinds())
+    shown = run("methods").output
+    assert all(name in shown for name in plugins.names("kanna.methods", "METHOD"))
+    whole = run("methods", "gptq").output
+    assert "arXiv:2210.17323" in whole and "moment" in whole
+
+
+def test_json_has_every_component_with_its_options() -> None:
+    found = json.loads(run("--json").output)
+    assert found["count"] == len(EVERY)
+    verbs = next(k for k in found["kinds"] if k["kind"] == "verbs")["components"]
+    options = {o["name"]: o for o in next(v for v in verbs if v["name"] == "calibrate")["options"]}
+    assert options["tokens"]["default"] == 24_576 and options["source"]["required"]
+
+
+def test_a_name_alone_is_looked_for_in_every_kind() -> None:
+    found = components("gptq")
+    assert [k.kind for k in found.kinds] == ["methods", "sources"]
+    assert components("AFFINE4G64").kinds[0].components[0].facts["group_size of MLX"] == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("method",), "methods"),
+        (("methods", "gtpq"), "gptq"),
+        (("encodings", "q4_x"), "q4_"),
+        (("nothing", "at-all"), "encodings"),
+        (("encodings", "affine7g64"), "affine"),
+    ],
+)
+def test_a_name_that_is_none_gets_those_that_come_close(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UnsupportedError) as error:
+        components(*words)
+    assert said in error.value.expected
+    assert run(*words).exit_code == 1
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "components.py"))
+    assert (ROOT / "docs" / "components.md").read_text(encoding="utf-8") == tool["page"](), (
+        "run `make docs`"
+    )

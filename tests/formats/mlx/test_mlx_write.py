@@ -1,0 +1,222 @@
+"""Folders written for mlx-lm, loaded and run by mlx-lm itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_models
+
+from kanna import runtimes
+from kanna.conversion import convert
+from kanna.errors import KannaError, OutputError, PlanError, UnsupportedError, UsageError
+from kanna.formats import gguf
+from kanna.plan import Plan
+from kanna.sources import open_source
+
+mx = pytest.importorskip("mlx.core")
+mlx_lm = pytest.importorskip("mlx_lm")
+from mlx_lm.generate import generate_step  # noqa: E402
+
+FAMILIES = (
+    "llama",
+    "llama-bias",
+    "llama3",
+    "llama-linear",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+)
+
+
+@pytest.fixture(scope="module")
+def hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("hf")
+    tiny_models.make("llama", place)
+    return place
+
+
+def arrays(folder: Path) -> dict:
+    found: dict = {}
+    for path in folder.glob("*.safetensors"):
+        found |= mx.load(str(path))
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n in tiny_models.RECIPES])
+def test_every_family_loads_and_speaks_in_mlx_lm(name: str, tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    tiny_models.make(name, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "mlx", format="mlx", encoding="affine8g32")
+    model, tokenizer = mlx_lm.load(str(tmp_path / "mlx"))
+    prompt = mx.array(tokenizer.encode("The quick brown fox jumps"))
+    assert len([token for token, _ in generate_step(prompt, model, max_tokens=4)]) == 4
+    ours = np.array(model(prompt[None])[0].astype(mx.float32))
+    with runtimes.get("torch").open(tmp_path / "hf", context=64) as reference:
+        theirs = reference.logits(prompt.tolist())
+    assert np.abs(ours - theirs).max() < 0.06 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        ("q4", {}),
+        ("q3", {"q_bits": 3}),
+        ("mixed_3_6", {"quant_predicate": "mixed_3_6", "q_group_size": 64}),
+    ],
+)
+def test_plain_rounding_writes_what_mlx_lm_writes(
+    hf: Path, tmp_path: Path, preset: str, options: dict
+) -> None:
+    mlx_lm.convert(str(hf), str(tmp_path / "theirs"), quantize=True, **options)
+    convert(hf, tmp_path / "ours", preset=f"mlx:{preset}", method="nearest")
+    ours, theirs = arrays(tmp_path / "ours"), arrays(tmp_path / "theirs")
+    assert set(ours) == set(theirs)
+    for name, wanted in theirs.items():
+        assert ours[name].dtype == wanted.dtype, name
+        assert mx.array_equal(ours[name], wanted).item(), name
+    configs = [json.loads((tmp_path / n / "config.json").read_text()) for n in ("ours", "theirs")]
+    quantization = [c["quantization"] for c in configs]
+    layers = {n.removesuffix(".scales") for n in theirs if n.endswith(".scales")}
+    for layer in layers:
+        found = [
+            q.get(layer, {k: q[k] for k in ("group_size", "bits", "mode")}) for q in quantization
+        ]
+        assert found[0] == found[1], layer
+    assert {k: configs[0].get(k) for k in configs[1] if "quant" not in k} == {
+        k: v for k, v in configs[1].items() if "quant" not in k
+    }
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
+@pytest.mark.parametrize("method", ["nearest", "search"])
+def test_float_modes_load_and_hold_what_mlx_lm_writes(
+    hf: Path, tmp_path: Path, mode: str, method: str
+) -> None:
+    convert(hf, tmp_path / "ours", preset=f"mlx:{mode}", method=method)
+    if method == "nearest":
+        mlx_lm.convert(str(hf), str(tmp_path / "theirs"), quantize=True, q_mode=mode)
+        ours, theirs = arrays(tmp_path / "ours"), arrays(tmp_path / "theirs")
+        assert set(ours) == set(theirs)
+        assert all(mx.array_equal(ours[name], theirs[name]).item() for name in theirs)
+    model, tokenizer = mlx_lm.load(str(tmp_path / "ours"))
+    prompt = mx.array(tokenizer.encode("The quick"))
+    assert len([token for token, _ in generate_step(prompt, model, max_tokens=2)]) == 2
+    stored = arrays(tmp_path / "ours")
+    tensor = open_source(tmp_path / "ours").tensors["model.layers.0.mlp.up_proj.weight"]
+    parts = [stored[f"model.layers.0.mlp.up_proj.{k}"] for k in ("weight", "scales")]
+    wanted = mx.dequantize(*parts, mode=mode, dtype=mx.float32, stream=mx.cpu)
+    assert np.array_equal(tensor.rows(0, 512), np.array(wanted))
+
+
+def test_it_is_read_back_exactly_and_written_again_with_the_same_bytes(
+    hf: Path, tmp_path: Path
+) -> None:
+    convert(hf, tmp_path / "one", preset="mlx:mixed", threads=1)
+    again = convert(hf, tmp_path / "two", preset="mlx:mixed", threads=4)
+    assert again.bits_per_weight < 7
+    for file in ("model.safetensors", "config.json", "kanna.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    source = open_source(tmp_path / "one")
+    quantized = {n: t for n, t in source.tensors.items() if t.dtype.startswith("affine")}
+    assert {t.dtype for t in quantized.values()} == {"affine4g64_f32", "affine6g64_f32"}
+    convert(tmp_path / "one", tmp_path / "three", format="mlx", encoding="affine6g64")
+    three = open_source(tmp_path / "three").tensors
+    for name, tensor in quantized.items():
+        if tensor.dtype == "affine6g64_f32":
+            assert np.array_equal(three[name].raw(0, 8), tensor.raw(0, 8))
+
+
+def test_shards_have_an_index(hf: Path, tmp_path: Path) -> None:
+    convert(hf, tmp_path / "mlx", preset="mlx:q4", split_max_size=400_000)
+    shards = sorted(p.name for p in (tmp_path / "mlx").glob("*.safetensors"))
+    index = json.loads((tmp_path / "mlx" / "model.safetensors.index.json").read_text())
+    assert len(shards) > 2 and set(index["weight_map"].values()) == set(shards)
+    assert set(index["weight_map"]) == set(arrays(tmp_path / "mlx"))
+    assert mlx_lm.load(str(tmp_path / "mlx"))
+
+
+def test_files_of_the_tokenizer_come_along(hf: Path, tmp_path: Path) -> None:
+    convert(hf, tmp_path / "mlx", preset="mlx:q4")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "mlx" / name).read_bytes() == (hf / name).read_bytes()
+
+
+@pytest.mark.parametrize("encoding", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
+def test_blocks_of_gguf_stay_as_they_are_there_and_back(
+    hf: Path, tmp_path: Path, encoding: str
+) -> None:
+    convert(hf, tmp_path / "model.gguf", encoding=encoding)
+    convert(tmp_path / "model.gguf", tmp_path / "mlx", preset="mlx:exact")
+    convert(tmp_path / "mlx", tmp_path / "back.gguf", encoding=encoding)
+    before, after = (
+        gguf.read(tmp_path / "model.gguf").tensors,
+        gguf.read(tmp_path / "back.gguf").tensors,
+    )
+    source = open_source(tmp_path / "mlx").tensors
+    assert np.array_equal(
+        source["model.layers.1.mlp.down_proj.weight"].rows(0, 256),
+        before["blk.1.ffn_down.weight"].rows(0, 256),
+    )
+    quantized = [n for n, t in before.items() if t.dtype == encoding]
+    assert len(quantized) > 20
+    for name in quantized:
+        assert np.array_equal(before[name].raw(0, 64), after[name].raw(0, 64)), name
+    mlx_lm.load(str(tmp_path / "mlx"))
+
+
+def test_groups_of_mlx_become_blocks_of_gguf(hf: Path, tmp_path: Path) -> None:
+    convert(hf, tmp_path / "mlx", format="mlx", encoding="affine4g64_f16")
+    convert(tmp_path / "mlx", tmp_path / "model.gguf", encoding="q4_1")
+    theirs = open_source(tmp_path / "mlx").tensors["model.layers.0.mlp.up_proj.weight"]
+    ours = gguf.read(tmp_path / "model.gguf").tensors["blk.0.ffn_up.weight"]
+    assert ours.dtype == "q4_1" and np.array_equal(ours.rows(0, 512), theirs.rows(0, 512))
+
+
+def test_rows_that_no_group_divides_stay_floats_and_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hf").mkdir()
+    odd = tiny_models.Recipe(
+        "llama", "LlamaForCausalLM", "LlamaConfig", {"hidden_size": 224, "intermediate_size": 488}
+    )
+    monkeypatch.setitem(tiny_models.RECIPES, "odd", odd)
+    tiny_models.make("odd", tmp_path / "hf")
+    found = convert(tmp_path / "hf", tmp_path / "mlx", preset="mlx:q4")
+    got = {s.name.split(".")[-2]: s.got for s in found.substitutions}
+    assert got["down_proj"] == "f32" and got["up_proj"] == "affine4g32_f32"
+    assert mlx_lm.load(str(tmp_path / "mlx"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"encoding": "affine7g64"}, UnsupportedError, "7 bits"),
+        ({"encoding": "affine4g16"}, UnsupportedError, "groups of 16"),
+        ({"encoding": "q4_k"}, UsageError, "Q4_K"),
+        ({"preset": "mlx:q7"}, PlanError, "q7"),
+        ({"preset": "mlx:exact"}, PlanError, "no quantized blocks"),
+        ({"preset": "mlx:q4", "method": "gptq"}, UsageError, "statistics"),
+        ({"preset": "mlx:q4", "format": "gguf"}, UsageError, "mlx"),
+        ({"plan": Plan(preset="Q4_K_M"), "format": "mlx"}, PlanError, "Q4_K_M"),
+    ],
+)
+def test_what_mlx_cannot_hold_is_refused(
+    hf: Path, tmp_path: Path, options: dict, error: type, said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        convert(hf, tmp_path / "mlx", **{"format": "mlx", **options})
+    assert not (tmp_path / "mlx").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(hf: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError):
+        convert(hf, tmp_path / "mlx", preset="mlx:q4")
+    assert issubclass(OutputError, KannaError)

@@ -1,0 +1,290 @@
+"""Tiny random Hugging Face models, one recipe per family, with real (small) tokenizers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "The quick brown fox jumps over the lazy dog. Once upon a time there was a small model that "
+    "could read 1234 numbers, write code like `for i in range(10): print(i)` and say hello in many "
+    "languages: bonjour, hola, こんにちは, привет, 你好, مرحبا. Emojis too 🙂🚀. It's what we've wanted!\n"
+)
+SMALL = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make one tiny model.
+
+    Its classes in transformers, config differences, tokenizer, window.
+    """
+
+    family: str
+    model: str
+    config: str
+    values: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = "spm"
+    long: int = 160
+    window_lost: bool = False
+    """llama.cpp attends to everything where the model has a window.
+
+    Equal to the model without one.
+    """
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+GEMMA = {
+    "head_dim": 64,
+    "query_pre_attn_scalar": 64,
+    "sliding_window": 32,
+    "tie_word_embeddings": True,
+}
+PHI_FACTORS = {
+    "rope_type": "longrope",
+    "short_factor": [1.0 + 0.01 * i for i in range(24)],
+    "long_factor": [1.0 + 0.3 * i for i in range(24)],
+}
+
+RECIPES: dict[str, Recipe] = {
+    "llama": Recipe("llama", "LlamaForCausalLM", "LlamaConfig"),
+    "llama-bias": Recipe(
+        "llama", "LlamaForCausalLM", "LlamaConfig", {"attention_bias": True, "mlp_bias": True}
+    ),
+    "llama3": Recipe(
+        "llama",
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True, "head_dim": 64},
+        tokenizer="llama-bpe",
+    ),
+    "llama-linear": Recipe(
+        "llama",
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}},
+    ),
+    "smollm": Recipe(
+        "llama",
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {"tie_word_embeddings": True},
+        tokenizer="smollm",
+    ),
+    "mistral": Recipe("mistral", "MistralForCausalLM", "MistralConfig", {"sliding_window": None}),
+    "mistral-nemo": Recipe(
+        "mistral",
+        "MistralForCausalLM",
+        "MistralConfig",
+        {"sliding_window": None, "head_dim": 48, "num_attention_heads": 8},
+        tokenizer="tekken",
+    ),
+    "mistral-window": Recipe(
+        "mistral", "MistralForCausalLM", "MistralConfig", {"sliding_window": 64}, window_lost=True
+    ),
+    "qwen2": Recipe("qwen2", "Qwen2ForCausalLM", "Qwen2Config", tokenizer="qwen2"),
+    "qwen2-yarn": Recipe(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 1e6,
+                "original_max_position_embeddings": 256,
+            }
+        },
+        tokenizer="qwen2",
+    ),
+    "qwen3": Recipe(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        {"head_dim": 96, "tie_word_embeddings": True},
+        tokenizer="qwen2",
+    ),
+    "gemma2": Recipe(
+        "gemma2", "Gemma2ForCausalLM", "Gemma2Config", GEMMA | {"num_hidden_layers": 4}
+    ),
+    "gemma3": Recipe(
+        "gemma3", "Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA | {"num_hidden_layers": 7}
+    ),
+    "gemma3-pattern": Recipe(
+        "gemma3",
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        GEMMA
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": [
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "phi3": Recipe("phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": None}),
+    "phi3-window": Recipe(
+        "phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": 64}, window_lost=True
+    ),
+    "phi4-mini": Recipe(
+        "phi3",
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        {
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 256,
+            "rope_parameters": PHI_FACTORS | {"rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+        },
+        tokenizer="gpt-4o",
+        long=300,
+    ),
+}
+
+
+def make(name: str, folder: Path, seed: int = 0) -> Any:
+    """Write recipe `name` to `folder` as a Hugging Face model and return it, in float32, for reference."""
+    import torch
+    import transformers
+
+    recipe = RECIPES[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, recipe.config)(
+        **{**SMALL, **recipe.values}, torch_dtype="float32"
+    )
+    config._attn_implementation = "eager"
+    model = getattr(transformers, recipe.model)(config).float().eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            # Random norms and biases, so that a lost offset or a swapped vector shows.
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif "embed" not in parameter_name:
+                parameter.mul_(3.0)  # far from uniform logits
+    model.save_pretrained(folder)
+    write_tokenizer(recipe.tokenizer, folder, config.vocab_size)
+    return model
+
+
+def write_tokenizer(kind: str, folder: Path, size: int) -> None:
+    """tokenizer.json and tokenizer_config.json.
+
+    Byte-level BPE with a named pre-tokenizer, or SentencePiece-like.
+    """
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+    from tokenizers.processors import TemplateProcessing
+
+    from kanna.tokenizer import _pre
+
+    special = ["<unk>", "<s>", "</s>"]
+    splits = {
+        "llama-bpe": _pre.LLAMA3,
+        "qwen2": _pre.QWEN2,
+        "tekken": _pre.TEKKEN,
+        "gpt-4o": _pre.GPT4O,
+    }
+    if kind == "spm":
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        tokenizer.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
+        byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - 12,
+            special_tokens=special + byte_tokens,
+            limit_alphabet=64,
+            show_progress=False,
+        )
+    else:
+        tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama-bpe", "tekken")))
+        if kind == "smollm":
+            steps = [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        else:
+            steps = [
+                pre_tokenizers.Split(Regex(splits[kind]), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - 12,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)]
+    )
+    tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    if kind == "spm":
+        _byte_types(folder / "tokenizer.json", special)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def _byte_types(path: Path, special: list[str]) -> None:
+    """The trainer can only add byte pieces as special tokens.
+
+    Real files have them in the vocabulary alone.
+    """
+    data = json.loads(path.read_text())
+    data["added_tokens"] = [a for a in data["added_tokens"] if not a["content"].startswith("<0x")]
+    path.write_text(json.dumps(data, ensure_ascii=False))
