@@ -57,9 +57,3 @@ def test_help_is_light() -> None:
     seconds, heavy = measured(HELP)
     assert heavy == []
     assert seconds < 0.3
-
-
-def test_modules_do_not_hide_verbs() -> None:
-    """`kanna.convert` stays the function after the module of that name was imported."""
-    code = "import kanna.convert, kanna.inspect, kanna; assert callable(kanna.convert) and callable(kanna.inspect)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -394,7 +394,7 @@ def test_calibrators_by_name(one: Component, tmp_path: Path) -> None:
 @each("searches")
 def test_searches_by_name(one: Component, tmp_path: Path) -> None:
     if one.facts.get("kind") == "step":
-        assert one.where.startswith(("kanna.optimize.", "kanna.plan."))
+        assert one.where.startswith(("kanna.optimization.", "kanna.plan."))
         return
     with pytest.raises(UsageError) as error:
         kanna.optimize("none", tmp_path, effort="none")

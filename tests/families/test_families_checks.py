@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.headers import tensors_of
 from helpers.tiny_models import write_tokenizer
 
 from kanna import families
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families._rope import llama3_factors, rope_of
-from kanna.families.base import SHAPES, Config
+from kanna.families.base import Config
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.formats import gguf
 from kanna.formats.stored import HeaderTensor, stored
@@ -35,24 +36,6 @@ EXTRA = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
 }
-
-
-def tensors_of(family: families.base.Family, config: Config) -> dict[str, HeaderTensor]:
-    """Headers of every tensor a family needs."""
-    found: dict[str, HeaderTensor] = {}
-    for theirs, ours in family.names.items():
-        part = ours.split(".")[-1]
-        shape = tuple(config.sizes[s] for s in (family.shapes.get(part) or SHAPES[part]))
-        for layer in range(config.layers) if "{}" in theirs else (0,):
-            base = theirs.replace("{}", str(layer))
-            found[f"{base}.weight"] = HeaderTensor(
-                f"{base}.weight", shape, "bf16", 2 * int(np.prod(shape))
-            )
-            if part in family.biases:
-                found[f"{base}.bias"] = HeaderTensor(
-                    f"{base}.bias", shape[:1], "bf16", 2 * shape[0]
-                )
-    return found
 
 
 @pytest.fixture(params=families.names())

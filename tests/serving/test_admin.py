@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.gateway_process import MESSAGES, Running, kanna, start, stop
 from helpers.gateways import until
-from test_serve_api import MESSAGES, Running, kanna, start, stop
 
 ASK: Any = {"model": "small", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers.gateway_process import start, stop
 from helpers.gateways import local, until
 from helpers.replay_engine import program
-from test_serve_api import start, stop
 
 from kanna.serving.guard.ledger import Ledger
 from kanna.serving.guard.store import Store, Use, today

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from helpers import three
+from helpers.gateway_process import Running, kanna, start, stop
 from helpers.gateways import until
-from test_serve_api import Running, kanna, start, stop
 
 import kanna as library
 from kanna.errors import UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_serve_api import MESSAGES, start, stop
+from helpers.gateway_process import MESSAGES, start, stop
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("opentelemetry") is None

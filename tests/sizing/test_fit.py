@@ -38,7 +38,7 @@ SIZES = {
 
 def folder_of(family: str, tokenizer: str, vocabulary: int, folder: Path) -> Path:
     """A Hugging Face folder with a real tokenizer and weights of zero."""
-    from test_families_checks import tensors_of
+    from helpers.headers import tensors_of
 
     known = families.get(family)
     config = {"architectures": [known.architectures[0]], "vocab_size": vocabulary, **SIZES}

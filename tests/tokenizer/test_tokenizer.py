@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.tiny_models import write_tokenizer
-from test_tokenizer_ids import folder_source, llama_tokenizer
+from helpers.tokenizing import folder_source, llama_tokenizer
 
 from kanna import tokenizer
 from kanna.errors import FormatError, KannaError, MissingError, SourceError, UnsupportedError

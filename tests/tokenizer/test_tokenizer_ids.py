@@ -8,14 +8,12 @@ listed per tokenizer with the reason, and must indeed differ (so that the list s
 
 from __future__ import annotations
 
-import ctypes
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.tokenizing import folder_source, llama_tokenizer
 
 from kanna import tokenizer
 from kanna.errors import MissingError
@@ -92,39 +90,6 @@ PRE = {
     "gemma3": "default",
     "gpt4o": "gpt-4o",
 }
-
-
-def llama_tokenizer(path: Path) -> Callable[[str], list[int]]:
-    """Tokenizer of stock llama.cpp on a vocabulary-only GGUF.
-
-    Adds what the model adds, parses special tokens.
-    """
-    from kanna.runtimes.llamacpp import library
-
-    lib = library()
-    params = lib.llama_model_default_params()
-    params.vocab_only = True
-    model = lib.llama_model_load_from_file(str(path).encode(), params)
-    assert model, f"llama.cpp does not load {path}"
-    vocab = lib.llama_model_get_vocab(model)
-
-    def ids(text: str) -> list[int]:
-        data = text.encode()
-        room = (ctypes.c_int32 * (4 * len(data) + 32))()
-        count = lib.llama_tokenize(vocab, data, len(data), room, len(room), True, True)
-        return list(room[:count])
-
-    return ids
-
-
-def folder_source(folder: Path, config: dict[str, Any] | None = None) -> Any:
-    return SimpleNamespace(
-        kind="hf",
-        path=folder,
-        name=folder.name,
-        config=config or {},
-        files={p.name: p for p in folder.iterdir()},
-    )
 
 
 def write_vocab(folder: Path, path: Path) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.onnx_logits import logits
 
 import kanna
 from kanna.errors import PlanError, UnsupportedError, UsageError
@@ -42,19 +41,6 @@ def _distinct(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in (("intermediate_size", 640), ("vocab_size", 544)):
         monkeypatch.setitem(tiny_models.SMALL, key, value)
     monkeypatch.setattr(tiny_models, "RECIPES", RECIPES)
-
-
-def logits(folder: Path, ids: np.ndarray) -> np.ndarray:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
-    decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
-    feed: dict[str, Any] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    empty = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
-    feed |= {i.name: empty for i in session.get_inputs() if i.name.startswith("past")}
-    return session.run(["logits"], feed)[0][0]
 
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - COVERED))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import tiny_models
-from test_onnx import logits
+from helpers.onnx_logits import logits
 
 import kanna
 from kanna import encodings, families
