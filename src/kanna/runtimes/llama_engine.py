@@ -55,6 +55,8 @@ class LlamaEngine:
         LOG.clear()
         LOG.buffers.clear()
         params = lib.llama_model_default_params()
+        # ggml's AMX kernels crash on matrices narrower than their tiles expect (0.3.36).
+        params.use_extra_bufts = b"AMX_INT8" not in lib.llama_print_system_info()
         if gpu_layers is not None:
             params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
