@@ -36,11 +36,12 @@ class Advice:
 class Doctor:
     """What was found.
 
-    machine:  `hardware.probe()`
-    native:   kanna's own compiled core: ok, version or error, SIMD path in use
-    runtimes: by name, `Availability` as dictionaries
-    packages: optional packages: version, or None when absent
-    sections: the same for people: titles with name–value pairs
+    Attributes:
+        machine: `hardware.probe()`.
+        native: Kanna's own compiled core: ok, version or error, SIMD path in use.
+        runtimes: By name, `Availability` as dictionaries.
+        packages: Optional packages: version, or None when absent.
+        sections: The same for people: titles with name–value pairs.
     """
 
     machine: dict[str, Any]

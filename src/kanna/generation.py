@@ -30,19 +30,20 @@ def generate(
 ) -> Iterator[str]:
     """Continue `prompt` with the artefact at `path`, yielding text as it comes.
 
-    path:        a GGUF, or a folder that a runtime loads
-    prompt:      text to go on with
-    max_tokens:  new tokens at most
-    temperature: 0 takes the likeliest token each time
-    top_p:       take from the likeliest tokens that together have this much of the probability
-    seed:        of the random choices; None: another one each time
-    stop:        texts that end the answer
-    threads:     None: one per physical core
-    context:     tokens of prompt and answer together
-    chat:        put the prompt into the model's chat template first
-
     Raises MissingError without its runtime, FormatError for a file that does not load, UsageError
     when the prompt does not fit the context.
+
+    Args:
+        path: A GGUF, or a folder that a runtime loads.
+        prompt: Text to go on with.
+        max_tokens: New tokens at most.
+        temperature: 0 takes the likeliest token each time.
+        top_p: Take from the likeliest tokens that together have this much of the probability.
+        seed: Of the random choices; None: another one each time.
+        stop: Texts that end the answer.
+        threads: None: one per physical core.
+        context: Tokens of prompt and answer together.
+        chat: Put the prompt into the model's chat template first.
     """
     engine = open_engine(path, threads=threads, context=context)
     if chat:
@@ -70,11 +71,12 @@ def chat(
 ) -> Iterator[str]:
     """Answer a conversation; options as for `generate`.
 
-    messages: a list of {"role": "user"|"assistant"|"system", "content": text}
-
     The model stays loaded between calls, so a growing conversation reads only what is new. Raises
     UsageError when the model carries no chat template or the conversation no longer fits the
     context.
+
+    Args:
+        messages: A list of {"role": "user"|"assistant"|"system", "content": text}.
     """
     engine = open_engine(path, threads=threads, context=context)
     ids = chat_ids(engine, messages)

@@ -34,13 +34,14 @@ _SHAPE = {
 class Inspection:
     """What was found; sizes in bytes, shapes in numpy order.
 
-    known_family: whether kanna converts this family; an unknown GGUF can still be requantized
-    types:        per encoding: number of tensors, weights, bytes
-    chat_template: present, and its first characters
-    hash:         SHA-256 of the weights (of several files: of their hashes); None when too large to
-        read unasked
-    provenance:   what converters wrote about themselves
-    problems:     why it cannot be converted
+    Attributes:
+        known_family: Whether kanna converts this family; an unknown GGUF can still be requantized.
+        types: Per encoding: number of tensors, weights, bytes.
+        chat_template: Present, and its first characters.
+        hash: SHA-256 of the weights (of several files: of their hashes); None when too large to
+            read unasked.
+        provenance: What converters wrote about themselves.
+        problems: Why it cannot be converted.
     """
 
     name: str
@@ -79,10 +80,12 @@ def inspect(
 ) -> Inspection:
     """Look at a source or at any GGUF; of a hub id only headers are fetched.
 
-    source: any source, or an artefact
-    hash: True reads every byte, False none, None reads what takes less than a second. Raises
     SourceError for a file that cannot be read at all; a model that cannot be converted is still
     shown.
+
+    Args:
+        source: Any source, or an artefact.
+        hash: True reads every byte, False none, None reads what takes less than a second. Raises.
     """
     found = open_source(
         source, revision=revision, offline=offline, weights=False, progress=progress

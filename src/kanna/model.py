@@ -99,11 +99,12 @@ def array(value: Any, item: ValueType) -> MetaValue:
 class Model:
     """A source seen through its family.
 
-    family:   GGUF architecture name (`llama`, `qwen2`, …)
-    tensors:  by GGUF name, in the order they are written
-    metadata: GGUF keys → typed values, without what a plan decides (file type, provenance)
-    config:   the source's own config.json ({} for a GGUF)
-    notes:    what the user must be told about this source (for example: already quantized)
+    Attributes:
+        family: GGUF architecture name (`llama`, `qwen2`, …).
+        tensors: By GGUF name, in the order they are written.
+        metadata: GGUF keys → typed values, without what a plan decides (file type, provenance).
+        config: The source's own config.json ({} for a GGUF).
+        notes: What the user must be told about this source (for example: already quantized).
     """
 
     name: str

@@ -22,7 +22,8 @@ def environment() -> dict[str, str]:
 def ask(module: str, task: Mapping[str, Any], what: str) -> dict[str, Any]:
     """What `python -m module TASK` prints last, a JSON object; its own error becomes ours.
 
-    what: what the child does, for the message when it dies. Raises KannaError and MissingError.
+    Args:
+        what: What the child does, for the message when it dies. Raises KannaError and MissingError.
     """
     command = [sys.executable, "-m", module, json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)

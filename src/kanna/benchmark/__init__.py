@@ -37,17 +37,18 @@ _MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
 class BenchRow:
     """Medians of one artefact.
 
-    file_bytes: all files of a folder or a split artefact together
-    load_s:     until a prompt can be read; warm file cache
-    peak_bytes: highest resident memory of the process, mapped weights included, less the Python
-        interpreter's own
-    ttft_s:     from the prompt of `prompt_tokens` tokens to its first new token
-    prompt_tps, gen_tps: tokens per second reading a prompt and generating
-    joules_per_token: of the whole machine while generating; None where it exposes no counter of
-        energy
-    spread:     lowest and highest value of each of these over the rounds
-    repeat:     rounds that were measured
-    memory:     bytes by purpose as the runtime allocated them
+    Attributes:
+        file_bytes: All files of a folder or a split artefact together.
+        load_s: Until a prompt can be read; warm file cache.
+        peak_bytes: Highest resident memory of the process, mapped weights included, less the Python
+            interpreter's own.
+        ttft_s: From the prompt of `prompt_tokens` tokens to its first new token.
+        prompt_tps, gen_tps: Tokens per second reading a prompt and generating.
+        joules_per_token: Of the whole machine while generating; None where it exposes no counter of
+            energy.
+        spread: Lowest and highest value of each of these over the rounds.
+        repeat: Rounds that were measured.
+        memory: Bytes by purpose as the runtime allocated them.
     """
 
     path: str
@@ -82,16 +83,16 @@ def bench(
 ) -> list[BenchRow]:
     """Measure artefacts; rows come in the order of `paths`.
 
-    paths:         GGUF files, and folders that a runtime loads
-    prompt_tokens: of the prompt that is read; fewer, for all of them, where an artefact has too
-        short a context
-    gen_tokens:    generated after a short one
-    repeat:        rounds, whose medians are told; one of an artefact that takes longer than
-        PATIENCE
-    threads:       None: one per physical core
-
     Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError
     when a measurement dies.
+
+    Args:
+        paths: GGUF files, and folders that a runtime loads.
+        prompt_tokens: Of the prompt that is read; fewer, for all of them, where an artefact has too
+            short a context.
+        gen_tokens: Generated after a short one.
+        repeat: Rounds, whose medians are told; one of an artefact that takes longer than PATIENCE.
+        threads: None: one per physical core.
     """
     files = [Path(p) for p in paths]
     for path in files:

@@ -39,7 +39,10 @@ WIDEST = 4096
 class CalibrateResult:
     """folder: the statistics.
 
-    Tokens: counted, and held out; shrink: sites by shrinkage; blocks: sites in blocks.
+    Attributes:
+        tokens: Counted, and held out.
+        shrink: Sites by shrinkage.
+        blocks: Sites in blocks.
     """
 
     folder: str
@@ -73,18 +76,19 @@ def calibrate(
 ) -> CalibrateResult:
     """Write the statistics of `source` to the folder `out`, and imatrix.gguf beside them for llama.cpp.
 
-    source:      what is calibrated
-    out:         a folder; what is there of the same key is kept
-    calibration: text and JSON-lines files, and `self` for text sampled from the model (see sampled.py); None: the
-                 built-in set of prose, code, conversations and languages
-    tokens:      how many to read; one window in eight of them is held out
-    widest:      columns up to which a second moment is kept whole
-    device:      cpu, cuda or mps; None: an accelerator when there is one
-    overwrite:   calibrate again, also when the same statistics are there
-
     One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at; statistics of the
     same source, text and settings are kept as they are. Raises MissingError without torch, UsageError for a text
     that is too short, KannaError naming the layer whose activations are not numbers.
+
+    Args:
+        source: What is calibrated.
+        out: A folder; what is there of the same key is kept.
+        calibration: Text and JSON-lines files, and `self` for text sampled from the model (see
+            sampled.py); None: the built-in set of prose, code, conversations and languages.
+        tokens: How many to read; one window in eight of them is held out.
+        widest: Columns up to which a second moment is kept whole.
+        device: Cpu, cuda or mps; None: an accelerator when there is one.
+        overwrite: Calibrate again, also when the same statistics are there.
     """
     started = time.perf_counter()
     bar = progress or Silent()

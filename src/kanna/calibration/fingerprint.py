@@ -36,7 +36,9 @@ _PRECISION = {"f64": 24, "f32": 24, "f16": 11, "bf16": 8}
 class Values:
     """values: float32 [n] of one tensor.
 
-    Dtype: the encoding they were read from; vector: a norm or a bias.
+    Attributes:
+        dtype: The encoding they were read from.
+        vector: A norm or a bias.
     """
 
     values: F32

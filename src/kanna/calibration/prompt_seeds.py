@@ -25,7 +25,9 @@ _MARK = "\u2045kanna\u2046"
 class Turns:
     """A conversation around what is sampled, in token ids.
 
-    Before: the question; between: question and answer; ends: what ends each of the two.
+    Attributes:
+        before: The question.
+        between: Question and answer; ends: what ends each of the two.
     """
 
     before: list[int]
@@ -38,7 +40,9 @@ class Turns:
 class Openings:
     """first: what every sequence starts with.
 
-    Words: openings of plain text; turns: None without a chat template.
+    Attributes:
+        words: Openings of plain text.
+        turns: None without a chat template.
     """
 
     first: list[int]

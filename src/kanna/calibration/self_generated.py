@@ -53,7 +53,9 @@ VERSION = 1
 class Calibration:
     """What to calibrate on.
 
-    Paths: files, None for the built-in set; sampled: how, when some of it was sampled.
+    Attributes:
+        paths: Files, None for the built-in set.
+        sampled: How, when some of it was sampled.
     """
 
     paths: list[Path] | None

@@ -20,9 +20,12 @@ ROWS = 48
 def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     """Shrinkage among CHOICES with the least error on the held-out inputs.
 
-    second: f32 [blocks, n, n]; held: f16 or f32 [tokens, columns]. Some rows of each tensor are
     quantized to four bits under each choice; what is compared is the mean square of what their
     errors do to the held-out inputs.
+
+    Args:
+        second: F32 [blocks, n, n].
+        held: F16 or f32 [tokens, columns]. Some rows of each tensor are.
     """
     if len(held) == 0:
         return DEFAULT

@@ -37,7 +37,9 @@ VERSION = 2
 class Site:
     """One site of the index.
 
-    Tensors: the GGUF names that read here; shrink: toward the diagonal, by held-out text.
+    Attributes:
+        tensors: The GGUF names that read here.
+        shrink: Toward the diagonal, by held-out text.
     """
 
     file: str

@@ -71,12 +71,13 @@ class Teacher:
 class Student:
     """The artefact `model` (its tensors decode to what the file holds).
 
-    blocks: factors of each row by GGUF name of the matrices that may be scaled
-    steps:  size of a step of each block, f32 [O, B], by GGUF name of the matrices whose blocks may
-        be moved
-    norms:  whether norms are free, too
-    theta:  what is trained, by GGUF name: θ [O, B] for matrices, [values] for norms
-    delta:  the same of δ [O, B]
+    Attributes:
+        blocks: Factors of each row by GGUF name of the matrices that may be scaled.
+        steps: Size of a step of each block, f32 [O, B], by GGUF name of the matrices whose blocks
+            may be moved.
+        norms: Whether norms are free, too.
+        theta: What is trained, by GGUF name: θ [O, B] for matrices, [values] for norms.
+        delta: The same of δ [O, B].
     """
 
     def __init__(
@@ -167,9 +168,10 @@ class Student:
     ) -> float:
         """Mean KL divergence in nats from the teacher over one window, from token `first`.
 
-        Learn: add its gradient.
-
-        state: the teacher's hidden states [T, hidden]; teacher: its head [V, hidden]
+        Args:
+            learn: Add its gradient.
+            state: The teacher's hidden states [T, hidden].
+            teacher: Its head [V, hidden].
         """
         torch, _ = torch_modules()
         with torch.set_grad_enabled(learn):
@@ -236,8 +238,11 @@ def _scale(x: Any, weight: Any, theta: Any, delta: Any, steps: Any) -> Any:
 
     [T, O].
 
-    theta, delta, steps: [O, B]. The gradient of the whole matrix exists only while its backward
     pass runs.
+
+    Args:
+        theta, delta, steps: [O, B]. The gradient of the whole matrix exists only while its
+            backward.
     """
     torch, _ = torch_modules()
 

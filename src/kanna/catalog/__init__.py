@@ -64,10 +64,13 @@ def kinds() -> tuple[str, ...]:
 def components(kind: str | None = None, name: str | None = None) -> Components:
     """What can be named: every kind, one kind, or one component of it.
 
-    kind: one of `kinds()`, or, alone, the name of a component of any kind; name: of a component of
     `kind`
 
     Raises UnsupportedError naming what comes close.
+
+    Args:
+        kind: One of `kinds()`, or, alone, the name of a component of any kind.
+        name: Of a component of.
     """
     if kind is None:
         return Components(kinds=[_listing(k) for k in kinds()])

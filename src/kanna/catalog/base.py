@@ -21,7 +21,8 @@ _PLUMBING = frozenset({"self", "cls", "progress", "bar", "remark", "started"})
 class Option:
     """One option: its type as the code has it.
 
-    Default: None where `required` or where that is the default.
+    Attributes:
+        default: None where `required` or where that is the default.
     """
 
     name: str
@@ -35,12 +36,14 @@ class Option:
 class Component:
     """Something a recipe can name.
 
-    name:    as it is named
-    summary: one line; about: the whole description
-    where:   the module, and the object in it, that it is
-    extra:   what must be installed for it, "" for the base install
-    extra_for: what of it needs the extra, where not all does
-    facts:   what else the code says of it
+    Attributes:
+        name: As it is named.
+        summary: One line.
+        about: The whole description.
+        where: The module, and the object in it, that it is.
+        extra: What must be installed for it, "" for the base install.
+        extra_for: What of it needs the extra, where not all does.
+        facts: What else the code says of it.
     """
 
     kind: str
@@ -71,8 +74,9 @@ class Component:
 class Kind:
     """A kind of component; its file's docstring says what it is and where it is named.
 
-    find: every component of it, importing nothing that is not installed with kanna itself
-    more: a component too numerous to be listed, by its name, or None
+    Attributes:
+        find: Every component of it, importing nothing that is not installed with kanna itself.
+        more: A component too numerous to be listed, by its name, or None.
     """
 
     find: Callable[[], Iterable[Component]]
@@ -114,8 +118,11 @@ def options(
 
     Types, defaults, and what its docstring says of each.
 
-    only, without: names to keep, and to leave out; as_for: functions that explain what its own
     docstring does not
+
+    Args:
+        only, without: Names to keep, and to leave out.
+        as_for: Functions that explain what its own.
     """
     found = (
         _fields(of) if dataclasses.is_dataclass(of) and isinstance(of, type) else _parameters(of)

@@ -42,17 +42,6 @@ def compare(
 ) -> CompareResult:
     """Convert `source` with a baseline and each preset into `out`, verify, evaluate and bench, and report.
 
-    source:  what is converted
-    presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its own
-    formats: which take part: gguf, onnx, mlx
-    out:     the folder for artefacts and report
-    text:    a file to evaluate on; None: the WikiText-2 test set
-    windows: of 512 tokens to evaluate; None: as `evaluate` does
-    imatrix: llama.cpp's importance matrix, for presets of GGUF
-    repeat:  rounds of the speed test
-    threads: None: one per physical core
-    overwrite: make every artefact again
-
     Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what of another
     format is nearest to the source's own weights. A format that cannot hold the model is left out with a note.
     Artefacts that are there already with the same provenance are kept, unless `overwrite`, and so is what was found out
@@ -60,6 +49,18 @@ def compare(
 
     Raises PlanError for an unknown preset before anything is written; an artefact that fails the gate is in the result
     and never recommended. Without llama.cpp the files are made and reported unmeasured.
+
+    Args:
+        source: What is converted.
+        presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its own.
+        formats: Which take part: gguf, onnx, mlx.
+        out: The folder for artefacts and report.
+        text: A file to evaluate on; None: the WikiText-2 test set.
+        windows: Of 512 tokens to evaluate; None: as `evaluate` does.
+        imatrix: llama.cpp's importance matrix, for presets of GGUF.
+        repeat: Rounds of the speed test.
+        threads: None: one per physical core.
+        overwrite: Make every artefact again.
     """
     from kanna import families
 

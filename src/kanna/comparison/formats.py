@@ -13,9 +13,12 @@ from kanna.errors import UsageError
 class Format:
     """How artefacts of a format are compared.
 
-    runtime: that runs them; presets: made when none is named
-    whole:   the one nearest to the source's own weights; "": 16 bits, of the type that suits them
-    ending:  of an artefact's name
+    Attributes:
+        runtime: That runs them.
+        presets: Made when none is named.
+        whole: The one nearest to the source's own weights; "": 16 bits, of the type that suits
+            them.
+        ending: Of an artefact's name.
     """
 
     runtime: str
@@ -40,7 +43,8 @@ FORMATS = {
 class Choice:
     """One artefact to make.
 
-    Given: whether the user named it, or it is a default that may be left out.
+    Attributes:
+        given: Whether the user named it, or it is a default that may be left out.
     """
 
     format: str

@@ -37,7 +37,8 @@ class Row:
 
     None where nothing was measured.
 
-    speedup, less_memory: against the baseline; top1 and less_memory are fractions of 1.
+    Attributes:
+        speedup, less_memory: Against the baseline; top1 and less_memory are fractions of 1.
     """
 
     name: str
@@ -85,7 +86,8 @@ class CompareResult:
 
     `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}.
 
-    pairs: artefacts of different formats of nearly as many bytes, see `compare.pairs`
+    Attributes:
+        pairs: Artefacts of different formats of nearly as many bytes, see `compare.pairs`.
     """
 
     name: str

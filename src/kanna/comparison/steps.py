@@ -56,7 +56,9 @@ def base_name(source: Source) -> str:
 def plan(source: Source, path: Path, name: str, role: str, how: Mapping[str, Any]) -> Row:
     """The row of an artefact that is not made yet; raises what makes the conversion impossible.
 
-    how: options of `convert` that decide what is written: preset, plan, imatrix, statistics, method
+    Args:
+        how: Options of `convert` that decide what is written: preset, plan, imatrix, statistics,
+            method.
     """
     from kanna.conversion import convert, format_of
 
@@ -98,9 +100,9 @@ def make(
 ) -> None:
     """Convert, or keep the artefact that is there when it is what would be written.
 
-    How: as for `plan`.
-
-    kept: knows of folders how they were made; without it they are made anew.
+    Args:
+        how: As for `plan`.
+        kept: Knows of folders how they were made; without it they are made anew.
     """
     from kanna.benchmark import file_bytes
     from kanna.conversion import convert

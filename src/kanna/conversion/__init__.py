@@ -55,27 +55,28 @@ def convert(
 ) -> ConvertResult:
     """Write `source` as one artefact.
 
-    source:     what is converted
-    out:        file or folder to write; None: only with dry_run
-    preset:     a named plan; the format has a default. One of preset, encoding and plan
-    encoding:   the same for every matrix
-    plan:       a plan, or a file of one
-    format:     one of `formats()`; None: what the preset names, as in `mlx:q4`, else `gguf`.
-                `safetensors` makes a Hugging Face folder in bf16, f16 or f32
-    imatrix:    llama.cpp's importance matrix
-    statistics: a folder `kanna calibrate` wrote
-    method:     how values are chosen; None: `gptq` with statistics, else `search`
-    split_max_size: bytes of a part at most
-    include, exclude: patterns of the names of matrix products that an int8 graph of ONNX quantizes,
-        or leaves float
-    nonfinite:  `refuse` a source with NaN or infinity, or store `zero` in their place
-    threads:    default all cores
-    dry_run:    only say what would be written
-    overwrite:  replace what is at `out`
-    verify:     prove the artefact in its runtime afterwards
-
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial
     file under the final name.
+
+    Args:
+        source: What is converted.
+        out: File or folder to write; None: only with dry_run.
+        preset: A named plan; the format has a default. One of preset, encoding and plan.
+        encoding: The same for every matrix.
+        plan: A plan, or a file of one.
+        format: One of `formats()`; None: what the preset names, as in `mlx:q4`, else `gguf`.
+            `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
+        imatrix: llama.cpp's importance matrix.
+        statistics: A folder `kanna calibrate` wrote.
+        method: How values are chosen; None: `gptq` with statistics, else `search`.
+        split_max_size: Bytes of a part at most.
+        include, exclude: Patterns of the names of matrix products that an int8 graph of ONNX
+            quantizes, or leaves float.
+        nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
+        threads: Default all cores.
+        dry_run: Only say what would be written.
+        overwrite: Replace what is at `out`.
+        verify: Prove the artefact in its runtime afterwards.
     """
     started = time.perf_counter()
     bar = progress or Silent()

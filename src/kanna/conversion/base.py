@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 class ConvertResult:
     """What was written, or with `dry_run` what would be.
 
-    bits_per_weight: tensors as written; nominal_bits: if no tensor had been substituted
-    peak_bytes:      most memory of our own while writing, without pages of the mapped source
-    tensors:         name, shape, source and target encoding, method and bytes of each
+    Attributes:
+        bits_per_weight: Tensors as written.
+        nominal_bits: If no tensor had been substituted.
+        peak_bytes: Most memory of our own while writing, without pages of the mapped source.
+        tensors: Name, shape, source and target encoding, method and bytes of each.
     """
 
     paths: list[Path]
@@ -65,8 +67,11 @@ class ConvertResult:
 class Request:
     """What the user asks for, as `convert` takes it; a format refuses what it has no use for.
 
-    method: None: the format's own choice; include, exclude: of an int8 graph, patterns of its
     products' names
+
+    Attributes:
+        method: None: the format's own choice.
+        include, exclude: Of an int8 graph, patterns of its.
     """
 
     preset: str | None = None

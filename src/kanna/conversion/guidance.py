@@ -18,7 +18,8 @@ from kanna.sources import Source
 class Informed:
     """imatrix, statistics: None where none was given.
 
-    Method: `gptq` with statistics, else `search`, unless named.
+    Attributes:
+        method: `gptq` with statistics, else `search`, unless named.
     """
 
     imatrix: Imatrix | None

@@ -21,9 +21,10 @@ Decode = Callable[["Encoding", U8, int], F32]
 class Plane:
     """A part of every block that the file holds as a tensor of its own.
 
-    name:  last part of the tensor's name, such as `scales`
-    dtype: of the values, such as `u32` or `bf16`
-    bytes: of each block
+    Attributes:
+        name: Last part of the tensor's name, such as `scales`.
+        dtype: Of the values, such as `u32` or `bf16`.
+        bytes: Of each block.
     """
 
     name: str
@@ -35,15 +36,17 @@ class Plane:
 class Encoding:
     """A way to store values, `block` of them in `block_bytes` bytes.
 
-    label:     the name as people write it
-    ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped)
-    planes:    the parts of a block, in order, where a file holds them apart; () where it does not
-    settings:  what MLX's config.json says of a matrix so stored
-    grid:      the name that error feedback knows it by, where that is another; rows go there and
-               back by to_grid and from_grid
     encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) ->
         u8[rows, row bytes]
     decoder(self, data: u8[rows, row bytes], cols) -> f32[rows, cols]
+
+    Attributes:
+        label: The name as people write it.
+        ggml_type: Ggml's type id; None for encodings of other formats (encodings/grouped).
+        planes: The parts of a block, in order, where a file holds them apart; () where it does not.
+        settings: What MLX's config.json says of a matrix so stored.
+        grid: The name that error feedback knows it by, where that is another; rows go there and
+            back by to_grid and from_grid.
     """
 
     name: str
@@ -118,7 +121,8 @@ class Encoding:
     ) -> U8:
         """Store float32 [rows, cols] as uint8 [rows, row bytes].
 
-        Guessed: weights of plan/prior.py.
+        Args:
+            guessed: Weights of plan/prior.py.
         """
         if self.encoder is None:
             raise EncodingError(f"{self.label} has no encoder", todo="choose another encoding")

@@ -109,7 +109,9 @@ def _held(name: str, x: F32) -> Grid | None:
 def compare(encoding: Encoding, x: F32, data: U8) -> tuple[Mask, Mask]:
     """Blocks [rows, blocks] whose values come out as they were, and those that do to the rounding of 16 bits.
 
-    x: float32 [rows, columns]; data: uint8 [rows, row bytes], the same in the encoding.
+    Args:
+        x: Float32 [rows, columns].
+        data: Uint8 [rows, row bytes], the same in the encoding.
     """
     found = encoding.decode(data, x.shape[1])
     error = np.abs(found - x)

@@ -80,15 +80,16 @@ def evaluate(
 ) -> EvaluateResult:
     """Score `artefact`, a GGUF or a folder that a runtime loads, against `reference`, any source.
 
-    artefact:  what is scored
-    reference: the source it was made from
-    context: tokens of a window, of which the second half is scored
-    threads: None: one per physical core
-    text:    file to score; None: the WikiText-2 test set, its first 32 windows
-    windows: how many windows of `context` tokens; None: all of a given text
-
     Raises MissingError without a runtime, UsageError for a text too short, GateError when the
     artefact's tokenizer differs from the reference's or its logits are not numbers.
+
+    Args:
+        artefact: What is scored.
+        reference: The source it was made from.
+        context: Tokens of a window, of which the second half is scored.
+        threads: None: one per physical core.
+        text: File to score; None: the WikiText-2 test set, its first 32 windows.
+        windows: How many windows of `context` tokens; None: all of a given text.
     """
     return evaluate_many(
         [artefact],

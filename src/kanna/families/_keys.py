@@ -21,9 +21,10 @@ def common(
 ) -> dict[str, MetaValue]:
     """Sizes, norm epsilon, rope base and scaling.
 
-    head_dim:  write key and value lengths; None means when the config names a head size
-    rope_base: write the rope base
-    scaling:   write linear and yarn scaling
+    Args:
+        head_dim: Write key and value lengths; None means when the config names a head size.
+        rope_base: Write the rope base.
+        scaling: Write linear and yarn scaling.
     """
     found = {
         f"{arch}.block_count": u32(c.layers),

@@ -181,24 +181,25 @@ def _no_problems(_: Config) -> list[Problem]:
 class Family:
     """One architecture as data.
 
-    arch:          GGUF architecture name
-    architectures: class names in config.json that mean this family
-    metadata:      config → the `{arch}.*` keys
-    names:         Hugging Face module → GGUF tensor
-    optional:      GGUF tensors (last part, with .weight or .bias) that may be absent
-    biases:        GGUF modules (last part) that must have a bias
-    shapes:        differences from SHAPES
-    defaults:      what transformers assumes when the config is silent
-    fixed:         config key → the values stock llama.cpp computes; any other is refused
-    rope_types:    rotary scalings this family may use
-    rotate_half:   q and k rows are stored half by half and go to llama.cpp interleaved
-    norm_offset:   added to every norm weight
-    extra:         config → computed f32 tensors
-    skipped:       patterns of tensors that belong to other parts (vision), dropped with a note
-    surplus:       added tokens beyond the embedding rows that may be dropped
-    checks:        config → further problems
-    model_type:    what config.json calls it
-    to_config:     model → config keys of this family alone, for the way back to Hugging Face
+    Attributes:
+        arch: GGUF architecture name.
+        architectures: Class names in config.json that mean this family.
+        metadata: Config → the `{arch}.*` keys.
+        names: Hugging Face module → GGUF tensor.
+        optional: GGUF tensors (last part, with .weight or .bias) that may be absent.
+        biases: GGUF modules (last part) that must have a bias.
+        shapes: Differences from SHAPES.
+        defaults: What transformers assumes when the config is silent.
+        fixed: Config key → the values stock llama.cpp computes; any other is refused.
+        rope_types: Rotary scalings this family may use.
+        rotate_half: Q and k rows are stored half by half and go to llama.cpp interleaved.
+        norm_offset: Added to every norm weight.
+        extra: Config → computed f32 tensors.
+        skipped: Patterns of tensors that belong to other parts (vision), dropped with a note.
+        surplus: Added tokens beyond the embedding rows that may be dropped.
+        checks: Config → further problems.
+        model_type: What config.json calls it.
+        to_config: Model → config keys of this family alone, for the way back to Hugging Face.
     """
 
     arch: str

@@ -45,10 +45,11 @@ Spread = Callable[[TensorPlan, int, U8], "Iterable[tuple[int, U8]] | None"] | No
 class File:
     """One file to write: its header, then each tensor at its offset.
 
-    late: gives (offset, bytes) of what is known only once the tensors are written, over what stood
-        there
-    spread: of encoded rows from `start`, (offset, bytes) of the arrays they are split into; None:
-        they stay together
+    Attributes:
+        late: Gives (offset, bytes) of what is known only once the tensors are written, over what
+            stood there.
+        spread: Of encoded rows from `start`, (offset, bytes) of the arrays they are split into;
+            None: they stay together.
     """
 
     path: Path
@@ -101,8 +102,10 @@ def fill(
 
     Returns the peak of our own memory in bytes.
 
-    nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros
     instead. Whatever goes wrong, no file appears under its final name and no partial file stays.
+
+    Args:
+        nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
     """
     peak = Peak()
     made: list[Path] = []

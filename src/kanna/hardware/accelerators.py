@@ -38,7 +38,9 @@ _VENDORS = {
 class Accelerator:
     """kind: `gpu` or `npu`.
 
-    Api: how a runtime reaches it; memory: bytes of its own, 0 when unknown or shared.
+    Attributes:
+        api: How a runtime reaches it.
+        memory: Bytes of its own, 0 when unknown or shared.
     """
 
     kind: str

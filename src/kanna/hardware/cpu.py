@@ -18,8 +18,13 @@ _CPUINFO = Path("/proc/cpuinfo")
 class Cpu:
     """model: as the maker names it.
 
-    Flags: lower case, as Linux spells them; cores: physical; threads: logical; usable: logical CPUs
     this process may run on (affinity and container quota).
+
+    Attributes:
+        flags: Lower case, as Linux spells them.
+        cores: Physical.
+        threads: Logical.
+        usable: Logical CPUs.
     """
 
     model: str

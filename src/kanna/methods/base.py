@@ -13,9 +13,10 @@ from kanna.model import F32, U8
 class Inputs:
     """What is known of the inputs of one tensor.
 
-    weights: importance of the columns, float32 [cols], or None
-    guessed: the weights were not measured (plan/prior.py)
-    moment:  second moment, for the methods that use it, or None
+    Attributes:
+        weights: Importance of the columns, float32 [cols], or None.
+        guessed: The weights were not measured (plan/prior.py).
+        moment: Second moment, for the methods that use it, or None.
     """
 
     weights: F32 | None = None
@@ -30,7 +31,8 @@ UNKNOWN = Inputs()
 class Method:
     """A way to choose the values of one tensor in one encoding.
 
-    `needs_moment`: only with calibrated statistics.
+    Attributes:
+        needs_moment: Only with calibrated statistics.
     """
 
     name: str

@@ -26,7 +26,8 @@ _KEPT = 2
 class Part:
     """Columns [start, stop) that are correlated with one another.
 
-    h: f32 [n, n], shrunk toward its diagonal and damped
+    Attributes:
+        h: F32 [n, n], shrunk toward its diagonal and damped.
     """
 
     def __init__(self, start: int, h: F32, visits: dict[int, Visit]) -> None:
@@ -63,8 +64,10 @@ def _factors(h: F32, order: I32) -> F32 | None:
 class Moment:
     """Mean of x xᵀ over the inputs x of one site, as f32 [n, n] blocks along the diagonal.
 
-    load:   reads the blocks when they are needed
-    shrink: 0 keeps them, 1 leaves the diagonal alone; few tokens say more than is true of all text
+    Attributes:
+        load: Reads the blocks when they are needed.
+        shrink: 0 keeps them, 1 leaves the diagonal alone; few tokens say more than is true of all
+            text.
     """
 
     def __init__(self, load: Callable[[], Sequence[F32]], *, shrink: float) -> None:

@@ -44,8 +44,10 @@ FORMATS = ("gguf", "onnx", "mlx")
 class Effort:
     """How far a search goes.
 
-    Probing: whether predictions are held against the runtime; swaps: tried at most, of GGUF alone;
-    tuning: whether scales and norms learn from the original.
+    Attributes:
+        probing: Whether predictions are held against the runtime.
+        swaps: Tried at most, of GGUF alone.
+        tuning: Whether scales and norms learn from the original.
     """
 
     summary: str
@@ -99,28 +101,31 @@ def optimize(
     and memory (bytes that weights, cache and buffers may take in llama.cpp at `context` tokens, the
     encoding of the cache chosen too).
 
-    source:  what is converted
-    out:     the folder for the artefact, its statistics and the report
-    size:    bytes of the file; bpw: bits per weight of the whole file
-    like:    a preset, whose size is the budget
-    memory:  bytes of llama.cpp with its cache full
-    context: tokens of that cache
-    windows: of 512 tokens to evaluate; None: as `evaluate` does
-    threads: None: one per physical core
-    calibration, tokens, device: as for `calibrate`, whose statistics are kept in `out` and used
-        again
-    effort:  `fast` trusts predictions; `balanced` corrects them by measuring every kind of tensor
-             in the runtime; `max` then tries swaps of encodings there until none gains (GGUF
-             alone), and tunes scales and norms
-    keep:    patterns of tensors that stay at 16 bits; exclude: encodings not to be used; rules:
-        pattern → encoding
-    text:    what the result is evaluated on; None: the WikiText-2 test set
-    format:  `gguf` (the default), `onnx`, whose budget counts every file of the folder, or `mlx`,
-             whose budget counts the weight files
-
     Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp.
     Every stage is kept: an interrupted run goes on, and another budget for the same source needs no
     calibration.
+
+    Args:
+        source: What is converted.
+        out: The folder for the artefact, its statistics and the report.
+        size: Bytes of the file.
+        bpw: Bits per weight of the whole file.
+        like: A preset, whose size is the budget.
+        memory: Bytes of llama.cpp with its cache full.
+        context: Tokens of that cache.
+        windows: Of 512 tokens to evaluate; None: as `evaluate` does.
+        threads: None: one per physical core.
+        calibration, tokens, device: As for `calibrate`, whose statistics are kept in `out` and used
+            again.
+        effort: `fast` trusts predictions; `balanced` corrects them by measuring every kind of
+            tensor in the runtime; `max` then tries swaps of encodings there until none gains (GGUF
+            alone), and tunes scales and norms.
+        keep: Patterns of tensors that stay at 16 bits.
+        exclude: Encodings not to be used.
+        rules: Pattern → encoding.
+        text: What the result is evaluated on; None: the WikiText-2 test set.
+        format: `gguf` (the default), `onnx`, whose budget counts every file of the folder, or
+            `mlx`, whose budget counts the weight files.
     """
     say, bar = remark or _nothing, progress or Silent()
     if effort not in EFFORTS:

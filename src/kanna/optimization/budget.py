@@ -50,8 +50,11 @@ def budget(
 
     For memory see footprint.py. Raises PlanError.
 
-    imatrix: what the preset of `like` is made with; it may change the mix, and the metadata names
     it
+
+    Args:
+        imatrix: What the preset of `like` is made with; it may change the mix, and the metadata
+            names.
     """
     if size is not None:
         return Budget(nbytes=size, said=f"a file of {format_size(size)}")

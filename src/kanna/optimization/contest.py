@@ -74,7 +74,9 @@ def contest(
     """Write both with `write` into `folder`, evaluate both in their runtime, and name the closer one that the gate
     does not refuse. tune: tunes the first, which `subject` gives the form for, where that is asked for.
 
-    measured, choices, free: the costs, what the planner chose from, and that without the user's wishes
+    Args:
+        measured, choices, free: The costs, what the planner chose from, and that without the user's
+            wishes.
     """
     base, taught = base_name(bench.source), distill.beside(plan, distill.PLAN)
     works = {NAME: bench.work(folder / f"{base}-{NAME}-{format}", plan=plan)}

@@ -56,7 +56,8 @@ def optimize_folder(
 
     The module of its name here searches and proves.
 
-    command: the command line that does the same, for the report
+    Args:
+        command: The command line that does the same, for the report.
     """
     search: Any = import_module(f"kanna.optimization.{format}")
     presets_: Any = import_module(f"kanna.plan.{format}")

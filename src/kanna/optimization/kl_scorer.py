@@ -36,10 +36,14 @@ F64 = NDArray[np.float64]
 class Spare:
     """Windows as (kind of text, token ids).
 
-    Trial: what decisions are made on; proof: what only the report reads; rest: what is left beyond
     both, kinds in turn.
 
-    fitted: no text was left over, so that both are the windows that were held out of the statistics
+    Attributes:
+        trial: What decisions are made on.
+        proof: What only the report reads.
+        rest: What is left beyond.
+        fitted: No text was left over, so that both are the windows that were held out of the
+            statistics.
     """
 
     trial: list[tuple[str, list[int]]]
@@ -133,8 +137,10 @@ class Judge:
 
         Fewer when stop(those so far) says it is enough.
 
-        cache: encoding of the keys and values that the file is scored with; the reference has
         float16
+
+        Args:
+            cache: Encoding of the keys and values that the file is scored with; the reference has.
         """
         self.read(bar)
         scores: list[float] = []

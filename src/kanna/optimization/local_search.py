@@ -46,12 +46,16 @@ _LIMIT = 8.0
 class State:
     """What is known so far, as it lies in swaps.json.
 
-    queue:   moves that are still to be tried, as [group, factor]
-    factors: of the best plan, by group; encodings: of its matrices
-    scores:  KL divergence of the best plan, by window of the trial text
-    start:   the same of the plan that the search gave; proof: on the windows that decide nothing
-    seen:    hashes of the plans that were tried; gained: whether this round kept any
-    tries:   what the report tells of each
+    Attributes:
+        queue: Moves that are still to be tried, as [group, factor].
+        factors: Of the best plan, by group.
+        encodings: Of its matrices.
+        scores: KL divergence of the best plan, by window of the trial text.
+        start: The same of the plan that the search gave.
+        proof: On the windows that decide nothing.
+        seen: Hashes of the plans that were tried.
+        gained: Whether this round kept any.
+        tries: What the report tells of each.
     """
 
     key: str
@@ -69,9 +73,12 @@ class State:
 class Swaps:
     """The trials of one plan within one budget.
 
-    found: what the search gave, from `choices`; text: windows that decide, and windows that are
     only reported Raises nothing of its own; an interrupted run leaves the best so far in `artefact`
     and `plan`.
+
+    Attributes:
+        found: What the search gave, from `choices`.
+        text: Windows that decide, and windows that are.
     """
 
     def __init__(
@@ -117,7 +124,8 @@ class Swaps:
     def run(self, artefact: Path, plan: Path, tries: int, bar: Progress) -> None:
         """Try until nothing gains or `tries` were made.
 
-        Artefact, plan: of the best plan, then of a better one.
+        Args:
+            artefact, plan: Of the best plan, then of a better one.
         """
         state = self.state
         if len(state.tries) >= tries or not state.queue:

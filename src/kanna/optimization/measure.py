@@ -94,7 +94,8 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
 def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
     """Encodings whose blocks divide the rows of a tensor.
 
-    Kinds: None: those of GGUF, and the one whose grid it lies on already.
+    Args:
+        kinds: None: those of GGUF, and the one whose grid it lies on already.
     """
     if kinds is None:
         grid = grid_detection.recognise(tensor)
@@ -131,9 +132,10 @@ def measure(
 
     Kept in `path` for the next budget.
 
-    kinds: the candidates, None for CANDIDATES
-    seen:  what the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
-           encoding; None where it takes them as they are
+    Args:
+        kinds: The candidates, None for CANDIDATES.
+        seen: What the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
+            encoding; None where it takes them as they are.
     """
     grads = gradients.read(statistics.folder)
     known = [VALUES, statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]

@@ -53,8 +53,12 @@ WINDOWS = 8
 class Room:
     """One encoding of the cache.
 
-    Nbytes: what the file may have; least: nats the best plan within it should cost; shift: nats the
     cache costs beside exact weights; None: not known.
+
+    Attributes:
+        nbytes: What the file may have.
+        least: Nats the best plan within it should cost.
+        shift: Nats the.
     """
 
     cache: str
@@ -171,7 +175,8 @@ class Footprint:
 
         Float16 unless another is worth it.
 
-        mark: hash of what the costs in `choices` came from
+        Args:
+            mark: Hash of what the costs in `choices` came from.
         """
         feasible = self._feasible
         able = [r for r in self.rooms if r.nbytes >= feasible.least]

@@ -229,8 +229,11 @@ def within(
 
     Time has a price, bisected.
 
-    weights: of every choice; tied: the embedding is the head, too: if not, its rows are looked up
     and take no time
+
+    Args:
+        weights: Of every choice.
+        tied: The embedding is the head, too: if not, its rows are looked up.
     """
     # Of the builder: 5 bits per weight at 4 bits in groups of 32, 9 at 8.
     share = min(max((8 * room / max(sum(weights.values()), 1) - 5) / 4, 0.0), 1.0)
@@ -296,9 +299,10 @@ def optimize(
 ) -> Made:
     """Plan, write and prove within a budget.
 
-    budget: bytes allowed; with None before anything slow is done; probing: measure what every kind
-        of node costs;
-    calibrated: makes the folder of statistics
+    Args:
+        budget: Bytes allowed; with None before anything slow is done.
+        probing: Measure what every kind of node costs.
+        calibrated: Makes the folder of statistics.
     """
     build_.require()
     wishes.check(model)

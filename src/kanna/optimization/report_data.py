@@ -29,7 +29,8 @@ POINTS = 48
 def pictures(rows: Sequence[Row], names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every matrix of every row with its encoding and bits per weight, by our name.
 
-    Names: theirs → ours.
+    Args:
+        names: Theirs → ours.
     """
     return [
         {
@@ -56,9 +57,11 @@ def curve(
 ) -> dict[str, Any]:
     """Predicted KL divergence of the best plan of every size, and of the presets, from the same costs.
 
-    choices: what the planner may use; free: the same without the user's wishes, for presets, which know none
-    fixed: bytes of the file that no plan changes
-    presets: name → bytes of the file, encoding of each tensor
+    Args:
+        choices: What the planner may use.
+        free: The same without the user's wishes, for presets, which know none.
+        fixed: Bytes of the file that no plan changes.
+        presets: Name → bytes of the file, encoding of each tensor.
     """
     points = frontier(choices, POINTS)
     costs = {c.name: {o.encoding: o.cost for o in c.options} for c in free}
@@ -143,7 +146,8 @@ def tell(
 ) -> dict[str, Any]:
     """All of it, as report.json has it under `optimize`.
 
-    Names: of tensors that go by other names than ours → ours.
+    Args:
+        names: Of tensors that go by other names than ours → ours.
     """
     return {
         "pictures": pictures(rows, names or {}),

@@ -20,18 +20,19 @@ _USUAL = {"effort": "balanced", "tokens": TOKENS}
 class OptimizeResult:
     """What was made, and the proof.
 
-    artefact:  the file to use; file_bytes ≤ budget
-    kl_mean:   in the real runtime, on held-out text; rival and rival_kl: the best plain preset
-        within the budget
-    tuning:    what tuning scales and norms came to in the runtime, and what it took; None where it
-        was not tried
-    predicted: nats of KL divergence the plan was expected to cost
-    swaps:     how many were tried and kept, and the divergence before and after on the text that
-               decided and on text that did not; None where none were tried
-    memory:    with `memory`: the limit, the encoding of the cache and why, bytes predicted and
-               measured; see docs/optimize.md
-    left:      artefacts of earlier runs in the same folder
-    seconds:   by stage
+    Attributes:
+        artefact: The file to use; file_bytes ≤ budget.
+        kl_mean: In the real runtime, on held-out text; rival and rival_kl: the best plain preset
+            within the budget.
+        tuning: What tuning scales and norms came to in the runtime, and what it took; None where it
+            was not tried.
+        predicted: Nats of KL divergence the plan was expected to cost.
+        swaps: How many were tried and kept, and the divergence before and after on the text that
+            decided and on text that did not; None where none were tried.
+        memory: With `memory`: the limit, the encoding of the cache and why, bytes predicted and
+            measured; see docs/optimize.md.
+        left: Artefacts of earlier runs in the same folder.
+        seconds: By stage.
     """
 
     artefact: str
@@ -66,12 +67,15 @@ class OptimizeResult:
 class Made:
     """The artefacts that were made within the budget, and their proof.
 
-    rows: the searched plan, its tuned form and the largest plain preset, whichever there are; best:
-        of them;
-    recommended: its name and why; rival: the preset; plan: the file that made `best`, or the
-        searched one;
-    evaluation: on what they were evaluated; notes: of that; story: what the report tells beyond a
-        comparison
+    Attributes:
+        rows: The searched plan, its tuned form and the largest plain preset, whichever there are.
+        best: Of them.
+        recommended: Its name and why.
+        rival: The preset.
+        plan: The file that made `best`, or the searched one.
+        evaluation: On what they were evaluated.
+        notes: Of that.
+        story: What the report tells beyond a comparison.
     """
 
     rows: list[Row]

@@ -33,8 +33,11 @@ def rewrite(
 ) -> list[str]:
     """Write the very bytes that `convert` would give; returns the tensors that were encoded.
 
-    before: a file of the same source and statistics by another plan, whose tensors are copied where
     the encodings are the same; None: every tensor is encoded. Written beside `out` and renamed.
+
+    Args:
+        before: A file of the same source and statistics by another plan, whose tensors are copied
+            where.
     """
     work = ToGGUF(source, model, out, Request(plan=plan, statistics=statistics))
     there = gguf.read(before).tensors if before is not None else {}

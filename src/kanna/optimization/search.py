@@ -23,8 +23,12 @@ NAME = "optimized"
 class Wishes:
     """What the user wants of some tensors.
 
-    Keep: patterns left as they are; exclude: encodings not to be used; rules: pattern → the
     encoding it must get. kept, names: what `keep` means, and all encodings there are.
+
+    Attributes:
+        keep: Patterns left as they are.
+        exclude: Encodings not to be used.
+        rules: Pattern → the.
     """
 
     keep: Sequence[str] = ()
@@ -77,7 +81,8 @@ class Wishes:
 class Found:
     """The file a plan gives, what it should cost in nats of KL divergence, and the encoding of every matrix.
 
-    fixed: bytes of the file that no plan changes
+    Attributes:
+        fixed: Bytes of the file that no plan changes.
     """
 
     file_bytes: int
@@ -173,8 +178,12 @@ def narrow(
 
     Room is taken away until what is written keeps to them.
 
-    size: bytes of the artefact of a plan; share: the choices within some bytes; plan: of encodings,
     None: `plan_of`
+
+    Args:
+        size: Bytes of the artefact of a plan.
+        share: The choices within some bytes.
+        plan: Of encodings,.
     """
     feasible.check(budget)
     room, floor = budget - feasible.fixed, smallest(choices)

@@ -29,7 +29,9 @@ PARTIAL = ".partial"
 class PackageResult:
     """resources: bytes and cores by purpose.
 
-    Files: by path in the package; usage: shell lines by target.
+    Attributes:
+        files: By path in the package.
+        usage: Shell lines by target.
     """
 
     folder: str
@@ -77,19 +79,21 @@ def package(
 
     The artefact, the files of each target, alert rules, a bill of materials, SHA256SUMS.
 
-    artefact: a GGUF, or a folder that a runtime loads
-    out:     the folder of the package
-    to:      targets; docker where none is named
-    name:    of the model in the service; None: of the file
-    parallel: requests at once; cpus: cores the service may use
-    context: tokens of one request (default: 4096, or what the model was trained for when that is
-        less)
-    image:   reference of the image that docker, compose and kubernetes use
-    wheel:   a wheel of kanna to take along, for where no package index has it
-    sign_key: a private key (PEM, P-256, P-384 or P-521): the whole package is signed with it
-
     Raises OutputError when `out` exists; UsageError, SourceError or MissingError before anything is
     written. The folder has its name only when it is complete.
+
+    Args:
+        artefact: A GGUF, or a folder that a runtime loads.
+        out: The folder of the package.
+        to: Targets; docker where none is named.
+        name: Of the model in the service; None: of the file.
+        parallel: Requests at once.
+        cpus: Cores the service may use.
+        context: Tokens of one request (default: 4096, or what the model was trained for when that
+            is less).
+        image: Reference of the image that docker, compose and kubernetes use.
+        wheel: A wheel of kanna to take along, for where no package index has it.
+        sign_key: A private key (PEM, P-256, P-384 or P-521): the whole package is signed with it.
     """
     folder, given = Path(out), Path(artefact).expanduser()
     if folder.exists() or folder.is_symlink():
@@ -137,7 +141,8 @@ def check(
 ) -> CheckResult:
     """Hold a package against its checksums, its bill of materials against its schema and files, and its signature.
 
-    key: the public key of who signed it. Raises GateError saying what is wrong.
+    Args:
+        key: The public key of who signed it. Raises GateError saying what is wrong.
     """
     path = Path(folder)
     if not (path / checksums.FILE).is_file():

@@ -29,13 +29,14 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.jso
 class Artefact:
     """One artefact to package.
 
-    kind:   `gguf`, `onnx` or `mlx`
-    slug:   the name as a DNS label: lower case letters, digits and hyphens, at most 40
-    place:  path of the artefact inside the package, such as `models/tiny-Q4_K_M.gguf`
-    files:  every file by its path inside the package
-    hashes: SHA-256 of every file, by the same path
-    model:  what the arithmetic of `fit` needs to know; no tensors for a folder
-    chat_template: Jinja source, or None
+    Attributes:
+        kind: `gguf`, `onnx` or `mlx`.
+        slug: The name as a DNS label: lower case letters, digits and hyphens, at most 40.
+        place: Path of the artefact inside the package, such as `models/tiny-Q4_K_M.gguf`.
+        files: Every file by its path inside the package.
+        hashes: SHA-256 of every file, by the same path.
+        model: What the arithmetic of `fit` needs to know; no tensors for a folder.
+        chat_template: Jinja source, or None.
     """
 
     kind: str

@@ -24,9 +24,11 @@ SHARE_OF_WARNING = 0.9
 class Resources:
     """Bytes, and cores. memory = weights + cache of every slot + buffers + processes, a tenth more, in whole MiB.
 
-    context:  tokens of one request
-    parallel: requests at once
     warning:  where a system that can throttle begins to
+
+    Attributes:
+        context: Tokens of one request.
+        parallel: Requests at once.
     """
 
     context: int

@@ -25,8 +25,10 @@ EXTRAS = {"gguf": "serve", "onnx": "serve,onnx", "mlx": "serve,mlx"}
 class Service:
     """An artefact as a service.
 
-    image: reference of the container image, with a tag that changes with the artefact
-    wheel: whether a wheel of kanna lies in `wheels/` and is installed before the index is asked
+    Attributes:
+        image: Reference of the container image, with a tag that changes with the artefact.
+        wheel: Whether a wheel of kanna lies in `wheels/` and is installed before the index is
+            asked.
     """
 
     artefact: Artefact

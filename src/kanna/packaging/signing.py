@@ -25,8 +25,11 @@ def check_key(key: Path) -> None:
 def sign(folder: Path, key: Path) -> None:
     """Sign every file of a package into FOLDER/model.sig.
 
-    key: a private key on the curve P-256, P-384 or P-521, as PEM; of an encrypted one the password
     is in KANNA_SIGN_PASSWORD.
+
+    Args:
+        key: A private key on the curve P-256, P-384 or P-521, as PEM; of an encrypted one the
+            password.
     """
     from model_signing import hashing
 

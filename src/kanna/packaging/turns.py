@@ -23,9 +23,11 @@ _U, _A, _V, _S = "\u27eaUSER\u27eb", "\u27eaREPLY\u27eb", "\u27eaAGAIN\u27eb", "
 class Turns:
     """user, assistant, system: (before, after) each turn; opening: before the reply to come.
 
-    system:  None when the template has no such turn
-    joined:  the rules stand at the head of the first user's turn: (before, between rules and user)
-    default: rules the template puts in itself when none are given
+    Attributes:
+        system: None when the template has no such turn.
+        joined: The rules stand at the head of the first user's turn: (before, between rules and
+            user).
+        default: Rules the template puts in itself when none are given.
     """
 
     user: tuple[str, str]
@@ -106,8 +108,10 @@ def _go(text: str) -> str:
 def turns_of(template: str, *, eos: str = "") -> Turns | None:
     """The shape of a Jinja chat template, or None when it does more than wrap each turn.
 
-    eos: text of the end token. The text of the first token is left out: runtimes put it in
     themselves.
+
+    Args:
+        eos: Text of the end token. The text of the first token is left out: runtimes put it in.
     """
     try:
         found = _found(template, eos)

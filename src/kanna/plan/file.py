@@ -16,7 +16,9 @@ from kanna.plan import gguf, tuning
 class RuleModel(BaseModel):
     """Tensors whose whole name holds `pattern` (a regular expression) get `encoding`, chosen by `method`.
 
-    accuracy: accuracy_level of the node in ONNX, 0 for float32 arithmetic or 4 for inputs rounded to 8 bits
+    Attributes:
+        accuracy: Accuracy_level of the node in ONNX, 0 for float32 arithmetic or 4 for inputs
+            rounded to 8 bits.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,7 +51,8 @@ class RuleModel(BaseModel):
 class Plan(BaseModel):
     """A plan: `rules` first, then the `preset` or the `encoding` for every tensor no rule names.
 
-    tuning: the name of a file beside the plan, see plan/tuning.py
+    Attributes:
+        tuning: The name of a file beside the plan, see plan/tuning.py.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -15,9 +15,10 @@ from kanna.errors import PlanError
 class Place:
     """Where a tensor stands, as far as a rule asks.
 
-    index, count: its layer among how many (of its role, for attn_v)
-    gqa:          query heads per key-value head
-    experts:      0 for a dense model
+    Attributes:
+        index, count: Its layer among how many (of its role, for attn_v).
+        gqa: Query heads per key-value head.
+        experts: 0 for a dense model.
     """
 
     role: str

@@ -26,8 +26,9 @@ class Preset:
 
     `high` bits for the head, and for values and the way down in some layers.
 
-    encoding: of every matrix: another mode than affine, or a floating type
-    tied_too: a head that is the embedding counts as a head
+    Attributes:
+        encoding: Of every matrix: another mode than affine, or a floating type.
+        tied_too: A head that is the embedding counts as a head.
     """
 
     summary: str

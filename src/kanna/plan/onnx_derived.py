@@ -12,7 +12,9 @@ from dataclasses import dataclass
 class Derived:
     """use: one line; bits: of a matrix's weight.
 
-    Storage: `f16` or `bf16`, or "" for int8; calibrator: of static int8, or "" for dynamic.
+    Attributes:
+        storage: `f16` or `bf16`, or "" for int8.
+        calibrator: Of static int8, or "" for dynamic.
     """
 
     use: str

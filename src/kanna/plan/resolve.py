@@ -56,11 +56,12 @@ FILE_TYPES = {
 class Resolved:
     """A plan applied to a model.
 
-    entries:       one per tensor, in file order
-    substitutions: tensors that could not have what the plan meant for them
-    nominal_bits:  bits per weight if every tensor had what was meant for it
-    bits:          bits per weight of the tensors as they will be
-    tuning:        SHA-256 of the plan's tuning, or None
+    Attributes:
+        entries: One per tensor, in file order.
+        substitutions: Tensors that could not have what the plan meant for them.
+        nominal_bits: Bits per weight if every tensor had what was meant for it.
+        bits: Bits per weight of the tensors as they will be.
+        tuning: SHA-256 of the plan's tuning, or None.
     """
 
     name: str
@@ -84,10 +85,12 @@ def resolve(
 ) -> Resolved:
     """Decide every tensor of `model`. One of preset, encoding and plan.
 
-    weights: importance of columns by tensor name (an imatrix), [columns] or [experts, columns]
-    moments: second moment of a tensor's inputs by its name; without one a tensor gets `search`
     instead of `gptq` Raises PlanError when a plan names no tensor or when weights do not fit the
     model.
+
+    Args:
+        weights: Importance of columns by tensor name (an imatrix), [columns] or [experts, columns].
+        moments: Second moment of a tensor's inputs by its name; without one a tensor gets `search`.
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
         raise PlanError("give one of a preset, an encoding and a plan")

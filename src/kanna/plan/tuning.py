@@ -154,8 +154,12 @@ def scaled(encoding: Encoding, data: U8, cols: int, scale: Any, offset: Any = No
 
     Zeros and codes stay.
 
-    data: u8 [rows, row bytes]; scale: f16 [rows, blocks] or [rows, 1]; offset: f16 [rows, blocks]
     or None
+
+    Args:
+        data: U8 [rows, row bytes].
+        scale: F16 [rows, blocks] or [rows, 1].
+        offset: F16 [rows, blocks].
     """
     blocks = cols // encoding.block
     out = np.array(data, np.uint8).reshape(len(data), blocks, encoding.block_bytes)

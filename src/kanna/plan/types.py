@@ -15,14 +15,15 @@ from kanna.plan.prior import Prior
 class TensorPlan:
     """One tensor, the encoding it gets and how its values are chosen.
 
-    weights: importance of each column, float32 [columns] (or [experts, columns]), or None
-    moment:  second moment of the inputs, for methods that use it, or None
-    prior:   importance of the columns guessed from other weights, used when none was measured, or
-        None
-    scale:   float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are
-        multiplied by, or None
-    offset:  float16 [rows, blocks], steps that are added to the values of a block before that, or
-        None
+    Attributes:
+        weights: Importance of each column, float32 [columns] (or [experts, columns]), or None.
+        moment: Second moment of the inputs, for methods that use it, or None.
+        prior: Importance of the columns guessed from other weights, used when none was measured, or
+            None.
+        scale: Float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are
+            multiplied by, or None.
+        offset: Float16 [rows, blocks], steps that are added to the values of a block before that,
+            or None.
     """
 
     name: str

@@ -32,8 +32,12 @@ def legend(
 ) -> str:
     """SVG from `top` downwards.
 
-    Speeds: slowest and fastest in tokens/s; memories: least and most in MB; radius: of a mark in
     MB; mark: draws one; gradient: id of the colours, whose stops are `stops`.
+
+    Args:
+        speeds: Slowest and fastest in tokens/s.
+        memories: Least and most in MB.
+        radius: Of a mark in.
     """
     middle, at = top + ROW / 2, left + (150.0 if wide else 90.0)
     parts = [

@@ -17,8 +17,11 @@ def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
 
     Return the paths.
 
-    data: `CompareResult.to_dict()`; name: of both reports. With another, the folder is told of
     elsewhere: no README.md. Each file is replaced as a whole.
+
+    Args:
+        data: `CompareResult.to_dict()`.
+        name: Of both reports. With another, the folder is told of.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {

@@ -26,9 +26,12 @@ PROMPT_BATCH = 512
 class SteppedEngine(ABC):
     """A loaded folder. A subclass gives `forward`, `rewind`, `memory` and `free`.
 
-    vocab_size: columns of the logits; context: tokens the cache has room for
-    rope_edge: tokens beyond which all positions turn by other factors, those before too (Phi-3's
-               long rope); 0: none. What was read on this side of it is read again on the other.
+    Attributes:
+        vocab_size: Columns of the logits.
+        context: Tokens the cache has room for.
+        rope_edge: Tokens beyond which all positions turn by other factors, those before too
+            (Phi-3's long rope); 0: none. What was read on this side of it is read again on the
+            other.
     """
 
     def __init__(

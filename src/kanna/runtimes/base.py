@@ -14,10 +14,11 @@ from kanna.model import F32
 class Availability:
     """Whether a runtime can be used here, and how well it was built.
 
-    build:          facts of the build, for example {"native": False, "missing": ["AVX512"],
-        "features": […]}
-    backends:       devices it can compute on, for example ["CPU", "CUDA"]
-    how_to_install: command that installs it, or installs a better build
+    Attributes:
+        build: Facts of the build, for example {"native": False, "missing": ["AVX512"], "features":
+            […]}.
+        backends: Devices it can compute on, for example ["CPU", "CUDA"].
+        how_to_install: Command that installs it, or installs a better build.
     """
 
     ok: bool
@@ -110,7 +111,8 @@ class Engine(Protocol):
 class Runtime(Protocol):
     """One runtime; `open` raises MissingError when it is not here and FormatError for a file it cannot load.
 
-    extra: what installs it
+    Attributes:
+        extra: What installs it.
     """
 
     name: str

@@ -148,13 +148,15 @@ class LlamaCpp:
     ) -> LlamaEngine:
         """Load a GGUF.
 
-        context:    in tokens; 0: as trained
-        threads:    None: one per physical core
-        gpu_layers: None: llama.cpp's own choice
-        vocab_only: load the tokenizer alone
-        cache:      encoding of cached keys and values, one of CACHES
-        mmap:       map the file; otherwise its tensors are read into memory of the process
         Raises MissingError, FormatError, UsageError.
+
+        Args:
+            context: In tokens; 0: as trained.
+            threads: None: one per physical core.
+            gpu_layers: None: llama.cpp's own choice.
+            vocab_only: Load the tokenizer alone.
+            cache: Encoding of cached keys and values, one of CACHES.
+            mmap: Map the file; otherwise its tensors are read into memory of the process.
         """
         path = Path(path)
         lib = library()

@@ -78,8 +78,11 @@ class Onnx:
     ) -> OnnxEngine:
         """Load a decoder's folder on the CPU.
 
-        context: in tokens; 0: as trained; threads: None: one per physical core
         Raises MissingError, FormatError, UsageError.
+
+        Args:
+            context: In tokens; 0: as trained.
+            threads: None: one per physical core.
         """
         path = Path(path)
         lib = library()

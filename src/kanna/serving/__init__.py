@@ -65,42 +65,46 @@ def serve(
 ) -> None:
     """Serve artefacts until the process is interrupted.
 
-    models:      files, or NAME=FILE; the name stands in requests, and is the file's name without
-        its ending otherwise
-    alias:       another name for the first model, or ALIAS=NAME
-    host, port:  where to listen; port 0 takes a free one. Other hosts than loopback need a key in
-        every request
-    context:     tokens of one request; parallel: requests an engine computes together
-    threads:     of each engine; None: one per physical core
-    gpu_layers:  layers of a GGUF on the GPU; None: all of them where there is one
-    memory:      bytes all engines together may take; None: 80 % of what is free
-    adapter:     LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1
-        until switched
-    draft:       small GGUF files of the same vocabulary that guess ahead (speculative decoding),
-        named as adapters are
-    tls_cert, tls_key: files of the certificate chain and its key, in PEM
-    canary:      [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It
-                 is taken back by itself when too few next tokens agree, when it is too slow, when
-                 it fails three times in a row, or does not load
-    canary_agreement: share of next tokens that must agree with the model's
-    canary_slowdown: times the model's median time that a canary's may be
-    llama_server: a native program that runs GGUF files in place of xllamacpp; `auto`: the faster of
-                 xllamacpp and a `llama-server` on the PATH, measured once; `never`: xllamacpp
-    max_tokens:  most new tokens of one answer; 0: what the context holds
-    queue:       requests that may wait per model, more get 503
-    time_limit:  seconds an answer may take, whole or streamed
-    idle:        unload a model unused for that many seconds; 0: only when another one needs its
-        memory
-    state:       folder of keys and usage; audit: a file that gets one JSON line per request, never
-        its text
-    keys:        ask for keys on loopback, too; open_to_all: ask for none anywhere
-    wait_for_key: start although there is no key yet; every request is refused until one is made
-    cors_origin: web pages elsewhere that may ask, as https://chat.example; `*`: all
-    traces:      where an OpenTelemetry collector takes OTLP over HTTP; empty: no traces
-    started:     called with the address when requests may come; remark: with what people may want
-        to know
-
     Raises UsageError, MissingError, and KannaError for an address that is taken.
+
+    Args:
+        models: Files, or NAME=FILE; the name stands in requests, and is the file's name without its
+            ending otherwise.
+        alias: Another name for the first model, or ALIAS=NAME.
+        host, port: Where to listen; port 0 takes a free one. Other hosts than loopback need a key
+            in every request.
+        context: Tokens of one request.
+        parallel: Requests an engine computes together.
+        threads: Of each engine; None: one per physical core.
+        gpu_layers: Layers of a GGUF on the GPU; None: all of them where there is one.
+        memory: Bytes all engines together may take; None: 80 % of what is free.
+        adapter: LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1
+            until switched.
+        draft: Small GGUF files of the same vocabulary that guess ahead (speculative decoding),
+            named as adapters are.
+        tls_cert, tls_key: Files of the certificate chain and its key, in PEM.
+        canary: [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It
+            is taken back by itself when too few next tokens agree, when it is too slow, when it
+            fails three times in a row, or does not load.
+        canary_agreement: Share of next tokens that must agree with the model's.
+        canary_slowdown: Times the model's median time that a canary's may be.
+        llama_server: A native program that runs GGUF files in place of xllamacpp; `auto`: the
+            faster of xllamacpp and a `llama-server` on the PATH, measured once; `never`: xllamacpp.
+        max_tokens: Most new tokens of one answer; 0: what the context holds.
+        queue: Requests that may wait per model, more get 503.
+        time_limit: Seconds an answer may take, whole or streamed.
+        idle: Unload a model unused for that many seconds; 0: only when another one needs its
+            memory.
+        state: Folder of keys and usage.
+        audit: A file that gets one JSON line per request, never its text.
+        keys: Ask for keys on loopback, too.
+        open_to_all: Ask for none anywhere.
+        wait_for_key: Start although there is no key yet; every request is refused until one is
+            made.
+        cors_origin: Web pages elsewhere that may ask, as https://chat.example; `*`: all.
+        traces: Where an OpenTelemetry collector takes OTLP over HTTP; empty: no traces.
+        started: Called with the address when requests may come.
+        remark: With what people may want to know.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:

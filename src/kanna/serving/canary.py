@@ -39,8 +39,11 @@ _WAIT = 30.0
 class CanarySpec:
     """`[NAME=]PATH[@SHARE]`: what to try for which model on which share of its requests.
 
-    agreement: least share of equal next tokens; slowdown: most that its median time may be of the
     other's
+
+    Attributes:
+        agreement: Least share of equal next tokens.
+        slowdown: Most that its median time may be of the.
     """
 
     model: str

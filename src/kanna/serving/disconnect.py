@@ -22,7 +22,8 @@ class Client:
 
     Made when the body is read: from then on only `left` asks the connection.
 
-    verdict: status, in logs, of work that was cut short
+    Attributes:
+        verdict: Status, in logs, of work that was cut short.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -69,10 +70,11 @@ async def ended(task: asyncio.Future[Any]) -> None:
 class Events(Response):
     """A stream of server-sent events that cleans up after itself, however it ends, begun or not.
 
-    first:    what was read of `source` already, so that an error before it could have a status of
-        its own
-    total:    seconds until the stream ends with an error
-    idle:     seconds without progress, of the engine or of the reader, until it does
+    Attributes:
+        first: What was read of `source` already, so that an error before it could have a status of
+            its own.
+        total: Seconds until the stream ends with an error.
+        idle: Seconds without progress, of the engine or of the reader, until it does.
     """
 
     media_type = "text/event-stream"

@@ -47,7 +47,8 @@ _ASK = {
 class Choice:
     """program: None for xllamacpp.
 
-    Said: what was found, for people; empty when there was nothing to choose.
+    Attributes:
+        said: What was found, for people; empty when there was nothing to choose.
     """
 
     program: str | None = None
@@ -59,7 +60,8 @@ def choose(
 ) -> Choice:
     """The faster one for the model of `config`; remark: told before it takes a while.
 
-    folder: where verdicts are kept
+    Args:
+        folder: Where verdicts are kept.
     """
     native = shutil.which(PROGRAM)
     ours = _version()

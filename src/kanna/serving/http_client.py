@@ -179,9 +179,10 @@ async def post(port: int, path: str, head: bytes, body: bytes) -> Answer:
 async def send(port: int, method: str, path: str, head: bytes, body: bytes = b"") -> Answer:
     """Send a request and wait for the status of its answer.
 
-    `head`: header lines that all requests share.
-
     Raises LineError when nobody is there.
+
+    Args:
+        head: Header lines that all requests share.
     """
     first = f"{method} {path} HTTP/1.1\r\n".encode()
     request = first + head + b"content-length: %d\r\n\r\n" % len(body) + body

@@ -19,7 +19,8 @@ def ask(
 ) -> Any:
     """The JSON at a path of the gateway at `url`; POST when there is a body.
 
-    key: or $KANNA_KEY. Raises KannaError for a gateway that is not there or refuses.
+    Args:
+        key: Or $KANNA_KEY. Raises KannaError for a gateway that is not there or refuses.
     """
     key = key or os.environ.get(KEY, "")
     if not url.startswith(("http://", "https://")):

@@ -41,14 +41,15 @@ class ModelSpec:
 class Limits:
     """What one request and all of them together may take. Sizes in bytes, times in seconds.
 
-    max_tokens:  0: what the context holds; also what a request gets that names none
-    queue:       requests that may wait per model; more get 503
-    header_time:  how long the head of a request may take to arrive, and then its body
-    request_time: how long an answer may take, whole or streamed
-    idle_time:    how long a stream may stand still, at the engine or at its reader
-    stall_time:   how long a client may leave what was sent to it unread before its connection is
-        closed
-    connections:  most of them at a time; more are answered 503
+    Attributes:
+        max_tokens: 0: what the context holds; also what a request gets that names none.
+        queue: Requests that may wait per model; more get 503.
+        header_time: How long the head of a request may take to arrive, and then its body.
+        request_time: How long an answer may take, whole or streamed.
+        idle_time: How long a stream may stand still, at the engine or at its reader.
+        stall_time: How long a client may leave what was sent to it unread before its connection is
+            closed.
+        connections: Most of them at a time; more are answered 503.
     """
 
     body: int = 8 << 20
@@ -67,13 +68,14 @@ class Limits:
 class Settings:
     """Everything `kanna serve` can be told.
 
-    memory:      bytes all engines together may take; None: 80 % of what is free at the start
-    context:     tokens per slot
-    slots:       requests an engine computes together
-    idle:        unload a model unused for that many seconds; 0: only when room is needed
-    open_to_all: other addresses than loopback without keys
-    origins:     of web pages elsewhere that may ask, such as https://chat.example; `*`: all
-    keys:        ask for keys on loopback too
+    Attributes:
+        memory: Bytes all engines together may take; None: 80 % of what is free at the start.
+        context: Tokens per slot.
+        slots: Requests an engine computes together.
+        idle: Unload a model unused for that many seconds; 0: only when room is needed.
+        open_to_all: Other addresses than loopback without keys.
+        origins: Of web pages elsewhere that may ask, such as https://chat.example; `*`: all.
+        keys: Ask for keys on loopback too.
     """
 
     host: str = "127.0.0.1"

@@ -28,7 +28,8 @@ SPECIAL = {"MXFP4_MOE", "Q2_0", "TQ2_0", "TQ1_0", "Q1_0"}
 class FitResult:
     """rows: largest first; recommended: the most precise quantized preset that fits, or None.
 
-    advice: the recommendation as a sentence, with its reason
+    Attributes:
+        advice: The recommendation as a sentence, with its reason.
     """
 
     name: str
@@ -55,13 +56,14 @@ def fit(
 ) -> FitResult:
     """Every preset of `source` within `memory` bytes (default: what is free here) at `context` tokens.
 
-    source:  what would be converted
-    memory:  bytes; None: what is free here
-    context: tokens to make room for
-    format:  whose presets they are: gguf, onnx or mlx
-
     Reads headers only; of a hub id no weight is fetched. File sizes
     are those `convert` writes, to the byte; of ONNX folders, what the weights take.
+
+    Args:
+        source: What would be converted.
+        memory: Bytes; None: what is free here.
+        context: Tokens to make room for.
+        format: Whose presets they are: gguf, onnx or mlx.
     """
     if format not in FORMATS:
         raise UsageError(f"no presets of {format!r}", expected=", ".join(FORMATS))

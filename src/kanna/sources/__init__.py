@@ -44,12 +44,13 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 class Source:
     """What the user gave, with nothing read but headers.
 
-    kind:    `hf` (tensors under Hugging Face names) or `gguf` (under GGUF names)
-    path:    folder or file
-    tensors: by name, lazy; of a hub id before its weights are fetched, headers only
-    config:  config.json ({} for a GGUF)
-    files:   side files by name, such as tokenizer.json
-    given:   the source as the user wrote it
+    Attributes:
+        kind: `hf` (tensors under Hugging Face names) or `gguf` (under GGUF names).
+        path: Folder or file.
+        tensors: By name, lazy; of a hub id before its weights are fetched, headers only.
+        config: Config.json ({} for a GGUF).
+        files: Side files by name, such as tokenizer.json.
+        given: The source as the user wrote it.
     """
 
     kind: str
@@ -103,11 +104,13 @@ def open_source(
 ) -> Source:
     """Open a source. Raises SourceError (FormatError, RefusedError, …) saying what to do.
 
-    revision:  branch, tag or commit of a hub id
-    offline:   use only what is on this machine already
-    weights:   False leaves the weights of a hub id where they are (headers suffice for `inspect`
-        and `fit`)
-    preflight: called with the headers of a hub id before any weight is fetched; it raises to refuse
+    Args:
+        revision: Branch, tag or commit of a hub id.
+        offline: Use only what is on this machine already.
+        weights: False leaves the weights of a hub id where they are (headers suffice for `inspect`
+            and `fit`).
+        preflight: Called with the headers of a hub id before any weight is fetched; it raises to
+            refuse.
     """
     if isinstance(src, Source):
         return src

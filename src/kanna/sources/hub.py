@@ -49,7 +49,8 @@ _ATTEMPTS = 3
 class Repository:
     """A hub repository at one commit: file names and their sizes in bytes.
 
-    revision: what the user called that commit: a branch, a tag or the commit itself
+    Attributes:
+        revision: What the user called that commit: a branch, a tag or the commit itself.
     """
 
     id: str

@@ -53,9 +53,12 @@ def metadata(
 def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> Read:
     """The tokenizer of a Hugging Face source.
 
-    rows:    rows of the embedding; missing tokens are padded, surplus ones refused
-    surplus: added tokens that may be dropped when they lie beyond the rows Raises UnsupportedError
     for a tokenizer llama.cpp has no match for, SourceError for a damaged or absent one.
+
+    Args:
+        rows: Rows of the embedding; missing tokens are padded, surplus ones refused.
+        surplus: Added tokens that may be dropped when they lie beyond the rows Raises
+            UnsupportedError.
     """
     try:
         return _read(source, rows, surplus)

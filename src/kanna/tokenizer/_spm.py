@@ -85,7 +85,8 @@ def from_model(
 ) -> Vocab:
     """Vocabulary of a tokenizer.model.
 
-    added: id → (text, special) from added_tokens.json and tokenizer_config.json
+    Args:
+        added: Id → (text, special) from added_tokens.json and tokenizer_config.json.
     """
     pieces: list[Piece] = []
     algorithm, prefix = 1, True

@@ -49,7 +49,8 @@ def looks_special(text: str) -> bool:
 def from_json(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
     """Vocabulary of a tokenizer.json, padded to the `rows` of the embedding.
 
-    surplus: added tokens that may lie beyond the rows and are dropped there
+    Args:
+        surplus: Added tokens that may lie beyond the rows and are dropped there.
     """
     model = tokenizer.get("model") or {}
     # Old files name no type; merges make it BPE.

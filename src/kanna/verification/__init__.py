@@ -44,14 +44,15 @@ def verify(
 ) -> VerifyResult:
     """Prove `artefact` (a GGUF, or a folder for another runtime) against the source it was made from.
 
-    source:   what the artefact was made from
-    artefact: a GGUF file, or a folder
-    threads:  None: one per physical core
-
     Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and its own), tokenizer
     ids, chat template, end of turn, logits on a short and a long prompt. A check that cannot be made here has ok=None,
     and the result is `unprovable`. Raises SourceError for a source that cannot be read, UsageError for an artefact that
     does not exist; what is wrong with the artefact itself is a failed check.
+
+    Args:
+        source: What the artefact was made from.
+        artefact: A GGUF file, or a folder.
+        threads: None: one per physical core.
     """
     begin = time.perf_counter()
     artefact, bar = Path(artefact), progress or Silent()

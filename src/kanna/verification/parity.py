@@ -125,7 +125,8 @@ def check(
 ) -> list[Check]:
     """One check per prompt: mean KL under the bound of these bits, and clear decisions alike.
 
-    rounded: whether activations are in 8 bits too
+    Args:
+        rounded: Whether activations are in 8 bits too.
     """
     limit = next(kl for least, kl in _KL if bits >= least)
     agree = next((share for least, share in _AGREE if bits >= least), None)

@@ -71,7 +71,9 @@ def check(
 ) -> list[Check]:
     """Every tensor present, none added, shapes equal, values finite and within what their encoding costs.
 
-    tuned: vectors and the scales of blocks were tuned with the codes, and may have moved some way
+    Args:
+        tuned: Vectors and the scales of blocks were tuned with the codes, and may have moved some
+            way.
     """
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     wrong = [f"missing {n}" for n in missing[:5]] + [f"unexpected {n}" for n in extra[:5]]

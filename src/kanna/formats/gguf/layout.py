@@ -22,7 +22,8 @@ _FIXED = 4 + 4 + 8 + 8
 class Layout:
     """Where everything lies: `header` is written first, tensor i at byte `offsets[i]` of the file.
 
-    places: first and last byte of every metadata value in the header
+    Attributes:
+        places: First and last byte of every metadata value in the header.
     """
 
     header: bytes

@@ -87,8 +87,9 @@ class Strings(Sequence[str]):
 class GGUFFile:
     """A GGUF file, or all parts of a split one, with nothing read but its header.
 
-    metadata: keys → typed values, in file order, without the split.* keys
-    tensors:  by name, in file order
+    Attributes:
+        metadata: Keys → typed values, in file order, without the split.* keys.
+        tensors: By name, in file order.
     """
 
     paths: list[Path]

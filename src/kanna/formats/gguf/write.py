@@ -119,11 +119,14 @@ def write(
 
     Raises OutputError before the first byte, EncodingError naming the tensor.
 
-    late: asked when the tensors are written, for values that replace some of `metadata` and are as
     long
 
     The file has its name only when it is complete and synced; an interrupted run leaves at most
     NAME.partial behind (after kill -9), which the next run replaces.
+
+    Args:
+        late: Asked when the tensors are written, for values that replace some of `metadata` and are
+            as.
     """
     started = time.perf_counter()
     files = plan_files(Path(path), metadata, tensors, split_max_size, late)

@@ -26,7 +26,8 @@ _SAYS, _AGAIN = "as config.json says", "fetch config.json and the weights again,
 class Packed:
     """A matrix of codes and scales, decoded row by row.
 
-    Planes: the tensors of its encoding's planes, in order.
+    Attributes:
+        planes: The tensors of its encoding's planes, in order.
     """
 
     name: str

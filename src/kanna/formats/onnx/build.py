@@ -41,7 +41,8 @@ def require(names: Sequence[str] = NEEDED) -> None:
 def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise UnsupportedError for what the builder cannot express, before anything is built.
 
-    config, tensors: as `families.to_hf` gives them
+    Args:
+        config, tensors: As `families.to_hf` gives them.
     """
     vocabulary = int(config["vocab_size"])
     for name, tensor in tensors.items():

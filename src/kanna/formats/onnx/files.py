@@ -25,7 +25,9 @@ QuantizeLinear by column, Cast to bfloat16.
 class Folder:
     """graph: the model's file.
 
-    Data: its external data; decoder: that part of genai_config.json, {} of an encoder.
+    Attributes:
+        data: Its external data.
+        decoder: That part of genai_config.json, {} of an encoder.
     """
 
     graph: Path

@@ -32,13 +32,14 @@ def quantize(
 ) -> dict[str, Any]:
     """Quantize the float graph `source`/model.onnx into `out`; figures of what was done.
 
-    ids:        calibration text, [windows, tokens]
-    calibrator: of static QDQ (W8A8), one of `ranges.CALIBRATORS`; "": dynamic int8
-    cache:      heads and width of a decoder's cache
-    include, exclude: patterns of the names of products that are quantized, and that stay float
-    smoothing:  fold outliers of activations into norms where it lowers the error
-
     Raises KannaError with the quantizer's last words when it fails.
+
+    Args:
+        ids: Calibration text, [windows, tokens].
+        calibrator: Of static QDQ (W8A8), one of `ranges.CALIBRATORS`; "": dynamic int8.
+        cache: Heads and width of a decoder's cache.
+        include, exclude: Patterns of the names of products that are quantized, and that stay float.
+        smoothing: Fold outliers of activations into norms where it lowers the error.
     """
     feeds = scratch / "feeds.npy"
     np.save(feeds, ids)

@@ -183,9 +183,10 @@ def quantize(
 ) -> dict[str, Any]:
     """Quantize `source`/model.onnx into `out`/model.onnx.
 
-    calibrator: one of `ranges.CALIBRATORS` for static QDQ, or "" for dynamic int8
-    feeds: a .npy of ids, int64 [windows, tokens]; cache: heads and width of a decoder's cache, or
-        []
+    Args:
+        calibrator: One of `ranges.CALIBRATORS` for static QDQ, or "" for dynamic int8.
+        feeds: A .npy of ids, int64 [windows, tokens].
+        cache: Heads and width of a decoder's cache, or [].
     """
     import onnx
 

@@ -38,7 +38,8 @@ _ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 class Matrix:
     """Rows of one MatMul: parts of one encoding, one under the other.
 
-    Accuracy: accuracy_level of the node.
+    Attributes:
+        accuracy: Accuracy_level of the node.
     """
 
     kind: NBits
@@ -280,12 +281,13 @@ def prepare(
 ) -> Prepared:
     """The graph in the folder `graph` with quantized matrices.
 
-    tensors:    by Hugging Face name, what the graph was built from
-    choose:     of the matrices in one node, by name, what they become; None leaves them in floats
-    embedding:  what the embedding becomes; the matrix of the head itself, where they share one
-    properties: for the metadata of the graph
-
     Raises GateError when the graph does not hold the model's matrices.
+
+    Args:
+        tensors: By Hugging Face name, what the graph was built from.
+        choose: Of the matrices in one node, by name, what they become; None leaves them in floats.
+        embedding: What the embedding becomes; the matrix of the head itself, where they share one.
+        properties: For the metadata of the graph.
     """
     import onnx
 

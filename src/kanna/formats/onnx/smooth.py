@@ -26,8 +26,10 @@ def product_error(
 
     Every token counts alike: a sum would be that of the few whose activations are hundreds of times larger.
 
-    x: f32 [rows, in], one unsigned 8-bit scale and zero point for all of it, over `bounds` or its own range;
-    weights: each f32 [in, out], signed 8 bits with a scale per column
+    Args:
+        x: F32 [rows, in], one unsigned 8-bit scale and zero point for all of it, over `bounds` or
+            its own range.
+        weights: Each f32 [in, out], signed 8 bits with a scale per column.
     """
     low, high = bounds or (float(x.min()), float(x.max()))
     low, high = min(low, 0.0), max(high, 0.0)
@@ -48,7 +50,8 @@ def best(x: F32, weights: Sequence[F32]) -> tuple[F32 | None, float, float]:
 
     The error before and after it.
 
-    x: f32 [rows, in], the activations the divisors are judged on
+    Args:
+        x: F32 [rows, in], the activations the divisors are judged on.
     """
     before = product_error(x, weights)
     found: tuple[F32 | None, float] = (None, before)

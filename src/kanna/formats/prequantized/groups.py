@@ -29,10 +29,11 @@ Read = Callable[[int, int], "tuple[U8, F32, F32]"]
 class Grouped:
     """A packed matrix, decoded row by row.
 
-    number: type of the scales
-    order:  group of each column, int32 [columns], where columns were reordered; None: one after
-        another
-    exact:  whether zeros are the middle, so that -scale * zero has the type of the scales
+    Attributes:
+        number: Type of the scales.
+        order: Group of each column, int32 [columns], where columns were reordered; None: one after
+            another.
+        exact: Whether zeros are the middle, so that -scale * zero has the type of the scales.
     """
 
     name: str
@@ -152,7 +153,8 @@ def gathered(
 ) -> dict[str, Tensor]:
     """The tensors, the `parts` of each packed matrix as one: codes are the first part.
 
-    Matrix: of a base name.
+    Args:
+        matrix: Of a base name.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

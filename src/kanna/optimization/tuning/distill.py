@@ -56,10 +56,12 @@ def beside(plan: Path, name: str) -> Path:
 class Distilled:
     """before, after: mean KL divergence of what was written on the text that decided.
 
-    Kept: whether it fell.
-
-    trained: divergence in torch on the text it learned from, by epoch; watched: on the text that
     decided, first before anything was learned; seconds: of learning and judging
+
+    Attributes:
+        kept: Whether it fell.
+        trained: Divergence in torch on the text it learned from, by epoch.
+        watched: On the text that.
     """
 
     before: float
@@ -78,7 +80,8 @@ class Distilled:
 class Subject(Protocol):
     """An artefact that can be tuned, and the name of what comes of it.
 
-    norms: whether its norms can be moved, too
+    Attributes:
+        norms: Whether its norms can be moved, too.
     """
 
     artefact: Path
@@ -189,8 +192,12 @@ def distill(
     When it helps, it is written and its plan stays beside `plan`. None: it holds no block that
     could be moved.
 
-    model: the original; ids: the windows to learn from; text: its trial windows decide. An earlier
     result for the same artefact is used again; an interrupted run goes on with the epoch it was at.
+
+    Args:
+        model: The original.
+        ids: The windows to learn from.
+        text: Its trial windows decide. An earlier.
     """
     tuned, file, state = (beside(plan, name) for name in (PLAN, FILE, STATE))
     known = [

@@ -28,7 +28,9 @@ Tune = Callable[["Folder", Path], "Distilled | None"]
 class Folder:
     """A subject of kanna.optimization.tuning.distill.
 
-    Reads: an artefact as a model; writes: `out`, by a plan file.
+    Attributes:
+        reads: An artefact as a model.
+        writes: `out`, by a plan file.
     """
 
     artefact: Path

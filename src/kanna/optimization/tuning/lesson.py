@@ -34,10 +34,12 @@ _PARTS, _CURVES = ("theta", "first", "second", "best"), ("trained", "watched", "
 class Lesson:
     """A student, the windows it learns from and those it is watched on.
 
-    path:    the file that an interrupted lesson goes on from; key: what it must say for that
-    start:   divergence of each watched window before anything was learned
-    trained, watched: mean divergence by epoch; of the watched windows first before anything was
-        learned
+    Attributes:
+        path: The file that an interrupted lesson goes on from.
+        key: What it must say for that.
+        start: Divergence of each watched window before anything was learned.
+        trained, watched: Mean divergence by epoch; of the watched windows first before anything was
+            learned.
     """
 
     def __init__(

@@ -13,11 +13,12 @@ from kanna.packaging.service import Service
 class Target:
     """One target.
 
-    about: what it is, for people
-    kinds: kinds of artefacts it can run
-    needs: targets whose files it uses
-    files: text of each file by its path in the package; raises UnsupportedError
-    usage: the shell lines that start it, run in the package
+    Attributes:
+        about: What it is, for people.
+        kinds: Kinds of artefacts it can run.
+        needs: Targets whose files it uses.
+        files: Text of each file by its path in the package; raises UnsupportedError.
+        usage: The shell lines that start it, run in the package.
     """
 
     about: str

@@ -49,8 +49,11 @@ class Token:
 class Job:
     """One prompt to continue.
 
-    Top: how many of the likeliest tokens to name, None: none, and no log-probability; guide: what
     may come next (an llguidance matcher), or None.
+
+    Attributes:
+        top: How many of the likeliest tokens to name, None: none, and no log-probability.
+        guide: What.
     """
 
     ids: list[int]

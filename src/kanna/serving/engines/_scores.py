@@ -15,7 +15,9 @@ class Scorer:
 
     Rows of logits come in order, one per position.
 
-    text: of one id; top: how many of the likeliest to name
+    Attributes:
+        text: Of one id.
+        top: How many of the likeliest to name.
     """
 
     def __init__(self, ids: Sequence[int], text: Callable[[int], str], top: int) -> None:

@@ -47,7 +47,8 @@ class Text:
     def encode(self, text: str, *, frame: bool = True) -> list[int]:
         """Ids, control tokens in the text among them.
 
-        `frame`: with the beginning the model wants.
+        Args:
+            frame: With the beginning the model wants.
         """
         return list(self.tokenizer.encode(text, add_special_tokens=frame).ids)
 

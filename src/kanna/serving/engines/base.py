@@ -27,11 +27,12 @@ GENERATE, EMBED, SCORE = "generate", "embed", "score"
 class EngineConfig:
     """What a child is told on its standard input.
 
-    name:    public name of the model, as it stands in answers
-    role:    `generate`, `embed` or `score`
-    key:     internal key, known to the gateway alone
-    context: tokens per slot
-    slots:   requests computed together
+    Attributes:
+        name: Public name of the model, as it stands in answers.
+        role: `generate`, `embed` or `score`.
+        key: Internal key, known to the gateway alone.
+        context: Tokens per slot.
+        slots: Requests computed together.
     """
 
     engine: str
@@ -71,12 +72,13 @@ class Footprint:
 class Engine(Protocol):
     """One kind of artefact. Everything but `run` happens in the gateway and must not load a model.
 
-    roles: what it can do; apart: those of them that take a process of their own beside the one that
-        generates
-    extra: what installs its runtime
-    modules: what `run` imports in any case, so that a child can before it knows its artefact
-    forces_calls: whether tool_choice `required` always gives calls; where not, the gateway sees to
-        it
+    Attributes:
+        roles: What it can do.
+        apart: Those of them that take a process of their own beside the one that generates.
+        extra: What installs its runtime.
+        modules: What `run` imports in any case, so that a child can before it knows its artefact.
+        forces_calls: Whether tool_choice `required` always gives calls; where not, the gateway sees
+            to it.
     """
 
     name: str

@@ -75,7 +75,8 @@ def _needs(path: Path, written: int, context: int) -> tuple[int, int, int]:
 
     A family we do not know is taken for a plain one.
 
-    written: when the file was, in nanoseconds: its headers are read once for all who ask
+    Args:
+        written: When the file was, in nanoseconds: its headers are read once for all who ask.
     """
     from kanna.families import load_model
     from kanna.formats import gguf

@@ -41,7 +41,8 @@ CREATE TABLE IF NOT EXISTS usage (
 class Key:
     """One API key without its secret. Times in seconds since 1970; a limit of None is none.
 
-    models: names it may use; empty: all
+    Attributes:
+        models: Names it may use; empty: all.
     """
 
     id: str
