@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
-BENCHMARKS ?= speed.py fit.py "encoders.py speed" "encoders.py error" \
-	"quality.py --model stories" "quality.py --model widened" "quality.py --model dithered"
+BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders error" \
+	"gguf.preset_quality --model stories" "gguf.preset_quality --model widened" \
+	"gguf.preset_quality --model dithered"
 
 .PHONY: help demo test lint bench docs clean
 
@@ -37,7 +38,7 @@ lint: $(VENV)/.dev ## style, import direction, types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## the tables of docs/benchmarks.md, beside llama.cpp; about an hour, the first time more
-	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python benchmarks/$$what || exit 1; done
+	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python -m benchmarks.$$what || exit 1; done
 
 docs: $(VENV)/.run ## docs/components.md from the code
 	$(BIN)/python tools/components.py

@@ -2,7 +2,7 @@
 
 Values first, then the plan, then what is measured in the runtime.
 
-    python benchmarks/ablation.py --model dithered --classes Q3_K_M,Q4_0     # or widened, stories
+    python -m benchmarks.gguf.optimize_ablation --model dithered --classes Q3_K_M,Q4_0     # or widened, stories
 
 All files of a class take at most the bytes of kanna's own plain preset. Each step starts from the
 one before it: scales by search, with the importance of columns guessed; weighted by the diagonal of
@@ -22,9 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
-import peers
-from optimize import DOMAINS, TEXT
+from benchmarks.common import models, peers
+from benchmarks.common.workload import DOMAINS, TEXT
 
 import kanna
 from kanna import families

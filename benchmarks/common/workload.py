@@ -19,10 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import models
 import numpy as np
-import peers
-import stages
+from benchmarks.common import models, optimize_stages, peers
 
 import kanna
 from kanna import families, runtimes
@@ -36,7 +34,7 @@ from kanna.optimization.kl_scorer import spare
 from kanna.optimization.tuning import distill
 from kanna.sources import open_source, packages
 
-MODELS = stages.MODELS
+MODELS = optimize_stages.MODELS
 TEXT = Path(__file__).parent / "text"
 DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
 WINDOW = 512
@@ -84,7 +82,7 @@ class Work:
 
     def __init__(self, options: argparse.Namespace, *peers: str) -> None:
         self.options, self.threads = options, int(options.threads)
-        self.path = stages.source_of(options.model)
+        self.path = optimize_stages.source_of(options.model)
         self.source = open_source(self.path)
         self.model = families.load_model(self.source)
         self.folder = packages.cache_dir() / "benchmarks" / "folders" / self.path.stem

@@ -1,7 +1,7 @@
 """Encoders beside ggml's, on real tensors.
 
-    python benchmarks/encoders.py speed                      # million weights per second and core,
-    with an imatrix python benchmarks/encoders.py error --layers 30          # squared error, ours ÷
+    python -m benchmarks.gguf.encoders speed                      # million weights per second and core,
+    with an imatrix python -m benchmarks.gguf.encoders error --layers 30          # squared error, ours ÷
     ggml's, over all layers
 
 Speed: one thread, both encoders in this process, alternating, median. ggml compiles its encoders
@@ -21,9 +21,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import models
 import numpy as np
-import peers
+from benchmarks.common import models, peers
 
 from kanna import encodings
 from kanna.calibration import imatrix

@@ -2,8 +2,8 @@
 
 Kanna with calibrated statistics beside llama-quantize with llama-imatrix's matrix.
 
-    python benchmarks/optimize.py --model dithered          # or widened, stories, gemma3
-    python benchmarks/optimize.py --model dithered --resume # go on where an interrupted run was
+    python -m benchmarks.gguf.optimize_quality --model dithered          # or widened, stories, gemma3
+    python -m benchmarks.gguf.optimize_quality --model dithered --resume # go on where an interrupted run was
 
 Both sides see the same calibration text, token for token. `values`: the peer's own plan, our values
     (method gptq).
@@ -11,7 +11,7 @@ Both sides see the same calibration text, token for token. `values`: the peer's 
     calibration text; the
 mean over the kinds counts (perplexity: the geometric one). `floor` is what the runtime's quantized
 activations cost when the weights are perfect, as in quality.py. `acc` is multiple choice, see
-choices.py.
+multiple_choice.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import choices
-import models
 import numpy as np
-import peers
-import stages
+from benchmarks.common import models, multiple_choice, optimize_stages, peers
+from benchmarks.common.workload import DOMAINS, TEXT
 
 import kanna
 from kanna import families
@@ -49,21 +47,21 @@ GOALS = {
 }
 LESS_FLOOR = ("Q6_K", "Q5_K_M")
 """Size classes whose goal is on the KL divergence less the floor."""
-TEXT = Path(__file__).parent / "text"
-DOMAINS = ("wikitext", "prose.txt", "chat.jsonl", "code.txt", "languages.txt")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=stages.MODELS, default="widened")
+    parser.add_argument("--model", choices=optimize_stages.MODELS, default="widened")
     parser.add_argument("--classes", default=CLASSES)
     parser.add_argument(
         "--windows", type=int, default=5, help="of 512 tokens, of each kind of text"
     )
     parser.add_argument("--questions", type=int, default=200, help="of multiple choice")
-    parser.add_argument("--tokens", type=int, default=stages.TOKENS, help="to calibrate on")
+    parser.add_argument(
+        "--tokens", type=int, default=optimize_stages.TOKENS, help="to calibrate on"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--resume", action="store_true", help="take what an earlier run with these options finished"
@@ -81,14 +79,18 @@ def main() -> None:
     if options.json:
         print(
             json.dumps(
-                {"rows": rows, "stages": stages.rows(runs), "MB for writing": work.job.limit()},
+                {
+                    "rows": rows,
+                    "stages": optimize_stages.rows(runs),
+                    "MB for writing": work.job.limit(),
+                },
                 indent=2,
             )
         )
         return
     peers.report([{k: "" if v is None else v for k, v in row.items()} for row in rows], False)
     print(f"\nThe standard error of acc 16-bit is {rows[0]['acc ±']:.3f}.\n")
-    peers.report(stages.rows(runs), False)
+    peers.report(optimize_stages.rows(runs), False)
     print(
         f"\nWriting may take {work.job.limit():.0f} MB: 300 and four of the largest second moment."
     )
@@ -102,28 +104,32 @@ class Work:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.threads = options, options.threads
-        self.path = stages.source_of(options.model)
+        self.path = optimize_stages.source_of(options.model)
         self.source = open_source(self.path)
         self.model = families.load_model(self.source)
         self.folder = packages.cache_dir() / "benchmarks" / "optimize" / self.path.stem
         self.stats = self.folder / "statistics"
-        self.job = stages.Job(self.path, self.stats, options.threads, options.tokens)
+        self.job = optimize_stages.Job(self.path, self.stats, options.threads, options.tokens)
         if not options.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.key = {n: getattr(options, n) for n in ("windows", "questions", "tokens")} | {
             "version": [kanna.__version__, statistics.VERSION]
         }
-        self.stages = {s: self.kept(s, self._stage, s) for s in stages.BEFORE}
+        self.stages = {s: self.kept(s, self._stage, s) for s in optimize_stages.BEFORE}
         self.matrix = self._imatrix()
         read = (
             models.stories_text
             if options.model == "stories"
             else lambda: packages.wikitext("valid")
         )
-        self.questions = choices.questions(read().read_text(encoding="utf-8"), options.questions)
+        self.questions = multiple_choice.questions(
+            read().read_text(encoding="utf-8"), options.questions
+        )
         self.floor = self.kept("floor", self._floor)
-        self.right = self.kept("16-bit", choices.right, self.path, self.questions, self.threads)
+        self.right = self.kept(
+            "16-bit", multiple_choice.right, self.path, self.questions, self.threads
+        )
 
     def kept(self, name: str, make: Any, *arguments: Any) -> Any:
         """What `make` gave when it was first called with these options."""
@@ -137,7 +143,7 @@ class Work:
         return value
 
     def _stage(self, name: str) -> dict[str, Any]:
-        if name == stages.BEFORE[0]:
+        if name == optimize_stages.BEFORE[0]:
             shutil.rmtree(
                 self.stats, ignore_errors=True
             )  # what is found there has cost its time before
@@ -211,7 +217,9 @@ class Work:
         nll = np.log([[one[1:] for one in of] for of in scores.values()]).mean(
             axis=0
         )  # [files, ours and reference]
-        theirs, mine = (choices.right(f, self.questions, self.threads) for f in (peer, ours))
+        theirs, mine = (
+            multiple_choice.right(f, self.questions, self.threads) for f in (peer, ours)
+        )
         means, floor = kl.mean(axis=0), float(np.mean(list(self.floor.values())))
         less = (
             (means - floor) / (means[0] - floor)
@@ -236,10 +244,10 @@ class Work:
             "PPL llama.cpp": float(np.exp(nll[0, 0])),
             "PPL plan": float(np.exp(nll[2, 0])),
             "acc 16-bit": float(np.mean(self.right)),
-            "acc ±": choices.standard_error(self.right),
+            "acc ±": multiple_choice.standard_error(self.right),
             "acc peer": float(np.mean(theirs)),
             "acc ours": float(np.mean(mine)),
-            "ours − peer ±": choices.standard_error(differences),
+            "ours − peer ±": multiple_choice.standard_error(differences),
             **{f"{domain} ÷": of[2][0] / of[0][0] for domain, of in scores.items()},
             "allocate": asdict(allocated),
             "write": asdict(written),

@@ -1,6 +1,6 @@
 """Time of `kanna fit` on local sources, whole command, median.
 
-python benchmarks/fit.py
+python -m benchmarks.gguf.fit_time
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 from statistics import median
 
-import models
-import peers
+from benchmarks.common import models, peers
+
+from kanna.sources import packages
 
 SOURCES = {
     "GGUF, vocabulary 49k": models.dithered,
     "folder, vocabulary 128k, 8B": models.hollow,
     "folder, vocabulary 262k": models.gemma3,
-    "GGUF, vocabulary 262k": models.fetch.gemma3_270m_gguf,
+    "GGUF, vocabulary 262k": packages.gemma3_270m_gguf,
 }
 
 

@@ -2,9 +2,9 @@
 
 Kanna beside the int4 of onnxruntime-genai's model builder, with all of its algorithms.
 
-    python benchmarks/onnx_int4.py --model dithered          # or widened, stories, gemma3_dithered
-    python benchmarks/onnx_int4.py --model dithered --speed  # decoding, of the folders that the
-    first run leaves python benchmarks/onnx_int4.py --model dithered --memory # building, beside the
+    python -m benchmarks.onnx.int4_quality --model dithered          # or widened, stories, gemma3_dithered
+    python -m benchmarks.onnx.int4_quality --model dithered --speed  # decoding, of the folders that the
+    first run leaves python -m benchmarks.onnx.int4_quality --model dithered --memory # building, beside the
     builder alone
 
 Every folder is judged in stock onnxruntime on the same held-out text, against the float32 graph in
@@ -26,9 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import folders
 import numpy as np
-import peers
+from benchmarks.common import peers, workload
 
 from kanna._util.progress import Silent
 from kanna.calibration import HELD_TEXT, statistics
@@ -60,7 +59,7 @@ _PARTS = {
 
 
 def main() -> None:
-    parser = folders.arguments(__doc__)
+    parser = workload.arguments(__doc__)
     parser.add_argument(
         "--algorithms", default=",".join(ALGORITHMS), help="those that fail are named and left out"
     )
@@ -83,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9, help="of timing")
     options = parser.parse_args()
-    work = folders.Work(options, "onnxruntime", "onnxruntime-genai")
+    work = workload.Work(options, "onnxruntime", "onnxruntime-genai")
     chosen = options.algorithms.split(",")
     if options.memory:
         rows = [building(work, options.rounds)]
@@ -93,21 +92,21 @@ def main() -> None:
     else:
         ours = Ours(work)
         found = [work.kept(f"onnx/{name}", algorithm, ours, name) for name in chosen]
-        folders.report(found, "builder", options.json)
+        workload.report(found, "builder", options.json)
         return
-    peers.report(rows if options.json else folders.table(rows), options.json)
+    peers.report(rows if options.json else workload.table(rows), options.json)
 
 
 class Ours:
     """Our side: one calibration, one table of costs, one float graph for every size."""
 
-    def __init__(self, work: folders.Work) -> None:
+    def __init__(self, work: workload.Work) -> None:
         self.work, options = work, work.options
-        self.running = folders.running(work.threads)
+        self.running = workload.running(work.threads)
         stats, model = work.statistics(), work.model
         graph = onnx.build(work.source, model, work.folder, self.running)
         self.bench = onnx.Bench(source=work.source, model=model, graph=graph, statistics=stats)
-        self.judge = folders.Graphs(work, graph)
+        self.judge = workload.Graphs(work, graph)
         costs = measure(
             model,
             statistics.read(stats),
@@ -151,8 +150,8 @@ def builder(
     """Command of the model builder's own int4."""
     more = ["op_types_to_quantize=MatMul/Gather"] if embedding else []
     if json.loads((source / "config.json").read_text())["model_type"].startswith("gemma3"):
-        mended = Path(__file__).with_name("builder_gemma3.py")
-        return [sys.executable, mended, source, out, cache, f"algo_config={algorithm}", *more]
+        module = "benchmarks.onnx.builder_gemma3"
+        return [sys.executable, "-m", module, source, out, cache, f"algo_config={algorithm}", *more]
     return [
         sys.executable,
         "-m",
@@ -192,29 +191,32 @@ def algorithm(ours: Ours, name: str) -> dict[str, Any]:
 def beside(ours: Ours, theirs: Path, who: str) -> dict[str, Any]:
     """What a peer's folder costs, and what the same bytes cost us; `plan` is left beside it."""
     kl = ours.judge.kl(theirs)
-    row: dict[str, Any] = {"MB": nbytes(theirs) / 1e6, f"KL {who}": folders.mean(kl)}
+    row: dict[str, Any] = {"MB": nbytes(theirs) / 1e6, f"KL {who}": workload.mean(kl)}
     if not ours.work.options.no_values:
         values = ours.write(
             like(theirs, ours.bench.work(theirs, preset="int4").tied), theirs.parent / "values"
         )
-        row |= {"MB values": nbytes(values) / 1e6, "KL values": folders.mean(ours.judge.kl(values))}
+        row |= {
+            "MB values": nbytes(values) / 1e6,
+            "KL values": workload.mean(ours.judge.kl(values)),
+        }
         row["values ÷"] = row["KL values"] / row[f"KL {who}"]
         shutil.rmtree(values)
     start = time.perf_counter()
     planned = ours.plan(sum(p.stat().st_size for p in theirs.iterdir()), theirs.parent / "plan")
     spent = time.perf_counter() - start
     found = ours.judge.kl(planned)
-    row |= {"MB plan": nbytes(planned) / 1e6, "KL plan": folders.mean(found)}
+    row |= {"MB plan": nbytes(planned) / 1e6, "KL plan": workload.mean(found)}
     row |= {
         "plan ÷": row["KL plan"] / row[f"KL {who}"],
         "s plan": spent,
         "by text": {who: kl, "plan": found},
     }
-    folders.tuned(ours, planned, theirs.parent / "tuned", who, row)
+    workload.tuned(ours, planned, theirs.parent / "tuned", who, row)
     return row
 
 
-def building(work: folders.Work, rounds: int) -> dict[str, Any]:
+def building(work: workload.Work, rounds: int) -> dict[str, Any]:
     """Both from the same folder to int4, by turns.
 
     Every process of a command counts, at the same moment.
@@ -283,13 +285,13 @@ def decode(made: Sequence[Path], threads: int, rounds: int, tokens: int = 64) ->
 
     return [
         1e3 * seconds / tokens
-        for seconds in folders.by_turns([run(folder) for folder in made], rounds)
+        for seconds in workload.by_turns([run(folder) for folder in made], rounds)
     ]
 
 
 def nbytes(folder: Path) -> int:
     """Bytes of the graph and its data: the tokenizer's files are the same on both sides."""
-    return folders.nbytes(folder, "model.onnx*")
+    return workload.nbytes(folder, "model.onnx*")
 
 
 def like(folder: Path, tied: bool) -> Plan:

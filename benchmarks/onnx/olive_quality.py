@@ -2,13 +2,13 @@
 
 Kanna beside Olive's int4 passes, which live in an environment of their own.
 
-    python benchmarks/olive_int4.py --model dithered
+    python -m benchmarks.onnx.olive_quality --model dithered
 
 Olive quantizes the Hugging Face folder (its passes Rtn, KQuant and Gptq, in groups of 32, head
 included), and onnxruntime-genai's model builder makes the ONNX folder of that: Olive's own pass for
 it looks for a module of the builder that 0.18 has not. The embedding is left to the builder, whose
 loader knows no embedding in codes: it takes its 4 bits by rounding. Gptq reads the same calibration
-text as kanna. Judged as in onnx_int4.py, in this environment's onnxruntime. The environment is made
+text as kanna. Judged as in int4_quality.py, in this environment's onnxruntime. The environment is made
 on first use: torch, transformers and onnxruntime of our versions.
 """
 
@@ -21,9 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import folders
-import onnx_int4
-import peers
+from benchmarks.common import peers, workload
+from benchmarks.onnx import int4_quality
 
 from kanna.sources import packages
 
@@ -68,7 +67,9 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def workflow(work: folders.Work, way: str, text: folders.Calibration, out: Path) -> dict[str, Any]:
+def workflow(
+    work: workload.Work, way: str, text: workload.Calibration, out: Path
+) -> dict[str, Any]:
     """Olive's run configuration."""
     read = {
         "text_cols": ["text"],
@@ -114,7 +115,9 @@ def workflow(work: folders.Work, way: str, text: folders.Calibration, out: Path)
     }
 
 
-def row(ours: onnx_int4.Ours, text: folders.Calibration, python: Path, way: str) -> dict[str, Any]:
+def row(
+    ours: int4_quality.Ours, text: workload.Calibration, python: Path, way: str
+) -> dict[str, Any]:
     """One of Olive's ways, beside ours; why there is none where it fails."""
     folder = ours.work.folder / "olive" / way.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
@@ -129,18 +132,19 @@ def row(ours: onnx_int4.Ours, text: folders.Calibration, python: Path, way: str)
         if not found:
             raise RuntimeError("Olive ended without a model")
         peers.run(
-            onnx_int4.builder(found[0].parent, theirs, folder / "cache", "default", True), **QUIET
+            int4_quality.builder(found[0].parent, theirs, folder / "cache", "default", True),
+            **QUIET,
         )
     except RuntimeError as error:
         return {"olive": way, "failed": str(error).strip()[-1500:]}
     shutil.rmtree(folder / "cache")
     shutil.rmtree(folder / "out")
     taken = {"s Olive": run.seconds, "GB Olive": run.anonymous / 1e9}
-    return {"olive": way} | onnx_int4.beside(ours, theirs, "Olive") | taken
+    return {"olive": way} | int4_quality.beside(ours, theirs, "Olive") | taken
 
 
 def main() -> None:
-    parser = folders.arguments(__doc__)
+    parser = workload.arguments(__doc__)
     parser.add_argument("--ways", default="|".join(WAYS), help="separated by |")
     parser.add_argument(
         "--olive",
@@ -154,13 +158,13 @@ def main() -> None:
     parser.set_defaults(fast=False)
     options = parser.parse_args()
     python = environment(options.olive)
-    work = folders.Work(options, "onnxruntime", "onnxruntime-genai")
+    work = workload.Work(options, "onnxruntime", "onnxruntime-genai")
     work.key["olive"] = REQUIREMENTS[0]
-    ours, text = onnx_int4.Ours(work), work.calibration()
+    ours, text = int4_quality.Ours(work), work.calibration()
     found = [
         work.kept(f"olive/{way}", row, ours, text, python, way) for way in options.ways.split("|")
     ]
-    folders.report(found, "olive", options.json)
+    workload.report(found, "olive", options.json)
 
 
 if __name__ == "__main__":

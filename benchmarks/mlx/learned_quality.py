@@ -2,10 +2,10 @@
 
 Kanna beside mlx-lm's gptq, awq, dwq and dynamic_quant.
 
-    python benchmarks/mlx_learned.py --model stories --tokens 8192
+    python -m benchmarks.mlx.learned_quality --model stories --tokens 8192
 
 Both sides read the same windows of kanna's built-in calibration text, and are judged as in
-mlx_folders.py. `values`: the peer's own widths and groups, our values; its time and memory are
+convert_quality.py. `values`: the peer's own widths and groups, our values; its time and memory are
 those of calibrating and writing. `plan`: our allocation in the peer's bytes; gradients, costs and
 the search are counted with it. `tuned`: that with its scales, biases and norms taught by the
 original, counted too. Every stage runs in a process of its own, whose start is counted, and the
@@ -21,10 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import folders
-import mlx_folders
-import peers
-import stages
+from benchmarks.common import optimize_stages, peers, workload
+from benchmarks.mlx import convert_quality
 
 import kanna
 from kanna import families
@@ -36,11 +34,11 @@ from kanna.optimization.measure import measure
 from kanna.optimization.tuning import distill
 from kanna.sources import open_source
 
-Command = Callable[[folders.Calibration, int], list[str]]
+Command = Callable[[workload.Calibration, int], list[str]]
 
 
 def _dwq(rate: str) -> Command:
-    def command(text: folders.Calibration, group: int) -> list[str]:
+    def command(text: workload.Calibration, group: int) -> list[str]:
         fixed = [
             "--data-path",
             str(text.rows.parent),
@@ -98,29 +96,30 @@ PEERS: dict[str, Command] = {
 KINDS = ("values", "plan", "tuned")
 
 
-class Ours(mlx_folders.Ours):
+class Ours(convert_quality.Ours):
     """Our side, with what its stages take."""
 
-    def __init__(self, work: folders.Work) -> None:
+    def __init__(self, work: workload.Work) -> None:
         super().__init__(work)
         self.stats = work.stats
-        job = stages.Job(work.path, self.stats, work.threads, work.options.tokens)
+        job = optimize_stages.Job(work.path, self.stats, work.threads, work.options.tokens)
         self.runs = {
             name: work.kept(f"mlx-stages/{name}", self._stage, job, name)
-            for name in stages.BEFORE[:2]
+            for name in optimize_stages.BEFORE[:2]
         }
 
-    def _stage(self, job: stages.Job, name: str) -> dict[str, Any]:
-        if name == stages.BEFORE[0]:
+    def _stage(self, job: optimize_stages.Job, name: str) -> dict[str, Any]:
+        if name == optimize_stages.BEFORE[0]:
             shutil.rmtree(self.stats, ignore_errors=True)
         return asdict(job.run(name))
 
     def timed(self, kind: str, theirs: Path) -> peers.Run:
         """Of `values`, `plan` or `tuned`, from nothing to the folder, as one run."""
-        size, out = folders.nbytes(theirs, "*.safetensors"), self.work.folder / "timed"
+        size, out = workload.nbytes(theirs, "*.safetensors"), self.work.folder / "timed"
         child = [
             sys.executable,
-            Path(__file__),
+            "-m",
+            "benchmarks.mlx.learned_quality",
             "--child",
             kind,
             self.work.path,
@@ -132,7 +131,10 @@ class Ours(mlx_folders.Ours):
         last = peers.run([*child, str(self.work.threads), str(self.work.options.tokens)])
         shutil.rmtree(out)
         shutil.rmtree(out.with_name("tuned"), ignore_errors=True)
-        before = [peers.Run(**self.runs[n]) for n in stages.BEFORE[: 1 if kind == "values" else 2]]
+        before = [
+            peers.Run(**self.runs[n])
+            for n in optimize_stages.BEFORE[: 1 if kind == "values" else 2]
+        ]
         runs = [*before, last]
         return peers.Run(
             sum(r.seconds for r in runs),
@@ -156,7 +158,7 @@ def child(
     source = open_source(path)
     model = families.load_model(source)
     if kind == "values":
-        found = mlx_folders.like(model, theirs)
+        found = convert_quality.like(model, theirs)
         kanna.convert(path, out, format="mlx", plan=found, statistics=stats, threads=threads)
         return
     plan, costs = out.with_suffix(".json"), out.with_suffix(".costs.json")
@@ -173,12 +175,14 @@ def child(
     mlx.search(bench, measured.choices(model), size, plan)
     kanna.convert(path, out, format="mlx", plan=plan, statistics=stats, threads=threads)
     if kind == "tuned":
-        subject = mlx.subject(bench, out, out.with_name("tuned"), folders.running(threads))
+        subject = mlx.subject(bench, out, out.with_name("tuned"), workload.running(threads))
         (plan.parent / distill.STATE).unlink(missing_ok=True)
-        folders.taught(subject, model, plan, tokens, more=False)
+        workload.taught(subject, model, plan, tokens, more=False)
 
 
-def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int) -> dict[str, Any]:
+def row(
+    ours: Ours, text: workload.Calibration, name: str, dtype: str, group: int
+) -> dict[str, Any]:
     """One of mlx-lm's ways, beside both of ours."""
     theirs = ours.work.folder / "theirs"
     shutil.rmtree(theirs, ignore_errors=True)
@@ -194,7 +198,7 @@ def row(ours: Ours, text: folders.Calibration, name: str, dtype: str, group: int
     except RuntimeError as error:
         return {"mlx_lm": name, "failed": str(error).strip()[-600:]}
     try:
-        found = {"mlx_lm": name, **mlx_folders.beside(ours, theirs)}
+        found = {"mlx_lm": name, **convert_quality.beside(ours, theirs)}
     except KannaError as error:  # float16 is too narrow for the second moments of gptq
         return {"mlx_lm": name, "failed": str(error)}
     runs = {kind: ours.timed(kind, theirs) for kind in KINDS[: 3 - ours.work.options.no_tuning]}
@@ -225,7 +229,7 @@ def main() -> None:
             int(tokens),
         )
         return
-    parser = folders.arguments(__doc__, windows=3)
+    parser = workload.arguments(__doc__, windows=3)
     parser.add_argument("--ways", default=",".join(PEERS))
     parser.add_argument(
         "--dtype",
@@ -235,7 +239,7 @@ def main() -> None:
     )
     parser.set_defaults(more=False)
     options = parser.parse_args()
-    work = folders.Work(options, "mlx", "mlx-lm")
+    work = workload.Work(options, "mlx", "mlx-lm")
     ours, text = Ours(work), work.calibration()
     group = 32 if options.model == "stories" else 64
     names = options.ways.split(",")
@@ -244,7 +248,7 @@ def main() -> None:
         work.kept(key, row, ours, text, n, options.dtype, group)
         for key, n in zip(keys, names, strict=True)
     ]
-    folders.report(found, "mlx_lm", options.json)
+    workload.report(found, "mlx_lm", options.json)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The rate–distortion bound of a Gaussian source.
 
-    python benchmarks/bound.py --figure docs/figures/bound.svg
+    python -m benchmarks.gguf.rate_distortion --figure docs/figures/bound.svg
 
 Independent normal weights, unit importance: no encoding at R bits per weight can have a mean
 squared error below 2^(-2R) (Cover & Thomas, Elements of Information Theory, 10.3.2). `left` is how
@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import peers
+from benchmarks.common import peers
 
 from kanna import encodings
 

@@ -2,8 +2,8 @@
 
 The same build, the same options, alternating, medians.
 
-    python benchmarks/serve.py                       # every case
-    python benchmarks/serve.py --cases latency
+    python -m benchmarks.serve.gateway_overhead                       # every case
+    python -m benchmarks.serve.gateway_overhead --cases latency
 
 latency     32 clients and an engine that answers at once, 16 events a request, up to 0.2 s of
             thought in between: what the gateway adds to a request, and the CPU time it takes for
@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path += [str(ROOT / "src"), str(ROOT / "tests")]
 
 from kanna.serving.engines.base import EngineConfig  # noqa: E402
@@ -213,7 +213,7 @@ async def thoughtful(server: Server, clients: int, seconds: float) -> list[float
 
 
 def latency(rounds: int) -> dict[str, Any]:
-    from replay_engine import program
+    from helpers.replay_engine import program
 
     with tempfile.TemporaryDirectory() as folder:
         path, model = program(folder), tiny(Path(folder))
@@ -381,8 +381,8 @@ def folders(kind: str, rounds: int, tokens: int = 48) -> dict[str, Any]:
             run(busy(server, 8, 8, 8))
             for _ in range(rounds):
                 ours.append(run(busy(server, 8, 8, tokens)))
-                script = str(Path(__file__).with_name("serve_reference.py"))
-                command = [sys.executable, script, kind, str(folder), str(tokens)]
+                module = "benchmarks.serve.library_loop"
+                command = [sys.executable, "-m", module, kind, str(folder), str(tokens)]
                 done = subprocess.run(
                     command, check=True, capture_output=True, text=True, env=environment()
                 )

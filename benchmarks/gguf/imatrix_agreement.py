@@ -1,6 +1,6 @@
 """Diagonals of kanna's statistics beside llama-imatrix's matrix, of the same tokens.
 
-python benchmarks/imatrix.py --model stories          # or dithered, widened
+python -m benchmarks.gguf.imatrix_agreement --model stories          # or dithered, widened
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import models
 import numpy as np
-import peers
 import tokenizers
+from benchmarks.common import models, peers
 
 from kanna import families
 from kanna._util.progress import Silent

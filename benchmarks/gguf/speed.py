@@ -2,8 +2,8 @@
 
 Same source, same threads, alternating, medians.
 
-    python benchmarks/speed.py                               # every case
-    python benchmarks/speed.py --cases widened --presets Q6_K,Q2_K,IQ4_XS --repeats 5
+    python -m benchmarks.gguf.speed                               # every case
+    python -m benchmarks.gguf.speed --cases widened --presets Q6_K,Q2_K,IQ4_XS --repeats 5
 
 gemma3    bf16 folder of Gemma-3-270M → GGUF; llama.cpp: convert_hf_to_gguf.py, then llama-quantize
 widened   16-bit GGUF → GGUF; llama.cpp: llama-quantize alone. imatrix: the same with an importance
@@ -18,8 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import models
-import peers
+from benchmarks.common import models, peers
 
 CASES = "gemma3,widened,imatrix,hollow"
 Commands = list[list[str | Path]]

@@ -1,8 +1,8 @@
 """MLX at equal bytes: kanna beside `mlx_lm.convert`, and the time and memory both take.
 
-    python benchmarks/mlx_folders.py --model dithered          # or widened, stories,
-    gemma3_dithered python benchmarks/mlx_folders.py --model dithered --speed  # wall time and peak
-    memory of a plain 4-bit conversion python benchmarks/mlx_folders.py --model dithered --decode #
+    python -m benchmarks.mlx.convert_quality --model dithered          # or widened, stories,
+    gemma3_dithered python -m benchmarks.mlx.convert_quality --model dithered --speed  # wall time and peak
+    memory of a plain 4-bit conversion python -m benchmarks.mlx.convert_quality --model dithered --decode #
     decoding in mlx, of the folders the first run leaves
 
 `values`: the peer's own widths and groups, our values (method gptq). `plan`: our allocation, in no
@@ -24,9 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import folders
 import numpy as np
-import peers
+from benchmarks.common import peers, workload
 
 import kanna
 from kanna import families
@@ -54,7 +53,7 @@ NARROW = ("q4 g32", "q3 g32", "mixed_3_6 g32")
 
 
 def main() -> None:
-    parser = folders.arguments(__doc__, windows=3)
+    parser = workload.arguments(__doc__, windows=3)
     parser.add_argument("--recipes", help="all that suit the model")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of quality")
     parser.add_argument(
@@ -62,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    work = folders.Work(options, "mlx", "mlx-lm")
+    work = workload.Work(options, "mlx", "mlx-lm")
     if options.speed:
         rows = speed(work.hugging(), work.folder, options.repeats)
     elif options.decode:
@@ -79,7 +78,7 @@ def main() -> None:
             else WIDE
         )
         rows = [work.kept(f"mlx/{name}", recipe, ours, name) for name in names]
-    peers.report(rows if options.json else folders.table(rows), options.json)
+    peers.report(rows if options.json else workload.table(rows), options.json)
 
 
 def convert(source: Path, out: Path, how: list[str]) -> list[str | Path]:
@@ -128,8 +127,8 @@ def speed(hugging: Path, folder: Path, repeats: int) -> list[dict[str, object]]:
 class Ours:
     """Our side: one calibration and one table of costs for every size, made when they are first asked for."""
 
-    def __init__(self, work: folders.Work) -> None:
-        self.work, self.judge = work, folders.Values(work)
+    def __init__(self, work: workload.Work) -> None:
+        self.work, self.judge = work, workload.Values(work)
         self.bench: mlx.Bench | None = None
 
     def ready(self) -> mlx.Bench:
@@ -170,7 +169,7 @@ class Ours:
 
     def tuned(self, planned: Path, out: Path) -> Path:
         """The planned folder tuned, as `--effort max` does."""
-        subject = mlx.subject(self.ready(), planned, out, folders.running(self.work.threads))
+        subject = mlx.subject(self.ready(), planned, out, workload.running(self.work.threads))
         return self.work.tune(subject, planned.with_suffix(".json"))
 
 
@@ -198,26 +197,26 @@ def like(model: Model, folder: Path) -> Plan:
 
 def beside(ours: Ours, theirs: Path) -> dict[str, Any]:
     """What a folder of the peer's costs, and what the same bytes cost us."""
-    size, folder = folders.nbytes(theirs, "*.safetensors"), ours.work.folder
+    size, folder = workload.nbytes(theirs, "*.safetensors"), ours.work.folder
     kl = ours.judge.kl(theirs)
-    row: dict[str, Any] = {"MB": size / 1e6, "KL mlx_lm": folders.mean(kl)}
+    row: dict[str, Any] = {"MB": size / 1e6, "KL mlx_lm": workload.mean(kl)}
     values = ours.write(like(ours.ready().model, theirs), folder / "values")
-    row["MB values"] = folders.nbytes(values, "*.safetensors") / 1e6
-    row["KL values"] = folders.mean(ours.judge.kl(values))
+    row["MB values"] = workload.nbytes(values, "*.safetensors") / 1e6
+    row["KL values"] = workload.mean(ours.judge.kl(values))
     start = time.perf_counter()
     planned = ours.plan(size, folder / "plan")
     spent = time.perf_counter() - start
     found = ours.judge.kl(planned)
     row |= {
-        "MB plan": folders.nbytes(planned, "*.safetensors") / 1e6,
-        "KL plan": folders.mean(found),
+        "MB plan": workload.nbytes(planned, "*.safetensors") / 1e6,
+        "KL plan": workload.mean(found),
     }
     row |= {
         "values ÷": row["KL values"] / row["KL mlx_lm"],
         "plan ÷": row["KL plan"] / row["KL mlx_lm"],
     }
     row |= {"s plan": spent, "by text": {"mlx_lm": kl, "plan": found}}
-    folders.tuned(ours, planned, folder / "tuned", "mlx_lm", row)
+    workload.tuned(ours, planned, folder / "tuned", "mlx_lm", row)
     shutil.rmtree(values)
     return row
 
@@ -263,7 +262,7 @@ def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
 
     return [
         1e3 * seconds / tokens
-        for seconds in folders.by_turns([run(folder) for folder in made], rounds)
+        for seconds in workload.by_turns([run(folder) for folder in made], rounds)
     ]
 
 

@@ -1,6 +1,6 @@
 """What each stage of an optimization takes, from nothing: seconds, CPU seconds and peak memory.
 
-    python benchmarks/stages.py --model dithered --like Q4_K_M
+    python -m benchmarks.common.optimize_stages --model dithered --like Q4_K_M
 
 Every stage runs in a process of its own, whose start (0.3 s, with torch 2 s) is counted. Peak
 memory is anonymous: pages of mapped files are not counted; `resident` counts them. The last row is
@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import models
-import peers
+from benchmarks.common import models, peers
 
 import kanna
 from kanna import families
@@ -44,7 +43,14 @@ class Job:
         """One stage in a process of its own."""
         fixed = (self.path, self.stats, self.threads, self.tokens)
         return peers.run(
-            [sys.executable, Path(__file__), "--child", stage, *map(str, (*fixed, *more))]
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.common.optimize_stages",
+                "--child",
+                stage,
+                *map(str, (*fixed, *more)),
+            ]
         )
 
     def write(self, plan: Path, out: Path) -> peers.Run:

@@ -26,9 +26,7 @@ from typing import Any
 
 import gguf
 import numpy as np
-import peers
-import sentencepiece_model
-import stories15m
+from benchmarks.common import peers, sentencepiece_model, stories15m
 
 import kanna
 from kanna.sources import packages

@@ -1,6 +1,6 @@
 """The int4 of onnxruntime-genai's model builder for Gemma 3, whose config it cannot read with transformers 5.
 
-    python benchmarks/builder_gemma3.py SOURCE OUT CACHE algo_config=rtn [op_types_to_quantize=MatMul/Gather]
+    python -m benchmarks.onnx.builder_gemma3 SOURCE OUT CACHE algo_config=rtn [op_types_to_quantize=MatMul/Gather]
 
 The builder as it is, with what kanna mends for it: one set of rope parameters per kind of layer.
 """

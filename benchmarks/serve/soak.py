@@ -2,10 +2,9 @@
 
 Nothing may leak, stick or fail but by design.
 
-    python benchmarks/soak.py                         # 30 minutes python benchmarks/soak.py
-    --minutes 5 --kills 3   # kill -9 of the engine three times in between python benchmarks/soak.py
-    --model stories.gguf --pause 2   # another model, clients that think for 2 s on average python
-    benchmarks/soak.py --replay                # without a model: more requests, and the gateway
+    python -m benchmarks.serve.soak                         # 30 minutes python -m benchmarks.serve.soak
+    --minutes 5 --kills 3   # kill -9 of the engine three times in between python -m benchmarks.serve.soak
+    --model stories.gguf --pause 2   # another model, clients that think for 2 s on average python -m benchmarks.serve.soak --replay                # without a model: more requests, and the gateway
     alone
 
 Each client does one thing after another, by chance: whole answers, streams, several choices,
@@ -41,7 +40,7 @@ import aiohttp
 import numpy as np
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from kanna.sources import packages  # noqa: E402
@@ -370,7 +369,7 @@ def main() -> None:
             "never",
         ]
         if options.replay:
-            from replay_engine import program
+            from helpers.replay_engine import program
 
             command[-1] = program(folder)
         log = Path(folder) / "log"

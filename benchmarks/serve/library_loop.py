@@ -2,7 +2,7 @@
 
 Eight sequences, so many tokens each, tokens per second.
 
-python benchmarks/serve_reference.py onnx|mlx FOLDER TOKENS
+python -m benchmarks.serve.library_loop onnx|mlx FOLDER TOKENS
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """KL at equal bytes: every preset beside llama-quantize's, from the same 16-bit source.
 
-    python benchmarks/quality.py --model widened             # or dithered, stories python
-    benchmarks/quality.py --model widened --imatrix   # with an importance matrix on both sides
+    python -m benchmarks.gguf.preset_quality --model widened             # or dithered, stories python -m benchmarks.gguf.preset_quality --model widened --imatrix   # with an importance matrix on both sides
 
 The reference is the source in float32 in the same runtime; windows of 512 tokens of WikiText-2 test
 (stories15M: of 256 tokens of its own stories), the second half of each scored. The first row is the
@@ -16,8 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import models
-import peers
+from benchmarks.common import models, peers
 
 import kanna
 from kanna.evaluation import EvaluateResult, evaluate_many
