@@ -37,7 +37,7 @@ lint: $(VENV)/.dev ## style, import direction, types
 	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev ## the tables of docs/benchmarks.md, beside llama.cpp; about an hour, the first time more
+bench: $(VENV)/.dev ## the tables of docs/benchmarks, beside llama.cpp; about an hour, the first time more
 	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python -m benchmarks.$$what || exit 1; done
 
 docs: $(VENV)/.run ## docs/components.md from the code
