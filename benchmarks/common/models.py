@@ -1,19 +1,21 @@
 """The sources the benchmarks run on, made from packaged weights and kept in the cache.
 
-dithered   SmolLM2-135M with its old Q4_1 grid broken: every quantized weight gets uniform noise of
-           half a step of its own block, so that no encoding is flattered by where the weights come
-           from.
-widened    the same weights in a residual stream of 768 instead of 576, by a random orthogonal map:
-           the function is the same, the grid is gone, and rows are whole multiples of 256. The
-           rotation evens out channel importance, which may handicap importance-weighted encoders:
-           rows are marked. stories    stories15M, the only float weights a package carries; 288
-           columns. gemma3     Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged
-           Q4_K_M file. gemma3_dithered  the same with its grid broken like SmolLM2's, as an F16
-           GGUF: of a grid that is still there, a plan that finds it keeps such matrices without
-           error, which says little of other models. hollow     Llama-3-8B's shapes and tokenizer
-           over weights that are one hole in a sparse file.
-
-Shapes: D hidden 576, W widened hidden 768, V vocabulary.
+dithered
+    SmolLM2-135M with its old Q4_1 grid broken: every quantized weight gets uniform noise of half a
+    step of its own block, so that no encoding is flattered by where the weights come from.
+widened
+    The same weights in a residual stream of 768 instead of 576, by a random orthogonal map: the
+    function is the same, the grid is gone, and rows are whole multiples of 256. The rotation evens
+    out channel importance, which may handicap importance-weighted encoders: rows are marked.
+stories
+    stories15M, the only float weights a package carries; 288 columns.
+gemma3
+    Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged Q4_K_M file.
+gemma3_dithered
+    The same with its grid broken like SmolLM2's, as an F16 GGUF. A plan that finds a grid keeps its
+    matrices without error, which says little of other models.
+hollow
+    Llama-3-8B's shapes and tokenizer over weights that are one hole in a sparse file.
 """
 
 from __future__ import annotations
@@ -21,18 +23,22 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from benchmarks.common import peers, sentencepiece_model, stories15m
+from benchmarks.common import llamacpp, sentencepiece_model, stories15m
 
 import kanna
 from kanna.sources import packages
 
 SEED = 20260101
-OLD, NEW = 576, 768
+NAMES = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered")
+"""The models that `optimize` is measured on."""
+HIDDEN, WIDE = 576, 768
+"""Width of SmolLM2-135M's residual stream, and of the widened one."""
 HEAD = 64
 
 
@@ -80,6 +86,7 @@ def _write(
 
 
 def _dither(values: dict[str, np.ndarray], steps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every weight moved by noise of half a step of its own block."""
     rng = np.random.default_rng(SEED)
     out: dict[str, np.ndarray] = {}
     for name, x in values.items():
@@ -90,21 +97,27 @@ def _dither(values: dict[str, np.ndarray], steps: dict[str, np.ndarray]) -> dict
 
 
 def _widen(values: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarray]:
+    """The tensors of a llama that computes the same in a wider residual stream.
+
+    Norm weights are folded into the matrices that follow, heads filled up with rows of zeros, and
+    the head is untied from the embedding.
+    """
     rng = np.random.default_rng(SEED)
-    q_DW = np.linalg.qr(rng.standard_normal((NEW, NEW)))[0][:OLD]
-    shrink = np.sqrt(OLD / NEW)
+    # Orthonormal rows, [hidden, wide].
+    rotation = np.linalg.qr(rng.standard_normal((WIDE, WIDE)))[0][:HIDDEN]
+    shrink = np.sqrt(HIDDEN / WIDE)
 
     def reads(name: str, norm: str) -> np.ndarray:
-        return (values[name] * values[norm]) @ q_DW * shrink
+        return (values[name] * values[norm]) @ rotation * shrink
 
     def writes(name: str) -> np.ndarray:
-        return q_DW.T @ values[name]
+        return rotation.T @ values[name]
 
     def pad(x: np.ndarray, rows: int, cols: int) -> np.ndarray:
         return np.pad(x, ((0, rows - x.shape[0]), (0, cols - x.shape[1])))
 
-    ones = np.ones(NEW, np.float32)
-    out = {"token_embd.weight": values["token_embd.weight"] @ q_DW, "output_norm.weight": ones}
+    ones = np.ones(WIDE, np.float32)
+    out = {"token_embd.weight": values["token_embd.weight"] @ rotation, "output_norm.weight": ones}
     values = values | {"output.weight": values.get("output.weight", values["token_embd.weight"])}
     out["output.weight"] = reads("output.weight", "output_norm.weight")
     for i in range(num_layers):
@@ -112,9 +125,9 @@ def _widen(values: dict[str, np.ndarray], num_layers: int) -> dict[str, np.ndarr
         out[b + "attn_norm.weight"] = out[b + "ffn_norm.weight"] = ones
         for part, rows in (("attn_q", 12 * HEAD), ("attn_k", 4 * HEAD), ("attn_v", 4 * HEAD)):
             out[b + part + ".weight"] = pad(
-                reads(f"{b}{part}.weight", b + "attn_norm.weight"), rows, NEW
+                reads(f"{b}{part}.weight", b + "attn_norm.weight"), rows, WIDE
             )
-        out[b + "attn_output.weight"] = pad(writes(b + "attn_output.weight"), NEW, 12 * HEAD)
+        out[b + "attn_output.weight"] = pad(writes(b + "attn_output.weight"), WIDE, 12 * HEAD)
         for part in ("ffn_gate", "ffn_up"):
             out[b + part + ".weight"] = reads(f"{b}{part}.weight", b + "ffn_norm.weight")
         out[b + "ffn_down.weight"] = writes(b + "ffn_down.weight")
@@ -153,10 +166,10 @@ def widened() -> Path:
         num_layers = int(reader.fields["llama.block_count"].contents())
         epsilon = "llama.attention.layer_norm_rms_epsilon"
         changed = {
-            "llama.embedding_length": NEW,
+            "llama.embedding_length": WIDE,
             "llama.attention.head_count": 12,
             "llama.attention.head_count_kv": 4,
-            epsilon: float(reader.fields[epsilon].contents()) * OLD / NEW,
+            epsilon: float(reader.fields[epsilon].contents()) * HIDDEN / WIDE,
         }
         _write(path, reader, _widen(values, num_layers), changed)
     return path
@@ -172,16 +185,13 @@ def stories() -> Path:
 
 
 def stories_text() -> Path:
-    """Forty stories that stories15M tells, sampled from its own distribution.
-
-    WikiText is noise to it.
-    """
+    """Forty stories sampled from stories15M's own distribution: WikiText is noise to it."""
     path = _cached("stories15m.txt")
     if not path.exists():
         # One thread: so small a model spends its time waiting for the second.
         options = {"max_tokens": 240, "temperature": 1, "top_p": 1, "context": 256, "threads": 1}
-        told = ["".join(kanna.generate(stories(), "", seed=i, **options)) for i in range(40)]
-        path.write_text("\n".join(told), encoding="utf-8")
+        stories_ = ["".join(kanna.generate(stories(), "", seed=i, **options)) for i in range(40)]
+        path.write_text("\n".join(stories_), encoding="utf-8")
     return path
 
 
@@ -200,81 +210,84 @@ def gemma3() -> Path:
     return folder
 
 
+HOLLOW_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+}
+"""Llama-3-8B's, but for the number of layers."""
+
+
 def hollow(layers: int = 32) -> Path:
     """Hugging Face folder in the shape of Llama-3-8B, or of its first layers.
 
-    Bfloat16 zeros that take no disk.
+    Its weights are bfloat16 zeros that take no disk.
     """
     folder = _cached(f"hollow-8b-{layers}")
     if not (folder / "model.safetensors").exists():
         folder.mkdir(exist_ok=True)
         for file in packages.tokenizer("llama3").glob("*.json"):
             shutil.copy(file, folder)
-        config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "vocab_size": 128256,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 5e5,
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16",
-            "bos_token_id": 128000,
-            "eos_token_id": 128001,
-        }
+        config = HOLLOW_CONFIG | {"num_hidden_layers": layers}
         (folder / "config.json").write_text(json.dumps(config))
-        shapes = {
-            "model.embed_tokens": [128256, 4096],
-            "lm_head": [128256, 4096],
-            "model.norm": [4096],
-        }
-        for i in range(layers):
-            b = f"model.layers.{i}."
-            shapes |= {b + "self_attn.q_proj": [4096, 4096], b + "self_attn.o_proj": [4096, 4096]}
-            shapes |= {b + "self_attn.k_proj": [1024, 4096], b + "self_attn.v_proj": [1024, 4096]}
-            shapes |= {b + "mlp.gate_proj": [14336, 4096], b + "mlp.up_proj": [14336, 4096]}
-            shapes |= {b + "mlp.down_proj": [4096, 14336]}
-            shapes |= {b + "input_layernorm": [4096], b + "post_attention_layernorm": [4096]}
-        header: dict[str, Any] = {}
-        end = 0
-        for name, shape in shapes.items():
-            start, end = end, end + 2 * int(np.prod(shape))
-            header[name + ".weight"] = {
-                "dtype": "BF16",
-                "shape": shape,
-                "data_offsets": [start, end],
-            }
-        text = json.dumps(header).encode()
-        with (folder / "model.safetensors").open("wb") as out:
-            out.write(struct.pack("<Q", len(text)) + text)
-            out.truncate(8 + len(text) + end)
+        _write_zeros(folder / "model.safetensors", _hollow_shapes(layers))
     return folder
 
 
+def _hollow_shapes(layers: int) -> dict[str, list[int]]:
+    """Shapes of the weights of Llama-3-8B's first layers, embedding, head and last norm."""
+    shapes = {"model.embed_tokens": [128256, 4096], "lm_head": [128256, 4096], "model.norm": [4096]}
+    for i in range(layers):
+        b = f"model.layers.{i}."
+        shapes |= {b + "self_attn.q_proj": [4096, 4096], b + "self_attn.o_proj": [4096, 4096]}
+        shapes |= {b + "self_attn.k_proj": [1024, 4096], b + "self_attn.v_proj": [1024, 4096]}
+        shapes |= {b + "mlp.gate_proj": [14336, 4096], b + "mlp.up_proj": [14336, 4096]}
+        shapes |= {b + "mlp.down_proj": [4096, 14336]}
+        shapes |= {b + "input_layernorm": [4096], b + "post_attention_layernorm": [4096]}
+    return shapes
+
+
+def _write_zeros(path: Path, shapes: dict[str, list[int]]) -> None:
+    """Write a sparse safetensors file of bfloat16 zeros."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * int(np.prod(shape))
+        entry = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+        header[name + ".weight"] = entry
+    text = json.dumps(header).encode()
+    with path.open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        out.truncate(8 + len(text) + end)
+
+
+def as_gguf(model: str) -> Path:
+    """A GGUF of a model by its name here: llama.cpp's tools read nothing else."""
+    path: Path = getattr(sys.modules[__name__], model)()
+    if path.is_dir():
+        path, folder = _cached(f"{path.name}.gguf"), path
+        if not path.exists():
+            kanna.convert(folder, path, encoding="bf16")
+    return path
+
+
 def imatrix(source: Path, chunks: int = 20) -> Path:
-    """Importance matrix of a GGUF by llama-imatrix, on text that no benchmark scores (WikiText-2 validation)."""
+    """Importance matrix of a GGUF by llama-imatrix, on WikiText-2 validation, which none scores."""
     path = _cached(f"{source.stem}.imatrix.gguf")
     if not path.exists():
         partial = path.with_suffix(".partial")
-        text = packages.wikitext("valid")
-        peers.run(
-            [
-                peers.tool("llama-imatrix"),
-                "-m",
-                source,
-                "-f",
-                text,
-                "-o",
-                partial,
-                "--chunks",
-                str(chunks),
-            ]
-        )
+        llamacpp.make_imatrix(source, packages.wikitext("valid"), partial, ["--chunks", chunks])
         partial.replace(path)
     return path

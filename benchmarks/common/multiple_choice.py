@@ -1,6 +1,4 @@
-"""Multiple choice on text at hand, scored as lm-evaluation-harness does.
-
-Which of four sentences comes next?
+"""Which of four sentences comes next: multiple choice, scored as lm-evaluation-harness does.
 
 A question is two sentences of a text; the choices are the first words of the sentence that follows
 and of three others from nearby. A choice's score is its log-likelihood in llama.cpp over its length
@@ -21,21 +19,19 @@ from kanna.runtimes.llamacpp import RUNTIME, library
 
 SEED = 20260102
 CHOICES = 4
-WORDS = 10
-"""Of each choice: a whole sentence makes it too easy."""
+CHOICE_WORDS = 10
+"""Words of each choice: a whole sentence makes it too easy."""
 SHORTEST = 6
+"""Words of the shortest sentence that is asked for."""
 NEAR = 40
 """Sentences on either side among which the wrong choices are."""
-ROOM = 512
+MAX_TOKENS = 512
 """Tokens of a question with all of its choices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """context: what is given.
-
-    Choices: continuations with their leading space, the right one first.
-    """
+    """A context and its continuations, with their leading space, the right one first."""
 
     context: str
     choices: tuple[str, ...]
@@ -53,7 +49,7 @@ def questions(text: str, count: int) -> list[Question]:
         if long[i] and len({sentences[j][0] for j in (i - 2, i - 1, i)}) == 1
     ]
     rng = np.random.default_rng(SEED)
-    found: list[Question] = []
+    result: list[Question] = []
     for i in [
         at[k] for k in np.unique(np.linspace(0, len(at) - 1, min(count, len(at))).astype(int))
     ]:
@@ -64,23 +60,23 @@ def questions(text: str, count: int) -> list[Question]:
         ]
         if len(near) >= CHOICES - 1:
             picked = [i, *rng.choice(near, CHOICES - 1, replace=False)]
-            starts = tuple(" " + " ".join(sentences[j][1].split()[:WORDS]) for j in picked)
-            found.append(
+            starts = tuple(" " + " ".join(sentences[j][1].split()[:CHOICE_WORDS]) for j in picked)
+            result.append(
                 Question(context=f"{sentences[i - 2][1]} {sentences[i - 1][1]}", choices=starts)
             )
-    return found
+    return result
 
 
-def right(path: Path, asked: list[Question], threads: int | None = None) -> list[bool]:
-    """Which questions a GGUF answers rightly."""
+def correct_answers(path: Path, asked: list[Question], threads: int | None = None) -> list[bool]:
+    """Which questions a GGUF answers correctly."""
     lib = library()
     with RUNTIME.open(path, threads=threads) as engine:
         params = lib.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = params.n_outputs_max = ROOM
+        params.n_ctx = params.n_batch = params.n_ubatch = params.n_outputs_max = MAX_TOKENS
         params.n_seq_max, params.kv_unified = CHOICES, True
         params.n_threads = params.n_threads_batch = threads or default_threads()
         context = lib.llama_init_from_model(engine._model, params)
-        batch = lib.llama_batch_init(ROOM, 0, CHOICES)
+        batch = lib.llama_batch_init(MAX_TOKENS, 0, CHOICES)
         try:
             scores = [_scores(lib, engine, context, batch, question) for question in asked]
         finally:
@@ -101,7 +97,7 @@ def _scores(lib: Any, engine: Any, context: Any, batch: Any, question: Question)
     ]
     for number, tail in enumerate(tails):
         rows += [(t, len(given) + i, [number]) for i, t in enumerate(tail[:-1])]
-    if len(rows) > ROOM:
+    if len(rows) > MAX_TOKENS:
         raise ValueError(f"a question of {len(rows)} tokens")
     batch.n_tokens = len(rows)
     for i, (token, position, sequences) in enumerate(rows):
@@ -116,14 +112,14 @@ def _scores(lib: Any, engine: Any, context: Any, batch: Any, question: Question)
     logits = np.ctypeslib.as_array(lib.llama_get_logits(context), shape=shape)
     top = logits.max(axis=1, keepdims=True)
     norm = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1, dtype=np.float64))
-    found: list[float] = []
+    scores: list[float] = []
     start = 1
     for tail, choice in zip(tails, question.choices, strict=True):
-        # The first token of every choice is told by the last of the context.
+        # The last token of the context predicts the first token of every choice.
         at = [0, *range(start, start + len(tail) - 1)]
         start += len(tail) - 1
-        found.append(float((logits[at, tail] - norm[at]).sum()) / len(choice.encode()))
-    return found
+        scores.append(float((logits[at, tail] - norm[at]).sum()) / len(choice.encode()))
+    return scores
 
 
 def standard_error(answers: Any) -> float:

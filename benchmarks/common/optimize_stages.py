@@ -1,111 +1,114 @@
-"""What each stage of an optimization takes, from nothing: seconds, CPU seconds and peak memory.
+"""The stages of an optimization, each in a process of its own.
 
-    python -m benchmarks.common.optimize_stages --model dithered --like Q4_K_M
+    python -m benchmarks.common.optimize_stages STAGE PATH STATISTICS THREADS TOKENS ...
 
-Every stage runs in a process of its own, whose start (0.3 s, with torch 2 s) is counted. Peak
-memory is anonymous: pages of mapped files are not counted; `resident` counts them. The last row is
-llama-quantize writing that size class.
+is what such a process runs; `StageRunner` starts it.
 """
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import models, peers
+from benchmarks.common import processes
+from benchmarks.common.processes import Run
 
 import kanna
 from kanna import families
 from kanna._util.progress import Silent
-from kanna.calibration import HELD_TEXT, IMATRIX, TOKENS, gradients, statistics, texts
+from kanna.calibration import HELD_TEXT, TOKENS, gradients, statistics, texts
 from kanna.calibration.windows import cut
 from kanna.optimization.measure import Measured, measure
 from kanna.optimization.probe import probe
 from kanna.optimization.search import Wishes, search
 from kanna.sources import open_source
-from kanna.sources.packages import cache_dir
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """path: a GGUF; stats: the folder of its statistics; tokens: to calibrate on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRunner:
+    """One model to optimize.
+
+    Attributes:
+        path: Its GGUF.
+        statistics: The folder of its statistics, and of what the stages measure.
+        threads: For every stage.
+        tokens: Of the built-in text to calibrate on.
+    """
 
     path: Path
-    stats: Path
+    statistics: Path
     threads: int
     tokens: int = TOKENS
 
-    def run(self, stage: str, *more: object) -> peers.Run:
-        """One stage in a process of its own."""
-        fixed = (self.path, self.stats, self.threads, self.tokens)
-        return peers.run(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.common.optimize_stages",
-                "--child",
-                stage,
-                *map(str, (*fixed, *more)),
-            ]
+    def run(self, stage: str, *more: object) -> Run:
+        """One stage in a process of its own, whose start is counted."""
+        fixed = (self.path, self.statistics, self.threads, self.tokens)
+        return processes.run(
+            processes.python_module("benchmarks.common.optimize_stages", stage, *fixed, *more)
         )
 
-    def write(self, plan: Path, out: Path) -> peers.Run:
-        """Convert by a plan with method gptq."""
-        options: list[str | Path] = [
-            "--plan",
-            plan,
-            "--statistics",
-            self.stats,
-            "--threads",
-            str(self.threads),
-        ]
-        return peers.run(peers.kanna("convert", self.path, "-o", out, *options, "--overwrite"))
+    def write(self, plan: Path, out: Path) -> Run:
+        """Convert by a plan with the statistics."""
+        how = ("--plan", plan, "--statistics", self.statistics, "--threads", self.threads)
+        return processes.run(processes.kanna("convert", self.path, "-o", out, *how, "--overwrite"))
 
-    def limit(self) -> float:
-        """MB that writing may take.
-
-        300 and four of the largest second moment, in float32 as it is kept.
-        """
-        return (
-            300
-            + 4
-            * max(s.columns * s.block * 4 for s in statistics.read(self.stats).sites.values())
-            / 1e6
-        )
+    def memory_limit(self) -> float:
+        """MB that writing may take: 300, and four of the largest second moment in float32."""
+        sites = statistics.read(self.statistics).sites.values()
+        return 300 + 4 * max(s.columns * s.block * 4 for s in sites) / 1e6
 
 
-def calibrate(job: Job) -> None:
-    kanna.calibrate(job.path, job.stats, tokens=job.tokens)
+def calibrate(runner: StageRunner) -> None:
+    """Second moments of the inputs of every matrix."""
+    kanna.calibrate(runner.path, runner.statistics, tokens=runner.tokens)
 
 
-def backward(job: Job) -> None:
-    model = families.load_model(open_source(job.path))
-    windows = cut(texts.documents(None, model)[0], model, tokens=job.tokens)
-    gradients.gradients(
-        model, windows, job.stats, statistics.read(job.stats).sha256, device=None, progress=Silent()
+def backward(runner: StageRunner) -> None:
+    """Gradients."""
+    model = families.load_model(open_source(runner.path))
+    windows = cut(texts.documents(None, model)[0], model, tokens=runner.tokens)
+    digest = statistics.read(runner.statistics).sha256
+    gradients.gradients(model, windows, runner.statistics, digest, device=None, progress=Silent())
+
+
+def costs(runner: StageRunner) -> Measured:
+    """Predicted cost of every encoding on every matrix."""
+    return measure(
+        families.load_model(open_source(runner.path)),
+        statistics.read(runner.statistics),
+        runner.statistics / "measure.json",
+        threads=runner.threads,
+        progress=Silent(),
     )
 
 
-def costs(job: Job) -> Measured:
-    model, kept = families.load_model(open_source(job.path)), job.stats / "measure.json"
-    return measure(model, statistics.read(job.stats), kept, threads=job.threads, progress=Silent())
+def probes(runner: StageRunner) -> dict[str, float]:
+    """Corrections of the predictions, measured in llama.cpp."""
+    return probe(
+        open_source(runner.path),
+        costs(runner),
+        runner.statistics,
+        runner.statistics / HELD_TEXT,
+        runner.statistics / "probe.json",
+        threads=runner.threads,
+        progress=Silent(),
+    )
 
 
-def probes(job: Job) -> dict[str, float]:
-    held, kept = job.stats / HELD_TEXT, job.stats / "probe.json"
-    source = open_source(job.path)
-    return probe(source, costs(job), job.stats, held, kept, threads=job.threads, progress=Silent())
-
-
-def allocate(job: Job, budget: str, plan: str) -> None:
-    source = open_source(job.path)
-    model, found = families.load_model(source), costs(job)
+def allocate(runner: StageRunner, budget: str, plan: str) -> None:
+    """Write the plan of a budget in bytes."""
+    source = open_source(runner.path)
     search(
-        source, model, found, job.stats, int(budget), Path(plan), wishes=Wishes(), scale=probes(job)
+        source,
+        families.load_model(source),
+        costs(runner),
+        runner.statistics,
+        int(budget),
+        Path(plan),
+        wishes=Wishes(),
+        scale=probes(runner),
     )
 
 
@@ -116,69 +119,30 @@ STAGES: dict[str, Callable[..., object]] = {
     "probe": probes,
     "allocate": allocate,
 }
-MODELS = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered")
-BEFORE = ("calibrate", "gradients", "measure", "probe")
+WITHOUT_BUDGET = ("calibrate", "gradients", "measure", "probe")
 """Stages that need no budget."""
 
 
-def rows(runs: dict[str, peers.Run]) -> list[dict[str, object]]:
+def rows(runs: dict[str, Run]) -> list[dict[str, object]]:
+    """What each stage took, as a table."""
     return [
         {
-            "stage": n,
-            "s": r.seconds,
-            "CPU s": r.cpu,
-            "peak MB": r.anonymous / 1e6,
-            "resident MB": r.resident / 1e6,
+            "stage": name,
+            "s": run.seconds,
+            "CPU s": run.cpu,
+            "peak MB": run.anonymous / 1e6,
+            "resident MB": run.resident / 1e6,
         }
-        for n, r in runs.items()
+        for name, run in runs.items()
     ]
 
 
-def source_of(model: str) -> Path:
-    """A GGUF of the benchmark model: the peers read nothing else."""
-    path: Path = getattr(models, model)()
-    if path.is_dir():
-        path, folder = cache_dir() / "benchmarks" / f"{path.name}.gguf", path
-        if not path.exists():
-            kanna.convert(folder, path, encoding="bf16")
-    return path
-
-
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        stage, path, stats, threads, tokens, *more = sys.argv[2:]
-        STAGES[stage](Job(Path(path), Path(stats), int(threads), int(tokens)), *more)
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    stage, path, folder, threads, tokens, *more = sys.argv[1:]
+    runner = StageRunner(
+        path=Path(path), statistics=Path(folder), threads=int(threads), tokens=int(tokens)
     )
-    parser.add_argument("--model", choices=MODELS, default="widened")
-    parser.add_argument("--like", default="Q4_K_M")
-    parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    path = source_of(options.model)
-    folder = cache_dir() / "benchmarks" / "stages" / path.stem
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    stats, plan, ours, other = (
-        folder / name for name in ("statistics", "plan.json", "ours.gguf", "llama.gguf")
-    )
-    job = Job(path, stats, options.threads, options.tokens)
-    runs = {stage: job.run(stage) for stage in BEFORE}
-    quantize = peers.quantize(
-        path, other, options.like, threads=options.threads, imatrix=stats / IMATRIX
-    )
-    peer = peers.run(quantize)
-    runs |= {
-        "allocate": job.run("allocate", other.stat().st_size, plan),
-        "write": job.write(plan, ours),
-    }
-    peers.report(rows(runs | {"llama-quantize": peer}), options.json)
-    if not options.json:
-        print(f"\nwriting may take {job.limit():.0f} MB: 300 and four of the largest second moment")
-    shutil.rmtree(folder)
+    STAGES[stage](runner, *more)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""tokenizer.model: SentencePiece's protocol buffer, written with the few fields its library needs to load it."""
+"""Write a `tokenizer.model`: SentencePiece's protocol buffer, with what its library needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def _message(number: int, body: bytes) -> bytes:
 
 
 def encode(pieces: Iterable[tuple[str, float, int]]) -> bytes:
-    """A BPE model without a space before the text, as Gemma's; pieces are (text, score, type)."""
+    """A BPE model that puts no space before the text, as Gemma's.
+
+    Args:
+        pieces: (text, score, type) of every token, in order.
+    """
     parts = [
         _message(
             1,

@@ -32,9 +32,13 @@ def _tokens(data: bytes, count: int) -> tuple[list[str], list[float], list[int]]
 
 
 def write(out: Path, model: Path, tokenizer: Path) -> None:
-    """Write the GGUF. model.
+    """Write the GGUF.
 
-    Seven int32 of header, then float32 tensors, those of all layers together.
+    Args:
+        out: The file to write.
+        model: llama2.c's weights: seven int32 of header, then float32 tensors, each kind of tensor
+            for all layers together.
+        tokenizer: llama2.c's tokenizer.
     """
     dim, hidden, layers, heads, kv_heads, vocab, context = struct.unpack(
         "<7i", model.read_bytes()[:28]

@@ -1,19 +1,18 @@
 """Encoders beside ggml's, on real tensors.
 
-    python -m benchmarks.gguf.encoders speed                      # million weights per second and core,
-    with an imatrix python -m benchmarks.gguf.encoders error --layers 30          # squared error, ours ÷
-    ggml's, over all layers
+    python -m benchmarks.gguf.encoders speed   # million weights per second and core
+    python -m benchmarks.gguf.encoders error --layers 30   # squared error, ours ÷ ggml's
 
-Speed: one thread, both encoders in this process, alternating, median. ggml compiles its encoders
-for the baseline instruction set, in a native build too; ours choose theirs at run time.
+Speed: one thread, with an importance matrix, both encoders in this process, alternating, median.
+ggml compiles its encoders for the baseline instruction set, in a native build too; ours choose
+theirs at run time.
 Error: weighted by the importance matrix where both were given it, plain where neither was. Without
-one our default weighting aims at KL (see quality.py), not at plain error. K-types fit few tensors
-of the dithered model.
+one our default weighting aims at KL (see preset_quality.py), not at plain error. K-types fit few
+tensors of the dithered model.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from benchmarks.common import models, peers
+from benchmarks.common import arguments, models, tables
 
 from kanna import encodings
 from kanna.calibration import imatrix
@@ -32,21 +31,24 @@ from kanna.formats import gguf
 TYPES = "q2_k,q3_k,q4_k,q5_k,q6_k,iq4_nl,iq4_xs,q4_0,q4_1,q5_0,q5_1,q8_0"
 PARTS = "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down"
 Weighted = tuple[np.ndarray, np.ndarray]
+"""Values [rows, columns] of a matrix and the importance [columns] of its columns."""
 
 
 def load(path: Path, layers: int) -> dict[str, Weighted]:
-    """Values and importance of the matrices of `layers` layers, spread over the depth of a model."""
+    """Values and importance of the matrices of `layers` layers, spread over a model's depth."""
     tensors, weights = gguf.read(path).tensors, imatrix.read(models.imatrix(path)).weights
     depth = sum(name.endswith("ffn_up.weight") for name in tensors)
-    found: dict[str, Weighted] = {}
+    matrices: dict[str, Weighted] = {}
     for layer in sorted({round(i) for i in np.linspace(0, depth - 1, layers)}):
         for part in PARTS.split():
             name = f"blk.{layer}.{part}.weight"
-            found[name] = tensors[name].rows(0, tensors[name].shape[0]), weights[name]
-    return found
+            matrices[name] = tensors[name].rows(0, tensors[name].shape[0]), weights[name]
+    return matrices
 
 
-def ggml(encoding: encodings.Encoding, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def encode_with_ggml(
+    encoding: encodings.Encoding, x: np.ndarray, weights: np.ndarray | None
+) -> np.ndarray:
     return _ggml.quantize(encoding, x, weights)
 
 
@@ -55,7 +57,7 @@ def speed(encoding: encodings.Encoding, data: Weighted, repeats: int) -> dict[st
     x, weights = data
     sides: list[Callable[[], object]] = [
         lambda: encoding.encode(x, weights=weights),
-        lambda: ggml(encoding, x, weights),
+        lambda: encode_with_ggml(encoding, x, weights),
     ]
     seconds: list[list[float]] = [[], []]
     for _ in range(repeats):
@@ -67,7 +69,7 @@ def speed(encoding: encodings.Encoding, data: Weighted, repeats: int) -> dict[st
     return {"type": encoding.label, "M weights/s": ours, "ggml": theirs, "× faster": ours / theirs}
 
 
-def error_ratio(encoding: encodings.Encoding, data: Weighted, given: bool) -> float:
+def error_ratio(encoding: encodings.Encoding, data: Weighted, weighted: bool) -> float:
     """Squared error, ours ÷ ggml's.
 
     Both with the importance matrix and weighted by it, or neither.
@@ -76,10 +78,10 @@ def error_ratio(encoding: encodings.Encoding, data: Weighted, given: bool) -> fl
 
     def error(code: np.ndarray) -> float:
         off = np.square(x - encoding.decode(code, x.shape[1]), dtype=np.float64)
-        return float((off @ weights.astype(np.float64)).sum() if given else off.sum())
+        return float((off @ weights.astype(np.float64)).sum() if weighted else off.sum())
 
-    use = weights if given else None
-    return error(encoding.encode(x, weights=use)) / error(ggml(encoding, x, use))
+    use = weights if weighted else None
+    return error(encoding.encode(x, weights=use)) / error(encode_with_ggml(encoding, x, use))
 
 
 def errors(
@@ -87,29 +89,27 @@ def errors(
 ) -> dict[str, object]:
     """Mean and largest error ratio over the tensors of each model that the encoding fits."""
     row: dict[str, object] = {"type": encoding.label}
-    for label, given in (("imatrix", True), ("plain", False)):
+    for label, weighted in (("imatrix", True), ("plain", False)):
         for name, tensors in sources.items():
             fitting = [d for d in tensors.values() if d[0].shape[1] % encoding.block == 0]
-            found = list(pool.map(partial(error_ratio, encoding, given=given), fitting))
-            row[f"{name} {label}"], row[f"max, {name} {label}"] = float(np.mean(found)), max(found)
+            ratios = list(pool.map(partial(error_ratio, encoding, weighted=weighted), fitting))
+            row[f"{name} {label}"] = float(np.mean(ratios))
+            row[f"max, {name} {label}"] = max(ratios)
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["speed", "error"], nargs="?", default="speed")
+    parser = arguments.parser(__doc__)
+    parser.add_argument("measure", choices=["speed", "error"], nargs="?", default="speed")
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--threads", type=int, default=2, help="for the errors; speed is always one thread"
     )
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     chosen = [encodings.get(name) for name in options.types.split(",")]
-    if options.what == "speed":
+    if options.measure == "speed":
         sample = load(models.widened(), 3)["blk.14.ffn_up.weight"]
         rows = [speed(encoding, sample, options.repeats) for encoding in chosen]
     else:
@@ -118,7 +118,7 @@ def main() -> None:
         }
         with ThreadPoolExecutor(options.threads) as pool:
             rows = [errors(encoding, sources, pool) for encoding in chosen]
-    peers.report(rows, options.json)
+    tables.print_rows(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ python -m benchmarks.gguf.fit_time
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 
-from benchmarks.common import models, peers
+from benchmarks.common import arguments, models, processes, tables
 
 from kanna.sources import packages
 
@@ -21,25 +20,17 @@ SOURCES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for what, make in SOURCES.items():
-        command = peers.kanna("fit", make(), "--memory", "8GB")
-        peers.run(command)
-        runs = [peers.run(command) for _ in range(options.repeats)]
-        rows.append(
-            {
-                "source": what,
-                "s": median(r.seconds for r in runs),
-                "CPU s": median(r.cpu for r in runs),
-            }
-        )
-    peers.report(rows, options.json)
+    for name, make in SOURCES.items():
+        command = processes.kanna("fit", make(), "--memory", "8GB")
+        processes.run(command)
+        runs = [processes.run(command) for _ in range(options.repeats)]
+        seconds, cpu = (median(r.seconds for r in runs), median(r.cpu for r in runs))
+        rows.append({"source": name, "s": seconds, "CPU s": cpu})
+    tables.print_rows(rows, options.json)
 
 
 if __name__ == "__main__":

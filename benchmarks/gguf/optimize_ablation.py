@@ -1,15 +1,13 @@
-"""What each step adds, for one size class.
+"""What each step adds, for one size class: values first, then the plan, then what is measured.
 
-Values first, then the plan, then what is measured in the runtime.
-
-    python -m benchmarks.gguf.optimize_ablation --model dithered --classes Q3_K_M,Q4_0     # or widened, stories
+    python -m benchmarks.gguf.optimize_ablation --model dithered --classes Q3_K_M,Q4_0
 
 All files of a class take at most the bytes of kanna's own plain preset. Each step starts from the
 one before it: scales by search, with the importance of columns guessed; weighted by the diagonal of
 the inputs' second moment; error feedback under all of it, once; feedback and coordinate descent
 over codes and scales, twice; our allocation; swaps of encodings; tuned scales and norms. Seconds
-are CPU time of this process. Scored as optimize.py does: mean KL divergence over five kinds of
-text, none of it calibration text. What is finished is kept in the cache.
+are CPU time of this process. Scored as optimize_quality.py does: mean KL divergence over five kinds
+of text, none of it calibration text. What is finished is kept in the cache.
 """
 
 from __future__ import annotations
@@ -22,8 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import models, peers
-from benchmarks.common.workload import DOMAINS, TEXT
+from benchmarks.common import arguments, evaluation_text, models, tables
 
 import kanna
 from kanna import families
@@ -46,9 +43,7 @@ TOKENS = 24_576
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
     parser.add_argument("--model", choices=["widened", "dithered", "stories"], default="stories")
     parser.add_argument("--classes", default="Q3_K_M,Q4_0")
     parser.add_argument(
@@ -56,16 +51,15 @@ def main() -> None:
     )
     parser.add_argument("--tries", type=int, default=24, help="swaps at most")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    work = Work(options)
+    ablation = Ablation(options)
     rows: list[dict[str, Any]] = []
     for name in options.classes.split(","):
-        rows += work.size_class(name)
-    peers.report(rows, options.json)
+        rows += ablation.size_class(name)
+    tables.print_rows(rows, options.json)
 
 
-class Work:
+class Ablation:
     """One model: what all size classes share, and the steps of each."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -73,9 +67,9 @@ class Work:
         self.path = getattr(models, options.model)()
         self.source = open_source(self.path)
         self.model = families.load_model(self.source)
-        self.home = packages.cache_dir() / "benchmarks" / "ablation" / self.path.stem
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.stats = self.home / "statistics"
+        self.folder = packages.cache_dir() / "benchmarks" / "ablation" / self.path.stem
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stats = self.folder / "statistics"
         kanna.calibrate(self.path, self.stats, tokens=TOKENS)
         self.windows = cut(texts.documents(None, self.model)[0], self.model, tokens=TOKENS)
         self.text = spare(self.model, None, TOKENS)
@@ -87,10 +81,11 @@ class Work:
             device=None,
             progress=Silent(),
         )
-        self.found: dict[str, Any] = {}
+        self.texts = evaluation_text.files(self.model, self.folder, stories=False)
 
     def size_class(self, name: str) -> list[dict[str, Any]]:
-        folder = self.home / name
+        """The rows of one size class, a step each."""
+        folder = self.folder / name
         folder.mkdir(exist_ok=True)
         budget = kanna.convert(self.path, preset=name, dry_run=True).file_bytes
         makers: list[Callable[[Path], dict[str, Any] | None]] = [
@@ -104,30 +99,19 @@ class Work:
         ]
         rows: list[dict[str, Any]] = []
         for number, (step, make) in enumerate(zip(STEPS, makers, strict=True)):
-            path, told = folder / f"{number}.gguf", folder / f"{number}.json"
-            if not (told.exists() and path.exists()):
-                clock = time.process_time()
-                more = make(path) or {}
-                seconds = time.process_time() - clock
-                kl = self._scores(path, folder)
-                told.write_text(
-                    json.dumps({"seconds": seconds, "bytes": path.stat().st_size, "kl": kl} | more)
-                )
-                print(
-                    name, step, f"{sum(kl.values()) / len(kl):.5f}", f"{seconds:.0f} s", flush=True
-                )
-            found = json.loads(told.read_text())
-            mean = sum(found["kl"].values()) / len(found["kl"])
+            result = self._step(folder / f"{number}.gguf", make)
+            mean = sum(result["kl"].values()) / len(result["kl"])
+            print(name, step, f"{mean:.5f}", f"{result['seconds']:.0f} s", flush=True)
             rows.append(
                 {
                     "size class": name,
                     "step": step,
-                    "MB": found["bytes"] / 1e6,
+                    "MB": result["bytes"] / 1e6,
                     "KL": mean,
                     "÷ step before": mean / rows[-1]["KL"] if rows else "",
                     "÷ search": mean / rows[0]["KL"] if rows else "",
-                    "CPU s": round(found["seconds"]),
-                    "note": found.get("note", ""),
+                    "CPU s": round(result["seconds"]),
+                    "note": result.get("note", ""),
                 }
             )
         assert all(
@@ -136,6 +120,17 @@ class Work:
             if row["step"].startswith(("+ alloc", "+ swap", "+ tun"))
         )
         return rows
+
+    def _step(self, path: Path, make: Callable[[Path], dict[str, Any] | None]) -> dict[str, Any]:
+        """Seconds, bytes and scores of one step's file, of this run or an earlier one."""
+        result = path.with_suffix(".json")
+        if not (result.exists() and path.exists()):
+            clock = time.process_time()
+            more = make(path) or {}
+            seconds = time.process_time() - clock
+            measured = {"seconds": seconds, "bytes": path.stat().st_size, "kl": self._scores(path)}
+            result.write_text(json.dumps(measured | more))
+        return json.loads(result.read_text())
 
     def _convert(self, out: Path, **how: Any) -> None:
         convert(self.source, out, threads=self.threads, overwrite=True, **how)
@@ -152,7 +147,7 @@ class Work:
         costs = measure(
             self.model,
             statistics.read(self.stats),
-            self.home / "measure.json",
+            self.folder / "measure.json",
             threads=self.threads,
             progress=Silent(),
         )
@@ -161,7 +156,7 @@ class Work:
             costs,
             self.stats,
             self.stats / HELD_TEXT,
-            self.home / "probe.json",
+            self.folder / "probe.json",
             threads=self.threads,
             progress=Silent(),
         )
@@ -216,31 +211,19 @@ class Work:
             shutil.copy(before, out)
         return {"note": f"{found.parameters:,} numbers" if found.kept else "not kept"}
 
-    def _scores(self, file: Path, folder: Path) -> dict[str, float]:
+    def _scores(self, file: Path) -> dict[str, float]:
         """KL divergence on every kind of text."""
-        found: dict[str, float] = {}
-        for domain in DOMAINS:
-            text: Path | None = None
-            if domain.endswith(".jsonl"):
-                lines = [
-                    json.loads(line)["messages"]
-                    for line in (TEXT / domain).read_text().splitlines()
-                ]
-                text = folder / "chat.txt"
-                text.write_text(
-                    "\n\n".join(texts.conversation(messages, self.model) for messages in lines)
-                )
-            elif domain.endswith(".txt"):
-                text = TEXT / domain
-            (result,) = evaluate_many(
+        result: dict[str, float] = {}
+        for kind, text in self.texts.items():
+            [evaluated] = evaluate_many(
                 [file],
                 reference=self.path,
                 text=text,
                 windows=self.options.windows,
                 threads=self.threads,
             )
-            found[domain.partition(".")[0]] = result.kl_mean
-        return found
+            result[kind] = evaluated.kl_mean
+        return result
 
 
 if __name__ == "__main__":

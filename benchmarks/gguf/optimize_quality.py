@@ -1,17 +1,15 @@
-"""The closest file at equal bytes.
+"""The closest file at equal bytes: `kanna optimize` beside llama-quantize.
 
-Kanna with calibrated statistics beside llama-quantize with llama-imatrix's matrix.
+Ours with calibrated statistics, theirs with llama-imatrix's matrix.
 
-    python -m benchmarks.gguf.optimize_quality --model dithered          # or widened, stories, gemma3
-    python -m benchmarks.gguf.optimize_quality --model dithered --resume # go on where an interrupted run was
+    python -m benchmarks.gguf.optimize_quality --model dithered   # or widened, stories, gemma3
+    python -m benchmarks.gguf.optimize_quality --model dithered --resume   # after an interruption
 
 Both sides see the same calibration text, token for token. `values`: the peer's own plan, our values
-    (method gptq).
-`plan`: our allocation within the peer's bytes, too. Scored on text of five kinds, none of it
-    calibration text; the
-mean over the kinds counts (perplexity: the geometric one). `floor` is what the runtime's quantized
-activations cost when the weights are perfect, as in quality.py. `acc` is multiple choice, see
-multiple_choice.py.
+(method gptq). `plan`: our allocation within the peer's bytes, too. Scored on text of five kinds,
+none of it calibration text; the mean over the kinds counts (perplexity: the geometric one). `floor`
+is what the runtime's quantized activations cost when the weights are perfect, as in
+preset_quality.py. `acc` is multiple choice, see multiple_choice.py.
 """
 
 from __future__ import annotations
@@ -19,22 +17,33 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.common import models, multiple_choice, optimize_stages, peers
-from benchmarks.common.workload import DOMAINS, TEXT
+import tokenizers
+from benchmarks.common import (
+    arguments,
+    evaluation_text,
+    llamacpp,
+    models,
+    multiple_choice,
+    optimize_stages,
+    processes,
+    tables,
+)
+from benchmarks.common.processes import Run
+from benchmarks.common.result_file import cached
 
 import kanna
 from kanna import families
-from kanna.calibration import statistics, texts
+from kanna.calibration import TOKENS, statistics, texts
 from kanna.calibration.windows import cut
 from kanna.evaluation import evaluate_many
 from kanna.sources import open_source, packages
 
-CLASSES = "Q6_K,Q5_K_M,Q4_K_M,IQ4_XS,Q4_0,Q3_K_M,Q2_K,IQ2_M"
 GOALS = {
     "Q6_K": 0.9,
     "Q5_K_M": 0.8,
@@ -45,143 +54,103 @@ GOALS = {
     "Q2_K": 0.55,
     "IQ2_M": 0.55,
 }
+"""Size class → the KL divergence to reach ÷ the peer's."""
 LESS_FLOOR = ("Q6_K", "Q5_K_M")
 """Size classes whose goal is on the KL divergence less the floor."""
+Scores = dict[str, list[tuple[float, float, float]]]
+"""Kind of text → of each file: KL divergence, perplexity, and that of the reference."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=optimize_stages.MODELS, default="widened")
-    parser.add_argument("--classes", default=CLASSES)
+    parser = arguments.parser(__doc__)
+    parser.add_argument("--model", choices=models.NAMES, default="widened")
+    parser.add_argument("--classes", default=",".join(GOALS))
     parser.add_argument(
         "--windows", type=int, default=5, help="of 512 tokens, of each kind of text"
     )
     parser.add_argument("--questions", type=int, default=200, help="of multiple choice")
-    parser.add_argument(
-        "--tokens", type=int, default=optimize_stages.TOKENS, help="to calibrate on"
-    )
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="to calibrate on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--resume", action="store_true", help="take what an earlier run with these options finished"
     )
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    work = Work(options)
-    rows = [work.kept(name, work.size_class, name) for name in options.classes.split(",")]
-    runs = {n: peers.Run(**r) for n, r in work.stages.items()}
+    comparison = Comparison(options)
+    rows = [comparison.cached(n, comparison.size_class, n) for n in options.classes.split(",")]
+    runs = {n: Run(**r) for n, r in comparison.stages.items()}
     runs |= {
-        f"{n} {r['size class']}": peers.Run(**r.pop(n))
+        f"{n} {r['size class']}": Run(**r.pop(n))
         for r in rows
         for n in ("allocate", "write", "peer")
     }
+    stages, limit = optimize_stages.rows(runs), comparison.runner.memory_limit()
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "rows": rows,
-                    "stages": optimize_stages.rows(runs),
-                    "MB for writing": work.job.limit(),
-                },
-                indent=2,
-            )
-        )
+        print(json.dumps({"rows": rows, "stages": stages, "MB for writing": limit}, indent=2))
         return
-    peers.report([{k: "" if v is None else v for k, v in row.items()} for row in rows], False)
+    tables.print_rows(rows, False)
     print(f"\nThe standard error of acc 16-bit is {rows[0]['acc ±']:.3f}.\n")
-    peers.report(optimize_stages.rows(runs), False)
-    print(
-        f"\nWriting may take {work.job.limit():.0f} MB: 300 and four of the largest second moment."
-    )
+    tables.print_rows(stages, False)
+    print(f"\nWriting may take {limit:.0f} MB: 300 and four of the largest second moment.")
 
 
-class Work:
-    """One model's files and results.
-
-    What took long is written to its folder as soon as it is known.
-    """
+class Comparison:
+    """One model's files and results; what took long is written to its folder at once."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.threads = options, options.threads
-        self.path = optimize_stages.source_of(options.model)
+        self.path = models.as_gguf(options.model)
         self.source = open_source(self.path)
         self.model = families.load_model(self.source)
         self.folder = packages.cache_dir() / "benchmarks" / "optimize" / self.path.stem
         self.stats = self.folder / "statistics"
-        self.job = optimize_stages.Job(self.path, self.stats, options.threads, options.tokens)
+        self.runner = optimize_stages.StageRunner(
+            path=self.path, statistics=self.stats, threads=options.threads, tokens=options.tokens
+        )
         if not options.resume:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.key = {n: getattr(options, n) for n in ("windows", "questions", "tokens")} | {
             "version": [kanna.__version__, statistics.VERSION]
         }
-        self.stages = {s: self.kept(s, self._stage, s) for s in optimize_stages.BEFORE}
+        names = optimize_stages.WITHOUT_BUDGET
+        self.stages = {name: self.cached(name, self._stage, name) for name in names}
         self.matrix = self._imatrix()
-        read = (
-            models.stories_text
-            if options.model == "stories"
-            else lambda: packages.wikitext("valid")
-        )
+        stories = options.model == "stories"
+        asked = models.stories_text() if stories else packages.wikitext("valid")
         self.questions = multiple_choice.questions(
-            read().read_text(encoding="utf-8"), options.questions
+            asked.read_text(encoding="utf-8"), options.questions
         )
-        self.floor = self.kept("floor", self._floor)
-        self.right = self.kept(
-            "16-bit", multiple_choice.right, self.path, self.questions, self.threads
-        )
+        self.texts = evaluation_text.files(self.model, self.folder, stories=stories)
+        self.floor = self.cached("floor", self._floor)
+        self.correct = self.cached("16-bit", self._correct, self.path)
 
-    def kept(self, name: str, make: Any, *arguments: Any) -> Any:
-        """What `make` gave when it was first called with these options."""
-        path = self.folder / f"{name}.json"
-        if path.exists() and (before := json.loads(path.read_text()))["key"] == self.key:
-            return before["value"]
-        value = make(*arguments)
-        path.with_suffix(".partial").write_text(json.dumps({"key": self.key, "value": value}))
-        path.with_suffix(".partial").replace(path)
-        print(f"{self.options.model}: {name}", flush=True)
-        return value
+    def cached(self, name: str, make: Callable[..., Any], *more: Any) -> Any:
+        """What `make` returned when it was first called with these options."""
+        return cached(self.folder / f"{name}.json", self.key, lambda: make(*more))
 
     def _stage(self, name: str) -> dict[str, Any]:
-        if name == optimize_stages.BEFORE[0]:
-            shutil.rmtree(
-                self.stats, ignore_errors=True
-            )  # what is found there has cost its time before
-        return asdict(self.job.run(name))
+        if name == "calibrate":  # so that it takes what it takes from nothing
+            shutil.rmtree(self.stats, ignore_errors=True)
+        return asdict(self.runner.run(name))
+
+    def _correct(self, path: Path) -> list[bool]:
+        return multiple_choice.correct_answers(path, self.questions, self.threads)
 
     def _imatrix(self) -> Path:
         """llama-imatrix's matrix of the same tokens."""
         out = self.stats / "llama-imatrix.gguf"
         if not out.exists():
-            import tokenizers
-
-            windows = cut(texts.documents(None, self.model)[0], self.model, tokens=self.job.tokens)
+            documents, _ = texts.documents(None, self.model)
+            windows = cut(documents, self.model, tokens=self.runner.tokens)
             tokenizer = tokenizers.Tokenizer.from_str(
                 families.to_hf(self.model)[2]["tokenizer.json"].decode()
             )
+            rows = [list(map(int, row)) for row in windows.ids[~windows.held]]
             text, partial = self.stats / "read.txt", out.with_suffix(".partial.gguf")
-            rows = windows.ids[~windows.held]
             text.write_text(
-                "".join(
-                    tokenizer.decode(list(map(int, row)), skip_special_tokens=False) for row in rows
-                )
+                "".join(tokenizer.decode(row, skip_special_tokens=False) for row in rows)
             )
-            peers.run(
-                [
-                    peers.tool("llama-imatrix"),
-                    "-m",
-                    self.path,
-                    "-f",
-                    text,
-                    "-o",
-                    partial,
-                    "-c",
-                    "512",
-                    "-t",
-                    "2",
-                ]
-            )
-            partial.replace(out)
+            llamacpp.make_imatrix(self.path, text, partial, ["-c", 512, "-t", 2]).replace(out)
         return out
 
     def _floor(self) -> dict[str, float]:
@@ -189,106 +158,85 @@ class Work:
         best, exact = self.folder / "best.gguf", self.folder / "exact.gguf"
         kanna.convert(self.path, best, preset="Q8_0", threads=self.threads, overwrite=True)
         kanna.convert(best, exact, encoding="f32", threads=self.threads, overwrite=True)
-        found = {domain: kl for domain, ((kl, *_),) in self.scores([best], exact).items()}
+        floor = {kind: kl for kind, ((kl, *_),) in self.scores([best], exact).items()}
         best.unlink()
         exact.unlink()
-        return found
+        return floor
 
     def size_class(self, name: str) -> dict[str, Any]:
         """The row of one size class: three files made, scored, and removed."""
         files = [self.folder / f"{name}-{kind}.gguf" for kind in ("peer", "values", "plan")]
         peer, values, ours = files
-        quantized = peers.run(
-            peers.quantize(self.path, peer, name, threads=self.threads, imatrix=self.matrix)
+        peer_run = processes.run(
+            llamacpp.quantize(self.path, peer, name, threads=self.threads, imatrix=self.matrix)
         )
-        kanna.convert(
-            self.path,
-            values,
-            preset=name,
-            statistics=self.stats,
-            threads=self.threads,
-            overwrite=True,
-        )
+        how: dict[str, Any] = {"statistics": self.stats, "threads": self.threads}
+        kanna.convert(self.path, values, preset=name, overwrite=True, **how)
         plan = self.folder / f"{name}.plan.json"
-        allocated = self.job.run("allocate", peer.stat().st_size, plan)
-        written = self.job.write(plan, ours)
-        scores = self.scores(files, self.path)
-        kl = np.array([[one[0] for one in of] for of in scores.values()])  # [kinds, files]
-        nll = np.log([[one[1:] for one in of] for of in scores.values()]).mean(
-            axis=0
-        )  # [files, ours and reference]
-        theirs, mine = (
-            multiple_choice.right(f, self.questions, self.threads) for f in (peer, ours)
-        )
-        means, floor = kl.mean(axis=0), float(np.mean(list(self.floor.values())))
-        less = (
-            (means - floor) / (means[0] - floor)
-            if name in LESS_FLOOR and means[0] > floor
-            else None
-        )
-        differences = np.subtract(mine, theirs, dtype=float)
+        allocated = self.runner.run("allocate", peer.stat().st_size, plan)
+        written = self.runner.write(plan, ours)
         row = {
             "size class": name,
             "MB": ours.stat().st_size / 1e6,
             "MB llama.cpp": peer.stat().st_size / 1e6,
+            **self._divergences(name, self.scores(files, self.path)),
+            **self._answers(self._correct(peer), self._correct(ours)),
+            "allocate": asdict(allocated),
+            "write": asdict(written),
+            "peer": asdict(peer_run),
+        }
+        for file in files:
+            file.unlink()
+        return row
+
+    def _divergences(self, name: str, scores: Scores) -> dict[str, Any]:
+        """KL divergences and perplexities of the peer's file, of `values` and of `plan`."""
+        kl = np.array([[score[0] for score in of] for of in scores.values()])  # [kinds, files]
+        # [files, ours and reference]
+        nll = np.log([[score[1:] for score in of] for of in scores.values()]).mean(axis=0)
+        means, floor = kl.mean(axis=0), float(np.mean(list(self.floor.values())))
+        less: list[float | None] = [None] * 3
+        if name in LESS_FLOOR and means[0] > floor:
+            less = list((means - floor) / (means[0] - floor))
+        return {
             "KL floor": floor,
             "KL llama.cpp": means[0],
             "KL values": means[1],
             "KL plan": means[2],
             "values ÷": means[1] / means[0],
             "plan ÷": means[2] / means[0],
-            "values ÷ less floor": None if less is None else less[1],
-            "plan ÷ less floor": None if less is None else less[2],
+            "values ÷ less floor": less[1],
+            "plan ÷ less floor": less[2],
             "goal": GOALS.get(name),
             "PPL 16-bit": float(np.exp(nll[0, 1])),
             "PPL llama.cpp": float(np.exp(nll[0, 0])),
             "PPL plan": float(np.exp(nll[2, 0])),
-            "acc 16-bit": float(np.mean(self.right)),
-            "acc ±": multiple_choice.standard_error(self.right),
-            "acc peer": float(np.mean(theirs)),
-            "acc ours": float(np.mean(mine)),
-            "ours − peer ±": multiple_choice.standard_error(differences),
-            **{f"{domain} ÷": of[2][0] / of[0][0] for domain, of in scores.items()},
-            "allocate": asdict(allocated),
-            "write": asdict(written),
-            "peer": asdict(quantized),
+            **{f"{kind} ÷": of[2][0] / of[0][0] for kind, of in scores.items()},
         }
-        for file in files:
-            file.unlink()
-        return row
 
-    def scores(
-        self, files: list[Path], reference: Path
-    ) -> dict[str, list[tuple[float, float, float]]]:
-        """By kind of text, of each file: KL divergence, perplexity, and that of the reference."""
-        found: dict[str, list[tuple[float, float, float]]] = {}
-        for domain in DOMAINS:
-            text: Path | None = None
-            if domain.endswith(".jsonl"):
-                lines = [
-                    json.loads(line)["messages"]
-                    for line in (TEXT / domain).read_text().splitlines()
-                ]
-                text = self.folder / "chat.txt"
-                text.write_text(
-                    "\n\n".join(texts.conversation(messages, self.model) for messages in lines)
-                )
-            elif domain.endswith(".txt"):
-                text = TEXT / domain
-            elif self.options.model == "stories":  # WikiText is noise to it
-                text = models.stories_text()
-            done = evaluate_many(
+    def _answers(self, theirs: list[bool], ours: list[bool]) -> dict[str, Any]:
+        """Shares of correct answers of the source and of both files."""
+        return {
+            "acc 16-bit": float(np.mean(self.correct)),
+            "acc ±": multiple_choice.standard_error(self.correct),
+            "acc peer": float(np.mean(theirs)),
+            "acc ours": float(np.mean(ours)),
+            "ours − peer ±": multiple_choice.standard_error(np.subtract(ours, theirs, dtype=float)),
+        }
+
+    def scores(self, files: list[Path], reference: Path) -> Scores:
+        """Score files on every kind of text."""
+        result: Scores = {}
+        for kind, text in self.texts.items():
+            evaluated = evaluate_many(
                 files,
                 reference=reference,
                 text=text,
                 windows=self.options.windows,
                 threads=self.threads,
             )
-            name = (
-                "stories" if text and text.name.startswith("stories") else domain.partition(".")[0]
-            )
-            found[name] = [(r.kl_mean, r.perplexity, r.reference_perplexity) for r in done]
-        return found
+            result[kind] = [(r.kl_mean, r.perplexity, r.reference_perplexity) for r in evaluated]
+        return result
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ formats, not models.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-from benchmarks.common import peers
+from benchmarks.common import arguments, tables
 
 from kanna import encodings
 
@@ -25,11 +24,8 @@ ROWS, COLUMNS, SEED = 512, 4096, 20261125
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser(__doc__)
     parser.add_argument("--figure", type=Path, help="SVG to draw")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     x = np.random.default_rng(SEED).standard_normal((ROWS, COLUMNS), dtype=np.float32)
     rows: list[dict[str, object]] = []
@@ -52,7 +48,7 @@ def main() -> None:
             }
         )
     rows.sort(key=lambda row: (row["bits"], row["error"]))  # pyright: ignore[reportArgumentType]
-    peers.report(rows, options.json)
+    tables.print_rows(rows, options.json)
     if options.figure:
         draw(rows, options.figure)
 

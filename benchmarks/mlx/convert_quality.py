@@ -1,45 +1,32 @@
 """MLX at equal bytes: kanna beside `mlx_lm.convert`, and the time and memory both take.
 
-    python -m benchmarks.mlx.convert_quality --model dithered          # or widened, stories,
-    gemma3_dithered python -m benchmarks.mlx.convert_quality --model dithered --speed  # wall time and peak
-    memory of a plain 4-bit conversion python -m benchmarks.mlx.convert_quality --model dithered --decode #
-    decoding in mlx, of the folders the first run leaves
+    python -m benchmarks.mlx.convert_quality --model dithered   # or widened, stories, ...
+    python -m benchmarks.mlx.convert_quality --model dithered --speed    # a plain 4-bit conversion
+    python -m benchmarks.mlx.convert_quality --model dithered --decode   # in mlx, after the first
 
 `values`: the peer's own widths and groups, our values (method gptq). `plan`: our allocation, in no
-more bytes than the peer's. `tuned`: that with its scales, biases and norms taught by the original,
-as `--effort max` does. Every folder is
-judged by the values it holds, decoded into float32 in llama.cpp, against the source in float32
-there: mlx takes hours for this on a Linux CPU, and tests/test_mlx_runtime.py holds mlx to those
-values. KL in nats over the full vocabulary, second half of each window of 512 tokens; the mean of
-five kinds of text counts.
+more bytes than the peer's. `tuned`: that with its scales, biases and norms tuned against the
+original, as `--effort max` does. Every folder is scored by the values it holds, decoded into
+float32 in llama.cpp, against the source in float32 there: mlx takes hours for this on a Linux CPU,
+and tests/runtimes/test_mlx_runtime.py holds mlx to those values. KL in nats over the full
+vocabulary, second half of each window of 512 tokens; the mean of five kinds of text counts.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
-from benchmarks.common import peers, workload
+from benchmarks.common import folder_rows, processes, tables, timing, workload
+from benchmarks.common.folder_scoring import mean
+from benchmarks.common.workload import Workload
+from benchmarks.mlx.our_side import OurMlx, plan_of
 
-import kanna
-from kanna import families
-from kanna._util.progress import Silent
-from kanna.calibration import statistics
-from kanna.conversion.mlx import number_of
-from kanna.encodings.grouped.affine import name_of
-from kanna.model import Model
-from kanna.optimization import mlx
-from kanna.optimization.measure import measure
-from kanna.plan import Plan, RuleModel
-from kanna.sources import open_source
-
-RECIPES: Mapping[str, list[str]] = {
+RECIPES = {
     "q4 g64": ["--q-bits", "4", "--q-group-size", "64"],
     "q4 g32": ["--q-bits", "4", "--q-group-size", "32"],
     "q3 g64": ["--q-bits", "3", "--q-group-size", "64"],
@@ -50,10 +37,11 @@ RECIPES: Mapping[str, list[str]] = {
 WIDE = ("q4 g64", "q4 g32", "q3 g64", "mixed_3_6")
 NARROW = ("q4 g32", "q3 g32", "mixed_3_6 g32")
 """Of stories15M, whose 288 columns have no groups of 64: mlx-lm would leave them in 16 bits."""
+WEIGHTS = "*.safetensors"
 
 
 def main() -> None:
-    parser = workload.arguments(__doc__, windows=3)
+    parser = workload.parser(__doc__, windows=3)
     parser.add_argument("--recipes", help="all that suit the model")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of quality")
     parser.add_argument(
@@ -61,174 +49,89 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    work = workload.Work(options, "mlx", "mlx-lm")
+    work = Workload(options, "mlx", "mlx-lm")
     if options.speed:
-        rows = speed(work.hugging(), work.folder, options.repeats)
+        rows = speed(work.hf_folder(), work.folder, options.repeats)
     elif options.decode:
-        rows = [
-            decoding(pair, options.repeats) for pair in sorted((work.folder / "mlx").glob("*/"))
-        ]
+        pairs = sorted((work.folder / "mlx").glob("*/"))
+        rows = [decoding(pair, options.repeats) for pair in pairs]
     else:
-        ours = Ours(work)
-        names = (
-            options.recipes.split(",")
-            if options.recipes
-            else NARROW
-            if options.model == "stories"
-            else WIDE
-        )
-        rows = [work.kept(f"mlx/{name}", recipe, ours, name) for name in names]
-    peers.report(rows if options.json else workload.table(rows), options.json)
+        ours = OurMlx(work)
+        suitable = NARROW if options.model == "stories" else WIDE
+        names = options.recipes.split(",") if options.recipes else suitable
+        rows = [work.cached(f"mlx/{name}", recipe, ours, name) for name in names]
+    tables.print_rows(rows, options.json)
 
 
 def convert(source: Path, out: Path, how: list[str]) -> list[str | Path]:
     """Command of mlx-lm's own conversion."""
-    return [
-        sys.executable,
-        "-m",
-        "mlx_lm",
-        "convert",
-        "--hf-path",
-        source,
-        "--mlx-path",
-        out,
-        "-q",
-        *how,
-    ]
+    files = ("--hf-path", source, "--mlx-path", out)
+    return processes.python_module("mlx_lm", "convert", *files, "-q", *how)
 
 
-def speed(hugging: Path, folder: Path, repeats: int) -> list[dict[str, object]]:
+def speed(source: Path, folder: Path, repeats: int) -> list[dict[str, object]]:
     """Median wall time and highest memory of both, by turns, each into a fresh folder."""
-    seconds: dict[str, list[float]] = {"mlx_lm.convert": [], "nearest": [], "search": []}
-    memory: dict[str, int] = dict.fromkeys(seconds, 0)
+    out = folder / "made"
+    ours = ("convert", source, "-o", out, "--preset", "mlx:q4", "--method")
+    commands = {
+        "mlx_lm.convert": convert(source, out, RECIPES["q4 g64"]),
+        "nearest": processes.kanna(*ours, "nearest"),
+        "search": processes.kanna(*ours, "search"),
+    }
+    runs: dict[str, list[processes.Run]] = {name: [] for name in commands}
     for _ in range(repeats):
-        for who in seconds:
-            out = folder / "made"
+        for name, command in commands.items():
             shutil.rmtree(out, ignore_errors=True)
-            ours = peers.kanna("convert", hugging, "-o", out, "--preset", "mlx:q4", "--method", who)
-            run = peers.run(
-                convert(hugging, out, RECIPES["q4 g64"]) if who == "mlx_lm.convert" else ours
-            )
-            seconds[who].append(run.seconds)
-            memory[who] = max(memory[who], run.anonymous)
-    base = float(np.median(seconds["mlx_lm.convert"]))
+            runs[name].append(processes.run(command))
+    seconds = {name: median(r.seconds for r in of) for name, of in runs.items()}
+    memory = {name: max(r.anonymous for r in of) for name, of in runs.items()}
     return [
         {
-            "who": who,
-            "seconds": float(np.median(times)),
-            "MB": memory[who] / 1e6,
-            "seconds ratio": float(np.median(times)) / base,
-            "memory ratio": memory[who] / memory["mlx_lm.convert"],
+            "who": name,
+            "seconds": seconds[name],
+            "MB": memory[name] / 1e6,
+            "seconds ratio": seconds[name] / seconds["mlx_lm.convert"],
+            "memory ratio": memory[name] / memory["mlx_lm.convert"],
         }
-        for who, times in seconds.items()
+        for name in commands
     ]
 
 
-class Ours:
-    """Our side: one calibration and one table of costs for every size, made when they are first asked for."""
-
-    def __init__(self, work: workload.Work) -> None:
-        self.work, self.judge = work, workload.Values(work)
-        self.bench: mlx.Bench | None = None
-
-    def ready(self) -> mlx.Bench:
-        if self.bench is None:
-            # From what the peer reads: of a source in 32 bits, scales would be, too.
-            stats, source = self.work.statistics(), open_source(self.work.hugging())
-            model = families.load_model(source)
-            self.bench = mlx.Bench(source=source, model=model, statistics=stats)
-            self.choices = measure(
-                model,
-                statistics.read(stats),
-                stats / "measure-mlx.json",
-                threads=self.work.threads,
-                progress=Silent(),
-                kinds=mlx.candidates(mlx.scales_of(model)),
-            ).choices(model)
-        return self.bench
-
-    def write(self, plan: Plan | Path, out: Path) -> Path:
-        bench = self.ready()
-        return Path(
-            kanna.convert(
-                bench.source,
-                out,
-                format="mlx",
-                plan=plan,
-                statistics=bench.statistics,
-                overwrite=True,
-                threads=self.work.threads,
-            ).paths[0]
-        )
-
-    def plan(self, nbytes: int, out: Path) -> Path:
-        """Our allocation in weight files of no more bytes."""
-        file = out.with_suffix(".json")
-        mlx.search(self.ready(), self.choices, nbytes, file)
-        return self.write(file, out)
-
-    def tuned(self, planned: Path, out: Path) -> Path:
-        """The planned folder tuned, as `--effort max` does."""
-        subject = mlx.subject(self.ready(), planned, out, workload.running(self.work.threads))
-        return self.work.tune(subject, planned.with_suffix(".json"))
-
-
-def like(model: Model, folder: Path) -> Plan:
-    """The plan a folder was made by.
-
-    Bits and group of every matrix, read from the shapes of its arrays.
-    """
-    from safetensors import safe_open
-
-    shapes: dict[str, list[int]] = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(str(path), framework="np") as file:
-            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 no mapping
-    number = number_of(model)
-    rules: list[RuleModel] = []
-    for ours, theirs in families.hf_names(model).items():
-        if (scales := shapes.get(theirs.removesuffix("weight") + "scales")) is None:
-            continue
-        columns = model.tensors[ours].shape[-1]
-        encoding = name_of(32 * shapes[theirs][-1] // columns, columns // scales[-1], number)
-        rules.append(RuleModel(pattern=f"^{re.escape(ours)}$", encoding=encoding, method="gptq"))
-    return Plan(name="peer", encoding=number, rules=rules)
-
-
-def beside(ours: Ours, theirs: Path) -> dict[str, Any]:
+def at_equal_bytes(ours: OurMlx, theirs: Path) -> dict[str, Any]:
     """What a folder of the peer's costs, and what the same bytes cost us."""
-    size, folder = workload.nbytes(theirs, "*.safetensors"), ours.work.folder
-    kl = ours.judge.kl(theirs)
-    row: dict[str, Any] = {"MB": size / 1e6, "KL mlx_lm": workload.mean(kl)}
-    values = ours.write(like(ours.ready().model, theirs), folder / "values")
-    row["MB values"] = workload.nbytes(values, "*.safetensors") / 1e6
-    row["KL values"] = workload.mean(ours.judge.kl(values))
+    size, folder = folder_rows.nbytes(theirs, WEIGHTS), ours.workload.folder
+    kl = ours.scorer.kl(theirs)
+    values = ours.write(plan_of(ours.measured.bench.model, theirs), folder / "values")
+    values_kl = ours.scorer.kl(values)
     start = time.perf_counter()
     planned = ours.plan(size, folder / "plan")
-    spent = time.perf_counter() - start
-    found = ours.judge.kl(planned)
-    row |= {
-        "MB plan": workload.nbytes(planned, "*.safetensors") / 1e6,
-        "KL plan": workload.mean(found),
+    seconds = time.perf_counter() - start
+    plan_kl = ours.scorer.kl(planned)
+    row: dict[str, Any] = {
+        "MB": size / 1e6,
+        "KL mlx_lm": mean(kl),
+        "MB values": folder_rows.nbytes(values, WEIGHTS) / 1e6,
+        "KL values": mean(values_kl),
+        "MB plan": folder_rows.nbytes(planned, WEIGHTS) / 1e6,
+        "KL plan": mean(plan_kl),
+        "values ÷": mean(values_kl) / mean(kl),
+        "plan ÷": mean(plan_kl) / mean(kl),
+        "s plan": seconds,
+        "by text": {"mlx_lm": kl, "plan": plan_kl},
     }
-    row |= {
-        "values ÷": row["KL values"] / row["KL mlx_lm"],
-        "plan ÷": row["KL plan"] / row["KL mlx_lm"],
-    }
-    row |= {"s plan": spent, "by text": {"mlx_lm": kl, "plan": found}}
-    workload.tuned(ours, planned, folder / "tuned", "mlx_lm", row)
+    folder_rows.add_tuned(ours, planned, folder / "tuned", "mlx_lm", row)
     shutil.rmtree(values)
     return row
 
 
-def recipe(ours: Ours, name: str) -> dict[str, Any]:
+def recipe(ours: OurMlx, name: str) -> dict[str, Any]:
     """The row of one recipe of mlx-lm's conversion; both folders stay, to be timed."""
-    pair = ours.work.folder / "mlx" / name
+    pair = ours.workload.folder / "mlx" / name
     shutil.rmtree(pair, ignore_errors=True)
     pair.mkdir(parents=True)
-    run = peers.run(convert(ours.work.hugging(), pair / "theirs", RECIPES[name]))
-    row = {"recipe": name} | beside(ours, pair / "theirs") | {"s mlx_lm": run.seconds}
-    (ours.work.folder / "plan").replace(pair / "plan")
+    run = processes.run(convert(ours.workload.hf_folder(), pair / "theirs", RECIPES[name]))
+    row = {"recipe": name} | at_equal_bytes(ours, pair / "theirs") | {"s mlx_lm": run.seconds}
+    (ours.workload.folder / "plan").replace(pair / "plan")
     return row
 
 
@@ -238,7 +141,7 @@ def decoding(pair: Path, rounds: int) -> dict[str, Any]:
     return {"recipe": pair.name, "ms mlx_lm": theirs, "ms plan": ours, "speed ÷": theirs / ours}
 
 
-def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
+def decode(folders: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
     """Median milliseconds per token in mlx-lm, one token at a time, by turns.
 
     In float32, codes packed as they are: mlx emulates half precision on a CPU, at a fortieth of the
@@ -248,7 +151,7 @@ def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
     from mlx_lm import load
     from mlx_lm.models.cache import make_prompt_cache
 
-    def run(folder: Path) -> Callable[[], None]:
+    def decoder(folder: Path) -> Callable[[], None]:
         model = load(str(folder))[0]
         model.set_dtype(mx.float32)
 
@@ -260,10 +163,8 @@ def decode(made: Sequence[Path], rounds: int, tokens: int = 16) -> list[float]:
 
         return steps
 
-    return [
-        1e3 * seconds / tokens
-        for seconds in workload.by_turns([run(folder) for folder in made], rounds)
-    ]
+    seconds = timing.by_turns([decoder(folder) for folder in folders], rounds)
+    return [1e3 * s / tokens for s in seconds]
 
 
 if __name__ == "__main__":

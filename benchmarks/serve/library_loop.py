@@ -1,6 +1,4 @@
-"""The loop that onnxruntime-genai and mlx-lm offer themselves.
-
-Eight sequences, so many tokens each, tokens per second.
+"""Tokens per second of eight sequences in the loop of onnxruntime-genai or of mlx-lm itself.
 
 python -m benchmarks.serve.library_loop onnx|mlx FOLDER TOKENS
 """
@@ -18,11 +16,13 @@ def chats(folder: str) -> list[list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-    return tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    return tokenizer.apply_chat_template(
+        conversations, add_generation_prompt=True, return_dict=False
+    )
 
 
-def onnx(folder: str, tokens: int) -> float:
+def onnx_speed(folder: str, tokens: int) -> float:
     import numpy as np
     import onnxruntime_genai as genai
 
@@ -42,7 +42,7 @@ def onnx(folder: str, tokens: int) -> float:
     return 8 * tokens / (time.perf_counter() - begun)
 
 
-def mlx(folder: str, tokens: int) -> float:
+def mlx_speed(folder: str, tokens: int) -> float:
     from mlx_lm import batch_generate, load
 
     model, tokenizer = load(folder)
@@ -53,5 +53,10 @@ def mlx(folder: str, tokens: int) -> float:
     return 8 * tokens / (time.perf_counter() - begun)
 
 
+def main() -> None:
+    kind, folder, tokens = sys.argv[1:]
+    print({"onnx": onnx_speed, "mlx": mlx_speed}[kind](folder, int(tokens)))
+
+
 if __name__ == "__main__":
-    print({"onnx": onnx, "mlx": mlx}[sys.argv[1]](sys.argv[2], int(sys.argv[3])))
+    main()

@@ -29,7 +29,7 @@ BOUND, WORST = 1e-3, 1e-2
 
 
 def tool() -> Path:
-    """llama-imatrix, on the PATH or as benchmarks/common/peers.py builds it."""
+    """llama-imatrix, on the PATH or as benchmarks/common/llamacpp.py builds it."""
     build = (
         Path(os.environ.get("LLAMA_BUILD", packages.cache_dir() / "peers" / "build"))
         / "bin"
@@ -37,7 +37,7 @@ def tool() -> Path:
     )
     found = shutil.which("llama-imatrix")
     if found is None and not build.is_file():
-        pytest.skip("needs llama-imatrix: benchmarks/gguf/imatrix_agreement.py builds it")
+        pytest.skip("needs llama-imatrix: `python -m benchmarks.gguf.imatrix_agreement` builds it")
     return Path(found or build)
 
 
