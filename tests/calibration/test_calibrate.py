@@ -342,7 +342,7 @@ import os, sys
 import torch
 from pathlib import Path
 from kanna import calibrate
-from kanna.calibrate import shrink, windows
+from kanna.calibration import shrink, windows
 from kanna.calibration.network import Network
 
 torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ from helpers import (
 )
 
 from kanna import optimization as package
-from kanna.optimization import measure, probe
 from kanna.optimization.tuning import distill
+
+# The package exports functions of these names.
+measure = import_module("kanna.optimization.measure")
+probe = import_module("kanna.optimization.probe")
 
 QUICK = ("q2_k", "q3_k", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16")
 TRIES = 3

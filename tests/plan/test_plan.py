@@ -184,11 +184,11 @@ def test_unknown_preset_names_the_nearest(tiny_gguf: Path, tmp_path: Path) -> No
 
 
 def test_every_preset_is_written_and_loads(tiny_gguf: Path, tmp_path: Path) -> None:
-    from kanna.formats import gguf
+    from kanna.formats.gguf import read
 
     for name in gguf.names():
         result = kanna.convert(tiny_gguf, tmp_path / f"{name}.gguf", preset=name)
-        file = gguf.read(result.paths[0])
+        file = read(result.paths[0])
         assert {n: t.dtype for n, t in file.tensors.items()} == {
             t["name"]: t["encoding"] for t in result.tensors
         }

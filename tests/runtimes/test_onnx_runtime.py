@@ -59,7 +59,7 @@ def engine(artefact: Path) -> Iterator[OnnxEngine]:
 def _own_references(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr("kanna.fetch.cache_dir", lambda: tmp_path_factory.getbasetemp())
+    monkeypatch.setattr("kanna.sources.packages.cache_dir", lambda: tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -56,9 +56,7 @@ class Shell:
     def __call__(
         self, *words: str, piece: int = 1 << 24, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        code = (
-            f"import kanna.hub; kanna.hub._PIECE = {piece}; from kanna.cli.main import cli; cli()"
-        )
+        code = f"import kanna.sources.hub; kanna.sources.hub._PIECE = {piece}; from kanna.cli.main import cli; cli()"
         return subprocess.run(
             [sys.executable, "-c", code, *words],
             cwd=self.home,

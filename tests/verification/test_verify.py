@@ -48,7 +48,7 @@ def good(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """References of these tests go to a folder of their own."""
-    monkeypatch.setattr("kanna.fetch.cache_dir", lambda: tmp_path_factory.getbasetemp())
+    monkeypatch.setattr("kanna.sources.packages.cache_dir", lambda: tmp_path_factory.getbasetemp())
 
 
 def failed(result: VerifyResult) -> list[str]:

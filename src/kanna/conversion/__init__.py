@@ -17,7 +17,7 @@ from kanna._util import digest, plugins
 from kanna._util.progress import Progress, Silent
 from kanna.conversion.base import ConvertResult, Request, Running, Work
 from kanna.errors import OutputError, UsageError
-from kanna.formats.onnx import encoder
+from kanna.formats.onnx.encoder import is_encoder
 from kanna.hardware.cpu import default_threads
 from kanna.plan import Plan
 from kanna.sources import Source, open_source
@@ -119,7 +119,7 @@ def convert(
         _refuse_source_as_output(opened, Path(out))
     if kind.late_hashes and not dry_run:
         digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
-    if format == "onnx" and encoder.is_encoder(opened.config):
+    if format == "onnx" and is_encoder(opened.config):
         from kanna.conversion.encoder import ToEncoder
 
         kind, model = ToEncoder, None

@@ -11,7 +11,7 @@ from kanna import families, provenance
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.errors import UsageError
-from kanna.hardware import memory
+from kanna.hardware.memory import memory as machine_memory
 from kanna.model import Model
 from kanna.sizing.memory import buffer_bytes, cache_bytes
 from kanna.sizing.rows import FitRow
@@ -94,7 +94,7 @@ def fit(
 
 
 def _free() -> int:
-    return memory().available
+    return machine_memory().available
 
 
 def _recommend(
