@@ -6,6 +6,7 @@ PRESETS ?= Q8_0,Q6_K,Q4_K_M,Q3_K_M,Q2_K
 BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders error" \
 	"gguf.preset_quality --model stories" "gguf.preset_quality --model widened" \
 	"gguf.preset_quality --model dithered"
+CODE := src tests benchmarks tools
 
 .PHONY: help demo test lint bench docs clean
 
@@ -30,15 +31,18 @@ demo: $(VENV)/.run ## convert, prove, measure and report SmolLM2-135M
 
 test: $(VENV)/.dev ## lint and every test, on a fresh clone
 	$(BIN)/pip install -q --force-reinstall --no-deps .
-	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/python -m pytest -q --durations=10 tests
 
-lint: $(VENV)/.dev ## style, import direction, types
-	$(BIN)/ruff check src tests benchmarks tools
+lint: $(VENV)/.dev ## style, format, types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev ## the tables of docs/benchmarks, beside llama.cpp; about an hour, the first time more
-	@for what in $(BENCHMARKS); do echo "\n## $$what"; $(BIN)/python -m benchmarks.$$what || exit 1; done
+bench: $(VENV)/.dev ## the tables of docs/benchmarks/gguf.md that need no calibration; about an hour
+	@for benchmark in $(BENCHMARKS); do \
+		echo "\n## $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 docs: $(VENV)/.run ## docs/components.md from the code
 	$(BIN)/python tools/components.py

@@ -111,7 +111,7 @@ def packable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     With provenance, a licence and a chat template whose texts need care.
     """
-    told = metadata_of_a_llama(layers=2, hidden=64, heads=4, kv_heads=2, feed=128) | {
+    metadata = metadata_of_a_llama(layers=2, hidden=64, heads=4, kv_heads=2, feed=128) | {
         "general.name": "Tiny $HOME %n {{ x }}",
         "general.license": "apache-2.0",
         "tokenizer.chat_template": CHATML,
@@ -125,7 +125,9 @@ def packable(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "kanna.command": "kanna convert someone/tiny --preset Q4_K_M",
     }
     tensors = {"token_embd.weight": np.ones((64, 64), np.float16)}
-    return gguf_file(tmp_path_factory.mktemp("packable") / "Tiny Model-Q4_K_M.gguf", tensors, told)
+    return gguf_file(
+        tmp_path_factory.mktemp("packable") / "Tiny Model-Q4_K_M.gguf", tensors, metadata
+    )
 
 
 @pytest.fixture(scope="session")

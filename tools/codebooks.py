@@ -21,7 +21,8 @@ BOOKS = {
 HEAD = """\
 // Codebooks of IQ1, IQ2 and IQ3, as ggml has them (ggml-common.h). Written by tools/codebooks.py.
 //
-// An entry is a vector of levels, first value in the lowest bits: eight of two bits, or four of three bits.
+// An entry is a vector of levels, first value in the lowest bits: eight of two bits, or \
+four of three bits.
 #pragma once
 
 #include <cstdint>

@@ -20,7 +20,7 @@ def main() -> int:
     if importlib.util.find_spec("llama_cpp") is not None:
         return 0
     print(
-        f"Installing {REQUIREMENT}: it compiles llama.cpp, which takes some minutes the first time.",
+        f"Installing {REQUIREMENT}: it compiles llama.cpp, which takes minutes the first time.",
         flush=True,
     )
     environment = os.environ | {
@@ -36,22 +36,23 @@ def main() -> int:
     shown = -1
     for line in process.stdout:
         tail = [*tail[-40:], line]
-        found = STEP.search(line)
-        if found is None:
+        step = STEP.search(line)
+        if step is None:
             continue
-        percent = 100 * int(found[1]) // int(found[2])
+        percent = 100 * int(step[1]) // int(step[2])
         if percent != shown:
             shown = percent
             end = "" if sys.stdout.isatty() else "\n"
             if sys.stdout.isatty() or percent % 10 == 0:
                 print(
-                    f"\r  compiling llama.cpp: {percent:3d} % ({found[1]} of {found[2]})",
+                    f"\r  compiling llama.cpp: {percent:3d} % ({step[1]} of {step[2]})",
                     end=end,
                     flush=True,
                 )
     if process.wait() != 0:
         print(
-            "\nThe build failed. A C++ compiler is needed (Debian: apt install build-essential). Last lines:"
+            "\nThe build failed. A C++ compiler is needed (Debian: apt install build-essential). "
+            "Last lines:"
         )
         print("".join(tail))
     elif sys.stdout.isatty() and shown >= 0:

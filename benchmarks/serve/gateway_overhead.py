@@ -190,7 +190,8 @@ def beside_library(kind: str, folder: Path, rounds: int, tokens: int = 48) -> di
     theirs: list[float] = []
     module = "benchmarks.serve.library_loop"
     command = [sys.executable, "-m", module, kind, str(folder), str(tokens)]
-    with gateway(folder, "--parallel", 8, "--context", 256, "--threads", 2) as server:
+    options = ("--parallel", 8, "--context", 256, "--threads", 2)
+    with gateway(folder, *options) as server:
         run(tokens_per_second(server, 8, 8, 8))
         for _ in range(rounds):
             ours.append(run(tokens_per_second(server, 8, 8, tokens)))

@@ -63,14 +63,14 @@ class Browser:
         target = next(
             t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page"
         )
-        told = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self.session = told["sessionId"]
+        attached = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self.session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
-    def send(self, method: str, **given: Any) -> dict[str, Any]:
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
         self.number += 1
-        message: dict[str, Any] = {"id": self.number, "method": method, "params": given}
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": params}
         if self.session:
             message["sessionId"] = self.session
         self.socket.send(json.dumps(message))
@@ -81,17 +81,17 @@ class Browser:
                 return answer["result"]
             self._note(answer.get("method", ""), answer.get("params", {}))
 
-    def _note(self, method: str, given: dict[str, Any]) -> None:
-        if method == "Log.entryAdded" and given["entry"]["level"] == "error":
+    def _note(self, method: str, params: dict[str, Any]) -> None:
+        if method == "Log.entryAdded" and params["entry"]["level"] == "error":
             # A status that a test asked for is no fault of the page.
-            if given["entry"]["source"] != "network":
-                self.complaints.append(given["entry"]["text"])
+            if params["entry"]["source"] != "network":
+                self.complaints.append(params["entry"]["text"])
         elif method == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(given["exceptionDetails"])[:500])
-        elif method == "Runtime.consoleAPICalled" and given["type"] in ("error", "warning"):
-            self.complaints.append(json.dumps(given["args"])[:500])
+            self.complaints.append(json.dumps(params["exceptionDetails"])[:500])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
+            self.complaints.append(json.dumps(params["args"])[:500])
         elif method == "Network.requestWillBeSent":
-            self.requested.append(given["request"]["url"])
+            self.requested.append(params["request"]["url"])
 
     def open(
         self, address: str, *, width: int = 1280, height: int = 860, scheme: str = "light"
@@ -111,19 +111,19 @@ class Browser:
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def js(self, code: str) -> Any:
-        told = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        if told["result"].get("value") == {}:  # an element has no value of its own
-            return True
-        return told["result"].get("value")
+        answer = self.send(
+            "Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        value = answer["result"].get("value")
+        return True if value == {} else value  # an element has no value of its own
 
     def until(self, code: str, timeout: float = 15) -> Any:
         """Wait for an expression to hold; return its value."""
         end = time.monotonic() + timeout
         while True:
-            found = self.js(code)
-            if found:
-                return found
+            if value := self.js(code):
+                return value
             assert time.monotonic() < end, (
                 f"never came true: {code}\n{self.js('document.body.innerText')[:1500]}"
             )
@@ -141,9 +141,9 @@ class Browser:
         self.send("Input.insertText", text=text)
 
     def picture(self, path: Path) -> Path:
-        told = self.send("Page.captureScreenshot", format="png")
+        picture = self.send("Page.captureScreenshot", format="png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(told["data"]))
+        path.write_bytes(base64.b64decode(picture["data"]))
         return path
 
     def close(self) -> None:

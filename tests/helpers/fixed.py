@@ -102,9 +102,9 @@ def digest(name: str, kind: str, threads: int = 1) -> str:
 
 
 def main() -> None:
-    found = {name: {kind: digest(name, kind) for kind in kinds(name)} for name in ENCODERS}
+    hashes = {name: {kind: digest(name, kind) for kind in kinds(name)} for name in ENCODERS}
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps(found, indent=2) + "\n")
+    GOLDEN.write_text(json.dumps(hashes, indent=2) + "\n")
 
 
 if __name__ == "__main__":

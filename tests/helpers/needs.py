@@ -17,14 +17,14 @@ def program(*names: str, install: str) -> str:
     """Path of the first of `names` that is installed; `install` says which package brings it."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for name in names:
-        if found := shutil.which(name, path=places):
-            return found
+        if program := shutil.which(name, path=places):
+            return program
     absent(f"needs {' or '.join(names)}", install)
 
 
 def absent(what: str, install: str) -> None:
     """Skip this test, or fail it in CI, where nothing that proves something may be left out."""
-    said = f"{what}: install {install}"
+    message = f"{what}: install {install}"
     if os.environ.get("CI"):
-        pytest.fail(said)
-    pytest.skip(said)
+        pytest.fail(message)
+    pytest.skip(message)

@@ -10,7 +10,8 @@ from typing import Any
 TEXT = (
     "The quick brown fox jumps over the lazy dog. Once upon a time there was a small model that "
     "could read 1234 numbers, write code like `for i in range(10): print(i)` and say hello in many "
-    "languages: bonjour, hola, こんにちは, привет, 你好, مرحبا. Emojis too 🙂🚀. It's what we've wanted!\n"
+    "languages: bonjour, hola, こんにちは, привет, 你好, مرحبا. Emojis too 🙂🚀. "
+    "It's what we've wanted!\n"
 )
 SMALL = {
     "vocab_size": 512,
@@ -171,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def make(name: str, folder: Path, seed: int = 0) -> Any:
-    """Write recipe `name` to `folder` as a Hugging Face model and return it, in float32, for reference."""
+    """Write recipe `name` to `folder` as a Hugging Face model and return it, in float32."""
     import torch
     import transformers
 
@@ -275,7 +276,10 @@ def write_tokenizer(kind: str, folder: Path, size: int) -> None:
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
-        "chat_template": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+        "chat_template": (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+            "{{ m.content }}<|im_end|>\n{% endfor %}"
+        ),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 

@@ -1,0 +1,52 @@
+"""Documents are wrapped at 100 columns, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")})
+MAX_COLUMNS = 100
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines outside tables and code."""
+    fenced = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.lstrip()
+        if text.startswith("```"):
+            fenced = not fenced
+        elif not fenced and not text.startswith("|"):
+            yield number, line
+
+
+def unbreakable(line: str) -> bool:
+    """Whether a line holds nothing to wrap at: one link or one piece of code."""
+    text = re.sub(r"`[^`]*`|!?\[[^\]]*\]\([^)]*\)", "x", line.strip())
+    return " " not in text
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_prose_is_wrapped(path: Path) -> None:
+    long = [n for n, line in prose(path) if len(line) > MAX_COLUMNS and not unbreakable(line)]
+    assert not long, f"{path.name}: lines {long} are longer than {MAX_COLUMNS} columns"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_named_in_documents_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:tests|benchmarks|tools|src/kanna)/[\w/]+\.\w+", text))
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert not missing, f"{path.name} names {missing}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_benchmarks_named_in_documents_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for module in re.findall(r"\bpython -m (benchmarks(?:\.\w+)+)", text):
+        file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        assert file.exists(), f"{path.name} runs {module}"
