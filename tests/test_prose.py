@@ -39,7 +39,7 @@ def test_prose_is_wrapped(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_named_in_documents_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    named = set(re.findall(r"\b(?:tests|benchmarks|tools|src/kanna)/[\w/]+\.\w+", text))
+    named = set(re.findall(r"(?<![\w/])(?:tests|benchmarks|tools|src/kanna)/[\w/]+\.\w+", text))
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing, f"{path.name} names {missing}"
 
@@ -50,3 +50,24 @@ def test_benchmarks_named_in_documents_exist(path: Path) -> None:
     for module in re.findall(r"\bpython -m (benchmarks(?:\.\w+)+)", text):
         file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
         assert file.exists(), f"{path.name} runs {module}"
+
+
+def rows_of_contributing() -> list[list[str]]:
+    """Cells of the table of what to write for what."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (.*) \|$", text, re.MULTILINE)
+    return [line.split(" | ") for line in lines][1:]
+
+
+@pytest.mark.parametrize("row", rows_of_contributing(), ids=lambda row: row[0])
+def test_contributing_names_the_files_that_matter(row: list[str]) -> None:
+    _, files, exports, test = row
+    patterns = re.findall(r"`([^`]*<name>[^`]*)`", files)
+    for export in re.findall(r"`(\w+)`", exports):
+        code = [path for p in patterns for path in ROOT.glob(p.replace("<name>", "*"))]
+        exporting = re.compile(rf"^{export}\b", re.MULTILINE)
+        assert any(exporting.search(path.read_text(encoding="utf-8")) for path in code)
+    for pattern in patterns:
+        assert list(ROOT.glob(pattern.replace("<name>", "*"))), f"there is no {pattern}"
+    for path in re.findall(r"`([^`]*)`", test):
+        assert (ROOT / path).exists(), f"there is no {path}"
