@@ -19,18 +19,18 @@ import uvicorn
 from helpers.replay_engine import program
 from kanna.serving.app import create_app
 from kanna.serving.canary import CanarySpec
-from kanna.serving.guard.store import Store
+from kanna.serving.guard.store import KeyStore
 from kanna.serving.metrics import Metrics
-from kanna.serving.pool import Pool
-from kanna.serving.settings import Limits, ModelSpec, Settings
-from kanna.serving.wire import protocol
+from kanna.serving.pool import ModelPool
+from kanna.serving.settings import GatewayLimits, GatewaySettings, ModelSpec
+from kanna.serving.connections import protocol
 
 
 @dataclass
 class Local:
     port: int
-    pool: Pool
-    store: Store
+    pool: ModelPool
+    store: KeyStore
     folder: Path
 
     @property
@@ -72,7 +72,7 @@ class Local:
     @property
     def inside(self) -> int:
         backend = self.pool.find("m").backend
-        return backend.gate.inside if backend else 0
+        return backend.admission.running if backend else 0
 
     def log(self) -> list[dict[str, Any]]:
         path = self.folder / "audit.jsonl"
@@ -96,36 +96,36 @@ def local(
     replay: bool = True,
     canary: str = "",
     slowdown: float = 5.0,
-    told: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     **limits: Any,
 ) -> Iterator[Local]:
     """A gateway in front of the replay engine, or of the model's real one.
 
-    `told`: more of its settings.
+    `settings`: more of its settings.
     """
     usual: dict[str, Any] = {
         "context": 256,
         "slots": slots,
         "threads": 1,
         "audit": folder / "audit.jsonl",
-        "llama_server": program(folder) if replay else None,
-        "limits": Limits(**limits),
+        "native_program": program(folder) if replay else None,
+        "limits": GatewayLimits(**limits),
     }
-    settings = Settings(**usual | (told or {}))
-    store = Store(folder / "keys.sqlite")
+    gateway_settings = GatewaySettings(**usual | (settings or {}))
+    store = KeyStore(folder / "keys.sqlite")
     canaries = [CanarySpec.parse(canary, "m", 0.8, slowdown)] if canary else []
-    pool = Pool([ModelSpec(name="m", path=model)], settings, Metrics(), canaries)
+    pool = ModelPool([ModelSpec(name="m", path=model)], gateway_settings, Metrics(), canaries)
     up = threading.Event()
     with closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
         bound.listen(1024)
-        app = create_app(pool, store, settings, up.set)
+        app = create_app(pool, store, gateway_settings, up.set)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
                 log_level="error",
                 access_log=False,
-                http=protocol(settings.limits),
+                http=protocol(gateway_settings.limits),
                 ws="none",
                 timeout_graceful_shutdown=1,
             )
@@ -153,14 +153,14 @@ def langchain(url: str, prompts: tuple[str, str]) -> dict[str, Any]:
     """Options of LangChain's client for the model `m`, after it has asked whole, by a stream and in a batch."""
     from langchain_openai import ChatOpenAI
 
-    told: Any = {
+    options: Any = {
         "base_url": url + "/v1",
         "api_key": "none",
         "model": "m",
         "temperature": 0,
         "max_tokens": 12,
     }
-    model = ChatOpenAI(**told, stream_usage=True)
+    model = ChatOpenAI(**options, stream_usage=True)
     whole = model.invoke(prompts[0])
     assert whole.content and whole.usage_metadata and whole.usage_metadata["output_tokens"] <= 12
     parts = list(model.stream(prompts[0]))
@@ -168,4 +168,4 @@ def langchain(url: str, prompts: tuple[str, str]) -> dict[str, Any]:
     assert any(p.usage_metadata for p in parts)
     batch = model.batch(list(prompts))
     assert batch[0].content == whole.content and batch[1].content
-    return told
+    return options

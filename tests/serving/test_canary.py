@@ -19,7 +19,7 @@ from helpers.gateways import Local, local, until
 
 import kanna
 from kanna.errors import UsageError
-from kanna.serving.canary import ENOUGH, FAILURES, CanarySpec, upper
+from kanna.serving.canary import MAX_FAILURES, MIN_COMPARISONS, CanarySpec, wilson_upper
 
 BODY: Any = {"prompt": "a", "max_tokens": 4}
 
@@ -58,10 +58,10 @@ def test_a_worse_one_is_taken_back(tiny_gguf: Path, tmp_path: Path, name: str, s
                 "half of the requests went there"
             )
         if name != "broken.gguf":
-            assert found["compared"] >= ENOUGH
-        until(lambda: not gateway.pool.extra)
+            assert found["compared"] >= MIN_COMPARISONS
+        until(lambda: not gateway.pool.loader.extra)
         assert gateway.post("/v1/completions", BODY)[1]["choices"][0]["text"] == "xxxx"
-        text = gateway.pool.metrics.text().decode()
+        text = gateway.pool.metrics.exposition().decode()
         assert 'kanna_canary_taken_back_total{model="m"} 1.0' in text
 
 
@@ -71,7 +71,7 @@ def test_an_equal_one_stays(tiny_gguf: Path, tmp_path: Path) -> None:
     with local(tiny_gguf, tmp_path, canary=f"m={path}@1") as gateway:
         until(lambda: status(gateway)["state"] == "trying", 30)
         main = gateway.engine()["begun"]
-        ask_until(gateway, lambda: status(gateway)["compared"] >= ENOUGH + 5)
+        ask_until(gateway, lambda: status(gateway)["compared"] >= MIN_COMPARISONS + 5)
         found = status(gateway)
         assert found["state"] == "trying" and found["agreed"] == found["compared"]
         begun = gateway.engine()["begun"] - main
@@ -159,12 +159,12 @@ def test_a_stream_under_way_ends_on_the_canary_that_is_taken_back(
         until(lambda: status(gateway)["requests"] == 1)
         canary = gateway.pool.find("m").canary
         assert canary
-        canary.compared = ENOUGH  # and none agreed: the next one decides
+        canary.compared = MIN_COMPARISONS  # and none agreed: the next one decides
         ask_until(gateway, lambda: status(gateway)["state"] == "taken back")
-        assert reader.is_alive() and gateway.pool.extra, "it is not unloaded below a request"
+        assert reader.is_alive() and gateway.pool.loader.extra, "it is not unloaded below a request"
         reader.join()
         assert said == ["y" * 40]
-        until(lambda: not gateway.pool.extra)
+        until(lambda: not gateway.pool.loader.extra)
         assert text_of(gateway, "/v1/completions", BODY) == "xxxx"
 
 
@@ -174,8 +174,8 @@ def test_an_engine_of_a_canary_that_dies_costs_no_later_request(
     (tmp_path / "same.gguf").symlink_to(tiny_gguf)
     with local(tiny_gguf, tmp_path, canary=f"{tmp_path}/same.gguf@1") as gateway:
         until(lambda: status(gateway)["state"] == "trying", 30)
-        [canary] = gateway.pool.extra.values()
-        for i in range(FAILURES):
+        [canary] = gateway.pool.loader.extra.values()
+        for i in range(MAX_FAILURES):
             assert canary.main.pid
             os.kill(canary.main.pid, signal.SIGKILL)
             until(lambda i=i: canary.main.restarts == i + 1)
@@ -205,7 +205,7 @@ def test_real_artefacts_are_kept_or_taken_back(
     kanna.convert(source, canary, preset=preset, threads=1)
     with local(model, tmp_path, replay=False, canary=f"{canary}@1", slowdown=1000) as gateway:
         until(lambda: status(gateway)["state"] == "trying", 60)
-        for i in range(10 * ENOUGH):
+        for i in range(10 * MIN_COMPARISONS):
             before = status(gateway)["compared"]
             body = {"prompt": f"{i} {i * 7} the", "max_tokens": 2, "temperature": 0}
             assert gateway.post("/v1/completions", body)[0] == 200
@@ -214,7 +214,7 @@ def test_real_artefacts_are_kept_or_taken_back(
                     status(gateway)["compared"] > before or status(gateway)["state"] != "trying"
                 )
             )
-            if status(gateway)["state"] != "trying" or status(gateway)["compared"] >= 2 * ENOUGH:
+            if status(gateway)["state"] != "trying" or status(gateway)["compared"] >= 2 * MIN_COMPARISONS:
                 break
         found = status(gateway)
         assert (found["state"] == "trying") == stays, found
@@ -222,7 +222,7 @@ def test_real_artefacts_are_kept_or_taken_back(
             assert found["agreed"] >= 0.9 * found["compared"]
         else:
             assert "next tokens agree" in found["reason"]
-            until(lambda: not gateway.pool.extra)
+            until(lambda: not gateway.pool.loader.extra)
             assert gateway.post("/v1/completions", BODY)[0] == 200
 
 
@@ -233,6 +233,6 @@ def test_what_is_no_canary_is_refused(tiny_gguf: Path, text: str) -> None:
 
 
 def test_the_interval_is_wilsons() -> None:
-    assert upper(20, 20) == pytest.approx(1.0)
-    assert upper(0, 20) == pytest.approx(0.1611, abs=1e-4)
-    assert upper(81, 100) == pytest.approx(0.8749, abs=2e-4)
+    assert wilson_upper(20, 20) == pytest.approx(1.0)
+    assert wilson_upper(0, 20) == pytest.approx(0.1611, abs=1e-4)
+    assert wilson_upper(81, 100) == pytest.approx(0.8749, abs=2e-4)

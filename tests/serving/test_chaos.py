@@ -24,8 +24,9 @@ from helpers.gateway_process import start, stop
 from helpers.gateways import local, until
 from helpers.replay_engine import program
 
+from kanna.serving.guard.keys import KeyUsage, today
 from kanna.serving.guard.ledger import Ledger
-from kanna.serving.guard.store import Store, Use, today
+from kanna.serving.guard.store import KeyStore
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 ASK = json.dumps({"model": "small", "prompt": "a", "max_tokens": 3}).encode()
@@ -96,19 +97,19 @@ def test_a_full_disk_stops_no_answer_and_loses_no_usage(tiny_gguf: Path, tmp_pat
 
 def test_usage_that_found_no_room_is_written_later(tmp_path: Path) -> None:
     async def run() -> None:
-        store = Store(tmp_path / "keys.sqlite")
+        store = KeyStore(tmp_path / "keys.sqlite")
         database: Any = store._db
         pages = database.execute("PRAGMA page_count").fetchone()[0]
         database.execute(f"PRAGMA max_page_count = {pages}")
         ledger = Ledger(store, None)
         for i in range(400):
-            await ledger.write(
-                Use(key=f"key-{i}", model="m" * 200, prompt_tokens=1, completion_tokens=2), None
+            await ledger.record(
+                KeyUsage(key=f"key-{i}", model="m" * 200, prompt_tokens=1, completion_tokens=2), None
             )
         assert ledger.failures > 0, "SQLite says that the disk is full"
         database.execute("PRAGMA max_page_count = 100000")
-        await ledger.write(Use(key="last", model="m", prompt_tokens=1, completion_tokens=2), None)
-        assert sum(store.used(today()).values()) == 3 * 401
+        await ledger.record(KeyUsage(key="last", model="m", prompt_tokens=1, completion_tokens=2), None)
+        assert sum(store.tokens_of_day(today()).values()) == 3 * 401
         ledger.close()
 
     asyncio.run(run())

@@ -81,7 +81,7 @@ def test_schemathesis_makes_keys_and_revokes_them(
     replay: Local, described: Any, admin: dict[str, str]
 ) -> None:
     """Stateful: a key that was made can be revoked, once."""
-    before = len(replay.store.listed())
+    before = len(replay.store.list_keys())
     machine: Any = described.include(path_regex="/admin/keys").as_state_machine()
 
     class Keys(machine):
@@ -96,7 +96,7 @@ def test_schemathesis_makes_keys_and_revokes_them(
             max_examples=15, stateful_step_count=5, derandomize=True, **fuzzing.LENIENT
         )
     )
-    listed = replay.store.listed()[before:]
+    listed = replay.store.list_keys()[before:]
     assert listed and any(k.revoked for k in listed), "some were made, some of them revoked"
 
 

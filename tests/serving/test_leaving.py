@@ -91,9 +91,9 @@ def test_a_client_that_leaves_the_queue_is_forgotten(gateway: Local) -> None:
     waiting = gateway.open(COMPLETE, {"prompt": "a"})
     backend = gateway.pool.find("m").backend
     assert backend
-    until(lambda: backend.gate.waiting == 1)
+    until(lambda: backend.admission.waiting == 1)
     waiting.close()
-    until(lambda: backend.gate.waiting == 0, 0.5)
+    until(lambda: backend.admission.waiting == 0, 0.5)
     assert gateway.engine()["begun"] == seen
     for connection in held:
         connection.close()
@@ -104,7 +104,7 @@ def test_a_full_queue_is_said_with_when_to_come_back(gateway: Local) -> None:
     held = [gateway.open(COMPLETE, {"prompt": "a", "replay": {"wait": 0.8}}) for _ in range(4 + 2)]
     backend = gateway.pool.find("m").backend
     assert backend
-    until(lambda: backend.gate.waiting == 2)
+    until(lambda: backend.admission.waiting == 2)
     connection = gateway.open(COMPLETE, {"prompt": "a"})
     text = connection.recv(65536).decode()
     assert text.startswith("HTTP/1.1 503") and "retry-after: " in text and "queue_full" in text

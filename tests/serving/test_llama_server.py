@@ -10,8 +10,9 @@ from helpers import three
 from helpers.replay_engine import program
 
 from kanna.errors import UsageError
-from kanna.serving import _program, fastest
-from kanna.serving.engines.base import EngineConfig
+from kanna.serving.arguments import find_program
+from kanna.serving.engines import llama_programs
+from kanna.serving.engines.base import EngineConfig, ProgramChoice
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +37,24 @@ def config(model: Path) -> EngineConfig:
 
 
 def test_the_faster_one_runs_and_is_remembered(model: Path, native: Path, tmp_path: Path) -> None:
-    told = list[str]()
-    first = fastest.choose(config(model), tmp_path, told.append)
-    assert first.program == str(native) and "times as fast as xllamacpp" in first.said
-    assert len(told) == 1 and "Measuring" in told[0]
-    assert fastest.choose(config(model), tmp_path, told.append) == first
-    assert len(told) == 1, "it was measured once"
+    messages = list[str]()
+    first = llama_programs.choose(config(model), tmp_path, messages.append)
+    assert first.program == str(native) and "times as fast as xllamacpp" in first.reason
+    assert len(messages) == 1 and "Measuring" in messages[0]
+    assert llama_programs.choose(config(model), tmp_path, messages.append) == first
+    assert len(messages) == 1, "it was measured once"
     os.utime(native, (1, 1))
-    fastest.choose(config(model), tmp_path, told.append)
-    assert len(told) == 2, "another build is another question"
+    llama_programs.choose(config(model), tmp_path, messages.append)
+    assert len(messages) == 2, "another build is another question"
 
 
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [(0.5, True), (0.99, False), (1.0, False), (2.0, False)]
 )
 def test_a_slower_one_does_not_run(seconds: float, chosen: bool) -> None:
-    found = fastest._verdict("/bin/llama-server", {"xllamacpp": 1.0, "native": seconds})
-    assert found.program == ("/bin/llama-server" if chosen else None)
-    assert f"{1 / seconds:.2f} times as fast" in found.said
+    choice = llama_programs.verdict("/bin/llama-server", {"xllamacpp": 1.0, "native": seconds})
+    assert choice.program == ("/bin/llama-server" if chosen else None)
+    assert f"{1 / seconds:.2f} times as fast" in choice.reason
 
 
 @pytest.mark.parametrize("content", ["#!/bin/sh\nexit 1\n", "no program"])
@@ -61,20 +62,20 @@ def test_one_that_does_not_run_is_left_alone(
     model: Path, native: Path, tmp_path: Path, content: str
 ) -> None:
     native.write_text(content)
-    found = fastest.choose(config(model), tmp_path)
-    assert found.program is None and "does not" in found.said
-    assert not (tmp_path / fastest._KEPT).exists(), "it may be repaired"
+    choice = llama_programs.choose(config(model), tmp_path)
+    assert choice.program is None and "does not" in choice.reason
+    assert not (tmp_path / llama_programs.CACHE_FILE).exists(), "it may be repaired"
 
 
 def test_without_one_there_is_nothing_to_choose(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert fastest.choose(config(model), tmp_path) == fastest.Choice()
+    assert llama_programs.choose(config(model), tmp_path) == ProgramChoice()
 
 
 def test_what_is_named_is_used(native: Path) -> None:
-    assert _program("auto") is None and _program("never") is None
-    assert _program("llama-server") == _program(native) == str(native)
+    assert find_program("auto") is None and find_program("never") is None
+    assert find_program("llama-server") == find_program(native) == str(native)
     with pytest.raises(UsageError, match="is no program"):
-        _program("no-such-server")
+        find_program("no-such-server")

@@ -12,7 +12,7 @@ import pytest
 from helpers.gateways import Local, local
 
 from kanna.errors import UsageError
-from kanna.serving import _origin
+from kanna.serving.arguments import parse_origin
 
 CHAT = "https://chat.example"
 PATH = "/v1/chat/completions"
@@ -40,7 +40,7 @@ def closed(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def shared(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with local(tiny_gguf, tmp_path_factory.mktemp("shared"), told={"origins": (CHAT,)}) as gateway:
+    with local(tiny_gguf, tmp_path_factory.mktemp("shared"), settings={"origins": (CHAT,)}) as gateway:
         yield gateway
 
 
@@ -61,7 +61,7 @@ def test_pages_of_others_may_not_post(closed: Local, origin: str) -> None:
     assert status == 403 and "access-control-allow-origin" not in headers
     status, headers, _ = ask(closed, "GET", "/v1/models", {"origin": origin})
     assert "access-control-allow-origin" not in headers
-    assert 'kanna_refused_total{status="403"}' in closed.pool.metrics.text().decode()
+    assert 'kanna_refused_total{status="403"}' in closed.pool.metrics.exposition().decode()
 
 
 def test_our_own_page_and_programs_may(closed: Local) -> None:
@@ -113,7 +113,7 @@ def test_a_page_that_was_named_may(shared: Local) -> None:
 
 
 def test_where_keys_are_asked_for_names_do_not_matter(tiny_gguf: Path, tmp_path: Path) -> None:
-    with local(tiny_gguf, tmp_path, told={"keys": True}) as gateway:
+    with local(tiny_gguf, tmp_path, settings={"keys": True}) as gateway:
         key = gateway.store.create("one")[1]
         headers = {
             "host": "models.example",
@@ -127,11 +127,11 @@ def test_where_keys_are_asked_for_names_do_not_matter(tiny_gguf: Path, tmp_path:
 @pytest.mark.parametrize("given", ["chat.example", "https://chat.example/page", "", "https://"])
 def test_what_is_no_origin(given: str) -> None:
     with pytest.raises(UsageError):
-        _origin(given)
+        parse_origin(given)
 
 
 def test_origins_are_written_as_browsers_do() -> None:
-    assert [_origin(o) for o in ("https://Chat.example/", "http://localhost:3000", "*")] == [
+    assert [parse_origin(o) for o in ("https://Chat.example/", "http://localhost:3000", "*")] == [
         "https://chat.example",
         "http://localhost:3000",
         "*",

@@ -22,14 +22,14 @@ import pytest
 from kanna.errors import SourceError, UsageError
 from kanna.serving.backend import Backend
 from kanna.serving.metrics import Metrics
-from kanna.serving.pool import Pool
+from kanna.serving.pool import ModelPool
 from kanna.serving.problems import ApiError
-from kanna.serving.settings import ModelSpec, Settings
+from kanna.serving.settings import GatewaySettings, ModelSpec
 
 SMALL: dict[str, Any] = {"context": 256, "slots": 1, "threads": 1}
 
 
-def with_pool(pool: Pool, work: Callable[[aiohttp.ClientSession], Awaitable[None]]) -> None:
+def with_pool(pool: ModelPool, work: Callable[[aiohttp.ClientSession], Awaitable[None]]) -> None:
     async def run() -> None:
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True)
@@ -58,29 +58,29 @@ async def chat(
 
 def test_an_engine_wants_its_key_and_comes_back_after_kill_9(smollm2: Path) -> None:
     metrics = Metrics()
-    pool = Pool([ModelSpec(name="m", path=smollm2)], Settings(**SMALL), metrics)
+    pool = ModelPool([ModelSpec(name="m", path=smollm2)], GatewaySettings(**SMALL), metrics)
     pool.prestart()
 
     async def work(session: aiohttp.ClientSession) -> None:
         served = pool.find("m")
-        backend = await pool.enter(served)
+        backend = await pool.acquire(served)
         assert await chat(session, backend, {}) == 401
         assert await chat(session, backend) == 200
-        backend.leave()
+        backend.release()
         first = backend.main.pid
         assert first
         os.kill(first, signal.SIGKILL)
         while backend.main.state == "ready":
             await asyncio.sleep(0.01)
-        backend = await pool.enter(served)
+        backend = await pool.acquire(served)
         assert backend.main.pid != first
         assert await chat(session, backend) == 200
-        backend.leave()
+        backend.release()
         assert (
-            'kanna_engine_restarts_total{model="m",role="generate"} 1.0' in metrics.text().decode()
+            'kanna_engine_restarts_total{model="m",role="generate"} 1.0' in metrics.exposition().decode()
         )
-        assert await pool.unload(served)
-        assert pool.used == 0
+        assert await pool.loader.unload(served)
+        assert pool.loader.used == 0
 
     with_pool(pool, work)
 
@@ -90,19 +90,19 @@ def test_an_idle_model_makes_room_and_a_busy_one_does_not(smollm2: Path) -> None
         ModelSpec(name="one", path=smollm2, aliases=["first"]),
         ModelSpec(name="two", path=smollm2),
     ]
-    needed = Pool(specs, Settings(**SMALL), Metrics()).find("one").bytes
-    pool = Pool(specs, Settings(**SMALL, memory=int(1.5 * needed)), Metrics())
+    needed = ModelPool(specs, GatewaySettings(**SMALL), Metrics()).find("one").bytes
+    pool = ModelPool(specs, GatewaySettings(**SMALL, memory=int(1.5 * needed)), Metrics())
 
     async def work(session: aiohttp.ClientSession) -> None:
         one, two = pool.find("first"), pool.find("two")
-        backend = await pool.enter(one)
+        backend = await pool.acquire(one)
         with pytest.raises(ApiError, match="in use: one") as caught:
-            await pool.enter(two)
+            await pool.acquire(two)
         assert (caught.value.status, caught.value.code) == (503, "insufficient_memory")
-        backend.leave()
-        (await pool.enter(two)).leave()
+        backend.release()
+        (await pool.acquire(two)).release()
         assert one.backend is None
-        assert pool.used == needed
+        assert pool.loader.used == needed
 
     with_pool(pool, work)
 
@@ -110,20 +110,20 @@ def test_an_idle_model_makes_room_and_a_busy_one_does_not(smollm2: Path) -> None
 def test_a_swap_waits_for_requests_on_the_old_artefact(smollm2: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     other.symlink_to(smollm2)
-    pool = Pool([ModelSpec(name="m", path=smollm2)], Settings(**SMALL), Metrics())
+    pool = ModelPool([ModelSpec(name="m", path=smollm2)], GatewaySettings(**SMALL), Metrics())
 
     async def work(session: aiohttp.ClientSession) -> None:
         served = pool.find("m")
-        old = await pool.enter(served)
+        old = await pool.acquire(served)
         swap = asyncio.create_task(pool.swap(served, other))
         while served.backend is old:
             await asyncio.sleep(0.01)
         assert await chat(session, old) == 200  # what began on the old one ends there
-        new = await pool.enter(served)
+        new = await pool.acquire(served)
         assert await chat(session, new) == 200
-        new.leave()
+        new.release()
         assert not swap.done()
-        old.leave()
+        old.release()
         await swap
         assert served.spec.path == other
         assert old.main.pid is None
@@ -133,27 +133,27 @@ def test_a_swap_waits_for_requests_on_the_old_artefact(smollm2: Path, tmp_path: 
 
 def test_what_cannot_be_served_is_refused_with_the_reason(smollm2: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the budget is"):
-        Pool([ModelSpec(name="m", path=smollm2)], Settings(**SMALL, memory=1000), Metrics())
+        ModelPool([ModelSpec(name="m", path=smollm2)], GatewaySettings(**SMALL, memory=1000), Metrics())
     with pytest.raises(SourceError, match="does not exist"):
-        Pool([ModelSpec(name="m", path=tmp_path / "none.gguf")], Settings(**SMALL), Metrics())
+        ModelPool([ModelSpec(name="m", path=tmp_path / "none.gguf")], GatewaySettings(**SMALL), Metrics())
     (tmp_path / "text.gguf").write_text("no model")
     with pytest.raises(SourceError, match="no engine runs"):
-        Pool([ModelSpec(name="m", path=tmp_path / "text.gguf")], Settings(**SMALL), Metrics())
+        ModelPool([ModelSpec(name="m", path=tmp_path / "text.gguf")], GatewaySettings(**SMALL), Metrics())
     with pytest.raises(UsageError, match="two models"):
-        Pool(
+        ModelPool(
             [ModelSpec(name="a", path=smollm2), ModelSpec(name="b", path=smollm2, aliases=["a"])],
-            Settings(**SMALL),
+            GatewaySettings(**SMALL),
             Metrics(),
         )
     # A package gives every model its own name in small letters for an alias.
     assert (
-        Pool([ModelSpec(name="m", path=smollm2, aliases=["m"])], Settings(**SMALL), Metrics())
+        ModelPool([ModelSpec(name="m", path=smollm2, aliases=["m"])], GatewaySettings(**SMALL), Metrics())
         .find("m")
         .name
         == "m"
     )
     with pytest.raises(UsageError, match="two models"):
-        Pool([ModelSpec(name="m", path=smollm2)] * 2, Settings(**SMALL), Metrics())
+        ModelPool([ModelSpec(name="m", path=smollm2)] * 2, GatewaySettings(**SMALL), Metrics())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -162,9 +162,9 @@ def test_engines_end_with_a_gateway_that_is_killed(smollm2: Path) -> None:
 import time
 from pathlib import Path
 from kanna.serving.metrics import Metrics
-from kanna.serving.pool import Pool
-from kanna.serving.settings import ModelSpec, Settings
-pool = Pool([ModelSpec(name="m", path=Path({str(smollm2)!r}))], Settings(context=256, slots=1, threads=1), Metrics())
+from kanna.serving.pool import ModelPool
+from kanna.serving.settings import GatewaySettings, ModelSpec
+pool = ModelPool([ModelSpec(name="m", path=Path({str(smollm2)!r}))], GatewaySettings(context=256, slots=1, threads=1), Metrics())
 pool.prestart()
 print(pool.find("m").backend.main.pid, flush=True)
 time.sleep(60)

@@ -57,7 +57,7 @@ def gateway(
         request.param, source, tmp_path_factory.mktemp(request.param) / "model"
     )
     folder, told = tmp_path_factory.mktemp("gateway"), {"context": 1024}
-    with local(artefact, folder, slots=3, replay=False, told=told, max_tokens=160) as running:
+    with local(artefact, folder, slots=3, replay=False, settings=settings, max_tokens=160) as running:
         yield running
 
 

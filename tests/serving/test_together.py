@@ -21,8 +21,8 @@ from helpers.gateways import until
 import kanna as library
 from kanna.errors import UsageError
 from kanna.serving.metrics import Metrics
-from kanna.serving.pool import Pool
-from kanna.serving.settings import ModelSpec, Settings
+from kanna.serving.pool import ModelPool
+from kanna.serving.settings import GatewaySettings, ModelSpec
 
 NAMES = ("small", "onnx", "mlx")
 GAUGES = (
@@ -198,4 +198,4 @@ def test_one_draft_is_enough(artefacts: dict[str, Path], tmp_path: Path) -> None
     assert run.returncode == 2 and "two draft models" in run.stderr
     spec = ModelSpec(name="m", path=artefacts["mlx"], draft=file)
     with pytest.raises(UsageError, match="takes no draft model"):
-        Pool([spec], Settings(context=256), Metrics())
+        ModelPool([spec], GatewaySettings(context=256), Metrics())

@@ -24,7 +24,7 @@ def _find() -> Iterator[Component]:
             options=options(engines.EngineConfig, without=("engine", "path", "name", "key")),
             facts={
                 "roles": list(engine.roles),
-                "roles of a process of their own": list(engine.apart),
+                "roles of a process of their own": list(engine.separate_roles),
             },
         )
 

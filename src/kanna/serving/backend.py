@@ -1,6 +1,7 @@
-"""One loaded artefact.
+"""The engine processes of one loaded model, and the queue in front of them.
 
-Its main engine, its helpers for scoring and embeddings, and the queue in front.
+One process generates; roles such as scoring and embeddings may have their own, started when they
+are first needed.
 """
 
 from __future__ import annotations
@@ -12,61 +13,74 @@ from dataclasses import replace
 import aiohttp
 
 from kanna.serving import engines
-from kanna.serving.admission import Gate
-from kanna.serving.engines.base import GENERATE, EngineConfig, Footprint
+from kanna.serving.admission import AdmissionQueue
+from kanna.serving.engines.base import GENERATE, EngineConfig
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError
 from kanna.serving.process import EngineProcess
-from kanna.serving.settings import Limits
+from kanna.serving.settings import GatewayLimits
 
 
 class Backend:
-    """`enter` before a request goes to the engine and `leave` after it.
+    """The processes of one artefact.
 
-    Nothing stops it in between.
+    `acquire` before a request goes to the engine and `release` after it: nothing stops the engine
+    in between.
+
+    Attributes:
+        admission: The queue in front of the engine.
+        processes: By role.
+        in_use: Requests, waiting or running, for which it stays loaded.
+        last_used: When the last of them ended, by the monotonic clock.
     """
 
-    def __init__(self, config: EngineConfig, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, config: EngineConfig, limits: GatewayLimits, metrics: Metrics) -> None:
         self.engine = engines.get(config.engine)
         self.config, self.limits, self.metrics = config, limits, metrics
-        self.footprint: Footprint = self.engine.footprint(config)
-        # A few more than there are slots are let through: the engine takes the next one without
+        self._role_bytes = {
+            role: self.engine.memory(replace(config, role=role)).total
+            for role in (GENERATE, *self.engine.separate_roles)
+        }
+        # A few more than there are slots are admitted: the engine takes the next one without
         # asking back.
-        self.gate = Gate(2 * config.slots, limits.queue, limits.queue_time)
-        self.processes: dict[str, EngineProcess] = {GENERATE: self._process(config)}
+        self.admission = AdmissionQueue(2 * config.slots, limits.queue, limits.queue_time)
+        self.processes: dict[str, EngineProcess] = {GENERATE: self._new_process(GENERATE)}
         self.in_use = 0
         self.last_used = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def _process(self, config: EngineConfig) -> EngineProcess:
+    def _new_process(self, role: str) -> EngineProcess:
         return EngineProcess(
-            config, on_death=lambda _: self.metrics.restarted(config.name, config.role)
+            replace(self.config, role=role),
+            on_death=lambda: self.metrics.count_restart(self.config.name, role),
         )
 
     @property
     def main(self) -> EngineProcess:
+        """The process that generates."""
         return self.processes[GENERATE]
 
     @property
     def context(self) -> int:
+        """Tokens per slot."""
         return self.config.context
-
-    def needs(self, role: str) -> int:
-        """Bytes that a helper of that role would take on top."""
-        if role in self.processes or role not in self.engine.apart:
-            return 0
-        return self.engine.footprint(replace(self.config, role=role)).total
 
     @property
     def bytes(self) -> int:
-        helpers = [r for r in self.processes if r != GENERATE]
-        return self.footprint.total + sum(
-            self.engine.footprint(replace(self.config, role=r)).total for r in helpers
-        )
+        """Memory of its processes."""
+        return sum(self._role_bytes[role] for role in self.processes)
 
-    async def helper(self, role: str, session: aiohttp.ClientSession) -> EngineProcess:
-        """The process for a role beside generating, started when first asked for."""
+    def additional_bytes(self, role: str) -> int:
+        """Memory that the process of a role would take; 0 when it runs or needs none."""
+        return 0 if role in self.processes else self._role_bytes.get(role, 0)
+
+    async def process_for(self, role: str, session: aiohttp.ClientSession) -> EngineProcess:
+        """The ready process of a role, started when it is first needed.
+
+        Raises:
+            ApiError: 501: the engine has no such role; 503: it does not start.
+        """
         if role not in self.engine.roles:
             raise ApiError(
                 501,
@@ -74,47 +88,54 @@ class Backend:
                 "not_supported_error",
                 "not_supported",
             )
-        if role not in self.engine.apart:
+        if role not in self.engine.separate_roles:
             return self.main
         if role not in self.processes:
-            process = self._process(replace(self.config, role=role))
+            process = self._new_process(role)
             self.processes[role] = process
             process.supervise(session)
         process = self.processes[role]
         await process.wait_ready(self.limits.load_time)
         return process
 
-    async def enter(self) -> None:
-        """Wait for a turn; raises ApiError 503 when the queue is full."""
-        self.hold()
+    async def acquire(self) -> None:
+        """Wait for a turn at the engine.
+
+        Raises:
+            ApiError: 503: the queue is full.
+        """
+        self._pin()
         try:
-            await self.gate.enter()
+            await self.admission.acquire()
         except BaseException:
-            self.release()
+            self._unpin()
             raise
 
-    def leave(self) -> None:
-        self.gate.leave()
-        self.release()
+    def release(self) -> None:
+        """End the turn."""
+        self.admission.release()
+        self._unpin()
 
-    def hold(self) -> None:
-        """Keep it loaded until `release`."""
+    def _pin(self) -> None:
         self.in_use += 1
         self._idle.clear()
 
-    def release(self) -> None:
+    def _unpin(self) -> None:
         self.in_use -= 1
         self.last_used = time.monotonic()
         if self.in_use == 0:
             self._idle.set()
 
     async def drained(self) -> None:
+        """Return when no request uses it."""
         await self._idle.wait()
 
     async def stop(self) -> None:
+        """End its processes for good."""
         for process in self.processes.values():
             await process.stop()
 
     def kill(self) -> None:
+        """End its processes without an event loop."""
         for process in self.processes.values():
             process.kill()

@@ -1,7 +1,8 @@
-"""A second artefact tried on a share of a model's traffic, and taken back by itself when it is worse.
+"""A second artefact tried on a share of a model's requests, and taken back when it is worse.
 
-Of the requests it answers, one at a time is asked again of both in the quiet: the next token of the same prompt, chosen
-greedily. How often they agree and how long each takes is what it is judged by.
+Of the requests it answers, one at a time is compared in the background: both artefacts are asked
+for the next token of the same prompt, chosen greedily. How often they agree, and how long each
+takes, decides.
 """
 
 from __future__ import annotations
@@ -15,35 +16,38 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kanna.errors import KannaError, UsageError
-from kanna.serving import relay, toolcalls
+from kanna.serving import engines, relay, tool_choice
+from kanna.serving.backend import Backend
+from kanna.serving.loader import ModelLoader
 from kanna.serving.problems import ApiError
-from kanna.serving.relay import Used
+from kanna.serving.relay import TokenUsage
+from kanna.serving.served_model import ServedModel
 from kanna.serving.settings import ModelSpec
 
-if TYPE_CHECKING:
-    from kanna.serving.backend import Backend
-    from kanna.serving.pool import Pool, Served
-
 LOG = logging.getLogger("kanna.serve")
-ENOUGH = 20
-"""Comparisons before anything is judged."""
-FAILURES = 3
+MIN_COMPARISONS = 20
+"""Comparisons before anything is decided."""
+MAX_FAILURES = 3
 """Requests in a row that it fails before it is taken back."""
-_WAIT = 30.0
+_PROMPT_FIELDS = ("model", "messages", "prompt", "tools", "tool_choice", "chat_template_kwargs")
+_COMPARISON_TIME = 30.0
+"""Seconds that either may take for a comparison."""
+DEFAULT_SHARE = "0.1"
 
 
 @dataclass(slots=True, kw_only=True)
 class CanarySpec:
-    """`[NAME=]PATH[@SHARE]`: what to try for which model on which share of its requests.
-
-    other's
+    """What to try, for which model and on which share of its requests.
 
     Attributes:
+        model: Name of the model.
+        path: The artefact to try.
+        share: Of the model's requests.
         agreement: Least share of equal next tokens.
-        slowdown: Most that its median time may be of the.
+        slowdown: Most that its median time may be, in times the model's.
     """
 
     model: str
@@ -53,12 +57,22 @@ class CanarySpec:
     slowdown: float = 1.5
 
     @classmethod
-    def parse(cls, text: str, first: str, agreement: float, slowdown: float) -> CanarySpec:
-        """Raises UsageError."""
-        name, equal, rest = text.partition("=")
-        path, at, share = (rest if equal else name).rpartition("@")
+    def parse(cls, text: str, model: str, agreement: float, slowdown: float) -> CanarySpec:
+        """Read `[NAME=]PATH[@SHARE]`.
+
+        Args:
+            text: As it stands on the command line.
+            model: The model it is for when it names none.
+            agreement: Least share of equal next tokens.
+            slowdown: Most that its median time may be, in times the model's.
+
+        Raises:
+            UsageError: The share is no share, or the artefact does not exist.
+        """
+        name, equal, artefact = text.partition("=")
+        path, at, share = (artefact if equal else name).rpartition("@")
         if not at:
-            path, share = share, "0.1"
+            path, share = share, DEFAULT_SHARE
         try:
             value = float(share)
         except ValueError:
@@ -70,7 +84,7 @@ class CanarySpec:
         if not Path(path).expanduser().exists():
             raise UsageError(f"the canary {path} does not exist")
         return cls(
-            model=name if equal else first,
+            model=name if equal else model,
             path=Path(path).expanduser(),
             share=value,
             agreement=agreement,
@@ -78,39 +92,53 @@ class CanarySpec:
         )
 
 
-class Canary:
-    """state: `loading`, `trying`, or `taken back` with the `reason`."""
+@dataclass(slots=True, frozen=True)
+class _NextToken:
+    """What an engine says next, and the seconds it takes."""
 
-    def __init__(self, pool: Pool, served: Served, spec: CanarySpec) -> None:
-        self.pool, self.served, self.spec = pool, served, spec
+    text: str
+    seconds: float
+
+
+class Canary:
+    """An artefact that is tried, and how it does.
+
+    Attributes:
+        state: `loading`, `trying` or `taken back`.
+        reason: Why it was taken back.
+        requests: How many went to it.
+        compared: Next tokens that were compared.
+        agreed: Those of them that were equal.
+    """
+
+    def __init__(self, loader: ModelLoader, model: ServedModel, spec: CanarySpec) -> None:
+        self.loader, self.model, self.spec = loader, model, spec
         self.state, self.reason = "loading", ""
         self.compared = self.agreed = self.requests = 0
-        self._label = f"canary:{served.name}"
+        self._label = f"canary:{model.name}"
         self._backend: Backend | None = None
-        self._due = 0.0
-        self._failed = 0
-        self._times: deque[tuple[float, float]] = deque(maxlen=200)
+        self._due = 0.0  # requests that should have gone to it and did not
+        self._failures = 0
+        self._times: deque[tuple[float, float]] = deque(maxlen=200)  # of it and of the model
         self._comparing: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._unloading: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
-        """Beside the model it is tried for; one that does not load is taken back at once."""
-        from kanna.serving import engines
-
-        spec = ModelSpec(name=self.served.name, path=self.spec.path)
+        """Load it besides the model; one that does not load is taken back at once."""
+        spec = ModelSpec(name=self.model.name, path=self.spec.path)
         try:
             engine = engines.for_artefact(spec.path)
-            self._backend = await self.pool.add_extra(self._label, spec, engine.name)
+            self._backend = await self.loader.add_extra(self._label, spec, engine)
             self.state = "trying"
         except (ApiError, KannaError, OSError) as error:
             self._take_back(f"it does not load: {error}")
 
-    def turn(self) -> Backend | None:
-        """Where the next request goes: the canary's engine when it is its turn."""
+    def take_request(self) -> Backend | None:
+        """The canary's engine, when the next request should go there."""
         if self.state != "trying" or self._backend is None:
             return None
         main = self._backend.main
-        if main.restarts >= FAILURES or main.state == "failed":
+        if main.restarts >= MAX_FAILURES or main.state == "failed":
             self._take_back(f"its engine ended {main.restarts} times")
         if self.state != "trying" or main.state != "ready":
             return None
@@ -121,80 +149,67 @@ class Canary:
         self.requests += 1
         return self._backend
 
-    def failed(self, status: int) -> None:
-        """How a request of its ended."""
-        self._failed = self._failed + 1 if status >= 500 else 0
-        if self._failed >= FAILURES:
-            self._take_back(f"{FAILURES} requests in a row failed")
+    def record_status(self, status: int) -> None:
+        """Count how one of its requests ended."""
+        self._failures = self._failures + 1 if status >= 500 else 0
+        if self._failures >= MAX_FAILURES:
+            self._take_back(f"{MAX_FAILURES} requests in a row failed")
 
     def compare(self, path: str, body: dict[str, Any]) -> None:
-        """Ask both for the next token, unless that is being done already."""
+        """Ask both for the next token, unless a comparison is under way."""
         if self.state == "trying" and (self._comparing is None or self._comparing.done()):
             self._comparing = asyncio.create_task(self._compare(path, dict(body)))
 
     async def _compare(self, path: str, body: dict[str, Any]) -> None:
-        kept = ("model", "messages", "prompt", "tools", "tool_choice", "chat_template_kwargs")
-        body = {k: v for k, v in body.items() if k in kept} | {
+        body = {k: v for k, v in body.items() if k in _PROMPT_FIELDS} | {
             "max_tokens": 1,
             "temperature": 0,
             "cache_prompt": False,
         }
+        if self._backend is None or self.model.backend is None:
+            return
         try:
-            mine = await asyncio.wait_for(self._ask(self._backend, path, body), _WAIT)
-            other = await asyncio.wait_for(self._ask(self.served.backend, path, body), _WAIT)
+            canary, model = [
+                await asyncio.wait_for(_next_token(backend, path, body), _COMPARISON_TIME)
+                for backend in (self._backend, self.model.backend)
+            ]
         except (ApiError, asyncio.TimeoutError):
             return
-        if mine is None or other is None:
-            return
+        agreed = canary.text == model.text
         self.compared += 1
-        self.agreed += mine[0] == other[0]
-        self._times.append((mine[1], other[1]))
-        metrics = self.pool.metrics
-        metrics.of(
-            metrics.canary_compared, self.served.name, "yes" if mine[0] == other[0] else "no"
-        ).inc()
-        self._judge()
+        self.agreed += agreed
+        self._times.append((canary.seconds, model.seconds))
+        metrics = self.loader.metrics
+        label = "yes" if agreed else "no"
+        metrics.series(metrics.canary_compared, self.model.name, label).inc()
+        self._decide()
 
-    async def _ask(
-        self, backend: Backend | None, path: str, body: dict[str, Any]
-    ) -> tuple[str, float] | None:
-        """What an engine says next, and the seconds it takes."""
-        if backend is None:
-            return None
-        await backend.enter()
-        try:
-            body, _ = await toolcalls.prepared(backend, body)
-            begun = time.perf_counter()
-            found = json.loads(await relay.whole(backend, path, body, Used()))["choices"][0]
-            said = found["message"] if "message" in found else found["text"]
-            return json.dumps(said, sort_keys=True), time.perf_counter() - begun
-        finally:
-            backend.leave()
-
-    def _judge(self) -> None:
-        if self.compared < ENOUGH:
+    def _decide(self) -> None:
+        """Take it back when it surely agrees too rarely, or is too slow."""
+        if self.compared < MIN_COMPARISONS:
             return
-        if (most := upper(self.agreed, self.compared)) < self.spec.agreement:
-            found = f"{self.agreed} of {self.compared} next tokens agree (at most {most:.2f})"
-            self._take_back(f"{found}, {self.spec.agreement:g} are asked")
+        if (most := wilson_upper(self.agreed, self.compared)) < self.spec.agreement:
+            agreement = f"{self.agreed} of {self.compared} next tokens agree (at most {most:.2f})"
+            self._take_back(f"{agreement}, {self.spec.agreement:g} are asked")
             return
-        mine, other = (statistics.median(t[i] for t in self._times) for i in (0, 1))
-        if mine > other * self.spec.slowdown:
+        canary, model = (statistics.median(times[i] for times in self._times) for i in (0, 1))
+        if canary > model * self.spec.slowdown:
             self._take_back(
-                f"it takes {mine / other:.2f} times as long, {self.spec.slowdown:g} are allowed"
+                f"it takes {canary / model:.2f} times as long, {self.spec.slowdown:g} are allowed"
             )
 
     def _take_back(self, reason: str) -> None:
-        """From now on nothing goes to it; it is unloaded when its last request has ended."""
+        """Send nothing to it any more, and unload it when its last request has ended."""
         if self.state == "taken back":
             return
         self.state, self.reason = "taken back", reason
-        metrics = self.pool.metrics
-        metrics.of(metrics.canary_taken_back, self.served.name).inc()
-        LOG.warning("the canary of %s was taken back: %s", self.served.name, reason)
-        self._ending = asyncio.create_task(self.pool.drop_extra(self._label))
+        metrics = self.loader.metrics
+        metrics.series(metrics.canary_taken_back, self.model.name).inc()
+        LOG.warning("the canary of %s was taken back: %s", self.model.name, reason)
+        self._unloading = asyncio.create_task(self.loader.drop_extra(self._label))
 
     def status(self) -> dict[str, Any]:
+        """Its state and counts, as `/status` shows them."""
         return {
             "path": str(self.spec.path),
             "share": self.spec.share,
@@ -206,8 +221,21 @@ class Canary:
         }
 
 
-def upper(hits: int, tries: int, z: float = 1.96) -> float:
-    """Upper end of Wilson's 95 % interval of a share."""
+async def _next_token(backend: Backend, path: str, body: dict[str, Any]) -> _NextToken:
+    await backend.acquire()
+    try:
+        body, _ = await tool_choice.prepare(backend, body)
+        started = time.perf_counter()
+        data = await relay.fetch(backend, path, body, TokenUsage())
+        choice = json.loads(data)["choices"][0]
+        content = choice["message"] if "message" in choice else choice["text"]
+        return _NextToken(json.dumps(content, sort_keys=True), time.perf_counter() - started)
+    finally:
+        backend.release()
+
+
+def wilson_upper(hits: int, tries: int, z: float = 1.96) -> float:
+    """Upper end of Wilson's score interval of a share; z = 1.96 makes it the 95 % interval."""
     share = hits / tries
     middle = share + z * z / (2 * tries)
     spread = z * math.sqrt(share * (1 - share) / tries + z * z / (4 * tries * tries))

@@ -1,9 +1,8 @@
-"""An engine's process.
+"""The process of an engine.
 
-`python -m kanna.serving.child ENGINE`, told by a line of JSON on standard input what to run.
-
-It ends with the gateway, however that ends: its standard input closes, and on Linux the kernel
-kills it.
+`python -m kanna.serving.child ENGINE` imports what the engine needs, and a line of JSON on its
+standard input says what to run. It ends with the gateway, however that ends: its standard input
+closes, and on Linux the kernel kills it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from contextlib import suppress
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent is gone; Linux alone can."""
+    """Ask the kernel to kill this process when its parent is gone; only Linux can."""
     if sys.platform != "linux":
         return
     import ctypes
@@ -28,19 +27,20 @@ def die_with_parent() -> None:
         os._exit(1)  # it ended before we asked
 
 
-def _watch_stdin() -> None:
+def _exit_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(0)
 
 
 def main() -> int:
+    """Run the engine that the command line names; returns an exit code."""
     from kanna.errors import KannaError
     from kanna.serving import engines
-    from kanna.serving.engines.base import guard_stdout
+    from kanna.serving.engines.handshake import redirect_stdout
 
     die_with_parent()
-    guard_stdout()
+    redirect_stdout()
     # Ctrl-C reaches the whole group of processes: the gateway alone decides when engines end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in engines.get(sys.argv[1]).modules:
@@ -50,7 +50,7 @@ def main() -> int:
     while not line.endswith(b"\n"):
         line += os.read(0, 65536) or os._exit(1)
     config = engines.EngineConfig.from_json(line.decode())
-    threading.Thread(target=_watch_stdin, daemon=True).start()
+    threading.Thread(target=_exit_with_stdin, daemon=True).start()
     try:
         engines.get(config.engine).run(config)
     except KannaError as error:

@@ -1,4 +1,4 @@
-"""What the routes share: the guard in front of every request, and what is counted behind it."""
+"""What the routes share: the checks in front of every request, and how it is answered."""
 
 from __future__ import annotations
 
@@ -6,57 +6,66 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from kanna.serving import relay, requests, responses
-from kanna.serving.disconnect import LEFT, Client, Events
-from kanna.serving.guard.ledger import Ledger
-from kanna.serving.guard.limits import Limiter
-from kanna.serving.guard.store import Key, Store, Use
-from kanna.serving.pool import Pool, Served
+from kanna.serving.accounting import Accounting
+from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST, ClientConnection
+from kanna.serving.event_stream import EventStream
+from kanna.serving.guard.keys import ApiKey
+from kanna.serving.guard.limits import RateLimiter
+from kanna.serving.guard.store import KeyStore
+from kanna.serving.model_call import ModelCall
+from kanna.serving.pool import ModelPool
 from kanna.serving.problems import ApiError
-from kanna.serving.relay import Used
-from kanna.serving.settings import Settings
-from kanna.serving.traces import Traces
+from kanna.serving.responses import ResponseBuilder
+from kanna.serving.served_model import ServedModel
+from kanna.serving.settings import GatewaySettings
+from kanna.serving.traces import TraceExporter
 
-ANYONE = Key(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
-"""Who asks where no keys are needed."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Ask:
-    """A request that may be answered."""
-
-    key: Key
-    served: Served
-    body: dict[str, Any]
-    client: Client
-    request: Request
-    begun: float
-    used: Used = field(default_factory=Used)
+ANONYMOUS = ApiKey(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
+"""The key of all requests where no keys are needed."""
+_MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 class Gateway:
+    """The parts of a running gateway.
+
+    Args:
+        pool: Of its models.
+        store: Of its keys.
+        settings: What it was started with.
+        traces: Gets a span per request; None: no traces.
+    """
+
     def __init__(
-        self, pool: Pool, store: Store, settings: Settings, traces: Traces | None = None
+        self,
+        pool: ModelPool,
+        store: KeyStore,
+        settings: GatewaySettings,
+        traces: TraceExporter | None = None,
     ) -> None:
-        self.traces = traces
-        self.pool, self.store, self.settings, self.metrics = pool, store, settings, pool.metrics
-        self.limiter = Limiter(store.used)
-        self.ledger: Ledger | None = None
+        self.pool, self.store, self.settings = pool, store, settings
+        self.metrics = pool.metrics
+        self.limiter = RateLimiter(store.tokens_of_day)
+        self.accounting = Accounting(self.metrics, self.limiter, traces)
 
-    # Guard
+    # Checks
 
-    def admit(self, request: Request, scope: str) -> Key:
-        """Whose request it is; raises ApiError 401, 403 or 429."""
+    def authorize(self, request: Request, scope: str) -> ApiKey:
+        """The key of a request.
+
+        Raises:
+            ApiError: 401: no valid key; 403: not of this scope; 429: over its limits.
+        """
         if not self.settings.keys_needed and scope != "admin":
-            return ANYONE
+            return ANONYMOUS
         kind, _, text = request.headers.get("authorization", "").partition(" ")
         key = self.store.find(text.strip()) if kind.lower() == "bearer" else None
         if key is None or not key.valid(time.time()):
@@ -73,14 +82,23 @@ class Gateway:
             self.limiter.admit(key)
         return key
 
-    async def body(self, request: Request, kind: type[Any]) -> dict[str, Any]:
-        """The JSON of a request, no larger than allowed and of the right shape."""
+    async def read_body(self, request: Request, kind: type[BaseModel]) -> dict[str, Any]:
+        """The JSON of a request.
+
+        Raises:
+            ApiError: 400: not as `kind` has it; 408: too slow; 413: too large; 499: the client is
+                gone.
+        """
         try:
-            data = await asyncio.wait_for(self._read(request), self.settings.limits.header_time)
+            data = await asyncio.wait_for(
+                self._read_bytes(request), self.settings.limits.header_time
+            )
         except asyncio.TimeoutError:
             raise ApiError(408, "the body did not arrive in time", code="request_timeout") from None
         except ClientDisconnect:
-            raise ApiError(LEFT, "the client went away", code="client_left") from None
+            raise ApiError(
+                CLIENT_CLOSED_REQUEST, "the client went away", code="client_left"
+            ) from None
         try:
             value = json.loads(data)
         except (ValueError, RecursionError):
@@ -88,7 +106,7 @@ class Gateway:
         requests.check(kind, value)
         return value
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read_bytes(self, request: Request) -> bytes:
         limit, data = self.settings.limits.body, bytearray()
         async for part in request.stream():
             data += part
@@ -98,147 +116,115 @@ class Gateway:
                 )
         return bytes(data)
 
-    def model(self, key: Key, name: str) -> Served:
-        served = self.pool.find(name)
-        if key.models and served.name not in key.models:
+    def find_model(self, key: ApiKey, name: str) -> ServedModel:
+        """The model of that name or alias; raises ApiError 403 or 404."""
+        model = self.pool.find(name)
+        if key.models and model.name not in key.models:
             raise ApiError(
                 403,
-                f"this key may not use {served.name!r}",
+                f"this key may not use {model.name!r}",
                 "permission_error",
                 "model_not_allowed",
             )
-        return served
+        return model
 
-    def cap(self, body: dict[str, Any], names: tuple[str, ...]) -> None:
+    def _limit_tokens(self, body: dict[str, Any], fields: tuple[str, ...]) -> None:
         """Hold the number of new tokens to the limit; a request that names none gets the limit."""
-        most = self.settings.limits.max_tokens
-        if not most:
+        limit = self.settings.limits.max_tokens
+        if not limit:
             return
-        given = [n for n in names if body.get(n) is not None]
-        for name in given:
-            if body[name] > most:
+        present = [field for field in fields if body.get(field) is not None]
+        for field in present:
+            if body[field] > limit:
                 raise ApiError(
-                    400, f"{name} is {body[name]}, at most {most} are allowed here", param=name
+                    400, f"{field} is {body[field]}, at most {limit} are allowed here", param=field
                 )
-        if not given:
-            body[names[0]] = most
+        if not present:
+            body[fields[0]] = limit
 
-    # Work
+    async def _admit(self, request: Request, kind: type[BaseModel], path: str) -> ModelCall:
+        """Check a request, and count it."""
+        started = time.perf_counter()
+        key = self.authorize(request, "infer")
+        body = await self.read_body(request, kind)
+        model = self.find_model(key, body["model"])
+        if issubclass(kind, requests.GenerationParameters):
+            fields = tuple(f for f in _MAX_TOKENS_FIELDS if f in kind.model_fields)
+            self._limit_tokens(body, fields)
+        if kind is requests.Chat:
+            requests.normalize_tool_choice(body)
+        body["model"] = model.name
+        call = ModelCall(
+            key=key,
+            model=model,
+            path=path,
+            body=body,
+            request=request,
+            client=ClientConnection(request.receive),
+            started=started,
+        )
+        self.accounting.start(call)
+        return call
 
-    async def generate(
-        self, request: Request, kind: type[Any], path: str, caps: tuple[str, ...]
-    ) -> Response:
-        """Chats and completions: whole or streamed, one choice or many."""
-        ask = await self._ask(request, kind, caps)
-        limits = self.settings.limits
-        streamed = False
+    # Answers
+
+    async def generate(self, request: Request, kind: type[BaseModel], path: str) -> Response:
+        """Answer a chat or a completion, whole or streamed.
+
+        Args:
+            request: As it came.
+            kind: What its body has to be.
+            path: Of the engine's route.
+        """
+        call = await self._admit(request, kind, path)
+        client, limits = call.client, self.settings.limits
+        streaming = False
         try:
-            work = responses.of(self, ask, path)
-            if not ask.body.get("stream"):
-                data = await ask.client.waits_for(self._whole(ask, work), limits.request_time)
+            builder = responses.build(call, self.pool)
+            if not call.body.get("stream"):
+                data = await client.run(self._whole(call, builder), limits.request_time)
                 return Response(data, media_type="application/json")
-            source = self._stream(ask, work)
+            source = self._stream(call, builder)
             # Until the first event there can be an answer with a status that says what is wrong.
-            first = await ask.client.waits_for(anext(source), limits.request_time)
-            streamed = True
-            return Events(
-                first, source, ask.client, total=limits.request_time, idle=limits.idle_time
+            first = await client.run(anext(source), limits.request_time)
+            streaming = True
+            return EventStream(
+                first, source, client, total=limits.request_time, idle=limits.idle_time
             )
         finally:
-            if not streamed:
-                ask.client.forget()
+            if not streaming:
+                client.stop_watching()
 
-    async def _ask(self, request: Request, kind: type[Any], caps: tuple[str, ...] = ()) -> Ask:
-        begun = time.perf_counter()
-        key = self.admit(request, "infer")
-        body = await self.body(request, kind)
-        served = self.model(key, body["model"])
-        if caps:
-            self.cap(body, caps)
-        if kind is requests.Chat:
-            requests.settle(body)
-        body["model"] = served.name
-        self.metrics.of(self.metrics.requests, served.name, key.id).inc()
-        return Ask(
-            key=key,
-            served=served,
-            body=body,
-            client=Client(request.receive),
-            begun=begun,
-            request=request,
-        )
+    async def _whole(self, call: ModelCall, builder: ResponseBuilder) -> bytes:
+        async with self.accounting.recorded(call):
+            return await builder.whole()
 
-    async def _whole(self, ask: Ask, work: responses.Work) -> bytes:
-        async with self.counted(ask):
-            return await work.whole()
-
-    async def _stream(self, ask: Ask, work: responses.Work) -> AsyncGenerator[bytes]:
-        async with self.counted(ask), aclosing(work.stream()) as parts:
+    async def _stream(self, call: ModelCall, builder: ResponseBuilder) -> AsyncGenerator[bytes]:
+        async with self.accounting.recorded(call), aclosing(builder.stream()) as parts:
             async for part in parts:
                 yield part
 
-    @asynccontextmanager
-    async def counted(self, ask: Ask) -> AsyncGenerator[None]:
-        """Counts once what was used, however the work inside ends.
-
-        The usage is committed before an answer ends.
-        """
-        status = ask.client.verdict
-        try:
-            yield
-            status = 200
-        except ApiError as problem:
-            status = problem.status
-            raise
-        except BaseException:
-            status = ask.client.verdict
-            raise
-        finally:
-            await asyncio.shield(self._count(ask, status))
-
-    async def _count(self, ask: Ask, status: int) -> None:
-        metrics, key, used, name = self.metrics, ask.key, ask.used, ask.served.name
-        metrics.of(metrics.whole, name).observe(time.perf_counter() - ask.begun)
-        metrics.of(metrics.tokens, name, key.id, "prompt").inc(used.prompt)
-        metrics.of(metrics.tokens, name, key.id, "completion").inc(used.completion)
-        if status >= 500:
-            metrics.of(metrics.errors, name, key.id).inc()
-        self.limiter.spend(key, used.prompt + used.completion)
-        assert self.ledger
-        use = Use(
-            key=key.id, model=name, prompt_tokens=used.prompt, completion_tokens=used.completion
-        )
-        entry = {
-            "key": key.id,
-            "model": name,
-            "status": status,
-            "prompt_tokens": used.prompt,
-            "completion_tokens": used.completion,
-        }
-        if self.traces:
-            facts = {
-                "gen_ai.request.model": name,
-                "gen_ai.usage.input_tokens": used.prompt,
-                "gen_ai.usage.output_tokens": used.completion,
-                "kanna.key": key.id,
-            }
-            seconds = time.perf_counter() - ask.begun
-            self.traces.request(ask.request.url.path, ask.request.headers, seconds, status, facts)
-        await self.ledger.write(use, entry)
-
-    async def plain(
-        self, request: Request, kind: type[Any], path: str, *, role: str | None = None
+    async def forward(
+        self, request: Request, kind: type[BaseModel], path: str, *, role: str | None = None
     ) -> Response:
-        """A request that is answered at once: tokens of a text, embeddings."""
-        ask = await self._ask(request, kind)
+        """Answer a request with one answer of the engine: tokens of a text, embeddings.
+
+        Args:
+            request: As it came.
+            kind: What its body has to be.
+            path: Of the engine's route.
+            role: Of the process that answers; None: the one that generates.
+        """
+        call = await self._admit(request, kind, path)
         try:
-            work = self._plain(ask, path, role)
-            data = await ask.client.waits_for(work, self.settings.limits.request_time)
+            data = await call.client.run(self._fetch(call, role), self.settings.limits.request_time)
             return Response(data, media_type="application/json")
         finally:
-            ask.client.forget()
+            call.client.stop_watching()
 
-    async def _plain(self, ask: Ask, path: str, role: str | None) -> bytes:
-        async with self.counted(ask), self.pool.turn(ask.served) as backend:
-            process = await self.pool.helper(ask.served, backend, role) if role else None
-            return await relay.whole(backend, path, ask.body, ask.used, process)
+    async def _fetch(self, call: ModelCall, role: str | None) -> bytes:
+        async with self.accounting.recorded(call), self.pool.slot(call.model) as backend:
+            process = None
+            if role:
+                process = await self.pool.loader.process_for(call.model, backend, role)
+            return await relay.fetch(backend, call.path, call.body, call.usage, process)

@@ -1,4 +1,4 @@
-"""Metrics that are only known when somebody asks."""
+"""Gauges that are set when somebody asks for the metrics."""
 
 from __future__ import annotations
 
@@ -8,51 +8,57 @@ from typing import Any
 
 import aiohttp
 
-from kanna.serving.pool import Pool
-from kanna.serving.problems import ApiError
+from kanna.serving.backend import Backend
+from kanna.serving.pool import ModelPool
+
+_UNREADABLE = (
+    aiohttp.ClientError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    asyncio.TimeoutError,
+)
+"""Of an engine that ends, or does not know its slots: the gauge stays as it was."""
 
 
-async def read(pool: Pool) -> None:
-    """Set them."""
+async def update(pool: ModelPool) -> None:
+    """Set the gauges of memory, queues and slots."""
     metrics = pool.metrics
-    metrics.memory_used.set(pool.used)
-    metrics.memory_budget.set(pool.budget)
+    metrics.memory_used.set(pool.loader.used)
+    metrics.memory_budget.set(pool.loader.budget)
     for status in await asyncio.to_thread(pool.status):
         name = status["name"]
-        metrics.of(metrics.running, name).set(status.get("running", 0))
-        metrics.of(metrics.waiting, name).set(status.get("waiting", 0))
-        metrics.of(metrics.memory, name).set(status.get("resident", 0))
-    for served in pool.models.values():
-        backend = served.backend
-        if backend is None or backend.main.state != "ready":
-            metrics.of(metrics.batch, served.name).set(0)
-            metrics.of(metrics.kv_used, served.name).set(0)
-            continue
-        with suppress(
-            ApiError,
-            aiohttp.ClientError,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            asyncio.TimeoutError,
-        ):
-            assert pool.session
-            timeout = aiohttp.ClientTimeout(total=1)
-            url = f"{backend.main.url}/slots"
-            async with pool.session.get(
-                url, headers=backend.main.headers, timeout=timeout
-            ) as answer:
-                slots = await answer.json()
-            busy = [slot for slot in slots if slot.get("is_processing")]
-            held = sum(int(s.get("n_prompt_tokens") or 0) + _decoded(s) for s in busy)
-            metrics.of(metrics.batch, served.name).set(len(busy))
-            metrics.of(metrics.kv_used, served.name).set(
-                held / (backend.context * backend.config.slots)
-            )
+        metrics.series(metrics.running, name).set(status.get("running", 0))
+        metrics.series(metrics.waiting, name).set(status.get("waiting", 0))
+        metrics.series(metrics.resident_memory, name).set(status.get("resident", 0))
+    for model in pool.models.values():
+        busy, used = 0, 0.0
+        if model.backend is not None and model.backend.main.state == "ready":
+            slots = None
+            with suppress(*_UNREADABLE):
+                assert pool.loader.session
+                slots = await _slots(model.backend, pool.loader.session)
+            if slots is None:
+                continue
+            busy, used = slots
+        metrics.series(metrics.busy_slots, model.name).set(busy)
+        metrics.series(metrics.kv_used_ratio, model.name).set(used)
+
+
+async def _slots(backend: Backend, session: aiohttp.ClientSession) -> tuple[int, float]:
+    """Slots at work, and the share of all slots' context that has tokens."""
+    timeout = aiohttp.ClientTimeout(total=1)
+    url = f"{backend.main.url}/slots"
+    async with session.get(url, headers=backend.main.headers, timeout=timeout) as response:
+        slots = await response.json()
+    busy = [slot for slot in slots if slot.get("is_processing")]
+    tokens = sum(int(slot.get("n_prompt_tokens") or 0) + _decoded(slot) for slot in busy)
+    return len(busy), tokens / (backend.context * backend.config.slots)
 
 
 def _decoded(slot: dict[str, Any]) -> int:
+    """Tokens that a slot has generated."""
     token = slot.get("next_token")
     first = token[0] if isinstance(token, list) and token else token
     return int(first.get("n_decoded") or 0) if isinstance(first, dict) else 0

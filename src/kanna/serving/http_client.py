@@ -1,9 +1,7 @@
-"""A request to an engine on this machine.
+"""A small HTTP/1.1 client for requests to an engine on this machine.
 
-HTTP/1.1 over a connection of its own, and nothing that takes time.
-
-Connections are not kept: an idle one would hold a thread of llama.cpp's server, and loopback opens
-one in no time.
+Each request has a connection of its own: an idle one would hold a thread of llama.cpp's server, and
+loopback opens one in no time.
 """
 
 from __future__ import annotations
@@ -11,19 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-_HELD = 1 << 20
+_MAX_BUFFERED = 1 << 20
 """Bytes that may wait here for a reader before the engine has to."""
-_HEAD = 1 << 16
+_MAX_HEAD = 1 << 16
+"""Bytes of a response's head."""
 
 
-class LineError(Exception):
+class EngineConnectionError(Exception):
     """The engine is gone, or does not speak HTTP."""
 
 
-class Answer(asyncio.Protocol):
-    """What comes back: `status`, then the body in parts as they arrive.
+class EngineResponse(asyncio.Protocol):
+    """A response: its status, then its body in parts as they arrive.
 
     Close it, or the engine goes on for nobody.
+
+    Args:
+        request: Head and body, as they are sent.
+
+    Attributes:
+        status: Of HTTP; 0 until the head has come.
     """
 
     def __init__(self, request: bytes) -> None:
@@ -31,29 +36,30 @@ class Answer(asyncio.Protocol):
         self._request = request
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._rest = b""  # what was not understood yet
+        self._unparsed = b""
         self._parts: list[bytes] = []
-        self._held = 0
-        self._left: int | None = None  # of the body or of a chunk; None: until the connection ends
-        self._chunked = self._headed = self._ended = False
+        self._buffered = 0  # bytes in them
+        self._remaining: int | None = None  # bytes of the body; None: until the connection ends
+        self._chunked = self._has_head = self._ended = False
         self._error: Exception | None = None
         self._paused = False
 
-    async def head(self) -> None:
-        """Wait for the status. Raises LineError."""
-        while not self._headed:
-            await self._more()
+    async def wait_for_head(self) -> None:
+        """Return when the status is known; raises EngineConnectionError."""
+        while not self._has_head:
+            await self._next_arrival()
 
     async def parts(self) -> AsyncGenerator[bytes]:
         """The body as it comes, several arrivals at a time when the reader is slower.
 
-        Raises LineError.
+        Raises:
+            EngineConnectionError: The connection broke.
         """
         while True:
             if self._parts:
                 part = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
                 self._parts.clear()
-                self._held = 0
+                self._buffered = 0
                 if self._paused and self._transport:
                     self._paused = False
                     self._transport.resume_reading()
@@ -61,22 +67,20 @@ class Answer(asyncio.Protocol):
             elif self._ended:
                 return
             else:
-                await self._more()
+                await self._next_arrival()
 
     async def read(self) -> bytes:
-        """The whole body. Raises LineError."""
-        found = b""
-        async for part in self.parts():
-            found = found + part if found else part
-        return found
+        """The whole body; raises EngineConnectionError."""
+        return b"".join([part async for part in self.parts()])
 
     def close(self) -> None:
+        """End the connection, whether or not the body is complete."""
         if self._transport:
             self._transport.abort()
 
-    async def _more(self) -> None:
+    async def _next_arrival(self) -> None:
         if self._error:
-            raise LineError(str(self._error))
+            raise EngineConnectionError(str(self._error))
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -87,69 +91,72 @@ class Answer(asyncio.Protocol):
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # Of the transport
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the request."""
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]
         transport.write(self._request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
+        """Parse what has come; stop reading while too much waits for the reader."""
         try:
-            self._read(self._rest + data if self._rest else data)
+            self._parse(self._unparsed + data if self._unparsed else data)
         except (ValueError, IndexError) as error:
             self._error = error
             self.close()
-        if self._held > _HELD and not self._paused and self._transport:
+        if self._buffered > _MAX_BUFFERED and not self._paused and self._transport:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the body, in order or with an error."""
         if not self._ended and not self._error:
-            if self._headed and self._left is None and not self._chunked and exc is None:
+            if self._has_head and self._remaining is None and not self._chunked and exc is None:
                 self._ended = True
             else:
                 self._error = exc or ConnectionError("the connection ended")
         self._wake()
 
-    def _read(self, data: bytes) -> None:
-        if not self._headed:
+    def _parse(self, data: bytes) -> None:
+        if not self._has_head:
             cut = data.find(b"\r\n\r\n")
             if cut < 0:
-                if len(data) > _HEAD:
+                if len(data) > _MAX_HEAD:
                     raise ValueError("no end of the head")
-                self._rest = data
+                self._unparsed = data
                 return
-            self._read_head(data[:cut])
+            self._parse_head(data[:cut])
             data = data[cut + 4 :]
-        if not self._chunked:
-            self._plain(data)
-            return
-        self._chunks(data)
+        if self._chunked:
+            self._parse_chunks(data)
+        else:
+            self._parse_plain(data)
 
-    def _read_head(self, head: bytes) -> None:
+    def _parse_head(self, head: bytes) -> None:
         first, *lines = head.split(b"\r\n")
         self.status = int(first.split(b" ", 2)[1])
         for line in lines:
             name, _, value = line.partition(b":")
             name = name.lower()
             if name == b"content-length":
-                self._left = int(value)
+                self._remaining = int(value)
             elif name == b"transfer-encoding":
                 self._chunked = value.strip().lower() == b"chunked"
-        self._headed = True
-        self._ended = self._left == 0 and not self._chunked
+        self._has_head = True
+        self._ended = self._remaining == 0 and not self._chunked
 
-    def _plain(self, data: bytes) -> None:
-        self._rest = b""
-        if self._left is not None:
-            data = data[: self._left]
-            self._left -= len(data)
-            self._ended = self._left == 0
-        self._keep(data)
+    def _parse_plain(self, data: bytes) -> None:
+        self._unparsed = b""
+        if self._remaining is not None:
+            data = data[: self._remaining]
+            self._remaining -= len(data)
+            self._ended = self._remaining == 0
+        self._append(data)
 
-    def _chunks(self, data: bytes) -> None:
+    def _parse_chunks(self, data: bytes) -> None:
         at = 0
         while not self._ended:
             cut = data.find(b"\r\n", at)
@@ -161,40 +168,42 @@ class Answer(asyncio.Protocol):
             if size == 0:
                 self._ended = True
                 break
-            self._keep(data[cut + 2 : cut + 2 + size])
+            self._append(data[cut + 2 : cut + 2 + size])
             at = cut + 4 + size
-        self._rest = data[at:]
+        self._unparsed = data[at:]
 
-    def _keep(self, data: bytes) -> None:
+    def _append(self, data: bytes) -> None:
         if data:
             self._parts.append(data)
-            self._held += len(data)
+            self._buffered += len(data)
 
 
-async def post(port: int, path: str, head: bytes, body: bytes) -> Answer:
-    """`send` by POST."""
-    return await send(port, "POST", path, head, body)
-
-
-async def send(port: int, method: str, path: str, head: bytes, body: bytes = b"") -> Answer:
-    """Send a request and wait for the status of its answer.
-
-    Raises LineError when nobody is there.
+async def request(
+    port: int, path: str, headers: bytes, body: bytes = b"", *, method: str = "POST"
+) -> EngineResponse:
+    """Send a request and wait for the status of its response.
 
     Args:
-        head: Header lines that all requests share.
+        port: Of the loopback interface.
+        path: Of the route.
+        headers: Lines that all requests share.
+        body: Empty for none.
+        method: Of HTTP.
+
+    Raises:
+        EngineConnectionError: Nobody is there.
     """
     first = f"{method} {path} HTTP/1.1\r\n".encode()
-    request = first + head + b"content-length: %d\r\n\r\n" % len(body) + body
+    data = first + headers + b"content-length: %d\r\n\r\n" % len(body) + body
     try:
-        _, answer = await asyncio.get_running_loop().create_connection(
-            lambda: Answer(request), "127.0.0.1", port
+        _, response = await asyncio.get_running_loop().create_connection(
+            lambda: EngineResponse(data), "127.0.0.1", port
         )
     except OSError as error:
-        raise LineError(str(error)) from error
+        raise EngineConnectionError(str(error)) from error
     try:
-        await answer.head()
+        await response.wait_for_head()
     except BaseException:
-        answer.close()
+        response.close()
         raise
-    return answer
+    return response

@@ -1,13 +1,21 @@
-"""Starting the process of an engine, with little imported.
+"""Starting the process of an engine, and what it prints.
 
-It starts up while the gateway still does.
+Little is imported here: the process starts up while the gateway still does.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+from kanna.serving.engines.base import EngineConfig
 
 _QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -15,7 +23,7 @@ _QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PA
 def launch(engine: str) -> subprocess.Popen[bytes]:
     """A process that imports what `engine` needs and waits for a line on its standard input.
 
-    From the main thread only: on Linux a child dies with the thread that made it.
+    Call it from the main thread only: on Linux a child dies with the thread that made it.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "kanna.serving.child", engine],
@@ -24,3 +32,58 @@ def launch(engine: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         env=os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
+
+
+class EngineRun:
+    """One life of an engine's process, from its start to its end.
+
+    Its futures are those of threads, so that it may start before there is an event loop.
+
+    Args:
+        config: Sent to the process.
+        launched: A process of `launch` that waits for it; None: start one.
+
+    Attributes:
+        ready: What the process announces, with its port.
+        ended: Its exit code.
+        stderr_tail: The last lines of its standard error.
+    """
+
+    def __init__(
+        self, config: EngineConfig, launched: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.ready: Future[dict[str, Any]] = Future()
+        self.ended: Future[int] = Future()
+        self.stderr_tail: deque[str] = deque(maxlen=30)
+        self.process = launched or launch(config.engine)
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(config.to_json().encode() + b"\n")
+            self.process.stdin.flush()
+        for target in (self._read_stdout, self._read_stderr):
+            threading.Thread(target=target, daemon=True).start()
+
+    @property
+    def error_lines(self) -> list[str]:
+        """The line of standard error that most likely says why it ended, if there is any."""
+        lines = [line for line in self.stderr_tail if line.strip()]
+        errors = [line for line in lines if "error" in line.lower() or line.startswith("kanna:")]
+        return (errors or lines)[-1:]
+
+    def _read_stdout(self) -> None:
+        assert self.process.stdout
+        with suppress(ValueError, OSError):
+            line = self.process.stdout.readline()
+            if line.startswith(b"{"):
+                self.ready.set_result(json.loads(line))
+            while self.process.stdout.read(4096):
+                pass
+        code = self.process.wait()
+        if not self.ready.done():
+            self.ready.set_exception(RuntimeError(f"it ended with code {code}"))
+        self.ended.set_result(code)
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.stderr_tail.append(line.decode("utf-8", "replace").rstrip())

@@ -1,6 +1,6 @@
 """Log-probabilities of tokens, from the shape of chats into that of completions.
 
-Parallel lists and offsets.
+A chat has a list of objects; a completion has parallel lists and offsets in its text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ LOWEST = -9999.0
 
 @dataclass(slots=True, kw_only=True)
 class TokenScore:
-    """A token's text, its natural log-probability (None: it is the first, nothing predicts it), and the likeliest."""
+    """A token with its natural log-probability.
+
+    Attributes:
+        value: None for the first token of a prompt, which nothing predicts.
+        top: Texts and log-probabilities of the likeliest tokens in its place.
+    """
 
     text: str
     value: float | None
@@ -23,27 +28,30 @@ class TokenScore:
 
 
 @dataclass(slots=True, kw_only=True)
-class Table:
+class ScoredText:
     """Text that stands before an answer, with its tokens.
 
-    `offset` in characters, where they begin.
+    Attributes:
+        offset: Where the tokens begin, in characters.
     """
 
     text: str = ""
     tokens: list[TokenScore] = field(default_factory=list[TokenScore])
     offset: int = 0
 
-    def shown(self, more: Sequence[TokenScore], top: int) -> dict[str, Any]:
-        """OpenAI's `logprobs` of a completion.
+    def completion_logprobs(self, answer: Sequence[TokenScore], top: int) -> dict[str, Any]:
+        """OpenAI's `logprobs` of a completion: of these tokens and of the answer after them.
 
-        Of these tokens and of `more` after them, with the `top` likeliest.
+        Args:
+            answer: Tokens that follow.
+            top: How many of the likeliest to name.
         """
-        tokens = [*self.tokens, *more]
-        offsets, at = list[int](), self.offset
+        tokens = [*self.tokens, *answer]
+        offsets, offset = list[int](), self.offset
         for token in tokens:
-            offsets.append(at)
-            at += len(token.text)
-        likeliest = [_dict(t, top) if t.value is not None else None for t in tokens]
+            offsets.append(offset)
+            offset += len(token.text)
+        likeliest = [_top_logprobs(t, top) if t.value is not None else None for t in tokens]
         return {
             "tokens": [t.text for t in tokens],
             "token_logprobs": [t.value for t in tokens],
@@ -52,46 +60,40 @@ class Table:
         }
 
 
-def _dict(token: TokenScore, top: int) -> dict[str, float]:
-    """By text; the token itself is always there.
-
-    Of two tokens with one text the likelier counts.
-    """
-    found: dict[str, float] = {}
+def _top_logprobs(token: TokenScore, top: int) -> dict[str, float]:
+    """The likeliest by their text, and the token itself; of two with one text the likelier."""
+    by_text: dict[str, float] = {}
     for text, value in token.top[:top]:
-        found.setdefault(text, value)
+        by_text.setdefault(text, value)
     if token.value is not None:
-        found.setdefault(token.text, token.value)
-    return found
+        by_text.setdefault(token.text, token.value)
+    return by_text
 
 
-def read(given: Any) -> list[TokenScore]:
-    """Tokens of an engine's `{"content": [{"token", "logprob", "top_logprobs"}]}`."""
-    if not isinstance(given, dict):
+def from_chat(logprobs: Any) -> list[TokenScore]:
+    """Tokens of `{"content": [{"token", "logprob", "top_logprobs"}]}`, as engines answer."""
+    if not isinstance(logprobs, dict):
         return []
     return [
         TokenScore(
-            text=str(t["token"]),
-            value=max(LOWEST, float(t["logprob"])),
+            text=str(entry["token"]),
+            value=max(LOWEST, float(entry["logprob"])),
             top=[
-                (str(o["token"]), max(LOWEST, float(o["logprob"])))
-                for o in t.get("top_logprobs") or ()
+                (str(other["token"]), max(LOWEST, float(other["logprob"])))
+                for other in entry.get("top_logprobs") or ()
             ],
         )
-        for t in given.get("content") or ()
+        for entry in logprobs.get("content") or ()
     ]
 
 
-def scored(given: dict[str, Any]) -> list[TokenScore]:
-    """Tokens of an engine's answer to `/score`.
-
-    {"tokens": [{"text", "logprob", "top": [[text, logprob]]}]}.
-    """
+def from_scores(answer: dict[str, Any]) -> list[TokenScore]:
+    """Tokens of an engine's answer to `/score`."""
     return [
         TokenScore(
-            text=t["text"],
-            value=None if t["logprob"] is None else max(LOWEST, t["logprob"]),
-            top=[(text, max(LOWEST, value)) for text, value in t["top"]],
+            text=entry["text"],
+            value=None if entry["logprob"] is None else max(LOWEST, entry["logprob"]),
+            top=[(text, max(LOWEST, value)) for text, value in entry["top"]],
         )
-        for t in given["tokens"]
+        for entry in answer["tokens"]
     ]

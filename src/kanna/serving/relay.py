@@ -1,7 +1,4 @@
-"""One request at an engine.
-
-Its answer goes to the client as it comes, and what it used is counted before it ends.
-"""
+"""One request at an engine: the response goes on as it comes, and its tokens are counted."""
 
 from __future__ import annotations
 
@@ -13,73 +10,81 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kanna.serving import http_client
+from kanna.serving import http_client, sse
 from kanna.serving.backend import Backend
-from kanna.serving.engines.base import TOO_LONG
-from kanna.serving.http_client import Answer, LineError
+from kanna.serving.engines.base import CONTEXT_EXCEEDED
+from kanna.serving.http_client import EngineConnectionError, EngineResponse
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError, engine_down
 from kanna.serving.process import EngineProcess
 
-_END, _DONE = b"\n\n", b"data: [DONE]"
 CHAT = "/v1/chat/completions"
-_COUNTING = 5.0
-"""Seconds that counting the prompt of a request which was cut short may take."""
+_DONE = sse.DONE.rstrip()
+_COUNTING_TIME = 5.0
+"""Seconds that counting the prompt of a cancelled request may take."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Used:
+class TokenUsage:
     """Tokens of one request, as the engine counted them."""
 
     prompt: int = 0
     completion: int = 0
 
-    def read(self, answer: dict[str, Any]) -> None:
+    def update(self, answer: dict[str, Any]) -> None:
+        """Take over the `usage` of an answer."""
         usage = answer.get("usage") or {}
         self.prompt = int(usage.get("prompt_tokens") or 0)
         self.completion = int(usage.get("completion_tokens") or 0)
 
-    def shown(self) -> dict[str, int]:
-        """As it stands in answers."""
-        total = self.prompt + self.completion
+    def to_dict(self) -> dict[str, int]:
+        """The `usage` of an answer."""
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
-            "total_tokens": total,
+            "total_tokens": self.prompt + self.completion,
         }
 
 
-async def whole(
+async def fetch(
     backend: Backend,
     path: str,
     body: dict[str, Any],
-    used: Used,
+    usage: TokenUsage,
     process: EngineProcess | None = None,
 ) -> bytes:
-    """The answer as one JSON text, of the main engine or of `process`.
+    """The whole answer of an engine, as JSON.
 
-    Raises ApiError for whatever it refuses.
+    When it is cancelled, the prompt is counted; how much was generated only the engine knew.
 
-    Cut short, its prompt is counted; how much was generated only the engine knew.
+    Args:
+        backend: Of the model.
+        path: Of the route.
+        body: Of the request.
+        usage: Gets the tokens.
+        process: The one to ask; None: the one that generates.
+
+    Raises:
+        ApiError: The engine refuses, fails or is gone.
     """
     process = process or backend.main
     try:
-        answer = await send(backend, path, body, process)
+        response = await _open(backend, path, body, process)
         try:
-            data = await answer.read()
-        except LineError as error:
+            data = await response.read()
+        except EngineConnectionError as error:
             raise engine_down(backend.config.name) from error
         finally:
-            answer.close()
+            response.close()
     except asyncio.CancelledError:
-        used.prompt = await prompt_tokens(process, path, body)
+        usage.prompt = await count_prompt(process, path, body)
         raise
     try:
-        found = json.loads(data)
+        answer = json.loads(data)
     except ValueError:
         raise ApiError(502, "the engine's answer is not JSON", "server_error") from None
-    if isinstance(found, dict):
-        used.read(found)
+    if isinstance(answer, dict):
+        usage.update(answer)
     return data
 
 
@@ -87,131 +92,152 @@ async def stream(
     backend: Backend,
     path: str,
     body: dict[str, Any],
-    used: Used,
+    usage: TokenUsage,
     metrics: Metrics,
     *,
-    begun: float,
-    wants_usage: bool,
+    started: float,
+    include_usage: bool,
 ) -> AsyncGenerator[bytes]:
-    """The engine's events, unchanged, several whole ones at a time.
+    """The engine's events, unchanged, one or more whole ones at a time.
 
-    The one with the usage alone is kept back unless the client asked for it. Raises ApiError when
-    the engine dies meanwhile.
+    Args:
+        backend: Of the model.
+        path: Of the route.
+        body: Of the request.
+        usage: Gets the tokens.
+        metrics: Gets the times.
+        started: When the request came, by the performance counter.
+        include_usage: Pass the event on that has the usage alone.
+
+    Raises:
+        ApiError: The engine refuses, fails, or dies meanwhile.
     """
-    name = backend.config.name
-    first, between = metrics.of(metrics.first_token, name), metrics.of(metrics.between_tokens, name)
-    last, rest, ended, events = 0.0, b"", False, 0
-    answer: Answer | None = None
+    clock = _StreamClock(metrics, backend.config.name, started)
+    unsent, ended, count = b"", False, 0
+    response: EngineResponse | None = None
     try:
-        answer = await send(backend, path, body)
-        async for part in answer.parts():
-            rest = rest + part if rest else part
-            if rest.endswith(_END):
-                whole_events, rest = rest, b""
-            else:
-                cut = rest.rfind(_END)
-                if cut < 0:
-                    continue
-                whole_events, rest = rest[: cut + 2], rest[cut + 2 :]
-            count = whole_events.count(b"data: {")
-            events += count
-            now = time.perf_counter()
-            if last:
-                for _ in range(
-                    count
-                ):  # what comes together is shared out: a busy moment is no faster engine
-                    between.observe((now - last) / count)
-            else:
-                first.observe(now - begun)
-            last = now
-            ended = ended or _DONE in whole_events
-            if b'"usage"' in whole_events:
-                whole_events = _without_usage(whole_events, used, wants_usage)
-            if whole_events:
-                yield whole_events
-    except LineError:
+        response = await _open(backend, path, body, backend.main)
+        async for part in response.parts():
+            unsent = unsent + part if unsent else part
+            end = unsent.rfind(sse.SEPARATOR) + len(sse.SEPARATOR)
+            if end < len(sse.SEPARATOR):
+                continue
+            events, unsent = unsent[:end], unsent[end:]
+            arrived = events.count(sse.PREFIX + b"{")
+            count += arrived
+            clock.observe(arrived)
+            ended = ended or _DONE in events
+            if b'"usage"' in events:
+                events = _take_usage(events, usage, include_usage)
+            if events:
+                yield events
+    except EngineConnectionError:
         pass
     finally:
-        if answer:
-            answer.close()
-        if not ended and not used.prompt:
+        if response:
+            response.close()
+        if not ended and not usage.prompt:
             # A chat's first event has a role and no token.
-            used.completion = max(0, events - (path == CHAT))
-            used.prompt = await prompt_tokens(backend.main, path, body)
+            usage.completion = max(0, count - (path == CHAT))
+            usage.prompt = await count_prompt(backend.main, path, body)
     if not ended:
-        raise engine_down(name)
+        raise engine_down(backend.config.name)
 
 
-async def prompt_tokens(process: EngineProcess, path: str, body: dict[str, Any]) -> int:
+class _StreamClock:
+    """Measures the time to the first event of a stream, and between its events."""
+
+    def __init__(self, metrics: Metrics, model: str, started: float) -> None:
+        self._first_token = metrics.series(metrics.time_to_first_token, model)
+        self._inter_token = metrics.series(metrics.inter_token_time, model)
+        self._started, self._last = started, 0.0
+
+    def observe(self, count: int) -> None:
+        """So many events have come now."""
+        now = time.perf_counter()
+        if not self._last:
+            self._first_token.observe(now - self._started)
+        else:
+            # The time is shared among events that come together: they tell that the gateway was
+            # busy, not that the engine is faster.
+            for _ in range(count):
+                self._inter_token.observe((now - self._last) / count)
+        self._last = now
+
+
+def _take_usage(events: bytes, usage: TokenUsage, include_usage: bool) -> bytes:
+    """Take over the usage; leave the event out that has nothing else, unless it is wanted."""
+    passed: list[bytes] = []
+    for event in events.split(sse.SEPARATOR):
+        chunk = sse.decode(event) if b'"usage"' in event else None
+        if chunk and chunk.get("usage"):
+            usage.update(chunk)
+            if not chunk.get("choices") and not include_usage:
+                continue
+        passed.append(event)
+    return sse.SEPARATOR.join(passed)
+
+
+async def count_prompt(process: EngineProcess, path: str, body: dict[str, Any]) -> int:
     """How many tokens the prompt of a request has; 0 when the engine cannot say."""
 
-    async def ask(where: str, what: dict[str, Any]) -> Any:
-        answer = await http_client.post(
-            process.port, where, process.head, json.dumps(what).encode()
+    async def post(route: str, value: dict[str, Any]) -> Any:
+        response = await http_client.request(
+            process.port, route, process.raw_headers, json.dumps(value).encode()
         )
         try:
-            return json.loads(await answer.read())
+            return json.loads(await response.read())
         finally:
-            answer.close()
+            response.close()
 
     async def count() -> int:
-        text = body.get("prompt")
-        if isinstance(text, list):
-            return len(text)
+        prompt = body.get("prompt")
+        if isinstance(prompt, list):
+            return len(prompt)
         if path == CHAT:
-            text = (
-                await ask(
-                    "/apply-template", {k: body[k] for k in ("messages", "tools") if k in body}
-                )
-            )["prompt"]
-        return len((await ask("/tokenize", {"content": text, "add_special": True}))["tokens"])
+            chat = {k: body[k] for k in ("messages", "tools") if k in body}
+            prompt = (await post("/apply-template", chat))["prompt"]
+        tokenized = await post("/tokenize", {"content": prompt, "add_special": True})
+        return len(tokenized["tokens"])
 
-    with suppress(LineError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
-        return await asyncio.wait_for(count(), _COUNTING)
+    with suppress(EngineConnectionError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
+        return await asyncio.wait_for(count(), _COUNTING_TIME)
     return 0
 
 
-def _without_usage(events: bytes, used: Used, wanted: bool) -> bytes:
-    kept: list[bytes] = []
-    for event in events.split(_END):
-        if b'"usage"' in event and event.startswith(b"data: {"):
-            chunk = json.loads(event[6:])
-            if chunk.get("usage"):
-                used.read(chunk)
-                if not chunk.get("choices") and not wanted:
-                    continue
-        kept.append(event)
-    return _END.join(kept)
+async def _open(
+    backend: Backend, path: str, body: dict[str, Any], process: EngineProcess
+) -> EngineResponse:
+    """Send a request and wait for its status.
 
-
-async def send(
-    backend: Backend, path: str, body: dict[str, Any], process: EngineProcess | None = None
-) -> Answer:
-    """The head of an answer of the main engine or of `process`.
-
-    Raises ApiError for whatever it refuses.
+    Raises:
+        ApiError: The engine refuses, fails or is gone.
     """
-    process = process or backend.main
+    data = json.dumps(body).encode()
     try:
-        answer = await http_client.post(process.port, path, process.head, json.dumps(body).encode())
-        if answer.status == 200:
-            return answer
+        response = await http_client.request(process.port, path, process.raw_headers, data)
+        if response.status == 200:
+            return response
         try:
-            text = (await answer.read()).decode("utf-8", "replace")
+            text = (await response.read()).decode("utf-8", "replace")
         finally:
-            answer.close()
-    except LineError as error:
+            response.close()
+    except EngineConnectionError as error:
         raise engine_down(backend.config.name) from error
     kind = None
     try:
         error = json.loads(text)["error"]
-        said, kind = error["message"], error.get("type")
+        message, kind = str(error["message"]), error.get("type")
     except (ValueError, KeyError, TypeError):
-        said = text[:300]
-    if "initialize samplers" in str(said):
-        said = f"llama.cpp cannot hold this answer to a schema; a file without a chat template is one cause ({said})"
-    if kind == TOO_LONG:
-        raise ApiError(400, str(said), code="context_length_exceeded")
-    if answer.status < 500 or path == "/detokenize":  # llama.cpp fails at ids that it does not have
-        raise ApiError(400, str(said))
-    raise ApiError(502, f"the engine failed: {said}", "server_error", "engine_failed")
+        message = text[:300]
+    if "initialize samplers" in message:
+        message = (
+            "llama.cpp cannot hold this answer to a schema; a file without a chat template is one "
+            f"cause ({message})"
+        )
+    if kind == CONTEXT_EXCEEDED:
+        raise ApiError(400, message, code="context_length_exceeded")
+    # llama.cpp answers 500 for ids that it does not have.
+    if response.status < 500 or path == "/detokenize":
+        raise ApiError(400, message)
+    raise ApiError(502, f"the engine failed: {message}", "server_error", "engine_failed")

@@ -1,6 +1,6 @@
 """What a client may send, checked before any engine sees it.
 
-Fields not named here go to the engine as they are.
+Fields that are not named here go to the engine as they are.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class _Request(BaseModel):
     model: str = Field(min_length=1, max_length=500)
 
 
-class Generation(_Request):
-    """What both ways to generate share."""
+class GenerationParameters(_Request):
+    """What chats and completions share."""
 
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=10)
@@ -43,11 +43,16 @@ class _Open(BaseModel):
 
 
 class Message(_Open):
+    """One message of a chat."""
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
 class Function(_Open):
-    """`parameters`: a JSON schema; without one, any object."""
+    """A function that a model may call.
+
+    `parameters` is a JSON schema; without one any object is valid.
+    """
 
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
@@ -55,45 +60,58 @@ class Function(_Open):
 
 
 class Tool(_Open):
+    """A tool; functions are the only kind."""
+
     type: Literal["function"]
     function: Function
 
 
-class Named(_Open):
+class FunctionName(_Open):
+    """A function, by its name."""
+
     name: str
 
 
-class Choice(_Open):
+class ToolChoice(_Open):
+    """The function that has to be called."""
+
     type: Literal["function"]
-    function: Named
+    function: FunctionName
 
 
-class Schema(_Open):
+class JsonSchema(_Open):
+    """The schema that an answer has to follow."""
+
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
-class Format(_Open):
+class ResponseFormat(_Open):
+    """The shape that an answer has to have."""
+
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: Schema | None = None
+    json_schema: JsonSchema | None = None
 
 
-class Chat(Generation):
+class Chat(GenerationParameters):
+    """The body of /v1/chat/completions."""
+
     messages: list[Message] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: int | None = Field(None, ge=1)
     tools: list[Tool] | None = Field(None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | Choice | None = None
-    response_format: Format | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
-    def _tools_that_are_there(self) -> Chat:
-        names = [t.function.name for t in self.tools or ()]
-        if isinstance(self.tool_choice, Choice) and self.tool_choice.function.name not in names:
+    def _check_tool_choice(self) -> Chat:
+        names = [tool.function.name for tool in self.tools or ()]
+        choice = self.tool_choice
+        if isinstance(choice, ToolChoice) and choice.function.name not in names:
             raise PydanticCustomError(
                 "tool",
                 "tool_choice names {name}, which is not among the tools",
-                {"name": repr(self.tool_choice.function.name[:128])},
+                {"name": repr(choice.function.name[:128])},
             )
-        if self.tool_choice == "required" and not names:
+        if choice == "required" and not names:
             raise PydanticCustomError("tool", "tool_choice is required, and there are no tools")
         return self
 
@@ -101,8 +119,11 @@ class Chat(Generation):
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-class Completion(Generation):
-    """`max_tokens` 0 scores an echoed prompt and generates nothing."""
+class Completion(GenerationParameters):
+    """The body of /v1/completions.
+
+    `max_tokens` 0 scores an echoed prompt and generates nothing.
+    """
 
     prompt: (
         str
@@ -115,7 +136,7 @@ class Completion(Generation):
     logprobs: int | None = Field(None, ge=0, le=20)
 
     @model_validator(mode="after")
-    def _something_to_say(self) -> Completion:
+    def _check_not_empty(self) -> Completion:
         if self.max_tokens == 0 and not self.echo:
             raise PydanticCustomError(
                 "nothing", "max_tokens is 0 and nothing is echoed: there is nothing to answer"
@@ -124,27 +145,33 @@ class Completion(Generation):
 
 
 class Embeddings(_Request):
+    """The body of /v1/embeddings."""
+
     input: str | list[str] | list[int] | list[list[int]]
 
 
 class Tokenize(_Request):
+    """The body of /tokenize."""
+
     content: str
 
 
 class Detokenize(_Request):
+    """The body of /detokenize."""
+
     tokens: list[int]
 
 
-def settle(body: dict[str, Any]) -> None:
-    """Say what a chat wants of its tools in a way that every engine understands.
+def normalize_tool_choice(body: dict[str, Any]) -> None:
+    """Express a chat's tool choice, in place, as every engine understands it.
 
-    Any of them, or one at least.
+    A function that is named becomes the only tool, with `required`: llama.cpp takes the name for
+    `auto`. With `none` there are no tools.
     """
     choice = body.get("tool_choice")
-    if isinstance(choice, dict):  # llama.cpp takes it for `auto`
-        body["tools"] = [
-            t for t in body["tools"] if t["function"]["name"] == choice["function"]["name"]
-        ]
+    if isinstance(choice, dict):
+        name = choice["function"]["name"]
+        body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] == name]
         body["tool_choice"] = "required"
     elif choice == "none" or not body.get("tools"):
         body.pop("tools", None)
@@ -152,7 +179,7 @@ def settle(body: dict[str, Any]) -> None:
 
 
 def check(kind: type[BaseModel], value: Any) -> None:
-    """Raise ApiError 400 naming the first field that is wrong."""
+    """Raise ApiError 400 naming the first field of `value` that is not as `kind` has it."""
     if not isinstance(value, dict):
         raise ApiError(400, "the body is not a JSON object")
     try:
@@ -160,9 +187,9 @@ def check(kind: type[BaseModel], value: Any) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         # Of a union, the place in it says how the value was read: that is ours, not the client's.
-        where = ".".join(
+        field = ".".join(
             str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()
         )
         raise ApiError(
-            400, f"{where}: {first['msg']}" if where else first["msg"], param=where or None
+            400, f"{field}: {first['msg']}" if field else first["msg"], param=field or None
         ) from None

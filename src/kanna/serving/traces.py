@@ -1,8 +1,7 @@
 """OpenTelemetry traces: one span per request, sent to a collector that the operator names.
 
-Nothing is sent unasked.
-
-Names follow OpenTelemetry's conventions for generative AI. What people write is in no span.
+Nothing is sent unasked. Names follow OpenTelemetry's conventions for generative AI; no span has
+what people write.
 """
 
 from __future__ import annotations
@@ -19,10 +18,14 @@ from kanna.errors import MissingError
 INSTALL = "pip install 'kanna[otel]'"
 
 
-class Traces:
-    """url: of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces.
+class TraceExporter:
+    """Sends spans to a collector.
 
-    Raises MissingError without the extra.
+    Args:
+        url: Of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces.
+
+    Raises:
+        MissingError: The extra is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -55,21 +58,26 @@ class Traces:
         )
         self._tracer: Any = self._provider.get_tracer("kanna.serve")
 
-    def request(
+    def record(
         self,
         path: str,
         headers: Mapping[str, str],
         seconds: float,
         status: int,
-        facts: Mapping[str, str | int],
+        attributes: Mapping[str, str | int],
     ) -> None:
-        """A request that ended just now after `seconds`.
+        """Export a request that ended just now, below the caller's span if it sent a `traceparent`.
 
-        Below the caller's span when it sent a `traceparent`.
+        Args:
+            path: Of the route.
+            headers: Of the request.
+            seconds: How long it took.
+            status: Of the answer.
+            attributes: More of the span.
         """
         context = self._propagate.TraceContextTextMapPropagator().extract(dict(headers))
         end = time.time_ns()
-        known = {
+        http_attributes = {
             "http.request.method": "POST",
             "http.route": path,
             "http.response.status_code": status,
@@ -79,11 +87,12 @@ class Traces:
             context=context,
             kind=self._api.SpanKind.SERVER,
             start_time=end - int(seconds * 1e9),
-            attributes={**known, **facts},
+            attributes={**http_attributes, **attributes},
         )
         if status >= 500:
             span.set_status(self._api.StatusCode.ERROR)
         span.end(end_time=end)
 
     def close(self) -> None:
+        """Send what is left."""
         self._provider.shutdown()

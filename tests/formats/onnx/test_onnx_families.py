@@ -14,7 +14,7 @@ from helpers import tiny_models
 
 import kanna
 from kanna import runtimes
-from kanna.serving.engines._onnx_batch import OnnxBatch
+from kanna.serving.engines.onnx_decoder import OnnxDecoder
 from kanna.verification import verify
 
 genai: Any = pytest.importorskip("onnxruntime_genai")
@@ -93,5 +93,5 @@ def test_a_text_that_outgrows_the_short_rope_is_read_again(
 
 
 def test_a_batch_stays_within_the_short_rope(made: dict[str, tuple[Path, Path]]) -> None:
-    assert OnnxBatch(made["phi4-mini"][1], context=1000, slots=2, threads=1).context == 256
-    assert OnnxBatch(made["gemma2"][1], context=1000, slots=2, threads=1).context == 1000
+    assert OnnxDecoder(made["phi4-mini"][1], context=1000, rows=2, threads=1).context == 256
+    assert OnnxDecoder(made["gemma2"][1], context=1000, rows=2, threads=1).context == 1000

@@ -59,7 +59,7 @@ def COMMAND(
 
     Only a hash is stored: the text of a key is shown once, when it is made.
     """
-    from kanna.serving.guard.store import after
+    from kanna.serving.guard.keys import expiry
     from kanna.serving.settings import open_store
 
     store = open_store(state)
@@ -68,7 +68,7 @@ def COMMAND(
             if not name:
                 raise UsageError("a key without a name", expected="--name, such as who it is for")
             key, text = store.create(
-                name, scopes=scopes or ("infer",), expires=after(days), **limits
+                name, scopes=scopes or ("infer",), expires=expiry(days), **limits
             )
             terminal.result({"key": text, **key.to_dict()}, _draw_new)
         elif action == "revoke":
@@ -78,10 +78,10 @@ def COMMAND(
                     expected="its id or its name",
                     todo="`kanna keys list` shows them",
                 )
-            gone = store.revoke(str(which or name))
-            terminal.result({"revoked": [k.to_dict() for k in gone]}, _draw_gone)
+            revoked = store.revoke(str(which or name))
+            terminal.result({"revoked": [k.to_dict() for k in revoked]}, _draw_revoked)
         else:
-            terminal.result({"keys": [k.to_dict() for k in store.listed()]}, _draw_list)
+            terminal.result({"keys": [k.to_dict() for k in store.list_keys()]}, _draw_list)
     finally:
         store.close()
 
@@ -91,7 +91,7 @@ def _draw_new(screen: Console, data: dict[str, Any]) -> None:
     screen.print("Keep it now: it is not shown again.", style="yellow")
 
 
-def _draw_gone(screen: Console, data: dict[str, Any]) -> None:
+def _draw_revoked(screen: Console, data: dict[str, Any]) -> None:
     for key in data["revoked"]:
         screen.print(f"Revoked {key['id']} ({key['name']})", markup=False)
 
@@ -99,7 +99,7 @@ def _draw_gone(screen: Console, data: dict[str, Any]) -> None:
 def _draw_list(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import table
 
-    found = table("id", "name", "scopes", "state", "requests/min>", "tokens/min>", "tokens/day>")
+    keys = table("id", "name", "scopes", "state", "requests/min>", "tokens/min>", "tokens/day>")
     now = time.time()
     for key in data["keys"]:
         expired = key["expires"] is not None and key["expires"] <= now
@@ -108,5 +108,5 @@ def _draw_list(screen: Console, data: dict[str, Any]) -> None:
             str(key[n] or "")
             for n in ("requests_per_minute", "tokens_per_minute", "tokens_per_day")
         ]
-        found.add_row(key["id"], key["name"], ", ".join(key["scopes"]), state, *limits)
-    screen.print(found)
+        keys.add_row(key["id"], key["name"], ", ".join(key["scopes"]), state, *limits)
+    screen.print(keys)

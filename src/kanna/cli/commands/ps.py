@@ -25,19 +25,19 @@ URL = "http://127.0.0.1:8000"
 )
 def COMMAND(terminal: Terminal, url: str, key: str | None) -> None:
     """Show the models of a running gateway: engines, memory, requests, restarts."""
-    from kanna.serving.remote import ask
+    from kanna.serving import gateway_client
 
-    terminal.result({"models": ask(url, "/status", key, timeout=10)}, _draw)
+    terminal.result({"models": gateway_client.request(url, "/status", key, timeout=10)}, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.cli.ui import table
 
-    found = table(
+    models = table(
         "model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "artefact"
     )
-    for column in found.columns[:3]:
+    for column in models.columns[:3]:
         column.no_wrap = True  # names that are cut say nothing
     for model in data["models"]:
         loaded = model["state"] != "not loaded"
@@ -50,5 +50,5 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         canary = model.get("canary")
         state = model["state"] + (f", canary {canary['state']}" if canary else "")
         engine = Path(model.get("program") or model["engine"]).name
-        found.add_row(model["name"], engine, state, memory, *numbers, Path(model["path"]).name)
-    screen.print(found)
+        models.add_row(model["name"], engine, state, memory, *numbers, Path(model["path"]).name)
+    screen.print(models)

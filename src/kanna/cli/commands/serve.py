@@ -164,12 +164,10 @@ def COMMAND(
     makes room.
     """
     from kanna.serving import serve
+    from kanna.serving.arguments import model_name
 
     def started(address: str) -> None:
-        names = ", ".join(
-            str(m).partition("=")[0] if "=" in m else Path(m).name.removesuffix(".gguf")
-            for m in models
-        )
+        names = ", ".join(model_name(model) for model in models)
         terminal.done(f"Serving {names} at {address}/v1")
 
     serve(models, state=state, started=started, remark=terminal.note, **choices)

@@ -30,10 +30,11 @@ def COMMAND(terminal: Terminal, name: str, path: Path, url: str, key: str | None
     """
     from urllib.parse import quote
 
-    from kanna.serving.remote import ask
+    from kanna.serving import gateway_client
 
-    place = f"/admin/models/{quote(name, safe='')}/swap"
-    terminal.result(ask(url, place, key, {"path": str(path.absolute())}), _draw)
+    route = f"/admin/models/{quote(name, safe='')}/swap"
+    body = {"path": str(path.absolute())}
+    terminal.result(gateway_client.request(url, route, key, body), _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:

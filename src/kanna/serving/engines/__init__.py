@@ -1,6 +1,6 @@
-"""Engines that the gateway can start in child processes.
+"""Engines that the gateway starts in child processes.
 
-Each file exports ENGINE, found by its name.
+Each file exports ENGINE, a `ServingEngine`, and is known by the file's name.
 """
 
 from __future__ import annotations
@@ -9,32 +9,30 @@ from pathlib import Path
 
 from kanna._util import plugins
 from kanna.errors import SourceError
-from kanna.serving.engines.base import Engine, EngineConfig, Footprint
+from kanna.serving.engines.base import EngineConfig, EngineMemory, ServingEngine
 
-__all__ = ["Engine", "EngineConfig", "Footprint", "for_artefact", "get", "names"]
+__all__ = ["EngineConfig", "EngineMemory", "ServingEngine", "for_artefact", "get", "names"]
 
 
 def names() -> tuple[str, ...]:
+    """Names of all engines, sorted."""
     return plugins.names(__name__, "ENGINE")
 
 
-def get(name: str) -> Engine:
+def get(name: str) -> ServingEngine:
     """The engine of that name; raises UnsupportedError naming the known ones."""
     return plugins.load(__name__, name, "ENGINE")
 
 
-def for_artefact(path: Path) -> Engine:
+def for_artefact(path: Path) -> ServingEngine:
     """The engine that runs the artefact at `path`; raises SourceError when none does."""
+    engines = [get(name) for name in names()]
+    expected = " or ".join(engine.artefact for engine in engines)
     if not path.exists():
-        raise SourceError(
-            f"{path} does not exist", expected="a .gguf file, an ONNX folder or an MLX folder"
-        )
-    for name in names():
-        engine = get(name)
+        raise SourceError(f"{path} does not exist", expected=expected)
+    for engine in engines:
         if engine.accepts(path):
             return engine
     raise SourceError(
-        f"no engine runs {path}",
-        expected="a .gguf file, a folder with genai_config.json (ONNX), or one with safetensors that mlx-lm loads",
-        todo="make one with `kanna convert`",
+        f"no engine runs {path}", expected=expected, todo="make one with `kanna convert`"
     )

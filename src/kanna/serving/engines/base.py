@@ -1,38 +1,43 @@
-"""What an engine is: it says whether it runs an artefact and what that takes, and runs it in a child process.
+"""What an engine is: it recognizes an artefact, says what memory it takes, and runs it.
 
-A child listens on a port of the loopback interface, wants the internal key as a bearer token on every request, and
-answers `/health`, `/v1/chat/completions`, `/v1/completions`, `/tokenize`, `/detokenize`, `/apply-template` for one
-choice of one prompt, and `/slots` and `/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`;
-`score` answers `/score`: {"prompt": text or ids, "top": k} → {"tokens": [{"text", "logprob", "top": [[text, logprob],
-…]}, …]}, one per token, the first without logprob.
+An engine runs in a child process. The child listens on a loopback port, wants the internal key as
+a bearer token on every request, and answers `/health`, `/v1/chat/completions`, `/v1/completions`,
+`/tokenize`, `/detokenize` and `/apply-template` for one choice of one prompt, and `/slots` and
+`/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`; `score` answers
+`/score`: {"prompt": text or ids, "top": k} → {"tokens": [{"text", "logprob", "top": [[text,
+logprob], …]}, …]}, one entry per token, the first without a log-probability.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-TOO_LONG = "exceed_context_size_error"
-"""Type of the error of an engine whose context is too small for a prompt.
-
-Llama.cpp's name for it.
-"""
+CONTEXT_EXCEEDED = "exceed_context_size_error"
+"""Type of an engine's error for a prompt longer than its context, by llama.cpp's name for it."""
 GENERATE, EMBED, SCORE = "generate", "embed", "score"
+"""The roles that an engine process can have."""
 
 
 @dataclass(slots=True, kw_only=True)
 class EngineConfig:
-    """What a child is told on its standard input.
+    """What a child process reads from its standard input before it loads a model.
 
     Attributes:
+        engine: Name of the engine.
+        path: The artefact.
         name: Public name of the model, as it stands in answers.
         role: `generate`, `embed` or `score`.
         key: Internal key, known to the gateway alone.
         context: Tokens per slot.
         slots: Requests computed together.
+        threads: Threads to compute with; None: the engine's choice.
+        gpu_layers: Layers to put on the GPU; None: the engine's choice.
+        draft: A small model that guesses ahead, for engines that take one.
+        adapters: LoRA adapters, for engines that take them.
+        program: A native program that runs the artefact in place of the Python package.
     """
 
     engine: str
@@ -49,15 +54,17 @@ class EngineConfig:
     program: str | None = None
 
     def to_json(self) -> str:
+        """One line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> EngineConfig:
+        """The configuration that `to_json` wrote."""
         return cls(**json.loads(text))
 
 
 @dataclass(slots=True, kw_only=True)
-class Footprint:
+class EngineMemory:
     """Bytes a running engine takes: weights, key-value cache of all slots, working buffers."""
 
     weights: int
@@ -66,65 +73,62 @@ class Footprint:
 
     @property
     def total(self) -> int:
+        """All of it, in bytes."""
         return self.weights + self.cache + self.buffers
 
 
-class Engine(Protocol):
-    """One kind of artefact. Everything but `run` happens in the gateway and must not load a model.
+@dataclass(slots=True, kw_only=True, frozen=True)
+class ProgramChoice:
+    """Which program runs the artefacts of an engine.
 
     Attributes:
+        program: Path of a native program; None: the Python package.
+        reason: Why, in a sentence for people; empty when there was nothing to choose.
+    """
+
+    program: str | None = None
+    reason: str = ""
+
+
+ProgramChooser = Callable[[EngineConfig, Path, Callable[[str], None]], ProgramChoice]
+"""Chooses a program for a model: its configuration, the state folder, a callback for remarks."""
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class ServingEngine:
+    """One kind of engine. Everything but `run` happens in the gateway and must not load a model.
+
+    Attributes:
+        name: The name of its file, which `EngineConfig.engine` holds.
+        artefact: What it runs, as it stands in messages: "a .gguf file".
+        extra: The extra that installs its runtime.
+        modules: What `run` imports in any case: a child imports them before it knows its artefact.
         roles: What it can do.
-        apart: Those of them that take a process of their own beside the one that generates.
-        extra: What installs its runtime.
-        modules: What `run` imports in any case, so that a child can before it knows its artefact.
-        forces_calls: Whether tool_choice `required` always gives calls; where not, the gateway sees
-            to it.
+        separate_roles: Those of `roles` that take a process of their own.
+        forces_tool_calls: Whether `tool_choice: required` always gives calls; where it does not,
+            the gateway holds the answer to a schema of calls.
+        takes_adapters: Whether it loads LoRA adapters.
+        takes_draft: Whether it loads a draft model.
+        accepts: Whether an artefact is of its kind, from its name and headers.
+        missing: The command that installs what is missing; empty when everything is here.
+        memory: Bytes that a process of this configuration takes.
+        run: In the child: load the model, call `announce_ready(port)`, serve until the process
+            ends.
+        choose_program: Chooses between the Python package and a native program, which
+            `EngineConfig.program` names; None where there is no native program.
     """
 
     name: str
+    artefact: str
     extra: str
     modules: tuple[str, ...]
-    forces_calls: bool
     roles: tuple[str, ...]
-    apart: tuple[str, ...]
-
-    def accepts(self, path: Path) -> bool:
-        """Whether the artefact is of this engine's kind, from its name and headers."""
-        ...
-
-    def missing(self) -> str:
-        """What must be installed first; empty when all is here."""
-        ...
-
-    def footprint(self, config: EngineConfig) -> Footprint: ...
-
-    def run(self, config: EngineConfig) -> None:
-        """In the child: load, call `ready(port)`, serve until the process ends."""
-        ...
-
-
-_stdout: int | None = None
-
-
-def guard_stdout() -> None:
-    """Native libraries write to file descriptor 1, which is the line to the gateway.
-
-    Send them to stderr.
-    """
-    import os
-
-    global _stdout
-    _stdout = os.dup(1)
-    os.dup2(2, 1)
-
-
-def ready(port: int, **facts: Any) -> None:
-    """Tell the gateway that requests may come."""
-    import os
-
-    line = json.dumps({"port": port, **facts}) + "\n"
-    if _stdout is None:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-    else:
-        os.write(_stdout, line.encode())
+    separate_roles: tuple[str, ...] = ()
+    forces_tool_calls: bool = False
+    takes_adapters: bool = False
+    takes_draft: bool = False
+    accepts: Callable[[Path], bool]
+    missing: Callable[[], str]
+    memory: Callable[[EngineConfig], EngineMemory]
+    run: Callable[[EngineConfig], None]
+    choose_program: ProgramChooser | None = None

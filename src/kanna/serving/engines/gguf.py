@@ -9,74 +9,87 @@ import shutil
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError, MissingError, UnsupportedError
-from kanna.serving.engines.base import EMBED, GENERATE, SCORE, EngineConfig, Footprint, ready
+from kanna.serving.engines.base import (
+    EMBED,
+    GENERATE,
+    SCORE,
+    EngineConfig,
+    EngineMemory,
+    ProgramChoice,
+    ServingEngine,
+)
+from kanna.serving.engines.handshake import announce_ready
 
 INSTALL = "pip install xllamacpp"
 
 
-class Gguf:
-    name = "gguf"
-    extra = "serve"
-    modules = ("xllamacpp",)
-    forces_calls = False
-    roles = (GENERATE, EMBED, SCORE)
-    apart = (EMBED, SCORE)
-
-    def accepts(self, path: Path) -> bool:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-
-    def missing(self) -> str:
-        return (
-            "" if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server") else INSTALL
-        )
-
-    def footprint(self, config: EngineConfig) -> Footprint:
-        """The arithmetic of `kanna fit`, with one cache per slot; a draft model counts too.
-
-        Scoring maps the same file: its weights are in memory already.
-        """
-        weights, cache, buffers = _of(config.path, config.context)
-        if config.role == SCORE:
-            return Footprint(weights=0, cache=cache, buffers=buffers)
-        slots = config.slots if config.role == GENERATE else 1
-        total = Footprint(weights=weights, cache=cache * slots, buffers=buffers)
-        if config.draft and config.role == GENERATE:
-            more, draft_cache, _ = _of(config.draft, config.context)
-            total.weights += more
-            total.cache += draft_cache * slots
-        return total
-
-    def run(self, config: EngineConfig) -> None:
-        if config.role == SCORE:
-            from kanna.serving.engines._llama_score import run
-
-            run(config)
-        elif config.program:
-            _exec_native(config)
-        else:
-            _run_xllamacpp(config)
+def accepts(path: Path) -> bool:
+    """Whether the file begins as a GGUF does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
-def _of(path: str, context: int) -> tuple[int, int, int]:
-    return _needs(Path(path), Path(path).stat().st_mtime_ns, context)
+def missing() -> str:
+    """How to install xllamacpp where neither it nor `llama-server` is here; otherwise empty."""
+    return "" if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server") else INSTALL
+
+
+def memory(config: EngineConfig) -> EngineMemory:
+    """The arithmetic of `kanna fit`, with one cache per slot; a draft model counts too.
+
+    Scoring maps the same file: its weights are in memory already.
+    """
+    model = _file_memory(config.path, config.context)
+    if config.role == SCORE:
+        return EngineMemory(weights=0, cache=model.cache, buffers=model.buffers)
+    slots = config.slots if config.role == GENERATE else 1
+    total = EngineMemory(weights=model.weights, cache=model.cache * slots, buffers=model.buffers)
+    if config.draft and config.role == GENERATE:
+        draft = _file_memory(config.draft, config.context)
+        total.weights += draft.weights
+        total.cache += draft.cache * slots
+    return total
+
+
+def run(config: EngineConfig) -> None:
+    """Serve the file in this process, or become a native program that does."""
+    if config.role == SCORE:
+        from kanna.serving.engines import _llama_scoring
+
+        _llama_scoring.run(config)
+    elif config.program:
+        _exec_native(config)
+    else:
+        _run_xllamacpp(config)
+
+
+def choose_program(
+    config: EngineConfig, state_folder: Path, on_message: Callable[[str], None]
+) -> ProgramChoice:
+    """The faster of xllamacpp and a `llama-server` on the PATH."""
+    from kanna.serving.engines import llama_programs
+
+    return llama_programs.choose(config, state_folder, on_message)
+
+
+def _file_memory(path: str, context: int) -> EngineMemory:
+    return _cached_memory(Path(path), Path(path).stat().st_mtime_ns, context)
 
 
 @cache
-def _needs(path: Path, written: int, context: int) -> tuple[int, int, int]:
-    """Bytes of weights, of one key-value cache and of buffers.
+def _cached_memory(path: Path, mtime_ns: int, context: int) -> EngineMemory:
+    """Bytes of the weights, of one key-value cache and of buffers.
 
-    A family we do not know is taken for a plain one.
-
-    Args:
-        written: When the file was, in nanoseconds: its headers are read once for all who ask.
+    A family that kanna does not know counts as a plain one. The time of the file's last change,
+    `mtime_ns`, is part of the key: headers are read once per version of a file.
     """
     from kanna.families import load_model
     from kanna.formats import gguf
@@ -90,8 +103,11 @@ def _needs(path: Path, written: int, context: int) -> tuple[int, int, int]:
         file = gguf.read(path)
         arch = str(file.value("general.architecture"))
         model = Model(name=path.stem, family=arch, tensors=file.tensors, metadata=file.metadata)
-    weights = sum(t.nbytes for t in model.tensors.values())
-    return weights, cache_bytes(model, context), buffer_bytes(model, context)
+    return EngineMemory(
+        weights=sum(tensor.nbytes for tensor in model.tensors.values()),
+        cache=cache_bytes(model, context),
+        buffers=buffer_bytes(model, context),
+    )
 
 
 def _run_xllamacpp(config: EngineConfig) -> None:
@@ -107,7 +123,7 @@ def _run_xllamacpp(config: EngineConfig) -> None:
     params.n_threads_http = 2 * config.slots + 4
     params.use_jinja, params.ui, params.verbosity = True, False, 1
     params.endpoint_metrics = params.endpoint_slots = True
-    params.fit_params = False  # the gateway has done that sum already
+    params.fit_params = False  # the gateway has checked the memory already
     params.cache_ram_mib = 0
     if config.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
@@ -126,7 +142,7 @@ def _run_xllamacpp(config: EngineConfig) -> None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
     port = int(str(server.listening_address).rsplit(":", 1)[1])
-    ready(port, program="xllamacpp", build=str(xllamacpp.get_system_info()).strip())
+    announce_ready(port, program="xllamacpp", build=str(xllamacpp.get_system_info()).strip())
     threading.Event().wait()
 
 
@@ -146,54 +162,50 @@ def _exec_native(config: EngineConfig) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        config.program,
-        "-m",
-        config.path,
-        "--alias",
-        config.name,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    command += [
-        "-c",
-        str(config.context * config.slots),
-        "-np",
-        str(config.slots),
-        "--jinja",
-        "--no-webui",
-    ]
-    command += [
-        "--metrics",
-        "--slots",
-        "--threads-http",
-        str(2 * config.slots + 4),
-        "-lv",
-        "1",
-        "--cache-ram",
-        "0",
-    ]
-    command += ["-t", str(config.threads)] if config.threads else []
-    command += ["-ngl", str(config.gpu_layers)] if config.gpu_layers is not None else []
-    command += ["-md", config.draft] if config.draft else []
-    if config.role == EMBED:
-        command += [
-            "--embeddings",
-            "--pooling",
-            "mean",
-            "-b",
-            str(config.context),
-            "-ub",
-            str(config.context),
-        ]
-    for path in config.adapters:
-        command += ["--lora", path]
     # The key goes by the environment: command lines are there for everyone to read.
     environment = os.environ | {"LLAMA_API_KEY": config.key}
-    ready(port, program=config.program, listening=False)
-    os.execve(config.program, command, environment)
+    announce_ready(port, program=config.program, listening=False)
+    os.execve(config.program, [config.program, *_native_options(config, port)], environment)
 
 
-ENGINE = Gguf()
+def _native_options(config: EngineConfig, port: int) -> list[str]:
+    options: dict[str, object] = {
+        "-m": config.path,
+        "--alias": config.name,
+        "--host": "127.0.0.1",
+        "--port": port,
+        "-c": config.context * config.slots,
+        "-np": config.slots,
+        "--threads-http": 2 * config.slots + 4,
+        "-lv": 1,
+        "--cache-ram": 0,
+    }
+    flags = ["--jinja", "--no-webui", "--metrics", "--slots"]
+    if config.threads:
+        options["-t"] = config.threads
+    if config.gpu_layers is not None:
+        options["-ngl"] = config.gpu_layers
+    if config.draft:
+        options["-md"] = config.draft
+    if config.role == EMBED:
+        flags.append("--embeddings")
+        options |= {"--pooling": "mean", "-b": config.context, "-ub": config.context}
+    pairs = [*options.items(), *(("--lora", path) for path in config.adapters)]
+    return [*flags, *(str(part) for pair in pairs for part in pair)]
+
+
+ENGINE = ServingEngine(
+    name="gguf",
+    artefact="a .gguf file",
+    extra="serve",
+    modules=("xllamacpp",),
+    roles=(GENERATE, EMBED, SCORE),
+    separate_roles=(EMBED, SCORE),
+    takes_adapters=True,
+    takes_draft=True,
+    accepts=accepts,
+    missing=missing,
+    memory=memory,
+    run=run,
+    choose_program=choose_program,
+)

@@ -5,72 +5,83 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
-from kanna.serving.engines.base import GENERATE, SCORE, EngineConfig, Footprint
+from kanna.serving.engines.base import (
+    GENERATE,
+    SCORE,
+    EngineConfig,
+    EngineMemory,
+    ServingEngine,
+)
 
 INSTALL = "pip install onnxruntime"
-_PIECE = 256
-"""Rows of activations that buffers are counted for: a prompt is read in such pieces."""
+_BUFFER_ROWS = 256
+"""Rows of activations that the working buffers hold: a prompt is read in such blocks."""
 
 
-class Onnx:
-    name = "onnx"
-    extra = "onnx"
-    modules = ("onnxruntime", "kanna.serving.engines._openai")
-    forces_calls = True
-    roles = (GENERATE, SCORE)
-    apart = ()
+def accepts(path: Path) -> bool:
+    """Whether the folder has the configuration that onnxruntime-genai reads."""
+    return path.is_dir() and (path / "genai_config.json").is_file()
 
-    def accepts(self, path: Path) -> bool:
-        return path.is_dir() and (path / "genai_config.json").is_file()
 
-    def missing(self) -> str:
-        return "" if importlib.util.find_spec("onnxruntime") else INSTALL
+def missing() -> str:
+    """How to install onnxruntime where it is not here; otherwise empty."""
+    return "" if importlib.util.find_spec("onnxruntime") else INSTALL
 
-    def footprint(self, config: EngineConfig) -> Footprint:
-        """Files of weights; a cache per slot and one to score in, in float32.
 
-        Activations of a piece of prompt.
-        """
-        folder = Path(config.path)
-        model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        decoder = model["decoder"]
-        weights = sum(p.stat().st_size for p in folder.iterdir() if p.suffix in {".onnx", ".data"})
-        row = (
-            2
-            * 4
-            * decoder["num_hidden_layers"]
-            * decoder["num_key_value_heads"]
-            * decoder["head_size"]
+def memory(config: EngineConfig) -> EngineMemory:
+    """The weight files, a float32 cache per slot and one to score in, a block of activations."""
+    folder = Path(config.path)
+    model = _model_config(folder)
+    decoder = model["decoder"]
+    kv_size = decoder["num_key_value_heads"] * decoder["head_size"]
+    token_bytes = 2 * 4 * decoder["num_hidden_layers"] * kv_size
+    context = min(config.context, model["context_length"])
+    return EngineMemory(
+        weights=sum(f.stat().st_size for f in folder.iterdir() if f.suffix in {".onnx", ".data"}),
+        cache=token_bytes * context * (config.slots + 1),
+        buffers=2 * 4 * _BUFFER_ROWS * int(model["vocab_size"]),
+    )
+
+
+def run(config: EngineConfig) -> None:
+    """Load the folder and serve it until the process ends."""
+    from kanna.hardware.cpu import default_threads
+    from kanna.serving.engines._jobs import Worker
+    from kanna.serving.engines._onnx_scheduler import OnnxScheduler
+    from kanna.serving.engines._openai_routes import OpenAiRoutes
+    from kanna.serving.engines._text_codec import TextCodec
+    from kanna.serving.engines.onnx_decoder import OnnxDecoder
+
+    folder = Path(config.path)
+    eos_ids = _model_config(folder).get("eos_token_id", [])
+    text = TextCodec(folder, eos_ids if isinstance(eos_ids, list) else [eos_ids])
+    threads = config.threads or default_threads()
+
+    def make() -> OnnxScheduler:
+        # A row more than there are slots: prompts are scored in it.
+        decoder = OnnxDecoder(
+            folder, context=config.context, rows=config.slots + 1, threads=threads
         )
-        cache = row * min(config.context, model["context_length"]) * (config.slots + 1)
-        return Footprint(
-            weights=weights, cache=cache, buffers=2 * 4 * _PIECE * int(model["vocab_size"])
-        )
+        return OnnxScheduler(decoder, config.slots)
 
-    def run(self, config: EngineConfig) -> None:
-        from kanna.hardware.cpu import default_threads
-        from kanna.serving.engines._jobs import Worker
-        from kanna.serving.engines._onnx_batch import OnnxBatch
-        from kanna.serving.engines._onnx_jobs import OnnxJobs
-        from kanna.serving.engines._openai import Routes
-        from kanna.serving.engines._text import Text
-
-        folder = Path(config.path)
-        model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-        eos = model.get("eos_token_id", [])
-        text = Text(folder, eos if isinstance(eos, list) else [eos])
-        threads = config.threads or default_threads()
-
-        def make() -> OnnxJobs:
-            # A row more than there are slots: prompts are scored in it.
-            rows = OnnxBatch(
-                folder, context=config.context, slots=config.slots + 1, threads=threads
-            )
-            return OnnxJobs(rows, config.slots)
-
-        worker = Worker(make)
-        Routes(config, worker, text).serve("onnxruntime")
+    OpenAiRoutes(config, Worker(make), text, program="onnxruntime").serve()
 
 
-ENGINE = Onnx()
+def _model_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+
+
+ENGINE = ServingEngine(
+    name="onnx",
+    artefact="a folder with genai_config.json (ONNX)",
+    extra="onnx",
+    modules=("onnxruntime", "kanna.serving.engines._openai_routes"),
+    roles=(GENERATE, SCORE),
+    forces_tool_calls=True,
+    accepts=accepts,
+    missing=missing,
+    memory=memory,
+    run=run,
+)

@@ -1,1 +1,1 @@
-"""Who may ask, how much, and what is written down of it."""
+"""Who may use the gateway, how much, and what is recorded of it."""

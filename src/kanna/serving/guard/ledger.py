@@ -1,4 +1,4 @@
-"""Writes usage and the audit log in a thread of its own, many requests per commit."""
+"""Usage and the audit log, written in a thread of its own, many requests per commit."""
 
 from __future__ import annotations
 
@@ -13,21 +13,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from kanna.serving.guard.store import Store, Use, today
+from kanna.serving.guard.keys import KeyUsage, today
+from kanna.serving.guard.store import KeyStore
 
-_Job = tuple["Use | None", "dict[str, Any] | None", "asyncio.Future[None] | None"]
+_Entry = tuple[KeyUsage, dict[str, Any], "asyncio.Future[None]"]
+_MAX_BATCH = 256
+"""Requests of one commit."""
 
 
 class Ledger:
-    """`write` resolves when the usage is committed: an answer ends only after it is counted.
+    """Records what was used.
 
     A full disk stops no request: what could not be written is kept and tried again with the next.
+
+    Args:
+        store: Gets the usage.
+        audit: A file that gets one line of JSON per request; None: no audit log.
+
+    Attributes:
+        failures: How often something could not be written.
     """
 
-    def __init__(self, store: Store, audit: Path | None) -> None:
-        self._store, self._audit_path = store, audit
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._unsaved: list[Use] = []
+    def __init__(self, store: KeyStore, audit: Path | None) -> None:
+        self._store = store
+        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._unsaved: list[KeyUsage] = []
         self.failures = 0
         self._audit: IO[str] | None = None
         if audit:
@@ -37,34 +47,35 @@ class Ledger:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def write(self, use: Use | None, entry: dict[str, Any] | None) -> asyncio.Future[None]:
-        """Count `use` and log `entry`; the future is done when both are written."""
+    def record(self, usage: KeyUsage, audit_entry: dict[str, Any]) -> asyncio.Future[None]:
+        """Count usage and log an entry.
+
+        Returns:
+            Done when the usage is committed: an answer ends only after it is counted.
+        """
         done = asyncio.get_running_loop().create_future()
-        self._jobs.put((use, entry, done))
+        self._queue.put((usage, audit_entry, done))
         return done
 
-    def note(self, entry: dict[str, Any]) -> None:
-        """Log `entry` some time soon."""
-        self._jobs.put((None, entry, None))
-
     def close(self) -> None:
-        self._jobs.put(None)
+        """Write what waits, and end the thread."""
+        self._queue.put(None)
         self._thread.join(10)
         if self._audit:
             with suppress(OSError):  # what the disk did not take
                 self._audit.close()
 
     def _run(self) -> None:
-        ending = False
-        while not ending:
-            jobs = [self._jobs.get()]
-            while not self._jobs.empty() and len(jobs) < 256:
-                jobs.append(self._jobs.get())
-            ending = None in jobs
-            self._save([j for j in jobs if j is not None])
+        closing = False
+        while not closing:
+            batch = [self._queue.get()]
+            while not self._queue.empty() and len(batch) < _MAX_BATCH:
+                batch.append(self._queue.get())
+            closing = None in batch
+            self._save([entry for entry in batch if entry is not None])
 
-    def _save(self, jobs: list[_Job]) -> None:
-        self._unsaved += [use for use, _, _ in jobs if use]
+    def _save(self, entries: list[_Entry]) -> None:
+        self._unsaved += [usage for usage, _, _ in entries]
         try:
             if self._unsaved:
                 self._store.add(self._unsaved, today())
@@ -76,18 +87,17 @@ class Ledger:
                 stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 lines = [
                     json.dumps({"time": stamp, **entry}, ensure_ascii=False)
-                    for _, entry, _ in jobs
+                    for _, entry, _ in entries
                     if entry
                 ]
                 self._audit.write("".join(line + "\n" for line in lines))
                 self._audit.flush()
         except OSError:
             self.failures += 1
-        for _, _, done in jobs:
-            if done:
-                done.get_loop().call_soon_threadsafe(_finish, done)
+        for _, _, done in entries:
+            done.get_loop().call_soon_threadsafe(_resolve, done)
 
 
-def _finish(done: asyncio.Future[None]) -> None:
+def _resolve(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)

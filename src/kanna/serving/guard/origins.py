@@ -1,7 +1,7 @@
-"""Which web pages may ask: none but our own, unless the operator names them.
+"""Which web pages may use the gateway: none but its own, unless the operator names them.
 
-Where no key is asked for, any page that a browser shows could otherwise post to the gateway of its
-machine, or call it by a name of its own that leads to 127.0.0.1 and read the answers.
+Where no key is wanted, any page in a browser could otherwise post to the gateway of its machine, or
+reach it by a host name of its own that resolves to 127.0.0.1 and read the answers.
 """
 
 from __future__ import annotations
@@ -15,49 +15,59 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kanna.serving.problems import ApiError
-from kanna.serving.settings import Settings
+from kanna.serving.settings import GatewaySettings
 
 ANY = "*"
-_ALIVE = ("/health", "/ready")
+_PROBES = ("/health", "/ready")
 
 
-class Origins:
-    """ASGI middleware. refused: called with the status of each request that is turned away."""
+class OriginGuard:
+    """ASGI middleware that refuses requests of other pages, and answers CORS for those allowed.
+
+    Args:
+        app: The application behind it.
+        settings: Of the gateway.
+        on_refused: Called with the status of each request that is refused.
+    """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, refused: Callable[[int], None] = lambda _: None
+        self,
+        app: ASGIApp,
+        settings: GatewaySettings,
+        on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.app, self.allowed, self.refused = app, frozenset(settings.origins), refused
+        self.app, self.allowed, self.on_refused = app, frozenset(settings.origins), on_refused
         self.keyless = not settings.keys_needed
         self.local = self.keyless and settings.loopback and not settings.open_to_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         origin = headers.get("origin", "")
-        welcome = bool(origin) and (ANY in self.allowed or origin in self.allowed)
-        if problem := self._problem(scope, headers.get("host", ""), "" if welcome else origin):
-            self.refused(problem.status)
-            told = {k.decode(): v.decode() for k, v in problem.headers()}
-            await Response(problem.body(), problem.status, told)(scope, receive, send)
-        elif not welcome:
+        allowed = bool(origin) and (ANY in self.allowed or origin in self.allowed)
+        if problem := self._problem(scope, headers.get("host", ""), "" if allowed else origin):
+            self.on_refused(problem.status)
+            response = Response(problem.body(), problem.status, problem.headers())
+            await response(scope, receive, send)
+        elif not allowed:
             await self.app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            more = {
+            preflight = {
                 "access-control-allow-methods": "GET, POST, PUT, DELETE",
                 "access-control-max-age": "600",
                 "access-control-allow-headers": headers.get("access-control-request-headers", ""),
             }
-            await Response(status_code=204, headers=self._shared(origin) | more)(
+            await Response(status_code=204, headers=_cors_headers(origin) | preflight)(
                 scope, receive, send
             )
         else:
-            await self.app(scope, receive, self._sharing(send, origin))
+            await self.app(scope, receive, _with_cors(send, origin))
 
     def _problem(self, scope: Scope, host: str, origin: str) -> ApiError | None:
-        if self.local and scope["path"] not in _ALIVE and not _loopback(host):
+        if self.local and scope["path"] not in _PROBES and not _is_loopback(host):
             return ApiError(
                 403,
                 f"asked as {host[:100]!r}, which is no name of this machine's loopback: use keys "
@@ -79,22 +89,24 @@ class Origins:
             )
         return None
 
-    def _shared(self, origin: str) -> dict[str, str]:
-        return {"access-control-allow-origin": origin, "vary": "Origin"}
 
-    def _sharing(self, send: Send, origin: str) -> Send:
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(
-                    self._shared(origin) | {"access-control-expose-headers": "retry-after"}
-                )
-            await send(message)
-
-        return told
+def _cors_headers(origin: str) -> dict[str, str]:
+    return {"access-control-allow-origin": origin, "vary": "Origin"}
 
 
-def _loopback(host: str) -> bool:
+def _with_cors(send: Send, origin: str) -> Send:
+    """`send`, with the headers that let a page of `origin` read the answer."""
+
+    async def send_shared(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.update(_cors_headers(origin) | {"access-control-expose-headers": "retry-after"})
+        await send(message)
+
+    return send_shared
+
+
+def _is_loopback(host: str) -> bool:
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost" or name.endswith(".localhost"):
         return True

@@ -1,33 +1,37 @@
-"""Keys and usage in one SQLite file (write-ahead log: readers never wait, and a killed writer loses nothing).
+"""Keys and usage in one SQLite file.
 
-A key is `kanna-<id>-<secret>`. Only the SHA-256 of the secret is kept; with 256 random bits in it there is nothing to
-guess, so a slow hash would only slow each request down. Every commit is durable against the end of this process;
-against the end of the machine, up to the last checkpoint.
+With a write-ahead log readers never wait, and a killed writer loses nothing. Every commit is
+durable against the end of this process; against the end of the machine, up to the last
+checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError, UsageError
-
-SCOPES = ("infer", "metrics", "admin")
-DAY = 86_400
+from kanna.serving.guard.keys import (
+    DAY,
+    PREFIX,
+    SCOPES,
+    ApiKey,
+    KeyUsage,
+    hash_secret,
+    new_secret,
+    today,
+)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
-  id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL, scopes TEXT NOT NULL, created REAL NOT NULL,
-  expires REAL, revoked REAL, requests_per_minute INTEGER, tokens_per_minute INTEGER, tokens_per_day INTEGER,
-  models TEXT
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL, scopes TEXT NOT NULL,
+  created REAL NOT NULL, expires REAL, revoked REAL, requests_per_minute INTEGER,
+  tokens_per_minute INTEGER, tokens_per_day INTEGER, models TEXT
 );
 CREATE TABLE IF NOT EXISTS usage (
   day INTEGER NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL,
@@ -37,53 +41,12 @@ CREATE TABLE IF NOT EXISTS usage (
 """
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Key:
-    """One API key without its secret. Times in seconds since 1970; a limit of None is none.
+class KeyStore:
+    """One connection to the file, which is made when it does not exist.
 
-    Attributes:
-        models: Names it may use; empty: all.
+    Raises:
+        KannaError: The file is no database of keys, or cannot be written.
     """
-
-    id: str
-    name: str
-    scopes: tuple[str, ...]
-    created: float
-    expires: float | None = None
-    revoked: float | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    tokens_per_day: int | None = None
-    models: tuple[str, ...] = ()
-
-    def valid(self, now: float) -> bool:
-        return self.revoked is None and (self.expires is None or now < self.expires)
-
-    def allows(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(slots=True, kw_only=True)
-class Use:
-    """What one request took."""
-
-    key: str
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-    requests: int = 1
-
-
-def after(days: float | None) -> float | None:
-    """The time so many days from now, in seconds since 1970; None: never."""
-    return time.time() + days * DAY if days else None
-
-
-class Store:
-    """One connection. Raises KannaError when the file is no database of ours."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,6 +66,7 @@ class Store:
             ) from error
 
     def close(self) -> None:
+        """Close the connection."""
         self._db.close()
 
     # Keys
@@ -117,16 +81,32 @@ class Store:
         tokens_per_minute: int | None = None,
         tokens_per_day: int | None = None,
         models: Iterable[str] = (),
-    ) -> tuple[Key, str]:
-        """A new key and its text, which is shown this once and kept nowhere."""
+    ) -> tuple[ApiKey, str]:
+        """Make a key.
+
+        Args:
+            name: Who it is for.
+            scopes: What it allows.
+            expires: In seconds since 1970; None: never.
+            requests_per_minute: None: no limit.
+            tokens_per_minute: None: no limit.
+            tokens_per_day: None: no limit.
+            models: Names of the models it may use; empty: all.
+
+        Returns:
+            The key and its text, which is stored nowhere.
+
+        Raises:
+            UsageError: A scope is unknown, or there is none.
+        """
         scopes = tuple(dict.fromkeys(scopes))
-        if wrong := [s for s in scopes if s not in SCOPES]:
-            raise UsageError(f"no scope named {wrong[0]!r}", expected=", ".join(SCOPES))
+        if unknown := [s for s in scopes if s not in SCOPES]:
+            raise UsageError(f"no scope named {unknown[0]!r}", expected=", ".join(SCOPES))
         if not scopes:
             raise UsageError("a key without a scope", expected=", ".join(SCOPES))
-        identity, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-        key = Key(
-            id=identity,
+        key_id, secret = new_secret()
+        key = ApiKey(
+            id=key_id,
             name=name,
             scopes=scopes,
             created=time.time(),
@@ -136,58 +116,60 @@ class Store:
             tokens_per_day=tokens_per_day,
             models=tuple(models),
         )
-        self._db.execute(
-            "INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                key.id,
-                name,
-                _hash(secret),
-                json.dumps(key.scopes),
-                key.created,
-                expires,
-                None,
-                requests_per_minute,
-                tokens_per_minute,
-                tokens_per_day,
-                json.dumps(key.models),
-            ),
-        )
-        return key, f"kanna-{identity}-{secret}"
+        self._insert(key, hash_secret(secret))
+        return key, f"{PREFIX}-{key_id}-{secret}"
 
-    def listed(self) -> list[Key]:
+    def _insert(self, key: ApiKey, secret_hash: bytes) -> None:
+        row = (
+            key.id,
+            key.name,
+            secret_hash,
+            json.dumps(key.scopes),
+            key.created,
+            key.expires,
+            key.revoked,
+            key.requests_per_minute,
+            key.tokens_per_minute,
+            key.tokens_per_day,
+            json.dumps(key.models),
+        )
+        self._db.execute("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+
+    def list_keys(self) -> list[ApiKey]:
+        """Every key, revoked and expired ones too, oldest first."""
         return [_key(row) for row in self._db.execute("SELECT * FROM keys ORDER BY created")]
 
-    def revoke(self, which: str) -> list[Key]:
-        """Revoke the key of that id, or every one of that name.
+    def revoke(self, id_or_name: str) -> list[ApiKey]:
+        """Revoke the key of that id, or every one of that name; returns those that were valid.
 
-        Raises UsageError when there is none.
+        Raises:
+            UsageError: There is none to revoke.
         """
-        found = [k for k in self.listed() if which in (k.id, k.name) and k.revoked is None]
-        if not found:
-            raise UsageError(f"no key {which!r} to revoke", todo="`kanna keys list` shows them")
+        keys = [k for k in self.list_keys() if id_or_name in (k.id, k.name) and k.revoked is None]
+        if not keys:
+            raise UsageError(
+                f"no key {id_or_name!r} to revoke", todo="`kanna keys list` shows them"
+            )
         now = time.time()
         self._db.executemany(
-            "UPDATE keys SET revoked = ? WHERE id = ?", [(now, k.id) for k in found]
+            "UPDATE keys SET revoked = ? WHERE id = ?", [(now, k.id) for k in keys]
         )
-        return found
+        return keys
 
-    def find(self, text: str) -> Key | None:
-        """The key of that text, revoked and expired ones too.
-
-        None when there is none. Reads the file each time.
-        """
-        kind, _, rest = text.partition("-")
-        identity, _, secret = rest.partition("-")
-        row = self._db.execute("SELECT * FROM keys WHERE id = ?", (identity,)).fetchone()
-        known = row[2] if row else b"\0" * 32
+    def find(self, text: str) -> ApiKey | None:
+        """The key of that text, revoked and expired ones too; the file is read each time."""
+        prefix, _, remainder = text.partition("-")
+        key_id, _, secret = remainder.partition("-")
+        row = self._db.execute("SELECT * FROM keys WHERE id = ?", (key_id,)).fetchone()
+        stored = row[2] if row else b"\0" * 32
         # Always one hash and one comparison in constant time, known id or not.
-        same = hmac.compare_digest(known, _hash(secret))
-        return _key(row) if row and same and kind == "kanna" else None
+        same = hmac.compare_digest(stored, hash_secret(secret))
+        return _key(row) if row and same and prefix == PREFIX else None
 
     # Usage
 
-    def add(self, uses: list[Use], day: int) -> None:
-        """Count requests; on return they are committed."""
+    def add(self, usages: list[KeyUsage], day: int) -> None:
+        """Count requests of a day, in days since 1970; on return they are committed."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany(
@@ -197,7 +179,7 @@ class Store:
                 " completion_tokens = completion_tokens + excluded.completion_tokens",
                 [
                     (day, u.key, u.model, u.requests, u.prompt_tokens, u.completion_tokens)
-                    for u in uses
+                    for u in usages
                 ],
             )
             self._db.execute("COMMIT")
@@ -206,18 +188,19 @@ class Store:
                 self._db.execute("ROLLBACK")
             raise
 
-    def used(self, day: int) -> dict[str, int]:
-        """Tokens of a day by key."""
+    def tokens_of_day(self, day: int) -> dict[str, int]:
+        """Tokens of a day, in days since 1970, by the id of the key."""
         rows = self._db.execute(
-            "SELECT key, SUM(prompt_tokens + completion_tokens) FROM usage WHERE day = ? GROUP BY key",
+            "SELECT key, SUM(prompt_tokens + completion_tokens) FROM usage"
+            " WHERE day = ? GROUP BY key",
             (day,),
         )
         return {key: int(total) for key, total in rows}
 
     def usage(self, days: int = 30) -> list[dict[str, Any]]:
-        """Rows of the last days, latest first.
+        """Usage of the last days by day, key and model, latest first.
 
-        Day, key, model, requests, prompt_tokens, completion_tokens.
+        Each has `day`, `key`, `model`, `requests`, `prompt_tokens` and `completion_tokens`.
         """
         names = ("day", "key", "model", "requests", "prompt_tokens", "completion_tokens")
         rows = self._db.execute(
@@ -230,17 +213,8 @@ class Store:
         ]
 
 
-def today() -> int:
-    """Days since 1970, UTC."""
-    return int(time.time() // DAY)
-
-
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
-
-
-def _key(row: tuple[Any, ...]) -> Key:
-    return Key(
+def _key(row: tuple[Any, ...]) -> ApiKey:
+    return ApiKey(
         id=row[0],
         name=row[1],
         scopes=tuple(json.loads(row[3])),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
 
 FOLDER = Path(__file__).parent
 TYPES = {
@@ -30,33 +36,29 @@ HEADERS = {
 
 @cache
 def files() -> dict[str, tuple[str, bytes]]:
-    """(media type, content) of every file by its path on the server.
-
-    `/` is the page. Nothing else is ever read.
-    """
-    found = {
+    """Media type and content of every file by its path on the server; `/` is the page."""
+    parts = {
         f"/page/{p.name}": (TYPES[p.suffix], p.read_bytes())
         for p in sorted(FOLDER.iterdir())
         if p.suffix in TYPES and p.name != "index.html"
     }
-    return {"/": (TYPES[".html"], (FOLDER / "index.html").read_bytes())} | found
+    return {"/": (TYPES[".html"], (FOLDER / "index.html").read_bytes())} | parts
 
 
-def routes() -> list[Any]:
-    """Starlette routes of the page, which FastAPI takes as they are.
-
-    It holds no secret: it asks for no key.
-    """
-    from starlette.responses import Response
+def routes() -> list[BaseRoute]:
+    """Starlette routes of the page; they need no key, since the page holds no secret."""
     from starlette.routing import Route
 
-    def serving(kind: str, content: bytes) -> Any:
-        async def serve(request: Any) -> Any:
-            return Response(content, media_type=kind, headers=HEADERS)
-
-        return serve
-
     return [
-        Route(path, serving(kind, content), methods=["GET"], include_in_schema=False)
+        Route(path, _serving(kind, content), methods=["GET"], include_in_schema=False)
         for path, (kind, content) in files().items()
     ]
+
+
+def _serving(kind: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:
+    from starlette.responses import Response
+
+    async def serve(_: Request) -> Response:
+        return Response(content, media_type=kind, headers=HEADERS)
+
+    return serve

@@ -1,67 +1,64 @@
-"""Keys and their usage over HTTP, for a key with the scope `admin`.
-
-Without keys nobody may: it has to be a key.
-"""
+"""Routes of API keys and their usage, for a key with the scope `admin`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.errors import UsageError
-from kanna.serving.guard.store import after
+from kanna.serving.gateway import Gateway
+from kanna.serving.guard.keys import expiry
+from kanna.serving.openapi import BodySchemas
 from kanna.serving.problems import ApiError
 
-if TYPE_CHECKING:
-    from kanna.serving.description import Bodies
-    from kanna.serving.gateway import Gateway
-
 REVOKE = {"operationId": "revoke_key", "parameters": {"identity": "$response.body#/id"}}
-"""What may follow on a key that was made, for those who read the description of the API."""
+"""The link in the description of the API from a new key to the route that revokes it."""
 
-_MOST = 10**15
+_MAX_LIMIT = 10**15
 
 
 class NewKey(BaseModel):
+    """The body of a request for a new key."""
+
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=200)
     scopes: list[str] = Field(["infer"], max_length=10)
     models: list[str] = Field([], max_length=1000)
     expires_in_days: float | None = Field(None, gt=0, le=36_500)
-    requests_per_minute: int | None = Field(None, ge=1, le=_MOST)
-    tokens_per_minute: int | None = Field(None, ge=1, le=_MOST)
-    tokens_per_day: int | None = Field(None, ge=1, le=_MOST)
+    requests_per_minute: int | None = Field(None, ge=1, le=_MAX_LIMIT)
+    tokens_per_minute: int | None = Field(None, ge=1, le=_MAX_LIMIT)
+    tokens_per_day: int | None = Field(None, ge=1, le=_MAX_LIMIT)
 
 
-def router(gateway: Gateway, described: Bodies) -> APIRouter:
+def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     """Routes under /admin."""
     routes, store = APIRouter(prefix="/admin"), gateway.store
 
     @routes.get("/keys")
     async def listed(request: Request) -> dict[str, Any]:
         """Every key with what it used today."""
-        gateway.admit(request, "admin")
+        gateway.authorize(request, "admin")
         used: dict[str, dict[str, int]] = {}
         for row in store.usage(1):
             total = used.setdefault(row["key"], {"requests": 0, "tokens": 0})
             total["requests"] += row["requests"]
             total["tokens"] += row["prompt_tokens"] + row["completion_tokens"]
-        return {"keys": [{**k.to_dict(), "usage": used.get(k.id, {})} for k in store.listed()]}
+        return {"keys": [{**k.to_dict(), "usage": used.get(k.id, {})} for k in store.list_keys()]}
 
-    revoked = {"201": {"description": "Made", "links": {"revoke": REVOKE}}}
+    made = {"201": {"description": "Made", "links": {"revoke": REVOKE}}}
 
     @routes.post(
-        "/keys", status_code=201, openapi_extra={**described.of(NewKey), "responses": revoked}
+        "/keys", status_code=201, openapi_extra={**schemas.describe(NewKey), "responses": made}
     )
     async def create(request: Request) -> dict[str, Any]:
-        """A new key; its text is in this answer and nowhere else."""
-        gateway.admit(request, "admin")
-        body = await gateway.body(request, NewKey)
-        expires = after(body.pop("expires_in_days", None))
+        """Make a key; its text is in this answer and nowhere else."""
+        gateway.authorize(request, "admin")
+        body = await gateway.read_body(request, NewKey)
+        expires = expiry(body.pop("expires_in_days", None))
         try:
             key, text = store.create(**body, expires=expires)
         except UsageError as error:
@@ -70,8 +67,9 @@ def router(gateway: Gateway, described: Bodies) -> APIRouter:
 
     @routes.delete("/keys/{identity}", operation_id="revoke_key", status_code=204)
     async def revoke(request: Request, identity: str) -> Response:
-        gateway.admit(request, "admin")
-        if not any(k.id == identity for k in store.listed()):
+        """Revoke a key."""
+        gateway.authorize(request, "admin")
+        if not any(k.id == identity for k in store.list_keys()):
             raise ApiError(404, f"no key {identity[:100]!r}", code="not_found")
         try:
             store.revoke(identity)

@@ -1,6 +1,6 @@
-"""What /openapi.json says beyond the routes.
+"""What /openapi.json says beyond what FastAPI knows.
 
-Bodies of requests, which are read by hand, errors and keys.
+Bodies of requests, which the gateway reads itself, errors and keys.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _ERROR = {
     },
     "required": ["error"],
 }
-ANSWERS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {"description": "What is wrong", "content": {"application/json": {"schema": _ERROR}}}
 }
-"""Of every route."""
+"""Responses of every route."""
 
 
-class Bodies:
-    """Collects the schemas that bodies refer to."""
+class BodySchemas:
+    """The schemas of request bodies, and those they refer to."""
 
     def __init__(self) -> None:
         self._schemas: dict[str, Any] = {}
 
-    def of(self, kind: type[BaseModel]) -> dict[str, Any]:
+    def describe(self, kind: type[BaseModel]) -> dict[str, Any]:
         """`openapi_extra` of a route whose body is of that kind."""
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         self._schemas.update(schema.pop("$defs", {}))
@@ -47,15 +47,15 @@ class Bodies:
         }
 
     def add_to(self, app: FastAPI) -> None:
-        """Make the application's description hold them."""
+        """Add the schemas to the application's description."""
         plain = app.openapi
 
-        def described() -> dict[str, Any]:
-            found = plain()
-            components = found.setdefault("components", {})
+        def with_schemas() -> dict[str, Any]:
+            description = plain()
+            components = description.setdefault("components", {})
             components.setdefault("schemas", {}).update(self._schemas)
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            found["security"] = [{}, {"key": []}]
-            return found
+            description["security"] = [{}, {"key": []}]
+            return description
 
-        app.openapi = described  # type: ignore[method-assign]
+        app.openapi = with_schemas  # type: ignore[method-assign]

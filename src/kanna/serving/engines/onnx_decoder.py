@@ -1,6 +1,4 @@
-"""Continuous batching of an ONNX decoder.
-
-Sequences of different lengths, each in a row of one shared cache.
+"""Continuous batching of an ONNX decoder: sequences in the rows of one shared cache.
 
 onnxruntime-genai's own engine batches graphs of this kind statically: a request waits until all
 before it have ended. The graph can do more. GroupQueryAttention takes each row's length from its
@@ -23,17 +21,18 @@ from kanna.model import F32
 
 INSTALL = "pip install 'kanna[onnx]'"
 PREFILL = 256
-"""Prompt tokens read between two steps of those who generate already."""
+"""Prompt tokens read between two steps of the rows that generate already."""
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-class OnnxBatch:
-    """`slots` rows of `context` tokens, of which the first `active` are in use.
+class OnnxDecoder:
+    """Rows of `context` tokens, of which the first `active` are in use.
 
-    Raises FormatError for a graph that does not take one cache per layer with a length that varies.
+    Raises:
+        FormatError: The graph does not take one cache per layer with a length that varies.
     """
 
-    def __init__(self, folder: Path, *, context: int, slots: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, *, context: int, rows: int, threads: int | None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -50,15 +49,15 @@ class OnnxBatch:
             str(folder / decoder["filename"]), options, providers=["CPUExecutionProvider"]
         )
         self.vocab_size = int(self.config["vocab_size"])
-        # Rows of a step share the factors of rope: all of them stay on the near side of where those
-        # change.
+        # Rows of a step share the factors of rope: none of them may go beyond the length at which
+        # those change.
         edge = rope_edge(folder / decoder["filename"]) if self.config.get("type") == "phi3" else 0
-        self.context, self.slots = min(context, edge or int(self.config["context_length"])), slots
+        self.context, self.rows = min(context, edge or int(self.config["context_length"])), rows
         self.lengths: list[int] = []
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._caches = self._make_caches(decoder)
         self._steps: dict[int, Any] = {}
-        self._logits = np.zeros((slots, 1, self.vocab_size), self._type_of_logits())
+        self._logits = np.zeros((rows, 1, self.vocab_size), self._type_of_logits())
         known = {"input_ids", "attention_mask", "position_ids", *(n for n, _, _ in self._caches)}
         if unknown := set(self._inputs) - known:
             raise FormatError(
@@ -67,32 +66,36 @@ class OnnxBatch:
             )
 
     def _make_caches(self, decoder: dict[str, Any]) -> list[tuple[str, str, Any]]:
-        """Names of past and present and their buffer, [slots, kv heads, context, head size], of every layer."""
-        found: list[tuple[str, str, Any]] = []
-        shape = (self.slots, decoder["num_key_value_heads"], self.context, decoder["head_size"])
+        """Of every layer, the names of past and present and the buffer of both.
+
+        A buffer is [rows, kv heads, context, head size].
+        """
+        caches: list[tuple[str, str, Any]] = []
+        shape = (self.rows, decoder["num_key_value_heads"], self.context, decoder["head_size"])
         for layer in range(decoder["num_hidden_layers"]):
             for kind in ("key", "value"):
                 past = decoder["inputs"][f"past_{kind}_names"] % layer
                 present = decoder["outputs"][f"present_{kind}_names"] % layer
-                given = self._inputs.get(past)
-                if given is None or given.type not in _TYPES:
+                source = self._inputs.get(past)
+                if source is None or source.type not in _TYPES:
                     raise FormatError(
                         f"the graph has no cache {past!r} of floats", expected="a decoder of genai"
                     )
-                found.append((past, present, np.zeros(shape, _TYPES[given.type])))
-        return found
+                caches.append((past, present, np.zeros(shape, _TYPES[source.type])))
+        return caches
 
     @property
     def active(self) -> int:
+        """Rows in use."""
         return len(self.lengths)
 
     def begin(self) -> int:
-        """A new row, empty; the caller sees to it that there is one."""
+        """The index of a new, empty row; the caller makes sure that one is free."""
         self.lengths.append(0)
         return len(self.lengths) - 1
 
     def move(self, row: int, to: int) -> None:
-        """Put what one row holds in the place of another."""
+        """Copy what one row holds over another."""
         if row != to:
             length = self.lengths[to] = self.lengths[row]
             for _, _, cache in self._caches:
@@ -108,17 +111,18 @@ class OnnxBatch:
         past = self.lengths[row]
         total = past + len(ids)
         mask = np.ones((1, total), np.int64)
-        places = np.arange(past, total, dtype=np.int64)[None]
+        positions = np.arange(past, total, dtype=np.int64)[None]
         binding = self._binding(row, 1)
         binding.bind_output("logits", "cpu")
-        self._run(binding, np.asarray(ids, np.int64)[None], mask, places)
+        self._run(binding, np.asarray(ids, np.int64)[None], mask, positions)
         self.lengths[row] = total
         return binding.get_outputs()[-1].numpy()[0].astype(np.float32, copy=False)
 
     def step(self, ids: Sequence[int]) -> F32:
-        """One more token in each of the first `len(ids)` rows.
+        """Append one token to each of the first `len(ids)` rows.
 
-        Logits after it, f32 [len(ids), vocab_size], which the next step may write over.
+        Returns:
+            Logits after it, f32 [len(ids), vocab_size], which the next step may overwrite.
         """
         count = len(ids)
         lengths = np.asarray(self.lengths[:count], np.int64)
@@ -134,7 +138,7 @@ class OnnxBatch:
         return self._logits[:count, 0].astype(np.float32, copy=False)
 
     def _binding(self, row: int, count: int) -> Any:
-        """Caches of rows from `row` on, read and written in place."""
+        """Caches of `count` rows from `row` on, read and written in place."""
         binding = self._session.io_binding()
         for past, present, cache in self._caches:
             self._bind(binding.bind_input, past, cache[row : row + count])
@@ -145,23 +149,26 @@ class OnnxBatch:
     def _bind(bind: Any, name: str, buffer: Any) -> None:
         bind(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
 
-    def _run(self, binding: Any, ids: Any, mask: Any, places: Any) -> None:
+    def _run(self, binding: Any, ids: Any, mask: Any, positions: Any) -> None:
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
         if "position_ids" in self._inputs:
-            binding.bind_cpu_input("position_ids", places)
+            binding.bind_cpu_input("position_ids", positions)
         self._session.run_with_iobinding(binding)
 
     def _type_of_logits(self) -> Any:
-        given = next(o.type for o in self._session.get_outputs() if o.name == "logits")
-        if given not in _TYPES:
+        kind = next(o.type for o in self._session.get_outputs() if o.name == "logits")
+        if kind not in _TYPES:
             raise FormatError(
-                f"the graph's logits are of the type {given}", expected=" or ".join(_TYPES)
+                f"the graph's logits are of the type {kind}", expected=" or ".join(_TYPES)
             )
-        return _TYPES[given]
+        return _TYPES[kind]
 
     def score(self, ids: Sequence[int]) -> Iterator[F32]:
-        """Logits after each of `ids`, in parts, in a row of its own that is free."""
+        """Logits after each of `ids`, in blocks: f32 [positions, vocab_size].
+
+        They are computed in a free row, which is given back.
+        """
         row = self.begin()
         try:
             for start in range(0, len(ids), PREFILL):

@@ -1,0 +1,147 @@
+"""Text of a model folder: its tokenizer.json, its chat template, and the ids that end an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from kanna.errors import FormatError
+from kanna.serving.engines._http_server import BadRequestError
+from kanna.tokenizer.chat import render
+
+
+class TextCodec:
+    """Encodes prompts and decodes answers.
+
+    Args:
+        folder: With tokenizer.json.
+        end_ids: Ids that end an answer, from the model's configuration; the tokenizer's own end
+            token is added.
+
+    Raises:
+        FormatError: The folder has no tokenizer.json.
+    """
+
+    def __init__(self, folder: Path, end_ids: Sequence[int]) -> None:
+        if not (folder / "tokenizer.json").is_file():
+            raise FormatError(f"{folder} has no tokenizer.json", todo="convert the model again")
+        self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.bos, self.eos = (_token_text(config.get(f"{name}_token")) for name in ("bos", "eos"))
+        template = folder / "chat_template.jinja"
+        self.template: Any = (
+            template.read_text("utf-8") if template.is_file() else config.get("chat_template")
+        )
+        if isinstance(self.template, list):  # several, by name
+            self.template = next(
+                (t["template"] for t in self.template if t["name"] == "default"), None
+            )
+        eos_id = self.tokenizer.token_to_id(self.eos) if self.eos else None
+        self.end_ids: frozenset[int] = frozenset(
+            [*end_ids, *([] if eos_id is None else [int(eos_id)])]
+        )
+        self._added: dict[int, str] = {
+            i: token.content for i, token in self.tokenizer.get_added_tokens_decoder().items()
+        }
+        self._token_texts: dict[int, str] = {}
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Ids of a text; control tokens in it become their ids.
+
+        Args:
+            text: Any.
+            add_special: Add the tokens that the model wants at the beginning.
+        """
+        return list(self.tokenizer.encode(text, add_special_tokens=add_special).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens too."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def stream(self) -> StreamDecoder:
+        """A decoder for the tokens of one answer."""
+        return StreamDecoder(self.tokenizer)
+
+    def token_text(self, token: int) -> str:
+        """The text of one token, with its leading space."""
+        text = self._token_texts.get(token)
+        if text is None:
+            text = (
+                self._added.get(token)
+                or self.decode([self._anchor, token])[len(self._anchor_text) :]
+            )
+            self._token_texts[token] = text
+        return text
+
+    @cached_property
+    def _anchor(self) -> int:
+        """A plain token to stand before another: alone, some decoders drop its leading space."""
+        return self.encode("a", add_special=False)[-1]
+
+    @cached_property
+    def _anchor_text(self) -> str:
+        return self.decode([self._anchor])
+
+    def apply_template(self, body: dict[str, Any]) -> str:
+        """A chat request through the model's template.
+
+        Raises:
+            BadRequestError: There is no template.
+            FormatError: The template fails.
+        """
+        if not self.template:
+            raise BadRequestError("the model has no chat template: ask for a completion")
+        messages = [m | {"content": _plain_text(m.get("content"))} for m in body["messages"]]
+        options = body.get("chat_template_kwargs")
+        options = (
+            {k: v for k, v in options.items() if k not in {"messages", "tools"}}
+            if isinstance(options, dict)
+            else {}
+        )
+        tools = {"tools": body["tools"]} if body.get("tools") else {}
+        return render(self.template, messages, bos=self.bos, eos=self.eos, **(options | tools))
+
+    def encode_chat(self, body: dict[str, Any]) -> list[int]:
+        """Ids of a chat request; a template that writes BOS itself does not get a second one."""
+        text = self.apply_template(body)
+        return self.encode(text, add_special=not (self.bos and text.startswith(self.bos)))
+
+
+class StreamDecoder:
+    """Text of tokens as they come: half a character waits for its other half."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer, self._ids, self._length = tokenizer, list[int](), 0
+        self._decoder: Any = tokenizers.decoders.DecodeStream(skip_special_tokens=True)  # type: ignore[attr-defined]
+
+    def step(self, token: int) -> str:
+        """The text that is complete with this token."""
+        self._ids.append(token)
+        text = str(self._decoder.step(self._tokenizer, token) or "")
+        self._length += len(text)
+        return text
+
+    def flush(self) -> str:
+        """Characters that were never completed, as U+FFFD."""
+        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))[self._length :]
+
+
+def _token_text(token: Any) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _plain_text(content: Any) -> Any:
+    """Parts of a message as one text; raises BadRequestError for pictures and sounds."""
+    if not isinstance(content, list):
+        return content
+    if others := [part.get("type") for part in content if part.get("type") != "text"]:
+        raise BadRequestError(
+            f"a message holds a part of type {others[0]!r}, this model reads text alone"
+        )
+    return "".join(part["text"] for part in content)

@@ -1,0 +1,57 @@
+"""A request to a model, from the moment it is admitted until it is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+
+from kanna.serving import relay
+from kanna.serving.disconnect import ClientConnection
+from kanna.serving.guard.keys import ApiKey
+from kanna.serving.relay import TokenUsage
+from kanna.serving.served_model import ServedModel
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelCall:
+    """A request that was admitted and checked.
+
+    Attributes:
+        key: Whose it is.
+        model: Who answers.
+        path: Of the route, at the engine too.
+        body: Of the request.
+        request: As it came.
+        client: Who waits for the answer.
+        started: When it came, by the performance counter.
+        usage: Gets the tokens that it took.
+    """
+
+    key: ApiKey
+    model: ServedModel
+    path: str
+    body: dict[str, Any]
+    request: Request
+    client: ClientConnection
+    started: float
+    usage: TokenUsage = field(default_factory=TokenUsage)
+
+    @property
+    def is_chat(self) -> bool:
+        """A chat, not a completion."""
+        return self.path == relay.CHAT
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+
+    @property
+    def prompts(self) -> list[Any]:
+        """Every prompt of a completion; a chat has one, which is None."""
+        prompt = self.body.get("prompt")
+        if isinstance(prompt, list) and not isinstance(prompt[0], int):
+            return prompt
+        return [prompt]

@@ -1,0 +1,82 @@
+"""Whether a model can be served here, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from kanna._util.units import format_size
+from kanna.errors import MissingError, UsageError
+from kanna.serving import engines
+from kanna.serving.engines.base import EngineConfig, ServingEngine
+from kanna.serving.served_model import ServedModel
+from kanna.serving.settings import GatewaySettings, ModelSpec
+
+
+def engine_config(
+    spec: ModelSpec, engine: ServingEngine, settings: GatewaySettings
+) -> EngineConfig:
+    """The configuration of the process that generates."""
+    return EngineConfig(
+        engine=engine.name,
+        path=str(spec.path),
+        name=spec.name,
+        context=settings.context,
+        slots=settings.slots,
+        threads=settings.threads,
+        gpu_layers=settings.gpu_layers,
+        draft=str(spec.draft) if spec.draft else None,
+        adapters=[str(adapter) for adapter in spec.adapters],
+        program=settings.native_program if engine.choose_program else None,
+    )
+
+
+def missing(spec: ModelSpec, engine: ServingEngine, settings: GatewaySettings) -> str:
+    """The command that installs what a model's engine lacks; empty when everything is here."""
+    return "" if engine_config(spec, engine, settings).program else engine.missing()
+
+
+def check_companions(spec: ModelSpec, engine: ServingEngine) -> None:
+    """Raise UsageError for adapters or a draft model that the engine does not take."""
+    takers = [engines.get(name) for name in engines.names()]
+    if spec.adapters and not engine.takes_adapters:
+        raise _refused(spec, engine, "adapters", [e for e in takers if e.takes_adapters])
+    if spec.draft and not engine.takes_draft:
+        raise _refused(spec, engine, "draft model", [e for e in takers if e.takes_draft])
+
+
+def _refused(
+    spec: ModelSpec, engine: ServingEngine, companion: str, takers: list[ServingEngine]
+) -> UsageError:
+    artefacts = " or ".join(taker.artefact for taker in takers)
+    return UsageError(
+        f"{spec.path} runs in {engine.name}, which takes no {companion}",
+        expected=f"{companion} beside {artefacts}",
+    )
+
+
+def register(spec: ModelSpec, settings: GatewaySettings, budget: int) -> ServedModel:
+    """A model that can be served, not loaded yet.
+
+    Args:
+        spec: What the operator asked to serve.
+        settings: Of the gateway.
+        budget: Bytes that loaded models may take together.
+
+    Raises:
+        SourceError: No engine runs the artefact.
+        MissingError: Its engine is not installed.
+        UsageError: It does not fit the budget, or has companions that its engine does not take.
+    """
+    engine = engines.for_artefact(spec.path)
+    if todo := missing(spec, engine, settings):
+        raise MissingError(
+            f"{spec.path} runs in {engine.name}, which is not installed here", todo=todo
+        )
+    check_companions(spec, engine)
+    needed = engine.memory(engine_config(spec, engine, settings)).total
+    if needed > budget:
+        raise UsageError(
+            f"{spec.path} needs {format_size(needed)} with {settings.slots} slots of "
+            f"{settings.context} tokens, the budget is {format_size(budget)}",
+            todo="lower --parallel or --context, raise --memory, or take a smaller artefact "
+            "(`kanna fit`)",
+        )
+    return ServedModel(spec=spec, engine=engine, bytes=needed)
