@@ -19,11 +19,11 @@ import uvicorn
 from helpers.replay_engine import program
 from kanna.serving.app import create_app
 from kanna.serving.canary import CanarySpec
+from kanna.serving.connections import protocol
 from kanna.serving.guard.store import KeyStore
 from kanna.serving.metrics import Metrics
 from kanna.serving.pool import ModelPool
 from kanna.serving.settings import GatewayLimits, GatewaySettings, ModelSpec
-from kanna.serving.connections import protocol
 
 
 @dataclass

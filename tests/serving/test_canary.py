@@ -214,7 +214,10 @@ def test_real_artefacts_are_kept_or_taken_back(
                     status(gateway)["compared"] > before or status(gateway)["state"] != "trying"
                 )
             )
-            if status(gateway)["state"] != "trying" or status(gateway)["compared"] >= 2 * MIN_COMPARISONS:
+            if (
+                status(gateway)["state"] != "trying"
+                or status(gateway)["compared"] >= 2 * MIN_COMPARISONS
+            ):
                 break
         found = status(gateway)
         assert (found["state"] == "trying") == stays, found

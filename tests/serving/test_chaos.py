@@ -104,11 +104,14 @@ def test_usage_that_found_no_room_is_written_later(tmp_path: Path) -> None:
         ledger = Ledger(store, None)
         for i in range(400):
             await ledger.record(
-                KeyUsage(key=f"key-{i}", model="m" * 200, prompt_tokens=1, completion_tokens=2), None
+                KeyUsage(key=f"key-{i}", model="m" * 200, prompt_tokens=1, completion_tokens=2),
+                None,
             )
         assert ledger.failures > 0, "SQLite says that the disk is full"
         database.execute("PRAGMA max_page_count = 100000")
-        await ledger.record(KeyUsage(key="last", model="m", prompt_tokens=1, completion_tokens=2), None)
+        await ledger.record(
+            KeyUsage(key="last", model="m", prompt_tokens=1, completion_tokens=2), None
+        )
         assert sum(store.tokens_of_day(today()).values()) == 3 * 401
         ledger.close()
 

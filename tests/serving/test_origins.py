@@ -40,7 +40,9 @@ def closed(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def shared(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with local(tiny_gguf, tmp_path_factory.mktemp("shared"), settings={"origins": (CHAT,)}) as gateway:
+    with local(
+        tiny_gguf, tmp_path_factory.mktemp("shared"), settings={"origins": (CHAT,)}
+    ) as gateway:
         yield gateway
 
 

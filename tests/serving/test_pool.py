@@ -77,7 +77,8 @@ def test_an_engine_wants_its_key_and_comes_back_after_kill_9(smollm2: Path) -> N
         assert await chat(session, backend) == 200
         backend.release()
         assert (
-            'kanna_engine_restarts_total{model="m",role="generate"} 1.0' in metrics.exposition().decode()
+            'kanna_engine_restarts_total{model="m",role="generate"} 1.0'
+            in metrics.exposition().decode()
         )
         assert await pool.loader.unload(served)
         assert pool.loader.used == 0
@@ -133,12 +134,18 @@ def test_a_swap_waits_for_requests_on_the_old_artefact(smollm2: Path, tmp_path: 
 
 def test_what_cannot_be_served_is_refused_with_the_reason(smollm2: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the budget is"):
-        ModelPool([ModelSpec(name="m", path=smollm2)], GatewaySettings(**SMALL, memory=1000), Metrics())
+        ModelPool(
+            [ModelSpec(name="m", path=smollm2)], GatewaySettings(**SMALL, memory=1000), Metrics()
+        )
     with pytest.raises(SourceError, match="does not exist"):
-        ModelPool([ModelSpec(name="m", path=tmp_path / "none.gguf")], GatewaySettings(**SMALL), Metrics())
+        ModelPool(
+            [ModelSpec(name="m", path=tmp_path / "none.gguf")], GatewaySettings(**SMALL), Metrics()
+        )
     (tmp_path / "text.gguf").write_text("no model")
     with pytest.raises(SourceError, match="no engine runs"):
-        ModelPool([ModelSpec(name="m", path=tmp_path / "text.gguf")], GatewaySettings(**SMALL), Metrics())
+        ModelPool(
+            [ModelSpec(name="m", path=tmp_path / "text.gguf")], GatewaySettings(**SMALL), Metrics()
+        )
     with pytest.raises(UsageError, match="two models"):
         ModelPool(
             [ModelSpec(name="a", path=smollm2), ModelSpec(name="b", path=smollm2, aliases=["a"])],
@@ -147,7 +154,9 @@ def test_what_cannot_be_served_is_refused_with_the_reason(smollm2: Path, tmp_pat
         )
     # A package gives every model its own name in small letters for an alias.
     assert (
-        ModelPool([ModelSpec(name="m", path=smollm2, aliases=["m"])], GatewaySettings(**SMALL), Metrics())
+        ModelPool(
+            [ModelSpec(name="m", path=smollm2, aliases=["m"])], GatewaySettings(**SMALL), Metrics()
+        )
         .find("m")
         .name
         == "m"

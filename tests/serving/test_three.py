@@ -56,8 +56,10 @@ def gateway(
     artefact = three.artefact(
         request.param, source, tmp_path_factory.mktemp(request.param) / "model"
     )
-    folder, told = tmp_path_factory.mktemp("gateway"), {"context": 1024}
-    with local(artefact, folder, slots=3, replay=False, settings=settings, max_tokens=160) as running:
+    folder, settings = tmp_path_factory.mktemp("gateway"), {"context": 1024}
+    with local(
+        artefact, folder, slots=3, replay=False, settings=settings, max_tokens=160
+    ) as running:
         yield running
 
 
@@ -182,7 +184,7 @@ def test_what_only_llama_cpp_can_do_is_said(gateway: Local, field: str) -> None:
             else {"lora": [{"id": 0, "scale": 1}]}
         )
         status, answer = gateway.post("/v1/completions", {"prompt": "a", "max_tokens": 4} | more)
-    if gateway.pool.find("m").engine == "gguf":
+    if gateway.pool.find("m").engine.name == "gguf":
         assert status == 200 or field == "lora", answer
         assert field != "grammar" or answer["choices"][0]["text"] == "ab"
     else:
@@ -243,7 +245,7 @@ def fuzz(gateway: Local, examples: int) -> None:
     """
     good = {"prompt": "hola", "max_tokens": 6, "temperature": 0}
     before, pid = gateway.post("/v1/completions", good), gateway.main.pid
-    embeds = gateway.pool.find("m").engine == "gguf"
+    embeds = gateway.pool.find("m").engine.name == "gguf"
     allowed = () if embeds else (501,)
     answered = fuzzing.fuzz(
         fuzzing.described(gateway), {}, lambda p: p in ROUTES, examples, allowed
