@@ -14,7 +14,7 @@ ROOT = Path(kanna.__file__).parent
 # Left to right as data flows. A module may import from its own layer and from those before it.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"_util", "model"},
+    {"_util", "checks", "model"},
     {"_native", "encodings"},
     {"methods"},
     {"plan"},
@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"conversion", "sizing", "inspection"},
     {"runtimes"},
     {"evaluation", "benchmark", "generation"},
-    {"verification", "diagnosis"},
+    {"verification", "verified_conversion", "diagnosis"},
     {"report"},
     {"comparison"},
     {"optimization"},

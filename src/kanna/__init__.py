@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kanna.calibration import calibrate as calibrate
     from kanna.catalog import components as components
     from kanna.comparison import compare as compare
-    from kanna.conversion import convert as convert
     from kanna.diagnosis import doctor as doctor
     from kanna.errors import KannaError as KannaError
     from kanna.evaluation import evaluate as evaluate
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from kanna.sizing import fit as fit
     from kanna.sources import open_source as open_source
     from kanna.verification import verify as verify
+    from kanna.verified_conversion import convert as convert
 
 # Public name → module that holds it. The light ones and the heavy ones alike come on first use.
 _WHERE = {
@@ -39,7 +39,7 @@ _WHERE = {
     "chat": "kanna.generation",
     "compare": "kanna.comparison",
     "components": "kanna.catalog",
-    "convert": "kanna.conversion",
+    "convert": "kanna.verified_conversion",
     "doctor": "kanna.diagnosis",
     "evaluate": "kanna.evaluation",
     "fit": "kanna.sizing",

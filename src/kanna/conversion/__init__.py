@@ -48,12 +48,11 @@ def convert(
     nonfinite: str = "refuse",
     threads: int | None = None,
     overwrite: bool = False,
-    verify: bool = False,
     revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> ConvertResult:
-    """Write `source` as one artefact.
+    """Write `source` as one artefact, without the proof that `kanna.convert` adds when asked.
 
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial
     file under the final name.
@@ -76,7 +75,6 @@ def convert(
         threads: Default all cores.
         dry_run: Only say what would be written.
         overwrite: Replace what is at `out`.
-        verify: Prove the artefact in its runtime afterwards.
     """
     started = time.perf_counter()
     bar = progress or Silent()
@@ -138,7 +136,7 @@ def convert(
             progress=bar,
         )
     )
-    result = replace(
+    return replace(
         result,
         paths=written.paths,
         file_bytes=written.file_bytes,
@@ -146,13 +144,6 @@ def convert(
         notes=result.notes + written.notes,
         seconds=time.perf_counter() - started,
     )
-    if verify:
-        from kanna.verification import verify as prove
-
-        result = replace(
-            result, verify=prove(opened, result.paths[0], threads=threads, progress=progress)
-        )
-    return result
 
 
 def format_of(format: str | None, preset: str | None) -> tuple[str, str | None]:

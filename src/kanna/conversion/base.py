@@ -6,17 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress
+from kanna.checks import VerifyResult
 from kanna.formats.gguf.write import WriteResult
 from kanna.model import Model, Tensor
 from kanna.plan import Plan, Resolved, RuleModel, Substitution, resolve
 from kanna.sources import Source
-
-if TYPE_CHECKING:
-    from kanna.verification import VerifyResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kanna import families, provenance, runtimes
 from kanna._util.progress import Progress, Silent
+from kanna.checks import Check, VerifyResult
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.evaluation.reference import open_judged, open_reference, reference_gguf
 from kanna.formats import gguf
@@ -19,7 +20,6 @@ from kanna.runtimes import Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
 from kanna.verification import independent, parity, tensors, tokens
-from kanna.verification.types import Check, VerifyResult
 
 __all__ = ["Check", "VerifyResult", "verify"]
 

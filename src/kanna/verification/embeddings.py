@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna.checks import Check
 from kanna.errors import FormatError, KannaError
 from kanna.formats.onnx import files
 from kanna.model import F32, num_weights
@@ -22,7 +23,6 @@ from kanna.runtimes.torch_engine import quiet
 from kanna.sources import Source
 from kanna.verification.parity import TEXT
 from kanna.verification.tokens import CORPUS
-from kanna.verification.types import Check
 
 EXTRA = "onnx"
 

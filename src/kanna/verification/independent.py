@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from kanna.checks import Check
 from kanna.evaluation.divergence import compare
 from kanna.model import F32, Model
 from kanna.runtimes.base import Engine
 from kanna.sources import Source
-from kanna.verification.types import Check
 
 EXTRA = "torch"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kanna.checks import Check
 from kanna.evaluation.divergence import compare
 from kanna.model import Model, num_weights
 from kanna.runtimes.base import Engine
-from kanna.verification.types import Check
 
 # Mean KL in nats that an artefact may cost, by bits per weight. Far above what a right file of a
 # small model costs (the floor of activations quantized to 8 bits is 0.004; Q4_0 0.5, Q2_K 1.5 on

@@ -9,8 +9,8 @@ import numpy as np
 
 from kanna import encodings
 from kanna._util.progress import Progress
+from kanna.checks import Check
 from kanna.model import F32, Tensor, columns, num_rows
-from kanna.verification.types import Check
 
 # Values sampled per tensor: first, last and evenly spread rows. A wrong transpose, permutation,
 # offset or scale shows in every block of rows; reading all of a large model would take as long as

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna.checks import Check
 from kanna.errors import FormatError, KannaError, MissingError
 from kanna.formats import gguf
 from kanna.model import Model
@@ -14,7 +15,6 @@ from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 from kanna.tokenizer.chat import render
-from kanna.verification.types import Check
 
 # Where tokenizers go wrong: spaces, digits, case, contractions, scripts without spaces, combining
 # marks, emoji sequences, code, control characters, very long runs.

@@ -104,8 +104,8 @@ def COMMAND(
         digest.begin(sorted(given.glob("*.safetensors")) if given.is_dir() else [given])
 
     from kanna.cli.commands.verify import EXIT
-    from kanna.conversion import convert
     from kanna.errors import UsageError
+    from kanna.verified_conversion import convert
 
     chosen = [f"--{k}" for k in ("preset", "encoding", "plan") if choices[k] is not None]
     if len(chosen) > 1:

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""What a verification reports: one check, and the result of all of them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,33 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """ok: True passed, False failed, None could not be made here. A warning is not a pass."""
+    """One check of an artefact. A warning is not a pass.
+
+    Attributes:
+        name: What was checked.
+        ok: True passed, False failed, None could not be made here.
+        detail: The figures, or what is wrong.
+    """
 
     name: str
     ok: bool | None
     detail: str
 
     def to_dict(self) -> dict[str, Any]:
+        """The check as JSON has it."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
-    """status: `proved` when every check passed, `failed` when one failed, else `unprovable`."""
+    """All checks of one artefact against its source.
+
+    Attributes:
+        source: The source as the user named it.
+        artefact: Path of the artefact.
+        checks: In the order they were made.
+        seconds: Time they took.
+    """
 
     source: str
     artefact: str
@@ -29,8 +43,10 @@ class VerifyResult:
 
     @property
     def status(self) -> str:
+        """`proved` when every check passed, `failed` when one failed, else `unprovable`."""
         verdicts = {check.ok for check in self.checks}
         return "failed" if False in verdicts else "unprovable" if None in verdicts else "proved"
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
         return {**asdict(self), "status": self.status}

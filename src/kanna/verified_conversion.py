@@ -1,0 +1,105 @@
+"""The verb `convert`: a conversion and, when asked for, the proof of what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kanna import conversion
+from kanna._util.progress import Progress
+from kanna.conversion import ConvertResult
+from kanna.plan import Plan
+from kanna.sources import Source
+
+__all__ = ["ConvertResult", "convert"]
+
+
+def convert(
+    source: str | Path | Source,
+    out: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    encoding: str | None = None,
+    plan: str | Path | Plan | None = None,
+    imatrix: str | Path | None = None,
+    statistics: str | Path | None = None,
+    dry_run: bool = False,
+    split_max_size: int | None = None,
+    format: str | None = None,
+    method: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    nonfinite: str = "refuse",
+    threads: int | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> ConvertResult:
+    """Write `source` as one artefact.
+
+    Raises KannaError before anything is written whenever headers can tell; never leaves a partial
+    file under the final name.
+
+    Args:
+        source: What is converted.
+        out: File or folder to write; None: only with dry_run.
+        preset: A named plan; the format has a default. One of preset, encoding and plan.
+        encoding: The same for every matrix.
+        plan: A plan, or a file of one.
+        format: One of `kanna.conversion.formats()`; None: what the preset names, as in `mlx:q4`,
+            else `gguf`. `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
+        imatrix: llama.cpp's importance matrix.
+        statistics: A folder `kanna calibrate` wrote.
+        method: How values are chosen; None: `gptq` with statistics, else `search`.
+        split_max_size: Bytes of a part at most.
+        include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
+        exclude: Patterns of the names of matrix products that such a graph leaves float.
+        nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
+        threads: None: all cores.
+        dry_run: Only describe what would be written.
+        overwrite: Replace what is at `out`.
+        verify: Prove the artefact in its runtime afterwards, as `kanna.verify` does.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported; None: nowhere.
+
+    Returns:
+        What was written, or with `dry_run` what would be.
+    """
+    result = conversion.convert(
+        source,
+        out,
+        preset=preset,
+        encoding=encoding,
+        plan=plan,
+        imatrix=imatrix,
+        statistics=statistics,
+        dry_run=dry_run,
+        split_max_size=split_max_size,
+        format=format,
+        method=method,
+        include=include,
+        exclude=exclude,
+        nonfinite=nonfinite,
+        threads=threads,
+        overwrite=overwrite,
+        revision=revision,
+        offline=offline,
+        progress=progress,
+    )
+    if dry_run or not verify:
+        return result
+    from kanna.verification import verify as prove  # runtimes load only for a proof
+
+    proof = prove(
+        source,
+        result.paths[0],
+        threads=threads,
+        revision=revision,
+        offline=offline,
+        progress=progress,
+    )
+    return replace(result, verify=proof)
