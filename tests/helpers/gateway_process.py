@@ -63,8 +63,8 @@ def start(model: Path, state: Path, *options: str) -> Running:
     process = subprocess.Popen([*command, *SMALL, *options], stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
-        if found := re.search(r"(https?://\S+)/v1", line):
-            return Running(process, found[1], state)
+        if address := re.search(r"(https?://\S+)/v1", line):
+            return Running(process, address[1], state)
     raise AssertionError(f"the gateway ended with {process.wait()}")
 
 

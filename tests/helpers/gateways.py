@@ -150,7 +150,10 @@ def local(
 
 
 def langchain(url: str, prompts: tuple[str, str]) -> dict[str, Any]:
-    """Options of LangChain's client for the model `m`, after it has asked whole, by a stream and in a batch."""
+    """Check LangChain's client with the model `m`, whole, streamed and in a batch.
+
+    Returns its options.
+    """
     from langchain_openai import ChatOpenAI
 
     options: Any = {

@@ -49,10 +49,10 @@ async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter
     if not body.get("stream"):
         await asyncio.sleep(gap * tokens)
         message = how.get("message") or {"role": "assistant", "content": text * tokens}
-        said = {"message": message} if chat else {"text": text * tokens}
+        content = {"message": message} if chat else {"text": text * tokens}
         whole = base | {
             "object": "x",
-            "choices": [{"index": 0, "finish_reason": "stop", **said}],
+            "choices": [{"index": 0, "finish_reason": "stop", **content}],
             "usage": usage,
         }
         answer(writer, json.dumps(whole).encode())
@@ -93,7 +93,8 @@ async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter
 
 def answer(writer: asyncio.StreamWriter, body: bytes, status: str = "200 OK") -> None:
     writer.write(
-        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n".encode()
+        + b"content-length: %d\r\n\r\n" % len(body)
         + body
     )
 

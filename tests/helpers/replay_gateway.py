@@ -15,7 +15,8 @@ from typing import Any
 REPLIES = {
     "hello": "Hello! A **hand plane** takes thin shavings:\n\n1. set the iron\n2. take a pass\n\n"
     "```python\nfor shaving in plane(wood):\n    print(shaving)\n```\n\nUse `plane()` with care.",
-    "evil": '<img src=x onerror="window.owned=1"><script>window.owned=1</script> [a](javascript:alert(1)) <b>bold</b> '
+    "evil": '<img src=x onerror="window.owned=1"><script>window.owned=1</script> '
+    "[a](javascript:alert(1)) <b>bold</b> "
     "![x](https://example.com/x.png)",
 }
 METRICS = """\

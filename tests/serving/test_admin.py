@@ -42,7 +42,8 @@ def lora(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def admin(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     state = tmp_path_factory.mktemp("state")
-    made = kanna("keys", "create", "--name", "admin", "--scope", "admin", "--json", state=state)
+    options = ["--name", "admin", "--scope", "admin", "--json"]
+    made = kanna("keys", "create", *options, state=state)
     return json.loads(made.stdout)["key"], state
 
 
@@ -54,7 +55,7 @@ def server(smollm2: Path, admin: tuple[str, Path]) -> Iterator[Running]:
     stop(running)
 
 
-def said(server: Running, **more: Any) -> str:
+def answer(server: Running, **more: Any) -> str:
     # Without the prompt cache, whose rounding a random adapter makes visible.
     extra = {"cache_prompt": False, **more}
     return (
@@ -68,8 +69,8 @@ def test_ps_shows_what_runs(server: Running, admin: tuple[str, Path]) -> None:
     import sys
 
     command = [sys.executable, "-m", "kanna", "ps", "--url", server.url]
-    found = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    [model] = json.loads(found.stdout)["models"]
+    listed = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    [model] = json.loads(listed.stdout)["models"]
     assert (model["name"], model["engine"], model["state"]) == ("small", "gguf", "ready")
     drawn = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "small" in drawn.stdout and "ready" in drawn.stdout
@@ -84,18 +85,18 @@ def test_adapters_are_listed_and_switched(server: Running, admin: tuple[str, Pat
     assert status == 200
     [adapter] = json.loads(text)["adapters"]
     assert adapter["scale"] == 1 and adapter["path"].endswith("lora.gguf")
-    bent = said(server)
-    assert said(server, lora=[{"id": 0, "scale": 0}]) != bent, "a request may bring its own scale"
+    bent = answer(server)
+    assert answer(server, lora=[{"id": 0, "scale": 0}]) != bent, "a request may bring its own scale"
     assert put(server, admin[0], [{"id": 0, "scale": 0.0}])[0] == 200
-    plain = said(server)
+    plain = answer(server)
     assert plain != bent
     assert put(server, admin[0], [{"id": 0, "scale": 1.0}])[0] == 200
-    assert said(server) == bent
+    assert answer(server) == bent
     assert put(server, admin[0], [{"id": 7, "scale": 1.0}])[0] == 404
     assert put(server, admin[0], [{"id": 0, "scale": "much"}])[0] == 400
     assert put(server, "", [])[0] == 401
     assert put(server, admin[0], [])[0] == 200
-    assert said(server) == plain, "what is not named is off"
+    assert answer(server) == plain, "what is not named is off"
 
 
 def put(server: Running, key: str, adapters: list[dict[str, Any]]) -> tuple[int, str]:
@@ -124,9 +125,9 @@ def test_a_swap_drops_no_request(
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    command = ("swap", "small", other, "--url", server.url, "--key")
+    options = ("--url", server.url, "--key", admin[0])
     try:
-        done = run(*command, admin[0])
+        done = run("swap", "small", other, *options)
         assert done.returncode == 0 and str(other) in done.stdout, done.stderr
     finally:
         ended.set()
@@ -134,15 +135,15 @@ def test_a_swap_drops_no_request(
             thread.join()
     assert answers and all(answers)
     assert json.loads(server.get("/status")[1])[0]["path"] == str(other)
-    refused = run(*command[:-1])
+    refused = run("swap", "small", other, *options[:2])
     assert refused.returncode == 1 and "--key" in refused.stderr
     for wrong in (tmp_path / "absent.gguf", Path(__file__)):
-        failed = run("swap", "small", wrong, "--url", server.url, "--key", admin[0])
+        failed = run("swap", "small", wrong, *options)
         assert failed.returncode == 1 and str(wrong) in failed.stderr
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(smollm2.read_bytes()[:5_000_000])
-    assert run("swap", "small", broken, "--url", server.url, "--key", admin[0]).returncode == 1
-    assert said(server)
+    assert run("swap", "small", broken, *options).returncode == 1
+    assert answer(server)
     assert json.loads(server.get("/status")[1])[0]["path"] == str(other), (
         "what failed changed nothing"
     )

@@ -21,16 +21,8 @@ from helpers.gateway_process import MESSAGES, Running, kanna, start, stop
 @pytest.fixture(scope="module")
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     state = tmp_path_factory.mktemp("state")
-    running = start(
-        smollm2,
-        state,
-        "--alias",
-        "other",
-        "--audit",
-        str(state / "audit.jsonl"),
-        "--max-tokens",
-        "64",
-    )
+    options = ["--alias", "other", "--audit", str(state / "audit.jsonl"), "--max-tokens", "64"]
+    running = start(smollm2, state, *options)
     yield running
     stop(running)
 
@@ -49,13 +41,13 @@ def test_a_stream_says_the_same_and_its_usage_only_when_asked(server: Running) -
     whole = client.chat.completions.create(
         model="other", messages=MESSAGES, max_tokens=8, temperature=0
     )
-    said, usages = "", list[Any]()
+    text, usages = "", list[Any]()
     for chunk in client.chat.completions.create(
         model="small", messages=MESSAGES, max_tokens=8, temperature=0, stream=True
     ):
-        said += (chunk.choices[0].delta.content or "") if chunk.choices else ""
+        text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
         usages.append(chunk.usage)
-    assert said == whole.choices[0].message.content
+    assert text == whole.choices[0].message.content
     assert not any(usages)
     *_, last = client.chat.completions.create(
         model="small",

@@ -14,7 +14,7 @@ from typing import Any
 
 import openai
 import pytest
-from helpers import three
+from helpers import engine_artefacts
 from helpers.gateways import Local, local, until
 
 import kanna
@@ -30,13 +30,13 @@ def status(gateway: Local) -> dict[str, Any]:
 
 def ask_until(gateway: Local, done: Any) -> list[str]:
     """Texts of answers."""
-    said: list[str] = []
+    texts: list[str] = []
     for _ in range(2000):
         if done():
-            return said
+            return texts
         code, answer = gateway.post("/v1/completions", BODY)
         assert code == 200, answer
-        said.append(answer["choices"][0]["text"])
+        texts.append(answer["choices"][0]["text"])
     raise AssertionError(f"it did not come: {status(gateway)}")
 
 
@@ -50,15 +50,15 @@ def test_a_worse_one_is_taken_back(tiny_gguf: Path, tmp_path: Path, name: str, s
     with local(tiny_gguf, tmp_path, canary=f"{path}@0.5") as gateway:
         if name != "broken.gguf":
             until(lambda: status(gateway)["state"] == "trying", 30)
-        said = ask_until(gateway, lambda: status(gateway)["state"] == "taken back")
-        found = status(gateway)
-        assert says in found["reason"]
+        texts = ask_until(gateway, lambda: status(gateway)["state"] == "taken back")
+        canary = status(gateway)
+        assert says in canary["reason"]
         if name == "other.gguf":
-            assert abs(said.count("yyyy") / len(said) - 0.5) < 0.1, (
+            assert abs(texts.count("yyyy") / len(texts) - 0.5) < 0.1, (
                 "half of the requests went there"
             )
         if name != "broken.gguf":
-            assert found["compared"] >= MIN_COMPARISONS
+            assert canary["compared"] >= MIN_COMPARISONS
         until(lambda: not gateway.pool.loader.extra)
         assert gateway.post("/v1/completions", BODY)[1]["choices"][0]["text"] == "xxxx"
         text = gateway.pool.metrics.exposition().decode()
@@ -72,10 +72,10 @@ def test_an_equal_one_stays(tiny_gguf: Path, tmp_path: Path) -> None:
         until(lambda: status(gateway)["state"] == "trying", 30)
         main = gateway.engine()["begun"]
         ask_until(gateway, lambda: status(gateway)["compared"] >= MIN_COMPARISONS + 5)
-        found = status(gateway)
-        assert found["state"] == "trying" and found["agreed"] == found["compared"]
+        canary = status(gateway)
+        assert canary["state"] == "trying" and canary["agreed"] == canary["compared"]
         begun = gateway.engine()["begun"] - main
-        assert found["compared"] <= begun <= found["compared"] + 1, (
+        assert canary["compared"] <= begun <= canary["compared"] + 1, (
             "the model itself was asked to compare alone"
         )
         prompt = [b for b in gateway.engine()["bodies"] if b.get("max_tokens") == 1]
@@ -95,8 +95,8 @@ def test_an_equal_one_stays(tiny_gguf: Path, tmp_path: Path) -> None:
 )
 def test_what_takes_several_requests_never_goes_there(other: Local, more: dict[str, Any]) -> None:
     before = status(other)["requests"]
-    said = text_of(other, "/v1/completions", BODY | more)
-    assert "y" not in said and said.count("x") == 4 * max(
+    texts = text_of(other, "/v1/completions", BODY | more)
+    assert "y" not in texts and texts.count("x") == 4 * max(
         more.get("n", 1), len(more.get("prompt", "a"))
     )
     assert status(other)["requests"] == before
@@ -150,10 +150,10 @@ def test_a_stream_under_way_ends_on_the_canary_that_is_taken_back(
     (tmp_path / "other.gguf").symlink_to(tiny_gguf)
     with local(tiny_gguf, tmp_path, canary=f"{tmp_path}/other.gguf@1") as gateway:
         until(lambda: status(gateway)["state"] == "trying", 30)
-        said = list[str]()
+        texts = list[str]()
         long = BODY | {"stream": True, "extra_body": {"replay": {"tokens": 40, "gap": 0.1}}}
         reader = threading.Thread(
-            target=lambda: said.append(text_of(gateway, "/v1/completions", long))
+            target=lambda: texts.append(text_of(gateway, "/v1/completions", long))
         )
         reader.start()
         until(lambda: status(gateway)["requests"] == 1)
@@ -163,7 +163,7 @@ def test_a_stream_under_way_ends_on_the_canary_that_is_taken_back(
         ask_until(gateway, lambda: status(gateway)["state"] == "taken back")
         assert reader.is_alive() and gateway.pool.loader.extra, "it is not unloaded below a request"
         reader.join()
-        assert said == ["y" * 40]
+        assert texts == ["y" * 40]
         until(lambda: not gateway.pool.loader.extra)
         assert text_of(gateway, "/v1/completions", BODY) == "xxxx"
 
@@ -189,7 +189,7 @@ def test_an_engine_of_a_canary_that_dies_costs_no_later_request(
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    three.source(folder)
+    engine_artefacts.source(folder)
     return folder
 
 
@@ -200,7 +200,7 @@ def test_real_artefacts_are_kept_or_taken_back(
     source: Path, tmp_path: Path, preset: str, stays: bool
 ) -> None:
     """The same weights with 8 and with 2 bits beside those in float32, in the real engines."""
-    model = three.artefact("gguf", source, tmp_path / "model")
+    model = engine_artefacts.artefact("gguf", source, tmp_path / "model")
     canary = tmp_path / ("canary" + (".gguf" if ":" not in preset else ""))
     kanna.convert(source, canary, preset=preset, threads=1)
     with local(model, tmp_path, replay=False, canary=f"{canary}@1", slowdown=1000) as gateway:
@@ -219,12 +219,12 @@ def test_real_artefacts_are_kept_or_taken_back(
                 or status(gateway)["compared"] >= 2 * MIN_COMPARISONS
             ):
                 break
-        found = status(gateway)
-        assert (found["state"] == "trying") == stays, found
+        canary = status(gateway)
+        assert (canary["state"] == "trying") == stays, canary
         if stays:
-            assert found["agreed"] >= 0.9 * found["compared"]
+            assert canary["agreed"] >= 0.9 * canary["compared"]
         else:
-            assert "next tokens agree" in found["reason"]
+            assert "next tokens agree" in canary["reason"]
             until(lambda: not gateway.pool.loader.extra)
             assert gateway.post("/v1/completions", BODY)[0] == 200
 

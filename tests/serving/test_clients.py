@@ -50,8 +50,8 @@ def test_langchain(real: Local) -> None:
         "additionalProperties": False,
     }
     model = ChatOpenAI(**options | {"max_tokens": 60})
-    found: Any = model.with_structured_output(schema, method="json_schema").invoke("Name a color.")
-    assert found["name"] in {"red", "blue"}
+    color: Any = model.with_structured_output(schema, method="json_schema").invoke("Name a color.")
+    assert color["name"] in {"red", "blue"}
 
 
 @pytest.fixture(scope="module")

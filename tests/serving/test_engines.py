@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from helpers import three, tiny_models
+from helpers import engine_artefacts, tiny_models
 from helpers.gateways import Local, local, until
 
 PROMPTS = [
@@ -31,7 +31,7 @@ MESSAGES: Any = [{"role": "user", "content": "hello"}]
 def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A tiny model as transformers has it, whose answers do not end by themselves too soon."""
     folder = tmp_path_factory.mktemp("source")
-    return folder, three.source(folder)
+    return folder, engine_artefacts.source(folder)
 
 
 @pytest.fixture(scope="module", params=["onnx", "mlx"])
@@ -40,7 +40,9 @@ def gateway(
     source: tuple[Path, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Local]:
-    out = three.artefact(request.param, source[0], tmp_path_factory.mktemp(request.param) / "model")
+    out = engine_artefacts.artefact(
+        request.param, source[0], tmp_path_factory.mktemp(request.param) / "model"
+    )
     with local(out, tmp_path_factory.mktemp("gateway"), slots=3, replay=False) as running:
         yield running
 
@@ -67,12 +69,12 @@ def logits(model: Any, ids: list[int]) -> Any:
 
 
 def greedy(model: Any, ids: list[int], count: int) -> list[int]:
-    found = list(ids)
+    sequence = list(ids)
     for _ in range(count):
-        found.append(int(logits(model, found)[-1].argmax()))
-        if found[-1] == model.config.eos_token_id:
+        sequence.append(int(logits(model, sequence)[-1].argmax()))
+        if sequence[-1] == model.config.eos_token_id:
             break
-    return found[len(ids) :]
+    return sequence[len(ids) :]
 
 
 def test_it_says_what_transformers_says_alone_and_together(
@@ -99,15 +101,15 @@ def test_rows_that_come_and_go_do_not_touch_each_other(
     wanted = tokenizer.decode(
         greedy(source[1], tokenizer.encode(PROMPTS[2]).ids, 30), skip_special_tokens=True
     )
-    found = list[str]()
+    texts = list[str]()
 
-    def one() -> None:
+    def complete() -> None:
         status, answer = gateway.post(
             "/v1/completions", {"prompt": PROMPTS[2], "max_tokens": 30, "temperature": 0}
         )
-        found.append(answer["choices"][0]["text"] if status == 200 else str(answer))
+        texts.append(answer["choices"][0]["text"] if status == 200 else str(answer))
 
-    threads = [threading.Thread(target=one) for _ in range(6)]
+    threads = [threading.Thread(target=complete) for _ in range(6)]
     for thread in threads:
         thread.start()
         long = {"prompt": "x " * 50, "max_tokens": 100, "stream": True, "ignore_eos": True}
@@ -116,7 +118,7 @@ def test_rows_that_come_and_go_do_not_touch_each_other(
         gone.close()
     for thread in threads:
         thread.join()
-    assert found == [wanted] * 6
+    assert texts == [wanted] * 6
     until(lambda: gateway.inside == 0)
 
 
@@ -150,20 +152,20 @@ def test_chats_stream_and_stop(client: openai.OpenAI) -> None:
         "top_logprobs": 2,
     }
     whole = client.chat.completions.create(**ask)
-    said, tokens = "", list[str]()
+    streamed, tokens = "", list[str]()
     last: Any = None
     for last in client.chat.completions.create(
         **ask, stream=True, stream_options={"include_usage": True}
     ):
         for choice in last.choices:
-            said += choice.delta.content or ""
+            streamed += choice.delta.content or ""
             tokens += (
                 [t.token for t in choice.logprobs.content]
                 if choice.logprobs and choice.logprobs.content
                 else []
             )
     text = whole.choices[0].message.content or ""
-    assert said == text and last.usage == whole.usage
+    assert streamed == text and last.usage == whole.usage
     assert whole.choices[0].logprobs and whole.choices[0].logprobs.content
     assert tokens == [t.token for t in whole.choices[0].logprobs.content]
     assert all(

@@ -80,7 +80,7 @@ def test_log_likelihoods_and_accuracy_are_those_in_process(
         "num_concurrent": 1,
         "max_retries": 1,
     }
-    found: Any = lm_eval.simple_evaluate(
+    evaluation: Any = lm_eval.simple_evaluate(
         model="local-completions",
         model_args=model,
         tasks=[task],
@@ -90,7 +90,7 @@ def test_log_likelihoods_and_accuracy_are_those_in_process(
     right = 0
     with RUNTIME.open(smollm2, context=256, threads=1) as engine:
         for sample, (question, choices) in zip(
-            found["samples"]["questions"], QUESTIONS, strict=True
+            evaluation["samples"]["questions"], QUESTIONS, strict=True
         ):
             wanted = [likelihood(engine, question, " " + choice) for choice in choices]
             got = [(float(r[0][0]), str(r[0][1]) == "True") for r in sample["resps"]]
@@ -99,7 +99,7 @@ def test_log_likelihoods_and_accuracy_are_those_in_process(
                 "what it would say of its own accord"
             )
             right += int(np.argmax([w for w, _ in wanted])) == _gold(question)
-    assert found["results"]["questions"]["acc,none"] == pytest.approx(right / len(QUESTIONS))
+    assert evaluation["results"]["questions"]["acc,none"] == pytest.approx(right / len(QUESTIONS))
     assert right > len(QUESTIONS) / 2
 
 

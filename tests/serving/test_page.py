@@ -1,4 +1,4 @@
-"""The web page of the gateway in a real Chromium, against a gateway that answers from a script and the real one."""
+"""The web page in a real Chromium, against a scripted gateway and against the real one."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_every_label_of_the_page_leads_to_something() -> None:
 def test_chat_streams_and_tells_its_speed(here: Browser, replay: Replay) -> None:
     ask(here, "hello")
     here.until("document.querySelector('.turn.busy')")
-    told = done(here)
-    assert "hand plane" in told and "tokens/s" in told and "first token" in told
+    page_text = done(here)
+    assert "hand plane" in page_text and "tokens/s" in page_text and "first token" in page_text
     assert here.js("document.querySelectorAll('.turn.model li').length") == 2
     assert "for shaving in plane(wood):" in here.js(
         "document.querySelector('.turn.model pre').textContent"
@@ -164,7 +164,7 @@ def test_a_reply_that_was_cut_off_says_so(here: Browser, replay: Replay) -> None
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "explanation"),
     [
         ((429, "This key may ask 3 times a minute.", "17"), "Try again in 17 s."),
         ((503, "The queue is full.", ""), "Try again in a moment."),
@@ -173,15 +173,16 @@ def test_a_reply_that_was_cut_off_says_so(here: Browser, replay: Replay) -> None
     ],
 )
 def test_errors_say_what_to_do(
-    here: Browser, replay: Replay, fault: tuple[int, str, str], said: str
+    here: Browser, replay: Replay, fault: tuple[int, str, str], explanation: str
 ) -> None:
     replay.fault = fault
     ask(here, "hello")
-    told = done(here)
-    assert fault[1] in told and said in told
+    page_text = done(here)
+    assert fault[1] in page_text and explanation in page_text
     replay.fault = None
     here.js(
-        "[...document.querySelectorAll('.notice button')].find(b => b.textContent === 'Try again').click()"
+        "[...document.querySelectorAll('.notice button')]"
+        ".find(b => b.textContent === 'Try again').click()"
     )
     here.until("document.querySelector('.turn.model li')")
     done(here)
@@ -190,8 +191,8 @@ def test_errors_say_what_to_do(
 
 def test_a_stream_that_breaks_off_keeps_what_came(here: Browser) -> None:
     ask(here, "broken")
-    told = done(here)
-    assert "You said: broken" in told and "broke off" in told
+    page_text = done(here)
+    assert "You said: broken" in page_text and "broke off" in page_text
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(
@@ -236,11 +237,13 @@ def test_two_models_side_by_side(here: Browser, replay: Replay) -> None:
         b["temperature"] == 0 for b in replay.bodies
     )
     speeds = here.js(
-        "[...document.querySelectorAll('.figures')].map(f => parseFloat(f.querySelectorAll('dd')[1].textContent))"
+        "[...document.querySelectorAll('.figures')]"
+        ".map(f => parseFloat(f.querySelectorAll('dd')[1].textContent))"
     )
     assert speeds[0] > speeds[1] > 0
     here.js(
-        "document.querySelector('#compare-together').click(); document.querySelector('#compare-run').click()"
+        "document.querySelector('#compare-together').click();"
+        "document.querySelector('#compare-run').click()"
     )
     here.until("document.querySelector('#verdict').textContent === ''")
     here.until("document.querySelector('#verdict').textContent !== ''")
@@ -256,8 +259,8 @@ def test_metrics_are_live(here: Browser, replay: Replay) -> None:
     here.until(
         "parseFloat(document.querySelectorAll('.card .value')[0].textContent) > 0", timeout=8
     )
-    told = here.js("document.querySelector('#view-watch').innerText")
-    assert "241.0" in told and "37" in told and "tiny-Q8_0" in told
+    page_text = here.js("document.querySelector('#view-watch').innerText")
+    assert "241.0" in page_text and "37" in page_text and "tiny-Q8_0" in page_text
     here.js("document.querySelector('#tab-chat').click()")
     here.js("new Promise(r => setTimeout(r, 300))")
     polls = replay.polls
@@ -316,7 +319,8 @@ def test_it_works_with_a_keyboard_alone(here: Browser, replay: Replay) -> None:
         here.press("Tab")
         seen.append(
             here.js(
-                "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
+                "document.activeElement.id || document.activeElement.className"
+                " || document.activeElement.tagName"
             )
         )
     wanted = ["skip", "tab-chat", "key-button", "chat-model", "SUMMARY"]
@@ -359,10 +363,13 @@ CONTRAST = """(() => {
     const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
     if (!own || !e.checkVisibility() || e.closest('.visually-hidden, .skip, :disabled')) continue;
     let back = e, colour = [0, 0, 0, 0];
-    while (back && (colour = rgb(getComputedStyle(back).backgroundColor))[3] < 255) back = back.parentElement;
+    while (back && (colour = rgb(getComputedStyle(back).backgroundColor))[3] < 255) {
+      back = back.parentElement;
+    }
     const [a, b] = [light(rgb(getComputedStyle(e).color)), light(colour)].sort((x, y) => y - x);
     const ratio = (a + .05) / (b + .05);
-    if (ratio < 4.5) poor.push(`${e.tagName}.${e.className} ${ratio.toFixed(2)} ${e.textContent.slice(0, 40)}`);
+    const label = `${e.tagName}.${e.className} ${ratio.toFixed(2)}`;
+    if (ratio < 4.5) poor.push(`${label} ${e.textContent.slice(0, 40)}`);
   }
   return poor;
 })()"""
@@ -407,7 +414,8 @@ def test_pictures(
     replay.fault = None
     here.js("document.querySelector('#tab-compare').click()")
     here.js(
-        "document.querySelector('#compare-input').value = 'hello'; document.querySelector('#compare-run').click()"
+        "document.querySelector('#compare-input').value = 'hello';"
+        "document.querySelector('#compare-run').click()"
     )
     here.until("document.querySelector('#verdict').textContent")
     take("compare")
@@ -424,63 +432,56 @@ def test_pictures(
 # The gateway itself
 
 
-def test_the_page_of_the_real_gateway(browser: Browser, smollm2: Path, tmp_path: Path) -> None:
-    """A model, keys and metrics as `kanna serve` has them; the same file twice, under two names."""
-    pytest.importorskip("xllamacpp")
-    kanna = [sys.executable, "-m", "kanna"]
-    made = subprocess.run(
-        [
-            *kanna,
-            "keys",
-            "create",
-            "--name",
-            "me",
-            "--scope",
-            "infer",
-            "--scope",
-            "metrics",
-            "--scope",
-            "admin",
-            "--state",
-            str(tmp_path),
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+def new_key(state: Path) -> str:
+    """A key with every scope."""
+    scopes = [word for scope in ("infer", "metrics", "admin") for word in ("--scope", scope)]
+    command = [sys.executable, "-m", "kanna", "keys", "create", "--name", "me", *scopes]
+    created = subprocess.run(
+        [*command, "--state", str(state), "--json"], capture_output=True, text=True, check=True
     )
-    words = ["serve", f"one={smollm2}", f"two={smollm2}", "--keys"]
-    words += ["--port", "0", "--context", "512", "--parallel", "2"]
-    gateway = subprocess.Popen(
-        [*kanna, *words, "--state", str(tmp_path)],
+    return json.loads(created.stdout)["key"]
+
+
+def start_gateway(model: Path, state: Path) -> subprocess.Popen[str]:
+    options = ["--keys", "--port", "0", "--context", "512", "--parallel", "2"]
+    command = [sys.executable, "-m", "kanna", "serve", f"one={model}", f"two={model}", *options]
+    return subprocess.Popen(
+        [*command, "--state", str(state)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_the_page_of_the_real_gateway(browser: Browser, smollm2: Path, tmp_path: Path) -> None:
+    """A model, keys and metrics as `kanna serve` has them; the same file twice, under two names."""
+    pytest.importorskip("xllamacpp")
+    key = new_key(tmp_path)
+    gateway = start_gateway(smollm2, tmp_path)
     try:
         assert gateway.stderr
-        said = ""
+        log = ""
         for line in gateway.stderr:
-            said += line
-            if found := re.search(r"at (http://\S+)/v1", line):
+            log += line
+            if address := re.search(r"at (http://\S+)/v1", line):
                 break
         else:
-            pytest.fail(said)
+            pytest.fail(log)
         # Whatever else it says must not fill the pipe.
         threading.Thread(target=gateway.stderr.read, daemon=True).start()
         browser.complaints.clear()
-        browser.open(f"{found[1]}/")
+        browser.open(f"{address[1]}/")
         browser.until("document.querySelector('.notice button.main')")
         browser.js("document.querySelector('.notice button.main').click()")
         browser.until("document.querySelector('#key-dialog').open")
-        browser.type(json.loads(made.stdout)["key"])
+        browser.type(key)
         browser.press("Enter")
         browser.until("document.querySelector('#chat-model').value === 'one'")
         browser.js("document.querySelector('#chat-max').value = '24'")
         ask(browser, "Say hello.")
         browser.until("document.querySelector('.turn.model .about span')", timeout=60)
-        told = done(browser)
-        assert "tokens/s" in told and "first token" in told, told
+        page_text = done(browser)
+        assert "tokens/s" in page_text and "first token" in page_text, page_text
         browser.js("document.querySelector('#tab-compare').click()")
         browser.js("document.querySelector('#compare-max').value = '16'")
         browser.js("document.querySelector('#compare-input').value = 'Count to five.'")

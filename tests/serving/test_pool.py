@@ -173,7 +173,8 @@ from pathlib import Path
 from kanna.serving.metrics import Metrics
 from kanna.serving.pool import ModelPool
 from kanna.serving.settings import GatewaySettings, ModelSpec
-pool = ModelPool([ModelSpec(name="m", path=Path({str(smollm2)!r}))], GatewaySettings(context=256, slots=1, threads=1), Metrics())
+settings = GatewaySettings(context=256, slots=1, threads=1)
+pool = ModelPool([ModelSpec(name="m", path=Path({str(smollm2)!r}))], settings, Metrics())
 pool.prestart()
 print(pool.find("m").backend.main.pid, flush=True)
 time.sleep(60)

@@ -99,7 +99,8 @@ def _draw_revoked(screen: Console, data: dict[str, Any]) -> None:
 def _draw_list(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import table
 
-    keys = table("id", "name", "scopes", "state", "requests/min>", "tokens/min>", "tokens/day>")
+    limit_columns = ("requests/min>", "tokens/min>", "tokens/day>")
+    keys = table("id", "name", "scopes", "state", *limit_columns)
     now = time.time()
     for key in data["keys"]:
         expired = key["expires"] is not None and key["expires"] <= now

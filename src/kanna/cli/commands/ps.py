@@ -34,9 +34,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.cli.ui import table
 
-    models = table(
-        "model", "engine", "state", "memory>", "running>", "waiting>", "restarts>", "artefact"
-    )
+    columns = ("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>")
+    models = table(*columns, "artefact")
     for column in models.columns[:3]:
         column.no_wrap = True  # names that are cut say nothing
     for model in data["models"]:

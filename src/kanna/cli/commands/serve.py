@@ -89,7 +89,8 @@ if TYPE_CHECKING:
     "--llama-server",
     default="auto",
     show_default=True,
-    help="What runs GGUF: a native llama-server, never (xllamacpp), or auto: the faster one, measured once.",
+    help="What runs GGUF: a native llama-server, never (xllamacpp), or auto: the faster one, "
+    "measured once.",
 )
 @click.option(
     "--gpu-layers",

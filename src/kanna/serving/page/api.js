@@ -42,17 +42,17 @@ export async function call(path, { method = "GET", body, signal } = {}) {
 }
 
 async function failure(answer) {
-  let said = "";
+  let message = "";
   try {
-    const found = await answer.json();
-    said = found?.error?.message || (typeof found?.detail === "string" ? found.detail : "");
+    const body = await answer.json();
+    message = body?.error?.message || (typeof body?.detail === "string" ? body.detail : "");
   } catch { /* no JSON: the status says enough */ }
   let todo = TODO[answer.status] || "";
   if (answer.status === 429) {
     const wait = answer.headers.get("Retry-After");
     todo = wait ? `Try again in ${wait} s.` : "Try again later, or ask for a higher limit.";
   }
-  return new Failure(said || `The gateway says ${answer.status}.`, todo, answer.status);
+  return new Failure(message || `The gateway says ${answer.status}.`, todo, answer.status);
 }
 
 export async function models() {
@@ -61,13 +61,13 @@ export async function models() {
 
 /** Stream a chat. `each` gets every piece of text; returns text, times in seconds, tokens, speed and why it ended. */
 export async function chat(body, { signal, each }) {
-  const began = performance.now();
-  const found = { text: "", tokens: 0, first: null, total: 0, speed: null, reason: "" };
+  const started = performance.now();
+  const reply = { text: "", tokens: 0, first: null, total: 0, speed: null, reason: "" };
   const done = () => {
-    found.total = (performance.now() - began) / 1000;
-    const after = found.total - found.first;
-    if (found.first !== null && found.tokens > 1 && after > 0) found.speed = (found.tokens - 1) / after;
-    return found;
+    reply.total = (performance.now() - started) / 1000;
+    const after = reply.total - reply.first;
+    if (reply.first !== null && reply.tokens > 1 && after > 0) reply.speed = (reply.tokens - 1) / after;
+    return reply;
   };
   try {
     const answer = await call("/v1/chat/completions", {
@@ -79,17 +79,17 @@ export async function chat(body, { signal, each }) {
       const choice = event.choices?.[0];
       const text = choice?.delta?.content;
       if (text) {
-        found.first ??= (performance.now() - began) / 1000;
-        found.text += text;
-        found.tokens = ++pieces;
-        each(found);
+        reply.first ??= (performance.now() - started) / 1000;
+        reply.text += text;
+        reply.tokens = ++pieces;
+        each(reply);
       }
-      found.reason = choice?.finish_reason || found.reason;
-      if (event.usage?.completion_tokens) found.tokens = event.usage.completion_tokens;
+      reply.reason = choice?.finish_reason || reply.reason;
+      if (event.usage?.completion_tokens) reply.tokens = event.usage.completion_tokens;
     }
-    if (!found.reason) throw new Failure("The reply broke off.", "Try again; if it happens often, look at the gateway's log.");
+    if (!reply.reason) throw new Failure("The reply broke off.", "Try again; if it happens often, look at the gateway's log.");
   } catch (error) {
-    if (error.name === "AbortError") found.reason = "stopped";
+    if (error.name === "AbortError") reply.reason = "stopped";
     else throw Object.assign(error instanceof Failure ? error : new Failure("The connection broke off.", "Try again."), { partial: done() });
   }
   return done();

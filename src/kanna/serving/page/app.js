@@ -1,5 +1,5 @@
 // The frame of the page: views, the key, the list of models, whether the gateway lives.
-import { $, h, say } from "./dom.js";
+import { $, announce, h } from "./dom.js";
 import * as api from "./api.js";
 import * as chat from "./chat.js";
 import * as compare from "./compare.js";
@@ -84,7 +84,7 @@ async function begin() {
 function alive(yes) {
   $("health").className = `dot ${yes ? "good" : "bad"}`;
   $("key-button").title = yes ? "The gateway answers" : "The gateway does not answer";
-  if (!yes) say("The gateway does not answer.");
+  if (!yes) announce("The gateway does not answer.");
 }
 
 document.addEventListener("kanna:key", askForKey);

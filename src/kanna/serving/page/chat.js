@@ -1,5 +1,5 @@
 // One conversation with one model. It lives in this page's memory alone.
-import { $, h, notice, say, seconds } from "./dom.js";
+import { $, announce, h, notice, seconds } from "./dom.js";
 import * as api from "./api.js";
 import { markdown } from "./markdown.js";
 
@@ -74,12 +74,12 @@ async function reply() {
   follow(() => log.append(turn));
   stop = new AbortController();
   buttons();
-  say(`${model} is replying.`);
+  announce(`${model} is replying.`);
 
-  let found = null, error = null, frame = 0;
+  let result = null, error = null, frame = 0;
   const draw = () => {
     frame = 0;
-    follow(() => prose.replaceChildren(...markdown(found.text)));
+    follow(() => prose.replaceChildren(...markdown(result.text)));
   };
   const rules = $("chat-system").value.trim();
   const body = {
@@ -89,17 +89,17 @@ async function reply() {
     max_tokens: Number($("chat-max").value) || 512,
   };
   try {
-    found = await api.chat(body, {
+    result = await api.chat(body, {
       signal: stop.signal,
       each: (now) => {
-        found = now;
+        result = now;
         if (waiting.isConnected) { waiting.remove(); turn.classList.add("busy"); }
         frame ||= requestAnimationFrame(draw);
       },
     });
   } catch (failure) {
     error = failure;
-    found = failure.partial || found;
+    result = failure.partial || result;
   }
   cancelAnimationFrame(frame);
   waiting.remove();
@@ -107,24 +107,24 @@ async function reply() {
   turn.removeAttribute("aria-busy");
   stop = null;
   follow(() => {
-    if (found) prose.replaceChildren(...markdown(found.text));
-    about.replaceChildren(...figures(found, body.max_tokens));
+    if (result) prose.replaceChildren(...markdown(result.text));
+    about.replaceChildren(...figures(result, body.max_tokens));
     if (error) turn.append(failed(error, () => { turn.remove(); reply(); }));
   });
-  if (found?.text) turns.push({ role: "assistant", content: found.text });
-  say(error ? `${error.message} ${error.todo}` : found.reason === "stopped" ? "Stopped." : `Reply: ${found.text.slice(0, 400)}`);
+  if (result?.text) turns.push({ role: "assistant", content: result.text });
+  announce(error ? `${error.message} ${error.todo}` : result.reason === "stopped" ? "Stopped." : `Reply: ${result.text.slice(0, 400)}`);
   buttons();
 }
 
-function figures(found, most) {
-  if (!found) return [];
+function figures(result, most) {
+  if (!result) return [];
   const parts = [];
-  if (found.reason === "stopped") parts.push(h("span", { class: "state" }, "Stopped by you"));
-  if (found.reason === "length") parts.push(h("span", { class: "state" }, `Cut off at ${most} tokens: raise “Most tokens” in Settings`));
-  if (found.reason === "stop" && !found.text) parts.push(h("span", { class: "state" }, "The model had nothing to say"));
-  if (found.first !== null) parts.push(h("span", {}, `first token ${seconds(found.first)}`));
-  if (found.speed) parts.push(h("span", {}, `${found.speed.toFixed(1)} tokens/s`));
-  if (found.tokens) parts.push(h("span", {}, `${found.tokens} tokens`));
+  if (result.reason === "stopped") parts.push(h("span", { class: "state" }, "Stopped by you"));
+  if (result.reason === "length") parts.push(h("span", { class: "state" }, `Cut off at ${most} tokens: raise “Most tokens” in Settings`));
+  if (result.reason === "stop" && !result.text) parts.push(h("span", { class: "state" }, "The model had nothing to say"));
+  if (result.first !== null) parts.push(h("span", {}, `first token ${seconds(result.first)}`));
+  if (result.speed) parts.push(h("span", {}, `${result.speed.toFixed(1)} tokens/s`));
+  if (result.tokens) parts.push(h("span", {}, `${result.tokens} tokens`));
   return parts;
 }
 

@@ -1,5 +1,5 @@
 // Two models, one prompt: what each says and how fast.
-import { $, h, notice, say, seconds } from "./dom.js";
+import { $, announce, h, notice, seconds } from "./dom.js";
 import * as api from "./api.js";
 import { markdown } from "./markdown.js";
 
@@ -7,12 +7,12 @@ const SIDES = ["a", "b"];
 const run = $("compare-run");
 let stop = null;
 
-function figures(side, found) {
+function figures(side, reply) {
   const cell = (name, value, unit) => h("div", {}, h("dt", {}, name), h("dd", {}, value, unit ? h("small", {}, ` ${unit}`) : null));
   $(`figures-${side}`).replaceChildren(
-    cell("First token", found?.first != null ? seconds(found.first) : "–"),
-    cell("Speed", found?.speed ? found.speed.toFixed(1) : "–", found?.speed ? "tok/s" : ""),
-    cell("Tokens", found?.tokens ? String(found.tokens) : "–"),
+    cell("First token", reply?.first != null ? seconds(reply.first) : "–"),
+    cell("Speed", reply?.speed ? reply.speed.toFixed(1) : "–", reply?.speed ? "tok/s" : ""),
+    cell("Tokens", reply?.tokens ? String(reply.tokens) : "–"),
   );
 }
 
@@ -37,14 +37,14 @@ async function ask(side, prompt) {
     max_tokens: Number($("compare-max").value) || 200,
   };
   try {
-    const found = await api.chat(body, { signal: stop.signal, each: (f) => { now = f; frame ||= requestAnimationFrame(draw); } });
+    const reply = await api.chat(body, { signal: stop.signal, each: (f) => { now = f; frame ||= requestAnimationFrame(draw); } });
     cancelAnimationFrame(frame);
     place.className = "reply";
-    prose.replaceChildren(...markdown(found.text));
+    prose.replaceChildren(...markdown(reply.text));
     place.replaceChildren(prose);
-    if (!found.text) place.replaceChildren(h("p", { class: "pale" }, found.reason === "stopped" ? "Stopped." : "The model had nothing to say."));
-    figures(side, found);
-    return found;
+    if (!reply.text) place.replaceChildren(h("p", { class: "pale" }, reply.reason === "stopped" ? "Stopped." : "The model had nothing to say."));
+    figures(side, reply);
+    return reply;
   } catch (error) {
     cancelAnimationFrame(frame);
     place.className = "reply";
@@ -55,8 +55,8 @@ async function ask(side, prompt) {
   }
 }
 
-function verdict(found) {
-  const [a, b] = found;
+function verdict(replies) {
+  const [a, b] = replies;
   if (!a?.speed || !b?.speed || a.reason === "stopped" || b.reason === "stopped") return "";
   const [fast, slow, name] = a.speed >= b.speed ? [a, b, "a"] : [b, a, "b"];
   const same = a.text === b.text ? " Both say the same, to the letter." : "";
@@ -77,18 +77,18 @@ $("compare-form").addEventListener("submit", async (event) => {
   $("verdict").textContent = "";
   pale("b", "Its turn comes next.");
   figures("b", null);
-  let found;
-  if ($("compare-together").checked) found = await Promise.all(SIDES.map((side) => ask(side, prompt)));
+  let replies;
+  if ($("compare-together").checked) replies = await Promise.all(SIDES.map((side) => ask(side, prompt)));
   else {
-    found = [await ask("a", prompt)];
+    replies = [await ask("a", prompt)];
     if (stop.signal.aborted) pale("b", "Stopped.");
-    else found.push(await ask("b", prompt));
+    else replies.push(await ask("b", prompt));
   }
   stop = null;
   run.textContent = "Compare";
   run.className = "main";
-  $("verdict").textContent = verdict(found);
-  if (!$("verdict").textContent) say("Finished.");
+  $("verdict").textContent = verdict(replies);
+  if (!$("verdict").textContent) announce("Finished.");
 });
 $("compare-input").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("compare-form").requestSubmit();

@@ -21,7 +21,7 @@ export function notice(error, ...buttons) {
 }
 
 /** Say something to those who listen instead of look. */
-export function say(text) {
+export function announce(text) {
   $("said").textContent = text;
 }
 

@@ -1,5 +1,5 @@
 // Keys and what they used, for who has a key with the scope `admin`.
-import { $, h, notice, say, whole } from "./dom.js";
+import { $, announce, h, notice, whole } from "./dom.js";
 import * as api from "./api.js";
 
 const day = (time) => {
@@ -67,7 +67,7 @@ async function revoke(key) {
   if (!(await ask(`Revoke “${key.name}”?`, "It stops working at once, and cannot be brought back.", "Revoke"))) return;
   try {
     await api.keys.revoke(key.id);
-    say(`${key.name} is revoked.`);
+    announce(`${key.name} is revoked.`);
     await enter();
   } catch (error) {
     $("keys-state").replaceChildren(notice(error));

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from helpers import fuzzing, three
+from helpers import engine_artefacts, fuzzing
 from helpers.gateways import Local, langchain, local
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
@@ -45,15 +45,15 @@ PLACES = {
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    three.source(folder)
+    engine_artefacts.source(folder)
     return folder
 
 
-@pytest.fixture(scope="module", params=three.ENGINES)
+@pytest.fixture(scope="module", params=engine_artefacts.ENGINES)
 def gateway(
     request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Local]:
-    artefact = three.artefact(
+    artefact = engine_artefacts.artefact(
         request.param, source, tmp_path_factory.mktemp(request.param) / "model"
     )
     folder, settings = tmp_path_factory.mktemp("gateway"), {"context": 1024}
@@ -121,9 +121,9 @@ def test_tools_that_have_to_be_called(client: openai.OpenAI, name: str | None) -
     assert whole.finish_reason == "tool_calls"
     called(whole.message.tool_calls, name)
     with client.chat.completions.stream(**ask) as stream:
-        found = stream.get_final_completion().choices[0]
-    assert found.finish_reason == "tool_calls"
-    called(found.message.tool_calls, name)
+        final = stream.get_final_completion().choices[0]
+    assert final.finish_reason == "tool_calls"
+    called(final.message.tool_calls, name)
     again = [
         *MESSAGES,
         whole.message.model_dump(exclude_none=True),
@@ -165,7 +165,7 @@ def test_what_cannot_be_held_is_said(gateway: Local, change: dict[str, Any], say
     assert status == 400 and says in answer["error"]["message"], answer
 
 
-def test_a_prompt_that_is_too_long_is_told_by_its_code(gateway: Local) -> None:
+def test_a_prompt_that_is_too_long_has_its_own_code(gateway: Local) -> None:
     """Clients shorten a conversation when they see it."""
     body: Any = {"messages": [{"role": "user", "content": "long " * 1000}]}
     for more in ({}, {"stream": True}):
@@ -231,8 +231,8 @@ def test_langchain(gateway: Local) -> None:
         )
     for method in ("json_schema", "function_calling"):
         schema = {"title": "answer", "description": "A number.", **SCHEMA}
-        found: Any = longer.with_structured_output(schema, method=method).invoke("hello")
-        assert 0 <= found["n"] <= 99
+        number: Any = longer.with_structured_output(schema, method=method).invoke("hello")
+        assert 0 <= number["n"] <= 99
 
 
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")

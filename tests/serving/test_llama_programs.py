@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import three
+from helpers import engine_artefacts
 from helpers.replay_engine import program
 
 from kanna.errors import UsageError
@@ -18,8 +18,8 @@ from kanna.serving.engines.base import EngineConfig, ProgramChoice
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    three.source(folder)
-    return three.artefact("gguf", folder, folder / "model")
+    engine_artefacts.source(folder)
+    return engine_artefacts.artefact("gguf", folder, folder / "model")
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Several choices and prompts in one request, and the log-probabilities of prompts, held to llama.cpp in process."""
+"""Several choices and prompts in one request, and log-probabilities of prompts.
+
+The latter are compared with llama.cpp in process.
+"""
 
 from __future__ import annotations
 
@@ -85,18 +88,18 @@ def test_a_stream_of_several_choices(client: openai.OpenAI) -> None:
         "logprobs": 1,
     }
     whole = client.completions.create(**ask)
-    said, tokens, ids, usages = ["", ""], list[list[str]]([[], []]), set[str](), list[Any]()
+    texts, tokens, ids, usages = ["", ""], list[list[str]]([[], []]), set[str](), list[Any]()
     for chunk in client.completions.create(
         **ask, stream=True, stream_options={"include_usage": True}
     ):
         ids.add(chunk.id)
         for choice in chunk.choices:
-            said[choice.index] += choice.text
+            texts[choice.index] += choice.text
             if choice.logprobs:
                 assert choice.logprobs.text_offset is not None
                 tokens[choice.index] += choice.logprobs.tokens or []
         usages.append(chunk.usage)
-    assert said == [c.text for c in whole.choices]
+    assert texts == [c.text for c in whole.choices]
     assert tokens == [c.logprobs.tokens for c in whole.choices if c.logprobs]
     assert len(ids) == 1
     assert usages[-1] == whole.usage and not any(usages[:-1])

@@ -56,7 +56,7 @@ def test_a_client_that_leaves_before_the_first_word(
 
 
 def test_a_client_that_leaves_just_as_the_answer_begins(gateway: Local) -> None:
-    """Between the engine's head and the first event sent there is a moment in which nobody iterated the stream yet."""
+    """Between the engine's head and the first event nobody iterates the stream yet."""
     before = len(gateway.log())
     for i in range(30):
         connection = gateway.open(
@@ -191,7 +191,8 @@ def test_a_client_that_leaves_within_its_request_is_no_failure(
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
             connection.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+                b"content-length: 100\r\n\r\n{"
             )
             time.sleep(0.05)
     time.sleep(0.2)
@@ -199,7 +200,7 @@ def test_a_client_that_leaves_within_its_request_is_no_failure(
 
 
 def test_requests_that_never_arrive_whole(gateway: Local) -> None:
-    """Slowloris: heads and bodies that dribble in are cut off, however many bytes they still promise."""
+    """Slowloris: heads and bodies that dribble in are cut off."""
     for start in (b"POST /v1/chat", b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"):
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as connection:
             connection.sendall(start)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import three
+from helpers import engine_artefacts
 from helpers.gateway_process import Running, kanna, start, stop
 from helpers.gateways import until
 
@@ -38,9 +38,10 @@ HISTOGRAMS = ("kanna_ttft_seconds", "kanna_inter_token_seconds", "kanna_request_
 @pytest.fixture(scope="module")
 def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("source")
-    three.source(folder)
+    engine_artefacts.source(folder)
     return {
-        e: three.artefact(e, folder, tmp_path_factory.mktemp(e) / "model") for e in three.ENGINES
+        e: engine_artefacts.artefact(e, folder, tmp_path_factory.mktemp(e) / "model")
+        for e in engine_artefacts.ENGINES
     } | {"source": folder}
 
 
@@ -66,11 +67,11 @@ def metrics(server: Running) -> dict[str, float]:
 
 
 def test_every_metric_is_there_for_every_engine_from_the_start(server: Running) -> None:
-    found = metrics(server)
+    series = metrics(server)
     for name in NAMES:
         for metric in (*GAUGES, *(f"{h}_count" for h in HISTOGRAMS)):
-            assert f'{metric}{{model="{name}"}}' in found
-        assert f'kanna_engine_restarts_total{{model="{name}",role="generate"}}' in found
+            assert f'{metric}{{model="{name}"}}' in series
+        assert f'kanna_engine_restarts_total{{model="{name}",role="generate"}}' in series
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,11 +85,11 @@ def test_every_metric_moves_for_every_engine(server: Running, name: str) -> None
         "stream": True,
         "extra_body": {"ignore_eos": True},
     }
-    said, seen, ended = list[str](), list[dict[str, float]](), threading.Event()
+    texts, seen, ended = list[str](), list[dict[str, float]](), threading.Event()
 
     def read() -> None:
         for chunk in server.client().completions.create(**ask):
-            said.extend(c.text for c in chunk.choices)
+            texts.extend(c.text for c in chunk.choices)
         ended.set()
 
     thread = threading.Thread(target=read)
@@ -97,7 +98,7 @@ def test_every_metric_moves_for_every_engine(server: Running, name: str) -> None
         seen.append(metrics(server))
         time.sleep(0.01)
     thread.join()
-    assert len(said) > 20
+    assert len(texts) > 20
     most = {m: max(s[f'{m}{{model="{name}"}}'] for s in seen) for m in GAUGES}
     assert most["kanna_requests_running"] == most["kanna_batch_size"] == 1
     assert 20 / 512 <= most["kanna_kv_used_ratio"] <= 1
@@ -158,9 +159,9 @@ def test_a_draft_guesses_ahead_and_changes_nothing(
 ) -> None:
     draft = tmp_path / "draft.gguf"
     library.convert(artefacts["source"], draft, preset="Q8_0", threads=1)
-    said: dict[str, str] = {}
-    for how in ((), ("--draft", str(draft))):
-        running = start(artefacts["gguf"], tmp_path, *how)
+    texts: dict[str, str] = {}
+    for options in ((), ("--draft", str(draft))):
+        running = start(artefacts["gguf"], tmp_path, *options)
         try:
             body = {
                 "model": "small",
@@ -170,12 +171,12 @@ def test_a_draft_guesses_ahead_and_changes_nothing(
                 "ignore_eos": True,
             }
             answer = json.loads(running.post("/v1/completions", json.dumps(body).encode())[1])
-            said[" ".join(how)] = answer["choices"][0]["text"]
+            texts[" ".join(options)] = answer["choices"][0]["text"]
             guessed = answer["timings"].get("draft_n_accepted", 0)
-            assert (guessed > 0) == bool(how), answer["timings"]
+            assert (guessed > 0) == bool(options), answer["timings"]
         finally:
             stop(running)
-    assert len(set(said.values())) == 1, said
+    assert len(set(texts.values())) == 1, texts
 
 
 @pytest.mark.parametrize("option", ["--draft", "--adapter"])
