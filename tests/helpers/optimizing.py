@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from click.testing import CliRunner
 
 from helpers import tiny_models
 from kanna.cli.main import cli
-
-measure = import_module("kanna.optimization.measure")  # the package exports a function of that name
+from kanna.optimization import kl_scorer, measure
 
 
 @contextmanager
@@ -44,8 +42,8 @@ def learning(cache: Path) -> Iterator[pytest.MonkeyPatch]:
     try:
         with quick() as patch:
             patch.setenv("KANNA_CACHE", str(cache))
-            patch.setattr(import_module("kanna.optimization.kl_scorer"), "EACH", 5)
-            patch.setattr(import_module("kanna.optimization.tuning.lesson"), "EPOCHS", 2)
+            patch.setattr(kl_scorer, "EACH", 5)
+            patch.setattr(training, "EPOCHS", 2)
             yield patch
     finally:
         torch.set_num_threads(threads)

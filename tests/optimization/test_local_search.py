@@ -35,7 +35,6 @@ from helpers import (
 )
 
 from kanna import optimization as package
-from kanna.optimization.tuning import distill
 
 # The package exports functions of these names.
 measure = import_module("kanna.optimization.measure")
@@ -50,7 +49,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Short windows, few rows, few tries: the same code in less time."""
     with optimizing.learning(tmp_path_factory.mktemp("cache")) as patch:
         patch.setattr(measure, "CANDIDATES", QUICK)
-        patch.setattr(probe, "WINDOWS", 1)
+        patch.setattr(adapter_module, "WINDOWS", 1)
         patch.setitem(package.EFFORTS, "max", replace(package.EFFORTS["max"], swaps=TRIES))
         yield
 
@@ -82,6 +81,17 @@ def best(home: Path) -> dict[str, Any]:
     return optimize(home, "out")
 
 
+def workspace_of(source: Any, folder: Path, statistics: Path) -> Workspace:
+    """A calibrated source in a folder."""
+    return Workspace(
+        source=source,
+        model=families.load_model(source),
+        folder=folder,
+        context=Context(threads=1),
+        statistics=statistics,
+    )
+
+
 def types(path: str | Path) -> dict[str, str]:
     return {name: t.dtype for name, t in gguf.read(Path(path)).tensors.items()}
 
@@ -104,7 +114,7 @@ def test_what_was_kept_is_what_lies_there(home: Path, best: dict[str, Any]) -> N
     state = list(json.loads((home / "out" / "swaps.json").read_text()).values())[-1]
     optimized = home / "out" / "tiny-optimized.gguf"
     assert state["encodings"].items() <= types(optimized).items()
-    assert optimized.stat().st_size + distill.RESERVE <= best["budget"]
+    assert optimized.stat().st_size + adapter_module.GGUFAdapter.tuning_bytes <= best["budget"]
     left = [
         p.name
         for p in (home / "out").iterdir()
@@ -125,9 +135,11 @@ def test_a_second_run_tries_nothing_again(
     home: Path, best: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        local_search, "rewrite", lambda *_, **__: pytest.fail("a trial was made again")
+        adapter_module, "rewrite", lambda *_, **__: pytest.fail("a trial was made again")
     )
-    monkeypatch.setattr(distill, "Student", lambda *_, **__: pytest.fail("it was taught again"))
+    monkeypatch.setattr(
+        distillation, "Student", lambda *_, **__: pytest.fail("it was taught again")
+    )
     stale = [home / "out" / ".judge-killed", home / "out" / ".swaps-tiny-optimized.gguf"]
     stale[0].mkdir()  # what a run leaves that was killed
     stale[1].write_bytes(b"half a file")
@@ -156,23 +168,16 @@ def test_probes_keep_two_files_and_go_on_kind_by_kind(
         "kinds": {k: v for k, v in before["kinds"].items() if k not in ("attn_k", "attn_v")}
     }
     (tmp_path / "probe.json").write_text(json.dumps(cut))
-    made, inner = list[list[str]](), probe.rewrite
+    made, inner = list[list[str]](), adapter_module.rewrite
 
     def rewrite(*given: Any, **named: Any) -> Any:
         found = inner(*given, **named)
         made.append(sorted(p.name for p in tmp_path.rglob("*.gguf")))
         return found
 
-    monkeypatch.setattr(probe, "rewrite", rewrite)
-    probe.probe(
-        source,
-        costs,
-        stats,
-        stats / "held.txt",
-        tmp_path / "probe.json",
-        threads=1,
-        progress=Stops("", 0),
-    )
+    monkeypatch.setattr(adapter_module, "rewrite", rewrite)
+    adapter = adapter_module.GGUFAdapter(workspace_of(source, tmp_path, stats))
+    probe.probe(adapter.prober(costs), costs, tmp_path / "probe.json", Stops("", 0))
     assert made == [["floor.gguf"]] + [["floor.gguf", "kind.gguf"]] * 2, (
         "only what was missing, two files at most"
     )
@@ -267,7 +272,7 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
         statistics=tmp_path / "stats",
         threads=1,
     )
-    blocks = distill.blocks(families.load_model(kanna.open_source(tmp_path / "p.gguf")))
+    blocks = distillation.blocks(families.load_model(kanna.open_source(tmp_path / "p.gguf")))
     assert set(blocks) == {n for n, t in model.tensors.items() if len(t.shape) == 2}
     student = Student(families.load_model(kanna.open_source(tmp_path / "p.gguf")), blocks, "cpu")
     norms = {n for n, t in model.tensors.items() if "norm" in n}
@@ -282,14 +287,10 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
     save_file(found, tmp_path / "t.safetensors")
     plan.model_copy(update={"tuning": "t.safetensors"}).save(tmp_path / "tuned.json")
     rewrite.rewrite(
-        source,
-        model,
+        workspace_of(source, tmp_path, tmp_path / "stats"),
         tmp_path / "tuned.json",
-        tmp_path / "stats",
         tmp_path / "t.gguf",
         before=tmp_path / "p.gguf",
-        threads=1,
-        progress=Stops("", 0),
     )
     fresh = Student(families.load_model(kanna.open_source(tmp_path / "t.gguf")), {}, "cpu")
     ids = np.arange(3, 67)
@@ -305,7 +306,6 @@ def test_what_was_learned_is_what_the_file_holds(recipe: str, tmp_path: Path) ->
 
 def test_only_what_changed_is_encoded_again(home: Path, tmp_path: Path) -> None:
     source = kanna.open_source(home / "tiny")
-    model = families.load_model(source)
     kanna.calibrate(home / "tiny", tmp_path / "stats", calibration=[home / "text.txt"], tokens=1024)
     plans = [tmp_path / "a" / "plan.json", tmp_path / "b" / "plan.json"]
     for path, encoding in zip(plans, ("q4_k", "q6_k"), strict=True):
@@ -319,14 +319,10 @@ def test_only_what_changed_is_encoded_again(home: Path, tmp_path: Path) -> None:
         source, tmp_path / "b.gguf", plan=plans[1], statistics=tmp_path / "stats", threads=1
     )
     fresh = rewrite.rewrite(
-        source,
-        model,
+        workspace_of(source, tmp_path, tmp_path / "stats"),
         plans[1],
-        tmp_path / "stats",
         tmp_path / "c.gguf",
         before=tmp_path / "a.gguf",
-        threads=1,
-        progress=Stops("", 0),
     )
     assert fresh == [f"blk.{i}.attn_v.weight" for i in range(3)]
     assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
@@ -367,7 +363,7 @@ def test_a_trial_is_left_early_only_when_windows_agree() -> None:
     assert local_search._worse(best[:5] + np.array([0.1, 0.11, 0.09, 0.1, 0.1]), best)
     assert not local_search._worse(best[:5] + np.array([0.3, -0.3, 0.2, -0.1, 0.1]), best)
     assert not local_search._worse(best[:5] - 0.05, best)
-    order = local_search._mixed([("a", [1]), ("a", [2]), ("b", [3]), ("c", [4]), ("b", [5])])
+    order = local_search._alternating([("a", [1]), ("a", [2]), ("b", [3]), ("c", [4]), ("b", [5])])
     assert [ids[0] for _, ids in order] == [1, 3, 4, 2, 5]
 
 
@@ -430,7 +426,7 @@ def test_a_tuning_lies_beside_its_plan(home: Path, tmp_path: Path) -> None:
 
 def test_columns_are_what_blocks_are_counted_in(home: Path, best: dict[str, Any]) -> None:
     optimized = gguf.read(home / "out" / "tiny-optimized.gguf")
-    blocks = distill.blocks(
+    blocks = distillation.blocks(
         families.load_model(kanna.open_source(home / "out" / "tiny-optimized.gguf"))
     )
     for name, count in blocks.items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,6 @@ from click.testing import CliRunner, Result
 
 import kanna
 from kanna import families
-from kanna._util.progress import Silent
 from kanna.cli.main import cli
 from kanna.errors import KannaError, PlanError, UsageError
 from kanna.runtimes.llamacpp import CACHES, RUNTIME
@@ -30,17 +28,15 @@ pytest.importorskip("llama_cpp")
 from helpers import tiny_models  # noqa: E402 - needs torch
 
 from kanna.benchmark.resident import Overhead, Resident, overhead, resident  # noqa: E402
-from kanna.optimization.kl_scorer import Spare  # noqa: E402
-from kanna.optimization.memory_budget import SLACK, Footprint, Room  # noqa: E402
-from kanna.optimization.search import Limits  # noqa: E402
+from kanna.optimization import measure  # noqa: E402 - needs torch
+from kanna.optimization import memory_budget as footprint  # noqa: E402 - needs torch
+from kanna.optimization.context import Context, Workspace  # noqa: E402
+from kanna.optimization.memory_budget import SLACK, CacheOption, MemoryBudget  # noqa: E402
+from kanna.optimization.search import SizeRange  # noqa: E402
 from kanna.plan.allocate import Choice, Option  # noqa: E402
 
-measure, footprint = (
-    import_module("kanna.optimization.measure"),
-    import_module("kanna.optimization.memory_budget"),
-)
 CONTEXT = 512
-ANY = Limits(least=0, most=1 << 40, fixed=0)
+ANY = SizeRange(least=0, most=1 << 40, fixed=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,10 +63,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def workspace_of(source: Path, folder: Path) -> Workspace:
+    """A source in a folder, on one thread."""
+    opened = kanna.open_source(source)
+    return Workspace(
+        source=opened,
+        model=families.load_model(opened),
+        folder=folder,
+        context=Context(threads=1),
+    )
+
+
 @pytest.fixture(scope="module")
-def wide(home: Path) -> Footprint:
+def wide(home: Path) -> MemoryBudget:
     """The rooms beside the tiny model's weights when memory does not matter."""
-    return Footprint(kanna.open_source(home / "tiny"), 1_000_000_000, CONTEXT, ANY, 1, Silent())
+    return MemoryBudget(workspace_of(home / "tiny", home), 1_000_000_000, CONTEXT, ANY)
 
 
 def optimize(home: Path, *words: str, out: str = "out") -> Result:
@@ -99,14 +106,14 @@ def optimize(home: Path, *words: str, out: str = "out") -> Result:
     )
 
 
-def beside(wide: Footprint, cache: str) -> int:
+def beside(wide: MemoryBudget, cache: str) -> int:
     """Bytes a file must leave of the memory."""
-    return wide.memory - next(r.nbytes for r in wide.rooms if r.cache == cache)
+    return wide.memory - next(r.nbytes for r in wide.options if r.cache == cache)
 
 
-def test_llama_cpp_takes_what_it_is_asked_for(home: Path, wide: Footprint) -> None:
+def test_llama_cpp_takes_what_it_is_asked_for(home: Path, wide: MemoryBudget) -> None:
     model = families.load_model(kanna.open_source(home / "tiny"))
-    sizes = {r.cache: r.overhead.kv for r in wide.rooms}
+    sizes = {r.cache: r.overhead.kv for r in wide.options}
     whole = cache_bytes(model, CONTEXT)
     assert sizes["f16"] == pytest.approx(whole, rel=0.02)
     assert sizes["q8_0"] == pytest.approx(whole * 34 / 64, rel=0.02)
@@ -114,7 +121,7 @@ def test_llama_cpp_takes_what_it_is_asked_for(home: Path, wide: Footprint) -> No
 
 
 def test_the_prediction_covers_what_is_resident(
-    home: Path, wide: Footprint, tmp_path: Path
+    home: Path, wide: MemoryBudget, tmp_path: Path
 ) -> None:
     made = kanna.convert(home / "tiny", tmp_path / "m.gguf", preset="Q8_0").file_bytes
     for cache in ("f16", "q8_0"):
@@ -124,7 +131,7 @@ def test_the_prediction_covers_what_is_resident(
         assert found.interpreter > 10_000_000
 
 
-def test_a_limit_is_kept_in_a_process_of_its_own(home: Path, wide: Footprint) -> None:
+def test_a_limit_is_kept_in_a_process_of_its_own(home: Path, wide: MemoryBudget) -> None:
     limit = beside(wide, "f16") + 1_400_000
     run = optimize(home, "--memory", str(limit))
     assert run.exit_code == 0, run.stderr
@@ -150,7 +157,7 @@ def test_a_limit_is_kept_in_a_process_of_its_own(home: Path, wide: Footprint) ->
 
 
 def test_too_much_memory_is_planned_again(
-    home: Path, wide: Footprint, monkeypatch: pytest.MonkeyPatch
+    home: Path, wide: MemoryBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if llama.cpp took 300 kB more than its buffers say, for every file."""
     limit = beside(wide, "f16") + 1_500_000
@@ -182,7 +189,7 @@ def test_too_much_memory_is_planned_again(
     assert run.exit_code == 1 and "2 files were tried" in run.stderr
 
 
-def test_what_cannot_be_is_said_with_the_range(home: Path, wide: Footprint) -> None:
+def test_what_cannot_be_is_said_with_the_range(home: Path, wide: MemoryBudget) -> None:
     run = optimize(home, "--memory", "9MB", out="never")
     assert run.exit_code == 1, run.output
     assert (
@@ -198,13 +205,14 @@ def test_what_cannot_be_is_said_with_the_range(home: Path, wide: Footprint) -> N
     ) == pytest.approx(least, abs=100_000)
 
 
-def rooms(least: dict[str, int]) -> Footprint:
+def rooms(least: dict[str, int]) -> MemoryBudget:
     """A footprint with rooms of so many bytes, made without llama.cpp."""
-    made = object.__new__(Footprint)
+    made = object.__new__(MemoryBudget)
     none = Overhead(loaded=0, kv=0, compute=0, output=0)
-    made.rooms = [Room(cache=c, overhead=none, nbytes=n) for c, n in least.items()]
-    made.memory, made.context, made.why, made._threads, made._bar = 1000, 64, "", 1, Silent()
-    made.chosen, made._feasible = made.rooms[0], Limits(least=10, most=160, fixed=0)
+    made.options = [CacheOption(cache=c, overhead=none, nbytes=n) for c, n in least.items()]
+    made.memory, made.context, made.why = 1000, 64, ""
+    made._workspace = SimpleNamespace(context=Context(threads=1))
+    made.chosen, made._feasible = made.options[0], SizeRange(least=10, most=160, fixed=0)
     return made
 
 
@@ -214,7 +222,7 @@ CHOICES = [
         options=[Option(encoding=str(b), nbytes=b, cost=1.0 / b) for b in (10, 20, 40, 80, 160)],
     ),
 ]
-TEXT = Spare(trial=[("prose", [1, 2, 3])], proof=[], fitted=False)
+TEXT = [("prose", [1, 2, 3])]
 
 
 @pytest.mark.parametrize(
@@ -236,34 +244,34 @@ def test_the_cache_is_chosen_by_what_both_cost(
 ) -> None:
     one = rooms(sizes)
     monkeypatch.setattr(one.__class__, "_shifts", lambda *_: dict(zip(sizes, shifts, strict=True)))
-    one.choose(CHOICES, TEXT, "", Path(), Silent())
+    one.choose(CHOICES, TEXT, "")
     assert one.chosen.cache == chosen and why in one.why
 
 
 def test_without_text_the_rule_is_float16() -> None:
     one = rooms({"f16": 30, "q8_0": 50})
-    nothing = Spare(trial=[], proof=[], fitted=True)
-    one.choose(CHOICES, nothing, "", Path(), Silent())
+    one.choose(CHOICES, [], "")
     assert one.chosen.cache == "f16" and "no text" in one.why
 
 
-def test_a_smaller_cache_is_measured_once(home: Path, wide: Footprint, tmp_path: Path) -> None:
+def test_a_smaller_cache_is_measured_once(home: Path, wide: MemoryBudget, tmp_path: Path) -> None:
     windows = [("prose", [1, *range(5, 200)]), ("prose", [1, *range(9, 204)])]
-    shifts = wide._shifts(list(CACHES), windows, "mark", tmp_path, Silent())
+    budget = MemoryBudget(workspace_of(home / "tiny", tmp_path), 1_000_000_000, CONTEXT, ANY)
+    shifts = budget._shifts(list(CACHES), windows, "mark")
     assert 0 == shifts["f16"] < shifts["q8_0"] < shifts["q4_0"]
     kept = (tmp_path / "cache.json").stat().st_mtime_ns
-    assert wide._shifts(list(CACHES), windows, "mark", tmp_path, Silent()) == shifts
+    assert budget._shifts(list(CACHES), windows, "mark") == shifts
     assert (tmp_path / "cache.json").stat().st_mtime_ns == kept
     assert not list(tmp_path.glob(".judge-*"))
-    wide._shifts(["f16"], windows, "another", tmp_path, Silent())
+    budget._shifts(["f16"], windows, "another")
     assert json.loads((tmp_path / "cache.json").read_text())["kl"] == {"f16": 0.0}
 
 
 def test_caches_that_heads_cannot_have_are_left_out(tmp_path: Path) -> None:
     """Heads of 48 values are no multiple of blocks of 32."""
     tiny_models.make("mistral-nemo", tmp_path / "tiny")
-    found = Footprint(kanna.open_source(tmp_path / "tiny"), 10**9, 256, ANY, 1, Silent())
-    assert [r.cache for r in found.rooms] == ["f16"]
+    found = MemoryBudget(workspace_of(tmp_path / "tiny", tmp_path), 10**9, 256, ANY)
+    assert [o.cache for o in found.options] == ["f16"]
     path = tmp_path / "m.gguf"
     kanna.convert(tmp_path / "tiny", path, preset="Q8_0")
     with pytest.raises(KannaError, match="cannot make a context"):
@@ -276,15 +284,13 @@ def test_a_rival_that_takes_more_is_not_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = rooms({"f16": 30})
-    one.found, one.tries = {}, [{"measured": 1}]
-    rows = [
-        (SimpleNamespace(name=name, path=str(tmp_path / name)), None) for name in ("ours", "rival")
-    ]
+    one.measured, one.tries = {}, [{"measured": 1}]
+    rows = [SimpleNamespace(name=name, path=str(tmp_path / name)) for name in ("ours", "rival")]
     peaks = {"ours": 999, "rival": 1001}
     monkeypatch.setattr(
         footprint, "resident", lambda path, **_: Resident(peak=peaks[path.name], interpreter=1)
     )
-    assert [row.name for row, _ in one.within(rows)] == ["ours"]
+    assert [row.name for row in one.within(rows)] == ["ours"]
     peaks["ours"] = 1001
     with pytest.raises(PlanError, match="1,001 bytes"):
         one.within(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,10 @@ from kanna import encodings, families
 from kanna.calibration import statistics
 from kanna.errors import PlanError
 from kanna.formats import gguf
-from kanna.optimization.search import Found, Wishes, limits, search
+from kanna.optimization.adapters.gguf import GGUFAdapter
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.search import PlannedArtefact, search, size_range
 from kanna.plan import Plan
 
 torch = pytest.importorskip("torch")
@@ -28,11 +30,9 @@ from helpers import (
     tiny_models,  # noqa: E402 - needs torch
 )
 
-# The package names functions like the modules they are in.
-measure, probe = (
-    import_module("kanna.optimization.measure"),
-    import_module("kanna.optimization.probe"),
-)
+from kanna.optimization import measure  # noqa: E402 - needs torch
+from kanna.optimization.adapters import gguf as adapter_module  # noqa: E402 - needs torch
+
 QUICK = ("q2_k", "q3_k", "iq4_xs", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16")
 
 
@@ -79,6 +79,18 @@ def step(home: Path) -> int:
         {o.nbytes for c in choices if c.name.endswith("attn_k.weight") for o in c.options}
     )
     return max(b - a for a, b in zip(sizes, sizes[1:], strict=False) if b < sizes[-1])
+
+
+def adapter_of(source: Any, folder: Path, statistics: Path | None = None) -> GGUFAdapter:
+    """The adapter of a GGUF for a source."""
+    workspace = Workspace(
+        source=source,
+        model=families.load_model(source),
+        folder=folder,
+        context=Context(threads=1),
+        statistics=statistics,
+    )
+    return GGUFAdapter(workspace)
 
 
 needs_llama = pytest.mark.usefixtures("llama_cpp")
@@ -208,10 +220,12 @@ def test_to_the_byte(home: Path, optimized: dict[str, Any], tmp_path: Path) -> N
         progress=Stops(None),
     )
 
-    def find(budget: int) -> Found:
-        return search(source, model, costs, stats, budget, tmp_path / "plan.json", wishes=Wishes())
+    adapter = adapter_of(source, tmp_path, stats)
 
-    before: Found | None = None
+    def find(budget: int) -> PlannedArtefact:
+        return search(adapter, adapter.choices(costs), budget, tmp_path / "plan.json")
+
+    before: PlannedArtefact | None = None
     for budget in (900_000, 1_234_567):
         found = find(budget)
         made = kanna.convert(
@@ -265,7 +279,7 @@ def test_more_than_can_be_used(home: Path) -> None:
 
 @needs_llama
 def test_balanced_measures_what_was_predicted(home: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(probe, "WINDOWS", 1)
+    monkeypatch.setattr(adapter_module, "WINDOWS", 1)
     first = done(home, "--bpw", "4.5", "--effort", "balanced")
     kept = json.loads((home / "out" / "probe.json").read_text())
     kinds = {
@@ -313,9 +327,9 @@ def test_interrupted_measurement_goes_on(home: Path, tmp_path: Path, monkeypatch
         statistics.read(tmp_path / "stats"),
     )
     path, calls = tmp_path / "measure.json", list[str]()
-    costs = measure._Work.costs
+    costs = measure._CostMeter.costs
     monkeypatch.setattr(
-        measure._Work,
+        measure._CostMeter,
         "costs",
         lambda self, name, pool: calls.append(name) or costs(self, name, pool),
     )
@@ -403,15 +417,16 @@ def test_what_is_impossible_is_said_before_anything_is_done(what: str, home: Pat
 def test_a_budget_too_small_names_the_range(home: Path) -> None:
     source = kanna.open_source(home / "tiny")
     model = families.load_model(source)
-    found = limits(source, measure.unmeasured(model).choices(model, Wishes().allow(model)))
+    adapter = adapter_of(source, home)
+    found = size_range(adapter, adapter.choices(measure.unmeasured(model)))
     f16 = kanna.convert(source, encoding="f16", dry_run=True).file_bytes
     assert found.least < 0.3 * f16 and found.most == pytest.approx(f16, rel=0.01)
     found.check(found.least)
     with pytest.raises(PlanError, match=f"Expected: {found.least:,} to {found.most:,} bytes"):
         found.check(found.least - 1)
     # A rule narrows the range.
-    kept = limits(
-        source, measure.unmeasured(model).choices(model, Wishes(keep=["ffn"]).allow(model))
+    kept = size_range(
+        adapter, adapter.choices(measure.unmeasured(model), Constraints(keep=["ffn"]))
     )
     assert found.least < kept.least < kept.most == pytest.approx(found.most, rel=1e-4)
 
@@ -427,11 +442,11 @@ def test_rules_that_do_not_fit_the_rows_are_refused(tmp_path: Path) -> None:
     metadata = metadata_of_a_llama(layers=0, hidden=96, heads=2, kv_heads=2, feed=96)
     path = gguf_file(tmp_path / "m.gguf", tensors, metadata)
     model = families.load_model(kanna.open_source(path))
-    Wishes(rules={"token_embd": "q4_0"}).check(model)
+    Constraints(rules={"token_embd": "q4_0"}).check(model)
     with pytest.raises(
         UsageError, match="q4_k cannot hold token_embd.weight, whose rows have 96 values"
     ):
-        Wishes(rules={"token_embd": "q4_k"}).check(model)
+        Constraints(rules={"token_embd": "q4_k"}).check(model)
     assert all(
         96 % encodings.get(e).block == 0
         for e in measure.unmeasured(model).costs["token_embd.weight"]

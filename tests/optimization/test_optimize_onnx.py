@@ -86,7 +86,8 @@ def test_an_embedding_of_its_own_buys_no_time(tied: bool) -> None:
 
     There, 8 bits go to the embedding.
     """
-    from kanna.optimization.onnx import EMBEDDING, within
+    from kanna.conversion.nbits import EMBEDDING
+    from kanna.optimization.adapters.onnx_time import share_within_time
     from kanna.plan.allocate import Choice, Option
 
     other = "blk.0.ffn_up.weight"
@@ -100,6 +101,6 @@ def test_an_embedding_of_its_own_buys_no_time(tied: bool) -> None:
         )
         for name, gain in ((EMBEDDING, 1.0), (other, 2.0))
     ]
-    found = within(choices, 1760, {EMBEDDING: 1000, other: 1000}, tied)
+    found = share_within_time(choices, 1760, {EMBEDDING: 1000, other: 1000}, tied)
     assert found[other if tied else EMBEDDING].encoding == "nbits8g32"
     assert found[EMBEDDING if tied else other].encoding == "nbits4g32"

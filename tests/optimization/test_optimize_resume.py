@@ -5,7 +5,6 @@ Nothing is lost, and the result is what the plan says.
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ pytest.importorskip("llama_cpp")
 
 from helpers import tiny_models  # noqa: E402 - needs torch
 
-measure = import_module("kanna.optimization.measure")
+from kanna.optimization import measure  # noqa: E402 - needs torch
 
 
 class OnceEach:

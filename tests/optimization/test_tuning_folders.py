@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 import kanna
 from kanna import encodings, families
 from kanna._util.progress import Silent
-from kanna.conversion.base import Running
 from kanna.encodings import grouped as grouped_
 from kanna.model import columns
 from kanna.plan import Plan, RuleModel
@@ -32,8 +30,12 @@ from helpers import (
     tiny_models,  # noqa: E402 - needs torch
 )
 
-distill = import_module("kanna.optimization.tuning.distill")
-RUNNING = Running(threads=1, overwrite=True, nonfinite="refuse", progress=Silent())
+from kanna.optimization import adapters  # noqa: E402 - needs torch
+from kanna.optimization.adapters.base import ArtefactSpec  # noqa: E402 - needs torch
+from kanna.optimization.context import Context, Workspace  # noqa: E402 - needs torch
+from kanna.optimization.kl_scorer import HeldOutWindows  # noqa: E402 - needs torch
+from kanna.optimization.tuning import distillation  # noqa: E402 - needs torch
+
 MIX = {
     "mlx": Plan(
         name="p",
@@ -71,19 +73,18 @@ def subject_of(format: str, recipe: str, home: Path) -> tuple[Any, Any]:
     (home / "text.txt").write_text(tiny_models.TEXT * 20, encoding="utf-8")
     kanna.calibrate(home / "tiny", home / "stats", calibration=[home / "text.txt"], tokens=512)
     MIX[format].save(plan)
-    module: Any = import_module(f"kanna.optimization.{format}")
-    if format == "onnx":
-        bench = module.Bench(
-            source=source,
-            model=model,
-            graph=module.build(source, model, home, RUNNING),
-            statistics=home / "stats",
-        )
-        bench.work(home / "plain", plan=plan).write_from(bench.graph, RUNNING)
-        return model, module.subject(bench, home / "plain", plan, home / "tuned", RUNNING)
-    bench = module.Bench(source=source, model=model, statistics=home / "stats")
-    bench.work(home / "plain", plan=plan).write(RUNNING)
-    return model, module.subject(bench, home / "plain", home / "tuned", RUNNING)
+    workspace = Workspace(
+        source=source,
+        model=model,
+        folder=home,
+        context=Context(threads=1),
+        statistics=home / "stats",
+    )
+    adapter = adapters.get(format)(workspace)
+    adapter.prepare()
+    adapter.write_folder(ArtefactSpec(name="plain", path=home / "plain", plan=plan))
+    nothing = HeldOutWindows(trial=[], proof=[], fitted=False)
+    return model, adapter.tuning_subject(plan, home / "plain", home / "tuned", nothing)
 
 
 @pytest.mark.parametrize("recipe", ["llama", "qwen3", "gemma3"])
@@ -98,7 +99,7 @@ def test_what_was_learned_is_what_the_folder_holds(
 
     model, subject = subject_of(format, recipe, tmp_path)
     held = subject.read(subject.artefact)
-    blocks, sizes = distill.blocks(held), distill.sizes(held)
+    blocks, sizes = distillation.blocks(held), distillation.sizes(held)
     floats = {"output.weight"} if format == "onnx" else set()
     assert set(blocks) == {n for n, t in model.tensors.items() if len(t.shape) == 2} - floats
     assert set(sizes) == (set(blocks) if format == "mlx" else set())
@@ -149,7 +150,9 @@ def test_gradients_are_those_of_what_is_computed(format: str, tmp_path: Path) ->
     ids = np.arange(3, 67)
     teacher = Teacher(model, ids[None], "cpu")
     for part in ("theta", "delta"):
-        student = Student(held, distill.blocks(held), "cpu", distill.sizes(held), subject.norms)
+        student = Student(
+            held, distillation.blocks(held), "cpu", distillation.sizes(held), subject.norms
+        )
         free: dict[str, Any] = getattr(student, part)
         first = student.divergence(ids, teacher.states[0], teacher.head, learn=True)
         for name, theta in free.items():
@@ -213,7 +216,9 @@ def test_effort_max_tunes_within_the_budget_and_says_so(
         kanna.convert(home / "tiny", made, format=format, plan=plan, statistics=found["statistics"])
         for path in made.glob(WEIGHTS[format]):
             assert path.read_bytes() == (tuned / path.name).read_bytes()
-    monkeypatch.setattr(distill, "Student", lambda *_, **__: pytest.fail("it was taught again"))
+    monkeypatch.setattr(
+        distillation, "Student", lambda *_, **__: pytest.fail("it was taught again")
+    )
     if told["kept"]:
         shutil.rmtree(tuned)
     again = run()

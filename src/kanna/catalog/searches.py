@@ -1,23 +1,13 @@
-"""Searches: how far `kanna optimize` goes, named by `--effort`, and the steps that it goes through."""
+"""Searches: how far `kanna optimize` goes, named by `--effort`, and its stages."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
-from kanna.catalog.base import Component, Kind, of_module, options
-from kanna.optimization import EFFORTS, EXTRA, optimize
+from kanna.catalog.base import Component, Kind, options
+from kanna.optimization import EFFORTS, EXTRA, STAGES, optimize
 
 _KIND = "searches"
-_STEPS = (
-    "optimization.measure",
-    "optimization.probe",
-    "optimization.onnx_probe",
-    "plan.allocate",
-    "optimization.local_search",
-    "optimization.tuning.distill",
-    "optimization.contest",
-)
 
 
 def _find() -> Iterator[Component]:
@@ -34,10 +24,16 @@ def _find() -> Iterator[Component]:
             options=budgets,
             facts={"swaps tried at most": effort.swaps},
         )
-    for step in _STEPS:
-        module = importlib.import_module(f"kanna.{step}")
-        name = step.rpartition(".")[2].replace("_", "-")
-        yield of_module(_KIND, name, module, extra=EXTRA, facts={"kind": "step"})
+    for stage in STAGES.values():
+        yield Component(
+            kind=_KIND,
+            name=stage.name,
+            summary=stage.summary,
+            about=stage.function.__doc__ or "",
+            where=f"{stage.function.__module__}:{stage.function.__name__}",
+            extra=EXTRA,
+            facts={"kind": "step"},
+        )
 
 
 KIND = Kind(find=_find)

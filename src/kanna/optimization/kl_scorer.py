@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,83 +19,78 @@ from kanna.calibration.windows import cut
 from kanna.errors import GateError
 from kanna.evaluation import reference_gguf
 from kanna.evaluation.divergence import compare
-from kanna.hardware.cpu import default_threads
 from kanna.model import F32, Model
+from kanna.optimization.context import Workspace
 from kanna.runtimes.llamacpp import RUNTIME
-from kanna.sources import Source
 
 EACH = 3
-"""Windows of each kind of text, for trials and for the report."""
+"""Windows of each kind of text, for decisions and for the report."""
+SURE = 0.5
+"""How much of the half width of the 95 % interval a gain must exceed: about one standard error."""
 _EVERYTHING = 1 << 40
 
 F64 = NDArray[np.float64]
+Window = tuple[str, list[int]]
+"""A kind of text, and token ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spare:
-    """Windows as (kind of text, token ids).
-
-    both, kinds in turn.
+class HeldOutWindows:
+    """Windows of calibration text that nothing was fitted to, kinds of text in turn.
 
     Attributes:
-        trial: What decisions are made on.
-        proof: What only the report reads.
-        rest: What is left beyond.
-        fitted: No text was left over, so that both are the windows that were held out of the
-            statistics.
+        trial: Decisions are made on these.
+        proof: Only the report reads these.
+        rest: All that are beyond both.
+        fitted: Whether there was no such text, so that `trial` and `proof` are the windows that were
+            held out of the statistics.
     """
 
-    trial: list[tuple[str, list[int]]]
-    proof: list[tuple[str, list[int]]]
+    trial: list[Window]
+    proof: list[Window]
     fitted: bool
-    rest: list[tuple[str, list[int]]] = field(default_factory=list[tuple[str, list[int]]])
+    rest: list[Window] = field(default_factory=list[Window])
 
 
-def spare(model: Model, calibration: Sequence[str | Path] | None, tokens: int) -> Spare:
-    """The windows of the calibration text that `tokens` tokens of calibration did not reach, EACH of every kind."""
-    found, _ = texts.documents(calibration, model)
-    used, every = cut(found, model, tokens=tokens), cut(found, model, tokens=_EVERYTHING)
+def held_out(model: Model, calibration: Sequence[str | Path] | None, tokens: int) -> HeldOutWindows:
+    """The windows that `tokens` tokens of calibration did not reach, EACH of every kind of text."""
+    documents, _ = texts.documents(calibration, model)
+    used, full = cut(documents, model, tokens=tokens), cut(documents, model, tokens=_EVERYTHING)
     kinds: dict[str, list[list[int]]] = {}
-    for domain, ids in zip(every.domains[len(used.ids) :], every.ids[len(used.ids) :], strict=True):
+    start = len(used.ids)
+    for domain, ids in zip(full.domains[start:], full.ids[start:], strict=True):
         kinds.setdefault(domain, []).append([int(i) for i in ids])
-    if any(len(of) > 1 for of in kinds.values()):
-        trial = [(d, ids) for d, of in kinds.items() for ids in of[1::2][:EACH]]
-        proof = [(d, ids) for d, of in kinds.items() for ids in of[::2][:EACH]]
-        left = [[(d, ids) for ids in of[2 * EACH :]] for d, of in kinds.items()]
-        rest = [one for turn in zip_longest(*left) for one in turn if one is not None]
-        return Spare(trial=trial, proof=proof, fitted=False, rest=rest)
+    if any(len(windows) > 1 for windows in kinds.values()):
+        trial = [(kind, ids) for kind, windows in kinds.items() for ids in windows[1::2][:EACH]]
+        proof = [(kind, ids) for kind, windows in kinds.items() for ids in windows[::2][:EACH]]
+        beyond = [[(kind, ids) for ids in windows[2 * EACH :]] for kind, windows in kinds.items()]
+        rest = [window for turn in zip_longest(*beyond) for window in turn if window is not None]
+        return HeldOutWindows(trial=trial, proof=proof, fitted=False, rest=rest)
     held = [
-        (d, [int(i) for i in ids])
-        for d, ids, out in zip(used.domains, used.ids, used.held, strict=True)
-        if out
+        (kind, [int(i) for i in ids])
+        for kind, ids, is_held in zip(used.domains, used.ids, used.held, strict=True)
+        if is_held
     ]
-    return Spare(trial=held, proof=held, fitted=True)
+    return HeldOutWindows(trial=held, proof=held, fitted=True)
 
 
-class Judge:
-    """A context manager that scores files on the same windows.
+class KLScorer:
+    """Scores files in llama.cpp on the same windows, as a context manager.
 
-    The reference reads each of them once.
-
-    Its logits lie in a temporary folder beside the results: positions × vocabulary × 4 bytes, half
-    of each window.
+    The reference reads each window once. Its logits lie in a temporary folder: half of the positions
+    of each window × vocabulary × 4 bytes.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        windows: Sequence[tuple[str, list[int]]],
-        folder: Path,
-        threads: int | None,
-    ) -> None:
-        self.windows, self._source, self._threads = list(windows), source, threads
-        self._stack, self._folder = ExitStack(), folder
+    def __init__(self, workspace: Workspace, windows: Sequence[Window]) -> None:
+        self.windows, self._workspace = list(windows), workspace
+        self._threads, self._progress = workspace.context.threads, workspace.context.progress
+        self._stack = ExitStack()
         self._logits: list[Path] = []
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> KLScorer:
         self._scratch = Path(
             self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=".judge-", dir=self._folder)
+                tempfile.TemporaryDirectory(prefix=".judge-", dir=self._workspace.folder)
             )
         )
         return self
@@ -109,42 +103,47 @@ class Judge:
     ) -> None:
         self._stack.close()
 
-    def read(self, bar: Progress) -> None:
+    def read(self) -> None:
         """Let the reference read the windows; done once."""
         if self._logits:
             return
-        exact = reference_gguf(self._source, progress=bar)
-        bar.start("reference", len(self.windows), "windows")
-        made: list[Path] = []
+        progress = self._progress
+        exact = reference_gguf(self._workspace.source, progress=progress)
+        progress.start("reference", len(self.windows), "windows")
+        paths: list[Path] = []
         with RUNTIME.open(exact, context=self._context, threads=self._threads) as engine:
             for number, (_, ids) in enumerate(self.windows):
-                made.append(self._scratch / f"{number}.npy")
+                paths.append(self._scratch / f"{number}.npy")
                 # Written, not mapped: a full disk is an error here and a signal there.
-                np.save(made[-1], engine.logits(ids, first=len(ids) // 2, copy=False)[:-1])
-                bar.advance(1)
-        bar.finish()
-        self._logits = made
+                np.save(paths[-1], engine.logits(ids, first=len(ids) // 2, copy=False)[:-1])
+                progress.advance(1)
+        progress.finish()
+        self._logits = paths
 
     def kl(
         self,
         path: Path,
-        bar: Progress,
         *,
+        progress: Progress | None = None,
         stop: Callable[[F64], bool] | None = None,
         cache: str = "f16",
     ) -> F64:
         """Mean KL divergence of each window in nats, f64 [windows].
 
-        Fewer when stop(those so far) says it is enough.
-
-        float16
-
         Args:
-            cache: Encoding of the keys and values that the file is scored with; the reference has.
+            path: The file.
+            progress: Where to report; None: where the run does.
+            stop: Is given the scores so far; where it is true, no more windows are read.
+            cache: Encoding of the keys and values that the file is scored with; the reference has
+                float16.
+
+        Raises:
+            GateError: The file gives logits that are not numbers.
         """
-        self.read(bar)
+        self.read()
+        progress = progress or self._progress
         scores: list[float] = []
-        bar.start("score", len(self.windows), "windows")
+        progress.start("score", len(self.windows), "windows")
         with RUNTIME.open(
             path, context=self._context, threads=self._threads, cache=cache
         ) as engine:
@@ -152,20 +151,20 @@ class Judge:
                 first = len(ids) // 2
                 base: F32 = np.load(exact, mmap_mode="r")
                 logits = engine.logits(ids, first=first, copy=False)[:-1]
-                targets: Any = np.array(ids[first + 1 :])
-                _, (one,) = compare(
-                    base, [logits], targets, threads=self._threads or default_threads()
+                targets = np.array(ids[first + 1 :])
+                _, (divergence,) = compare(
+                    base, [logits], targets, threads=self._workspace.context.workers
                 )
-                if not np.isfinite(one.kl).all():
+                if not np.isfinite(divergence.kl).all():
                     raise GateError(
                         f"{path} gives logits that are not numbers",
                         todo="convert again; do not use it",
                     )
-                scores.append(float(one.kl.mean()))
-                bar.advance(1)
+                scores.append(float(divergence.kl.mean()))
+                progress.advance(1)
                 if stop is not None and stop(np.array(scores)):
                     break
-        bar.finish()
+        progress.finish()
         return np.array(scores)
 
     @property

@@ -1,8 +1,8 @@
-"""Swaps of encodings after the allocation, decided by what the runtime measures on text nothing was fitted to.
+"""Other plans of the same size, decided by what the runtime measures on text nothing was fitted to.
 
-Each try moves a group of costs (moves.py), allocates again within the same bytes, encodes what changed, and scores the
-file window by window beside the best so far. It is kept when the divergence falls by more than its standard error over
-the windows, and left early when they agree that it rises. What was found out lies in swaps.json, by what it depends on.
+Each trial moves a group of costs (moves.py), allocates again within the same bytes, encodes what changed, and scores
+the file window by window against the best so far. It is kept when the divergence falls by more than its standard error
+over the windows, and left early when they agree that it rises. The state lies in swaps.json, keyed by what it depends on.
 """
 
 from __future__ import annotations
@@ -19,23 +19,19 @@ import numpy as np
 
 from kanna import __version__
 from kanna._util.atomic import write_json
-from kanna._util.progress import Progress, Silent
+from kanna._util.progress import Silent
 from kanna.calibration import statistics
 from kanna.errors import PlanError
 from kanna.evaluation.stats import MIN_WINDOWS, half_width
-from kanna.model import Model
-from kanna.optimization.kl_scorer import F64, Judge, Spare
+from kanna.optimization.adapters.base import Adapter
+from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows, KLScorer, Window
 from kanna.optimization.moves import first_moves, groups, moved
-from kanna.optimization.rewrite import rewrite
-from kanna.optimization.search import Found, fill
+from kanna.optimization.search import PlannedArtefact, search
 from kanna.plan.allocate import Choice
 from kanna.runtimes.llamacpp import RUNTIME
-from kanna.sources import Source
 
 FILE = "swaps.json"
 SCRATCH = ".swaps-"
-SURE = 0.5
-"""How much of the half width of the 95 % interval a gain must exceed: about one standard error."""
 _STATES = 8
 """Budgets whose trials are remembered."""
 _LIMIT = 8.0
@@ -43,19 +39,19 @@ _LIMIT = 8.0
 
 
 @dataclass(slots=True, kw_only=True)
-class State:
-    """What is known so far, as it lies in swaps.json.
+class SearchState:
+    """What a local search knows so far, as it lies in swaps.json.
 
     Attributes:
-        queue: Moves that are still to be tried, as [group, factor].
+        queue: Moves that are still to be tried, as (group, factor).
         factors: Of the best plan, by group.
         encodings: Of its matrices.
         scores: KL divergence of the best plan, by window of the trial text.
-        start: The same of the plan that the search gave.
-        proof: On the windows that decide nothing.
+        start: The same of the plan that the allocation gave.
+        proof: The same on the windows that decide nothing.
         seen: Hashes of the plans that were tried.
         gained: Whether this round kept any.
-        tries: What the report tells of each.
+        tries: What the report shows of each trial.
     """
 
     key: str
@@ -70,93 +66,121 @@ class State:
     tries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
-class Swaps:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Paths:
+    """The best artefact and its plan, and those of a trial."""
+
+    artefact: Path
+    plan: Path
+    trial: Path
+    trial_plan: Path
+
+
+class LocalSearch:
     """The trials of one plan within one budget.
 
-    only reported Raises nothing of its own; an interrupted run leaves the best so far in `artefact`
-    and `plan`.
-
-    Attributes:
-        found: What the search gave, from `choices`.
-        text: Windows that decide, and windows that are.
+    An interrupted run leaves the best artefact and plan so far.
     """
 
     def __init__(
         self,
-        source: Source,
-        model: Model,
+        adapter: Adapter,
         choices: Sequence[Choice],
-        found: Found,
-        stats: Path,
+        planned: PlannedArtefact,
         budget: int,
-        folder: Path,
-        text: Spare,
-        threads: int | None,
+        windows: HeldOutWindows,
     ) -> None:
-        self._source, self._model, self._choices, self._stats = source, model, list(choices), stats
-        self._budget, self._folder, self._text, self._threads = budget, folder, text, threads
+        """Read the state of an earlier run, if there is one.
+
+        Args:
+            adapter: The format, with a scorer.
+            choices: What the allocation chose from.
+            planned: Its result.
+            budget: Bytes that the artefact may have.
+            windows: Trial windows decide, proof windows are only reported.
+        """
+        self._adapter, self._choices = adapter, list(choices)
+        self._budget, self._windows = budget, windows
         self._groups = groups([c.name for c in choices])
+        self._file = adapter.file(FILE)
         costs = [[c.name, [[o.encoding, o.nbytes, o.cost] for o in c.options]] for c in choices]
-        known = [
+        inputs = [
             __version__,
             RUNTIME.available().version,
-            statistics.read(stats).sha256,
+            statistics.read(adapter.workspace.calibrated).sha256,
             budget,
             costs,
-            text.trial,
+            windows.trial,
         ]
-        key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        self._states = _read(folder / FILE)
-        fresh = State(key=key, queue=first_moves(self._groups), encodings=found.encodings)
-        fresh.seen.append(_mark(found.encodings))
+        key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+        self._states = _read(self._file)
+        fresh = SearchState(key=key, queue=first_moves(self._groups), encodings=planned.encodings)
+        fresh.seen.append(_hash(planned.encodings))
         self.state = _state(self._states.get(key), fresh)
 
     @property
     def encodings(self) -> dict[str, str]:
-        """Those of the best plan known, of this run or an earlier one."""
+        """Encodings of the best plan known, of this run or an earlier one."""
         return self.state.encodings
 
+    @property
+    def kept(self) -> int:
+        """How many trials gained."""
+        return sum(trial["kept"] for trial in self.state.tries)
+
     def predicted(self) -> float:
-        """What the best plan was expected to cost before anything was moved."""
+        """Nats that the best plan was expected to cost before any cost was moved."""
         costs = {c.name: {o.encoding: o.cost for o in c.options} for c in self._choices}
         return sum(costs[name][encoding] for name, encoding in self.state.encodings.items())
 
-    def run(self, artefact: Path, plan: Path, tries: int, bar: Progress) -> None:
+    def run(self, artefact: Path, plan: Path, tries: int) -> None:
         """Try until nothing gains or `tries` were made.
 
         Args:
-            artefact, plan: Of the best plan, then of a better one.
+            artefact: That of the best plan; a better one takes its place.
+            plan: The plan file, likewise.
+            tries: Trials at most, those of earlier runs counted.
         """
         state = self.state
         if len(state.tries) >= tries or not state.queue:
             return
-        if not state.proof and self._text.proof:
-            with Judge(self._source, self._text.proof, self._folder, self._threads) as judge:
-                judge.read(bar)
-                state.proof = list(map(float, judge.kl(artefact, bar)))
-        trial = self._folder / f"{SCRATCH}{artefact.name}"
-        scratch = self._folder / f"{SCRATCH}plan" / plan.name  # its name is in the metadata
-        scratch.parent.mkdir(exist_ok=True)
+        if not state.proof and self._windows.proof:
+            with self._scorer(self._windows.proof) as scorer:
+                state.proof = list(map(float, scorer.kl(artefact)))
+        folder = artefact.parent
+        paths = _Paths(
+            artefact=artefact,
+            plan=plan,
+            trial=folder / f"{SCRATCH}{artefact.name}",
+            trial_plan=folder / f"{SCRATCH}plan" / plan.name,  # its name is in the metadata
+        )
+        paths.trial_plan.parent.mkdir(exist_ok=True)
         try:
-            with Judge(
-                self._source, _mixed(self._text.trial), self._folder, self._threads
-            ) as judge:
-                judge.read(bar)
-                if not state.scores:
-                    state.scores = state.start = list(map(float, judge.kl(artefact, bar)))
-                    self._save()
-                bar.start("swaps", tries, "tries")
-                bar.advance(len(state.tries))
-                while len(state.tries) < tries and (move := self._next()) is not None:
-                    if not self._try(move, judge, artefact, plan, trial, scratch):
-                        continue
-                    bar.advance(1, f"{move[0]}: {np.mean(state.scores):.5f} nats")
+            with self._scorer(_alternating(self._windows.trial)) as scorer:
+                self._run(scorer, paths, tries)
         finally:
-            bar.finish()
-            trial.unlink(missing_ok=True)
-            scratch.unlink(missing_ok=True)
+            self._adapter.workspace.context.progress.finish()
+            paths.trial.unlink(missing_ok=True)
+            paths.trial_plan.unlink(missing_ok=True)
             with suppress(OSError):
-                scratch.parent.rmdir()
+                paths.trial_plan.parent.rmdir()
+
+    def _scorer(self, windows: Sequence[Window]) -> KLScorer:
+        scorer = self._adapter.scorer(windows)
+        assert scorer is not None, "the format has no scorer"
+        return scorer
+
+    def _run(self, scorer: KLScorer, paths: _Paths, tries: int) -> None:
+        state, progress = self.state, self._adapter.workspace.context.progress
+        scorer.read()
+        if not state.scores:
+            state.scores = state.start = list(map(float, scorer.kl(paths.artefact)))
+            self._save()
+        progress.start("swaps", tries, "tries")
+        progress.advance(len(state.tries))
+        while len(state.tries) < tries and (move := self._next()) is not None:
+            if self._try(move, scorer, paths):
+                progress.advance(1, f"{move[0]}: {np.mean(state.scores):.5f} nats")
 
     def _next(self) -> tuple[str, float] | None:
         """The next move; another round when the last one kept any, None when nothing gains any more."""
@@ -165,52 +189,30 @@ class Swaps:
             state.queue, state.gained = first_moves(self._groups), False
         return state.queue[0] if state.queue else None
 
-    def _try(
-        self,
-        move: tuple[str, float],
-        judge: Judge,
-        artefact: Path,
-        plan: Path,
-        trial: Path,
-        scratch: Path,
-    ) -> bool:
+    def _try(self, move: tuple[str, float], scorer: KLScorer, paths: _Paths) -> bool:
         """One move; False when it gives no plan that was not tried before."""
         state, (group, factor) = self.state, move
         factors = state.factors | {group: state.factors.get(group, 1.0) * factor}
         state.queue = state.queue[1:]
         if not 1 / _LIMIT <= factors[group] <= _LIMIT:
             return False
+        choices = moved(self._choices, self._groups, factors)
         try:
-            found = fill(
-                self._source,
-                moved(self._choices, self._groups, factors),
-                self._stats,
-                self._budget,
-                scratch,
-            )
+            planned = search(self._adapter, choices, self._budget, paths.trial_plan)
         except PlanError:
             return False
-        if _mark(found.encodings) in state.seen:
+        if (mark := _hash(planned.encodings)) in state.seen:
             return False
-        state.seen.append(_mark(found.encodings))
+        state.seen.append(mark)
         changed = sum(
-            found.encodings[name] != encoding for name, encoding in state.encodings.items()
+            planned.encodings[name] != encoding for name, encoding in state.encodings.items()
         )
-        rewrite(
-            self._source,
-            self._model,
-            scratch,
-            self._stats,
-            trial,
-            before=artefact,
-            threads=self._threads,
-            progress=Silent(),
-        )
+        self._adapter.rewrite(paths.trial_plan, paths.trial, paths.artefact)
         best = np.array(state.scores)
-        scores = judge.kl(trial, Silent(), stop=lambda now: _worse(now, best))
+        scores = scorer.kl(paths.trial, progress=Silent(), stop=lambda now: _worse(now, best))
         difference = scores - best[: len(scores)]
         half = half_width(difference)
-        kept = (
+        gains = (
             len(scores) == len(best)
             and half is not None
             and float(difference.mean()) < -SURE * half
@@ -224,49 +226,42 @@ class Swaps:
                 "before": float(best[: len(scores)].mean()),
                 "after": float(scores.mean()),
                 "half": half,
-                "kept": kept,
+                "kept": gains,
             }
         )
-        if kept:
-            state.scores, state.factors = list(map(float, scores)), factors
-            state.encodings, state.gained = found.encodings, True
-            # The way back leads nowhere, and one more step the same way may gain again.
-            state.queue = [move, *(m for m in state.queue if m[0] != group)]
-            trial.replace(artefact)
-            scratch.replace(plan)
+        if gains:
+            self._keep(move, planned, scores, factors, paths)
         self._save()
         return True
 
+    def _keep(
+        self,
+        move: tuple[str, float],
+        planned: PlannedArtefact,
+        scores: F64,
+        factors: dict[str, float],
+        paths: _Paths,
+    ) -> None:
+        """Make a trial the best so far."""
+        state = self.state
+        state.scores, state.factors = list(map(float, scores)), factors
+        state.encodings, state.gained = planned.encodings, True
+        # The way back leads nowhere, and one more step the same way may gain again.
+        state.queue = [move, *(m for m in state.queue if m[0] != move[0])]
+        paths.trial.replace(paths.artefact)
+        paths.trial_plan.replace(paths.plan)
+
     def _save(self) -> None:
         state = self.state
-        value = {name: getattr(state, name) for name in State.__slots__ if name != "key"}
+        value = {name: getattr(state, name) for name in SearchState.__slots__ if name != "key"}
         self._states.pop(state.key, None)
         self._states[state.key] = value
-        kept = dict(list(self._states.items())[-_STATES:])
-        write_json(self._folder / FILE, kept)
+        write_json(self._file, dict(list(self._states.items())[-_STATES:]))
 
 
-def able(text: Spare, notes: list[str]) -> bool:
-    """Whether there is text to decide swaps and tuning on.
-
-    If not, or only such as was used before, `notes` says so.
-    """
-    if len(text.trial) < MIN_WINDOWS:
-        notes.append(
-            "the calibration text is too short to decide on: neither swaps of encodings nor tuning were tried"
-        )
-        return False
-    if text.fitted:
-        notes.append(
-            "no calibration text was left over: what followed the search was decided on the windows held out of the "
-            "statistics"
-        )
-    return True
-
-
-def _mixed(windows: Sequence[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
+def _alternating(windows: Sequence[Window]) -> list[Window]:
     """Kinds of text in turn, so that the first windows speak for all of them."""
-    kinds: dict[str, list[tuple[str, list[int]]]] = {}
+    kinds: dict[str, list[Window]] = {}
     for kind, ids in windows:
         kinds.setdefault(kind, []).append((kind, ids))
     rows = list(kinds.values())
@@ -285,23 +280,23 @@ def _worse(now: F64, best: F64) -> bool:
     return len(now) >= MIN_WINDOWS and half is not None and float(difference.mean()) - half > 0
 
 
-def _mark(encodings_: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(encodings_.items())).encode()).hexdigest()[:16]
+def _hash(encodings: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(encodings.items())).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        states = json.loads(path.read_text(encoding="utf-8"))
+        return states if isinstance(states, dict) else {}
     except (OSError, ValueError):
         return {}
 
 
-def _state(saved: Any, fresh: State) -> State:
-    """The state of an earlier run, unless it is not what one would be."""
+def _state(saved: Any, fresh: SearchState) -> SearchState:
+    """The state of an earlier run, unless it does not have the form of one."""
     try:
-        found = State(key=fresh.key, **saved)
-        found.queue = [(str(group), float(factor)) for group, factor in found.queue]
-        return found
+        state = SearchState(key=fresh.key, **saved)
+        state.queue = [(str(group), float(factor)) for group, factor in state.queue]
+        return state
     except (KeyError, TypeError, ValueError):
         return fresh

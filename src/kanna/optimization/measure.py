@@ -1,13 +1,10 @@
-"""What each encoding would cost each tensor.
-
-Errors of some rows on held-out inputs, by how much they matter.
-"""
+"""What each encoding would cost each tensor: errors of some rows on held-out inputs, by how much they matter."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +48,11 @@ CANDIDATES = (
 ROWS, HEAD_ROWS = 96, 256
 VALUES = 2
 """Goes up when a method chooses other values, so that costs of before are measured again."""
-Seen = Callable[[Encoding, F32], "F32 | None"]
+InputRounding = Callable[[Encoding, F32], "F32 | None"]
+"""What a runtime makes of inputs f32 [tokens, columns] before it multiplies them by an encoding.
+
+None where it takes them as they are.
+"""
 ALIGNMENT = 32
 
 
@@ -63,13 +64,19 @@ class Measured:
     costs: dict[str, dict[str, float]]
 
     def choices(
-        self, model: Model, only: Any = None, scale: dict[str, float] | None = None
+        self,
+        model: Model,
+        allowed: Callable[[str, str], bool] | None = None,
+        scale: Mapping[str, float] | None = None,
     ) -> list[Choice]:
-        """What `allocate` takes.
+        """What `allocate` takes: one choice per tensor.
 
-        Only(tensor, encoding): whether it may be used; scale: by tensor, see probe.py.
+        Args:
+            model: Tells the shapes.
+            allowed: Whether a tensor may have an encoding; None: any.
+            scale: What the costs of each tensor are multiplied by, see `probe`.
         """
-        found: list[Choice] = []
+        choices: list[Choice] = []
         for name, costs in self.costs.items():
             factor = (scale or {}).get(name, 1.0)
             options = [
@@ -79,10 +86,10 @@ class Measured:
                     cost=cost * factor,
                 )
                 for e, cost in costs.items()
-                if only is None or only(name, e)
+                if allowed is None or allowed(name, e)
             ]
-            found.append(Choice(name=name, options=options))
-        return found
+            choices.append(Choice(name=name, options=options))
+        return choices
 
 
 def _size(tensor: Tensor, encoding: Encoding) -> int:
@@ -91,20 +98,21 @@ def _size(tensor: Tensor, encoding: Encoding) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def candidates(tensor: Tensor, kinds: Sequence[str] | None = None) -> list[Encoding]:
+def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encoding]:
     """Encodings whose blocks divide the rows of a tensor.
 
     Args:
-        kinds: None: those of GGUF, and the one whose grid it lies on already.
+        tensor: A matrix.
+        names: The candidates; None: CANDIDATES, and the encoding whose grid the tensor lies on already.
     """
-    if kinds is None:
+    if names is None:
         grid = grid_detection.recognise(tensor)
-        kinds = (
+        names = (
             CANDIDATES
             if grid is None or grid.encoding in CANDIDATES
             else (*CANDIDATES, grid.encoding)
         )
-    return [e for e in map(encodings.get, kinds) if columns(tensor) % e.block == 0]
+    return [e for e in map(encodings.get, names) if columns(tensor) % e.block == 0]
 
 
 def matrices(model: Model) -> list[str]:
@@ -112,9 +120,12 @@ def matrices(model: Model) -> list[str]:
     return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
 
 
-def unmeasured(model: Model) -> Measured:
-    """The choices there are, before anything is known of their costs: more bits are better."""
-    costs = {n: {e.name: 1 / e.bits for e in candidates(model.tensors[n])} for n in matrices(model)}
+def unmeasured(model: Model, names: Sequence[str] | None = None) -> Measured:
+    """The choices there are before anything is known of their costs: more bits are better."""
+    costs = {
+        n: {e.name: 1 / e.bits for e in candidates(model.tensors[n], names)}
+        for n in matrices(model)
+    }
     return Measured(key="", costs=costs)
 
 
@@ -125,20 +136,22 @@ def measure(
     *,
     threads: int,
     progress: Progress,
-    kinds: Sequence[str] | None = None,
-    seen: Seen | None = None,
+    names: Sequence[str] | None = None,
+    rounding: InputRounding | None = None,
 ) -> Measured:
     """Cost of every candidate encoding for every tensor that may be quantized.
 
-    Kept in `path` for the next budget.
-
     Args:
-        kinds: The candidates, None for CANDIDATES.
-        seen: What the runtime makes of inputs f32 [tokens, columns] before it multiplies by an
-            encoding; None where it takes them as they are.
+        model: The source.
+        statistics: Of its inputs.
+        path: Costs are saved here tensor by tensor, and read again for the next budget.
+        threads: Encodings measured at a time.
+        progress: Where to report.
+        names: The candidates; None: CANDIDATES.
+        rounding: What the runtime makes of inputs; None where it takes them as they are.
     """
     grads = gradients.read(statistics.folder)
-    known = [VALUES, statistics.sha256, sorted(grads), list(kinds or CANDIDATES), ROWS]
+    known = [VALUES, statistics.sha256, sorted(grads), list(names or CANDIDATES), ROWS]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     costs: dict[str, dict[str, float]] = {}
     try:
@@ -147,43 +160,46 @@ def measure(
             costs = before["costs"]
     except (OSError, ValueError, KeyError):
         pass
-    names = matrices(model)
-    work = _Work(model, statistics, grads, kinds, seen)
-    progress.start("measure", len(names), "tensors")
+    tensors = matrices(model)
+    meter = _CostMeter(model, statistics, grads, names, rounding)
+    progress.start("measure", len(tensors), "tensors")
     with ThreadPoolExecutor(threads) as pool:
-        for name in names:
+        for name in tensors:
             if name not in costs:
-                costs[name] = work.costs(name, pool)
+                costs[name] = meter.costs(name, pool)
                 if (kind := model.tensors[name].dtype) in costs[name]:
                     costs[name][kind] = 0.0  # carried as it is stored
                 write_json(path, {"key": key, "costs": costs})
             progress.advance(1, name)
     progress.finish()
-    return Measured(key=key, costs={n: costs[n] for n in names})
+    return Measured(key=key, costs={n: costs[n] for n in tensors})
 
 
-class _Work:
+class _CostMeter:
+    """Measures one tensor after the other."""
+
     def __init__(
         self,
         model: Model,
         statistics: Statistics,
         grads: dict[str, F32],
-        kinds: Sequence[str] | None,
-        seen: Seen | None,
+        names: Sequence[str] | None,
+        rounding: InputRounding | None,
     ) -> None:
         self.model, self.statistics, self.grads = model, statistics, grads
-        self.kinds, self.seen = kinds, seen
+        self.names, self.rounding = names, rounding
         self.tied = "output.weight" not in model.tensors
         self.method = methods.get("gptq")
 
     def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
+        """Cost of each candidate for one tensor."""
         tensor = self.model.tensors[name]
-        found = candidates(tensor, self.kinds)
+        options = candidates(tensor, self.names)
         site = self.statistics.site_of.get(name)
         if site is None:
-            one = self._embedding if name == "token_embd.weight" else self._plain
-            results = pool.map(one, [tensor] * len(found), found)
-            return {e.name: cost for e, cost in zip(found, results, strict=True)}
+            cost_of = self._embedding if name == "token_embd.weight" else self._plain
+            results = pool.map(cost_of, [tensor] * len(options), options)
+            return {e.name: cost for e, cost in zip(options, results, strict=True)}
         sensitivity = self._sensitivity(name, tensor)
         at, share = _sample(sensitivity, HEAD_ROWS if site == "head" else ROWS)
         x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
@@ -198,16 +214,16 @@ class _Work:
                 data = encoding.encode(x)
             else:
                 data = self.method.encode(encoding, x, inputs)
-            made = encoding.decode(data, x.shape[1])
-            inputs_ = self.seen(encoding, held) if self.seen else None
-            wrong = (made - x) @ held.T if inputs_ is None else made @ inputs_.T - x @ held.T
-            per_row = np.square(wrong).mean(axis=1, dtype=np.float64)
+            decoded = encoding.decode(data, x.shape[1])
+            rounded = self.rounding(encoding, held) if self.rounding else None
+            error = (decoded - x) @ held.T if rounded is None else decoded @ rounded.T - x @ held.T
+            per_row = np.square(error).mean(axis=1, dtype=np.float64)
             total = 0.5 * float(per_row @ share)
             if name == "token_embd.weight":
                 total += self._embedding(tensor, encoding)
             return total
 
-        return {e.name: c for e, c in zip(found, pool.map(cost, found), strict=True)}
+        return {e.name: c for e, c in zip(options, pool.map(cost, options), strict=True)}
 
     def _sensitivity(self, name: str, tensor: Tensor) -> F32:
         """Mean square gradient of each row.

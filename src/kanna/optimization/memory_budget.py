@@ -1,10 +1,7 @@
-"""What `--memory` leaves for weights, and the proof.
+"""What `--memory` leaves for weights, and the proof: a stock llama.cpp with them loaded and its cache full.
 
-A stock llama.cpp that has them loaded and its cache full.
-
-What is taken beside the weights is asked of llama.cpp itself, for every encoding its cache may
-have. A smaller cache leaves more bytes for weights and costs some divergence of its own: both are
-known before one is chosen.
+What is taken beside the weights is asked of llama.cpp itself, for every encoding its cache may have. A smaller cache
+leaves more bytes for weights and costs some divergence of its own: both are known before one is chosen.
 """
 
 from __future__ import annotations
@@ -15,31 +12,31 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kanna._util.atomic import write_json
-from kanna._util.progress import Progress
+from kanna._util.progress import Silent
 from kanna._util.units import format_size
 from kanna.benchmark.resident import Overhead, Resident, overhead, resident
 from kanna.calibration import IMATRIX
 from kanna.comparison.rows import Row
-from kanna.conversion import convert
+from kanna.conversion.base import Request
+from kanna.conversion.gguf import ToGGUF
 from kanna.errors import KannaError, MissingError, PlanError
 from kanna.evaluation import reference_gguf
 from kanna.formats import gguf
 from kanna.hardware.memory import memory as machine
 from kanna.optimization.budget import Budget
-from kanna.optimization.kl_scorer import Judge, Spare
-from kanna.optimization.search import Limits, fill
+from kanna.optimization.context import Workspace
+from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
+from kanna.optimization.search import Planner, SizeRange, search
 from kanna.plan import load
 from kanna.plan.allocate import Choice, allocate
 from kanna.runtimes.llamacpp import CACHES, RUNTIME
-from kanna.sources import Source
 
-T = TypeVar("T")
 FILE, TRIAL = "cache.json", ".memory-trial.gguf"
 SLACK = 8_000_000
-"""Bytes for what is nobody's buffer: code of llama.cpp, stacks, its sampler.
+"""Bytes for what is in no buffer: code of llama.cpp, stacks, its sampler.
 
 Five million were measured.
 """
@@ -50,15 +47,15 @@ WINDOWS = 8
 
 
 @dataclass(slots=True, kw_only=True)
-class Room:
+class CacheOption:
     """One encoding of the cache.
 
-    cache costs beside exact weights; None: not known.
-
     Attributes:
+        cache: The encoding.
+        overhead: What llama.cpp takes beside the weights.
         nbytes: What the file may have.
-        least: Nats the best plan within it should cost.
-        shift: Nats the.
+        least: Nats that the best plan within `nbytes` should cost.
+        shift: Nats that the cache costs with exact weights; None: not known.
     """
 
     cache: str
@@ -68,32 +65,36 @@ class Room:
     shift: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
         return asdict(self) | {"overhead_bytes": self.overhead.total}
 
 
-class Footprint:
-    """The memory of one artefact at one context.
-
-    Raises MissingError without llama.cpp, PlanError with the range when no cache leaves room for
-    the smallest file.
-    """
+class MemoryBudget:
+    """The memory that one artefact may take in llama.cpp, at one context."""
 
     def __init__(
-        self,
-        source: Source,
-        memory: int,
-        context: int,
-        feasible: Limits,
-        threads: int | None,
-        bar: Progress,
+        self, workspace: Workspace, memory: int, context: int, feasible: SizeRange
     ) -> None:
-        self.memory, self.context, self._threads, self._source = memory, context, threads, source
-        self._feasible, self._bar = feasible, bar
-        exact = reference_gguf(source, progress=bar)
+        """Ask llama.cpp what it takes beside the weights with every cache.
+
+        Args:
+            workspace: The source.
+            memory: Bytes that weights, cache and buffers may take.
+            context: Tokens of the cache.
+            feasible: Bytes of files that make sense.
+
+        Raises:
+            MissingError: llama.cpp is not installed.
+            PlanError: No cache leaves enough for the smallest file; it names the feasible range.
+        """
+        self.memory, self.context, self._feasible = memory, context, feasible
+        self._workspace = workspace
+        progress, threads = workspace.context.progress, workspace.context.threads
+        exact = reference_gguf(workspace.source, progress=progress)
         # What llama.cpp makes of the header is counted as loaded; its bytes are not kept.
         header = exact.stat().st_size - sum(t.nbytes for t in gguf.read(exact).tensors.values())
-        self.rooms: list[Room] = []
-        bar.start("memory", len(CACHES), "caches")
+        self.options: list[CacheOption] = []
+        progress.start("memory", len(CACHES), "caches")
         for cache in CACHES:
             try:
                 parts = overhead(exact, context=context, cache=cache, threads=threads)
@@ -103,152 +104,148 @@ class Footprint:
                 if cache == CACHES[0]:
                     raise
                 continue  # heads of this model are no multiple of its blocks
-            self.rooms.append(
-                Room(cache=cache, overhead=parts, nbytes=memory - parts.total - SLACK + header)
-            )
-            bar.advance(1, cache)
-        bar.finish()
-        self._beside = {room.cache: memory - room.nbytes for room in self.rooms}
-        self.chosen, self.why = self.rooms[0], ""
-        self.found: dict[str, Resident] = {}
+            available = memory - parts.total - SLACK + header
+            self.options.append(CacheOption(cache=cache, overhead=parts, nbytes=available))
+            progress.advance(1, cache)
+        progress.finish()
+        self._taken = {option.cache: memory - option.nbytes for option in self.options}
+        self.chosen, self.why = self.options[0], ""
+        self.measured: dict[str, Resident] = {}
         self.tries: list[dict[str, Any]] = []
         self._check()
 
     @property
     def budget(self) -> Budget:
-        said = f"{format_size(self.memory)} of memory at {self.context} tokens, cache in {self.chosen.cache}"
-        return Budget(nbytes=self.chosen.nbytes, said=said)
+        """What the chosen cache leaves for the file."""
+        words = f"{format_size(self.memory)} of memory at {self.context} tokens, cache in {self.chosen.cache}"
+        return Budget(nbytes=self.chosen.nbytes, words=words)
 
     def _check(self) -> None:
-        widest, exact = max(self.rooms, key=lambda r: r.nbytes), self.rooms[0]
+        widest, exact = max(self.options, key=lambda o: o.nbytes), self.options[0]
         if widest.nbytes < self._feasible.least:
             raise PlanError(
                 f"the cache and buffers for {self.context} tokens take {format_size(widest.overhead.total)}, in "
                 f"{widest.cache}: the smallest file does not fit into {format_size(self.memory)} beside them",
-                expected=f"{self._beside[widest.cache] + self._feasible.least:,} to "
-                f"{self._beside[exact.cache] + self._feasible.most:,} bytes of memory",
+                expected=f"{self._taken[widest.cache] + self._feasible.least:,} to "
+                f"{self._taken[exact.cache] + self._feasible.most:,} bytes of memory",
                 todo="lower --context or raise --memory",
             )
         self.chosen = widest
 
     def settle(
         self,
+        planner: Planner,
         choices: Sequence[Choice],
-        stats: Path,
         plan: Path,
-        text: Spare,
-        mark: str,
+        windows: HeldOutWindows,
+        *,
+        key: str,
         reserve: int,
-        bar: Progress,
-        notes: list[str],
     ) -> None:
         """Choose the cache, and lower the budget until llama.cpp keeps the limit with a file of that plan.
 
-        Memory does not depend on values: quick ones do. reserve: bytes of the budget that plans do not get.
+        Memory does not depend on values, so they are chosen by a quick method.
+
+        Args:
+            planner: The format, with statistics.
+            choices: What the plan is chosen from.
+            plan: Is written.
+            windows: Its trial windows decide on the cache.
+            key: Hash of what the costs in `choices` came from.
+            reserve: Bytes of the budget that the plan does not get.
+
+        Raises:
+            PlanError: llama.cpp takes more, whatever is tried.
         """
-        self.choose(choices, text, mark, plan.parent, bar)
+        self.choose(choices, windows.trial, key)
         trial = plan.with_name(TRIAL)
+        workspace = planner.workspace
+        imatrix = workspace.calibrated / IMATRIX
         try:
             while True:
-                fill(self._source, choices, stats, self.chosen.nbytes - reserve, plan)
+                search(planner, choices, self.chosen.nbytes - reserve, plan)
                 quick = load(plan)
                 rules = [rule.model_copy(update={"method": "search"}) for rule in quick.rules]
                 quick = quick.model_copy(update={"rules": rules})
-                imatrix = stats / IMATRIX
-                convert(
-                    self._source,
-                    trial,
-                    plan=quick,
-                    imatrix=imatrix,
-                    threads=self._threads,
-                    overwrite=True,
+                request = Request(plan=quick, imatrix=imatrix)
+                ToGGUF(workspace.source, workspace.model, trial, request).write(
+                    workspace.context.running(Silent())
                 )
-                if self._holds(trial, notes):
+                if self._holds(trial):
                     return
         finally:
             trial.unlink(missing_ok=True)
 
-    def choose(
-        self, choices: Sequence[Choice], text: Spare, mark: str, folder: Path, bar: Progress
-    ) -> None:
+    def choose(self, choices: Sequence[Choice], windows: Sequence[Window], key: str) -> None:
         """Take the cache with which weights and cache together should cost least.
 
-        Float16 unless another is worth it.
+        That is float16 unless another is worth it.
 
         Args:
-            mark: Hash of what the costs in `choices` came from.
+            choices: What plans are chosen from.
+            windows: Text to measure caches on.
+            key: Hash of what the costs in `choices` came from.
         """
         feasible = self._feasible
-        able = [r for r in self.rooms if r.nbytes >= feasible.least]
-        for room in able:
-            found = allocate(choices, min(room.nbytes, feasible.most) - feasible.fixed)
-            room.least = sum(option.cost for option in found.values())
-        self.chosen = able[0]
-        if able[0].cache != CACHES[0]:
+        able = [o for o in self.options if o.nbytes >= feasible.least]
+        for option in able:
+            plan = allocate(choices, min(option.nbytes, feasible.most) - feasible.fixed)
+            option.least = sum(o.cost for o in plan.values())
+        first = self.chosen = able[0]
+        if first.cache != CACHES[0]:
             self.why = "a cache in float16 leaves no room for the smallest file"
         if len(able) == 1:
             self.why = self.why or "the others do not fit the heads of this model"
             return
-        if able[0].nbytes >= feasible.most:
+        if first.nbytes >= feasible.most:
             self.why = "everything fits beside a cache in float16"
             return
-        windows = text.trial[:: max(1, len(text.trial) // WINDOWS)]
-        if not windows:
+        sample = windows[:: max(1, len(windows) // WINDOWS)]
+        if not sample:
             self.why = self.why or "float16, since there is no text to measure a smaller cache on"
             return
-        shifts = self._shifts([r.cache for r in able], windows, mark, folder, bar)
-        for room in able:
-            room.shift = shifts[room.cache]
-        totals = {room.cache: (room.least or 0.0) + shifts[room.cache] for room in able}
-        best = min(able, key=lambda r: totals[r.cache])
-        if totals[able[0].cache] <= totals[best.cache] * (1 + GAIN):
-            best = able[0]
+        shifts = self._shifts([o.cache for o in able], sample, key)
+        for option in able:
+            option.shift = shifts[option.cache]
+        totals = {o.cache: (o.least or 0.0) + shifts[o.cache] for o in able}
+        best = min(able, key=lambda o: totals[o.cache])
+        if totals[first.cache] <= totals[best.cache] * (1 + GAIN):
+            best = first
         self.chosen = best
-        self.why = (
-            f"{totals[best.cache]:.5f} nats expected of weights and cache together; "
-            + ", ".join(
-                f"{cache} {total:.5f}" for cache, total in totals.items() if cache != best.cache
-            )
-        )
+        others = [f"{c} {total:.5f}" for c, total in totals.items() if c != best.cache]
+        expected = f"{totals[best.cache]:.5f} nats expected of weights and cache together"
+        self.why = f"{expected}; {', '.join(others)}"
 
     def _shifts(
-        self,
-        caches: list[str],
-        windows: Sequence[tuple[str, list[int]]],
-        mark: str,
-        folder: Path,
-        bar: Progress,
+        self, caches: Sequence[str], windows: Sequence[Window], key: str
     ) -> dict[str, float]:
-        """Mean KL divergence of exact weights with each cache from those with one in float16, kept in cache.json."""
-        known = [mark, RUNTIME.available().version, [ids for _, ids in windows]]
-        key = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-        found: dict[str, float] = {}
+        """Mean KL divergence of exact weights with each cache from those with one in float16, saved in cache.json."""
+        inputs = [key, RUNTIME.available().version, [ids for _, ids in windows]]
+        mark = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+        path = self._workspace.folder / FILE
+        shifts: dict[str, float] = {}
         with suppress(OSError, ValueError, KeyError):
-            kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            if kept["key"] == key:
-                found = kept["kl"]
-        missing = [c for c in caches if c not in found]
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            if saved["key"] == mark:
+                shifts = saved["kl"]
+        missing = [c for c in caches if c not in shifts]
         if missing:
-            exact = reference_gguf(self._source, progress=bar)
-            with Judge(self._source, windows, folder, self._threads) as judge:
+            exact = reference_gguf(
+                self._workspace.source, progress=self._workspace.context.progress
+            )
+            with KLScorer(self._workspace, windows) as scorer:
                 for cache in missing:
-                    found[cache] = (
-                        0.0
-                        if cache == CACHES[0]
-                        else float(judge.kl(exact, bar, cache=cache).mean())
-                    )
-            write_json(folder / FILE, {"key": key, "kl": found})
-        return found
+                    is_float = cache == CACHES[0]
+                    shifts[cache] = 0.0 if is_float else float(scorer.kl(exact, cache=cache).mean())
+            write_json(path, {"key": mark, "kl": shifts})
+        return shifts
 
-    def _holds(self, trial: Path, notes: list[str]) -> bool:
-        """Whether the limit is kept with this file.
-
-        If not, `budget` is lower. PlanError after TRIES files.
-        """
+    def _holds(self, trial: Path) -> bool:
+        """Whether the limit is kept with this file; if not, `budget` is lower. PlanError after TRIES files."""
         size = trial.stat().st_size
         expected = self.predicted(size)
         if expected > machine().available:
-            notes.append(
+            self._workspace.context.note(
                 f"memory was not measured: {format_size(expected)} are not free on this machine"
             )
             return True
@@ -265,55 +262,57 @@ class Footprint:
         self.chosen.nbytes = min(self.chosen.nbytes, size) - (peak - self.memory) - (1 << 16)
         return False
 
-    def within(self, rows: list[tuple[Row, T]]) -> list[tuple[Row, T]]:
+    def within(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that keep the limit, measured as they are.
 
-        PlanError when ours, the first, does not.
+        Raises:
+            PlanError: The first does not keep it.
         """
         if not self.tries:
-            return rows
-        for row, _ in rows:
-            self.found[row.name] = self._measure(Path(row.path or ""))
-        if self.found[rows[0][0].name].peak > self.memory:
+            return list(rows)
+        for row in rows:
+            self.measured[row.name] = self._measure(Path(row.path or ""))
+        if (peak := self.measured[rows[0].name].peak) > self.memory:
             raise PlanError(
-                f"llama.cpp holds {self.found[rows[0][0].name].peak:,} bytes with {rows[0][0].path}",
+                f"llama.cpp holds {peak:,} bytes with {rows[0].path}",
                 expected=f"at most {self.memory:,}",
                 todo="lower --memory by the difference",
             )
-        return [(row, how) for row, how in rows if self.found[row.name].peak <= self.memory]
+        return [row for row in rows if self.measured[row.name].peak <= self.memory]
 
     def _measure(self, artefact: Path) -> Resident:
-        self._bar.start("load and fill", self.context, "tokens")
-        found = resident(
-            artefact, context=self.context, cache=self.chosen.cache, threads=self._threads
+        context = self._workspace.context
+        context.progress.start("load and fill", self.context, "tokens")
+        measured = resident(
+            artefact, context=self.context, cache=self.chosen.cache, threads=context.threads
         )
-        self._bar.finish()
-        return found
+        context.progress.finish()
+        return measured
 
     def predicted(self, size: int) -> int:
         """Bytes of memory expected with a file of `size` bytes."""
-        return self._beside[self.chosen.cache] + size
+        return self._taken[self.chosen.cache] + size
 
-    def tell(self, row: Row, text: Spare, folder: Path, bar: Progress) -> dict[str, Any]:
-        """What the result and the report say of the artefact to use, its divergence with that cache among it."""
+    def summary(self, row: Row, windows: Sequence[Window]) -> dict[str, Any]:
+        """What the result and the report say of the artefact to use, with its divergence under that cache."""
         path = Path(row.path or "")
-        windows = text.proof[:: max(1, len(text.proof) // WINDOWS)]
+        sample = windows[:: max(1, len(windows) // WINDOWS)]
         kl: float | None = None
-        if windows:
-            with Judge(self._source, windows, folder, self._threads) as judge:
-                kl = float(judge.kl(path, bar, cache=self.chosen.cache).mean())
-        kind, found = self.chosen.cache, self.found.get(row.name)
-        flags = "" if kind == CACHES[0] else f" -fa on -ctk {kind} -ctv {kind}"
+        if sample:
+            with KLScorer(self._workspace, sample) as scorer:
+                kl = float(scorer.kl(path, cache=self.chosen.cache).mean())
+        cache, measured = self.chosen.cache, self.measured.get(row.name)
+        flags = "" if cache == CACHES[0] else f" -fa on -ctk {cache} -ctv {cache}"
         return {
             "limit": self.memory,
             "context": self.context,
-            "cache": kind,
+            "cache": cache,
             "why": self.why,
             "predicted": self.predicted(path.stat().st_size),
-            "measured": found.peak if found else None,
-            "interpreter": found.interpreter if found else None,
+            "measured": measured.peak if measured else None,
+            "interpreter": measured.interpreter if measured else None,
             "tries": self.tries,
-            "rooms": [r.to_dict() for r in self.rooms],
+            "rooms": [o.to_dict() for o in self.options],
             "kl_with_cache": kl,
             "command": f"llama-server -m {path.name} --no-mmap -np 1 -c {self.context}{flags}",
         }

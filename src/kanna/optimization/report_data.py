@@ -1,7 +1,4 @@
-"""What the report of an optimization shows beyond a comparison.
-
-Plans as pictures, the curve, kinds of text.
-"""
+"""What the report of an optimization shows beyond a comparison: plans, the curve, kinds of text."""
 
 from __future__ import annotations
 
@@ -14,14 +11,12 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings
-from kanna._util.progress import Progress
 from kanna.comparison.result_cache import Kept
 from kanna.comparison.rows import Row
-from kanna.optimization.kl_scorer import Judge, Spare
-from kanna.optimization.local_search import State
-from kanna.optimization.measure import Measured
+from kanna.optimization.adapters.base import Adapter, PresetOffer
+from kanna.optimization.kl_scorer import HeldOutWindows
+from kanna.optimization.local_search import LocalSearch
 from kanna.plan.allocate import Choice, frontier
-from kanna.sources import Source
 
 POINTS = 48
 
@@ -53,107 +48,88 @@ def curve(
     choices: Sequence[Choice],
     free: Sequence[Choice],
     fixed: int,
-    presets: Mapping[str, tuple[int, Mapping[str, str]]],
+    offers: Mapping[str, PresetOffer],
 ) -> dict[str, Any]:
     """Predicted KL divergence of the best plan of every size, and of the presets, from the same costs.
 
     Args:
         choices: What the planner may use.
-        free: The same without the user's wishes, for presets, which know none.
-        fixed: Bytes of the file that no plan changes.
-        presets: Name → bytes of the file, encoding of each tensor.
+        free: The same without the user's constraints, for presets, which know none.
+        fixed: Bytes of the artefact that no plan changes.
+        offers: Presets by name.
     """
     points = frontier(choices, POINTS)
     costs = {c.name: {o.encoding: o.cost for o in c.options} for c in free}
-    found: list[dict[str, Any]] = []
-    for name, (size, chosen) in presets.items():
+    drawn: list[dict[str, Any]] = []
+    for name, offer in offers.items():
         # What was wider in the source than 16 bits costs no more than those.
-        used = {t: "f16" if chosen.get(t) in ("f32", "bf16") else chosen.get(t, "") for t in costs}
+        encodings_ = offer.encodings
+        used = {
+            t: "f16" if encodings_.get(t) in ("f32", "bf16") else encodings_.get(t, "")
+            for t in costs
+        }
         if all(used[t] in costs[t] for t in costs):
-            found.append({"name": name, "bytes": size, "kl": sum(costs[t][used[t]] for t in costs)})
+            predicted = sum(costs[t][used[t]] for t in costs)
+            drawn.append({"name": name, "bytes": offer.file_bytes, "kl": predicted})
     return {
         "planned": [{"bytes": fixed + size, "kl": cost} for size, cost in points],
-        "presets": sorted(found, key=lambda p: p["bytes"]),
+        "presets": sorted(drawn, key=lambda p: p["bytes"]),
     }
 
 
 def domains(
-    rows: Sequence[Row],
-    source: Source,
-    spare: Spare,
-    folder: Path,
-    kept: Kept,
-    threads: int | None,
-    bar: Progress,
+    rows: Sequence[Row], adapter: Adapter, windows: HeldOutWindows, cache: Kept
 ) -> dict[str, Any]:
-    """Mean KL divergence of every row on every kind of text; {} without text to spare."""
-    if not spare.proof:
+    """Mean KL divergence of every row on every kind of text; {} without text that nothing was fitted to."""
+    if not windows.proof:
         return {}
-    mark = hashlib.sha256(json.dumps(spare.proof).encode()).hexdigest()
-    kinds = [domain for domain, _ in spare.proof]
-    able = [r for r in rows if r.path and r.gate != "failed"]
-    found: dict[str, dict[str, float]] = {}
-    with Judge(source, spare.proof, folder, threads) as judge:
-        for row in able:
-            value = kept.get(row.path or "", "domains", mark)
-            if value is None:
-                scores = judge.kl(Path(row.path or ""), bar)
-                value = {
-                    k: float(np.mean([s for s, d in zip(scores, kinds, strict=True) if d == k]))
+    mark = hashlib.sha256(json.dumps(windows.proof).encode()).hexdigest()
+    kinds = [kind for kind, _ in windows.proof]
+    scores_of: dict[str, dict[str, float]] = {}
+    with adapter.scorer(windows.proof) as scorer:
+        for row in (r for r in rows if r.path and r.gate != "failed"):
+            path = row.path or ""
+            means: dict[str, float] | None = cache.get(path, "domains", mark)
+            if means is None:
+                scores = scorer.kl(Path(path))
+                means = {
+                    k: float(
+                        np.mean([s for s, kind in zip(scores, kinds, strict=True) if kind == k])
+                    )
                     for k in kinds
                 }
-                kept.put(row.path or "", "domains", value, mark)
-            found[row.name] = value
+                cache.put(path, "domains", means, mark)
+            scores_of[row.name] = means
     return {
         "windows": {k: kinds.count(k) for k in dict.fromkeys(kinds)},
-        "window": max(len(ids) for _, ids in spare.proof),
-        "fitted": spare.fitted,
-        "rows": [{"name": name, "kl": value} for name, value in found.items()],
+        "window": max(len(ids) for _, ids in windows.proof),
+        "fitted": windows.fitted,
+        "rows": [{"name": name, "kl": value} for name, value in scores_of.items()],
     }
 
 
-def swapped(state: State, name: str, by_kind: Mapping[str, Any]) -> dict[str, Any]:
-    """What swaps came to. name.
+def swap_summary(trials: LocalSearch, name: str, by_kind: Mapping[str, Any]) -> dict[str, Any]:
+    """What the local search came to.
 
-    Of the artefact among the rows of `domains`, whose windows decided nothing.
+    Args:
+        trials: The local search.
+        name: Of its artefact among the rows of `by_kind`.
+        by_kind: What `domains` gave, whose windows decided nothing.
     """
+    state = trials.state
     after = next((r["kl"] for r in by_kind.get("rows", []) if r["name"] == name), None)
     windows: dict[str, int] = by_kind.get("windows", {})
-    proof: dict[str, Any] | None = None
+    reported: dict[str, Any] | None = None
     if state.proof and after and not by_kind["fitted"]:
         mean = sum(after[kind] * count for kind, count in windows.items()) / sum(windows.values())
-        proof = {"before": float(np.mean(state.proof)), "after": mean}
+        reported = {"before": float(np.mean(state.proof)), "after": mean}
     decided: dict[str, float] | None = None
     if state.tries:
         decided = {"before": float(np.mean(state.start)), "after": float(np.mean(state.scores))}
     return {
         "tried": len(state.tries),
-        "kept": sum(one["kept"] for one in state.tries),
+        "kept": trials.kept,
         "factors": state.factors,
         "decided": decided,
-        "reported": proof,
-    }
-
-
-def tell(
-    rows: Sequence[Row],
-    measured: Measured,
-    curve_: dict[str, Any],
-    domains_: dict[str, Any] | None = None,
-    swaps: Sequence[Mapping[str, Any]] = (),
-    tuned: Mapping[str, Any] | None = None,
-    names: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """All of it, as report.json has it under `optimize`.
-
-    Args:
-        names: Of tensors that go by other names than ours → ours.
-    """
-    return {
-        "pictures": pictures(rows, names or {}),
-        "curve": curve_,
-        "domains": domains_ or {},
-        "swaps": [dict(s) for s in swaps],
-        "tuned": dict(tuned) if tuned else None,
-        "measured": measured.key,
+        "reported": reported,
     }

@@ -1,56 +1,59 @@
-"""What every optimization goes through, whatever it writes: a clock, and the backward pass."""
+"""The record of a stage: its name, its function, and what it does in a line."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from kanna._util.progress import Progress
-from kanna._util.units import format_size
-from kanna.calibration import gradients, statistics, texts
-from kanna.calibration.windows import cut
-from kanna.errors import KannaError
-from kanna.hardware.memory import memory as machine
-from kanna.model import Model
+from kanna.optimization.job import Job
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Clock:
-    """Seconds since the last stage ended, by stage."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage of an optimization.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+    Attributes:
+        name: As recipes name it.
+        function: Takes the job and results of earlier stages; returns its own.
+        summary: One line.
+    """
 
-    def stage(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = round(now - self._last, 2)
-        self._last = now
+    name: str
+    function: Callable[..., Any]
+    summary: str
 
 
-def sensitivity(
-    model: Model,
-    stats: Path,
-    calibration: Sequence[str | Path] | None,
-    tokens: int,
-    device: str | None,
-    bar: Progress,
-    notes: list[str],
-) -> None:
-    """The backward pass, where there is memory for it."""
-    needed, free = gradients.bytes_needed(model), machine().available
-    if needed > free:
-        notes.append(
-            f"a backward pass takes {format_size(needed)}, {format_size(free)} are free: tensors were weighed by their "
-            "relative errors instead of their gradients"
-        )
-        return
-    windows = cut(texts.documents(calibration, model)[0], model, tokens=tokens)
-    try:
-        gradients.gradients(
-            model, windows, stats, statistics.read(stats).sha256, device=device, progress=bar
-        )
-    except KannaError as error:
-        notes.append(
-            f"{error.found}: tensors were weighed by their relative errors instead of their gradients"
-        )
+STAGES: dict[str, Stage] = {}
+"""Every stage by name, in order."""
+
+
+def stage(
+    name: str, summary: str, *, seconds: str | None = None
+) -> Callable[[Callable[Concatenate[Job, P], R]], Callable[Concatenate[Job, P], R]]:
+    """Make a stage of a function: it is listed in STAGES, timed, and not begun when the run is cancelled.
+
+    Args:
+        name: As recipes name it.
+        summary: One line.
+        seconds: The name of its time in the result, if it is another.
+    """
+
+    def register(
+        function: Callable[Concatenate[Job, P], R],
+    ) -> Callable[Concatenate[Job, P], R]:
+        @wraps(function)
+        def timed(job: Job, *args: P.args, **kwargs: P.kwargs) -> R:
+            job.context.check_cancelled()
+            result = function(job, *args, **kwargs)
+            job.context.clock.lap(seconds or name)
+            return result
+
+        STAGES[name] = Stage(name=name, function=timed, summary=summary)
+        return timed
+
+    return register

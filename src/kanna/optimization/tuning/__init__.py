@@ -1,1 +1,1 @@
-"""Scales and norms that learn from the original."""
+"""Scales and norms of an artefact tuned against the logits of the original."""

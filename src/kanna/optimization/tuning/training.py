@@ -1,7 +1,7 @@
-"""The lesson: scales, offsets and norms of a student trained on the teacher's logits, epoch by epoch.
+"""Scales, offsets and norms of a student trained on the logits of a teacher, epoch by epoch.
 
-After LLM-QAT and the scale tuning of EfficientQAT (arXiv:2407.11062). What it takes to go on lies in a file, so that an
-interrupted lesson loses one epoch at most.
+After LLM-QAT and the scale tuning of EfficientQAT (arXiv:2407.11062). The state of the training lies in a file, so that
+an interruption loses one epoch at most.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _SEED = 20260101
 _PARTS, _CURVES = ("theta", "first", "second", "best"), ("trained", "watched", "start")
 
 
-class Lesson:
-    """A student, the windows it learns from and those it is watched on.
+class ScaleTraining:
+    """The training of a student, on windows that it learns from and windows that it is watched on.
 
     Attributes:
-        path: The file that an interrupted lesson goes on from.
-        key: What it must say for that.
+        path: The file that an interrupted training goes on from.
+        key: What that file must say to be used.
         start: Divergence of each watched window before anything was learned.
-        trained, watched: Mean divergence by epoch; of the watched windows first before anything was
-            learned.
+        trained: Mean divergence by epoch on the windows that it learns from.
+        watched: The same on the watched windows, first before anything was learned.
     """
 
     def __init__(
@@ -63,37 +63,39 @@ class Lesson:
             name: torch.zeros_like(t, requires_grad=False) for name, t in self.theta.items()
         }
         self.best = {name: t.detach().clone() for name, t in self.theta.items()}
-        self.done, self.trained, self.watched, self.start = (
-            0,
-            list[float](),
-            list[float](),
-            list[float](),
-        )
+        self.epochs_done = 0
+        self.trained, self.watched, self.start = list[float](), list[float](), list[float]()
         self._teacher: Teacher | None = None
         self._load()
 
-    def teacher(self, bar: Progress) -> Teacher:
-        """What the original says of both texts; run once."""
+    def teacher(self, progress: Progress) -> Teacher:
+        """The hidden states of the original on both texts; it runs once."""
         if self._teacher is None:
-            bar.start("teacher", None, "windows")
+            progress.start("teacher", None, "windows")
             self._teacher = Teacher(
                 self.model, np.concatenate([self.ids, self.watch]), self.student.device
             )
         return self._teacher
 
-    def run(self, bar: Progress) -> tuple[list[float], list[float]]:
-        """Train; afterwards the student is as it was when it did best on the watched text."""
+    def run(self, progress: Progress) -> tuple[list[float], list[float]]:
+        """Train; afterwards the student is as it was when it did best on the watched text.
+
+        Returns:
+            `trained` and `watched`.
+        """
         torch, _ = torch_modules()
-        if self.done < EPOCHS:
-            teacher = self.teacher(bar)
+        if self.epochs_done < EPOCHS:
+            teacher = self.teacher(progress)
             steps = EPOCHS * len(self.ids)
-            bar.start("distill", steps + (EPOCHS + 1) * len(self.watch), "windows")
+            progress.start("distill", steps + (EPOCHS + 1) * len(self.watch), "windows")
             if not self.watched:
-                self.start = self.look(self.student, bar).tolist()
+                self.start = self.evaluate(self.student, progress).tolist()
                 self.watched.append(float(np.mean(self.start)))
             else:
-                bar.advance(self.done * (len(self.ids) + len(self.watch)) + len(self.watch))
-            for epoch in range(self.done, EPOCHS):
+                progress.advance(
+                    self.epochs_done * (len(self.ids) + len(self.watch)) + len(self.watch)
+                )
+            for epoch in range(self.epochs_done, EPOCHS):
                 order = np.random.default_rng([_SEED, epoch]).permutation(len(self.ids))
                 total = 0.0
                 for number, at in enumerate(order):
@@ -101,50 +103,50 @@ class Lesson:
                         self.ids[at], teacher.states[at], teacher.head, learn=True
                     )
                     self._step(epoch * len(self.ids) + number, steps)
-                    bar.advance(1)
+                    progress.advance(1)
                 self.trained.append(total / len(order))
-                self.watched.append(float(self.look(self.student, bar).mean()))
+                self.watched.append(float(self.evaluate(self.student, progress).mean()))
                 if self.watched[-1] <= min(self.watched):
                     self.best = {name: t.detach().clone() for name, t in self.theta.items()}
-                self.done = epoch + 1
+                self.epochs_done = epoch + 1
                 self._save()
-            bar.finish()
+            progress.finish()
         with torch.no_grad():
             for name, best in self.best.items():
                 self.theta[name].copy_(best)
         return self.trained, self.watched
 
     def release(self) -> None:
-        """Let the student go, and all that belongs to it, to have room for another."""
+        """Free the student and all that belongs to it, so that another fits into memory."""
         del self.student, self.theta, self.first, self.second, self.best
         gc.collect()  # forward passes hold modules that hold them
 
-    def look(self, student: Student, bar: Progress) -> F64:
-        """Mean divergence of each watched window, f64 [windows], at the positions the runtime is judged on."""
-        teacher = self.teacher(bar)
-        found: list[float] = []
+    def evaluate(self, student: Student, progress: Progress) -> F64:
+        """Mean divergence of each watched window, f64 [windows], at the positions that runtimes are scored on."""
+        teacher = self.teacher(progress)
+        scores: list[float] = []
         for ids, state in zip(self.watch, teacher.states[len(self.ids) :], strict=True):
-            found.append(
+            scores.append(
                 student.divergence(ids, state, teacher.head, learn=False, first=len(ids) // 2)
             )
-            bar.advance(1)
-        return np.array(found)
+            progress.advance(1)
+        return np.array(scores)
 
     def _step(self, number: int, steps: int) -> None:
         """Adam (arXiv:1412.6980), warmed up, then along a cosine to zero."""
         torch, _ = torch_modules()
         speed = min(1.0, (number + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * number / steps))
-        one, two = 0.9, 0.95
+        beta1, beta2 = 0.9, 0.95
         with torch.no_grad():
             for name, theta in self.theta.items():
                 if theta.grad is None:
                     continue
                 rate = speed * RATES[self._kind(name)]
                 first, second = self.first[name], self.second[name]
-                first.lerp_(theta.grad, 1 - one)
-                second.lerp_(theta.grad.square(), 1 - two)
-                size = (second / (1 - two ** (number + 1))).sqrt_().add_(1e-12)
-                theta -= rate / (1 - one ** (number + 1)) * first / size
+                first.lerp_(theta.grad, 1 - beta1)
+                second.lerp_(theta.grad.square(), 1 - beta2)
+                size = (second / (1 - beta2 ** (number + 1))).sqrt_().add_(1e-12)
+                theta -= rate / (1 - beta1 ** (number + 1)) * first / size
                 theta.grad = None
 
     def _kind(self, name: str) -> str:
@@ -153,15 +155,16 @@ class Lesson:
         return "norm" if name in self.student.gains else "scale"
 
     def save(self, path: Path) -> None:
-        """What a plan reads: scales and offsets as float16, norms as float32."""
-        found: dict[str, Any] = {
+        """Write the file that a plan reads: scales and offsets as float16, norms as float32."""
+        arrays: dict[str, Any] = {
             name + SCALE: v.astype(np.float16) for name, v in self.student.scales()
         }
-        found |= {name + OFFSET: v.astype(np.float16) for name, v in self.student.offsets()}
-        found |= {name: v.astype(np.float32) for name, v in self.student.vectors()}
-        safetensors.save(path, found)
+        arrays |= {name + OFFSET: v.astype(np.float16) for name, v in self.student.offsets()}
+        arrays |= {name: v.astype(np.float32) for name, v in self.student.vectors()}
+        safetensors.save(path, arrays)
 
     def forget(self) -> None:
+        """Remove the saved state."""
         self.path.unlink(missing_ok=True)
 
     def _state(self) -> dict[str, dict[str, Any]]:
@@ -174,8 +177,8 @@ class Lesson:
             for part, of in parts
             for name, t in of.items()
         }
-        told = {"key": self.key} | {name: json.dumps(getattr(self, name)) for name in _CURVES}
-        safetensors.save(self.path, arrays, told)
+        metadata = {"key": self.key} | {name: json.dumps(getattr(self, name)) for name in _CURVES}
+        safetensors.save(self.path, arrays, metadata)
 
     def _load(self) -> None:
         torch, _ = torch_modules()
@@ -189,18 +192,18 @@ class Lesson:
             suppress(Exception),
             safe_open(str(self.path), framework="pt", device=self.student.device) as file,
         ):
-            told = file.metadata() or {}
-            if told.get("key") != self.key:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != self.key:
                 return
-            curves = {name: json.loads(told[name]) for name in _CURVES}
-            there = {
+            curves = {name: json.loads(metadata[name]) for name in _CURVES}
+            stored = {
                 part: {name: file.get_tensor(f"{part}:{name}") for name in of}
                 for part, of in parts.items()
             }
             with torch.no_grad():
                 for part, of in parts.items():
                     for name, t in of.items():
-                        t.copy_(there[part][name])
+                        t.copy_(stored[part][name])
             for name, curve in curves.items():
                 setattr(self, name, curve)
-            self.done = len(self.trained)
+            self.epochs_done = len(self.trained)

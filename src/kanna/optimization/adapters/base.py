@@ -1,0 +1,275 @@
+"""The contract of a format with the optimization, and what most formats have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from kanna.comparison import steps
+from kanna.comparison.rows import Row
+from kanna.conversion.base import ConvertResult, Request, Running
+from kanna.errors import UsageError
+from kanna.families import hf_names
+from kanna.formats.gguf.write import WriteResult
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.context import Workspace
+from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
+from kanna.optimization.measure import InputRounding, Measured
+from kanna.optimization.memory_budget import MemoryBudget
+from kanna.optimization.probe import Prober
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.search import NAME, SizeRange, plan_of
+from kanna.optimization.tuning.subject import TuningSubject
+from kanna.plan import Plan
+from kanna.plan.allocate import Choice, Option, allocate
+
+
+class PlannedConversion(Protocol):
+    """A conversion that knows what it would write; those of the package `conversion` are such."""
+
+    def describe(self) -> ConvertResult:
+        """What would be written, to the byte."""
+        ...
+
+    def write(self, running: Running) -> WriteResult:
+        """Write it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtefactSpec:
+    """An artefact that is to be made, by a plan file or as a preset.
+
+    Attributes:
+        name: In the report.
+        path: The file or folder.
+    """
+
+    name: str
+    path: Path
+    plan: Path | None = None
+    preset: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetOffer:
+    """What a plain preset makes: its bytes as a budget counts them, the encoding of every tensor."""
+
+    file_bytes: int
+    encodings: Mapping[str, str]
+
+
+class Adapter:
+    """A format, for one source: what a plan or a preset makes of it, to the byte.
+
+    A subclass names its `format` and its `candidates`, gives its `presets` and a `conversion`.
+    Everything else has a default; what a format does not support is left as it is here.
+
+    Attributes:
+        format: The name of the format.
+        compares: Whether every artefact is gated and timed as in a comparison. Otherwise the
+            closest one is gated, and `bench` measures speed.
+        supports_memory: Whether it has a `memory_budget`.
+        supports_probing: Whether it has a `prober`.
+        supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
+            divergences by kind of text, too.
+        supports_tuning: Whether it has a `tuning_subject`.
+        tuning_bytes: Bytes of metadata that a tuned artefact has beyond those of its plan.
+    """
+
+    format: ClassVar[str]
+    compares: ClassVar[bool] = False
+    supports_memory: ClassVar[bool] = False
+    supports_probing: ClassVar[bool] = False
+    supports_local_search: ClassVar[bool] = False
+    supports_tuning: ClassVar[bool] = False
+    tuning_bytes: ClassVar[int] = 0
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    # Names
+
+    @property
+    def suffix(self) -> str:
+        """What files of this format have in their names, as in plan-mlx.json."""
+        return f"-{self.format}"
+
+    def file(self, name: str) -> Path:
+        """A file of the output folder: `plan.json` is plan-mlx.json of MLX."""
+        stem, dot, ending = name.partition(".")
+        return self.workspace.folder / f"{stem}{self.suffix}{dot}{ending}"
+
+    def artefact(self, name: str) -> Path:
+        """Where an artefact of this name lies."""
+        return (
+            self.workspace.folder / f"{steps.base_name(self.workspace.source)}-{name}-{self.format}"
+        )
+
+    @property
+    def pattern(self) -> str:
+        """A glob that matches every artefact of this format in the output folder."""
+        return f"*-{self.format}"
+
+    def label(self, preset: str) -> str:
+        """How a preset is called where formats meet."""
+        return f"{self.format}:{preset}"
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Names of tensors in artefacts → names in GGUF, where they differ."""
+        return {theirs: ours for ours, theirs in hf_names(self.workspace.model).items()}
+
+    # What a plan may hold
+
+    @property
+    def full(self) -> str:
+        """The encoding of what is not quantized."""
+        return "f16"
+
+    def candidates(self) -> Sequence[str] | None:
+        """Encodings to choose from; None: those of a GGUF."""
+        raise NotImplementedError
+
+    def constraints(self, request: OptimizeRequest) -> Constraints:
+        """What the user demands of some tensors, in the words of this format."""
+        return Constraints(
+            keep=request.keep,
+            exclude=request.exclude,
+            rules=request.rules,
+            full=self.full,
+            vocabulary=self.candidates() or (),
+        )
+
+    def notes(self) -> list[str]:
+        """What the user should know before anything is written."""
+        return []
+
+    def check_available(self) -> None:
+        """Raise MissingError when something that writes this format is not installed."""
+
+    def prepare(self) -> None:
+        """Make what sizes depend on, before the first of them is asked for."""
+
+    def choices(
+        self,
+        measured: Measured,
+        constraints: Constraints | None = None,
+        scale: Mapping[str, float] | None = None,
+    ) -> list[Choice]:
+        """What the search chooses from; without constraints, everything that was measured."""
+        allowed = constraints.allow() if constraints else None
+        return measured.choices(self.workspace.model, allowed, scale)
+
+    def plan(self, choices: Sequence[Choice], encodings: Mapping[str, str]) -> Plan:
+        """The plan that gives each choice its encoding."""
+        return plan_of(choices, encodings, self.full)
+
+    def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
+        """The options of least cost within so many bytes, by choice."""
+        return allocate(choices, nbytes)
+
+    @property
+    def rounding(self) -> InputRounding | None:
+        """What the runtime makes of inputs; None where it takes them as they are."""
+        return None
+
+    # Sizes
+
+    def presets(self) -> Sequence[str]:
+        """Names of the presets whose size can be a budget."""
+        raise NotImplementedError
+
+    def baselines(self) -> Sequence[str]:
+        """Names of the presets that a result is compared with."""
+        return self.presets()
+
+    def conversion(
+        self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
+    ) -> PlannedConversion:
+        """The conversion by a plan or a preset, planned and not written."""
+        raise NotImplementedError
+
+    def request(self, plan: Path | Plan | None, preset: str | None) -> Request:
+        """What such a conversion is asked for, with the statistics if there are any."""
+        return Request(plan=plan, preset=preset, statistics=self.workspace.statistics)
+
+    def size(self, plan: Path | Plan) -> int:
+        """Bytes of the artefact of a plan, as a budget counts them; the name of a file may count."""
+        return self.conversion(Path(NAME), plan=plan).describe().file_bytes
+
+    def preset_size(self, preset: str) -> int:
+        """The same of a preset."""
+        return self.conversion(Path(NAME), preset=preset).describe().file_bytes
+
+    def preset_named(self, like: str) -> str:
+        """The preset that `--like` names.
+
+        Raises:
+            UsageError: There is none of this name.
+        """
+        name = like.removeprefix(f"{self.format}:")
+        if name not in self.presets():
+            raise UsageError(
+                f"--like {like}", expected="alone, one of " + ", ".join(self.presets())
+            )
+        return name
+
+    def offers(self) -> dict[str, PresetOffer]:
+        """Every preset with its bytes and encodings."""
+        offers: dict[str, PresetOffer] = {}
+        for preset in self.baselines():
+            tensors = self.conversion(self.artefact(preset), preset=preset).describe().tensors
+            encodings = {self.names.get(t["name"], t["name"]): t["encoding"] for t in tensors}
+            offers[preset] = PresetOffer(file_bytes=self.preset_size(preset), encodings=encodings)
+        return offers
+
+    # Artefacts
+
+    def describe(self, spec: ArtefactSpec) -> Row:
+        """The row of the report for an artefact, written or not."""
+        work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
+        row = steps.described(work.describe(), spec.path, spec.name, "candidate", self.format)
+        row.file_bytes = self.size(spec.plan) if spec.plan else self.preset_size(spec.preset or "")
+        row.command = ""
+        return row
+
+    def write(self, spec: ArtefactSpec) -> Row:
+        """Write an artefact; returns its row of the report."""
+        self.write_folder(spec)
+        return self.describe(spec)
+
+    def write_folder(self, spec: ArtefactSpec) -> None:
+        """Write the file or folder of an artefact."""
+        work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
+        work.write(self.workspace.context.running())
+
+    def bits_per_weight(self, row: Row) -> float:
+        """Bits per weight of what a budget counts."""
+        return 8 * (row.file_bytes or 0) / self.workspace.model.num_parameters
+
+    # What not every format supports
+
+    def prober(self, measured: Measured) -> Prober:
+        """Measures in the runtime what kinds of tensors cost."""
+        raise NotImplementedError
+
+    def memory_budget(self, memory: int, context: int, feasible: SizeRange) -> MemoryBudget:
+        """What `--memory` leaves for weights."""
+        raise NotImplementedError
+
+    def scorer(self, windows: Sequence[Window]) -> KLScorer:
+        """Scores artefacts on windows of text, in their runtime."""
+        raise NotImplementedError
+
+    def rewrite(self, plan: Path, out: Path, before: Path) -> None:
+        """Write `out` by a plan, taking from the artefact `before` what has not changed."""
+        raise NotImplementedError
+
+    def tuning_subject(
+        self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows
+    ) -> TuningSubject:
+        """What tunes the `artefact` of `plan` into `out`."""
+        raise NotImplementedError

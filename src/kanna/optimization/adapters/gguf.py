@@ -1,0 +1,267 @@
+"""Optimization of GGUF files for llama.cpp."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna import encodings, families
+from kanna._util.digest import sha256
+from kanna._util.progress import Progress, Silent
+from kanna.calibration import HELD_TEXT, IMATRIX
+from kanna.comparison import steps
+from kanna.comparison.rows import Row
+from kanna.conversion.base import Request
+from kanna.conversion.gguf import ToGGUF
+from kanna.encodings import grid_detection
+from kanna.errors import KannaError
+from kanna.evaluation import reference_gguf
+from kanna.evaluation.windows import cut, read_text
+from kanna.model import Model
+from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.context import Workspace
+from kanna.optimization.kl_scorer import F64, HeldOutWindows, KLScorer, Window
+from kanna.optimization.measure import Measured
+from kanna.optimization.memory_budget import MemoryBudget
+from kanna.optimization.probe import SCRATCH, kind_of
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.rewrite import rewrite
+from kanna.optimization.search import NAME, SizeRange
+from kanna.optimization.tuning.training import ScaleTraining
+from kanna.plan import Plan, RuleModel
+from kanna.plan import gguf as presets
+from kanna.runtimes.llamacpp import RUNTIME
+from kanna.sources import open_source
+
+BITS = 4.6
+"""Probes use the encoding nearest to this many bits."""
+WINDOWS = 6
+CONTEXT = 512
+
+
+class GGUFAdapter(Adapter):
+    """GGUF files, which alone have a local search, divergences by kind of text, and a memory budget."""
+
+    format = "gguf"
+    compares = True
+    supports_memory = True
+    supports_probing = True
+    supports_local_search = True
+    supports_tuning = True
+    tuning_bytes = 128
+
+    @property
+    def suffix(self) -> str:
+        """None: plan.json."""
+        return ""
+
+    @property
+    def pattern(self) -> str:
+        """Files."""
+        return "*.gguf"
+
+    def artefact(self, name: str) -> Path:
+        """A file."""
+        return self.workspace.folder / f"{steps.base_name(self.workspace.source)}-{name}.gguf"
+
+    def label(self, preset: str) -> str:
+        """Presets of GGUF go by their own name."""
+        return preset
+
+    def candidates(self) -> None:
+        """Those of `measure`, and the encoding whose grid a matrix lies on already."""
+        return None
+
+    def constraints(self, request: OptimizeRequest) -> Constraints:
+        """As the user has them."""
+        return Constraints(keep=request.keep, exclude=request.exclude, rules=request.rules)
+
+    def notes(self) -> list[str]:
+        """Which grids the weights lie on already."""
+        return grid_detection.told(grid_detection.recognised(self.workspace.model.tensors))
+
+    def presets(self) -> Sequence[str]:
+        """Every preset of llama.cpp."""
+        return presets.names()
+
+    def preset_named(self, like: str) -> str:
+        """The preset of this name in any case; raises PlanError naming the nearest ones."""
+        return presets.get(like.removeprefix(f"{self.format}:")).name
+
+    def conversion(
+        self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
+    ) -> ToGGUF:
+        """The conversion; of a preset with the statistics as its importance matrix."""
+        workspace = self.workspace
+        return ToGGUF(workspace.source, workspace.model, out, self.request(plan, preset))
+
+    def request(self, plan: Path | Plan | None, preset: str | None) -> Request:
+        """What such a conversion is asked for."""
+        statistics = self.workspace.statistics
+        if preset is None:
+            return Request(plan=plan, statistics=statistics)
+        return Request(preset=preset, imatrix=statistics / IMATRIX if statistics else None)
+
+    def offers(self) -> dict[str, PresetOffer]:
+        """Every preset that the model can be converted by."""
+        offers: dict[str, PresetOffer] = {}
+        for preset in self.baselines():
+            try:
+                result = self.conversion(Path(NAME), preset=preset).describe()
+            except KannaError:
+                continue
+            offers[preset] = PresetOffer(
+                file_bytes=result.file_bytes,
+                encodings={t["name"]: t["encoding"] for t in result.tensors},
+            )
+        return offers
+
+    def describe(self, spec: ArtefactSpec) -> Row:
+        """The row with the command that makes the artefact."""
+        row = self._row(spec)
+        row.command += f" -o {shlex.quote(spec.path.name)}"
+        return row
+
+    def _row(self, spec: ArtefactSpec) -> Row:
+        result = self.conversion(spec.path, plan=spec.plan, preset=spec.preset).describe()
+        return steps.described(result, spec.path, spec.name, "candidate", self.format)
+
+    def write(self, spec: ArtefactSpec) -> Row:
+        """Write the file, unless the one that is there is what would be written."""
+        workspace, context = self.workspace, self.workspace.context
+        request = self.request(spec.plan, spec.preset)
+        options = ("plan", "preset", "statistics", "imatrix")
+        how = {name: value for name in options if (value := getattr(request, name)) is not None}
+        row = self._row(spec)
+        steps.make(
+            row,
+            workspace.source,
+            workspace.model,
+            hashes=workspace.source.hashes(context.progress),
+            how=how,
+            threads=context.threads,
+            overwrite=False,
+            bar=context.progress,
+        )
+        return row
+
+    def bits_per_weight(self, row: Row) -> float:
+        """Bits per weight of the tensors."""
+        return row.bits_per_weight or 0.0
+
+    def prober(self, measured: Measured) -> GGUFProber:
+        """Probes in llama.cpp."""
+        return GGUFProber(workspace=self.workspace, costs=measured.costs)
+
+    def memory_budget(self, memory: int, context: int, feasible: SizeRange) -> MemoryBudget:
+        """What llama.cpp leaves for weights."""
+        return MemoryBudget(self.workspace, memory, context, feasible)
+
+    def scorer(self, windows: Sequence[Window]) -> KLScorer:
+        """Scores in llama.cpp."""
+        return KLScorer(self.workspace, windows)
+
+    def rewrite(self, plan: Path, out: Path, before: Path) -> None:
+        """Encode again what changed its encoding."""
+        rewrite(self.workspace, plan, out, before=before, progress=Silent())
+
+    def tuning_subject(
+        self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows
+    ) -> FileSubject:
+        """The file of `plan`."""
+        return FileSubject(
+            workspace=self.workspace, artefact=artefact, out=out, trial=windows.trial
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GGUFProber:
+    """Every kind of tensor quantized alone, the rest left at 16 bits, in llama.cpp.
+
+    Two files are on the disk at a time: the one at 16 bits throughout, and that of one kind.
+    """
+
+    workspace: Workspace
+    costs: Mapping[str, Mapping[str, float]]
+
+    def kinds(self) -> Mapping[str, Sequence[str]]:
+        """Every kind of matrix."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.costs:
+            kinds.setdefault(kind_of(name), []).append(name)
+        return kinds
+
+    def _encoding(self, name: str) -> str:
+        return min(self.costs[name], key=lambda e: abs(encodings.get(e).bits - BITS))
+
+    def predicted(self, names: Sequence[str]) -> float:
+        """What these tensors should cost, each in the encoding nearest to BITS."""
+        return sum(self.costs[name][self._encoding(name)] for name in names)
+
+    @contextmanager
+    def trials(self) -> Generator[Callable[[Sequence[str]], float]]:
+        """A function that writes and scores a file; with no tensors, the one that others start from."""
+        workspace, progress = self.workspace, self.workspace.context.progress
+        text = read_text(workspace.calibrated / HELD_TEXT)[0]
+        reference = reference_gguf(workspace.source, progress=progress)
+        with RUNTIME.open(reference, vocab_only=True) as engine:
+            held = cut(engine, text, context=CONTEXT, windows=WINDOWS, default=False)
+        windows = [("held", ids) for ids in held.ids]
+        with (
+            tempfile.TemporaryDirectory(prefix=SCRATCH, dir=workspace.folder) as scratch,
+            KLScorer(workspace, windows) as scorer,
+        ):
+            scorer.read()
+            floor, path = Path(scratch) / "floor.gguf", Path(scratch) / "kind.gguf"
+
+            def divergence(names: Sequence[str]) -> float:
+                rules = [
+                    RuleModel(
+                        pattern=f"^{re.escape(n)}$", encoding=self._encoding(n), method="gptq"
+                    )
+                    for n in names
+                ]
+                plan = Plan(name=NAME, encoding="f16", rules=rules)
+                out, before = (path, floor) if names else (floor, None)
+                rewrite(workspace, plan, out, before=before, progress=Silent())
+                return float(scorer.kl(out, progress=Silent()).mean())
+
+            yield divergence
+
+
+@dataclass(slots=True, kw_only=True)
+class FileSubject:
+    """A GGUF that can be tuned, scored in llama.cpp; see TuningSubject."""
+
+    workspace: Workspace
+    artefact: Path
+    out: Path
+    trial: Sequence[Window]
+    norms: bool = True
+
+    def key(self) -> list[Any]:
+        """The runtime's version and the file's hash."""
+        return [RUNTIME.available().version, sha256(self.artefact)]
+
+    def read(self, path: Path) -> Model:
+        """A file as a model."""
+        return families.load_model(open_source(path))
+
+    def write(self, plan: Path, progress: Progress) -> None:
+        """Write `out`; only what was tuned is encoded again."""
+        rewrite(self.workspace, plan, self.out, before=self.artefact, progress=progress)
+
+    def score(self, training: ScaleTraining, progress: Progress) -> tuple[F64, F64]:
+        """Divergence before and after on each trial window, in llama.cpp."""
+        with KLScorer(self.workspace, self.trial) as scorer:
+            return scorer.kl(self.artefact), scorer.kl(self.out)
+
+
+ADAPTER = GGUFAdapter

@@ -1,0 +1,107 @@
+"""Optimization of folders for mlx-lm, within a budget of weight files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kanna.conversion.mlx import ToMLX, number_of
+from kanna.encodings.grouped.affine import NUMBERS, name_of
+from kanna.families import load_model
+from kanna.model import Model
+from kanna.optimization.adapters.base import Adapter
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.kl_scorer import HeldOutWindows
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.tuning.folder import FolderSubject
+from kanna.plan import Plan
+from kanna.plan import mlx as presets
+from kanna.sources import open_source
+
+_WIDTHS = tuple((bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128))
+
+
+def number_for(model: Model) -> str:
+    """The type of scales and of what is not quantized.
+
+    That of the model, float16 where its matrices are float32: scales and biases in float32 take two
+    bits per weight at groups of 32, and gain nothing over half of that.
+    """
+    wide = any(t.dtype == "f32" and len(t.shape) == 2 for t in model.tensors.values())
+    number = number_of(model)
+    return "f16" if number == "f32" and wide else number
+
+
+class MLXAdapter(Adapter):
+    """MLX folders: grouped encodings, scales and norms that can be tuned."""
+
+    format = "mlx"
+    supports_tuning = True
+
+    @property
+    def full(self) -> str:
+        """The type of scales and of what is not quantized."""
+        return number_for(self.workspace.model)
+
+    def candidates(self) -> Sequence[str]:
+        """Every width and group, and floats."""
+        return (*(name_of(bits, group, self.full) for bits, group in _WIDTHS), self.full)
+
+    def constraints(self, request: OptimizeRequest) -> Constraints:
+        """As the user has them; `affine4g64` means the model's own type."""
+        return Constraints(
+            keep=request.keep,
+            exclude=[self._with_number(e) for e in request.exclude],
+            rules={pattern: self._with_number(e) for pattern, e in request.rules.items()},
+            full=self.full,
+            vocabulary=self.candidates(),
+        )
+
+    def _with_number(self, name: str) -> str:
+        if self.full == "bf16" or "_" in name or not name.startswith("affine"):
+            return name
+        return f"{name}_{self.full}"
+
+    def notes(self) -> list[str]:
+        """That float32 becomes float16, where it does."""
+        if self.full == number_of(self.workspace.model):
+            return []
+        return [
+            "the source is in float32: scales, and what is not quantized, are written in float16"
+        ]
+
+    def presets(self) -> Sequence[str]:
+        """Every preset."""
+        return tuple(presets.PRESETS)
+
+    def baselines(self) -> Sequence[str]:
+        """Every preset that quantizes; `exact` has nothing to choose."""
+        return [name for name in presets.PRESETS if name not in ("exact", *NUMBERS)]
+
+    def conversion(
+        self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
+    ) -> ToMLX:
+        """The conversion, with scales in the number type of this source."""
+        workspace, request = self.workspace, self.request(plan, preset)
+        return ToMLX(workspace.source, workspace.model, out, request, self.full)
+
+    def tuning_subject(
+        self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows
+    ) -> FolderSubject:
+        """The folder of `plan`, norms included."""
+
+        def write(tuned: Path) -> None:
+            work = self.conversion(out, plan=tuned)
+            work.carry(artefact)
+            work.write(self.workspace.context.running())
+
+        return FolderSubject(
+            artefact=artefact,
+            out=out,
+            norms=True,
+            reader=lambda path: load_model(open_source(path)),
+            writer=write,
+        )
+
+
+ADAPTER = MLXAdapter

@@ -1,0 +1,248 @@
+"""Optimization of folders for onnxruntime: one encoding per node, no slower than the builder's own mix."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kanna._util.progress import Silent
+from kanna.conversion.base import Request
+from kanna.conversion.nbits import ToNBits
+from kanna.encodings import Encoding
+from kanna.encodings.grouped.nbits import parse
+from kanna.errors import UsageError
+from kanna.formats.onnx import build, quantize
+from kanna.model import F32, columns, num_rows, num_weights
+from kanna.optimization.adapters.base import Adapter, ArtefactSpec
+from kanna.optimization.adapters.onnx_probe import ONNXProber
+from kanna.optimization.adapters.onnx_time import share_within_time
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.kl_scorer import HeldOutWindows
+from kanna.optimization.measure import InputRounding, Measured
+from kanna.optimization.search import NAME
+from kanna.optimization.tuning.folder import FolderSubject
+from kanna.plan import Plan
+from kanna.plan import onnx as presets
+from kanna.plan.allocate import Choice, Option
+
+CANDIDATES = (
+    "nbits2g32",
+    "nbits2g64",
+    "nbits4g16",
+    "nbits4g16s",
+    "nbits4g32",
+    "nbits4g32s",
+    "nbits4g64",
+    "nbits4g128",
+    "nbits8g32",
+    "nbits8g64s",
+    "nbits8g128s",
+    "f32",
+)
+"""What onnxruntime's CPU kernels multiply by at full speed.
+
+2 bits in groups of 16 take a hundred times longer.
+"""
+DEFAULT_PRESET = "int4"
+
+
+def rounded_inputs(encoding: Encoding, x: F32) -> F32 | None:
+    """Inputs f32 [tokens, columns] as a node of accuracy_level 4 rounds them.
+
+    Whole numbers up to 127 per group, times a scale; None where the encoding is a float.
+    """
+    kind = parse(encoding.name)
+    if kind is None:
+        return None
+    groups = x.reshape(len(x), -1, kind.group)
+    largest = np.maximum(np.abs(groups).max(axis=2, keepdims=True), np.float32(1e-30))
+    scale = largest / np.float32(127)
+    return (np.rint(groups / scale) * scale).reshape(x.shape)
+
+
+def matrix_bytes(rows: int, cols: int, encoding: str) -> int:
+    """Bytes of a matrix in the external data, with what aligns its planes."""
+    kind = parse(encoding)
+    return rows * kind.row_bytes(cols) if kind else 4 * rows * cols
+
+
+class ONNXAdapter(Adapter):
+    """ONNX folders of MatMulNBits nodes, made from the float graph of the source."""
+
+    format = "onnx"
+    supports_probing = True
+    supports_tuning = True
+    tuning_bytes = 128
+
+    @property
+    def full(self) -> str:
+        """Graphs compute in float32."""
+        return "f32"
+
+    def candidates(self) -> Sequence[str]:
+        """What onnxruntime multiplies by at full speed."""
+        return CANDIDATES
+
+    def presets(self) -> Sequence[str]:
+        """Every preset of the builder."""
+        return tuple(presets.PRESETS)
+
+    @property
+    def rounding(self) -> InputRounding:
+        """Nodes of accuracy_level 4 round their inputs."""
+        return rounded_inputs
+
+    def check_available(self) -> None:
+        """The builder of the graph."""
+        build.require()
+
+    @property
+    def graph(self) -> Path:
+        """The float32 graph of the source, in a folder of its own."""
+        return self.workspace.folder / "graph"
+
+    def prepare(self) -> None:
+        """Build the float graph, unless that of the same source is there."""
+        context = self.workspace.context
+        context.clock.restart()
+        mark = self.workspace.folder / "graph.json"
+        hashes = json.dumps(self.workspace.source.hashes(), sort_keys=True)
+        if not (
+            self.graph.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == hashes
+        ):
+            self._build()
+            mark.write_text(hashes, encoding="utf-8")
+        context.clock.lap("graph")
+
+    def _build(self) -> None:
+        folder = self.workspace.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.graph, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
+            running = self.workspace.context.running()
+            self._default.build(Path(scratch), running).replace(self.graph)
+
+    @cached_property
+    def _default(self) -> ToNBits:
+        """The conversion by the default preset: it knows nodes, ties and tensors, which no plan changes."""
+        workspace = self.workspace
+        request = Request(preset=DEFAULT_PRESET, statistics=workspace.statistics)
+        return ToNBits(workspace.source, workspace.model, workspace.folder / NAME, request)
+
+    @cached_property
+    def nodes(self) -> list[list[str]]:
+        """The matrices of each node, by GGUF name: q, k and v are one node."""
+        nodes: list[list[str]] = []
+        for theirs, ours in self._default.ours.items():
+            joined = quantize.joined(theirs, self._default.tensors)
+            members = [self._default.ours[n] for n in joined]
+            if members[0] == ours:
+                nodes.append(members)
+        return nodes
+
+    @cached_property
+    def _weights(self) -> dict[str, int]:
+        """How many weights each node has, by its first matrix."""
+        tensors = self.workspace.model.tensors
+        return {m[0]: sum(num_weights(tensors[n]) for n in m) for m in self.nodes}
+
+    def choices(
+        self,
+        measured: Measured,
+        constraints: Constraints | None = None,
+        scale: Mapping[str, float] | None = None,
+    ) -> list[Choice]:
+        """One choice per node, named by its first matrix."""
+        allowed = (constraints or Constraints()).allow()
+        tensors, factors = self.workspace.model.tensors, scale or {}
+        choices: list[Choice] = []
+        for members in self.nodes:
+            if any(m not in measured.costs for m in members):
+                continue
+            options: list[Option] = []
+            for encoding in measured.costs[members[0]]:
+                if not all(allowed(m, encoding) for m in members):
+                    continue
+                cost = sum(measured.costs[m][encoding] * factors.get(m, 1.0) for m in members)
+                size = sum(
+                    matrix_bytes(num_rows(tensors[m]), columns(tensors[m]), encoding)
+                    for m in members
+                )
+                options.append(Option(encoding=encoding, nbytes=size, cost=cost))
+            if not options:
+                raise UsageError(
+                    f"no encoding is left for {', '.join(members)}", todo="exclude fewer encodings"
+                )
+            choices.append(Choice(name=members[0], options=options))
+        return choices
+
+    def plan(self, choices: Sequence[Choice], encodings: Mapping[str, str]) -> Plan:
+        """The plan of one rule per node, with a rule for every matrix of it."""
+        plan = super().plan(choices, encodings)
+        members = {m[0]: m for m in self.nodes}
+        rules = [
+            rule.model_copy(update={"pattern": f"^{re.escape(name)}$"})
+            for choice, rule in zip(choices, plan.rules, strict=True)
+            for name in members[choice.name]
+        ]
+        return plan.model_copy(update={"rules": rules})
+
+    def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
+        """The least cost within so many bytes, and the time of the builder's mix of that size."""
+        return share_within_time(choices, nbytes, self._weights, self._default.tied)
+
+    def conversion(
+        self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
+    ) -> ToNBits:
+        """The conversion to a folder of nodes."""
+        workspace = self.workspace
+        return ToNBits(workspace.source, workspace.model, out, self.request(plan, preset))
+
+    def size(self, plan: Path | Plan) -> int:
+        """Bytes of the whole folder."""
+        return self.conversion(Path(NAME), plan=plan).folder_bytes(self.graph)
+
+    def preset_size(self, preset: str) -> int:
+        """Bytes of the whole folder."""
+        return self.conversion(Path(NAME), preset=preset).folder_bytes(self.graph)
+
+    def write_folder(self, spec: ArtefactSpec) -> None:
+        """Write from the float graph."""
+        work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
+        work.write_from(self.graph, self.workspace.context.running())
+
+    def prober(self, measured: Measured) -> ONNXProber:
+        """Probes in onnxruntime."""
+        workspace = self.workspace
+
+        def write(plan: Plan, folder: Path) -> None:
+            running = workspace.context.running(Silent())
+            self.conversion(folder, plan=plan).write_from(self.graph, running)
+
+        return ONNXProber(workspace=workspace, graph=self.graph, costs=measured.costs, write=write)
+
+    def tuning_subject(
+        self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows
+    ) -> FolderSubject:
+        """The folder of `plan`. Its norms are part of the graph, and stay."""
+
+        def write(tuned: Path) -> None:
+            self.write_folder(ArtefactSpec(name=out.name, path=out, plan=tuned))
+
+        return FolderSubject(
+            artefact=artefact,
+            out=out,
+            norms=False,
+            reader=lambda path: self.conversion(path, plan=plan).held(self.graph),
+            writer=write,
+        )
+
+
+ADAPTER = ONNXAdapter

@@ -1,0 +1,109 @@
+"""What every stage of an optimization runs with, and what it works on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kanna._util.progress import Progress, Silent
+from kanna.conversion.base import Running
+from kanna.hardware.cpu import default_threads
+from kanna.model import Model
+from kanna.sources import Source
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+class StageClock:
+    """Seconds of every stage; each lap begins where the last one ended."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def restart(self) -> None:
+        """Begin the next lap now."""
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Record the time since the last lap under `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 2)
+        self._last = now
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """How an optimization runs: its resources, where it reports, and what it has noted so far.
+
+    Attributes:
+        threads: Threads of runtimes and kernels; None lets each take its default.
+        device: Where torch computes; None takes an accelerator when there is one.
+        progress: Reports how far a stage is.
+        on_message: Is given one line when a stage has ended.
+        cancelled: Whether to stop; asked before every stage. Finished stages stay on the disk.
+        notes: Notes of the result, in the order they were made.
+        clock: Seconds of the stages.
+    """
+
+    threads: int | None = None
+    device: str | None = None
+    progress: Progress = field(default_factory=Silent)
+    on_message: Callable[[str], None] = _ignore
+    cancelled: Callable[[], bool] = _never
+    notes: list[str] = field(default_factory=list[str])
+    clock: StageClock = field(default_factory=StageClock)
+
+    @property
+    def workers(self) -> int:
+        """Threads of our own kernels."""
+        return self.threads or default_threads()
+
+    def note(self, *texts: str) -> None:
+        """Add notes to the result; one that is there already is not repeated."""
+        self.notes += [text for text in dict.fromkeys(texts) if text not in self.notes]
+
+    def check_cancelled(self) -> None:
+        """Raise KeyboardInterrupt when the run is to stop, as when a user interrupts it."""
+        if self.cancelled():
+            raise KeyboardInterrupt
+
+    def running(self, progress: Progress | None = None) -> Running:
+        """How conversions write in this run; `progress` takes the place of the context's own."""
+        return Running(
+            threads=self.workers,
+            overwrite=True,
+            nonfinite="refuse",
+            progress=progress or self.progress,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """A source, and the folder it is optimized in.
+
+    Attributes:
+        model: The source as tensors with roles.
+        folder: Where every result of a stage and every artefact lies.
+        statistics: The folder of calibration statistics; None before the source is calibrated.
+    """
+
+    source: Source
+    model: Model
+    folder: Path
+    context: Context
+    statistics: Path | None = None
+
+    @property
+    def calibrated(self) -> Path:
+        """The folder of calibration statistics, where they must be there."""
+        assert self.statistics is not None, "the source has not been calibrated"
+        return self.statistics

@@ -1,0 +1,233 @@
+"""The request of an optimization checked against its source, and what its stages hand on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna import families
+from kanna._util.units import format_size
+from kanna.calibration.windows import Windows
+from kanna.comparison.rows import Row
+from kanna.errors import UsageError
+from kanna.evaluation.windows import read_text
+from kanna.optimization import adapters
+from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
+from kanna.optimization.budget import Budget
+from kanna.optimization.constraints import Constraints
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.kl_scorer import HeldOutWindows
+from kanna.optimization.local_search import LocalSearch
+from kanna.optimization.measure import unmeasured
+from kanna.optimization.memory_budget import MemoryBudget
+from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
+from kanna.optimization.search import PlannedArtefact, SizeRange, size_range
+from kanna.plan.allocate import Choice
+from kanna.sources import open_source
+
+_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*")
+"""What a run leaves that is killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A request that was checked against its source.
+
+    Attributes:
+        adapter: The format, for this source.
+        constraints: What the user demands of some tensors.
+        feasible: Bytes of artefacts that make sense.
+        memory: What `--memory` leaves; None with any other budget.
+    """
+
+    request: OptimizeRequest
+    context: Context
+    adapter: Adapter
+    constraints: Constraints
+    feasible: SizeRange
+    memory: MemoryBudget | None
+
+    @property
+    def effort(self) -> Effort:
+        """How far to go."""
+        return EFFORTS[self.request.effort]
+
+    @property
+    def probes(self) -> bool:
+        """Whether predictions are corrected by measurements."""
+        return self.effort.probing and self.adapter.supports_probing
+
+    @property
+    def workspace(self) -> Workspace:
+        """The source and the folder."""
+        return self.adapter.workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Statistics of the source, and the text they are of.
+
+    Attributes:
+        adapter: The format, for the calibrated source.
+        windows: The text that the source was calibrated on.
+        held_out: Text that it was not.
+    """
+
+    adapter: Adapter
+    windows: Windows
+    held_out: HeldOutWindows
+
+    @property
+    def statistics(self) -> Path:
+        """The folder of statistics."""
+        return self.adapter.workspace.calibrated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """Who gets which bytes.
+
+    Attributes:
+        plan: The plan file.
+        planned: What it makes.
+        budget: What the user allows.
+        choices: What the plan was chosen from.
+        unconstrained: The same without the user's constraints.
+        local_search: Trials of other plans of that size; None where there are none.
+        tuned: Whether scales and norms are to be tuned.
+    """
+
+    plan: Path
+    planned: PlannedArtefact
+    budget: Budget
+    choices: Sequence[Choice]
+    unconstrained: Sequence[Choice]
+    local_search: LocalSearch | None
+    tuned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """The artefacts: what makes them, and their rows in the report, the optimized one first.
+
+    Attributes:
+        baseline: The name of the plain preset among them, if one fits the budget.
+        offers: Every plain preset.
+    """
+
+    specs: Sequence[ArtefactSpec]
+    rows: Sequence[Row]
+    baseline: str | None
+    offers: Mapping[str, PresetOffer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What gate and evaluation came to.
+
+    Attributes:
+        rows: The artefacts within the budget.
+        recommended: Name of the one to use, why, and by what rule.
+        evaluation: On what they were evaluated; {} where that could not be done.
+    """
+
+    rows: Sequence[Row]
+    recommended: dict[str, str]
+    evaluation: dict[str, Any]
+
+    @property
+    def best(self) -> Row:
+        """The row of the artefact to use."""
+        return next(row for row in self.rows if row.name == self.recommended["name"])
+
+    def row(self, name: str | None) -> Row | None:
+        """The row of this name, if it is there."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+def open_job(request: OptimizeRequest, context: Context) -> Job:
+    """Check everything that can be checked before anything slow is done.
+
+    Raises:
+        UsageError: The request contradicts itself or the source.
+        PlanError: The budget is below the smallest artefact; it names the feasible range.
+        MissingError: Something that the format needs is not installed.
+    """
+    adapter_type = adapters.get(request.format)
+    source = open_source(
+        request.source,
+        revision=request.revision,
+        offline=request.offline,
+        preflight=families.load_model,
+        progress=context.progress,
+    )
+    model = families.load_model(source)
+    request.check_budget()
+    adapter = adapter_type(
+        Workspace(source=source, model=model, folder=request.out, context=context)
+    )
+    _check_supported(adapter, request)
+    constraints = adapter.constraints(request)
+    constraints.check(model)
+    if request.text is not None:
+        read_text(request.text)
+    adapter.prepare()
+    choices = adapter.choices(unmeasured(model, adapter.candidates()), constraints)
+    feasible = size_range(adapter, choices)
+    memory = None
+    if request.memory is not None:
+        memory = adapter.memory_budget(request.memory, request.context, feasible)
+    job = Job(
+        request=request,
+        context=context,
+        adapter=adapter,
+        constraints=constraints,
+        feasible=feasible,
+        memory=memory,
+    )
+    budget = budget_of(job, adapter)
+    feasible.check(budget.nbytes)
+    context.note(*model.notes, *adapter.notes())
+    if budget.nbytes > feasible.most:
+        context.note(
+            f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, "
+            f"{feasible.most:,} the largest"
+        )
+    request.out.mkdir(parents=True, exist_ok=True)
+    _remove_scratch(request.out)
+    return job
+
+
+def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
+    """Refuse what the format has no use for, or cannot do here."""
+    if request.memory is not None and not adapter.supports_memory:
+        raise UsageError(
+            f"--memory has no use for {adapter.format}", expected="one of --size, --bpw and --like"
+        )
+    if request.like is not None:
+        adapter.preset_named(request.like)
+    adapter.check_available()
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove what a run left that was killed."""
+    for path in (p for pattern in _SCRATCH for p in folder.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def budget_of(job: Job, adapter: Adapter) -> Budget:
+    """What the user allows, in bytes; a preset is as large as the statistics of the adapter make it."""
+    request = job.request
+    if job.memory is not None:
+        return job.memory.budget
+    if request.size is not None:
+        return Budget(nbytes=request.size, words=f"a file of {format_size(request.size)}")
+    if request.bpw is not None:
+        nbytes = int(request.bpw * adapter.workspace.model.num_parameters / 8)
+        return Budget(nbytes=nbytes, words=f"{request.bpw:g} bits per weight")
+    assert request.like is not None
+    preset = adapter.preset_named(request.like)
+    return Budget(nbytes=adapter.preset_size(preset), words=f"the size of {adapter.label(preset)}")

@@ -1,0 +1,317 @@
+"""The stages of an optimization and their order; what differs between formats is in the adapters.
+
+Every stage takes the job and typed results of earlier stages, saves its own result in the output folder under a key
+of what it depends on, and returns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kanna._util.units import format_size
+from kanna.calibration import HELD_TEXT, gradients, self_generated, statistics, texts
+from kanna.calibration import calibrate as calibrate_source
+from kanna.calibration.windows import cut
+from kanna.errors import KannaError
+from kanna.evaluation.stats import MIN_WINDOWS
+from kanna.hardware.memory import memory as machine
+from kanna.optimization import proof, report_data, reporting
+from kanna.optimization.adapters.base import ArtefactSpec
+from kanna.optimization.context import Context
+from kanna.optimization.job import (
+    Allocation,
+    Calibration,
+    Job,
+    Proof,
+    Written,
+    budget_of,
+    open_job,
+)
+from kanna.optimization.kl_scorer import HeldOutWindows, held_out
+from kanna.optimization.local_search import LocalSearch
+from kanna.optimization.measure import Measured
+from kanna.optimization.measure import measure as measure_costs
+from kanna.optimization.probe import probe as probe_kinds
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.result import OptimizeResult, count_encodings
+from kanna.optimization.search import NAME, search, size_range
+from kanna.optimization.stages import stage
+from kanna.optimization.tuning import distillation
+from kanna.optimization.tuning.distillation import TuningResult
+
+
+def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
+    """Go through every stage; see docs/optimize.md."""
+    job = open_job(request, context)
+    context.clock.restart()
+    calibration = calibrate(job)
+    sensitivity(job, calibration)
+    costs = measure(job, calibration)
+    scale = probe(job, calibration, costs) if job.probes else {}
+    allocation = allocate(job, calibration, costs, scale)
+    written = write(job, calibration, allocation)
+    if allocation.local_search is not None:
+        local_search(job, allocation.local_search, allocation, written)
+    tuned = tuning(job, calibration, allocation, written) if allocation.tuned else None
+    proved = prove(job, calibration, allocation, written, tuned)
+    return report(job, calibration, allocation, written, costs=costs, tuned=tuned, proved=proved)
+
+
+@stage("calibrate", "Text → per site of the network: second moments of inputs, held-out inputs")
+def calibrate(job: Job) -> Calibration:
+    """Run text through the source, and keep the statistics of its inputs."""
+    workspace, context, request = job.workspace, job.context, job.request
+    paths = self_generated.resolve(
+        request.calibration,
+        workspace.source,
+        workspace.model,
+        tokens=request.tokens,
+        device=context.device,
+        progress=context.progress,
+    ).paths
+    folder = workspace.folder / "statistics"
+    calibrated = calibrate_source(
+        workspace.source,
+        folder,
+        calibration=paths,
+        tokens=request.tokens,
+        device=context.device,
+        progress=context.progress,
+    )
+    context.on_message(
+        f"calibrated on {calibrated.tokens:,} tokens"
+        + (", kept from before" if calibrated.reused else "")
+    )
+    documents, _ = texts.documents(paths, workspace.model)
+    return Calibration(
+        adapter=type(job.adapter)(replace(workspace, statistics=folder)),
+        windows=cut(documents, workspace.model, tokens=request.tokens),
+        held_out=held_out(workspace.model, paths, request.tokens),
+    )
+
+
+@stage("gradients", "One backward pass → how much the loss feels an error in each row")
+def sensitivity(job: Job, calibration: Calibration) -> None:
+    """Write the gradients beside the statistics, where there is memory for a backward pass."""
+    model, context = job.workspace.model, job.context
+    instead = "tensors were weighed by their relative errors instead of their gradients"
+    needed, free = gradients.bytes_needed(model), machine().available
+    if needed > free:
+        context.note(
+            f"a backward pass takes {format_size(needed)}, {format_size(free)} are free: {instead}"
+        )
+        return
+    try:
+        gradients.gradients(
+            model,
+            calibration.windows,
+            calibration.statistics,
+            statistics.read(calibration.statistics).sha256,
+            device=context.device,
+            progress=context.progress,
+        )
+    except KannaError as error:
+        context.note(f"{error.found}: {instead}")
+
+
+@stage("measure", "Every encoding × every matrix → predicted nats")
+def measure(job: Job, calibration: Calibration) -> Measured:
+    """Predict what every encoding would cost every matrix."""
+    adapter = calibration.adapter
+    return measure_costs(
+        job.workspace.model,
+        statistics.read(calibration.statistics),
+        adapter.file("measure.json"),
+        threads=job.context.workers,
+        progress=job.context.progress,
+        names=adapter.candidates(),
+        rounding=adapter.rounding,
+    )
+
+
+@stage("probe", "Every kind of tensor alone, in the runtime → predicted nats, corrected")
+def probe(job: Job, calibration: Calibration, costs: Measured) -> dict[str, float]:
+    """Factors on the costs of each tensor; {} where there is no text to measure on."""
+    adapter = calibration.adapter
+    if not (calibration.statistics / HELD_TEXT).read_text(encoding="utf-8").strip():
+        job.context.note(
+            "the calibration text is too short to hold some of it out: predictions were not measured"
+        )
+        return {}
+    return probe_kinds(
+        adapter.prober(costs), costs, adapter.file("probe.json"), job.context.progress
+    )
+
+
+@stage("allocate", "Least predicted nats within the bytes → plan.json", seconds="search")
+def allocate(
+    job: Job, calibration: Calibration, costs: Measured, scale: dict[str, float]
+) -> Allocation:
+    """Choose an encoding for every matrix, and write the plan."""
+    adapter, context, effort = calibration.adapter, job.context, job.effort
+    plan = adapter.file("plan.json")
+    choices = adapter.choices(costs, job.constraints, scale)
+    searches = effort.swaps > 0 and adapter.supports_local_search
+    tunes = effort.tuning and adapter.supports_tuning
+    decides = (searches or tunes) and _can_decide(calibration.held_out, context)
+    if job.memory is not None:
+        job.memory.settle(
+            adapter,
+            choices,
+            plan,
+            calibration.held_out,
+            key=costs.key,
+            reserve=adapter.tuning_bytes if decides else 0,
+        )
+        context.clock.lap("memory")
+    budget = budget_of(job, adapter)
+    least = size_range(adapter, choices).least
+    tunes = tunes and decides and budget.nbytes - adapter.tuning_bytes >= least
+    available = budget.nbytes - tunes * adapter.tuning_bytes
+    planned = search(adapter, choices, available, plan)
+    local: LocalSearch | None = None
+    if searches and decides:
+        local = LocalSearch(adapter, choices, planned, available, calibration.held_out)
+        # That of an earlier run may be ahead already.
+        adapter.plan(choices, local.encodings).save(plan)
+    context.on_message(f"planned {format_size(planned.file_bytes)} of {format_size(budget.nbytes)}")
+    return Allocation(
+        plan=plan,
+        planned=planned,
+        budget=budget,
+        choices=choices,
+        unconstrained=adapter.choices(costs, None, scale),
+        local_search=local,
+        tuned=tunes,
+    )
+
+
+def _can_decide(windows: HeldOutWindows, context: Context) -> bool:
+    """Whether there is text to decide on after the search; a note says so if not, or if it was used before."""
+    if len(windows.trial) < MIN_WINDOWS:
+        context.note(
+            "the calibration text is too short to decide on: neither swaps of encodings nor tuning were tried"
+        )
+        return False
+    if windows.fitted:
+        context.note(
+            "no calibration text was left over: what followed the search was decided on the windows held out of the "
+            "statistics"
+        )
+    return True
+
+
+@stage("write", "The plan, and the largest plain preset within the budget → artefacts")
+def write(job: Job, calibration: Calibration, allocation: Allocation) -> Written:
+    """Write the optimized artefact, and the plain preset that it is compared with."""
+    adapter = calibration.adapter
+    offers = adapter.offers()
+    specs = [ArtefactSpec(name=NAME, path=adapter.artefact(NAME), plan=allocation.plan)]
+    fitting = [p for p, offer in offers.items() if offer.file_bytes <= allocation.budget.nbytes]
+    baseline: str | None = None
+    if fitting:
+        preset = max(fitting, key=lambda p: offers[p].file_bytes)
+        baseline = adapter.label(preset)
+        specs.append(ArtefactSpec(name=baseline, path=adapter.artefact(preset), preset=preset))
+    return Written(
+        specs=specs,
+        rows=[adapter.write(spec) for spec in specs],
+        baseline=baseline,
+        offers=offers,
+    )
+
+
+@stage("local-search", "Other plans of that size, in the runtime → the better one", seconds="swaps")
+def local_search(job: Job, trials: LocalSearch, allocation: Allocation, written: Written) -> None:
+    """Replace the artefact and its plan by better ones of the same size."""
+    trials.run(written.specs[0].path, allocation.plan, job.effort.swaps)
+    job.context.on_message(
+        f"tried {len(trials.state.tries)} swaps of encodings, kept {trials.kept}"
+    )
+
+
+@stage("tuning", "Scales and norms learn from the original's logits", seconds="distill")
+def tuning(
+    job: Job, calibration: Calibration, allocation: Allocation, written: Written
+) -> TuningResult | None:
+    """Tune the artefact; None where there is nothing to tune, or no memory for it."""
+    adapter, held_out_ = calibration.adapter, calibration.held_out
+    out = adapter.artefact(distillation.NAME)
+    subject = adapter.tuning_subject(allocation.plan, written.specs[0].path, out, held_out_)
+    return distillation.tune(
+        adapter.workspace, subject, allocation.plan, calibration.windows, held_out_
+    )
+
+
+@stage("prove", "Gate, KL divergence, next to the plain preset of that size")
+def prove(
+    job: Job,
+    calibration: Calibration,
+    allocation: Allocation,
+    written: Written,
+    tuned: TuningResult | None,
+) -> Proof:
+    """Gate and evaluate the artefacts as they lie on the disk now."""
+    rows = proof.final_rows(calibration.adapter, allocation, written, tuned)
+    if job.memory is not None:
+        rows = job.memory.within(rows)
+        job.context.clock.lap("memory")
+    return proof.prove(job, rows)
+
+
+@stage("report", "Figures, curve, plans and kinds of text → report.html")
+def report(
+    job: Job,
+    calibration: Calibration,
+    allocation: Allocation,
+    written: Written,
+    *,
+    costs: Measured,
+    tuned: TuningResult | None,
+    proved: Proof,
+) -> OptimizeResult:
+    """Write the report, and say what was made."""
+    adapter, trials, rows = calibration.adapter, allocation.local_search, proved.rows
+    by_kind = reporting.by_kind_of_text(job, calibration, proved)
+    memory = job.memory.summary(proved.best, calibration.held_out.proof) if job.memory else None
+    section = {
+        "pictures": report_data.pictures(rows, adapter.names),
+        "curve": report_data.curve(
+            allocation.choices,
+            allocation.unconstrained,
+            allocation.planned.fixed,
+            {adapter.label(preset): offer for preset, offer in written.offers.items()},
+        ),
+        "domains": by_kind,
+        "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
+        "tuned": tuned.to_dict() if tuned else None,
+        "measured": costs.key,
+        "memory": memory,
+    }
+    reporting.note_outcome(job, proved.best)
+    earlier = reporting.earlier_artefacts(job, rows)
+    page = reporting.write_page(job, proved, section)
+    best, baseline = proved.best, proved.row(written.baseline)
+    return OptimizeResult(
+        artefact=best.path or "",
+        file_bytes=best.file_bytes or 0,
+        budget=allocation.budget.nbytes,
+        said=allocation.budget.words,
+        bits_per_weight=adapter.bits_per_weight(best),
+        encodings=count_encodings(best.tensors),
+        predicted=trials.predicted() if trials else allocation.planned.predicted,
+        kl_mean=best.kl_mean,
+        top1=best.top1,
+        rival=baseline.name if baseline else None,
+        rival_kl=baseline.kl_mean if baseline else None,
+        gate=best.gate,
+        report=str(page),
+        plan=str(reporting.plan_to_use(adapter, allocation, best)),
+        statistics=str(calibration.statistics),
+        swaps=report_data.swap_summary(trials, rows[0].name, by_kind) if trials else None,
+        tuning=tuned.to_dict() if tuned else None,
+        memory=memory,
+        left=earlier,
+        seconds=job.context.clock.seconds,
+        notes=job.context.notes,
+    )

@@ -1,0 +1,79 @@
+"""The report of an optimization: what is written, and what the result says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna import report as pages
+from kanna.comparison import CompareResult, steps
+from kanna.comparison.rows import Row
+from kanna.optimization import report_data
+from kanna.optimization.adapters.base import Adapter
+from kanna.optimization.job import Allocation, Calibration, Job, Proof
+from kanna.optimization.proof import result_cache
+from kanna.optimization.search import NAME
+from kanna.optimization.tuning import distillation
+
+
+def by_kind_of_text(job: Job, calibration: Calibration, proved: Proof) -> dict[str, Any]:
+    """Divergence of every artefact by kind of text; {} where the format has no scorer."""
+    adapter = calibration.adapter
+    if not (adapter.supports_local_search and proved.evaluation):
+        return {}
+    return report_data.domains(proved.rows, adapter, calibration.held_out, result_cache(job))
+
+
+def note_outcome(job: Job, best: Row) -> None:
+    """Note when the artefact to use is not the one that the search planned."""
+    if best.name != NAME:
+        closer = "the tuned plan" if best.name == distillation.NAME else best.name
+        job.context.note(
+            f"{closer} came out closer than the searched plan, and is the artefact to use"
+        )
+
+
+def earlier_artefacts(job: Job, rows: Sequence[Row]) -> list[str]:
+    """Names of artefacts in the folder that this run did not make; a note names them."""
+    names = {Path(row.path or "").name for row in rows}
+    earlier = sorted(
+        p.name
+        for p in job.workspace.folder.glob(job.adapter.pattern)
+        if p.name not in names and not p.name.startswith(".")
+    )
+    if earlier:
+        job.context.note(f"of earlier runs, {', '.join(earlier)} are in the folder still")
+    return earlier
+
+
+def plan_to_use(adapter: Adapter, allocation: Allocation, best: Row) -> Path:
+    """The plan file to convert with again.
+
+    Where a comparison is written, each artefact has its own command there, and this is the searched
+    plan; elsewhere it is that of the artefact to use.
+    """
+    if best.name == distillation.NAME and not adapter.compares:
+        return adapter.file(distillation.PLAN)
+    return allocation.plan
+
+
+def write_page(job: Job, proved: Proof, section: dict[str, Any]) -> Path:
+    """Write the page and its data; returns the page."""
+    adapter, context = job.adapter, job.context
+    page = adapter.file("report.html")
+    result = CompareResult(
+        name=job.workspace.model.name,
+        source=steps.describe(job.workspace.source, job.workspace.model),
+        rows=list(proved.rows),
+        recommended=proved.recommended,
+        evaluation=proved.evaluation,
+        environment=steps.environment(context.threads, (adapter.format,)),
+        command=job.request.command(),
+        notes=context.notes,
+        report=str(page),
+        optimize=section,
+    )
+    pages.write(result.to_dict(), job.workspace.folder, page.stem)
+    context.progress.finish()
+    return page

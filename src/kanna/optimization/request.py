@@ -1,0 +1,130 @@
+"""What the user asks of an optimization, validated."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna.calibration import TOKENS
+from kanna.errors import UsageError
+
+_DEFAULTS = {"effort": "balanced", "tokens": TOKENS}
+"""Values of the command line's options when none is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How far a search goes.
+
+    Attributes:
+        probing: Whether predictions are corrected by measurements in the runtime.
+        swaps: Trials of the local search at most, where the format has one.
+        tuning: Whether scales and norms are tuned against the original.
+    """
+
+    summary: str
+    probing: bool = True
+    swaps: int = 0
+    tuning: bool = False
+
+
+EFFORTS = {
+    "fast": Effort(summary="Trust predictions", probing=False),
+    "balanced": Effort(
+        summary="Correct predictions by measuring every kind of matrix in the runtime"
+    ),
+    "max": Effort(
+        summary="Then try swaps of encodings there until none gains (GGUF alone), and tune scales and norms",
+        swaps=64,
+        tuning=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizeRequest:
+    """One budget, what the user demands of some tensors, and how far to go; see `optimize`.
+
+    Exactly one of size, bpw, like and memory is given.
+
+    Attributes:
+        format_named: Whether the user named the format, so that the command line names it, too.
+
+    Raises:
+        UsageError: The budget is not given in exactly one way or is nothing, there is no such
+            effort, or the output is a file.
+    """
+
+    source: str | Path
+    out: Path
+    format: str
+    format_named: bool = True
+    size: int | None = None
+    bpw: float | None = None
+    like: str | None = None
+    memory: int | None = None
+    context: int = 4096
+    calibration: Sequence[str | Path] | None = None
+    tokens: int = TOKENS
+    effort: str = "balanced"
+    keep: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    rules: Mapping[str, str] = field(default_factory=dict[str, str])
+    text: str | Path | None = None
+    windows: int | None = None
+    revision: str | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.effort not in EFFORTS:
+            raise UsageError(f"no effort {self.effort!r}", expected=" or ".join(EFFORTS))
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(
+                f"{self.out} is a file", expected="a folder, which is made when it is absent"
+            )
+
+    def check_budget(self) -> None:
+        """Raise UsageError unless exactly one budget is given, and it is more than nothing."""
+        budgets = {"size": self.size, "bpw": self.bpw, "like": self.like, "memory": self.memory}
+        names = [name for name, value in budgets.items() if value is not None]
+        if len(names) != 1:
+            problem = (
+                " and ".join(f"--{n}" for n in names) + " were given together"
+                if names
+                else "no budget was given"
+            )
+            raise UsageError(problem, expected="one of --size, --bpw, --like and --memory")
+        if min(v for v in (self.size, self.bpw, self.memory, 1) if v is not None) <= 0:
+            raise UsageError("a budget of nothing", expected="more than 0")
+        if self.bpw is not None and not self.bpw <= 32:
+            raise UsageError(f"{self.bpw} bits per weight", expected="more than 0, at most 32")
+
+    def command(self) -> str:
+        """The command line that does the same again, without options at their defaults."""
+        options: dict[str, Any] = {
+            "format": self.format if self.format_named else None,
+            "size": self.size,
+            "bpw": self.bpw,
+            "like": self.like,
+            "memory": self.memory,
+            "context": self.context if self.memory else None,
+            "effort": self.effort,
+            "calibration": tuple(self.calibration or ()),
+            "tokens": self.tokens,
+            "keep": tuple(self.keep),
+            "exclude": ",".join(self.exclude) or None,
+            "rule": tuple(f"{p}={e}" for p, e in self.rules.items()),
+            "text": self.text,
+            "windows": self.windows,
+            "revision": self.revision,
+        }
+        words = ["kanna", "optimize", str(self.source), "-o", str(self.out)]
+        for name, value in options.items():
+            if value is None or value == () or value == _DEFAULTS.get(name):
+                continue
+            for item in value if isinstance(value, tuple) else (value,):
+                words += [f"--{name}", f"{item:g}" if isinstance(item, float) else str(item)]
+        return shlex.join(words)

@@ -1,0 +1,224 @@
+"""Distillation: scales, offsets and norms tuned against the original's logits while every code stays as it is.
+
+Trained in torch on the calibration text, watched on text that nothing was fitted to, and kept only when the divergence
+of the written artefact falls there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna import __version__, encodings
+from kanna._util.atomic import write_json
+from kanna._util.units import format_size
+from kanna.calibration.student import Student, bytes_needed
+from kanna.calibration.windows import Windows
+from kanna.evaluation.stats import half_width
+from kanna.hardware.memory import memory as machine
+from kanna.model import F32, Model, Tensor, columns, num_rows
+from kanna.optimization.context import Workspace
+from kanna.optimization.kl_scorer import SURE, HeldOutWindows
+from kanna.optimization.tuning.subject import TuningSubject
+from kanna.optimization.tuning.training import EPOCHS, RATES, ScaleTraining
+from kanna.plan import load
+from kanna.plan.tuning import factors, shifts, steps
+
+NAME = "tuned"
+PLAN, FILE, STATE = "tuned.json", "tuning.safetensors", "distill.json"
+
+
+def file_of(plan: Path, name: str) -> Path:
+    """A file of a tuning in the folder of its plan: tuned-onnx.json of plan-onnx.json."""
+    _, dash, suffix = plan.stem.partition("-")
+    stem, dot, ending = name.partition(".")
+    return plan.with_name(f"{stem}{dash}{suffix}{dot}{ending}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningResult:
+    """What a tuning came to.
+
+    Attributes:
+        before: Mean KL divergence of the artefact on the text that decided, in nats.
+        after: The same of the tuned artefact.
+        half: Half width of the 95 % interval of the difference.
+        kept: Whether the divergence fell, so that the tuned artefact stays.
+        trained: Divergence in torch by epoch, on the text it learned from.
+        watched: The same on the text that decided, first before anything was learned.
+        parameters: How many numbers learned.
+        seconds: Of learning and scoring.
+    """
+
+    before: float
+    after: float
+    half: float | None
+    kept: bool
+    trained: list[float]
+    watched: list[float]
+    parameters: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def tune(
+    workspace: Workspace,
+    subject: TuningSubject,
+    plan: Path,
+    windows: Windows,
+    held: HeldOutWindows,
+) -> TuningResult | None:
+    """`distill` on the calibration text; None with a note where there is no memory for it or nothing to tune.
+
+    Args:
+        workspace: The original.
+        subject: The artefact of `plan`.
+        plan: A plan file.
+        windows: The calibration text.
+        held: Text that was not calibrated on.
+    """
+    # Read again and again, the calibration text is learned by heart: text that nothing else was
+    # fitted to is read, too.
+    ids = [*windows.ids[~windows.held], *(ids for _, ids in held.rest[: len(windows.ids)])] or [
+        *windows.ids
+    ]
+    count, length = len(ids) + len(held.trial), windows.ids.shape[1]
+    needed, free = bytes_needed(workspace.model, count * length, length), machine().available
+    if needed > free:
+        workspace.context.note(
+            f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left out"
+        )
+        return None
+    result = distill(workspace, subject, plan, ids, held)
+    if result is None:
+        workspace.context.note("nothing of this plan can be tuned")
+    return result
+
+
+def distill(
+    workspace: Workspace,
+    subject: TuningSubject,
+    plan: Path,
+    ids: Sequence[Sequence[int]],
+    held: HeldOutWindows,
+) -> TuningResult | None:
+    """Tune the artefact of `plan`; None when it holds no block whose scale can be moved.
+
+    When it helps, the tuned artefact is written and its plan stays beside `plan`. An earlier result
+    for the same artefact is used again; an interrupted training goes on with the epoch it was at.
+
+    Args:
+        workspace: The original.
+        subject: The artefact.
+        plan: A plan file.
+        ids: Windows to learn from.
+        held: Its trial windows decide.
+    """
+    progress = workspace.context.progress
+    tuned_plan, file, state = (file_of(plan, name) for name in (PLAN, FILE, STATE))
+    key = _key(subject, ids, held)
+    if (earlier := _earlier(plan, key)) is not None:
+        if earlier.kept and not subject.out.exists():
+            subject.write(tuned_plan, progress)
+        return earlier
+    began = time.perf_counter()
+    training = _training(workspace, subject, ids, held, state.with_suffix(file.suffix), key)
+    if training is None:
+        return None
+    parameters = training.parameters
+    trained, watched = training.run(progress)
+    state.unlink(missing_ok=True)  # what it says is about to be replaced
+    training.save(file)
+    load(plan).model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
+    subject.write(tuned_plan, progress)
+    before, after = subject.score(training, progress)
+    half = half_width(after - before)
+    helps = half is not None and float((after - before).mean()) < -SURE * half
+    result = TuningResult(
+        before=float(before.mean()),
+        after=float(after.mean()),
+        half=half,
+        kept=helps,
+        trained=trained,
+        watched=watched,
+        parameters=parameters,
+        seconds=time.perf_counter() - began,
+    )
+    if not helps:
+        for path in (subject.out, file, tuned_plan):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_json(state, {"key": key, "result": result.to_dict()})
+    training.forget()
+    return result
+
+
+def _key(subject: TuningSubject, ids: Sequence[Sequence[int]], held: HeldOutWindows) -> str:
+    """A hash of everything the result depends on."""
+    windows = [[int(i) for i in window] for window in ids]
+    inputs = [__version__, EPOCHS, RATES, *subject.key(), held.trial, windows]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def _training(
+    workspace: Workspace,
+    subject: TuningSubject,
+    ids: Sequence[Sequence[int]],
+    held: HeldOutWindows,
+    path: Path,
+    key: str,
+) -> ScaleTraining | None:
+    """The training of what the artefact holds; None when nothing of it can learn."""
+    artefact = subject.read(subject.artefact)
+    free = blocks(artefact)
+    if not free:
+        return None
+    student = Student(artefact, free, workspace.context.device, sizes(artefact), subject.norms)
+    watch = [window for _, window in held.trial]
+    return ScaleTraining(student, workspace.model, ids, watch, path, key)
+
+
+def _earlier(plan: Path, key: str) -> TuningResult | None:
+    """The result of an earlier run of the same, when all that it left is there."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        saved = json.loads(file_of(plan, STATE).read_text(encoding="utf-8"))
+        result = TuningResult(**saved["result"])
+        whole = not result.kept or all(file_of(plan, name).is_file() for name in (FILE, PLAN))
+        return result if saved["key"] == key and whole else None
+    return None
+
+
+def blocks(artefact: Model) -> dict[str, int]:
+    """Factors of a row, one for each block, of the matrices whose scales can be moved."""
+    return {
+        name: columns(t) // encodings.get(t.dtype).block
+        for name, t in artefact.tensors.items()
+        if _free(t)
+    }
+
+
+def sizes(artefact: Model) -> Mapping[str, F32]:
+    """Steps of the blocks of the matrices that can be moved as a whole, f32 [rows, blocks]."""
+    steps_of: dict[str, F32] = {}
+    for name, tensor in artefact.tensors.items():
+        encoding = encodings.get(tensor.dtype)
+        if (
+            _free(tensor)
+            and shifts(encoding)
+            and (data := tensor.raw(0, num_rows(tensor))) is not None
+        ):
+            steps_of[name] = steps(encoding, data, columns(tensor))
+    return steps_of
+
+
+def _free(tensor: Tensor) -> bool:
+    return len(tensor.shape) == 2 and bool(factors(encodings.get(tensor.dtype)))
