@@ -18,11 +18,13 @@ from benchmarks.common.processes import Run
 import kanna
 from kanna import families
 from kanna._util.progress import Silent
-from kanna.calibration import HELD_TEXT, TOKENS, gradients, statistics, texts
+from kanna.calibration import TOKENS, gradients, statistics, texts
 from kanna.calibration.windows import cut
+from kanna.optimization.adapters.gguf import GGUFAdapter
+from kanna.optimization.context import Context, Workspace
 from kanna.optimization.measure import Measured, measure
 from kanna.optimization.probe import probe
-from kanna.optimization.search import Wishes, search
+from kanna.optimization.search import search
 from kanna.sources import open_source
 
 
@@ -60,6 +62,19 @@ class StageRunner:
         return 300 + 4 * max(s.columns * s.block * 4 for s in sites) / 1e6
 
 
+def adapter(runner: StageRunner) -> GGUFAdapter:
+    """What the stages know of a GGUF, for the calibrated source."""
+    source = open_source(runner.path)
+    workspace = Workspace(
+        source=source,
+        model=families.load_model(source),
+        folder=runner.statistics,
+        context=Context(threads=runner.threads),
+        statistics=runner.statistics,
+    )
+    return GGUFAdapter(workspace)
+
+
 def calibrate(runner: StageRunner) -> None:
     """Second moments of the inputs of every matrix."""
     kanna.calibrate(runner.path, runner.statistics, tokens=runner.tokens)
@@ -86,30 +101,16 @@ def costs(runner: StageRunner) -> Measured:
 
 def probes(runner: StageRunner) -> dict[str, float]:
     """Corrections of the predictions, measured in llama.cpp."""
-    return probe(
-        open_source(runner.path),
-        costs(runner),
-        runner.statistics,
-        runner.statistics / HELD_TEXT,
-        runner.statistics / "probe.json",
-        threads=runner.threads,
-        progress=Silent(),
-    )
+    measured = costs(runner)
+    prober = adapter(runner).prober(measured)
+    return probe(prober, measured, runner.statistics / "probe.json", Silent())
 
 
 def allocate(runner: StageRunner, budget: str, plan: str) -> None:
     """Write the plan of a budget in bytes."""
-    source = open_source(runner.path)
-    search(
-        source,
-        families.load_model(source),
-        costs(runner),
-        runner.statistics,
-        int(budget),
-        Path(plan),
-        wishes=Wishes(),
-        scale=probes(runner),
-    )
+    gguf = adapter(runner)
+    choices = gguf.choices(costs(runner), scale=probes(runner))
+    search(gguf, choices, int(budget), Path(plan))
 
 
 STAGES: dict[str, Callable[..., object]] = {

@@ -25,10 +25,11 @@ from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import TOKENS, gradients, statistics, texts
 from kanna.calibration.windows import Windows, cut
-from kanna.conversion.base import Running
-from kanna.model import Model
-from kanna.optimization.kl_scorer import spare
-from kanna.optimization.tuning import distill
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.kl_scorer import held_out
+from kanna.optimization.tuning import distillation
+from kanna.optimization.tuning.distillation import TuningResult
+from kanna.optimization.tuning.subject import TuningSubject
 from kanna.sources import open_source, packages
 
 WINDOW = 512
@@ -147,12 +148,22 @@ class Workload:
         text.rows.write_text("\n".join(rows), encoding="utf-8")
         return text
 
-    def tune(self, subject: Any, plan: Path) -> Path:
+    def workspace(self) -> Workspace:
+        """The calibrated source and this folder, as the adapters of `optimize` take them."""
+        return Workspace(
+            source=self.source,
+            model=self.model,
+            folder=self.folder,
+            context=Context(threads=self.threads),
+            statistics=self.statistics(),
+        )
+
+    def tune(self, subject: TuningSubject, plan: Path) -> Path:
         """A folder that `plan` made, with its scales and norms tuned against the original.
 
         Itself where that does not help.
         """
-        tuned = tune(subject, self.model, plan, self.options.tokens, self.options.more_text)
+        tuned = tune(subject, self.workspace(), plan, self.options.tokens, self.options.more_text)
         print(f"{self.options.model}, tuning: {json.dumps(tuned.to_dict())}", flush=True)
         return subject.out if tuned.kept else subject.artefact
 
@@ -179,26 +190,21 @@ class Workload:
 
 
 def tune(
-    subject: Any, model: Model, plan: Path, tokens: int, more_text: bool = True
-) -> distill.Distilled:
+    subject: TuningSubject, workspace: Workspace, plan: Path, tokens: int, more_text: bool = True
+) -> TuningResult:
     """Tune the scales of an artefact on the built-in text.
 
     Args:
         subject: The artefact, as its format's adapter gives it.
-        model: The original.
+        workspace: The original.
         plan: What the artefact was made by.
         tokens: Of the text that statistics were made from.
         more_text: Learn from what lies beyond them, too, as `optimize` does.
     """
-    text = spare(model, None, tokens)
+    text = held_out(workspace.model, None, tokens)
     held = text if more_text else replace(text, rest=[])
-    tuned = distill.tune(
-        subject, model, plan, None, tokens, held, device=None, progress=Silent(), notes=[]
-    )
+    documents, _ = texts.documents(None, workspace.model)
+    windows = cut(documents, workspace.model, tokens=tokens)
+    tuned = distillation.tune(workspace, subject, plan, windows, held)
     assert tuned is not None
     return tuned
-
-
-def running(threads: int) -> Running:
-    """How conversions run here."""
-    return Running(threads=threads, overwrite=True, nonfinite="refuse", progress=Silent())

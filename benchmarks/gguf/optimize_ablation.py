@@ -25,17 +25,19 @@ from benchmarks.common import arguments, evaluation_text, models, tables
 import kanna
 from kanna import families
 from kanna._util.progress import Silent
-from kanna.calibration import HELD_TEXT, IMATRIX, gradients, statistics, texts
+from kanna.calibration import IMATRIX, gradients, statistics, texts
 from kanna.calibration.windows import cut
 from kanna.conversion import convert
 from kanna.evaluation import evaluate_many
 from kanna.methods import gptq
-from kanna.optimization.kl_scorer import spare
-from kanna.optimization.local_search import Swaps
+from kanna.optimization.adapters.gguf import GGUFAdapter
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.kl_scorer import held_out
+from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import measure
 from kanna.optimization.probe import probe
-from kanna.optimization.search import Wishes, fill, plan_of
-from kanna.optimization.tuning import distill
+from kanna.optimization.search import plan_of, search
+from kanna.optimization.tuning import distillation
 from kanna.sources import open_source, packages
 
 STEPS = ("search", "+ weights", "+ feedback", "+ refit", "+ allocation", "+ swaps", "+ tuning")
@@ -72,7 +74,7 @@ class Ablation:
         self.stats = self.folder / "statistics"
         kanna.calibrate(self.path, self.stats, tokens=TOKENS)
         self.windows = cut(texts.documents(None, self.model)[0], self.model, tokens=TOKENS)
-        self.text = spare(self.model, None, TOKENS)
+        self.text = held_out(self.model, None, TOKENS)
         gradients.gradients(
             self.model,
             self.windows,
@@ -143,6 +145,16 @@ class Ablation:
         finally:
             gptq.PASSES, gptq.ROUNDS = passes, rounds
 
+    def _adapter(self, folder: Path) -> GGUFAdapter:
+        workspace = Workspace(
+            source=self.source,
+            model=self.model,
+            folder=folder,
+            context=Context(threads=self.threads, device="cpu"),
+            statistics=self.stats,
+        )
+        return GGUFAdapter(workspace)
+
     def _choices(self) -> Any:
         costs = measure(
             self.model,
@@ -151,65 +163,37 @@ class Ablation:
             threads=self.threads,
             progress=Silent(),
         )
-        scale = probe(
-            self.source,
-            costs,
-            self.stats,
-            self.stats / HELD_TEXT,
-            self.folder / "probe.json",
-            threads=self.threads,
-            progress=Silent(),
-        )
-        return costs.choices(self.model, Wishes().allow(self.model), scale)
+        adapter = self._adapter(self.folder)
+        scale = probe(adapter.prober(costs), costs, self.folder / "probe.json", Silent())
+        return adapter.choices(costs, scale=scale)
 
     def _allocate(self, out: Path, folder: Path, budget: int) -> None:
-        fill(
-            self.source, self._choices(), self.stats, budget - distill.RESERVE, folder / "plan.json"
-        )
+        adapter = self._adapter(folder)
+        search(adapter, self._choices(), budget - adapter.tuning_bytes, folder / "plan.json")
         self._convert(out, plan=folder / "plan.json", statistics=self.stats)
 
     def _swap(self, out: Path, folder: Path, budget: int) -> dict[str, Any]:
-        choices, room, plan = self._choices(), budget - distill.RESERVE, folder / "plan.json"
-        found = fill(self.source, choices, self.stats, room, plan)
-        swaps = Swaps(
-            self.source,
-            self.model,
-            choices,
-            found,
-            self.stats,
-            room,
-            folder,
-            self.text,
-            self.threads,
-        )
-        plan_of(choices, swaps.encodings).save(plan)
-        if swaps.encodings == found.encodings:
+        adapter, choices, plan = self._adapter(folder), self._choices(), folder / "plan.json"
+        nbytes = budget - adapter.tuning_bytes
+        planned = search(adapter, choices, nbytes, plan)
+        trials = LocalSearch(adapter, choices, planned, nbytes, self.text)
+        plan_of(choices, trials.encodings).save(plan)
+        if trials.encodings == planned.encodings:
             shutil.copy(folder / f"{STEPS.index('+ allocation')}.gguf", out)
         elif not out.exists():
             self._convert(out, plan=plan, statistics=self.stats)
-        swaps.run(out, plan, self.options.tries, Silent())
-        return {
-            "note": f"{sum(t['kept'] for t in swaps.state.tries)} of {len(swaps.state.tries)} kept"
-        }
+        trials.run(out, plan, self.options.tries)
+        return {"note": f"{trials.kept} of {len(trials.state.tries)} kept"}
 
     def _tune(self, out: Path, folder: Path) -> dict[str, Any]:
         before = folder / f"{STEPS.index('+ swaps')}.gguf"
-        found = distill.distill(
-            self.source,
-            self.model,
-            before,
-            folder / "plan.json",
-            self.stats,
-            out,
-            self.windows,
-            self.text,
-            device="cpu",
-            threads=self.threads,
-            progress=Silent(),
-        )
-        if not found.kept:
+        adapter, plan = self._adapter(folder), folder / "plan.json"
+        subject = adapter.tuning_subject(plan, before, out, self.text)
+        tuned = distillation.tune(adapter.workspace, subject, plan, self.windows, self.text)
+        if tuned is None or not tuned.kept:
             shutil.copy(before, out)
-        return {"note": f"{found.parameters:,} numbers" if found.kept else "not kept"}
+            return {"note": "not kept"}
+        return {"note": f"{tuned.parameters:,} numbers"}
 
     def _scores(self, file: Path) -> dict[str, float]:
         """KL divergence on every kind of text."""

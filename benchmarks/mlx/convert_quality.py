@@ -101,7 +101,7 @@ def at_equal_bytes(ours: OurMlx, theirs: Path) -> dict[str, Any]:
     """What a folder of the peer's costs, and what the same bytes cost us."""
     size, folder = folder_rows.nbytes(theirs, WEIGHTS), ours.workload.folder
     kl = ours.scorer.kl(theirs)
-    values = ours.write(plan_of(ours.measured.bench.model, theirs), folder / "values")
+    values = ours.write(plan_of(ours.measured.adapter.workspace.model, theirs), folder / "values")
     values_kl = ours.scorer.kl(values)
     start = time.perf_counter()
     planned = ours.plan(size, folder / "plan")

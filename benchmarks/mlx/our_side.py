@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks.common import workload
 from benchmarks.common.folder_scoring import DecodedScorer
 from benchmarks.common.workload import Workload
 
@@ -18,8 +17,11 @@ from kanna.calibration import statistics
 from kanna.conversion.mlx import number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.model import Model
-from kanna.optimization import mlx
+from kanna.optimization.adapters.mlx import MLXAdapter
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import measure
+from kanna.optimization.search import search
 from kanna.plan import Plan, RuleModel
 from kanna.plan.allocate import Choice
 from kanna.sources import open_source
@@ -29,7 +31,7 @@ from kanna.sources import open_source
 class Measurements:
     """What plans are searched with."""
 
-    bench: mlx.Bench
+    adapter: MLXAdapter
     choices: list[Choice]
 
 
@@ -46,26 +48,32 @@ class OurMlx:
         Of a source in 32 bits, scales would be in 32 bits, too.
         """
         stats, source = self.workload.statistics(), open_source(self.workload.hf_folder())
-        model = families.load_model(source)
+        workspace = Workspace(
+            source=source,
+            model=families.load_model(source),
+            folder=self.workload.folder,
+            context=Context(threads=self.workload.threads),
+            statistics=stats,
+        )
+        adapter = MLXAdapter(workspace)
         costs = measure(
-            model,
+            workspace.model,
             statistics.read(stats),
             stats / "measure-mlx.json",
             threads=self.workload.threads,
             progress=Silent(),
-            kinds=mlx.candidates(mlx.scales_of(model)),
+            names=adapter.candidates(),
         )
-        bench = mlx.Bench(source=source, model=model, statistics=stats)
-        return Measurements(bench=bench, choices=costs.choices(model))
+        return Measurements(adapter=adapter, choices=adapter.choices(costs))
 
     def write(self, plan: Plan | Path, out: Path) -> Path:
         """Write the folder of a plan."""
         result = kanna.convert(
-            self.measured.bench.source,
+            self.measured.adapter.workspace.source,
             out,
             format="mlx",
             plan=plan,
-            statistics=self.measured.bench.statistics,
+            statistics=self.measured.adapter.workspace.statistics,
             overwrite=True,
             threads=self.workload.threads,
         )
@@ -74,14 +82,14 @@ class OurMlx:
     def plan(self, nbytes: int, out: Path) -> Path:
         """Our allocation in weight files of no more bytes."""
         file = out.with_suffix(".json")
-        mlx.search(self.measured.bench, self.measured.choices, nbytes, file)
+        search(self.measured.adapter, self.measured.choices, nbytes, file)
         return self.write(file, out)
 
     def tuned(self, planned: Path, out: Path) -> Path:
         """The planned folder tuned, as `--effort max` does."""
-        running = workload.running(self.workload.threads)
-        subject = mlx.subject(self.measured.bench, planned, out, running)
-        return self.workload.tune(subject, planned.with_suffix(".json"))
+        plan, none = planned.with_suffix(".json"), HeldOutWindows(trial=[], proof=[], fitted=False)
+        subject = self.measured.adapter.tuning_subject(plan, planned, out, none)
+        return self.workload.tune(subject, plan)
 
 
 def plan_of(model: Model, folder: Path) -> Plan:

@@ -13,9 +13,12 @@ import kanna
 from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import statistics
-from kanna.optimization import mlx
+from kanna.optimization.adapters.mlx import MLXAdapter
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import measure
-from kanna.optimization.tuning import distill
+from kanna.optimization.search import search
+from kanna.optimization.tuning import distillation
 from kanna.sources import open_source
 
 KINDS = ("values", "plan", "tuned")
@@ -58,22 +61,30 @@ def run(kind: str, job: Job) -> None:
         return
     plan, costs = job.out.with_suffix(".json"), job.out.with_suffix(".costs.json")
     costs.unlink(missing_ok=True)
+    workspace = Workspace(
+        source=source,
+        model=model,
+        folder=job.out.parent,
+        context=Context(threads=job.threads),
+        statistics=job.statistics,
+    )
+    adapter = MLXAdapter(workspace)
     measured = measure(
         model,
         statistics.read(job.statistics),
         costs,
         threads=job.threads,
         progress=Silent(),
-        kinds=mlx.candidates(mlx.scales_of(model)),
+        names=adapter.candidates(),
     )
-    bench = mlx.Bench(source=source, model=model, statistics=job.statistics)
-    mlx.search(bench, measured.choices(model), job.nbytes, plan)
+    search(adapter, adapter.choices(measured), job.nbytes, plan)
     write(job, plan)
     if kind == "tuned":
         out = job.out.with_name("tuned")
-        subject = mlx.subject(bench, job.out, out, workload.running(job.threads))
-        (plan.parent / distill.STATE).unlink(missing_ok=True)
-        workload.tune(subject, model, plan, job.tokens, more_text=False)
+        none = HeldOutWindows(trial=[], proof=[], fitted=False)
+        subject = adapter.tuning_subject(plan, job.out, out, none)
+        (plan.parent / distillation.STATE).unlink(missing_ok=True)
+        workload.tune(subject, workspace, plan, job.tokens, more_text=False)
 
 
 def write(job: Job, plan: object) -> None:

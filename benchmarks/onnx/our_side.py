@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import workload
 from benchmarks.common.folder_scoring import OnnxScorer
 from benchmarks.common.workload import Workload
 
 from kanna._util.progress import Silent
 from kanna.calibration import HELD_TEXT, statistics
-from kanna.optimization import onnx
+from kanna.conversion.nbits import HEAD
+from kanna.optimization.adapters.onnx import ONNXAdapter
+from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import measure
-from kanna.optimization.onnx_probe import judge, probe
-from kanna.optimization.search import Wishes
+from kanna.optimization.probe import probe
+from kanna.optimization.search import search
 from kanna.plan import Plan, RuleModel
 
 # Part of a node's name in the builder's graph → the matrices that it holds.
@@ -35,51 +36,47 @@ class OurOnnx:
 
     def __init__(self, workload_: Workload) -> None:
         self.workload, options = workload_, workload_.options
-        self.running = workload.running(workload_.threads)
-        stats, model = workload_.statistics(), workload_.model
-        graph = onnx.build(workload_.source, model, workload_.folder, self.running)
-        self.bench = onnx.Bench(source=workload_.source, model=model, graph=graph, statistics=stats)
-        self.scorer = OnnxScorer(workload_, graph)
+        self.adapter = ONNXAdapter(workload_.workspace())
+        self.adapter.prepare()
+        stats = self.adapter.workspace.calibrated
+        self.scorer = OnnxScorer(workload_, self.adapter.graph)
         costs = measure(
-            model,
+            workload_.model,
             statistics.read(stats),
             stats / "measure-onnx.json",
             threads=workload_.threads,
             progress=Silent(),
-            kinds=onnx.CANDIDATES,
-            seen=onnx.seen,
+            names=self.adapter.candidates(),
+            rounding=self.adapter.rounding,
         )
         scale: dict[str, float] = {}
         held = (stats / HELD_TEXT).read_text()
         if held.strip() and not options.fast:  # of few tokens, none are held out
-            score = judge(self.bench, held, threads=workload_.threads)
-            scale = probe(
-                costs, score, stats / "probe-onnx.json", write=self.write, progress=Silent()
-            )
-        wishes = Wishes(kept="f32", names=onnx.CANDIDATES)
-        self.choices = onnx.choices(
-            self.bench.work(workload_.folder / "made", preset="int4"), costs, wishes, scale
-        )
+            prober = self.adapter.prober(costs)
+            scale = probe(prober, costs, stats / "probe-onnx.json", Silent())
+        self.choices = self.adapter.choices(costs, scale=scale)
 
     def write(self, plan: Plan | Path, out: Path) -> Path:
         """Write the folder of a plan."""
-        self.bench.work(out, plan=plan).write_from(self.bench.graph, self.running)
+        work = self.adapter.conversion(out, plan=plan)
+        work.write_from(self.adapter.graph, self.adapter.workspace.context.running())
         return out
 
     def plan(self, nbytes: int, out: Path) -> Path:
         """Our allocation of no more bytes, all files of the folder counted."""
         file = out.with_suffix(".json")
-        onnx.search(self.bench, self.choices, nbytes, file)
+        search(self.adapter, self.choices, nbytes, file)
         return self.write(file, out)
 
     def tuned(self, planned: Path, out: Path) -> Path:
         """The planned folder tuned, as `--effort max` does."""
         plan = planned.with_suffix(".json")
-        return self.workload.tune(onnx.subject(self.bench, planned, plan, out, self.running), plan)
+        none = HeldOutWindows(trial=[], proof=[], fitted=False)
+        return self.workload.tune(self.adapter.tuning_subject(plan, planned, out, none), plan)
 
     def tied(self, folder: Path) -> bool:
         """Whether head and embedding are one matrix of the source."""
-        return self.bench.work(folder, preset="int4").tied
+        return HEAD not in self.workload.model.tensors
 
 
 def plan_of(folder: Path, tied: bool) -> Plan:

@@ -42,6 +42,7 @@ FOLDERS = {
     "kanna.methods": ("methods", "METHOD"),
     "kanna.families": ("families", "FAMILY"),
     "kanna.conversion": ("formats", "WORK"),
+    "kanna.optimization.adapters": ("formats", "ADAPTER"),
     "kanna.runtimes": ("runtimes", "RUNTIME"),
     "kanna.serving.engines": ("engines", "ENGINE"),
     "kanna.packaging.targets": ("targets", "TARGET"),

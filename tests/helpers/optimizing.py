@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from helpers import tiny_models
 from kanna.cli.main import cli
 from kanna.optimization import kl_scorer, measure
+from kanna.optimization.tuning import training
 
 
 @contextmanager

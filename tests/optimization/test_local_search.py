@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
-from helpers import (
-    optimizing,  # noqa: E402 - needs torch
-    tiny_models,  # noqa: E402 - needs torch
-)
+from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
 
-from kanna import optimization as package
-
-# The package exports functions of these names.
-measure = import_module("kanna.optimization.measure")
-probe = import_module("kanna.optimization.probe")
+from kanna import optimization as package  # noqa: E402 - needs torch
+from kanna.optimization import measure, probe  # noqa: E402 - needs torch
+from kanna.optimization.adapters import gguf as adapter_module  # noqa: E402 - needs torch
+from kanna.optimization.context import Context, Workspace  # noqa: E402 - needs torch
+from kanna.optimization.tuning import distillation  # noqa: E402 - needs torch
 
 QUICK = ("q2_k", "q3_k", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16")
 TRIES = 3

@@ -25,10 +25,7 @@ from kanna.plan import tuning as tunings
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers import (
-    optimizing,  # noqa: E402 - needs torch
-    tiny_models,  # noqa: E402 - needs torch
-)
+from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
 
 from kanna.optimization import adapters  # noqa: E402 - needs torch
 from kanna.optimization.adapters.base import ArtefactSpec  # noqa: E402 - needs torch
