@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from kanna import errors
 from kanna.cli import ui
 from kanna.cli.main import cli
-from kanna.cli.options import Settings
+from kanna.cli.settings import Settings
 
 CODES = {
     errors.KannaError: 1,

@@ -14,7 +14,8 @@ import click
 
 from kanna import __version__
 from kanna._util import plugins
-from kanna.cli.options import common_options, settings
+from kanna.cli.options import common_options
+from kanna.cli.settings import settings
 from kanna.errors import KannaError
 
 COMMANDS = "kanna.cli.commands"

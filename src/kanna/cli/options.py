@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from kanna._util.units import parse_size
+from kanna.cli.settings import settings
+from kanna.cli.ui import Terminal
 from kanna.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(slots=True)
-class Settings:
-    """What the common options were set to."""
-
-    json: bool = False
-    quiet: bool = False
-    debug: bool = False
-
-
-def settings(ctx: click.Context) -> Settings:
-    """The settings of this run, shared by the group and its command."""
-    return ctx.find_root().ensure_object(Settings)
 
 
 def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -68,8 +55,6 @@ def command(
     def make(function: Callable[..., Any]) -> Command:
         @click.pass_context
         def run(ctx: click.Context, /, **values: Any) -> Any:
-            from kanna.cli.ui import Terminal
-
             with Terminal(settings(ctx)) as terminal:
                 return function(terminal, **values)
 

@@ -16,7 +16,7 @@ import click
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
-from kanna.cli.options import Settings
+from kanna.cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="Rounds; medians are shown.",
 )
 @options.threads
-def COMMAND(
+def bench_command(
     terminal: Terminal, artefacts: tuple[Path, ...], repeat: int, threads: int | None
 ) -> None:
     """Measure file size, load time, peak memory, time to first token and tokens per second.
@@ -74,3 +74,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen.print(
             "Energy per token: not measurable here (no readable RAPL counter).", style="dim"
         )
+
+
+COMMAND = bench_command

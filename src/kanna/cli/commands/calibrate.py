@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 )
 @options.revision
 @options.offline
-def COMMAND(terminal: Terminal, source: str, calibration: tuple[Path, ...], **choices: Any) -> None:
+def calibrate_command(
+    terminal: Terminal, source: str, calibration: tuple[Path, ...], **choices: Any
+) -> None:
     """Run text through SRC and keep, for every matrix, the second moment of its inputs.
 
     Methods and plans use it: `kanna convert --statistics`, `kanna optimize`. imatrix.gguf, beside
@@ -73,3 +75,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Time", "kept from before" if data["reused"] else duration(data["seconds"])),
         ],
     )
+
+
+COMMAND = calibrate_command

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=options.FILE)
 @click.option("--system", help="A system message that comes first.")
 @sampling
-def COMMAND(terminal: Terminal, model: Path, system: str | None, **choices: Any) -> None:
+def chat_command(terminal: Terminal, model: Path, system: str | None, **choices: Any) -> None:
     """Talk to MODEL, a GGUF, through the chat template it carries.
 
     An empty line or the end of the input ends it. When the input is no terminal, each line is one
@@ -53,3 +53,6 @@ def COMMAND(terminal: Terminal, model: Path, system: str | None, **choices: Any)
         messages.append({"role": "assistant", "content": "".join(pieces)})
     if not live:
         terminal.json({"model": str(model), "messages": messages})
+
+
+COMMAND = chat_command

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
-def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
+def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """Convert SRC with several presets, in one format or several, prove each, measure all, and write a report.
 
     Each artefact runs in its own stock runtime and is judged against one reference. A 16-bit artefact is the baseline:
@@ -159,3 +159,6 @@ def _cell(row: dict[str, Any], column: str) -> str:
         return f"{value * 100:.{1 if key == 'top1' else 0}f}" + ("" if key == "top1" else " %")
     digits = {"kl_mean": 5, "gen_tps": 1}.get(key, 2)
     return value if key == "gate" else f"{value:.{digits}f}"
+
+
+COMMAND = compare_command

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @command("components")
 @click.argument("kind", required=False)
 @click.argument("name", required=False)
-def COMMAND(terminal: Terminal, kind: str | None, name: str | None) -> None:
+def components_command(terminal: Terminal, kind: str | None, name: str | None) -> None:
     """List what recipes, plans and options can name.
 
     Encodings, methods, formats, presets, runtimes and more.
@@ -132,3 +132,6 @@ def _value(value: Any) -> str:
 def _after_colon(summary: str) -> str:
     """`Encodings: how values are stored` beside the name of the kind."""
     return summary.partition(": ")[2] or summary
+
+
+COMMAND = components_command

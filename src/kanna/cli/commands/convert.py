@@ -87,7 +87,7 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
-def COMMAND(
+def convert_command(
     terminal: Terminal, source: str, out: Path | None, dry_run: bool, **choices: Any
 ) -> None:
     """Write SRC as one artefact at the precision you choose.
@@ -181,3 +181,6 @@ def draw_substitutions(screen: Console, found: list[dict[str, Any]]) -> None:
         screen.print(
             f"{count} {what}: {got} instead of {wanted} ({reason})", markup=False, style="yellow"
         )
+
+
+COMMAND = convert_command

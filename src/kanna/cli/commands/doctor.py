@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @command("doctor")
-def COMMAND(terminal: Terminal) -> None:
+def doctor_command(terminal: Terminal) -> None:
     """Show this machine, its runtimes, and what to install for more.
 
     CPU and its vector instructions, memory, disks, GPUs and accelerators; which build of llama.cpp
@@ -39,3 +39,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
                 screen.print(f"    {item['command']}", markup=False, style="green", soft_wrap=True)
     else:
         screen.print("\n[green]Nothing is missing.[/]")
+
+
+COMMAND = doctor_command

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Windows of 512 tokens to score. [default: all of a text of yours, 32 of WikiText-2]",
 )
 @options.threads
-def COMMAND(
+def evaluate_command(
     terminal: Terminal,
     artefact: Path,
     reference: str,
@@ -85,3 +85,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     for note in data.get("notes", []):
         screen.print(f"Note: {note}", markup=False, style="yellow")
+
+
+COMMAND = evaluate_command

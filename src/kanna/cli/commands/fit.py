@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @options.revision
 @options.offline
-def COMMAND(terminal: Terminal, source: str, **choices: Any) -> None:
+def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """Show every preset: exact file size, memory with its cache, estimated speed, and whether it fits.
 
     Nothing is converted: sizes come from the headers. They are exact to the byte, but for the graph of ONNX folders.
@@ -99,3 +99,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     style = "bold green" if data["recommended"] else "bold yellow"
     screen.print(f"Recommended: {data['advice']}", style=style, markup=False)
+
+
+COMMAND = fit_command

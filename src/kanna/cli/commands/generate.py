@@ -64,7 +64,7 @@ def sampling(function: Any) -> Any:
     "--stop", multiple=True, help="Stop where this text appears (may be given several times)."
 )
 @sampling
-def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> None:
+def generate_command(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> None:
     """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""
     from kanna.generation import generate
 
@@ -86,3 +86,6 @@ def COMMAND(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> Non
         terminal.done(f"{len(pieces)} pieces in {seconds:.1f} s")
     else:
         terminal.json({"model": str(model), "prompt": prompt, "text": text, "seconds": seconds})
+
+
+COMMAND = generate_command

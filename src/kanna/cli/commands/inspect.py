@@ -33,7 +33,7 @@ _MADE = (
 )
 @options.revision
 @options.offline
-def COMMAND(
+def inspect_command(
     terminal: Terminal,
     source: str,
     tensors: bool,
@@ -120,3 +120,6 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         for label, key in (("Expected", "expected"), ("What to do", "todo")):
             if problem[key]:
                 screen.print(f"  {label}: {problem[key]}", markup=False)
+
+
+COMMAND = inspect_command

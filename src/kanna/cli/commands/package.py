@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     "--check", is_flag=True, help="Hold the package ARTEFACT to its checksums, bill and signature."
 )
 @click.option("--key", type=options.FILE, help="With --check: the public key of who signed it.")
-def COMMAND(
+def package_command(
     terminal: Terminal,
     artefact: Path,
     out: Path | None,
@@ -146,3 +146,6 @@ def _draw_check(screen: Console, data: dict[str, Any]) -> None:
         f"{data['folder']}: {data['files']} files are as they were packaged; {signature}.",
         style="green",
     )
+
+
+COMMAND = package_command

@@ -24,7 +24,7 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 @options.threads
 @options.revision
 @options.offline
-def COMMAND(
+def verify_command(
     terminal: Terminal,
     source: str,
     artefact: Path,
@@ -73,3 +73,6 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
     }
     style, sentence = words[data["status"]]
     screen.print(sentence, style=style)
+
+
+COMMAND = verify_command
