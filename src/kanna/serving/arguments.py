@@ -31,7 +31,10 @@ def model_name(argument: str | Path) -> str:
 
 
 def _file_name(path: Path) -> str:
-    return path.name.removesuffix(".gguf")
+    name = path.name
+    for engine in map(engines.get, engines.names()):
+        name = name.removesuffix(engine.suffix)
+    return name
 
 
 def parse_models(arguments: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSpec]:

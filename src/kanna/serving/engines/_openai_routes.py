@@ -132,7 +132,7 @@ class OpenAiRoutes:
         for name in ("grammar", "lora"):
             if body.get(name):
                 raise BadRequestError(
-                    f"{name!r} works with GGUF files alone; this model runs in {self.program}"
+                    f"this model runs in {self.program}, which does not support {name!r}"
                 )
         free = self.worker.context - len(ids)
         if free < 1:

@@ -101,6 +101,7 @@ class ServingEngine:
     Attributes:
         name: The name of its file, which `EngineConfig.engine` holds.
         artefact: What it runs, as it stands in messages: "a .gguf file".
+        suffix: Ending of the artefact's file, which a model's name leaves out; empty for folders.
         extra: The extra that installs its runtime.
         modules: What `run` imports in any case: a child imports them before it knows its artefact.
         roles: What it can do.
@@ -120,6 +121,7 @@ class ServingEngine:
 
     name: str
     artefact: str
+    suffix: str = ""
     extra: str
     modules: tuple[str, ...]
     roles: tuple[str, ...]

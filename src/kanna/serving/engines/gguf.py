@@ -197,6 +197,7 @@ def _native_options(config: EngineConfig, port: int) -> list[str]:
 ENGINE = ServingEngine(
     name="gguf",
     artefact="a .gguf file",
+    suffix=".gguf",
     extra="serve",
     modules=("xllamacpp",),
     roles=(GENERATE, EMBED, SCORE),
