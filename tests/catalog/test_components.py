@@ -357,7 +357,7 @@ def test_targets_by_name(one: Component, packaged: Path) -> None:
         if (packaged / "package.json").exists()
         else None
     )
-    assert target.about and one.facts["runs"] == list(target.kinds)
+    assert target.summary and one.facts["runs"] == list(target.kinds)
     assert told is None or one.name in told["targets"]
 
 

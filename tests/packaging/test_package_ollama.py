@@ -13,13 +13,13 @@ from helpers import needs
 from helpers.packing import QUOTES, SHAPED, mlx_folder, shell
 
 from kanna.errors import UnsupportedError
-from kanna.packaging import package, turns
+from kanna.packaging import chat_turns, package
 from kanna.tokenizer.chat import render
 
 
 @pytest.mark.parametrize("name", SHAPED)
 def test_the_shape_of_a_template_writes_what_it_writes(name: str) -> None:
-    found = turns.turns_of(SHAPED[name], eos="</s>")
+    found = chat_turns.turn_markers(SHAPED[name], eos="</s>")
     assert found is not None
     assert (found.system is None) == (name in ("gemma", "mistral"))
     stops = {
@@ -44,7 +44,7 @@ def test_the_shape_of_a_template_writes_what_it_writes(name: str) -> None:
     ],
 )
 def test_a_template_that_does_more_is_not_guessed(template: str) -> None:
-    assert turns.turns_of(template) is None
+    assert chat_turns.turn_markers(template) is None
 
 
 GO = """package main
@@ -72,7 +72,7 @@ def test_templates_in_go_write_what_jinja_writes(tmp_path: Path) -> None:
     cases: list[dict[str, Any]] = []
     wanted: list[str] = []
     for name, template in (*SHAPED.items(), ("quotes", QUOTES)):
-        shape = turns.turns_of(template, eos="</s>")
+        shape = chat_turns.turn_markers(template, eos="</s>")
         assert shape is not None, name
         for rules in ("", "Say little."):
             if rules and not (shape.system or shape.joined):

@@ -1,12 +1,10 @@
-"""Package an artefact for where it runs.
+"""Package an artefact for deployment.
 
-Files that deploy it, what it is made of, checksums, a signature.
+A package holds the files of a service, a bill of materials, checksums and a signature.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,24 +12,31 @@ from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
-from kanna.formats.stream import explain, sync_file, sync_folder
 from kanna.packaging import bom, checksums, signing, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources
 from kanna.packaging.service import Service, image_of
+from kanna.packaging.write import write
 
 EXTRA = "package"
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageResult:
-    """resources: bytes and cores by purpose.
+    """A package that was written.
 
     Attributes:
-        files: By path in the package.
+        folder: Where it is.
+        name: Name of the model in the service, a DNS label.
+        kind: Format of the artefact.
+        sha256: Hash that names the artefact.
+        targets: Targets that were asked for.
+        resources: Bytes and cores by purpose.
+        files: Paths in the package.
         usage: Shell lines by target.
+        signed: Whether it has a signature.
+        notes: What the user should know.
     """
 
     folder: str
@@ -46,18 +51,26 @@ class PackageResult:
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON has them."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """signature: `good` by the key that was given, `not checked` without a key, `none` of a package without one."""
+    """A package that is as it was written.
+
+    Attributes:
+        folder: Where it is.
+        files: Number of files that were checked.
+        signature: `good` by the given key, `not checked` without a key, `none` without a signature.
+    """
 
     folder: str
     files: int
     signature: str
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON has them."""
         return asdict(self)
 
 
@@ -75,85 +88,109 @@ def package(
     sign_key: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PackageResult:
-    """Write the folder `out`.
+    """Write a folder that deploys an artefact.
 
-    The artefact, the files of each target, alert rules, a bill of materials, SHA256SUMS.
-
-    Raises OutputError when `out` exists; UsageError, SourceError or MissingError before anything is
-    written. The folder has its name only when it is complete.
+    It holds the artefact, the files of each target, alert rules, a bill of materials and
+    SHA256SUMS. The folder gets its name only when it is complete.
 
     Args:
         artefact: A GGUF, or a folder that a runtime loads.
-        out: The folder of the package.
-        to: Targets; docker where none is named.
-        name: Of the model in the service; None: of the file.
+        out: The folder to write.
+        to: Targets, such as `docker` or `systemd`.
+        name: Name of the model in the service; None takes that of the file.
+        context: Tokens of one request; None takes 4096, or less where the model knows less.
         parallel: Requests at once.
         cpus: Cores the service may use.
-        context: Tokens of one request (default: 4096, or what the model was trained for when that
-            is less).
-        image: Reference of the image that docker, compose and kubernetes use.
-        wheel: A wheel of kanna to take along, for where no package index has it.
-        sign_key: A private key (PEM, P-256, P-384 or P-521): the whole package is signed with it.
+        image: Reference of the container image that docker, compose and kubernetes use; None makes
+            one of the artefact's name and hash.
+        wheel: A wheel of kanna to include, for where no package index has it.
+        sign_key: A private key (PEM, P-256, P-384 or P-521) to sign the package with.
+        progress: Where hashing reports how far it is.
+
+    Returns:
+        What was written, and the shell lines that start the service.
+
+    Raises:
+        OutputError: `out` exists or cannot be written.
+        UsageError: A target, a key, a wheel or a number does not serve.
+        SourceError: The artefact does not exist.
+        UnsupportedError: A target does not run such an artefact.
+        MissingError: A package that is needed is not installed.
     """
-    folder, given = Path(out), Path(artefact).expanduser()
+    folder = Path(out)
     if folder.exists() or folder.is_symlink():
         raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
-    chosen = _with_needs(to)
+    _with_needs(to)  # unknown targets are refused before anything is hashed
     if sign_key is not None:
         signing.check_key(Path(sign_key))
-    carried = _wheel(Path(wheel)) if wheel is not None else None
-    found = open_artefact(given, name=name, progress=progress)
-    wanted = context or min(4096, found.trained_context or 4096)
+    wheel_file = _wheel(Path(wheel)) if wheel is not None else None
+    opened = open_artefact(Path(artefact).expanduser(), name=name, progress=progress)
+    context = context or min(4096, opened.trained_context or 4096)
+    needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
     service = Service(
-        artefact=found,
-        resources=resources(found, context=wanted, parallel=parallel, cpus=cpus),
-        image=image_of(found, image),
-        wheel=carried.name if carried else None,
+        artefact=opened,
+        resources=needed,
+        image=image_of(opened, image),
+        wheel=wheel_file.name if wheel_file else None,
     )
-    texts: dict[str, str] = {}
-    for target in chosen:
-        texts |= _files(target, service)
-    asked = {n: targets.get(n).usage(service) for n in to}
-    texts |= watch.files(service) | {bom.FILE: bom.bom(found), "README.md": readme(service, asked)}
-    copied = dict(found.files)
-    if carried:
-        copied[f"wheels/{carried.name}"] = carried
+    return _assemble(folder, service, to, wheel_file, sign_key)
+
+
+def _assemble(
+    folder: Path,
+    service: Service,
+    to: Sequence[str],
+    wheel_file: Path | None,
+    sign_key: str | Path | None,
+) -> PackageResult:
+    """Write the package of a service."""
+    artefact = service.artefact
+    usage = {target: targets.get(target).usage(service) for target in to}
+    texts = _texts(service, _with_needs(to), usage)
+    copied = dict(artefact.files)
+    if wheel_file:
+        copied[f"wheels/{wheel_file.name}"] = wheel_file
         texts.pop("wheels/.keep", None)
-    _write(folder, texts, copied, found, sign_key)
+    write(folder, texts, copied, artefact.hashes, sign_key)
     signature = [signing.FILE] if sign_key else []
-    files: list[str] = sorted([*texts, *copied, checksums.FILE, *signature])
     return PackageResult(
         folder=str(folder),
-        name=found.slug,
-        kind=found.kind,
-        sha256=found.digest,
+        name=artefact.slug,
+        kind=artefact.kind,
+        sha256=artefact.digest,
         targets=list(to),
         resources=service.resources.to_dict(),
-        files=files,
-        usage=asked,
+        files=sorted([*texts, *copied, checksums.FILE, *signature]),
+        usage=usage,
         signed=sign_key is not None,
-        notes=_notes(found),
+        notes=_notes(artefact),
     )
 
 
 def check(
     folder: str | Path, *, key: str | Path | None = None, progress: Progress | None = None
 ) -> CheckResult:
-    """Hold a package against its checksums, its bill of materials against its schema and files, and its signature.
+    """Check a package's files, its bill of materials and, with a key, its signature.
 
     Args:
-        key: The public key of who signed it. Raises GateError saying what is wrong.
+        folder: A folder that `package` wrote.
+        key: The public key of who signed it, as PEM.
+        progress: Where hashing reports how far it is.
+
+    Raises:
+        GateError: Something differs from what was packaged.
+        UsageError: The key is missing or is no public key.
     """
     path = Path(folder)
     if not (path / checksums.FILE).is_file():
         raise GateError(
             f"{path} has no {checksums.FILE}", expected="a folder that kanna package wrote"
         )
-    wrong = checksums.differences(path, {checksums.FILE, signing.FILE}, progress)
-    if wrong:
-        more = f", and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+    changes = checksums.differences(path, {checksums.FILE, signing.FILE}, progress)
+    if changes:
+        more = f", and {len(changes) - 8} more" if len(changes) > 8 else ""
         raise GateError(
-            f"{path} is not as it was packaged: {', '.join(wrong[:8])}{more}",
+            f"{path} is not as it was packaged: {', '.join(changes[:8])}{more}",
             todo="package it again",
         )
     text = (path / bom.FILE).read_text(encoding="utf-8") if (path / bom.FILE).is_file() else ""
@@ -166,25 +203,26 @@ def check(
 
 
 def _with_needs(to: Sequence[str]) -> list[str]:
-    """The targets and those they use, each once."""
+    """The targets and those whose files they use, each once."""
     if not to:
         raise UsageError("no target was named", expected=", ".join(targets.names()))
-    found: list[str] = []
-    for name in to:
-        for one in (*targets.get(name).needs, name):
-            if one not in found:
-                found.append(one)
-    return found
+    return list(dict.fromkeys(n for name in to for n in (*targets.get(name).needs, name)))
 
 
-def _files(target: str, service: Service) -> dict[str, str]:
-    chosen = targets.get(target)
-    if service.artefact.kind not in chosen.kinds:
-        raise UnsupportedError(
-            f"{target} does not run {service.artefact.kind}",
-            expected=f"an artefact of kind {', '.join(chosen.kinds)}",
-        )
-    return chosen.files(service)
+def _texts(service: Service, chosen: list[str], usage: dict[str, list[str]]) -> dict[str, str]:
+    """Text of every file that is generated, by its path in the package."""
+    texts: dict[str, str] = {}
+    kind = service.artefact.kind
+    for name in chosen:
+        target = targets.get(name)
+        if kind not in target.kinds:
+            raise UnsupportedError(
+                f"{name} does not run {kind}",
+                expected=f"an artefact of kind {', '.join(target.kinds)}",
+            )
+        texts |= target.files(service)
+    texts |= watch.files(service)
+    return texts | {bom.FILE: bom.bom(service.artefact), "README.md": readme(service, usage)}
 
 
 def _wheel(path: Path) -> Path:
@@ -194,70 +232,11 @@ def _wheel(path: Path) -> Path:
 
 
 def _notes(artefact: Artefact) -> list[str]:
-    found: list[str] = []
+    notes: list[str] = []
     if artefact.licence is None:
-        found.append("the artefact names no licence: look at its source before you pass it on")
+        notes.append("the artefact names no licence: look at its source before you pass it on")
     if artefact.kind == "gguf" and not artefact.provenance:
-        found.append("kanna did not write this file: the bill of materials has no sources")
+        notes.append("kanna did not write this file: the bill of materials has no sources")
     if not artefact.model.meta("{arch}.block_count"):
-        found.append("the shape of the model is not known: its cache is not counted in the memory")
-    return found
-
-
-def _write(
-    folder: Path,
-    texts: dict[str, str],
-    copied: dict[str, Path],
-    artefact: Artefact,
-    sign_key: str | Path | None,
-) -> None:
-    """Write everything under FOLDER.partial, sync, rename.
-
-    An interrupted run leaves at most that folder.
-    """
-    partial = folder.with_name(folder.name + PARTIAL)
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        raise OutputError(f"the folder {parent} does not exist", todo=f"make it: mkdir -p {parent}")
-    try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        hashes = dict(artefact.hashes)
-        for place, text in texts.items():
-            _put(partial / place, text.encode())
-        for place, source in copied.items():
-            _take(source, partial / place)
-        for place in (*texts, *(p for p in copied if p not in hashes)):
-            hashes[place] = checksums.sha256(partial / place)
-        _put(partial / checksums.FILE, checksums.checksums(hashes).encode())
-        if sign_key is not None:
-            signing.sign(partial, Path(sign_key))
-        if folder.exists():  # somebody was quicker
-            raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
-        partial.rename(folder)
-        sync_folder(parent)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise explain(error, folder) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _take(source: Path, path: Path) -> None:
-    """A copy that shares its blocks where the file system can.
-
-    Never a link, which a change outside would reach.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, path)
-    path.chmod(0o644)
-    sync_file(path)
+        notes.append("the shape of the model is not known: its cache is not counted in the memory")
+    return notes

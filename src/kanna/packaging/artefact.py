@@ -1,4 +1,4 @@
-"""What is packaged: the files of one artefact, and what they say of themselves."""
+"""The artefact that is packaged: its files, their hashes and its metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kanna.sources import open_source
 # Files that run code when they are read.
 _PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Marks of the chat templates of a folder, first found first used.
+# Files of a folder that may hold its chat template; the first of them counts.
 _TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
@@ -31,12 +31,17 @@ class Artefact:
 
     Attributes:
         kind: `gguf`, `onnx` or `mlx`.
+        name: As the artefact calls itself.
         slug: The name as a DNS label: lower case letters, digits and hyphens, at most 40.
         place: Path of the artefact inside the package, such as `models/tiny-Q4_K_M.gguf`.
         files: Every file by its path inside the package.
         hashes: SHA-256 of every file, by the same path.
-        model: What the arithmetic of `fit` needs to know; no tensors for a folder.
+        num_bytes: Size of all files.
+        parameters: Number of weights, or None where it is not known.
+        model: What the arithmetic of `fit` needs; without tensors for a folder.
+        licence: As the artefact names it, or None.
         chat_template: Jinja source, or None.
+        provenance: What kanna wrote about how the artefact was made.
     """
 
     kind: str
@@ -54,47 +59,65 @@ class Artefact:
 
     @property
     def digest(self) -> str:
-        """SHA-256 that names the artefact: of its file, or of the hashes of its files in order."""
-        found = [self.hashes[p] for p in sorted(self.hashes)]
-        return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+        """SHA-256 of the only file, or of the files' hashes in the order of their paths."""
+        hashes = [self.hashes[p] for p in sorted(self.hashes)]
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        )
 
     @property
     def trained_context(self) -> int | None:
-        found = self.model.meta("{arch}.context_length", 0)
-        return int(found) or None
+        """Tokens of context that the model was trained for, or None where it does not say."""
+        context = self.model.meta("{arch}.context_length", 0)
+        return int(context) or None
 
 
 def open_artefact(
     path: str | Path, *, name: str | None = None, progress: Progress | None = None
 ) -> Artefact:
-    """Look at an artefact and hash its files.
+    """Read what an artefact is and hash its files.
 
-    Raises SourceError when it is none that `kanna serve` runs.
+    Args:
+        path: A GGUF, or an ONNX or MLX folder.
+        name: Name of the model in the service; None takes that of the file.
+        progress: Where hashing reports how far it is.
+
+    Raises:
+        SourceError: It does not exist.
+        UnsupportedError: It is no artefact that `kanna serve` runs.
     """
-    given = Path(path).expanduser()
-    if not given.exists():
+    location = Path(path).expanduser()
+    if not location.exists():
         raise SourceError(
-            f"{given} does not exist", expected="a .gguf file, or an ONNX or MLX folder"
+            f"{location} does not exist", expected="a .gguf file, or an ONNX or MLX folder"
         )
-    about = _folder(given) if given.is_dir() else _gguf(given)
-    files = about.pop("files")
-    label = name or (given.name if given.is_dir() else re.sub(r"-00001-of-\d{5}$", "", given.stem))
+    description = _folder(location) if location.is_dir() else _gguf(location)
+    files = description.pop("files")
+    label = name or (
+        location.name if location.is_dir() else re.sub(r"-00001-of-\d{5}$", "", location.stem)
+    )
     hashes: dict[str, str] = {}
-    told = progress or Silent()
-    told.start("hash the artefact", sum(p.stat().st_size for p in files.values()))
+    progress = progress or Silent()
+    progress.start("hash the artefact", sum(p.stat().st_size for p in files.values()))
     for place, file in files.items():
-        hashes[place] = sha256(file, lambda n, p=place: told.advance(n, p))
-    told.finish()
+        hashes[place] = sha256(file, lambda n, p=place: progress.advance(n, p))
+    progress.finish()
     num_bytes = sum(p.stat().st_size for p in files.values())
-    return Artefact(slug=slug(label), files=files, hashes=hashes, num_bytes=num_bytes, **about)
+    return Artefact(
+        slug=slug(label), files=files, hashes=hashes, num_bytes=num_bytes, **description
+    )
 
 
 def slug(name: str) -> str:
-    """A DNS label from any name; raises SourceError when nothing of it is left."""
-    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
-    if not found:
+    """Returns a DNS label made from any name.
+
+    Raises:
+        SourceError: The name has no letter and no digit.
+    """
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    if not label:
         raise SourceError(f"no name can be made of {name!r}", todo="give one with --name")
-    return found if found[0].isalpha() else f"m-{found}"[:40].strip("-")
+    return label if label[0].isalpha() else f"m-{label}"[:40].strip("-")
 
 
 def _gguf(path: Path) -> dict[str, Any]:
@@ -132,11 +155,11 @@ def _gguf(path: Path) -> dict[str, Any]:
 
 
 def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
-    """What kanna wrote about how the file was made, without the prefix `kanna.`.
+    """Returns what kanna wrote about how a file was made, by key without the prefix `kanna.`.
 
-    The JSON among it parsed.
+    Values that hold JSON are parsed.
     """
-    found: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
     for key, meta in metadata.items():
         if not key.startswith("kanna."):
             continue
@@ -150,8 +173,8 @@ def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
                 ) from error
         elif not isinstance(value, (str, int, float)):
             value = [str(v) for v in value]
-        found[key.removeprefix("kanna.")] = value
-    return found
+        provenance[key.removeprefix("kanna.")] = value
+    return provenance
 
 
 def _folder(path: Path) -> dict[str, Any]:
@@ -189,7 +212,7 @@ def _files(folder: Path, place: str) -> dict[str, Path]:
 
     Links are followed, but not to folders, and nothing hidden or pickled is taken.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         relative = PurePosixPath(path.relative_to(folder).as_posix())
         if any(part.startswith(".") for part in relative.parts) or path.is_dir():
@@ -207,8 +230,8 @@ def _files(folder: Path, place: str) -> dict[str, Path]:
                 f"the name {str(relative)!r} cannot be written in a list of checksums",
                 todo="rename it",
             )
-        found[f"{place}/{relative}"] = path.resolve()
-    return found
+        files[f"{place}/{relative}"] = path.resolve()
+    return files
 
 
 def _described(path: Path, name: str) -> Model:
@@ -218,8 +241,8 @@ def _described(path: Path, name: str) -> Model:
     texts = config.get("text_config")
     config = texts if isinstance(texts, dict) else config
     family = str(genai.get("type") or config.get("model_type") or "unknown")
-    kept: dict[str, MetaValue] = {}
-    for key, mine, theirs in (
+    metadata: dict[str, MetaValue] = {}
+    for key, config_key, genai_key in (
         ("block_count", "num_hidden_layers", "num_hidden_layers"),
         ("embedding_length", "hidden_size", "hidden_size"),
         ("attention.head_count", "num_attention_heads", "num_attention_heads"),
@@ -229,16 +252,16 @@ def _described(path: Path, name: str) -> Model:
         ("feed_forward_length", "intermediate_size", "intermediate_size"),
         ("attention.sliding_window", "sliding_window", "sliding_window"),
     ):
-        value = config.get(mine, decoder.get(theirs))
+        value = config.get(config_key, decoder.get(genai_key))
         if isinstance(value, int) and value > 0:
-            kept[f"{family}.{key}"] = u32(value)
+            metadata[f"{family}.{key}"] = u32(value)
     for key, value in (
         ("context_length", config.get("max_position_embeddings", genai.get("context_length"))),
         ("vocab_size", config.get("vocab_size", genai.get("vocab_size"))),
     ):
         if isinstance(value, int) and value > 0:
-            kept[f"{family}.{key}"] = u32(value)
-    return Model(name=name, family=family, tensors={}, metadata=kept)
+            metadata[f"{family}.{key}"] = u32(value)
+    return Model(name=name, family=family, tensors={}, metadata=metadata)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -246,10 +269,10 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"{path} is not JSON: {error}") from error
-    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
+    return cast(dict[str, Any], document) if isinstance(document, dict) else {}
 
 
 def _template(path: Path) -> str | None:
@@ -259,9 +282,9 @@ def _template(path: Path) -> str | None:
             continue
         if file.suffix == ".jinja":
             return file.read_text(encoding="utf-8")
-        found = _json(file).get("chat_template")
-        if isinstance(found, str):
-            return found
+        template = _json(file).get("chat_template")
+        if isinstance(template, str):
+            return template
     return None
 
 

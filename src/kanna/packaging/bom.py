@@ -1,7 +1,4 @@
-"""A CycloneDX bill of materials of the model.
-
-What it is, what it was made of and how, what it needs to run.
-"""
+"""A CycloneDX bill of materials: what the model is, what it was made from, what it needs to run."""
 
 from __future__ import annotations
 
@@ -20,15 +17,18 @@ from kanna.packaging.service import EXTRAS
 
 FILE = "bom.cdx.json"
 _INSTALL = "pip install 'kanna[package]'"
-# Kept as parts of their own.
-_APART = ("source.sha256", "plan.encodings")
+# Keys of the provenance that become components and properties of their own.
+_SEPARATE = ("source.sha256", "plan.encodings")
 
 
 def bom(artefact: Artefact) -> str:
-    """CycloneDX 1.6 JSON, the same for the same artefact; raises MissingError without the library.
+    """Returns the bill of materials as CycloneDX 1.6 JSON, the same for the same artefact.
 
-    The time is that of the artefact's newest file, or SOURCE_DATE_EPOCH; the serial number comes of
-    its hash.
+    The time is SOURCE_DATE_EPOCH or that of the artefact's newest file; the serial number is
+    derived from its hash.
+
+    Raises:
+        MissingError: cyclonedx-python-lib is not installed.
     """
     lib = _library()
     made = lib.Bom(serial_number=uuid5(NAMESPACE_URL, f"sha256:{artefact.digest}:{__version__}"))
@@ -65,7 +65,7 @@ def _time(artefact: Artefact) -> datetime:
 
 
 def _model(lib: Any, artefact: Artefact) -> Any:
-    known = artefact.provenance
+    provenance = artefact.provenance
     files = [
         lib.Component(
             type=lib.ComponentType.FILE,
@@ -82,27 +82,27 @@ def _model(lib: Any, artefact: Artefact) -> Any:
             bom_ref=f"source:{name}",
             hashes=[_sha256(lib, digest)],
         )
-        for name, digest in known.get("source.sha256", {}).items()
+        for name, digest in provenance.get("source.sha256", {}).items()
     ]
     ancestors: list[Any] = []
-    if "source" in known:
+    if "source" in provenance:
         # Without hashes a source is still named.
-        revision = str(known.get("source.revision", "")) or None
+        revision = str(provenance.get("source.revision", "")) or None
         ancestors = [
             lib.Component(
                 type=lib.ComponentType.MACHINE_LEARNING_MODEL,
-                name=str(known["source"]),
+                name=str(provenance["source"]),
                 version=revision,
                 bom_ref="source",
                 components=sources,
             )
         ]
     properties = [lib.Property(name="kanna:kind", value=artefact.kind)]
-    for key, value in sorted(known.items()):
-        if key not in _APART:
-            told = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            properties.append(lib.Property(name=f"kanna:{key}", value=told))
-    for key, value in known.get("plan.encodings", {}).items():
+    for key, value in sorted(provenance.items()):
+        if key not in _SEPARATE:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            properties.append(lib.Property(name=f"kanna:{key}", value=text))
+    for key, value in provenance.get("plan.encodings", {}).items():
         properties.append(
             lib.Property(name=f"kanna:plan.encodings:{key}", value=f"{value} tensors")
         )
@@ -115,7 +115,7 @@ def _model(lib: Any, artefact: Artefact) -> Any:
         licenses=_licences(lib, artefact.licence),
         components=files,
         properties=properties,
-        pedigree=lib.Pedigree(ancestors=ancestors, notes=known.get("command"))
+        pedigree=lib.Pedigree(ancestors=ancestors, notes=provenance.get("command"))
         if ancestors
         else None,
     )
@@ -131,7 +131,7 @@ def _licences(lib: Any, named: str | None) -> list[Any]:
 
 
 def _card(artefact: Artefact) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "task": "text-generation",
         "architectureFamily": "transformer",
         "modelArchitecture": artefact.model.family,
@@ -149,13 +149,15 @@ def _card(artefact: Artefact) -> dict[str, Any]:
     properties = [
         {"name": f"kanna:{k}", "value": str(v)} for k, v in facts.items() if v not in (None, 0)
     ]
-    return {"modelParameters": told, "properties": properties}
+    return {"modelParameters": parameters, "properties": properties}
 
 
 def validate(text: str) -> None:
-    """Raise GateError when a text is not a valid CycloneDX 1.6 document.
+    """Check that a text is a valid CycloneDX 1.6 document.
 
-    MissingError without the library.
+    Raises:
+        GateError: It is not.
+        MissingError: cyclonedx-python-lib or its validator is not installed.
     """
     lib = _library()
     try:
@@ -174,7 +176,7 @@ def validate(text: str) -> None:
         )
 
 
-_PARTS = {
+_CLASSES = {
     "cyclonedx.model": ("HashAlgorithm", "HashType", "Property"),
     "cyclonedx.model.bom": ("Bom",),
     "cyclonedx.model.component": ("Component", "ComponentType", "Pedigree"),
@@ -187,16 +189,18 @@ _PARTS = {
 
 
 def _library() -> Any:
-    """What is used of cyclonedx-python-lib.
+    """Returns the classes of cyclonedx-python-lib that are used here.
 
-    Its decorators hide the types from checkers: Any says so in one place.
+    Its decorators hide their types from checkers, so they are Any.
     """
     try:
-        found = {
-            n: getattr(importlib.import_module(m), n) for m, names in _PARTS.items() for n in names
+        classes = {
+            n: getattr(importlib.import_module(m), n)
+            for m, names in _CLASSES.items()
+            for n in names
         }
     except ModuleNotFoundError as error:
         raise MissingError(
             "a bill of materials needs cyclonedx-python-lib", todo=_INSTALL
         ) from error
-    return SimpleNamespace(**found)
+    return SimpleNamespace(**classes)

@@ -14,13 +14,17 @@ _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
 
 def checksums(hashes: dict[str, str]) -> str:
-    """The text of SHA256SUMS; hashes by path in the package."""
+    """Returns the text of SHA256SUMS from hashes by path in the package."""
     return "".join(f"{hashes[path]}  {path}\n" for path in sorted(hashes))
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Hashes by path. Raises FormatError for a line that is none, or a path that leaves the package."""
-    found: dict[str, str] = {}
+    """Returns the hashes of a package's SHA256SUMS by path.
+
+    Raises:
+        FormatError: A line is no hash and path, or a path leads out of the package.
+    """
+    hashes: dict[str, str] = {}
     for number, line in enumerate((folder / FILE).read_text(encoding="utf-8").splitlines(), 1):
         parts = _LINE.fullmatch(line)
         if parts is None:
@@ -29,35 +33,38 @@ def read(folder: Path) -> dict[str, str]:
                 expected="a SHA-256, two spaces and a path",
             )
         path = parts[2]
-        if path.startswith("/") or ".." in path.split("/") or path in found:
+        if path.startswith("/") or ".." in path.split("/") or path in hashes:
             raise FormatError(
                 f"line {number} of {FILE} names {path!r}", expected="each file of the package, once"
             )
-        found[path] = parts[1]
-    return found
+        hashes[path] = parts[1]
+    return hashes
 
 
-def differences(folder: Path, besides: set[str], progress: Progress | None = None) -> list[str]:
-    """What differs from SHA256SUMS, in words.
+def differences(folder: Path, unlisted: set[str], progress: Progress | None = None) -> list[str]:
+    """Returns what differs from SHA256SUMS, a sentence each; links count as changes.
 
-    Files `besides` need not be listed. Links count as changes.
+    Args:
+        folder: The package.
+        unlisted: Paths that need not be listed.
+        progress: Where hashing reports how far it is.
     """
-    wanted = read(folder)
-    found: list[str] = []
-    told = progress or Silent()
-    sizes = [(folder / p).stat().st_size for p in wanted if (folder / p).is_file()]
-    told.start("hash the package", sum(sizes))
-    for path, digest in wanted.items():
+    listed = read(folder)
+    problems: list[str] = []
+    progress = progress or Silent()
+    sizes = [(folder / p).stat().st_size for p in listed if (folder / p).is_file()]
+    progress.start("hash the package", sum(sizes))
+    for path, digest in listed.items():
         file = folder / path
         if not file.is_file() or file.is_symlink():
-            found.append(f"{path} is missing")
-        elif sha256(file, lambda n, p=path: told.advance(n, p)) != digest:
-            found.append(f"{path} was changed")
-    told.finish()
-    there = {
+            problems.append(f"{path} is missing")
+        elif sha256(file, lambda n, p=path: progress.advance(n, p)) != digest:
+            problems.append(f"{path} was changed")
+    progress.finish()
+    present = {
         p.relative_to(folder).as_posix()
         for p in folder.rglob("*")
         if p.is_symlink() or not p.is_dir()
     }
-    found += [f"{path} was added" for path in sorted(there - set(wanted) - besides)]
-    return found
+    problems += [f"{path} was added" for path in sorted(present - set(listed) - unlisted)]
+    return problems

@@ -1,4 +1,4 @@
-"""The page a package is read with."""
+"""README.md of a package."""
 
 from __future__ import annotations
 
@@ -7,54 +7,66 @@ from kanna._util.units import format_size
 from kanna.packaging import targets
 from kanna.packaging.service import METRICS, PORT, Service
 
+_CHECK_AND_WATCH = (
+    "## Check it",
+    "",
+    "```console",
+    "sha256sum --check --strict SHA256SUMS",
+    "kanna package --check .",
+    "kanna package --check . --key key.pub.pem",
+    "```",
+    "",
+    "The last line needs the public key of who signed the package. "
+    "`bom.cdx.json` (CycloneDX) says what the model",
+    "is, which files it was made of and how.",
+    "",
+    "## Watch it",
+    "",
+    f"`watch/prometheus.yaml` scrapes `{METRICS}`, "
+    "`watch/alerts.yaml` has the alert rules (their tests beside",
+    "them), `watch/dashboard.json` is imported into Grafana.",
+    "",
+)
+
 
 def readme(service: Service, usage: dict[str, list[str]]) -> str:
-    """README.md: what it is, what it takes, how each target starts, how it is checked and watched."""
-    artefact, told = service.artefact, service.resources
+    """Returns README.md: what is packaged, what it needs, how it is started, checked and watched.
+
+    Args:
+        service: What is packaged.
+        usage: Shell lines by target.
+    """
+    artefact, resources = service.artefact, service.resources
     lines = [
         f"# {artefact.name}",
         "",
-        f"`{artefact.place}` ({artefact.kind}, {format_size(artefact.num_bytes)}), packaged by kanna {__version__}.",
+        f"`{artefact.place}` ({artefact.kind}, {format_size(artefact.num_bytes)}), "
+        f"packaged by kanna {__version__}.",
         "",
         "| | |",
         "|---|---|",
         f"| SHA-256 | `{artefact.digest}` |",
         f"| licence | {artefact.licence or 'not named by the artefact'} |",
-        f"| memory | {told.memory_mib} MiB: {format_size(told.weight_bytes)} of weights, "
-        f"{format_size(told.kv_bytes)} of cache ({told.parallel} × {told.context} tokens), "
-        f"{format_size(told.buffer_bytes)} of buffers, {format_size(told.process_bytes)} of processes, "
+        f"| memory | {resources.memory_mib} MiB: {format_size(resources.weight_bytes)} of weights, "
+        f"{format_size(resources.kv_bytes)} of cache "
+        f"({resources.parallel} × {resources.context} tokens), "
+        f"{format_size(resources.buffer_bytes)} of buffers, "
+        f"{format_size(resources.process_bytes)} of processes, "
         "and a tenth more |",
-        f"| cores | {told.cpus} |",
+        f"| cores | {resources.cpus} |",
         "",
         "## Run it",
         "",
         "Run these here. The gateway listens on "
-        f"http://127.0.0.1:{PORT}; every request needs a key, which is shown once, when it is made.",
+        f"http://127.0.0.1:{PORT}; every request needs a key, which is shown once, "
+        "when it is made.",
         "",
     ]
     for name, shell in usage.items():
         lines += [
-            f"### {targets.get(name).about[0].upper()}{targets.get(name).about[1:]}",
+            f"### {targets.get(name).title[0].upper()}{targets.get(name).title[1:]}",
             "",
             "```console",
         ]
         lines += [*shell, "```", ""]
-    lines += [
-        "## Check it",
-        "",
-        "```console",
-        "sha256sum --check --strict SHA256SUMS",
-        "kanna package --check .",
-        "kanna package --check . --key key.pub.pem",
-        "```",
-        "",
-        "The last line needs the public key of who signed the package. `bom.cdx.json` (CycloneDX) says what the model",
-        "is, which files it was made of and how.",
-        "",
-        "## Watch it",
-        "",
-        f"`watch/prometheus.yaml` scrapes `{METRICS}`, `watch/alerts.yaml` has the alert rules (their tests beside",
-        "them), `watch/dashboard.json` is imported into Grafana.",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_CHECK_AND_WATCH])

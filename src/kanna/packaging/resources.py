@@ -1,7 +1,4 @@
-"""What a served artefact takes.
-
-Memory by the arithmetic of `fit`, rounded up for those who hand it out.
-"""
+"""Memory and cores of a served artefact, by the arithmetic of `fit`, rounded up to whole MiB."""
 
 from __future__ import annotations
 
@@ -15,20 +12,25 @@ from kanna.sizing import buffer_bytes, cache_bytes
 MIB = 1 << 20
 # The gateway and its engine process without a model: interpreter, libraries, connections.
 PROCESS_BYTES = 512 * MIB
-# Room above the sum for what is not counted: fragments, prompt caches, bursts of requests.
+# Above the sum, for what is not counted: fragments, prompt caches, bursts of requests.
 HEADROOM = 1.10
 SHARE_OF_WARNING = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """Bytes, and cores. memory = weights + cache of every slot + buffers + processes, a tenth more, in whole MiB.
-
-    warning:  where a system that can throttle begins to
+    """What the service may use.
 
     Attributes:
         context: Tokens of one request.
         parallel: Requests at once.
+        cpus: Cores.
+        weight_bytes: The artefact.
+        kv_bytes: The key-value cache of all parallel requests.
+        buffer_bytes: Buffers of the runtime.
+        process_bytes: The gateway and an engine without a model.
+        memory_bytes: The sum of these and a tenth more, in whole MiB.
+        warning_bytes: Where a system that can slow a service down begins to.
     """
 
     context: int
@@ -42,22 +44,35 @@ class Resources:
     warning_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON has them."""
         return asdict(self)
 
     @property
     def memory_mib(self) -> int:
+        """Limit of memory in MiB."""
         return self.memory_bytes // MIB
 
     @property
     def warning_mib(self) -> int:
+        """Where slowing down begins, in MiB."""
         return self.warning_bytes // MIB
 
 
 def resources(artefact: Artefact, *, context: int, parallel: int, cpus: int) -> Resources:
-    """Raises UsageError for a context the model was not trained for."""
-    for what, value in (("context", context), ("parallel", parallel), ("cpus", cpus)):
+    """Returns what an artefact needs to be served.
+
+    Args:
+        artefact: What is served.
+        context: Tokens of one request.
+        parallel: Requests at once.
+        cpus: Cores.
+
+    Raises:
+        UsageError: A number is below 1, or the model was not trained for such a context.
+    """
+    for option, value in (("context", context), ("parallel", parallel), ("cpus", cpus)):
         if value < 1:
-            raise UsageError(f"--{what} is {value}", expected="1 or more")
+            raise UsageError(f"--{option} is {value}", expected="1 or more")
     trained = artefact.trained_context
     if trained and context > trained:
         raise UsageError(

@@ -1,7 +1,4 @@
-"""The service every target describes.
-
-One command line, its ports and folders, the same in all of them.
-"""
+"""The service that every target describes: one command line, its port and its folders."""
 
 from __future__ import annotations
 
@@ -26,9 +23,10 @@ class Service:
     """An artefact as a service.
 
     Attributes:
+        artefact: What is served.
+        resources: Its memory and cores.
         image: Reference of the container image, with a tag that changes with the artefact.
-        wheel: Whether a wheel of kanna lies in `wheels/` and is installed before the index is
-            asked.
+        wheel: File name of the wheel of kanna in `wheels/`, or None to install from the index.
     """
 
     artefact: Artefact
@@ -38,17 +36,25 @@ class Service:
 
     @property
     def name(self) -> str:
+        """Name of the service, a DNS label."""
         return f"kanna-{self.artefact.slug}"
 
     @property
     def requirement(self) -> str:
+        """The requirement that pip installs, with the extras that the artefact needs."""
         return f"kanna[{EXTRAS[self.artefact.kind]}]=={__version__}"
 
     def arguments(
         self, *, root: str = ROOT, state: str = STATE, host: str = "0.0.0.0"
     ) -> list[str]:
-        """Words after `kanna`: the model under `root`, keys and usage under `state`."""
-        told = self.resources
+        """Returns the words after `kanna`.
+
+        Args:
+            root: Folder that holds the package.
+            state: Folder of keys and usage.
+            host: Address to listen on.
+        """
+        resources = self.resources
         return [
             "serve",
             f"{root}/{self.artefact.place}",
@@ -59,35 +65,44 @@ class Service:
             "--port",
             str(PORT),
             "--context",
-            str(told.context),
+            str(resources.context),
             "--parallel",
-            str(told.parallel),
+            str(resources.parallel),
             "--threads",
-            str(told.cpus),
+            str(resources.cpus),
             "--state",
             state,
         ]
 
 
-def image_of(artefact: Artefact, given: str | None) -> str:
-    """The image as given, else one of this artefact's name.
+def image_of(artefact: Artefact, reference: str | None) -> str:
+    """Returns the reference of the image, with the artefact's hash as its tag where it has none.
 
-    The tag is the artefact's hash unless given.
+    Args:
+        artefact: What the image holds.
+        reference: A reference, or None for one of the artefact's name.
     """
-    reference = given or f"kanna-{artefact.slug}"
+    reference = reference or f"kanna-{artefact.slug}"
     tagged = ":" in reference.rsplit("/", 1)[-1] or "@" in reference
     return reference if tagged else f"{reference}:{artefact.digest[:12]}"
 
 
 def probe(path: str, *, python: str, tries: int = 1) -> list[str]:
-    """A command that fails unless the gateway answers; needs nothing but Python."""
+    """Returns a command that fails unless the gateway answers; it needs nothing but Python.
+
+    Args:
+        path: Path of the request.
+        python: The interpreter.
+        tries: How often to ask, two seconds apart.
+    """
     code = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{PORT}{path}', timeout=3)"
     if tries > 1:
         code = (
             "import sys, time, urllib.request as r\n"
             f"for _ in range({tries}):\n"
             "    try:\n"
-            f"        sys.exit(r.urlopen('http://127.0.0.1:{PORT}{path}', timeout=3).status != 200)\n"
+            f"        sys.exit(r.urlopen('http://127.0.0.1:{PORT}{path}', timeout=3)"
+            ".status != 200)\n"
             "    except OSError:\n"
             "        time.sleep(2)\n"
             "sys.exit(1)"

@@ -1,6 +1,6 @@
 """Signatures in the format of sigstore's model-signing, made and checked with keys on disk.
 
-No network, no account.
+They need no network and no account.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from kanna.errors import GateError, MissingError, UsageError
 FILE = "model.sig"
 PASSWORD = "KANNA_SIGN_PASSWORD"
 _INSTALL = "pip install 'kanna[package]'"
-_MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out key.pub.pem"
+_MAKE = (
+    "openssl ecparam -name prime256v1 -genkey -noout -out key.pem "
+    "&& openssl ec -in key.pem -pubout -out key.pub.pem"
+)
 
 
 def check_key(key: Path) -> None:
@@ -25,11 +28,10 @@ def check_key(key: Path) -> None:
 def sign(folder: Path, key: Path) -> None:
     """Sign every file of a package into FOLDER/model.sig.
 
-    is in KANNA_SIGN_PASSWORD.
-
     Args:
-        key: A private key on the curve P-256, P-384 or P-521, as PEM; of an encrypted one the
-            password.
+        folder: The package.
+        key: A private key on the curve P-256, P-384 or P-521, as PEM. The password of an encrypted
+            key is read from KANNA_SIGN_PASSWORD.
     """
     from model_signing import hashing
 
@@ -63,7 +65,17 @@ def _signer(key: Path) -> Any:
 
 
 def verify(folder: Path, key: Path) -> None:
-    """Raise GateError unless FOLDER/model.sig is the signature, by the owner of this public key, of these files."""
+    """Check that FOLDER/model.sig signs the files of the package.
+
+    Args:
+        folder: The package.
+        key: The public key of who signed it, as PEM.
+
+    Raises:
+        GateError: There is no signature, or it does not hold.
+        UsageError: The key is missing or is no public key.
+        MissingError: model-signing is not installed.
+    """
     try:
         from model_signing import hashing, verifying
     except ModuleNotFoundError as error:
@@ -90,7 +102,7 @@ def verify(folder: Path, key: Path) -> None:
     try:
         checker.verify(folder, folder / FILE)
     except Exception as error:  # the library raises whatever its parsers do
-        told = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise GateError(
-            f"the signature does not hold: {told[:400]}", todo="do not serve this package"
+            f"the signature does not hold: {reason[:400]}", todo="do not serve this package"
         ) from error

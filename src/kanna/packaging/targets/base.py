@@ -1,4 +1,4 @@
-"""What a target is: where a packaged artefact runs, and the files it is told with."""
+"""The record of a target: where a packaged artefact runs, and the files that deploy it there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ class Target:
     """One target.
 
     Attributes:
-        about: What it is, for people.
+        title: What it is called in a sentence, such as `a container image`.
+        summary: What it is, in a line.
+        files: Returns the text of each file by its path in the package.
+        usage: Returns the shell lines that start the service, to be run in the package's folder.
         kinds: Kinds of artefacts it can run.
         needs: Targets whose files it uses.
-        files: Text of each file by its path in the package; raises UnsupportedError.
-        usage: The shell lines that start it, run in the package.
     """
 
-    about: str
+    title: str
+    summary: str
     files: Callable[[Service], dict[str, str]]
     usage: Callable[[Service], list[str]]
     kinds: tuple[str, ...] = ("gguf", "onnx", "mlx")
@@ -29,7 +31,7 @@ class Target:
 
 
 def as_yaml(*documents: dict[str, Any]) -> str:
-    """Documents in the order their keys were given, never with anchors."""
+    """Returns YAML documents with their keys in the given order and without anchors."""
     import yaml
 
     class Plain(yaml.SafeDumper):

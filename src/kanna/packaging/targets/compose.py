@@ -1,4 +1,4 @@
-"""Docker Compose: the image of `docker` with its limits and a volume for keys and usage, on the loopback interface."""
+"""Docker Compose: the image of `docker` with limits and a volume, on the loopback interface."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from kanna.packaging.targets.base import Target, as_yaml
 
 
 def files(service: Service) -> dict[str, str]:
-    told = service.resources
+    """Returns compose.yaml."""
+    resources = service.resources
     # Compose puts in variables: a dollar is written twice.
-    plain = [word.replace("$", "$$") for word in service.arguments()]
+    command = [word.replace("$", "$$") for word in service.arguments()]
     gateway: dict[str, Any] = {
         "image": service.image,
         "build": {"context": "."},
-        "command": plain,
+        "command": command,
         "user": f"{UID}:{UID}",
         "read_only": True,
         "tmpfs": ["/tmp:mode=1777,size=64m"],
@@ -36,18 +37,22 @@ def files(service: Service) -> dict[str, str]:
         "pids_limit": 512,
         "deploy": {
             "resources": {
-                "reservations": {"cpus": f"{told.cpus}.0", "memory": f"{told.memory_mib}M"},
-                "limits": {"cpus": f"{told.cpus}.0", "memory": f"{told.memory_mib}M"},
+                "reservations": {
+                    "cpus": f"{resources.cpus}.0",
+                    "memory": f"{resources.memory_mib}M",
+                },
+                "limits": {"cpus": f"{resources.cpus}.0", "memory": f"{resources.memory_mib}M"},
             }
         },
         # No swap: a model that swaps answers nobody.
         "mem_swappiness": 0,
     }
-    whole = {"services": {"gateway": gateway}, "volumes": {"state": {"name": service.name}}}
-    return {"compose.yaml": as_yaml(whole)}
+    document = {"services": {"gateway": gateway}, "volumes": {"state": {"name": service.name}}}
+    return {"compose.yaml": as_yaml(document)}
 
 
 def usage(service: Service) -> list[str]:
+    """Returns the shell lines that start the service."""
     return [
         "docker compose build",
         "docker compose run --rm gateway keys create --name first",
@@ -55,4 +60,11 @@ def usage(service: Service) -> list[str]:
     ]
 
 
-TARGET = Target(about="Docker Compose", files=files, usage=usage, needs=("docker",))
+TARGET = Target(
+    title="Docker Compose",
+    summary="Docker Compose: the image of `docker` with its limits and a volume for keys and "
+    "usage, on the loopback interface",
+    files=files,
+    usage=usage,
+    needs=("docker",),
+)

@@ -8,11 +8,12 @@ from kanna.packaging.service import HEALTH, PORT, ROOT, STATE, UID, Service, pro
 from kanna.packaging.targets.base import Target
 
 PYTHON = "python:3.12"
-# The image and its model can be read by whoever runs it, changed by nobody.
+# Patterns of .dockerignore: the build sees these files and no others.
 _IGNORED = ("*", "!models", "!wheels", "!SHA256SUMS", "!bom.cdx.json")
 
 
 def files(service: Service) -> dict[str, str]:
+    """Returns the Dockerfile and what it ignores."""
     return {
         "Dockerfile": _dockerfile(service),
         ".dockerignore": "\n".join(_IGNORED) + "\n",
@@ -28,7 +29,7 @@ def _dockerfile(service: Service) -> str:
         "org.opencontainers.image.description": f"{service.artefact.name} served by kanna",
         "kanna.artefact.sha256": service.artefact.digest,
     }
-    told = " \\\n      ".join(f"{k}={_quoted(v)}" for k, v in labels.items() if v)
+    label_lines = " \\\n      ".join(f"{k}={_quoted(v)}" for k, v in labels.items() if v)
     health = json.dumps(probe(HEALTH, python="/opt/kanna/bin/python"))
     return f"""\
 FROM {PYTHON}-bookworm AS build
@@ -38,7 +39,7 @@ RUN python -m venv /opt/kanna \\
  && /opt/kanna/bin/pip install --no-cache-dir --find-links /wheels "$KANNA"
 
 FROM {PYTHON}-slim-bookworm
-LABEL {told}
+LABEL {label_lines}
 RUN apt-get update \\
  && apt-get install -y --no-install-recommends libgomp1 \\
  && rm -rf /var/lib/apt/lists/* \\
@@ -67,7 +68,7 @@ CMD {json.dumps(service.arguments())}
 
 
 def _quoted(text: str) -> str:
-    """A string of a Dockerfile: no variable of it is put in."""
+    """Returns a string of a Dockerfile in which no variable is expanded."""
     return (
         '"'
         + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", " ")
@@ -76,6 +77,7 @@ def _quoted(text: str) -> str:
 
 
 def usage(service: Service) -> list[str]:
+    """Returns the shell lines that start the service."""
     run = (
         f"docker run --rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "
         f"--memory {service.resources.memory_mib}m --cpus {service.resources.cpus} "
@@ -88,4 +90,10 @@ def usage(service: Service) -> list[str]:
     ]
 
 
-TARGET = Target(about="a container image", files=files, usage=usage)
+TARGET = Target(
+    title="a container image",
+    summary="A container image: built in two stages, run by an unprivileged user on a read-only "
+    "root",
+    files=files,
+    usage=usage,
+)

@@ -1,4 +1,4 @@
-"""Kubernetes: one replica of the image of `docker`, its state on a volume, reachable from its own namespace only."""
+"""Kubernetes: one replica of the image of `docker`, reachable from its own namespace only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from kanna.packaging.targets.base import Target, as_yaml
 
 
 def files(service: Service) -> dict[str, str]:
+    """Returns one manifest: account, volume claim, deployment, service and network policy."""
     parts = (
         _account(service),
         _claim(service),
@@ -46,50 +47,6 @@ def _claim(service: Service) -> dict[str, Any]:
 
 
 def _deployment(service: Service) -> dict[str, Any]:
-    # Requests equal to limits: the pod is of the class that is evicted last, and is promised what
-    # `fit` counted.
-    granted = {
-        "cpu": str(service.resources.cpus),
-        "memory": f"{service.resources.memory_mib}Mi",
-        "ephemeral-storage": "256Mi",
-    }
-    container: dict[str, Any] = {
-        "name": "gateway",
-        "image": service.image,
-        "args": [*service.arguments(), "--wait-for-key"],  # the first key is made inside
-        "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": {"requests": granted, "limits": granted},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "startupProbe": _probe(READY, period=5, failures=60),
-        "readinessProbe": _probe(READY, period=5, failures=2),
-        "livenessProbe": _probe(HEALTH, period=15, failures=4),
-        "volumeMounts": [
-            {"name": "state", "mountPath": STATE},
-            {"name": "tmp", "mountPath": "/tmp"},
-        ],
-    }
-    pod: dict[str, Any] = {
-        "serviceAccountName": service.name,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 30,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "fsGroup": UID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [
-            {"name": "state", "persistentVolumeClaim": {"claimName": service.name}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-        ],
-    }
     scraped = {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": str(PORT),
@@ -107,9 +64,59 @@ def _deployment(service: Service) -> dict[str, Any]:
             "selector": {"matchLabels": _labels(service)},
             "template": {
                 "metadata": {"labels": _labels(service), "annotations": scraped},
-                "spec": pod,
+                "spec": _pod(service),
             },
         },
+    }
+
+
+def _pod(service: Service) -> dict[str, Any]:
+    return {
+        "serviceAccountName": service.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": UID,
+            "runAsGroup": UID,
+            "fsGroup": UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(service)],
+        "volumes": [
+            {"name": "state", "persistentVolumeClaim": {"claimName": service.name}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        ],
+    }
+
+
+def _container(service: Service) -> dict[str, Any]:
+    # Requests equal to limits: the pod is in the class that is evicted last, and is granted what
+    # `fit` counted.
+    granted = {
+        "cpu": str(service.resources.cpus),
+        "memory": f"{service.resources.memory_mib}Mi",
+        "ephemeral-storage": "256Mi",
+    }
+    return {
+        "name": "gateway",
+        "image": service.image,
+        "args": [*service.arguments(), "--wait-for-key"],  # the first key is made inside
+        "ports": [{"name": "http", "containerPort": PORT}],
+        "resources": {"requests": granted, "limits": granted},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "startupProbe": _probe(READY, period=5, failures=60),
+        "readinessProbe": _probe(READY, period=5, failures=2),
+        "livenessProbe": _probe(HEALTH, period=15, failures=4),
+        "volumeMounts": [
+            {"name": "state", "mountPath": STATE},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
     }
 
 
@@ -136,7 +143,7 @@ def _service(service: Service) -> dict[str, Any]:
 
 
 def _policy(service: Service) -> dict[str, Any]:
-    """Pods of the same namespace may ask it; it asks nobody."""
+    """Pods of the same namespace may connect to it; it connects to nothing."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -153,6 +160,7 @@ def _policy(service: Service) -> dict[str, Any]:
 
 
 def usage(service: Service) -> list[str]:
+    """Returns the shell lines that start the service."""
     return [
         f"docker build --tag {service.image} . && docker push {service.image}",
         f"kubectl apply --filename kubernetes/{service.name}.yaml",
@@ -160,4 +168,11 @@ def usage(service: Service) -> list[str]:
     ]
 
 
-TARGET = Target(about="Kubernetes", files=files, usage=usage, needs=("docker",))
+TARGET = Target(
+    title="Kubernetes",
+    summary="Kubernetes: one replica of the image of `docker`, its state on a volume, reachable "
+    "from its own namespace only",
+    files=files,
+    usage=usage,
+    needs=("docker",),
+)

@@ -1,24 +1,27 @@
-"""Ollama: a Modelfile with the model's own chat template, translated where it is one that only wraps turns."""
+"""Ollama: a Modelfile with the model's own chat template, where that only wraps each turn."""
 
 from __future__ import annotations
 
 from kanna.packaging.artefact import Artefact
+from kanna.packaging.chat_turns import TurnMarkers, turn_markers
 from kanna.packaging.service import Service
 from kanna.packaging.targets.base import Target
-from kanna.packaging.turns import Turns, turns_of
 
 
 def files(service: Service) -> dict[str, str]:
-    artefact, told = service.artefact, service.resources
+    """Returns the Modelfile."""
+    artefact, resources = service.artefact, service.resources
     lines = [
         f"# {_line(artefact.name)}, sha256:{artefact.digest}",
         f"FROM ./{artefact.place}",
-        f"PARAMETER num_ctx {told.context}",
-        f"PARAMETER num_thread {told.cpus}",
+        f"PARAMETER num_ctx {resources.context}",
+        f"PARAMETER num_thread {resources.cpus}",
     ]
-    turns = turns_of(artefact.chat_template, eos=_eos(artefact)) if artefact.chat_template else None
-    if turns:
-        lines += _chat(turns)
+    markers = (
+        turn_markers(artefact.chat_template, eos=_eos(artefact)) if artefact.chat_template else None
+    )
+    if markers:
+        lines += _chat(markers)
     elif artefact.chat_template:
         lines.append(
             "# The chat template does more than wrap turns: TEMPLATE is left to what Ollama finds."
@@ -30,13 +33,13 @@ def files(service: Service) -> dict[str, str]:
     return {"Modelfile": "\n".join(lines) + "\n"}
 
 
-def _chat(turns: Turns) -> list[str]:
-    found = [f"TEMPLATE {_block(turns.go())}"]
-    if turns.default:
-        found.append(f"SYSTEM {_block(turns.default)}")
-    if turns.stop:
-        found.append(f"PARAMETER stop {_block(turns.stop)}")
-    return found
+def _chat(markers: TurnMarkers) -> list[str]:
+    lines = [f"TEMPLATE {_block(markers.go())}"]
+    if markers.default:
+        lines.append(f"SYSTEM {_block(markers.default)}")
+    if markers.stop:
+        lines.append(f"PARAMETER stop {_block(markers.stop)}")
+    return lines
 
 
 def _eos(artefact: Artefact) -> str:
@@ -57,10 +60,18 @@ def _line(text: str) -> str:
 
 
 def usage(service: Service) -> list[str]:
+    """Returns the shell lines that start the service."""
     return [
         f"ollama create {service.artefact.slug} --file Modelfile",
         f"ollama run {service.artefact.slug}",
     ]
 
 
-TARGET = Target(about="an Ollama model", files=files, usage=usage, kinds=("gguf",))
+TARGET = Target(
+    title="an Ollama model",
+    summary="Ollama: a Modelfile with the model's own chat template, translated where it only "
+    "wraps each turn",
+    files=files,
+    usage=usage,
+    kinds=("gguf",),
+)

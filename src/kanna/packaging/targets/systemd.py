@@ -1,4 +1,4 @@
-"""systemd: a sandboxed service, and a timer that restarts it when it answers no more."""
+"""systemd: a sandboxed service, and a timer that restarts it when it no longer answers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,42 @@ from kanna.packaging.service import HEALTH, Service, probe
 from kanna.packaging.targets.base import Target
 
 PREFIX = "/opt/kanna"
+_SANDBOX = """\
+# What it may see and do
+ProtectSystem=strict
+ProtectHome=yes
+ProtectProc=invisible
+ProcSubset=all
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateUsers=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+NoNewPrivileges=yes
+RestrictSUIDSGID=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+LockPersonality=yes
+RemoveIPC=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+IPAddressDeny=any
+IPAddressAllow=localhost
+
+"""
 
 
 def files(service: Service) -> dict[str, str]:
+    """Returns the units: the service, the check of its health, its timer, and the restart."""
     name = service.name
     return {
         f"systemd/{name}.service": _service(service),
@@ -19,7 +52,7 @@ def files(service: Service) -> dict[str, str]:
 
 
 def _service(service: Service) -> str:
-    told = service.resources
+    resources = service.resources
     command = [
         f"{PREFIX}/bin/kanna",
         *service.arguments(root=PREFIX, state="%S/kanna", host="127.0.0.1"),
@@ -51,45 +84,15 @@ StateDirectoryMode=0700
 UMask=0077
 
 # What it may take
-MemoryHigh={told.warning_mib}M
-MemoryMax={told.memory_mib}M
+MemoryHigh={resources.warning_mib}M
+MemoryMax={resources.memory_mib}M
 MemorySwapMax=0
-CPUQuota={told.cpus * 100}%
+CPUQuota={resources.cpus * 100}%
 TasksMax=512
 LimitNOFILE=65536
 OOMPolicy=stop
 
-# What it may see and do
-ProtectSystem=strict
-ProtectHome=yes
-ProtectProc=invisible
-ProcSubset=all
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateUsers=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectControlGroups=yes
-NoNewPrivileges=yes
-RestrictSUIDSGID=yes
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-LockPersonality=yes
-RemoveIPC=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-IPAddressDeny=any
-IPAddressAllow=localhost
-
-[Install]
+{_SANDBOX}[Install]
 WantedBy=multi-user.target
 """
 
@@ -147,28 +150,28 @@ ExecStart=/usr/bin/systemctl try-restart {service.name}.service
 
 
 def _text(text: str) -> str:
-    """One line in which systemd puts nothing in."""
+    """Returns text as one line in which systemd expands nothing."""
     return " ".join(text.split()).replace("%", "%%")
 
 
 def _words(command: list[str]) -> str:
-    """A command line as systemd reads it.
-
-    Quoted, dollars twice, specifiers only where we wrote them.
-    """
-    found: list[str] = []
+    """Returns a command line as systemd reads it: quoted, dollars doubled, no specifier but %S."""
+    words: list[str] = []
     for word in command:
-        told = (
+        escaped = (
             word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("$", "$$")
         )
-        told = told.replace("%", "%%").replace("%%S/", "%S/")
-        found.append(
-            f'"{told}"' if told != word or " " in word or "'" in word or ";" in word else told
+        escaped = escaped.replace("%", "%%").replace("%%S/", "%S/")
+        words.append(
+            f'"{escaped}"'
+            if escaped != word or " " in word or "'" in word or ";" in word
+            else escaped
         )
-    return " ".join(found)
+    return " ".join(words)
 
 
 def usage(service: Service) -> list[str]:
+    """Returns the shell lines that start the service."""
     return [
         f"sudo python3 -m venv {PREFIX}",
         f"sudo {PREFIX}/bin/pip install --find-links wheels '{service.requirement}'",
@@ -181,4 +184,9 @@ def usage(service: Service) -> list[str]:
     ]
 
 
-TARGET = Target(about="a sandboxed systemd service", files=files, usage=usage)
+TARGET = Target(
+    title="a sandboxed systemd service",
+    summary="systemd: a sandboxed service, and a timer that restarts it when it no longer answers",
+    files=files,
+    usage=usage,
+)

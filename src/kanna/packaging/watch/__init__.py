@@ -12,11 +12,11 @@ NAMES = ("alerts.yaml", "alerts.test.yaml", "dashboard.json")
 
 
 def files(service: Service) -> dict[str, str]:
-    """Text by path in the package.
+    """Returns each file's text by its path in the package.
 
-    Prometheus.yaml asks the gateway where compose and systemd put it.
+    prometheus.yaml scrapes the gateway at the address that compose and systemd give it.
     """
-    found = {f"watch/{name}": (FOLDER / name).read_text(encoding="utf-8") for name in NAMES}
+    texts = {f"watch/{name}": (FOLDER / name).read_text(encoding="utf-8") for name in NAMES}
     job = {
         "job_name": "kanna",
         "metrics_path": METRICS,
@@ -24,9 +24,9 @@ def files(service: Service) -> dict[str, str]:
         "authorization": {"credentials_file": "metrics.key"},
         "static_configs": [{"targets": [f"127.0.0.1:{PORT}"], "labels": {"service": service.name}}],
     }
-    told = {
+    configuration = {
         "global": {"scrape_interval": "15s"},
         "rule_files": ["alerts.yaml"],
         "scrape_configs": [job],
     }
-    return found | {"watch/prometheus.yaml": as_yaml(told)}
+    return texts | {"watch/prometheus.yaml": as_yaml(configuration)}

@@ -1,0 +1,80 @@
+"""Write a package: everything under a temporary name, which is then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from kanna.errors import OutputError
+from kanna.formats.stream import explain, sync_file, sync_folder
+from kanna.packaging import checksums, signing
+
+PARTIAL = ".partial"
+
+
+def write(
+    folder: Path,
+    texts: dict[str, str],
+    copied: dict[str, Path],
+    hashes: Mapping[str, str],
+    sign_key: str | Path | None,
+) -> None:
+    """Write everything into FOLDER.partial, sync it and rename it.
+
+    An interrupted run leaves at most that folder.
+
+    Args:
+        folder: The package.
+        texts: Text of each generated file, by its path in the package.
+        copied: Files that are copied, by their path in the package.
+        hashes: SHA-256 of the copied files that are hashed already, by the same path.
+        sign_key: A private key to sign with, or None.
+
+    Raises:
+        OutputError: The folder cannot be written, or exists meanwhile.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"the folder {parent} does not exist", todo=f"make it: mkdir -p {parent}")
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        digests = dict(hashes)
+        for place, text in texts.items():
+            _write_bytes(partial / place, text.encode())
+        for place, source in copied.items():
+            _copy(source, partial / place)
+        for place in (*texts, *(p for p in copied if p not in digests)):
+            digests[place] = checksums.sha256(partial / place)
+        _write_bytes(partial / checksums.FILE, checksums.checksums(digests).encode())
+        if sign_key is not None:
+            signing.sign(partial, Path(sign_key))
+        if folder.exists():  # made by another process meanwhile
+            raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
+        partial.rename(folder)
+        sync_folder(parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise explain(error, folder) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Copy a file; a link would let changes of the original reach the package."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, path)
+    path.chmod(0o644)
+    sync_file(path)
