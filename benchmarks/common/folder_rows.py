@@ -14,8 +14,15 @@ from benchmarks.common.workload import Workload
 class OurSide(Protocol):
     """What makes our folders of one format."""
 
-    workload: Workload
-    scorer: Scorer
+    @property
+    def workload(self) -> Workload:
+        """The model that they are made of."""
+        ...
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores folders of this format."""
+        ...
 
     def plan(self, nbytes: int, out: Path) -> Path:
         """Our allocation of at most so many bytes."""

@@ -19,6 +19,7 @@ from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.measure import measure
 from kanna.optimization.search import search
 from kanna.optimization.tuning import distillation
+from kanna.plan import Plan
 from kanna.sources import open_source
 
 KINDS = ("values", "plan", "tuned")
@@ -87,10 +88,16 @@ def run(kind: str, job: Job) -> None:
         workload.tune(subject, workspace, plan, job.tokens, more_text=False)
 
 
-def write(job: Job, plan: object) -> None:
+def write(job: Job, plan: Plan | Path) -> None:
     """Convert by a plan."""
-    how = {"statistics": job.statistics, "threads": job.threads}
-    kanna.convert(job.path, job.out, format="mlx", plan=plan, **how)
+    kanna.convert(
+        job.path,
+        job.out,
+        format="mlx",
+        plan=plan,
+        statistics=job.statistics,
+        threads=job.threads,
+    )
 
 
 def main() -> None:
