@@ -120,7 +120,9 @@ def test_what_is_kept_of_each_site(
         == "blk.0.attn_in"
     )
     assert found.site_of["output.weight"] == "head" and "token_embd.weight" not in found.site_of
-    assert found.moment("blk.2.ffn_up.weight") is found.moment("blk.2.ffn_gate.weight")
+    assert found.second_moment("blk.2.ffn_up.weight") is found.second_moment(
+        "blk.2.ffn_gate.weight"
+    )
     assert set(result.shrink) <= {"0.05", "0.1", "0.2", "0.4"} and sum(result.shrink.values()) == 13
 
 
@@ -242,8 +244,8 @@ def test_wide_sites_get_blocks_along_the_diagonal(
         calibrated[0].weights["blk.1.ffn_down.weight"],
         rtol=1e-4,
     )
-    moment = found.moment("blk.1.ffn_down.weight")
-    assert moment is not None and [(p.start, p.stop) for p in moment.parts()] == [
+    second_moment = found.second_moment("blk.1.ffn_down.weight")
+    assert second_moment is not None and [(p.start, p.stop) for p in second_moment.blocks()] == [
         (0, 256),
         (256, 512),
     ]

@@ -290,7 +290,7 @@ def test_methods_by_name(one: Component) -> None:
     x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, -1)
     method = methods.get(one.name)
     assert method.encode(encodings.get("q8_0"), x).shape == (1, 68)
-    assert one.facts["needs statistics"] is method.needs_moment
+    assert one.facts["needs statistics"] is method.needs_second_moment
 
 
 @each("formats")

@@ -10,7 +10,7 @@ from kanna.encodings import affine_codes
 from kanna.encodings.grouped import affine
 from kanna.errors import EncodingError, UnsupportedError
 from kanna.methods import Inputs
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 SOME = ("affine2g128", "affine3g64", "affine4g32_f16", "affine5g64_f32", "affine6g64", "affine8g32")
@@ -90,14 +90,16 @@ def test_feedback_lowers_the_error_under_the_moment(name: str) -> None:
         np.eye(256) + 0.1 * rng.standard_normal((256, 256))
     )
     h = (inputs.T @ inputs / len(inputs)).astype(np.float32)
-    moment = Moment(lambda: [h], shrink=0.0)
+    second_moment = SecondMoment(lambda: [h], shrink=0.0)
     x = values(33, 256, seed=5)[7:]
-    known = Inputs(weights=h.diagonal().copy(), moment=moment)
+    known = Inputs(weights=h.diagonal().copy(), second_moment=second_moment)
 
     def cost(method: str) -> np.ndarray:
         data = methods.get(method).encode(encoding, x, known)
         off = encoding.decode(data, 256).astype(np.float64) - x
-        return np.einsum("ri,ij,rj->r", off, moment.parts()[0].h.astype(np.float64), off)
+        return np.einsum(
+            "ri,ij,rj->r", off, second_moment.blocks()[0].hessian.astype(np.float64), off
+        )
 
     plain, found = cost("search"), cost("gptq")
     assert (found <= plain * (1 + 1e-3)).all()

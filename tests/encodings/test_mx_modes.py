@@ -8,7 +8,7 @@ import pytest
 from kanna import encodings, methods
 from kanna.encodings.grouped import mx as modes
 from kanna.methods import Inputs
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 MODES = [m.name for m in modes.MODES]
@@ -69,7 +69,7 @@ def test_feedback_lowers_the_error_under_the_moment(mode: str) -> None:
         np.eye(128) + 0.1 * rng.standard_normal((128, 128))
     )
     h = (inputs.T @ inputs / len(inputs)).astype(np.float32)
-    moment = Moment(lambda: [h], shrink=0.0)
+    second_moment = SecondMoment(lambda: [h], shrink=0.0)
     x = values()[6:60]
     assert encoding.to_grid and encoding.from_grid
     data = encoding.encode(x)
@@ -79,9 +79,11 @@ def test_feedback_lowers_the_error_under_the_moment(mode: str) -> None:
 
     def cost(method: str) -> float:
         found = methods.get(method).encode(
-            encoding, x, Inputs(weights=h.diagonal().copy(), moment=moment)
+            encoding, x, Inputs(weights=h.diagonal().copy(), second_moment=second_moment)
         )
         off = encoding.decode(found, 128).astype(np.float64) - x
-        return float(np.einsum("ri,ij,rj->", off, moment.parts()[0].h.astype(np.float64), off))
+        return float(
+            np.einsum("ri,ij,rj->", off, second_moment.blocks()[0].hessian.astype(np.float64), off)
+        )
 
     assert cost("gptq") < 0.8 * cost("search")

@@ -13,7 +13,7 @@ from kanna.encodings.grouped import nbits
 from kanna.errors import EncodingError, UnsupportedError
 from kanna.formats.onnx.packing import split
 from kanna.methods import Inputs
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32
 
 NAMES = [e.name for e in nbits.ENCODINGS]
@@ -109,8 +109,8 @@ def test_feedback_lowers_the_error_under_the_inputs(name: str) -> None:
     x = values(48, 256)
     mix = rng.standard_normal((256, 64)).astype(np.float32)
     h = np.ascontiguousarray(mix @ mix.T / 64 + 0.1 * np.eye(256, dtype=np.float32))
-    moment = Moment(lambda: [h], shrink=0.0)
-    inputs = Inputs(weights=h.diagonal().copy(), moment=moment)
+    second_moment = SecondMoment(lambda: [h], shrink=0.0)
+    inputs = Inputs(weights=h.diagonal().copy(), second_moment=second_moment)
     encoding = encodings.get(name)
 
     def error(method: str) -> float:
@@ -131,9 +131,9 @@ def test_bytes_are_the_same_on_every_instruction_set_and_number_of_threads(name:
         for isa in _native.simd_available():
             _native.set_simd(isa)
             for threads in (1, 3):
-                moment = Moment(lambda: [h], shrink=0.5)
+                second_moment = SecondMoment(lambda: [h], shrink=0.5)
                 data = methods.get("gptq").encode(
-                    encodings.get(name), x, Inputs(moment=moment), threads=threads
+                    encodings.get(name), x, Inputs(second_moment=second_moment), threads=threads
                 )
                 found.add(data.tobytes())
     finally:

@@ -12,7 +12,7 @@ from kanna import _native, encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
 from kanna.methods import Inputs
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, U8
 
 GRIDS = {
@@ -59,12 +59,12 @@ def cost(encoding: Encoding, data: U8, x: F32, h: F32) -> np.ndarray:
     return np.einsum("ri,ij,rj->r", error, h.astype(np.float64), error)
 
 
-def whole(h: F32, shrink: float = 0.1) -> Moment:
-    return Moment(lambda: [h], shrink=shrink)
+def whole(h: F32, shrink: float = 0.1) -> SecondMoment:
+    return SecondMoment(lambda: [h], shrink=shrink)
 
 
-def known(h: F32, moment: Moment) -> Inputs:
-    return Inputs(weights=np.ascontiguousarray(h.diagonal()), moment=moment)
+def known(h: F32, second_moment: SecondMoment) -> Inputs:
+    return Inputs(weights=np.ascontiguousarray(h.diagonal()), second_moment=second_moment)
 
 
 def start(encoding: Encoding, x: F32, h: F32) -> U8:
@@ -117,11 +117,21 @@ def test_rounding_in_order_is_that_of_the_plain_loop(name: str) -> None:
     encoding = encodings.get(name)
     cols = cols_of(encoding)
     x, h = weights_of(cols), correlated(cols)
-    part = whole(h).parts()[0]
-    order, factors = part.visit(1)
+    part = whole(h).blocks()[0]
+    order, factors = part.factors_for(1)
     before = start(encoding, x, h)
     data, errors = before.copy(), np.empty((ROWS, 2), np.float32)
-    _native.feedback(name, x, data, part.h, factors, order, 0, errors, 1)
+    _native.feedback(
+        name,
+        x,
+        data=data,
+        h=part.hessian,
+        factors=factors,
+        order=order,
+        rounds=0,
+        errors=errors,
+        threads=1,
+    )
     scale, offset, round_ = PARTS[name](before, cols)
     with np.errstate(divide="ignore"):
         inverse = np.where(np.abs(scale) > 1e-30, np.float32(1) / scale, np.float32(0))
@@ -144,13 +154,23 @@ def test_errors_it_tells_are_those_of_the_bytes(name: str, rounds: int) -> None:
     encoding = encodings.get(name)
     cols = cols_of(encoding)
     x, h = weights_of(cols), correlated(cols)
-    part = whole(h).parts()[0]
-    order, factors = part.visit(GRIDS[name])
+    part = whole(h).blocks()[0]
+    order, factors = part.factors_for(GRIDS[name])
     data = start(encoding, x, h)
-    before = cost(encoding, data, x, part.h)
+    before = cost(encoding, data, x, part.hessian)
     errors = np.empty((ROWS, 2), np.float32)
-    _native.feedback(name, x, data, part.h, factors, order, rounds, errors, 2)
-    after = cost(encoding, data, x, part.h)
+    _native.feedback(
+        name,
+        x,
+        data=data,
+        h=part.hessian,
+        factors=factors,
+        order=order,
+        rounds=rounds,
+        errors=errors,
+        threads=2,
+    )
+    after = cost(encoding, data, x, part.hessian)
     np.testing.assert_allclose(errors[:, 0], before, rtol=2e-3)
     np.testing.assert_allclose(errors[:, 1], after, rtol=2e-3)
 
@@ -160,10 +180,12 @@ def test_no_row_is_worse_than_search_and_most_are_better(name: str) -> None:
     encoding = encodings.get(name)
     cols = cols_of(encoding)
     x, h = weights_of(cols), correlated(cols)
-    moment = whole(h)
+    second_moment = whole(h)
     plain = start(encoding, x, h)
-    found = GPTQ.encode(encoding, x, known(h, moment))
-    before, after = (cost(encoding, d, x, moment.parts()[0].h) for d in (plain, found))
+    found = GPTQ.encode(encoding, x, known(h, second_moment))
+    before, after = (
+        cost(encoding, d, x, second_moment.blocks()[0].hessian) for d in (plain, found)
+    )
     assert (after <= before * (1 + 1e-4)).all()
     assert after.sum() < 0.8 * before.sum()
 
@@ -182,14 +204,14 @@ def test_bytes_depend_on_nothing_but_the_input(name: str, any_simd: None) -> Non
     for isa in _native.simd_available():
         assert _native.set_simd(isa)
         for threads in (1, 2, 4) if isa == _native.simd_available()[0] else (1,):
-            moment = whole(h)  # prepared anew by each
+            second_moment = whole(h)  # prepared anew by each
             found[f"{isa}, {threads} threads"] = GPTQ.encode(
-                encoding, x, known(h, moment), threads=threads
+                encoding, x, known(h, second_moment), threads=threads
             ).tobytes()
-    moment = whole(h)
+    second_moment = whole(h)
     for cuts in ((0, 16, 40), (0, 7, 23, 39, 40)):
         parts = [
-            GPTQ.encode(encoding, x[a:b], known(h, moment), threads=2)
+            GPTQ.encode(encoding, x[a:b], known(h, second_moment), threads=2)
             for a, b in zip(cuts, cuts[1:], strict=False)
         ]
         found[f"row blocks {cuts}"] = np.concatenate(parts).tobytes()
@@ -205,7 +227,10 @@ def test_blocks_along_the_diagonal_are_tensors_of_their_own(name: str) -> None:
     x = weights_of(3 * width)
     weights = np.concatenate([h.diagonal() for h in hs])
     found = GPTQ.encode(
-        encoding, x, Inputs(weights=weights, moment=Moment(lambda: hs, shrink=0.2)), threads=2
+        encoding,
+        x,
+        Inputs(weights=weights, second_moment=SecondMoment(lambda: hs, shrink=0.2)),
+        threads=2,
     )
     for i, h in enumerate(hs):
         columns = slice(i * width, (i + 1) * width)
@@ -229,11 +254,11 @@ def test_singular_moments(name: str, kind: str) -> None:
     encoding = encodings.get(name)
     cols = cols_of(encoding)
     x, h = weights_of(cols, rows=16), SINGULAR[kind](cols)
-    moment = whole(h, 0.0)
+    second_moment = whole(h, 0.0)
     plain = start(encoding, x, h)
-    found = GPTQ.encode(encoding, x, known(h, moment))
+    found = GPTQ.encode(encoding, x, known(h, second_moment))
     assert np.isfinite(encoding.decode(found, cols)).all()
-    damped = moment.parts()[0].h
+    damped = second_moment.blocks()[0].hessian
     assert (cost(encoding, found, x, damped) <= cost(encoding, plain, x, damped) * (1 + 1e-4)).all()
 
 
@@ -246,12 +271,12 @@ def test_dead_inputs_and_rows_of_zeros(name: str) -> None:
     h[dead], h[:, dead] = 0, 0
     x[3] = 0
     x[:, : encoding.block] = 0
-    moment = whole(h)
+    second_moment = whole(h)
     plain = start(encoding, x, h)
-    found = GPTQ.encode(encoding, x, known(h, moment))
+    found = GPTQ.encode(encoding, x, known(h, second_moment))
     values = encoding.decode(found, cols)
     assert np.isfinite(values).all()
-    damped = moment.parts()[0].h
+    damped = second_moment.blocks()[0].hessian
     assert (cost(encoding, found, x, damped) <= cost(encoding, plain, x, damped) * (1 + 1e-4)).all()
     np.testing.assert_array_equal(values[3], encoding.decode(plain, cols)[3])
 
@@ -328,15 +353,25 @@ def test_vectors_are_the_nearest_that_can_be_stored(name: str) -> None:
     """
     encoding = encodings.get(name)
     h = np.diag(np.exp(np.random.default_rng(2).standard_normal(256))).astype(np.float32)
-    part = whole(h, 0.0).parts()[0]
+    part = whole(h, 0.0).blocks()[0]
     x = weights_of(256, rows=16)
     data = encoding.encode(np.roll(x, 8, axis=1))  # other values' codes, so that every row gains
-    order, factors = part.visit(8)
+    order, factors = part.factors_for(8)
     errors = np.empty((16, 2), np.float32)
-    _native.feedback(name, x, data, part.h, factors, order, 0, errors, 1)
+    _native.feedback(
+        name,
+        x,
+        data=data,
+        h=part.hessian,
+        factors=factors,
+        order=order,
+        rounds=0,
+        errors=errors,
+        threads=1,
+    )
     assert (errors[:, 1] < errors[:, 0]).all()
     group = slice(40, 44 if name == "iq3_s" else 48)
-    weights = part.h.diagonal()[group]
+    weights = part.hessian.diagonal()[group]
     for row in range(0, 16, 5):
         variants = VARIANTS[name](data[row])
         found = [
@@ -354,7 +389,7 @@ def test_vectors_are_the_nearest_that_can_be_stored(name: str) -> None:
 
 def test_groups_are_visited_whole() -> None:
     h = correlated(512)
-    order, factors = whole(h).parts()[0].visit(8)
+    order, factors = whole(h).blocks()[0].factors_for(8)
     assert factors is not None and sorted(order) == list(range(512))
     groups = order.reshape(-1, 8)
     assert (groups == groups[:, :1] + np.arange(8)).all() and (groups[:, 0] % 8 == 0).all()
@@ -364,7 +399,17 @@ def test_groups_are_visited_whole() -> None:
     data, errors = start(encodings.get("iq2_s"), x, h), np.empty((ROWS, 2), np.float32)
     for broken in (np.roll(order, 1), order[::-1].copy(), order + np.int32(8)):
         with pytest.raises(ValueError, match="order"):
-            _native.feedback("iq2_s", x, data, h, factors, broken, 1, errors, 1)
+            _native.feedback(
+                "iq2_s",
+                x,
+                data=data,
+                h=h,
+                factors=factors,
+                order=broken,
+                rounds=1,
+                errors=errors,
+                threads=1,
+            )
 
 
 @pytest.mark.parametrize("n", [1, 5, 63, 64, 65, 130, 256])
@@ -403,7 +448,7 @@ def test_a_damaged_moment_is_refused() -> None:
     h = correlated(64)
     h[5, 6] = h[6, 5] = np.nan
     with pytest.raises(PlanError, match="not numbers"):
-        whole(h).parts()
+        whole(h).blocks()
 
 
 def test_shapes_are_checked() -> None:
@@ -411,8 +456,30 @@ def test_shapes_are_checked() -> None:
     data, errors = start(encodings.get("q4_0"), x, h), np.empty((ROWS, 2), np.float32)
     order = np.arange(96, dtype=np.int32)
     with pytest.raises(ValueError, match="shapes"):
-        _native.feedback("q4_0", x, data, h[:64, :64].copy(), None, order, 1, errors, 1)
+        _native.feedback(
+            "q4_0",
+            x,
+            data=data,
+            h=h[:64, :64].copy(),
+            factors=None,
+            order=order,
+            rounds=1,
+            errors=errors,
+            threads=1,
+        )
     with pytest.raises(ValueError, match="shapes"):
-        _native.feedback("q4_0", x, data, h, None, order[:64].copy(), 1, errors, 1)
+        _native.feedback(
+            "q4_0",
+            x,
+            data=data,
+            h=h,
+            factors=None,
+            order=order[:64].copy(),
+            rounds=1,
+            errors=errors,
+            threads=1,
+        )
     with pytest.raises(KeyError):
-        _native.feedback("f16", x, data, h, None, order, 1, errors, 1)
+        _native.feedback(
+            "f16", x, data=data, h=h, factors=None, order=order, rounds=1, errors=errors, threads=1
+        )

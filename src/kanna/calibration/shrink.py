@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from kanna import encodings, methods
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Tensor, columns, num_rows
 
 CHOICES = (0.05, 0.1, 0.2, 0.4)
@@ -39,8 +39,10 @@ def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     method = methods.get("gptq")
     costs: dict[float, float] = {}
     for shrink in CHOICES:
-        moment = Moment(lambda: list(second), shrink=shrink)
-        data = method.encode(encoding, x, methods.Inputs(weights=weights, moment=moment))
+        second_moment = SecondMoment(lambda: list(second), shrink=shrink)
+        data = method.encode(
+            encoding, x, methods.Inputs(weights=weights, second_moment=second_moment)
+        )
         out = (encoding.decode(data, cols) - x) @ inputs.T
         costs[shrink] = float(np.mean(np.square(out), dtype=np.float64))
     return min(costs, key=lambda s: costs[s])

@@ -25,7 +25,7 @@ import numpy as np
 from kanna.calibration import fingerprint
 from kanna.errors import FormatError, PlanError, SourceError
 from kanna.formats import gguf
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, columns
 
 INDEX = "index.json"
@@ -58,7 +58,7 @@ class Statistics:
         self.site_of = {
             tensor: name for name, site in self.sites.items() for tensor in site.tensors
         }
-        self._moments: dict[str, Moment] = {}
+        self._second_moments: dict[str, SecondMoment] = {}
 
     @cached_property
     def sha256(self) -> str:
@@ -86,16 +86,16 @@ class Statistics:
             found |= dict.fromkeys(site.tensors, diagonal)
         return found
 
-    def moment(self, tensor: str) -> Moment | None:
+    def second_moment(self, tensor: str) -> SecondMoment | None:
         """The second moment of a tensor's inputs, shared by the tensors of its site."""
         name = self.site_of.get(tensor)
         if name is None:
             return None
-        if name not in self._moments:
-            self._moments[name] = Moment(
+        if name not in self._second_moments:
+            self._second_moments[name] = SecondMoment(
                 lambda: self.read(name, "second"), shrink=self.sites[name].shrink
             )
-        return self._moments[name]
+        return self._second_moments[name]
 
     def check(self, model: Model) -> None:
         """PlanError when these are the statistics of another model, by its shapes or by its values."""

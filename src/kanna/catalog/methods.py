@@ -22,7 +22,7 @@ def _find() -> Iterator[Component]:
             "METHOD",
             summary=method.summary[0].upper() + method.summary[1:],
             options=options(methods.Inputs),
-            facts={"needs statistics": method.needs_moment},
+            facts={"needs statistics": method.needs_second_moment},
         )
 
 

@@ -44,7 +44,7 @@ class ToGGUF:
             encoding=encoding,
             plan=chosen,
             weights=known.weights if known else None,
-            moments=self.statistics.moment if self.statistics else None,
+            second_moments=self.statistics.second_moment if self.statistics else None,
             method=method,
         )
         self.command = provenance.command(

@@ -46,7 +46,7 @@ def informed(source: Source, model: Model, request: Request) -> Informed:
     if known:
         known.check(model)
     method = request.method or _usual(known)
-    if methods.get(method).needs_moment and not known:
+    if methods.get(method).needs_second_moment and not known:
         raise UsageError(
             f"the method {method} needs statistics",
             expected="--statistics FOLDER",

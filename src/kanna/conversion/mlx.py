@@ -72,7 +72,7 @@ class ToMLX:
                 model,
                 plan=self._plan(method),
                 weights=known.weights if known else None,
-                moments=self.statistics.moment if self.statistics else None,
+                second_moments=self.statistics.second_moment if self.statistics else None,
                 method=method,
             )
         )

@@ -28,7 +28,7 @@ from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.quantize import Matrix
 from kanna.formats.stream import explain, replacing
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.plan import Plan, Substitution, TensorPlan, roles
 from kanna.plan import onnx as presets
@@ -66,7 +66,7 @@ class ToNBits:
             seen,
             plan=self.plan,
             weights=self._weights(),
-            moments=self._moment if self.statistics else None,
+            second_moments=self._second_moment if self.statistics else None,
             method=self.method,
         )
         self.entries = {e.name: self._entry(e) for e in self.resolved.entries}
@@ -117,11 +117,11 @@ class ToNBits:
             found[HEAD] = found.pop(EMBEDDING)
         return found
 
-    def _moment(self, name: str) -> Moment | None:
+    def _second_moment(self, name: str) -> SecondMoment | None:
         assert self.statistics is not None
         if self.cut and name in (HEAD, EMBEDDING):
-            return self.statistics.moment(EMBEDDING) if name == HEAD else None
-        return self.statistics.moment(name)
+            return self.statistics.second_moment(EMBEDDING) if name == HEAD else None
+        return self.statistics.second_moment(name)
 
     def _entry(self, entry: TensorPlan) -> TensorPlan:
         """The same, over rows in the order of Hugging Face, which is the graph's.

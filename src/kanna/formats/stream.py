@@ -308,10 +308,12 @@ def _inputs(entry: TensorPlan, start: int) -> methods.Inputs:
     """
     weights = entry.weights
     if weights is None and entry.prior is not None:
-        return methods.Inputs(weights=entry.prior.weights(), guessed=True, moment=entry.moment)
+        return methods.Inputs(
+            weights=entry.prior.weights(), guessed=True, second_moment=entry.second_moment
+        )
     if weights is not None and weights.ndim == 2:
         weights = weights[start // (num_rows(entry.tensor) // weights.shape[0])]
-    return methods.Inputs(weights=weights, moment=entry.moment)
+    return methods.Inputs(weights=weights, second_moment=entry.second_moment)
 
 
 class _Sink:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kanna.encodings.base import Encoding
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, U8
 
 
@@ -16,12 +16,12 @@ class Inputs:
     Attributes:
         weights: Importance of the columns, float32 [cols], or None.
         guessed: The weights were not measured (plan/prior.py).
-        moment: Second moment, for the methods that use it, or None.
+        second_moment: Second moment, for the methods that use it, or None.
     """
 
     weights: F32 | None = None
     guessed: bool = False
-    moment: Moment | None = None
+    second_moment: SecondMoment | None = None
 
 
 UNKNOWN = Inputs()
@@ -32,17 +32,19 @@ class Method:
     """A way to choose the values of one tensor in one encoding.
 
     Attributes:
-        needs_moment: Only with calibrated statistics.
+        name: Name in plans and after `--method`.
+        summary: What it does, in a line.
+        needs_second_moment: Whether it takes calibrated statistics, and is `search` without them.
     """
 
     name: str
     summary: str
-    needs_moment: bool = False
+    needs_second_moment: bool = False
 
     def encode(
         self, encoding: Encoding, x: F32, inputs: Inputs = UNKNOWN, *, threads: int = 1
     ) -> U8:
-        """Store float32 [rows, cols] as uint8 [rows, row bytes]."""
+        """Store float32 [rows, cols] as uint8 [rows, row bytes] of `encoding`."""
         return encoding.encode(
             x, method=self.name, weights=inputs.weights, threads=threads, guessed=inputs.guessed
         )

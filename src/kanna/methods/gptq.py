@@ -1,9 +1,10 @@
-"""gptq: scales by search, then columns are rounded one by one, each making up for the errors before it.
+"""gptq: scales by search, then columns are rounded one by one, each correcting earlier errors.
 
-Error feedback under the second moment of the inputs (GPTQ, arXiv:2210.17323) with the columns in order of use and
-scales held (static groups); then coordinate descent over codes, whole scales and factors under the same moment, and
-both again, since the scales have moved. Where codes stand for vectors (IQ1, IQ2, IQ3), eight neighbours are rounded
-together. A row that does not gain keeps what `search` chose.
+Error feedback under the second moment of the inputs (GPTQ, arXiv:2210.17323) with the columns in
+order of use and scales held (static groups); then coordinate descent over codes, whole scales and
+factors under the same moment, and both again, since the scales have moved. Where codes stand for
+vectors (IQ1, IQ2, IQ3), eight neighbours are rounded together. A row that does not gain keeps what
+`search` chose.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 from kanna import _native, encodings
 from kanna.encodings.base import Encoding
 from kanna.methods.base import UNKNOWN, Inputs, Method
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, U8
 
 PASSES, ROUNDS = 2, 2
+"""Passes of feedback, and rounds of coordinate descent in each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,38 +31,46 @@ class _Feedback(Method):
         data = encoding.encode(
             x, method="search", weights=inputs.weights, threads=threads, guessed=inputs.guessed
         )
-        moment = inputs.moment
+        second_moment = inputs.second_moment
         grid = encodings.get(encoding.grid) if encoding.grid else encoding
-        if moment is None or grid.name not in _native.grids() or x.shape[1] % grid.block:
+        if second_moment is None or grid.name not in _native.grids() or x.shape[1] % grid.block:
             return data
         if encoding.to_grid and encoding.from_grid:
-            return encoding.from_grid(_improved(grid, x, encoding.to_grid(data), moment, threads))
-        return _improved(grid, x, data, moment, threads)
+            data = encoding.to_grid(data)
+            return encoding.from_grid(_improve(grid, x, data, second_moment, threads))
+        return _improve(grid, x, data, second_moment, threads)
 
 
-def _improved(encoding: Encoding, x: F32, data: U8, moment: Moment, threads: int) -> U8:
-    """`data`, uint8 [rows, row bytes], with every row that error feedback betters."""
+def _improve(encoding: Encoding, x: F32, data: U8, second_moment: SecondMoment, threads: int) -> U8:
+    """Return `data`, uint8 [rows, row bytes], with every row that error feedback betters."""
     x, group = np.ascontiguousarray(x), _native.grids()[encoding.name]
-    for part in moment.parts():
-        whole = part.stop - part.start == x.shape[1]
-        columns, place = (
-            slice(part.start, part.stop),
-            slice(*map(encoding.row_bytes, (part.start, part.stop))),
-        )
+    for block in second_moment.blocks():
+        whole = block.stop - block.start == x.shape[1]
+        columns = slice(block.start, block.stop)
+        place = slice(encoding.row_bytes(block.start), encoding.row_bytes(block.stop))
         values = x if whole else np.ascontiguousarray(x[:, columns])
-        found = data if whole else np.ascontiguousarray(data[:, place])
+        codes = data if whole else np.ascontiguousarray(data[:, place])
         errors = np.empty((len(x), 2), np.float32)
-        order, factors = part.visit(group)
+        order, factors = block.factors_for(group)
         for _ in range(PASSES):
             _native.feedback(
-                encoding.name, values, found, part.h, factors, order, ROUNDS, errors, threads
+                encoding.name,
+                values,
+                codes,
+                h=block.hessian,
+                factors=factors,
+                order=order,
+                rounds=ROUNDS,
+                errors=errors,
+                threads=threads,
             )
-        data[:, place] = found
+        data[:, place] = codes
     return data
 
 
 METHOD = _Feedback(
     name="gptq",
-    summary="error feedback under calibrated statistics, then coordinate descent over codes and scales",
-    needs_moment=True,
+    summary="error feedback under calibrated statistics, then coordinate descent over codes and "
+    "scales",
+    needs_second_moment=True,
 )

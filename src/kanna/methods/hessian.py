@@ -1,4 +1,8 @@
-"""The second moment of a tensor's inputs, made ready for error feedback."""
+"""The second moment of a tensor's inputs, and the factors that error feedback takes from it.
+
+The second moment is the Hessian of the squared output error in the weights of a row (GPTQ,
+arXiv:2210.17323). It is damped until it is positive definite, as there.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +19,41 @@ from kanna.errors import PlanError
 from kanna.model import F32
 
 I32 = NDArray[np.int32]
-Visit = tuple[I32, "F32 | None"]
+Factors = tuple[I32, "F32 | None"]
 
 DAMPING = 0.01
-"""Share of the mean of the diagonal that is added to it, and doubled until the matrix is positive definite."""
-_KEPT = 2
-"""Prepared moments that stay in memory: tensors that share inputs follow one another."""
+"""Share of the diagonal's mean that is added to it, doubled until the matrix is positive definite."""
+_CACHE_SIZE = 2
+"""Second moments whose blocks stay in memory: tensors that share inputs follow one another."""
 
 
-class Part:
-    """Columns [start, stop) that are correlated with one another.
+class HessianBlock:
+    """The damped Hessian of the columns [start, stop), which are correlated with one another.
 
     Attributes:
-        h: F32 [n, n], shrunk toward its diagonal and damped.
+        start: First column.
+        stop: Column after the last.
+        hessian: float32 [n, n], shrunk toward its diagonal and damped.
     """
 
-    def __init__(self, start: int, h: F32, visits: dict[int, Visit]) -> None:
-        self.start, self.stop, self.h = start, start + len(h), h
-        self._visits, self._lock = visits, Lock()
+    def __init__(self, start: int, hessian: F32, factors: dict[int, Factors]) -> None:
+        self.start, self.stop, self.hessian = start, start + len(hessian), hessian
+        self._factors, self._lock = factors, Lock()
 
-    def visit(self, group: int) -> Visit:
-        """In which order columns are rounded, `group` neighbours together, the most used first.
+    def factors_for(self, group: int) -> Factors:
+        """Order in which columns are rounded, `group` neighbours together, and factors for it.
 
-        And factors for it.
+        The most used columns come first.
 
-        Factors: f32 [n, n], see native/include/kanna/factors.hpp; None when they cannot be computed
-        in that order.
+        Returns:
+            The order, int32 [n], and the factors, float32 [n, n], as described in
+            native/include/kanna/factors.hpp, or None where they cannot be computed in that order.
         """
         with self._lock:
-            if group not in self._visits:
-                order = order_of(self.h.diagonal(), group)
-                self._visits[group] = order, _factors(self.h, order)
-            return self._visits[group]
+            if group not in self._factors:
+                order = order_of(self.hessian.diagonal(), group)
+                self._factors[group] = order, _factorize(self.hessian, order)
+            return self._factors[group]
 
 
 def order_of(diagonal: F32, group: int) -> I32:
@@ -56,67 +63,64 @@ def order_of(diagonal: F32, group: int) -> I32:
     return (groups[:, None] * group + np.arange(group)).ravel().astype(np.int32)
 
 
-def _factors(h: F32, order: I32) -> F32 | None:
-    found = np.empty_like(h)
-    return found if _native.feedback_factors(h, order, found, os.cpu_count() or 1) else None
+def _factorize(hessian: F32, order: I32) -> F32 | None:
+    factors = np.empty_like(hessian)
+    threads = os.cpu_count() or 1
+    return factors if _native.feedback_factors(hessian, order, factors, threads) else None
 
 
-class Moment:
-    """Mean of x xᵀ over the inputs x of one site, as f32 [n, n] blocks along the diagonal.
+class SecondMoment:
+    """Mean of x xᵀ over the inputs x of one site, as float32 [n, n] blocks along the diagonal.
 
     Attributes:
-        load: Reads the blocks when they are needed.
-        shrink: 0 keeps them, 1 leaves the diagonal alone; few tokens say more than is true of all
-            text.
+        shrink: Factor from 0 (the blocks as measured) to 1 (their diagonal alone): correlations
+            measured on few tokens hold less well for other text.
     """
 
     def __init__(self, load: Callable[[], Sequence[F32]], *, shrink: float) -> None:
+        """Take `load`, which reads the blocks when they are needed."""
         self._load, self.shrink = load, shrink
 
-    def parts(self) -> list[Part]:
-        """The blocks, ready; those of the last sites are kept."""
-        return _prepared(self)
+    def blocks(self) -> list[HessianBlock]:
+        """The damped blocks; those of the last sites stay in memory."""
+        # Under the lock: other threads that want the same blocks have nothing better to do than
+        # wait for them.
+        with _lock:
+            if self in _cache:
+                _cache.move_to_end(self)
+                return _cache[self]
+            while len(_cache) >= _CACHE_SIZE:
+                _cache.popitem(last=False)
+            _cache[self] = self._damped_blocks()
+            return _cache[self]
 
-    def prepare(self) -> list[Part]:
-        found: list[Part] = []
+    def _damped_blocks(self) -> list[HessianBlock]:
+        blocks: list[HessianBlock] = []
         start = 0
         for block in self._load():
-            found.append(_part(block, start, self.shrink))
+            blocks.append(_damped(block, start, self.shrink))
             start += len(block)
-        return found
+        return blocks
 
 
 _lock = Lock()
-_cache: OrderedDict[Moment, list[Part]] = OrderedDict()
+_cache: OrderedDict[SecondMoment, list[HessianBlock]] = OrderedDict()
 
 
-def _prepared(moment: Moment) -> list[Part]:
-    # Under the lock: other threads that want the same parts have nothing better to do than wait for
-    # them.
-    with _lock:
-        if moment in _cache:
-            _cache.move_to_end(moment)
-            return _cache[moment]
-        while len(_cache) >= _KEPT:
-            _cache.popitem(last=False)
-        _cache[moment] = moment.prepare()
-        return _cache[moment]
-
-
-def _part(block: F32, start: int, shrink: float) -> Part:
+def _damped(block: F32, start: int, shrink: float) -> HessianBlock:
     n = len(block)
     if not np.isfinite(block).all():
         raise PlanError("the statistics hold values that are not numbers", todo="calibrate again")
-    h = np.array(block, np.float32)
-    diagonal = h.diagonal().copy()
-    h *= np.float32(1 - shrink)
-    at = np.arange(n)
+    hessian = np.array(block, np.float32)
+    diagonal = hessian.diagonal().copy()
+    hessian *= np.float32(1 - shrink)
+    index = np.arange(n)
     level = float(diagonal.mean(dtype=np.float64)) or 1.0
     order = order_of(diagonal, 1)
     damping = DAMPING
     while True:
-        h[at, at] = diagonal + np.float32(damping * level)
-        factors = _factors(h, order)
+        hessian[index, index] = diagonal + np.float32(damping * level)
+        factors = _factorize(hessian, order)
         if factors is not None:
-            return Part(start, h, {1: (order, factors)})
+            return HessianBlock(start, hessian, {1: (order, factors)})
         damping *= 2

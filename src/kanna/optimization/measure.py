@@ -204,7 +204,7 @@ class _CostMeter:
         at, share = _sample(sensitivity, HEAD_ROWS if site == "head" else ROWS)
         x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
         weights = self.statistics.weights[name]
-        inputs = methods.Inputs(weights=weights, moment=self.statistics.moment(name))
+        inputs = methods.Inputs(weights=weights, second_moment=self.statistics.second_moment(name))
         held = self.statistics.read(site, "held").astype(np.float32)
         if len(held) == 0:
             held = np.diag(np.sqrt(weights * len(weights))).astype(np.float32)

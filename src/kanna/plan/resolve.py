@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from kanna import encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, Tensor, columns, num_weights
 from kanna.plan import gguf, roles
 from kanna.plan.fallback import feasible
@@ -80,7 +80,7 @@ def resolve(
     encoding: str | None = None,
     plan: Plan | None = None,
     weights: Mapping[str, F32] | None = None,
-    moments: Callable[[str], Moment | None] | None = None,
+    second_moments: Callable[[str], SecondMoment | None] | None = None,
     method: str = "search",
 ) -> Resolved:
     """Decide every tensor of `model`. One of preset, encoding and plan.
@@ -90,7 +90,7 @@ def resolve(
 
     Args:
         weights: Importance of columns by tensor name (an imatrix), [columns] or [experts, columns].
-        moments: Second moment of a tensor's inputs by its name; without one a tensor gets `search`.
+        second_moments: Second moment of a tensor's inputs by its name; without one a tensor gets `search`.
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
         raise PlanError("give one of a preset, an encoding and a plan")
@@ -126,11 +126,13 @@ def resolve(
                 Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason)
             )
         nominal += wanted.bits * num_weights(tensor)
-        moment = (
-            moments(name) if moments and got.block > 1 and methods.get(how).needs_moment else None
+        second_moment = (
+            second_moments(name)
+            if second_moments and got.block > 1 and methods.get(how).needs_second_moment
+            else None
         )
         prior = prior_of(model, name) if not weights and how == "search" and got.block > 1 else None
-        entries.append(_entry(tensor, got, how, weights or {}, moment, prior))
+        entries.append(_entry(tensor, got, how, weights or {}, second_moment, prior))
     if unused := [r.pattern for r in plan.rules if r.pattern not in used]:
         raise PlanError(
             f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names"
@@ -178,11 +180,11 @@ def _entry(
     encoding: Encoding,
     method: str,
     weights: Mapping[str, F32],
-    moment: Moment | None,
+    second_moment: SecondMoment | None,
     prior: Prior | None,
 ) -> TensorPlan:
     quantized = encoding.block > 1
-    if moment is None and methods.get(method).needs_moment:
+    if second_moment is None and methods.get(method).needs_second_moment:
         method = "search"
     return TensorPlan(
         name=tensor.name,
@@ -190,7 +192,7 @@ def _entry(
         encoding=encoding,
         method=method if quantized else "nearest",
         weights=weights.get(tensor.name) if quantized else None,
-        moment=moment,
+        second_moment=second_moment,
         prior=prior,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna.encodings.base import Encoding
-from kanna.methods.hessian import Moment
+from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Tensor, columns, num_rows
 from kanna.plan.prior import Prior
 
@@ -17,7 +17,7 @@ class TensorPlan:
 
     Attributes:
         weights: Importance of each column, float32 [columns] (or [experts, columns]), or None.
-        moment: Second moment of the inputs, for methods that use it, or None.
+        second_moment: Second moment of the inputs, for methods that use it, or None.
         prior: Importance of the columns guessed from other weights, used when none was measured, or
             None.
         scale: Float16 [rows, blocks] or [rows, 1], added to 1: what the factors of the blocks are
@@ -31,7 +31,7 @@ class TensorPlan:
     encoding: Encoding
     method: str = "search"
     weights: F32 | None = None
-    moment: Moment | None = None
+    second_moment: SecondMoment | None = None
     prior: Prior | None = None
     scale: Any = None
     offset: Any = None
