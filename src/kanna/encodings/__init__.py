@@ -15,7 +15,7 @@ from kanna.encodings import grouped
 from kanna.encodings.base import Encoding
 from kanna.errors import UnsupportedError
 
-__all__ = ["Encoding", "by_ggml_type", "get", "names"]
+__all__ = ["Encoding", "by_ggml_type", "candidates", "get", "names"]
 
 # Ids that ggml once used and took back; a file that carries one was written by a very old tool.
 REMOVED = {
@@ -40,9 +40,16 @@ def get(name: str) -> Encoding:
 
     UnsupportedError names the known ones.
     """
-    if found := grouped.get(name.lower()):
-        return found
+    if encoding := grouped.get(name.lower()):
+        return encoding
     return plugins.load(__name__, name.lower(), "ENCODING")
+
+
+def candidates() -> tuple[str, ...]:
+    """Names of the encodings that `kanna optimize` tries, in their order of search."""
+    ranks = {name: get(name).search_order for name in names()}
+    ranked = [(rank, name) for name, rank in ranks.items() if rank is not None]
+    return tuple(name for _, name in sorted(ranked))
 
 
 @cache
@@ -52,8 +59,8 @@ def _by_type() -> dict[int, Encoding]:
 
 def by_ggml_type(number: int) -> Encoding:
     """The encoding with ggml's type id `number`; UnsupportedError for removed and unknown ids."""
-    found = _by_type().get(number)
-    if found is None:
+    encoding = _by_type().get(number)
+    if encoding is None:
         old = REMOVED.get(number)
         raise UnsupportedError(
             f"ggml type {number} ({old}) was removed from ggml"
@@ -63,4 +70,4 @@ def by_ggml_type(number: int) -> Encoding:
             + ", ".join(f"{e.ggml_type} ({e.label})" for e in _by_type().values()),
             todo="make the file again from the original model with a current tool",
         )
-    return found
+    return encoding

@@ -42,7 +42,14 @@ class Encoding:
 
     Attributes:
         label: The name as people write it.
-        ggml_type: Ggml's type id; None for encodings of other formats (encodings/grouped).
+        ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped).
+        needs_weights: The encoder needs the importance of the columns.
+        file_type: llama.cpp's file type (`general.file_type`) of a file in this encoding throughout;
+            None where it has none.
+        fallback: What rows get that are not a whole number of blocks; "" for float16.
+        search_order: Place among the candidates of `kanna optimize`, lowest first; None where it
+            tries this encoding only when a plan or option names it.
+        factors: Where in a block the float16 numbers lie that all its values are proportional to.
         planes: The parts of a block, in order, where a file holds them apart; () where it does not.
         settings: What MLX's config.json says of a matrix so stored.
         grid: The name that error feedback knows it by, where that is another; rows go there and
@@ -55,6 +62,10 @@ class Encoding:
     block_bytes: int
     ggml_type: int | None = None
     needs_weights: bool = False
+    file_type: int | None = None
+    fallback: str = ""
+    search_order: int | None = None
+    factors: tuple[int, ...] = ()
     encoder: Encode | None = None
     decoder: Decode | None = None
     planes: tuple[Plane, ...] = ()

@@ -26,6 +26,7 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 ENCODING = Encoding(
     name="bf16",
     ggml_type=30,
+    file_type=32,
     label="BF16",
     block=1,
     block_bytes=2,

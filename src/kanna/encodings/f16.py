@@ -43,5 +43,13 @@ def _has_denormals() -> bool:
 
 
 ENCODING = Encoding(
-    name="f16", ggml_type=1, label="F16", block=1, block_bytes=2, encoder=_encode, decoder=_decode
+    name="f16",
+    label="F16",
+    block=1,
+    block_bytes=2,
+    ggml_type=1,
+    file_type=1,
+    search_order=210,
+    encoder=_encode,
+    decoder=_decode,
 )

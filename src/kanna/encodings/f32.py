@@ -17,5 +17,12 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 
 ENCODING = Encoding(
-    name="f32", ggml_type=0, label="F32", block=1, block_bytes=4, encoder=_encode, decoder=_decode
+    name="f32",
+    label="F32",
+    block=1,
+    block_bytes=4,
+    ggml_type=0,
+    file_type=0,
+    encoder=_encode,
+    decoder=_decode,
 )

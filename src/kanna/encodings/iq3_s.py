@@ -11,6 +11,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=110,
     ggml_type=21,
+    file_type=26,
+    fallback="iq4_nl",
+    search_order=90,
+    factors=(0,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -14,6 +14,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=136,
     ggml_type=23,
+    file_type=30,
+    fallback="iq4_nl",
+    search_order=110,
+    factors=(0,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,7 @@ ENCODING = Encoding(
     block=32,
     block_bytes=17,
     ggml_type=39,
+    file_type=38,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

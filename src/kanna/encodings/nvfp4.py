@@ -11,6 +11,8 @@ ENCODING = Encoding(
     block=64,
     block_bytes=36,
     ggml_type=40,
+    file_type=39,
+    fallback="iq4_nl",
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

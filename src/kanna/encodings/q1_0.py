@@ -22,6 +22,8 @@ ENCODING = Encoding(
     block=128,
     block_bytes=18,
     ggml_type=41,
+    file_type=40,
+    fallback="q4_0",
     encoder=_ggml.encode,
     decoder=_decode,
 )

@@ -23,6 +23,10 @@ ENCODING = Encoding(
     block=64,
     block_bytes=18,
     ggml_type=42,
+    file_type=41,
+    fallback="q4_0",
+    search_order=60,
+    factors=(0,),
     encoder=_ggml.encode_searched,
     decoder=_decode,
 )

@@ -11,6 +11,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=84,
     ggml_type=10,
+    file_type=10,
+    fallback="q4_0",
+    search_order=70,
+    factors=(80, 82),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=110,
     ggml_type=11,
+    file_type=11,
+    fallback="q4_0",
+    search_order=100,
+    factors=(108,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

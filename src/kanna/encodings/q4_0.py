@@ -11,6 +11,9 @@ ENCODING = Encoding(
     block=32,
     block_bytes=18,
     ggml_type=2,
+    file_type=2,
+    search_order=130,
+    factors=(0,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

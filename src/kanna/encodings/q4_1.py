@@ -11,6 +11,9 @@ ENCODING = Encoding(
     block=32,
     block_bytes=20,
     ggml_type=3,
+    file_type=3,
+    search_order=140,
+    factors=(0, 2),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=144,
     ggml_type=12,
+    file_type=14,
+    fallback="q5_0",
+    search_order=150,
+    factors=(0, 2),
     encoder=_core.encode,
     decoder=_core.decode,
 )

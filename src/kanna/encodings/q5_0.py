@@ -11,6 +11,9 @@ ENCODING = Encoding(
     block=32,
     block_bytes=22,
     ggml_type=6,
+    file_type=8,
+    search_order=160,
+    factors=(0,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

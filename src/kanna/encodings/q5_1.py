@@ -11,6 +11,9 @@ ENCODING = Encoding(
     block=32,
     block_bytes=24,
     ggml_type=7,
+    file_type=9,
+    search_order=170,
+    factors=(0, 2),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=176,
     ggml_type=13,
+    file_type=16,
+    fallback="q5_1",
+    search_order=180,
+    factors=(0, 2),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,10 @@ ENCODING = Encoding(
     block=256,
     block_bytes=210,
     ggml_type=14,
+    file_type=18,
+    fallback="q8_0",
+    search_order=190,
+    factors=(208,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,9 @@ ENCODING = Encoding(
     block=32,
     block_bytes=34,
     ggml_type=8,
+    file_type=7,
+    search_order=200,
+    factors=(0,),
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -11,6 +11,8 @@ ENCODING = Encoding(
     block=256,
     block_bytes=54,
     ggml_type=34,
+    file_type=36,
+    fallback="q4_0",
     encoder=_ggml.encode_searched,
     decoder=_core.decode,
 )

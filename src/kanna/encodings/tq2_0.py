@@ -11,6 +11,8 @@ ENCODING = Encoding(
     block=256,
     block_bytes=66,
     ggml_type=35,
+    file_type=37,
+    fallback="q4_0",
     encoder=_ggml.encode_searched,
     decoder=_gguf.decode,
 )

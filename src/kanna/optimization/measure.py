@@ -22,29 +22,7 @@ from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.plan import roles
 from kanna.plan.allocate import Choice, Option
 
-CANDIDATES = (
-    "iq1_s",
-    "iq1_m",
-    "iq2_xxs",
-    "iq2_xs",
-    "iq2_s",
-    "q2_0",
-    "q2_k",
-    "iq3_xxs",
-    "iq3_s",
-    "q3_k",
-    "iq4_xs",
-    "iq4_nl",
-    "q4_0",
-    "q4_1",
-    "q4_k",
-    "q5_0",
-    "q5_1",
-    "q5_k",
-    "q6_k",
-    "q8_0",
-    "f16",
-)
+CANDIDATES = encodings.candidates()
 ROWS, HEAD_ROWS = 96, 256
 VALUES = 2
 """Goes up when a method chooses other values, so that costs of before are measured again."""

@@ -19,37 +19,14 @@ from kanna.plan.prior import Prior, prior_of
 from kanna.plan.tuning import Tuning, Vector, factors, shifts
 from kanna.plan.types import Substitution, TensorPlan
 
-# llama.cpp's file type for a file of one encoding throughout.
-FILE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q8_0": 7,
-    "q5_0": 8,
-    "q5_1": 9,
-    "q2_k": 10,
-    "q3_k": 11,
-    "q4_k": 14,
-    "q5_k": 16,
-    "q6_k": 18,
-    "iq2_xxs": 19,
-    "iq2_xs": 20,
-    "iq3_xxs": 23,
-    "iq1_s": 24,
-    "iq4_nl": 25,
-    "iq3_s": 26,
-    "iq2_s": 28,
-    "iq4_xs": 30,
-    "iq1_m": 31,
-    "bf16": 32,
-    "tq1_0": 36,
-    "tq2_0": 37,
-    "mxfp4": 38,
-    "nvfp4": 39,
-    "q1_0": 40,
-    "q2_0": 41,
-}
+UNNAMED_FILE_TYPE = 1024
+"""llama.cpp's file type of a file that names none (LLAMA_FTYPE_GUESSED)."""
+
+
+def _file_type(encoding: str | None) -> int:
+    """llama.cpp's file type of a plan whose base is `encoding`."""
+    number = encodings.get(encoding).file_type if encoding else None
+    return UNNAMED_FILE_TYPE if number is None else number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +123,7 @@ def resolve(
         name=chosen.name
         if chosen and not plan.rules and not plan.tuning
         else (plan.name or "custom"),
-        file_type=chosen.file_type if chosen else FILE_TYPES.get(plan.encoding or "", 1024),
+        file_type=chosen.file_type if chosen else _file_type(plan.encoding),
         entries=entries,
         substitutions=substitutions,
         nominal_bits=nominal / total,

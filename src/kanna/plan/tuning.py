@@ -25,28 +25,6 @@ from kanna.model import F32, U8, Tensor, columns, num_rows
 
 SCALE, OFFSET = ".scale", ".offset"
 
-# Where the float16 numbers lie that everything a block decodes to is proportional to.
-FIELDS: dict[str, tuple[int, ...]] = {
-    "q4_0": (0,),
-    "q4_1": (0, 2),
-    "q5_0": (0,),
-    "q5_1": (0, 2),
-    "q8_0": (0,),
-    "q2_0": (0,),
-    "q2_k": (80, 82),
-    "q3_k": (108,),
-    "q4_k": (0, 2),
-    "q5_k": (0, 2),
-    "q6_k": (208,),
-    "iq4_nl": (0,),
-    "iq4_xs": (0,),
-    "iq3_s": (0,),
-    "iq3_xxs": (0,),
-    "iq2_s": (0,),
-    "iq2_xs": (0,),
-    "iq2_xxs": (0,),
-    "iq1_s": (0,),
-}
 _LARGEST = 65504.0
 """Of float16."""
 
@@ -58,8 +36,8 @@ def factors(encoding: Encoding) -> list[tuple[int, str]]:
 
     Of MLX's affine groups the scale and then the bias, of ONNX's groups the scale.
     """
-    if encoding.name in FIELDS:
-        return [(at, "f16") for at in FIELDS[encoding.name]]
+    if encoding.factors:
+        return [(at, "f16") for at in encoding.factors]
     if shifts(encoding):
         codes, scales, _ = encoding.planes
         return [(codes.bytes, scales.dtype), (codes.bytes + scales.bytes, scales.dtype)]
