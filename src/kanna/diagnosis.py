@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kanna._util import plugins
 from kanna._util.units import format_size
+from kanna.runtimes import get as get_runtime
+from kanna.runtimes import names as runtime_names
 
 # Import name → (distribution, what it is for, how to install it).
 _EXTRAS = {
@@ -34,13 +35,14 @@ class Advice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doctor:
-    """What was found.
+    """The state of this machine and of what kanna can use on it.
 
     Attributes:
         machine: `hardware.probe()`.
-        native: Kanna's own compiled core: ok, version or error, SIMD path in use.
+        native: kanna's own compiled core: ok, version or error, SIMD path in use.
         runtimes: By name, `Availability` as dictionaries.
         packages: Optional packages: version, or None when absent.
+        advice: What to install or change, and why.
         sections: The same for people: titles with name–value pairs.
     """
 
@@ -52,6 +54,7 @@ class Doctor:
     sections: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return asdict(self)
 
 
@@ -64,26 +67,22 @@ def doctor() -> Doctor:
 
     machine = hardware.probe().to_dict()
     native = _native()
-    runtimes = {
-        name: plugins.load("kanna.runtimes", name, "RUNTIME").available().to_dict()
-        for name in plugins.names("kanna.runtimes", "RUNTIME")
-    }
+    states = {name: get_runtime(name).available().to_dict() for name in runtime_names()}
     packages = {
         name: _version(entry[0]) if _installed(name) else None for name, entry in _EXTRAS.items()
     }
     return Doctor(
         machine=machine,
         native=native,
-        runtimes=runtimes,
+        runtimes=states,
         packages=packages,
-        advice=_advice(native, runtimes, packages)
-        + _gpu_advice(machine, runtimes.get("llamacpp", {})),
+        advice=_advice(native, states, packages) + _gpu_advice(machine, states.get("llamacpp", {})),
         sections=[
             {"title": "Machine", "facts": _machine_facts(machine)},
             {"title": "kanna", "facts": _own_facts(native, packages)},
             *(
-                {"title": _TITLES.get(k, k), "facts": _runtime_facts(v)}
-                for k, v in runtimes.items()
+                {"title": get_runtime(name).title, "facts": _runtime_facts(state)}
+                for name, state in states.items()
             ),
         ],
     )
@@ -97,8 +96,6 @@ _GPU_BUILDS = {
     "Vulkan": "-DGGML_VULKAN=ON",
     "OpenCL": "-DGGML_OPENCL=ON",
 }
-
-_TITLES = {"llamacpp": "llama.cpp"}
 
 
 def _native() -> dict[str, Any]:
@@ -133,55 +130,57 @@ def _version(distribution: str) -> str | None:
 
 
 def _advice(
-    native: dict[str, Any], runtimes: dict[str, dict[str, Any]], packages: dict[str, str | None]
+    native: dict[str, Any], states: dict[str, dict[str, Any]], packages: dict[str, str | None]
 ) -> list[Advice]:
-    found: list[Advice] = []
+    advice: list[Advice] = []
     if not native["ok"]:
-        found.append(
+        advice.append(
             Advice(
                 why=f"kanna's compiled core does not load: {native['error']}",
                 command="pip install --force-reinstall .",
             )
         )
-    for name, state in runtimes.items():
-        title = _TITLES.get(name, name)
+    for name, state in states.items():
+        title = get_runtime(name).title
         if not state["ok"]:
             why = (
                 f"{title} is missing: needed by verify, evaluate, bench, compare, generate and chat"
             )
-            found.append(
+            advice.append(
                 Advice(
                     why=f"{why} ({state['remark']})" if state["remark"] else why,
                     command=state["how_to_install"],
                 )
             )
         elif state["how_to_install"]:
-            found.append(Advice(why=f"{title}: {state['remark']}", command=state["how_to_install"]))
+            advice.append(
+                Advice(why=f"{title}: {state['remark']}", command=state["how_to_install"])
+            )
     for name, installed in packages.items():
         if installed is None:
             _, purpose, install = _EXTRAS[name]
-            found.append(
+            advice.append(
                 Advice(why=f"{name} is not installed: it is for {purpose}", command=install)
             )
-    return found
+    return advice
 
 
 def _gpu_advice(machine: dict[str, Any], llamacpp: dict[str, Any]) -> list[Advice]:
     """For each GPU that the llama.cpp build in use cannot reach, the build that can."""
-    found: dict[str, Advice] = {}
-    for one in machine["accelerators"]:
-        api = one["api"]
+    by_api: dict[str, Advice] = {}
+    for device in machine["accelerators"]:
+        api = device["api"]
         if (
-            one["kind"] == "gpu"
+            device["kind"] == "gpu"
             and api in _GPU_BUILDS
             and not _reaches(llamacpp.get("backends", []), api)
         ):
-            command = f'CMAKE_ARGS="{_GPU_BUILDS[api]}" pip install --force-reinstall --no-binary llama-cpp-python '
-            found[api] = Advice(
-                why=f"{one['name']}: llama.cpp was built without {api} and leaves it idle",
-                command=command + "llama-cpp-python==0.3.36",
+            by_api[api] = Advice(
+                why=f"{device['name']}: llama.cpp was built without {api} and leaves it idle",
+                command=f'CMAKE_ARGS="{_GPU_BUILDS[api]}" pip install --force-reinstall '
+                "--no-binary llama-cpp-python llama-cpp-python==0.3.36",
             )
-    return list(found.values())
+    return list(by_api.values())
 
 
 def _reaches(backends: list[str], api: str) -> bool:
@@ -200,7 +199,7 @@ def _own_facts(native: dict[str, Any], packages: dict[str, str | None]) -> list[
     return [
         ("Version", f"{__version__}, Python {platform.python_version()} ({sys.executable})"),
         ("Compiled core", core),
-        *((name, found or "not installed") for name, found in packages.items()),
+        *((name, version or "not installed") for name, version in packages.items()),
     ]
 
 
@@ -230,7 +229,8 @@ def _machine_facts(machine: dict[str, Any]) -> list[tuple[str, str]]:
         ("System", machine["system"]),
         (
             "CPU",
-            f"{cpu['model']}, {cpu['architecture']}, {cpu['cores']} cores, {cpu['threads']} threads{usable}",
+            f"{cpu['model']}, {cpu['architecture']}, {cpu['cores']} cores, "
+            f"{cpu['threads']} threads{usable}",
         ),
         ("SIMD", _list(cpu["simd"]) or "none that matters"),
         (
@@ -245,14 +245,15 @@ def _machine_facts(machine: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(
             (
                 "Disk",
-                f"{disk['mount']}: {format_size(disk['free'])} free of {format_size(disk['total'])}{purpose}",
+                f"{disk['mount']}: {format_size(disk['free'])} free of "
+                f"{format_size(disk['total'])}{purpose}",
             )
         )
-    for one in machine["accelerators"]:
-        own = f", {format_size(one['memory'])}" if one["memory"] else ""
-        driver = f", driver {one['driver']}" if one["driver"] else ""
-        api = f", {one['api']}" if one["api"] else ", no driver that a runtime could use"
-        facts.append((one["kind"].upper(), f"{one['name']}{api}{own}{driver}"))
+    for device in machine["accelerators"]:
+        size = f", {format_size(device['memory'])}" if device["memory"] else ""
+        driver = f", driver {device['driver']}" if device["driver"] else ""
+        api = f", {device['api']}" if device["api"] else ", no driver that a runtime could use"
+        facts.append((device["kind"].upper(), f"{device['name']}{api}{size}{driver}"))
     if not machine["accelerators"]:
         facts.append(("GPU, NPU", "none found"))
     return facts

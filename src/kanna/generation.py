@@ -1,4 +1,4 @@
-"""Run an artefact: continue a prompt, or answer in a conversation through the chat template it carries."""
+"""Run an artefact: continue a prompt, or answer a conversation through its chat template."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from kanna import runtimes
 from kanna.errors import UsageError
-from kanna.runtimes.base import Engine
+from kanna.runtimes.base import Engine, Sampling
 from kanna.tokenizer.chat import Message, render
 
-# The engine used last stays loaded: the next turn of a conversation then reads only its new tokens.
+# The engine used last stays loaded, so that the next turn of a conversation reads new tokens alone.
 _open: dict[tuple[Any, ...], Engine] = {}
 
 
@@ -53,7 +53,10 @@ def generate(
             engine.bos if engine.bos is not None else engine.eos or 0
         ]
     return engine.generate(
-        ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+        ids,
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+        stop=stop,
     )
 
 
@@ -76,17 +79,32 @@ def chat(
     context.
 
     Args:
+        path: A GGUF, or a folder that a runtime loads.
         messages: A list of {"role": "user"|"assistant"|"system", "content": text}.
+        max_tokens: New tokens at most.
+        temperature: 0 takes the likeliest token each time.
+        top_p: Take from the likeliest tokens that together have this much of the probability.
+        seed: Of the random choices; None: another one each time.
+        stop: Texts that end the answer.
+        threads: None: one per physical core.
+        context: Tokens of the conversation and the answer together.
     """
     engine = open_engine(path, threads=threads, context=context)
     ids = chat_ids(engine, messages)
     return engine.generate(
-        ids, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=stop
+        ids,
+        max_tokens=max_tokens,
+        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
+        stop=stop,
     )
 
 
 def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the assistant begins, with exactly one BOS where the model has one."""
+    """Token ids of a conversation up to where the assistant begins.
+
+    They begin with exactly one BOS where the model has one. Raises UsageError when the model
+    carries no chat template.
+    """
     if not engine.chat_template:
         raise UsageError(
             f"{engine.path} carries no chat template", todo="use `kanna generate`, or a chat model"
@@ -107,7 +125,7 @@ def _text(engine: Engine, token: int | None) -> str:
 
 
 def open_engine(path: str | Path, *, threads: int | None = None, context: int = 4096) -> Engine:
-    """The engine of a file, kept open until another one is asked for."""
+    """The engine of an artefact, which stays open until another one is opened."""
     path = Path(path)
     try:
         stat = path.stat()
@@ -121,6 +139,6 @@ def open_engine(path: str | Path, *, threads: int | None = None, context: int = 
 
 
 def close() -> None:
-    """Free the engine that `generate` and `chat` keep."""
+    """Free the engine that `generate` and `chat` left open."""
     while _open:
         _open.popitem()[1].close()

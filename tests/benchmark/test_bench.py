@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kanna.benchmark import _parts, bench, file_bytes, trained_context
+from kanna import runtimes
+from kanna.benchmark import _parts, bench, file_bytes
 from kanna.benchmark.child import memory
 from kanna.conversion import convert
 from kanna.errors import KannaError, UsageError
@@ -100,7 +101,10 @@ def test_memory_of_this_process() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity to set")
 def test_a_process_is_kept_to_as_many_processors() -> None:
-    code = "import os; from kanna.benchmark.child import confine; confine(1); print(len(os.sched_getaffinity(0)))"
+    code = (
+        "import os; from kanna.benchmark.child import confine; confine(1); "
+        "print(len(os.sched_getaffinity(0)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -149,4 +153,5 @@ def test_a_short_context_shortens_every_prompt_alike(llama: Path) -> None:
         threads=1,
     )
     assert [r.prompt_tokens for r in rows] == [64 - 8 - 16] * 2
-    assert trained_context(llama.parent / "short.gguf") == 1024
+    short = llama.parent / "short.gguf"
+    assert runtimes.of(short).trained_context(short) == 1024

@@ -19,14 +19,15 @@ from helpers import tiny_models
 
 import kanna
 from kanna import runtimes
-from kanna.benchmark.energy import Meter
+from kanna.benchmark.energy import EnergyMeter
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.evaluation import evaluate_many
 from kanna.formats.onnx import files
 from kanna.runtimes import onnx as module
-from kanna.runtimes._sampling import sampler
+from kanna.runtimes.base import Sampling
 from kanna.runtimes.onnx import RUNTIME
 from kanna.runtimes.onnx_engine import OnnxEngine
+from kanna.runtimes.sampling import sampler
 from kanna.verification import verify
 
 pytest.importorskip("onnxruntime_genai")
@@ -177,11 +178,11 @@ def test_threads_are_honoured(artefact: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_sampling_draws_by_the_odds_of_what_is_left() -> None:
     odds = np.array([0.02, 0.5, 0.3, 0.15, 0.03])
     logits = np.log(odds).astype(np.float32)
-    assert sampler(temperature=0, seed=0, top_k=40, top_p=0.95, min_p=0)(logits) == 1
-    pick = sampler(temperature=1.0, seed=0, top_k=4, top_p=0.9, min_p=0.05)
+    assert sampler(Sampling(temperature=0, seed=0, top_k=40, top_p=0.95, min_p=0))(logits) == 1
+    pick = sampler(Sampling(temperature=1.0, seed=0, top_k=4, top_p=0.9, min_p=0.05))
     counts = np.bincount([pick(logits) for _ in range(4000)], minlength=5) / 4000
     assert np.abs(counts - np.array([0, 0.5, 0.3, 0.15, 0]) / 0.95).max() < 0.03
-    narrow = sampler(temperature=1.0, seed=0, top_k=40, top_p=1.0, min_p=0.5)
+    narrow = sampler(Sampling(temperature=1.0, seed=0, top_k=40, top_p=1.0, min_p=0.5))
     assert {narrow(logits) for _ in range(200)} == {1, 2}
 
 
@@ -347,8 +348,8 @@ def test_artefacts_of_two_runtimes_are_judged_by_one_reference_and_benched_alike
 
 
 def test_energy_is_read_from_the_packages_alone(tmp_path: Path) -> None:
-    assert Meter(tmp_path / "absent").joules() is None
-    assert Meter(tmp_path).joules() is None
+    assert EnergyMeter(tmp_path / "absent").joules() is None
+    assert EnergyMeter(tmp_path).joules() is None
 
     def counter(name: str, kind: str, value: int) -> Path:
         folder = tmp_path / name
@@ -363,7 +364,7 @@ def test_energy_is_read_from_the_packages_alone(tmp_path: Path) -> None:
     counter("intel-rapl-mmio:0", "package-0", 5_000_000)
     counter("intel-rapl:1", "package-1", 999_000_000)
     counter("intel-rapl:2", "psys", 1)
-    meter = Meter(tmp_path)
+    meter = EnergyMeter(tmp_path)
     counter("intel-rapl:0", "package-0", 8_000_000)
     counter("intel-rapl:0:0", "core", 3_000_000)
     counter("intel-rapl-mmio:0", "package-0", 8_000_000)

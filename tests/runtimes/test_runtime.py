@@ -14,10 +14,15 @@ from kanna.errors import FormatError, KannaError, MissingError, UnsupportedError
 from kanna.evaluation.divergence import compare
 from kanna.runtimes import llamacpp
 from kanna.runtimes._llama_log import Log
+from kanna.runtimes.base import Sampling
+from kanna.runtimes.llama_engine import model_parameters
 from kanna.runtimes.llamacpp import RUNTIME, judge_build, parse_system_info
 from kanna.sources import packages
 
-NATIVE = "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | AVX512 = 1 | OPENMP = 1 | REPACK = 1 | "
+NATIVE = (
+    "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | AVX512 = 1 | "
+    "OPENMP = 1 | REPACK = 1 | "
+)
 GPU = "CUDA : ARCHS = 890 | USE_GRAPHS = 1 | CPU : AVX = 1 | AVX2 = 1 | "
 FLAGS = frozenset({"avx", "avx2", "f16c", "fma", "bmi2", "avx512f"})
 
@@ -91,6 +96,17 @@ def model() -> Path:
 def engine(model: Path) -> Iterator[llamacpp.LlamaEngine]:
     with RUNTIME.open(model, context=600, threads=1) as opened:
         yield opened
+
+
+@pytest_llama
+@pytest.mark.parametrize("amx", [False, True])
+def test_extra_buffers_are_off_exactly_when_the_build_has_amx(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = llamacpp.library()
+    info = NATIVE.encode() + (b"AMX_INT8 = 1 | " if amx else b"")
+    monkeypatch.setattr(lib, "llama_print_system_info", lambda: info)
+    assert model_parameters(lib).use_extra_bufts is not amx
 
 
 @pytest_llama
@@ -218,7 +234,8 @@ def test_greedy_generation_follows_the_logits(engine: llamacpp.LlamaEngine) -> N
 def test_sampling_repeats_with_its_seed(engine: llamacpp.LlamaEngine) -> None:
     ids = engine.tokenize("My favourite animal is the")
     texts = [
-        "".join(engine.generate(ids, max_tokens=12, temperature=1.5, seed=s)) for s in (1, 1, 2)
+        "".join(engine.generate(ids, max_tokens=12, sampling=Sampling(temperature=1.5, seed=s)))
+        for s in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
 
@@ -258,14 +275,14 @@ def test_memory_is_told_by_purpose(engine: llamacpp.LlamaEngine, model: Path) ->
 
 
 def test_stop_text_holds_back_only_what_may_become_a_stop() -> None:
-    from kanna.runtimes.llama_engine import StopText
+    from kanna.runtimes.sampling import StopText
 
     held = StopText(["</end>", "STOP"])
     assert held.push("abc</") == "abc"
     assert held.push("x") == "</x"
     assert held.push("ST") == ""
     assert held.push("OPafter") == ""
-    assert held.found
+    assert held.stopped
     free = StopText([])
     assert free.push("anything") == "anything"
     tail = StopText(["xyz"])

@@ -1,8 +1,8 @@
 """Size, load time, memory and speed of artefacts on this machine, each in its own runtime.
 
 Every measurement runs in a process of its own, the artefacts take turns, and medians are reported.
-An artefact whose first round takes longer than PATIENCE is not measured again: the rounds are there
-for noise, which so long a round averages by itself. The file cache is warm: each file is read once
+An artefact whose first round takes longer than PATIENCE is not measured again: the rounds average
+noise, which so long a round does by itself. The file cache is warm: each file is read once
 before the first round, so `load_s` is not the speed of the disk.
 """
 
@@ -19,16 +19,13 @@ from kanna import runtimes
 from kanna._util.processes import ask
 from kanna._util.progress import Progress, Silent
 from kanna.errors import MissingError, UsageError
-from kanna.formats import gguf
-from kanna.formats.onnx import files as onnx
-from kanna.runtimes.folder_text import read_json
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
 
 PATIENCE = 30.0
 """Seconds of a round beyond which an artefact is measured once."""
-SPARE = 16
-"""Tokens of context beyond those of the prompt and of what is generated."""
+CONTEXT_MARGIN = 16
+"""Tokens of context beyond those of the prompt and of the answer."""
 _LEAST_PROMPT = 8
 _MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
 
@@ -39,10 +36,10 @@ class BenchRow:
 
     Attributes:
         file_bytes: All files of a folder or a split artefact together.
-        load_s: Until a prompt can be read; warm file cache.
+        load_s: Seconds until a prompt can be read; warm file cache.
         peak_bytes: Highest resident memory of the process, mapped weights included, less the Python
             interpreter's own.
-        ttft_s: From the prompt of `prompt_tokens` tokens to its first new token.
+        ttft_s: Seconds from the prompt of `prompt_tokens` tokens to its first new token.
         prompt_tps, gen_tps: Tokens per second reading a prompt and generating.
         joules_per_token: Of the whole machine while generating; None where it exposes no counter of
             energy.
@@ -69,6 +66,7 @@ class BenchRow:
     file_cache: str = "warm"
 
     def to_dict(self) -> dict[str, Any]:
+        """The row as JSON has it."""
         return asdict(self)
 
 
@@ -91,8 +89,9 @@ def bench(
         prompt_tokens: Of the prompt that is read; fewer, for all of them, where an artefact has too
             short a context.
         gen_tokens: Generated after a short one.
-        repeat: Rounds, whose medians are told; one of an artefact that takes longer than PATIENCE.
+        repeat: Rounds, whose medians are given; one of an artefact that takes longer than PATIENCE.
         threads: None: one per physical core.
+        progress: Where progress is reported; None: nowhere.
     """
     files = [Path(p) for p in paths]
     for path in files:
@@ -110,28 +109,28 @@ def bench(
             raise MissingError(
                 f"the runtime {runtime.name} is not installed here", todo=here.how_to_install
             )
-    contexts = [c for c in map(trained_context, files) if c]
+    contexts = [c for c in (runtimes.of(path).trained_context(path) for path in files) if c]
     prompt_tokens = max(
-        _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - SPARE for c in contexts)])
+        _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - CONTEXT_MARGIN for c in contexts)])
     )
-    bar = progress or Silent()
+    progress = progress or Silent()
     for path in files:
         _warm(path)
-    found: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
-    bar.start("bench", repeat * len(files), "runs")
+    runs: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
+    progress.start("bench", repeat * len(files), "runs")
     slow: set[Path] = set()
     for turn in range(repeat):
         # Every second round goes backwards: a machine that slows down favours neither end.
         for path in files if turn % 2 == 0 else files[::-1]:
-            bar.advance(0, path.name)
+            progress.advance(0, path.name)
             if path not in slow:
                 begin = time.perf_counter()
-                found[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
+                runs[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
                 if time.perf_counter() - begin > PATIENCE:
                     slow.add(path)
-            bar.advance(1)
-    bar.finish()
-    return [_row(path, found[path], prompt_tokens, gen_tokens) for path in files]
+            progress.advance(1)
+    progress.finish()
+    return [_row(path, runs[path], prompt_tokens, gen_tokens) for path in files]
 
 
 def _measure(
@@ -167,22 +166,6 @@ def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens:
         prompt_tokens=prompt_tokens,
         gen_tokens=gen_tokens,
     )
-
-
-def trained_context(path: Path) -> int | None:
-    """Tokens a model that generates was made for, by its own account.
-
-    None where it says nothing.
-    """
-    if onnx.is_onnx(path):
-        found = onnx.read_folder(path).model.get("context_length")
-    elif path.is_dir():
-        config = read_json(path / "config.json")
-        found = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
-    else:
-        file = gguf.read(path)
-        found = file.value(f"{file.value('general.architecture')}.context_length")
-    return int(found) if isinstance(found, (int, float)) else None
 
 
 def _parts(path: Path) -> list[Path]:

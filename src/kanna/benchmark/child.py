@@ -1,9 +1,7 @@
 """One measurement of one artefact, in a process of its own.
 
-`python -m kanna.benchmark.child '{"path": …}'`.
-
-Prints one JSON object. Nothing else runs in this process, so its peak memory is that of the
-artefact.
+`python -m kanna.benchmark.child '{"path": …}'` prints one JSON object. Nothing else runs in this
+process, so its peak memory is that of the artefact.
 """
 
 from __future__ import annotations
@@ -18,8 +16,9 @@ from kanna._util.processes import answer
 
 # Ordinary prose, repeated to any length: what it says does not matter for speed.
 _TEXT = (
-    "The plane takes a shaving so thin that light passes through it, and the board beneath is a little flatter than "
-    "before. A joiner reads the grain first, sets the iron, and only then begins; haste tears the wood. "
+    "The plane takes a shaving so thin that light passes through it, and the board beneath is a "
+    "little flatter than before. A joiner reads the grain first, sets the iron, and only then "
+    "begins; haste tears the wood. "
 )
 
 
@@ -43,10 +42,7 @@ def memory() -> tuple[int, int]:
 
 
 def confine(threads: int) -> None:
-    """Keep this process to as many processors, where the system can.
-
-    Mlx has no setting for threads.
-    """
+    """Confine this process to as many processors, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
@@ -56,24 +52,25 @@ def measure(
 ) -> dict[str, Any]:
     """Load, read a prompt of `prompt_tokens`, generate `gen_tokens` after a short one."""
     from kanna import runtimes
-    from kanna.benchmark import SPARE, encoders
-    from kanna.benchmark.energy import Meter
+    from kanna.benchmark import CONTEXT_MARGIN, encoders
+    from kanna.benchmark.energy import EnergyMeter
     from kanna.formats.onnx import files
     from kanna.hardware.cpu import default_threads
 
     runtime = runtimes.of(path)
-    if runtime.name == "mlx":
+    if not runtime.has_thread_setting:
         confine(threads or default_threads())
-    # Loads what is loaded once, however large the artefact.
-    getattr(runtime, "load", runtime.available)()
+    runtime.load()  # libraries are loaded once, however large the artefact
     before, _ = memory()
     if files.is_encoder(Path(path)):
-        found = encoders.measure(
+        figures = encoders.measure(
             path, _TEXT * (prompt_tokens // 16 + 1), tokens=prompt_tokens, threads=threads
         )
-        return found | {"peak_bytes": memory()[1] - before, "interpreter_bytes": before}
+        return figures | {"peak_bytes": memory()[1] - before, "interpreter_bytes": before}
     begin = time.perf_counter()
-    with runtime.open(path, context=prompt_tokens + gen_tokens + SPARE, threads=threads) as engine:
+    with runtime.open(
+        path, context=prompt_tokens + gen_tokens + CONTEXT_MARGIN, threads=threads
+    ) as engine:
         ids = engine.tokenize(_TEXT * (prompt_tokens // 16 + 1), add_bos=True)[:prompt_tokens]
         memory_by_purpose = engine.memory()  # makes the context
         load = time.perf_counter() - begin
@@ -84,7 +81,7 @@ def measure(
         prompt = [*ids[1:], ids[1]]
         list(engine.generate(prompt, max_tokens=1, ignore_eog=True))
         read = engine.last
-        meter = Meter()
+        meter = EnergyMeter()
         list(engine.generate(ids[:8], max_tokens=gen_tokens, ignore_eog=True))
         joules = meter.joules()
         wrote = engine.last
@@ -98,7 +95,7 @@ def measure(
             "peak_bytes": memory()[1] - before,
             "interpreter_bytes": before,
             "memory": memory_by_purpose,
-            "threads": getattr(engine, "threads", threads),
+            "threads": engine.threads,
         }
 
 

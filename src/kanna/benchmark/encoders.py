@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from kanna.benchmark.energy import Meter
+from kanna.benchmark.energy import EnergyMeter
 from kanna.runtimes.onnx import RUNTIME
 
 
 def measure(path: str, text: str, *, tokens: int, threads: int | None) -> dict[str, Any]:
     """Load an encoder and read `text`, cut to `tokens` tokens or to as many as it takes.
 
-    The fields of other benches: `ttft_s` is until the vector is there, joules are per token read;
-    nothing is generated.
+    The fields are those of other benches: `ttft_s` is the time until the vector is there, joules
+    are per token read, and nothing is generated.
     """
     begin = time.perf_counter()
     with RUNTIME.open_encoder(path, threads=threads) as encoder:
@@ -23,7 +23,7 @@ def measure(path: str, text: str, *, tokens: int, threads: int | None) -> dict[s
         encoder.hidden(ids[:16])
         warm_up = encoder.seconds
         encoder.hidden(ids)
-        meter = Meter()
+        meter = EnergyMeter()
         encoder.hidden(ids)
         joules, seconds = meter.joules(), encoder.seconds
         return {

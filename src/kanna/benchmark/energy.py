@@ -1,7 +1,4 @@
-"""Energy of this machine's processors, from the counters that Linux exposes (RAPL).
-
-Never an estimate.
-"""
+"""Energy of this machine's processors, from the counters that Linux exposes (RAPL); no estimate."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ NOT_HERE = "not measurable here"
 _PACKAGE = re.compile(r"[a-z-]*rapl[a-z-]*:\d+")
 
 
-class Meter:
+class EnergyMeter:
     """Joules used since it was made, by everything that runs on the machine.
 
     None where no counter can be read.
@@ -25,6 +22,7 @@ class Meter:
         self._begin = [_read(p / "energy_uj") for p in self._counters]
 
     def joules(self) -> float | None:
+        """Joules since the start; None where there is no counter."""
         total = 0.0
         for path, begin in zip(self._counters, self._begin, strict=True):
             now = _read(path / "energy_uj")
@@ -37,16 +35,13 @@ class Meter:
 
 
 def _counters(root: Path) -> list[Path]:
-    """Packages with a counter this user may read.
-
-    Several interfaces may show the same package: one is taken.
-    """
+    """Folders of packages with a counter this user may read; each package once."""
     try:
-        found = sorted(p for p in root.iterdir() if _PACKAGE.fullmatch(p.name))
+        folders = sorted(p for p in root.iterdir() if _PACKAGE.fullmatch(p.name))
     except OSError:
         return []
     by_name: dict[str, Path] = {}
-    for path in found:
+    for path in folders:
         try:
             name = (path / "name").read_text(encoding="ascii").strip()
         except OSError:

@@ -1,4 +1,4 @@
-"""What a process of llama.cpp holds with an artefact loaded for use, measured in one of its own.
+"""Memory of a process of llama.cpp with an artefact loaded for use, measured in a child process.
 
 `python -m kanna.benchmark.resident '{"path": …}'` prints one JSON object. As in llama-server with
 one slot: prompts in batches of 512 tokens, room for one row of logits.
@@ -18,9 +18,13 @@ from kanna.benchmark.child import memory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overhead:
-    """Bytes beside the weights.
+    """Bytes in addition to the weights.
 
-    Loaded (vocabulary, bookkeeping), and as llama.cpp allocates kv, compute, output.
+    Attributes:
+        loaded: Vocabulary and bookkeeping.
+        kv: The cache, as llama.cpp allocates it.
+        compute: Activations, as llama.cpp allocates them.
+        output: Logits, as llama.cpp allocates them.
     """
 
     loaded: int
@@ -30,24 +34,28 @@ class Overhead:
 
     @property
     def total(self) -> int:
+        """Their sum in bytes."""
         return self.loaded + self.kv + self.compute + self.output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """peak: bytes resident at most, less what the interpreter held before llama.cpp read the file (`interpreter`)."""
+    """Memory of a process that runs an artefact.
+
+    Attributes:
+        peak: Bytes resident at most, less `interpreter`.
+        interpreter: Bytes that the interpreter held before llama.cpp read the file.
+    """
 
     peak: int
     interpreter: int
 
 
 def overhead(path: Path, *, context: int, cache: str, threads: int | None = None) -> Overhead:
-    """What any artefact of this model takes beside its weights.
+    """Memory that any artefact of this model takes in addition to its weights.
 
-    The file at `path` is mapped, and hardly read.
-
-    Raises MissingError without llama.cpp, KannaError for a cache that it cannot have for this
-    model.
+    The file at `path` is mapped, and hardly read. Raises MissingError without llama.cpp, KannaError
+    for a type of cache that it cannot have for this model.
     """
     task = {
         "path": str(path),
@@ -68,10 +76,10 @@ def resident(path: Path, *, context: int, cache: str, threads: int | None = None
 def measure(
     path: str, *, context: int, cache: str, threads: int | None, full: bool
 ) -> dict[str, Any]:
-    """The child's side of both."""
+    """What the child process runs, for `overhead` and (with `full`) for `resident`."""
     from kanna.runtimes.llamacpp import RUNTIME
 
-    RUNTIME.available()  # loads what is loaded once
+    RUNTIME.load()  # before memory is measured
     before, anonymous = memory()[0], anonymous_bytes()
     with RUNTIME.open(
         path, context=context, threads=threads, gpu_layers=0, cache=cache, mmap=not full
@@ -82,7 +90,7 @@ def measure(
             return {"loaded": max(0, loaded)} | {
                 name: parts[name] for name in ("kv", "compute", "output")
             }
-        # Any tokens do: what is resident does not depend on what they say.
+        # Any tokens do: memory does not depend on them.
         ids = [1 + i % 97 for i in range(engine.context - 2)]
         list(engine.generate(ids, max_tokens=2, ignore_eog=True))
         return {"peak": memory()[1] - before, "interpreter": before}

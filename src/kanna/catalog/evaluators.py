@@ -50,7 +50,7 @@ def _find() -> Iterator[Component]:
         },
     )
     yield of_module(_KIND, "speed-of-encoders", encoders, "measure")
-    yield of_module(_KIND, "energy", energy, "Meter")
+    yield of_module(_KIND, "energy", energy, "EnergyMeter")
     for found in pkgutil.iter_modules(verify.__path__):
         module = importlib.import_module(f"{verify.__name__}.{found.name}")
         for name, check in inspect.getmembers(module, inspect.isfunction):

@@ -12,7 +12,7 @@ from kanna.catalog.base import Component, Kind, of_module, options
 def _find() -> Iterator[Component]:
     for name in runtimes.names():
         runtime = runtimes.get(name)
-        module = importlib.import_module(f"{runtimes.__name__}.{name}")
+        module = importlib.import_module(type(runtime).__module__)
         opened = options(runtime.open, without=("path",))
         yield of_module("runtimes", name, module, "RUNTIME", extra=runtime.extra, options=opened)
 

@@ -107,7 +107,7 @@ def open_judged(
     into float32, in the runtime of the reference; `kanna verify` holds mlx itself to them on a short prompt.
     """
     runtime = runtimes.of(artefact)
-    if runtime.name != "mlx" or sys.platform == "darwin":
+    if not runtime.slow_on_cpu or sys.platform == "darwin":
         return runtime.open(artefact, context=context, threads=threads), ""
     llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
     if torch.available().ok:

@@ -1,4 +1,4 @@
-"""Runtimes that load what kanna writes. Each file exports RUNTIME, found by its name."""
+"""Runtimes that load artefacts. Each file exports RUNTIME, and is found by its name."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from pathlib import Path
 
 from kanna._util import plugins
 from kanna.errors import FormatError
-from kanna.runtimes.base import Availability, Engine, Runtime
+from kanna.runtimes.base import Availability, Engine, Runtime, Sampling
 
-__all__ = ["Availability", "Engine", "Runtime", "get", "names", "of"]
+__all__ = ["Availability", "Engine", "Runtime", "Sampling", "get", "names", "of"]
 
 
 def names() -> tuple[str, ...]:
-    """Names of every runtime kanna knows, here or not."""
+    """Names of all runtimes, installed here or not; third parties add theirs by entry point."""
     return plugins.names(__name__, "RUNTIME")
 
 
 def get(name: str) -> Runtime:
-    """The runtime of that name; raises UnsupportedError naming the known ones."""
+    """The runtime of that name; raises UnsupportedError with the names there are."""
     return plugins.load(__name__, name, "RUNTIME")
 
 
 def of(path: str | Path) -> Runtime:
-    """The runtime that loads the artefact at `path`.
+    """The runtime that loads the artefact at `path`; raises FormatError if there is none.
 
-    Raises FormatError for a folder that none does.
+    llama.cpp is asked last: any file may be a GGUF, and its header decides.
     """
     path = Path(path)
-    for name in names():
+    for name in sorted(names(), key=lambda name: name == "llamacpp"):
         runtime = get(name)
         if runtime.opens(path):
             return runtime

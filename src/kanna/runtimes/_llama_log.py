@@ -1,4 +1,4 @@
-"""llama.cpp's log, kept instead of printed: its last complaint goes into our error messages."""
+"""llama.cpp's log, stored instead of printed: its complaints go into our error messages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ _PURPOSE = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "o
 
 
 class Log:
-    """Receives every line of the library.
+    """Receives every line of the library; one for the process, as llama.cpp's logger is global.
 
-    One for the process, because llama.cpp's logger is global.
+    Attributes:
+        complaints: The last warnings and errors.
+        buffers: Device, purpose and bytes of each buffer that was allocated.
     """
 
     def __init__(self) -> None:
@@ -42,22 +44,24 @@ class Log:
             return
         if level >= _WARN:
             self.complaints.append(line)
-        found = _BUFFER.search(line)
-        if found:
-            self.buffers.append((found[1], _PURPOSE[found[2]], round(float(found[3]) * 2**20)))
+        buffer = _BUFFER.search(line)
+        if buffer:
+            size = round(float(buffer[3]) * 2**20)
+            self.buffers.append((buffer[1], _PURPOSE[buffer[2]], size))
 
     def clear(self) -> None:
+        """Forget the complaints."""
         self.complaints.clear()
 
     def why(self) -> str:
-        """The most telling complaint since `clear`: the first error, without the function names."""
+        """The most useful complaint since `clear`: the first error, without the function names."""
         useful = [re.sub(r"^(?:\w+:\s+)+", "", c) for c in self.complaints]
-        telling = [
+        relevant = [
             u
             for u in useful
             if re.search(r"error|fail|invalid|unknown|missing|not |cannot|unsupported", u)
         ]
-        return (telling or useful or ["llama.cpp gave no reason"])[0]
+        return (relevant or useful or ["llama.cpp gave no reason"])[0]
 
 
 LOG = Log()

@@ -1,7 +1,4 @@
-"""Whether the packages of a runtime are installed, and their import.
-
-Neither is done before it must be.
-"""
+"""Whether the packages of a runtime are installed, and their import when it is needed."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ from kanna.runtimes.base import Availability
 def available(packages: Sequence[str], how_to_install: str) -> Availability:
     """Whether `packages`, named as on the package index, are installed.
 
-    None is imported, which takes seconds.
-
-    No device is named but the CPU: to ask for them is to import the packages.
+    None is imported, which takes seconds; so the CPU is the only device that can be named.
     """
     if absent := [n for n in packages if importlib.util.find_spec(n.replace("-", "_")) is None]:
         return Availability(
@@ -39,9 +34,8 @@ def load(here: Availability, modules: Sequence[str], extra: str, how_to_install:
         raise MissingError(here.remark, expected=f"the extra {extra}", todo=how_to_install)
     try:
         return [importlib.import_module(name) for name in modules]
-    except (
-        Exception
-    ) as error:  # a wheel for another machine or a missing shared library: whatever it raises
+    # A wheel for another CPU or a missing shared library may raise anything.
+    except Exception as error:
         raise MissingError(
             f"{extra} is installed but does not load: {error}", todo=how_to_install
         ) from error

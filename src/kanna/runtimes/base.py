@@ -1,4 +1,4 @@
-"""What a runtime is: something that says whether it is here, and opens an artefact as an engine."""
+"""The contract of a runtime: whether it is installed here, and how it opens an artefact."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ class Availability:
     """Whether a runtime can be used here, and how well it was built.
 
     Attributes:
+        ok: Whether it can be used.
+        version: Of its packages.
         build: Facts of the build, for example {"native": False, "missing": ["AVX512"], "features":
             […]}.
         backends: Devices it can compute on, for example ["CPU", "CUDA"].
         how_to_install: Command that installs it, or installs a better build.
+        remark: What is missing, or could be better.
     """
 
     ok: bool
@@ -29,14 +32,22 @@ class Availability:
     remark: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
         return asdict(self)
 
 
 @dataclass(slots=True, kw_only=True)
-class Generation:
-    """Figures of the last generation.
+class GenerationStats:
+    """Figures of one generation.
 
-    Seconds, token counts and why it ended (`eog`, `stop`, `length`, `context`).
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        reused_tokens: Of those, how many were in the cache already.
+        prompt_seconds: Time to read the prompt.
+        first_token_seconds: Time from the prompt to the first new token.
+        tokens: New tokens.
+        seconds: Time of the new tokens after the first.
+        reason: Why it ended: `eog` (an end-of-generation token), `stop`, `length` or `context`.
     """
 
     prompt_tokens: int = 0
@@ -49,6 +60,7 @@ class Generation:
 
     @property
     def prompt_tps(self) -> float:
+        """Tokens of the prompt read per second, without those that were in the cache."""
         return (
             (self.prompt_tokens - self.reused_tokens) / self.prompt_seconds
             if self.prompt_seconds
@@ -61,24 +73,76 @@ class Generation:
         return (self.tokens - 1) / self.seconds if self.seconds and self.tokens > 1 else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is picked from its logits, in llama.cpp's order of steps.
+
+    Attributes:
+        temperature: 0 takes the likeliest token each time.
+        seed: Of the random choices; None: another one each time.
+        top_k: Tokens to pick from at most; 0: all.
+        top_p: Pick from the likeliest tokens that together have this much of the probability.
+        min_p: Drop tokens less likely than this share of the likeliest one.
+    """
+
+    temperature: float = 0.0
+    seed: int | None = None
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+
+
+GREEDY = Sampling()
+"""The likeliest token each time."""
+
+
 class Engine(Protocol):
-    """A loaded artefact. A context manager; after `close` no method may be called."""
+    """A loaded artefact. A context manager; after `close` no method may be called.
+
+    Attributes:
+        path: The artefact.
+        context: Tokens of prompt and answer together that it has room for.
+        threads: Threads it computes with.
+        vocab_size: Columns of the logits.
+        trained_context: Tokens the model was trained on; 0 where the artefact does not say.
+        bos: Id of the token that begins a text, if the model has one.
+        eos: Id of the token that ends a text, if the model has one.
+        adds_bos: Whether `tokenize(add_bos=True)` puts `bos` first.
+        chat_template: Jinja source, if the artefact carries one.
+        last: Figures of the last generation.
+    """
 
     path: Path
+    context: int
+    threads: int
     vocab_size: int
     trained_context: int
     bos: int | None
     eos: int | None
     adds_bos: bool
     chat_template: str | None
-    last: Generation
+    last: GenerationStats
 
-    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]: ...
+    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
+        """Token ids of a text.
 
-    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str: ...
+        Args:
+            text: Any text.
+            add_bos: Add the tokens that the model's texts begin and end with.
+            special: Read `<|im_start|>` and the like as tokens, not as text.
+        """
+        ...
+
+    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids, with special tokens where `special`; broken UTF-8 becomes U+FFFD."""
+        ...
 
     def logits(self, ids: Sequence[int], *, first: int = 0, copy: bool = True) -> F32:
-        """Logits after each of `ids`, from position `first`: f32 [len(ids) - first, vocab_size]."""
+        """Logits after each of `ids`, from position `first`: f32 [len(ids) - first, vocab_size].
+
+        Computed from an empty cache. Without `copy` the array may be the runtime's own buffer,
+        valid until the next call. Raises UsageError when the ids do not fit the context.
+        """
         ...
 
     def generate(
@@ -86,12 +150,23 @@ class Engine(Protocol):
         ids: Sequence[int],
         *,
         max_tokens: int = 128,
-        temperature: float = 0.0,
-        seed: int | None = None,
+        sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
-        top_p: float = 0.95,
         ignore_eog: bool = False,
-    ) -> Iterator[str]: ...
+    ) -> Iterator[str]:
+        """Continue `ids`, yielding text as it comes; figures are in `last` when it ends.
+
+        A prompt that starts like the last one reuses that part of the cache. Raises UsageError
+        when the prompt does not fit the context.
+
+        Args:
+            ids: The prompt.
+            max_tokens: New tokens at most.
+            sampling: How each token is picked.
+            stop: Texts that end the answer.
+            ignore_eog: Go on after a token that ends a generation.
+        """
+        ...
 
     def eog(self, token: int) -> bool:
         """Whether a token ends a generation."""
@@ -101,7 +176,9 @@ class Engine(Protocol):
         """Bytes by purpose: weights, kv, compute, output."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model; may be called twice."""
+        ...
 
     def __enter__(self) -> Engine: ...
 
@@ -109,20 +186,42 @@ class Engine(Protocol):
 
 
 class Runtime(Protocol):
-    """One runtime; `open` raises MissingError when it is not here and FormatError for a file it cannot load.
+    """What runs artefacts of one kind.
 
     Attributes:
-        extra: What installs it.
+        name: As its module, or its entry point, is named.
+        title: As people write it.
+        extra: The extra of kanna that installs it; "" for none.
+        has_thread_setting: Whether `open` can limit threads; otherwise a bench confines the process
+            to as many processors.
+        slow_on_cpu: Whether a prompt is read at a few tokens a second without an accelerator:
+            artefacts are then evaluated by the values they hold, in the runtime of the reference.
+        is_reference: Whether it runs sources as they are, in float32: an artefact of it is proved
+            in llama.cpp, as the GGUF in float32 that it makes.
     """
 
     name: str
+    title: str
     extra: str
+    has_thread_setting: bool
+    slow_on_cpu: bool
+    is_reference: bool
 
     def opens(self, path: Path) -> bool:
-        """Whether an artefact is of the kind this runtime loads, by its name or the files in its folder."""
+        """Whether an artefact is of the kind this runtime loads, by its name or its files."""
         ...
 
-    def available(self) -> Availability: ...
+    def trained_context(self, path: Path) -> int | None:
+        """Tokens the model at `path` was trained on, from headers; None where it does not say."""
+        ...
+
+    def available(self) -> Availability:
+        """Whether it is installed here. Never raises."""
+        ...
+
+    def load(self) -> object:
+        """Import its libraries, once per process. Raises MissingError."""
+        ...
 
     def open(
         self,
@@ -131,4 +230,18 @@ class Runtime(Protocol):
         context: int = 4096,
         threads: int | None = None,
         gpu_layers: int | None = None,
-    ) -> Engine: ...
+    ) -> Engine:
+        """Load an artefact.
+
+        Args:
+            path: A file or folder that `opens` takes.
+            context: Tokens of prompt and answer together; 0: as many as the model was trained on.
+            threads: None: one per physical core.
+            gpu_layers: Layers to put on a GPU, for runtimes that can; None: the runtime's choice.
+
+        Raises:
+            MissingError: The runtime is not installed here.
+            FormatError: The artefact cannot be loaded.
+            UsageError: The context is negative.
+        """
+        ...

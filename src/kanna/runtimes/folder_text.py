@@ -1,7 +1,4 @@
-"""What a model's folder says of text: tokenizer, special tokens, chat template.
-
-No runtime is needed for it.
-"""
+"""Tokenizer, special tokens and chat template of a model's folder, read without a runtime."""
 
 from __future__ import annotations
 
@@ -20,8 +17,12 @@ _TAIL = 8
 class FolderText:
     """The tokenizer of a folder: ids from text and back.
 
-    vocabulary: rows of the model's logits; ends: ids that end a generation by the folder's own
-    account
+    Attributes:
+        bos: Id of the token that begins a text, if there is one.
+        eos: Id of the token that ends a text, if there is one.
+        ends: Ids that end a generation, by the folder's own configuration.
+        adds_bos: Whether `tokenize(add_bos=True)` puts `bos` first.
+        chat_template: Jinja source, if the folder has one.
     """
 
     def __init__(self, folder: Path, configs: Sequence[Mapping[str, Any]]) -> None:
@@ -38,25 +39,25 @@ class FolderText:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         settings = read_json(folder / "tokenizer_config.json")
-        known = [*configs, read_json(folder / "generation_config.json")]
-        self.bos = self._single("bos", settings, known)
-        self.eos = self._single("eos", settings, known)
-        self.ends = frozenset(i for c in known for i in _ids(c.get("eos_token_id")))
+        configs = [*configs, read_json(folder / "generation_config.json")]
+        self.bos = self._special_id("bos", settings, configs)
+        self.eos = self._special_id("eos", settings, configs)
+        self.ends = frozenset(i for c in configs for i in _ids(c.get("eos_token_id")))
         if not self.ends and self.eos is not None:
             self.ends = frozenset({self.eos})
         start = self._tokenizer.encode("", add_special_tokens=True).ids
         self.adds_bos = bool(start) and start[0] == self.bos
         self.chat_template = _template(folder, settings)
 
-    def _single(
-        self, kind: str, settings: Mapping[str, Any], known: Sequence[Mapping[str, Any]]
+    def _special_id(
+        self, kind: str, settings: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]
     ) -> int | None:
         token = settings.get(f"{kind}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        found = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
-        if found is not None:
-            return int(found)
-        return next((i for c in known for i in _ids(c.get(f"{kind}_token_id"))), None)
+        token_id = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
+        if token_id is not None:
+            return int(token_id)
+        return next((i for c in configs for i in _ids(c.get(f"{kind}_token_id"))), None)
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
         """Token ids; see `Engine.tokenize`."""
@@ -64,6 +65,7 @@ class FolderText:
         return self._tokenizer.encode(text, add_special_tokens=add_bos).ids
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids; see `Engine.detokenize`."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
 
     def stream(self, before: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
@@ -73,16 +75,16 @@ class FolderText:
         when nothing follows.
         """
         ids = list(before[-_TAIL:])
-        shown, known = 0, len(ids)
+        start, end = 0, len(ids)  # the ids whose text came last: a decoder looks back at them
         for token in tokens:
             ids.append(token)
-            old, new = self.detokenize(ids[shown:known]), self.detokenize(ids[shown:])
-            if new.endswith("\ufffd") and len(ids) - known < _TAIL:
+            old, new = self.detokenize(ids[start:end]), self.detokenize(ids[start:])
+            if new.endswith("\ufffd") and len(ids) - end < _TAIL:
                 continue
             yield new[len(old) :]
-            shown, known = known, len(ids)
-        if known < len(ids):
-            yield self.detokenize(ids[shown:])[len(self.detokenize(ids[shown:known])) :]
+            start, end = end, len(ids)
+        if end < len(ids):
+            yield self.detokenize(ids[start:])[len(self.detokenize(ids[start:end])) :]
 
 
 def _ids(value: Any) -> list[int]:
@@ -94,11 +96,18 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        by_name = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = by_name.get("default")
+    return template if isinstance(template, str) else None
+
+
+def trained_context(folder: Path) -> int | None:
+    """Tokens the model of a Hugging Face or MLX folder was trained on, by its config.json."""
+    config = read_json(folder / "config.json")
+    length = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
+    return int(length) if isinstance(length, (int, float)) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -106,11 +115,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON: {error}", todo="convert again") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise FormatError(
             f"{path} is not an object", expected="a JSON object", todo="convert again"
         )
-    return found
+    return value

@@ -1,7 +1,4 @@
-"""A GGUF loaded in llama.cpp.
-
-Logits of every position for evaluation, native-speed generation for use.
-"""
+"""A GGUF loaded in llama.cpp: logits of every position, and generation at native speed."""
 
 from __future__ import annotations
 
@@ -18,16 +15,38 @@ import numpy as np
 from kanna.errors import FormatError, KannaError, UsageError
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
-from kanna.runtimes._sampling import StopText
-from kanna.runtimes.base import Generation
+from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
+from kanna.runtimes.sampling import StopText
 
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
 # is heard.
 _PROMPT_BATCH = 512
 
 
+def model_parameters(
+    lib: Any, *, gpu_layers: int | None = None, vocab_only: bool = False, mmap: bool = True
+) -> Any:
+    """llama.cpp's parameters of a model, `llama_model_params`.
+
+    Args:
+        lib: The library.
+        gpu_layers: Layers to put on a GPU; None: llama.cpp's own choice.
+        vocab_only: Load the tokenizer alone.
+        mmap: Map the file; otherwise its tensors are read into memory of the process.
+    """
+    params = lib.llama_model_default_params()
+    # ggml's AMX kernels crash on matrices narrower than their tiles expect (0.3.36).
+    params.use_extra_bufts = b"AMX_INT8" not in lib.llama_print_system_info()
+    if gpu_layers is not None:
+        params.n_gpu_layers = gpu_layers
+    params.vocab_only = vocab_only
+    if not mmap:
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+    return params
+
+
 class LlamaEngine:
-    """One model with one context at a time.
+    """One model with one context at a time; see `Engine`.
 
     The context is made when it is first needed, for scoring (room for the logits of a whole batch)
     or for generating (room for one row of logits only: with 262k tokens of vocabulary the
@@ -51,17 +70,10 @@ class LlamaEngine:
         self._ctx_mode = ""
         self._outputs = 0
         self._past: list[int] = []
-        self.last = Generation()
+        self.last = GenerationStats()
         LOG.clear()
         LOG.buffers.clear()
-        params = lib.llama_model_default_params()
-        # ggml's AMX kernels crash on matrices narrower than their tiles expect (0.3.36).
-        params.use_extra_bufts = b"AMX_INT8" not in lib.llama_print_system_info()
-        if gpu_layers is not None:
-            params.n_gpu_layers = gpu_layers
-        params.vocab_only = vocab_only
-        if not mmap:
-            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        params = model_parameters(lib, gpu_layers=gpu_layers, vocab_only=vocab_only, mmap=mmap)
         self._model: Any = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise FormatError(
@@ -89,7 +101,8 @@ class LlamaEngine:
     def _use(self, mode: str, outputs: int = 1) -> Any:
         """The context for `score` (with room for `outputs` rows of logits) or `generate`.
 
-        Raises KannaError when there is no memory for it."""
+        Raises KannaError when there is no memory for it.
+        """
         if self._model is None:
             raise UsageError(f"{self.path} is closed")
         if self._ctx is not None and self._ctx_mode == mode and outputs <= self._outputs:
@@ -111,7 +124,8 @@ class LlamaEngine:
         ctx = self._lib.llama_init_from_model(self._model, params)
         if not ctx:
             raise KannaError(
-                f"llama.cpp cannot make a context of {self.context} tokens for {self.path}: {LOG.why()}",
+                f"llama.cpp cannot make a context of {self.context} tokens for {self.path}: "
+                f"{LOG.why()}",
                 todo="try a smaller --context",
             )
         self._ctx, self._ctx_mode, self._past, self._outputs = ctx, mode, [], outputs
@@ -140,10 +154,7 @@ class LlamaEngine:
     # Tokens
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
-        """Token ids. `add_bos` adds what the model asks for.
-
-        `special` reads `<|im_start|>` and the like as tokens.
-        """
+        """Token ids; see `Engine.tokenize`."""
         data = text.encode("utf-8", "surrogatepass")
         size = len(data) + 8
         while True:
@@ -179,6 +190,7 @@ class LlamaEngine:
 
     @cached_property
     def eog_ids(self) -> frozenset[int]:
+        """Ids of all tokens that end a generation."""
         return frozenset(i for i in range(self.vocab_size) if self.eog(i))
 
     # Evaluation
@@ -207,11 +219,11 @@ class LlamaEngine:
         try:
             for start in range(0, len(ids), self._n_batch):
                 stop = min(start + self._n_batch, len(ids))
-                wanted = self._fill(batch, ids, start, stop, first)
+                outputs = self._fill(batch, ids, start, stop, first)
                 self._decode(ctx, batch)
-                if wanted:
+                if outputs:
                     pointer = self._lib.llama_get_logits(ctx)
-                    rows = np.ctypeslib.as_array(pointer, shape=(wanted, self.vocab_size))
+                    rows = np.ctypeslib.as_array(pointer, shape=(outputs, self.vocab_size))
                     parts.append(
                         rows if stop == len(ids) and not parts and not copy else rows.copy()
                     )
@@ -220,12 +232,10 @@ class LlamaEngine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
-        """`logits` of every position, `part` of them at a time.
+        """`logits` of every position, at most `part` of them at a time.
 
-        F32 [part or what is left, vocab_size].
-
-        Each array is llama.cpp's own buffer, valid until the next. Raises UsageError when the ids
-        do not fit.
+        Each array, f32 [≤ part, vocab_size], is llama.cpp's own buffer, valid until the next.
+        Raises UsageError when the ids do not fit the context.
         """
         self._check_ids(ids)
         ctx = self._use("score", part)
@@ -239,17 +249,17 @@ class LlamaEngine:
         batch = self._lib.llama_batch_init(part, 0, 1)
         try:
             for start in range(0, len(ids), part):
-                wanted = self._fill(batch, ids, start, min(start + part, len(ids)), 0)
+                outputs = self._fill(batch, ids, start, min(start + part, len(ids)), 0)
                 self._decode(ctx, batch)
                 yield np.ctypeslib.as_array(
-                    self._lib.llama_get_logits(ctx), shape=(wanted, self.vocab_size)
+                    self._lib.llama_get_logits(ctx), shape=(outputs, self.vocab_size)
                 )
         finally:
             self._lib.llama_batch_free(batch)
 
     @staticmethod
     def _fill(batch: Any, ids: Sequence[int], start: int, stop: int, first: int) -> int:
-        """Put ids [start, stop) into a batch and return for how many of them logits are asked."""
+        """Put ids [start, stop) into a batch; return how many of them give logits."""
         batch.n_tokens = stop - start
         for i, position in enumerate(range(start, stop)):
             batch.token[i] = ids[position]
@@ -279,19 +289,13 @@ class LlamaEngine:
         ids: Sequence[int],
         *,
         max_tokens: int = 128,
-        temperature: float = 0.0,
-        seed: int | None = None,
+        sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
         ignore_eog: bool = False,
     ) -> Iterator[str]:
-        """Continue `ids`, yielding text as it comes; figures are in `last` when it ends.
+        """Continue `ids`, yielding text as it comes; see `Engine.generate`.
 
-        Temperature 0 is greedy. A prompt that starts like the last one keeps that part of the
-        cache. Sampling stays in llama.cpp: no logits come to Python. Raises UsageError when the
-        prompt does not fit the context.
+        Sampling stays in llama.cpp: no logits come to Python.
         """
         if not ids:
             raise UsageError("an empty prompt", expected="at least one token")
@@ -303,45 +307,58 @@ class LlamaEngine:
                 f"a prompt of {len(ids)} tokens in a context of {limit}",
                 todo="use a larger --context",
             )
-        self.last = run = Generation(prompt_tokens=len(ids))
-        sampler = self._sampler(temperature, seed, top_k, top_p, min_p)
-        held = StopText(stop)
+        self.last = stats = GenerationStats(prompt_tokens=len(ids))
+        pending = StopText(stop)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in self._tokens(ctx, list(ids), stats, sampling, max_tokens, ignore_eog):
+            text = pending.push(decoder.decode(self.piece(token)))
+            if text:
+                yield text
+            if pending.stopped:
+                stats.reason = "stop"
+                return
+        if text := pending.push(decoder.decode(b"", final=True)) + pending.rest():
+            yield text
+
+    def _tokens(
+        self,
+        ctx: Any,
+        ids: list[int],
+        stats: GenerationStats,
+        sampling: Sampling,
+        max_tokens: int,
+        ignore_eog: bool,
+    ) -> Iterator[int]:
+        """New tokens after the prompt `ids`; fills `stats`."""
+        sampler = self._sampler(sampling)
         try:
             begin = time.perf_counter()
-            run.reused_tokens = self._read_prompt(ctx, list(ids))
+            stats.reused_tokens = self._read_prompt(ctx, ids)
             token = self._lib.llama_sampler_sample(sampler, ctx, -1)
             prompt_end = time.perf_counter()
-            run.prompt_seconds = run.first_token_seconds = prompt_end - begin
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            one = (ctypes.c_int32 * 1)()
-            batch = self._lib.llama_batch_get_one(one, 1)
+            stats.prompt_seconds = stats.first_token_seconds = prompt_end - begin
+            last_token = (ctypes.c_int32 * 1)()
+            batch = self._lib.llama_batch_get_one(last_token, 1)
+            limit = self._lib.llama_n_ctx(ctx)
             while True:
                 if not ignore_eog and self.eog(token):
-                    run.reason = "eog"
-                    break
-                run.tokens += 1
-                run.seconds = time.perf_counter() - prompt_end
-                text = held.push(decoder.decode(self.piece(token)))
-                if text:
-                    yield text
-                if held.found:
-                    run.reason = "stop"
+                    stats.reason = "eog"
                     return
-                if run.tokens >= max_tokens or len(self._past) >= limit:
-                    run.reason = "length" if run.tokens >= max_tokens else "context"
-                    break
-                one[0] = token
+                stats.tokens += 1
+                stats.seconds = time.perf_counter() - prompt_end
+                yield token
+                if stats.tokens >= max_tokens or len(self._past) >= limit:
+                    stats.reason = "length" if stats.tokens >= max_tokens else "context"
+                    return
+                last_token[0] = token
                 self._decode(ctx, batch)
                 self._past.append(token)
                 token = self._lib.llama_sampler_sample(sampler, ctx, -1)
-            rest = held.push(decoder.decode(b"", final=True)) + held.rest()
-            if rest:
-                yield rest
         finally:
             self._lib.llama_sampler_free(sampler)
 
     def _read_prompt(self, ctx: Any, ids: list[int]) -> int:
-        """Decode the prompt up to its last token and return how many tokens were in the cache already."""
+        """Decode the prompt up to its last token; return how many tokens the cache had already."""
         memory = self._lib.llama_get_memory(ctx)
         keep = 0
         while keep < min(len(self._past), len(ids) - 1) and self._past[keep] == ids[keep]:
@@ -366,19 +383,17 @@ class LlamaEngine:
             self._past += part
         return keep
 
-    def _sampler(
-        self, temperature: float, seed: int | None, top_k: int, top_p: float, min_p: float
-    ) -> Any:
-        lib = self._lib
+    def _sampler(self, sampling: Sampling) -> Any:
+        lib, seed = self._lib, sampling.seed
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        if temperature <= 0:
+        if sampling.temperature <= 0:
             steps = [lib.llama_sampler_init_greedy()]
         else:
             steps = [
-                lib.llama_sampler_init_top_k(top_k),
-                lib.llama_sampler_init_top_p(top_p, 1),
-                lib.llama_sampler_init_min_p(min_p, 1),
-                lib.llama_sampler_init_temp(temperature),
+                lib.llama_sampler_init_top_k(sampling.top_k),
+                lib.llama_sampler_init_top_p(sampling.top_p, 1),
+                lib.llama_sampler_init_min_p(sampling.min_p, 1),
+                lib.llama_sampler_init_temp(sampling.temperature),
                 lib.llama_sampler_init_dist(0xFFFFFFFF if seed is None else seed % 2**32),
             ]
         for step in steps:
@@ -397,4 +412,5 @@ class LlamaEngine:
 
     @cached_property
     def parameters(self) -> int:
+        """Weights of the model, as llama.cpp counts them."""
         return int(self._lib.llama_model_n_params(self._model))

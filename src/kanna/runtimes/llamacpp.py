@@ -17,18 +17,19 @@ from kanna.runtimes.base import Availability
 if TYPE_CHECKING:
     from kanna.runtimes.llama_engine import LlamaEngine
 
-INSTALL = 'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 --no-binary llama-cpp-python'
+INSTALL = (
+    'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 '
+    "--no-binary llama-cpp-python"
+)
 
 CACHES = ("f16", "q8_0", "q4_0")
-"""What keys and values may be kept in, the most exact first.
-
-Llama.cpp takes more, between these.
-"""
+"""Types of cached keys and values, the most exact first; llama.cpp takes more between these."""
 
 # llama.cpp's own limit.
 _MAX_LAYERS = 512
 
 # What the build calls a CPU feature → the CPU flag that makes it possible (Linux spelling).
+# AMX is not among them: its kernels crash on small matrices, and builds are better without.
 _FEATURES = {
     "AVX": "avx",
     "AVX2": "avx2",
@@ -40,7 +41,6 @@ _FEATURES = {
     "AVX512_VBMI": "avx512vbmi",
     "AVX512_VNNI": "avx512_vnni",
     "AVX512_BF16": "avx512_bf16",
-    "AMX_INT8": "amx_int8",
     "NEON": "asimd",
     "FP16_VA": "asimdhp",
     "DOTPROD": "asimddp",
@@ -68,9 +68,8 @@ def library() -> Any:
 def _load() -> Any:
     try:
         import llama_cpp.llama_cpp as lib
-    except (
-        Exception
-    ) as error:  # a wheel for another CPU or a missing shared library: whatever it raises
+    # A wheel for another CPU or a missing shared library may raise anything.
+    except Exception as error:
         raise MissingError(
             f"llama-cpp-python is installed but does not load: {error}", todo=INSTALL
         ) from error
@@ -81,7 +80,7 @@ def _load() -> Any:
 
 def parse_system_info(text: str) -> dict[str, dict[str, str]]:
     """`CPU : AVX = 1 | CUDA : ARCHS = 890 |` → {"CPU": {"AVX": "1"}, "CUDA": {"ARCHS": "890"}}."""
-    found: dict[str, dict[str, str]] = {}
+    flags: dict[str, dict[str, str]] = {}
     backend = "CPU"
     for part in text.split("|"):
         part = part.strip()
@@ -89,8 +88,8 @@ def parse_system_info(text: str) -> dict[str, dict[str, str]]:
             backend, part = (p.strip() for p in part.split(" : ", 1))
         name, equal, value = part.partition("=")
         if equal:
-            found.setdefault(backend, {})[name.strip()] = value.strip()
-    return found
+            flags.setdefault(backend, {})[name.strip()] = value.strip()
+    return flags
 
 
 def judge_build(info: dict[str, dict[str, str]], flags: frozenset[str]) -> dict[str, Any]:
@@ -104,17 +103,32 @@ def judge_build(info: dict[str, dict[str, str]], flags: frozenset[str]) -> dict[
     return {"native": not missing, "features": sorted(used), "missing": missing}
 
 
-class LlamaCpp:
-    """The runtime for GGUF."""
+class LlamaCppRuntime:
+    """llama.cpp, for GGUF files; see `Runtime`."""
 
     name = "llamacpp"
+    title = "llama.cpp"
     extra = "llamacpp"
+    has_thread_setting = True
+    slow_on_cpu = False
+    is_reference = False
 
     def opens(self, path: Path) -> bool:
-        return not path.is_dir()  # of a file the header decides
+        """Any file: its header decides."""
+        return not path.is_dir()
+
+    def trained_context(self, path: Path) -> int | None:
+        """The context length in the metadata."""
+        file = gguf.read(path)
+        length = file.value(f"{file.value('general.architecture')}.context_length")
+        return int(length) if isinstance(length, (int, float)) else None
+
+    def load(self) -> Any:
+        """llama_cpp's C interface; raises MissingError."""
+        return library()
 
     def available(self) -> Availability:
-        """Never raises: an absent or broken installation is `ok=False` with the command that installs it."""
+        """Version and build; `ok=False` with the command that installs it where it is absent."""
         try:
             lib = library()
         except MissingError as error:
@@ -125,7 +139,8 @@ class LlamaCpp:
         version = getattr(sys.modules["llama_cpp"], "__version__", "")
         remark = ""
         if not build["native"]:
-            remark = f"generic build: this CPU also has {', '.join(build['missing'])}; a native build generates faster"
+            missing = ", ".join(build["missing"])
+            remark = f"generic build: this CPU also has {missing}; a native build generates faster"
         return Availability(
             ok=True,
             version=f"llama-cpp-python {version}, libllama {lib.llama_version().decode()}",
@@ -146,12 +161,11 @@ class LlamaCpp:
         cache: str = "f16",
         mmap: bool = True,
     ) -> LlamaEngine:
-        """Load a GGUF.
-
-        Raises MissingError, FormatError, UsageError.
+        """Load a GGUF; see `Runtime.open`. Raises MissingError, FormatError, UsageError.
 
         Args:
-            context: In tokens; 0: as trained.
+            path: The file, or the first of a split one.
+            context: Tokens of prompt and answer together; 0: as trained.
             threads: None: one per physical core.
             gpu_layers: None: llama.cpp's own choice.
             vocab_only: Load the tokenizer alone.
@@ -182,9 +196,9 @@ class LlamaCpp:
 
 
 def check_header(path: Path) -> None:
-    """Let our own parser refuse a broken file first.
+    """Raise FormatError for a broken file.
 
-    It has bounds where llama.cpp may abort the process.
+    Our own parser reads it first: it has bounds where llama.cpp may abort the process.
     """
     with path.open("rb") as file:
         magic = file.read(4)
@@ -193,18 +207,15 @@ def check_header(path: Path) -> None:
             f"{path} starts with {magic!r}", expected="b'GGUF': a file that llama.cpp can load"
         )
     file = gguf.read(path)
-    wrong = _fatal(file, file.value("general.architecture"))
-    if wrong:
+    reason = _fatal(file, file.value("general.architecture"))
+    if reason:
         raise FormatError(
-            f"{path} would end llama.cpp: {wrong}", todo="convert again from the original model"
+            f"{path} would end llama.cpp: {reason}", todo="convert again from the original model"
         )
 
 
 def _fatal(file: gguf.GGUFFile, arch: object) -> str:
-    """What makes llama.cpp abort the process instead of refusing the file.
-
-    Empty when nothing does.
-    """
+    """Why llama.cpp would abort the process instead of refusing the file; "" if it would not."""
     layers = file.value(f"{arch}.block_count")
     if isinstance(layers, int) and not 1 <= layers <= _MAX_LAYERS and file.tensors:
         return f"{arch}.block_count is {layers}"
@@ -219,4 +230,4 @@ def _fatal(file: gguf.GGUFFile, arch: object) -> str:
     return ""
 
 
-RUNTIME = LlamaCpp()
+RUNTIME = LlamaCppRuntime()

@@ -10,7 +10,7 @@ from kanna.formats import mlx, safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
 from kanna.runtimes.base import Availability
-from kanna.runtimes.folder_text import read_json
+from kanna.runtimes.folder_text import read_json, trained_context
 
 if TYPE_CHECKING:
     from kanna.runtimes.mlx_engine import MlxEngine
@@ -19,16 +19,26 @@ INSTALL = 'pip install "kanna[mlx]"'
 _NEEDED = ("mlx", "mlx-lm")
 
 
-class Mlx:
-    """The runtime for MLX folders."""
+class MlxRuntime:
+    """mlx-lm, for MLX folders; see `Runtime`."""
 
     name = "mlx"
+    title = "mlx-lm"
     extra = "mlx"
+    has_thread_setting = False
+    slow_on_cpu = True
+    is_reference = False
 
     def opens(self, path: Path) -> bool:
+        """A folder that mlx-lm or kanna wrote."""
         return path.is_dir() and mlx.is_folder(path)
 
+    def trained_context(self, path: Path) -> int | None:
+        """The context length in config.json."""
+        return trained_context(path)
+
     def available(self) -> Availability:
+        """Version; `ok=False` with the command that installs it where it is absent."""
         return _packages.available(_NEEDED, INSTALL)
 
     def load(self) -> list[Any]:
@@ -59,13 +69,13 @@ class Mlx:
 
 
 def check(path: Path) -> None:
-    """Raise KannaError for what headers tell is wrong.
+    """Raise KannaError for a folder whose headers do not fit together.
 
-    Mlx-lm loads such a folder, and fails at its first token.
+    mlx-lm loads such a folder, and fails at its first token.
     """
     config, tensors = read_json(path / "config.json"), safetensors.read_folder(path)
     if mlx.is_mlx(config):
         mlx.unpacked(tensors, config)
 
 
-RUNTIME = Mlx()
+RUNTIME = MlxRuntime()

@@ -14,14 +14,14 @@ import numpy as np
 
 from kanna.errors import FormatError
 from kanna.model import F32
-from kanna.runtimes._stepped import SteppedEngine
 from kanna.runtimes.folder_text import FolderText, read_json
+from kanna.runtimes.stepped import SteppedEngine
 
 
 class MlxEngine(SteppedEngine):
     """One model; see `Engine`.
 
-    Mlx has no setting for threads: `threads` says what was asked for.
+    mlx has no setting for threads: `threads` is what was asked for.
     """
 
     def __init__(self, mx: Any, mlx_lm: Any, path: Path, *, context: int, threads: int) -> None:
@@ -59,6 +59,7 @@ class MlxEngine(SteppedEngine):
         )
 
     def forward(self, ids: Sequence[int], keep: int) -> F32:
+        """Logits after the last `keep` of `ids`; see `SteppedEngine`."""
         mx = self._mx
         if not self._cache:
             self._cache = self._caches.make_prompt_cache(self._model)
@@ -70,6 +71,7 @@ class MlxEngine(SteppedEngine):
         return np.array(logits[len(ids) - keep :].astype(mx.float32))
 
     def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens of the cache, where it can go back."""
         if length < self._length:
             if length and self._caches.can_trim_prompt_cache(self._cache):
                 self._caches.trim_prompt_cache(self._cache, self._length - length)
@@ -79,7 +81,7 @@ class MlxEngine(SteppedEngine):
         return self._length
 
     def memory(self) -> dict[str, int]:
-        """Bytes of the weights, of the cache for the whole context, and of the logits of a token."""
+        """Bytes of the weights, of the cache for the context, and of the logits of a token."""
         from mlx.utils import tree_flatten
 
         config = self._config
@@ -94,5 +96,6 @@ class MlxEngine(SteppedEngine):
         return {"weights": weights, "kv": cache, "output": number * self.vocab_size}
 
     def free(self) -> None:
+        """Let go of the model."""
         self._model, self._cache = None, []
         self._mx.clear_cache()

@@ -1,6 +1,6 @@
 """onnxruntime, unmodified.
 
-Runs the folders that onnxruntime-genai loads, by the same graph and the same kernels.
+It runs the folders that onnxruntime-genai loads, with the same graph and the same kernels.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def _load() -> Any:
     try:
         import onnx
         import onnxruntime
-    except (
-        Exception
-    ) as error:  # a wheel for another CPU or a missing shared library: whatever it raises
+    # A wheel for another CPU or a missing shared library may raise anything.
+    except Exception as error:
         raise MissingError(
             f"onnxruntime is installed but does not load: {error}", todo=INSTALL
         ) from error
@@ -47,25 +46,38 @@ def _load() -> Any:
     return onnxruntime
 
 
-class Onnx:
-    """The runtime for ONNX folders."""
+class OnnxRuntime:
+    """onnxruntime, for ONNX folders; see `Runtime`."""
 
     name = "onnx"
+    title = "onnxruntime"
     extra = "onnx"
+    has_thread_setting = True
+    slow_on_cpu = False
+    is_reference = False
 
     def opens(self, path: Path) -> bool:
+        """A folder with the graph of a decoder or an encoder."""
         return files.is_onnx(path)
 
+    def trained_context(self, path: Path) -> int | None:
+        """The context length in genai_config.json."""
+        length = files.read_folder(path).model.get("context_length")
+        return int(length) if isinstance(length, (int, float)) else None
+
+    def load(self) -> Any:
+        """onnxruntime, telemetry off; raises MissingError."""
+        return library()
+
     def available(self) -> Availability:
-        """Never raises: an absent or broken installation is `ok=False` with the command that installs it."""
+        """Version and devices; `ok=False` with the command that installs it where it is absent."""
         try:
             lib = library()
         except MissingError as error:
             return Availability(ok=False, how_to_install=INSTALL, remark=error.found)
         names = [n.removesuffix("ExecutionProvider") for n in lib.get_available_providers()]
-        backends = sorted(
-            n for n in names if n != "Azure"
-        )  # calls a service: nothing is computed here
+        # Azure's provider calls a service: nothing is computed here.
+        backends = sorted(n for n in names if n != "Azure")
         return Availability(ok=True, version=f"onnxruntime {lib.__version__}", backends=backends)
 
     def open(
@@ -76,14 +88,7 @@ class Onnx:
         threads: int | None = None,
         gpu_layers: int | None = None,
     ) -> OnnxEngine:
-        """Load a decoder's folder on the CPU.
-
-        Raises MissingError, FormatError, UsageError.
-
-        Args:
-            context: In tokens; 0: as trained.
-            threads: None: one per physical core.
-        """
+        """Load a decoder's folder on the CPU. Raises MissingError, FormatError, UsageError."""
         path = Path(path)
         lib = library()
         if context < 0:
@@ -92,7 +97,7 @@ class Onnx:
             raise FormatError(
                 f"{path} is no ONNX folder", expected="a folder with genai_config.json"
             )
-        found = files.read_folder(path)
+        folder = files.read_folder(path)
         if files.is_encoder(path):
             raise FormatError(
                 f"{path} has no genai_config.json: it generates no text",
@@ -100,7 +105,7 @@ class Onnx:
             )
         from kanna.runtimes.onnx_engine import OnnxEngine
 
-        return OnnxEngine(lib, path, found, context=context, threads=threads or default_threads())
+        return OnnxEngine(lib, path, folder, context=context, threads=threads or default_threads())
 
     def open_encoder(self, path: str | Path, *, threads: int | None = None) -> OnnxEncoder:
         """Load an encoder's folder on the CPU. Raises MissingError, FormatError."""
@@ -110,4 +115,4 @@ class Onnx:
         return OnnxEncoder(lib, path, files.read_folder(path), threads=threads or default_threads())
 
 
-RUNTIME = Onnx()
+RUNTIME = OnnxRuntime()

@@ -16,7 +16,12 @@ from kanna.runtimes.onnx_engine import session
 
 
 class OnnxEncoder:
-    """One encoder; a context manager. seconds: of the last `hidden`."""
+    """One encoder; a context manager.
+
+    Attributes:
+        longest: Tokens it takes at most.
+        seconds: Time of the last `hidden`.
+    """
 
     def __init__(self, lib: Any, path: Path, folder: Folder, *, threads: int) -> None:
         self.path, self.threads, self._folder = path, threads, folder
@@ -38,26 +43,27 @@ class OnnxEncoder:
     def hidden(self, ids: Sequence[int]) -> F32:
         """Hidden states of one text, f32 [tokens, hidden]."""
         row = np.array([ids], np.int64)
-        known = {
+        inputs = {
             "input_ids": row,
             "attention_mask": np.ones_like(row),
             "token_type_ids": np.zeros_like(row),
         }
         begin = time.perf_counter()
-        out = self._session.run(None, {n: known[n] for n in self._inputs})[0]
+        out = self._session.run(None, {n: inputs[n] for n in self._inputs})[0]
         self.seconds = time.perf_counter() - begin
         return out[0]
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text, framed and cut as the model takes them."""
-        found = self.text.tokenize(text, add_bos=True)
-        return found if len(found) <= self.longest else [*found[: self.longest - 1], found[-1]]
+        ids = self.text.tokenize(text, add_bos=True)
+        return ids if len(ids) <= self.longest else [*ids[: self.longest - 1], ids[-1]]
 
     def embed(self, texts: Sequence[str]) -> F32:
         """One vector of length 1 per text, f32 [texts, hidden], pooled as the folder says."""
         return np.stack([pool(self.hidden(self.ids(t)), first=self._first_token) for t in texts])
 
     def memory(self) -> dict[str, int]:
+        """Bytes of the weights on disk."""
         return {"weights": self._folder.nbytes}
 
 

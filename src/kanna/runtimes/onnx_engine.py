@@ -1,4 +1,4 @@
-"""A decoder's graph in an onnxruntime session, its cache in buffers that the attention writes in place."""
+"""A decoder's graph in an onnxruntime session, with cache buffers that are written in place."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import numpy as np
 from kanna.errors import FormatError, KannaError
 from kanna.formats.onnx.files import Folder, rope_edge
 from kanna.model import F32
-from kanna.runtimes._stepped import PROMPT_BATCH, SteppedEngine
 from kanna.runtimes.folder_text import FolderText
+from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
 
 _CACHE = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def session(lib: Any, graph: Path, threads: int) -> Any:
-    """A session on the CPU with that many threads.
-
-    FormatError with the runtime's own words when it refuses.
-    """
+    """A session on the CPU. Raises FormatError with the runtime's own words when it refuses."""
     options = lib.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -29,9 +26,9 @@ def session(lib: Any, graph: Path, threads: int) -> Any:
     try:
         return lib.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base but RuntimeError and Exception
-        said = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())[:400]
         raise FormatError(
-            f"onnxruntime cannot load {graph}: {said}",
+            f"onnxruntime cannot load {graph}: {reason}",
             expected="operators and types that the CPU runs",
             todo="convert again, with another preset where an operator or a type is missing",
         ) from error
@@ -86,12 +83,12 @@ class OnnxEngine(SteppedEngine):
     def _bound(self) -> Any:
         """The cache, made when it is first needed, bound as past and as present at once."""
         if self._binding is None:
-            one, heads, _, size = self._shape
+            batch, heads, _, size = self._shape
             self._binding = self._session.io_binding()
             self._binding.bind_output(self._names["logits"], "cpu")
             for past, present in self._pairs:
                 buffer = self._lib.OrtValue.ortvalue_from_numpy(
-                    np.zeros((one, heads, self.context, size), self._dtype)
+                    np.zeros((batch, heads, self.context, size), self._dtype)
                 )
                 self._cache.append(buffer)
                 self._binding.bind_ortvalue_input(past, buffer)
@@ -99,6 +96,7 @@ class OnnxEngine(SteppedEngine):
         return self._binding
 
     def forward(self, ids: Sequence[int], keep: int) -> F32:
+        """Logits after the last `keep` of `ids`; see `SteppedEngine`."""
         binding, stop = self._bound(), self._length + len(ids)
         binding.bind_cpu_input(self._names["input_ids"], np.array([ids], np.int64))
         for name, value in (
@@ -125,11 +123,12 @@ class OnnxEngine(SteppedEngine):
         )
 
     def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens of the cache, where it can go back."""
         self._length = min(self._length, length)
         return self._length
 
     def memory(self) -> dict[str, int]:
-        """Bytes of the weights as they lie on disk, of the cache, and of the logits of one batch of the prompt."""
+        """Bytes of the weights on disk, of the cache, and of the logits of one batch."""
         self._bound()
         batch = min(PROMPT_BATCH, self.context)
         cache = (
@@ -142,6 +141,7 @@ class OnnxEngine(SteppedEngine):
         return {"weights": self._folder.nbytes, "kv": cache, "output": batch * self.vocab_size * 4}
 
     def free(self) -> None:
+        """Let go of the model."""
         self._binding, self._cache, self._session = None, [], None
 
 

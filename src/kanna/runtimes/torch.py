@@ -1,7 +1,4 @@
-"""transformers in float32, unmodified.
-
-Runs Hugging Face folders, and is the reference that all runtimes share.
-"""
+"""transformers in float32: runs Hugging Face folders, and is the reference of all runtimes."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from kanna.errors import FormatError, UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
 from kanna.runtimes.base import Availability
+from kanna.runtimes.folder_text import trained_context
 
 if TYPE_CHECKING:
     from kanna.runtimes.torch_engine import TorchEngine
@@ -20,22 +18,32 @@ INSTALL = 'pip install "kanna[torch]"'
 _NEEDED = ("torch", "transformers")
 
 
-class Torch:
-    """The runtime for Hugging Face folders."""
+class TorchRuntime:
+    """transformers, for Hugging Face folders; see `Runtime`."""
 
     name = "torch"
+    title = "transformers"
     extra = "torch"
+    has_thread_setting = True
+    slow_on_cpu = False
+    is_reference = True
 
     def opens(self, path: Path) -> bool:
+        """A folder with config.json and safetensors files."""
         return (
             path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
         )
 
+    def trained_context(self, path: Path) -> int | None:
+        """The context length in config.json."""
+        return trained_context(path)
+
     def available(self) -> Availability:
+        """Version; `ok=False` with the command that installs it where it is absent."""
         return _packages.available(_NEEDED, INSTALL)
 
     def load(self) -> list[Any]:
-        """torch and transformers; raises MissingError."""
+        """PyTorch and transformers; raises MissingError."""
         return _packages.load(self.available(), ("torch", "transformers"), self.name, INSTALL)
 
     def open(
@@ -46,10 +54,7 @@ class Torch:
         threads: int | None = None,
         gpu_layers: int | None = None,
     ) -> TorchEngine:
-        """Load a Hugging Face folder in float32 on the CPU.
-
-        Raises MissingError, FormatError, UsageError.
-        """
+        """Load a folder in float32 on the CPU. Raises MissingError, FormatError, UsageError."""
         path = Path(path)
         torch, transformers = self.load()
         if context < 0:
@@ -65,4 +70,4 @@ class Torch:
         )
 
 
-RUNTIME = Torch()
+RUNTIME = TorchRuntime()

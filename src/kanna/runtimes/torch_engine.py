@@ -12,8 +12,8 @@ import numpy as np
 
 from kanna.errors import FormatError
 from kanna.model import F32
-from kanna.runtimes._stepped import SteppedEngine
 from kanna.runtimes.folder_text import FolderText, read_json
+from kanna.runtimes.stepped import SteppedEngine
 
 
 class TorchEngine(SteppedEngine):
@@ -58,6 +58,7 @@ class TorchEngine(SteppedEngine):
             self.rope_edge = int(rope["original_max_position_embeddings"])
 
     def forward(self, ids: Sequence[int], keep: int) -> F32:
+        """Logits after the last `keep` of `ids`; see `SteppedEngine`."""
         torch = self._torch
         if self._cache is None:
             self._cache = self._transformers.DynamicCache(config=self._model.config)
@@ -74,6 +75,7 @@ class TorchEngine(SteppedEngine):
         return rows if keep else rows[:0]
 
     def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens of the cache, where it can go back."""
         # Layers with a window forget what left it, and cannot go back.
         if (
             length == 0
@@ -103,11 +105,13 @@ class TorchEngine(SteppedEngine):
         }
 
     def free(self) -> None:
+        """Let go of the model."""
         self._model = self._cache = None
 
 
 @contextmanager
 def quiet(transformers: Any) -> Generator[None, None, None]:
+    """Keep transformers from printing warnings and progress meanwhile."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

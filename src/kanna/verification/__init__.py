@@ -153,7 +153,7 @@ def _in_runtime(
 ) -> list[Check]:
     """The checks that need the artefact's runtime."""
     runtime = runtimes.of(artefact)
-    if runtime.name == "torch":
+    if runtime.is_reference:
         # A Hugging Face folder runs as the float32 GGUF that it makes: what is proved is its
         # weights and tokenizer.
         runtime = LLAMA

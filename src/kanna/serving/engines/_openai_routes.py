@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from kanna.runtimes.llama_engine import StopText
+from kanna.runtimes.sampling import StopText
 from kanna.serving import sse
 from kanna.serving.engines._grammar import grammar_of
 from kanna.serving.engines._http_server import BadRequestError, json_response, serve
@@ -175,9 +175,9 @@ class OpenAiRoutes:
                 else:
                     waiting.append(token)
                     text = stop_text.push(decoder.step(token.id))
-                if ended and not stop_text.found:
+                if ended and not stop_text.stopped:
                     text += stop_text.push(decoder.flush())
-                if stop_text.found:
+                if stop_text.stopped:
                     yield TextDelta(text=text, tokens=waiting, finish_reason="stop")
                     return
                 if ended:

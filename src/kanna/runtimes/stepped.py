@@ -1,7 +1,4 @@
-"""An engine over a runtime that does one thing.
-
-Logits after more tokens, with a cache of those before.
-"""
+"""The part of an engine shared by runtimes that only compute logits after more tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ import numpy as np
 
 from kanna.errors import UsageError
 from kanna.model import F32
-from kanna.runtimes._sampling import StopText, sampler
-from kanna.runtimes.base import Generation
+from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
 from kanna.runtimes.folder_text import FolderText
+from kanna.runtimes.sampling import StopText, sampler
 
 # Tokens per call while a prompt is read, as for llama.cpp: large enough for speed, small enough
 # that Ctrl-C is heard.
@@ -24,7 +21,7 @@ PROMPT_BATCH = 512
 
 
 class SteppedEngine(ABC):
-    """A loaded folder. A subclass gives `forward`, `rewind`, `memory` and `free`.
+    """A loaded folder; see `Engine`. A subclass gives `forward`, `rewind`, `memory` and `free`.
 
     Attributes:
         vocab_size: Columns of the logits.
@@ -49,30 +46,30 @@ class SteppedEngine(ABC):
         self.context = min(context or trained_context or 4096, trained_context or context or 4096)
         self.bos, self.eos, self.adds_bos = text.bos, text.eos, text.adds_bos
         self.chat_template = text.chat_template
-        self.last = Generation()
+        self.last = GenerationStats()
         self.rope_edge = 0
         self._past: list[int] = []
         self._closed = False
 
     @abstractmethod
     def forward(self, ids: Sequence[int], keep: int) -> F32:
-        """Read `ids` after what is in the cache.
+        """Read `ids` after what is in the cache; return the logits after the last `keep` of them.
 
-        Logits after the last `keep` of them, f32 [keep, vocab_size].
+        Returns:
+            f32 [keep, vocab_size].
         """
 
     @abstractmethod
     def rewind(self, length: int) -> int:
-        """Keep only the first `length` tokens of the cache, or fewer where it cannot.
-
-        How many are left.
-        """
+        """Keep the first `length` tokens of the cache, or fewer; return how many it kept."""
 
     @abstractmethod
-    def memory(self) -> dict[str, int]: ...
+    def memory(self) -> dict[str, int]:
+        """Bytes by purpose: weights, kv, compute, output."""
 
     @abstractmethod
-    def free(self) -> None: ...
+    def free(self) -> None:
+        """Let go of the model; called once."""
 
     def close(self) -> None:
         """Free the model; may be called twice."""
@@ -87,10 +84,7 @@ class SteppedEngine(ABC):
         self.close()
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
-        """Token ids. `add_bos` adds what the model asks for.
-
-        `special` reads `<|im_start|>` and the like as tokens.
-        """
+        """Token ids; see `Engine.tokenize`."""
         return self.text.tokenize(text, add_bos=add_bos, special=special)
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
@@ -110,10 +104,7 @@ class SteppedEngine(ABC):
             )
 
     def logits(self, ids: Sequence[int], *, first: int = 0, copy: bool = True) -> F32:
-        """Logits after each of `ids` from position `first`, f32 [len(ids) - first, vocab_size].
-
-        From an empty cache.
-        """
+        """Logits from an empty cache, f32 [len(ids) - first, vocab_size]; see `Engine.logits`."""
         if not ids or not 0 <= first < len(ids):
             raise UsageError(
                 f"{len(ids)} ids from position {first}", expected="at least one position to score"
@@ -137,10 +128,7 @@ class SteppedEngine(ABC):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _edges(self, edges: set[int]) -> list[int]:
-        """Where the reading of a text is cut.
-
-        Not before the rope's edge where the text goes beyond it.
-        """
+        """Where the reading of a text is cut: not before the rope's edge if it goes beyond it."""
         start, *rest = sorted(edges)
         return [start, *(e for e in rest if e > self.rope_edge or rest[-1] <= self.rope_edge)]
 
@@ -149,19 +137,11 @@ class SteppedEngine(ABC):
         ids: Sequence[int],
         *,
         max_tokens: int = 128,
-        temperature: float = 0.0,
-        seed: int | None = None,
+        sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
         ignore_eog: bool = False,
     ) -> Iterator[str]:
-        """Continue `ids`, yielding text as it comes; figures are in `last` when it ends.
-
-        Temperature 0 is greedy. A prompt that starts like the last one keeps that part of the
-        cache. Raises UsageError when the prompt does not fit the context.
-        """
+        """Continue `ids`, yielding text as it comes; see `Engine.generate`."""
         if not ids:
             raise UsageError("an empty prompt", expected="at least one token")
         self._check(ids)
@@ -170,44 +150,43 @@ class SteppedEngine(ABC):
                 f"a prompt of {len(ids)} tokens in a context of {self.context}",
                 todo="use a larger --context",
             )
-        self.last = run = Generation(prompt_tokens=len(ids))
-        pick = sampler(temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p)
-        held = StopText(stop)
-        tokens = self._tokens(list(ids), run, pick, max_tokens, ignore_eog)
+        self.last = stats = GenerationStats(prompt_tokens=len(ids))
+        pending = StopText(stop)
+        tokens = self._tokens(list(ids), stats, sampler(sampling), max_tokens, ignore_eog)
         for piece in self.text.stream(ids, tokens):
-            shown = held.push(piece)
-            if shown:
-                yield shown
-            if held.found:
-                run.reason = "stop"
+            visible = pending.push(piece)
+            if visible:
+                yield visible
+            if pending.stopped:
+                stats.reason = "stop"
                 return
-        if rest := held.rest():
+        if rest := pending.rest():
             yield rest
 
     def _tokens(
         self,
         ids: list[int],
-        run: Generation,
+        stats: GenerationStats,
         pick: Callable[[F32], int],
         max_tokens: int,
         ignore_eog: bool,
     ) -> Iterator[int]:
         begin = time.perf_counter()
-        run.reused_tokens, row = self._read_prompt(ids)
+        stats.reused_tokens, row = self._read_prompt(ids)
         token = pick(row)
         prompt_end = time.perf_counter()
-        run.prompt_seconds = run.first_token_seconds = prompt_end - begin
+        stats.prompt_seconds = stats.first_token_seconds = prompt_end - begin
         while True:
             if not ignore_eog and self.eog(token):
-                run.reason = "eog"
+                stats.reason = "eog"
                 return
-            run.tokens += 1
-            run.seconds = time.perf_counter() - prompt_end
+            stats.tokens += 1
+            stats.seconds = time.perf_counter() - prompt_end
             full = len(self._past) >= self.context
-            # Said before the token goes out: whoever reads it may stop there.
-            run.reason = "length" if run.tokens >= max_tokens else "context" if full else ""
+            # Set before the token goes out, since the caller may stop there.
+            stats.reason = "length" if stats.tokens >= max_tokens else "context" if full else ""
             yield token
-            if run.reason:
+            if stats.reason:
                 return
             if len(self._past) == self.rope_edge:
                 row = self._read_prompt([*self._past, token])[1]
@@ -217,10 +196,7 @@ class SteppedEngine(ABC):
             token = pick(row)
 
     def _read_prompt(self, ids: list[int]) -> tuple[int, F32]:
-        """Read the prompt up to its last token.
-
-        How many tokens were in the cache already, and the last logits.
-        """
+        """Read a prompt; return how many tokens the cache had already, and the last logits."""
         keep = 0
         while keep < min(len(self._past), len(ids) - 1) and self._past[keep] == ids[keep]:
             keep += 1
