@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from kanna.errors import UnsupportedError
@@ -15,16 +16,13 @@ from kanna.errors import UnsupportedError
 
 @cache
 def _installed() -> Any:
-    """Every entry point there is.
-
-    Looked up once, since it reads the metadata of everything installed.
-    """
+    """Every entry point there is, looked up once: it takes the metadata of all that is installed."""
     return entry_points()
 
 
 @cache
 def _foreign(package: str) -> dict[str, EntryPoint]:
-    """Components of third parties."""
+    """Components of third parties: entry points of the group that is named like `package`."""
     return {e.name: e for e in _installed().select(group=package)}
 
 
@@ -60,3 +58,9 @@ def load(package: str, name: str, export: str) -> Any:
     if entry := _foreign(package).get(name):
         return entry.load()
     return getattr(importlib.import_module(f"{package}.{name}"), export)
+
+
+def module(package: str, name: str) -> ModuleType:
+    """The module that holds the component `name`, of ours or of a third party."""
+    entry = _foreign(package).get(name)
+    return importlib.import_module(entry.module if entry else f"{package}.{name}")

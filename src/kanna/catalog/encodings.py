@@ -23,7 +23,7 @@ _KIND = "encodings"
 
 def _find() -> Iterator[Component]:
     for name in encodings.names():
-        module = importlib.import_module(f"{encodings.__name__}.{name}")
+        module = plugins.module(encodings.__name__, name)
         yield of_module(
             _KIND, name, module, "ENCODING", facts=_facts(encodings.get(name)), **_extra(module)
         )

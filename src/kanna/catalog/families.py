@@ -6,11 +6,11 @@ be requantized.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
 from kanna import families
+from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, Option, of_module, plain
 from kanna.families.base import Family
 from kanna.formats.onnx import build, encoder
@@ -19,7 +19,7 @@ from kanna.formats.onnx import build, encoder
 def _find() -> Iterator[Component]:
     for name in families.names():
         family = families.get(name)
-        module = importlib.import_module(f"{families.__name__}.{name}")
+        module = plugins.module(families.__name__, name)
         yield of_module(
             "families", name, module, "FAMILY", options=_keys(family), facts=_facts(family)
         )

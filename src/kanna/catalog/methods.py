@@ -5,10 +5,10 @@ Named by `--method`, and in rules of a plan file.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
 from kanna import methods
+from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, of_module, options
 
 
@@ -18,7 +18,7 @@ def _find() -> Iterator[Component]:
         yield of_module(
             "methods",
             name,
-            importlib.import_module(f"{methods.__name__}.{name}"),
+            plugins.module(methods.__name__, name),
             "METHOD",
             summary=method.summary[0].upper() + method.summary[1:],
             options=options(methods.Inputs),
