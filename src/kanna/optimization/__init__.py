@@ -1,4 +1,4 @@
-"""Optimize: the artefact closest to the source among all that a stock runtime loads within a budget."""
+"""Optimize: the artefact closest to the source that a stock runtime loads within a budget."""
 
 from __future__ import annotations
 
@@ -47,13 +47,8 @@ def optimize(
 ) -> OptimizeResult:
     """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
 
-    One of size (bytes of the file), bpw (bits per weight of the file), like (the size of a preset)
-    and memory (bytes that weights, cache and buffers may take in llama.cpp at `context` tokens, the
-    encoding of the cache chosen too).
-
-    Raises UsageError, PlanError (with the feasible range), MissingError without torch or llama.cpp.
-    Every stage is kept: an interrupted run goes on, and another budget for the same source needs no
-    calibration.
+    Exactly one of size, bpw, like and memory is given. The result of every stage is a file: an
+    interrupted run goes on, and another budget for the same source needs no calibration.
 
     Args:
         source: What is converted.
@@ -61,12 +56,11 @@ def optimize(
         size: Bytes of the file.
         bpw: Bits per weight of the whole file.
         like: A preset, whose size is the budget.
-        memory: Bytes of llama.cpp with its cache full.
+        memory: Bytes that weights, cache and buffers may take in llama.cpp; the encoding of the
+            cache is chosen, too.
         context: Tokens of that cache.
-        windows: Of 512 tokens to evaluate; None: as `evaluate` does.
-        threads: None: one per physical core.
-        calibration, tokens, device: As for `calibrate`, whose statistics are kept in `out` and used
-            again.
+        calibration: Texts to calibrate on, as for `calibrate`.
+        tokens: To calibrate on.
         effort: `fast` trusts predictions; `balanced` corrects them by measuring every kind of
             tensor in the runtime; `max` then tries swaps of encodings there until none gains (GGUF
             alone), and tunes scales and norms.
@@ -74,8 +68,20 @@ def optimize(
         exclude: Encodings not to be used.
         rules: Pattern → encoding.
         text: What the result is evaluated on; None: the WikiText-2 test set.
+        windows: Of 512 tokens to evaluate; None: as `evaluate` does.
+        device: Where to calibrate and tune; None: an accelerator when there is one.
+        threads: None: one per physical core.
+        revision: Branch, tag or commit of a hub id.
+        offline: Use only what is on this machine already.
         format: `gguf` (the default), `onnx`, whose budget counts every file of the folder, or
             `mlx`, whose budget counts the weight files.
+        progress: Where to report.
+        remark: Is given one line when a stage has ended.
+
+    Raises:
+        UsageError: The request contradicts itself or the source.
+        PlanError: The budget is below the smallest artefact; it names the feasible range.
+        MissingError: torch or the runtime is not installed.
     """
     if format is not None and format not in adapters.names():
         raise UsageError(

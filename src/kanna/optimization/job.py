@@ -219,7 +219,7 @@ def _remove_scratch(folder: Path) -> None:
 
 
 def budget_of(job: Job, adapter: Adapter) -> Budget:
-    """What the user allows, in bytes; a preset is as large as the statistics of the adapter make it."""
+    """What the user allows, in bytes; a preset is sized with the statistics of the adapter."""
     request = job.request
     if job.memory is not None:
         return job.memory.budget

@@ -1,4 +1,4 @@
-"""Files scored on windows of calibration text that nothing was fitted to, against the source in float32."""
+"""Files scored against the source in float32, on calibration text that nothing was fitted to."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class HeldOutWindows:
         trial: Decisions are made on these.
         proof: Only the report reads these.
         rest: All that are beyond both.
-        fitted: Whether there was no such text, so that `trial` and `proof` are the windows that were
-            held out of the statistics.
+        fitted: Whether there was no such text, so that `trial` and `proof` are the windows that
+            were held out of the statistics.
     """
 
     trial: list[Window]
@@ -77,8 +77,8 @@ def held_out(model: Model, calibration: Sequence[str | Path] | None, tokens: int
 class KLScorer:
     """Scores files in llama.cpp on the same windows, as a context manager.
 
-    The reference reads each window once. Its logits lie in a temporary folder: half of the positions
-    of each window × vocabulary × 4 bytes.
+    The reference reads each window once. Its logits lie in a temporary folder: half of the
+    positions of each window × vocabulary × 4 bytes.
     """
 
     def __init__(self, workspace: Workspace, windows: Sequence[Window]) -> None:

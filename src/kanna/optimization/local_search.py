@@ -1,8 +1,9 @@
 """Other plans of the same size, decided by what the runtime measures on text nothing was fitted to.
 
-Each trial moves a group of costs (moves.py), allocates again within the same bytes, encodes what changed, and scores
-the file window by window against the best so far. It is kept when the divergence falls by more than its standard error
-over the windows, and left early when they agree that it rises. The state lies in swaps.json, keyed by what it depends on.
+Each trial moves a group of costs (moves.py), allocates again within the same bytes, encodes what
+changed, and scores the file window by window against the best so far. It is kept when the
+divergence falls by more than its standard error over the windows, and left early when they agree
+that it rises. The state lies in swaps.json, keyed by what it depends on.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ class LocalSearch:
                 progress.advance(1, f"{move[0]}: {np.mean(state.scores):.5f} nats")
 
     def _next(self) -> tuple[str, float] | None:
-        """The next move; another round when the last one kept any, None when nothing gains any more."""
+        """The next move; another round when the last one gained, None when nothing gains."""
         state = self.state
         if not state.queue and state.gained:
             state.queue, state.gained = first_moves(self._groups), False

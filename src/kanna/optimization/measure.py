@@ -1,4 +1,4 @@
-"""What each encoding would cost each tensor: errors of some rows on held-out inputs, by how much they matter."""
+"""What each encoding would cost each tensor: errors on held-out inputs, by how much they matter."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encod
 
     Args:
         tensor: A matrix.
-        names: The candidates; None: CANDIDATES, and the encoding whose grid the tensor lies on already.
+        names: The candidates; None: CANDIDATES, and the encoding whose grid the tensor lies on.
     """
     if names is None:
         grid = grid_detection.recognise(tensor)

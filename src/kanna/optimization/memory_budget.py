@@ -1,7 +1,8 @@
-"""What `--memory` leaves for weights, and the proof: a stock llama.cpp with them loaded and its cache full.
+"""What `--memory` leaves for weights, and the proof: llama.cpp with them and its cache full.
 
-What is taken beside the weights is asked of llama.cpp itself, for every encoding its cache may have. A smaller cache
-leaves more bytes for weights and costs some divergence of its own: both are known before one is chosen.
+What is taken beside the weights is asked of llama.cpp itself, for every encoding its cache may
+have. A smaller cache leaves more bytes for weights and costs some divergence of its own: both are
+known before one is chosen.
 """
 
 from __future__ import annotations
@@ -117,15 +118,17 @@ class MemoryBudget:
     @property
     def budget(self) -> Budget:
         """What the chosen cache leaves for the file."""
-        words = f"{format_size(self.memory)} of memory at {self.context} tokens, cache in {self.chosen.cache}"
+        limit = f"{format_size(self.memory)} of memory at {self.context} tokens"
+        words = f"{limit}, cache in {self.chosen.cache}"
         return Budget(nbytes=self.chosen.nbytes, words=words)
 
     def _check(self) -> None:
         widest, exact = max(self.options, key=lambda o: o.nbytes), self.options[0]
         if widest.nbytes < self._feasible.least:
             raise PlanError(
-                f"the cache and buffers for {self.context} tokens take {format_size(widest.overhead.total)}, in "
-                f"{widest.cache}: the smallest file does not fit into {format_size(self.memory)} beside them",
+                f"the cache and buffers for {self.context} tokens take "
+                f"{format_size(widest.overhead.total)}, in {widest.cache}: the smallest file does "
+                f"not fit into {format_size(self.memory)} beside them",
                 expected=f"{self._taken[widest.cache] + self._feasible.least:,} to "
                 f"{self._taken[exact.cache] + self._feasible.most:,} bytes of memory",
                 todo="lower --context or raise --memory",
@@ -142,9 +145,10 @@ class MemoryBudget:
         key: str,
         reserve: int,
     ) -> None:
-        """Choose the cache, and lower the budget until llama.cpp keeps the limit with a file of that plan.
+        """Choose the cache, and lower the budget until llama.cpp keeps the limit.
 
-        Memory does not depend on values, so they are chosen by a quick method.
+        It is asked with a file of the plan. Memory does not depend on values, so they are chosen by
+        a quick method.
 
         Args:
             planner: The format, with statistics.
@@ -219,7 +223,7 @@ class MemoryBudget:
     def _shifts(
         self, caches: Sequence[str], windows: Sequence[Window], key: str
     ) -> dict[str, float]:
-        """Mean KL divergence of exact weights with each cache from those with one in float16, saved in cache.json."""
+        """Nats that each cache costs beside one in float16, with exact weights; in cache.json."""
         inputs = [key, RUNTIME.available().version, [ids for _, ids in windows]]
         mark = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
         path = self._workspace.folder / FILE
@@ -241,7 +245,10 @@ class MemoryBudget:
         return shifts
 
     def _holds(self, trial: Path) -> bool:
-        """Whether the limit is kept with this file; if not, `budget` is lower. PlanError after TRIES files."""
+        """Whether the limit is kept with this file; if not, the budget is lowered.
+
+        PlanError after TRIES files.
+        """
         size = trial.stat().st_size
         expected = self.predicted(size)
         if expected > machine().available:
@@ -294,7 +301,7 @@ class MemoryBudget:
         return self._taken[self.chosen.cache] + size
 
     def summary(self, row: Row, windows: Sequence[Window]) -> dict[str, Any]:
-        """What the result and the report say of the artefact to use, with its divergence under that cache."""
+        """What the report says of the artefact to use, with its divergence under that cache."""
         path = Path(row.path or "")
         sample = windows[:: max(1, len(windows) // WINDOWS)]
         kl: float | None = None

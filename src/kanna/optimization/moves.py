@@ -1,8 +1,8 @@
-"""What the trials of a plan move: groups of costs, each taken as larger or smaller than predicted.
+"""What the trials of a local search move: groups of costs, taken as larger or smaller.
 
 A plan of the same size with the costs of one group taken as larger gives that group more bytes and
 all others fewer: a swap, and the allocation picks which tensors pay. Few groups, so that some
-windows of text are enough to judge them.
+windows of text are enough to decide.
 """
 
 from __future__ import annotations
@@ -23,26 +23,31 @@ _BANDS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Some costs. holds(tensor, encoding): whether that cost is one of them."""
+    """Some costs.
+
+    Attributes:
+        name: In the report.
+        holds: Whether the cost of (tensor, encoding) is one of them.
+    """
 
     name: str
     holds: Callable[[str, str], bool]
 
 
 def groups(names: Sequence[str]) -> list[Group]:
-    """Depths of the network, encodings of few bits, and kinds of tensors, the most doubtful predictions first."""
+    """Depths of the network, encodings of few bits, kinds of tensors; the most doubtful first."""
     kinds = list(dict.fromkeys(kind_of(name) for name in names))
     of_layer = {name: layer for name in names if (layer := roles.layer(name)) is not None}
     depth = max(of_layer.values(), default=-1) + 1
-    found: list[Group] = []
+    result: list[Group] = []
     edges = [round(depth * k / _BANDS) for k in range(_BANDS + 1)]
     bands = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
     if len(bands) > 1:
-        found += [
+        result += [
             _band(first, stop, of_layer) for first, stop in (bands[0], bands[-1], *bands[1:-1])
         ]
-    found.append(Group(name="few bits", holds=lambda _, e: encodings.get(e).bits < LOW_BITS))
-    return found + [_kind(kind) for kind in kinds] if len(kinds) > 1 else found
+    result.append(Group(name="few bits", holds=lambda _, e: encodings.get(e).bits < LOW_BITS))
+    return result + [_kind(kind) for kind in kinds] if len(kinds) > 1 else result
 
 
 def _band(first: int, stop: int, of_layer: Mapping[str, int]) -> Group:

@@ -1,7 +1,7 @@
 """The stages of an optimization and their order; what differs between formats is in the adapters.
 
-Every stage takes the job and typed results of earlier stages, saves its own result in the output folder under a key
-of what it depends on, and returns it.
+Every stage takes the job and typed results of earlier stages, saves its own result in the output
+folder under a key of what it depends on, and returns it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def probe(job: Job, calibration: Calibration, costs: Measured) -> dict[str, floa
     adapter = calibration.adapter
     if not (calibration.statistics / HELD_TEXT).read_text(encoding="utf-8").strip():
         job.context.note(
-            "the calibration text is too short to hold some of it out: predictions were not measured"
+            "the calibration text is too short to hold some of it out: predictions were not "
+            "measured"
         )
         return {}
     return probe_kinds(
@@ -187,16 +188,20 @@ def allocate(
 
 
 def _can_decide(windows: HeldOutWindows, context: Context) -> bool:
-    """Whether there is text to decide on after the search; a note says so if not, or if it was used before."""
+    """Whether there is text to decide on after the search.
+
+    A note says so if not, or if it was used before.
+    """
     if len(windows.trial) < MIN_WINDOWS:
         context.note(
-            "the calibration text is too short to decide on: neither swaps of encodings nor tuning were tried"
+            "the calibration text is too short to decide on: neither swaps of encodings nor tuning "
+            "were tried"
         )
         return False
     if windows.fitted:
         context.note(
-            "no calibration text was left over: what followed the search was decided on the windows held out of the "
-            "statistics"
+            "no calibration text was left over: what followed the search was decided on the "
+            "windows held out of the statistics"
         )
     return True
 

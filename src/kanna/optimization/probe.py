@@ -39,7 +39,7 @@ class Prober(Protocol):
         ...
 
     def trials(self) -> AbstractContextManager[Callable[[Sequence[str]], float]]:
-        """A function that measures the divergence with these tensors quantized, for as long as it is open."""
+        """A function that measures the divergence with some tensors quantized, while it is open."""
         ...
 
 

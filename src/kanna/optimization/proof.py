@@ -44,7 +44,7 @@ def result_cache(job: Job) -> Kept:
 
 
 def prove(job: Job, rows: Sequence[Row]) -> Proof:
-    """Gate and evaluate; the recommended artefact has the least KL divergence of those not refused."""
+    """Gate and evaluate; of those not refused, that of least KL divergence is recommended."""
     return _prove_all(job, rows) if job.adapter.compares else _prove_closest(job, rows)
 
 

@@ -25,7 +25,8 @@ def pictures(rows: Sequence[Row], names: Mapping[str, str]) -> list[dict[str, An
     """Every matrix of every row with its encoding and bits per weight, by our name.
 
     Args:
-        names: Theirs → ours.
+        rows: Artefacts.
+        names: Names of tensors in them → ours, where they differ.
     """
     return [
         {
@@ -50,7 +51,9 @@ def curve(
     fixed: int,
     offers: Mapping[str, PresetOffer],
 ) -> dict[str, Any]:
-    """Predicted KL divergence of the best plan of every size, and of the presets, from the same costs.
+    """Predicted KL divergence of the best plan of every size, and of the presets.
+
+    Both come from the same costs.
 
     Args:
         choices: What the planner may use.
@@ -80,7 +83,7 @@ def curve(
 def domains(
     rows: Sequence[Row], adapter: Adapter, windows: HeldOutWindows, cache: Kept
 ) -> dict[str, Any]:
-    """Mean KL divergence of every row on every kind of text; {} without text that nothing was fitted to."""
+    """Mean KL divergence of every row on every kind of text; {} without text to measure on."""
     if not windows.proof:
         return {}
     mark = hashlib.sha256(json.dumps(windows.proof).encode()).hexdigest()

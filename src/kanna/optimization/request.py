@@ -37,7 +37,8 @@ EFFORTS = {
         summary="Correct predictions by measuring every kind of matrix in the runtime"
     ),
     "max": Effort(
-        summary="Then try swaps of encodings there until none gains (GGUF alone), and tune scales and norms",
+        summary="Then try swaps of encodings there until none gains (GGUF alone), and tune scales "
+        "and norms",
         swaps=64,
         tuning=True,
     ),

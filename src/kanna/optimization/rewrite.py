@@ -1,4 +1,4 @@
-"""A GGUF of another plan, made from one that is there: only what changed its encoding is encoded again."""
+"""A GGUF of another plan, made from one that is there: only what changed is encoded again."""
 
 from __future__ import annotations
 

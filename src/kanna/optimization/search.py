@@ -36,7 +36,7 @@ class PlannedArtefact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRange:
-    """Bytes of the smallest and the largest artefact that make sense, and of what no plan changes."""
+    """Bytes of the smallest and the largest artefact that make sense, and of what plans share."""
 
     least: int
     most: int

@@ -35,7 +35,7 @@ STAGES: dict[str, Stage] = {}
 def stage(
     name: str, summary: str, *, seconds: str | None = None
 ) -> Callable[[Callable[Concatenate[Job, P], R]], Callable[Concatenate[Job, P], R]]:
-    """Make a stage of a function: it is listed in STAGES, timed, and not begun when the run is cancelled.
+    """Make a stage of a function: listed in STAGES, timed, and not begun in a cancelled run.
 
     Args:
         name: As recipes name it.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @command(
     "optimize",
-    when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.",
+    when_interrupted="Interrupted. What is finished stays; run the same command to go on from "
+    "there.",
 )
 @click.argument("source", metavar="SRC")
 @click.option(
@@ -113,14 +114,14 @@ def COMMAND(
     from kanna.optimization import optimize
 
     rules: dict[str, str] = {}
-    for one in rule:
-        pattern, equal, encoding = one.rpartition("=")
+    for text in rule:
+        pattern, equal, encoding = text.rpartition("=")
         if not equal:
             raise UsageError(
-                f"the rule {one!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k"
+                f"the rule {text!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k"
             )
         rules[pattern] = encoding
-    found = optimize(
+    result = optimize(
         source,
         out,
         calibration=calibration or None,
@@ -130,9 +131,9 @@ def COMMAND(
         remark=terminal.note,
         **choices,
     )
-    terminal.result(found, _draw)
-    if found.gate == "failed":
-        click.secho(f"The gate failed: {found.report} shows the checks.", err=True, fg="red")
+    terminal.result(result, _draw)
+    if result.gate == "failed":
+        click.secho(f"The gate failed: {result.report} shows the checks.", err=True, fg="red")
         click.get_current_context().exit(1)
 
 
@@ -140,17 +141,16 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.cli.ui import duration, facts
 
-    kl = f"{data['kl_mean']:.5f}" if data["kl_mean"] is not None else "not measured"
-    if data["kl_mean"] is not None and data["rival_kl"]:
-        kl += f"  ({data['rival']}: {data['rival_kl']:.5f}, ratio {data['kl_mean'] / data['rival_kl']:.2f})"
+    mean, rival = data["kl_mean"], data["rival_kl"]
+    kl = f"{mean:.5f}" if mean is not None else "not measured"
+    if mean is not None and rival:
+        kl += f"  ({data['rival']}: {rival:.5f}, ratio {mean / rival:.2f})"
+    size, budget = format_size(data["file_bytes"]), format_size(data["budget"])
     facts(
         screen,
         [
             ("Wrote", data["artefact"]),
-            (
-                "Size",
-                f"{format_size(data['file_bytes'])} of {format_size(data['budget'])} ({data['said']})",
-            ),
+            ("Size", f"{size} of {budget} ({data['said']})"),
             ("Bits per weight", f"{data['bits_per_weight']:.2f}"),
             (
                 "Encodings",
@@ -176,33 +176,34 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen.print(f"Note: {note}", markup=False, style="yellow")
 
 
-def _memory(found: dict[str, Any] | None) -> str:
+def _memory(memory: dict[str, Any] | None) -> str:
     """`212 MB measured, 214 MB predicted, of 220 MB; cache in q8_0`."""
     from kanna._util.units import format_size
 
-    if found is None:
+    if memory is None:
         return ""
-    measured = "" if found["measured"] is None else f"{format_size(found['measured'])} measured, "
-    sizes = f"{format_size(found['predicted'])} predicted, of {format_size(found['limit'])}"
-    return f"{measured}{sizes}; cache in {found['cache']}: {found['why']}"
+    peak = memory["measured"]
+    measured = "" if peak is None else f"{format_size(peak)} measured, "
+    sizes = f"{format_size(memory['predicted'])} predicted, of {format_size(memory['limit'])}"
+    return f"{measured}{sizes}; cache in {memory['cache']}: {memory['why']}"
 
 
-def _tuning(found: dict[str, Any] | None) -> str:
+def _tuning(tuning: dict[str, Any] | None) -> str:
     """`kept: 0.0391 → 0.0352 nats` on the text that decided."""
-    if found is None:
+    if tuning is None:
         return ""
     return "{}: {before:.5f} → {after:.5f} nats".format(
-        "kept" if found["kept"] else "not kept", **found
+        "kept" if tuning["kept"] else "not kept", **tuning
     )
 
 
-def _swaps(found: dict[str, Any] | None) -> str:
+def _swaps(swaps: dict[str, Any] | None) -> str:
     """`3 of 20 kept: 0.0412 → 0.0391 nats on text that decided nothing`."""
-    if found is None:
+    if swaps is None:
         return ""
-    said = f"{found['kept']} of {found['tried']} kept"
-    if found["kept"] and found["reported"]:
-        said += ": {before:.5f} → {after:.5f} nats on text that decided nothing".format(
-            **found["reported"]
+    line = f"{swaps['kept']} of {swaps['tried']} kept"
+    if swaps["kept"] and swaps["reported"]:
+        line += ": {before:.5f} → {after:.5f} nats on text that decided nothing".format(
+            **swaps["reported"]
         )
-    return said
+    return line

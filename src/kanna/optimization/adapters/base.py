@@ -55,7 +55,7 @@ class ArtefactSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresetOffer:
-    """What a plain preset makes: its bytes as a budget counts them, the encoding of every tensor."""
+    """What a plain preset makes: bytes as a budget counts them, the encoding of every tensor."""
 
     file_bytes: int
     encodings: Mapping[str, str]
@@ -197,7 +197,7 @@ class Adapter:
         return Request(plan=plan, preset=preset, statistics=self.workspace.statistics)
 
     def size(self, plan: Path | Plan) -> int:
-        """Bytes of the artefact of a plan, as a budget counts them; the name of a file may count."""
+        """Bytes of the artefact of a plan, as a budget counts them; a file's name may count."""
         return self.conversion(Path(NAME), plan=plan).describe().file_bytes
 
     def preset_size(self, preset: str) -> int:

@@ -47,7 +47,7 @@ CONTEXT = 512
 
 
 class GGUFAdapter(Adapter):
-    """GGUF files, which alone have a local search, divergences by kind of text, and a memory budget."""
+    """GGUF files: all that optimization knows, a local search and a memory budget included."""
 
     format = "gguf"
     compares = True
@@ -207,7 +207,7 @@ class GGUFProber:
 
     @contextmanager
     def trials(self) -> Generator[Callable[[Sequence[str]], float]]:
-        """A function that writes and scores a file; with no tensors, the one that others start from."""
+        """A function that writes and scores a file; that of no tensors is where others start."""
         workspace, progress = self.workspace, self.workspace.context.progress
         text = read_text(workspace.calibrated / HELD_TEXT)[0]
         reference = reference_gguf(workspace.source, progress=progress)

@@ -1,4 +1,4 @@
-"""Optimization of folders for onnxruntime: one encoding per node, no slower than the builder's own mix."""
+"""Optimization of folders for onnxruntime: one encoding per node, as fast as the builder's mix."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class ONNXAdapter(Adapter):
 
     @cached_property
     def _default(self) -> ToNBits:
-        """The conversion by the default preset: it knows nodes, ties and tensors, which no plan changes."""
+        """A conversion by the default preset: nodes, ties and tensors, which no plan changes."""
         workspace = self.workspace
         request = Request(preset=DEFAULT_PRESET, statistics=workspace.statistics)
         return ToNBits(workspace.source, workspace.model, workspace.folder / NAME, request)

@@ -37,9 +37,10 @@ def time_of(encoding: str) -> float:
 def share_within_time(
     choices: Sequence[Choice], nbytes: int, weights: Mapping[str, int], tied: bool
 ) -> dict[str, Option]:
-    """The options of least cost within so many bytes, and the time of the builder's mix of that size.
+    """The options of least cost within so many bytes and the time of the builder's mix.
 
-    Time has a price, which is bisected.
+    The mix is that of the builder's 4- and 8-bit nodes of as many bytes. Time has a price, which is
+    bisected.
 
     Args:
         choices: One per node.

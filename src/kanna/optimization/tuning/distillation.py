@@ -1,7 +1,7 @@
-"""Distillation: scales, offsets and norms tuned against the original's logits while every code stays as it is.
+"""Scales, offsets and norms distilled from the original's logits while every code stays as it is.
 
-Trained in torch on the calibration text, watched on text that nothing was fitted to, and kept only when the divergence
-of the written artefact falls there.
+Trained in torch on the calibration text, watched on text that nothing was fitted to, and kept only
+when the divergence of the written artefact falls there.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def tune(
     windows: Windows,
     held: HeldOutWindows,
 ) -> TuningResult | None:
-    """`distill` on the calibration text; None with a note where there is no memory for it or nothing to tune.
+    """`distill` on the calibration text.
+
+    None with a note where there is no memory for it or nothing to tune.
 
     Args:
         workspace: The original.
@@ -96,7 +98,8 @@ def tune(
     needed, free = bytes_needed(workspace.model, count * length, length), machine().available
     if needed > free:
         workspace.context.note(
-            f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left out"
+            f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left "
+            "out"
         )
         return None
     result = distill(workspace, subject, plan, ids, held)

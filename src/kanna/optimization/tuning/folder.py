@@ -1,4 +1,4 @@
-"""Folders whose scales can be tuned, scored in torch by the values they hold, whatever runs them."""
+"""Folders whose scales can be tuned, scored in torch by the values they hold."""
 
 from __future__ import annotations
 

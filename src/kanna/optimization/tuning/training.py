@@ -1,7 +1,7 @@
 """Scales, offsets and norms of a student trained on the logits of a teacher, epoch by epoch.
 
-After LLM-QAT and the scale tuning of EfficientQAT (arXiv:2407.11062). The state of the training lies in a file, so that
-an interruption loses one epoch at most.
+After LLM-QAT and the scale tuning of EfficientQAT (arXiv:2407.11062). The state of the training
+lies in a file, so that an interruption loses one epoch at most.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class ScaleTraining:
         gc.collect()  # forward passes hold modules that hold them
 
     def evaluate(self, student: Student, progress: Progress) -> F64:
-        """Mean divergence of each watched window, f64 [windows], at the positions that runtimes are scored on."""
+        """Mean divergence of each watched window, f64 [windows], where runtimes are scored."""
         teacher = self.teacher(progress)
         scores: list[float] = []
         for ids, state in zip(self.watch, teacher.states[len(self.ids) :], strict=True):
