@@ -58,8 +58,7 @@ class OurOnnx:
 
     def write(self, plan: Plan | Path, out: Path) -> Path:
         """Write the folder of a plan."""
-        work = self.adapter.conversion(out, plan=plan)
-        work.write_from(self.adapter.graph, self.adapter.workspace.context.running())
+        self.adapter.conversion(out, plan=plan).write(self.adapter.workspace.context.running())
         return out
 
     def plan(self, nbytes: int, out: Path) -> Path:

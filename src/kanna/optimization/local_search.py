@@ -29,7 +29,6 @@ from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows, KLScorer, Wi
 from kanna.optimization.moves import first_moves, groups, moved
 from kanna.optimization.search import PlannedArtefact, search
 from kanna.plan.allocate import Choice
-from kanna.runtimes.llamacpp import RUNTIME
 
 FILE = "swaps.json"
 SCRATCH = ".swaps-"
@@ -107,7 +106,7 @@ class LocalSearch:
         costs = [[c.name, [[o.encoding, o.nbytes, o.cost] for o in c.options]] for c in choices]
         inputs = [
             __version__,
-            RUNTIME.available().version,
+            adapter.runtime_version,
             statistics.read(adapter.workspace.calibrated).sha256,
             budget,
             costs,

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kanna._util.units import format_size
-from kanna.calibration import HELD_TEXT, gradients, self_generated, statistics, texts
+from kanna.calibration import HELD_TEXT, self_generated, statistics, texts
 from kanna.calibration import calibrate as calibrate_source
+from kanna.calibration import gradients as backward
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
 from kanna.evaluation.stats import MIN_WINDOWS
@@ -45,7 +46,7 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     job = open_job(request, context)
     context.clock.restart()
     calibration = calibrate(job)
-    sensitivity(job, calibration)
+    gradients(job, calibration)
     costs = measure(job, calibration)
     scale = probe(job, calibration, costs) if job.probes else {}
     allocation = allocate(job, calibration, costs, scale)
@@ -91,18 +92,18 @@ def calibrate(job: Job) -> Calibration:
 
 
 @stage("gradients", "One backward pass → how much the loss feels an error in each row")
-def sensitivity(job: Job, calibration: Calibration) -> None:
+def gradients(job: Job, calibration: Calibration) -> None:
     """Write the gradients beside the statistics, where there is memory for a backward pass."""
     model, context = job.workspace.model, job.context
     instead = "tensors were weighed by their relative errors instead of their gradients"
-    needed, free = gradients.bytes_needed(model), machine().available
+    needed, free = backward.bytes_needed(model), machine().available
     if needed > free:
         context.note(
             f"a backward pass takes {format_size(needed)}, {format_size(free)} are free: {instead}"
         )
         return
     try:
-        gradients.gradients(
+        backward.gradients(
             model,
             calibration.windows,
             calibration.statistics,

@@ -38,9 +38,9 @@ def final_rows(
 
 def result_cache(job: Job) -> Kept:
     """Results of earlier runs for artefacts that are still the same."""
-    workspace, format = job.workspace, job.adapter.format
+    workspace = job.workspace
     hashes = workspace.source.hashes(job.context.progress)
-    return Kept(workspace.folder, hashes, steps.versions((format,))[format])
+    return Kept(workspace.folder, hashes, job.adapter.runtime_version)
 
 
 def prove(job: Job, rows: Sequence[Row]) -> Proof:

@@ -219,20 +219,25 @@ class Adapter:
 
     def offers(self) -> dict[str, PresetOffer]:
         """Every preset with its bytes and encodings."""
-        offers: dict[str, PresetOffer] = {}
-        for preset in self.baselines():
-            tensors = self.conversion(self.artefact(preset), preset=preset).describe().tensors
-            encodings = {self.names.get(t["name"], t["name"]): t["encoding"] for t in tensors}
-            offers[preset] = PresetOffer(file_bytes=self.preset_size(preset), encodings=encodings)
-        return offers
+        return {preset: self.offer(preset) for preset in self.baselines()}
+
+    def offer(self, preset: str) -> PresetOffer:
+        """A preset with its bytes and encodings."""
+        result, names = self.conversion(Path(NAME), preset=preset).describe(), self.names
+        encodings = {names.get(t["name"], t["name"]): t["encoding"] for t in result.tensors}
+        return PresetOffer(file_bytes=result.file_bytes, encodings=encodings)
 
     # Artefacts
+
+    @property
+    def runtime_version(self) -> str:
+        """The version of the runtime that artefacts are scored in."""
+        return steps.versions((self.format,))[self.format]
 
     def describe(self, spec: ArtefactSpec) -> Row:
         """The row of the report for an artefact, written or not."""
         work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
         row = steps.described(work.describe(), spec.path, spec.name, "candidate", self.format)
-        row.file_bytes = self.size(spec.plan) if spec.plan else self.preset_size(spec.preset or "")
         row.command = ""
         return row
 

@@ -114,13 +114,9 @@ class GGUFAdapter(Adapter):
         offers: dict[str, PresetOffer] = {}
         for preset in self.baselines():
             try:
-                result = self.conversion(Path(NAME), preset=preset).describe()
+                offers[preset] = self.offer(preset)
             except KannaError:
                 continue
-            offers[preset] = PresetOffer(
-                file_bytes=result.file_bytes,
-                encodings={t["name"]: t["encoding"] for t in result.tensors},
-            )
         return offers
 
     def describe(self, spec: ArtefactSpec) -> Row:

@@ -7,20 +7,22 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from kanna._util.progress import Silent
-from kanna.conversion.base import Request
+from kanna.conversion.base import ConvertResult, Request, Running
 from kanna.conversion.nbits import ToNBits
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
+from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, quantize
-from kanna.model import F32, columns, num_rows, num_weights
-from kanna.optimization.adapters.base import Adapter, ArtefactSpec
+from kanna.model import F32, Model, columns, num_rows, num_weights
+from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.adapters.onnx_probe import ONNXProber
 from kanna.optimization.adapters.onnx_time import share_within_time
 from kanna.optimization.constraints import Constraints
@@ -71,6 +73,26 @@ def matrix_bytes(rows: int, cols: int, encoding: str) -> int:
     """Bytes of a matrix in the external data, with what aligns its planes."""
     kind = parse(encoding)
     return rows * kind.row_bytes(cols) if kind else 4 * rows * cols
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FromGraph:
+    """A conversion that starts from a float graph, and counts every file of the folder."""
+
+    work: ToNBits
+    graph: Path
+
+    def describe(self) -> ConvertResult:
+        """What would be written, to the byte."""
+        return replace(self.work.describe(), file_bytes=self.work.folder_bytes(self.graph))
+
+    def write(self, running: Running) -> WriteResult:
+        """Write the folder."""
+        return self.work.write_from(self.graph, running)
+
+    def stored(self) -> Model:
+        """The model that a written folder holds."""
+        return self.work.held(self.graph)
 
 
 class ONNXAdapter(Adapter):
@@ -200,31 +222,18 @@ class ONNXAdapter(Adapter):
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
-    ) -> ToNBits:
-        """The conversion to a folder of nodes."""
+    ) -> FromGraph:
+        """The conversion of the float graph."""
         workspace = self.workspace
-        return ToNBits(workspace.source, workspace.model, out, self.request(plan, preset))
-
-    def size(self, plan: Path | Plan) -> int:
-        """Bytes of the whole folder."""
-        return self.conversion(Path(NAME), plan=plan).folder_bytes(self.graph)
-
-    def preset_size(self, preset: str) -> int:
-        """Bytes of the whole folder."""
-        return self.conversion(Path(NAME), preset=preset).folder_bytes(self.graph)
-
-    def write_folder(self, spec: ArtefactSpec) -> None:
-        """Write from the float graph."""
-        work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
-        work.write_from(self.graph, self.workspace.context.running())
+        work = ToNBits(workspace.source, workspace.model, out, self.request(plan, preset))
+        return FromGraph(work=work, graph=self.graph)
 
     def prober(self, measured: Measured) -> ONNXProber:
         """Probes in onnxruntime."""
         workspace = self.workspace
 
         def write(plan: Plan, folder: Path) -> None:
-            running = workspace.context.running(Silent())
-            self.conversion(folder, plan=plan).write_from(self.graph, running)
+            self.conversion(folder, plan=plan).write(workspace.context.running(Silent()))
 
         return ONNXProber(workspace=workspace, graph=self.graph, costs=measured.costs, write=write)
 
@@ -234,13 +243,13 @@ class ONNXAdapter(Adapter):
         """The folder of `plan`. Its norms are part of the graph, and stay."""
 
         def write(tuned: Path) -> None:
-            self.write_folder(ArtefactSpec(name=out.name, path=out, plan=tuned))
+            self.conversion(out, plan=tuned).write(self.workspace.context.running())
 
         return FolderSubject(
             artefact=artefact,
             out=out,
             norms=False,
-            reader=lambda path: self.conversion(path, plan=plan).held(self.graph),
+            reader=lambda path: self.conversion(path, plan=plan).stored(),
             writer=write,
         )
 
