@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="Folder of keys and usage. [default: $KANNA_STATE, ~/.local/state/kanna]",
 )
-def COMMAND(
+def keys_command(
     terminal: Terminal,
     action: str,
     which: str | None,
@@ -111,3 +111,6 @@ def _draw_list(screen: Console, data: dict[str, Any]) -> None:
         ]
         keys.add_row(key["id"], key["name"], ", ".join(key["scopes"]), state, *limits)
     screen.print(keys)
+
+
+COMMAND = keys_command

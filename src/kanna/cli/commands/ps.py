@@ -23,7 +23,7 @@ URL = "http://127.0.0.1:8000"
     "--key",
     help="A key with the scope metrics, where the gateway asks for one. [default: $KANNA_KEY]",
 )
-def COMMAND(terminal: Terminal, url: str, key: str | None) -> None:
+def ps_command(terminal: Terminal, url: str, key: str | None) -> None:
     """Show the models of a running gateway: engines, memory, requests, restarts."""
     from kanna.serving import gateway_client
 
@@ -51,3 +51,6 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         engine = Path(model.get("program") or model["engine"]).name
         models.add_row(model["name"], engine, state, memory, *numbers, Path(model["path"]).name)
     screen.print(models)
+
+
+COMMAND = ps_command

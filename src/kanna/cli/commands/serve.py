@@ -155,7 +155,7 @@ if TYPE_CHECKING:
     help="Ask for no keys, whatever the address. Everybody who reaches it can use it.",
 )
 @options.threads
-def COMMAND(
+def serve_command(
     terminal: Terminal, models: tuple[str, ...], state: Path | None, **choices: Any
 ) -> None:
     """Serve GGUF files, ONNX and MLX folders behind one OpenAI-compatible API, until Ctrl-C.
@@ -172,3 +172,6 @@ def COMMAND(
         terminal.done(f"Serving {names} at {address}/v1")
 
     serve(models, state=state, started=started, remark=terminal.note, **choices)
+
+
+COMMAND = serve_command

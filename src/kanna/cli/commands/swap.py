@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("path", type=options.FILE)
 @click.option("--url", default=URL, show_default=True, help="Where the gateway is.")
 @click.option("--key", help="A key with the scope admin. [default: $KANNA_KEY]")
-def COMMAND(terminal: Terminal, name: str, path: Path, url: str, key: str | None) -> None:
+def swap_command(terminal: Terminal, name: str, path: Path, url: str, key: str | None) -> None:
     """Put another artefact under the NAME of a served model, without dropping a request.
 
     It is loaded beside the old one and takes over when it is ready; what began on the old one ends
@@ -39,3 +39,6 @@ def COMMAND(terminal: Terminal, name: str, path: Path, url: str, key: str | None
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(f"{data['name']} is {data['path']} now ({data['engine']})", markup=False)
+
+
+COMMAND = swap_command
