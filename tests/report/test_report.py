@@ -14,7 +14,7 @@ import yaml
 from helpers import needs
 
 from kanna import report
-from kanna.report import chart
+from kanna.report import chart, plot
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -229,7 +229,7 @@ def test_chart_of_few_points(data: dict[str, Any], kept: int) -> None:
 
 def test_ticks_cover_the_range() -> None:
     for stop in (0.004, 1.0, 37.0, 105.6, 8000.0):
-        ticks = chart.linear_ticks(0, stop)
+        ticks = plot.linear_ticks(0, stop)
         assert ticks[0] == 0 and ticks[-1] >= stop and 3 <= len(ticks) <= 8
 
 
@@ -326,6 +326,28 @@ LADDER = (
 )
 
 
+SWAPS = [
+    {
+        "group": "ffn_down",
+        "factor": 1.6,
+        "changed": 14,
+        "before": 0.05,
+        "after": 0.046,
+        "half": 0.001,
+        "kept": True,
+    },
+    {
+        "group": "attn_q",
+        "factor": 0.62,
+        "changed": 3,
+        "before": 0.046,
+        "after": 0.06,
+        "half": None,
+        "kept": False,
+    },
+]
+
+
 @pytest.fixture
 def optimized(data: dict[str, Any]) -> dict[str, Any]:
     """What `optimize` adds: two plans of a deep model, a curve, kinds of text, two trials."""
@@ -369,26 +391,7 @@ def optimized(data: dict[str, Any]) -> dict[str, Any]:
                 {"name": "Q4_K_M", "kl": {k: 2 * v for k, v in by_kind.items()}},
             ],
         },
-        "swaps": [
-            {
-                "group": "ffn_down",
-                "factor": 1.6,
-                "changed": 14,
-                "before": 0.05,
-                "after": 0.046,
-                "half": 0.001,
-                "kept": True,
-            },
-            {
-                "group": "attn_q",
-                "factor": 0.62,
-                "changed": 3,
-                "before": 0.046,
-                "after": 0.06,
-                "half": None,
-                "kept": False,
-            },
-        ],
+        "swaps": SWAPS,
     }
     return data
 

@@ -1,4 +1,4 @@
-"""The model card: what the hub shows, with the measured numbers."""
+"""The model card that the hub shows, with the measured numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from kanna._util.units import format_size
 
 
 def model_card(data: dict[str, Any], name: str | None = None) -> str:
-    """A README.md for the hub: of the artefact `name`, or of the whole folder."""
+    """Returns a README.md for the hub, as Markdown.
+
+    Args:
+        data: `CompareResult.to_dict()`.
+        name: The artefact it is for; None describes the whole folder.
+    """
     rows = [r for r in data["rows"] if r["role"] != "floor"]
     own = next((r for r in rows if r["name"] == name), None)
     title = data["name"] + (f" {own['name']}" if own else "")
@@ -66,15 +71,15 @@ def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     if own is None:
         pick = data["recommended"]
-        said = (
+        advice = (
             f"**{pick['name']}** is the one to start with. {pick['why']}"
             if pick["name"]
             else pick["why"]
         )
         formats = _formats([r for r in data["rows"] if r["role"] != "floor"])
-        whose = ", ".join(_RUNTIMES.get(f, f) for f in formats)
-        every = "llama.cpp and every runtime built on it" if formats == ["gguf"] else whose
-        return f"{data['name']} for {every}, unmodified.\n\n{said}\n"
+        runtimes = ", ".join(_RUNTIMES.get(f, f) for f in formats)
+        runtimes = "llama.cpp and every runtime built on it" if formats == ["gguf"] else runtimes
+        return f"{data['name']} for {runtimes}, unmodified.\n\n{advice}\n"
     gate = {
         "proved": "It passed",
         "failed": "**It failed**",
@@ -82,16 +87,17 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     }.get(own["gate"] or "", "It was not put through")
     bits = f"{own['bits_per_weight']:.2f} bits per weight ({own['precision_class']})"
     return (
-        f"{data['name']} as {own['name']}: {format_size(own['file_bytes'])}, {bits}. {gate} kanna's gate "
-        f"(tensors, tokenizer, chat template and logits, in stock {_RUNTIMES.get(own.get('format', 'gguf'), '')}).\n"
+        f"{data['name']} as {own['name']}: {format_size(own['file_bytes'])}, {bits}. {gate} "
+        "kanna's gate (tensors, tokenizer, chat template and logits, in stock "
+        f"{_RUNTIMES.get(own.get('format', 'gguf'), '')}).\n"
     )
 
 
 def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, Any] | None) -> str:
     lines = [
         "## Measured\n",
-        "| file | size | bits per weight | KL divergence, mean | same top token | perplexity | tokens/s "
-        "| peak memory | gate |",
+        "| file | size | bits per weight | KL divergence, mean | same top token | perplexity "
+        "| tokens/s | peak memory | gate |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -111,8 +117,8 @@ def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, An
     evaluation, environment = data["evaluation"], data["environment"]
     if evaluation.get("positions"):
         lines.append(
-            f"\nKL divergence in nats against {evaluation['reference']}, at {evaluation['positions']:,} positions of "
-            f"{evaluation['text']}."
+            f"\nKL divergence in nats against {evaluation['reference']}, "
+            f"at {evaluation['positions']:,} positions of {evaluation['text']}."
         )
     machine = ", ".join(
         str(environment[k]) for k in ("CPU", "GPU", "llama.cpp") if environment.get(k)
@@ -134,7 +140,8 @@ def _run(data: dict[str, Any], row: dict[str, Any]) -> str:
         return f"## Run\n\nWith unmodified {runtime}, or with kanna:\n\n```sh\n{own}\n```\n"
     serve = f"llama-server -m {file}"
     return (
-        "## Run\n\nWith any unmodified [llama.cpp](https://github.com/ggml-org/llama.cpp), or with kanna:\n\n"
+        "## Run\n\nWith any unmodified [llama.cpp](https://github.com/ggml-org/llama.cpp), "
+        "or with kanna:\n\n"
         f"```sh\n{talk}\n{serve}     # an OpenAI-compatible server\n{own}\n```\n"
     )
 
@@ -158,7 +165,8 @@ def _provenance(data: dict[str, Any], own: dict[str, Any] | None) -> str:
         lines += [f"- {note}" for note in row["notes"]]
     command = own["command"] if own and own.get("command") else data["command"]
     lines.append(
-        f"- Made with kanna {data['version']}; plan and hashes of the source are in the file's metadata too\n"
+        f"- Made with kanna {data['version']}; plan and hashes of the source are in the file's "
+        "metadata too\n"
     )
     return "\n".join(lines) + f"\n```sh\n{command}\n```\n"
 

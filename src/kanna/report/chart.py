@@ -1,7 +1,7 @@
-"""The chart to look at first.
+"""The first chart: size, KL divergence, speed, memory and format of every artefact.
 
-Size across, KL divergence up (logarithmic), speed as colour, peak memory as area, and format as
-shape.
+Size runs across and KL divergence up (logarithmic); speed is the colour of a mark, peak memory its
+area, and the format its shape.
 """
 
 from __future__ import annotations
@@ -12,82 +12,37 @@ from html import escape
 from typing import Any
 
 from kanna.report import legend
+from kanna.report.plot import (
+    NARROW,
+    SMALLEST_KL,
+    WIDE,
+    Axes,
+    Box,
+    Frame,
+    colour,
+    line,
+    linear_ticks,
+    place,
+    text,
+)
 
-SMALLEST_KL = 1e-6
-
-# Light to dark would vanish on one of the two backgrounds: these stay visible on both.
-_STOPS = ((68, 90, 170), (33, 145, 140), (94, 201, 98), (240, 200, 40))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """A drawing of one size, in user units: letters are 13 high in all of them."""
-
-    name: str
-    width: int
-    height: int
-    left: int = 78
-    right: int = 28
-    top: int = 24
-    bottom: int = 92
-
-    @property
-    def end(self) -> int:
-        """Where the plot ends to the right."""
-        return self.width - self.right
-
-    @property
-    def base(self) -> int:
-        """Where the plot ends below."""
-        return self.height - self.bottom
-
-
-# Drawn twice, and the style sheet shows one of them: letters of the wide one would be too small on
-# a phone.
-WIDE = Frame(name="wide", width=860, height=460)
-NARROW = Frame(name="narrow", width=400, height=440, left=62, right=14, bottom=108)
 _AXIS = 50
-"""What ticks and the words of the axis take below the plot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
-    """Megabytes across from 0 to the last of `x_ticks`, KL divergence up from 10^low to 10^high."""
-
-    frame: Frame
-    x_ticks: list[float]
-    low: int
-    high: int
-
-    def x(self, megabytes: float) -> float:
-        return self.frame.left + megabytes / self.x_ticks[-1] * (self.frame.end - self.frame.left)
-
-    def y(self, kl: float) -> float:
-        share = (self.high - math.log10(kl)) / (self.high - self.low)
-        return self.frame.top + share * (self.frame.base - self.frame.top)
-
-    def draw(self, across: str, up: str) -> list[str]:
-        """Grid, ticks and the words of both axes."""
-        frame, parts = self.frame, list[str]()
-        for tick in self.x_ticks:
-            parts.append(line("grid", (self.x(tick), frame.top), (self.x(tick), frame.base)))
-            parts.append(text(self.x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
-        for power in range(self.low, self.high + 1):
-            at = self.y(10.0**power)
-            parts.append(line("grid", (frame.left, at), (frame.end, at)))
-            parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
-        centre, middle = (frame.left + frame.end) / 2, (frame.top + frame.base) / 2
-        parts.append(text(centre, frame.base + 38, across, "axis", "middle"))
-        parts.append(
-            f'<text class="axis" text-anchor="middle" transform="rotate(-90 16 {middle:.0f})" x="16" '
-            f'y="{middle:.0f}">{up}</text>'
-        )
-        return parts
+"""Height of the ticks and the title of the axis below the plot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One artefact: megabytes, nats, tokens per second and megabytes of memory (or None where not measured)."""
+    """One artefact.
+
+    Attributes:
+        name: Its preset.
+        megabytes: Size of the file.
+        kl: Mean KL divergence in nats.
+        speed: Tokens per second, or None where it was not measured.
+        best: Whether it is recommended.
+        memory: Peak memory in MB, or None where it was not measured.
+        format: Name of its format.
+    """
 
     name: str
     megabytes: float
@@ -98,7 +53,8 @@ class Point:
     format: str = "gguf"
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
+        """Name and numbers in a line."""
         parts = [f"{self.name}: {self.megabytes:.1f} MB, KL {self.kl:.5f}"]
         parts += [f"{self.speed:.1f} tokens/s"] if self.speed else []
         return ", ".join(parts + ([f"peak memory {self.memory:.0f} MB"] if self.memory else []))
@@ -124,35 +80,49 @@ def points(data: dict[str, Any]) -> list[Point]:
 
 def chart(data: dict[str, Any]) -> str:
     """The chart as SVG, wide and narrow; a sentence instead when nothing was evaluated."""
-    found = points(data)
-    if not found:
+    marks = points(data)
+    if not marks:
         return '<p class="muted">No artefact was evaluated, so there is nothing to draw.</p>'
-    return "\n".join(_draw(data, found, frame) for frame in (WIDE, NARROW))
+    return "\n".join(_draw(data, marks, frame) for frame in (WIDE, NARROW))
 
 
-def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
-    formats = list(dict.fromkeys(p.format for p in found))
-    memories = [p.memory for p in found if p.memory]
-    speeds = [p.speed for p in found if p.speed]
-    fastest, slowest = (max(speeds), min(speeds)) if speeds else (1.0, 0.0)
-    wide, most = frame is WIDE, max(memories, default=0.0)
-    if speeds:
-        below = _AXIS + legend.ROW * legend.rows(formats, memory=bool(memories), wide=wide) + 8
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scales:
+    """How speed and memory of the artefacts become colour and area."""
+
+    slowest: float
+    fastest: float
+    least: float
+    most: float
+
+    def colour(self, speed: float | None) -> str:
+        if speed is None or self.fastest == self.slowest:
+            return colour(0.5)
+        return colour((speed - self.slowest) / (self.fastest - self.slowest))
+
+    def radius(self, memory: float | None) -> float:
+        return 4 + 11 * math.sqrt(memory / self.most) if memory else 8.0
+
+
+def _scales(marks: list[Point]) -> _Scales:
+    speeds = [p.speed for p in marks if p.speed] or [0.0]
+    memories = [p.memory for p in marks if p.memory] or [0.0]
+    return _Scales(
+        slowest=min(speeds), fastest=max(speeds), least=min(memories), most=max(memories)
+    )
+
+
+def _draw(data: dict[str, Any], marks: list[Point], frame: Frame) -> str:
+    formats = list(dict.fromkeys(p.format for p in marks))
+    scales, wide = _scales(marks), frame is WIDE
+    if scales.fastest:
+        height = legend.ROW * legend.rows(formats, memory=scales.most > 0, wide=wide)
+        below = _AXIS + height + 8
         frame = replace(frame, height=frame.height - frame.bottom + below, bottom=below)
-
-    def radius(memory: float | None) -> float:
-        return 4 + 11 * math.sqrt(memory / most) if memory else 8.0
-
     floor = next(
         (r["kl_mean"] for r in data["rows"] if r["role"] == "floor" and r["kl_mean"]), None
     )
-    x_ticks = linear_ticks(0.0, max(p.megabytes for p in found) * 1.08, 6 if wide else 4)
-    lows = [p.kl for p in found] + ([floor] if floor else [])
-    low = math.floor(math.log10(min(lows)) - 0.15)
-    high = max(math.ceil(math.log10(max(p.kl for p in found)) + 0.1), low + 1)
-
-    axes = Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
-    x, y = axes.x, axes.y
+    axes = _axes(marks, floor, frame, ticks=6 if wide else 4)
     parts = [
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
         f'aria-labelledby="title-{frame.name} desc-{frame.name}">',
@@ -164,56 +134,75 @@ def _draw(data: dict[str, Any], found: list[Point], frame: Frame) -> str:
     )
     taken: list[Box] = []
     if floor:
-        at = y(max(floor, SMALLEST_KL))
-        parts.append(line("floor", (frame.left, at), (frame.end, at)))
-        said = "floor: what llama.cpp's own rounding costs" if wide else "floor"
-        parts.append(text(frame.left + 6, at - 5, said, "tick", "start"))
-        taken += [
-            (frame.left, at - 1, frame.end, at + 1),
-            (frame.left, at - 17, frame.left + 7.0 * len(said), at),
-        ]
-    radii = {p.name: radius(p.memory) for p in found}
-    for p in found:
-        r = radii[p.name]
-        taken.append((x(p.megabytes) - r, y(p.kl) - r, x(p.megabytes) + r, y(p.kl) + r))
-    for p in sorted(found, key=lambda p: -radii[p.name]):
-        share = (
-            0.5
-            if p.speed is None or fastest == slowest
-            else (p.speed - slowest) / (fastest - slowest)
-        )
-        ring = '<circle class="ring" cx="{0:.1f}" cy="{1:.1f}" r="{2:.1f}"/>' if p.best else ""
-        parts.append(
-            f"<g><title>{escape(p.said)}</title>"
-            + _mark(p.format, x(p.megabytes), y(p.kl), radii[p.name], colour(share))
-            + ring.format(x(p.megabytes), y(p.kl), radii[p.name] + 5)
-            + "</g>"
-        )
-    for p in found:
-        label = ("★ " if p.best else "") + p.name
-        left, base = place(
-            label, x(p.megabytes), y(p.kl), radii[p.name] + (5 if p.best else 0), taken, frame
-        )
-        parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
-    if speeds:
+        parts.append(_draw_floor(axes, floor, taken, wide=wide))
+    parts += _draw_marks(axes, marks, scales, taken)
+    if scales.fastest:
         parts.append(
             legend.legend(
+                legend.Keys(
+                    speeds=(scales.slowest, scales.fastest),
+                    memories=(scales.least, scales.most) if scales.most else None,
+                    formats=formats,
+                ),
                 left=frame.left,
                 top=frame.base + _AXIS,
                 wide=wide,
-                speeds=(slowest, fastest),
-                stops="".join(
-                    f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5)
-                ),
-                memories=(min(memories), most) if memories else None,
-                radius=radius,
-                formats=formats,
+                radius=scales.radius,
                 mark=_mark,
                 gradient=f"speed-{frame.name}",
             )
         )
     parts.append("</svg>")
     return "\n".join(part for part in parts if part)
+
+
+def _axes(marks: list[Point], floor: float | None, frame: Frame, *, ticks: int) -> Axes:
+    """Axes that hold every mark and the floor."""
+    lows = [p.kl for p in marks] + ([floor] if floor else [])
+    low = math.floor(math.log10(min(lows)) - 0.15)
+    high = max(math.ceil(math.log10(max(p.kl for p in marks)) + 0.1), low + 1)
+    x_ticks = linear_ticks(0.0, max(p.megabytes for p in marks) * 1.08, ticks)
+    return Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
+
+
+def _draw_floor(axes: Axes, floor: float, taken: list[Box], *, wide: bool) -> str:
+    """The line of the floor: the divergence of the unquantized weights in the runtime."""
+    frame, at = axes.frame, axes.y(max(floor, SMALLEST_KL))
+    words = "floor: what llama.cpp's own rounding costs" if wide else "floor"
+    taken += [
+        (frame.left, at - 1, frame.end, at + 1),
+        (frame.left, at - 17, frame.left + 7.0 * len(words), at),
+    ]
+    return (
+        line("floor", (frame.left, at), (frame.end, at))
+        + "\n"
+        + text(frame.left + 6, at - 5, words, "tick", "start")
+    )
+
+
+def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box]) -> list[str]:
+    """The marks, large ones first so that they hide no small one, and their labels."""
+    parts: list[str] = []
+    radii = {p.name: scales.radius(p.memory) for p in marks}
+    at = {p.name: (axes.x(p.megabytes), axes.y(p.kl)) for p in marks}
+    for p in marks:
+        (x, y), r = at[p.name], radii[p.name]
+        taken.append((x - r, y - r, x + r, y + r))
+    for p in sorted(marks, key=lambda p: -radii[p.name]):
+        (x, y), r = at[p.name], radii[p.name]
+        ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="{r + 5:.1f}"/>' if p.best else ""
+        parts.append(
+            f"<g><title>{escape(p.summary)}</title>"
+            + _mark(p.format, x, y, r, scales.colour(p.speed))
+            + ring
+            + "</g>"
+        )
+    for p in marks:
+        label = ("★ " if p.best else "") + p.name
+        radius = radii[p.name] + (5 if p.best else 0)
+        left, base = place(label, *at[p.name], radius, taken, axes.frame)
+        parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
+    return parts
 
 
 _SHAPES = {
@@ -233,7 +222,7 @@ def _mark(format: str, x: float, y: float, radius: float, fill: str) -> str:
 
 def describe(data: dict[str, Any]) -> str:
     """What the chart shows, in words."""
-    said = [
+    sentences = [
         f"{p.name}: {p.megabytes:.1f} MB, KL divergence {p.kl:.5f}"
         + (f", {p.speed:.0f} tokens per second" if p.speed else "")
         + (f", {p.memory:.0f} MB of peak memory" if p.memory else "")
@@ -242,84 +231,7 @@ def describe(data: dict[str, Any]) -> str:
     best = data["recommended"]["name"]
     return (
         "File size across, KL divergence up. "
-        + "; ".join(said)
+        + "; ".join(sentences)
         + "."
         + (f" Recommended: {best}." if best else "")
-    )
-
-
-def colour(share: float) -> str:
-    """A colour between slow (0, blue) and fast (1, yellow)."""
-    at = min(max(share, 0.0), 1.0) * (len(_STOPS) - 1)
-    index = min(int(at), len(_STOPS) - 2)
-    mixed = (
-        a + (b - a) * (at - index) for a, b in zip(_STOPS[index], _STOPS[index + 1], strict=True)
-    )
-    return "#" + "".join(f"{round(v):02x}" for v in mixed)
-
-
-def power_of_ten(power: int) -> str:
-    """A power of ten as people write it."""
-    if power >= -3:
-        return f"{10.0**power:g}"
-    return "10⁻" + str(-power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def linear_ticks(start: float, stop: float, count: int = 6) -> list[float]:
-    """About `count` round numbers from start to at least stop."""
-    raw = max(stop - start, 1e-9) / count
-    size = 10 ** math.floor(math.log10(raw))
-    step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw)
-    return [start + i * step for i in range(math.ceil((stop - start) / step - 1e-9) + 1)]
-
-
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of what is drawn already."""
-
-
-def place(
-    label: str, cx: float, cy: float, radius: float, taken: list[Box], frame: Frame
-) -> tuple[float, float]:
-    """Left edge and baseline of a label near (cx, cy) that covers nothing yet.
-
-    Marks the place as taken.
-    """
-    width, height, gap = 8.8 * len(label), 15.0, radius + 5
-    spots = [
-        (cx + gap, cy + 5),
-        (cx - gap - width, cy + 5),
-        (cx - width / 2, cy - gap),
-        (cx - width / 2, cy + gap + 11),
-        (cx + gap * 0.7, cy - gap * 0.8),
-        (cx + gap * 0.7, cy + gap * 0.8 + 11),
-        (cx - gap * 0.7 - width, cy - gap * 0.8),
-        (cx - gap * 0.7 - width, cy + gap * 0.8 + 11),
-    ]
-
-    def overlap(spot: tuple[float, float]) -> float:
-        left, top, right, bottom = spot[0], spot[1] - height + 3, spot[0] + width, spot[1] + 3
-        outside = (
-            max(0, frame.left - left)
-            + max(0, right - frame.width + 4)
-            + max(0, frame.top - top)
-            + max(0, bottom - frame.base)
-        )
-        covered = sum(
-            max(0.0, min(right, r) - max(left, a)) * max(0.0, min(bottom, b) - max(top, t))
-            for a, t, r, b in taken
-        )
-        return covered + outside * height
-
-    spot = min(spots, key=overlap)
-    taken.append((spot[0], spot[1] - height + 3, spot[0] + width, spot[1] + 3))
-    return spot
-
-
-def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
-    return f'<line class="{kind}" x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"/>'
-
-
-def text(x: float, y: float, said: str, kind: str, anchor: str) -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
     )

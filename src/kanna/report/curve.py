@@ -1,7 +1,4 @@
-"""KL divergence against bytes.
-
-What the planner predicts of every size, the presets by the same costs, and what was measured.
-"""
+"""The chart of KL divergence by size: planned and preset sizes as predicted, files as measured."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 from html import escape
 from typing import Any
 
-from kanna.report.chart import (
+from kanna.report.plot import (
     NARROW,
     SMALLEST_KL,
     WIDE,
@@ -23,44 +20,46 @@ from kanna.report.chart import (
 
 
 def curve(data: dict[str, Any]) -> str:
-    """The chart as SVG, wide and narrow, and the presets as a table; empty without predictions."""
-    found = data["optimize"]["curve"]
-    if len(found["planned"]) < 2:
+    """Returns the chart as SVG, wide and narrow; empty without predictions."""
+    predictions = data["optimize"]["curve"]
+    if len(predictions["planned"]) < 2:
         return ""
     measured = [
         r
         for r in data["rows"]
         if r["file_bytes"] and r["kl_mean"] is not None and r["role"] != "floor"
     ]
-    return "\n".join(_draw(data, found, measured, frame) for frame in (WIDE, NARROW))
+    return "\n".join(_draw(data, predictions, measured, frame) for frame in (WIDE, NARROW))
 
 
 def describe(data: dict[str, Any]) -> str:
-    """What the chart shows, in words."""
-    found = data["optimize"]["curve"]
-    first, last = found["planned"][0], found["planned"][-1]
-    said = [
+    """Returns what the chart shows, in sentences."""
+    predictions = data["optimize"]["curve"]
+    first, last = predictions["planned"][0], predictions["planned"][-1]
+    sentences = [
         f"File size across, KL divergence up. The planner predicts {first['kl']:.3g} nats at "
         f"{first['bytes'] / 1e6:.1f} MB and {last['kl']:.1e} at {last['bytes'] / 1e6:.1f} MB."
     ]
-    said += [
+    sentences += [
         f"Preset {p['name']}: {p['bytes'] / 1e6:.1f} MB, predicted {p['kl']:.3g}."
-        for p in found["presets"]
+        for p in predictions["presets"]
     ]
-    said += [
+    sentences += [
         f"Measured, {r['name']}: {r['file_bytes'] / 1e6:.1f} MB, {r['kl_mean']:.4g}."
         for r in data["rows"]
         if r["file_bytes"] and r["kl_mean"] is not None
     ]
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _draw(
-    data: dict[str, Any], found: dict[str, Any], measured: list[dict[str, Any]], frame: Frame
+    data: dict[str, Any], predictions: dict[str, Any], measured: list[dict[str, Any]], frame: Frame
 ) -> str:
     low_kl = SMALLEST_KL * 10
-    planned = [(p["bytes"] / 1e6, p["kl"]) for p in found["planned"] if p["kl"] > low_kl]
-    presets = [(p["name"], p["bytes"] / 1e6, p["kl"]) for p in found["presets"] if p["kl"] > low_kl]
+    planned = [(p["bytes"] / 1e6, p["kl"]) for p in predictions["planned"] if p["kl"] > low_kl]
+    presets = [
+        (p["name"], p["bytes"] / 1e6, p["kl"]) for p in predictions["presets"] if p["kl"] > low_kl
+    ]
     points = [(r["name"], r["file_bytes"] / 1e6, max(r["kl_mean"], low_kl)) for r in measured]
     sizes = [m for m, _ in planned] + [m for _, m, _ in points]
     kls = [k for _, k in planned] + [k for *_, k in presets] + [k for *_, k in points]
@@ -92,25 +91,26 @@ def _draw(
         tip = f"{label}: {m:.1f} MB, measured {k:.5f} nats"
         kind = "mark best-mark" if label == best else "mark"
         parts.append(
-            f'<g><title>{escape(tip)}</title><circle class="{kind}" cx="{x(m):.1f}" cy="{y(k):.1f}" r="7"/></g>'
+            f"<g><title>{escape(tip)}</title>"
+            f'<circle class="{kind}" cx="{x(m):.1f}" cy="{y(k):.1f}" r="7"/></g>'
         )
         taken.append((x(m) - 7, y(k) - 7, x(m) + 7, y(k) + 7))
     for label, m, k in points:
         words = ("★ " if label == best else "") + label
         left, base = place(words, x(m), y(k), 7, taken, frame)
         parts.append(text(left, base, words, "label best" if label == best else "label", "start"))
-    parts += [_some_names(presets, x, y, taken, frame), _legend(frame), "</svg>"]
+    parts += [_preset_labels(presets, x, y, taken, frame), _legend(frame), "</svg>"]
     return "\n".join(parts)
 
 
-def _some_names(
+def _preset_labels(
     presets: list[tuple[str, float, float]], x: Any, y: Any, taken: list[Box], frame: Frame
 ) -> str:
-    """Names of the presets there is room for.
+    """Labels of the best known presets.
 
-    The others are in the words of the chart and under the pointer.
+    The others are named in the description of the chart and under the pointer.
     """
-    known = (
+    preferred = (
         "Q4_K_M",
         "Q2_K",
         "Q8_0",
@@ -122,11 +122,11 @@ def _some_names(
         "IQ1_M",
         "Q4_0",
     )
-    chosen = [p for want in known for p in presets if p[0] == want][: 8 if frame is WIDE else 4]
+    chosen = [p for name in preferred for p in presets if p[0] == name][: 8 if frame is WIDE else 4]
     parts: list[str] = []
-    for name, m, k in chosen:
-        left, base = place(name, x(m), y(k), 6, taken, frame)
-        parts.append(text(left, base, name, "tick", "start"))
+    for label, m, k in chosen:
+        left, base = place(label, x(m), y(k), 6, taken, frame)
+        parts.append(text(left, base, label, "tick", "start"))
     return "".join(parts)
 
 
@@ -139,7 +139,7 @@ def _legend(frame: Frame) -> str:
     step = 230 if frame is WIDE else 0
     rows = [("planned, predicted", "line"), ("presets, predicted", "preset"), ("measured", "mark")]
     parts: list[str] = []
-    for number, (said, kind) in enumerate(rows):
+    for number, (words, kind) in enumerate(rows):
         at = left + number * step
         up = top if frame is WIDE else frame.base + 56 + number * 18
         if kind == "line":
@@ -148,5 +148,5 @@ def _legend(frame: Frame) -> str:
             parts.append(_diamond(at + 11, up))
         else:
             parts.append(f'<circle class="mark" cx="{at + 11}" cy="{up}" r="6"/>')
-        parts.append(text(at + 30, up + 4, said, "tick", "start"))
+        parts.append(text(at + 30, up + 4, words, "tick", "start"))
     return "".join(parts)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from kanna._util.units import format_size
+from kanna.report.plot import colour, text
 
 ROW = 26
 """Height of a line."""
@@ -13,36 +14,56 @@ _NAMES = {"gguf": "GGUF", "onnx": "ONNX", "mlx": "MLX"}
 
 
 def rows(formats: Sequence[str], *, memory: bool, wide: bool) -> int:
-    """Lines it takes: speed and memory share one where there is room, and shapes are told when there are several."""
+    """Returns how many lines the legend takes.
+
+    Speed and memory share one in the wide chart; shapes get one where there are several formats.
+    """
     return 1 + (not wide and memory) + (len(formats) > 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What the chart encodes.
+
+    Attributes:
+        speeds: Slowest and fastest in tokens/s.
+        memories: Least and most peak memory in MB, or None where it was not measured.
+        formats: Names of the formats.
+    """
+
+    speeds: tuple[float, float]
+    memories: tuple[float, float] | None
+    formats: Sequence[str]
+
+
 def legend(
+    keys: Keys,
     *,
     left: float,
     top: float,
     wide: bool,
-    speeds: tuple[float, float],
-    stops: str,
-    memories: tuple[float, float] | None,
     radius: Callable[[float], float],
-    formats: Sequence[str],
     mark: Callable[[str, float, float, float, str], str],
     gradient: str,
 ) -> str:
-    """SVG from `top` downwards.
-
-    MB; mark: draws one; gradient: id of the colours, whose stops are `stops`.
+    """Returns the legend as SVG.
 
     Args:
-        speeds: Slowest and fastest in tokens/s.
-        memories: Least and most in MB.
-        radius: Of a mark in.
+        keys: What it explains.
+        left: Where it begins across.
+        top: Where it begins, downwards.
+        wide: Whether speed and memory share a line.
+        radius: Radius of the mark of so many MB.
+        mark: Draws the mark of a format: format, centre, radius and colour.
+        gradient: Id of the gradient of colours.
     """
+    speeds, memories, formats = keys.speeds, keys.memories, keys.formats
+    stops = "".join(f'<stop offset="{i * 25}%" stop-color="{colour(i / 4)}"/>' for i in range(5))
     middle, at = top + ROW / 2, left + (150.0 if wide else 90.0)
     parts = [
         f'<defs><linearGradient id="{gradient}">{stops}</linearGradient></defs>'
-        f'<rect x="{left}" y="{middle - 5:.1f}" width="{at - left}" height="10" rx="5" fill="url(#{gradient})"/>',
+        f'<rect x="{left}" y="{middle - 5:.1f}" width="{at - left}" height="10" rx="5" '
+        f'fill="url(#{gradient})"/>',
         _words(at + 8, middle, f"{speeds[0]:.0f} to {speeds[1]:.0f} tokens/s (yellow is faster)"),
     ]
     if memories:
@@ -67,5 +88,5 @@ def legend(
     return "".join(parts)
 
 
-def _words(x: float, middle: float, said: str) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{middle + 4:.1f}" text-anchor="start">{escape(said)}</text>'
+def _words(x: float, middle: float, words: str) -> str:
+    return text(x, middle + 4, words, "tick", "start")

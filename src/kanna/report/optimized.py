@@ -1,7 +1,4 @@
-"""The sections of an optimization.
-
-The curve, the plan as a picture, kinds of text, memory, the trials.
-"""
+"""The sections that an optimization adds to the report."""
 
 from __future__ import annotations
 
@@ -14,36 +11,36 @@ from kanna.report.picture import pictures
 
 
 def sections(data: dict[str, Any]) -> str:
-    """Markup for what `optimize` adds to a comparison; empty for a plain comparison."""
-    found = data.get("optimize")
-    if not found:
+    """Returns the markup of what `optimize` adds to a comparison; empty for a plain comparison."""
+    optimization = data.get("optimize")
+    if not optimization:
         return ""
     parts: list[str] = []
-    if drawn := curve(data):
+    if markup := curve(data):
         parts.append(
             "<h2>Divergence by size</h2>"
-            + drawn
-            + '<p class="muted">Predictions are of this model on its calibration '
-            "text, of the values that gptq would choose (presets too), without what the runtime's own rounding adds; "
-            "measurements are of the files, in the runtime.</p>"
+            + markup
+            + '<p class="muted">Predictions are of this model on its calibration text, of the '
+            "values that gptq would choose (presets too), without what the runtime's own rounding "
+            "adds; measurements are of the files, in the runtime.</p>"
         )
-    if table := _domains(found["domains"]):
-        parts.append("<h2>Kinds of text</h2>" + table)
-    if table := _memory(found.get("memory")):
-        parts.append("<h2>Memory</h2>" + table)
-    if drawn := pictures(found["pictures"]):
-        parts.append("<h2>The plan</h2>" + drawn)
-    if trials := _swaps(found.get("swaps") or []):
-        parts.append("<h2>Swaps tried</h2>" + trials)
-    if tuned := found.get("tuned"):
-        parts.append("<h2>Scales and norms tuned</h2>" + _tuned(tuned))
+    if markup := _domains(optimization["domains"]):
+        parts.append("<h2>Kinds of text</h2>" + markup)
+    if markup := _memory(optimization.get("memory")):
+        parts.append("<h2>Memory</h2>" + markup)
+    if markup := pictures(optimization["pictures"]):
+        parts.append("<h2>The plan</h2>" + markup)
+    if markup := _swaps(optimization.get("swaps") or []):
+        parts.append("<h2>Swaps tried</h2>" + markup)
+    if tuning := optimization.get("tuned"):
+        parts.append("<h2>Scales and norms tuned</h2>" + _tuned(tuning))
     return "".join(parts)
 
 
-def _domains(found: dict[str, Any]) -> str:
-    if not found:
+def _domains(domains: dict[str, Any]) -> str:
+    if not domains:
         return ""
-    kinds = list(found["windows"])
+    kinds = list(domains["windows"])
     head = '<th scope="col" class="text">artefact</th>' + "".join(
         f'<th scope="col">{escape(k)}</th>' for k in kinds
     )
@@ -51,59 +48,68 @@ def _domains(found: dict[str, Any]) -> str:
         f'<tr><th scope="row" class="text">{escape(r["name"])}</th>'
         + "".join(f"<td>{r['kl'][k]:.5f}</td>" for k in kinds)
         + "</tr>"
-        for r in found["rows"]
+        for r in domains["rows"]
     )
-    counts = ", ".join(f"{n} of {escape(k)}" for k, n in found["windows"].items())
+    counts = ", ".join(f"{n} of {escape(k)}" for k, n in domains["windows"].items())
     origin = (
         "windows held out of the statistics, which chose shrinkage and scaled predictions"
-        if found["fitted"]
+        if domains["fitted"]
         else "calibration text that nothing was fitted to"
     )
-    said = f"Mean KL divergence in nats, in the runtime, on {origin}; windows of {found['window']} tokens: {counts}."
-    return (
-        f'<p class="caption">{said}</p><div class="scroll" tabindex="0" role="region" aria-label="By kind of text">'
-        f'<table aria-label="Mean KL divergence by kind of text"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
+    caption = (
+        f"Mean KL divergence in nats, in the runtime, on {origin}; "
+        f"windows of {domains['window']} tokens: {counts}."
+    )
+    return _table(
+        caption, head, body, region="By kind of text", label="Mean KL divergence by kind of text"
     )
 
 
-def _memory(found: dict[str, Any] | None) -> str:
-    if not found:
+def _memory(memory: dict[str, Any] | None) -> str:
+    if not memory:
         return ""
     head = "".join(
         f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
         for i, c in enumerate(
-            ("cache", "cache takes", "beside weights", "KL of weights", "KL of the cache", "chosen")
+            (
+                "cache",
+                "cache takes",
+                "without weights",
+                "KL of weights",
+                "KL of the cache",
+                "chosen",
+            )
         )
     )
     body = "".join(
-        f'<tr><th scope="row" class="text">{r["cache"]}</th><td>{format_size(r["overhead"]["kv"])}</td>'
-        f"<td>{format_size(r['overhead_bytes'])}</td><td>{_or_dash(r['least'])}</td><td>{_or_dash(r['shift'])}</td>"
-        f"<td>{'✓' if r['cache'] == found['cache'] else '–'}</td></tr>"
-        for r in found["rooms"]
+        f'<tr><th scope="row" class="text">{r["cache"]}</th>'
+        f"<td>{format_size(r['overhead']['kv'])}</td><td>{format_size(r['overhead_bytes'])}</td>"
+        f"<td>{_or_dash(r['least'])}</td><td>{_or_dash(r['shift'])}</td>"
+        f"<td>{'✓' if r['cache'] == memory['cache'] else '–'}</td></tr>"
+        for r in memory["rooms"]
     )
     measured = (
         "not measured"
-        if found["measured"] is None
-        else f"{format_size(found['measured'])} measured"
+        if memory["measured"] is None
+        else f"{format_size(memory['measured'])} measured"
     )
     kl = (
         ""
-        if found["kl_with_cache"] is None
-        else f" Divergence with this cache: {found['kl_with_cache']:.5f} nats."
+        if memory["kl_with_cache"] is None
+        else f" Divergence with this cache: {memory['kl_with_cache']:.5f} nats."
     )
-    return (
-        f'<p class="caption">{format_size(found["limit"])} at {found["context"]} tokens: '
-        f"{format_size(found['predicted'])} predicted, {measured}, of a llama.cpp that maps no file, its cache full; "
-        f"what the interpreter held before is not in it. Cache in {found['cache']}: {escape(found['why'])}.{kl}</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Memory by cache"><table aria-label="Memory by '
-        f'cache"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f"<p><code>{escape(found['command'])}</code></p>"
+    caption = (
+        f"{format_size(memory['limit'])} at {memory['context']} tokens: "
+        f"{format_size(memory['predicted'])} predicted, {measured}, of a llama.cpp that maps no "
+        "file, its cache full; what the interpreter held before is not in it. "
+        f"Cache in {memory['cache']}: {escape(memory['why'])}.{kl}"
     )
+    table = _table(caption, head, body, region="Memory by cache", label="Memory by cache")
+    return f"{table}<p><code>{escape(memory['command'])}</code></p>"
 
 
-def _swaps(found: list[dict[str, Any]]) -> str:
-    if not found:
+def _swaps(trials: list[dict[str, Any]]) -> str:
+    if not trials:
         return ""
     head = "".join(
         f'<th scope="col"{" class=text" if i < 1 else ""}>{c}</th>'
@@ -112,29 +118,41 @@ def _swaps(found: list[dict[str, Any]]) -> str:
         )
     )
     body = "".join(
-        f'<tr><th scope="row" class="text">{escape(s["group"])}</th><td>× {s["factor"]:.2f}</td><td>{s["changed"]}</td>'
-        f"<td>{s['before']:.5f}</td><td>{s['after']:.5f}</td><td>{_or_dash(s['half'])}</td>"
+        f'<tr><th scope="row" class="text">{escape(s["group"])}</th>'
+        f"<td>× {s['factor']:.2f}</td><td>{s['changed']}</td><td>{s['before']:.5f}</td>"
+        f"<td>{s['after']:.5f}</td><td>{_or_dash(s['half'])}</td>"
         f"<td>{'✓' if s['kept'] else '–'}</td></tr>"
-        for s in found
+        for s in trials
     )
+    caption = (
+        "Plans of the same size, each with some costs taken as larger or smaller, in the runtime; "
+        "kept when the divergence falls by more than half that interval, about a standard error. "
+        "A trial that was clearly worse was left early."
+    )
+    return _table(caption, head, body, region="Swaps tried", label="Swaps tried")
+
+
+def _tuned(tuning: dict[str, Any]) -> str:
+    end = "so it is offered" if tuning["kept"] else "so it was not kept"
+    half = f" ± {tuning['half']:.5f}" if tuning["half"] is not None else ""
+    rounds = ", ".join(f"{v:.5f}" for v in tuning["watched"])
     return (
-        '<p class="caption">Plans of the same size, each with some costs taken as larger or smaller, in the runtime; '
-        "kept when the divergence falls by more than half that interval, about a standard error. A trial that was "
-        "clearly worse was left early.</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Swaps tried"><table aria-label="Swaps tried">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="caption">With the quantized values fixed, {tuning["parameters"]:,} scales and '
+        f"norms learned from the logits of the original on the calibration text, for "
+        f"{tuning['seconds']:.0f} s. In the runtime, on text they did not learn from, the "
+        f"divergence went from {tuning['before']:.5f} to {tuning['after']:.5f} nats"
+        f" (difference {tuning['after'] - tuning['before']:+.5f}{half}), {end}. "
+        f"Round by round, in torch: {rounds}.</p>"
     )
 
 
-def _tuned(found: dict[str, Any]) -> str:
-    end = "so it is offered" if found["kept"] else "so it was not kept"
-    half = f" ± {found['half']:.5f}" if found["half"] is not None else ""
-    rounds = ", ".join(f"{v:.5f}" for v in found["watched"])
+def _table(caption: str, head: str, body: str, *, region: str, label: str) -> str:
+    """A table that scrolls on its own; everything but region and label is markup."""
     return (
-        f'<p class="caption">With every code held, {found["parameters"]:,} scales and norms learned from the logits of '
-        f"the original on the calibration text, for {found['seconds']:.0f} s. In the runtime, on text it did not learn "
-        f"from, the divergence went from {found['before']:.5f} to {found['after']:.5f} nats"
-        f" (difference {found['after'] - found['before']:+.5f}{half}), {end}. Round by round, in torch: {rounds}.</p>"
+        f'<p class="caption">{caption}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{region}">'
+        f'<table aria-label="{label}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        "</table></div>"
     )
 
 

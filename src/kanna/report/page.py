@@ -22,7 +22,7 @@ _GATE = {
 
 
 def html_page(data: dict[str, Any]) -> str:
-    """The report as one self-contained page."""
+    """Returns the report of `CompareResult.to_dict()` as one self-contained page."""
     name = escape(data["name"])
     return f"""<!doctype html>
 <html lang="en">
@@ -55,10 +55,17 @@ def html_page(data: dict[str, Any]) -> str:
 <h2>Reproduce</h2>
 <pre tabindex="0">{escape(data["command"])}</pre>
 </main>
-<footer>Made with kanna {escape(data["version"])}. The numbers of this page are in the JSON file beside it.</footer>
+<footer>{_footer(data)}</footer>
 </body>
 </html>
 """
+
+
+def _footer(data: dict[str, Any]) -> str:
+    return (
+        f"Made with kanna {escape(data['version'])}. "
+        "The numbers of this page are in the JSON file beside it."
+    )
 
 
 def _subtitle(data: dict[str, Any]) -> str:
@@ -78,10 +85,14 @@ def _subtitle(data: dict[str, Any]) -> str:
 def _pick(data: dict[str, Any]) -> str:
     pick = data["recommended"]
     if not pick["name"]:
-        return f'<section class="pick"><strong>No recommendation</strong><p>{escape(pick["why"])}</p></section>'
+        return (
+            '<section class="pick"><strong>No recommendation</strong>'
+            f"<p>{escape(pick['why'])}</p></section>"
+        )
     return (
-        f'<section class="pick" aria-label="Recommended"><strong>★ {escape(pick["name"])}</strong>'
-        f'<p>{escape(pick["why"])}</p><p class="muted">How it was picked: {escape(pick["rule"])}</p></section>'
+        '<section class="pick" aria-label="Recommended">'
+        f"<strong>★ {escape(pick['name'])}</strong><p>{escape(pick['why'])}</p>"
+        f'<p class="muted">How it was picked: {escape(pick["rule"])}</p></section>'
     )
 
 
@@ -140,10 +151,16 @@ def _tables(data: dict[str, Any]) -> str:
                 _num(row["less_memory"], 0, scale=100, unit=" %"),
             )
         )
-    caption = "Size and quality; ± is a 95 % confidence interval, ÷ source the perplexity divided by the source's."
+    caption = (
+        "Size and quality; ± is a 95 % confidence interval, "
+        "÷ source the perplexity divided by the source's."
+    )
     parts = [_table(data, caption, _QUALITY, quality)]
     if any(row["gen_tps"] for row in data["rows"]):
-        caption = "Speed and memory on this machine; × faster and less memory are against the 16-bit baseline."
+        caption = (
+            "Speed and memory on this machine; "
+            "× faster and less memory are against the 16-bit baseline."
+        )
         parts.append(_table(data, caption, _SPEED, speed))
     return "".join(parts)
 
@@ -177,32 +194,32 @@ def _table(
         assert len(values) == len(columns) - 1
         if all(v == "–" for v in values):
             continue
-        mine = row["name"] == best
+        recommended = row["name"] == best
         body.append(
-            f'<tr class="{"best" if mine else row["role"]}"><th scope="row" class="text">{"★ " if mine else ""}'
-            f"{escape(row['name'])}</th>" + "".join(f"<td>{v}</td>" for v in values) + "</tr>"
+            f'<tr class="{"best" if recommended else row["role"]}"><th scope="row" class="text">'
+            f"{'★ ' if recommended else ''}{escape(row['name'])}</th>"
+            + "".join(f"<td>{v}</td>" for v in values)
+            + "</tr>"
         )
-    return _scrolling(caption, head, "".join(body))
+    return _scrolling_table(caption, head, "".join(body))
 
 
-def _scrolling(caption: str, head: str, body: str) -> str:
-    """A table that scrolls on its own where it is too wide.
-
-    The caption stays. head and body are markup.
-    """
-    said = escape(caption)
+def _scrolling_table(caption: str, head: str, body: str) -> str:
+    """A table that scrolls under its caption where it is too wide; head and body are markup."""
+    label = escape(caption)
     return (
-        f'<p class="caption" aria-hidden="true">{said}</p><div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{said}"><table aria-label="{said}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        f'<p class="caption" aria-hidden="true">{label}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f'<table aria-label="{label}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
         "</table></div>"
     )
 
 
 def _how_measured(data: dict[str, Any]) -> str:
     evaluation = data["evaluation"]
-    said = [
-        f"KL divergence is in nats over the whole vocabulary, against {evaluation['reference']}, at "
-        f"{evaluation['positions']:,} positions of {evaluation['text']}"
+    sentences = [
+        f"KL divergence is in nats over the whole vocabulary, against {evaluation['reference']}, "
+        f"at {evaluation['positions']:,} positions of {evaluation['text']}"
         if evaluation.get("positions")
         else "",
         "scored in the second half of each 512-token window" if evaluation.get("positions") else "",
@@ -210,7 +227,11 @@ def _how_measured(data: dict[str, Any]) -> str:
         if evaluation.get("reference_perplexity")
         else "",
     ]
-    return f'<p class="muted">{escape("; ".join(s for s in said if s))}.</p>' if any(said) else ""
+    return (
+        f'<p class="muted">{escape("; ".join(s for s in sentences if s))}.</p>'
+        if any(sentences)
+        else ""
+    )
 
 
 def _plan(row: dict[str, Any]) -> str:
@@ -259,7 +280,7 @@ def _small_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[s
         "<tr>" + "".join(f'<td class="text wrap">{escape(c)}</td>' for c in r) + "</tr>"
         for r in rows
     )
-    return _scrolling(caption, head, body)
+    return _scrolling_table(caption, head, body)
 
 
 def _list(pairs: Iterable[tuple[str, Any]]) -> str:

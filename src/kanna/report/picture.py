@@ -1,6 +1,6 @@
-"""A plan as a picture.
+"""A plan as a coloured table.
 
-A row per layer, a column per kind of tensor, coloured by bits per weight.
+A row is a layer, a column a kind of tensor, and the colour its bits per weight.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 from html import escape
 from typing import Any
 
-from kanna.report.chart import colour
+from kanna.report.plot import colour
 
 FEWEST, MOST = 1.5, 10.0
 
 
-def pictures(found: list[dict[str, Any]]) -> str:
-    """Plans side by side, as tables: the words in each cell say what the colour does."""
-    drawn = "".join(_picture(one) for one in found if one["tensors"])
-    return f'{_legend()}<div class="pictures">{drawn}</div>' if drawn else ""
+def pictures(plans: list[dict[str, Any]]) -> str:
+    """Returns plans as tables side by side; each cell names its encoding too."""
+    tables = "".join(_picture(plan) for plan in plans if plan["tensors"])
+    return f'{_legend()}<div class="pictures">{tables}</div>' if tables else ""
 
 
 def shade(bits: float) -> tuple[str, str]:
-    """Colour of a cell and of its letters: few bits are dark blue, many are yellow."""
+    """Returns the colours of a cell and of its letters: few bits are dark blue, many are yellow."""
     share = math.log(max(bits, FEWEST) / FEWEST) / math.log(MOST / FEWEST)
     back = colour(share)
     red, green, blue = (_linear(int(back[i : i + 2], 16) / 255) for i in (1, 3, 5))
@@ -35,10 +35,10 @@ def _linear(value: float) -> float:
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
-def _picture(one: dict[str, Any]) -> str:
+def _picture(plan: dict[str, Any]) -> str:
     layers: dict[int, dict[str, dict[str, Any]]] = {}
     others: list[tuple[str, dict[str, Any]]] = []
-    for tensor in one["tensors"]:
+    for tensor in plan["tensors"]:
         inside = re.match(r"blk\.(\d+)\.(.+?)(\.weight)?$", tensor["name"])
         if inside:
             layers.setdefault(int(inside[1]), {})[inside[2]] = tensor
@@ -49,20 +49,22 @@ def _picture(one: dict[str, Any]) -> str:
         f'<span class="chip"{_style(t)}>{escape(name)}: {escape(_short(t["encoding"]))}</span>'
         for name, t in others
     )
-    said = f"Encodings of {one['name']}, by layer and kind of tensor"
+    label = f"Encodings of {plan['name']}, by layer and kind of tensor"
     head = '<th scope="col" class="text">layer</th>' + "".join(
         f'<th scope="col">{escape(k)}</th>' for k in kinds
     )
     body = "".join(
-        f'<tr><th scope="row" class="text">{number}</th>{"".join(_cell(row.get(k)) for k in kinds)}</tr>'
+        f'<tr><th scope="row" class="text">{number}</th>'
+        f"{''.join(_cell(row.get(k)) for k in kinds)}</tr>"
         for number, row in sorted(layers.items())
     )
     table = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(said)}"><table class="plan" '
-        f'aria-label="{escape(said)}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f'<table class="plan" aria-label="{escape(label)}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
     return (
-        f"<section><h3>{escape(one['name'])}</h3><p>{chips}</p>{table if layers else ''}</section>"
+        f"<section><h3>{escape(plan['name'])}</h3><p>{chips}</p>{table if layers else ''}</section>"
     )
 
 

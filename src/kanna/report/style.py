@@ -1,21 +1,27 @@
 """The style sheet of the page: light and dark, screen and paper."""
 
 CSS = """
-:root { color-scheme: light dark; --ink: #1c2024; --muted: #60646c; --paper: #ffffff; --panel: #f6f7f9;
+:root { color-scheme: light dark; --ink: #1c2024; --muted: #60646c; --paper: #ffffff;
+  --panel: #f6f7f9;
   --line: #d9dce1; --accent: #0b7a55; --warn: #8a4b00; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --muted: #a5abb5; --paper: #14161a; --panel: #1d2026;
+@media (prefers-color-scheme: dark) { :root { --ink: #edeef0; --muted: #a5abb5; --paper: #14161a;
+  --panel: #1d2026;
   --line: #383c44; --accent: #4cc38a; --warn: #f5b95b; --bad: #ff8a80; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1200px; padding: 28px 20px 60px; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; max-width: 1200px; padding: 28px 20px 60px; color: var(--ink);
+  background: var(--paper);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .muted { color: var(--muted); }
-.pick { border: 1px solid var(--accent); border-left-width: 6px; border-radius: 8px; padding: 14px 18px;
+.pick { border: 1px solid var(--accent); border-left-width: 6px; border-radius: 8px;
+  padding: 14px 18px;
   background: var(--panel); margin: 18px 0; }
 .pick strong { color: var(--accent); font-size: 1.15rem; }
-.note { border-left: 4px solid var(--warn); padding: 6px 14px; margin: 10px 0; background: var(--panel); }
-.chart { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; }
+.note { border-left: 4px solid var(--warn); padding: 6px 14px; margin: 10px 0;
+  background: var(--panel); }
+.chart { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--line);
+  border-radius: 8px; }
 .chart.narrow { display: none; }
 @media (max-width: 560px) { .chart.wide { display: none; } .chart.narrow { display: block; } }
 .chart text { fill: var(--ink); font: 13px system-ui, sans-serif; }
@@ -33,17 +39,21 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .chart .preset { fill: var(--warn); stroke: var(--panel); stroke-width: 1; }
 .chart .mark { fill: var(--ink); stroke: var(--panel); stroke-width: 1.5; }
 .chart .best-mark { fill: var(--accent); stroke: var(--ink); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 0 24px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr));
+  gap: 0 24px; }
 .pictures section { min-width: 0; }
 h3 { font-size: 1rem; margin: 10px 0 4px; overflow-wrap: anywhere; }
 table.plan { font-size: .74rem; border-collapse: separate; border-spacing: 1px; }
 table.plan td { padding: 2px 4px; text-align: center; border: 0; border-radius: 3px; }
 table.plan th { padding: 2px 4px; text-align: center; border: 0; }
-.chip { display: inline-block; padding: 1px 8px; margin: 2px 6px 2px 0; border-radius: 4px; font-size: .8rem; }
+.chip { display: inline-block; padding: 1px 8px; margin: 2px 6px 2px 0; border-radius: 4px;
+  font-size: .8rem; }
 .scroll { overflow-x: auto; margin-bottom: 18px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+  font-size: .93rem; }
 .caption { color: var(--muted); margin: 0 0 4px; }
-th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
 th { font-weight: 600; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 td.wrap { white-space: normal; }
@@ -52,17 +62,21 @@ thead th { border-bottom: 2px solid var(--line); }
 tr.best, tr.best th { background: color-mix(in srgb, var(--accent) 12%, var(--paper)); }
 tr.best th { color: var(--accent); }
 tr.floor, tr.baseline { color: var(--muted); }
-.ok { color: var(--accent); } .bad { color: var(--bad); font-weight: 600; } .unknown { color: var(--warn); }
+.ok { color: var(--accent); } .bad { color: var(--bad); font-weight: 600; } .unknown {
+  color: var(--warn); }
 details { border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; margin: 8px 0; }
 summary { cursor: pointer; font-weight: 600; }
 summary:focus-visible, pre:focus-visible, .scroll:focus-visible {
   outline: 3px solid var(--accent); outline-offset: 2px; }
-pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
-  white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
+  padding: 12px 14px;
+  white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas,
+  monospace; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 footer { margin-top: 40px; color: var(--muted); font-size: .9rem; }
-@media print { :root { --ink: #000; --muted: #444; --paper: #fff; --panel: #fff; --line: #bbb; --accent: #064;
+@media print { :root { --ink: #000; --muted: #444; --paper: #fff; --panel: #fff; --line: #bbb;
+  --accent: #064;
   --warn: #630; --bad: #900; } body { max-width: none; padding: 0; font-size: 10pt; }
   details:not([open]) { display: none; } h2, .pick, .chart, tr { break-inside: avoid; }
   th, td { padding: 3px 5px; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }

@@ -1,4 +1,4 @@
-"""Put a report on disk."""
+"""Write a report to disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from kanna.report.page import html_page
 def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
     """Write report.html, report.json, a card beside each artefact and README.md for the folder.
 
-    Return the paths.
-
-    elsewhere: no README.md. Each file is replaced as a whole.
+    Each file is replaced as a whole.
 
     Args:
         data: `CompareResult.to_dict()`.
-        name: Of both reports. With another, the folder is told of.
+        out: The folder.
+        name: Stem of both reports. README.md is only written for `report`; other reports of the
+            same folder leave it alone.
+
+    Returns:
+        The paths of the files.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {
@@ -42,7 +45,7 @@ def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
 
 
 def plain(value: Any) -> Any:
-    """The same value in JSON's own types."""
+    """Returns the same value in JSON's own types; NaN and infinity become None."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):
