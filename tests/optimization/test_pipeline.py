@@ -1,4 +1,4 @@
-"""Optimize: on a real tiny model from calibration to proof, and every way to ask for something impossible."""
+"""Optimize a real tiny model from calibration to proof, and refuse what is impossible."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ from kanna.plan import Plan
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from helpers import (
-    optimizing,  # noqa: E402 - needs torch
-    tiny_models,  # noqa: E402 - needs torch
-)
+from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
 
 from kanna.optimization import measure  # noqa: E402 - needs torch
 from kanna.optimization.adapters import gguf as adapter_module  # noqa: E402 - needs torch
@@ -349,7 +346,7 @@ def test_interrupted_measurement_goes_on(home: Path, tmp_path: Path, monkeypatch
 
 
 def test_costs_without_gradients_still_rank(home: Path, tmp_path: Path) -> None:
-    """Without memory for a backward pass, and with one window of text, so that nothing could be held out."""
+    """Without memory for a backward pass, and with one window of text: nothing is held out."""
     (tmp_path / "short.txt").write_text(tiny_models.TEXT * 2, encoding="utf-8")
     kanna.calibrate(home / "tiny", tmp_path / "stats", calibration=[tmp_path / "short.txt"])
     model, stats = (

@@ -29,9 +29,8 @@ def invoke(home: Path, *words: str) -> Any:
 
 
 def test_the_folder_keeps_its_budget_and_beats_the_preset(home: Path) -> None:
-    run = invoke(
-        home, "--like", "mlx:q4", "--rule", "ffn_down=affine6g64", "--exclude", "affine2g32"
-    )
+    words = ["--like", "mlx:q4", "--rule", "ffn_down=affine6g64", "--exclude", "affine2g32"]
+    run = invoke(home, *words)
     assert run.exit_code == 0, run.stderr + run.output
     found = json.loads(run.stdout)
     artefact = Path(found["artefact"])
