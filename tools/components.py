@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import Any
 
-from kanna.catalog import Component, Listing, components
+from kanna.catalog import Component, Listing, Option, components
 
 PAGE = Path(__file__).parent.parent / "docs" / "components.md"
 HEAD = """\
 # Components
 
-Whatever recipes, plans and options can name. `kanna components` lists the same, and says what of it is available on
-your machine: see [the command](commands/components.md).
+Whatever recipes, plans and options can name. `kanna components` lists the same, and says what of it
+is available on your machine: see [the command](commands/components.md).
 
-This page is made from the code by `make docs`: names are those of files, descriptions those of docstrings, options and
-defaults those of signatures and fields.
+This page is made from the code by `make docs`: names are those of files, descriptions those of
+docstrings, options and defaults those of signatures and fields.
 """
 _LIST = 12
 """Facts that are longer lists are left to `kanna components KIND NAME`."""
@@ -23,86 +23,82 @@ _LIST = 12
 
 def page() -> str:
     """The text of docs/components.md."""
-    found = components()
-    parts = [HEAD, f"{found.count} components of {len(found.kinds)} kinds.\n"]
-    return "\n".join([*parts, *(_kind(k) for k in found.kinds)])
+    listed = components()
+    parts = [HEAD, f"{listed.count} components of {len(listed.kinds)} kinds.\n"]
+    return "\n".join([*parts, *(_kind(k) for k in listed.kinds)])
 
 
 def _kind(kind: Listing) -> str:
-    lines = [f"## {kind.kind.capitalize()}", "", kind.about, ""]
+    lines = [f"## {kind.kind.capitalize()}", "", _wrapped(kind.about), ""]
     extras = any(c.extra for c in kind.components)
     facts = any(_facts(c) for c in kind.components)
     heads = ["name", "what", *(["extra"] if extras else []), *(["facts"] if facts else [])]
     lines += [_row(heads), _row(["---"] * len(heads))]
-    for one in kind.components:
-        cells = [f"`{one.name}`", _cell(one.summary)]
-        cells += [_extra(one)] if extras else []
-        lines.append(_row(cells + ([_cell(_facts(one))] if facts else [])))
+    for component in kind.components:
+        cells = [f"`{component.name}`", _cell(component.summary)]
+        cells += [_extra(component)] if extras else []
+        lines.append(_row(cells + ([_cell(_facts(component))] if facts else [])))
     lines.append("")
     for options, names in _shared(kind.components):
-        said = (
-            "all of them"
-            if len(names) == len(kind.components) > 1
-            else ", ".join(f"`{n}`" for n in names)
-        )
-        lines += [
-            f"Options of {said}:",
-            "",
-            _row(["option", "type", "default", "what"]),
-            _row(["---"] * 4),
-        ]
-        for o in options:
-            default = (
-                "required"
-                if o.required
-                else "none"
-                if o.default in (None, "", [])
-                else f"`{o.default}`"
-            )
-            lines.append(
-                _row(
-                    [
-                        f"`{o.name}`",
-                        _cell(f"`{o.type}`" if o.type else ""),
-                        _cell(default),
-                        _cell(o.about),
-                    ]
-                )
-            )
+        everyone = len(names) == len(kind.components) > 1
+        owners = "all of them" if everyone else ", ".join(f"`{n}`" for n in names)
+        lines += [_wrapped(f"Options of {owners}:"), ""]
+        lines += [_row(["option", "type", "default", "what"]), _row(["---"] * 4)]
+        lines += [_option(option) for option in options]
         lines.append("")
     return "\n".join(lines)
 
 
-def _shared(found: list[Component]) -> list[tuple[Any, list[str]]]:
+def _option(option: Option) -> str:
+    if option.required:
+        default = "required"
+    else:
+        default = "none" if option.default in (None, "", []) else f"`{option.default}`"
+    kind = _cell(f"`{option.type}`" if option.type else "")
+    return _row([f"`{option.name}`", kind, _cell(default), _cell(option.about)])
+
+
+def _shared(listed: list[Component]) -> list[tuple[list[Option], list[str]]]:
     """Options, and the components that have just these."""
-    by_options: list[tuple[Any, list[str]]] = []
-    for one in found:
-        if not one.options:
+    by_options: list[tuple[list[Option], list[str]]] = []
+    for component in listed:
+        if not component.options:
             continue
-        same = next((names for options, names in by_options if options == one.options), None)
+        same = next((names for options, names in by_options if options == component.options), None)
         if same is None:
-            by_options.append((one.options, [one.name]))
+            by_options.append((component.options, [component.name]))
         else:
-            same.append(one.name)
+            same.append(component.name)
     return by_options
 
 
-def _extra(one: Component) -> str:
-    return one.extra + (f", for {one.extra_for}" if one.extra_for else "")
+def _extra(component: Component) -> str:
+    return component.extra + (f", for {component.extra_for}" if component.extra_for else "")
 
 
-def _facts(one: Component) -> str:
-    told: list[str] = []
-    for name, value in one.facts.items():
+def _facts(component: Component) -> str:
+    facts: list[str] = []
+    for name, value in component.facts.items():
         if isinstance(value, (list, tuple)):
             if not value or len(value) > _LIST:
                 continue
             value = ", ".join(map(str, value))
         if value is True:
-            told.append(name)
+            facts.append(name)
         elif value is not False and value not in (None, ""):
-            told.append(f"{name}: {value}")
-    return "; ".join(told)
+            facts.append(f"{name}: {value}")
+    return "; ".join(facts)
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs and lists at 100 columns."""
+    lines = text.splitlines()
+    return "\n".join(
+        textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)
+        if len(line) > 100
+        else line
+        for line in lines
+    )
 
 
 def _cell(text: str) -> str:
