@@ -124,7 +124,7 @@ class Canary:
         self._unloading: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
-        """Load it besides the model; one that does not load is taken back at once."""
+        """Load it while the model stays loaded; one that does not load is taken back at once."""
         spec = ModelSpec(name=self.model.name, path=self.spec.path)
         try:
             engine = engines.for_artefact(spec.path)

@@ -22,7 +22,7 @@ class EngineConnectionError(Exception):
 class EngineResponse(asyncio.Protocol):
     """A response: its status, then its body in parts as they arrive.
 
-    Close it, or the engine goes on for nobody.
+    Close it, or the engine goes on although nobody reads.
 
     Args:
         request: Head and body, as they are sent.

@@ -66,7 +66,7 @@ def engine_down(name: str, reason: str = "") -> ApiError:
 
 
 def no_memory(message: str) -> ApiError:
-    """503: a model does not fit beside those in use."""
+    """503: a model does not fit with those in use."""
     return ApiError(503, message, "server_overloaded", "insufficient_memory", retry_after=5)
 
 

@@ -35,7 +35,7 @@ class EngineProcess:
         raw_headers: The same as lines of HTTP.
         state: `new`, `starting`, `ready`, `restarting`, `stopped` or `failed`.
         port: Of the loopback interface.
-        announced: What it said when it was ready.
+        announced: The message it sent when it was ready.
         template_capabilities: What its chat template can do, once somebody asked.
         restarts: How often it was started again.
         reason: Why it ended last.

@@ -48,7 +48,7 @@ def _refused(
     artefacts = " or ".join(taker.artefact for taker in takers)
     return UsageError(
         f"{spec.path} runs in {engine.name}, which takes no {companion}",
-        expected=f"{companion} beside {artefacts}",
+        expected=f"{companion} with {artefacts}",
     )
 
 

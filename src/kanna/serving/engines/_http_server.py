@@ -76,7 +76,7 @@ async def _serve(
 
 
 def _guarded(handler: Handler, key: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler that wants the key, reads the body and turns errors into JSON."""
+    """A handler that checks the key, reads the body and turns errors into JSON."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         authorization = request.headers.get("authorization", "").encode()

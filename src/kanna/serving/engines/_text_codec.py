@@ -55,7 +55,7 @@ class TextCodec:
         """Ids of a text; control tokens in it become their ids.
 
         Args:
-            text: Any.
+            text: To encode.
             add_special: Add the tokens that the model wants at the beginning.
         """
         return list(self.tokenizer.encode(text, add_special_tokens=add_special).ids)

@@ -1,6 +1,6 @@
 """What an engine is: it recognizes an artefact, says what memory it takes, and runs it.
 
-An engine runs in a child process. The child listens on a loopback port, wants the internal key as
+An engine runs in a child process. The child listens on a loopback port, needs the internal key as
 a bearer token on every request, and answers `/health`, `/v1/chat/completions`, `/v1/completions`,
 `/tokenize`, `/detokenize` and `/apply-template` for one choice of one prompt, and `/slots` and
 `/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`; `score` answers
