@@ -3,7 +3,7 @@
 KannaError                 exit 1
 ├── UsageError             exit 2   options that do not fit together
 ├── SourceError            what the user gave cannot be used
-│   ├── FormatError        a file is truncated, lies about itself or is not what it claims
+│   ├── FormatError        a file is truncated, contradicts itself or is not what it claims
 │   ├── UnsupportedError   a family, tokenizer, tensor or type we do not know
 │   └── RefusedError       pickled or otherwise unsafe input
 ├── EncodingError          values or shapes an encoding cannot hold
@@ -17,13 +17,19 @@ from __future__ import annotations
 
 
 class KannaError(Exception):
-    """Base class. The message says what was found; `expected` and `todo` say the rest."""
+    """The base of all.
+
+    Args:
+        problem: What was found to be wrong, kept as `found`.
+        expected: What would have been right.
+        todo: What the user can do.
+    """
 
     exit_code = 1
 
-    def __init__(self, found: str, *, expected: str = "", todo: str = "") -> None:
-        self.found, self.expected, self.todo = found, expected, todo
-        parts = [found]
+    def __init__(self, problem: str, *, expected: str = "", todo: str = "") -> None:
+        self.found, self.expected, self.todo = problem, expected, todo
+        parts = [problem]
         if expected:
             parts.append(f"Expected: {expected}")
         if todo:
@@ -32,40 +38,44 @@ class KannaError(Exception):
 
 
 class UsageError(KannaError):
+    """Options do not fit together."""
+
     exit_code = 2
 
 
 class SourceError(KannaError):
-    pass
+    """What the user gave cannot be used."""
 
 
 class FormatError(SourceError):
-    pass
+    """A file is truncated, contradicts itself or is not what it claims to be."""
 
 
 class UnsupportedError(SourceError):
-    pass
+    """A family, tokenizer, tensor or type is not known."""
 
 
 class RefusedError(SourceError):
-    pass
+    """The input is pickled or otherwise unsafe."""
 
 
 class EncodingError(KannaError):
-    pass
+    """An encoding cannot hold these values or shapes."""
 
 
 class PlanError(KannaError):
-    pass
+    """A plan, preset or importance matrix does not fit the model."""
 
 
 class OutputError(KannaError):
-    pass
+    """The artefact cannot be written: it exists, there is no space, the disk is read-only."""
 
 
 class GateError(KannaError):
-    pass
+    """An artefact was checked and is not right."""
 
 
 class MissingError(KannaError):
+    """An extra or hardware is needed that is not here."""
+
     exit_code = 3

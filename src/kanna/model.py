@@ -1,6 +1,4 @@
-"""The in-memory picture of a language model.
-
-Metadata and lazy tensors, never the weights themselves.
+"""The in-memory picture of a language model: metadata and lazy tensors, never the weights.
 
 Tensors carry GGUF names (`blk.0.attn_q.weight`) and numpy-order shapes: the last axis is the
 columns, everything before it is flattened to rows.
@@ -24,10 +22,14 @@ class Tensor(Protocol):
     """A tensor whose values are read in row blocks on demand."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its GGUF name."""
+        ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """In numpy order, the columns last."""
+        ...
 
     @property
     def dtype(self) -> str:
@@ -44,19 +46,22 @@ class Tensor(Protocol):
         ...
 
     def raw(self, start: int, stop: int) -> U8 | None:
-        """Rows [start, stop) as stored, uint8 [stop - start, row bytes]; None when they must be computed."""
+        """Rows [start, stop) as stored, uint8 [stop - start, row bytes]; None: they are computed."""
         ...
 
 
 def columns(tensor: Tensor) -> int:
+    """Length of the last axis; 1 of a scalar."""
     return tensor.shape[-1] if tensor.shape else 1
 
 
 def num_rows(tensor: Tensor) -> int:
+    """Product of all axes but the last."""
     return prod(tensor.shape[:-1])
 
 
 def num_weights(tensor: Tensor) -> int:
+    """Product of all axes."""
     return prod(tensor.shape)
 
 
@@ -76,22 +81,27 @@ class MetaValue:
 
 
 def u32(value: int) -> MetaValue:
+    """An unsigned 32-bit value."""
     return MetaValue(int(value), ValueType.U32)
 
 
 def f32(value: float) -> MetaValue:
+    """A 32-bit float."""
     return MetaValue(float(value), ValueType.F32)
 
 
 def boolean(value: bool) -> MetaValue:
+    """A truth value."""
     return MetaValue(bool(value), ValueType.BOOL)
 
 
 def string(value: str) -> MetaValue:
+    """A text."""
     return MetaValue(str(value), ValueType.STR)
 
 
 def array(value: Any, item: ValueType) -> MetaValue:
+    """An array whose elements have the type `item`."""
     return MetaValue(value, ValueType.ARRAY, item)
 
 
@@ -116,9 +126,10 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
+        """Weights of all tensors."""
         return sum(num_weights(t) for t in self.tensors.values())
 
     def meta(self, key: str, default: Any = None) -> Any:
         """Value of a metadata key; `{arch}` in the key stands for the family."""
-        found = self.metadata.get(key.replace("{arch}", self.family))
-        return default if found is None else found.value
+        entry = self.metadata.get(key.replace("{arch}", self.family))
+        return default if entry is None else entry.value
