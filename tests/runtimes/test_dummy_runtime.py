@@ -53,6 +53,7 @@ class DummyRuntime:
 
     name = "dummy"
     title = "Dummy"
+    summary = "A runtime of another distribution"
     extra = ""
     has_thread_setting = True
     slow_on_cpu = False

@@ -107,6 +107,8 @@ class Work(Protocol):
     """Whether the files of the source are hashed while weights are written, and asked for last."""
     takes: Sequence[str]
     """Fields of a request that it has a use for."""
+    summary: str
+    """What it makes, in a line."""
     extra: str
     """What must be installed for it; "" for the base install."""
 

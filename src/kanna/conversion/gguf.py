@@ -27,6 +27,7 @@ class ToGGUF:
     late_hashes = True
     takes = MATRICES
     extra = ""
+    summary = "Conversion to a GGUF for llama.cpp"
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         self.source, self.model, self.request = source, model, request

@@ -44,6 +44,7 @@ class ToMLX:
     late_hashes = False
     takes = MATRICES
     extra = ""
+    summary = "Conversion to a folder for mlx-lm, without mlx"
 
     def __init__(
         self,

@@ -107,6 +107,7 @@ class ToAny:
     late_hashes = False
     takes = ("preset", "encoding", "plan", "statistics", "method", "include", "exclude")
     extra = "onnx"
+    summary = "Conversion to an ONNX folder for onnxruntime-genai"
 
     def __new__(cls, source: Source, model: Model, out: Path | None, request: Request) -> Any:
         if request.preset in onnx_derived.PRESETS:

@@ -23,6 +23,7 @@ class ToSafetensors:
     late_hashes = False
     takes = ("encoding", "split_max_size")
     extra = ""
+    summary = "Conversion to a Hugging Face folder in floating point"
 
     def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
         encoding = request.encoding

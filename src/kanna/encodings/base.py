@@ -42,6 +42,7 @@ class Encoding:
 
     Attributes:
         label: The name as people write it.
+        summary: What it is, in a line.
         ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped).
         needs_weights: The encoder needs the importance of the columns.
         file_type: llama.cpp's file type (`general.file_type`) of a file in this encoding throughout;
@@ -60,6 +61,7 @@ class Encoding:
     label: str
     block: int
     block_bytes: int
+    summary: str = ""
     ggml_type: int | None = None
     needs_weights: bool = False
     file_type: int | None = None

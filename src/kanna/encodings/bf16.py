@@ -25,6 +25,10 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 ENCODING = Encoding(
     name="bf16",
+    summary=(
+        "BF16: the upper half of single precision, rounded to nearest even; a NaN stays a "
+        "(quiet) NaN"
+    ),
     ggml_type=30,
     file_type=32,
     label="BF16",

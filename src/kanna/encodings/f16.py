@@ -44,6 +44,7 @@ def _has_denormals() -> bool:
 
 ENCODING = Encoding(
     name="f16",
+    summary="F16: IEEE half precision, rounded to nearest even",
     label="F16",
     block=1,
     block_bytes=2,

@@ -18,6 +18,7 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 ENCODING = Encoding(
     name="f32",
+    summary="F32: IEEE single precision, as it is",
     label="F32",
     block=1,
     block_bytes=4,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq1_m",
+    summary="IQ1_M: About 1.75 bits: codebook of 2048 ternary eight-value patterns, finer scales",
     label="IQ1_M",
     block=256,
     block_bytes=56,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq1_s",
+    summary="IQ1_S: About 1.56 bits: codebook of 2048 ternary eight-value patterns",
     label="IQ1_S",
     block=256,
     block_bytes=50,

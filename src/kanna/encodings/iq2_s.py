@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq2_s",
+    summary="IQ2_S: About 2.56 bits: codebook of 1024 eight-value patterns with free signs",
     label="IQ2_S",
     block=256,
     block_bytes=82,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq2_xs",
+    summary="IQ2_XS: About 2.31 bits: codebook of 512 eight-value patterns with packed signs",
     label="IQ2_XS",
     block=256,
     block_bytes=74,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq2_xxs",
+    summary="IQ2_XXS: About 2.06 bits: codebook of 256 eight-value patterns with packed signs",
     label="IQ2_XXS",
     block=256,
     block_bytes=66,

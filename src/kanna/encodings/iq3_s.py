@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq3_s",
+    summary="IQ3_S: About 3.44 bits: codebook of 512 four-value patterns with free signs",
     label="IQ3_S",
     block=256,
     block_bytes=110,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq3_xxs",
+    summary="IQ3_XXS: About 3.06 bits: codebook of 256 four-value patterns with packed signs",
     label="IQ3_XXS",
     block=256,
     block_bytes=98,

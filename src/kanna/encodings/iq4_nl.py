@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq4_nl",
+    summary="IQ4_NL: 4-bit codes into a fixed non-linear table, one scale per 32 values",
     label="IQ4_NL",
     block=32,
     block_bytes=18,

@@ -10,6 +10,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="iq4_xs",
+    summary="IQ4_XS: 4-bit codes into a fixed non-linear table",
     label="IQ4_XS",
     block=256,
     block_bytes=136,

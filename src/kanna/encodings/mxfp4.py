@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="mxfp4",
+    summary="MXFP4: 4-bit floats (E2M1) under one power of two per 32 values",
     label="MXFP4",
     block=32,
     block_bytes=17,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="nvfp4",
+    summary="NVFP4: 4-bit floats (E2M1) under one 8-bit float scale per 16 values",
     label="NVFP4",
     block=64,
     block_bytes=36,

@@ -18,6 +18,7 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 ENCODING = Encoding(
     name="q1_0",
+    summary="Q1_0: One sign bit per value and one scale per 128",
     label="Q1_0",
     block=128,
     block_bytes=18,

@@ -19,6 +19,7 @@ def _decode(_: Encoding, data: U8, cols: int) -> F32:
 
 ENCODING = Encoding(
     name="q2_0",
+    summary="Q2_0: 2-bit codes for -1, 0, 1, 2 times one scale per 64 values",
     label="Q2_0",
     block=64,
     block_bytes=18,

@@ -7,6 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q2_k",
+    summary=(
+        "Q2_K: 2-bit codes; 4-bit scales and minima per 16 values under two half-precision "
+        "factors per 256"
+    ),
     label="Q2_K",
     block=256,
     block_bytes=84,

@@ -7,6 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q3_k",
+    summary=(
+        "Q3_K: 3-bit signed codes; 6-bit scales per 16 values under one half-precision factor "
+        "per 256"
+    ),
     label="Q3_K",
     block=256,
     block_bytes=110,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q4_0",
+    summary="Q4_0: 4-bit codes with one scale per 32 values",
     label="Q4_0",
     block=32,
     block_bytes=18,

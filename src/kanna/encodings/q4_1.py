@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q4_1",
+    summary="Q4_1: 4-bit codes with one scale and one minimum per 32 values",
     label="Q4_1",
     block=32,
     block_bytes=20,

@@ -7,6 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q4_k",
+    summary=(
+        "Q4_K: 4-bit codes; 6-bit scales and minima per 32 values under two half-precision "
+        "factors per 256"
+    ),
     label="Q4_K",
     block=256,
     block_bytes=144,

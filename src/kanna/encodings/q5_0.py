@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q5_0",
+    summary="Q5_0: 5-bit codes with one scale per 32 values",
     label="Q5_0",
     block=32,
     block_bytes=22,

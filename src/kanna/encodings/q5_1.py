@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q5_1",
+    summary="Q5_1: 5-bit codes with one scale and one minimum per 32 values",
     label="Q5_1",
     block=32,
     block_bytes=24,

@@ -7,6 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q5_k",
+    summary=(
+        "Q5_K: 5-bit codes; 6-bit scales and minima per 32 values under two half-precision "
+        "factors per 256"
+    ),
     label="Q5_K",
     block=256,
     block_bytes=176,

@@ -7,6 +7,10 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q6_k",
+    summary=(
+        "Q6_K: 6-bit signed codes; 8-bit scales per 16 values under one half-precision factor "
+        "per 256"
+    ),
     label="Q6_K",
     block=256,
     block_bytes=210,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="q8_0",
+    summary="Q8_0: 8-bit codes with one scale per 32 values",
     label="Q8_0",
     block=32,
     block_bytes=34,

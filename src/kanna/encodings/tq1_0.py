@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="tq1_0",
+    summary="TQ1_0: Ternary values, five to a byte; for models trained so",
     label="TQ1_0",
     block=256,
     block_bytes=54,

@@ -7,6 +7,7 @@ from kanna.encodings.base import Encoding
 
 ENCODING = Encoding(
     name="tq2_0",
+    summary="TQ2_0: Ternary values, four to a byte; for models trained so",
     label="TQ2_0",
     block=256,
     block_bytes=66,

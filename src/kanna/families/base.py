@@ -183,6 +183,7 @@ class Family:
 
     Attributes:
         arch: GGUF architecture name.
+        summary: What it is, in a line.
         architectures: Class names in config.json that mean this family.
         metadata: Config → the `{arch}.*` keys.
         names: Hugging Face module → GGUF tensor.
@@ -203,6 +204,7 @@ class Family:
     """
 
     arch: str
+    summary: str = ""
     architectures: tuple[str, ...]
     metadata: Callable[[Config], Metadata]
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)

@@ -90,6 +90,10 @@ def to_config(model: Model) -> dict[str, Any]:
 
 FAMILY = Family(
     arch=ARCH,
+    summary=(
+        "Gemma 2: norms before and after each part, soft-capped logits, a window in every other "
+        "layer"
+    ),
     architectures=("Gemma2ForCausalLM",),
     model_type="gemma2",
     metadata=metadata,

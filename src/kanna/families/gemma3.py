@@ -62,6 +62,7 @@ def to_config(model: Model) -> dict[str, Any]:
 
 FAMILY = Family(
     arch=ARCH,
+    summary="Gemma 3, the text model: alone, or the language part of the multimodal ones",
     architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
     metadata=metadata,

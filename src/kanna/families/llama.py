@@ -25,6 +25,10 @@ def extra(c: Config) -> dict[str, F32]:
 
 FAMILY = Family(
     arch=ARCH,
+    summary=(
+        "Llama 1 to 3.2, Code Llama, TinyLlama, SmolLM2 and everything published as "
+        "LlamaForCausalLM"
+    ),
     architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
     model_type="llama",
     metadata=metadata,

@@ -22,6 +22,7 @@ def checks(c: Config) -> list[Problem]:
 
 FAMILY = Family(
     arch=llama.ARCH,
+    summary="Mistral 7B and Nemo",
     architectures=("MistralForCausalLM",),
     model_type="mistral",
     metadata=llama.metadata,

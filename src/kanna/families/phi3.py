@@ -138,6 +138,10 @@ def to_config(model: Model) -> dict[str, Any]:
 
 FAMILY = Family(
     arch=ARCH,
+    summary=(
+        "Phi-3, Phi-3.5 and Phi-4-mini: q, k, v in one matrix, gate and up in one, long rope "
+        "factors"
+    ),
     architectures=("Phi3ForCausalLM",),
     model_type="phi3",
     metadata=metadata,

@@ -45,6 +45,7 @@ def checks(c: Config) -> list[Problem]:
 
 FAMILY = Family(
     arch=ARCH,
+    summary="Qwen2 and Qwen2.5: q, k and v have biases",
     architectures=("Qwen2ForCausalLM",),
     model_type="qwen2",
     metadata=metadata,

@@ -191,6 +191,7 @@ class Runtime(Protocol):
     Attributes:
         name: As its module, or its entry point, is named.
         title: As people write it.
+        summary: What it is, in a line.
         extra: The extra of kanna that installs it; "" for none.
         has_thread_setting: Whether `open` can limit threads; otherwise a bench confines the process
             to as many processors.
@@ -202,6 +203,7 @@ class Runtime(Protocol):
 
     name: str
     title: str
+    summary: str
     extra: str
     has_thread_setting: bool
     slow_on_cpu: bool

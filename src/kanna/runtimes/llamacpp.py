@@ -109,6 +109,7 @@ class LlamaCppRuntime:
     name = "llamacpp"
     title = "llama.cpp"
     extra = "llamacpp"
+    summary = "llama.cpp, unmodified, through llama-cpp-python's C bindings"
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = False

@@ -25,6 +25,7 @@ class MlxRuntime:
     name = "mlx"
     title = "mlx-lm"
     extra = "mlx"
+    summary = "mlx-lm, unmodified: runs the folders that it or kanna wrote"
     has_thread_setting = False
     slow_on_cpu = True
     is_reference = False

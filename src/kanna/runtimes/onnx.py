@@ -52,6 +52,7 @@ class OnnxRuntime:
     name = "onnx"
     title = "onnxruntime"
     extra = "onnx"
+    summary = "onnxruntime, unmodified"
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = False

@@ -24,6 +24,9 @@ class TorchRuntime:
     name = "torch"
     title = "transformers"
     extra = "torch"
+    summary = (
+        "transformers in float32: runs Hugging Face folders, and is the reference of all runtimes"
+    )
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = True

@@ -54,6 +54,7 @@ def _encoding(bits: int, group: int, number: str) -> Encoding:
     codes, size = group * bits // 8, NUMBERS[number]
     return Encoding(
         name=name_of(bits, group, number),
+        summary="MLX's affine groups: codes with a scale and a bias per group",
         label=f"affine {bits} bits g{group} {number}",
         block=group,
         block_bytes=codes + 2 * size,

@@ -203,6 +203,10 @@ def _encoding(mode: _Mode, number: str) -> Encoding:
     per = 4 if mode.name == "nvfp4" else 1
     return Encoding(
         name=name_of(mode.name, number),
+        summary=(
+            "MLX's float modes: mxfp4 and mxfp8 with a power of two per 32 values, nvfp4 with an "
+            "8-bit float per 16"
+        ),
         label=f"{mode.name} g{mode.group}",
         block=mode.group,
         block_bytes=codes + 1,

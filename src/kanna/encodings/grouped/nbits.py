@@ -86,6 +86,10 @@ def _encoding(bits: int, group: int, kind: str, width: str) -> Encoding:
     shape = NBits(bits=bits, group=group, zero=not kind, half=not width)
     return Encoding(
         name=name,
+        summary=(
+            "ONNX's MatMulNBits and GatherBlockQuantized: codes with a scale and a zero point "
+            "per group"
+        ),
         label=name,
         block=group,
         block_bytes=shape.block_bytes,

@@ -100,6 +100,7 @@ class ServingEngine:
 
     Attributes:
         name: The name of its file, which `EngineConfig.engine` holds.
+        summary: What it is, in a line.
         artefact: What it runs, as it stands in messages: "a .gguf file".
         suffix: Ending of the artefact's file, which a model's name leaves out; empty for folders.
         extra: The extra that installs its runtime.
@@ -120,6 +121,7 @@ class ServingEngine:
     """
 
     name: str
+    summary: str = ""
     artefact: str
     suffix: str = ""
     extra: str

@@ -196,6 +196,7 @@ def _native_options(config: EngineConfig, port: int) -> list[str]:
 
 ENGINE = ServingEngine(
     name="gguf",
+    summary="GGUF: llama.cpp's own server, from xllamacpp or a native `llama-server`",
     artefact="a .gguf file",
     suffix=".gguf",
     extra="serve",

@@ -67,6 +67,7 @@ def run(config: EngineConfig) -> None:
 
 ENGINE = ServingEngine(
     name="mlx",
+    summary="MLX: a folder that mlx-lm loads, run with its continuous batching",
     artefact="a folder with safetensors that mlx-lm loads",
     extra="mlx",
     modules=("mlx_lm", "kanna.serving.engines._openai_routes"),

@@ -75,6 +75,9 @@ def _model_config(folder: Path) -> dict[str, Any]:
 
 ENGINE = ServingEngine(
     name="onnx",
+    summary=(
+        "ONNX: a folder that onnxruntime-genai loads, run in onnxruntime with continuous batching"
+    ),
     artefact="a folder with genai_config.json (ONNX)",
     extra="onnx",
     modules=("onnxruntime", "kanna.serving.engines._openai_routes"),
