@@ -34,7 +34,7 @@ def simd(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_every_encoder_of_ours_has_golden_hashes() -> None:
-    assert tuple(GOLDEN) == fixed.ENCODERS
+    assert sorted(GOLDEN) == sorted(fixed.ENCODERS)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

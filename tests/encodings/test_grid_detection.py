@@ -20,7 +20,7 @@ from kanna.encodings import _ggml, grid_detection
 from kanna.families.views import Computed
 from kanna.formats import gguf as container
 
-GROUPS = (*grid_detection.TERNARY, *grid_detection.FEW, *grid_detection.MANY)
+GROUPS = grid_detection.detectable()
 HARD = {"iq4_xs", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"}
 """Under two levels of scales, `search` does not always find those again that another search chose."""
 rng = np.random.default_rng(3)
@@ -49,7 +49,7 @@ def test_what_ggml_quantized_is_found_again(name: str) -> None:
     """
     encoding = encodings.get(name)
     x = encoding.decode(_ggml.quantize(encoding, WEIGHTS, None), 512)
-    found = grid_detection.recognise(tensor(x))
+    found = grid_detection.detect(tensor(x))
     assert found is not None and found.exact
     assert encodings.get(found.encoding).bits <= encoding.bits
     exact, _ = grid_detection.compare(encoding, x, encoding.encode(x, method="search"))
@@ -61,7 +61,7 @@ def test_what_search_quantized_is_found_again(name: str) -> None:
     encoding = encodings.get(name)
     weights = np.exp(rng.standard_normal(512)).astype(np.float32)
     x = encoding.decode(encoding.encode(WEIGHTS, weights=weights), 512)
-    found = grid_detection.recognise(tensor(x))
+    found = grid_detection.detect(tensor(x))
     assert found is not None and found.exact
     # The importance that a later run has is another one.
     again = encoding.decode(encoding.encode(x, weights=weights[::-1].copy()), 512)
@@ -72,7 +72,7 @@ def test_what_search_quantized_is_found_again(name: str) -> None:
 @pytest.mark.parametrize("name", ["q4_0", "q5_0", "q3_k", "iq4_nl"])
 def test_rounding_to_16_bits_breaks_the_grid_and_it_is_known_still(name: str, kind: str) -> None:
     x = rounded(rounded(WEIGHTS, name), kind)
-    found = grid_detection.recognise(tensor(x))
+    found = grid_detection.detect(tensor(x))
     assert found == grid_detection.Grid(encoding=name, exact=False)
     # The codes are the ones before it was rounded.
     before, after = (encodings.get(name).encode(v) for v in (rounded(WEIGHTS, name), x))
@@ -85,28 +85,28 @@ def test_rounding_to_16_bits_breaks_the_grid_and_it_is_known_still(name: str, ki
 
 def test_ordinary_weights_lie_on_none() -> None:
     for kind in ("f32", "f16", "bf16"):
-        assert grid_detection.recognise(tensor(rounded(WEIGHTS, kind))) is None
+        assert grid_detection.detect(tensor(rounded(WEIGHTS, kind))) is None
     for x in (
         np.zeros((8, 64)),
         np.full((8, 64), np.nan),
         rng.standard_normal((8, 33)),
         rng.standard_normal(64),
     ):
-        assert grid_detection.recognise(tensor(x)) is None
+        assert grid_detection.detect(tensor(x)) is None
     some = WEIGHTS.copy()
     some[:, 100:164] = 0  # zeros say nothing
-    assert grid_detection.recognise(tensor(some)) is None
+    assert grid_detection.detect(tensor(some)) is None
     # Half of the rows on a grid are not a tensor on a grid.
     some = WEIGHTS.copy()
     some[::2] = rounded(WEIGHTS, "q4_0")[::2]
-    assert grid_detection.recognise(tensor(some)) is None
+    assert grid_detection.detect(tensor(some)) is None
 
 
 @pytest.mark.parametrize("scale", [2.0**-6, float(np.float16(0.0173)), 0.0173])
 def test_ternary(scale: float) -> None:
     """A scale that half precision has is kept exactly, another to its rounding."""
     codes = np.sign(WEIGHTS) * (np.abs(WEIGHTS) > 0.3)
-    found = grid_detection.recognise(tensor(codes * np.float32(scale)))
+    found = grid_detection.detect(tensor(codes * np.float32(scale)))
     assert found is not None and found.encoding == "tq1_0"
     assert found.exact == bool(np.float16(scale) == np.float32(scale))
 
@@ -286,8 +286,8 @@ def test_a_source_that_is_quantized_is_carried_at_no_cost(
     kanna.convert(homes["ternary"], tmp_path / "m.gguf", encoding="tq2_0")
     model = families.load_model(kanna.open_source(tmp_path / "m.gguf"))
     name = "blk.0.ffn_up.weight"
-    assert grid_detection.recognise(model.tensors[name]) == grid_detection.Grid(
+    assert grid_detection.detect(model.tensors[name]) == grid_detection.Grid(
         encoding="tq2_0", exact=True
     )
     assert "tq2_0" in [e.name for e in measure.candidates(model.tensors[name])]
-    assert grid_detection.recognised(model.tensors) == {}, "nothing new to whoever quantized it"
+    assert grid_detection.detect_all(model.tensors) == {}, "nothing new to whoever quantized it"

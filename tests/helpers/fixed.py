@@ -15,37 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from kanna import encodings
+from kanna.encodings import _ggml
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders.json"
 ROWS, COLUMNS = 37, 768
 """37 rows: the last group of lanes is never full."""
-ENCODERS = (
-    "f16",
-    "bf16",
-    "q4_0",
-    "q4_1",
-    "q5_0",
-    "q5_1",
-    "q8_0",
-    "q2_k",
-    "q3_k",
-    "q4_k",
-    "q5_k",
-    "q6_k",
-    "iq4_nl",
-    "iq4_xs",
-    "q2_0",
-    "tq1_0",
-    "tq2_0",
-    "iq1_s",
-    "iq1_m",
-    "iq2_xxs",
-    "iq2_xs",
-    "iq2_s",
-    "iq3_xxs",
-    "iq3_s",
+ENCODERS = tuple(
+    name
+    for name in encodings.names()
+    if encodings.get(name).encoder not in (None, _ggml.encode) and name != "f32"
 )
-"""Encodings whose bytes are ours to promise; the others call ggml's encoder."""
+"""Encodings whose bytes are ours to promise; the others copy, or call ggml's encoder."""
 
 
 class _Random:

@@ -30,7 +30,7 @@ def _find() -> Iterator[Component]:
     yield of_object(_KIND, "unpack", Grouped)
     yield of_object(_KIND, "unpack-mlx", Packed)
     for module, function in (
-        (grid_detection, "recognise"),
+        (grid_detection, "detect"),
         (prior, "prior_of"),
         (fallback, "feasible"),
         (tuning, "scaled"),

@@ -118,10 +118,12 @@ class ToGGUF:
             late=self._hashes,
         )
         file = _check_written(written.paths, self.metadata, self.resolved)
-        grids = grid_detection.recognised(self.model.tensors)
+        grids = grid_detection.detect_all(self.model.tensors)
         pairs = [(self.model.tensors[name], file.tensors[name]) for name in grids]
-        told = grid_detection.kept((a, b) for a, b in pairs if encodings.get(b.dtype).block > 1)
-        return replace(written, notes=[*grid_detection.told(grids), *([told] if told else [])])
+        told = grid_detection.describe_errors(
+            (a, b) for a, b in pairs if encodings.get(b.dtype).block > 1
+        )
+        return replace(written, notes=[*grid_detection.describe(grids), *([told] if told else [])])
 
     def _hashes(self) -> dict[str, MetaValue]:
         return {

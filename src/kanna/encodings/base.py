@@ -51,6 +51,8 @@ class Encoding:
         search_order: Place among the candidates of `kanna optimize`, lowest first; None where it
             tries this encoding only when a plan or option names it.
         factors: Where in a block the float16 numbers lie that all its values are proportional to.
+        levels: Most different values among 32 neighbours, 4, 16 or 32; 0 where grid_detection does
+            not look for this encoding.
         planes: The parts of a block, in order, where a file holds them apart; () where it does not.
         settings: What MLX's config.json says of a matrix so stored.
         grid: The name that error feedback knows it by, where that is another; rows go there and
@@ -68,6 +70,7 @@ class Encoding:
     fallback: str = ""
     search_order: int | None = None
     factors: tuple[int, ...] = ()
+    levels: int = 0
     encoder: Encode | None = None
     decoder: Decode | None = None
     planes: tuple[Plane, ...] = ()

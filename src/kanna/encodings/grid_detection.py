@@ -1,18 +1,17 @@
-"""Weights that lie on the grid of an encoding already.
+"""Detects weights that lie on the grid of an encoding already.
 
-Trained so, ternary, or once quantized and written as floats.
-
-`search` finds such a grid again: what it leaves is no error at all, or, where the source was
-rounded to 16 bits after it was quantized, no more than that rounding. Here it is tried on some
-rows, so that plans can use it and users hear of it. Of several encodings that hold a grid, as
-ternary ones do, the one of fewest bits is named.
+A model may have been trained so, be ternary, or have been quantized once and written as floats.
+`search` finds such a grid again: its error is zero or, where the source was rounded to 16 bits
+after it was quantized, no larger than that rounding. Here it is tried on some rows, so that plans
+can use the grid and users hear of it. Where several encodings hold the same grid, as with ternary
+weights, the one of fewest bits is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,10 @@ from kanna.encodings import Encoding
 from kanna.errors import KannaError
 from kanna.model import F32, U8, Tensor, columns, num_rows
 
-TERNARY = ("q1_0", "tq1_0", "tq2_0", "q2_0")
-FEW = ("q2_k", "q3_k", "mxfp4", "iq4_xs", "q4_0", "iq4_nl", "q4_k", "q4_1")
-"""At most 16 values among 32."""
-MANY = ("nvfp4", "q5_0", "q5_k", "q5_1", "q6_k", "q8_0")
 ROWS = 8
-MISSED = 0.05
-"""Share of blocks that may be missed: a block of ordinary weights lies on no grid at all."""
+"""Rows of a tensor that are tried."""
+TOLERANCE = 0.05
+"""Share of blocks that may be off the grid: a block of ordinary weights lies on none at all."""
 _RUN, _COLUMNS = 32, 256
 _BLOCK = 1 << 20
 
@@ -37,17 +33,30 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """encoding: its name; exact: held without any error, else to the rounding of 16 bits."""
+    """A grid that weights lie on.
+
+    Attributes:
+        encoding: Name of the encoding whose grid it is.
+        exact: Whether the weights lie on it without any error, else to the rounding of 16 bits.
+    """
 
     encoding: str
     exact: bool
 
 
-def recognise(tensor: Tensor) -> Grid | None:
-    """The encoding of fewest bits whose grid every row tried lies on; None for ordinary weights.
+@cache
+def detectable() -> tuple[str, ...]:
+    """Names of the encodings whose grids are looked for, those of fewest levels and bits first."""
+    known = [e for e in map(encodings.get, encodings.names()) if e.levels]
+    known.sort(key=lambda e: (e.levels, e.bits, e.block, e.ggml_type or 0))
+    return tuple(e.name for e in known)
 
-    A tensor stored in a block encoding lies on that encoding's grid. Some rows are read, and most
-    tensors are told by a few values of two of them.
+
+def detect(tensor: Tensor) -> Grid | None:
+    """The grid of fewest bits that all sampled rows lie on; None for ordinary weights.
+
+    A tensor stored in a block encoding lies on that encoding's grid. For others some rows are read;
+    a few values of two of them rule most encodings out.
     """
     if len(tensor.shape) < 2:
         return None
@@ -57,42 +66,39 @@ def recognise(tensor: Tensor) -> Grid | None:
     cols = columns(tensor)
     if cols % _RUN:
         return None
-    at = np.unique(((np.arange(ROWS) + 0.5) * num_rows(tensor) / ROWS).astype(int))
+    sampled = np.unique(((np.arange(ROWS) + 0.5) * num_rows(tensor) / ROWS).astype(int))
     first = np.concatenate(
-        [tensor.rows(int(i), int(i) + 1)[:, :_COLUMNS] for i in at[len(at) // 3 :: 3][:2]]
+        [tensor.rows(int(i), int(i) + 1)[:, :_COLUMNS] for i in sampled[len(sampled) // 3 :: 3][:2]]
     )
-    maybe = _maybe(np.ascontiguousarray(first, np.float32).tobytes(), len(first), cols)
-    if not maybe:
+    names = _plausible(np.ascontiguousarray(first, np.float32).tobytes(), len(first), cols)
+    if not names:
         return None
-    x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
-    found = [grid for name in maybe if (grid := _held(name, x))]
-    return min(found, key=lambda g: (not g.exact, encodings.get(g.encoding).bits), default=None)
+    x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in sampled])
+    grids = [grid for name in names if (grid := _grid_of(name, x))]
+    return min(grids, key=lambda g: (not g.exact, encodings.get(g.encoding).bits), default=None)
 
 
 @lru_cache(maxsize=4096)
-def _maybe(data: bytes, rows: int, cols: int) -> tuple[str, ...]:
-    """Encodings that a few values do not rule out.
-
-    Remembered, since plans are made many times over.
-    """
+def _plausible(data: bytes, rows: int, cols: int) -> tuple[str, ...]:
+    """Encodings that a few values do not rule out; cached, since plans are made many times over."""
     x = np.frombuffer(data, np.float32).reshape(rows, -1)
     if not np.isfinite(x).all() or not x.any():
         return ()
-    able = [name for name in _possible(x) if cols % encodings.get(name).block == 0]
+    names = [name for name in _with_levels(x) if cols % encodings.get(name).block == 0]
     # Two runs, or one block where that is longer.
-    part = {name: min(x.shape[1], max(2 * _RUN, encodings.get(name).block)) for name in able}
-    return tuple(name for name in able if _held(name, x[:, : part[name]]))
+    width = {n: min(x.shape[1], max(2 * _RUN, encodings.get(n).block)) for n in names}
+    return tuple(name for name in names if _grid_of(name, x[:, : width[name]]))
 
 
-def _possible(x: F32) -> list[str]:
-    """Encodings that so many different values under one scale do not rule out."""
+def _with_levels(x: F32) -> list[str]:
+    """Encodings that have at least as many levels under one scale as the values have."""
     runs = np.sort(x[:, : 2 * _RUN].reshape(-1, _RUN), axis=1)
-    different = int((np.diff(runs, axis=1) != 0).sum(axis=1).max()) + 1
-    return [*(TERNARY if different <= 4 else ()), *(FEW if different <= 16 else ()), *MANY]
+    levels = int((np.diff(runs, axis=1) != 0).sum(axis=1).max()) + 1
+    return [name for name in detectable() if levels <= encodings.get(name).levels]
 
 
-def _held(name: str, x: F32) -> Grid | None:
-    """Whether the encoding holds nearly every block that is not all zeros."""
+def _grid_of(name: str, x: F32) -> Grid | None:
+    """The grid of encoding `name` if nearly every block that is not all zeros lies on it."""
     encoding = encodings.get(name)
     x = np.ascontiguousarray(x)
     try:
@@ -100,24 +106,28 @@ def _held(name: str, x: F32) -> Grid | None:
     except KannaError:
         return None  # no encoder here
     filled = x.reshape(len(x), -1, encoding.block).any(axis=2)
-    for kind, blocks in ((True, exact), (False, close)):
-        if filled.any() and float(blocks[filled].mean()) >= 1 - MISSED:
-            return Grid(encoding=name, exact=kind)
+    for is_exact, blocks in ((True, exact), (False, close)):
+        if filled.any() and float(blocks[filled].mean()) >= 1 - TOLERANCE:
+            return Grid(encoding=name, exact=is_exact)
     return None
 
 
 def compare(encoding: Encoding, x: F32, data: U8) -> tuple[Mask, Mask]:
-    """Blocks [rows, blocks] whose values come out as they were, and those that do to the rounding of 16 bits.
+    """Which blocks come back from the encoding as they were, exactly and to 16-bit rounding.
 
     Args:
-        x: Float32 [rows, columns].
-        data: Uint8 [rows, row bytes], the same in the encoding.
+        encoding: The encoding that holds `data`.
+        x: The values before, float32 [rows, columns].
+        data: The values in the encoding, uint8 [rows, row bytes].
+
+    Returns:
+        Two masks [rows, blocks]: no error at all, and none beyond the rounding of 16 bits.
     """
-    found = encoding.decode(data, x.shape[1])
-    error = np.abs(found - x)
+    error = np.abs(encoding.decode(data, x.shape[1]) - x)
     exact: Mask = np.equal(error, 0)
-    bits = min(11, found_bits := _precision(x))
-    if encoding.bits > 7 or found_bits > 11:
+    precision = _precision(x)
+    bits = min(11, precision)
+    if encoding.bits > 7 or precision > 11:
         # Steps of eight bits are no wider than those of bf16 at the largest value: each has to be
         # judged by itself.
         size = np.abs(x)
@@ -132,28 +142,28 @@ def compare(encoding: Encoding, x: F32, data: U8) -> tuple[Mask, Mask]:
 
 
 def _precision(x: F32) -> int:
-    """Bits of a value that count: 8 of bf16, 11 of f16, 24 of f32."""
+    """Significant bits of the values: 8 of bf16, 11 of f16, 24 of f32."""
     if not (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFF)).any():
         return 8
     with np.errstate(over="ignore"):
         return 11 if np.array_equal(x.astype(np.float16).astype(np.float32), x) else 24
 
 
-def recognised(tensors: Mapping[str, Tensor]) -> dict[str, Grid]:
+def detect_all(tensors: Mapping[str, Tensor]) -> dict[str, Grid]:
     """Grids of the matrices that are stored as floats and lie on one, by name."""
-    found: dict[str, Grid] = {}
+    grids: dict[str, Grid] = {}
     for name, tensor in tensors.items():
         if (
             len(tensor.shape) > 1
             and encodings.get(tensor.dtype).block == 1
-            and (grid := recognise(tensor))
+            and (grid := detect(tensor))
         ):
-            found[name] = grid
-    return found
+            grids[name] = grid
+    return grids
 
 
-def told(grids: Mapping[str, Grid]) -> list[str]:
-    """What the user should know of a source, a line for each grid."""
+def describe(grids: Mapping[str, Grid]) -> list[str]:
+    """Notes for the user, a line for each grid."""
     counts: dict[tuple[str, bool], int] = {}
     for grid in grids.values():
         counts[grid.encoding, grid.exact] = counts.get((grid.encoding, grid.exact), 0) + 1
@@ -169,27 +179,31 @@ def told(grids: Mapping[str, Grid]) -> list[str]:
     return lines
 
 
-def kept(entries: Iterable[tuple[Tensor, Tensor]]) -> str | None:
-    """How matrices came out that lie on grids.
+def describe_errors(pairs: Iterable[tuple[Tensor, Tensor]]) -> str | None:
+    """A note on the errors of matrices that lie on grids; None where there are none.
 
-    Pairs of the source's and what was written, both read whole.
+    Args:
+        pairs: The source's tensor and the written one, both read whole.
     """
     exact = close = total = 0
-    for before, after in entries:
-        encoding, missed, missed_close = encodings.get(after.dtype), 0, 0
+    for before, after in pairs:
+        encoding, off_exact, off_close = encodings.get(after.dtype), 0, 0
         step = max(1, _BLOCK // columns(before))
         for start in range(0, num_rows(before), step):
             stop = min(start + step, num_rows(before))
             data = after.raw(start, stop)
             assert data is not None
             same, near = compare(encoding, before.rows(start, stop), data)
-            missed, missed_close = missed + int((~same).sum()), missed_close + int((~near).sum())
-        exact, close = exact + (missed == 0), close + (missed > 0 and missed_close == 0)
+            off_exact, off_close = off_exact + int((~same).sum()), off_close + int((~near).sum())
+        exact, close = exact + (off_exact == 0), close + (off_exact > 0 and off_close == 0)
         total += 1
     if not total:
         return None
-    rest = total - exact - close
+    larger = total - exact - close
     parts = [f"{exact} without error"] if exact else []
     parts += [f"{close} to 16-bit rounding"] if close else []
-    parts += [f"{rest} with larger errors in some or all blocks"] if rest else []
-    return f"of {total} matrices on a grid that were quantized, all values compared: {', '.join(parts)}"
+    parts += [f"{larger} with larger errors in some or all blocks"] if larger else []
+    return (
+        f"of {total} matrices on a grid that were quantized, all values compared: "
+        f"{', '.join(parts)}"
+    )

@@ -15,6 +15,7 @@ ENCODING = Encoding(
     file_type=25,
     search_order=120,
     factors=(0,),
+    levels=16,
     encoder=_core.encode,
     decoder=_core.decode,
 )

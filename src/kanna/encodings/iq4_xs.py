@@ -19,6 +19,7 @@ ENCODING = Encoding(
     fallback="iq4_nl",
     search_order=110,
     factors=(0,),
+    levels=16,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -13,6 +13,7 @@ ENCODING = Encoding(
     block_bytes=17,
     ggml_type=39,
     file_type=38,
+    levels=16,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

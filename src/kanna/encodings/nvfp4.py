@@ -14,6 +14,7 @@ ENCODING = Encoding(
     ggml_type=40,
     file_type=39,
     fallback="iq4_nl",
+    levels=32,
     encoder=_ggml.encode,
     decoder=_gguf.decode,
 )

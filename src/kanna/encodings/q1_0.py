@@ -25,6 +25,7 @@ ENCODING = Encoding(
     ggml_type=41,
     file_type=40,
     fallback="q4_0",
+    levels=4,
     encoder=_ggml.encode,
     decoder=_decode,
 )

@@ -28,6 +28,7 @@ ENCODING = Encoding(
     fallback="q4_0",
     search_order=60,
     factors=(0,),
+    levels=4,
     encoder=_ggml.encode_searched,
     decoder=_decode,
 )

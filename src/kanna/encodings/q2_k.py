@@ -19,6 +19,7 @@ ENCODING = Encoding(
     fallback="q4_0",
     search_order=70,
     factors=(80, 82),
+    levels=16,
     encoder=_core.encode,
     decoder=_core.decode,
 )

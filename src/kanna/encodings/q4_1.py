@@ -15,6 +15,7 @@ ENCODING = Encoding(
     file_type=3,
     search_order=140,
     factors=(0, 2),
+    levels=16,
     encoder=_core.encode,
     decoder=_core.decode,
 )

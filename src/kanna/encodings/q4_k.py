@@ -19,6 +19,7 @@ ENCODING = Encoding(
     fallback="q5_0",
     search_order=150,
     factors=(0, 2),
+    levels=16,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -15,6 +15,7 @@ ENCODING = Encoding(
     file_type=9,
     search_order=170,
     factors=(0, 2),
+    levels=32,
     encoder=_core.encode,
     decoder=_core.decode,
 )

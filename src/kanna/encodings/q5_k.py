@@ -19,6 +19,7 @@ ENCODING = Encoding(
     fallback="q5_1",
     search_order=180,
     factors=(0, 2),
+    levels=32,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -19,6 +19,7 @@ ENCODING = Encoding(
     fallback="q8_0",
     search_order=190,
     factors=(208,),
+    levels=32,
     encoder=_core.encode,
     decoder=_core.decode,
 )

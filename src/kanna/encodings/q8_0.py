@@ -15,6 +15,7 @@ ENCODING = Encoding(
     file_type=7,
     search_order=200,
     factors=(0,),
+    levels=32,
     encoder=_core.encode,
     decoder=_core.decode,
 )

@@ -14,6 +14,7 @@ ENCODING = Encoding(
     ggml_type=34,
     file_type=36,
     fallback="q4_0",
+    levels=4,
     encoder=_ggml.encode_searched,
     decoder=_core.decode,
 )

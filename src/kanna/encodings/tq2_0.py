@@ -14,6 +14,7 @@ ENCODING = Encoding(
     ggml_type=35,
     file_type=37,
     fallback="q4_0",
+    levels=4,
     encoder=_ggml.encode_searched,
     decoder=_gguf.decode,
 )

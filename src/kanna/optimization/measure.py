@@ -84,7 +84,7 @@ def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encod
         names: The candidates; None: CANDIDATES, and the encoding whose grid the tensor lies on.
     """
     if names is None:
-        grid = grid_detection.recognise(tensor)
+        grid = grid_detection.detect(tensor)
         names = (
             CANDIDATES
             if grid is None or grid.encoding in CANDIDATES

@@ -85,7 +85,7 @@ class GGUFAdapter(Adapter):
 
     def notes(self) -> list[str]:
         """Which grids the weights lie on already."""
-        return grid_detection.told(grid_detection.recognised(self.workspace.model.tensors))
+        return grid_detection.describe(grid_detection.detect_all(self.workspace.model.tensors))
 
     def presets(self) -> Sequence[str]:
         """Every preset of llama.cpp."""
