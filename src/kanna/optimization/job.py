@@ -67,8 +67,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """Statistics of the source, and the text they are of.
+class CalibratedSource:
+    """The source with its statistics, and the text they are of.
 
     Attributes:
         adapter: The format, for the calibrated source.

@@ -21,7 +21,7 @@ from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
 from kanna.optimization.job import (
     Allocation,
-    Calibration,
+    CalibratedSource,
     Job,
     Proof,
     Written,
@@ -59,7 +59,7 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
 
 
 @stage("calibrate", "Text → per site of the network: second moments of inputs, held-out inputs")
-def calibrate(job: Job) -> Calibration:
+def calibrate(job: Job) -> CalibratedSource:
     """Run text through the source, and keep the statistics of its inputs."""
     workspace, context, request = job.workspace, job.context, job.request
     paths = self_generated.resolve(
@@ -84,7 +84,7 @@ def calibrate(job: Job) -> Calibration:
         + (", kept from before" if calibrated.reused else "")
     )
     documents, _ = texts.documents(paths, workspace.model)
-    return Calibration(
+    return CalibratedSource(
         adapter=type(job.adapter)(replace(workspace, statistics=folder)),
         windows=cut(documents, workspace.model, tokens=request.tokens),
         held_out=held_out(workspace.model, paths, request.tokens),
@@ -92,7 +92,7 @@ def calibrate(job: Job) -> Calibration:
 
 
 @stage("gradients", "One backward pass → how much the loss feels an error in each row")
-def gradients(job: Job, calibration: Calibration) -> None:
+def gradients(job: Job, calibration: CalibratedSource) -> None:
     """Write the gradients beside the statistics, where there is memory for a backward pass."""
     model, context = job.workspace.model, job.context
     instead = "tensors were weighed by their relative errors instead of their gradients"
@@ -116,7 +116,7 @@ def gradients(job: Job, calibration: Calibration) -> None:
 
 
 @stage("measure", "Every encoding × every matrix → predicted nats")
-def measure(job: Job, calibration: Calibration) -> Measured:
+def measure(job: Job, calibration: CalibratedSource) -> Measured:
     """Predict what every encoding would cost every matrix."""
     adapter = calibration.adapter
     return measure_costs(
@@ -131,7 +131,7 @@ def measure(job: Job, calibration: Calibration) -> Measured:
 
 
 @stage("probe", "Every kind of tensor alone, in the runtime → predicted nats, corrected")
-def probe(job: Job, calibration: Calibration, costs: Measured) -> dict[str, float]:
+def probe(job: Job, calibration: CalibratedSource, costs: Measured) -> dict[str, float]:
     """Factors on the costs of each tensor; {} where there is no text to measure on."""
     adapter = calibration.adapter
     if not (calibration.statistics / HELD_TEXT).read_text(encoding="utf-8").strip():
@@ -147,7 +147,7 @@ def probe(job: Job, calibration: Calibration, costs: Measured) -> dict[str, floa
 
 @stage("allocate", "Least predicted nats within the bytes → plan.json", seconds="search")
 def allocate(
-    job: Job, calibration: Calibration, costs: Measured, scale: dict[str, float]
+    job: Job, calibration: CalibratedSource, costs: Measured, scale: dict[str, float]
 ) -> Allocation:
     """Choose an encoding for every matrix, and write the plan."""
     adapter, context, effort = calibration.adapter, job.context, job.effort
@@ -208,7 +208,7 @@ def _can_decide(windows: HeldOutWindows, context: Context) -> bool:
 
 
 @stage("write", "The plan, and the largest plain preset within the budget → artefacts")
-def write(job: Job, calibration: Calibration, allocation: Allocation) -> Written:
+def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Written:
     """Write the optimized artefact, and the plain preset that it is compared with."""
     adapter = calibration.adapter
     offers = adapter.offers()
@@ -238,7 +238,7 @@ def local_search(job: Job, trials: LocalSearch, allocation: Allocation, written:
 
 @stage("tuning", "Scales and norms learn from the original's logits", seconds="distill")
 def tuning(
-    job: Job, calibration: Calibration, allocation: Allocation, written: Written
+    job: Job, calibration: CalibratedSource, allocation: Allocation, written: Written
 ) -> TuningResult | None:
     """Tune the artefact; None where there is nothing to tune, or no memory for it."""
     adapter, held_out_ = calibration.adapter, calibration.held_out
@@ -252,7 +252,7 @@ def tuning(
 @stage("prove", "Gate, KL divergence, next to the plain preset of that size")
 def prove(
     job: Job,
-    calibration: Calibration,
+    calibration: CalibratedSource,
     allocation: Allocation,
     written: Written,
     tuned: TuningResult | None,
@@ -268,7 +268,7 @@ def prove(
 @stage("report", "Figures, curve, plans and kinds of text → report.html")
 def report(
     job: Job,
-    calibration: Calibration,
+    calibration: CalibratedSource,
     allocation: Allocation,
     written: Written,
     *,

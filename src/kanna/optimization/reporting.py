@@ -11,13 +11,13 @@ from kanna.comparison import CompareResult, steps
 from kanna.comparison.rows import Row
 from kanna.optimization import report_data
 from kanna.optimization.adapters.base import Adapter
-from kanna.optimization.job import Allocation, Calibration, Job, Proof
+from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof
 from kanna.optimization.proof import result_cache
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning import distillation
 
 
-def by_kind_of_text(job: Job, calibration: Calibration, proved: Proof) -> dict[str, Any]:
+def by_kind_of_text(job: Job, calibration: CalibratedSource, proved: Proof) -> dict[str, Any]:
     """Divergence of every artefact by kind of text; {} where the format has no scorer."""
     adapter = calibration.adapter
     if not (adapter.supports_local_search and proved.evaluation):
