@@ -46,7 +46,7 @@ class Tensor(Protocol):
         ...
 
     def raw(self, start: int, stop: int) -> U8 | None:
-        """Rows [start, stop) as stored, uint8 [stop - start, row bytes]; None: they are computed."""
+        """Rows [start, stop) as stored, uint8 [stop - start, row bytes]; None: computed."""
         ...
 
 

@@ -18,13 +18,13 @@ def test_a_file_has_one_hash(size: int, tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "a"
     path.write_bytes(bytes(range(256)) * 2)
     path.write_bytes(path.read_bytes()[:size])
-    want, told = hashlib.sha256(path.read_bytes()).hexdigest(), list[int]()
-    assert digest.sha256(path, told.append) == want
-    assert sum(told) == size
+    want, slices = hashlib.sha256(path.read_bytes()).hexdigest(), list[int]()
+    assert digest.sha256(path, slices.append) == want
+    assert sum(slices) == size
     digest.begin([path, tmp_path / "absent"])
-    told.clear()
-    assert digest.sha256(path, told.append) == want
-    assert sum(told) == size
+    slices.clear()
+    assert digest.sha256(path, slices.append) == want
+    assert sum(slices) == size
     assert digest.sha256(path) == want
 
 
@@ -38,7 +38,8 @@ def test_a_file_that_changed_is_hashed_again(tmp_path: Path) -> None:
 
 def test_a_file_cut_short_meanwhile_is_no_end_of_the_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from kanna import digest; path = Path(sys.argv[1])\n"
+        "import sys, time; from pathlib import Path; from kanna._util import digest\n"
+        "path = Path(sys.argv[1])\n"
         "digest.begin([path]); time.sleep(0.02); path.write_bytes(b'short')\n"
         "time.sleep(0.5); print(digest.sha256(path))"
     )

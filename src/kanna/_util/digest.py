@@ -18,15 +18,15 @@ _begun: dict[_Key, _Ahead] = {}
 def sha256(path: Path, each: Callable[[int], None] | None = None) -> str:
     """Hexadecimal SHA-256 of a file.
 
-    `each` is told the bytes of every slice. Waits for a hash that was begun.
+    Waits for a hash that was begun. `each` is called with the bytes of every slice.
     """
     ahead = _begun.pop(_key(path), None) if _begun else None
     if ahead is None:
         return _hash(path, each)
-    found = ahead.result()
+    digest = ahead.result()
     if each:
         each(path.stat().st_size)
-    return found
+    return digest
 
 
 def begin(paths: Iterable[Path]) -> None:
@@ -48,12 +48,12 @@ def _key(path: Path) -> _Key:
 
 class _Ahead:
     def __init__(self) -> None:
-        self._found, self._done = "", Event()
+        self._digest, self._done = "", Event()
         self._error: BaseException | None = None
 
     def run(self, path: Path) -> None:
         try:
-            self._found = _hash(path)
+            self._digest = _hash(path)
         except BaseException as error:
             self._error = error
         self._done.set()
@@ -63,7 +63,7 @@ class _Ahead:
             pass
         if self._error is not None:
             raise self._error
-        return self._found
+        return self._digest
 
 
 def _hash(path: Path, each: Callable[[int], None] | None = None) -> str:

@@ -16,7 +16,7 @@ from kanna.errors import UnsupportedError
 
 @cache
 def _installed() -> Any:
-    """Every entry point there is, looked up once: it takes the metadata of all that is installed."""
+    """Every entry point there is, looked up once: it reads the metadata of all packages."""
     return entry_points()
 
 

@@ -14,16 +14,22 @@ from kanna.errors import KannaError, MissingError
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, in which a child finds the same kanna, wherever this one was imported from."""
+    """This process's environment, in which a child imports kanna from the same place."""
     places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in places if p)}
 
 
 def ask(module: str, task: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """What `python -m module TASK` prints last, a JSON object; its own error becomes ours.
+    """What `python -m module TASK` prints last, a JSON object.
 
     Args:
-        what: What the child does, for the message when it dies. Raises KannaError and MissingError.
+        module: Whose `main` calls `answer`.
+        task: Its keyword arguments.
+        what: What the child does, for the message when it dies.
+
+    Raises:
+        MissingError: The child lacks something.
+        KannaError: It failed otherwise.
     """
     command = [sys.executable, "-m", module, json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
@@ -46,12 +52,12 @@ def answer(work: Callable[..., dict[str, Any]]) -> int:
     try:
         print(json.dumps(work(**json.loads(sys.argv[1]))))
     except KannaError as error:
-        told = {
+        problem = {
             "error": error.found,
             "expected": error.expected,
             "todo": error.todo,
             "exit": error.exit_code,
         }
-        print(json.dumps(told))
+        print(json.dumps(problem))
         return error.exit_code
     return 0

@@ -19,13 +19,13 @@ def parse_size(text: str | int) -> int:
     """Bytes of `2GB`, `1.5 GiB`, `800M` or a plain number; raises UsageError."""
     if isinstance(text, int):
         return text
-    found = _SIZE.fullmatch(text)
-    factor = _FACTORS.get(found[2].lower()) if found else None
-    if found is None or factor is None:
+    match = _SIZE.fullmatch(text)
+    factor = _FACTORS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
         raise UsageError(
             f"{text!r} is not a size", expected="a number with a unit, such as 2GB, 1.5GiB or 800MB"
         )
-    return int(float(found[1]) * factor)
+    return int(float(match[1]) * factor)
 
 
 def format_size(num_bytes: float) -> str:

@@ -40,9 +40,11 @@ _OVERHEAD = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """This machine. `bandwidth` in bytes per second.
+    """This machine.
 
-    `loaders` tells which GPU libraries are installed.
+    Attributes:
+        bandwidth: Of memory, in bytes per second.
+        loaders: API → whether its system library is installed.
     """
 
     system: str
@@ -55,10 +57,11 @@ class Machine:
     loaders: dict[str, bool]
 
     def to_dict(self) -> dict[str, Any]:
-        found = asdict(self)
-        found["cpu"]["flags"] = sorted(self.cpu.flags)
-        found["cpu"]["simd"] = self.cpu.simd
-        return found
+        """The machine as JSON has it."""
+        values = asdict(self)
+        values["cpu"]["flags"] = sorted(self.cpu.flags)
+        values["cpu"]["simd"] = self.cpu.simd
+        return values
 
 
 def probe() -> Machine:
@@ -82,9 +85,15 @@ def estimate_tps(
     threads: int | None = None,
     per_second: float | None = None,
 ) -> float:
-    """Tokens per second on this CPU when each token reads `bytes_per_token` and multiplies `weights` weights.
+    """Estimate tokens per second on this CPU: the slower of memory and arithmetic decides.
 
-    The slower of memory and arithmetic decides. An estimate from a short probe: `bench` measures.
+    An estimate from a short probe: `bench` measures.
+
+    Args:
+        bytes_per_token: What each token reads.
+        weights: What each token multiplies.
+        threads: None: one per physical core.
+        per_second: Bytes per second of the memory; None: measured.
     """
     rate = next((r for flag, r in _WEIGHTS_PER_SECOND.items() if flag in cpu().flags), 3e9)
     memory_bound = bytes_per_token / (_EFFICIENCY * (per_second or bandwidth()))

@@ -1,7 +1,4 @@
-"""GPUs and neural processors: found by the tools and device files that come with their drivers.
-
-Nothing is loaded.
-"""
+"""GPUs and neural processors, by the tools and device files of their drivers; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -36,9 +33,10 @@ _VENDORS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """kind: `gpu` or `npu`.
+    """A GPU or a neural processor.
 
     Attributes:
+        kind: `gpu` or `npu`.
         api: How a runtime reaches it.
         memory: Bytes of its own, 0 when unknown or shared.
     """
@@ -65,17 +63,17 @@ def _nvidia() -> list[Accelerator]:
 
 def parse_nvidia(text: str) -> list[Accelerator]:
     """`NVIDIA H100, 81559, 80000, 570.1` per line, sizes in MiB."""
-    found: list[Accelerator] = []
+    devices: list[Accelerator] = []
     for line in text.splitlines():
         parts = [p.strip() for p in line.rsplit(",", 3)]
         if len(parts) == 4:
             total, free = (int(p) << 20 if p.isdigit() else 0 for p in parts[1:3])
-            found.append(
+            devices.append(
                 Accelerator(
                     kind="gpu", name=parts[0], api="CUDA", memory=total, free=free, driver=parts[3]
                 )
             )
-    return found
+    return devices
 
 
 def _rocm() -> list[Accelerator]:
@@ -90,7 +88,7 @@ def parse_rocm(text: str) -> list[Accelerator]:
         cards: dict[str, dict[str, Any]] = json.loads(text)
     except ValueError:
         return []
-    found: list[Accelerator] = []
+    devices: list[Accelerator] = []
     for card, facts in sorted(cards.items()):
         if not card.startswith("card"):
             continue
@@ -98,12 +96,12 @@ def parse_rocm(text: str) -> list[Accelerator]:
         used = int(facts.get("VRAM Total Used Memory (B)", 0) or 0)
         titles = ("Card Series", "Card series", "Card Model", "Card model")
         name = next((facts[t] for t in titles if facts.get(t)), card)
-        found.append(
+        devices.append(
             Accelerator(
                 kind="gpu", name=str(name), api="ROCm", memory=total, free=max(0, total - used)
             )
         )
-    return found
+    return devices
 
 
 def _metal() -> list[Accelerator]:
@@ -115,14 +113,14 @@ def _metal() -> list[Accelerator]:
         ]
     except (ValueError, KeyError):
         screens = []
-    found = [
+    devices = [
         Accelerator(kind="gpu", name=s.get("sppci_model") or s.get("_name", "GPU"), api="Metal")
         for s in screens
         if "metal" in json.dumps(s).lower()
     ]
     if platform.machine() == "arm64":
-        found.append(Accelerator(kind="npu", name="Apple Neural Engine", api="Core ML"))
-    return found
+        devices.append(Accelerator(kind="npu", name="Apple Neural Engine", api="Core ML"))
+    return devices
 
 
 def _vulkan() -> list[Accelerator]:
@@ -133,15 +131,15 @@ def _vulkan() -> list[Accelerator]:
 
 def parse_vulkan(text: str) -> list[Accelerator]:
     """Devices of `vulkaninfo --summary`; software renderers are left out."""
-    found: list[Accelerator] = []
+    devices: list[Accelerator] = []
     for block in re.split(r"(?m)^GPU\d+:", text)[1:]:
         facts = dict(re.findall(r"(?m)^\s*(\w+)\s*=\s*(.+?)\s*$", block))
         if "CPU" not in facts.get("deviceType", "") and facts.get("deviceName"):
             driver = facts.get("driverInfo", "")
-            found.append(
+            devices.append(
                 Accelerator(kind="gpu", name=facts["deviceName"], api="Vulkan", driver=driver)
             )
-    return found
+    return devices
 
 
 def _opencl() -> list[Accelerator]:
@@ -153,7 +151,7 @@ def _opencl() -> list[Accelerator]:
 
 def _pci() -> list[Accelerator]:
     """Devices that Linux sees, driver or not: what could be used with the right installation."""
-    found: list[Accelerator] = []
+    devices: list[Accelerator] = []
     for device in sorted(Path("/sys/bus/pci/devices").glob("*")):
         try:
             kind = int((device / "class").read_text(), 16) >> 8
@@ -165,10 +163,10 @@ def _pci() -> list[Accelerator]:
             driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
             gpu = kind >> 8 == 0x03
             name = f"{vendor} {'graphics' if gpu else 'accelerator'} ({device.name})"
-            found.append(
+            devices.append(
                 Accelerator(kind="gpu" if gpu else "npu", name=name, api="", driver=driver)
             )
-    return found
+    return devices
 
 
 def _npu() -> list[Accelerator]:
@@ -181,11 +179,11 @@ def _npu() -> list[Accelerator]:
         "hailo": ("Hailo", "HailoRT"),
         "qaic": ("Qualcomm Cloud AI 100", "QAIC"),
     }
-    found: list[Accelerator] = []
+    devices: list[Accelerator] = []
     for device in sorted(Path("/sys/class/accel").glob("accel*")):
         driver = (device / "device" / "driver").resolve().name
         name, api = drivers.get(driver, (driver or device.name, ""))
-        found.append(Accelerator(kind="npu", name=name, api=api, driver=driver))
+        devices.append(Accelerator(kind="npu", name=name, api=api, driver=driver))
     for pattern, name, api in (
         ("/dev/hailo*", "Hailo", "HailoRT"),
         ("/dev/apex_*", "Google Coral Edge TPU", "Edge TPU"),
@@ -193,15 +191,15 @@ def _npu() -> list[Accelerator]:
         ("/dev/nvhost-nvdla*", "NVIDIA DLA", "TensorRT"),
     ):
         if any(Path("/dev").glob(pattern.removeprefix("/dev/"))):
-            found.append(Accelerator(kind="npu", name=name, api=api))
+            devices.append(Accelerator(kind="npu", name=name, api=api))
     model = Path("/proc/device-tree/model")
     if (
         model.exists()
-        and not found
+        and not devices
         and "Jetson" in (board := model.read_text(errors="replace").strip("\0"))
     ):
-        found.append(Accelerator(kind="gpu", name=board, api="CUDA"))
-    return found
+        devices.append(Accelerator(kind="gpu", name=board, api="CUDA"))
+    return devices
 
 
 _PROBES: tuple[Callable[[], list[Accelerator]], ...] = (
@@ -216,17 +214,17 @@ _PROBES: tuple[Callable[[], list[Accelerator]], ...] = (
 
 @cache
 def accelerators() -> tuple[Accelerator, ...]:
-    """Every accelerator found, the same card once per API.
+    """Every accelerator, the same card once per API.
 
     PCI devices no tool speaks for come last, without an API.
     """
-    found = [a for probe in _PROBES for a in probe()]
-    gpus = sum(a.kind == "gpu" for a in found)
+    devices = [a for probe in _PROBES for a in probe()]
+    gpus = sum(a.kind == "gpu" for a in devices)
     if gpus == 0:
-        found += [a for a in _pci() if a.kind == "gpu"]
-    if not any(a.kind == "npu" for a in found):
-        found += [a for a in _pci() if a.kind == "npu"]
-    return tuple(found)
+        devices += [a for a in _pci() if a.kind == "gpu"]
+    if not any(a.kind == "npu" for a in devices):
+        devices += [a for a in _pci() if a.kind == "npu"]
+    return tuple(devices)
 
 
 @cache
@@ -239,7 +237,7 @@ def loaders() -> dict[str, bool]:
         "OpenCL": "OpenCL",
         "Metal": "Metal",
     }
-    found = {api: ctypes.util.find_library(name) is not None for api, name in names.items()}
+    installed = {api: ctypes.util.find_library(name) is not None for api, name in names.items()}
     if os.name == "nt":
         root = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
         for api, dll in {
@@ -247,5 +245,5 @@ def loaders() -> dict[str, bool]:
             "Vulkan": "vulkan-1.dll",
             "OpenCL": "OpenCL.dll",
         }.items():
-            found[api] = found[api] or (root / dll).exists()
-    return found
+            installed[api] = installed[api] or (root / dll).exists()
+    return installed

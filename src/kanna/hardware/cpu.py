@@ -16,15 +16,15 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """model: as the maker names it.
-
-    this process may run on (affinity and container quota).
+    """The processor.
 
     Attributes:
+        model: As the maker names it.
+        architecture: As `platform.machine` spells it, in lower case.
         flags: Lower case, as Linux spells them.
         cores: Physical.
         threads: Logical.
-        usable: Logical CPUs.
+        usable: Logical CPUs that this process may run on (affinity and container quota).
     """
 
     model: str
@@ -38,8 +38,8 @@ class Cpu:
     def simd(self) -> list[str]:
         """The SIMD extensions that matter for language models, best first."""
         order = (
-            "amx_int8 amx_bf16 avx512_bf16 avx512_vnni avx512vbmi avx512f avx_vnni avx2 fma f16c avx ssse3 "
-            "sme sve2 sve i8mm asimddp asimdhp asimd neon"
+            "amx_int8 amx_bf16 avx512_bf16 avx512_vnni avx512vbmi avx512f avx_vnni avx2 fma f16c "
+            "avx ssse3 sme sve2 sve i8mm asimddp asimdhp asimd neon"
         )
         return [flag for flag in order.split() if flag in self.flags]
 
@@ -78,7 +78,7 @@ def usable_cpus() -> int:
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str], int]:
-    """Model, flags and physical cores (0 when not told) of /proc/cpuinfo on x86 and ARM."""
+    """Model, flags and physical cores (0 when unknown) of /proc/cpuinfo on x86 and ARM."""
     # On x86 a number called `model` comes before the name; on ARM boards `Model` is the name.
     titles = (
         re.search(rf"(?m)^{title}\s*:\s*(.+)$", text)
@@ -141,6 +141,6 @@ def _cores_by_psutil() -> int:
 
 def default_threads() -> int:
     """Threads for compute-bound work: one per physical core that this process may use."""
-    found = cpu()
-    per_core = max(1, found.threads // max(1, found.cores))
-    return max(1, min(found.usable, -(-found.usable // per_core) if per_core > 1 else found.usable))
+    processor = cpu()
+    per_core = max(1, processor.threads // max(1, processor.cores))
+    return max(1, -(-processor.usable // per_core))

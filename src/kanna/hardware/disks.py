@@ -47,31 +47,34 @@ class Disk:
 
 
 def disks() -> list[Disk]:
-    """Writable file systems of at least 1 GB, and those of the current folder and of the cache, largest room first."""
+    """Writable file systems of at least 1 GB, and those of the current folder and of the cache.
+
+    The one with most room comes first.
+    """
     import psutil
 
     from kanna.sources.packages import cache_dir
 
-    found: dict[str, Disk] = {}
+    by_device: dict[str, Disk] = {}
     for part in psutil.disk_partitions(all=False):
         if part.fstype.lower() in _REAL and "ro" not in part.opts.split(","):
-            _add(found, Path(part.mountpoint), part.fstype, "")
+            _add(by_device, Path(part.mountpoint), part.fstype, "")
     for folder, purpose in ((Path.cwd(), "current folder"), (cache_dir(), "cache")):
-        _add(found, folder, "", purpose)
+        _add(by_device, folder, "", purpose)
     return sorted(
-        (d for d in found.values() if d.purpose or d.total >= 10**9), key=lambda d: -d.free
+        (d for d in by_device.values() if d.purpose or d.total >= 10**9), key=lambda d: -d.free
     )
 
 
-def _add(found: dict[str, Disk], folder: Path, kind: str, purpose: str) -> None:
+def _add(by_device: dict[str, Disk], folder: Path, kind: str, purpose: str) -> None:
     try:
         usage, device = shutil.disk_usage(folder), str(folder.stat().st_dev)
     except OSError:
         return
-    old = found.get(device)
+    old = by_device.get(device)
     if old:
         kind, folder = old.kind or kind, Path(old.mount)
         purpose = ", ".join(p for p in (old.purpose, purpose) if p)
-    found[device] = Disk(
+    by_device[device] = Disk(
         mount=str(folder), kind=kind, total=usage.total, free=usage.free, purpose=purpose
     )

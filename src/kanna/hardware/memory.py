@@ -1,4 +1,4 @@
-"""Memory: how much there is, and how fast it is read, which bounds how fast tokens are generated."""
+"""Memory: how much there is, and how fast it is read, which bounds the speed of generation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from kanna.hardware.cpu import default_threads
 class Memory:
     """Bytes this process may use: of the machine, or of its container when that is less.
 
-    And what is free now.
+    Attributes:
+        total: All of them.
+        available: What is free now.
+        swap: Of the machine.
+        limited: Whether the container's limit counts.
     """
 
     total: int
@@ -47,8 +51,8 @@ def memory() -> Memory:
     """Probe the memory; a container's limit counts when it is below the machine's."""
     import psutil
 
-    found = psutil.virtual_memory()
-    total, available, limited = found.total, found.available, False
+    machine = psutil.virtual_memory()
+    total, available, limited = machine.total, machine.available, False
     group = _group_limit()
     if group and group[0] < total:
         total, limited = group[0], True
@@ -60,9 +64,7 @@ def memory() -> Memory:
 
 @cache
 def bandwidth(seconds: float = 0.04) -> float:
-    """Bytes per second that memory can be read at with every core, measured on a large array.
-
-    About 0.1 s.
+    """Bytes per second that memory can be read at with every core, measured in about 0.1 s.
 
     Reading is what generation does: each token reads all weights once. The best pass counts, since
     other load only ever slows a pass down.
