@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from kanna.catalog import Component, Listing, Option, components
+from kanna.catalog import Component, ComponentOption, Listing, components
 
 PAGE = Path(__file__).parent.parent / "docs" / "components.md"
 HEAD = """\
@@ -49,7 +49,7 @@ def _kind(kind: Listing) -> str:
     return "\n".join(lines)
 
 
-def _option(option: Option) -> str:
+def _option(option: ComponentOption) -> str:
     if option.required:
         default = "required"
     else:
@@ -58,9 +58,9 @@ def _option(option: Option) -> str:
     return _row([f"`{option.name}`", kind, _cell(default), _cell(option.about)])
 
 
-def _shared(listed: list[Component]) -> list[tuple[list[Option], list[str]]]:
+def _shared(listed: list[Component]) -> list[tuple[list[ComponentOption], list[str]]]:
     """Options, and the components that have just these."""
-    by_options: list[tuple[list[Option], list[str]]] = []
+    by_options: list[tuple[list[ComponentOption], list[str]]] = []
     for component in listed:
         if not component.options:
             continue

@@ -1,27 +1,31 @@
-"""Components: whatever a recipe, a plan or an option can name.
+"""The catalog of components: whatever a recipe, a plan or an option can name.
 
-Each file beside this one is a kind of them.
-
-What is told of a component is read from its own code: summaries from docstrings, options from
-signatures and fields.
+Each file here is a kind of component. Summaries come from the components' own records, options from
+commands, signatures and fields.
 """
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kanna._util import plugins
-from kanna.catalog.base import Component, Kind, Option, first, prose
+from kanna.catalog.base import Component, ComponentOption, Kind
 from kanna.errors import UnsupportedError
 
-__all__ = ["Component", "Components", "Listing", "Option", "components", "kinds"]
+__all__ = ["Component", "Components", "Listing", "ComponentOption", "components", "kinds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The components of a kind. summary: what the kind is; about: the rest of it."""
+    """The components of a kind.
+
+    Attributes:
+        kind: Name of the kind.
+        summary: What the kind is, in a line.
+        about: The summary, and where its components are named.
+        components: The components.
+    """
 
     kind: str
     summary: str
@@ -31,16 +35,23 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """What was found. whole: whether components are to be shown in full."""
+    """A listing of components.
+
+    Attributes:
+        kinds: The components by kind.
+        whole: Whether they are to be shown in full.
+    """
 
     kinds: list[Listing]
     whole: bool = False
 
     @property
     def count(self) -> int:
+        """Number of components."""
         return sum(len(k.components) for k in self.kinds)
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the listing as JSON has it."""
         return {
             "count": self.count,
             "whole": self.whole,
@@ -57,68 +68,70 @@ class Components:
 
 
 def kinds() -> tuple[str, ...]:
-    """Names of every kind of component."""
+    """Returns the names of all kinds of components."""
     return plugins.names(__name__, "KIND")
 
 
 def components(kind: str | None = None, name: str | None = None) -> Components:
-    """What can be named: every kind, one kind, or one component of it.
-
-    `kind`
-
-    Raises UnsupportedError naming what comes close.
+    """List what recipes, plans and options can name.
 
     Args:
-        kind: One of `kinds()`, or, alone, the name of a component of any kind.
-        name: Of a component of.
+        kind: A kind of component; or, without `name`, the name of a component of any kind; None
+            lists every kind.
+        name: The component of that kind to show in full.
+
+    Returns:
+        The components by kind.
+
+    Raises:
+        UnsupportedError: There is no such kind or component; the error names similar ones.
     """
     if kind is None:
         return Components(kinds=[_listing(k) for k in kinds()])
-    wanted = kind.lower()
-    if wanted in kinds():
-        listing = _listing(wanted)
-        if name is None:
-            return Components(kinds=[listing])
-        found = _named(wanted, listing.components, name)
-        if not found:
-            raise UnsupportedError(
-                f"no component {name!r} in {wanted}",
-                expected=_close(name, [c.name for c in listing.components]),
-                todo=f"`kanna components {wanted}` lists them",
-            )
-        return Components(kinds=[_with(listing, found)], whole=True)
-    every = [_listing(k) for k in kinds()]
+    if kind.lower() in kinds():
+        return _of_kind(kind.lower(), name)
+    every_kind = [_listing(k) for k in kinds()]
     if name is None:
-        hits = [(k, _named(k.kind, k.components, kind)) for k in every]
-        if any(found for _, found in hits):
-            return Components(kinds=[_with(k, found) for k, found in hits if found], whole=True)
+        hits = [(k, _named(k.kind, k.components, kind)) for k in every_kind]
+        if any(matches for _, matches in hits):
+            return Components(
+                kinds=[replace(k, components=matches) for k, matches in hits if matches], whole=True
+            )
     raise UnsupportedError(
         f"no kind of components {kind!r}" + ("" if name else ", and no component of that name"),
-        expected=_close(kind, [*kinds(), *(c.name for k in every for c in k.components)])
+        expected=_close(kind, [*kinds(), *(c.name for k in every_kind for c in k.components)])
         if name is None
         else ", ".join(kinds()),
         todo="`kanna components` lists every kind",
     )
 
 
+def _of_kind(kind: str, name: str | None) -> Components:
+    listing = _listing(kind)
+    if name is None:
+        return Components(kinds=[listing])
+    matches = _named(kind, listing.components, name)
+    if not matches:
+        raise UnsupportedError(
+            f"no component {name!r} in {kind}",
+            expected=_close(name, [c.name for c in listing.components]),
+            todo=f"`kanna components {kind}` lists them",
+        )
+    return Components(kinds=[replace(listing, components=matches)], whole=True)
+
+
 def _listing(name: str) -> Listing:
     kind: Kind = plugins.load(__name__, name, "KIND")
-    text = prose(importlib.import_module(f"{__name__}.{name}"))
-    return Listing(kind=name, summary=first(text), about=text, components=list(kind.find()))
-
-
-def _with(listing: Listing, found: list[Component]) -> Listing:
-    return Listing(
-        kind=listing.kind, summary=listing.summary, about=listing.about, components=found
-    )
+    about = f"{kind.summary}. {kind.about}".rstrip()
+    return Listing(kind=name, summary=kind.summary, about=about, components=list(kind.find()))
 
 
 def _named(kind: str, listed: list[Component], name: str) -> list[Component]:
-    found = [c for c in listed if c.name.lower() == name.lower()]
+    matches = [c for c in listed if c.name.lower() == name.lower()]
     more = plugins.load(__name__, kind, "KIND").more
-    if not found and more is not None and (one := more(name)) is not None:
-        return [one]
-    return found
+    if not matches and more is not None and (component := more(name)) is not None:
+        return [component]
+    return matches
 
 
 def _close(name: str, known: list[str]) -> str:

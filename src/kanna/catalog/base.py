@@ -1,28 +1,33 @@
-"""What a component is, and how its options are read from the code that takes them."""
+"""The records of the catalog, and how options are read from commands, signatures and fields."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kanna._util import extras
+import click
 
-# Where a verb reports, or what stands for the object itself: not for users to set.
+from kanna._util import extras, plugins
+
+# Callbacks of verbs, and the object itself: not for users to set.
 _PLUMBING = frozenset({"self", "cls", "progress", "bar", "remark", "started"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """One option: its type as the code has it.
+class ComponentOption:
+    """One option.
 
     Attributes:
-        default: None where `required` or where that is the default.
+        name: As it is named.
+        type: Its type as the code has it.
+        default: Its default; None where `required` or where that is the default.
+        required: Whether it must be given.
+        about: What it does.
     """
 
     name: str
@@ -37,13 +42,15 @@ class Component:
     """Something a recipe can name.
 
     Attributes:
+        kind: Kind of the component.
         name: As it is named.
-        summary: One line.
-        about: The whole description.
-        where: The module, and the object in it, that it is.
+        summary: What it is, in a line.
+        about: The documentation of its code, or more about it.
+        where: The module and the object in it that define it.
         extra: What must be installed for it, "" for the base install.
         extra_for: What of it needs the extra, where not all does.
-        facts: What else the code says of it.
+        options: What can be set.
+        facts: Further properties, by name.
     """
 
     kind: str
@@ -53,7 +60,7 @@ class Component:
     where: str = ""
     extra: str = ""
     extra_for: str = ""
-    options: Sequence[Option] = ()
+    options: Sequence[ComponentOption] = ()
     facts: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
@@ -62,6 +69,7 @@ class Component:
         return extras.missing(self.extra)
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON has them, and whether it is available."""
         return {
             **dataclasses.asdict(self),
             "available": not self.missing,
@@ -72,93 +80,149 @@ class Component:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of component; its file's docstring says what it is and where it is named.
+    """A kind of component.
 
     Attributes:
-        find: Every component of it, importing nothing that is not installed with kanna itself.
-        more: A component too numerous to be listed, by its name, or None.
+        summary: What it is, in a line.
+        about: Where it is named, and what else there is to know.
+        find: Returns every component, importing only what is installed with kanna itself.
+        more: Returns a component by its name where there are too many to list, or None.
     """
 
+    summary: str
+    about: str = ""
     find: Callable[[], Iterable[Component]]
     more: Callable[[str], Component | None] | None = None
 
 
-def prose(thing: Any) -> str:
-    """The docstring of a module, class, function or attribute, with its indentation taken away."""
-    return inspect.cleandoc(getattr(thing, "__doc__", "") or "")
+def of_module(
+    kind: str, name: str, module: ModuleType, export: str = "", *, summary: str, **more: Any
+) -> Component:
+    """Returns the component that a module defines; its docstring is shown as it is.
 
-
-def first(text: str) -> str:
-    """The first sentence of a docstring, on one line."""
-    paragraph = " ".join(text.split("\n\n")[0].split())
-    end = re.search(r"\.(?= |$)", paragraph)
-    return paragraph[: end.start()] if end else paragraph.rstrip(":")
-
-
-def of_module(kind: str, name: str, module: ModuleType, export: str = "", **more: Any) -> Component:
-    """The component that a file is: described by its docstring."""
-    text = prose(module)
+    Args:
+        kind: Kind of the component.
+        name: Name of the component.
+        module: Where it is defined.
+        export: The object in the module that it is.
+        summary: What it is, in a line.
+        more: Further fields of the component.
+    """
     where = f"{module.__name__}:{export}" if export else module.__name__
-    told: dict[str, Any] = {"summary": first(text), "about": text, "where": where, **more}
-    return Component(kind=kind, name=name, **told)
+    about = inspect.getdoc(module) or ""
+    return Component(kind=kind, name=name, summary=summary, about=about, where=where, **more)
 
 
-def of_object(kind: str, name: str, thing: Any, **more: Any) -> Component:
-    """The component that a class or function is."""
-    text = prose(thing)
+def of_object(kind: str, name: str, thing: Any, *, summary: str, **more: Any) -> Component:
+    """Returns the component that a class or function is; its docstring is shown as it is.
+
+    Args:
+        kind: Kind of the component.
+        name: Name of the component.
+        thing: The class or function.
+        summary: What it is, in a line.
+        more: Further fields of the component.
+    """
     where = f"{thing.__module__}:{thing.__qualname__}"
-    told: dict[str, Any] = {"summary": first(text), "about": text, "where": where, **more}
-    return Component(kind=kind, name=name, **told)
+    about = inspect.getdoc(thing) or ""
+    return Component(kind=kind, name=name, summary=summary, about=about, where=where, **more)
+
+
+def command_options(
+    verb: str, function: Callable[..., Any], *, only: Iterable[str] = ()
+) -> tuple[ComponentOption, ...]:
+    """Returns the options of a verb as its command declares them.
+
+    Names and descriptions are the command's; types and defaults are those of the function where it
+    has the same parameter.
+
+    Args:
+        verb: Name of the command.
+        function: The function of `kanna` that the command calls.
+        only: Names to include; all where it is empty.
+    """
+    command: click.Command = plugins.load("kanna.cli.commands", verb, "COMMAND")
+    parameters = {o.name: o for o in options(function)}
+    included = frozenset(only)
+    listed: list[ComponentOption] = []
+    for param in command.params:
+        name = param.name or ""
+        if not param.expose_value or (included and name not in included):
+            continue
+        about = (param.help or "") if isinstance(param, click.Option) else ""
+        declared = ComponentOption(
+            name=name,
+            type=param.type.name,
+            default=None if param.required else plain(param.get_default(click.Context(command))),
+            required=param.required,
+        )
+        option = parameters.get(name, declared)
+        listed.append(dataclasses.replace(option, about=about))
+    return tuple(listed)
 
 
 def options(
-    of: Any, *, only: Iterable[str] = (), without: Iterable[str] = (), as_for: Sequence[Any] = ()
-) -> tuple[Option, ...]:
-    """The parameters of a function or the fields of a dataclass.
-
-    Types, defaults, and what its docstring says of each.
-
-    docstring does not
+    of: Any,
+    *,
+    only: Iterable[str] = (),
+    without: Iterable[str] = (),
+    about: Mapping[str, str] | None = None,
+) -> tuple[ComponentOption, ...]:
+    """Returns the parameters of a function or the fields of a dataclass.
 
     Args:
-        only, without: Names to keep, and to leave out.
-        as_for: Functions that explain what its own.
+        of: The function or dataclass. A field is described by `metadata["about"]`.
+        only: Names to include; all where it is empty.
+        without: Names to leave out.
+        about: Descriptions by name, for what has no metadata.
     """
-    found = (
+    listed = (
         _fields(of) if dataclasses.is_dataclass(of) and isinstance(of, type) else _parameters(of)
     )
-    wanted, left = frozenset(only), frozenset(without) | _PLUMBING
-    kept = [o for o in found if o.name not in left and (not wanted or o.name in wanted)]
-    told = explained(prose(of), [o.name for o in found])
-    for one in as_for:
-        told = {o.name: o.about for o in options(one) if o.about} | told
-    return tuple(dataclasses.replace(o, about=told.get(o.name, "")) for o in kept)
+    included, excluded = frozenset(only), frozenset(without) | _PLUMBING
+    described = about or {}
+    return tuple(
+        dataclasses.replace(o, about=o.about or described.get(o.name, ""))
+        for o in listed
+        if o.name not in excluded and (not included or o.name in included)
+    )
 
 
-def _parameters(of: Any) -> list[Option]:
-    found: list[Option] = []
-    for one in inspect.signature(of).parameters.values():
-        required = one.default is inspect.Parameter.empty
-        default = None if required else plain(one.default)
-        found.append(
-            Option(name=one.name, type=_type(one.annotation), default=default, required=required)
+def _parameters(of: Any) -> list[ComponentOption]:
+    listed: list[ComponentOption] = []
+    for parameter in inspect.signature(of).parameters.values():
+        required = parameter.default is inspect.Parameter.empty
+        default = None if required else plain(parameter.default)
+        listed.append(
+            ComponentOption(
+                name=parameter.name,
+                type=_type(parameter.annotation),
+                default=default,
+                required=required,
+            )
         )
-    return found
+    return listed
 
 
-def _fields(of: Any) -> list[Option]:
-    found: list[Option] = []
-    for one in dataclasses.fields(of):
-        if not one.init:
+def _fields(of: Any) -> list[ComponentOption]:
+    listed: list[ComponentOption] = []
+    for entry in dataclasses.fields(of):
+        if not entry.init:
             continue
-        made = one.default_factory
-        default: Any = made() if made is not dataclasses.MISSING else one.default
+        factory = entry.default_factory
+        default: Any = factory() if factory is not dataclasses.MISSING else entry.default
         required = default is dataclasses.MISSING
         default = None if required else plain(default)
-        found.append(
-            Option(name=one.name, type=_type(one.type), default=default, required=required)
+        listed.append(
+            ComponentOption(
+                name=entry.name,
+                type=_type(entry.type),
+                default=default,
+                required=required,
+                about=entry.metadata.get("about", ""),
+            )
         )
-    return found
+    return listed
 
 
 def _type(annotation: Any) -> str:
@@ -173,7 +237,7 @@ def _type(annotation: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A default as JSON has it."""
+    """Returns a default as JSON has it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Path):
@@ -187,22 +251,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
     return getattr(value, "__name__", str(value))
-
-
-def explained(text: str, names: Sequence[str]) -> dict[str, str]:
-    """What a docstring says of each of `names`, where it has `name: text` or `name, other: text` at the beginning of a
-    line or of a sentence."""
-    if not names:
-        return {}
-    one = "|".join(map(re.escape, names))
-    entry = re.compile(rf"(?:\A|(?<=\n)|(?<=[.;] )|(?<=: )) *((?:{one})(?:, (?:\w+))*):\s+")
-    told: dict[str, str] = {}
-    for paragraph in re.split(r"\n\s*\n", text):
-        marks = list(entry.finditer(paragraph))
-        for mark, after in zip_longest(marks, marks[1:]):
-            said = " ".join(
-                paragraph[mark.end() : after.start() if after else None].split()
-            ).rstrip(" .;")
-            for name in mark[1].split(", "):
-                told.setdefault(name, said)
-    return told

@@ -1,10 +1,4 @@
-"""Encodings: how values are stored.
-
-Named by `--encoding`, `--rule PATTERN=ENCODING` and in plan files.
-
-Those of GGUF are listed one by one. MLX and ONNX have kinds of them, in widths, group sizes and
-types of scales: a name of one, such as `affine4g64` or `nbits4g32`, is shown too.
-"""
+"""Components of the kind `encodings`."""
 
 from __future__ import annotations
 
@@ -14,7 +8,7 @@ from typing import Any
 
 from kanna import encodings
 from kanna._util import plugins
-from kanna.catalog.base import Component, Kind, Option, of_module, options
+from kanna.catalog.base import Component, ComponentOption, Kind, of_module, options
 from kanna.encodings import Encoding, grouped
 from kanna.errors import UnsupportedError
 
@@ -25,7 +19,13 @@ def _find() -> Iterator[Component]:
     for name in encodings.names():
         module = plugins.module(encodings.__name__, name)
         yield of_module(
-            _KIND, name, module, "ENCODING", facts=_facts(encodings.get(name)), **_extra(module)
+            _KIND,
+            name,
+            module,
+            "ENCODING",
+            summary=encodings.get(name).summary,
+            facts=_facts(encodings.get(name)),
+            **_extra(module),
         )
     for kind in plugins.names(grouped.__name__, "ENCODINGS"):
         module = importlib.import_module(f"{grouped.__name__}.{kind}")
@@ -34,6 +34,7 @@ def _find() -> Iterator[Component]:
             kind,
             module,
             "ENCODINGS",
+            summary=module.ENCODINGS[0].summary,
             options=_parts(module),
             facts=_widths(module.ENCODINGS),
         )
@@ -52,7 +53,7 @@ def _facts(encoding: Encoding) -> dict[str, Any]:
 
 
 def _extra(module: Any) -> dict[str, str]:
-    """ggml's own encoder comes with llama-cpp-python.
+    """Ggml's own encoder comes with llama-cpp-python.
 
     Where it stands beside ours, it is the one for `nearest`.
     """
@@ -66,33 +67,49 @@ def _extra(module: Any) -> dict[str, str]:
     }
 
 
-def _parts(module: Any) -> tuple[Option, ...]:
+def _parts(module: Any) -> tuple[ComponentOption, ...]:
     """What a name is made of."""
     return options(getattr(module, "name_of", None) or module.NBits)
 
 
-def _widths(found: tuple[Encoding, ...]) -> dict[str, Any]:
+def _widths(group: tuple[Encoding, ...]) -> dict[str, Any]:
     return {
-        "encodings": len(found),
-        "values per group": sorted({e.block for e in found}),
+        "encodings": len(group),
+        "values per group": sorted({e.block for e in group}),
         "bits per weight": [
-            round(min(e.bits for e in found), 3),
-            round(max(e.bits for e in found), 3),
+            round(min(e.bits for e in group), 3),
+            round(max(e.bits for e in group), 3),
         ],
-        "names": [e.name for e in found],
+        "names": [e.name for e in group],
     }
 
 
 def _more(name: str) -> Component | None:
     try:
-        found = encodings.get(name)
+        encoding = encodings.get(name)
     except UnsupportedError:
         return None
     for kind in plugins.names(grouped.__name__, "ENCODINGS"):
         module = importlib.import_module(f"{grouped.__name__}.{kind}")
-        if found in module.ENCODINGS:
-            return of_module(_KIND, found.name, module, "ENCODINGS", facts=_facts(found))
+        if encoding in module.ENCODINGS:
+            return of_module(
+                _KIND,
+                encoding.name,
+                module,
+                "ENCODINGS",
+                summary=encoding.summary,
+                facts=_facts(encoding),
+            )
     return None
 
 
-KIND = Kind(find=_find, more=_more)
+KIND = Kind(
+    summary="Encodings: how values are stored",
+    about=(
+        "Named by `--encoding`, `--rule PATTERN=ENCODING` and in plan files. Those of GGUF are "
+        "listed one by one. MLX and ONNX have kinds of them, in widths, group sizes and types of "
+        "scales: a name of one, such as `affine4g64` or `nbits4g32`, is shown too."
+    ),
+    find=_find,
+    more=_more,
+)

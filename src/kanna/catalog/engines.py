@@ -1,7 +1,4 @@
-"""Engines: what `kanna serve` runs an artefact with, each in a child process.
-
-Chosen by the artefact.
-"""
+"""Components of the kind `engines`."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ def _find() -> Iterator[Component]:
             name,
             importlib.import_module(f"{engines.__name__}.{name}"),
             "ENGINE",
+            summary=engine.summary,
             extra=",".join(dict.fromkeys((EXTRA, engine.extra))),
             options=options(engines.EngineConfig, without=("engine", "path", "name", "key")),
             facts={
@@ -29,4 +27,8 @@ def _find() -> Iterator[Component]:
         )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Engines: what `kanna serve` runs an artefact with, each in a child process",
+    about="Chosen by the artefact.",
+    find=_find,
+)

@@ -1,9 +1,4 @@
-"""Evaluators: what is measured of an artefact, and what is checked.
-
-Those of the gate run with `kanna verify`.
-
-`--verify` of a conversion, `compare` and `optimize` run the gate too.
-"""
+"""Components of the kind `evaluators`."""
 
 from __future__ import annotations
 
@@ -14,9 +9,45 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 from kanna.benchmark import encoders, energy
-from kanna.catalog.base import Component, Kind, of_module, of_object, options
+from kanna.catalog.base import Component, Kind, command_options, of_module, of_object
 
 _KIND = "evaluators"
+_SUMMARIES = {
+    "divergence": (
+        "KL divergence, perplexity and top-1 agreement against the source, in the real runtimes"
+    ),
+    "speed": (
+        "Size, load time, memory and speed of artefacts on this machine, each in its own runtime"
+    ),
+    "speed-of-encoders": "Load time and speed of an encoder, measured in a process of its own",
+    "energy": (
+        "Energy of this machine's processors, from the counters that Linux exposes (RAPL); no "
+        "estimate"
+    ),
+    "embeddings": "The gate of an encoder: its vectors against the source's",
+    "independent": "The reference itself, checked against an independent implementation",
+    "parity": (
+        "Logits of an artefact against the source in float32, on a short and on a long prompt, "
+        "in its runtime"
+    ),
+    "runtime": (
+        "The artefact in its own runtime against the reference runtime that computes with its "
+        "values, on a few tokens"
+    ),
+    "tensors": "Tensors as they lie in the file, against the source's: names, shapes, values",
+    "stop": (
+        "Every token that ends a turn for the source ends a generation in the runtime, and a "
+        "greedy answer shows it"
+    ),
+    "template": (
+        "Conversations come out the same from the source's template and from the one in the "
+        "artefact"
+    ),
+    "tokenizer": (
+        "The tokenizer's metadata is carried over, and ids in the runtime equal those of the "
+        "source's own tokenizer"
+    ),
+}
 # Of these names `kanna` itself has the functions.
 bench, evaluate, verify = (
     importlib.import_module(f"kanna.{name}") for name in ("benchmark", "evaluation", "verification")
@@ -24,13 +55,13 @@ bench, evaluate, verify = (
 
 
 def _find() -> Iterator[Component]:
-    measured = ("windows", "context", "text")
     yield of_module(
         _KIND,
         "divergence",
         evaluate,
         "evaluate",
-        options=options(evaluate.evaluate, only=measured),
+        summary=_SUMMARIES["divergence"],
+        options=command_options("evaluate", evaluate.evaluate, only=("windows", "text")),
         facts={
             "measures": [
                 f.name for f in fields(evaluate.EvaluateResult) if f.name.startswith(_FIGURES)
@@ -42,29 +73,41 @@ def _find() -> Iterator[Component]:
         "speed",
         bench,
         "bench",
-        options=options(bench.bench, without=("paths",)),
+        summary=_SUMMARIES["speed"],
+        options=command_options("bench", bench.bench, only=("repeat", "threads")),
         facts={
             "measures": [
                 f.name for f in fields(bench.BenchRow) if f.name.endswith(("_s", "_tps", "_bytes"))
             ]
         },
     )
-    yield of_module(_KIND, "speed-of-encoders", encoders, "measure")
-    yield of_module(_KIND, "energy", energy, "EnergyMeter")
-    for found in pkgutil.iter_modules(verify.__path__):
-        module = importlib.import_module(f"{verify.__name__}.{found.name}")
+    yield of_module(
+        _KIND, "speed-of-encoders", encoders, "measure", summary=_SUMMARIES["speed-of-encoders"]
+    )
+    yield of_module(_KIND, "energy", energy, "EnergyMeter", summary=_SUMMARIES["energy"])
+    for entry in pkgutil.iter_modules(verify.__path__):
+        module = importlib.import_module(f"{verify.__name__}.{entry.name}")
         for name, check in inspect.getmembers(module, inspect.isfunction):
             if check.__module__ == module.__name__ and (
                 name in ("verify", "same") or name.startswith("check")
             ):
                 more = {"extra": getattr(module, "EXTRA", ""), "facts": {"part of": "the gate"}}
                 if name in ("check", "verify"):  # what the file is for
-                    yield of_module(_KIND, found.name, module, name, **more)
+                    yield of_module(
+                        _KIND, entry.name, module, name, summary=_SUMMARIES[entry.name], **more
+                    )
                 else:
-                    told = name.removeprefix("check_") if name.startswith("check_") else "runtime"
-                    yield of_object(_KIND, told, check, **more)
+                    label = name.removeprefix("check_") if name.startswith("check_") else "runtime"
+                    yield of_object(_KIND, label, check, summary=_SUMMARIES[label], **more)
 
 
 _FIGURES = ("kl_", "perplexity", "top1")
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Evaluators: what is measured of an artefact, and what is checked",
+    about=(
+        "Those of the gate run with `kanna verify`. `--verify` of a conversion, `compare` and "
+        "`optimize` run the gate too."
+    ),
+    find=_find,
+)

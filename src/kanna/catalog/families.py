@@ -1,8 +1,4 @@
-"""Families: architectures, recognised by `architectures` of a source's config.json.
-
-Options are the keys of config.json that a family has a default for. A GGUF of any architecture can
-be requantized.
-"""
+"""Components of the kind `families`."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Any
 
 from kanna import families
 from kanna._util import plugins
-from kanna.catalog.base import Component, Kind, Option, of_module, plain
+from kanna.catalog.base import Component, ComponentOption, Kind, of_module, plain
 from kanna.families.base import Family
 from kanna.formats.onnx import build, encoder
 
@@ -21,29 +17,38 @@ def _find() -> Iterator[Component]:
         family = families.get(name)
         module = plugins.module(families.__name__, name)
         yield of_module(
-            "families", name, module, "FAMILY", options=_keys(family), facts=_facts(family)
+            "families",
+            name,
+            module,
+            "FAMILY",
+            summary=family.summary,
+            options=_keys(family),
+            facts=_facts(family),
         )
     yield of_module(
         "families",
         "encoder",
         encoder,
         "is_encoder",
+        summary="Encoders: models that turn text into one vector",
         extra=build.EXTRA,
         facts={"architectures": encoder.ARCHITECTURES},
     )
 
 
-def _keys(family: Family) -> tuple[Option, ...]:
-    found: list[Option] = []
+def _keys(family: Family) -> tuple[ComponentOption, ...]:
+    keys: list[ComponentOption] = []
     for key in dict.fromkeys([*family.defaults, *family.fixed]):
         value = family.defaults.get(key)
         only = family.fixed.get(key, ())
         kinds = {type(v).__name__ for v in (value, *only) if v is not None}
         about = "only " + " or ".join(map(str, only)) if only else ""
-        found.append(
-            Option(name=key, type=" | ".join(sorted(kinds)), default=plain(value), about=about)
+        keys.append(
+            ComponentOption(
+                name=key, type=" | ".join(sorted(kinds)), default=plain(value), about=about
+            )
         )
-    return tuple(found)
+    return tuple(keys)
 
 
 def _facts(family: Family) -> dict[str, Any]:
@@ -59,4 +64,11 @@ def _facts(family: Family) -> dict[str, Any]:
     return facts
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Families: architectures, recognised by `architectures` of a source's config.json",
+    about=(
+        "Options are the keys of config.json that a family has a default for. A GGUF of any "
+        "architecture can be requantized."
+    ),
+    find=_find,
+)

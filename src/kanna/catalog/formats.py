@@ -1,14 +1,11 @@
-"""Formats: containers that can be written.
-
-Named by `--format`, and before the colon of a preset, as in `mlx:q4`.
-"""
+"""Components of the kind `formats`."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
 
-from kanna.catalog.base import Component, Kind, of_module, options
+from kanna.catalog.base import Component, Kind, command_options, of_module
 from kanna.conversion import convert, formats
 
 
@@ -21,9 +18,14 @@ def _find() -> Iterator[Component]:
             name,
             module,
             "WORK",
+            summary=work.summary,
             extra=work.extra,
-            options=options(convert, only=work.takes),
+            options=command_options("convert", convert, only=work.takes),
         )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Formats: containers that can be written",
+    about="Named by `--format`, and before the colon of a preset, as in `mlx:q4`.",
+    find=_find,
+)

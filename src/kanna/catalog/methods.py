@@ -1,7 +1,4 @@
-"""Methods: how the values of a tensor are chosen for its encoding.
-
-Named by `--method`, and in rules of a plan file.
-"""
+"""Components of the kind `methods`."""
 
 from __future__ import annotations
 
@@ -26,4 +23,8 @@ def _find() -> Iterator[Component]:
         )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Methods: how the values of a tensor are chosen for its encoding",
+    about="Named by `--method`, and in rules of a plan file.",
+    find=_find,
+)

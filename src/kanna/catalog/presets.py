@@ -1,9 +1,4 @@
-"""Presets: named plans, which encoding each matrix gets.
-
-Named by `--preset`, `--like` and in plan files of GGUF.
-
-Without a prefix they are GGUF's, those of llama.cpp.
-"""
+"""Components of the kind `presets`."""
 
 from __future__ import annotations
 
@@ -57,4 +52,11 @@ def _facts(preset: Any, *without: str) -> dict[str, Any]:
     }
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Presets: named plans, which encoding each matrix gets",
+    about=(
+        "Named by `--preset`, `--like` and in plan files of GGUF. Without a prefix they are "
+        "GGUF's, those of llama.cpp."
+    ),
+    find=_find,
+)

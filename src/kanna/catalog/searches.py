@@ -1,18 +1,20 @@
-"""Searches: how far `kanna optimize` goes, named by `--effort`, and its stages."""
+"""Components of the kind `searches`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kanna.catalog.base import Component, Kind, options
+from kanna.catalog.base import Component, Kind, command_options
 from kanna.optimization import EFFORTS, EXTRA, STAGES, optimize
 
 _KIND = "searches"
 
 
 def _find() -> Iterator[Component]:
-    budgets = options(
-        optimize, only=("size", "bpw", "like", "memory", "context", "keep", "exclude", "rules")
+    budgets = command_options(
+        "optimize",
+        optimize,
+        only=("size", "bpw", "like", "memory", "context", "keep", "exclude", "rules"),
     )
     for name, effort in EFFORTS.items():
         yield Component(
@@ -36,4 +38,7 @@ def _find() -> Iterator[Component]:
         )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Searches: how far `kanna optimize` goes, named by `--effort`, and its stages",
+    find=_find,
+)

@@ -1,4 +1,4 @@
-"""Targets: where a packaged artefact runs. Named by `kanna package --to`."""
+"""Components of the kind `targets`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ def _find() -> Iterator[Component]:
             name,
             importlib.import_module(f"{targets.__name__}.{name}"),
             "TARGET",
+            summary=target.summary,
             extra=EXTRA,
             facts={"runs": list(target.kinds), "uses the files of": list(target.needs)},
         )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Targets: where a packaged artefact runs",
+    about="Named by `kanna package --to`.",
+    find=_find,
+)

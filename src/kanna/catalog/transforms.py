@@ -1,8 +1,4 @@
-"""Transforms: what happens to weights and plans between a source and an artefact, and keeps what the model computes.
-
-Families name the changes of rows and values, `--imatrix` and `--statistics` take the place of guessed importance, and
-`--effort max` tunes.
-"""
+"""Components of the kind `transforms`."""
 
 from __future__ import annotations
 
@@ -22,20 +18,59 @@ _PLACE = ("name", "inner", "shape", "dtype")
 """Fields of a lazy tensor that say where it stands, and are no options."""
 
 
+_VIEWS = {
+    "computed": "Values made from the config, kept in memory (a few hundred numbers)",
+    "head-rows": "Rows of a q or k projection in the other rotary order, head by head",
+    "renamed": "The same tensor under another name",
+    "shifted": "Every value plus a constant, in float32",
+}
+
+
 def _find() -> Iterator[Component]:
     for name, view in inspect.getmembers(views, inspect.isclass):
         if view.__module__ == views.__name__:
             kebab = re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
-            yield of_object(_KIND, kebab, view, options=options(view, without=_PLACE))
-    yield of_object(_KIND, "unpack", Grouped)
-    yield of_object(_KIND, "unpack-mlx", Packed)
-    for module, function in (
-        (grid_detection, "detect"),
-        (prior, "prior_of"),
-        (fallback, "feasible"),
-        (tuning, "scaled"),
+            yield of_object(
+                _KIND, kebab, view, summary=_VIEWS[kebab], options=options(view, without=_PLACE)
+            )
+    yield of_object(_KIND, "unpack", Grouped, summary="A packed matrix, decoded row by row")
+    yield of_object(
+        _KIND, "unpack-mlx", Packed, summary="A matrix of MLX codes and scales, decoded row by row"
+    )
+    for module, function, summary in (
+        (
+            grid_detection,
+            "detect",
+            "Detects weights that lie on the grid of an encoding already",
+        ),
+        (
+            prior,
+            "prior_of",
+            (
+                "Importance of columns guessed from the weights alone, for when no text "
+                "was run through the model"
+            ),
+        ),
+        (
+            fallback,
+            "feasible",
+            "The encoding that a tensor gets when its rows are not a whole number of blocks",
+        ),
+        (tuning, "scaled", "Scales and norms tuned after the quantized values are fixed"),
     ):
-        yield of_module(_KIND, module.__name__.rpartition(".")[2], module, function)
+        yield of_module(
+            _KIND, module.__name__.rpartition(".")[2], module, function, summary=summary
+        )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary=(
+        "Transforms: what happens to weights and plans between a source and an artefact, and "
+        "keeps what the model computes"
+    ),
+    about=(
+        "Families name the changes of rows and values, `--imatrix` and `--statistics` take the "
+        "place of guessed importance, and `--effort max` tunes."
+    ),
+    find=_find,
+)

@@ -1,7 +1,4 @@
-"""Verbs: the steps of a workflow.
-
-Each is a command, a function of `kanna`, and takes the same options.
-"""
+"""Components of the kind `verbs`."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from collections.abc import Iterator
 import kanna
 from kanna import runtimes
 from kanna._util import plugins
-from kanna.catalog.base import Component, Kind, of_object, options
-from kanna.generation import generate
-from kanna.sources import open_source
+from kanna.catalog.base import Component, Kind, command_options, of_object
+
+COMMANDS = "kanna.cli.commands"
 
 
 def _find() -> Iterator[Component]:
-    commands = plugins.names("kanna.cli.commands", "COMMAND")
+    commands = plugins.names(COMMANDS, "COMMAND")
     for name in kanna.__all__:
         verb = getattr(kanna, name)
         if name not in commands or not inspect.isfunction(verb):
@@ -31,13 +28,19 @@ def _find() -> Iterator[Component]:
             if runs
             else {}
         )
-        # Whose words hold where a verb passes an option on.
-        passed = (
-            (open_source, generate) if verb.__module__ == generate.__module__ else (open_source,)
-        )
         yield of_object(
-            "verbs", name, verb, extra=extra, options=options(verb, as_for=passed), facts=facts
+            "verbs",
+            name,
+            verb,
+            summary=plugins.load(COMMANDS, name, "COMMAND").get_short_help_str(250).rstrip("."),
+            extra=extra,
+            options=command_options(name, verb),
+            facts=facts,
         )
 
 
-KIND = Kind(find=_find)
+KIND = Kind(
+    summary="Verbs: the steps of a workflow",
+    about="Each is a command, a function of `kanna`, and takes the same options.",
+    find=_find,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kanna.encodings.base import Encoding
 from kanna.methods.hessian import SecondMoment
@@ -19,9 +19,17 @@ class Inputs:
         second_moment: Second moment, for the methods that use it, or None.
     """
 
-    weights: F32 | None = None
-    guessed: bool = False
-    second_moment: SecondMoment | None = None
+    weights: F32 | None = field(
+        default=None, metadata={"about": "Importance of the columns, float32 [cols], or None"}
+    )
+    guessed: bool = field(
+        default=False,
+        metadata={"about": "The weights were not measured but guessed from the model"},
+    )
+    second_moment: SecondMoment | None = field(
+        default=None,
+        metadata={"about": "Second moment of the inputs, for the methods that use it, or None"},
+    )
 
 
 UNKNOWN = Inputs()

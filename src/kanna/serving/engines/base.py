@@ -43,15 +43,29 @@ class EngineConfig:
     engine: str
     path: str
     name: str
-    role: str = GENERATE
+    role: str = field(default=GENERATE, metadata={"about": "`generate`, `embed` or `score`"})
     key: str = ""
-    context: int = 4096
-    slots: int = 8
-    threads: int | None = None
-    gpu_layers: int | None = None
-    draft: str | None = None
-    adapters: list[str] = field(default_factory=list[str])
-    program: str | None = None
+    context: int = field(default=4096, metadata={"about": "Tokens per slot"})
+    slots: int = field(default=8, metadata={"about": "Requests computed together"})
+    threads: int | None = field(
+        default=None, metadata={"about": "Threads to compute with; None: the engine's choice"}
+    )
+    gpu_layers: int | None = field(
+        default=None, metadata={"about": "Layers to put on the GPU; None: the engine's choice"}
+    )
+    draft: str | None = field(
+        default=None,
+        metadata={"about": "A small model that guesses ahead, for engines that take one"},
+    )
+    adapters: list[str] = field(
+        default_factory=list[str], metadata={"about": "LoRA adapters, for engines that take them"}
+    )
+    program: str | None = field(
+        default=None,
+        metadata={
+            "about": "A native program that runs the artefact in place of the Python package"
+        },
+    )
 
     def to_json(self) -> str:
         """One line of JSON."""
