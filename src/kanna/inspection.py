@@ -67,6 +67,7 @@ class Inspection:
     problems: list[dict[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
+        """The inspection as JSON has it."""
         return asdict(self)
 
 
@@ -80,34 +81,39 @@ def inspect(
 ) -> Inspection:
     """Look at a source or at any GGUF; of a hub id only headers are fetched.
 
-    SourceError for a file that cannot be read at all; a model that cannot be converted is still
-    shown.
+    A model that cannot be converted is still shown.
 
     Args:
         source: Any source, or an artefact.
-        hash: True reads every byte, False none, None reads what takes less than a second. Raises.
+        revision: Branch, tag or commit of a hub id.
+        offline: Use only what is on this machine already.
+        hash: True reads every byte, False none, None reads what takes less than a second.
+        progress: Where hashing and fetching are reported.
+
+    Raises:
+        SourceError: A file cannot be read at all.
     """
-    found = open_source(
+    opened = open_source(
         source, revision=revision, offline=offline, weights=False, progress=progress
     )
     problems: list[dict[str, str]] = []
     try:
-        model = families.load_model(found)
+        model = families.load_model(opened)
     except KannaError as error:
         problems = [{"found": error.found, "expected": error.expected, "todo": error.todo}]
-        model = _unknown(found)
+        model = _unknown(opened)
     # What is in the files, not what a conversion would make of it: tied copies count too.
-    tensors = list(found.tensors.values())
+    tensors = list(opened.tensors.values())
     num_bytes, weights = sum(t.nbytes for t in tensors), sum(num_weights(t) for t in tensors)
     bits = num_bytes * 8 / weights if weights else 0.0
     if hash is None:
-        hash = 0 < sum(p.stat().st_size for p in found.weight_files) <= _HASH_AT_ONCE
+        hash = 0 < sum(p.stat().st_size for p in opened.weight_files) <= _HASH_AT_ONCE
     return Inspection(
         name=model.name,
-        path=str(found.path),
-        kind=_kind(found),
+        path=str(opened.path),
+        kind=_kind(opened),
         family=model.family,
-        known_family=_is_known(found, model) and not problems,
+        known_family=_is_known(opened, model) and not problems,
         parameters=weights,
         num_tensors=len(tensors),
         bytes=num_bytes,
@@ -116,25 +122,22 @@ def inspect(
         types=_types(tensors),
         shape=_shape(model),
         context=_whole(
-            model.meta("{arch}.context_length") or found.config.get("max_position_embeddings")
+            model.meta("{arch}.context_length") or opened.config.get("max_position_embeddings")
         ),
         tokenizer=_tokenizer(model),
-        chat_template=_template(model, found),
-        license=_licence(model, found),
-        hash=_hash(found, progress) if hash and found.weight_files else None,
+        chat_template=_template(model, opened),
+        license=_licence(model, opened),
+        hash=_hash(opened, progress) if hash and opened.weight_files else None,
         provenance=_provenance(model),
-        tensors=[
-            {
-                "name": t.name,
-                "encoding": t.dtype,
-                "shape": [int(n) for n in t.shape],
-                "bytes": t.nbytes,
-            }
-            for t in tensors
-        ],
+        tensors=[_row(tensor) for tensor in tensors],
         notes=list(model.notes),
         problems=problems,
     )
+
+
+def _row(tensor: Tensor) -> dict[str, Any]:
+    shape = [int(n) for n in tensor.shape]
+    return {"name": tensor.name, "encoding": tensor.dtype, "shape": shape, "bytes": tensor.nbytes}
 
 
 def _kind(source: Source) -> str:
@@ -185,8 +188,8 @@ def _whole(value: Any) -> int | None:
 
 
 def _shape(model: Model) -> dict[str, int]:
-    found = {name: _whole(model.meta(f"{{arch}}.{key}")) for name, key in _SHAPE.items()}
-    return {k: v for k, v in found.items() if v}
+    sizes = {name: _whole(model.meta(f"{{arch}}.{key}")) for name, key in _SHAPE.items()}
+    return {k: v for k, v in sizes.items() if v}
 
 
 def _tokenizer(model: Model) -> dict[str, Any]:
@@ -228,26 +231,26 @@ def _provenance(model: Model) -> dict[str, Any]:
     """
     import json
 
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key, meta in model.metadata.items():
         if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
             value = meta.value
             if isinstance(value, str) and value.startswith("{"):
                 with suppress(ValueError):
                     value = json.loads(value)
-            found[key] = (
+            entries[key] = (
                 list(value)
                 if hasattr(value, "__len__") and not isinstance(value, (str, dict))
                 else value
             )
-    return found
+    return entries
 
 
 def _hash(source: Source, progress: Progress | None) -> str:
     import hashlib
 
-    found = source.hashes(progress)
-    weights = [found[p.name] for p in source.weight_files]
+    hashes = source.hashes(progress)
+    weights = [hashes[p.name] for p in source.weight_files]
     return "sha256:" + (
         weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
     )

@@ -71,16 +71,16 @@ class Source:
 
     def hashes(self, progress: Progress | None = None) -> dict[str, str]:
         """SHA-256 of every decisive file, by file name."""
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         if progress:
             progress.start("hash the source", sum(p.stat().st_size for p in self.decisive_files))
         for path in self.decisive_files:
-            found[path.name] = sha256(
+            digests[path.name] = sha256(
                 path, partial(progress.advance, detail=path.name) if progress else None
             )
         if progress:
             progress.finish()
-        return found
+        return digests
 
     def text(self, name: str) -> str | None:
         """Text of a side file, or None."""
@@ -102,15 +102,20 @@ def open_source(
     preflight: Callable[[Source], object] | None = None,
     progress: Progress | None = None,
 ) -> Source:
-    """Open a source. Raises SourceError (FormatError, RefusedError, …) saying what to do.
+    """Open a source.
 
     Args:
+        src: What the user named, or a source that is open.
         revision: Branch, tag or commit of a hub id.
         offline: Use only what is on this machine already.
         weights: False leaves the weights of a hub id where they are (headers suffice for `inspect`
             and `fit`).
         preflight: Called with the headers of a hub id before any weight is fetched; it raises to
             refuse.
+        progress: Where fetching is reported.
+
+    Raises:
+        SourceError: It cannot be used (FormatError, RefusedError, …); the message says what to do.
     """
     if isinstance(src, Source):
         return src
@@ -126,7 +131,8 @@ def open_source(
         return _hub(given, revision, offline, weights, preflight, progress)
     raise SourceError(
         f"{given} does not exist",
-        expected="a Hugging Face folder, a hub id such as Qwen/Qwen2.5-0.5B, a .gguf file or builtin:smollm2-135m",
+        expected="a Hugging Face folder, a hub id such as Qwen/Qwen2.5-0.5B, a .gguf file or "
+        "builtin:smollm2-135m",
     )
 
 
@@ -162,8 +168,8 @@ def _pickled(name: str) -> RefusedError:
     return RefusedError(
         f"{name} is a pickled file: reading it can run any code",
         expected="safetensors or GGUF",
-        todo="use the safetensors files of the same model, or convert it where you trust it: load it with "
-        "transformers and call model.save_pretrained(folder)",
+        todo="use the safetensors files of the same model, or convert it where you trust it: "
+        "load it with transformers and call model.save_pretrained(folder)",
     )
 
 
@@ -175,7 +181,8 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
             raise SourceError(
                 f"{path} is an ONNX folder: nothing is read back from it",
                 expected="the source it was made from",
-                todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, kanna bench {path}",
+                todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, "
+                f"kanna bench {path}",
             )
         ggufs = [n for n in files if n.endswith(".gguf")]
         if ggufs:
@@ -214,7 +221,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
 def _unpacked(
     tensors: dict[str, Tensor], config: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors with packed ones as matrices of values, and the config without what it says of packing."""
+    """Tensors with packed ones as matrices of values, the config without its words on packing."""
     if mlx.is_mlx(config):
         tensors = mlx.unpacked(tensors, config)
     elif method := prequantized.method_of(config):

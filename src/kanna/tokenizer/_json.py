@@ -49,12 +49,12 @@ class Merges:
 
 
 def _batches(data: Data, at: int) -> tuple[list[tuple[int, int]], int]:
-    """Where the elements lie, and the index of the array's closing bracket (-1: the array is odd)."""
-    found: list[tuple[int, int]] = []
+    """Where the elements lie, and the index of the array's closing bracket; -1: it has none."""
+    spans: list[tuple[int, int]] = []
     while match := _BATCH.match(data, at):
-        found.append(match.span())
+        spans.append(match.span())
         at = match.end()
-    return found, at if data[at : at + 1] == b"]" else -1
+    return spans, at if data[at : at + 1] == b"]" else -1
 
 
 def load(path: Path) -> Any:

@@ -27,8 +27,8 @@ def _cased(ending: str) -> str:
 LLAMA3 = rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_TAIL}"
 QWEN2 = rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_TAIL}"
 QWEN35 = (
-    rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 TEKKEN = rf"{_cased('')}|\p{{N}}|{_TAIL_SLASH}"
 GPT4O = rf"{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_TAIL_SLASH}"
@@ -68,13 +68,14 @@ def detect(tokenizer: dict[str, Any]) -> str:
 
     UnsupportedError when none splits the same way.
     """
-    found = tuple(_steps(tokenizer.get("pre_tokenizer")))
-    name = _KNOWN.get(found)
+    steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
+    name = _KNOWN.get(steps)
     if not name:
         raise UnsupportedError(
             f"the pre-tokenizer is not one llama.cpp has: {_short(tokenizer.get('pre_tokenizer'))}",
             expected="one that splits text like " + ", ".join(sorted(set(_KNOWN.values()))),
-            todo="give a GGUF of this model if one exists; ids would silently differ with any other pre-tokenizer",
+            todo="give a GGUF of this model if one exists; ids would silently differ with any "
+            "other pre-tokenizer",
         )
     if not tokenizer.get("model", {}).get("ignore_merges"):
         name = _WITHOUT_LOOKUP.get(name, name)
@@ -92,7 +93,7 @@ _SAME = {
 
 
 def steps_of(name: str) -> tuple[list[dict[str, Any]], bool]:
-    """The pre-tokenizer steps of tokenizer.json for one of llama.cpp's names, and whether words are looked up."""
+    """The pre-tokenizer steps for one of llama.cpp's names, and whether words are looked up."""
     known = next((steps for steps, n in _KNOWN.items() if n == _SAME.get(name, name)), None)
     if known is None:
         raise UnsupportedError(f"the pre-tokenizer {name!r} has no known form in tokenizer.json")

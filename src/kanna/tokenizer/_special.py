@@ -44,14 +44,14 @@ def text_of(entry: Any) -> str | None:
 def special_ids(
     tokens: list[str], config: dict[str, Any], model_config: dict[str, Any]
 ) -> dict[str, MetaValue]:
-    """`tokenizer.ggml.*_token_id` from tokenizer_config.json, then config.json, then well-known texts."""
+    """Ids of special tokens from tokenizer_config.json, config.json, then well-known texts."""
     wanted = {text_of(config.get(f"{name}_token")) for name in _CONFIGURED}.union(
         *_BY_TEXT.values()
     )
     ids = {text: i for i, text in enumerate(tokens) if text in wanted}
     size = len(tokens)
     nested = model_config.get("text_config") or {}
-    found: dict[str, MetaValue] = {}
+    entries: dict[str, MetaValue] = {}
     for name, key in _CONFIGURED.items():
         text = text_of(config.get(f"{name}_token"))
         token = ids.get(text) if text else None
@@ -62,12 +62,12 @@ def special_ids(
             if token is None and isinstance(given, int) and not isinstance(given, bool):
                 token = given
         if token is not None and 0 <= token < size:
-            found[f"{KEY}.{key}_token_id"] = u32(token)
+            entries[f"{KEY}.{key}_token_id"] = u32(token)
     for name, texts in _BY_TEXT.items():
         token = next((ids[t] for t in texts if t in ids), None)
         if token is not None:
-            found[f"{KEY}.{name}_token_id"] = u32(token)
-    return found
+            entries[f"{KEY}.{name}_token_id"] = u32(token)
+    return entries
 
 
 def framing(
@@ -109,7 +109,7 @@ def templates(given: Any) -> dict[str, MetaValue]:
         return {"tokenizer.chat_template": string(given)}
     if not isinstance(given, list):
         return {}
-    found: dict[str, MetaValue] = {}
+    entries: dict[str, MetaValue] = {}
     others: list[str] = []
     for entry in given:
         if not isinstance(entry, dict):
@@ -118,11 +118,11 @@ def templates(given: Any) -> dict[str, MetaValue]:
         if not isinstance(name, str) or not isinstance(template, str):
             continue
         if name == "default":
-            found["tokenizer.chat_template"] = string(template)
+            entries["tokenizer.chat_template"] = string(template)
         else:
             clean = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
-            found[f"tokenizer.chat_template.{clean}"] = string(template)
+            entries[f"tokenizer.chat_template.{clean}"] = string(template)
             others.append(clean)
     if others:
-        found["tokenizer.chat_templates"] = array(others, ValueType.STR)
-    return found
+        entries["tokenizer.chat_templates"] = array(others, ValueType.STR)
+    return entries

@@ -86,7 +86,10 @@ def from_model(
     """Vocabulary of a tokenizer.model.
 
     Args:
+        data: The file, a protocol buffer of SentencePiece.
         added: Id → (text, special) from added_tokens.json and tokenizer_config.json.
+        rows: Rows of the embedding, to which the vocabulary is padded; None: as many as tokens.
+        surplus: Added tokens that may lie beyond the rows and are dropped there.
     """
     pieces: list[Piece] = []
     algorithm, prefix = 1, True

@@ -1,7 +1,7 @@
-"""Added tokens that swallow the whitespace beside them, and the model names llama.cpp reads that from.
+"""Added tokens that swallow the whitespace next to them, which llama.cpp reads from a model's name.
 
-llama.cpp has no metadata for it. A general.name with `phi-3` or `phi3` in it makes every special token
-but three swallow the whitespace after it, and makes loading fail where those tokens are not there.
+It has no metadata for it. A general.name with `phi-3` or `phi3` in it makes every special token but
+three swallow the whitespace after it, and makes loading fail where those tokens are not there.
 """
 
 from __future__ import annotations
@@ -41,5 +41,6 @@ def strip_notes(name: str, left: set[str], right: set[str]) -> list[str]:
         return []
     shown = ", ".join(lost[:4]) + (", …" if len(lost) > 4 else "")
     return [
-        f"transformers removes whitespace beside {shown}; llama.cpp keeps it, and then gives other token ids"
+        f"transformers removes whitespace beside {shown}; llama.cpp keeps it, and then gives other "
+        "token ids"
     ]

@@ -23,11 +23,11 @@ _TOKENS = {
 
 
 def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
-    """Files by name. Raises UnsupportedError for a tokenizer that tokenizer.json cannot express exactly."""
+    """Files by name; raises UnsupportedError for what tokenizer.json cannot express exactly."""
 
     def meta(key: str, default: Any = None) -> Any:
-        found = metadata.get(f"{KEY}.{key}")
-        return default if found is None else found.value
+        entry = metadata.get(f"{KEY}.{key}")
+        return default if entry is None else entry.value
 
     tokens: Sequence[str] | None = meta("tokens")
     if tokens is None:

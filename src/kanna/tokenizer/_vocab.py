@@ -37,7 +37,7 @@ class Vocab:
 
 
 def looks_special(text: str) -> bool:
-    """Added tokens that are control tokens in all but their flag (published that way by several models)."""
+    """Whether an added token is a control token in all but its flag, as several models have it."""
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (text.startswith("<|") and text.endswith("|>"))
@@ -47,9 +47,11 @@ def looks_special(text: str) -> bool:
 
 
 def from_json(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
-    """Vocabulary of a tokenizer.json, padded to the `rows` of the embedding.
+    """Vocabulary of a tokenizer.json.
 
     Args:
+        tokenizer: The parsed file.
+        rows: Rows of the embedding, to which the vocabulary is padded; None: as many as tokens.
         surplus: Added tokens that may lie beyond the rows and are dropped there.
     """
     model = tokenizer.get("model") or {}
@@ -76,9 +78,11 @@ def place(entries: dict[int, str], rows: int | None, surplus: frozenset[str]) ->
         beyond = [t for i, t in sorted(entries.items()) if i >= rows and t not in surplus]
         if beyond:
             raise UnsupportedError(
-                f"the tokenizer has {size} tokens, the embedding {rows} rows; beyond it: {', '.join(beyond[:5])}",
+                f"the tokenizer has {size} tokens, the embedding {rows} rows; beyond it: "
+                + ", ".join(beyond[:5]),
                 expected="no more tokens than rows",
-                todo="resize the embeddings (resize_token_embeddings) or give the tokenizer it was made with",
+                todo="resize the embeddings (resize_token_embeddings) or give the tokenizer it was "
+                "made with",
             )
     tokens: list[str | None] = [None] * (rows if rows is not None else size)
     for i, text in entries.items():

@@ -1,4 +1,4 @@
-"""Chat templates: Jinja2 text that a model carries, rendered in a sandbox as transformers and llama.cpp render it."""
+"""Chat templates: Jinja2 text that a model carries, rendered in a sandbox as transformers does."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _compile(template: str) -> Any:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     class Environment(ImmutableSandboxedEnvironment):
-        """The sandbox, with the two operators that make gigabytes from a few characters held back."""
+        """The sandbox, with limits on the two operators that make gigabytes of a few characters."""
 
         intercepted_binops = frozenset(["*", "**"])
 
