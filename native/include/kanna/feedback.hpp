@@ -20,11 +20,14 @@ static __attribute__((noinline)) void spread(F* to, int64_t count, const float* 
             Piece* at = reinterpret_cast<Piece*>(to + j) + piece;
             const Piece* factor = reinterpret_cast<const Piece*>(factors) + piece;
             Piece sums[8];
+#pragma GCC unroll 8
             for (int i = 0; i < 8; ++i) sums[i] = at[i * PIECES];
             for (int64_t k = 0; k < terms; ++k) {
                 const float* row = m + k * stride + j;
+#pragma GCC unroll 8
                 for (int i = 0; i < 8; ++i) sums[i] -= factor[k * PIECES] * row[i];
             }
+#pragma GCC unroll 8
             for (int i = 0; i < 8; ++i) at[i * PIECES] = sums[i];
         }
 }

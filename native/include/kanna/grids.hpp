@@ -82,12 +82,14 @@ struct Signs {  // Q1_0
 struct Halves {  // MXFP4, NVFP4
     KANNA_INLINE F code(F x) {
         F out{};
+#pragma GCC unroll 16
         for (int k = 0; k < 14; ++k)
             out += (F)((I)(x > splat(0.5f * (halves[k] + halves[k + 1]))) & (I)splat(1.0f));
         return out;
     }
     KANNA_INLINE F value(F x) {
         F out = splat(halves[0]);
+#pragma GCC unroll 16
         for (int k = 0; k < 14; ++k) {
             const float middle = 0.5f * (halves[k] + halves[k + 1]), step = halves[k + 1] - halves[k];
             out += (F)((I)(x > splat(middle)) & (I)splat(step));

@@ -13,8 +13,9 @@ KANNA_INLINE F square_root(F x) {
     return out;
 }
 
-// Sub-blocks side by side; lanes past the last one repeat it.
-KANNA_INLINE void load_lanes(int N, const Job& job, int64_t first, int64_t last, int64_t per_row, F* x, F* w) {
+// Sub-blocks side by side; lanes past the last one repeat it. Compiled once, not once per encoding.
+static __attribute__((noinline)) void load_lanes(int N, const Job& job, int64_t first, int64_t last, int64_t per_row,
+                                                 F* x, F* w) {
     for (int k = 0; k < LANES; ++k) {
         const int64_t at = first + k < last ? first + k : last - 1;
         const float* values = job.x + at * N;

@@ -34,6 +34,7 @@ KANNA_INLINE Sums sums_of(const F* x, const F* w) {
 template <int N, bool NEGATIVE>
 KANNA_INLINE F solve_line(const F* x, const F* w, const Sums& s, F inverse, F shift, float max, Line& line) {
     F sl{}, sll{}, sxl{};
+#pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
         const F code = nearest(clamp((x[i] - shift) * inverse, 0.0f, max));
         const F wl = w[i] * code;
@@ -115,6 +116,7 @@ template <int N, int MAX>
 KANNA_INLINE F line_error(const F* x, const F* w, F scale, F min) {
     const F inverse = reciprocal(scale);
     F error{};
+#pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
         const F code = nearest(clamp((x[i] + min) * inverse, 0.0f, MAX));
         const F off = scale * code - min - x[i];

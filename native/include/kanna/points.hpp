@@ -62,11 +62,13 @@ KANNA_INLINE void scan(const F* low, const F* high, const F* low2, const F* high
         // Several chains of comparisons, so that none waits for the one before it.
         Piece costs[CHAINS];
         PieceI at[CHAINS], here = {};
+#pragma GCC unroll 4
         for (int c = 0; c < CHAINS; ++c) {
             costs[c] = Piece{} + 3e38f;
             at[c] = PieceI{};
         }
         for (int k = 0; k < G::COUNT; k += CHAINS) {
+#pragma GCC unroll 4
             for (int c = 0; c < CHAINS; ++c) {
                 const int entry = book[k + c], a = entry & MASK, b = entry >> HALF;
                 Piece cost = part(low, a) + part(high, b);
@@ -80,6 +82,7 @@ KANNA_INLINE void scan(const F* low, const F* high, const F* low2, const F* high
             }
             here += CHAINS;
         }
+#pragma GCC unroll 4
         for (int c = 1; c < CHAINS; ++c) {
             at[c] += c;
             const PieceI better = (costs[c] < costs[0]) | ((costs[c] == costs[0]) & (at[c] < at[0]));

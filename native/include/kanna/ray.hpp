@@ -28,6 +28,7 @@ struct Levels {
     static constexpr float STEP = 2.0f, BEFORE = 7.0f;
     KANNA_INLINE F value(F x) {
         F out = splat(levels[0]);
+#pragma GCC unroll 16
         for (int k = 0; k < 15; ++k) {
             const float middle = 0.5f * (levels[k] + levels[k + 1]), step = levels[k + 1] - levels[k];
             out += (F)((I)(x > splat(middle)) & (I)splat(step));
@@ -36,6 +37,7 @@ struct Levels {
     }
     KANNA_INLINE F code(F x) {
         F out{};
+#pragma GCC unroll 16
         for (int k = 0; k < 15; ++k) {
             const float middle = 0.5f * (levels[k] + levels[k + 1]);
             out += (F)((I)(x > splat(middle)) & (I)splat(1.0f));
@@ -56,6 +58,7 @@ KANNA_INLINE F extreme(const F* x) {
 template <class Code, int N>
 KANNA_INLINE F solve_ray(const F* x, const F* w, F inverse, F& scale) {
     F sll{}, sxl{};
+#pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
         const F value = Code::value(x[i] * inverse);
         const F wl = w[i] * value;
@@ -104,6 +107,7 @@ template <class Code, int N>
 KANNA_INLINE F ray_error(const F* x, const F* w, F scale) {
     const F inverse = reciprocal(scale);
     F error{};
+#pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
         const F off = scale * Code::value(x[i] * inverse) - x[i];
         error += w[i] * off * off;
