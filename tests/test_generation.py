@@ -17,14 +17,18 @@ HELLO = [{"role": "user", "content": "Hello <b>"}]
 
 
 def test_blocks_are_trimmed_and_nothing_is_escaped() -> None:
-    template = "{% for m in messages %}\n  {% if m.role == 'user' %}\n[{{ m['content'] }}]\n  {% endif %}\n{% endfor %}"
+    template = (
+        "{% for m in messages %}\n  {% if m.role == 'user' %}\n"
+        "[{{ m['content'] }}]\n  {% endif %}\n{% endfor %}"
+    )
     assert render(template, HELLO) == "[Hello <b>]\n"
 
 
 def test_what_real_templates_use() -> None:
     template = (
-        "{{- bos_token -}}{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}"
-        "{% endif %}{% set ns.n = ns.n + 1 %}{% generation %}{{ m.content | trim }}{% endgeneration %}{% endfor %}"
+        "{{- bos_token -}}{% set ns = namespace(n=0) %}{% for m in messages %}"
+        "{% if m.role == 'system' %}{% continue %}{% endif %}{% set ns.n = ns.n + 1 %}"
+        "{% generation %}{{ m.content | trim }}{% endgeneration %}{% endfor %}"
         "{{ ns.n }}{{ {'ä': [1, none]} | tojson }}{% if add_generation_prompt %}>{% endif %}"
         "{{ strftime_now('%Y') | length }}{{ tools is defined }}{{ eos_token }}"
     )

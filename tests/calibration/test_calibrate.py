@@ -1,4 +1,4 @@
-"""Calibration: the activations of a whole forward pass, one layer at a time, kept, resumed and refused."""
+"""Calibration: a whole forward pass, one layer at a time, kept, resumed and refused."""
 
 from __future__ import annotations
 

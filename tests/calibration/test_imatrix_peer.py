@@ -25,7 +25,7 @@ from helpers import tiny_models  # noqa: E402 - needs torch
 
 CHUNK, CHUNKS = 512, 3
 BOUND, WORST = 1e-3, 1e-2
-"""Relative difference of the diagonal of a matrix, and of any of its columns that is not all but unused."""
+"""Relative difference of a matrix's diagonal, and of any of its columns that is used at all."""
 
 
 def tool() -> Path:

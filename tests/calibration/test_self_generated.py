@@ -118,7 +118,7 @@ def test_openings_of_real_tokenizers(name: str, tmp_path: Path) -> None:
 
 
 def test_every_token_is_drawn_from_the_models_distribution(llama: Path) -> None:
-    """With the cache and in step, each token is what one pass over the sequence gives, drawn with the stated seed."""
+    """With the cache, each token is what one pass over the sequence gives, drawn with the seed."""
     whole = tiny_models.make("llama", llama.parent / "again")
     opened, model = loaded(llama)
     seen: list[Any] = []

@@ -53,7 +53,7 @@ def test_imatrix_for_llama_cpp(
 def test_statistics_decide_the_values(
     calibrated: tuple[statistics.Statistics, Any], llama: Path, tmp_path: Path
 ) -> None:
-    """The bytes of `convert --statistics` are those of gptq, and they lose less under the calibrated moment."""
+    """The bytes of `convert --statistics` are those of gptq, and lose less under the moment."""
     from kanna.formats import gguf as container
 
     found = calibrated[0]
@@ -186,7 +186,7 @@ def test_a_fine_tune_is_another_model(
 def test_the_same_model_in_other_forms(
     of: str, calibrated: Any, llama: Path, tmp_path: Path
 ) -> None:
-    """Statistics of each form are good for every other, a folder or a GGUF, rounded or quantized."""
+    """Statistics of each form are good for every other: folder or GGUF, rounded or quantized."""
     known = statistics.read(calibrated[0].folder)
     folder = tmp_path / "folder"
     kanna.convert(llama, folder, format="safetensors", encoding="bf16" if of == "bf16" else "f16")

@@ -200,7 +200,8 @@ def test_json_is_alone_on_stdout_even_when_a_library_prints(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     code = (
-        "import os, importlib; from kanna.cli.main import cli; m = importlib.import_module('kanna.inspection')\n"
+        "import os, importlib; from kanna.cli.main import cli\n"
+        "m = importlib.import_module('kanna.inspection')\n"
         "class R:\n def to_dict(self): return {'a': 1}\n"
         "def noisy(*a, **k):\n os.write(1, b'noise'); print('more'); return R()\n"
         "m.inspect = noisy; cli(['inspect', 'x', '--json'])"

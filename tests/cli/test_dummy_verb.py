@@ -21,7 +21,8 @@ from kanna.cli.options import command
 def greet(terminal, name, loud):
     """Greet NAME from another distribution."""
     text = f"hello, {name}"
-    terminal.result({"text": text.upper() if loud else text}, lambda screen, data: screen.print(data["text"]))
+    text = text.upper() if loud else text
+    terminal.result({"text": text}, lambda screen, data: screen.print(data["text"]))
 '''
 
 

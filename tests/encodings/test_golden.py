@@ -54,7 +54,7 @@ def fnv(data: bytes, state: int = 1469598103934665603) -> int:
 
 
 def hashes_here(name: str) -> Iterator[tuple[str, str, str]]:
-    """(encoding, kind, hash) of this machine's module, over the encoded bytes and the values they decode to."""
+    """(encoding, kind, hash) of this machine's module, over encoded bytes and decoded values."""
     x, weights = fixed.source()
     for kind in ("nearest", "search", "weighted"):
         data = np.empty_like(fixed.encoded(name, kind))
@@ -72,7 +72,7 @@ def hashes_here(name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def test_aarch64_gives_the_same_bytes() -> None:
-    """The native test program, built for aarch64 with our own flags and run under qemu, prints our hashes."""
+    """The native test program, built for aarch64 with our flags, prints our hashes under qemu."""
     packages = "g++-aarch64-linux-gnu, qemu-user and cmake"
     compiler = needs.program("aarch64-linux-gnu-g++", install=packages)
     qemu = needs.program("qemu-aarch64", "qemu-aarch64-static", install=packages)

@@ -22,7 +22,7 @@ from kanna.formats import gguf as container
 
 GROUPS = grid_detection.detectable()
 HARD = {"iq4_xs", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"}
-"""Under two levels of scales, `search` does not always find those again that another search chose."""
+"""Under two levels of scales, `search` does not always find those that another search chose."""
 rng = np.random.default_rng(3)
 WEIGHTS = (rng.standard_t(6, (48, 512)) * 0.5).astype(np.float32)
 
@@ -228,7 +228,7 @@ def optimized(source: Path, home: Path, *words: str) -> dict[str, Any]:
 def test_optimize_needs_no_more_bytes_than_the_grid(
     small: None, homes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The encoding that holds the grid costs nothing, so the file is the source itself, in fewer bits."""
+    """The encoding that holds the grid costs nothing: the file is the source, in fewer bits."""
     from importlib import import_module
 
     measure = import_module("kanna.optimization.measure")

@@ -300,7 +300,10 @@ def test_a_gguf_without_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_card_and_generation_config_become_general_keys(tmp_path: Path) -> None:
     source = make_source("llama", tmp_path)
-    card = "---\nlicense: apache-2.0\nlanguage: [en, fr]\ntags: [tiny]\nbase_model: org/Big-1B\n---\n# Card\n"
+    card = (
+        "---\nlicense: apache-2.0\nlanguage: [en, fr]\ntags: [tiny]\nbase_model: org/Big-1B\n---\n"
+        "# Card\n"
+    )
     (tmp_path / "README.md").write_text(card)
     (tmp_path / "generation_config.json").write_text(
         '{"temperature": 0.6, "top_k": 20, "top_p": 0.95}'

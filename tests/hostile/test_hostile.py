@@ -1,4 +1,4 @@
-"""Files that lie: the parsers refuse them with a clear error, at once and without allocating what they promise."""
+"""Files that lie: parsers refuse them at once, and do not allocate what they promise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Error feedback: the kernel against a plain twin, never worse than search, the same bytes everywhere."""
+"""Error feedback: the kernel against a plain twin, never worse than search, deterministic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: the same mixes as llama.cpp, tensor by tensor, and plan files that say where they are wrong."""
+"""Plans: llama.cpp's mixes, tensor by tensor, and plan files that say where they are wrong."""
 
 from __future__ import annotations
 

@@ -56,7 +56,10 @@ class Shell:
     def __call__(
         self, *words: str, piece: int = 1 << 24, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        code = f"import kanna.sources.hub; kanna.sources.hub._PIECE = {piece}; from kanna.cli.main import cli; cli()"
+        code = (
+            f"import kanna.sources.hub; kanna.sources.hub._PIECE = {piece}; "
+            "from kanna.cli.main import cli; cli()"
+        )
         return subprocess.run(
             [sys.executable, "-c", code, *words],
             cwd=self.home,
@@ -77,7 +80,7 @@ def digest(path: Path) -> str:
 
 
 def local(folder: Path, tmp_path: Path) -> str:
-    """The bytes that the same model gives from a folder, without the provenance that names its place."""
+    """The bytes of the same model from a folder, without the provenance that names its place."""
     return tensors(kanna.convert(folder, tmp_path / "local.gguf", preset="Q8_0").paths[0])
 
 

@@ -48,7 +48,7 @@ def pickled(folder: Path) -> None:
 
 
 def retyped(name: str, dtype: str) -> Callable[[Path], None]:
-    """Says in the header that one tensor has another type of the same width per value times its shape."""
+    """Says in the header that one tensor has another type, of the same width."""
 
     def change(folder: Path) -> None:
         data = (folder / WEIGHTS).read_bytes()

@@ -290,13 +290,13 @@ def test_sentencepiece_models_are_read(tmp_path: Path) -> None:
     assert vocab.types == [2, 3, 3, 6, 1, 4, 3, 5] and vocab.space_prefix is False
     assert vocab.scores is not None and vocab.scores[4] == -1.0
     for end in range(1, len(data) - 1):
-        with pytest.raises((KannaError, FormatError)) if end < 20 else _either():
+        with pytest.raises((KannaError, FormatError)) if end < 20 else _RefusedOrRead():
             _spm.from_model(data[:end], {}, None, frozenset())
     with pytest.raises(UnsupportedError, match="not a BPE"):
         _spm.from_model(message((1, message((1, b"a")))), {}, None, frozenset())
 
 
-class _either:
+class _RefusedOrRead:
     """A truncated model is refused or read as a shorter one; nothing else may happen."""
 
     def __enter__(self) -> None: ...

@@ -24,10 +24,19 @@ from kanna.sources import packages
 pytest.importorskip("llama_cpp")
 
 TEXTS = {
-    "english": "Hello, world! It's what we've wanted; I'LL say \"no\" — don't you think? He'd, she'S, they'RE.",
+    "english": (
+        "Hello, world! It's what we've wanted; I'LL say \"no\" — don't you think? "
+        "He'd, she'S, they'RE."
+    ),
     "numbers": "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 1,000,000 and 3.14159",
-    "python": 'def main(a: list[str]) -> int:\n    """Doc."""\n\tfor i in range(10):\n\t\tprint(f"{i:>4}\\t{i}")\n\n\n',
-    "c": '#include <stdio.h>\nint main(void) { for (int i = 0; i < 10; ++i) { printf("%d\\n", i); } return 0; }',
+    "python": (
+        'def main(a: list[str]) -> int:\n    """Doc."""\n\tfor i in range(10):\n'
+        '\t\tprint(f"{i:>4}\\t{i}")\n\n\n'
+    ),
+    "c": (
+        "#include <stdio.h>\nint main(void) { for (int i = 0; i < 10; ++i) "
+        '{ printf("%d\\n", i); } return 0; }'
+    ),
     "sql": "SELECT * FROM t WHERE a >= 10 AND b <> 'x'; -- comment",
     "json": '{"key": [1, 2.5, null, true], "nested": {"a": "b\\n"}}',
     "html": '<html><body class="x">&nbsp;</body></html> <b>bold</b> <i>it</i>',
@@ -50,7 +59,7 @@ TEXTS = {
     "spaces": "  leading   and    inner     spaces and trailing   ",
     "lines": "tabs\tand\t\tdouble\nnew\nlines\n\n\nmany\n\n\n\n\nfour\r\nCRLF\r\n\r\nend\n",
     "path": "https://example.com/path?query=1&x=%20#frag user@example.com C:\\Users\\name\\file.txt",
-    "maths": "∀x∈ℝ: ⌈x⌉ = −⌊−x⌋, α ∧ ¬β = ¬(¬α ∨ β), ∑_{i=1}^{n} i² ≈ ½ ①②③ Ⅷ ٣٤٥ १२३",
+    "maths": ("∀x∈ℝ: ⌈x⌉ = −⌊−x⌋, α ∧ ¬β = ¬(¬α ∨ β), ∑_{i=1}^{n} i² ≈ ½ ①②③ Ⅷ ٣٤٥ १२३"),
     "cases": "CamelCaseWords snake_case_words SCREAMING_CASE kebab-case XMLHttpRequest iPhone15Pro",
     "marks": "'''''''```````\"\"\"\"......!!!!!!?????? ------=======",
     "widths": "ﬁ ﬂ Ａｂｃ ﷽ zero\u200bwidth\u00a0nbsp\u3000ideographic",

@@ -1,4 +1,4 @@
-"""The gate: right artefacts pass, each kind of damage fails, and what cannot be proved is not called proved."""
+"""The gate: right artefacts pass, each kind of damage fails, what cannot be proved is not proved."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_split_files_join_again(smollm2: Path, tmp_path: Path) -> None:
 
 
 def test_experts_pass_through_without_family_knowledge(tmp_path: Path) -> None:
-    """An unknown architecture with three-dimensional expert tensors, each expert with its own importance."""
+    """An unknown architecture with 3-dimensional expert tensors, each with its own importance."""
     rng = np.random.default_rng(0)
     tensors = {
         "token_embd.weight": rng.standard_normal((32, 256)).astype(np.float16),

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
 
 @pytest.mark.parametrize("name", NAMES)
 def test_int4_passes_the_gate(name: str, made: dict[str, tuple[Path, Path]]) -> None:
-    """Its long prompt goes beyond the window, and beyond the context that Phi was first trained for."""
+    """Its long prompt goes beyond the window, and the context that Phi was first trained for."""
     source, out = made[name]
     result = verify(source, out, threads=1)
     assert result.status == "proved", [c for c in result.checks if not c.ok]
