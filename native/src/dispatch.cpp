@@ -89,7 +89,7 @@ void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int 
 }
 
 void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out) {
-    // Parts begin at multiples of 16 blocks, so that every block meets the same neighbours in its lanes.
+    // BlockParts begin at multiples of 16 blocks, so that every block meets the same neighbours in its lanes.
     const int64_t step = (blocks / std::max(threads, 1) + 15) / 16 * 16;
     if (threads <= 1 || step >= blocks) {
         codec.encode(job, 0, blocks, out);

@@ -5,8 +5,8 @@
 #pragma once
 
 #include "kanna/kernels.hpp"
-#include "kanna/line.hpp"
-#include "kanna/parts.hpp"
+#include "kanna/scale_min_fit.hpp"
+#include "kanna/block_layouts.hpp"
 
 namespace kanna {
 
@@ -91,7 +91,7 @@ struct Affine {
     float level(int code) const { return static_cast<float>(code); }
     F round(F x) const { return round_to(x, number); }
 
-    void load(const uint8_t* data, Parts& p) const {
+    void load(const uint8_t* data, BlockParts& p) const {
         const uint8_t* scale = data + N * bits / 8;
         p.d = load_number(scale, number);
         p.dmin = -load_number(scale + number_bytes(number), number);
@@ -99,7 +99,7 @@ struct Affine {
         unpack_bits(data, N, bits, p.codes);
     }
 
-    void store(const Parts& p, uint8_t* data) const {
+    void store(const BlockParts& p, uint8_t* data) const {
         uint8_t* scale = data + N * bits / 8;
         store_number(p.d, scale, number);
         store_number(-p.dmin, scale + number_bytes(number), number);
@@ -107,13 +107,14 @@ struct Affine {
     }
 
     void decode(const uint8_t* data, float* y) const {
-        Parts p;
+        BlockParts p;
         load(data, p);
         for (int i = 0; i < N; ++i) y[i] = p.d * static_cast<float>(p.codes[i]) - p.dmin;
     }
 
-    // The line from end to end whose end of larger magnitude is held exactly (mlx/ops.cpp, affine quantization).
-    Line ends(const F* x) const {
+    // Scale and minimum from the lowest to the highest value; the one of larger magnitude is held exactly (mlx/ops.cpp,
+    // affine quantization).
+    ScaleMin ends(const F* x) const {
         F low = round(x[0]), high = low;
         for (int i = 1; i < N; ++i) {
             low = minimum(low, round(x[i]));
@@ -138,7 +139,7 @@ struct Affine {
         return sum;
     }
 
-    // The best bias for the codes that a line gives.
+    // The best bias for the codes that a scale and a bias give.
     F bias_for(const F* x, const F* w, const Sums& s, F scale, F bias) const {
         const F inverse = reciprocal(scale);
         F sum{};
@@ -147,7 +148,7 @@ struct Affine {
     }
 
     // Weighted least squares from many guesses of the range, then scale and bias among their neighbours in the type.
-    Line fit(const F* x, const F* w) const {
+    ScaleMin fit(const F* x, const F* w) const {
         const float max = top();
         F low = x[0], high = x[0];
         for (int i = 1; i < N; ++i) {
@@ -157,13 +158,13 @@ struct Affine {
         const F range = high - low;
         const Sums s = sums_of<N>(x, w);
         const F inverse_range = reciprocal(range);
-        Line line, best{range * (1.0f / max), low};
+        ScaleMin pair, best{range * (1.0f / max), low};
         F least = splat(HUGE_ERROR);
         auto keep = [&](F error) {
             const I better = error < least;
             least = choose(better, error, least);
-            best.scale = choose(better, line.scale, best.scale);
-            best.min = choose(better, line.min, best.min);
+            best.scale = choose(better, pair.scale, best.scale);
+            best.min = choose(better, pair.min, best.min);
         };
         // Guesses: the range cut at its bottom and at its top by parts of what many steps would cover.
         const int cuts = bits > 5 ? 2 : bits > 3 ? 3 : 4;
@@ -173,17 +174,17 @@ struct Affine {
             const F shift = low + range * (static_cast<float>(cut) * (bits > 2 ? 0.045f : 0.09f));
             for (int guess = 0; guess < tops; ++guess) {
                 const float steps = max - first + spread * static_cast<float>(guess) / static_cast<float>(tops - 1);
-                keep(solve_line<N, false>(x, w, s, inverse_range * steps, shift, max, line));
+                keep(solve_scale_min<N, false>(x, w, s, inverse_range * steps, shift, max, pair));
             }
         }
         for (int again = 0; again < 3; ++again)
-            keep(solve_line<N, false>(x, w, s, reciprocal(best.scale), best.min, max, line));
+            keep(solve_scale_min<N, false>(x, w, s, reciprocal(best.scale), best.min, max, pair));
         return settled(x, w, s, best);
     }
 
-    Line settled(const F* x, const F* w, const Sums& s, Line start) const {
-        const Line plain = ends(x);
-        Line best{round(plain.scale), round(plain.min)};
+    ScaleMin settled(const F* x, const F* w, const Sums& s, ScaleMin start) const {
+        const ScaleMin plain = ends(x);
+        ScaleMin best{round(plain.scale), round(plain.min)};
         F least = cost(x, w, best.scale, best.min);
         const F scale = round(start.scale);
         const int reach = number == Number::single ? 0 : 1;
@@ -203,20 +204,20 @@ struct Affine {
 
     void encode(const F* x, const F* w, bool search, uint8_t* out, int count) const {
         F codes[N];
-        Line line;
+        ScaleMin pair;
         if (search) {
-            line = fit(x, w);
-            const F inverse = reciprocal(line.scale);
-            for (int i = 0; i < N; ++i) codes[i] = value((x[i] - line.min) * inverse);
+            pair = fit(x, w);
+            const F inverse = reciprocal(pair.scale);
+            for (int i = 0; i < N; ++i) codes[i] = value((x[i] - pair.min) * inverse);
         } else {
-            line = ends(x);
-            for (int i = 0; i < N; ++i) codes[i] = value((round(x[i]) - line.min) / line.scale);
-            line = {round(line.scale), round(line.min)};
+            pair = ends(x);
+            for (int i = 0; i < N; ++i) codes[i] = value((round(x[i]) - pair.min) / pair.scale);
+            pair = {round(pair.scale), round(pair.min)};
         }
         for (int k = 0; k < count; ++k) {
-            Parts p;
-            p.d = line.scale[k];
-            p.dmin = -line.min[k];
+            BlockParts p;
+            p.d = pair.scale[k];
+            p.dmin = -pair.min[k];
             for (int i = 0; i < N; ++i) p.codes[i] = static_cast<uint8_t>(codes[i][k]);
             store(p, out + k * bytes());
         }

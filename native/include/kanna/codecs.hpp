@@ -4,9 +4,9 @@
 // blocks; decode() turns one block into values, in ggml's order of operations, so that the bits are ggml's.
 #pragma once
 
-#include "kanna/line.hpp"
-#include "kanna/parts.hpp"
-#include "kanna/ray.hpp"
+#include "kanna/scale_min_fit.hpp"
+#include "kanna/block_layouts.hpp"
+#include "kanna/scale_fit.hpp"
 
 namespace kanna {
 namespace KANNA_ISA {
@@ -27,7 +27,7 @@ KANNA_INLINE void store_lanes(const F* codes, F d, F dmin, F scales, F mins, Blo
     spill<N>(codes, bytes);
     const I s = __builtin_convertvector(scales, I), m = __builtin_convertvector(mins, I);
     for (int b = 0; b < count; ++b) {
-        Parts parts;
+        BlockParts parts;
         parts.d = d[b * PER];
         parts.dmin = dmin[b * PER];
         for (int j = 0; j < PER; ++j) {
@@ -40,66 +40,66 @@ KANNA_INLINE void store_lanes(const F* codes, F d, F dmin, F scales, F mins, Blo
 }
 
 template <class Block, class Code_>
-struct SmallRay {  // one half-precision scale: Q4_0, Q5_0, Q8_0, IQ4_NL per 32 values, Q2_0 per 64, TQ1_0 and TQ2_0 per 256
+struct SmallScale {  // one half-precision scale: Q4_0, Q5_0, Q8_0, IQ4_NL per 32 values, Q2_0 per 64, TQ1_0 and TQ2_0 per 256
     static constexpr int N = Block::values, PER = 1;
     using Type = Block;
     using Code = Code_;
 
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Block* out, int count) {
-        F scale = fit_ray<Code, N>(x, w, search);
+        F scale = fit_scale<Code, N>(x, w, search);
         if (Code::LOW == -Code::HIGH) scale = magnitude(scale);
         scale = round_to_half(scale);
         F codes[N];
-        ray_codes<Code, N>(x, scale, codes);
+        scale_codes<Code, N>(x, scale, codes);
         store_lanes<N, PER>(codes, scale, F{}, F{}, F{}, out, count);
     }
 
     KANNA_INLINE void decode(const Block& b, float* y) {
-        Parts p;
+        BlockParts p;
         load(b, p);
         for (int j = 0; j < N; ++j) y[j] = Code::level(p.codes[j]) * p.d;
     }
 };
 
 template <class Block, int MAX_>
-struct SmallLine {  // Q4_1, Q5_1: half-precision scale and minimum per 32 values
+struct SmallScaleMin {  // Q4_1, Q5_1: half-precision scale and minimum per 32 values
     static constexpr int N = 32, PER = 1;
     using Type = Block;
     using Code = Whole<0, MAX_>;
 
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Block* out, int count) {
-        Line line = fit_line<N, MAX_, false>(x, w, search);
-        line.scale = round_to_half(line.scale);
-        line.min = round_to_half(line.min);
+        ScaleMin pair = fit_scale_min<N, MAX_, false>(x, w, search);
+        pair.scale = round_to_half(pair.scale);
+        pair.min = round_to_half(pair.min);
         F codes[N];
-        line_codes<N, MAX_>(x, line.scale, line.min, codes);
-        store_lanes<N, PER>(codes, line.scale, -line.min, F{}, F{}, out, count);
+        scale_min_codes<N, MAX_>(x, pair.scale, pair.min, codes);
+        store_lanes<N, PER>(codes, pair.scale, -pair.min, F{}, F{}, out, count);
     }
 
     KANNA_INLINE void decode(const Block& b, float* y) {
-        Parts p;
+        BlockParts p;
         load(b, p);
         for (int j = 0; j < N; ++j) y[j] = static_cast<float>(p.codes[j]) * p.d - p.dmin;
     }
 };
 
 template <class Block, int N_, int MAX_, int TOP_, int PER_>
-struct SuperLine {  // Q2_K, Q4_K, Q5_K
+struct SuperScaleMin {  // Q2_K, Q4_K, Q5_K
     static constexpr int N = N_, PER = PER_, BOTTOM = 0, TOP = TOP_;
     using Type = Block;
     using Code = Whole<0, MAX_>;
 
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Block* out, int count) {
-        const Line line = fit_line<N, MAX_, true>(x, w, search);
-        const LineBlock block = quantize_lines<N, MAX_, TOP, PER>(x, w, line, search);
+        const ScaleMin pair = fit_scale_min<N, MAX_, true>(x, w, search);
+        const ScaleMinBlock block = quantize_scales_mins<N, MAX_, TOP, PER>(x, w, pair, search);
         const F scale = block.d * block.scales, min = block.dmin * block.mins;
         F codes[N];
-        line_codes<N, MAX_>(x, scale, -min, codes);
+        scale_min_codes<N, MAX_>(x, scale, -min, codes);
         store_lanes<N, PER>(codes, block.d, block.dmin, block.scales, block.mins, out, count);
     }
 
     KANNA_INLINE void decode(const Block& b, float* y) {
-        Parts p;
+        BlockParts p;
         load(b, p);
         for (int j = 0; j < PER; ++j) {
             const float scale = p.d * static_cast<float>(p.scales[j]), min = p.dmin * static_cast<float>(p.mins[j]);
@@ -109,21 +109,21 @@ struct SuperLine {  // Q2_K, Q4_K, Q5_K
 };
 
 template <class Block, int N_, class Code_, int BOTTOM_, int TOP_>
-struct SuperRay {  // Q3_K, Q6_K: sixteen sub-blocks of sixteen; IQ4_XS: eight of thirty-two
+struct SuperScale {  // Q3_K, Q6_K: sixteen sub-blocks of sixteen; IQ4_XS: eight of thirty-two
     static constexpr int N = N_, PER = 256 / N_, BOTTOM = BOTTOM_, TOP = TOP_;
     using Type = Block;
     using Code = Code_;
 
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Block* out, int count) {
-        const F fitted = fit_ray<Code, N>(x, w, search);
-        const RayBlock block = quantize_rays<Code, N, BOTTOM, TOP, PER>(x, w, fitted, search);
+        const F fitted = fit_scale<Code, N>(x, w, search);
+        const ScaleBlock block = quantize_scales<Code, N, BOTTOM, TOP, PER>(x, w, fitted, search);
         F codes[N];
-        ray_codes<Code, N>(x, block.d * block.scales, codes);
+        scale_codes<Code, N>(x, block.d * block.scales, codes);
         store_lanes<N, PER>(codes, block.d, F{}, block.scales, F{}, out, count);
     }
 
     KANNA_INLINE void decode(const Block& b, float* y) {
-        Parts p;
+        BlockParts p;
         load(b, p);
         for (int j = 0; j < PER; ++j) {
             const float scale = p.d * static_cast<float>(p.scales[j]);
@@ -132,21 +132,21 @@ struct SuperRay {  // Q3_K, Q6_K: sixteen sub-blocks of sixteen; IQ4_XS: eight o
     }
 };
 
-using CodecQ4_0 = SmallRay<Q4_0, Whole<-8, 7>>;
-using CodecQ5_0 = SmallRay<Q5_0, Whole<-16, 15>>;
-using CodecQ8_0 = SmallRay<Q8_0, Whole<-127, 127>>;
-using CodecIQ4_NL = SmallRay<IQ4_NL, Levels>;
-using CodecQ2_0 = SmallRay<Q2_0, Whole<-1, 2>>;
-using CodecTQ2_0 = SmallRay<TQ2_0, Whole<-1, 1>>;
-using CodecTQ1_0 = SmallRay<TQ1_0, Whole<-1, 1>>;
-using CodecQ4_1 = SmallLine<Q4_1, 15>;
-using CodecQ5_1 = SmallLine<Q5_1, 31>;
-using CodecQ2_K = SuperLine<Q2_K, 16, 3, 15, 16>;
-using CodecQ4_K = SuperLine<Q4_K, 32, 15, 63, 8>;
-using CodecQ5_K = SuperLine<Q5_K, 32, 31, 63, 8>;
-using CodecQ3_K = SuperRay<Q3_K, 16, Whole<-4, 3>, -32, 31>;
-using CodecQ6_K = SuperRay<Q6_K, 16, Whole<-32, 31>, -128, 127>;
-using CodecIQ4_XS = SuperRay<IQ4_XS, 32, Levels, -32, 31>;
+using CodecQ4_0 = SmallScale<Q4_0, Whole<-8, 7>>;
+using CodecQ5_0 = SmallScale<Q5_0, Whole<-16, 15>>;
+using CodecQ8_0 = SmallScale<Q8_0, Whole<-127, 127>>;
+using CodecIQ4_NL = SmallScale<IQ4_NL, Levels>;
+using CodecQ2_0 = SmallScale<Q2_0, Whole<-1, 2>>;
+using CodecTQ2_0 = SmallScale<TQ2_0, Whole<-1, 1>>;
+using CodecTQ1_0 = SmallScale<TQ1_0, Whole<-1, 1>>;
+using CodecQ4_1 = SmallScaleMin<Q4_1, 15>;
+using CodecQ5_1 = SmallScaleMin<Q5_1, 31>;
+using CodecQ2_K = SuperScaleMin<Q2_K, 16, 3, 15, 16>;
+using CodecQ4_K = SuperScaleMin<Q4_K, 32, 15, 63, 8>;
+using CodecQ5_K = SuperScaleMin<Q5_K, 32, 31, 63, 8>;
+using CodecQ3_K = SuperScale<Q3_K, 16, Whole<-4, 3>, -32, 31>;
+using CodecQ6_K = SuperScale<Q6_K, 16, Whole<-32, 31>, -128, 127>;
+using CodecIQ4_XS = SuperScale<IQ4_XS, 32, Levels, -32, 31>;
 
 }  // namespace KANNA_ISA
 }  // namespace kanna

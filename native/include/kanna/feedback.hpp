@@ -273,7 +273,7 @@ struct Feedback : Work {
         for (int k = 0; k < LANES; ++k) {
             for (int64_t j = 0; j < job.cols; ++j) r.w[j][k] = job.x[rows[k] * job.cols + j];
             for (int64_t block = 0; block < job.cols / BLOCK; ++block) {
-                Parts p;
+                BlockParts p;
                 grid.load(block_at(rows[k], block), p);
                 r.d[block][k] = p.d;
                 r.dmin[block][k] = p.dmin;
@@ -288,7 +288,7 @@ struct Feedback : Work {
 
     void store_row(int64_t row, int k) const {
         for (int64_t block = 0; block < job.cols / BLOCK; ++block) {
-            Parts p;
+            BlockParts p;
             p.d = r.d[block][k];
             p.dmin = r.dmin[block][k];
             for (int j = 0; j < G::PER; ++j) {

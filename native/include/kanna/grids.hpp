@@ -16,11 +16,11 @@ static_assert(sizeof(MXFP4) == 17 && sizeof(NVFP4) == 36);
 
 namespace {
 
-inline void load(const Q1_0& b, Parts& p) {
+inline void load(const Q1_0& b, BlockParts& p) {
     load_single(b.d, p);
     for (int i = 0; i < 128; ++i) p.codes[i] = b.qs[i / 8] >> (i % 8) & 1;
 }
-inline void store(const Parts& p, Q1_0& b) {
+inline void store(const BlockParts& p, Q1_0& b) {
     b.d = factor_to_half(p.d);
     for (int i = 0; i < 16; ++i) {
         uint32_t bits = 0;
@@ -45,16 +45,16 @@ inline void store_e2m1(const uint8_t* codes, int count, uint8_t* qs) {
         qs[i] = static_cast<uint8_t>(to_e2m1(codes[i]) | to_e2m1(codes[i + count / 2]) << 4);
 }
 
-inline void load(const MXFP4& b, Parts& p) {
+inline void load(const MXFP4& b, BlockParts& p) {
     p.d = float_of(b.e < 2 ? 0x00200000u << b.e : static_cast<uint32_t>(b.e - 1) << 23);
     p.scales[0] = 1;
     p.mins[0] = 0;
     load_e2m1(b.qs, 32, p.codes);
 }
 // The scales stay as they were: only codes are written.
-inline void store(const Parts& p, MXFP4& b) { store_e2m1(p.codes, 32, b.qs); }
+inline void store(const BlockParts& p, MXFP4& b) { store_e2m1(p.codes, 32, b.qs); }
 
-inline void load(const NVFP4& b, Parts& p) {
+inline void load(const NVFP4& b, BlockParts& p) {
     // A UE4M3 scale is a whole number of 2^-10, at most 448 * 2^9: d carries the unit.
     p.d = 0x1p-10f;
     for (int j = 0; j < 4; ++j) {
@@ -65,7 +65,7 @@ inline void load(const NVFP4& b, Parts& p) {
         load_e2m1(b.qs + 8 * j, 16, p.codes + 16 * j);
     }
 }
-inline void store(const Parts& p, NVFP4& b) {
+inline void store(const BlockParts& p, NVFP4& b) {
     for (int j = 0; j < 4; ++j) store_e2m1(p.codes + 16 * j, 16, b.qs + 8 * j);
 }
 
@@ -112,8 +112,8 @@ struct Grid {
     KANNA_INLINE F code(F x) { return Code::code(x); }
     KANNA_INLINE float level(int code) { return Code::level(code); }
     KANNA_INLINE F round(F x) { return round_to_half(x); }
-    static void load(const uint8_t* data, Parts& p) { kanna::load(*reinterpret_cast<const Block*>(data), p); }
-    static void store(const Parts& p, uint8_t* data) { kanna::store(p, *reinterpret_cast<Block*>(data)); }
+    static void load(const uint8_t* data, BlockParts& p) { kanna::load(*reinterpret_cast<const Block*>(data), p); }
+    static void store(const BlockParts& p, uint8_t* data) { kanna::store(p, *reinterpret_cast<Block*>(data)); }
 };
 
 template <class Block, class Code, int FACTORS = 1>

@@ -8,7 +8,7 @@
 
 namespace kanna {
 
-struct Parts {
+struct BlockParts {
     float d = 0, dmin = 0;
     int32_t scales[16], mins[16];
     uint8_t codes[256];
@@ -16,86 +16,86 @@ struct Parts {
 
 namespace {
 
-inline void load_factors(uint16_t d, uint16_t dmin, Parts& p) {
+inline void load_factors(uint16_t d, uint16_t dmin, BlockParts& p) {
     p.d = half_to_float(d);
     p.dmin = half_to_float(dmin);
 }
 
 // Encodings of one factor per block: the sub-block is the block.
-inline void load_single(uint16_t d, Parts& p) {
+inline void load_single(uint16_t d, BlockParts& p) {
     p.d = half_to_float(d);
     p.scales[0] = 1;
     p.mins[0] = 0;
 }
 
 // A minimum that is added, not subtracted.
-inline void load_line(uint16_t d, uint16_t m, Parts& p) {
+inline void load_line(uint16_t d, uint16_t m, BlockParts& p) {
     load_single(d, p);
     p.dmin = -half_to_float(m);
     p.mins[0] = 1;
 }
 
-inline void load(const Q4_0& b, Parts& p) {
+inline void load(const Q4_0& b, BlockParts& p) {
     load_single(b.d, p);
     unpack_nibbles(b.qs, p.codes);
 }
-inline void store(const Parts& p, Q4_0& b) {
+inline void store(const BlockParts& p, Q4_0& b) {
     b.d = factor_to_half(p.d);
     pack_nibbles(p.codes, b.qs);
 }
 
-inline void load(const Q5_0& b, Parts& p) {
+inline void load(const Q5_0& b, BlockParts& p) {
     load_single(b.d, p);
     unpack_nibbles(b.qs, p.codes);
     unpack_fifth_bits(b.qh, p.codes);
 }
-inline void store(const Parts& p, Q5_0& b) {
+inline void store(const BlockParts& p, Q5_0& b) {
     b.d = factor_to_half(p.d);
     pack_nibbles(p.codes, b.qs);
     pack_fifth_bits(p.codes, b.qh);
 }
 
-inline void load(const Q8_0& b, Parts& p) {
+inline void load(const Q8_0& b, BlockParts& p) {
     load_single(b.d, p);
     for (int j = 0; j < 32; ++j) p.codes[j] = static_cast<uint8_t>(b.qs[j] + 128);
 }
-inline void store(const Parts& p, Q8_0& b) {
+inline void store(const BlockParts& p, Q8_0& b) {
     b.d = factor_to_half(p.d);
     for (int j = 0; j < 32; ++j) b.qs[j] = static_cast<int8_t>(p.codes[j] - 128);
 }
 
-inline void load(const Q4_1& b, Parts& p) {
+inline void load(const Q4_1& b, BlockParts& p) {
     load_line(b.d, b.m, p);
     unpack_nibbles(b.qs, p.codes);
 }
-inline void store(const Parts& p, Q4_1& b) {
+inline void store(const BlockParts& p, Q4_1& b) {
     b.d = factor_to_half(p.d);
     b.m = factor_to_half(-p.dmin);
     pack_nibbles(p.codes, b.qs);
 }
 
-inline void load(const Q5_1& b, Parts& p) {
+inline void load(const Q5_1& b, BlockParts& p) {
     load_line(b.d, b.m, p);
     unpack_nibbles(b.qs, p.codes);
     unpack_fifth_bits(b.qh, p.codes);
 }
-inline void store(const Parts& p, Q5_1& b) {
+inline void store(const BlockParts& p, Q5_1& b) {
     b.d = factor_to_half(p.d);
     b.m = factor_to_half(-p.dmin);
     pack_nibbles(p.codes, b.qs);
     pack_fifth_bits(p.codes, b.qh);
 }
 
-inline void load(const IQ4_NL& b, Parts& p) {
+inline void load(const IQ4_NL& b, BlockParts& p) {
     load_single(b.d, p);
     unpack_nibbles(b.qs, p.codes);
 }
-inline void store(const Parts& p, IQ4_NL& b) {
+inline void store(const BlockParts& p, IQ4_NL& b) {
     b.d = factor_to_half(p.d);
     pack_nibbles(p.codes, b.qs);
 }
 
-inline void load(const IQ4_XS& b, Parts& p) {
+inline void load(const IQ4_XS& b, BlockParts& p) {
     load_factors(b.d, 0, p);
     for (int j = 0; j < 8; ++j) {
         p.scales[j] = ((b.scales_l[j / 2] >> (4 * (j % 2)) & 15) | (b.scales_h >> (2 * j) & 3) << 4) - 32;
@@ -103,7 +103,7 @@ inline void load(const IQ4_XS& b, Parts& p) {
         unpack_nibbles(b.qs + 16 * j, p.codes + 32 * j);
     }
 }
-inline void store(const Parts& p, IQ4_XS& b) {
+inline void store(const BlockParts& p, IQ4_XS& b) {
     b.d = factor_to_half(p.d);
     uint32_t high = 0;
     uint8_t low[8];
@@ -117,7 +117,7 @@ inline void store(const Parts& p, IQ4_XS& b) {
     for (int j = 0; j < 4; ++j) b.scales_l[j] = static_cast<uint8_t>(low[2 * j] | low[2 * j + 1] << 4);
 }
 
-inline void load(const Q2_K& b, Parts& p) {
+inline void load(const Q2_K& b, BlockParts& p) {
     load_factors(b.d, b.dmin, p);
     for (int j = 0; j < 16; ++j) {
         p.scales[j] = b.scales[j] & 15;
@@ -125,14 +125,14 @@ inline void load(const Q2_K& b, Parts& p) {
     }
     unpack_pairs(b.qs, p.codes);
 }
-inline void store(const Parts& p, Q2_K& b) {
+inline void store(const BlockParts& p, Q2_K& b) {
     b.d = factor_to_half(p.d);
     b.dmin = factor_to_half(p.dmin);
     for (int j = 0; j < 16; ++j) b.scales[j] = static_cast<uint8_t>(p.scales[j] | p.mins[j] << 4);
     pack_pairs(p.codes, b.qs);
 }
 
-inline void load(const Q3_K& b, Parts& p) {
+inline void load(const Q3_K& b, BlockParts& p) {
     load_factors(b.d, 0, p);
     uint8_t six[16];
     unpack_scales(b.scales, six);
@@ -143,7 +143,7 @@ inline void load(const Q3_K& b, Parts& p) {
     unpack_pairs(b.qs, p.codes);
     for (int i = 0; i < 256; ++i) p.codes[i] |= static_cast<uint8_t>((b.hmask[i % 32] >> (i / 32) & 1) << 2);
 }
-inline void store(const Parts& p, Q3_K& b) {
+inline void store(const BlockParts& p, Q3_K& b) {
     b.d = factor_to_half(p.d);
     uint8_t six[16];
     for (int j = 0; j < 16; ++j) six[j] = static_cast<uint8_t>(p.scales[j] + 32);
@@ -156,7 +156,7 @@ inline void store(const Parts& p, Q3_K& b) {
     }
 }
 
-inline void load_six(const uint8_t* scales, Parts& p) {
+inline void load_six(const uint8_t* scales, BlockParts& p) {
     uint8_t s[8], m[8];
     unpack_scales_mins(scales, s, m);
     for (int j = 0; j < 8; ++j) {
@@ -164,7 +164,7 @@ inline void load_six(const uint8_t* scales, Parts& p) {
         p.mins[j] = m[j];
     }
 }
-inline void store_six(const Parts& p, uint8_t* out) {
+inline void store_six(const BlockParts& p, uint8_t* out) {
     uint8_t s[8], m[8];
     for (int j = 0; j < 8; ++j) {
         s[j] = static_cast<uint8_t>(p.scales[j]);
@@ -183,25 +183,25 @@ inline void store_runs(const uint8_t* c, uint8_t* qs) {
             qs[32 * j + l] = static_cast<uint8_t>((c[64 * j + l] & 15) | (c[64 * j + 32 + l] & 15) << 4);
 }
 
-inline void load(const Q4_K& b, Parts& p) {
+inline void load(const Q4_K& b, BlockParts& p) {
     load_factors(b.d, b.dmin, p);
     load_six(b.scales, p);
     load_runs(b.qs, p.codes);
 }
-inline void store(const Parts& p, Q4_K& b) {
+inline void store(const BlockParts& p, Q4_K& b) {
     b.d = factor_to_half(p.d);
     b.dmin = factor_to_half(p.dmin);
     store_six(p, b.scales);
     store_runs(p.codes, b.qs);
 }
 
-inline void load(const Q5_K& b, Parts& p) {
+inline void load(const Q5_K& b, BlockParts& p) {
     load_factors(b.d, b.dmin, p);
     load_six(b.scales, p);
     load_runs(b.qs, p.codes);
     for (int i = 0; i < 256; ++i) p.codes[i] |= static_cast<uint8_t>((b.qh[i % 32] >> (i / 32) & 1) << 4);
 }
-inline void store(const Parts& p, Q5_K& b) {
+inline void store(const BlockParts& p, Q5_K& b) {
     b.d = factor_to_half(p.d);
     b.dmin = factor_to_half(p.dmin);
     store_six(p, b.scales);
@@ -213,7 +213,7 @@ inline void store(const Parts& p, Q5_K& b) {
     }
 }
 
-inline void load(const Q6_K& b, Parts& p) {
+inline void load(const Q6_K& b, BlockParts& p) {
     load_factors(b.d, 0, p);
     for (int j = 0; j < 16; ++j) {
         p.scales[j] = b.scales[j];
@@ -226,7 +226,7 @@ inline void load(const Q6_K& b, Parts& p) {
                 p.codes[128 * n + 32 * k + l] = static_cast<uint8_t>(low | (b.qh[32 * n + l] >> (2 * k) & 3) << 4);
             }
 }
-inline void store(const Parts& p, Q6_K& b) {
+inline void store(const BlockParts& p, Q6_K& b) {
     b.d = factor_to_half(p.d);
     for (int j = 0; j < 16; ++j) b.scales[j] = static_cast<int8_t>(p.scales[j]);
     for (int n = 0; n < 2; ++n)
@@ -239,12 +239,12 @@ inline void store(const Parts& p, Q6_K& b) {
         }
 }
 
-inline void load(const Q2_0& b, Parts& p) {
+inline void load(const Q2_0& b, BlockParts& p) {
     load_single(b.d, p);
     for (int i = 0; i < 64; ++i) p.codes[i] = b.qs[i / 4] >> (2 * (i % 4)) & 3;
 }
 
-inline void store(const Parts& p, Q2_0& b) {
+inline void store(const BlockParts& p, Q2_0& b) {
     b.d = factor_to_half(p.d);
     for (int i = 0; i < 16; ++i) {
         const uint8_t* c = p.codes + 4 * i;
@@ -252,24 +252,24 @@ inline void store(const Parts& p, Q2_0& b) {
     }
 }
 
-inline void load(const TQ2_0& b, Parts& p) {
+inline void load(const TQ2_0& b, BlockParts& p) {
     load_single(b.d, p);
     unpack_pairs(b.qs, p.codes);
 }
 
-inline void store(const Parts& p, TQ2_0& b) {
+inline void store(const BlockParts& p, TQ2_0& b) {
     b.d = factor_to_half(p.d);
     pack_pairs(p.codes, b.qs);
 }
 
-inline void load(const TQ1_0& b, Parts& p) {
+inline void load(const TQ1_0& b, BlockParts& p) {
     load_single(b.d, p);
     unpack_thirds(b.qs, 32, 5, p.codes);
     unpack_thirds(b.qs + 32, 16, 5, p.codes + 160);
     unpack_thirds(b.qh, 4, 4, p.codes + 240);
 }
 
-inline void store(const Parts& p, TQ1_0& b) {
+inline void store(const BlockParts& p, TQ1_0& b) {
     b.d = factor_to_half(p.d);
     pack_thirds(p.codes, 32, 5, b.qs);
     pack_thirds(p.codes + 160, 16, 5, b.qs + 32);

@@ -9,7 +9,7 @@
 namespace kanna {
 namespace KANNA_ISA {
 
-struct Line {
+struct ScaleMin {
     F scale, min;
 };
 
@@ -30,9 +30,9 @@ KANNA_INLINE Sums sums_of(const F* x, const F* w) {
     return s;
 }
 
-// Round with (x - min) * inverse, solve for the line, and its error.
+// Round with (x - min) * inverse, solve for scale and minimum, and the error they leave.
 template <int N, bool NEGATIVE>
-KANNA_INLINE F solve_line(const F* x, const F* w, const Sums& s, F inverse, F shift, float max, Line& line) {
+KANNA_INLINE F solve_scale_min(const F* x, const F* w, const Sums& s, F inverse, F shift, float max, ScaleMin& pair) {
     F sl{}, sll{}, sxl{};
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
@@ -53,14 +53,14 @@ KANNA_INLINE F solve_line(const F* x, const F* w, const Sums& s, F inverse, F sh
         scale = choose(above, sxl * reciprocal(sll), scale);
         min = choose(above, splat(0.0f), min);
     }
-    line.scale = scale;
-    line.min = min;
+    pair.scale = scale;
+    pair.min = min;
     const F error = s.xx + scale * (scale * sll + 2.0f * (min * sl - sxl)) + min * (min * s.w - 2.0f * s.x);
     return choose(solvable & (scale > splat(0.0f)), error, splat(HUGE_ERROR));
 }
 
 template <int N, int MAX, bool NEGATIVE>
-KANNA_INLINE Line fit_line(const F* x, const F* w, bool search) {
+KANNA_INLINE ScaleMin fit_scale_min(const F* x, const F* w, bool search) {
     F low = x[0], high = x[0];
     for (int i = 1; i < N; ++i) {
         low = minimum(low, x[i]);
@@ -69,7 +69,7 @@ KANNA_INLINE Line fit_line(const F* x, const F* w, bool search) {
     if (NEGATIVE) low = minimum(low, splat(0.0f));
     if (NEGATIVE) high = maximum(high, splat(0.0f));
     const F range = high - low;
-    Line best{range * (1.0f / MAX), low};
+    ScaleMin best{range * (1.0f / MAX), low};
     if (!search) return best;
     const Sums s = sums_of<N>(x, w);
     const F inverse_range = reciprocal(range);
@@ -81,39 +81,39 @@ KANNA_INLINE Line fit_line(const F* x, const F* w, bool search) {
         const F shift = low + range * (bottom * (MAX > 3 ? 0.6f : 0.35f) / MAX);
         for (int top = 0; top < TOPS; ++top) {
             const float steps = MAX - 0.6f + spread * static_cast<float>(top) / (TOPS - 1);
-            Line line;
-            const F error = solve_line<N, NEGATIVE>(x, w, s, inverse_range * steps, shift, MAX, line);
+            ScaleMin pair;
+            const F error = solve_scale_min<N, NEGATIVE>(x, w, s, inverse_range * steps, shift, MAX, pair);
             const I better = error < best_error;
             best_error = choose(better, error, best_error);
-            best.scale = choose(better, line.scale, best.scale);
-            best.min = choose(better, line.min, best.min);
+            best.scale = choose(better, pair.scale, best.scale);
+            best.min = choose(better, pair.min, best.min);
         }
     }
     for (int again = 0; again < 2; ++again) {
-        Line line;
-        const F error = solve_line<N, NEGATIVE>(x, w, s, reciprocal(best.scale), best.min, MAX, line);
+        ScaleMin pair;
+        const F error = solve_scale_min<N, NEGATIVE>(x, w, s, reciprocal(best.scale), best.min, MAX, pair);
         const I better = error < best_error;
         best_error = choose(better, error, best_error);
-        best.scale = choose(better, line.scale, best.scale);
-        best.min = choose(better, line.min, best.min);
+        best.scale = choose(better, pair.scale, best.scale);
+        best.min = choose(better, pair.min, best.min);
     }
     return best;
 }
 
-// Codes for a line as the file holds it.
+// Codes for a scale and a minimum as the file holds them.
 template <int N, int MAX>
-KANNA_INLINE void line_codes(const F* x, F scale, F min, F* codes) {
+KANNA_INLINE void scale_min_codes(const F* x, F scale, F min, F* codes) {
     const F inverse = reciprocal(scale);
     for (int i = 0; i < N; ++i) codes[i] = nearest(clamp((x[i] - min) * inverse, 0.0f, MAX));
 }
 
 // A super-block: scales and minima are whole numbers up to TOP, times d and dmin, which are half-precision values.
-struct LineBlock {
+struct ScaleMinBlock {
     F scales, mins, d, dmin;
 };
 
 template <int N, int MAX>
-KANNA_INLINE F line_error(const F* x, const F* w, F scale, F min) {
+KANNA_INLINE F scale_min_error(const F* x, const F* w, F scale, F min) {
     const F inverse = reciprocal(scale);
     F error{};
 #pragma GCC unroll 4
@@ -125,27 +125,27 @@ KANNA_INLINE F line_error(const F* x, const F* w, F scale, F min) {
     return error;
 }
 
-// Quantize the lines of a super-block, jointly: every sub-block tries the neighbours of its scale and minimum, then
+// Quantize scales and minima of a super-block, jointly: every sub-block tries the neighbours of both, then
 // d and dmin are solved for with the codes held, and the best round is kept.
 template <int N, int MAX, int TOP, int PER>
-KANNA_INLINE LineBlock quantize_lines(const F* x, const F* w, const Line& line, bool search) {
+KANNA_INLINE ScaleMinBlock quantize_scales_mins(const F* x, const F* w, const ScaleMin& pair, bool search) {
     // What a deviation of the scale costs grows with the squares of the codes, one of the minimum with the weights.
-    const F inverse_scale = reciprocal(line.scale);
+    const F inverse_scale = reciprocal(pair.scale);
     F squares{}, weights{}, xs{};
     for (int i = 0; i < N; ++i) {
-        const F code = nearest(clamp((x[i] - line.min) * inverse_scale, 0.0f, MAX));
+        const F code = nearest(clamp((x[i] - pair.min) * inverse_scale, 0.0f, MAX));
         squares += w[i] * code * code;
         weights += w[i];
         xs += w[i] * x[i];
     }
-    LineBlock now{};
-    now.d = pick_factor<PER>(line.scale, squares, 0, TOP, search);
-    now.dmin = pick_factor<PER>(-line.min, weights, 0, TOP, search);
-    now.scales = nearest(clamp(line.scale * reciprocal(now.d), 0.0f, TOP));
-    now.mins = nearest(clamp(-line.min * reciprocal(now.dmin), 0.0f, TOP));
+    ScaleMinBlock now{};
+    now.d = pick_factor<PER>(pair.scale, squares, 0, TOP, search);
+    now.dmin = pick_factor<PER>(-pair.min, weights, 0, TOP, search);
+    now.scales = nearest(clamp(pair.scale * reciprocal(now.d), 0.0f, TOP));
+    now.mins = nearest(clamp(-pair.min * reciprocal(now.dmin), 0.0f, TOP));
     if (!search) return now;
-    LineBlock best = now;
-    F best_error = splat(HUGE_ERROR), target_scale = line.scale, target_min = -line.min;
+    ScaleMinBlock best = now;
+    F best_error = splat(HUGE_ERROR), target_scale = pair.scale, target_min = -pair.min;
     constexpr int ROUNDS = 3;
     for (int round = 0; round < ROUNDS; ++round) {
         const F s0 = nearest(clamp(target_scale * reciprocal(now.d), 0.0f, TOP));
@@ -155,7 +155,7 @@ KANNA_INLINE LineBlock quantize_lines(const F* x, const F* w, const Line& line, 
             for (int dm = -1; dm <= 1; ++dm) {
                 const F s = clamp(s0 + static_cast<float>(ds), 0.0f, TOP);
                 const F m = clamp(m0 + static_cast<float>(dm), 0.0f, TOP);
-                const F e = line_error<N, MAX>(x, w, now.d * s, now.dmin * m);
+                const F e = scale_min_error<N, MAX>(x, w, now.d * s, now.dmin * m);
                 const I better = e < error;
                 error = choose(better, e, error);
                 now.scales = choose(better, s, now.scales);

@@ -56,7 +56,7 @@ KANNA_INLINE F extreme(const F* x) {
 }
 
 template <class Code, int N>
-KANNA_INLINE F solve_ray(const F* x, const F* w, F inverse, F& scale) {
+KANNA_INLINE F solve_scale(const F* x, const F* w, F inverse, F& scale) {
     F sll{}, sxl{};
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
@@ -70,7 +70,7 @@ KANNA_INLINE F solve_ray(const F* x, const F* w, F inverse, F& scale) {
 }
 
 template <class Code, int N>
-KANNA_INLINE F fit_ray(const F* x, const F* w, bool search) {
+KANNA_INLINE F fit_scale(const F* x, const F* w, bool search) {
     const F peak = extreme<N>(x);
     const F inverse_peak = reciprocal(peak);
     F best = peak * (1.0f / Code::LOW);
@@ -81,7 +81,7 @@ KANNA_INLINE F fit_ray(const F* x, const F* w, bool search) {
             const float away = Code::STEP * static_cast<float>(g) - Code::BEFORE;
             const float end = side == 0 ? Code::LOW - away : Code::HIGH + away;
             F scale;
-            const F gain = solve_ray<Code, N>(x, w, inverse_peak * end, scale);
+            const F gain = solve_scale<Code, N>(x, w, inverse_peak * end, scale);
             const I better = gain > best_gain;
             best_gain = choose(better, gain, best_gain);
             best = choose(better, scale, best);
@@ -89,7 +89,7 @@ KANNA_INLINE F fit_ray(const F* x, const F* w, bool search) {
     }
     for (int again = 0; again < 2; ++again) {
         F scale;
-        const F gain = solve_ray<Code, N>(x, w, reciprocal(best), scale);
+        const F gain = solve_scale<Code, N>(x, w, reciprocal(best), scale);
         const I better = gain > best_gain;
         best_gain = choose(better, gain, best_gain);
         best = choose(better, scale, best);
@@ -98,13 +98,13 @@ KANNA_INLINE F fit_ray(const F* x, const F* w, bool search) {
 }
 
 template <class Code, int N>
-KANNA_INLINE void ray_codes(const F* x, F scale, F* codes) {
+KANNA_INLINE void scale_codes(const F* x, F scale, F* codes) {
     const F inverse = reciprocal(scale);
     for (int i = 0; i < N; ++i) codes[i] = Code::code(x[i] * inverse);
 }
 
 template <class Code, int N>
-KANNA_INLINE F ray_error(const F* x, const F* w, F scale) {
+KANNA_INLINE F scale_error(const F* x, const F* w, F scale) {
     const F inverse = reciprocal(scale);
     F error{};
 #pragma GCC unroll 4
@@ -115,24 +115,24 @@ KANNA_INLINE F ray_error(const F* x, const F* w, F scale) {
     return error;
 }
 
-struct RayBlock {
+struct ScaleBlock {
     F scales, d;  // whole numbers BOTTOM..TOP, and the factor as the file holds it
 };
 
-// Quantize the scales of a super-block, as quantize_lines does.
+// Quantize the scales of a super-block, as quantize_scales_mins does.
 template <class Code, int N, int BOTTOM, int TOP, int PER>
-KANNA_INLINE RayBlock quantize_rays(const F* x, const F* w, F scales, bool search) {
+KANNA_INLINE ScaleBlock quantize_scales(const F* x, const F* w, F scales, bool search) {
     const F inverse_scale = reciprocal(scales);
     F squares{};
     for (int i = 0; i < N; ++i) {
         const F value = Code::value(x[i] * inverse_scale);
         squares += w[i] * value * value;
     }
-    RayBlock now{};
+    ScaleBlock now{};
     now.d = pick_factor<PER>(scales, squares, BOTTOM, TOP, search);
     now.scales = nearest(clamp(scales * reciprocal(now.d), BOTTOM, TOP));
     if (!search) return now;
-    RayBlock best = now;
+    ScaleBlock best = now;
     F best_error = splat(HUGE_ERROR), target = scales;
     constexpr int ROUNDS = 3;
     for (int round = 0; round < ROUNDS; ++round) {
@@ -140,7 +140,7 @@ KANNA_INLINE RayBlock quantize_rays(const F* x, const F* w, F scales, bool searc
         F error = splat(HUGE_ERROR);
         for (int step = -1; step <= 1; ++step) {
             const F s = clamp(s0 + static_cast<float>(step), BOTTOM, TOP);
-            const F e = ray_error<Code, N>(x, w, now.d * s);
+            const F e = scale_error<Code, N>(x, w, now.d * s);
             const I better = e < error;
             error = choose(better, e, error);
             now.scales = choose(better, s, now.scales);
