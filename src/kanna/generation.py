@@ -41,7 +41,7 @@ def generate(
         top_p: Take from the likeliest tokens that together have this much of the probability.
         seed: Of the random choices; None: another one each time.
         stop: Texts that end the answer.
-        threads: None: one per physical core.
+        threads: Threads to use; None: one per physical core.
         context: Tokens of prompt and answer together.
         chat: Put the prompt into the model's chat template first.
     """

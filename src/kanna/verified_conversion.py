@@ -47,19 +47,19 @@ def convert(
         source: What is converted.
         out: File or folder to write; None: only with dry_run.
         preset: A named plan; the format has a default. One of preset, encoding and plan.
-        encoding: The same for every matrix.
+        encoding: One encoding for every matrix.
         plan: A plan, or a file of one.
+        imatrix: llama.cpp's importance matrix.
+        statistics: A folder that `kanna calibrate` wrote.
+        dry_run: Only describe what would be written.
+        split_max_size: Largest size of a part in bytes; None writes one file.
         format: One of `kanna.conversion.formats()`; None: what the preset names, as in `mlx:q4`,
             else `gguf`. `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
-        imatrix: llama.cpp's importance matrix.
-        statistics: A folder `kanna calibrate` wrote.
         method: How values are chosen; None: `gptq` with statistics, else `search`.
-        split_max_size: Bytes of a part at most.
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
         exclude: Patterns of the names of matrix products that such a graph leaves float.
         nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
-        threads: None: all cores.
-        dry_run: Only describe what would be written.
+        threads: Threads to use; None: all cores.
         overwrite: Replace what is at `out`.
         verify: Prove the artefact in its runtime afterwards, as `kanna.verify` does.
         revision: Branch, tag or commit of a model on the hub.

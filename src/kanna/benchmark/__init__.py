@@ -86,11 +86,11 @@ def bench(
 
     Args:
         paths: GGUF files, and folders that a runtime loads.
-        prompt_tokens: Of the prompt that is read; fewer, for all of them, where an artefact has too
+        prompt_tokens: Tokens of the prompt that is read; fewer, for all of them, where an artefact has too
             short a context.
-        gen_tokens: Generated after a short one.
-        repeat: Rounds, whose medians are given; one of an artefact that takes longer than PATIENCE.
-        threads: None: one per physical core.
+        gen_tokens: Tokens generated after a short prompt.
+        repeat: Rounds whose medians are returned; one for an artefact that takes longer than PATIENCE.
+        threads: Threads to use; None: one per physical core.
         progress: Where progress is reported; None: nowhere.
     """
     files = [Path(p) for p in paths]

@@ -74,7 +74,7 @@ def calibrate(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> CalibrateResult:
-    """Write the statistics of `source` to the folder `out`, and imatrix.gguf beside them for llama.cpp.
+    """Write the statistics of `source`, and an imatrix.gguf for llama.cpp, to a folder.
 
     One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at; statistics of the
     same source, text and settings are kept as they are. Raises MissingError without torch, UsageError for a text
@@ -82,13 +82,17 @@ def calibrate(
 
     Args:
         source: What is calibrated.
-        out: A folder; what is there of the same key is kept.
+        out: The folder; statistics of the same source, text and settings are reused.
         calibration: Text and JSON-lines files, and `self` for text sampled from the model (see
             sampled.py); None: the built-in set of prose, code, conversations and languages.
-        tokens: How many to read; one window in eight of them is held out.
-        widest: Columns up to which a second moment is kept whole.
-        device: Cpu, cuda or mps; None: an accelerator when there is one.
+        tokens: Tokens to read; one window in eight is held out.
+        widest: Columns up to which a whole second moment (the mean of x·xᵀ over inputs x) is
+            stored; wider matrices get blocks along its diagonal.
+        device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
         overwrite: Calibrate again, also when the same statistics are there.
+        progress: Where progress is reported; None: nowhere.
     """
     started = time.perf_counter()
     bar = progress or Silent()

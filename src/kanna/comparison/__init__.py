@@ -40,7 +40,7 @@ def compare(
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> CompareResult:
-    """Convert `source` with a baseline and each preset into `out`, verify, evaluate and bench, and report.
+    """Convert `source` with several presets, then verify, evaluate, bench and report them.
 
     Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what of another
     format is nearest to the source's own weights. A format that cannot hold the model is left out with a note.
@@ -56,11 +56,15 @@ def compare(
         formats: Which take part: gguf, onnx, mlx.
         out: The folder for artefacts and report.
         text: A file to evaluate on; None: the WikiText-2 test set.
-        windows: Of 512 tokens to evaluate; None: as `evaluate` does.
+        windows: Windows of 512 tokens to evaluate; None: as `evaluate` does.
         imatrix: llama.cpp's importance matrix, for presets of GGUF.
         repeat: Rounds of the speed test.
-        threads: None: one per physical core.
+        threads: Threads to use; None: one per physical core.
         overwrite: Make every artefact again.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported; None: nowhere.
+        remark: Called with a sentence about each finished step.
     """
     from kanna import families
 

@@ -86,10 +86,13 @@ def evaluate(
     Args:
         artefact: What is scored.
         reference: The source it was made from.
-        context: Tokens of a window, of which the second half is scored.
-        threads: None: one per physical core.
         text: File to score; None: the WikiText-2 test set, its first 32 windows.
         windows: How many windows of `context` tokens; None: all of a given text.
+        context: Tokens of a window, of which the second half is scored.
+        threads: Threads to use; None: one per physical core.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported; None: nowhere.
     """
     return evaluate_many(
         [artefact],

@@ -65,6 +65,9 @@ def load_model(source: Source) -> Model:
     """The model of a source, with GGUF names and metadata; no weight is read.
 
     Raises UnsupportedError or SourceError with everything that is wrong, said at once.
+
+    Args:
+        source: A source that is open.
     """
     if source.kind == "gguf":
         return _from_gguf(source)

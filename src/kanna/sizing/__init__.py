@@ -54,16 +54,19 @@ def fit(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> FitResult:
-    """Every preset of `source` within `memory` bytes (default: what is free here) at `context` tokens.
+    """Show which presets of `source` fit into `memory` bytes at `context` tokens.
 
     Reads headers only; of a hub id no weight is fetched. File sizes
     are those `convert` writes, to the byte; of ONNX folders, what the weights take.
 
     Args:
         source: What would be converted.
-        memory: Bytes; None: what is free here.
-        context: Tokens to make room for.
+        memory: Bytes; None: what is free on this machine.
+        context: Tokens of context that the cache must hold.
         format: Whose presets they are: gguf, onnx or mlx.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported; None: nowhere.
     """
     if format not in FORMATS:
         raise UsageError(f"no presets of {format!r}", expected=", ".join(FORMATS))

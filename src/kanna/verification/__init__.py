@@ -52,7 +52,10 @@ def verify(
     Args:
         source: What the artefact was made from.
         artefact: A GGUF file, or a folder.
-        threads: None: one per physical core.
+        threads: Threads to use; None: one per physical core.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported; None: nowhere.
     """
     begin = time.perf_counter()
     artefact, bar = Path(artefact), progress or Silent()
