@@ -64,13 +64,13 @@ def small() -> Iterator[None]:
     import torch
     from helpers import calibrating
 
-    from kanna.calibration import shrink, windows
+    from kanna.calibration import shrinkage, windows
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "WINDOW", calibrating.WINDOW)
-        patch.setattr(shrink, "ROWS", 4)
+        patch.setattr(shrinkage, "ROWS", 4)
         yield
     torch.set_num_threads(threads)
 

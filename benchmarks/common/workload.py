@@ -24,7 +24,7 @@ import kanna
 from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import TOKENS, gradients, statistics, texts
-from kanna.calibration.windows import Windows, cut
+from kanna.calibration.windows import CalibrationWindows, cut
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.kl_scorer import held_out
 from kanna.optimization.tuning import distillation
@@ -111,7 +111,7 @@ class Workload:
         return tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
 
     @cached_property
-    def windows(self) -> Windows:
+    def windows(self) -> CalibrationWindows:
         """The windows of the built-in text that statistics are made from."""
         documents, _ = texts.documents(None, self.model)
         return cut(documents, self.model, tokens=self.options.tokens)

@@ -16,7 +16,7 @@ from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import imatrix, statistics
 from kanna.calibration.run import run
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import CalibrationWindows
 from kanna.model import Model
 from kanna.sources import open_source, packages
 
@@ -38,7 +38,7 @@ def chunks_of(model: Model, text: str, size: int, count: int) -> np.ndarray:
 def second_moments(model: Model, chunks: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
     """Diagonals of the second moment of every matrix's inputs, by kanna's calibration."""
     count = len(chunks)
-    windows = Windows(
+    windows = CalibrationWindows(
         ids=chunks, domains=[""] * count, held=np.zeros(count, np.bool_), held_text=""
     )
     sites = run(model, windows, folder, {}, widest=4096, device="cpu", progress=Silent())

@@ -344,11 +344,11 @@ import os, sys
 import torch
 from pathlib import Path
 from kanna import calibrate
-from kanna.calibration import shrink, windows
+from kanna.calibration import shrinkage, windows
 from kanna.calibration.network import Network
 
 torch.set_num_threads(1)
-windows.WINDOW, shrink.ROWS = {WINDOW}, 4
+windows.WINDOW, shrinkage.ROWS = {WINDOW}, 4
 check = Network.check
 
 def stops(self, hidden, where):

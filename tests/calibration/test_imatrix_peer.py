@@ -15,7 +15,7 @@ from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import imatrix, statistics
 from kanna.calibration.run import run
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import CalibrationWindows
 from kanna.sources import packages
 
 torch = pytest.importorskip("torch")
@@ -84,7 +84,9 @@ def test_the_same_tokens_give_the_same_diagonals(name: str, tmp_path: Path) -> N
     ids = np.array(stream[: CHUNK * CHUNKS], np.int32).reshape(CHUNKS, CHUNK)
     if adds:
         ids[:, 0] = begin
-    windows = Windows(ids=ids, domains=[""] * CHUNKS, held=np.zeros(CHUNKS, np.bool_), held_text="")
+    windows = CalibrationWindows(
+        ids=ids, domains=[""] * CHUNKS, held=np.zeros(CHUNKS, np.bool_), held_text=""
+    )
     (tmp_path / "stats").mkdir()
     sites = run(
         model, windows, tmp_path / "stats", {}, widest=4096, device="cpu", progress=Silent()

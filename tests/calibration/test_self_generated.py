@@ -1,6 +1,6 @@
 """Text sampled from a model itself.
 
-Turns and openings, the true distribution, kept, resumed and used.
+Prompt seeds, the true distribution, kept, resumed and used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ import kanna
 from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import self_generated, statistics
-from kanna.calibration.prompt_seeds import CHAT, QUESTION, TEXT, Openings, Turns, openings, writers
+from kanna.calibration.prompt_seeds import (
+    CHAT,
+    QUESTION,
+    TEXT,
+    ChatSeed,
+    PromptSeeds,
+    prompt_seeds,
+    writers,
+)
 from kanna.cli.main import cli
 from kanna.errors import KannaError, UsageError
 from kanna.model import Model
@@ -36,7 +44,7 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small batches in a cache of their own."""
     monkeypatch.setattr(self_generated, "WINDOW", WINDOW)
     monkeypatch.setattr(self_generated, "BATCH", 4)
-    monkeypatch.setattr(self_generated, "SPARE", 1)
+    monkeypatch.setattr(self_generated, "HELD_OUT_WINDOWS", 1)
     monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
 
 
@@ -64,11 +72,11 @@ def tokenizer_of(model: Model) -> Any:
     return tokenizers.Tokenizer.from_str(families.to_hf(model)[2]["tokenizer.json"].decode())
 
 
-FOUND = Openings(
+FOUND = PromptSeeds(
     first=[1],
     words=[[], [7, 8]],
     ends=frozenset([2]),
-    turns=Turns(
+    chat=ChatSeed(
         before=[1, 10],
         between=[11, 12],
         ends_question=frozenset([2, 11]),
@@ -102,19 +110,19 @@ def test_text_begins_again_where_it_ends() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3"])
-def test_openings_of_real_tokenizers(name: str, tmp_path: Path) -> None:
+def test_prompt_seeds_of_real_tokenizers(name: str, tmp_path: Path) -> None:
     tiny_models.make(name, tmp_path / "model")
     model = loaded(tmp_path / "model")[1]
     tokenizer = tokenizer_of(model)
-    found = openings(model, tokenizer)
-    assert found.kinds == (TEXT, CHAT) and found.turns is not None
-    said = self_generated._text(tokenizer, found.turns.before)
+    found = prompt_seeds(model, tokenizer)
+    assert found.kinds == (TEXT, CHAT) and found.chat is not None
+    said = self_generated._text(tokenizer, found.chat.before)
     assert said.endswith("<|im_start|>user\n")
     # This template has no prompt for the answer: the question's end is all there is.
-    assert tokenizer.id_to_token(found.turns.between[0]) == "<|im_end|>"
-    assert found.turns.between[0] in found.turns.ends_answer
+    assert tokenizer.id_to_token(found.chat.between[0]) == "<|im_end|>"
+    assert found.chat.between[0] in found.chat.ends_answer
     model.metadata.pop("tokenizer.chat_template")
-    assert openings(model, tokenizer).kinds == (TEXT,)
+    assert prompt_seeds(model, tokenizer).kinds == (TEXT,)
 
 
 def test_every_token_is_drawn_from_the_models_distribution(llama: Path) -> None:
@@ -239,7 +247,7 @@ def test_optimize_takes_it(llama: Path, tmp_path: Path, monkeypatch: pytest.Monk
     measure = import_module("kanna.optimization.measure")
     monkeypatch.setattr(measure, "CANDIDATES", ("q4_0", "q8_0", "f16"))
     monkeypatch.setattr(measure, "ROWS", 8)
-    monkeypatch.setattr(self_generated, "SPARE", 3)
+    monkeypatch.setattr(self_generated, "HELD_OUT_WINDOWS", 3)
     (tmp_path / "text.txt").write_text(tiny_models.TEXT * 30, encoding="utf-8")
     options = ["--tokens", "1024", "--effort", "fast", "--windows", "1", "--threads", "1", "--text"]
     words = [

@@ -198,12 +198,12 @@ def test_the_same_model_in_other_forms(
     first = families.load_model(kanna.open_source(tmp_path / "source.gguf"))
     from kanna.calibration import fingerprint
 
-    fingerprint.save(tmp_path / "sketch", fingerprint.sketch(first))
+    fingerprint.save(tmp_path / "sketch", fingerprint.compute(first))
     kept = fingerprint.load(tmp_path / "sketch")
     for form in ("f32", "f16", "bf16", "q8_0", "q4_0", "q2_k"):
         kanna.convert(llama, tmp_path / "other.gguf", encoding=form, overwrite=True)
         other = families.load_model(kanna.open_source(tmp_path / "other.gguf"))
-        assert fingerprint.difference(kept, fingerprint.sketch(other)) is None, (of, form)
+        assert fingerprint.difference(kept, fingerprint.compute(other)) is None, (of, form)
 
 
 @pytest.mark.parametrize("form", ["bf16", "q8_0", "q2_k"])
@@ -229,14 +229,14 @@ def test_a_tuned_bf16_model_is_told_from_its_base_in_bf16(llama: Path, tmp_path:
         return both
 
     base = tuned(llama, tmp_path / "base", rounded(lambda w: None))
-    kept = fingerprint.sketch(families.load_model(kanna.open_source(base)))
+    kept = fingerprint.compute(families.load_model(kanna.open_source(base)))
     for form in (None, "f32", "f16"):
         other = tuned(llama, tmp_path / f"tuned-{form}", rounded(lightly("q_proj")))
         if form is not None:
             kanna.convert(other, tmp_path / "other.gguf", encoding=form, overwrite=True)
             other = tmp_path / "other.gguf"
         told = fingerprint.difference(
-            kept, fingerprint.sketch(families.load_model(kanna.open_source(other)))
+            kept, fingerprint.compute(families.load_model(kanna.open_source(other)))
         )
         assert told is not None and "attn_q" in told, form
 

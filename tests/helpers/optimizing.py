@@ -24,11 +24,11 @@ from kanna.optimization.tuning import training
 @contextmanager
 def quick() -> Iterator[pytest.MonkeyPatch]:
     """Short windows and few rows."""
-    from kanna.calibration import shrink, windows
+    from kanna.calibration import shrinkage, windows
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "WINDOW", 128)
-        patch.setattr(shrink, "ROWS", 4)
+        patch.setattr(shrinkage, "ROWS", 4)
         patch.setattr(measure, "ROWS", 16)
         patch.setattr(measure, "HEAD_ROWS", 32)
         yield patch

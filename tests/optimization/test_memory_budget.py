@@ -41,12 +41,12 @@ ANY = SizeRange(least=0, most=1 << 40, fixed=0)
 
 @pytest.fixture(scope="module", autouse=True)
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from kanna.calibration import shrink, windows
+    from kanna.calibration import shrinkage, windows
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KANNA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(windows, "WINDOW", 128)
-        patch.setattr(shrink, "ROWS", 4)
+        patch.setattr(shrinkage, "ROWS", 4)
         patch.setattr(
             measure, "CANDIDATES", ("q2_k", "q3_k", "q4_0", "q4_k", "q6_k", "q8_0", "f16")
         )

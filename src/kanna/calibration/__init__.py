@@ -1,4 +1,4 @@
-"""Calibrate: run text through a source and keep, for every matrix, what its inputs look like."""
+"""Calibrate: run text through a source and store second moments of the inputs of every matrix."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from kanna._util.atomic import write_json
 from kanna._util.progress import Progress, Silent
 from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
 from kanna.calibration.run import clear, run
-from kanna.calibration.windows import WINDOW, cut
+from kanna.calibration.windows import WINDOW, CalibrationWindows, cut
 from kanna.errors import FormatError, OutputError, UsageError
+from kanna.model import Model
 from kanna.sources import Source, open_source
 
 __all__ = ["CalibrateResult", "calibrate"]
 
 EXTRA = "torch"
 TEXTS = {
-    "built-in": "Prose, code, conversations and other languages, written for kanna; read when nothing is named",
-    "files": "Text and JSON-lines files of the user's own; conversations as the model's own template renders them",
+    "built-in": "Prose, code, conversations and other languages, written for kanna; "
+    "read when nothing is named",
+    "files": "Text and JSON-lines files of the user's own; "
+    "conversations as the model's own template renders them",
     self_generated.SELF: "Text that the model itself writes, half of it after a question",
 }
 """What can be calibrated on, and what it is."""
@@ -37,12 +40,20 @@ WIDEST = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateResult:
-    """folder: the statistics.
+    """The statistics that a calibration wrote, or found written.
 
     Attributes:
-        tokens: Counted, and held out.
-        shrink: Sites by shrinkage.
-        blocks: Sites in blocks.
+        folder: The statistics.
+        sites: Places whose inputs were measured.
+        tokens: Tokens that count.
+        held_tokens: Tokens held out.
+        domains: Tokens by kind of text.
+        shrink: Number of sites by their shrinkage.
+        blocks: Width of the blocks, of sites whose second moment is in blocks.
+        bytes: Size of the folder.
+        seconds: Time it took.
+        reused: Whether the statistics were there already.
+        notes: Remarks.
     """
 
     folder: str
@@ -58,6 +69,7 @@ class CalibrateResult:
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
         return asdict(self)
 
 
@@ -76,15 +88,16 @@ def calibrate(
 ) -> CalibrateResult:
     """Write the statistics of `source`, and an imatrix.gguf for llama.cpp, to a folder.
 
-    One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at; statistics of the
-    same source, text and settings are kept as they are. Raises MissingError without torch, UsageError for a text
-    that is too short, KannaError naming the layer whose activations are not numbers.
+    One decoder layer is in memory at a time. An interrupted run goes on with the layer it was at;
+    statistics of the same source, text and settings are left as they are. Raises MissingError
+    without torch, UsageError for a text that is too short, KannaError naming the layer whose
+    activations are not numbers.
 
     Args:
         source: What is calibrated.
         out: The folder; statistics of the same source, text and settings are reused.
-        calibration: Text and JSON-lines files, and `self` for text sampled from the model (see
-            sampled.py); None: the built-in set of prose, code, conversations and languages.
+        calibration: Text and JSON-lines files, and `self` for text sampled from the model; None:
+            the built-in set of prose, code, conversations and languages.
         tokens: Tokens to read; one window in eight is held out.
         widest: Columns up to which a whole second moment (the mean of x·xᵀ over inputs x) is
             stored; wider matrices get blocks along its diagonal.
@@ -95,7 +108,7 @@ def calibrate(
         progress: Where progress is reported; None: nowhere.
     """
     started = time.perf_counter()
-    bar = progress or Silent()
+    progress = progress or Silent()
     if tokens < WINDOW:
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
     opened = open_source(
@@ -107,62 +120,82 @@ def calibrate(
         raise OutputError(
             f"{folder} is a file", expected="a folder, which is made when it is absent"
         )
-    given = self_generated.resolve(
-        calibration, opened, model, tokens=tokens, device=device, progress=bar
+    files = self_generated.resolve(
+        calibration, opened, model, tokens=tokens, device=device, progress=progress
     )
-    found, digest = texts.documents(given.paths, model)
-    windows = cut(found, model, tokens=tokens)
+    documents, digest = texts.documents(files.paths, model)
+    windows = cut(documents, model, tokens=tokens)
     text = {
-        "name": "built-in" if given.paths is None else ", ".join(d.name for d in found),
+        "name": "built-in" if files.paths is None else ", ".join(d.name for d in documents),
         "sha256": digest,
     }
     key: dict[str, Any] = {
         "version": statistics.VERSION,
         "kanna": __version__,
-        "source": opened.hashes(bar),
-        "text": text | ({"sampled": given.sampled} if given.sampled else {}),
+        "source": opened.hashes(progress),
+        "text": text | ({"sampled": files.sampled} if files.sampled else {}),
         "window": windows.ids.shape[1],
         "tokens": windows.num_tokens,
         "widest": widest,
     }
-    before = _before(folder, key)
-    if before is None or overwrite:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in (statistics.INDEX, gradients.FILE):
-            (folder / stale).unlink(missing_ok=True)
-        sites = run(model, windows, folder, key, widest=widest, device=device, progress=bar)
-        (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
-        fingerprint.save(folder / statistics.SKETCH, fingerprint.sketch(model))
-        index = key | {"sites": sites}
-        statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
-        write_json(folder / statistics.INDEX, index)  # last: what has an index is whole
-        clear(folder)
-    made = statistics.read(folder)
-    shrinkage = [f"{s.shrink:g}" for s in made.sites.values()]
+    reused = not overwrite and _is_complete(folder, key)
+    if not reused:
+        _write(model, windows, folder, key, device=device, progress=progress)
+    return _result(folder, windows, reused=reused, seconds=time.perf_counter() - started)
+
+
+def _write(
+    model: Model,
+    windows: CalibrationWindows,
+    folder: Path,
+    key: dict[str, Any],
+    *,
+    device: str | None,
+    progress: Progress,
+) -> None:
+    """Run the text through the model and write the folder of its statistics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (statistics.INDEX, gradients.FILE):
+        (folder / stale).unlink(missing_ok=True)
+    sites = run(model, windows, folder, key, widest=key["widest"], device=device, progress=progress)
+    (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
+    fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(model))
+    index = key | {"sites": sites}
+    statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
+    write_json(folder / statistics.INDEX, index)  # last: a folder with an index is complete
+    clear(folder)
+
+
+def _result(
+    folder: Path, windows: CalibrationWindows, *, reused: bool, seconds: float
+) -> CalibrateResult:
+    sites = statistics.read(folder).sites
+    shrinkage = [f"{s.shrink:g}" for s in sites.values()]
     return CalibrateResult(
         folder=str(folder),
-        sites=len(made.sites),
+        sites=len(sites),
         tokens=windows.num_tokens,
         held_tokens=windows.ids.size - windows.num_tokens,
         domains={
             d: windows.domains.count(d) * windows.ids.shape[1] for d in sorted(set(windows.domains))
         },
         shrink={s: shrinkage.count(s) for s in sorted(set(shrinkage))},
-        blocks={name: s.block for name, s in made.sites.items() if s.block < s.columns},
+        blocks={name: s.block for name, s in sites.items() if s.block < s.columns},
         bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
-        seconds=time.perf_counter() - started,
-        reused=before is not None and not overwrite,
+        seconds=seconds,
+        reused=reused,
     )
 
 
-def _before(folder: Path, key: dict[str, Any]) -> statistics.Statistics | None:
-    """Complete statistics of an earlier run with the same key."""
+def _is_complete(folder: Path, key: dict[str, Any]) -> bool:
+    """Whether an earlier run with the same key wrote all of its files."""
     if not (folder / statistics.INDEX).is_file():
-        return None
+        return False
     try:
-        found = statistics.read(folder)
+        earlier = statistics.read(folder)
     except FormatError:
-        return None
-    files = {site.file for site in found.sites.values()} | {IMATRIX, HELD_TEXT, statistics.SKETCH}
-    same = {k: found.info.get(k) for k in key} == key
-    return found if same and all((folder / name).is_file() for name in files) else None
+        return False
+    files = {site.file for site in earlier.sites.values()}
+    files |= {IMATRIX, HELD_TEXT, statistics.FINGERPRINT}
+    same = {k: earlier.info.get(k) for k in key} == key
+    return same and all((folder / name).is_file() for name in files)

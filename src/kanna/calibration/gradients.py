@@ -1,8 +1,8 @@
-"""How much the loss of the whole model feels an error of each output row, by one backward pass.
+"""How sensitive the loss of the whole model is to each output row, by one backward pass.
 
 With labels drawn from the model's own distribution, the mean square of the gradient at an output is
 its share of the Fisher information: an error δ there costs about ½ E[g²] δ² nats of KL divergence
-(second order, tokens and rows taken as independent). saved as gradients.safetensors in the folder
+(second order, tokens and rows taken as independent). Saved as gradients.safetensors in the folder
 of the statistics:
 
     TENSOR            f32 [rows]    mean square gradient of each output row, per token
@@ -21,7 +21,7 @@ import numpy as np
 
 from kanna._util.progress import Progress
 from kanna.calibration.network import Network, torch_modules
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import CalibrationWindows
 from kanna.errors import KannaError
 from kanna.families import gguf_view
 from kanna.families.export import family_of_arch
@@ -44,7 +44,7 @@ def bytes_needed(model: Model) -> int:
 
 def gradients(
     model: Model,
-    windows: Windows,
+    windows: CalibrationWindows,
     folder: Path,
     key: str,
     *,
@@ -54,26 +54,34 @@ def gradients(
     """Write the mean square gradients of every matrix, unless they are there for the same key.
 
     Raises KannaError when one of them is not a number; no file is left then.
+
+    Args:
+        model: The model.
+        windows: Calibration text; the first TOKENS tokens of it are read.
+        folder: Folder of the statistics.
+        key: Hash of what the gradients depend on.
+        device: cpu, cuda or mps; None: an accelerator when there is one.
+        progress: Where progress is reported.
     """
     from safetensors import SafetensorError, safe_open
 
     path = folder / FILE
-    mark = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
     with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
-        if (file.metadata() or {}).get("key") == mark:
+        if (file.metadata() or {}).get("key") == digest:
             return
     path.unlink(missing_ok=True)
-    found = _backward(Network(model, device), windows, progress)
-    if wrong := [name for name, rows in found.items() if not np.isfinite(rows).all()]:
+    by_module = _backward(Network(model, device), windows, progress)
+    if invalid := [name for name, rows in by_module.items() if not np.isfinite(rows).all()]:
         raise KannaError(
-            f"the gradients of {wrong[-1]} are not numbers",
+            f"the gradients of {invalid[-1]} are not numbers",
             expected="a model whose logits are finite",
             todo="check the weights: `kanna inspect SRC --tensors`",
         )
     safetensors.save(
         path,
-        {name: np.ascontiguousarray(v) for name, v in _as_gguf(model, found).items()},
-        {"key": mark},
+        {name: np.ascontiguousarray(v) for name, v in _as_gguf(model, by_module).items()},
+        {"key": digest},
     )
 
 
@@ -84,7 +92,7 @@ def read(folder: Path) -> dict[str, F32]:
     return load_file(folder / FILE) if (folder / FILE).is_file() else {}
 
 
-def _backward(network: Network, windows: Windows, progress: Progress) -> dict[str, F32]:
+def _backward(network: Network, windows: CalibrationWindows, progress: Progress) -> dict[str, F32]:
     torch, _ = torch_modules()
     whole = network.whole().requires_grad_(False)
     sums: dict[str, Any] = {}
@@ -92,8 +100,8 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
     def listen(name: str) -> Any:
         def hook(_module: Any, _given: Any, out: Any) -> None:
             def add(gradient: Any) -> None:
-                found = gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
-                sums[name] = sums[name] + found if name in sums else found
+                squares = gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
+                sums[name] = sums[name] + squares if name in sums else squares
 
             if out.requires_grad:
                 out.register_hook(add)
@@ -109,8 +117,8 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
 
     def start(_module: Any, _given: Any, out: Any) -> Any:
         def add(gradient: Any) -> None:
-            found = gradient[0].square().sum(0) * power
-            sums["embedding"] = sums["embedding"] + found if "embedding" in sums else found
+            squares = gradient[0].square().sum(0) * power
+            sums["embedding"] = sums["embedding"] + squares if "embedding" in sums else squares
 
         out.requires_grad_(True)
         out.register_hook(add)
@@ -124,32 +132,33 @@ def _backward(network: Network, windows: Windows, progress: Progress) -> dict[st
     progress.start("gradients", len(chosen), "windows")
     count = 0
     for ids in chosen:
-        given = torch.from_numpy(ids[:length].astype(np.int64))[None].to(network.device)
-        logits = whole(input_ids=given, use_cache=False).logits[0]
+        inputs = torch.from_numpy(ids[:length].astype(np.int64))[None].to(network.device)
+        logits = whole(input_ids=inputs, use_cache=False).logits[0]
         network.check(logits, "the head")
-        chances = torch.log_softmax(logits, -1)
-        labels = torch.multinomial(chances.detach().exp(), 1)
-        chances.gather(1, labels).sum().backward()
+        log_probability = torch.log_softmax(logits, -1)
+        labels = torch.multinomial(log_probability.detach().exp(), 1)
+        log_probability.gather(1, labels).sum().backward()
         count += length
         progress.advance(1)
     progress.finish()
     return {name: (total / count).cpu().numpy().astype(np.float32) for name, total in sums.items()}
 
 
-def _as_gguf(model: Model, found: dict[str, F32]) -> dict[str, F32]:
-    """Names and row orders of GGUF."""
+def _as_gguf(model: Model, by_module: dict[str, F32]) -> dict[str, F32]:
+    """The same under the names and in the row orders of GGUF."""
     family = family_of_arch(model.family)[1]
     out: dict[str, F32] = {}
-    for name, rows in found.items():
+    for name, rows in by_module.items():
         if name == "embedding":
             out[name] = rows
             continue
         layer = name.split(".")[2] if name.startswith("model.layers.") else ""
-        ours = family.names[name.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else name]
-        ours = ours.replace("{}", layer)
-        if ours == "output" and "output.weight" not in model.tensors:
-            ours = "token_embd"
-        out[f"{ours}.weight"] = gguf_view(model, f"{ours}.weight", Computed(ours, rows)).rows(0, 1)[
-            0
+        gguf_name = family.names[
+            name.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else name
         ]
+        gguf_name = gguf_name.replace("{}", layer)
+        if gguf_name == "output" and "output.weight" not in model.tensors:
+            gguf_name = "token_embd"
+        tensor = f"{gguf_name}.weight"
+        out[tensor] = gguf_view(model, tensor, Computed(gguf_name, rows)).rows(0, 1)[0]
     return out

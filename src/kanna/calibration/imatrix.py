@@ -22,7 +22,16 @@ _MAX_NAME = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imatrix:
-    """weights: mean square of each input column by tensor name, float32 [columns] or [experts, columns]."""
+    """An importance matrix.
+
+    Attributes:
+        path: The file.
+        weights: Mean square of each input column by tensor name, f32 [columns] or
+            [experts, columns].
+        datasets: Names of the texts it was measured on.
+        chunks: Windows of those texts.
+        sha256: Hash of the file.
+    """
 
     path: Path
     weights: dict[str, F32]
@@ -75,7 +84,7 @@ def _read_gguf(path: Path) -> tuple[dict[str, F32], list[str], int]:
         means = np.where(count > 0, sums / np.maximum(count, 1), 1).astype(np.float32)
         weights[name] = means[0] if len(means) == 1 else means
     datasets = [str(d) for d in file.value("imatrix.datasets") or []]
-    return _some(path, weights), datasets, int(file.value("imatrix.chunk_count") or 0)
+    return _not_empty(path, weights), datasets, int(file.value("imatrix.chunk_count") or 0)
 
 
 def _read_dat(path: Path) -> tuple[dict[str, F32], list[str], int]:
@@ -113,10 +122,10 @@ def _read_dat(path: Path) -> tuple[dict[str, F32], list[str], int]:
     datasets = (
         [bytes(take(number(), _MAX_NAME)).decode("utf-8", "replace")] if at + 4 <= len(data) else []
     )
-    return _some(path, weights), datasets, chunks
+    return _not_empty(path, weights), datasets, chunks
 
 
-def _some(path: Path, weights: dict[str, F32]) -> dict[str, F32]:
+def _not_empty(path: Path, weights: dict[str, F32]) -> dict[str, F32]:
     if not weights:
         raise FormatError(f"{path.name} has no entries", todo="make the imatrix again")
     return weights

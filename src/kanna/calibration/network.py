@@ -19,7 +19,7 @@ _BLOCK = 1 << 22
 
 
 def torch_modules() -> tuple[Any, Any]:
-    """torch and transformers, their chatter switched off; MissingError says how to install them."""
+    """PyTorch and transformers without their warnings. Raises MissingError."""
     try:
         import torch
         import transformers
@@ -72,7 +72,7 @@ class Network:
         # Rotary frequencies are computed, not stored.
         self.body.rotary_emb = type(self.body.rotary_emb)(config=settings).to(self.device)
         self.num_layers = len(self.body.layers)
-        self._wire: list[dict[str, Any]] = []
+        self._layer_arguments: list[dict[str, Any]] = []
 
     def _fill(self, module: Any, prefix: str) -> Any:
         torch, _ = torch_modules()
@@ -83,9 +83,9 @@ class Network:
         return module.requires_grad_(False)
 
     def embed(self, ids: Any) -> Any:
-        """Hidden states before the first layer, float32 [windows, tokens, hidden].
+        """Hidden states before the first layer, f32 [windows, tokens, hidden], of ids int32.
 
-        Remembers how layers are called.
+        Records the other arguments of the layers, which `layer` needs.
         """
         torch, _ = torch_modules()
         used, places = np.unique(ids, return_inverse=True)
@@ -109,23 +109,20 @@ class Network:
                 ]
         finally:
             self.body.layers, self.body.norm = layers, norm
-        self._wire = [r.wire for r in recorders]
-        found = torch.stack(hidden)
-        self.check(found, "the embedding")
-        return found
+        self._layer_arguments = [r.arguments for r in recorders]
+        embedded = torch.stack(hidden)
+        self.check(embedded, "the embedding")
+        return embedded
 
     @contextmanager
     def layer(self, index: int) -> Generator[Callable[[Any], Any]]:
-        """Layer `index` with its weights.
-
-        A function of hidden states [tokens, hidden] of one window.
-        """
+        """Layer `index` with its weights: a function of hidden states [tokens, hidden]."""
         from copy import deepcopy
 
         module = self._fill(deepcopy(self.body.layers[index]), f"model.layers.{index}")
 
         def run(hidden: Any) -> Any:
-            out = module(hidden[None].to(self.device), **self._wire[index])
+            out = module(hidden[None].to(self.device), **self._layer_arguments[index])
             return (out[0] if isinstance(out, tuple) else out)[0]
 
         run.module = module  # type: ignore[attr-defined]
@@ -159,7 +156,7 @@ class Network:
         return module
 
     def check(self, hidden: Any, where: str) -> None:
-        """KannaError naming `where` when activations are not numbers."""
+        """Raise KannaError naming `where` when activations are not numbers."""
         torch, _ = torch_modules()
         if not bool(torch.isfinite(hidden).all()):
             raise KannaError(
@@ -170,24 +167,21 @@ class Network:
 
 
 def _restore_scale(embedding: Any) -> None:
-    """What Gemma's embeddings are multiplied by is computed, not stored.
-
-    Emptied modules have lost it.
-    """
+    """Set the factor of Gemma's embeddings again: it is computed, and an emptied module lost it."""
     if hasattr(embedding, "embed_scale"):
         embedding.embed_scale.fill_(embedding.scalar_embed_scale)
 
 
 def _recorder(torch: Any) -> Any:
     class Recorder(torch.nn.Module):
-        """Stands for a layer: lets the hidden states through and keeps the other arguments."""
+        """Takes the place of a layer: passes hidden states on and records the other arguments."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.wire: dict[str, Any] = {}
+            self.arguments: dict[str, Any] = {}
 
-        def forward(self, hidden_states: Any, **given: Any) -> Any:
-            self.wire = given
+        def forward(self, hidden_states: Any, **arguments: Any) -> Any:
+            self.arguments = arguments
             return hidden_states
 
     return Recorder()

@@ -1,4 +1,4 @@
-"""How texts begin that a model writes by itself, and what happens where it ends one."""
+"""Prompt seeds: how texts begin that a model writes by itself, and how they go on at an end."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from kanna.tokenizer.chat import render
 
 TEXT, CHAT = "text", "chat"
 WORDS = ("", "The", "", "# ", "", "1. ", "", "La", "", "import", "", '"', "", "In", "", "Q: ")
-"""After the token texts begin with.
-
-Nothing, or one of these, so that several kinds of text come up.
-"""
+"""What follows the first token of a text: nothing or a word, for several kinds of text."""
 QUESTION = 128
 """Tokens of a question at most: base models do not end it."""
 _MARK = "\u2045kanna\u2046"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """A conversation around what is sampled, in token ids.
+class ChatSeed:
+    """The fixed parts of a conversation whose question and answer are sampled, in token ids.
 
     Attributes:
-        before: The question.
-        between: Question and answer; ends: what ends each of the two.
+        before: What comes before the question.
+        between: What comes between question and answer.
+        ends_question: Ids that end the question.
+        ends_answer: Ids that end the answer.
     """
 
     before: list[int]
@@ -37,30 +36,33 @@ class Turns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Openings:
-    """first: what every sequence starts with.
+class PromptSeeds:
+    """How sequences of a model begin, in token ids.
 
     Attributes:
-        words: Openings of plain text.
-        turns: None without a chat template.
+        first: What every plain text starts with.
+        words: What follows it, one of these in turn.
+        ends: Ids that end a text.
+        chat: None without a chat template.
     """
 
     first: list[int]
     words: list[list[int]]
     ends: frozenset[int]
-    turns: Turns | None
+    chat: ChatSeed | None
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        return (TEXT, CHAT) if self.turns else (TEXT,)
+        """Kinds of text that can be sampled."""
+        return (TEXT, CHAT) if self.chat else (TEXT,)
 
 
-def openings(model: Model, tokenizer: Any) -> Openings:
-    """Openings for a model, by its tokenizer (of the library tokenizers) and its chat template."""
+def prompt_seeds(model: Model, tokenizer: Any) -> PromptSeeds:
+    """Prompt seeds of a model, by its tokenizer (of the library tokenizers) and chat template."""
 
     def special(kind: str) -> int | None:
-        found = model.meta(f"tokenizer.ggml.{kind}_token_id")
-        return None if found is None else int(found)
+        token = model.meta(f"tokenizer.ggml.{kind}_token_id")
+        return None if token is None else int(token)
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -71,15 +73,15 @@ def openings(model: Model, tokenizer: Any) -> Openings:
         # What stands between texts in training begins them, too.
         begin = special("eos") if special("eos") is not None else encode("\n")[0]
     assert begin is not None
-    return Openings(
+    return PromptSeeds(
         first=[begin],
         words=[encode(word) if word else [] for word in WORDS],
         ends=ends,
-        turns=_turns(model, tokenizer, ends, begin),
+        chat=_chat_seed(model, tokenizer, ends, begin),
     )
 
 
-def _turns(model: Model, tokenizer: Any, ends: frozenset[int], begin: int) -> Turns | None:
+def _chat_seed(model: Model, tokenizer: Any, ends: frozenset[int], begin: int) -> ChatSeed | None:
     template = model.meta("tokenizer.chat_template")
     if template is None:
         return None
@@ -99,8 +101,8 @@ def _turns(model: Model, tokenizer: Any, ends: frozenset[int], begin: int) -> Tu
         )
     except FormatError:
         return None
-    before, found, between = text.partition(_MARK)
-    if not found:
+    before, mark, between = text.partition(_MARK)
+    if not mark:
         return None
     first, second = (
         list(tokenizer.encode(part, add_special_tokens=False).ids) for part in (before, between)
@@ -113,7 +115,7 @@ def _turns(model: Model, tokenizer: Any, ends: frozenset[int], begin: int) -> Tu
     added = tokenizer.get_added_tokens_decoder()
     turn = frozenset(second[:1])
     # A line break ends a question where a template has no token for it, but not an answer.
-    return Turns(
+    return ChatSeed(
         before=first,
         between=second,
         ends_question=ends | turn,
@@ -124,12 +126,16 @@ def _turns(model: Model, tokenizer: Any, ends: frozenset[int], begin: int) -> Tu
 
 @dataclass(slots=True, kw_only=True)
 class Writer:
-    """One sequence in the making.
+    """One sequence while it is sampled: gives the token that must come next, or takes a sampled one.
 
-    Says which token must come next, or takes the one that was sampled.
+    Attributes:
+        seeds: How sequences begin.
+        kind: TEXT or CHAT.
+        number: Which of the words begins the next text.
+        ids: The tokens so far.
     """
 
-    openings: Openings
+    seeds: PromptSeeds
     kind: str
     number: int
     ids: list[int] = field(default_factory=list[int])
@@ -139,16 +145,16 @@ class Writer:
 
     def __post_init__(self) -> None:
         if self.kind == TEXT:
-            self._forced = list(self.openings.first)
+            self._forced = list(self.seeds.first)
         self._open()
 
     def _open(self) -> None:
-        turns = self.openings.turns
-        if self.kind == CHAT and turns is not None:
-            self._forced += turns.before
+        chat = self.seeds.chat
+        if self.kind == CHAT and chat is not None:
+            self._forced += chat.before
             self._asking, self._length = True, 0
         else:
-            words = self.openings.words
+            words = self.seeds.words
             self._forced += words[self.number % len(words)]
             self.number += 1
 
@@ -159,25 +165,23 @@ class Writer:
             return self.ids[-1]
         self.ids.append(sampled)
         self._length += 1
-        turns = self.openings.turns
-        if self.kind == CHAT and turns is not None:
-            if self._asking and (sampled in turns.ends_question or self._length >= QUESTION):
+        chat = self.seeds.chat
+        if self.kind == CHAT and chat is not None:
+            if self._asking and (sampled in chat.ends_question or self._length >= QUESTION):
                 # The token that ended the question is the first of what follows it.
-                self._forced += (
-                    turns.between[1:] if sampled in turns.ends_question else turns.between
-                )
+                self._forced += chat.between[1:] if sampled in chat.ends_question else chat.between
                 self._asking = False
-            elif not self._asking and sampled in turns.ends_answer:
+            elif not self._asking and sampled in chat.ends_answer:
                 self._open()
-        elif sampled in self.openings.ends:
-            self._forced += [t for t in self.openings.first if t != sampled]
+        elif sampled in self.seeds.ends:
+            self._forced += [t for t in self.seeds.first if t != sampled]
             self._open()
         return sampled
 
 
-def writers(found: Openings, numbers: Sequence[int]) -> list[Writer]:
-    """A writer for each sequence of these numbers, the kinds in turns."""
-    kinds = found.kinds
+def writers(seeds: PromptSeeds, numbers: Sequence[int]) -> list[Writer]:
+    """A writer for each sequence of these numbers, the kinds by turns."""
+    kinds = seeds.kinds
     return [
-        Writer(openings=found, kind=kinds[n % len(kinds)], number=n // len(kinds)) for n in numbers
+        Writer(seeds=seeds, kind=kinds[n % len(kinds)], number=n // len(kinds)) for n in numbers
     ]

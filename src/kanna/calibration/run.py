@@ -1,7 +1,4 @@
-"""The pass over the layers.
-
-Activations lie in a file, one layer at a time is in memory, every layer is saved.
-"""
+"""The pass over the layers: activations in a file, one layer in memory, each layer saved."""
 
 from __future__ import annotations
 
@@ -17,21 +14,21 @@ import numpy as np
 
 from kanna._util.atomic import write_json
 from kanna._util.progress import Progress
-from kanna.calibration import shrink
+from kanna.calibration import shrinkage
 from kanna.calibration.network import Network, torch_modules
-from kanna.calibration.second_moments import Sums, block_of
+from kanna.calibration.second_moments import InputSums, block_of
 from kanna.calibration.sites import HEAD, site_of, sites_of
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
 from kanna.model import F32, Model
 
-WORK = "work"
+STATE_FOLDER = "work"
 _STATE = "state.json"
 
 
 def run(
     model: Model,
-    windows: Windows,
+    windows: CalibrationWindows,
     folder: Path,
     key: dict[str, Any],
     *,
@@ -41,16 +38,25 @@ def run(
 ) -> dict[str, Any]:
     """Save every site of `model` into `folder` and return the index of them.
 
-    Goes on where an earlier run stopped.
+    Goes on where an earlier run stopped: its state stays in `folder`/work until `clear`.
 
-    What it takes to go on stays in `folder`/work until `clear`.
+    Args:
+        model: The model.
+        windows: Calibration text.
+        folder: Folder of the statistics.
+        key: Whatever the statistics depend on; state of another key is not used.
+        widest: Columns up to which a second moment is not cut into blocks.
+        device: cpu, cuda or mps; None: an accelerator when there is one.
+        progress: Where progress is reported.
     """
     torch, _ = torch_modules()
     network = Network(model, device)
-    spool = _Spool(folder / WORK, key, (*windows.ids.shape, int(network.config["hidden_size"])))
+    spool = _Spool(
+        folder / STATE_FOLDER, key, (*windows.ids.shape, int(network.config["hidden_size"]))
+    )
     readers = sites_of(model.tensors)
     progress.start("calibrate", network.num_layers + 1, "layers")
-    hidden = network.embed(windows.ids)  # also tells the network how its layers are called
+    hidden = network.embed(windows.ids)  # also records the arguments of the layers
     if spool.done == 0:
         spool.write(hidden.numpy())
     del hidden
@@ -74,31 +80,31 @@ def run(
 
 def clear(folder: Path) -> None:
     """Remove what is only needed to go on with an interrupted run."""
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
 
 
 def _layer(
-    network: Network, index: int, spool: _Spool, windows: Windows, widest: int
-) -> dict[str, Sums]:
+    network: Network, index: int, spool: _Spool, windows: CalibrationWindows, widest: int
+) -> dict[str, InputSums]:
     """Run one layer over every window; sums of each of its sites."""
-    sums: dict[str, Sums] = {}
+    sums: dict[str, InputSums] = {}
     held = False
 
     def listen(site: str) -> Any:
-        def hook(_module: Any, given: Any) -> None:
-            x = given[0].reshape(-1, given[0].shape[-1])
+        def hook(_module: Any, inputs: Any) -> None:
+            x = inputs[0].reshape(-1, inputs[0].shape[-1])
             if site not in sums:
-                sums[site] = Sums(x.shape[1], block_of(x.shape[1], widest), network.device)
+                sums[site] = InputSums(x.shape[1], block_of(x.shape[1], widest), network.device)
             sums[site].add(x, held)
 
         return hook
 
     with network.layer(index) as layer:
-        heard: set[str] = set()
+        hooked: set[str] = set()
         for part, module in network.linears(layer.module):  # type: ignore[attr-defined]
             site = site_of(f"blk.{index}.{part}.weight", tied=False)
-            if site is not None and site not in heard:
-                heard.add(site)
+            if site is not None and site not in hooked:
+                hooked.add(site)
                 module.register_forward_pre_hook(listen(site))
         for number in range(len(windows.ids)):
             held = bool(windows.held[number])
@@ -108,45 +114,50 @@ def _layer(
     return sums
 
 
-def _head(network: Network, spool: _Spool, windows: Windows, widest: int) -> dict[str, Sums]:
+def _head(
+    network: Network, spool: _Spool, windows: CalibrationWindows, widest: int
+) -> dict[str, InputSums]:
     norm = network.norm()
-    sums: dict[str, Sums] = {}
+    sums: dict[str, InputSums] = {}
     for number in range(len(windows.ids)):
         x = norm(spool.window(number).to(network.device))
         network.check(x, "the last normalisation")
         if HEAD not in sums:
-            sums[HEAD] = Sums(x.shape[1], block_of(x.shape[1], widest), network.device)
+            sums[HEAD] = InputSums(x.shape[1], block_of(x.shape[1], widest), network.device)
         sums[HEAD].add(x, bool(windows.held[number]))
     return sums
 
 
 def _save(
     path: Path,
-    sums: dict[str, Sums],
+    sums: dict[str, InputSums],
     index: dict[str, Any],
     readers: dict[str, list[str]],
     model: Model,
 ) -> None:
     """Write the sites of one layer and add them to the index, with the shrinkage each gets."""
     arrays: dict[str, Any] = {}
-    for site, found in sums.items():
-        made = found.arrays(site)
-        arrays |= made
+    for site, site_sums in sums.items():
+        site_arrays = site_sums.arrays(site)
+        arrays |= site_arrays
         tensors = [model.tensors[name] for name in readers[site]]
         index[site] = {
             "file": path.name,
             "tensors": readers[site],
-            "columns": found.columns,
-            "block": found.block,
-            "shrink": shrink.choose(tensors, made[f"{site}.second"], made[f"{site}.held"]),
+            "columns": site_sums.columns,
+            "block": site_sums.block,
+            "shrink": shrinkage.choose(
+                tensors, site_arrays[f"{site}.second"], site_arrays[f"{site}.held"]
+            ),
         }
     safetensors.save(path, arrays)
 
 
 class _Spool:
-    """Hidden states float32 [windows, tokens, hidden] before and after a layer, in two files that change places.
+    """Hidden states f32 [windows, tokens, hidden] before and after a layer, in two files.
 
-    state.json says how many layers are done; it is replaced only when everything of a layer is on disk.
+    The files change places after each layer. state.json holds how many layers are done; it is
+    replaced only when everything of a layer is on disk.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> None:
@@ -177,11 +188,11 @@ class _Spool:
     def window(self, number: int) -> Any:
         """Hidden states [tokens, hidden] that go into the next layer."""
         torch, _ = torch_modules()
-        found = np.empty(self._window, np.float32)
+        hidden = np.empty(self._window, np.float32)
         file = self._files[self.done % 2]
-        file.seek(number * found.nbytes)
-        file.readinto(found.data.cast("B"))
-        return torch.from_numpy(found)
+        file.seek(number * hidden.nbytes)
+        file.readinto(hidden.data.cast("B"))
+        return torch.from_numpy(hidden)
 
     def put(self, number: int, hidden: F32) -> None:
         """Hidden states [tokens, hidden] that come out of it."""

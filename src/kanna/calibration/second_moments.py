@@ -1,7 +1,4 @@
-"""Sums over activations.
-
-The second moment of a site's inputs, block by block along the diagonal.
-"""
+"""Accumulates the second moment of a site's inputs, in blocks along the diagonal."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from kanna.calibration.network import torch_modules
 from kanna.errors import KannaError
 
 HELD_TOKENS = 1024
-"""Inputs of so many held-out tokens are kept per site."""
+"""Inputs of so many held-out tokens are stored per site."""
 _HALF = 65504.0
 """Largest half-precision value: some models have activations beyond it."""
 
@@ -21,7 +18,7 @@ _HALF = 65504.0
 def block_of(columns: int, widest: int) -> int:
     """Width of the blocks of a second moment.
 
-    All columns, or the largest fitting multiple of 256 within `widest`.
+    It is all columns, or the largest multiple of 256 within `widest` that divides them.
     """
     if columns <= widest:
         return columns
@@ -29,8 +26,17 @@ def block_of(columns: int, widest: int) -> int:
     return max(fitting, default=columns)
 
 
-class Sums:
-    """Sums of one site. add() takes activations float32 [tokens, columns] on the device of the network."""
+class InputSums:
+    """Sums over the inputs of one site, on the device of the network.
+
+    Attributes:
+        columns: Columns of the inputs.
+        block: Width of the blocks of the second moment.
+        second: Sum of x xᵀ, f32 [columns / block, block, block].
+        total: Sum of x, f32 [columns].
+        count: Tokens in the sums.
+        held: Held-out inputs, f16 [tokens, columns] each.
+    """
 
     def __init__(self, columns: int, block: int, device: str) -> None:
         torch, _ = torch_modules()
@@ -41,6 +47,7 @@ class Sums:
         self.held: list[Any] = []
 
     def add(self, x: Any, held: bool) -> None:
+        """Add inputs f32 [tokens, columns]; `held` ones are stored and stay out of the sums."""
         torch, _ = torch_modules()
         if held:
             self.held.append(x[::2].clamp(-_HALF, _HALF).to(torch.float16).cpu())
@@ -51,9 +58,9 @@ class Sums:
         self.count += len(x)
 
     def arrays(self, site: str) -> dict[str, Any]:
-        """What is saved: see kanna.statistics.
+        """Arrays to save, see `statistics`.
 
-        KannaError when squares of activations are beyond float32.
+        Raises KannaError when squares of activations are beyond float32.
         """
         torch, _ = torch_modules()
         count = max(1, self.count)

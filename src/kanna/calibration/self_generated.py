@@ -1,6 +1,4 @@
-"""Text that a model writes by itself, to be calibrated on.
-
-No data of anyone's, and the distribution it knows best.
+"""Text that a model writes by itself, to calibrate on: no data of anyone, and its own distribution.
 
 Every token is drawn from the whole distribution at temperature 1. Half of the sequences open with
 the token texts begin with and at times a word, half with a user's turn of the model's own chat
@@ -28,7 +26,7 @@ from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.calibration import texts
 from kanna.calibration.network import Network, torch_modules
-from kanna.calibration.prompt_seeds import QUESTION, WORDS, openings, writers
+from kanna.calibration.prompt_seeds import QUESTION, WORDS, prompt_seeds, writers
 from kanna.calibration.windows import WINDOW
 from kanna.errors import KannaError
 from kanna.hardware.memory import memory
@@ -41,21 +39,18 @@ TEMPERATURE = 1.0
 SEED = 20260101
 """Of the first batch; those after it count on."""
 BATCH = 16
-SPARE = 6
-"""Windows of each kind beyond those asked for.
-
-What is decided and shown later is measured on other text.
-"""
+HELD_OUT_WINDOWS = 6
+"""Windows of each kind beyond those asked for, on which a search decides and reports."""
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class CalibrationFiles:
     """What to calibrate on.
 
     Attributes:
-        paths: Files, None for the built-in set.
-        sampled: How, when some of it was sampled.
+        paths: Files; None for the built-in set.
+        sampled: Settings of the sampling, when some of it was sampled.
     """
 
     paths: list[Path] | None
@@ -70,24 +65,32 @@ def resolve(
     tokens: int,
     device: str | None,
     progress: Progress,
-) -> Calibration:
-    """Put files of sampled text where `given` says `self`.
+) -> CalibrationFiles:
+    """The files to calibrate on, with files of sampled text in the place of `self`.
 
     Raises KannaError when there is too little memory, UsageError for another file that cannot be
     read.
+
+    Args:
+        given: Files, and `self`; None: the built-in set.
+        source: The source of the model.
+        model: The model.
+        tokens: How many tokens of sampled text are needed.
+        device: cpu, cuda or mps; None: an accelerator when there is one.
+        progress: Where progress is reported.
     """
     if given is None:
-        return Calibration(paths=None)
+        return CalibrationFiles(paths=None)
     names = [given] if isinstance(given, (str, Path)) else list(given)
     if not any(str(n) == SELF for n in names):
-        return Calibration(paths=[Path(n) for n in names])
+        return CalibrationFiles(paths=[Path(n) for n in names])
     if others := [n for n in names if str(n) != SELF]:
-        texts.documents(others, model)  # what is wrong with them is said before anything slow
+        texts.documents(others, model)  # raises before anything slow
     settings, files = _sample(source, model, tokens, device, progress)
     paths: list[Path] = []
     for name in names:
         paths += files if str(name) == SELF else [Path(name)]
-    return Calibration(paths=paths, sampled=settings)
+    return CalibrationFiles(paths=paths, sampled=settings)
 
 
 def _sample(
@@ -98,7 +101,7 @@ def _sample(
     tokenizer: Any = tokenizers.Tokenizer.from_str(
         families.to_hf(model)[2]["tokenizer.json"].decode()
     )
-    found = openings(model, tokenizer)
+    seeds = prompt_seeds(model, tokenizer)
     length = min(WINDOW, int(model.meta("{arch}.context_length", WINDOW) or WINDOW))
     settings: dict[str, Any] = {
         "version": VERSION,
@@ -108,39 +111,39 @@ def _sample(
         "length": length,
         "openings": list(WORDS),
         "question": QUESTION,
-        "kinds": list(found.kinds),
+        "kinds": list(seeds.kinds),
     }
     key = hashlib.sha256(
         json.dumps([settings, source.hashes(progress)], sort_keys=True).encode()
     ).hexdigest()
-    wanted = -(-tokens // length) + SPARE * len(found.kinds)
-    batches = -(-wanted // BATCH)
+    num_windows = -(-tokens // length) + HELD_OUT_WINDOWS * len(seeds.kinds)
+    batches = -(-num_windows // BATCH)
     folder = cache_dir() / "sampled" / key[:20]
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [folder / f"batch-{n:03}.json" for n in range(batches)]
-    if missing := [n for n, path in enumerate(kept) if not path.is_file()]:
+    paths = [folder / f"batch-{n:03}.json" for n in range(batches)]
+    if missing := [n for n, path in enumerate(paths) if not path.is_file()]:
         _require(model, length)
         network = Network(model, device)
         whole = network.whole()
         progress.start("sample text", len(missing) * length * BATCH, "tokens")
         for n in missing:
-            made = writers(found, range(n * BATCH, (n + 1) * BATCH))
-            _write(network, whole, made, length, SEED + n, progress)
-            lines = [(w.kind, _text(tokenizer, w.ids)) for w in made]
-            write_text(kept[n], json.dumps(lines, ensure_ascii=False))
+            batch = writers(seeds, range(n * BATCH, (n + 1) * BATCH))
+            _write(network, whole, batch, length, SEED + n, progress)
+            lines = [(w.kind, _text(tokenizer, w.ids)) for w in batch]
+            write_text(paths[n], json.dumps(lines, ensure_ascii=False))
         progress.finish()
-    return settings, _files(folder / str(batches), kept, found.kinds)
+    return settings, _files(folder / str(batches), paths, seeds.kinds)
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Token ids as text that gives them again.
+    """Token ids as text that tokenizes to them again.
 
-    Between special tokens, since some decoders put spaces beside those.
+    Decoded between special tokens, since some decoders put spaces next to those.
     """
     special = {
-        t: found.content
-        for t, found in tokenizer.get_added_tokens_decoder().items()
-        if found.special
+        t: added.content
+        for t, added in tokenizer.get_added_tokens_decoder().items()
+        if added.special
     }
     parts: list[str] = []
     for is_special, group in groupby(ids, key=lambda t: t in special):
@@ -170,7 +173,7 @@ def _files(folder: Path, batches: list[Path], kinds: Sequence[str]) -> list[Path
 
 
 def _require(model: Model, length: int) -> None:
-    """The whole network is needed for every token: said before it is read."""
+    """Raise KannaError when the whole network, needed for every token, does not fit in memory."""
     layers = int(model.meta("{arch}.block_count"))
     heads = int(model.meta("{arch}.attention.head_count"))
     width = families.head_dim_of(model)
@@ -186,15 +189,17 @@ def _require(model: Model, length: int) -> None:
     needed, free = 4 * model.num_parameters + cache, memory().available
     if needed > free:
         raise KannaError(
-            f"sampling text from {model.name} takes {format_size(needed)} of memory, {format_size(free)} are free",
-            todo="calibrate on the built-in set, or on text that `kanna generate` wrote with a quantized file",
+            f"sampling text from {model.name} takes {format_size(needed)} of memory, "
+            f"{format_size(free)} are free",
+            todo="calibrate on the built-in set, or on text that `kanna generate` wrote "
+            "with a quantized file",
         )
 
 
 def _write(
-    network: Network, whole: Any, made: list[Any], length: int, seed: int, progress: Progress
+    network: Network, whole: Any, batch: list[Any], length: int, seed: int, progress: Progress
 ) -> None:
-    """Let every writer come to `length` tokens, all in step."""
+    """Let every writer come to `length` tokens, all of them a token at a time."""
     torch, transformers = torch_modules()
     generator = torch.Generator().manual_seed(seed)
     cache, logits = transformers.DynamicCache(config=whole.config), None
@@ -203,12 +208,12 @@ def _write(
     with torch.no_grad():
         for _ in range(length):
             if logits is None:
-                drawn = [0] * len(made)  # not read: every sequence opens with a forced token
+                drawn = [0] * len(batch)  # not read: every sequence opens with a forced token
             else:
-                chances = torch.softmax(logits.float().cpu() / TEMPERATURE, -1)
-                drawn = torch.multinomial(chances, 1, generator=generator)[:, 0].tolist()
-            ids = np.array([w.next(int(d)) for w, d in zip(made, drawn, strict=True)], np.int64)
-            given = torch.from_numpy(ids)[:, None].to(network.device)
-            logits = whole(input_ids=given, use_cache=True, **{name: cache}).logits[:, -1]
+                probability = torch.softmax(logits.float().cpu() / TEMPERATURE, -1)
+                drawn = torch.multinomial(probability, 1, generator=generator)[:, 0].tolist()
+            ids = np.array([w.next(int(d)) for w, d in zip(batch, drawn, strict=True)], np.int64)
+            inputs = torch.from_numpy(ids)[:, None].to(network.device)
+            logits = whole(input_ids=inputs, use_cache=True, **{name: cache}).logits[:, -1]
             network.check(logits, "the head")
-            progress.advance(len(made))
+            progress.advance(len(batch))

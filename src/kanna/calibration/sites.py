@@ -1,4 +1,4 @@
-"""Sites: where tensors read the same inputs, and so share one second moment."""
+"""Sites: places in a model where tensors read the same inputs, and share one second moment."""
 
 from __future__ import annotations
 
@@ -21,22 +21,19 @@ _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 
 def site_of(name: str, *, tied: bool) -> str | None:
-    """Site a GGUF tensor reads at.
-
-    `blk.3.ffn_in`, `head`, or None for tensors that multiply nothing.
-    """
+    """Site a GGUF tensor reads at, as `blk.3.ffn_in` or `head`; None if it multiplies nothing."""
     if name == "output.weight" or (tied and name == "token_embd.weight"):
         return HEAD
-    found = _LAYER.fullmatch(name)
-    return f"blk.{found[1]}.{_READS[found[2]]}" if found and found[2] in _READS else None
+    match = _LAYER.fullmatch(name)
+    return f"blk.{match[1]}.{_READS[match[2]]}" if match and match[2] in _READS else None
 
 
 def sites_of(names: Iterable[str]) -> dict[str, list[str]]:
     """Every site with the tensors that read there, in order."""
     names = list(names)
     tied = "output.weight" not in names
-    found: dict[str, list[str]] = {}
+    tensors: dict[str, list[str]] = {}
     for name in names:
         if (site := site_of(name, tied=tied)) is not None:
-            found.setdefault(site, []).append(name)
-    return found
+            tensors.setdefault(site, []).append(name)
+    return tensors

@@ -1,13 +1,13 @@
-"""Calibrated statistics: per site, what the inputs of its tensors look like.
+"""Calibration statistics: second moments of the inputs of every matrix, in a folder.
 
-A folder of safetensors files.
-
-index.json        source and text hashes, settings, and per site its columns, blocks, tokens and
-shrinkage layer-NNNNN.safetensors, head.safetensors SITE.second   f32 [blocks, n, n]  mean of x xᵀ,
-in blocks along the diagonal SITE.mean     f32 [columns] SITE.held     f16 [tokens, columns]  inputs
-from text that is not in the statistics embedding.safetensors counts        i64 [vocabulary]  how
-often each row is read sketch.safetensors                  some values of the source, see
-kanna.sketch
+index.json        source and text hashes, settings; per site its tensors, columns and shrinkage
+layer-NNNNN.safetensors, head.safetensors
+    SITE.second   f32 [blocks, n, n]     mean of x xᵀ, in blocks along the diagonal
+    SITE.mean     f32 [columns]          mean of x
+    SITE.held     f16 [tokens, columns]  inputs from text that is held out of the statistics
+embedding.safetensors
+    counts        i64 [vocabulary]       how often each row is read
+sketch.safetensors                       some values of the source, see `fingerprint`
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, columns
 
 INDEX = "index.json"
-SKETCH = "sketch.safetensors"
+FINGERPRINT = "sketch.safetensors"
 VERSION = 2
 
 
@@ -38,8 +38,11 @@ class Site:
     """One site of the index.
 
     Attributes:
+        file: Name of the file of its layer.
+        columns: Columns of the inputs.
+        block: Width of the blocks of its second moment.
         tensors: The GGUF names that read here.
-        shrink: Toward the diagonal, by held-out text.
+        shrink: Shrinkage toward the diagonal, chosen by held-out text.
     """
 
     file: str
@@ -79,12 +82,12 @@ class Statistics:
     @cached_property
     def weights(self) -> dict[str, F32]:
         """Mean square of each input column by tensor name: what an imatrix holds."""
-        found: dict[str, F32] = {}
+        weights: dict[str, F32] = {}
         for name, site in self.sites.items():
             blocks = self.read(name, "second")
             diagonal = np.concatenate([b.diagonal() for b in blocks]).astype(np.float32)
-            found |= dict.fromkeys(site.tensors, diagonal)
-        return found
+            weights |= dict.fromkeys(site.tensors, diagonal)
+        return weights
 
     def second_moment(self, tensor: str) -> SecondMoment | None:
         """The second moment of a tensor's inputs, shared by the tensors of its site."""
@@ -98,31 +101,33 @@ class Statistics:
         return self._second_moments[name]
 
     def check(self, model: Model) -> None:
-        """PlanError when these are the statistics of another model, by its shapes or by its values."""
+        """Raise PlanError when these are the statistics of another model, by shapes or values."""
         for name, site in self.sites.items():
             for tensor in site.tensors:
                 have = model.tensors.get(tensor)
                 if have is None or columns(have) != site.columns:
-                    found = "no such tensor" if have is None else f"{columns(have)} columns"
+                    actual = "no such tensor" if have is None else f"{columns(have)} columns"
                     raise self._other(
-                        f"{name} has {site.columns} columns for {tensor}, this model {found}", model
+                        f"{name} has {site.columns} columns for {tensor}, this model {actual}",
+                        model,
                     )
         try:
-            now = fingerprint.sketch(model)
+            now = fingerprint.compute(model)
         except SourceError:
             return  # a dry run of a hub id: only headers are here, and nothing is written
-        if told := fingerprint.difference(self._sketch, now):
-            raise self._other(told, model)
+        if reason := fingerprint.difference(self._fingerprint, now):
+            raise self._other(reason, model)
 
     @cached_property
-    def _sketch(self) -> dict[str, fingerprint.Values]:
-        return fingerprint.load(self.folder / SKETCH)
+    def _fingerprint(self) -> dict[str, fingerprint.SampledValues]:
+        return fingerprint.load(self.folder / FINGERPRINT)
 
     def _other(self, why: str, model: Model) -> PlanError:
         return PlanError(
             f"the statistics in {self.folder} are of another model: {why}",
             expected=f"statistics of {model.name}",
-            todo=f"make them with `kanna calibrate SRC -o FOLDER`; to use these for a close relative all the same: "
+            todo="make them with `kanna calibrate SRC -o FOLDER`; "
+            "to use these for a close relative all the same: "
             f"--imatrix {self.folder / 'imatrix.gguf'}",
         )
 
@@ -138,7 +143,7 @@ class Statistics:
 
 
 def read(folder: Path | str) -> Statistics:
-    """Open statistics; PlanError when there are none, FormatError when they are damaged."""
+    """Open statistics. Raises PlanError when there are none, FormatError for damaged ones."""
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         raise PlanError(
@@ -160,9 +165,14 @@ def read(folder: Path | str) -> Statistics:
 def write_imatrix(
     path: Path, weights: Mapping[str, F32], tokens: int, window: int, datasets: Sequence[str]
 ) -> None:
-    """Write an importance matrix as llama-imatrix does (llama.cpp tools/imatrix).
+    """Write an importance matrix as llama-imatrix does (llama.cpp tools/imatrix): sums and counts.
 
-    Sums of squares and counts.
+    Args:
+        path: File to write; an existing one is replaced.
+        weights: Mean square of each input column by tensor name, f32 [columns].
+        tokens: Tokens they were measured on.
+        window: Tokens of a window, a chunk to llama.cpp.
+        datasets: Names of the texts.
     """
     from kanna.encodings import get
     from kanna.families.views import Computed

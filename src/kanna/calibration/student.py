@@ -1,8 +1,8 @@
-"""An artefact in torch, its codes held and its scales and norms free to move, taught by the original.
+"""Distillation of an artefact in torch: codes are fixed, scales and norms are trained.
 
-Every block of a matrix has a factor 1 + θ and, where its encoding has a bias, is moved by δ steps before that; every
-gain of a norm has an offset θ times its usual size. All θ and δ are 0 at first.
-The teacher is run one layer at a time; only its last hidden states and its head are kept.
+Every block of a matrix has a factor 1 + θ and, where its encoding has a bias, is moved by δ steps
+before that; every gain of a norm has an offset θ times its usual size. All θ and δ start at 0. The
+teacher is run one layer at a time; only its last hidden states and its head stay in memory.
 
 Shapes: T tokens, V vocabulary, O rows, I columns, B factors of a row.
 """
@@ -25,19 +25,19 @@ _LOGITS = 1 << 24
 
 
 def bytes_needed(model: Model, tokens: int, window: int) -> int:
-    """Memory of the lesson.
+    """Memory of a distillation.
 
-    The weights and a head in float32, what is learned of the blocks with its moments, the teacher's
-    hidden states, activations of a window, and the largest matrix three times on the way back.
+    The weights and a head in float32, the trained values of the blocks with their moments, the
+    teacher's hidden states, activations of a window, and the largest matrix three times in the
+    backward pass.
     """
     table = model.tensors["token_embd.weight"].shape
     hidden, layers = int(table[1]), int(model.meta("{arch}.block_count"))
     feed = int(model.meta("{arch}.feed_forward_length") or 4 * hidden)
     activations = 4 * window * layers * (16 * hidden + 6 * feed)
     largest = max(num_weights(t) for t in model.tensors.values())
-    weights = (
-        6 * model.num_parameters
-    )  # six bytes each: a factor and an offset of 32 are kept in six arrays
+    # Six bytes each: a factor and an offset of 32 weights are in six arrays.
+    weights = 6 * model.num_parameters
     return (
         weights
         + 4 * table[0] * hidden
@@ -49,9 +49,11 @@ def bytes_needed(model: Model, tokens: int, window: int) -> int:
 
 
 class Teacher:
-    """What the original says of some windows.
+    """The original's predictions on some windows.
 
-    Hidden states f32 [T, hidden] of each, and the head that reads them.
+    Attributes:
+        states: Hidden states of each window, f32 [T, hidden].
+        head: The head that reads them, f32 [V, hidden].
     """
 
     def __init__(self, model: Model, ids: Any, device: str | None) -> None:
@@ -129,10 +131,10 @@ class Student:
             path.split(".")[2] if path.startswith("model.layers.") and path.count(".") > 2 else ""
         )
         pattern = path.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else path
-        ours = self.family.names.get(pattern)
+        gguf_name = self.family.names.get(pattern)
         if path == "lm_head" and self._head_name == "token_embd.weight":
             return None  # the embedding is the head
-        return f"{ours.replace('{}', layer)}.weight" if ours else None
+        return f"{gguf_name.replace('{}', layer)}.weight" if gguf_name else None
 
     def _free(self, name: str, shape: tuple[int, ...]) -> None:
         torch, _ = torch_modules()
@@ -169,9 +171,11 @@ class Student:
         """Mean KL divergence in nats from the teacher over one window, from token `first`.
 
         Args:
-            learn: Add its gradient.
+            ids: The window, [T].
             state: The teacher's hidden states [T, hidden].
             teacher: Its head [V, hidden].
+            learn: Add its gradient.
+            first: Tokens before it are not compared.
         """
         torch, _ = torch_modules()
         with torch.set_grad_enabled(learn):
@@ -192,13 +196,13 @@ class Student:
     def _loss(self, hidden: Any, state: Any, teacher: Any) -> Any:
         torch, _ = torch_modules()
         with torch.no_grad():
-            wanted = torch.log_softmax(self._capped(state @ teacher.T), -1)
+            target = torch.log_softmax(self._capped(state @ teacher.T), -1)
         weight, name = self.whole.lm_head.weight, self._head_name
         logits = (
             _scale(hidden, weight, *self._moves(name)) if name in self.theta else hidden @ weight.T
         )
-        said = torch.log_softmax(self._capped(logits), -1)
-        return (wanted.exp() * (wanted - said)).sum()
+        predicted = torch.log_softmax(self._capped(logits), -1)
+        return (target.exp() * (target - predicted)).sum()
 
     def _capped(self, logits: Any) -> Any:
         torch, _ = torch_modules()
@@ -214,8 +218,8 @@ class Student:
         """The same of δ."""
         return self._rows(self.delta)
 
-    def _rows(self, found: Mapping[str, Any]) -> Iterator[tuple[str, F32]]:
-        for name, theta in found.items():
+    def _rows(self, moves: Mapping[str, Any]) -> Iterator[tuple[str, F32]]:
+        for name, theta in moves.items():
             inner = Computed(name, theta.detach().cpu().numpy().astype(np.float32))
             yield name, np.ascontiguousarray(gguf_view(self.model, name, inner).rows(0, len(theta)))
 
@@ -234,15 +238,19 @@ class Student:
 
 
 def _scale(x: Any, weight: Any, theta: Any, delta: Any, steps: Any) -> Any:
-    """x [T, I] times (weight [O, I], each block moved by δ steps and then times 1 + θ), transposed.
+    """Product of x and a weight whose blocks are moved by δ steps and then scaled by 1 + θ.
 
-    [T, O].
-
-    pass runs.
+    The gradient of the whole matrix exists only while its backward pass runs.
 
     Args:
-        theta, delta, steps: [O, B]. The gradient of the whole matrix exists only while its
-            backward.
+        x: Inputs [T, I].
+        weight: The matrix [O, I].
+        theta: θ of each block, [O, B].
+        delta: δ of each block, [O, B], or None.
+        steps: Size of a step of each block, [O, B], or None.
+
+    Returns:
+        [T, O].
     """
     torch, _ = torch_modules()
 

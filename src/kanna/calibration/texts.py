@@ -19,7 +19,13 @@ LICENSE = "MIT, written for kanna"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One text and the kind of text it is: for the built-in set prose, code, chat or languages."""
+    """One text.
+
+    Attributes:
+        domain: The kind of text: for the built-in set prose, code, chat or languages.
+        name: Name of its file.
+        text: The text itself.
+    """
 
     domain: str
     name: str
@@ -38,9 +44,9 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
         else paths
     )
     digest = hashlib.sha256()
-    found: list[Document] = []
-    for given in files:
-        path = Path(given)
+    texts: list[Document] = []
+    for file in files:
+        path = Path(file)
         try:
             raw = path.read_bytes()
             text = raw.decode("utf-8-sig")
@@ -66,8 +72,8 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
                 f"{path} is empty", expected="some thousand words of the text the model will meet"
             )
         domain = path.stem.split("_")[0] if paths is None else path.name
-        found.append(Document(domain=domain, name=path.name, text=text))
-    return found, digest.hexdigest()
+        texts.append(Document(domain=domain, name=path.name, text=text))
+    return texts, digest.hexdigest()
 
 
 def _line(path: Path, number: int, line: str, model: Model) -> str:

@@ -15,15 +15,19 @@ from kanna.model import Model
 
 WINDOW = 512
 HELD_OUT = 8
-"""One window in so many is held out of the statistics, and decides how far they can be trusted."""
+"""One window in so many is held out of the statistics, and decides their shrinkage."""
 _LEAST = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
-    """ids: int32 [windows, tokens].
+class CalibrationWindows:
+    """Calibration text as windows of tokens.
 
-    Domains and held: per window; held_text: what the held windows say.
+    Attributes:
+        ids: Token ids, int32 [windows, tokens].
+        domains: The kind of text of each window.
+        held: Whether each window is held out of the statistics, bool [windows].
+        held_text: The text of those that are.
     """
 
     ids: NDArray[np.int32]
@@ -37,8 +41,8 @@ class Windows:
         return int((~self.held).sum()) * self.ids.shape[1]
 
 
-def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Windows:
-    """Windows of about `tokens` tokens in all, every domain in turn, so that a small budget is mixed too.
+def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> CalibrationWindows:
+    """Windows of about `tokens` tokens in all, the domains in turn, so that few are mixed too.
 
     The first token of each is the one the model begins texts with, where it has one.
     """
@@ -71,7 +75,7 @@ def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Windows:
         pieces = {"mixed": [joined[i : i + size] for i in range(0, len(joined) - size + 1, size)]}
     chosen: list[tuple[str, int]] = []
     for turn in range(max(map(len, pieces.values()))):
-        chosen += [(name, turn) for name, found in pieces.items() if turn < len(found)]
+        chosen += [(name, turn) for name, parts in pieces.items() if turn < len(parts)]
     chosen = chosen[: max(1, round(tokens / size))]
     ids = np.array([pieces[name][turn] for name, turn in chosen], np.int32)
     held = np.array([turn % HELD_OUT == HELD_OUT // 2 for _, turn in chosen])
@@ -83,4 +87,6 @@ def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Windows:
         "tokenizer.ggml.add_bos_token", model.meta("tokenizer.ggml.model") == "llama"
     ):
         ids[:, 0] = int(begin)
-    return Windows(ids=ids, domains=[name for name, _ in chosen], held=held, held_text=held_text)
+    return CalibrationWindows(
+        ids=ids, domains=[name for name, _ in chosen], held=held, held_text=held_text
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from kanna import families
 from kanna._util.units import format_size
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import CalibrationWindows
 from kanna.comparison.rows import Row
 from kanna.errors import UsageError
 from kanna.evaluation.windows import read_text
@@ -77,7 +77,7 @@ class CalibratedSource:
     """
 
     adapter: Adapter
-    windows: Windows
+    windows: CalibrationWindows
     held_out: HeldOutWindows
 
     @property

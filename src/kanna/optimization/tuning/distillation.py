@@ -20,7 +20,7 @@ from kanna import __version__, encodings
 from kanna._util.atomic import write_json
 from kanna._util.units import format_size
 from kanna.calibration.student import Student, bytes_needed
-from kanna.calibration.windows import Windows
+from kanna.calibration.windows import CalibrationWindows
 from kanna.evaluation.stats import half_width
 from kanna.hardware.memory import memory as machine
 from kanna.model import F32, Model, Tensor, columns, num_rows
@@ -75,7 +75,7 @@ def tune(
     workspace: Workspace,
     subject: TuningSubject,
     plan: Path,
-    windows: Windows,
+    windows: CalibrationWindows,
     held: HeldOutWindows,
 ) -> TuningResult | None:
     """`distill` on the calibration text.

@@ -1,7 +1,4 @@
-"""How far a second moment can be trusted.
-
-The shrinkage toward its diagonal that serves text it has not seen.
-"""
+"""Shrinkage of a second moment toward its diagonal, chosen by text that is held out of it."""
 
 from __future__ import annotations
 
@@ -13,19 +10,21 @@ from kanna.model import F32, Tensor, columns, num_rows
 
 CHOICES = (0.05, 0.1, 0.2, 0.4)
 DEFAULT = 0.2
-"""Without held-out text."""
+"""Shrinkage without held-out text."""
 ROWS = 48
+"""Rows of a tensor that are quantized to compare choices."""
 
 
 def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     """Shrinkage among CHOICES with the least error on the held-out inputs.
 
-    quantized to four bits under each choice; what is compared is the mean square of what their
-    errors do to the held-out inputs.
+    Some rows of each tensor are quantized to four bits under each choice; compared is the mean
+    square of the error of their products with the held-out inputs.
 
     Args:
-        second: F32 [blocks, n, n].
-        held: F16 or f32 [tokens, columns]. Some rows of each tensor are.
+        tensors: Matrices that read these inputs.
+        second: The second moment, f32 [blocks, n, n], in blocks along the diagonal.
+        held: Held-out inputs, f16 or f32 [tokens, columns].
     """
     if len(held) == 0:
         return DEFAULT
@@ -33,7 +32,7 @@ def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     encoding = encodings.get("q4_k" if cols % 256 == 0 else "q4_0")
     if cols % encoding.block:
         return DEFAULT
-    x = np.concatenate([_some(t) for t in tensors])
+    x = np.concatenate([_rows(t) for t in tensors])
     weights = np.concatenate([b.diagonal() for b in second]).astype(np.float32)
     inputs = held.astype(np.float32)
     method = methods.get("gptq")
@@ -48,7 +47,7 @@ def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
     return min(costs, key=lambda s: costs[s])
 
 
-def _some(tensor: Tensor) -> F32:
+def _rows(tensor: Tensor) -> F32:
     """ROWS rows at most, evenly spaced, float32 [rows, columns]."""
     total = num_rows(tensor)
     at = np.unique(np.linspace(0, total - 1, min(ROWS, total)).astype(int))
