@@ -13,7 +13,7 @@ from kanna import runtimes
 from kanna.conversion import convert
 from kanna.errors import FormatError
 from kanna.evaluation import evaluate
-from kanna.evaluation.reference import open_judged
+from kanna.evaluation.reference import open_for_scoring
 from kanna.verification import verify
 
 mx = pytest.importorskip("mlx.core")
@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_values_in_the_file_and_of_mlx_lm(made: tuple[Pa
         text = "".join(engine.generate(ids, max_tokens=5, ignore_eog=True))
         again = "".join(engine.generate(ids, max_tokens=5, ignore_eog=True))
         assert engine.last.reused_tokens == len(ids) - 1 and engine.last.tokens == 5
-    judge, note = open_judged(folder, context=64)
+    judge, note = open_for_scoring(folder, context=64)
     with judge:
         values = judge.logits(ids)
     model, _ = mlx_lm.load(str(folder))

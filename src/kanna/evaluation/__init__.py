@@ -1,6 +1,6 @@
-"""What the bits cost: KL divergence, perplexity and top-1 agreement against the source, in the real runtimes.
+"""What the bits cost: KL divergence, perplexity and top-1 agreement against the source.
 
-Reference and candidates read the text side by side, window by window; no logits are written to disk.
+Reference and candidates read the text in their runtimes, window by window; no logits go to disk.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from kanna import runtimes
 from kanna._util.progress import Progress, Silent
 from kanna.errors import GateError, UsageError
 from kanna.evaluation.divergence import F64, Scores, compare
-from kanna.evaluation.reference import open_judged, open_reference, reference_gguf
+from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
 from kanna.evaluation.stats import exp_ci, mean_ci
-from kanna.evaluation.windows import Windows, cut, read_text
+from kanna.evaluation.windows import EvaluationWindows, cut, read_text
 from kanna.formats.onnx import files
+from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Engine
-from kanna.sources import Source
+from kanna.sources import Source, open_source
 
 __all__ = ["EvaluateResult", "evaluate", "evaluate_many", "reference_gguf"]
 
@@ -34,8 +35,20 @@ Interval = tuple[float, float]
 class EvaluateResult:
     """Figures of one artefact.
 
-    KL is in nats, reference ‖ artefact; every `_ci` is the 95 % interval over windows, None for a
-    single window; percentages are fractions of 1.
+    KL is in nats, reference ‖ artefact; every `_ci` is the 95 % interval over windows, None for too
+    few of them; percentages are fractions of 1.
+
+    Attributes:
+        path: The artefact.
+        top1: Share of positions at which both find the same token likeliest.
+        windows: Windows that were read.
+        context: Tokens of each.
+        positions: Positions that were scored, over all windows.
+        tokens: Tokens that were read, over all windows.
+        text: Name of the text.
+        reference: What the artefact was compared with.
+        seconds: Time it took.
+        notes: Remarks on the text and the runtimes.
     """
 
     path: str
@@ -63,6 +76,7 @@ class EvaluateResult:
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON has them."""
         return asdict(self)
 
 
@@ -94,17 +108,19 @@ def evaluate(
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: nowhere.
     """
-    return evaluate_many(
+    if revision is not None:
+        reference = open_source(reference, revision=revision, offline=offline, progress=progress)
+    [result] = evaluate_many(
         [artefact],
         reference=reference,
         text=text,
         windows=windows,
         context=context,
         threads=threads,
-        revision=revision,
         offline=offline,
         progress=progress,
-    )[0]
+    )
+    return result
 
 
 def evaluate_many(
@@ -115,7 +131,6 @@ def evaluate_many(
     windows: int | None = None,
     context: int = 512,
     threads: int | None = None,
-    revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> list[EvaluateResult]:
@@ -123,128 +138,134 @@ def evaluate_many(
 
     The reference runs once per window for as many as fit in memory.
     """
-    bar = progress or Silent()
+    progress = progress or Silent()
     content, name = read_text(text, offline=offline)
-    for path in artefacts:
-        if not Path(path).exists():
-            raise UsageError(
-                f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
-            )
-        runtimes.of(path)
-        if files.is_encoder(Path(path)):
-            raise UsageError(
-                f"{path} is an encoder: it has no next token to score",
-                todo=f"kanna verify SRC {path} compares vectors",
-            )
-    ref, said = open_reference(
-        reference,
-        [Path(p) for p in artefacts],
-        context=context,
-        threads=threads,
-        revision=revision,
-        offline=offline,
-        progress=progress,
+    paths = [Path(path) for path in artefacts]
+    for path in paths:
+        _check_artefact(path)
+    engine, title = open_reference(
+        reference, paths, context=context, threads=threads, offline=offline, progress=progress
     )
     results: list[EvaluateResult] = []
-    with ref:
-        work = cut(ref, content, context=context, windows=windows, default=text is None)
-        group = _group_size(ref, context)
-        bar.start("evaluate", len(work.ids) * len(artefacts), "windows")
-        for start in range(0, len(artefacts), group):
-            paths = [Path(p) for p in artefacts[start : start + group]]
-            results += _evaluate_group(ref, said, paths, work, content, name, threads, bar)
-        bar.finish()
+    with engine:
+        cuts = cut(engine, content, context=context, windows=windows, default=text is None)
+        run = _Run(
+            reference=engine,
+            reference_title=title,
+            windows=cuts,
+            text=content,
+            text_name=name,
+            threads=threads,
+        )
+        group = _group_size(engine, context)
+        progress.start("evaluate", len(cuts.ids) * len(paths), "windows")
+        for start in range(0, len(paths), group):
+            results += _evaluate_group(run, paths[start : start + group], progress)
+        progress.finish()
     return results
 
 
-def _group_size(ref: Engine, context: int) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What all artefacts of one evaluation share."""
+
+    reference: Engine
+    reference_title: str
+    windows: EvaluationWindows
+    text: str
+    text_name: str
+    threads: int | None
+
+
+def _check_artefact(path: Path) -> None:
+    """Raise UsageError or FormatError for what has no next token to score."""
+    if not path.exists():
+        raise UsageError(
+            f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
+        )
+    runtimes.of(path)
+    if files.is_encoder(path):
+        raise UsageError(
+            f"{path} is an encoder: it has no next token to score",
+            todo=f"kanna verify SRC {path} compares vectors",
+        )
+
+
+def _group_size(reference: Engine, context: int) -> int:
     """How many artefacts may be open together: each holds the logits of half a window twice."""
     import psutil
 
-    each = ref.vocab_size * context * 4 + (128 << 20)
+    each = reference.vocab_size * context * 4 + (128 << 20)
     return max(1, int(psutil.virtual_memory().available * 0.4) // each)
 
 
-def _evaluate_group(
-    ref: Engine,
-    said: str,
-    paths: Sequence[Path],
-    work: Windows,
-    text: str,
-    name: str,
-    threads: int | None,
-    bar: Progress,
-) -> list[EvaluateResult]:
+def _evaluate_group(run: _Run, paths: Sequence[Path], progress: Progress) -> list[EvaluateResult]:
+    """Score artefacts that are open together."""
     begin = time.perf_counter()
-    ref_nll: list[F64] = []
+    reference_nll: list[F64] = []
     scores: list[list[Scores]] = [[] for _ in paths]
-    context = len(work.ids[0])
+    ids_of_windows, first = run.windows.ids, run.windows.first
+    threads = run.threads or default_threads()
     with ExitStack() as stack:
-        judged = [open_judged(p, context=context, threads=threads) for p in paths]
-        engines = [stack.enter_context(engine) for engine, _ in judged]
+        opened = [
+            open_for_scoring(path, context=len(ids_of_windows[0]), threads=run.threads)
+            for path in paths
+        ]
+        engines = [stack.enter_context(engine) for engine, _ in opened]
         for engine in engines:
-            _same_tokenizer(ref, engine, text)
-        for ids in work.ids:
-            targets = np.array(ids[work.first + 1 :])
+            _same_tokenizer(run.reference, engine, run.text)
+        for ids in ids_of_windows:
+            targets = np.array(ids[first + 1 :])
             # The last position has no next token; llama.cpp's buffers are read in place, without a
             # copy.
-            base = ref.logits(ids, first=work.first, copy=False)[:-1]
-            others = [e.logits(ids, first=work.first, copy=False)[:-1] for e in engines]
-            nll, found = compare(base, others, targets, threads=threads or _threads())
-            ref_nll.append(nll)
-            for path, mine, one in zip(paths, scores, found, strict=True):
-                if not (np.isfinite(one.nll).all() and np.isfinite(one.kl).all()):
+            base = run.reference.logits(ids, first=first, copy=False)[:-1]
+            others = [e.logits(ids, first=first, copy=False)[:-1] for e in engines]
+            nll, window_scores = compare(base, others, targets, threads=threads)
+            reference_nll.append(nll)
+            for path, earlier, new in zip(paths, scores, window_scores, strict=True):
+                if not (np.isfinite(new.nll).all() and np.isfinite(new.kl).all()):
                     raise GateError(
                         f"{path} gives logits that are not numbers",
                         todo="convert again; do not use it",
                     )
-                mine.append(one)
-            bar.advance(len(paths))
+                earlier.append(new)
+            progress.advance(len(paths))
     seconds = (time.perf_counter() - begin) / len(paths)
-    found = [
-        _result(p, ref_nll, s, work, name, said, seconds)
-        for p, s in zip(paths, scores, strict=True)
-    ]
     return [
-        replace(r, notes=[*r.notes, note] if note else r.notes)
-        for r, (_, note) in zip(found, judged, strict=True)
+        _result(run, path, reference_nll, of_path, seconds=seconds, note=note)
+        for path, of_path, (_, note) in zip(paths, scores, opened, strict=True)
     ]
 
 
-def _threads() -> int:
-    from kanna.hardware.cpu import default_threads
-
-    return default_threads()
-
-
-def _same_tokenizer(ref: Engine, engine: Engine, text: str) -> None:
-    if engine.vocab_size != ref.vocab_size:
+def _same_tokenizer(reference: Engine, engine: Engine, text: str) -> None:
+    if engine.vocab_size != reference.vocab_size:
         raise GateError(
             f"{engine.path} has a vocabulary of {engine.vocab_size} tokens",
-            expected=f"{ref.vocab_size}, as {ref.path} has",
+            expected=f"{reference.vocab_size}, as {reference.path} has",
             todo="compare an artefact with the source it was made from",
         )
     # A sample is enough: whole texts of megabytes take seconds, and `verify` compares the
     # tokenizers thoroughly.
     sample = text[:50_000]
-    if engine.tokenize(sample, add_bos=True) != ref.tokenize(sample, add_bos=True):
+    if engine.tokenize(sample, add_bos=True) != reference.tokenize(sample, add_bos=True):
         raise GateError(
-            f"{engine.path} tokenizes the text differently from {ref.path}",
+            f"{engine.path} tokenizes the text differently from {reference.path}",
             expected="the same token ids",
             todo="compare an artefact with the source it was made from, or convert it again",
         )
 
 
 def _result(
+    run: _Run,
     path: Path,
-    ref_nll: list[F64],
+    reference_nll: list[F64],
     scores: list[Scores],
-    work: Windows,
-    name: str,
-    said: str,
+    *,
     seconds: float,
+    note: str,
 ) -> EvaluateResult:
-    base = np.array([w.mean() for w in ref_nll])
+    """Figures of one artefact from the scores of its windows."""
+    base = np.array([w.mean() for w in reference_nll])
     mine = np.array([s.nll.mean() for s in scores])
     kl_mean, kl_mean_ci = mean_ci(np.array([s.kl.mean() for s in scores]), low=0)
     top1, top1_ci = mean_ci(np.array([s.top1.mean() for s in scores]), low=0, high=1)
@@ -270,12 +291,12 @@ def _result(
         kl_max=float(kl.max()),
         top1=top1,
         top1_ci=top1_ci,
-        windows=len(work.ids),
-        context=len(work.ids[0]),
-        positions=work.positions,
-        tokens=sum(len(w) for w in work.ids),
-        text=name,
-        reference=said,
+        windows=len(run.windows.ids),
+        context=len(run.windows.ids[0]),
+        positions=run.windows.positions,
+        tokens=sum(len(w) for w in run.windows.ids),
+        text=run.text_name,
+        reference=run.reference_title,
         seconds=seconds,
-        notes=list(work.notes),
+        notes=[*run.windows.notes, note] if note else list(run.windows.notes),
     )

@@ -1,4 +1,4 @@
-"""Distances between the next-token distributions of a reference and its candidates, over the full vocabulary."""
+"""Distances between next-token distributions of a reference and candidates, full vocabulary."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ _BLOCK = 1 << 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Per position, in nats.
+    """Scores of n positions.
 
-    Nll f64 [n] of the true next token, kl f64 [n] from the reference, top1 bool [n].
+    Attributes:
+        nll: −log probability of the true next token, in nats, f64 [n].
+        kl: KL divergence, reference ‖ candidate, in nats, f64 [n].
+        top1: Whether both find the same token likeliest, bool [n].
     """
 
     nll: F64
@@ -49,20 +52,20 @@ def compare(
             raise ValueError(f"logits of {logits.shape} against a reference of {reference.shape}")
     step = max(1, _BLOCK // vocab)
     ref_nll = np.empty(num_rows)
-    made = [
+    scored = [
         Scores(nll=np.empty(num_rows), kl=np.empty(num_rows), top1=np.empty(num_rows, bool))
         for _ in candidates
     ]
 
-    def work(start: int) -> None:
+    def score(start: int) -> None:
         rows = slice(start, min(start + step, num_rows))
-        index, wanted = np.arange(rows.stop - rows.start), targets[rows]
+        index, target = np.arange(rows.stop - rows.start), targets[rows]
         logp, weight = _log_softmax(reference[rows])
         top = reference[rows].argmax(axis=1)
-        ref_nll[rows] = -logp[index, wanted]
-        for logits, scores in zip(candidates, made, strict=True):
+        ref_nll[rows] = -logp[index, target]
+        for logits, scores in zip(candidates, scored, strict=True):
             logq, _ = _log_softmax(logits[rows])
-            scores.nll[rows] = -logq[index, wanted]
+            scores.nll[rows] = -logq[index, target]
             np.subtract(logp, logq, out=logq)
             # Rounding may push a zero a little below zero, which no divergence is.
             scores.kl[rows] = np.maximum(np.einsum("ij,ij->i", weight, logq), 0)
@@ -71,15 +74,15 @@ def compare(
     starts = range(0, num_rows, step)
     if threads > 1 and len(starts) > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, starts))
+            list(pool.map(score, starts))
     else:
         for start in starts:
-            work(start)
-    return ref_nll, made
+            score(start)
+    return ref_nll, scored
 
 
 def _log_softmax(logits: F32) -> tuple[F64, F64]:
-    """log p and p, both f64 [n, vocab]."""
+    """Logarithms of probabilities, and probabilities, f64 [n, vocab] each."""
     logp = logits.astype(np.float64)
     logp -= logp.max(axis=1, keepdims=True)
     p = np.exp(logp)

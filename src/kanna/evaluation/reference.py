@@ -1,4 +1,4 @@
-"""The reference: the source in float32, made once and kept.
+"""The reference: the source in float32, made once and cached.
 
 For GGUFs it is a GGUF in the same build of llama.cpp, so that nothing but the weights differs.
 Artefacts of several runtimes share one reference: transformers in float32, or llama.cpp where that
@@ -20,12 +20,13 @@ from pathlib import Path
 
 from kanna import runtimes
 from kanna._util.progress import Progress
+from kanna.conversion import convert
 from kanna.formats import gguf
 from kanna.runtimes.base import Engine
 from kanna.sources import Source, open_source, packages
 
-# References are four bytes per weight: only the most recently used ones are kept.
-_KEEP = 4
+# References are four bytes per weight: only the most recently used ones stay.
+_MAX_CACHED = 4
 
 
 def reference_gguf(
@@ -45,8 +46,8 @@ def reference_gguf(
     path = source.path if isinstance(source, Source) else Path(source)
     if path.suffix == ".gguf" and path.is_file() and _is_exact(path):
         return path
-    found = open_source(source, revision=revision, offline=offline, progress=progress)
-    return _kept(found, ".gguf", "gguf", progress)
+    opened = open_source(source, revision=revision, offline=offline, progress=progress)
+    return _cached(opened, ".gguf", "gguf", progress)
 
 
 def reference_folder(
@@ -60,14 +61,14 @@ def reference_folder(
 
     A folder in a floating type is used as it is. Raises what `open_source` and `convert` raise.
     """
-    found = open_source(source, revision=revision, offline=offline, progress=progress)
-    plain = found.kind == "hf" and all(
-        t.dtype in {"f32", "f16", "bf16"} for t in found.tensors.values()
+    opened = open_source(source, revision=revision, offline=offline, progress=progress)
+    plain = opened.kind == "hf" and all(
+        t.dtype in {"f32", "f16", "bf16"} for t in opened.tensors.values()
     )
     # A tokenizer of another kind is converted together with the weights.
-    if plain and "tokenizer.json" in found.files and found.weight_files:
-        return found.path
-    return _kept(found, "", "safetensors", progress)
+    if plain and "tokenizer.json" in opened.files and opened.weight_files:
+        return opened.path
+    return _cached(opened, "", "safetensors", progress)
 
 
 def open_reference(
@@ -80,7 +81,7 @@ def open_reference(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Engine, str]:
-    """The one engine that `artefacts` are judged against, and what to call it.
+    """The one engine that `artefacts` are compared with, and its description.
 
     Raises MissingError without any.
     """
@@ -98,13 +99,14 @@ def open_reference(
     ), "the source in float32 in transformers"
 
 
-def open_judged(
+def open_for_scoring(
     artefact: Path, *, context: int, threads: int | None = None, progress: Progress | None = None
 ) -> tuple[Engine, str]:
-    """The engine that gives the logits an artefact is judged by, and a note where that is not its own runtime.
+    """The engine that gives the logits an artefact is scored by, and a note if it is not its own.
 
-    mlx on a CPU reads a prompt at a few tokens a second: an MLX folder is judged there by the values it holds, decoded
-    into float32, in the runtime of the reference; `kanna verify` holds mlx itself to them on a short prompt.
+    A runtime that is slow on a CPU (mlx reads a prompt at a few tokens a second) is replaced there:
+    the artefact is scored by the values it holds, decoded into float32, in the runtime of the
+    reference. `kanna verify` compares its own runtime with them on a short prompt.
     """
     runtime = runtimes.of(artefact)
     if not runtime.slow_on_cpu or sys.platform == "darwin":
@@ -114,29 +116,31 @@ def open_judged(
         path, engine = reference_folder(artefact, progress=progress), torch
     else:
         path, engine = reference_gguf(artefact, progress=progress), llama
-    said = f"judged by its values, decoded, in {engine.name}, since mlx is slow on this CPU: {artefact.name}"
-    return engine.open(path, context=context, threads=threads), said
+    note = (
+        f"judged by its values, decoded, in {engine.name}, "
+        f"since {runtime.name} is slow on this CPU: {artefact.name}"
+    )
+    return engine.open(path, context=context, threads=threads), note
 
 
-def _kept(found: Source, ending: str, format: str, progress: Progress | None) -> Path:
-    """The source in float32 in the cache folder, keyed by its hashes."""
+def _cached(source: Source, ending: str, format: str, progress: Progress | None) -> Path:
+    """Path of the source in float32 in the cache folder, keyed by its hashes."""
     from kanna import __version__
-    from kanna.conversion import convert
 
     key = hashlib.sha256(
-        json.dumps([__version__, found.hashes()], sort_keys=True, default=str).encode()
+        json.dumps([__version__, source.hashes()], sort_keys=True, default=str).encode()
     ).hexdigest()
     folder = packages.cache_dir() / "references"
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"{Path(found.name).name or 'model'}-{key[:16]}.f32{ending}"
+    final = folder / f"{Path(source.name).name or 'model'}-{key[:16]}.f32{ending}"
     if final.exists():
         with suppress(OSError):
             os.utime(final)
         return final
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / f"reference{ending}"
-        convert(found, made, format=format, encoding="f32", progress=progress)
-        made.replace(final)
+        partial = Path(scratch) / f"reference{ending}"
+        convert(source, partial, format=format, encoding="f32", progress=progress)
+        partial.replace(final)
     _prune(folder, final)
     return final
 
@@ -148,8 +152,8 @@ def _is_exact(path: Path) -> bool:
 
 
 def _prune(folder: Path, keep: Path) -> None:
-    made = [p for p in folder.glob("*.f32*") if p != keep]
-    others = sorted(made, key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in others[_KEEP - 1 :]:
+    cached = [p for p in folder.glob("*.f32*") if p != keep]
+    others = sorted(cached, key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in others[_MAX_CACHED - 1 :]:
         with suppress(OSError):
             shutil.rmtree(old) if old.is_dir() else old.unlink()

@@ -1,7 +1,4 @@
-"""Confidence intervals of means over windows.
-
-Positions of one window are not independent, windows nearly are.
-"""
+"""Confidence intervals of means over windows, which are nearly independent of each other."""
 
 from __future__ import annotations
 
@@ -50,10 +47,7 @@ _T95 = (
 
 
 def half_width(window_means: NDArray[np.float64]) -> float | None:
-    """Half the 95 % interval of the mean of `window_means` [windows].
-
-    None for fewer than MIN_WINDOWS.
-    """
+    """Half the 95 % interval of the mean of `window_means` [windows]; None below MIN_WINDOWS."""
     count = len(window_means)
     if count < MIN_WINDOWS:
         return None
@@ -70,7 +64,7 @@ def mean_ci(
 
 
 def exp_ci(window_means: NDArray[np.float64]) -> tuple[float, tuple[float, float] | None]:
-    """exp of the mean with its interval: perplexity from mean nll."""
+    """The exponential of the mean with its interval: perplexity from mean nll."""
     mean, ci = mean_ci(window_means)
     return math.exp(min(mean, 700)), None if ci is None else (
         math.exp(min(ci[0], 700)),

@@ -14,10 +14,13 @@ _DEFAULT_WINDOWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
-    """Token ids of each window.
+class EvaluationWindows:
+    """Text as windows of tokens.
 
-    Positions from `first` on are scored, each against the token after it.
+    Attributes:
+        ids: Token ids of each window.
+        first: Positions from here on are scored, each against the token after it.
+        notes: Remarks on how the text was cut.
     """
 
     ids: list[list[int]]
@@ -26,13 +29,14 @@ class Windows:
 
     @property
     def positions(self) -> int:
+        """Positions that are scored, over all windows."""
         return sum(len(w) - 1 - self.first for w in self.ids)
 
 
 def read_text(text: str | Path | None, *, offline: bool = False) -> tuple[str, str]:
-    """The text to score and what to call it.
+    """The text to score and its name; None is the WikiText-2 test set.
 
-    None is the WikiText-2 test set. Raises UsageError when unreadable.
+    Raises UsageError when it cannot be read.
     """
     if text is None:
         from kanna.sources import packages
@@ -54,11 +58,20 @@ def read_text(text: str | Path | None, *, offline: bool = False) -> tuple[str, s
     return content.removesuffix("\n"), "WikiText-2 test" if text is None else path.name
 
 
-def cut(engine: Engine, text: str, *, context: int, windows: int | None, default: bool) -> Windows:
+def cut(
+    engine: Engine, text: str, *, context: int, windows: int | None, default: bool
+) -> EvaluationWindows:
     """Cut `text` as llama-perplexity does.
 
-    Tokenized whole, whole windows only, the first token of each replaced by BOS where the model
-    adds one, the second half scored. Raises UsageError when the text is too short.
+    It is tokenized whole and cut into whole windows; the first token of each is replaced by BOS
+    where the model adds one, and the second half is scored. Raises UsageError for too short a text.
+
+    Args:
+        engine: Whose tokenizer is used.
+        text: The text.
+        context: Tokens of a window.
+        windows: Windows at most; None: all of a given text.
+        default: Whether the text is the default one, of which the first windows are enough.
     """
     ids = engine.tokenize(text, add_bos=True)
     notes: list[str] = []
@@ -79,13 +92,13 @@ def cut(engine: Engine, text: str, *, context: int, windows: int | None, default
         notes.append(f"the first {windows} of {count} windows of the text; --windows for more")
     if windows is not None and windows > count:
         notes.append(f"the text has {count} windows, not {windows}")
-    made = [ids[i * context : (i + 1) * context] for i in range(min(count, windows or count))]
-    if len(made) < MIN_WINDOWS:
-        what = "1 window is" if len(made) == 1 else f"{len(made)} windows are"
+    cut_ids = [ids[i * context : (i + 1) * context] for i in range(min(count, windows or count))]
+    if len(cut_ids) < MIN_WINDOWS:
+        count_text = "1 window is" if len(cut_ids) == 1 else f"{len(cut_ids)} windows are"
         notes.append(
-            f"{what} too few for intervals, which take {MIN_WINDOWS}: the figures are rough"
+            f"{count_text} too few for intervals, which take {MIN_WINDOWS}: the figures are rough"
         )
     if engine.adds_bos and engine.bos is not None:
-        for window in made:
+        for window in cut_ids:
             window[0] = engine.bos
-    return Windows(ids=made, first=context // 2, notes=notes)
+    return EvaluationWindows(ids=cut_ids, first=context // 2, notes=notes)

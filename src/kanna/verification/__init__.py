@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ from kanna import families, provenance, runtimes
 from kanna._util.progress import Progress, Silent
 from kanna.checks import Check, VerifyResult
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
-from kanna.evaluation.reference import open_judged, open_reference, reference_gguf
+from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
 from kanna.formats import gguf
 from kanna.formats.onnx import encoder, files
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
-from kanna.runtimes import Runtime
+from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source, open_source
 from kanna.verification import independent, parity, tensors, tokens
@@ -24,6 +26,14 @@ from kanna.verification import independent, parity, tensors, tokens
 __all__ = ["Check", "VerifyResult", "verify"]
 
 INSTALL = 'pip install "kanna[onnx]"'
+EngineCheck = Callable[[Source, Model, Engine], Check]
+"""A check of an artefact that is open in its runtime, against its source."""
+
+_ENGINE_CHECKS: tuple[EngineCheck, ...] = (
+    tokens.check_tokenizer,
+    tokens.check_template,
+    tokens.check_stop,
+)
 _RUNTIME_CHECKS = (
     "tokenizer",
     "chat template",
@@ -44,10 +54,11 @@ def verify(
 ) -> VerifyResult:
     """Prove `artefact` (a GGUF, or a folder for another runtime) against the source it was made from.
 
-    Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and its own), tokenizer
-    ids, chat template, end of turn, logits on a short and a long prompt. A check that cannot be made here has ok=None,
-    and the result is `unprovable`. Raises SourceError for a source that cannot be read, UsageError for an artefact that
-    does not exist; what is wrong with the artefact itself is a failed check.
+    Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and
+    its own), tokenizer ids, chat template, end of turn, logits on a short and a long prompt. A
+    check that cannot be made here has ok=None, and the result is `unprovable`. Raises SourceError
+    for a source that cannot be read, UsageError for an artefact that does not exist; a fault of the
+    artefact itself is a failed check.
 
     Args:
         source: What the artefact was made from.
@@ -58,7 +69,7 @@ def verify(
         progress: Where progress is reported; None: nowhere.
     """
     begin = time.perf_counter()
-    artefact, bar = Path(artefact), progress or Silent()
+    artefact, progress = Path(artefact), progress or Silent()
     if not artefact.exists():
         raise UsageError(
             f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads"
@@ -74,9 +85,9 @@ def verify(
             seconds=time.perf_counter() - begin,
         )
     model = families.load_model(opened)
-    checks = _written(model, artefact, bar)
+    checks = _check_files(model, artefact, progress)
     if all(c.ok for c in checks):
-        checks += _in_runtime(opened, model, artefact, threads, bar)
+        checks += _check_in_runtime(opened, model, artefact, threads, progress)
     return VerifyResult(
         source=opened.given,
         artefact=str(artefact),
@@ -85,31 +96,36 @@ def verify(
     )
 
 
-def _written(model: Model, artefact: Path, bar: Progress) -> list[Check]:
+def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:
     """The checks that read the files alone."""
     try:
         if files.is_onnx(artefact):
-            return [_whole(model, artefact)]
-        found, metadata = _read(artefact)
+            return [_onnx_files(model, artefact)]
+        written, metadata = _read(artefact)
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
     return [
-        *tensors.check(model.tensors, found, bar, tuned=provenance.TUNING in metadata),
+        *tensors.check(model.tensors, written, progress, tuned=provenance.TUNING in metadata),
         _context(model, metadata),
     ]
 
 
-def _whole(model: Model, artefact: Path) -> Check:
-    """The files of an ONNX folder are there, long enough and inside it, and made for as long a context."""
+def _onnx_files(model: Model, artefact: Path) -> Check:
+    """The files of an ONNX folder are complete and inside it, and its context is the source's."""
     if importlib.util.find_spec("onnx") is None:
         return Check(name="files", ok=None, detail=f"onnx is not here: {INSTALL}")
     folder = files.read_folder(artefact)
     files.inside(artefact, "tokenizer.json")
-    wanted, found = model.meta("{arch}.context_length"), folder.model.get("context_length")
-    if found != wanted:
-        return Check(name="files", ok=False, detail=f"a context of {found} tokens, not {wanted}")
-    detail = f"{folder.graph.name} and {len(folder.data)} with its weights, all of them inside the folder"
-    return Check(name="files", ok=True, detail=f"{detail}; context of {found} tokens")
+    expected, context = model.meta("{arch}.context_length"), folder.model.get("context_length")
+    if context != expected:
+        return Check(
+            name="files", ok=False, detail=f"a context of {context} tokens, not {expected}"
+        )
+    detail = (
+        f"{folder.graph.name} and {len(folder.data)} with its weights, "
+        f"all of them inside the folder; context of {context} tokens"
+    )
+    return Check(name="files", ok=True, detail=detail)
 
 
 def _read(artefact: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -128,7 +144,7 @@ def _context(model: Model, metadata: dict[str, Any]) -> Check:
     keys = [
         k for k in model.metadata if k == "general.architecture" or k.startswith(f"{model.family}.")
     ]
-    wrong = [
+    differing = [
         f"{k} is {metadata.get(k, 'absent')}, not {model.metadata[k].value}"
         for k in keys
         if not _same(metadata.get(k), model.metadata[k].value)
@@ -136,8 +152,8 @@ def _context(model: Model, metadata: dict[str, Any]) -> Check:
     length = model.meta("{arch}.context_length")
     return Check(
         name="context and hyperparameters",
-        ok=not wrong,
-        detail="; ".join(wrong[:5]) or f"{len(keys)} keys equal; context of {length} tokens",
+        ok=not differing,
+        detail="; ".join(differing[:5]) or f"{len(keys)} keys equal; context of {length} tokens",
     )
 
 
@@ -151,8 +167,8 @@ def _same(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _in_runtime(
-    source: Source, model: Model, artefact: Path, threads: int | None, bar: Progress
+def _check_in_runtime(
+    source: Source, model: Model, artefact: Path, threads: int | None, progress: Progress
 ) -> list[Check]:
     """The checks that need the artefact's runtime."""
     runtime = runtimes.of(artefact)
@@ -167,55 +183,67 @@ def _in_runtime(
     try:
         runnable = artefact
         if artefact.is_dir() and runtime is LLAMA:
-            runnable = reference_gguf(artefact, progress=bar)
+            runnable = reference_gguf(artefact, progress=progress)
         with runtime.open(runnable, threads=threads, context=1024) as engine:
-            checks = [
-                tokens.check_tokenizer(source, model, engine),
-                tokens.check_template(source, model, engine),
-                tokens.check_stop(source, model, engine),
-            ]
-            work = parity.prompts(engine, model)
+            checks = [check(source, model, engine) for check in _ENGINE_CHECKS]
+            prompts = parity.prompts(engine, model)
     except FormatError as error:
         return [Check(name=f"loads in {runtime.name}", ok=False, detail=error.found)]
-    return checks + _parity(source, model, runtime, runnable, work, threads, bar)
+    case = _ParityCase(
+        source=source,
+        model=model,
+        runtime=runtime,
+        artefact=runnable,
+        prompts=prompts,
+        threads=threads,
+    )
+    return checks + _parity(case, progress)
 
 
-def _parity(
-    source: Source,
-    model: Model,
-    runtime: Runtime,
-    runnable: Path,
-    work: list[parity.Prompt],
-    threads: int | None,
-    bar: Progress,
-) -> list[Check]:
-    context = max(len(p.ids) for p in work)
-    bar.start("verify logits", None, "prompts")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ParityCase:
+    """What is compared: an artefact that `runtime` opens, on some prompts."""
+
+    source: Source
+    model: Model
+    runtime: Runtime
+    artefact: Path
+    prompts: list[parity.Prompt]
+    threads: int | None
+
+
+def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
+    """Logits against the reference, and the reference against an independent implementation."""
+    context, threads = max(len(p.ids) for p in case.prompts), case.threads
+    progress.start("verify logits", None, "prompts")
     try:
         reference, _ = open_reference(
-            source, [runnable], context=context, threads=threads, progress=bar
+            case.source, [case.artefact], context=context, threads=threads, progress=progress
         )
-        judge, note = open_judged(runnable, threads=threads, context=context, progress=bar)
-        with reference, judge as engine:
-            bits = parity.bits_per_weight(runnable, model)
-            rounded = files.is_onnx(runnable) and files.rounds_activations(
-                files.read_folder(runnable)
+        scored, note = open_for_scoring(
+            case.artefact, threads=threads, context=context, progress=progress
+        )
+        with reference, scored as engine:
+            precision = parity.Precision(
+                bits=parity.bits_per_weight(case.artefact, case.model),
+                rounded=files.is_onnx(case.artefact)
+                and files.rounds_activations(files.read_folder(case.artefact)),
             )
             checks = parity.check(
-                reference, engine, work, bits, threads or default_threads(), rounded=rounded
+                reference, engine, case.prompts, precision, threads=threads or default_threads()
             )
             if note:
-                with runtime.open(runnable, threads=threads, context=context) as own:
-                    checks.append(parity.same(engine, own, work[0], runtime.name))
-        if runtime is not LLAMA:
+                with case.runtime.open(case.artefact, threads=threads, context=context) as own:
+                    checks.append(parity.same(engine, own, case.prompts[0], case.runtime.name))
+        if case.runtime is not LLAMA:
             return checks
         # The context decides which rope factors llama.cpp takes; transformers goes by the length of
         # the text.
-        with LLAMA.open(reference_gguf(source), threads=threads, context=256) as exact:
-            return checks + independent.check(source, model, exact, work[0].ids)
+        with LLAMA.open(reference_gguf(case.source), threads=threads, context=256) as exact:
+            return checks + independent.check(case.source, case.model, exact, case.prompts[0].ids)
     except MissingError as error:
         return [Check(name="logits", ok=None, detail=error.found)]
     except KannaError as error:
         return [Check(name="logits", ok=False, detail=error.found)]
     finally:
-        bar.finish()
+        progress.finish()

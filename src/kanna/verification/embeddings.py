@@ -1,7 +1,4 @@
-"""The gate of an encoder.
-
-Its files, its tokenizer, and its vectors beside those of transformers in float32.
-"""
+"""The gate of an encoder: files, tokenizer, and vectors against transformers in float32."""
 
 from __future__ import annotations
 
@@ -52,13 +49,16 @@ def verify(source: Source, artefact: Path, threads: int | None) -> list[Check]:
         original = FolderText(source.path, [])
     except KannaError as error:
         return [Check(name="files", ok=False, detail=str(error))]
-    detail = f"{folder.graph.name} and {len(folder.data)} with its weights, all of them inside the folder"
+    detail = (
+        f"{folder.graph.name} and {len(folder.data)} with its weights, "
+        "all of them inside the folder"
+    )
     checks = [Check(name="files", ok=True, detail=detail)]
-    wrong = [
+    differing = [
         t for t in CORPUS if text.tokenize(t, add_bos=True) != original.tokenize(t, add_bos=True)
     ]
-    said = f"differs on {wrong[0]!r}" if wrong else f"the same ids on {len(CORPUS)} texts"
-    checks.append(Check(name="tokenizer", ok=not wrong, detail=said))
+    detail = f"differs on {differing[0]!r}" if differing else f"the same ids on {len(CORPUS)} texts"
+    checks.append(Check(name="tokenizer", ok=not differing, detail=detail))
     if any(importlib.util.find_spec(n) is None for n in ("torch", "transformers")):
         return [
             *checks,
@@ -76,10 +76,10 @@ def verify(source: Source, artefact: Path, threads: int | None) -> list[Check]:
 
 
 def _cosine(source: Source, folder: files.Folder, encoder: OnnxEncoder) -> Check:
-    found = encoder.embed(SENTENCES)
-    if not np.isfinite(found).all():
+    vectors = encoder.embed(SENTENCES)
+    if not np.isfinite(vectors).all():
         return Check(name="embeddings", ok=False, detail="not finite")
-    cosine = (found * reference(source, encoder)).sum(axis=1)
+    cosine = (vectors * reference(source, encoder)).sum(axis=1)
     # Of a small model the graph itself is the larger part: what counts is how wide its weights are.
     stored = sum(p.stat().st_size for p in folder.data) or folder.nbytes
     bits = 8 * stored / max(1, sum(num_weights(t) for t in source.tensors.values()))

@@ -1,6 +1,4 @@
-"""The reference itself, checked by code that is not ours.
-
-Transformers in float32, where it is installed.
+"""The reference itself, checked against transformers in float32 where that is installed.
 
 Artefact and reference are both read through our families, so a wrong family would agree with
 itself; transformers would not agree with it.
@@ -32,7 +30,7 @@ _PADDING = 1024
 
 
 def check(source: Source, model: Model, reference: Engine, ids: list[int]) -> list[Check]:
-    """One check, or none where transformers is not installed, the source is no folder or the model is large."""
+    """One check; none without transformers, for a source that is no folder, or a large model."""
     if source.kind != "hf" or model.num_parameters > _MOST_PARAMETERS:
         return []
     if (
@@ -45,7 +43,7 @@ def check(source: Source, model: Model, reference: Engine, ids: list[int]) -> li
     try:
         # Keyed by the reference's path, which holds the hashes of the source: `compare` asks once
         # per artefact.
-        wanted = _logits(str(source.path), str(reference.path), tuple(ids))
+        expected = _logits(str(source.path), str(reference.path), tuple(ids))
     except (ImportError, ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
         # An older transformers may not know the family: that is no fault of the artefact, nor a
         # proof.
@@ -56,15 +54,19 @@ def check(source: Source, model: Model, reference: Engine, ids: list[int]) -> li
                 detail=f"not made: transformers does not load the source ({error})"[:300],
             )
         ]
-    found = reference.logits(ids)
-    size = min(wanted.shape[1], found.shape[1])
+    logits = reference.logits(ids)
+    size = min(expected.shape[1], logits.shape[1])
     # Rows beyond the vocabulary are padding, which either side may have cut.
-    if abs(wanted.shape[1] - found.shape[1]) >= _PADDING:
+    if abs(expected.shape[1] - logits.shape[1]) >= _PADDING:
         return [
-            Check(name=name, ok=False, detail=f"vocabulary {found.shape[1]}, not {wanted.shape[1]}")
+            Check(
+                name=name,
+                ok=False,
+                detail=f"vocabulary {logits.shape[1]}, not {expected.shape[1]}",
+            )
         ]
     _, [scores] = compare(
-        np.ascontiguousarray(wanted[:, :size]), [found[:, :size]], np.zeros(len(ids), np.int64)
+        np.ascontiguousarray(expected[:, :size]), [logits[:, :size]], np.zeros(len(ids), np.int64)
     )
     kl = float(scores.kl.mean())
     return [

@@ -1,4 +1,4 @@
-"""Logits of an artefact against the source in float32, on a short and on a long prompt, in its runtime."""
+"""Logits of an artefact against the source in float32, on a short and on a long prompt."""
 
 from __future__ import annotations
 
@@ -31,30 +31,54 @@ _FEW, _SAME = 12, 1e-3
 _IN_LAYER = re.compile(r"^blk\.\d|(^|\.)layers\.\d")
 
 TEXT = (
-    "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes the same thin shaving from "
-    "every place that stands too high, and leaves what is low alone. A joiner who wants a flat board does not look at "
-    "the board as a whole. She works along the grain, listens to the iron, and stops when the sound is even. In 1861 "
-    "a carpenter in Kyoto wrote down what his master had told him about wood: it moves with the seasons, it remembers "
-    "the wind, and it forgives nobody who is in a hurry. Water boils at 100 degrees Celsius at sea level; the capital "
-    "of Japan is Tokyo, and before it was called Tokyo, the city was called Edo. "
-    "def shave(board, depth):\n    return [max(0, height - depth) for height in board]\n\n"
-    "Es war einmal ein Tischler, der hatte drei Söhne. 木を見て森を見ず。 Quien mucho abarca, poco aprieta. "
+    "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes "
+    "the same thin shaving from every place that stands too high, and leaves what is low "
+    "alone. A joiner who wants a flat board does not look at the board as a whole. She works "
+    "along the grain, listens to the iron, and stops when the sound is even. In 1861 a "
+    "carpenter in Kyoto wrote down what his master had told him about wood: it moves with "
+    "the seasons, it remembers the wind, and it forgives nobody who is in a hurry. Water "
+    "boils at 100 degrees Celsius at sea level; the capital of Japan is Tokyo, and before it "
+    "was called Tokyo, the city was called Edo. def shave(board, depth):\n"
+    "    return [max(0, height - depth) for height in board]\n"
+    "\n"
+    "Es war einmal ein Tischler, der hatte drei Söhne. 木を見て森を見ず。 Quien mucho abarca, poco "
+    "aprieta. "
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Ids of a prompt, and from which position its logits are compared."""
+    """A prompt.
+
+    Attributes:
+        name: `short` or `long`.
+        ids: Token ids.
+        first: Logits are compared from this position on.
+    """
 
     name: str
     ids: list[int]
     first: int
 
 
-def bits_per_weight(path: Path, model: Model) -> float:
-    """Bits of the artefact's weights per weight of its matrices, or those of its layers alone where they are fewer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """How precisely an artefact computes, which bounds what it may differ.
 
-    An embedding in many bits, more than half of a small model, says nothing of what layers in few bits cost.
+    Attributes:
+        bits: Bits per weight.
+        rounded: Whether activations are in 8 bits too.
+    """
+
+    bits: float
+    rounded: bool = False
+
+
+def bits_per_weight(path: Path, model: Model) -> float:
+    """Bits of the artefact's weights per weight of its matrices, or of its layers' if fewer.
+
+    An embedding in many bits, more than half of a small model, would hide the cost of layers in few
+    bits.
     """
     whole = 8 * _weight_bytes(path) / max(1, sum(num_weights(t) for t in model.tensors.values()))
     weights = sum(
@@ -62,8 +86,8 @@ def bits_per_weight(path: Path, model: Model) -> float:
         for name, t in model.tensors.items()
         if name.startswith("blk.") and len(t.shape) > 1
     )
-    held = sum(size for name, size in _sizes(path) if _IN_LAYER.search(name))
-    return min(whole, 8 * held / weights) if held and weights else whole
+    layer_bytes = sum(size for name, size in _sizes(path) if _IN_LAYER.search(name))
+    return min(whole, 8 * layer_bytes / weights) if layer_bytes and weights else whole
 
 
 def _weight_bytes(path: Path) -> int:
@@ -86,21 +110,21 @@ def _sizes(path: Path) -> Iterator[tuple[str, int]]:
             external = {e.key: e.value for e in tensor.external_data}
             yield tensor.name, int(external.get("length", 0)) or tensor.ByteSize()
     else:
-        found = safetensors.read_folder(path) if path.is_dir() else gguf.read(path).tensors
-        for name, tensor in found.items():
+        tensors = safetensors.read_folder(path) if path.is_dir() else gguf.read(path).tensors
+        for name, tensor in tensors.items():
             # Scales in single precision make no code finer.
             wide = tensor.dtype == "f32" and name.endswith((".scales", ".biases"))
             yield name, tensor.nbytes // 2 if wide else tensor.nbytes
 
 
 def prompts(engine: Engine, model: Model) -> list[Prompt]:
-    """A short prompt, and a long one that goes beyond the sliding window where the model has one."""
+    """A short prompt, and a long one that goes beyond the sliding window if the model has one."""
     window = int(model.meta("{arch}.attention.sliding_window") or 0)
     trained = int(model.meta("{arch}.context_length") or 2048)
-    wanted = max(1024, window + window // 4 + _TAIL) if window < trained else 1024
-    length = max(_SHORT, min(wanted, trained, _LONGEST))
+    target = max(1024, window + window // 4 + _TAIL) if window < trained else 1024
+    length = max(_SHORT, min(target, trained, _LONGEST))
     once = engine.tokenize(TEXT, add_bos=True)
-    # Repetition would let the model copy: the text is cut into sentences, taken in ever new order.
+    # Repetition would let the model copy: the sentences are taken in a new order each time.
     parts = [p + ". " for p in TEXT.split(". ")]
     ids, turn = list(once), 0
     while len(ids) < length:
@@ -117,40 +141,44 @@ def prompts(engine: Engine, model: Model) -> list[Prompt]:
 def check(
     reference: Engine,
     engine: Engine,
-    work: Sequence[Prompt],
-    bits: float,
-    threads: int,
+    prompts: Sequence[Prompt],
+    precision: Precision,
     *,
-    rounded: bool = False,
+    threads: int,
 ) -> list[Check]:
     """One check per prompt: mean KL under the bound of these bits, and clear decisions alike.
 
     Args:
-        rounded: Whether activations are in 8 bits too.
+        reference: The source in float32.
+        engine: The artefact.
+        prompts: What both read.
+        precision: Bits of the artefact.
+        threads: Threads that compare.
     """
+    bits, rounded = precision.bits, precision.rounded
     limit = next(kl for least, kl in _KL if bits >= least)
     agree = next((share for least, share in _AGREE if bits >= least), None)
     if rounded:
         limit, agree = max(limit, _ROUNDED), None
     checks: list[Check] = []
-    for prompt in work:
+    for prompt in prompts:
         base = reference.logits(prompt.ids, first=prompt.first, copy=False)
-        mine = engine.logits(prompt.ids, first=prompt.first, copy=False)
+        logits = engine.logits(prompt.ids, first=prompt.first, copy=False)
         name = f"logits, {prompt.name} prompt"
-        if mine.shape != base.shape:
+        if logits.shape != base.shape:
             checks.append(
                 Check(
-                    name=name, ok=False, detail=f"vocabulary {mine.shape[1]}, not {base.shape[1]}"
+                    name=name, ok=False, detail=f"vocabulary {logits.shape[1]}, not {base.shape[1]}"
                 )
             )
             continue
-        if not np.isfinite(mine).all():
+        if not np.isfinite(logits).all():
             checks.append(Check(name=name, ok=False, detail="not finite"))
             continue
-        _, [scores] = compare(base, [mine], np.zeros(len(base), np.int64), threads=threads)
+        _, [scores] = compare(base, [logits], np.zeros(len(base), np.int64), threads=threads)
         kl = float(scores.kl.mean())
-        two = np.partition(base, -2, axis=1)[:, -2:]
-        clear = (two[:, 1] - two[:, 0]) > _MARGIN
+        top2 = np.partition(base, -2, axis=1)[:, -2:]
+        clear = (top2[:, 1] - top2[:, 0]) > _MARGIN
         share = float(scores.top1[clear].mean()) if clear.any() else 1.0
         ok = kl <= limit and (agree is None or share >= agree)
         detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at {bits:.2f} bits"
@@ -162,17 +190,27 @@ def check(
     return checks
 
 
-def same(judge: Engine, own: Engine, prompt: Prompt, name: str) -> Check:
-    """The artefact's own runtime, `own`, gives on a few tokens what `judge` gives, which computes with its values."""
+def same(decoded: Engine, own: Engine, prompt: Prompt, name: str) -> Check:
+    """On a few tokens, the artefact's runtime gives the logits that its decoded values give.
+
+    Args:
+        decoded: The artefact's values in float32, in another runtime.
+        own: The artefact in its own runtime.
+        prompt: The first tokens of it are read.
+        name: Of the runtime.
+    """
     ids = prompt.ids[:_FEW]
-    base, mine = judge.logits(ids), own.logits(ids)
-    if mine.shape != base.shape or not np.isfinite(mine).all():
+    base, logits = decoded.logits(ids), own.logits(ids)
+    if logits.shape != base.shape or not np.isfinite(logits).all():
         return Check(
             name=f"logits in {name}",
             ok=False,
-            detail=f"shape {mine.shape}, not {base.shape}, or not finite",
+            detail=f"shape {logits.shape}, not {base.shape}, or not finite",
         )
-    _, [scores] = compare(base, [mine], np.zeros(len(base), np.int64), threads=1)
+    _, [scores] = compare(base, [logits], np.zeros(len(base), np.int64), threads=1)
     kl = float(scores.kl.mean())
-    detail = f"{len(ids)} tokens in {name} beside the values of its file: KL {kl:.2g} of at most {_SAME:g}"
+    detail = (
+        f"{len(ids)} tokens in {name} beside the values of its file: "
+        f"KL {kl:.2g} of at most {_SAME:g}"
+    )
     return Check(name=f"logits in {name}", ok=kl <= _SAME, detail=detail)

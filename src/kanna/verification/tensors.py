@@ -43,16 +43,18 @@ def bound(encoding: str) -> float:
     return min(_MOST, _BOUND / 2 ** encodings.get(encoding).bits)
 
 
-def error(wanted: F32, got: F32) -> float:
-    """Root mean square of got − wanted over that of the largest |wanted| in each 32 columns.
+def error(expected: F32, actual: F32) -> float:
+    """Root mean square of the error over that of the largest |expected| in each 32 columns.
 
-    F32 [rows, cols].
+    Args:
+        expected: f32 [rows, cols].
+        actual: f32 [rows, cols].
     """
-    rows, cols = wanted.shape
+    rows, cols = expected.shape
     size = _BLOCK if cols % _BLOCK == 0 else cols
-    peak = np.abs(wanted).reshape(rows, cols // size, size).max(axis=2).astype(np.float64)
+    peak = np.abs(expected).reshape(rows, cols // size, size).max(axis=2).astype(np.float64)
     scale = float(np.sqrt(np.mean(np.square(peak))))
-    off = float(np.sqrt(np.mean(np.square(got.astype(np.float64) - wanted))))
+    off = float(np.sqrt(np.mean(np.square(actual.astype(np.float64) - expected))))
     if scale == 0:
         return 0.0 if off == 0 else np.inf
     return off / scale
@@ -67,38 +69,48 @@ class Worst:
 
 
 def check(
-    wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], bar: Progress, *, tuned: bool = False
+    expected: Mapping[str, Tensor],
+    written: Mapping[str, Tensor],
+    progress: Progress,
+    *,
+    tuned: bool = False,
 ) -> list[Check]:
-    """Every tensor present, none added, shapes equal, values finite and within what their encoding costs.
+    """Every tensor present, none added, shapes equal, values finite and within their encoding's error.
 
     Args:
+        expected: The source's tensors by name.
+        written: The artefact's.
+        progress: Where progress is reported.
         tuned: Vectors and the scales of blocks were tuned with the codes, and may have moved some
             way.
     """
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    wrong = [f"missing {n}" for n in missing[:5]] + [f"unexpected {n}" for n in extra[:5]]
-    shared = [n for n in wanted if n in found]
-    wrong += [
-        f"{n} is {found[n].shape}, not {wanted[n].shape}"
+    missing, extra = (
+        sorted(expected.keys() - written.keys()),
+        sorted(written.keys() - expected.keys()),
+    )
+    problems = [f"missing {n}" for n in missing[:5]] + [f"unexpected {n}" for n in extra[:5]]
+    shared = [n for n in expected if n in written]
+    problems += [
+        f"{n} is {written[n].shape}, not {expected[n].shape}"
         for n in shared
-        if tuple(found[n].shape) != tuple(wanted[n].shape)
+        if tuple(written[n].shape) != tuple(expected[n].shape)
     ]
     names = Check(
         name="tensors present",
-        ok=not wrong,
-        detail="; ".join(wrong[:8]) or f"{len(shared)} of {len(wanted)}",
+        ok=not problems,
+        detail="; ".join(problems[:8]) or f"{len(shared)} of {len(expected)}",
     )
-    if wrong:
+    if problems:
         return [names]
-    bar.start("verify tensors", len(shared), "tensors")
+    progress.start("verify tensors", len(shared), "tensors")
     bad: list[str] = []
     worst = Worst()
     for name in shared:
-        problem = _compare(wanted[name], found[name], worst, tuned)
+        problem = _compare(expected[name], written[name], worst, tuned)
         if problem:
             bad.append(f"{name}: {problem}")
-        bar.advance(1, name)
-    bar.finish()
+        progress.advance(1, name)
+    progress.finish()
     detail = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
     return [
         names,
@@ -108,39 +120,39 @@ def check(
     ]
 
 
-def _compare(wanted: Tensor, found: Tensor, worst: Worst, tuned: bool) -> str:
-    """What is wrong with one tensor; empty when nothing is."""
-    rows, cols = num_rows(wanted), columns(wanted)
-    limit = bound(found.dtype)
+def _compare(expected: Tensor, written: Tensor, worst: Worst, tuned: bool) -> str:
+    """The problem of one tensor; empty when there is none."""
+    rows, cols = num_rows(expected), columns(expected)
+    limit = bound(written.dtype)
     if tuned:
-        limit = _TUNED if len(wanted.shape) == 1 else limit + _MOVED
+        limit = _TUNED if len(expected.shape) == 1 else limit + _MOVED
     total, parts = 0.0, 0
     for start, stop in sample(rows, cols):
-        a, b = wanted.rows(start, stop), found.rows(start, stop)
+        a, b = expected.rows(start, stop), written.rows(start, stop)
         if not np.isfinite(b).all():
             return f"rows {start} to {stop} hold values that are not finite" + (
                 "" if np.isfinite(a).all() else ", as the source does"
             )
         off = error(a, b)
         if off > limit * 4:  # one broken block of rows must not hide behind good ones
-            return f"rows {start} to {stop} are off by {off:.2g} of their largest values; {found.dtype} allows {limit:.2g}"
+            return (
+                f"rows {start} to {stop} are off by {off:.2g} of their largest values; "
+                f"{written.dtype} allows {limit:.2g}"
+            )
         total, parts = total + off * off, parts + 1
     off = (total / max(1, parts)) ** 0.5
     if off > limit:
-        return f"off by {off:.2g} of its largest values; {found.dtype} allows {limit:.2g}"
+        return f"off by {off:.2g} of its largest values; {written.dtype} allows {limit:.2g}"
     if limit and off / limit > worst.share:
         worst.share, worst.line = (
             off / limit,
-            f"{found.name} ({found.dtype}), error {off:.2g} of at most {limit:.2g}",
+            f"{written.name} ({written.dtype}), error {off:.2g} of at most {limit:.2g}",
         )
     return ""
 
 
 def sample(rows: int, cols: int) -> list[tuple[int, int]]:
-    """Blocks of rows to read.
-
-    Everything when it is little, else eight blocks from the first row to the last.
-    """
+    """Blocks of rows to read: all of a small tensor, else eight from the first row to the last."""
     most = max(8, _SAMPLE // max(1, cols))
     if rows <= most:
         return [(0, rows)] if rows else []

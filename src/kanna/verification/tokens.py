@@ -10,6 +10,7 @@ from typing import Any
 from kanna.checks import Check
 from kanna.errors import FormatError, KannaError, MissingError
 from kanna.formats import gguf
+from kanna.generation import chat_ids
 from kanna.model import Model
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
@@ -30,10 +31,14 @@ CORPUS = (
     "\n\n  \n",
     "I'm, you're, he's, we've, they'll, I'd, DON'T, ’tis",
     "1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x7fFF 1e-10 ½ ² ③ ٣",
-    "camelCase snake_case SCREAMING_CASE kebab-case http://example.com/a?b=c&d=%20#e user@mail.example",
-    "def f(x: int) -> str:\n    return f\"{x:>10}\" if x != 0 else ''\n\n\tfor i in range(10):\n\t\tprint(i)",
-    "#include <vector>\nint main() { std::vector<int> v{1,2,3}; return v[0]<<2 && !v.empty(); } // ok",
-    'SELECT * FROM t WHERE a >= 1 AND b LIKE \'%x%\'; <div class="a">&nbsp;</div> {"k": [null, true]}',
+    "camelCase snake_case SCREAMING_CASE kebab-case "
+    "http://example.com/a?b=c&d=%20#e user@mail.example",
+    'def f(x: int) -> str:\n    return f"{x:>10}" if x != '
+    "0 else ''\n\n\tfor i in range(10):\n\t\tprint(i)",
+    "#include <vector>\nint main() { std::vector<int> "
+    "v{1,2,3}; return v[0]<<2 && !v.empty(); } // ok",
+    "SELECT * FROM t WHERE a >= 1 AND b LIKE '%x%'; <div "
+    'class="a">&nbsp;</div> {"k": [null, true]}',
     "Größenmaßstäbe, cœur, naïve, Ångström, fiancée, İstanbul, ŁÓDŹ, ǅ",
     "Съешь же ещё этих мягких французских булок, да выпей чаю.",
     "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία.",
@@ -69,22 +74,22 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 
 
 def check_tokenizer(source: Source, model: Model, engine: Engine) -> Check:
-    """The tokenizer's metadata is carried over, and ids in the runtime equal those of the source's own tokenizer."""
+    """The tokenizer's metadata is carried over, and the runtime's ids equal the source's."""
     lost = [] if engine.path.is_dir() else _not_carried(model, engine.path)
     if lost:
         return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(lost[:6])}")
     texts = [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
     try:
-        wrong = _differing(source, engine, texts)
+        differing = _differing(source, engine, texts)
     except (ImportError, MissingError) as error:
         return Check(
             name="tokenizer", ok=None, detail=f"the source's tokenizer cannot be run here: {error}"
         )
-    if wrong:
-        detail = f"{len(wrong)} of {len(texts)} texts differ: {'; '.join(wrong[:3])}"
+    if differing:
+        detail = f"{len(differing)} of {len(texts)} texts differ: {'; '.join(differing[:3])}"
         return Check(name="tokenizer", ok=False, detail=detail)
-    said = "" if engine.path.is_dir() else "metadata equal, "
-    return Check(name="tokenizer", ok=True, detail=f"{said}the same ids on {len(texts)} texts")
+    prefix = "" if engine.path.is_dir() else "metadata equal, "
+    return Check(name="tokenizer", ok=True, detail=f"{prefix}the same ids on {len(texts)} texts")
 
 
 # What llama.cpp takes for a key that is not there, by kind of tokenizer.
@@ -107,37 +112,36 @@ def _not_carried(model: Model, path: Path) -> list[str]:
 
 
 def _differing(source: Source, engine: Engine, texts: list[str]) -> list[str]:
-    """What differs, per text.
-
-    Raises ImportError when the source's tokenizer needs a package that is not here.
-    """
+    """Texts whose ids differ, and where. Raises ImportError when a tokenizer needs a package."""
     if source.kind == "gguf":
         with RUNTIME.open(source.path, vocab_only=True) as original:
-            wanted = [original.tokenize(t, add_bos=True, special=True) for t in texts]
-        found = [engine.tokenize(t, add_bos=True, special=True) for t in texts]
+            expected = [original.tokenize(t, add_bos=True, special=True) for t in texts]
+        actual = [engine.tokenize(t, add_bos=True, special=True) for t in texts]
     else:
         reference = _hf_tokenizer(source)
-        wanted = [reference(t) for t in texts]
-        found = [engine.tokenize(t, special=True) for t in texts]
-    wrong: list[str] = []
-    for text, a, b in zip(texts, wanted, found, strict=True):
+        expected = [reference(t) for t in texts]
+        actual = [engine.tokenize(t, special=True) for t in texts]
+    differing: list[str] = []
+    for text, a, b in zip(texts, expected, actual, strict=True):
         if a != b:
             shorter = min(len(a), len(b))
             at = next((i for i in range(shorter) if a[i] != b[i]), shorter)
-            wrong.append(f"{text[:40]!r}: {a[at : at + 5]} became {b[at : at + 5]} at token {at}")
-    return wrong
+            differing.append(
+                f"{text[:40]!r}: {a[at : at + 5]} became {b[at : at + 5]} at token {at}"
+            )
+    return differing
 
 
 def _rendered(template: Any, bos: str, eos: str) -> list[str]:
     if not isinstance(template, str):
         return []
-    found: list[str] = []
+    rendered: list[str] = []
     for messages in CONVERSATIONS:
         try:
-            found.append(render(template, messages, bos=bos, eos=eos))
+            rendered.append(render(template, messages, bos=bos, eos=eos))
         except FormatError:
             continue
-    return found
+    return rendered
 
 
 def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
@@ -190,19 +194,19 @@ def source_template(source: Source, model: Model) -> str | None:
     if (text := source.text("chat_template.jinja")) is not None:
         return text
     for name in ("tokenizer_config.json", "chat_template.json"):
-        found = (source.json(name) or {}).get("chat_template")
-        if isinstance(found, str):
-            return found
-        if isinstance(found, list):
-            named = {t.get("name"): t.get("template") for t in found}
-            return named.get("default") or next(iter(named.values()), None)
+        template = (source.json(name) or {}).get("chat_template")
+        if isinstance(template, str):
+            return template
+        if isinstance(template, list):
+            by_name = {t.get("name"): t.get("template") for t in template}
+            return by_name.get("default") or next(iter(by_name.values()), None)
     return None
 
 
 def check_template(source: Source, model: Model, engine: Engine) -> Check:
-    """Conversations come out the same from the source's template and from the one in the artefact."""
-    wanted = source_template(source, model)
-    if not wanted:
+    """The source's chat template and the artefact's render conversations alike."""
+    template = source_template(source, model)
+    if not template:
         if engine.chat_template:
             return Check(
                 name="chat template",
@@ -219,10 +223,10 @@ def check_template(source: Source, model: Model, engine: Engine) -> Check:
     for messages in CONVERSATIONS:
         for prompt in (True, False):
             outcomes: list[str] = []
-            for template in (wanted, engine.chat_template):
+            for jinja in (template, engine.chat_template):
                 try:
                     outcomes.append(
-                        render(template, messages, bos=bos, eos=eos, add_generation_prompt=prompt)
+                        render(jinja, messages, bos=bos, eos=eos, add_generation_prompt=prompt)
                     )
                     rendered += 1
                 except FormatError as error:
@@ -246,11 +250,8 @@ def _text(engine: Engine, token: int | None) -> str:
 
 
 def source_stops(source: Source, model: Model) -> set[int]:
-    """Ids that end a generation by the source's own account.
-
-    Config, generation config, tokenizer config.
-    """
-    found: set[int] = set()
+    """Ids that end a generation, by the source's configuration and metadata."""
+    stops: set[int] = set()
     if source.kind == "gguf":
         keys = (
             "tokenizer.ggml.eos_token_id",
@@ -260,33 +261,31 @@ def source_stops(source: Source, model: Model) -> set[int]:
         return {int(v) for k in keys if (v := model.meta(k)) is not None}
     for data in (source.config, source.json("generation_config.json") or {}):
         value = data.get("eos_token_id")
-        found |= {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
+        stops |= {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
     settings = source.json("tokenizer_config.json") or {}
     token = settings.get("eos_token")
     token = token.get("content") if isinstance(token, dict) else token
     tokens: Sequence[str] = model.meta("tokenizer.ggml.tokens") or []
     if isinstance(token, str) and token:
-        found |= {i for i, t in enumerate(tokens) if t == token}
-    return {i for i in found if 0 <= i < len(tokens)}
+        stops |= {i for i, t in enumerate(tokens) if t == token}
+    return {i for i in stops if 0 <= i < len(tokens)}
 
 
 def check_stop(source: Source, model: Model, engine: Engine) -> Check:
-    """Every token that ends a turn for the source ends a generation in the runtime, and a greedy answer shows it."""
-    from kanna.generation import chat_ids
-
-    wanted = source_stops(source, model)
-    lost = sorted(i for i in wanted if not engine.eog(i))
+    """Every token that ends a turn for the source ends a generation in the runtime."""
+    stops = source_stops(source, model)
+    lost = sorted(i for i in stops if not engine.eog(i))
     if lost:
         names = ", ".join(f"{i} {json.dumps(_text(engine, i))}" for i in lost)
         return Check(name="end of turn", ok=False, detail=f"the artefact does not stop at {names}")
-    if not wanted:
+    if not stops:
         return Check(
             name="end of turn",
             ok=not engine.chat_template,
             detail="the source names no end-of-sequence token",
         )
-    names = ", ".join(json.dumps(_text(engine, i)) for i in sorted(wanted))
-    if engine.eos is not None and engine.eos not in wanted:
+    names = ", ".join(json.dumps(_text(engine, i)) for i in sorted(stops))
+    if engine.eos is not None and engine.eos not in stops:
         detail = f"ends with {json.dumps(_text(engine, engine.eos))}, the source with {names}"
         return Check(name="end of turn", ok=False, detail=detail)
     if not engine.chat_template:
