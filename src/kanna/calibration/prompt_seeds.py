@@ -126,7 +126,7 @@ def _chat_seed(model: Model, tokenizer: Any, ends: frozenset[int], begin: int) -
 
 @dataclass(slots=True, kw_only=True)
 class Writer:
-    """One sequence while it is sampled: gives the token that must come next, or takes a sampled one.
+    """One sequence while it is sampled: gives the token that must come next, or a sampled one.
 
     Attributes:
         seeds: How sequences begin.

@@ -52,7 +52,7 @@ def verify(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> VerifyResult:
-    """Prove `artefact` (a GGUF, or a folder for another runtime) against the source it was made from.
+    """Prove `artefact` (a GGUF, or a folder of another runtime) against the source it was made of.
 
     Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and
     its own), tokenizer ids, chat template, end of turn, logits on a short and a long prompt. A

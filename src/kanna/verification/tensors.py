@@ -75,7 +75,7 @@ def check(
     *,
     tuned: bool = False,
 ) -> list[Check]:
-    """Every tensor present, none added, shapes equal, values finite and within their encoding's error.
+    """Every tensor present, none added, shapes equal, values finite and within their bounds.
 
     Args:
         expected: The source's tensors by name.
