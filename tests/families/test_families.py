@@ -132,7 +132,7 @@ GELU_BOUND = {"f32": (3e-8, 6e-3)}
 def test_logits_agree_with_transformers(
     tiny: tuple[str, Path, Any], encoding: str, tmp_path: Path
 ) -> None:
-    """A short prompt, and one beyond the sliding window or the original context, if there is one."""
+    """A short prompt, and one beyond the sliding window or the original context, if it has one."""
     name, folder, reference = tiny
     recipe = RECIPES[name]
     path = write(families.load_model(open_source(folder)), tmp_path / "model.gguf", encoding)

@@ -1,4 +1,4 @@
-"""The gate: right artefacts pass, each kind of damage fails, what cannot be proved is not proved."""
+"""The gate: right artefacts pass, damaged ones fail, what cannot be proved is not proved."""
 
 from __future__ import annotations
 
