@@ -86,10 +86,10 @@ def bench(
 
     Args:
         paths: GGUF files, and folders that a runtime loads.
-        prompt_tokens: Tokens of the prompt that is read; fewer, for all of them, where an artefact has too
+        prompt_tokens: Tokens of the prompt that is read; fewer for all artefacts where one has too
             short a context.
         gen_tokens: Tokens generated after a short prompt.
-        repeat: Rounds whose medians are returned; one for an artefact that takes longer than PATIENCE.
+        repeat: Rounds whose medians are returned; one for an artefact slower than PATIENCE.
         threads: Threads to use; None: one per physical core.
         progress: Where progress is reported; None: nowhere.
     """

@@ -46,15 +46,18 @@ class Commands(click.Group):
     """A group whose commands are the files of `cli/commands`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        found = plugins.names(COMMANDS, "COMMAND")
-        return [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
+        """Returns the names of all commands in the order of the help."""
+        names = plugins.names(COMMANDS, "COMMAND")
+        return [n for n in ORDER if n in names] + [n for n in names if n not in ORDER]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns a command, or None where there is none of that name."""
         if cmd_name not in plugins.names(COMMANDS, "COMMAND"):
             return None
         return plugins.load(COMMANDS, cmd_name, "COMMAND")
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Returns the command that was named; the error for an unknown one suggests another."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -68,6 +71,7 @@ class Commands(click.Group):
             raise error
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors become messages and exit codes."""
         # Vocabularies are lists of half a million strings without cycles: looking for some takes a
         # tenth of the time.
         gc.set_threshold(50_000, 20, 100)
@@ -116,7 +120,9 @@ def report(error: Exception, ctx: click.Context) -> int:
         lines = {
             "found": f"kanna failed unexpectedly: {type(error).__name__}: {error}",
             "expected": "",
-            "todo": "this is a mistake in kanna; run again with --debug for the traceback and report it",
+            "todo": (
+                "this is a mistake in kanna; run again with --debug for the traceback and report it"
+            ),
         }
         code = 1
     if options.json:
@@ -151,7 +157,8 @@ def _os_advice(error: OSError) -> str:
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="SRC is a Hugging Face folder or hub id, a .gguf file, or builtin:smollm2-135m. "
-    "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not provable or not available here, 130 interrupted.",
+    "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not provable or not "
+    "available here, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="kanna", message="%(prog)s %(version)s")
 @common_options

@@ -76,6 +76,7 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Returns the size in bytes."""
         try:
             return parse_size(value)
         except UsageError as error:
@@ -90,12 +91,13 @@ class Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> list[str]:
+        """Returns the names."""
         if isinstance(value, list):
             return value  # pyright: ignore[reportUnknownVariableType]
-        found = [part.strip() for part in str(value).split(",") if part.strip()]
-        if not found:
+        names = [part.strip() for part in str(value).split(",") if part.strip()]
+        if not names:
             self.fail("no name given", param, ctx)
-        return found
+        return names
 
 
 FILE = click.Path(path_type=Path)

@@ -63,6 +63,7 @@ class Terminal:
 
     @property
     def quiet(self) -> bool:
+        """Whether only the result is printed."""
         return self.settings.quiet
 
     def progress(self, *, memory: bool = False) -> Progress:
@@ -80,6 +81,7 @@ class Terminal:
         return self._progress
 
     def close_progress(self) -> None:
+        """End the progress that is shown, if any."""
         if self._progress is not None:
             self._progress.finish()
             self._progress = None
@@ -90,6 +92,7 @@ class Terminal:
             click.secho(text, err=True, fg=colour)
 
     def done(self, text: str) -> None:
+        """Say on stderr that something succeeded."""
         self.note(text, colour="green")
 
     def result(self, result: Any, draw: Callable[[Console, dict[str, Any]], None]) -> None:
@@ -190,6 +193,7 @@ class Bars:
         self._unit = "bytes"
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
+        """Begin a stage of `total` units."""
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._unit = unit
@@ -198,6 +202,7 @@ class Bars:
         self._bars.start()
 
     def advance(self, amount: int, detail: str = "") -> None:
+        """Count units that are done."""
         if self._task is None:
             return
         task = self._bars._tasks[self._task]  # pyright: ignore[reportPrivateUsage]
@@ -212,6 +217,7 @@ class Bars:
         self._bars.update(self._task, completed=done, **fields)
 
     def finish(self) -> None:
+        """End the stage."""
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
@@ -230,11 +236,13 @@ class Lines:
         self._began = self._last = time.monotonic()
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
+        """Begin a stage of `total` units."""
         self._stage, self._total, self._unit = stage, total, unit
         self._done = 0
         self._began = self._last = time.monotonic()
 
     def advance(self, amount: int, detail: str = "") -> None:
+        """Count units that are done."""
         self._done += amount
         now = time.monotonic()
         if now - self._last < LINE_EVERY:
@@ -250,6 +258,7 @@ class Lines:
         print(", ".join(parts), file=sys.stderr, flush=True)
 
     def finish(self) -> None:
+        """End the stage."""
         pass
 
 

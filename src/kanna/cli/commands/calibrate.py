@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     "--calibration",
     type=options.FILE,
     multiple=True,
-    help="Text to calibrate on: .txt, .jsonl of texts or conversations, or `self` (sampled from SRC); may be repeated. "
-    "[default: built in]",
+    help="Text to calibrate on: .txt, .jsonl of texts or conversations, or `self` "
+    "(sampled from SRC); may be repeated. [default: built in]",
 )
 @click.option(
     "--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read."
@@ -50,10 +50,10 @@ def calibrate_command(
     """
     from kanna.calibration import calibrate
 
-    found = calibrate(
+    result = calibrate(
         source, calibration=calibration or None, progress=terminal.progress(memory=True), **choices
     )
-    terminal.result(found, _draw)
+    terminal.result(result, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
@@ -65,13 +65,13 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         [
             ("Statistics", f"{data['folder']} ({format_size(data['bytes'])})"),
             (
-                "Sites",
+                "Inputs",
                 f"{data['sites']}"
                 + (f", {len(data['blocks'])} of them in blocks" if data["blocks"] else ""),
             ),
             ("Tokens", f"{data['tokens']:,}, and {data['held_tokens']:,} held out"),
             ("Text", ", ".join(f"{name} {count:,}" for name, count in data["domains"].items())),
-            ("Shrinkage", ", ".join(f"{s}: {n} sites" for s, n in data["shrink"].items())),
+            ("Shrinkage", ", ".join(f"{s}: {n} inputs" for s, n in data["shrink"].items())),
             ("Time", "kept from before" if data["reused"] else duration(data["seconds"])),
         ],
     )

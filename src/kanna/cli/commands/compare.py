@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @command(
     "compare",
-    when_interrupted="Interrupted. What is finished stays; run the same command to go on from there.",
+    when_interrupted=(
+        "Interrupted. What is finished stays; run the same command to go on from there."
+    ),
 )
 @click.argument("source", metavar="SRC")
 @click.option(
@@ -38,7 +40,10 @@ if TYPE_CHECKING:
 @click.option(
     "--presets",
     type=options.NAMES,
-    help="Presets, by comma: Q4_K_M of GGUF, onnx:int4 of another format. [default: some of each format]",
+    help=(
+        "Presets, by comma: Q4_K_M of GGUF, onnx:int4 of another format. "
+        "[default: some of each format]"
+    ),
 )
 @click.option(
     "--text", type=options.FILE, help="Text to evaluate on. [default: the WikiText-2 test set]"
@@ -73,11 +78,11 @@ def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """
     from kanna.comparison import compare
 
-    found = compare(
+    result = compare(
         source, progress=terminal.progress(memory=True), remark=terminal.note, **choices
     )
-    terminal.result(found, _draw)
-    failed = [row["name"] for row in found.to_dict()["rows"] if row["gate"] == "failed"]
+    terminal.result(result, _draw)
+    failed = [row["name"] for row in result.to_dict()["rows"] if row["gate"] == "failed"]
     if failed:
         # Not an error to raise: with --json one object was printed already.
         click.secho(

@@ -93,7 +93,7 @@ def _draw_one(screen: Console, one: dict[str, Any]) -> None:
     screen.print(f"{one['kind']}: {one['name']}", markup=False, style="bold cyan")
     for paragraph in (one["about"] or one["summary"]).split("\n\n"):
         screen.print(paragraph, markup=False)
-    told = [(_sentence(name), _value(value)) for name, value in one["facts"].items()]
+    properties = [(_sentence(name), _value(value)) for name, value in one["facts"].items()]
     lacks = (
         f"no: {', '.join(one['missing'])} not installed; {one['install']}"
         if one["missing"]
@@ -103,7 +103,7 @@ def _draw_one(screen: Console, one: dict[str, Any]) -> None:
     facts(
         screen,
         [
-            *told,
+            *properties,
             ("Extra", wanted or "none"),
             ("Available here", lacks),
             ("Defined in", one["where"]),

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @command(
     "convert",
-    when_interrupted="Interrupted. Nothing was written under the final name; run the same command to start again.",
+    when_interrupted=(
+        "Interrupted. Nothing was written under the final name; run the same "
+        "command to start again."
+    ),
 )
 @click.argument("source", metavar="SRC")
 @click.option(
@@ -50,7 +53,8 @@ if TYPE_CHECKING:
     "--format",
     "format",
     type=click.Choice(plugins.names("kanna.conversion", "WORK")),
-    help="Container to write; safetensors makes a Hugging Face folder, onnx one for onnxruntime-genai, mlx one "
+    help="Container to write; safetensors makes a Hugging Face folder, onnx one "
+    "for onnxruntime-genai, mlx one "
     "for mlx-lm. [default: gguf]",
 )
 @click.option(
@@ -116,11 +120,11 @@ def convert_command(
             expected="-o FILE",
             todo="add -o model.gguf, or --dry-run to only look",
         )
-    found = convert(
+    result = convert(
         source, out, dry_run=dry_run, progress=terminal.progress(memory=True), **choices
     )
-    terminal.result(found, lambda screen, data: _draw(screen, data, dry_run, out))
-    gate = found.to_dict().get("verify")
+    terminal.result(result, lambda screen, data: _draw(screen, data, dry_run, out))
+    gate = result.to_dict().get("verify")
     if gate and gate["status"] != "proved":
         click.get_current_context().exit(EXIT[gate["status"]])
 
@@ -170,10 +174,10 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None
         draw_checks(screen, data["verify"])
 
 
-def draw_substitutions(screen: Console, found: list[dict[str, Any]]) -> None:
+def draw_substitutions(screen: Console, substitutions: list[dict[str, Any]]) -> None:
     """Say in one line per kind which tensors could not get what the preset wanted."""
     kinds: dict[tuple[str, str, str], int] = {}
-    for one in found:
+    for one in substitutions:
         key = (one["wanted"], one["got"], one.get("reason", ""))
         kinds[key] = kinds.get(key, 0) + 1
     for (wanted, got, reason), count in kinds.items():

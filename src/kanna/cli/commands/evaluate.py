@@ -42,7 +42,7 @@ def evaluate_command(
     """
     from kanna.evaluation import evaluate
 
-    found = evaluate(
+    result = evaluate(
         artefact,
         reference=reference,
         text=text,
@@ -50,7 +50,7 @@ def evaluate_command(
         threads=threads,
         progress=terminal.progress(),
     )
-    terminal.result(found, _draw)
+    terminal.result(result, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:

@@ -45,8 +45,8 @@ def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """
     from kanna.sizing import fit
 
-    found = fit(source, progress=terminal.progress(), **choices)
-    terminal.result(found, _draw)
+    result = fit(source, progress=terminal.progress(), **choices)
+    terminal.result(result, _draw)
 
 
 # Characters of a line that everything but the use case takes, those of a preset among them, that
@@ -91,9 +91,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         )
     screen.print(rows)
     if any(row["substitutions"] for row in data["rows"]):
-        said = "Nominal: bits" if wide else "* More than"
+        meaning = "Nominal: bits" if wide else "* More than"
         screen.print(
-            f"{said} the preset means, where its encodings do not fit the width of this model's rows."
+            f"{meaning} the preset means, where its encodings do not fit the width of this model's rows."
         )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")

@@ -83,7 +83,7 @@ def generate_command(terminal: Terminal, model: Path, prompt: str, **choices: An
     text, seconds = "".join(pieces), time.perf_counter() - began
     if live:
         click.echo()
-        terminal.done(f"{len(pieces)} pieces in {seconds:.1f} s")
+        terminal.done(f"{len(pieces)} chunks in {seconds:.1f} s")
     else:
         terminal.json({"model": str(model), "prompt": prompt, "text": text, "seconds": seconds})
 

@@ -49,10 +49,10 @@ def inspect_command(
     """
     from kanna.inspection import inspect
 
-    found = inspect(
+    result = inspect(
         source, revision=revision, offline=offline, hash=with_hash, progress=terminal.progress()
     )
-    terminal.result(found, lambda screen, data: _draw(screen, data, tensors))
+    terminal.result(result, lambda screen, data: _draw(screen, data, tensors))
 
 
 def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:

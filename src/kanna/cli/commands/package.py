@@ -100,9 +100,9 @@ def package_command(
 def _check(terminal: Terminal, folder: Path, key: Path | None) -> None:
     from kanna.packaging import check
 
-    found = check(folder, key=key, progress=terminal.progress())
-    terminal.result(found, _draw_check)
-    if found.signature == "not checked":
+    result = check(folder, key=key, progress=terminal.progress())
+    terminal.result(result, _draw_check)
+    if result.signature == "not checked":
         terminal.note(
             "It is signed: give the public key of who signed it with --key to check that too."
         )
@@ -112,7 +112,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.cli.ui import facts
 
-    told = data["resources"]
+    resources = data["resources"]
     facts(
         screen,
         [
@@ -121,9 +121,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("targets", ", ".join(data["targets"])),
             (
                 "memory",
-                f"{format_size(told['memory_bytes'])} = ({format_size(told['weight_bytes'])} weights + "
-                f"{format_size(told['kv_bytes'])} cache of {told['parallel']} × {told['context']} tokens + "
-                f"{format_size(told['buffer_bytes'])} buffers + {format_size(told['process_bytes'])} processes) + 10 %",
+                f"{format_size(resources['memory_bytes'])} = ({format_size(resources['weight_bytes'])} weights + "
+                f"{format_size(resources['kv_bytes'])} cache of {resources['parallel']} × {resources['context']} tokens + "
+                f"{format_size(resources['buffer_bytes'])} buffers + {format_size(resources['process_bytes'])} processes) + 10 %",
             ),
             ("signed", "yes" if data["signed"] else "no"),
         ],

@@ -41,7 +41,7 @@ def verify_command(
     """
     from kanna.verification import verify
 
-    found = verify(
+    result = verify(
         source,
         artefact,
         threads=threads,
@@ -49,8 +49,8 @@ def verify_command(
         offline=offline,
         progress=terminal.progress(),
     )
-    terminal.result(found, draw_checks)
-    click.get_current_context().exit(EXIT[found.status])
+    terminal.result(result, draw_checks)
+    click.get_current_context().exit(EXIT[result.status])
 
 
 def draw_checks(screen: Console, data: dict[str, Any]) -> None:
