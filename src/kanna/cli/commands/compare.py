@@ -72,9 +72,9 @@ if TYPE_CHECKING:
 def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """Convert SRC with several presets, in one format or several, prove each, measure all, and write a report.
 
-    Each artefact runs in its own stock runtime and is judged against one reference. A 16-bit artefact is the baseline:
-    how much faster, how much smaller, and at which KL divergence. The folder gets report.html, report.json and a model
-    card beside each artefact. Run again, it reuses what is already there.
+    Each artefact runs in its own stock runtime and is judged against one reference. A 16-bit
+    artefact is the baseline: how much faster, how much smaller, and at which KL divergence. The
+    folder gets report.html, report.json and a model card beside each artefact. Run again, it reuses what is already there.
     """
     from kanna.comparison import compare
 

@@ -38,7 +38,8 @@ def evaluate_command(
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement against the source, with 95 % intervals.
 
-    Both models read the same text side by side, the artefact in its own runtime; the reference runs in float32.
+    Both models read the same text side by side, the artefact in its own runtime; the reference runs
+    in float32.
     """
     from kanna.evaluation import evaluate
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """Show every preset: exact file size, memory with its cache, estimated speed, and whether it fits.
 
-    Nothing is converted: sizes come from the headers. They are exact to the byte, but for the graph of ONNX folders.
+    Nothing is converted: sizes come from the headers. They are exact to the byte, but for the graph
+    of ONNX folders.
     """
     from kanna.sizing import fit
 

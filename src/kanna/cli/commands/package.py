@@ -121,9 +121,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("targets", ", ".join(data["targets"])),
             (
                 "memory",
-                f"{format_size(resources['memory_bytes'])} = ({format_size(resources['weight_bytes'])} weights + "
-                f"{format_size(resources['kv_bytes'])} cache of {resources['parallel']} × {resources['context']} tokens + "
-                f"{format_size(resources['buffer_bytes'])} buffers + {format_size(resources['process_bytes'])} processes) + 10 %",
+                f"{format_size(resources['memory_bytes'])} = "
+                f"({format_size(resources['weight_bytes'])} weights + "
+                f"{format_size(resources['kv_bytes'])} cache of "
+                f"{resources['parallel']} × {resources['context']} tokens + "
+                f"{format_size(resources['buffer_bytes'])} buffers + "
+                f"{format_size(resources['process_bytes'])} processes) + 10 %",
             ),
             ("signed", "yes" if data["signed"] else "no"),
         ],
