@@ -41,7 +41,9 @@ def test_prose_is_wrapped(path: Path) -> None:
 @pytest.mark.parametrize("path", PRESENT, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_named_in_documents_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w/])(?:tests|benchmarks|tools|src/kanna)/[\w/]+\.(?!md\b)\w+", text))
+    named = set(
+        re.findall(r"(?<![\w/])(?:tests|benchmarks|tools|src/kanna)/[\w/]+\.(?!md\b)\w+", text)
+    )
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing, f"{path.name} names {missing}"
 

@@ -27,24 +27,24 @@ _STALE = ("quantize.imatrix.", "kanna.")
 def of_folder(folder: Path) -> dict[str, str]:
     """What `folder` says of itself; {} where it says nothing that can be read."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         return {}
-    return {k: v for k, v in found.items() if k.startswith("kanna.") and isinstance(v, str)}
+    return {k: v for k, v in values.items() if k.startswith("kanna.") and isinstance(v, str)}
 
 
 def quantized_source(model: Model) -> dict[str, int]:
     """Number of weights by quantized encoding of the source; empty when it holds full precision."""
     from kanna import encodings
 
-    found: dict[str, int] = {}
+    weights: dict[str, int] = {}
     known = {*encodings.names(), *encodings.grouped.names()}
     for tensor in model.tensors.values():
         if tensor.dtype in known and encodings.get(tensor.dtype).block > 1:
-            found[tensor.dtype] = found.get(tensor.dtype, 0) + num_weights(tensor)
-    return found
+            weights[tensor.dtype] = weights.get(tensor.dtype, 0) + num_weights(tensor)
+    return weights
 
 
 def metadata(
@@ -89,7 +89,7 @@ def keys(
     statistics: str | None = None,
 ) -> dict[str, MetaValue]:
     """The keys that say how the artefact was made; of the same length for any hashes."""
-    found: dict[str, MetaValue] = {
+    values: dict[str, MetaValue] = {
         "general.quantization_version": u32(QUANTIZATION_VERSION),
         "general.file_type": u32(resolved.file_type),
         "kanna.version": string(__version__),
@@ -100,49 +100,49 @@ def keys(
         SOURCE_HASHES: source_hashes(source, hashes),
     }
     if source.revision:
-        found["kanna.source.revision"] = string(source.revision)
+        values["kanna.source.revision"] = string(source.revision)
     if before := quantized_source(model):
         largest = sorted(before, key=lambda name: -before[name])
-        found["kanna.source.quantized"] = string(", ".join(largest))
+        values["kanna.source.quantized"] = string(", ".join(largest))
     if resolved.substitutions:
         pairs = sorted({f"{s.wanted} -> {s.got}" for s in resolved.substitutions})
-        found["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
+        values["kanna.plan.substitutions"] = array(pairs, ValueType.STR)
     if resolved.tuning is not None:
-        found[TUNING] = string(resolved.tuning)
+        values[TUNING] = string(resolved.tuning)
     if statistics is not None:
-        found["kanna.statistics.sha256"] = string(statistics)
+        values["kanna.statistics.sha256"] = string(statistics)
     if imatrix is not None:
-        found["kanna.imatrix.sha256"] = string(imatrix.sha256)
-        found["quantize.imatrix.file"] = string(imatrix.path.name)
-        found["quantize.imatrix.dataset"] = string(
+        values["kanna.imatrix.sha256"] = string(imatrix.sha256)
+        values["quantize.imatrix.file"] = string(imatrix.path.name)
+        values["quantize.imatrix.dataset"] = string(
             ", ".join(Path(d).name for d in imatrix.datasets)
         )
-        found["quantize.imatrix.entries_count"] = u32(len(imatrix.weights))
-        found["quantize.imatrix.chunks_count"] = u32(imatrix.chunks)
-    return found
+        values["quantize.imatrix.entries_count"] = u32(len(imatrix.weights))
+        values["quantize.imatrix.chunks_count"] = u32(imatrix.chunks)
+    return values
 
 
 def _encodings(resolved: Resolved) -> dict[str, int]:
     """Number of tensors by encoding and method."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for entry in resolved.entries:
         key = (
             f"{entry.encoding.name}:{entry.method}"
             if entry.encoding.block > 1
             else entry.encoding.name
         )
-        found[key] = found.get(key, 0) + 1
-    return dict(sorted(found.items()))
+        counts[key] = counts.get(key, 0) + 1
+    return dict(sorted(counts.items()))
 
 
 def source_hashes(source: Source, hashes: Mapping[str, str] | None) -> MetaValue:
     """The value of SOURCE_HASHES; of the same length for any hashes."""
-    found = {path.name: (hashes or {}).get(path.name, "0" * 64) for path in source.decisive_files}
-    return string(json.dumps(found, separators=(",", ":")))
+    digests = {path.name: (hashes or {}).get(path.name, "0" * 64) for path in source.decisive_files}
+    return string(json.dumps(digests, separators=(",", ":")))
 
 
 def _plain_name(source: Source) -> str:
-    """The source without the folder it lies in, so that the same source gives the same bytes anywhere."""
+    """The source without its folder, so that the same source gives the same bytes anywhere."""
     return (
         Path(source.given).name
         if source.path.exists() and Path(source.given).exists()

@@ -195,72 +195,23 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
     return model
 
 
-def write_tokenizer(kind: str, folder: Path, size: int) -> None:
-    """tokenizer.json and tokenizer_config.json.
+SPECIAL = ["<unk>", "<s>", "</s>"]
 
-    Byte-level BPE with a named pre-tokenizer, or SentencePiece-like.
+
+def write_tokenizer(kind: str, folder: Path, size: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json.
+
+    Args:
+        kind: `spm` for one like SentencePiece's, else byte-level BPE with this pre-tokenizer.
+        folder: Where they are written.
+        size: Rows of the embedding; the tokenizer has fewer tokens.
     """
-    from tokenizers import (
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        trainers,
-    )
+    from tokenizers import AddedToken
     from tokenizers.processors import TemplateProcessing
 
-    from kanna.tokenizer import _pre
-
-    special = ["<unk>", "<s>", "</s>"]
-    splits = {
-        "llama-bpe": _pre.LLAMA3,
-        "qwen2": _pre.QWEN2,
-        "tekken": _pre.TEKKEN,
-        "gpt-4o": _pre.GPT4O,
-    }
-    if kind == "spm":
-        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        )
-        tokenizer.decoder = decoders.Sequence(
-            [
-                decoders.Replace("▁", " "),
-                decoders.ByteFallback(),
-                decoders.Fuse(),
-                decoders.Strip(" ", 1, 0),
-            ]
-        )
-        byte_tokens = [f"<0x{i:02X}>" for i in range(256)]
-        trainer = trainers.BpeTrainer(
-            vocab_size=size - 12,
-            special_tokens=special + byte_tokens,
-            limit_alphabet=64,
-            show_progress=False,
-        )
-    else:
-        tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama-bpe", "tekken")))
-        if kind == "smollm":
-            steps = [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        else:
-            steps = [
-                pre_tokenizers.Split(Regex(splits[kind]), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size - 12,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
+    tokenizer, trainer = (
+        _spm_tokenizer(size - 12) if kind == "spm" else _bpe_tokenizer(kind, size - 12)
+    )
     tokenizer.train_from_iterator([TEXT] * 4, trainer)
     tokenizer.add_special_tokens(
         [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)]
@@ -270,7 +221,7 @@ def write_tokenizer(kind: str, folder: Path, size: int) -> None:
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     if kind == "spm":
-        _byte_types(folder / "tokenizer.json", special)
+        _byte_types(folder / "tokenizer.json")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",
@@ -284,7 +235,66 @@ def write_tokenizer(kind: str, folder: Path, size: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def _byte_types(path: Path, special: list[str]) -> None:
+def _spm_tokenizer(size: int) -> tuple[Any, Any]:
+    """A tokenizer like SentencePiece's with byte fallback, and its trainer for `size` tokens."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=SPECIAL + [f"<0x{i:02X}>" for i in range(256)],
+        limit_alphabet=64,
+        show_progress=False,
+    )
+    return tokenizer, trainer
+
+
+def _bpe_tokenizer(kind: str, size: int) -> tuple[Any, Any]:
+    """A byte-level BPE tokenizer with the pre-tokenizer `kind`, and its trainer."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from kanna.tokenizer import _pre
+
+    patterns = {
+        "llama-bpe": _pre.LLAMA3,
+        "qwen2": _pre.QWEN2,
+        "tekken": _pre.TEKKEN,
+        "gpt-4o": _pre.GPT4O,
+    }
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama-bpe", "tekken")))
+    if kind == "smollm":
+        steps = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    else:
+        steps = [
+            pre_tokenizers.Split(Regex(patterns[kind]), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    return tokenizer, trainer
+
+
+def _byte_types(path: Path) -> None:
     """The trainer can only add byte pieces as special tokens.
 
     Real files have them in the vocabulary alone.

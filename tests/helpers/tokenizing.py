@@ -25,9 +25,11 @@ def llama_tokenizer(path: Path) -> Callable[[str], list[int]]:
 
     def ids(text: str) -> list[int]:
         data = text.encode()
-        room = (ctypes.c_int32 * (4 * len(data) + 32))()
-        count = lib.llama_tokenize(vocab, data, len(data), room, len(room), True, True)
-        return list(room[:count])
+        tokens = (ctypes.c_int32 * (4 * len(data) + 32))()
+        add_special = parse_special = True
+        arguments = (len(data), tokens, len(tokens), add_special, parse_special)
+        count = lib.llama_tokenize(vocab, data, *arguments)
+        return list(tokens[:count])
 
     return ids
 

@@ -61,10 +61,10 @@ def by_ggml_type(number: int) -> Encoding:
     """The encoding with ggml's type id `number`; UnsupportedError for removed and unknown ids."""
     encoding = _by_type().get(number)
     if encoding is None:
-        old = REMOVED.get(number)
+        label = REMOVED.get(number)
         raise UnsupportedError(
-            f"ggml type {number} ({old}) was removed from ggml"
-            if old
+            f"ggml type {number} ({label}) was removed from ggml"
+            if label
             else f"unknown ggml type {number}",
             expected="one of "
             + ", ".join(f"{e.ggml_type} ({e.label})" for e in _by_type().values()),

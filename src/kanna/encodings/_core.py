@@ -16,10 +16,10 @@ METHODS = ("nearest", "search")
 
 def refuse_nonfinite(x: F32) -> None:
     """EncodingError when `x` holds NaN or infinity: a block format has no place for them."""
-    found = _native.count_nonfinite(x)
-    if found:
+    count = _native.count_nonfinite(x)
+    if count:
         raise EncodingError(
-            f"{found} of {x.size} values are NaN or infinite",
+            f"{count} of {x.size} values are NaN or infinite",
             expected="finite values",
             todo="repair the source, or carry this tensor as f32, f16 or bf16",
         )
@@ -37,7 +37,15 @@ def encode(
     # Measured weights count alone. Where there are none, or guesses, the magnitude of a value
     # counts too: that gave the least KL divergence of the five.
     weighting = UNIFORM if w is not None and not guessed else LEVEL_MAGNITUDE
-    _native.encode(encoding.name, x, out, method == "search", w, weighting, threads)
+    _native.encode(
+        encoding.name,
+        x,
+        out,
+        search=method == "search",
+        weights=w,
+        weighting=weighting,
+        threads=threads,
+    )
     return out
 
 

@@ -58,15 +58,10 @@ def quantize(encoding: Encoding, x: F32, weights: F32 | None) -> U8:
         lib.ggml_quantize_init(number)
     out = np.zeros((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
     w = None if weights is None else np.ascontiguousarray(weights, np.float32)
-    lib.ggml_quantize_chunk(
-        number,
-        x.ctypes.data,
-        out.ctypes.data,
-        0,
-        x.shape[0],
-        x.shape[1],
-        None if w is None else w.ctypes.data,
-    )
+    importance = None if w is None else w.ctypes.data
+    start, (rows, cols) = 0, x.shape
+    arguments = (number, x.ctypes.data, out.ctypes.data, start, rows, cols, importance)
+    lib.ggml_quantize_chunk(*arguments)
     return out
 
 
@@ -99,5 +94,5 @@ def encode_searched(
 
     `search` is our own.
     """
-    found = _core.encode if method == "search" else encode
-    return found(encoding, x, method, weights, threads, guessed)
+    encoder = _core.encode if method == "search" else encode
+    return encoder(encoding, x, method, weights, threads, guessed)

@@ -1,6 +1,7 @@
-"""MLX's affine codes: per group of values a scale and a bias in the type of the weights, value = scale * code + bias.
+"""MLX's affine codes: value = scale * code + bias, with a scale and a bias per group of values.
 
-Codes lie in 32-bit words, lowest bits first; 3, 5 and 6 bits run on across bytes (mlx/backend/cpu/quantized.cpp).
+Scales and biases have the type of the weights. Codes lie in 32-bit words, lowest bits first; 3, 5
+and 6 bits run on across bytes (mlx/backend/cpu/quantized.cpp).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SMALLEST = np.float32(1e-7)
 
 
 def rounded(x: F32, dtype: str) -> F32:
-    """x as `f32`, `f16` or `bf16` holds it, in float32."""
+    """Round x as `f32`, `f16` or `bf16` holds it; the result is float32."""
     if dtype == "f32":
         return x
     if dtype == "f16":
@@ -27,9 +28,12 @@ def rounded(x: F32, dtype: str) -> F32:
 
 
 def nearest(x: F32, bits: int, group: int, dtype: str) -> tuple[U8, F32, F32]:
-    """Codes uint8 [rows, cols], scales and biases f32 [rows, cols / group] of f32 [rows, cols], as mx.quantize does.
+    """Quantize float32 [rows, cols] as mx.quantize does.
 
     The values are first rounded to `dtype`, and the end of larger magnitude is held exactly.
+
+    Returns:
+        Codes, uint8 [rows, cols], and scales and biases, float32 [rows, cols / group].
     """
     rows, cols = x.shape
     w = rounded(x, dtype).reshape(rows, cols // group, group)

@@ -45,8 +45,8 @@ class Encoding:
         summary: What it is, in a line.
         ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped).
         needs_weights: The encoder needs the importance of the columns.
-        file_type: llama.cpp's file type (`general.file_type`) of a file in this encoding throughout;
-            None where it has none.
+        file_type: llama.cpp's file type (`general.file_type`) of a file that is all in this
+            encoding; None where it has none.
         fallback: What rows get that are not a whole number of blocks; "" for float16.
         search_order: Place among the candidates of `kanna optimize`, lowest first; None where it
             tries this encoding only when a plan or option names it.
@@ -98,14 +98,14 @@ class Encoding:
         return cols // self.block * self.block_bytes
 
     def split(self, data: U8) -> list[U8]:
-        """The planes of rows uint8 [rows, row bytes], each uint8 [rows, blocks * bytes of the plane]."""
+        """Split rows, uint8 [rows, row bytes], into planes, uint8 [rows, blocks * plane bytes]."""
         rows, at = len(data), 0
         blocks = data.reshape(rows, -1, self.block_bytes)
-        found: list[U8] = []
+        parts: list[U8] = []
         for plane in self.planes:
-            found.append(blocks[:, :, at : at + plane.bytes].reshape(rows, -1))
+            parts.append(blocks[:, :, at : at + plane.bytes].reshape(rows, -1))
             at += plane.bytes
-        return found
+        return parts
 
     def join(self, planes: Sequence[U8]) -> U8:
         """Rows uint8 [rows, row bytes] of their planes, the inverse of `split`."""
@@ -138,7 +138,14 @@ class Encoding:
         """Store float32 [rows, cols] as uint8 [rows, row bytes].
 
         Args:
-            guessed: Weights of plan/prior.py.
+            x: The values.
+            method: `search` or `nearest`.
+            weights: Importance of the columns, float32 [cols].
+            threads: Threads to use; the bytes do not depend on them.
+            guessed: The weights were not measured but are those of plan/prior.py.
+
+        Raises:
+            EncodingError: The encoding cannot hold the values.
         """
         if self.encoder is None:
             raise EncodingError(f"{self.label} has no encoder", todo="choose another encoding")

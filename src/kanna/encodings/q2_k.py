@@ -1,4 +1,4 @@
-"""Q2_K: 2-bit codes; 4-bit scales and minima per 16 values under two half-precision factors per 256."""
+"""Q2_K: 2-bit codes; 4-bit scales and minima per 16 values under two factors per 256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Q4_K: 4-bit codes; 6-bit scales and minima per 32 values under two half-precision factors per 256."""
+"""Q4_K: 4-bit codes; 6-bit scales and minima per 32 values under two factors per 256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Q5_K: 5-bit codes; 6-bit scales and minima per 32 values under two half-precision factors per 256."""
+"""Q5_K: 5-bit codes; 6-bit scales and minima per 32 values under two factors per 256."""
 
 from __future__ import annotations
 

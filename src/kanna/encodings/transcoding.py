@@ -1,7 +1,8 @@
-"""Blocks of one encoding carried over into another that holds the same values, without choosing any anew.
+"""Blocks of one encoding rewritten in another that holds the same values exactly.
 
-GGUF's blocks of one scale are lines too: d * (q - 8) is d * q + (-8 d), and -8 d is exact in half precision. The other
-way, a group of MLX becomes as many blocks of 32 as it has, where half precision holds its scale and bias.
+GGUF's blocks of one scale are affine too: d * (q - 8) is d * q + (-8 d), and -8 d is exact in half
+precision. The other way, a group of MLX becomes as many blocks of 32 as it has, where half
+precision holds its scale and bias.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _bytes(x: F16) -> U8:
 
 
 def _parts(block: _Block, data: U8) -> tuple[U8, F16, F16]:
-    """Codes uint8 [rows, cols], and scales and biases float16 [rows, cols / 32], of rows of GGUF."""
+    """Codes uint8 [rows, cols], scales and biases float16 [rows, cols / 32], of GGUF rows."""
     rows = len(data)
     size = 2 + (2 if block.zero is None else 0) + 4 * block.bits
     blocks = data.reshape(rows, -1, size)
@@ -134,8 +135,8 @@ def _halves(data: U8, dtype: str) -> F16 | None:
     """Numbers stored as `dtype` in half precision, or None where it does not hold one of them."""
     values = numbers(data, dtype)
     with np.errstate(over="ignore"):
-        found = values.astype(np.float16)
-    return found if np.array_equal(found.astype(np.float32), values) else None
+        rounded = values.astype(np.float16)
+    return rounded if np.array_equal(rounded.astype(np.float32), values) else None
 
 
 def numbers(data: U8, dtype: str) -> F32:

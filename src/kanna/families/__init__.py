@@ -4,7 +4,8 @@ load_model(source) → Model    check(source) → problems    names() → famili
 to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 """
 
-from kanna.families._load import check, family_of, get, load_model, names
+from kanna.families._load import check, load_model
+from kanna.families._registry import family_of, get, names
 from kanna.families.base import Problem
 from kanna.families.export import (
     COMPUTED,

@@ -41,14 +41,14 @@ def general(
     source: Source, num_parameters: int, arch: str
 ) -> tuple[dict[str, MetaValue], list[str]]:
     """Metadata and notes (an unreadable model card is a note, not an error)."""
-    found: dict[str, MetaValue] = {
+    keys: dict[str, MetaValue] = {
         "general.architecture": string(arch),
         "general.type": string("model"),
     }
     notes: list[str] = []
-    found |= sampling(source.files.get("generation_config.json"), notes)
-    found |= _origin(source, num_parameters, notes)
-    return found, notes
+    keys |= sampling(source.files.get("generation_config.json"), notes)
+    keys |= _origin(source, num_parameters, notes)
+    return keys, notes
 
 
 def sampling(path: Path | None, notes: list[str]) -> dict[str, MetaValue]:
@@ -62,27 +62,27 @@ def sampling(path: Path | None, notes: list[str]) -> dict[str, MetaValue]:
             "generation_config.json is not readable JSON: no sampling defaults are carried over"
         )
         return {}
-    found: dict[str, MetaValue] = {}
+    keys: dict[str, MetaValue] = {}
     for key, (names, kind) in _SAMPLING.items():
         value = next(
             (config[n] for n in names if isinstance(config, dict) and config.get(n) is not None),
             None,
         )
-        wanted = {ValueType.STR: str, ValueType.I32: int}.get(kind)
+        expected = {ValueType.STR: str, ValueType.I32: int}.get(kind)
         if (
             kind is ValueType.F32
             and isinstance(value, int | float)
             and not isinstance(value, bool)
             and isfinite(value)
         ):
-            found[f"general.sampling.{key}"] = f32(value)
-        elif wanted is not None and isinstance(value, wanted) and not isinstance(value, bool):
-            found[f"general.sampling.{key}"] = MetaValue(value, kind)
-    return found
+            keys[f"general.sampling.{key}"] = f32(value)
+        elif expected is not None and isinstance(value, expected) and not isinstance(value, bool):
+            keys[f"general.sampling.{key}"] = MetaValue(value, kind)
+    return keys
 
 
 def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, MetaValue]:
-    """Name, size label, licence, base models … by the same rules as the gguf package's own metadata reader."""
+    """Name, size label, licence, base models … by the rules of the gguf package's reader."""
     import gguf  # imports slowly, and only a conversion needs it
 
     name = source.name.strip("/") or "model"
@@ -96,7 +96,8 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
         ) as error:  # hand-written YAML breaks in many ways, none of them our user's concern
             card = {}
             notes.append(
-                f"the model card's header is not valid YAML ({type(error).__name__}): licence and tags are lost"
+                f"the model card's header is not valid YAML ({type(error).__name__}): "
+                "licence and tags are lost"
             )
         try:
             read = gguf.Metadata.apply_metadata_heuristic(
@@ -109,7 +110,8 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
         except Exception as error:
             read = gguf.Metadata()
             notes.append(
-                f"the model card's header has unexpected values ({type(error).__name__}): it is left out"
+                f"the model card's header has unexpected values ({type(error).__name__}): "
+                "it is left out"
             )
         read.name = read.name or name.split("/")[-1]
         if read.size_label is None and num_parameters > 0:
@@ -118,7 +120,7 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
         read.set_gguf_meta_model(writer)
     values = {k: v for part in writer.kv_data for k, v in part.items() if k.startswith("general.")}
     values.pop("general.architecture", None)
-    found: dict[str, MetaValue] = {}
+    keys: dict[str, MetaValue] = {}
     for key, value in values.items():
         if not re.fullmatch(r"[a-z0-9_.]+", key) or value.value is None:
             continue
@@ -131,12 +133,12 @@ def _origin(source: Source, num_parameters: int, notes: list[str]) -> dict[str, 
                 if isinstance(value.value[0], str)
                 else ValueType(_number(value.sub_type))
             )
-        found[key] = MetaValue(value.value, ValueType(_number(value.type)), item)
-    return found
+        keys[key] = MetaValue(value.value, ValueType(_number(value.type)), item)
+    return keys
 
 
 def _number(kind: Any) -> int:
-    """gguf numbers its value types as the file does, and as ValueType does."""
+    """The number of a value type of the gguf package, which is that of ValueType too."""
     return int(kind.value)
 
 

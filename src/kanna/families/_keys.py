@@ -22,11 +22,13 @@ def common(
     """Sizes, norm epsilon, rope base and scaling.
 
     Args:
+        arch: GGUF architecture name.
+        c: The config.
         head_dim: Write key and value lengths; None means when the config names a head size.
         rope_base: Write the rope base.
         scaling: Write linear and yarn scaling.
     """
-    found = {
+    keys = {
         f"{arch}.block_count": u32(c.layers),
         f"{arch}.context_length": u32(c.context),
         f"{arch}.embedding_length": u32(c.hidden),
@@ -36,11 +38,11 @@ def common(
     }
     rope = c.rope()
     if scaling:
-        found |= scaling_metadata(arch, rope, c.context)
+        keys |= scaling_metadata(arch, rope, c.context)
     if rope_base:
-        found[f"{arch}.rope.freq_base"] = f32(rope.theta)
-    found[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number("rms_norm_eps"))
+        keys[f"{arch}.rope.freq_base"] = f32(rope.theta)
+    keys[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number("rms_norm_eps"))
     if head_dim if head_dim is not None else bool(c.get("head_dim")):
-        found[f"{arch}.attention.key_length"] = u32(c.head_dim)
-        found[f"{arch}.attention.value_length"] = u32(c.head_dim)
-    return found
+        keys[f"{arch}.attention.key_length"] = u32(c.head_dim)
+        keys[f"{arch}.attention.value_length"] = u32(c.head_dim)
+    return keys

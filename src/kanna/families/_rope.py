@@ -65,7 +65,7 @@ def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue
         return {f"{key}.type": string("linear"), f"{key}.factor": f32(rope.number("factor"))}
     if rope.kind != "yarn":
         return {}
-    found = {
+    keys = {
         f"{key}.type": string("yarn"),
         f"{key}.factor": f32(rope.number("factor")),
         f"{key}.original_context_length": u32(
@@ -74,8 +74,8 @@ def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue
     }
     for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
         if rope.params.get(theirs) is not None:
-            found[f"{key}.{ours}"] = f32(rope.number(theirs))
-    return found
+            keys[f"{key}.{ours}"] = f32(rope.number(theirs))
+    return keys
 
 
 def llama3_factors(rope: Rope, dim: int) -> F32:

@@ -59,7 +59,7 @@ IGNORED: tuple[str, ...] = (
     r".*\.rotary_emb\.inv_freq",  # recomputed from the config by every runtime
     r".*\.(attn|self_attn)\.(masked_bias|bias)",  # causal masks saved by old transformers
 )
-"""Tensors that carry nothing a runtime needs, as full-match patterns of their Hugging Face names."""
+"""Tensors no runtime needs, as full-match patterns of their Hugging Face names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ class Config:
         self.given = merged
 
     def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or `default`."""
         return self.values.get(key, default)
 
     def count(self, key: str) -> int:
@@ -105,6 +106,7 @@ class Config:
         return value
 
     def number(self, key: str) -> float:
+        """A number of the config; SourceError when absent or something else."""
         value = self.values.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise SourceError(f"config.json has {key} = {value!r}", expected="a number")
@@ -112,38 +114,47 @@ class Config:
 
     @property
     def layers(self) -> int:
+        """Number of layers."""
         return self.count("num_hidden_layers")
 
     @property
     def hidden(self) -> int:
+        """Width of the residual stream."""
         return self.count("hidden_size")
 
     @property
     def heads(self) -> int:
+        """Query heads."""
         return self.count("num_attention_heads")
 
     @property
     def kv_heads(self) -> int:
+        """Key-value heads."""
         return self.count("num_key_value_heads") if self.get("num_key_value_heads") else self.heads
 
     @property
     def head_dim(self) -> int:
+        """Values of a head."""
         return self.count("head_dim") if self.get("head_dim") else self.hidden // self.heads
 
     @property
     def ff(self) -> int:
+        """Width of the feed-forward part."""
         return self.count("intermediate_size")
 
     @property
     def vocab(self) -> int:
+        """Rows of the embedding."""
         return self.count("vocab_size")
 
     @property
     def context(self) -> int:
+        """Tokens of context the model was trained for."""
         return self.count("max_position_embeddings")
 
     @property
     def tied(self) -> bool:
+        """Whether the output matrix is the embedding."""
         return bool(self.get("tie_word_embeddings", False))
 
     def rope(self, layers: str = "full_attention") -> Rope:
@@ -152,6 +163,7 @@ class Config:
 
     @property
     def sizes(self) -> dict[str, int]:
+        """Sizes by the symbols of SHAPES."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "vocab": self.vocab,

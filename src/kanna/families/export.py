@@ -11,7 +11,7 @@ import numpy as np
 
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
-from kanna.families._load import get, names
+from kanna.families._registry import family_of_arch
 from kanna.families._rope import Rope, llama3_factors
 from kanna.families.base import Family
 from kanna.families.views import HeadRows, Renamed, Shifted
@@ -22,30 +22,22 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 """Tensors that were made from the config and go back into it."""
 
 
-def family_of_arch(arch: str) -> tuple[str, Family]:
-    """The family that writes `arch`; where several do, the one of that name."""
-    found = [n for n in names() if get(n).arch == arch]
-    if not found:
-        raise UnsupportedError(
-            f"the architecture {arch!r} has no Hugging Face form here",
-            expected=", ".join(sorted({get(n).arch for n in names()})),
-            todo="requantize to GGUF instead: that needs no knowledge of the architecture",
-        )
-    name = arch if arch in found else found[0]
-    return name, get(name)
-
-
 def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
-    """config.json, tensors by Hugging Face name, and side files (tokenizer, generation config) by file name.
+    """The model as a Hugging Face folder holds it.
 
-    Raises UnsupportedError for an architecture, tensor or tokenizer without a Hugging Face form.
+    Returns:
+        config.json, tensors by Hugging Face name, and side files (tokenizer, generation config) by
+        file name.
+
+    Raises:
+        UnsupportedError: An architecture, tensor or tokenizer has no Hugging Face form.
     """
     _, family = family_of_arch(model.family)
     config = hf_config(model)
     head_dim = head_dim_of(model)
     tensors: dict[str, Tensor] = {}
-    for ours, name in hf_names(model).items():
-        tensors[name] = _view(family, name, ours, model.tensors[ours], head_dim)
+    for gguf_name, name in hf_names(model).items():
+        tensors[name] = _view(family, name, gguf_name, model.tensors[gguf_name], head_dim)
     files = tokenizer.to_hf(model.metadata)
     files["generation_config.json"] = _json(_generation(model, config))
     if card := _card(model):
@@ -56,18 +48,18 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
 def hf_names(model: Model) -> dict[str, str]:
     """Hugging Face's name of every tensor that has one, by its GGUF name."""
     _, family = family_of_arch(model.family)
-    back = {ours: theirs for theirs, ours in family.names.items()}
-    found: dict[str, str] = {}
-    for ours in model.tensors:
-        if ours in COMPUTED:
+    back = {gguf_name: hf_name for hf_name, gguf_name in family.names.items()}
+    hf_by_gguf: dict[str, str] = {}
+    for gguf_name in model.tensors:
+        if gguf_name in COMPUTED:
             continue
-        base, _, kind = ours.rpartition(".")
+        base, _, kind = gguf_name.rpartition(".")
         layer = re.match(r"blk\.(\d+)\.", base)
-        theirs = back.get(re.sub(r"^blk\.\d+\.", "blk.{}.", base))
-        if theirs is None:
-            raise UnsupportedError(f"tensor {ours} has no place in {family.architectures[0]}")
-        found[ours] = f"{theirs.replace('{}', layer[1] if layer else '')}.{kind}"
-    return found
+        hf_name = back.get(re.sub(r"^blk\.\d+\.", "blk.{}.", base))
+        if hf_name is None:
+            raise UnsupportedError(f"tensor {gguf_name} has no place in {family.architectures[0]}")
+        hf_by_gguf[gguf_name] = f"{hf_name.replace('{}', layer[1] if layer else '')}.{kind}"
+    return hf_by_gguf
 
 
 def head_dim_of(model: Model) -> int:
@@ -79,29 +71,31 @@ def head_dim_of(model: Model) -> int:
     )
 
 
-def hf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
-    """`tensor`, rows or values as those of `ours` in GGUF, as Hugging Face stores them.
+def hf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
+    """`tensor`, rows or values as those of `gguf_name` in GGUF, as Hugging Face stores them.
 
     Its name stays.
     """
-    return _view(family_of_arch(model.family)[1], tensor.name, ours, tensor, head_dim_of(model))
+    return _view(
+        family_of_arch(model.family)[1], tensor.name, gguf_name, tensor, head_dim_of(model)
+    )
 
 
-def gguf_view(model: Model, ours: str, tensor: Tensor) -> Tensor:
-    """`tensor`, rows or values in the order of Hugging Face, as GGUF has those of the matrix `ours`, and so named."""
-    if _interleaves(family_of_arch(model.family)[1], ours):
-        return HeadRows(ours, tensor, head_dim_of(model))
-    return Renamed(ours, tensor)
+def gguf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
+    """`tensor`, in the row order of Hugging Face, as GGUF stores the matrix `gguf_name`."""
+    if _interleaves(family_of_arch(model.family)[1], gguf_name):
+        return HeadRows(gguf_name, tensor, head_dim_of(model))
+    return Renamed(gguf_name, tensor)
 
 
-def _interleaves(family: Family, ours: str) -> bool:
-    return family.rotate_half and ours.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
+def _interleaves(family: Family, gguf_name: str) -> bool:
+    return family.rotate_half and gguf_name.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
 
 
-def _view(family: Family, name: str, ours: str, tensor: Tensor, head_dim: int) -> Tensor:
-    if _interleaves(family, ours):
+def _view(family: Family, name: str, gguf_name: str, tensor: Tensor, head_dim: int) -> Tensor:
+    if _interleaves(family, gguf_name):
         return HeadRows(name, tensor, head_dim, interleave=False)
-    if family.norm_offset and ours.rpartition(".")[0].endswith("norm"):
+    if family.norm_offset and gguf_name.rpartition(".")[0].endswith("norm"):
         return Shifted(name, tensor, -family.norm_offset)
     return Renamed(name, tensor)
 
@@ -149,9 +143,9 @@ def hf_config(model: Model) -> dict[str, Any]:
         config["attention_bias"] = "blk.0.attn_q.bias" in model.tensors
     if family.optional & {"ffn_up.bias"}:
         config["mlp_bias"] = "blk.0.ffn_up.bias" in model.tensors
-    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
+    for gguf_name, hf_name in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
         # Written as null where there is none, or transformers takes the family's default.
-        config[f"{theirs}_token_id"] = meta(f"tokenizer.ggml.{ours}_token_id")
+        config[f"{hf_name}_token_id"] = meta(f"tokenizer.ggml.{gguf_name}_token_id")
     return config | family.to_config(model)
 
 
@@ -161,19 +155,22 @@ def _short(value: float) -> float:
 
 
 def _scaling(model: Model) -> dict[str, Any] | None:
-    """`rope_scaling` from metadata (linear, yarn) or from the factors Llama 3.1's scaling left behind."""
+    """`rope_scaling` from metadata (linear, yarn) or from the factors of Llama 3.1's scaling."""
     kind = model.meta("{arch}.rope.scaling.type")
     if kind in ("linear", "yarn"):
-        found: dict[str, Any] = {
+        scaling: dict[str, Any] = {
             "rope_type": kind,
             "factor": _short(model.meta("{arch}.rope.scaling.factor", 1.0)),
         }
         if (original := model.meta("{arch}.rope.scaling.original_context_length")) is not None:
-            found["original_max_position_embeddings"] = int(original)
-        for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
-            if (value := model.meta(f"{{arch}}.rope.scaling.{ours}")) is not None:
-                found[theirs] = _short(value)
-        return found
+            scaling["original_max_position_embeddings"] = int(original)
+        for gguf_name, hf_name in (
+            ("yarn_beta_fast", "beta_fast"),
+            ("yarn_beta_slow", "beta_slow"),
+        ):
+            if (value := model.meta(f"{{arch}}.rope.scaling.{gguf_name}")) is not None:
+                scaling[hf_name] = _short(value)
+        return scaling
     factors = model.tensors.get("rope_freqs.weight")
     if factors is None:
         return None
@@ -204,18 +201,18 @@ def _llama3(values: F32, theta: float) -> dict[str, Any]:
 
 def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
     """generation_config.json from the ids and `general.sampling.*`."""
-    found = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
-    for ours, theirs in (
+    generation = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
+    for gguf_name, hf_name in (
         ("temp", "temperature"),
         ("top_k", "top_k"),
         ("top_p", "top_p"),
         ("min_p", "min_p"),
         ("penalty_repeat", "repetition_penalty"),
     ):
-        if (value := model.meta(f"general.sampling.{ours}")) is not None:
-            found[theirs] = _short(value) if isinstance(value, float) else value
-            found["do_sample"] = True
-    return found
+        if (value := model.meta(f"general.sampling.{gguf_name}")) is not None:
+            generation[hf_name] = _short(value) if isinstance(value, float) else value
+            generation["do_sample"] = True
+    return generation
 
 
 def _card(model: Model) -> bytes:
@@ -224,16 +221,16 @@ def _card(model: Model) -> bytes:
     Empty when it carries none.
     """
     header: dict[str, Any] = {"model_name": model.meta("general.name", model.name)}
-    for ours, theirs in (
+    for gguf_name, hf_name in (
         ("license", "license"),
         ("license.name", "license_name"),
         ("license.link", "license_link"),
         ("languages", "language"),
         ("tags", "tags"),
     ):
-        value = model.meta(f"general.{ours}")
+        value = model.meta(f"general.{gguf_name}")
         if value is not None:
-            header[theirs] = value if isinstance(value, str) else list(value)
+            header[hf_name] = value if isinstance(value, str) else list(value)
     if len(header) == 1:
         return b""
     # JSON is YAML, so names with colons or quotes in them need no other care.

@@ -24,6 +24,7 @@ ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh")
 
 
 def metadata(c: Config) -> Metadata:
+    """The `gemma2.*` keys."""
     return common(ARCH, c, head_dim=True, rope_base=False) | {
         f"{ARCH}.attn_logit_softcapping": f32(c.number("attn_logit_softcapping")),
         f"{ARCH}.final_logit_softcapping": f32(c.number("final_logit_softcapping")),
@@ -58,6 +59,7 @@ def layer_types(c: Config, period: int) -> list[bool]:
 
 
 def checks(c: Config) -> list[Problem]:
+    """Problems where llama.cpp fixes what the config sets otherwise."""
     problems = scale_problems(c, WIDE)
     if layer_types(c, 2) != [i % 2 == 0 for i in range(c.layers)]:
         problems.append(
@@ -74,6 +76,7 @@ def checks(c: Config) -> list[Problem]:
 
 
 def to_config(model: Model) -> dict[str, Any]:
+    """Config keys of Gemma 2, back from the metadata."""
     layers, hidden = model.meta("{arch}.block_count"), model.meta("{arch}.embedding_length")
     return {
         "hidden_activation": ACTIVATIONS[0],

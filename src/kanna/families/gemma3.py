@@ -20,24 +20,26 @@ There llama.cpp scales attention by hidden / heads instead of the head size.
 
 
 def metadata(c: Config) -> Metadata:
-    """The pattern is written only where it is not llama.cpp's own, so that usual files stay usual."""
-    found = common(ARCH, c, head_dim=True)
+    """The `gemma3.*` keys; the pattern of windows only where it is not llama.cpp's own."""
+    keys = common(ARCH, c, head_dim=True)
     if (cap := c.get("final_logit_softcapping")) is not None:
-        found[f"{ARCH}.final_logit_softcapping"] = f32(float(cap))
+        keys[f"{ARCH}.final_logit_softcapping"] = f32(float(cap))
     windows = layer_types(c, int(c.get("sliding_window_pattern") or PERIOD))
     if any(windows):
-        found[f"{ARCH}.attention.sliding_window"] = u32(c.count("sliding_window"))
-        found[f"{ARCH}.rope.freq_base_swa"] = f32(c.rope("sliding_attention").theta)
+        keys[f"{ARCH}.attention.sliding_window"] = u32(c.count("sliding_window"))
+        keys[f"{ARCH}.rope.freq_base_swa"] = f32(c.rope("sliding_attention").theta)
         if windows != [(i + 1) % PERIOD != 0 for i in range(c.layers)]:
-            found[f"{ARCH}.attention.sliding_window_pattern"] = array(windows, ValueType.BOOL)
-    return found
+            keys[f"{ARCH}.attention.sliding_window_pattern"] = array(windows, ValueType.BOOL)
+    return keys
 
 
 def checks(c: Config) -> list[Problem]:
+    """Problems of the attention scale, which llama.cpp fixes."""
     return scale_problems(c, WIDE)
 
 
 def to_config(model: Model) -> dict[str, Any]:
+    """Config keys of Gemma 3, back from the metadata."""
     layers, heads = model.meta("{arch}.block_count"), model.meta("{arch}.attention.head_count")
     window = model.meta("{arch}.attention.sliding_window")
     pattern = model.meta("{arch}.attention.sliding_window_pattern", PERIOD)

@@ -11,6 +11,7 @@ ARCH = "llama"
 
 
 def metadata(c: Config) -> Metadata:
+    """The `llama.*` keys."""
     return common(ARCH, c) | {
         f"{ARCH}.vocab_size": u32(c.vocab),
         f"{ARCH}.rope.dimension_count": u32(c.head_dim),

@@ -32,16 +32,17 @@ def _original(c: Config) -> int:
 
 
 def metadata(c: Config) -> Metadata:
+    """The `phi3.*` keys."""
     window = c.get("sliding_window")
-    found = common(ARCH, c, head_dim=False, scaling=False) | {
+    keys = common(ARCH, c, head_dim=False, scaling=False) | {
         f"{ARCH}.rope.scaling.original_context_length": u32(_original(c)),
         f"{ARCH}.rope.dimension_count": u32(_rotary(c)),
         # 0 tells Phi-4 from models of which older llama.cpp must guess the window.
         f"{ARCH}.attention.sliding_window": u32(window if isinstance(window, int) else 0),
     }
     if c.rope().params.get("long_factor"):
-        found[f"{ARCH}.rope.scaling.attn_factor"] = f32(_attention_factor(c))
-    return found
+        keys[f"{ARCH}.rope.scaling.attn_factor"] = f32(_attention_factor(c))
+    return keys
 
 
 def _attention_factor(c: Config) -> float:
@@ -62,19 +63,20 @@ def _usual_factor(context: int, original: int) -> float:
 
 def extra(c: Config) -> dict[str, F32]:
     """`rope_factors_long.weight` and `rope_factors_short.weight`, f32 [rotary / 2]."""
-    found: dict[str, F32] = {}
+    tensors: dict[str, F32] = {}
     for kind in ("long", "short"):
         values = c.rope().params.get(f"{kind}_factor")
         if values is None and c.rope().kind == "default":
             continue
         if not isinstance(values, list) or len(values) != _rotary(c) // 2:
+            count = len(values) if isinstance(values, list) else "no"
             raise SourceError(
-                f"rope parameters have {len(values) if isinstance(values, list) else 'no'} {kind} factors",
+                f"rope parameters have {count} {kind} factors",
                 expected=f"{_rotary(c) // 2}, half the rotary size",
                 todo="fetch config.json again",
             )
-        found[f"rope_factors_{kind}.weight"] = np.asarray(values, dtype=np.float32)
-    return found
+        tensors[f"rope_factors_{kind}.weight"] = np.asarray(values, dtype=np.float32)
+    return tensors
 
 
 def checks(c: Config) -> list[Problem]:
@@ -93,8 +95,8 @@ def checks(c: Config) -> list[Problem]:
         original = _original(c)
         notes.append(
             Problem(
-                f"llama.cpp takes the short rope factors in contexts up to {original} tokens and the long ones beyond,"
-                " whatever the text's length",
+                f"llama.cpp takes the short rope factors in contexts up to {original} tokens and "
+                "the long ones beyond, whatever the text's length",
                 todo=f"open it with a context of {original} tokens or less for short texts",
                 fatal=False,
             )
@@ -109,7 +111,7 @@ def to_config(model: Model) -> dict[str, Any]:
     """
     hidden, heads = model.meta("{arch}.embedding_length"), model.meta("{arch}.attention.head_count")
     rotary = model.meta("{arch}.rope.dimension_count", hidden // heads)
-    found: dict[str, Any] = {
+    config: dict[str, Any] = {
         "sliding_window": model.meta("{arch}.attention.sliding_window") or None,
         "original_max_position_embeddings": model.meta(
             "{arch}.rope.scaling.original_context_length", model.meta("{arch}.context_length")
@@ -128,12 +130,12 @@ def to_config(model: Model) -> dict[str, Any]:
         }
         factor = model.meta("{arch}.rope.scaling.attn_factor")
         usual = _usual_factor(
-            model.meta("{arch}.context_length"), found["original_max_position_embeddings"]
+            model.meta("{arch}.context_length"), config["original_max_position_embeddings"]
         )
         if factor is not None and abs(factor - usual) > 1e-6 * usual:
             scaling["attention_factor"] = float(str(np.float32(factor)))
-        found["rope_scaling"] = scaling
-    return found
+        config["rope_scaling"] = scaling
+    return config
 
 
 FAMILY = Family(

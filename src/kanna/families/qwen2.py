@@ -22,6 +22,7 @@ DEFAULTS = {
 
 
 def metadata(c: Config) -> Metadata:
+    """The `qwen2.*` keys."""
     return common(ARCH, c)
 
 

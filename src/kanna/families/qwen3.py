@@ -10,6 +10,7 @@ ARCH = "qwen3"
 
 
 def metadata(c: Config) -> Metadata:
+    """The `qwen3.*` keys."""
     return common(ARCH, c)
 
 

@@ -28,12 +28,15 @@ class Renamed:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
         return self.inner.nbytes
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
         return self.inner.rows(start, stop)
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
         return self.inner.raw(start, stop)
 
 
@@ -57,6 +60,7 @@ class HeadRows:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
         return self.inner.nbytes
 
     def _source(self, wanted: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -67,6 +71,7 @@ class HeadRows:
         return head * self.head_dim + source
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
         if len(self.shape) == 1:
             # A bias is one row: its columns are permuted instead.
             return self.inner.rows(start, stop)[:, self._source(np.arange(self.shape[0]))]
@@ -74,6 +79,7 @@ class HeadRows:
         return self.inner.rows(first, last)[self._source(np.arange(start, stop)) - first]
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
         if len(self.shape) == 1:
             return None
         first, last = self._heads(start, stop)
@@ -100,12 +106,15 @@ class Shifted:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
         return 4 * prod(self.shape)
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
         return self.inner.rows(start, stop) + np.float32(self.offset)
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
         return None
 
 
@@ -123,10 +132,13 @@ class Computed:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
         return self.values.nbytes
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
         return self.values.reshape(-1, self.shape[-1])[start:stop]
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
         return np.ascontiguousarray(self.rows(start, stop)).view(np.uint8)

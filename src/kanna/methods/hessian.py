@@ -22,7 +22,7 @@ I32 = NDArray[np.int32]
 Factors = tuple[I32, "F32 | None"]
 
 DAMPING = 0.01
-"""Share of the diagonal's mean that is added to it, doubled until the matrix is positive definite."""
+"""Share of the diagonal's mean that is added to it; doubled until there are factors."""
 _CACHE_SIZE = 2
 """Second moments whose blocks stay in memory: tensors that share inputs follow one another."""
 

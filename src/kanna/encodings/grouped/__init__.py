@@ -30,8 +30,8 @@ def get(name: str) -> Encoding | None:
 
     UnsupportedError when a kind has no such width or group.
     """
-    found = _all().get(name)
-    if found is None:
+    encoding = _all().get(name)
+    if encoding is None:
         for kind in (affine, nbits):
             kind.parse(name)
-    return found
+    return encoding

@@ -33,18 +33,18 @@ def parse(name: str) -> None:
 
     Nothing for other names.
     """
-    found = _NAME.fullmatch(name)
-    if found is None:
+    match = _NAME.fullmatch(name)
+    if match is None:
         return
-    said: tuple[object, ...] = ()
-    if int(found[1]) not in BITS:
-        said = (f"codes of {found[1]} bits", BITS)
-    elif int(found[2]) not in GROUPS:
-        said = (f"groups of {found[2]} values", GROUPS)
-    elif found[3]:
-        said = (f"scales of type {found[3][1:]}", NUMBERS)
-    if said:
-        what, known = said
+    problem: tuple[object, ...] = ()
+    if int(match[1]) not in BITS:
+        problem = (f"codes of {match[1]} bits", BITS)
+    elif int(match[2]) not in GROUPS:
+        problem = (f"groups of {match[2]} values", GROUPS)
+    elif match[3]:
+        problem = (f"scales of type {match[3][1:]}", NUMBERS)
+    if problem:
+        what, known = problem
         raise UnsupportedError(
             f"MLX has no {what} in its affine mode", expected=", ".join(map(str, known))
         )

@@ -1,8 +1,10 @@
-"""MLX's float modes: mxfp4 and mxfp8 with a power of two per 32 values, nvfp4 with an 8-bit float per 16.
+"""MLX's float modes: mxfp4 and mxfp8 in groups of 32 values, nvfp4 in groups of 16.
 
-Codes are E2M1 (mxfp4, nvfp4) or E4M3 (mxfp8), scales E8M0 or E4M3, a byte each; there is no bias. `nearest` gives the
-bytes of mx.quantize(mode=...) on a CPU, which computes in the type of the weights: bfloat16 in `mxfp4g32`, float16 in
-`mxfp4g32_f16`, float32 in `mxfp4g32_f32`; what is stored has the same form. `search` tries the scales beside that one.
+Codes are E2M1 (mxfp4, nvfp4) or E4M3 (mxfp8), scales E8M0, a power of two, or E4M3 (nvfp4), a byte
+each; there is no bias (OCP Microscaling Formats 1.0). `nearest` gives the bytes of
+mx.quantize(mode=...) on a CPU, which computes in the type of the weights: bfloat16 in `mxfp4g32`,
+float16 in `mxfp4g32_f16`, float32 in `mxfp4g32_f32`; the stored form is the same. `search` also
+tries the neighbouring scales.
 """
 
 from __future__ import annotations
@@ -58,10 +60,10 @@ def _nearest(x: F32, table: F32, *, even: bool) -> U8:
     """Place of the nearest magnitude; a tie goes to the even place, or to the lower one."""
     size = np.abs(x)
     middle = (table[1:] + table[:-1]) * np.float32(0.5)
-    found = np.searchsorted(middle, size, side="left")
+    index = np.searchsorted(middle, size, side="left")
     if even:
-        found += (found % 2 == 1) & (np.searchsorted(middle, size, side="right") > found)
-    return found.astype(np.uint8)
+        index += (index % 2 == 1) & (np.searchsorted(middle, size, side="right") > index)
+    return index.astype(np.uint8)
 
 
 def _scale_values(mode: _Mode, scales: U8) -> F32:
@@ -101,11 +103,15 @@ def _searched(mode: _Mode, x: F32, w: F32) -> tuple[U8, U8]:
     least = np.full(len(x), np.inf)
     for step in (0, -1, 1) if mode.power else (0, -1, 1, -2, 2, -3, 3):
         scales = np.clip(first + step, 0, mode.highest).astype(np.uint8)
-        found = _codes(mode, x, scales, "f32")
-        off = signed[found] * _scale_values(mode, scales)[:, None] - x
+        candidate = _codes(mode, x, scales, "f32")
+        off = signed[candidate] * _scale_values(mode, scales)[:, None] - x
         error = (w * off * off).sum(axis=1, dtype=np.float64)
         better = error < least
-        least[better], best[better], codes[better] = error[better], scales[better], found[better]
+        least[better], best[better], codes[better] = (
+            error[better],
+            scales[better],
+            candidate[better],
+        )
     return best, codes
 
 
@@ -162,8 +168,8 @@ def _decoder(mode: _Mode) -> Callable[[Encoding, U8, int], F32]:
 
 def name_of(mode: str, number: str = "bf16") -> str:
     """Name of the encoding of `mode` whose `nearest` computes in `number`."""
-    found = next(m for m in MODES if m.name == mode)
-    return f"{mode}g{found.group}" + ("" if number == "bf16" else f"_{number}")
+    known = next(m for m in MODES if m.name == mode)
+    return f"{mode}g{known.group}" + ("" if number == "bf16" else f"_{number}")
 
 
 def _to_ggml(per: int, group: int) -> Callable[[U8], U8]:

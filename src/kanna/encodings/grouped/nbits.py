@@ -23,7 +23,14 @@ _NAME = re.compile(r"nbits(\d+)g(\d+)(s?)(_f32)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NBits:
-    """bits of a code, values per scale, whether the zero is stored, and whether scales are half precision."""
+    """The shape of a group.
+
+    Attributes:
+        bits: Bits of a code.
+        group: Values per scale.
+        zero: Whether the zero is stored; else it is the middle code.
+        half: Whether scales are half precision; else single.
+    """
 
     bits: int
     group: int
@@ -37,6 +44,7 @@ class NBits:
 
     @property
     def scale_bytes(self) -> int:
+        """Bytes of a scale."""
         return 2 if self.half else 4
 
     @property
@@ -62,10 +70,10 @@ def parse(name: str) -> NBits | None:
 
     UnsupportedError: no such width or group.
     """
-    found = _NAME.fullmatch(name.lower())
-    if found is None:
+    match = _NAME.fullmatch(name.lower())
+    if match is None:
         return None
-    bits, group = int(found[1]), int(found[2])
+    bits, group = int(match[1]), int(match[2])
     if bits not in BITS:
         raise UnsupportedError(
             f"MatMulNBits has no codes of {bits} bits",
@@ -78,7 +86,7 @@ def parse(name: str) -> NBits | None:
             expected=" or ".join(map(str, GROUPS)),
             todo=f"nbits{bits}g32, for one",
         )
-    return NBits(bits=bits, group=group, zero=not found[3], half=not found[4])
+    return NBits(bits=bits, group=group, zero=not match[3], half=not match[4])
 
 
 def _encoding(bits: int, group: int, kind: str, width: str) -> Encoding:
