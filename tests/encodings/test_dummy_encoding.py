@@ -38,6 +38,7 @@ def decode(encoding, data, cols):
 
 ENCODING = Encoding(
     name="dummy",
+    summary="INT8: signed bytes under one scale per 16 values",
     label="DUMMY",
     block=16,
     block_bytes=20,

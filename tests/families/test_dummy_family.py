@@ -22,7 +22,12 @@ from dataclasses import replace
 
 from kanna.families.llama import FAMILY as LLAMA
 
-FAMILY = replace(LLAMA, architectures=("DummyForCausalLM",), model_type="dummy")
+FAMILY = replace(
+    LLAMA,
+    summary="Dummy: a llama of another name",
+    architectures=("DummyForCausalLM",),
+    model_type="dummy",
+)
 '''
 
 
@@ -63,4 +68,5 @@ def test_with_it_the_source_is_inspected_and_converted(
 def test_it_is_listed(dummy: None) -> None:
     [kind] = components("families", "dummy").kinds
     [component] = kind.components
+    assert component.summary == "Dummy: a llama of another name"
     assert component.facts["architectures"] == ["DummyForCausalLM"]

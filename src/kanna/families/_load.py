@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def load_model(source: Source) -> Model:
     """The model of a source, with GGUF names and metadata; no weight is read.
 
+    Args:
+        source: A source that is open.
+
     Raises:
         UnsupportedError: The family or a part of it is not known; names all problems at once.
         SourceError: A value of the config or tokenizer is wrong.
