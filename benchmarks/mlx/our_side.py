@@ -14,7 +14,6 @@ import kanna
 from kanna import families
 from kanna._util.progress import Silent
 from kanna.calibration import statistics
-from kanna.conversion.mlx import number_of
 from kanna.encodings.grouped.affine import name_of
 from kanna.model import Model
 from kanna.optimization.adapters.mlx import MLXAdapter
@@ -24,6 +23,7 @@ from kanna.optimization.measure import measure
 from kanna.optimization.search import search
 from kanna.plan import Plan, RuleModel
 from kanna.plan.allocate import Choice
+from kanna.plan.mlx import float_type
 from kanna.sources import open_source
 
 
@@ -100,7 +100,7 @@ def plan_of(model: Model, folder: Path) -> Plan:
     for path in folder.glob("*.safetensors"):
         with safe_open(str(path), framework="np") as file:
             shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 no mapping
-    number = number_of(model)
+    number = float_type(model)
     rules: list[RuleModel] = []
     for ours, theirs in families.hf_names(model).items():
         if (scales := shapes.get(theirs.removesuffix("weight") + "scales")) is None:

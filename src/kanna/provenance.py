@@ -47,32 +47,6 @@ def quantized_source(model: Model) -> dict[str, int]:
     return weights
 
 
-def metadata(
-    model: Model,
-    source: Source,
-    resolved: Resolved,
-    *,
-    hashes: Mapping[str, str] | None,
-    command: str,
-    imatrix: Imatrix | None = None,
-    statistics: str | None = None,
-) -> dict[str, MetaValue]:
-    """All keys of the artefact: the model's, and ours.
-
-    Without `hashes` zeros stand in their place.
-    """
-    ours = keys(
-        model,
-        source,
-        resolved,
-        hashes=hashes,
-        command=command,
-        imatrix=imatrix,
-        statistics=statistics,
-    )
-    return carried(model, ours) | ours
-
-
 def carried(model: Model, ours: Mapping[str, MetaValue]) -> dict[str, MetaValue]:
     """The keys of the model that stay beside `ours`."""
     return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours}
@@ -87,11 +61,16 @@ def keys(
     command: str,
     imatrix: Imatrix | None = None,
     statistics: str | None = None,
+    file_type: int | None = None,
 ) -> dict[str, MetaValue]:
-    """The keys that say how the artefact was made; of the same length for any hashes."""
+    """The keys that say how the artefact was made; of the same length for any hashes.
+
+    Args:
+        file_type: llama.cpp's number of the plan, for a GGUF.
+    """
     values: dict[str, MetaValue] = {
         "general.quantization_version": u32(QUANTIZATION_VERSION),
-        "general.file_type": u32(resolved.file_type),
+        **({} if file_type is None else {"general.file_type": u32(file_type)}),
         "kanna.version": string(__version__),
         "kanna.command": string(command),
         "kanna.plan": string(resolved.name),

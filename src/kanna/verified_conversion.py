@@ -53,7 +53,7 @@ def convert(
         statistics: A folder that `kanna calibrate` wrote.
         dry_run: Only describe what would be written.
         split_max_size: Largest size of a part in bytes; None writes one file.
-        format: One of `kanna.conversion.formats()`; None: what the preset names, as in `mlx:q4`,
+        format: One of `kanna.conversion.names()`; None: what the preset names, as in `mlx:q4`,
             else `gguf`. `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
         method: How values are chosen; None: `gptq` with statistics, else `search`.
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.

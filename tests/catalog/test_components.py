@@ -43,7 +43,7 @@ FOLDERS = {
     "kanna.encodings.grouped": ("encodings", "ENCODINGS"),
     "kanna.methods": ("methods", "METHOD"),
     "kanna.families": ("families", "FAMILY"),
-    "kanna.conversion": ("formats", "WORK"),
+    "kanna.conversion": ("formats", "CONVERSION"),
     "kanna.optimization.adapters": ("formats", "ADAPTER"),
     "kanna.runtimes": ("runtimes", "RUNTIME"),
     "kanna.serving.engines": ("engines", "ENGINE"),

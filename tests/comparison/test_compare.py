@@ -229,9 +229,9 @@ def test_presets_are_named_by_format() -> None:
     assert [c.name for c in choices(["gguf"], ["q8_0", "Q4_K_M"])] == ["Q8_0", "Q4_K_M"]
     both = choices(["gguf", "onnx"], ["Q8_0"])
     assert both[0].name == "Q8_0" and {c.format for c in both[1:]} == {"onnx"}
-    assert not any(c.given for c in both[1:])
+    assert not any(c.named for c in both[1:])
     named = choices(["gguf"], ["Q8_0", "onnx:int4"])
-    assert [(c.format, c.name, c.given) for c in named][1] == ("onnx", "onnx:int4", True)
+    assert [(c.format, c.name, c.named) for c in named][1] == ("onnx", "onnx:int4", True)
     assert str(named[1].path(Path("out"), "Qwen2.5")) == "out/Qwen2.5-onnx-int4"
     assert str(named[0].path(Path("out"), "Qwen2.5")) == "out/Qwen2.5-Q8_0.gguf"
     with pytest.raises(UsageError, match="no format 'tflite'"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
+from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, of_module, options
 from kanna.serving import EXTRA, engines
 
@@ -15,7 +15,7 @@ def _find() -> Iterator[Component]:
         yield of_module(
             "engines",
             name,
-            importlib.import_module(f"{engines.__name__}.{name}"),
+            plugins.module(engines.__name__, name),
             "ENGINE",
             summary=engine.summary,
             extra=",".join(dict.fromkeys((EXTRA, engine.extra))),

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 
+from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, command_options, of_module
-from kanna.conversion import convert, formats
+from kanna.conversion import convert, get, names
 
 
 def _find() -> Iterator[Component]:
-    for name in formats():
-        module = importlib.import_module(f"kanna.conversion.{name}")
-        work = module.WORK
+    for name in names():
+        module = plugins.module("kanna.conversion", name)
+        converter = get(name)
         yield of_module(
             "formats",
             name,
             module,
-            "WORK",
-            summary=work.summary,
-            extra=work.extra,
-            options=command_options("convert", convert, only=work.takes),
+            "CONVERSION",
+            summary=converter.summary,
+            extra=converter.extra,
+            options=command_options("convert", convert, only=converter.takes),
         )
 
 

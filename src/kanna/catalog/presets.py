@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
+from kanna import conversion, formats
 from kanna.catalog.base import Component, Kind
-from kanna.conversion import onnx as whole
-from kanna.plan import gguf, mlx, onnx, onnx_derived
-
-_KIND = "presets"
 
 
 def _find() -> Iterator[Component]:
-    for preset in gguf.PRESETS:
-        facts = _facts(preset, "name", "use_case", "rules", "low") | {"rules": len(preset.rules)}
-        yield _of(gguf, preset.name, preset.use_case, facts)
-    for name in whole.PRESETS:
-        yield _of(whole, f"onnx:{name}", whole.PRESETS[name])
-    for name, summary in onnx.PRESETS.items():
-        yield _of(onnx, f"onnx:{name}", summary)
-    for name, derived in onnx_derived.PRESETS.items():
-        yield _of(onnx_derived, f"onnx:{name}", derived.use, _facts(derived, "use"))
-    for name, preset in mlx.PRESETS.items():
-        yield _of(mlx, f"mlx:{name}", preset.summary, _facts(preset, "summary"))
+    for format in map(formats.get, sorted(formats.names(), key=_default_first)):
+        for preset in format.presets.values():
+            yield Component(
+                kind="presets",
+                name=formats.qualified(format.name, preset.name),
+                summary=preset.summary[0].upper() + preset.summary[1:],
+                where=preset.where,
+                extra=conversion.get(format.name).extra,
+                facts=dict(preset.facts),
+            )
 
 
-def _of(module: Any, name: str, summary: str, facts: dict[str, Any] | None = None) -> Component:
-    extra = "onnx" if name.startswith("onnx:") else ""
-    summary = summary[0].upper() + summary[1:]
-    return Component(
-        kind=_KIND,
-        name=name,
-        summary=summary,
-        where=f"{module.__name__}:PRESETS",
-        extra=extra,
-        facts=facts or {},
-    )
-
-
-def _facts(preset: Any, *without: str) -> dict[str, Any]:
-    """Fields of a preset that say something."""
-    fields = {
-        f.name: getattr(preset, f.name) for f in dataclasses.fields(preset) if f.name not in without
-    }
-    return {
-        name.replace("_", " "): value
-        for name, value in fields.items()
-        if value not in ("", None, False)
-    }
+def _default_first(name: str) -> tuple[bool, str]:
+    return name != formats.DEFAULT, name
 
 
 KIND = Kind(

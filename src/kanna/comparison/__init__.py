@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kanna import formats as known_formats
 from kanna import report
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
 from kanna.comparison import steps
-from kanna.comparison.formats import FORMATS, Choice, choices
+from kanna.comparison.formats import PresetChoice, choices
 from kanna.comparison.pairs import pairs
 from kanna.comparison.result_cache import Kept
 from kanna.comparison.rows import CompareResult, Row, recommend
@@ -27,7 +28,7 @@ def compare(
     source: str | Path,
     *,
     presets: Sequence[str] | None = None,
-    formats: Sequence[str] = ("gguf",),
+    formats: Sequence[str] = (known_formats.DEFAULT,),
     out: str | Path,
     text: str | Path | None = None,
     windows: int | None = None,
@@ -53,7 +54,7 @@ def compare(
     Args:
         source: What is converted.
         presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its own.
-        formats: Which take part: gguf, onnx, mlx.
+        formats: Which take part.
         out: The folder for artefacts and report.
         text: A file to evaluate on; None: the WikiText-2 test set.
         windows: Windows of 512 tokens to evaluate; None: as `evaluate` does.
@@ -126,7 +127,7 @@ def compare(
 
 def _plan(
     source: Source,
-    chosen: Sequence[Choice],
+    chosen: Sequence[PresetChoice],
     out: Path,
     name: str,
     imatrix: str | Path | None,
@@ -139,14 +140,15 @@ def _plan(
     Raises what makes the first format's conversions impossible.
     """
     first = chosen[0].format
-    own = steps.baseline(source)
-    whole = FORMATS[first].whole or (own if first == "gguf" else own.lower())
-    base = Choice(format=first, preset=whole, given=True)
+    whole = known_formats.get(first).whole_presets[steps.source_type(source)]
+    base = PresetChoice(format=first, preset=whole, named=True)
     rows: list[Row] = []
     how: dict[str, dict[str, object]] = {}
     for choice in [base, *[c for c in chosen if c.name != base.name]]:
         # An importance matrix says nothing about 16 bits.
-        weighted = imatrix if choice.format == "gguf" and choice is not base else None
+        weighted = (
+            imatrix if choice.format == known_formats.DEFAULT and choice is not base else None
+        )
         how[choice.name] = {"preset": choice.name, "imatrix": weighted}
         role = "baseline" if choice is base else "candidate"
         try:
@@ -154,7 +156,7 @@ def _plan(
                 steps.plan(source, choice.path(out, name), choice.name, role, how[choice.name])
             )
         except KannaError as error:
-            if choice.format == first or (choice.given and isinstance(error, UsageError)):
+            if choice.format == first or (choice.named and isinstance(error, UsageError)):
                 raise
             notes.append(f"{choice.name} was left out: {error.found}")
     return rows, how

@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna import __version__
 from kanna._util.units import format_size
+from kanna.formats import DEFAULT
 
 KNEE = 0.0025
 """Nats of KL divergence that one per cent of file size is worth.
@@ -44,7 +45,7 @@ class Row:
     name: str
     role: str
     preset: str = ""
-    format: str = "gguf"
+    format: str = DEFAULT
     path: str | None = None
     file: str | None = None
     file_bytes: int | None = None

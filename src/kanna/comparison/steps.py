@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanna import formats as known_formats
 from kanna import runtimes
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.units import format_size, precision_class
 from kanna.calibration import statistics
-from kanna.comparison.formats import FORMATS
 from kanna.comparison.result_cache import Kept
 from kanna.comparison.rows import Row
 from kanna.errors import GateError, KannaError, MissingError
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from kanna.conversion import ConvertResult
 
 
-def baseline(source: Source) -> str:
-    """16 bits as the source has them.
+def source_type(source: Source) -> str:
+    """The type of 16 bits, `bf16` or `f16`, that holds a source best.
 
     Float16 for wider or quantized sources, which it holds more exactly.
     """
     weights: dict[str, int] = {}
     for tensor in source.tensors.values():
         weights[tensor.dtype] = weights.get(tensor.dtype, 0) + num_weights(tensor)
-    return "BF16" if max(weights, key=lambda k: weights[k]) == "bf16" else "F16"
+    return "bf16" if max(weights, key=lambda k: weights[k]) == "bf16" else "f16"
 
 
 def base_name(source: Source) -> str:
@@ -60,10 +60,11 @@ def plan(source: Source, path: Path, name: str, role: str, how: Mapping[str, Any
         how: Options of `convert` that decide what is written: preset, plan, imatrix, statistics,
             method.
     """
-    from kanna.conversion import convert, format_of
+    from kanna.conversion import convert
 
     made = convert(source, path, dry_run=True, **how)
-    return described(made, path, name, role, format_of(None, how.get("preset"))[0])
+    format, _ = known_formats.parse_preset(None, how.get("preset"))
+    return described(made, path, name, role, format)
 
 
 def described(made: ConvertResult, path: Path, name: str, role: str, format: str) -> Row:
@@ -108,7 +109,7 @@ def make(
     from kanna.conversion import convert
 
     path = Path(row.path or "")
-    in_folder = row.format != "gguf"
+    in_folder = not known_formats.get(row.format).suffix
     if overwrite or not path.exists():
         same = False
     elif in_folder:
@@ -228,7 +229,12 @@ def measure_quality(
 
     able = [r for r in rows if r.path and r.gate != "failed"]
     # Artefacts of several runtimes have another reference.
-    settings = ("source", _digest(text), windows, all(r.format == "gguf" for r in able))
+    settings = (
+        "source",
+        _digest(text),
+        windows,
+        all(r.format == known_formats.DEFAULT for r in able),
+    )
     found = {r.name: kept.get(r.path or "", "quality", *settings) for r in able}
     new = [r for r in able if found[r.name] is None]
     try:
@@ -427,10 +433,12 @@ def describe(source: Source, model: Model) -> dict[str, Any]:
 
 def versions(formats: Sequence[str]) -> dict[str, str]:
     """Version of the runtime of each format, by format; empty where it is not here."""
-    return {f: runtimes.get(FORMATS[f].runtime).available().version for f in formats}
+    return {f: runtimes.get(known_formats.get(f).runtime).available().version for f in formats}
 
 
-def environment(threads: int | None, formats: Sequence[str] = ("gguf",)) -> dict[str, str]:
+def environment(
+    threads: int | None, formats: Sequence[str] = (known_formats.DEFAULT,)
+) -> dict[str, str]:
     """The machine and the runtimes the numbers were measured with."""
     import platform
 
@@ -441,7 +449,8 @@ def environment(threads: int | None, formats: Sequence[str] = ("gguf",)) -> dict
     from kanna.runtimes.llamacpp import RUNTIME
 
     others = {
-        f: v or "not installed" for f, v in versions([f for f in formats if f != "gguf"]).items()
+        known_formats.get(f).title: v or "not installed"
+        for f, v in versions([f for f in formats if f != known_formats.DEFAULT]).items()
     }
     here, processor = RUNTIME.available(), cpu()
     build = "native" if here.build.get("native") else "generic" if here.ok else ""
@@ -452,7 +461,7 @@ def environment(threads: int | None, formats: Sequence[str] = ("gguf",)) -> dict
         "llama.cpp": f"{here.version}, {build} build, {', '.join(here.backends)}"
         if here.ok
         else "not installed",
-        **{{"onnx": "ONNX", "mlx": "MLX"}.get(f, f): v for f, v in others.items()},
+        **others,
         "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "kanna": __version__,
     }
@@ -467,11 +476,11 @@ def command(
     imatrix: str | Path | None,
     revision: str | None,
     repeat: int,
-    formats: Sequence[str] = ("gguf",),
+    formats: Sequence[str] = (known_formats.DEFAULT,),
 ) -> str:
     """The command line that makes the same comparison again."""
     parts = ["kanna", "compare", str(source), "--presets", ",".join(presets), "-o", str(out)]
-    if list(formats) != ["gguf"]:
+    if list(formats) != [known_formats.DEFAULT]:
         parts += ["--formats", ",".join(formats)]
     given = {"--text": text, "--windows": windows, "--imatrix": imatrix, "--revision": revision}
     for option, value in (given | {"--repeat": None if repeat == REPEAT else repeat}).items():

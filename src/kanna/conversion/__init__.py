@@ -5,29 +5,66 @@ Each file beside this one is one format.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-from kanna import families
+from kanna import families, formats
 from kanna._util import digest, plugins
 from kanna._util.progress import Progress, Silent
-from kanna.conversion.base import ConvertResult, Request, Running, Work
+from kanna.conversion.base import (
+    Conversion,
+    ConversionRequest,
+    Converter,
+    ConvertResult,
+    Sizes,
+    WriteOptions,
+)
+from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.errors import OutputError, UsageError
-from kanna.formats.onnx.encoder import is_encoder
 from kanna.hardware.cpu import default_threads
+from kanna.model import Model
 from kanna.plan import Plan
 from kanna.sources import Source, open_source
 
-__all__ = ["ConvertResult", "convert", "format_of", "formats"]
+__all__ = [
+    "Conversion",
+    "ConversionRequest",
+    "ConvertResult",
+    "Converter",
+    "Guidance",
+    "Sizes",
+    "WriteOptions",
+    "convert",
+    "get",
+    "names",
+    "read_guidance",
+    "sizes",
+]
 
 
-def formats() -> tuple[str, ...]:
+def names() -> tuple[str, ...]:
     """Names of the formats that can be written."""
-    return plugins.names(__name__, "WORK")
+    return plugins.names(__name__, "CONVERSION")
+
+
+def get(name: str) -> Converter:
+    """How sources become artefacts of a format; raises UnsupportedError naming those there are."""
+    return plugins.load(__name__, name, "CONVERSION")
+
+
+def sizes(format: str, source: Source, model: Model, guidance: Guidance | None = None) -> Sizes:
+    """What sizes plans of `model` in a format, computed once and asked as often as needed.
+
+    Raises:
+        UsageError: The format has no plans.
+        KannaError: The format cannot hold the model at all.
+    """
+    make = get(format).sizes
+    if make is None:
+        raise UsageError(f"{format} has no plans to size")
+    return make(source, model, guidance or Guidance())
 
 
 def convert(
@@ -63,7 +100,7 @@ def convert(
         preset: A named plan; the format has a default. One of preset, encoding and plan.
         encoding: The same for every matrix.
         plan: A plan, or a file of one.
-        format: One of `formats()`; None: what the preset names, as in `mlx:q4`, else `gguf`.
+        format: One of `names()`; None: what the preset names, as in `mlx:q4`, else `gguf`.
             `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
         imatrix: llama.cpp's importance matrix.
         statistics: A folder `kanna calibrate` wrote.
@@ -77,7 +114,7 @@ def convert(
         overwrite: Replace what is at `out`.
     """
     started = time.perf_counter()
-    bar = progress or Silent()
+    progress = progress or Silent()
     given = [
         name
         for name, value in (("preset", preset), ("encoding", encoding), ("plan", plan))
@@ -89,11 +126,9 @@ def convert(
         raise UsageError("imatrix and statistics were given together", expected="one of them")
     if out is None and not dry_run:
         raise UsageError("no output was named", expected="a path")
-    format, preset = format_of(format, preset)
-    if include or exclude:
-        _check_patterns(format, preset, [*include, *exclude])
-    kind: Any = plugins.load(__name__, format, "WORK")
-    request = Request(
+    format, preset = formats.parse_preset(format, preset)
+    converter = get(format)
+    request = ConversionRequest(
         preset=preset,
         encoding=encoding,
         plan=plan,
@@ -104,36 +139,32 @@ def convert(
         include=tuple(include),
         exclude=tuple(exclude),
     )
-    _check_used(format, request, kind.takes)
+    if converter.check is not None:
+        converter.check(request)
+    _check_used(format, request, converter.takes)
     opened = open_source(
         source,
         revision=revision,
         offline=offline,
         weights=not dry_run,
         preflight=families.load_model,
-        progress=bar,
+        progress=progress,
     )
     if out is not None and not dry_run:
         _refuse_source_as_output(opened, Path(out))
-    if kind.late_hashes and not dry_run:
+    if converter.late_hashes and not dry_run:
         digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
-    if format == "onnx" and is_encoder(opened.config):
-        from kanna.conversion.encoder import ToEncoder
-
-        kind, model = ToEncoder, None
-    else:
-        model = families.load_model(opened)
-    work: Work = kind(opened, model, Path(out) if out is not None else None, request)
-    result = work.describe()
+    conversion = converter.begin(opened, Path(out) if out is not None else None, request)
+    result = conversion.describe()
     if dry_run:
         return result
-    work.check(result, overwrite=overwrite)
-    written = work.write(
-        Running(
+    conversion.check(result, overwrite=overwrite)
+    written = conversion.write(
+        WriteOptions(
             threads=threads or default_threads(),
             overwrite=overwrite,
             nonfinite=nonfinite,
-            progress=bar,
+            progress=progress,
         )
     )
     return replace(
@@ -146,46 +177,21 @@ def convert(
     )
 
 
-def format_of(format: str | None, preset: str | None) -> tuple[str, str | None]:
-    """The format and the preset's name in it: `mlx:q4` is q4 of mlx.
-
-    Raises UsageError for a contradiction.
-    """
-    prefix, colon, rest = (preset or "").partition(":")
-    if not colon:
-        return format or "gguf", preset
-    if format is not None and format != prefix:
-        raise UsageError(
-            f"the preset {preset} is not one of {format}", expected=f"--format {prefix}"
-        )
-    return prefix, rest
-
-
-def _check_used(format: str, request: Request, takes: Sequence[str]) -> None:
+def _check_used(format: str, request: ConversionRequest, takes: Sequence[str]) -> None:
     """UsageError for what was given and the format has no use for."""
-    given = [f.name for f in fields(request) if getattr(request, f.name) not in (None, ())]
-    if unused := [name for name in given if name not in takes]:
-        options = [f"--{name.replace('_', '-')}" for name in (unused[0], *takes)]
-        raise UsageError(f"{options[0]} has no use for {format}", expected=", ".join(options[1:]))
-
-
-def _check_patterns(format: str, preset: str | None, patterns: Sequence[str]) -> None:
-    """UsageError unless the preset is an int8 graph and every pattern is a regular expression."""
-    from kanna.plan.onnx_derived import PRESETS
-
-    if format != "onnx" or preset not in PRESETS or not PRESETS[preset].int8:
-        able = ", ".join(f"onnx:{name}" for name, kind in PRESETS.items() if kind.int8)
-        raise UsageError(
-            "--include and --exclude choose the products of an int8 graph",
-            expected=f"--preset {able}",
-        )
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
+    given = [f for f in fields(request) if getattr(request, f.name) not in (None, ())]
+    for field in given:
+        if field.name not in takes:
+            purpose = field.metadata.get("purpose")
             raise UsageError(
-                f"{pattern!r} is no pattern: {error}", expected="a regular expression"
-            ) from None
+                f"{_option(field.name)} has no use for {format}"
+                + (f": it is for {purpose}" if purpose else ""),
+                expected=", ".join(map(_option, takes)),
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _refuse_source_as_output(source: Source, out: Path) -> None:

@@ -1,9 +1,9 @@
-"""What a conversion to one format is, and what it returns."""
+"""What a conversion to one format is, what it is asked, and what it returns."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +11,12 @@ from typing import Any, Protocol
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress
 from kanna.checks import VerifyResult
-from kanna.formats.gguf.write import WriteResult
+from kanna.conversion.guidance import Guidance
+from kanna.errors import UsageError
+from kanna.formats.stream import WriteResult
 from kanna.model import Model, Tensor
-from kanna.plan import Plan, Resolved, RuleModel, Substitution, resolve
+from kanna.plan import Plan, Resolved, RuleModel, Substitution, TensorPlan, load, resolve
+from kanna.plan.presets import Preset
 from kanna.sources import Source
 
 
@@ -42,6 +45,7 @@ class ConvertResult:
     verify: VerifyResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
         return {
             "paths": [str(p) for p in self.paths],
             "file_bytes": self.file_bytes,
@@ -62,14 +66,13 @@ class ConvertResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ConversionRequest:
     """What the user asks for, as `convert` takes it; a format refuses what it has no use for.
 
-    products' names
-
     Attributes:
-        method: None: the format's own choice.
-        include, exclude: Of an int8 graph, patterns of its.
+        method: How values are chosen; None: the format's own choice.
+        include, exclude: Patterns of the names of products that an int8 graph quantizes, or leaves
+            float.
     """
 
     preset: str | None = None
@@ -79,13 +82,36 @@ class Request:
     statistics: str | Path | None = None
     method: str | None = None
     split_max_size: int | None = None
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
+    include: Sequence[str] = field(
+        default=(), metadata={"purpose": "the products of an int8 graph"}
+    )
+    exclude: Sequence[str] = field(
+        default=(), metadata={"purpose": "the products of an int8 graph"}
+    )
+
+    def as_plan(self, preset: Callable[[str], Plan], default: str) -> Plan:
+        """The plan that is asked for, which remembers the words of the user.
+
+        Args:
+            preset: Makes the plan of a preset; of the one called `default` when nothing is named.
+        """
+        if self.plan is not None:
+            return load(self.plan) if isinstance(self.plan, (str, Path)) else self.plan
+        if self.encoding is not None:
+            return Plan.of_encoding(self.encoding)
+        plan = preset(self.preset or default)
+        plan.origin = ("preset", self.preset or default)
+        return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """How to write: threads, what to do with NaN and infinity (`refuse` or `zero`), where to report."""
+class WriteOptions:
+    """How an artefact is written.
+
+    Attributes:
+        nonfinite: What becomes of NaN and infinity: `refuse` or `zero`.
+        progress: Where the work is reported.
+    """
 
     threads: int
     overwrite: bool
@@ -97,24 +123,74 @@ MATRICES = ("preset", "encoding", "plan", "imatrix", "statistics", "method", "sp
 """Fields that say how matrices are stored in one file or folder of weights."""
 
 
-class Work(Protocol):
-    """A conversion of one source to one format, planned when it is made and nothing written yet.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizedPlan:
+    """A plan over one model: what each tensor becomes, and the bytes of the artefact.
 
-    Each file beside this one exports a class of this kind as WORK.
+    Attributes:
+        resolved: One entry per tensor of the artefact, under its names there.
+        file_bytes: Of the file, or of the weight files of a folder.
+        nbytes: Of each entry by its name; None: what its encoding takes.
     """
 
-    late_hashes: bool
-    """Whether the files of the source are hashed while weights are written, and asked for last."""
-    takes: Sequence[str]
-    """Fields of a request that it has a use for."""
-    summary: str
-    """What it makes, in a line."""
-    extra: str
-    """What must be installed for it; "" for the base install."""
+    resolved: Resolved
+    file_bytes: int
+    nbytes: Mapping[str, int] | None = None
 
-    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        """Raises KannaError for whatever headers tell. out: None for a dry run without a name."""
+    @property
+    def entries(self) -> Sequence[TensorPlan]:
+        """What becomes of each tensor."""
+        return self.resolved.entries
+
+    def bytes_of(self, entry: TensorPlan) -> int:
+        """Bytes of one entry."""
+        return entry.nbytes if self.nbytes is None else self.nbytes[entry.name]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(self.bytes_of(entry) for entry in self.entries)
+
+    @property
+    def tensors(self) -> list[dict[str, Any]]:
+        """What a result says of each tensor."""
+        return [
+            {
+                "name": e.name,
+                "shape": list(e.tensor.shape),
+                "source": e.tensor.dtype,
+                "encoding": e.encoding.name,
+                "method": e.method if e.encoding.block > 1 else "",
+                "bytes": self.bytes_of(e),
+            }
+            for e in self.entries
+        ]
+
+
+class Sizes(Protocol):
+    """Bytes of the artefacts that plans of one model would give, none of them made.
+
+    What does not depend on the plan is computed once, when the object is made, and used for every
+    plan after; `convert --dry-run`, `fit` and searches ask the same object, and what is written has
+    these very bytes. Made by `Converter.sizes(source, model, guidance)`; the same plan, model and
+    guidance give the same answer.
+    """
+
+    def preset(self, name: str) -> Plan:
+        """The plan that a preset of the format is for this model; raises PlanError."""
         ...
+
+    def sized(self, plan: Plan) -> SizedPlan:
+        """The plan tensor by tensor; raises PlanError for one that the format cannot hold."""
+        ...
+
+    def of(self, plan: Plan) -> int:
+        """Bytes of the artefact, `sized(plan).file_bytes`."""
+        ...
+
+
+class Conversion(Protocol):
+    """A conversion of one source to one artefact, planned when it is made, nothing written yet."""
 
     def describe(self) -> ConvertResult:
         """What would be written, to the byte."""
@@ -124,7 +200,44 @@ class Work(Protocol):
         """Raise OutputError when it cannot be written there."""
         ...
 
-    def write(self, running: Running) -> WriteResult: ...
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Write the artefact; raises KannaError and leaves nothing under the final name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converter:
+    """How sources become artefacts of one format.
+
+    Each file beside this one that writes a format exports one as CONVERSION, under the name of the
+    format.
+
+    Attributes:
+        summary: What it makes, in a line.
+        takes: Fields of a request that it has a use for.
+        begin: Makes the conversion of a source; raises KannaError for whatever headers tell. The
+            path is None for a dry run without a name.
+        sizes: Makes what sizes plans of a model; None: the format has no plans.
+        extra: What must be installed to write it; "" for the base install.
+        late_hashes: Whether the files of the source are hashed while weights are written.
+        check: Refuses a request, before the source is opened.
+    """
+
+    summary: str
+    takes: Sequence[str]
+    begin: Callable[[Source, Path | None, ConversionRequest], Conversion]
+    sizes: Callable[[Source, Model, Guidance], Sizes] | None = None
+    extra: str = ""
+    late_hashes: bool = False
+    check: Callable[[ConversionRequest], None] | None = None
+
+
+def get_preset(presets: Mapping[str, Preset], name: str, format: str) -> Preset:
+    """The preset of that name; raises UsageError naming those of the format."""
+    if name not in presets:
+        names = ", ".join(f"{format}:{p}" for p in presets)
+        raise UsageError(f"no preset {name!r} for {format}", expected=names)
+    return presets[name]
 
 
 def floats(model: Model, tensors: Mapping[str, Tensor], encoding: str) -> Resolved:
@@ -133,6 +246,11 @@ def floats(model: Model, tensors: Mapping[str, Tensor], encoding: str) -> Resolv
     return resolve(
         replace(model, tensors=dict(tensors)), plan=Plan(encoding=encoding, rules=[every])
     )
+
+
+def sized_floats(resolved: Resolved) -> SizedPlan:
+    """Weights in a floating type, sized without what the container adds."""
+    return SizedPlan(resolved=resolved, file_bytes=sum(e.nbytes for e in resolved.entries))
 
 
 def folder_written(out: Path, started: float, peak: Peak) -> WriteResult:
@@ -146,38 +264,17 @@ def folder_written(out: Path, started: float, peak: Peak) -> WriteResult:
 
 
 def described(
-    resolved: Resolved,
-    *,
-    paths: list[Path],
-    file_bytes: int,
-    preset: str,
-    command: str,
-    notes: list[str],
+    sized: SizedPlan, *, paths: list[Path], command: str, notes: list[str]
 ) -> ConvertResult:
     """The result of what is planned and not written yet."""
     return ConvertResult(
         paths=paths,
-        file_bytes=file_bytes,
-        preset=preset,
-        bits_per_weight=resolved.bits,
-        nominal_bits=resolved.nominal_bits,
-        substitutions=resolved.substitutions,
-        tensors=_rows(resolved),
+        file_bytes=sized.file_bytes,
+        preset=sized.resolved.name,
+        bits_per_weight=sized.resolved.bits,
+        nominal_bits=sized.resolved.nominal_bits,
+        substitutions=sized.resolved.substitutions,
+        tensors=sized.tensors,
         command=command,
         notes=notes,
     )
-
-
-def _rows(resolved: Resolved) -> list[dict[str, Any]]:
-    """Of each tensor what the result says."""
-    return [
-        {
-            "name": e.name,
-            "shape": list(e.tensor.shape),
-            "source": e.tensor.dtype,
-            "encoding": e.encoding.name,
-            "method": e.method if e.encoding.block > 1 else "",
-            "bytes": e.nbytes,
-        }
-        for e in resolved.entries
-    ]

@@ -13,46 +13,41 @@ import numpy as np
 from kanna import provenance
 from kanna._util.peak_memory import Peak
 from kanna.calibration import texts
-from kanna.conversion.base import ConvertResult, Request, Running, folder_written
+from kanna.conversion.base import (
+    ConversionRequest,
+    ConvertResult,
+    WriteOptions,
+    folder_written,
+)
+from kanna.conversion.onnx_float import refuse_unused
 from kanna.errors import UsageError
 from kanna.formats import safetensors
-from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, encoder, fp16_storage, int8
-from kanna.formats.stream import replacing
+from kanna.formats.stream import WriteResult, replacing
 from kanna.model import num_weights
-from kanna.plan.onnx_derived import PRESETS, Derived
+from kanna.plan.onnx_derived import DERIVED, Derived
 from kanna.sources import Source
 
 _WINDOWS, _TOKENS = 32, 128
-_WHOLE = Derived(use="the weights in float32", bits=32)
+_WHOLE = Derived(summary="the weights in float32", bits=32)
 
 
-class ToEncoder:
+class EncoderConversion:
     """A conversion to an ONNX folder with the encoder's tokenizer and pooling beside its graph."""
 
-    late_hashes = False
-
-    def __init__(self, source: Source, model: None, out: Path | None, request: Request) -> None:
+    def __init__(self, source: Source, out: Path | None, request: ConversionRequest) -> None:
         self.preset = request.preset or "int8"
-        known = {"fp32": _WHOLE, **PRESETS}
+        known = {"fp32": _WHOLE, **DERIVED}
         if self.preset not in known:
             names = ", ".join(f"onnx:{n}" for n in known)
             raise UsageError(f"no preset {self.preset!r} for an encoder", expected=names)
-        given = {
-            "encoding": request.encoding,
-            "plan": request.plan,
-            "imatrix": request.imatrix,
-            "statistics": request.statistics,
-            "method": request.method,
-            "split-max-size": request.split_max_size,
-        }
-        if unused := [name for name, value in given.items() if value is not None]:
-            raise UsageError(f"--{unused[0]} has no use for an encoder", expected="none of them")
+        refuse_unused(request, "an encoder")
         self.source, self.request, self.kind = source, request, known[self.preset]
         self.out = out or Path(f"{source.name}-onnx")
         self.command = provenance.command(source, {"format": "onnx", "preset": self.preset})
 
     def describe(self) -> ConvertResult:
+        """What would be written, but for the graph and its tokenizer."""
         rows: list[dict[str, Any]] = [
             {
                 "name": t.name,
@@ -80,29 +75,31 @@ class ToEncoder:
         )
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        """Raise OutputError when there is no room, or something is there."""
         build.require(encoder.NEEDED)
         whole = 4 * sum(num_weights(t) for t in self.source.tensors.values())
         safetensors.check_folder(self.out, overwrite=overwrite, needed=3 * whole)
 
-    def write(self, running: Running) -> WriteResult:
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Export the graph, and write the folder."""
         started, peak = time.perf_counter(), Peak()
         with replacing(self.out) as made:
             made.mkdir()
             with tempfile.TemporaryDirectory(
                 prefix=f".{self.out.name}-", dir=self.out.absolute().parent
             ) as scratch:
-                self._graph(made, Path(scratch), running)
+                self._graph(made, Path(scratch), options)
             for name in encoder.SIDE_FILES:
                 if (path := self.source.path / name).is_file():
                     (made / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(path, made / name)
         return folder_written(self.out, started, peak)
 
-    def _graph(self, made: Path, scratch: Path, running: Running) -> None:
+    def _graph(self, made: Path, scratch: Path, options: WriteOptions) -> None:
         if self.kind is _WHOLE:
-            encoder.export(self.source.path, made, running.progress)
+            encoder.export(self.source.path, made, options.progress)
             return
-        encoder.export(self.source.path, scratch, running.progress)
+        encoder.export(self.source.path, scratch, options.progress)
         if self.kind.storage:
             fp16_storage.halve(scratch, made, self.kind.storage)
             return
@@ -114,7 +111,7 @@ class ToEncoder:
             calibrator=self.kind.calibrator,
             include=self.request.include,
             exclude=self.request.exclude,
-            progress=running.progress,
+            progress=options.progress,
         )
 
     def _ids(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

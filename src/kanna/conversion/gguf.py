@@ -5,81 +5,127 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from kanna import encodings, plan, provenance
+from kanna import encodings, provenance
 from kanna._util.units import format_size
-from kanna.conversion.base import MATRICES, ConvertResult, Request, Running, described
-from kanna.conversion.guidance import informed
+from kanna.conversion.base import (
+    MATRICES,
+    ConversionRequest,
+    Converter,
+    ConvertResult,
+    SizedPlan,
+    WriteOptions,
+    described,
+)
+from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.encodings import grid_detection
 from kanna.errors import GateError, KannaError
+from kanna.families import load_model
 from kanna.formats import gguf
-from kanna.formats.gguf.write import plan_files
-from kanna.formats.stream import check_output
+from kanna.formats.gguf.layout import alignment_of, pack_metadata, total_bytes
+from kanna.formats.stream import WriteResult, check_output
 from kanna.model import MetaValue, Model
-from kanna.plan import Resolved
+from kanna.plan import Plan, Resolved, resolve
+from kanna.plan import gguf as presets
 from kanna.sources import Source
 
-DEFAULT_PRESET = "Q4_K_M"
+
+class GGUFSizes:
+    """Exact bytes of GGUFs of one model; each of its own metadata values is packed once."""
+
+    def __init__(self, source: Source, model: Model, guidance: Guidance) -> None:
+        self._source, self._model, self._guidance = source, model, guidance
+        self._alignment = alignment_of(model.metadata)
+        self._value_bytes: dict[str, int] = {}
+
+    def preset(self, name: str) -> Plan:
+        """The plan of a preset for this model; raises PlanError for an unknown one."""
+        preset = gguf.FORMAT.presets[presets.canonical(name)]
+        plan = preset.plan(self._model, weighted=bool(self._guidance.weights))
+        return plan.with_method(self._guidance.method)
+
+    def resolved(self, plan: Plan) -> Resolved:
+        """The encoding and method of every tensor."""
+        return resolve(
+            self._model,
+            plan=plan,
+            weights=self._guidance.weights,
+            second_moments=self._guidance.second_moments,
+            method=self._guidance.method,
+        )
+
+    def command(self, plan: Plan) -> str:
+        """The command that makes the artefact of a plan again."""
+        named = dict([plan.origin]) if plan.origin else {}
+        return provenance.command(self._source, {**named, **self._guidance.options})
+
+    def keys(self, plan: Plan, resolved: Resolved) -> dict[str, MetaValue]:
+        """The metadata that says how the artefact was made, with zeros for hashes of the source."""
+        statistics = self._guidance.statistics
+        return provenance.keys(
+            self._model,
+            self._source,
+            resolved,
+            hashes=None,
+            command=self.command(plan),
+            imatrix=self._guidance.imatrix,
+            statistics=statistics.sha256 if statistics else None,
+            file_type=presets.file_type(plan),
+        )
+
+    def file_bytes(self, plan: Plan, resolved: Resolved) -> int:
+        """Bytes of the one file that `layout` plans."""
+        keys = self.keys(plan, resolved)
+        size = len(pack_metadata(keys))
+        for key, value in provenance.carried(self._model, keys).items():
+            if key not in self._value_bytes:
+                self._value_bytes[key] = len(pack_metadata({key: value}))
+            size += self._value_bytes[key]
+        return total_bytes(size, resolved.entries, self._alignment)
+
+    def sized(self, plan: Plan) -> SizedPlan:
+        """The plan tensor by tensor, with the bytes of the file."""
+        resolved = self.resolved(plan)
+        return SizedPlan(resolved=resolved, file_bytes=self.file_bytes(plan, resolved))
+
+    def of(self, plan: Plan) -> int:
+        """Bytes of the file."""
+        return self.file_bytes(plan, self.resolved(plan))
 
 
-class ToGGUF:
+class GGUFConversion:
     """A conversion to GGUF."""
 
-    late_hashes = True
-    takes = MATRICES
-    extra = ""
-    summary = "Conversion to a GGUF for llama.cpp"
-
-    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        self.source, self.model, self.request = source, model, request
+    def __init__(
+        self, source: Source, model: Model, out: Path | None, request: ConversionRequest
+    ) -> None:
+        self.source, self.model, self.split_max_size = source, model, request.split_max_size
         self.out = out or Path(f"{source.name}.gguf")
-        preset, encoding, plan_file = request.preset, request.encoding, request.plan
-        if preset is None and encoding is None and plan_file is None:
-            preset = DEFAULT_PRESET
-        given = informed(source, model, request)
-        self.imatrix, self.statistics, method = given.imatrix, given.statistics, given.method
-        known = self.imatrix or self.statistics
-        chosen = plan.load(plan_file) if isinstance(plan_file, (str, Path)) else plan_file
-        self.resolved: Resolved = plan.resolve(
-            model,
-            preset=preset,
-            encoding=encoding,
-            plan=chosen,
-            weights=known.weights if known else None,
-            second_moments=self.statistics.second_moment if self.statistics else None,
-            method=method,
-        )
-        self.command = provenance.command(
+        self.guidance = read_guidance(
             source,
-            {
-                "preset": preset,
-                "encoding": encoding,
-                "plan": Path(plan_file) if isinstance(plan_file, (str, Path)) else None,
-                "imatrix": self.imatrix.path if self.imatrix else None,
-                "statistics": self.statistics.folder if self.statistics else None,
-                "method": given.unusual,
-            },
-        )
-
-        self.metadata = provenance.metadata(
             model,
-            source,
-            self.resolved,
-            hashes=None,
-            command=self.command,
-            imatrix=self.imatrix,
-            statistics=self.statistics.sha256 if self.statistics else None,
+            imatrix=request.imatrix,
+            statistics=request.statistics,
+            method=request.method,
         )
+        sizes = GGUFSizes(source, model, self.guidance)
+        plan = request.as_plan(sizes.preset, presets.DEFAULT)
+        self.resolved = sizes.resolved(plan)
+        self.command = sizes.command(plan)
+        keys = sizes.keys(plan, self.resolved)
+        self.metadata = provenance.carried(model, keys) | keys
+        self._whole_bytes = sizes.file_bytes(plan, self.resolved)
 
     def describe(self) -> ConvertResult:
-        files = plan_files(
-            self.out, self.metadata, self.resolved.entries, self.request.split_max_size
-        )
-        total = sum(f.total_bytes for f in files)
+        """What would be written, to the byte."""
+        paths, total = [self.out], self._whole_bytes
+        if self.split_max_size is not None and total > self.split_max_size:
+            files = gguf.plan_files(
+                self.out, self.metadata, self.resolved.entries, self.split_max_size
+            )
+            paths, total = [f.path for f in files], sum(f.total_bytes for f in files)
         return described(
-            self.resolved,
-            paths=[f.path for f in files],
-            file_bytes=total,
-            preset=self.resolved.name,
+            SizedPlan(resolved=self.resolved, file_bytes=total),
+            paths=paths,
             command=self.command,
             notes=self.model.notes + self._notes(total),
         )
@@ -96,34 +142,36 @@ class ToGGUF:
         starved = [
             e for e in self.resolved.entries if e.encoding.needs_weights and e.weights is None
         ]
-        if starved and self.imatrix is None and self.statistics is None:
+        if starved and self.guidance.weights is None:
             notes.append(
                 f"{starved[0].encoding.label} wants an importance matrix, and none was given: quality will be poor"
             )
         return notes
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        """Raise OutputError when there is no room, or something is there."""
         check_output(result.paths, overwrite=overwrite, needed=result.file_bytes)
 
-    def write(self, running: Running) -> gguf.WriteResult:
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Stream the tensors to the file, and read it again."""
         written = gguf.write(
             self.out,
             metadata=self.metadata,
             tensors=self.resolved.entries,
-            threads=running.threads,
-            progress=running.progress,
-            split_max_size=self.request.split_max_size,
-            overwrite=running.overwrite,
-            nonfinite=running.nonfinite,
+            threads=options.threads,
+            progress=options.progress,
+            split_max_size=self.split_max_size,
+            overwrite=options.overwrite,
+            nonfinite=options.nonfinite,
             late=self._hashes,
         )
         file = _check_written(written.paths, self.metadata, self.resolved)
         grids = grid_detection.detect_all(self.model.tensors)
         pairs = [(self.model.tensors[name], file.tensors[name]) for name in grids]
-        told = grid_detection.describe_errors(
+        note = grid_detection.describe_errors(
             (a, b) for a, b in pairs if encodings.get(b.dtype).block > 1
         )
-        return replace(written, notes=[*grid_detection.describe(grids), *([told] if told else [])])
+        return replace(written, notes=[*grid_detection.describe(grids), *([note] if note else [])])
 
     def _hashes(self) -> dict[str, MetaValue]:
         return {
@@ -157,4 +205,15 @@ def _check_written(
     return file
 
 
-WORK = ToGGUF
+def begin(source: Source, out: Path | None, request: ConversionRequest) -> GGUFConversion:
+    """Plan the conversion of a source."""
+    return GGUFConversion(source, load_model(source), out, request)
+
+
+CONVERSION = Converter(
+    summary="Conversion to a GGUF for llama.cpp",
+    takes=MATRICES,
+    begin=begin,
+    sizes=GGUFSizes,
+    late_hashes=True,
+)

@@ -1,55 +1,88 @@
-"""What a request says of choosing values: importance matrix, statistics, method."""
+"""What guides the choice of values: importance matrix, statistics, method."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kanna import methods
-from kanna.calibration import imatrix, statistics
+from kanna.calibration import imatrix as imatrix_files
+from kanna.calibration import statistics as statistics_files
 from kanna.calibration.imatrix import Imatrix
 from kanna.calibration.statistics import Statistics
-from kanna.conversion.base import Request
 from kanna.errors import UsageError
-from kanna.model import Model
+from kanna.methods.hessian import SecondMoment
+from kanna.model import F32, Model
 from kanna.sources import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Informed:
-    """imatrix, statistics: None where none was given.
+class Guidance:
+    """What is known of the inputs of matrices, and how values are chosen by it.
 
     Attributes:
-        method: `gptq` with statistics, else `search`, unless named.
+        imatrix: llama.cpp's importance matrix, or None.
+        statistics: Calibrated statistics, or None.
+        method: `gptq` with statistics, else `search`, unless another was named.
     """
 
-    imatrix: Imatrix | None
-    statistics: Statistics | None
-    method: str
+    imatrix: Imatrix | None = None
+    statistics: Statistics | None = None
+    method: str = "search"
 
     @property
-    def unusual(self) -> str | None:
-        """The method where it is not the one that would be taken anyway, as the command line names it."""
+    def weights(self) -> Mapping[str, F32] | None:
+        """Importance of columns by tensor name, or None."""
+        known = self.imatrix or self.statistics
+        return known.weights if known else None
+
+    @property
+    def second_moments(self) -> Callable[[str], SecondMoment | None] | None:
+        """Second moments of the inputs of a tensor, or None."""
+        return self.statistics.second_moment if self.statistics else None
+
+    @property
+    def unusual_method(self) -> str | None:
+        """The method where it is not the one that would be taken anyway."""
         return None if self.method == _usual(self.statistics) else self.method
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What the command line says of it."""
+        return {
+            "imatrix": self.imatrix.path if self.imatrix else None,
+            "statistics": self.statistics.folder if self.statistics else None,
+            "method": self.unusual_method,
+        }
 
 
 def _usual(known: Statistics | None) -> str:
     return "gptq" if known else "search"
 
 
-def informed(source: Source, model: Model, request: Request) -> Informed:
-    """Read what the request names.
+def read_guidance(
+    source: Source,
+    model: Model,
+    *,
+    imatrix: str | Path | None = None,
+    statistics: str | Path | None = None,
+    method: str | None = None,
+) -> Guidance:
+    """Read an importance matrix or statistics.
 
-    UsageError for statistics of another model or a method that lacks them.
+    Raises:
+        UsageError: The statistics are of another model, or the method lacks them.
     """
-    matrix = imatrix.read(request.imatrix) if request.imatrix is not None else None
-    known = statistics.read(request.statistics) if request.statistics is not None else None
+    matrix = imatrix_files.read(imatrix) if imatrix is not None else None
+    known = statistics_files.read(statistics) if statistics is not None else None
     if known:
         known.check(model)
-    method = request.method or _usual(known)
+    method = method or _usual(known)
     if methods.get(method).needs_second_moment and not known:
         raise UsageError(
             f"the method {method} needs statistics",
             expected="--statistics FOLDER",
             todo=f"kanna calibrate {source.given} -o statistics",
         )
-    return Informed(imatrix=matrix, statistics=known, method=method)
+    return Guidance(imatrix=matrix, statistics=known, method=method)

@@ -9,307 +9,394 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kanna import encodings, families, plan, provenance
+from kanna import encodings, families, provenance
 from kanna._util.peak_memory import Peak
-from kanna.conversion.base import ConvertResult, Request, Running, described, floats, folder_written
-from kanna.conversion.guidance import informed
+from kanna.conversion.base import (
+    ConversionRequest,
+    ConvertResult,
+    SizedPlan,
+    WriteOptions,
+    described,
+    floats,
+    folder_written,
+    get_preset,
+)
+from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.conversion.hf_rows import over
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
 from kanna.families import COMPUTED
 from kanna.families.views import Renamed
 from kanna.formats import safetensors
-from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.quantize import Matrix
-from kanna.formats.stream import explain, replacing
+from kanna.formats.stream import WriteResult, explain, replacing
 from kanna.methods.hessian import SecondMoment
-from kanna.model import F32, Model, columns, num_rows, num_weights
-from kanna.plan import Plan, Substitution, TensorPlan, roles
+from kanna.model import F32, Model, Tensor, columns, num_rows, num_weights
+from kanna.plan import Plan, Resolved, Substitution, TensorPlan, resolve, roles
 from kanna.plan import onnx as presets
 from kanna.sources import Source
 
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 
 
-class ToNBits:
-    """A conversion to an ONNX folder whose matrices are MatMulNBits nodes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """A plan over the nodes of a graph.
 
-    late_hashes = False
+    Attributes:
+        plan: In encodings of ONNX.
+        entries: By GGUF name, over rows in the order of Hugging Face, which is the graph's.
+        cut: Whether head and embedding, one tensor of the model, become two.
+    """
 
-    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
-        self.source, self.model, self.request = source, model, request
-        self.out = out or Path(f"{source.name}-onnx")
-        given = informed(source, model, request)
-        self.statistics, self.method = given.statistics, given.method
-        self.plan = self._plan()
-        presets.check_encodings(self.plan)
-        config, self.tensors, self.files = families.to_hf(model)
-        build.preflight(config, self.tensors)
-        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
-        self.ours = dict(
-            zip(self.tensors, (n for n in model.tensors if n not in COMPUTED), strict=True)
-        )
-        # Ties that the plan cuts: the head becomes a tensor of its own.
-        self.tied = HEAD not in model.tensors
-        self.cut = self.tied and any(re.search(r.pattern, HEAD) for r in self.plan.rules)
-        seen = replace(model, tensors=dict(model.tensors))
-        if self.cut:
-            seen.tensors[HEAD] = Renamed(HEAD, model.tensors[EMBEDDING])
-        presets.check_shapes(seen, self.plan)
-        self.resolved = plan.resolve(
-            seen,
-            plan=self.plan,
-            weights=self._weights(),
-            second_moments=self._second_moment if self.statistics else None,
-            method=self.method,
-        )
-        self.entries = {e.name: self._entry(e) for e in self.resolved.entries}
-        self.substitutions = self._share()
-        self.command = provenance.command(
-            source,
-            {
-                "preset": f"onnx:{request.preset or 'int4'}"
-                if not (request.encoding or request.plan)
-                else None,
-                "format": "onnx" if request.encoding or request.plan else None,
-                "encoding": request.encoding,
-                "plan": Path(request.plan) if isinstance(request.plan, (str, Path)) else None,
-                "statistics": self.statistics.folder if self.statistics else None,
-                "method": given.unusual,
-            },
-        )
+    plan: Plan
+    resolved: Resolved
+    entries: Mapping[str, TensorPlan]
+    cut: bool
 
-    def _plan(self) -> Plan:
-        given = self.request.plan
-        if given is not None:
-            found = plan.load(given) if isinstance(given, (str, Path)) else given
-        elif self.request.encoding is not None:
-            name = encodings.get(self.request.encoding).name
-            found = Plan(name=name, encoding=name)
-        else:
-            found = presets.preset(self.request.preset or "int4", self.model)
-        if found.preset is not None:
-            raise UsageError(
-                f"the plan names {found.preset}, a preset of GGUF",
-                expected='"encoding": "nbits4g32"',
-            )
-        # Only what a plan file says of methods is the user's; of presets, it is whatever the
-        # statistics allow.
-        if given is None:
-            found = found.model_copy(
-                update={
-                    "rules": [r.model_copy(update={"method": self.method}) for r in found.rules]
-                }
-            )
-        return found.model_copy(update={"encoding": found.encoding or "f32"})
+    def accuracy(self, name: str) -> int:
+        """accuracy_level of the node of a matrix."""
+        level = next((r.accuracy for r in self.plan.rules if re.search(r.pattern, name)), None)
+        return presets.INT8 if level is None else level
 
-    def _weights(self) -> Mapping[str, F32] | None:
-        if self.statistics is None:
-            return None
-        found = dict(self.statistics.weights)
-        if self.cut and EMBEDDING in found:
-            found[HEAD] = found.pop(EMBEDDING)
-        return found
-
-    def _second_moment(self, name: str) -> SecondMoment | None:
-        assert self.statistics is not None
-        if self.cut and name in (HEAD, EMBEDDING):
-            return self.statistics.second_moment(EMBEDDING) if name == HEAD else None
-        return self.statistics.second_moment(name)
-
-    def _entry(self, entry: TensorPlan) -> TensorPlan:
-        """The same, over rows in the order of Hugging Face, which is the graph's.
-
-        Only matrices are encoded.
-        """
-        if not roles.quantizable(entry.tensor):
-            f32 = encodings.get("f32")
-            entry = TensorPlan(name=entry.name, tensor=entry.tensor, encoding=f32, method="nearest")
-        theirs = next((t for t, ours in self.ours.items() if ours == entry.name), None)
-        return over(self.model, entry, self.tensors[theirs]) if theirs else entry
-
-    def _share(self) -> list[Substitution]:
-        """Matrices of one node must share an encoding: the widest that any of them was given."""
-        found = list(self.resolved.substitutions)
-        for theirs, ours in self.ours.items():
-            group = [self.ours[n] for n in quantize.joined(theirs, self.tensors)]
-            if len(group) < 2 or group[0] != ours:
-                continue
-            wanted = presets.widest(self.entries[n].encoding.name for n in group)
-            for name in group:
-                entry = self.entries[name]
-                if entry.encoding.name == wanted:
-                    continue
-                encoding = next(
-                    self.entries[n].encoding
-                    for n in group
-                    if self.entries[n].encoding.name == wanted
-                )
-                reason = "one node multiplies by all of " + ", ".join(group)
-                found.append(
-                    Substitution(name=name, wanted=entry.encoding.name, got=wanted, reason=reason)
-                )
-                self.entries[name] = replace(entry, encoding=encoding)
-        return found
-
-    def _nbytes(self, entry: TensorPlan) -> int:
-        kind = parse(entry.encoding.name)
-        return (
-            num_rows(entry.tensor) * kind.row_bytes(columns(entry.tensor)) if kind else entry.nbytes
-        )
-
-    def describe(self) -> ConvertResult:
-        entries = [e for name, e in self.entries.items() if name not in COMPUTED]
-        sizes = {e.name: self._nbytes(e) for e in entries}
-        notes = [
-            *build.notes(self.model, self.config),
-            "the graph and its tables of angles come on top of these bytes",
-        ]
-        if slow := self._slow():
-            more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
-            notes.append(
-                f"accuracy 0 of {slow[0]}{more}: onnxruntime has no such product with 2 or 8 bits and widens the matrix"
-                " for every token, about a hundred times as slow"
-            )
-        result = described(
-            replace(self.resolved, entries=entries, substitutions=self.substitutions),
-            paths=[self.out],
-            file_bytes=sum(sizes.values()),
-            preset=self.plan.name,
-            command=self.command,
-            notes=notes,
-        )
-        total = sum(num_weights(e.tensor) for e in entries if not (self.cut and e.name == HEAD))
-        rows = [row | {"bytes": sizes[row["name"]]} for row in result.tensors]
-        return replace(result, tensors=rows, bits_per_weight=8 * sum(sizes.values()) / total)
-
-    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
-        build.require()
-        # The float model and its graph lie beside the artefact while it is made.
-        size = 4 * sum(num_weights(t) for t in self.tensors.values())
-        safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes + 2 * size)
-
-    def _accuracy(self, name: str) -> int:
-        said = next((r.accuracy for r in self.plan.rules if re.search(r.pattern, name)), None)
-        return presets.INT8 if said is None else said
-
-    def _slow(self) -> list[str]:
+    def slow(self) -> list[str]:
         """Matrices that onnxruntime widens for every token."""
         kinds = {e.name: parse(e.encoding.name) for e in self.entries.values()}
         return [
-            n
-            for n, k in kinds.items()
-            if k and k.bits not in presets.KERNELS and self._accuracy(n) == presets.EXACT
+            name
+            for name, kind in kinds.items()
+            if kind and kind.bits not in presets.KERNELS and self.accuracy(name) == presets.EXACT
         ]
 
-    def _matrix(self, entries: Sequence[TensorPlan]) -> Matrix | None:
+    def matrix(self, entries: Sequence[TensorPlan]) -> Matrix | None:
+        """The node of some matrices; None where they stay float."""
         kind = parse(entries[0].encoding.name)
         if kind is None:
             return None
-        levels = [self._accuracy(e.name) for e in entries]
-        return Matrix(kind=kind, parts=entries, accuracy=min(levels))
-
-    def write(self, running: Running) -> WriteResult:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{self.out.name}-", dir=self.out.absolute().parent
-        ) as scratch:
-            try:
-                graph = self.build(Path(scratch), running)
-            except OSError as error:
-                raise explain(error, self.out) from error
-            return self.write_from(graph, running)
-
-    def build(self, scratch: Path, running: Running) -> Path:
-        """The float32 graph, in a folder below `scratch`."""
-        graph = scratch / "graph"
-        build.build(
-            graph,
-            scratch,
-            config=self.config,
-            tensors=floats(self.model, self.tensors, "f32").entries,
-            files=self.files,
-            threads=running.threads,
-            nonfinite=running.nonfinite,
-            progress=running.progress,
+        return Matrix(
+            kind=kind, parts=entries, accuracy=min(self.accuracy(e.name) for e in entries)
         )
-        shutil.rmtree(scratch / "source", ignore_errors=True)
-        return graph
 
-    def write_from(self, graph: Path, running: Running) -> WriteResult:
-        """Write the artefact from a graph that is there."""
-        started, peak = time.perf_counter(), Peak()
-        with replacing(self.out) as made:
-            made.mkdir()
-            self.prepare(graph).write(
-                made,
-                threads=running.threads,
-                nonfinite=running.nonfinite,
-                progress=running.progress,
+
+class NBitsSizes:
+    """Bytes of ONNX folders of one model, whose tensors are looked up once.
+
+    Without the float graph those of weights and scales; with it, those of every file.
+    """
+
+    def __init__(
+        self, source: Source, model: Model, guidance: Guidance, *, graph: Path | None = None
+    ) -> None:
+        """Look at a model; `graph` is a folder that `NBitsConversion.build` made."""
+        self.source, self.model, self.guidance, self._graph = source, model, guidance, graph
+        self.tied = HEAD not in model.tensors
+
+    @cached_property
+    def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
+        config, tensors, files = families.to_hf(self.model)
+        build.preflight(config, tensors)
+        windows = build.windows(self.model.config)
+        return config | windows | {"torch_dtype": "float32"}, tensors, files
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json of the float model that the graph is built from."""
+        return self._exported[0]
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The tensors of that model."""
+        return self._exported[1]
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Its side files."""
+        return self._exported[2]
+
+    @cached_property
+    def gguf_names(self) -> dict[str, str]:
+        """GGUF name of every tensor of that model."""
+        own = (name for name in self.model.tensors if name not in COMPUTED)
+        return dict(zip(self.tensors, own, strict=True))
+
+    @cached_property
+    def _hf_names(self) -> dict[str, str]:
+        return {own: name for name, own in self.gguf_names.items()}
+
+    def preset(self, name: str) -> Plan:
+        """The plan of a preset for this model; raises UsageError for an unknown one."""
+        plan = get_preset(presets.PRESETS, name, "onnx").plan(self.model)
+        return plan.with_method(self.guidance.method)
+
+    def nodes(self, plan: Plan) -> NodePlan:
+        """The plan over the nodes of the graph; raises PlanError where it cannot hold the model."""
+        if plan.preset is not None:
+            raise UsageError(
+                f"the plan names {plan.preset}, a preset of GGUF",
+                expected='"encoding": "nbits4g32"',
             )
-            for path in self.side_files(graph):
-                shutil.copy(path, made / path.name)
-        return folder_written(self.out, started, peak)
+        plan = plan.model_copy(update={"encoding": plan.encoding or "f32"})
+        presets.check_encodings(plan)
+        # Ties that the plan cuts: the head becomes a tensor of its own.
+        cut = self.tied and any(re.search(r.pattern, HEAD) for r in plan.rules)
+        seen = replace(self.model, tensors=dict(self.model.tensors))
+        if cut:
+            seen.tensors[HEAD] = Renamed(HEAD, self.model.tensors[EMBEDDING])
+        presets.check_shapes(seen, plan)
+        resolved = resolve(
+            seen,
+            plan=plan,
+            weights=self._weights(cut),
+            second_moments=self._moments(cut),
+            method=self.guidance.method,
+        )
+        entries = {e.name: self._entry(e) for e in resolved.entries}
+        shared = self._share(entries)
+        resolved = replace(
+            resolved,
+            entries=list(entries.values()),
+            substitutions=[*resolved.substitutions, *shared],
+        )
+        return NodePlan(plan=plan, resolved=resolved, entries=entries, cut=cut)
 
-    def folder_bytes(self, graph: Path) -> int:
-        """Bytes of the artefact this makes from a graph, all files counted."""
-        return self.prepare(graph).nbytes + sum(p.stat().st_size for p in self.side_files(graph))
+    def _weights(self, cut: bool) -> Mapping[str, F32] | None:
+        if self.guidance.statistics is None:
+            return None
+        weights = dict(self.guidance.statistics.weights)
+        if cut and EMBEDDING in weights:
+            weights[HEAD] = weights.pop(EMBEDDING)
+        return weights
 
-    def held(self, graph: Path) -> Model:
-        """The model with the matrices that the written artefact holds in the place of its own."""
-        prepared = self.prepare(graph)
-        found = {
-            name: families.gguf_view(self.model, name, prepared.held(self.out, entry))
-            for name, entry in self.entries.items()
-            if parse(entry.encoding.name)
-        }
-        return replace(self.model, tensors={**self.model.tensors, **found})
+    def _moments(self, cut: bool) -> Callable[[str], SecondMoment | None] | None:
+        known = self.guidance.second_moments
+        if known is None or not cut:
+            return known
 
-    def side_files(self, graph: Path) -> list[Path]:
-        return [p for p in graph.iterdir() if p.name not in (build.GRAPH, build.DATA)]
+        def moment(name: str) -> SecondMoment | None:
+            if name == EMBEDDING:
+                return None
+            return known(EMBEDDING if name == HEAD else name)
 
-    def prepare(self, graph: Path) -> quantize.Prepared:
-        """The graph with the matrices of the plan, laid out and not written."""
-        shared: dict[str, Matrix | None] = {}
+        return moment
 
-        def choose(names: Sequence[str]) -> Matrix | None:
-            ours = [self.ours[n] for n in names]
-            if self.cut and ours == [EMBEDDING]:
-                ours = [HEAD]
-            if ours[0] not in shared:
-                shared[ours[0]] = self._matrix([self.entries[n] for n in ours])
-            return shared[ours[0]]
+    def _entry(self, entry: TensorPlan) -> TensorPlan:
+        """The same, over rows in the order of Hugging Face; only matrices are encoded."""
+        if not roles.quantizable(entry.tensor):
+            f32 = encodings.get("f32")
+            entry = TensorPlan(name=entry.name, tensor=entry.tensor, encoding=f32, method="nearest")
+        name = self._hf_names.get(entry.name)
+        return over(self.model, entry, self.tensors[name]) if name else entry
 
-        embedding: Any = self.entries[EMBEDDING]
-        if parse(embedding.encoding.name):
-            # Where head and embedding are tied, both are the one matrix.
-            embedding = shared[EMBEDDING] = self._matrix([embedding])
-        return quantize.prepare(
-            graph,
-            tensors=self.tensors,
-            choose=choose,
-            embedding=embedding,
-            properties=self._properties(),
+    def _share(self, entries: dict[str, TensorPlan]) -> list[Substitution]:
+        """Give matrices of one node one encoding: the widest that any of them was meant to have."""
+        substitutions: list[Substitution] = []
+        for hf_name, own in self.gguf_names.items():
+            group = [self.gguf_names[n] for n in quantize.joined(hf_name, self.tensors)]
+            if len(group) < 2 or group[0] != own:
+                continue
+            widest = presets.widest(entries[n].encoding.name for n in group)
+            reason = "one node multiplies by all of " + ", ".join(group)
+            for name in group:
+                entry = entries[name]
+                if entry.encoding.name != widest:
+                    substitutions.append(
+                        Substitution(
+                            name=name, wanted=entry.encoding.name, got=widest, reason=reason
+                        )
+                    )
+                    entries[name] = replace(entry, encoding=encodings.get(widest))
+        return substitutions
+
+    def sized_nodes(self, nodes: NodePlan) -> SizedPlan:
+        """The bytes of weights and scales of a plan over nodes."""
+        entries = [e for name, e in nodes.entries.items() if name not in COMPUTED]
+        nbytes = {e.name: _nbytes(e) for e in entries}
+        total = sum(num_weights(e.tensor) for e in entries if not (nodes.cut and e.name == HEAD))
+        bits = 8 * sum(nbytes.values()) / total
+        return SizedPlan(
+            resolved=replace(nodes.resolved, entries=entries, bits=bits),
+            file_bytes=sum(nbytes.values()),
+            nbytes=nbytes,
         )
 
-    def _properties(self) -> dict[str, str]:
+    def sized(self, plan: Plan) -> SizedPlan:
+        """The plan tensor by tensor, with the bytes of the folder as far as they are known."""
+        nodes = self.nodes(plan)
+        sized = self.sized_nodes(nodes)
+        if self._graph is None:
+            return sized
+        return replace(sized, file_bytes=self.folder_bytes(plan, nodes, self._graph))
+
+    def of(self, plan: Plan) -> int:
+        """Bytes of weights and scales, or with the float graph of the whole folder."""
+        return self.sized(plan).file_bytes
+
+    def command(self, plan: Plan) -> str:
+        """The command that makes the artefact of a plan again."""
+        option, value = plan.origin or ("", "")
+        options: dict[str, object] = {"format": "onnx"}
+        if option == "preset":
+            options = {"preset": f"onnx:{value}"}
+        elif option:
+            options[option] = value
+        guidance = {k: v for k, v in self.guidance.options.items() if k != "imatrix"}
+        return provenance.command(self.source, {**options, **guidance})
+
+    def properties(self, plan: Plan, nodes: NodePlan) -> dict[str, str]:
+        """What the graph says of how it was made."""
+        statistics = self.guidance.statistics
         keys = provenance.keys(
             self.model,
             self.source,
-            replace(
-                self.resolved, entries=list(self.entries.values()), substitutions=self.substitutions
-            ),
+            nodes.resolved,
             hashes=self.source.hashes(),
-            command=self.command,
-            statistics=self.statistics.sha256 if self.statistics else None,
+            command=self.command(plan),
+            statistics=statistics.sha256 if statistics else None,
         )
         return {
             k: v.value
             for k, v in keys.items()
             if k.startswith("kanna.") and isinstance(v.value, str)
         }
+
+    def prepare(self, plan: Plan, nodes: NodePlan, graph: Path) -> quantize.Prepared:
+        """The graph with the matrices of the plan, laid out and not written."""
+        shared: dict[str, Matrix | None] = {}
+
+        def choose(names: Sequence[str]) -> Matrix | None:
+            own = [self.gguf_names[n] for n in names]
+            if nodes.cut and own == [EMBEDDING]:
+                own = [HEAD]
+            if own[0] not in shared:
+                shared[own[0]] = nodes.matrix([nodes.entries[n] for n in own])
+            return shared[own[0]]
+
+        embedding: Matrix | TensorPlan | None = nodes.entries[EMBEDDING]
+        if parse(embedding.encoding.name):
+            # Where head and embedding are tied, both are the one matrix.
+            embedding = shared[EMBEDDING] = nodes.matrix([embedding])
+        assert embedding is not None
+        return quantize.prepare(
+            graph,
+            tensors=self.tensors,
+            choose=choose,
+            embedding=embedding,
+            properties=self.properties(plan, nodes),
+        )
+
+    def folder_bytes(self, plan: Plan, nodes: NodePlan, graph: Path) -> int:
+        """Bytes of the artefact that is made from a graph, all files counted."""
+        side = sum(p.stat().st_size for p in side_files(graph))
+        return self.prepare(plan, nodes, graph).nbytes + side
+
+
+def _nbytes(entry: TensorPlan) -> int:
+    kind = parse(entry.encoding.name)
+    return num_rows(entry.tensor) * kind.row_bytes(columns(entry.tensor)) if kind else entry.nbytes
+
+
+def side_files(graph: Path) -> list[Path]:
+    """The files beside a graph that the artefact has too."""
+    return [p for p in graph.iterdir() if p.name not in (build.GRAPH, build.DATA)]
+
+
+class NBitsConversion:
+    """A conversion to an ONNX folder whose matrices are MatMulNBits nodes."""
+
+    def __init__(
+        self, source: Source, model: Model, out: Path | None, request: ConversionRequest
+    ) -> None:
+        self.source, self.model = source, model
+        self.out = out or Path(f"{source.name}-onnx")
+        guidance = read_guidance(
+            source, model, statistics=request.statistics, method=request.method
+        )
+        self.sizes = NBitsSizes(source, model, guidance)
+        self.plan = request.as_plan(self.sizes.preset, presets.DEFAULT)
+        self.nodes = self.sizes.nodes(self.plan)
+        self.sized = self.sizes.sized_nodes(self.nodes)
+
+    def describe(self) -> ConvertResult:
+        """What would be written, but for the graph; the bytes are those of weights and scales."""
+        notes = [
+            *build.notes(self.model, self.sizes.config),
+            "the graph and its tables of angles come on top of these bytes",
+        ]
+        if slow := self.nodes.slow():
+            more = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
+            notes.append(
+                f"accuracy 0 of {slow[0]}{more}: onnxruntime has no such product with 2 or 8 bits and widens the matrix"
+                " for every token, about a hundred times as slow"
+            )
+        command = self.sizes.command(self.plan)
+        return described(self.sized, paths=[self.out], command=command, notes=notes)
+
+    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        """Raise OutputError when there is no room, or something is there."""
+        build.require()
+        # The float model and its graph lie beside the artefact while it is made.
+        size = 4 * sum(num_weights(t) for t in self.sizes.tensors.values())
+        safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes + 2 * size)
+
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Build the float graph, and write the artefact from it."""
+        with tempfile.TemporaryDirectory(
+            prefix=f".{self.out.name}-", dir=self.out.absolute().parent
+        ) as scratch:
+            try:
+                graph = self.build(Path(scratch), options)
+            except OSError as error:
+                raise explain(error, self.out) from error
+            return self.write_from(graph, options)
+
+    def build(self, scratch: Path, options: WriteOptions) -> Path:
+        """The float32 graph, in a folder below `scratch`."""
+        graph = scratch / "graph"
+        build.build(
+            graph,
+            scratch,
+            config=self.sizes.config,
+            tensors=floats(self.model, self.sizes.tensors, "f32").entries,
+            files=self.sizes.files,
+            threads=options.threads,
+            nonfinite=options.nonfinite,
+            progress=options.progress,
+        )
+        shutil.rmtree(scratch / "source", ignore_errors=True)
+        return graph
+
+    def write_from(self, graph: Path, options: WriteOptions) -> WriteResult:
+        """Write the artefact from a graph that is there."""
+        started, peak = time.perf_counter(), Peak()
+        with replacing(self.out) as made:
+            made.mkdir()
+            self.sizes.prepare(self.plan, self.nodes, graph).write(
+                made,
+                threads=options.threads,
+                nonfinite=options.nonfinite,
+                progress=options.progress,
+            )
+            for path in side_files(graph):
+                shutil.copy(path, made / path.name)
+        return folder_written(self.out, started, peak)
+
+    def folder_bytes(self, graph: Path) -> int:
+        """Bytes of the artefact this makes from a graph, all files counted."""
+        return self.sizes.folder_bytes(self.plan, self.nodes, graph)
+
+    def held(self, graph: Path) -> Model:
+        """The model with the matrices that the written artefact holds in the place of its own."""
+        prepared = self.sizes.prepare(self.plan, self.nodes, graph)
+        held = {
+            name: families.gguf_view(self.model, name, prepared.held(self.out, entry))
+            for name, entry in self.nodes.entries.items()
+            if parse(entry.encoding.name)
+        }
+        return replace(self.model, tensors={**self.model.tensors, **held})

@@ -7,25 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanna import families, provenance
-from kanna.conversion.base import ConvertResult, Request, Running, described, floats
+from kanna.conversion.base import (
+    ConversionRequest,
+    Converter,
+    ConvertResult,
+    WriteOptions,
+    described,
+    floats,
+    sized_floats,
+)
 from kanna.errors import UsageError
 from kanna.formats import safetensors
-from kanna.formats.gguf.write import WriteResult
+from kanna.formats.base import FLOATS
+from kanna.formats.stream import WriteResult
 from kanna.model import Model
 from kanna.sources import Source
 
-FLOATS = ("bf16", "f16", "f32")
 
-
-class ToSafetensors:
+class SafetensorsConversion:
     """A conversion to a Hugging Face folder."""
 
-    late_hashes = False
-    takes = ("encoding", "split_max_size")
-    extra = ""
-    summary = "Conversion to a Hugging Face folder in floating point"
-
-    def __init__(self, source: Source, model: Model, out: Path | None, request: Request) -> None:
+    def __init__(
+        self, source: Source, model: Model, out: Path | None, request: ConversionRequest
+    ) -> None:
         encoding = request.encoding
         if encoding is not None and encoding not in FLOATS:
             raise UsageError(
@@ -47,23 +51,24 @@ class ToSafetensors:
             self.encoding
         ]
         self.config = config
-        self.resolved = floats(model, tensors, self.encoding)
+        self.resolved = replace(floats(model, tensors, self.encoding), name=self.encoding)
         self.command = provenance.command(source, {"format": "safetensors", "encoding": encoding})
 
     def describe(self) -> ConvertResult:
+        """What would be written; the bytes are those of the weights."""
         return described(
-            self.resolved,
+            sized_floats(self.resolved),
             paths=[self.out],
-            file_bytes=sum(e.nbytes for e in self.resolved.entries),
-            preset=self.encoding,
             command=self.command,
             notes=self.model.notes,
         )
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        """Raise OutputError when there is no room, or something is there."""
         safetensors.check_folder(self.out, overwrite=overwrite, needed=result.file_bytes)
 
-    def write(self, running: Running) -> WriteResult:
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Write the folder."""
         limit = self.request.split_max_size
         written = safetensors.write_folder(
             self.out,
@@ -72,13 +77,22 @@ class ToSafetensors:
                 "config.json": (json.dumps(self.config, indent=2) + "\n").encode(),
                 **self.files,
             },
-            threads=running.threads,
-            progress=running.progress,
-            overwrite=running.overwrite,
-            nonfinite=running.nonfinite,
+            threads=options.threads,
+            progress=options.progress,
+            overwrite=options.overwrite,
+            nonfinite=options.nonfinite,
             shard_bytes=limit or safetensors.SHARD_BYTES,
         )
         return replace(written, paths=[self.out])
 
 
-WORK = ToSafetensors
+def begin(source: Source, out: Path | None, request: ConversionRequest) -> SafetensorsConversion:
+    """Plan the conversion of a source."""
+    return SafetensorsConversion(source, families.load_model(source), out, request)
+
+
+CONVERSION = Converter(
+    summary="Conversion to a Hugging Face folder in floating point",
+    takes=("encoding", "split_max_size"),
+    begin=begin,
+)

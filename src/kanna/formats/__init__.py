@@ -1,4 +1,66 @@
 """Formats: containers that tensors are read from and streamed to.
 
-Each folder is one, under its own name.
+Each folder is one, under its own name; those that `convert` writes export a record as FORMAT.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kanna._util import plugins
+from kanna.errors import FormatError, UsageError
+
+if TYPE_CHECKING:
+    from kanna.formats.base import Format
+
+DEFAULT = "gguf"
+"""The format that is meant where none is named."""
+
+
+def names() -> tuple[str, ...]:
+    """Names of every format that can be written; imports nothing."""
+    return plugins.names(__name__, "FORMAT")
+
+
+def get(name: str) -> Format:
+    """The format of that name; raises UnsupportedError naming the known ones."""
+    return plugins.load(__name__, name, "FORMAT")
+
+
+def runnable() -> tuple[str, ...]:
+    """Names of the formats whose artefacts a runtime runs, the default one first."""
+    able = [name for name in names() if get(name).runs]
+    return tuple(sorted(able, key=lambda name: (name != DEFAULT, name)))
+
+
+def of(path: str | Path) -> Format:
+    """The format of the artefact at `path`; raises FormatError for none."""
+    path = Path(path)
+    for name in names():
+        if get(name).opens(path):
+            return get(name)
+    raise FormatError(
+        f"{path} is no artefact of a known format",
+        expected=", ".join(get(name).title for name in names()),
+    )
+
+
+def qualified(format: str, preset: str) -> str:
+    """A preset as the command line names it, `onnx:int4`; those of GGUF have no prefix."""
+    return preset if format == DEFAULT else f"{format}:{preset}"
+
+
+def parse_preset(format: str | None, preset: str | None) -> tuple[str, str | None]:
+    """The format and the preset's name in it: `mlx:q4` is q4 of mlx.
+
+    Raises UsageError for a contradiction.
+    """
+    prefix, colon, name = (preset or "").partition(":")
+    if not colon:
+        return format or DEFAULT, preset
+    if format is not None and format != prefix:
+        raise UsageError(
+            f"the preset {preset} is not one of {format}", expected=f"--format {prefix}"
+        )
+    return prefix, name

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
@@ -59,6 +59,25 @@ class File:
     total_bytes: int
     late: Callable[[], Iterable[tuple[int, bytes]]] | None = None
     spread: Spread = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """What was written.
+
+    Attributes:
+        paths: In order.
+        file_bytes: Of all of them.
+        seconds: That it took.
+        peak_bytes: Most memory of our own meanwhile.
+        notes: What the user should know.
+    """
+
+    paths: list[Path]
+    file_bytes: int
+    seconds: float
+    peak_bytes: int
+    notes: list[str] = field(default_factory=list[str])
 
 
 def partial(path: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanna._util.progress import Progress, Silent
-from kanna.conversion.base import Running
+from kanna.conversion.base import WriteOptions
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.sources import Source
@@ -76,9 +76,9 @@ class Context:
         if self.cancelled():
             raise KeyboardInterrupt
 
-    def running(self, progress: Progress | None = None) -> Running:
+    def running(self, progress: Progress | None = None) -> WriteOptions:
         """How conversions write in this run; `progress` takes the place of the context's own."""
-        return Running(
+        return WriteOptions(
             threads=self.workers,
             overwrite=True,
             nonfinite="refuse",

@@ -21,8 +21,8 @@ from kanna._util.units import format_size
 from kanna.benchmark.resident import Overhead, Resident, overhead, resident
 from kanna.calibration import IMATRIX
 from kanna.comparison.rows import Row
-from kanna.conversion.base import Request
-from kanna.conversion.gguf import ToGGUF
+from kanna.conversion.base import ConversionRequest
+from kanna.conversion.gguf import GGUFConversion
 from kanna.errors import KannaError, MissingError, PlanError
 from kanna.evaluation import reference_gguf
 from kanna.formats import gguf
@@ -171,8 +171,8 @@ class MemoryBudget:
                 quick = load(plan)
                 rules = [rule.model_copy(update={"method": "search"}) for rule in quick.rules]
                 quick = quick.model_copy(update={"rules": rules})
-                request = Request(plan=quick, imatrix=imatrix)
-                ToGGUF(workspace.source, workspace.model, trial, request).write(
+                request = ConversionRequest(plan=quick, imatrix=imatrix)
+                GGUFConversion(workspace.source, workspace.model, trial, request).write(
                     workspace.context.running(Silent())
                 )
                 if self._holds(trial):

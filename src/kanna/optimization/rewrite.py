@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanna._util.progress import Progress
-from kanna.conversion.base import Request
-from kanna.conversion.gguf import ToGGUF
+from kanna.conversion.base import ConversionRequest
+from kanna.conversion.gguf import GGUFConversion
 from kanna.formats import gguf
 from kanna.model import Tensor
 from kanna.optimization.context import Workspace
@@ -34,8 +34,8 @@ def rewrite(
             where the encodings are the same; None: every tensor is encoded.
         progress: Where to report; None: where the run does.
     """
-    request = Request(plan=plan, statistics=workspace.calibrated)
-    work = ToGGUF(workspace.source, workspace.model, out, request)
+    request = ConversionRequest(plan=plan, statistics=workspace.calibrated)
+    work = GGUFConversion(workspace.source, workspace.model, out, request)
     stored = gguf.read(before).tensors if before is not None else {}
     entries = [_copied(entry, stored.get(entry.name)) for entry in work.resolved.entries]
     encoded = [e.name for e, old in zip(entries, work.resolved.entries, strict=True) if e is old]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from kanna import encodings, methods
 from kanna.errors import KannaError, PlanError
-from kanna.plan import gguf, tuning
+from kanna.plan import tuning
 
 
 class RuleModel(BaseModel):
@@ -52,6 +52,7 @@ class Plan(BaseModel):
     """A plan: `rules` first, then the `preset` or the `encoding` for every tensor no rule names.
 
     Attributes:
+        preset: One of GGUF's.
         tuning: The name of a file beside the plan, see plan/tuning.py.
     """
 
@@ -63,6 +64,42 @@ class Plan(BaseModel):
     rules: list[RuleModel] = Field(default_factory=list[RuleModel])
     tuning: str | None = None
     _folder: Path = PrivateAttr(default_factory=Path)
+    _origin: tuple[str, str] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of_encoding(cls, name: str) -> Plan:
+        """The plan that gives every matrix one encoding; raises UnsupportedError for an unknown."""
+        known = encodings.get(name).name
+        plan = cls(name=known, encoding=known)
+        plan.origin = ("encoding", name)
+        return plan
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same, whatever files they are in."""
+        return isinstance(other, Plan) and self.model_dump() == other.model_dump()
+
+    @property
+    def origin(self) -> tuple[str, str] | None:
+        """How the command line names it: `preset`, `encoding` or `plan` and its value.
+
+        None for a plan that has no name there.
+        """
+        return self._origin
+
+    @origin.setter
+    def origin(self, value: tuple[str, str]) -> None:
+        self._origin = value
+
+    def with_method(self, method: str) -> Plan:
+        """The plan with values of its rules chosen by `method`, those of plain rounding left alone.
+
+        A rule of a preset says which encoding, and leaves to the user how values are chosen.
+        """
+        rules = [
+            r if r.method == "nearest" else r.model_copy(update={"method": method})
+            for r in self.rules
+        ]
+        return self.model_copy(update={"rules": rules})
 
     @field_validator("tuning")
     @classmethod
@@ -72,11 +109,6 @@ class Plan(BaseModel):
         ):
             raise ValueError(f"{value!r} is not the name of a file beside the plan")
         return value
-
-    @field_validator("preset")
-    @classmethod
-    def _preset(cls, value: str | None) -> str | None:
-        return None if value is None else _known(lambda: gguf.get(value).name)
 
     @field_validator("encoding")
     @classmethod
@@ -88,10 +120,11 @@ class Plan(BaseModel):
         return tuning.read(self._folder / self.tuning) if self.tuning else None
 
     def save(self, path: Path | str) -> None:
-        """Write the plan as JSON."""
+        """Write the plan as JSON, which is its origin from then on."""
         Path(path).write_text(
             self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8"
         )
+        self._folder, self._origin = Path(path).parent, ("plan", Path(path).name)
 
 
 def _known(find: Any) -> str:
@@ -116,4 +149,5 @@ def load(path: Path | str) -> Plan:
             expected='{"preset": "Q4_K_M", "rules": [{"pattern": "ffn_down", "encoding": "q6_k"}]}',
         ) from None
     plan._folder = path.parent  # pyright: ignore[reportPrivateUsage]
+    plan.origin = ("plan", path.name)
     return plan

@@ -1,429 +1,39 @@
-"""Presets: llama.cpp's named mixes of encodings (llama-quant.cpp), as rules over the roles of tensors.
-
-A preset has a base encoding; its rules say which tensors get another one. First match wins.
-"""
+"""Presets of GGUF: llama.cpp's mixes as plans, which encoding each tensor of a model gets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
+from kanna import encodings
 from kanna.errors import PlanError
+from kanna.model import Model, Tensor, columns
+from kanna.plan import roles
+from kanna.plan.file import Plan, RuleModel
+from kanna.plan.gguf_mixes import MIXES, Mix, Place
+from kanna.plan.presets import Preset, for_any_model, rule_for
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a tensor stands, as far as a rule asks.
-
-    Attributes:
-        index, count: Its layer among how many (of its role, for attn_v).
-        gqa: Query heads per key-value head.
-        experts: 0 for a dense model.
-    """
-
-    role: str
-    index: int
-    count: int
-    gqa: int
-    experts: int
-    imatrix: bool
-
-    @property
-    def early(self) -> bool:
-        return self.index < self.count // 8
-
-    @property
-    def more_bits(self) -> bool:
-        """The first and last eighth of the layers, and every third between them."""
-        eighth = self.count // 8
-        return self.early or self.index >= 7 * self.count // 8 or (self.index - eighth) % 3 == 2
-
-
-Condition = Callable[[Place], bool]
-
-
-def always(_: Place) -> bool:
-    return True
-
-
-def shared_heads(p: Place) -> bool:
-    return p.gqa >= 4
-
-
-def shared_or_experts(p: Place) -> bool:
-    return p.gqa >= 4 or p.experts >= 4
-
-
-def early(p: Place) -> bool:
-    return p.early
-
-
-def more_bits(p: Place) -> bool:
-    return p.more_bits
-
-
-def middle(p: Place) -> bool:
-    return p.count // 8 <= p.index < 7 * p.count // 8
-
-
-def first(n: int) -> Condition:
-    return lambda p: p.index < n
-
-
-def without_imatrix(p: Place) -> bool:
-    return not p.imatrix
-
-
-def early_without_imatrix(p: Place) -> bool:
-    return p.early and not p.imatrix
-
-
-def early_with_imatrix(p: Place) -> bool:
-    return p.early and p.imatrix
-
-
-def first_sixteenth(p: Place) -> bool:
-    return p.index < p.count // 16
-
-
-def early_or_eight_experts(p: Place) -> bool:
-    return p.early or (p.experts == 8 and p.more_bits)
-
-
-def eight_experts(p: Place) -> bool:
-    return p.experts == 8
-
-
-def few_experts(p: Place) -> bool:
-    return p.experts != 8
-
-
-Rule = tuple[str, str, Condition]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """A named mix. file_type: llama.cpp's number for it; output: encoding of the output tensor."""
-
-    name: str
-    base: str
-    file_type: int
-    use_case: str
-    rules: tuple[Rule, ...] = ()
-    output: str = "q6_k"
-    low: bool = False
-    """Whether it is one of the 1- and 2-bit mixes, which treat 8-expert models in their own way."""
-
-
-def _low(v: str, down: str, attn_output: str | None, embedding: str) -> tuple[Rule, ...]:
-    """Rules of the 1- and 2-bit mixes."""
-    rules: list[Rule] = [
-        ("attn_v", "q4_k", shared_or_experts),
-        ("attn_v", v, always),
-        ("attn_k", "q4_k", eight_experts),
-        ("ffn_down", down, early),
-        ("attn_output", "q5_k", eight_experts),
-        ("embedding", embedding, always),
-    ]
-    return (*rules, ("attn_output", attn_output, always)) if attn_output else tuple(rules)
-
-
-_EXPERT_OUTPUT: Rule = ("attn_output", "q5_k", eight_experts)
-
-PRESETS = (
-    Preset(
-        name="F32", base="f32", file_type=0, use_case="reference for measurements", output="f32"
-    ),
-    Preset(
-        name="BF16",
-        base="bf16",
-        file_type=32,
-        use_case="the published weights as they are",
-        output="bf16",
-    ),
-    Preset(
-        name="F16",
-        base="f16",
-        file_type=1,
-        use_case="16-bit for runtimes without bfloat16",
-        output="f16",
-    ),
-    Preset(
-        name="Q8_0",
-        base="q8_0",
-        file_type=7,
-        use_case="as good as 16-bit at half the size",
-        output="q8_0",
-    ),
-    Preset(name="Q6_K", base="q6_k", file_type=18, use_case="quality first on a laptop"),
-    Preset(
-        name="Q5_K_M",
-        base="q5_k",
-        file_type=17,
-        use_case="high quality where Q6_K does not fit",
-        rules=(("attn_v", "q6_k", more_bits), ("ffn_down", "q6_k", more_bits)),
-    ),
-    Preset(name="Q5_K_S", base="q5_k", file_type=16, use_case="slightly smaller than Q5_K_M"),
-    Preset(
-        name="Q5_1", base="q5_1", file_type=9, use_case="models whose rows are not multiples of 256"
-    ),
-    Preset(
-        name="Q5_0",
-        base="q5_0",
-        file_type=8,
-        use_case="models whose rows are not multiples of 256",
-        rules=(("ffn_down", "q5_1", early_with_imatrix),),
-    ),
-    Preset(
-        name="Q4_K_M",
-        base="q4_k",
-        file_type=15,
-        use_case="the usual choice: assistants on laptops and phones",
-        rules=(("attn_v", "q6_k", more_bits), ("ffn_down", "q6_k", more_bits), _EXPERT_OUTPUT),
-    ),
-    Preset(
-        name="Q4_K_S",
-        base="q4_k",
-        file_type=14,
-        use_case="slightly smaller than Q4_K_M",
-        rules=(("attn_v", "q5_k", first(4)), ("ffn_down", "q5_k", early), _EXPERT_OUTPUT),
-    ),
-    Preset(
-        name="Q4_1", base="q4_1", file_type=3, use_case="fast on old CPUs, more exact than Q4_0"
-    ),
-    Preset(
-        name="IQ4_NL",
-        base="iq4_nl",
-        file_type=25,
-        use_case="4 bits for rows that are not multiples of 256",
-        rules=(
-            ("attn_v", "q5_k", shared_heads),
-            ("ffn_down", "q5_k", early_without_imatrix),
-            _EXPERT_OUTPUT,
-        ),
-    ),
-    Preset(
-        name="IQ4_XS",
-        base="iq4_xs",
-        file_type=30,
-        use_case="the smallest file of good quality",
-        rules=(
-            ("attn_v", "q5_k", shared_heads),
-            ("ffn_down", "q5_k", early_without_imatrix),
-            _EXPERT_OUTPUT,
-        ),
-    ),
-    Preset(
-        name="Q4_0",
-        base="q4_0",
-        file_type=2,
-        use_case="fastest on phones and ARM boards",
-        rules=(("ffn_down", "q4_1", early_with_imatrix),),
-    ),
-    Preset(
-        name="MXFP4_MOE",
-        base="mxfp4",
-        file_type=38,
-        use_case="mixture-of-experts models trained in MXFP4",
-        output="q8_0",
-    ),
-    Preset(
-        name="Q3_K_L",
-        base="q3_k",
-        file_type=13,
-        use_case="tight memory, quality before size",
-        rules=(
-            ("attn_v", "q5_k", always),
-            ("ffn_down", "q5_k", always),
-            ("attn_output", "q5_k", few_experts),
-        ),
-    ),
-    Preset(
-        name="Q3_K_M",
-        base="q3_k",
-        file_type=12,
-        use_case="tight memory: 7B models on a Raspberry Pi",
-        rules=(
-            ("attn_v", "q5_k", first(2)),
-            ("attn_v", "q4_k", always),
-            ("ffn_down", "q5_k", first_sixteenth),
-            ("ffn_down", "q4_k", always),
-            _EXPERT_OUTPUT,
-            ("attn_output", "q4_k", always),
-        ),
-    ),
-    Preset(
-        name="Q3_K_S",
-        base="q3_k",
-        file_type=11,
-        use_case="tight memory, size before quality",
-        rules=(_EXPERT_OUTPUT,),
-    ),
-    Preset(
-        name="IQ3_M",
-        base="iq3_s",
-        file_type=27,
-        use_case="3 bits with an importance matrix, quality first",
-        rules=(
-            ("attn_v", "q4_k", always),
-            ("ffn_down", "q4_k", early_or_eight_experts),
-            _EXPERT_OUTPUT,
-            ("attn_output", "q4_k", always),
-        ),
-    ),
-    Preset(
-        name="IQ3_S",
-        base="iq3_s",
-        file_type=26,
-        use_case="3 bits with an importance matrix",
-        rules=(("attn_v", "q4_k", shared_heads), _EXPERT_OUTPUT),
-    ),
-    Preset(
-        name="IQ3_XS",
-        base="iq3_s",
-        file_type=22,
-        use_case="3 bits with an importance matrix, smaller",
-        rules=(
-            ("attn_v", "q4_k", shared_heads),
-            ("attn_k", "iq3_xxs", always),
-            ("attn_q", "iq3_xxs", always),
-            ("ffn_gate", "iq3_xxs", middle),
-            ("ffn_up", "iq3_xxs", middle),
-            _EXPERT_OUTPUT,
-        ),
-    ),
-    Preset(
-        name="IQ3_XXS",
-        base="iq3_xxs",
-        file_type=23,
-        use_case="the smallest 3-bit file",
-        output="q5_k",
-        rules=(
-            ("embedding", "iq3_s", always),
-            ("attn_v", "q4_k", shared_heads),
-            ("attn_v", "iq3_s", without_imatrix),
-            ("attn_k", "iq2_s", always),
-            ("attn_q", "iq2_s", always),
-            ("ffn_down", "q4_k", early_without_imatrix),
-            ("ffn_down", "q3_k", without_imatrix),
-            _EXPERT_OUTPUT,
-            ("attn_output", "iq3_s", always),
-        ),
-    ),
-    Preset(
-        name="Q2_K",
-        base="q2_k",
-        file_type=10,
-        use_case="large models in little memory; small ones suffer",
-        rules=(
-            ("attn_v", "q4_k", shared_heads),
-            ("attn_v", "q3_k", always),
-            ("ffn_down", "q3_k", always),
-            _EXPERT_OUTPUT,
-            ("attn_output", "q3_k", always),
-        ),
-    ),
-    Preset(
-        name="Q2_K_S",
-        base="q2_k",
-        file_type=21,
-        use_case="smaller than Q2_K, with an importance matrix",
-        rules=(("attn_v", "q4_k", shared_heads), ("ffn_down", "q4_k", early)),
-    ),
-    Preset(
-        name="IQ2_M",
-        base="iq2_s",
-        file_type=29,
-        use_case="2 bits, for models of 7B and more",
-        output="q5_k",
-        low=True,
-        rules=_low("iq3_s", "iq3_s", "iq3_s", "iq3_s"),
-    ),
-    Preset(
-        name="IQ2_S",
-        base="iq2_xs",
-        file_type=28,
-        use_case="2 bits, for models of 13B and more",
-        output="q5_k",
-        low=True,
-        rules=_low("iq3_s", "iq3_s", "iq3_s", "iq3_s"),
-    ),
-    Preset(
-        name="IQ2_XS",
-        base="iq2_xs",
-        file_type=20,
-        use_case="2 bits, for models of 30B and more",
-        output="q5_k",
-        low=True,
-        rules=_low("q2_k", "q2_k", None, "q2_k"),
-    ),
-    Preset(
-        name="IQ2_XXS",
-        base="iq2_xxs",
-        file_type=19,
-        use_case="2 bits, for models of 70B and more",
-        output="q5_k",
-        low=True,
-        rules=_low("q2_k", "q2_k", None, "q2_k"),
-    ),
-    Preset(
-        name="IQ1_M",
-        base="iq1_m",
-        file_type=31,
-        use_case="the last resort for very large models",
-        output="q5_k",
-        low=True,
-        rules=_low("q2_k", "q2_k", "iq2_xxs", "q2_k"),
-    ),
-    Preset(
-        name="IQ1_S",
-        base="iq1_s",
-        file_type=24,
-        use_case="the smallest file there is, for experiments",
-        output="q5_k",
-        low=True,
-        rules=_low("q2_k", "q2_k", "iq2_xxs", "q2_k"),
-    ),
-    Preset(
-        name="Q2_0",
-        base="q2_0",
-        file_type=41,
-        use_case="networks trained with 2-bit weights",
-        rules=(("embedding", "q4_k", always),),
-    ),
-    Preset(
-        name="TQ2_0",
-        base="tq2_0",
-        file_type=37,
-        use_case="networks trained with ternary weights, faster",
-        rules=(("embedding", "q4_k", always),),
-    ),
-    Preset(
-        name="TQ1_0",
-        base="tq1_0",
-        file_type=36,
-        use_case="networks trained with ternary weights, smaller",
-        rules=(("embedding", "q4_k", always),),
-    ),
-    Preset(name="Q1_0", base="q1_0", file_type=40, use_case="networks trained with 1-bit weights"),
-)
+DEFAULT = "Q4_K_M"
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-_BY_NAME = {p.name: p for p in PRESETS}
+# What a plan gives to tensors it says nothing of.
+_UNNAMED = "Q8_0"
+_BY_NAME = {mix.name: mix for mix in MIXES}
+UNNAMED_FILE_TYPE = 1024
+"""llama.cpp's file type of a file that names none (LLAMA_FTYPE_GUESSED)."""
 
 
 def names() -> list[str]:
     """Names of all presets, from large to small."""
-    return [p.name for p in PRESETS]
+    return list(_BY_NAME)
 
 
-def get(name: str) -> Preset:
-    """The preset called `name` (any case, llama.cpp's aliases too).
+def get(name: str) -> Mix:
+    """The mix called `name` (any case, llama.cpp's aliases too).
 
     PlanError names the nearest ones.
     """
     wanted = name.upper()
-    found = _BY_NAME.get(ALIASES.get(wanted, wanted))
-    if found is None:
+    mix = _BY_NAME.get(ALIASES.get(wanted, wanted))
+    if mix is None:
         from difflib import get_close_matches
 
         close = get_close_matches(wanted, _BY_NAME, 3)
@@ -432,4 +42,139 @@ def get(name: str) -> Preset:
             expected=", ".join(close or names()),
             todo="`kanna fit SRC` lists them all",
         )
-    return found
+    return mix
+
+
+def canonical(name: str) -> str:
+    """The name of the preset that `name` means; raises PlanError for none."""
+    return get(name).name
+
+
+def file_type(plan: Plan) -> int:
+    """llama.cpp's number for a file of this plan."""
+    option, value = plan.origin or ("", "")
+    preset = plan.preset or (value if option == "preset" else None)
+    if preset is None and plan.encoding is None:
+        preset = _UNNAMED
+    if preset is not None:
+        return get(preset).file_type
+    number = encodings.get(plan.encoding or "").file_type
+    return UNNAMED_FILE_TYPE if number is None else number
+
+
+def completed(plan: Plan, model: Model, *, weighted: bool, method: str) -> Plan:
+    """The plan with the preset it names spelled out after its own rules.
+
+    Args:
+        weighted: Whether the importance of columns was measured.
+        method: How values of tensors without a rule are chosen.
+    """
+    if plan.preset is None and plan.encoding is not None:
+        return plan
+    mix = get(plan.preset or _UNNAMED)
+    rest = PRESETS[mix.name].plan(model, weighted=weighted).with_method(method)
+    own = plan.rules or plan.tuning
+    return plan.model_copy(
+        update={
+            "name": plan.name if own else mix.name,
+            "preset": None,
+            "encoding": rest.encoding,
+            "rules": [*plan.rules, *rest.rules],
+        }
+    )
+
+
+def _plan(mix: Mix, model: Model, weighted: bool, _: str) -> Plan:
+    """The mix as a plan: a rule for every matrix of `model` that differs from the base."""
+    rules: list[RuleModel] = []
+    if encodings.get(mix.base).block > 1:
+        shape = _Shape(model, weighted)
+        for name, tensor in model.tensors.items():
+            if roles.quantizable(tensor):
+                encoding = shape.encoding(mix, tensor)
+                if encoding != mix.base:
+                    rules.append(rule_for(name, encoding))
+    return Plan(name=mix.name, encoding=mix.base, rules=rules)
+
+
+class _Shape:
+    """What the rules of mixes ask of a model."""
+
+    def __init__(self, model: Model, weighted: bool) -> None:
+        self.weighted = weighted
+        self.tied = "output.weight" not in model.tensors
+        self.num_layers = _first(model.meta("{arch}.block_count", 0))
+        heads = _first(model.meta("{arch}.attention.head_count", 0))
+        kv_heads = _first(model.meta("{arch}.attention.head_count_kv", heads))
+        self.gqa = heads // kv_heads if kv_heads else 1
+        self.experts = _first(model.meta("{arch}.expert_count", 0))
+        self.is_70b = self.num_layers == 80 and model.family in ("llama", "qwen2") and self.gqa > 1
+        ordered = sorted(model.tensors, key=roles.order)
+        values = [n for n in ordered if roles.role(n, tied=self.tied) == "attn_v"]
+        self.value_index = {name: i for i, name in enumerate(values)}
+
+    def encoding(self, mix: Mix, tensor: Tensor) -> str:
+        """What llama.cpp gives a tensor that may be quantized."""
+        name = tensor.name
+        role = roles.role(name, tied=self.tied)
+        if role == "output":
+            return "q8_0" if columns(tensor) % encodings.get(mix.base).block else mix.output
+        if mix.name == "MXFP4_MOE":
+            return "mxfp4" if len(tensor.shape) == 3 else "q8_0"
+        if role == "attn_v":
+            index, count = self.value_index[name], len(self.value_index)
+        else:
+            index, count = roles.layer(name) or 0, self.num_layers
+        place = Place(
+            role=role,
+            index=index,
+            count=count,
+            gqa=self.gqa,
+            experts=self.experts,
+            imatrix=self.weighted,
+        )
+        encoding = next((e for r, e, when in mix.rules if r == role and when(place)), mix.base)
+        return encoding if mix.low else self._large(role, encoding)
+
+    def _large(self, role: str, encoding: str) -> str:
+        """Two exceptions of llama.cpp.
+
+        The small attn_v of 70B models, and models of eight experts.
+        """
+        if role == "attn_v" and self.is_70b and encoding in ("q3_k", "q4_k"):
+            encoding = "q5_k"
+        if role in ("attn_v", "attn_k") and self.experts == 8:
+            encoding = "q8_0"
+        return encoding
+
+
+def _first(value: object) -> int:
+    """A number that some models give per layer: the first one."""
+    if isinstance(value, (int, float)):
+        return int(value)
+    return int(value[0]) if value is not None and len(value) else 0  # type: ignore[index, arg-type]
+
+
+def _has_experts(model: Model) -> bool:
+    return bool(_first(model.meta("{arch}.expert_count", 0)))
+
+
+def _preset(mix: Mix) -> Preset:
+    return Preset(
+        name=mix.name,
+        summary=mix.summary,
+        make=partial(_plan, mix),
+        special=mix.special,
+        # Without experts MXFP4_MOE is Q8_0.
+        suits=_has_experts if mix.name == "MXFP4_MOE" else for_any_model,
+        facts={
+            "base": mix.base,
+            "file type": mix.file_type,
+            "output": mix.output,
+            "rules": len(mix.rules),
+        },
+        where=f"{__name__}:PRESETS",
+    )
+
+
+PRESETS = {mix.name: _preset(mix) for mix in MIXES}

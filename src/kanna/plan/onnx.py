@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 
 from kanna import encodings
 from kanna.encodings.grouped.nbits import GROUPS, parse
@@ -11,12 +12,17 @@ from kanna.errors import PlanError
 from kanna.model import Model, columns
 from kanna.plan import roles
 from kanna.plan.file import Plan, RuleModel
+from kanna.plan.onnx_derived import DERIVED
+from kanna.plan.presets import Preset, rule_for
 
-PRESETS = {
+DEFAULT, WHOLE = "int4", "fp32"
+"""The preset that is taken when none is named, and the one that changes no weight."""
+NBITS = {
     "int4": "4 bits in groups of 32, the head and the embedding in 8",
     "int4-mixed": "4 bits in groups of 32; 8 for head, embedding, and values and the way down in some layers",
     "w8": "8 bits in groups of 32",
 }
+"""Presets whose matrices are nodes of MatMulNBits."""
 EXACT, INT8 = 0, 4
 """accuracy_level of a node: float32 arithmetic.
 
@@ -29,11 +35,8 @@ KERNELS = (4,)
 """Bits of codes that onnxruntime multiplies in float32 without widening the matrix for every token."""
 
 
-def preset(name: str, model: Model) -> Plan:
-    """The preset as one rule per matrix of `model`.
-
-    A group is the largest that divides its rows, up to 32.
-    """
+def _nbits(name: str, model: Model, _weighted: bool, _float_type: str) -> Plan:
+    """One rule per matrix of `model`; a group is the largest that divides its rows, up to 32."""
     layers = int(model.meta("{arch}.block_count", 0) or 0)
     tied = "output.weight" not in model.tensors
     rules: list[RuleModel] = []
@@ -45,19 +48,17 @@ def preset(name: str, model: Model) -> Plan:
         if (
             name == "int4-mixed"
             and role in ("attn_v", "ffn_down")
-            and _more(roles.layer(tensor_name) or 0, layers)
+            and roles.in_more_bits(roles.layer(tensor_name) or 0, layers)
         ):
             bits = 8
         group = next((g for g in (32, 16) if columns(tensor) % g == 0), 0)
-        wanted = f"nbits{bits}g{group}" if group else "f32"
-        rules.append(RuleModel(pattern=f"^{re.escape(tensor_name)}$", encoding=wanted))
+        rules.append(rule_for(tensor_name, f"nbits{bits}g{group}" if group else "f32"))
     return Plan(name=f"onnx:{name}", encoding="f32", rules=rules)
 
 
-def _more(layer: int, count: int) -> bool:
-    """The first and last eighth of the layers, and every third between them."""
-    eighth = count // 8
-    return layer < eighth or layer >= 7 * count // 8 or (layer - eighth) % 3 == 2
+def _floats(name: str, _model: Model, _weighted: bool, _float_type: str) -> Plan:
+    """Every weight in float32: what is made from the whole graph changes them afterwards."""
+    return Plan(name=name, encoding="f32")
 
 
 def check_encodings(plan: Plan) -> None:
@@ -98,3 +99,33 @@ def _largest(cols: int, below: int) -> int:
 def widest(kinds: Iterable[str]) -> str:
     """Of several encodings that one node must share, the one with the most bits."""
     return max(kinds, key=lambda name: encodings.get(name).bits)
+
+
+def _presets() -> dict[str, Preset]:
+    where = f"{__name__}:PRESETS"
+    whole = Preset(
+        name=WHOLE,
+        summary="the weights in float32",
+        make=partial(_floats, WHOLE),
+        derived=True,
+        where=where,
+    )
+    derived = [
+        Preset(
+            name=name,
+            summary=made.summary,
+            make=partial(_floats, name),
+            derived=True,
+            facts=made.facts,
+            where=where,
+        )
+        for name, made in DERIVED.items()
+    ]
+    nbits = [
+        Preset(name=name, summary=summary, make=partial(_nbits, name), where=where)
+        for name, summary in NBITS.items()
+    ]
+    return {preset.name: preset for preset in (whole, *nbits, *derived)}
+
+
+PRESETS = _presets()

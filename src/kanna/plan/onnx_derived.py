@@ -10,38 +10,54 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
-    """use: one line; bits: of a matrix's weight.
+    """How matrices are stored once the graph is made.
 
     Attributes:
+        summary: What the preset is for.
+        bits: Of a matrix's weight.
         storage: `f16` or `bf16`, or "" for int8.
         calibrator: Of static int8, or "" for dynamic.
     """
 
-    use: str
+    summary: str
     bits: int
     storage: str = ""
     calibrator: str = ""
 
     @property
     def int8(self) -> bool:
+        """Whether the graph multiplies whole numbers."""
         return not self.storage
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What is to be known of it, by name."""
+        facts: dict[str, object] = {
+            "bits": self.bits,
+            "storage": self.storage,
+            "calibrator": self.calibrator,
+        }
+        return {name: value for name, value in facts.items() if value}
 
-PRESETS = {
-    "fp16": Derived(use="matrices stored in float16, computed in float32", bits=16, storage="f16"),
+
+DERIVED = {
+    "fp16": Derived(
+        summary="matrices stored in float16, computed in float32", bits=16, storage="f16"
+    ),
     "bf16": Derived(
-        use="matrices stored in bfloat16, computed in float32", bits=16, storage="bf16"
+        summary="matrices stored in bfloat16, computed in float32", bits=16, storage="bf16"
     ),
     "int8": Derived(
-        use="dynamic int8: activations are rounded over the range they have at that moment", bits=8
+        summary="dynamic int8: activations are rounded over the range they have at that moment",
+        bits=8,
     ),
     "w8a8": Derived(
-        use="static int8 (QDQ): ranges from calibration text", bits=8, calibrator="minmax"
+        summary="static int8 (QDQ): ranges from calibration text", bits=8, calibrator="minmax"
     ),
     "w8a8-percentile": Derived(
-        use="static int8 (QDQ): ranges that hold 99.99 %", bits=8, calibrator="percentile"
+        summary="static int8 (QDQ): ranges that hold 99.99 %", bits=8, calibrator="percentile"
     ),
     "w8a8-entropy": Derived(
-        use="static int8 (QDQ): ranges of least divergence", bits=8, calibrator="entropy"
+        summary="static int8 (QDQ): ranges of least divergence", bits=8, calibrator="entropy"
     ),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kanna import encodings, methods
@@ -13,20 +13,10 @@ from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, Tensor, columns, num_weights
 from kanna.plan import gguf, roles
 from kanna.plan.fallback import feasible
-from kanna.plan.file import Plan
-from kanna.plan.gguf import Place, Preset
+from kanna.plan.file import Plan, RuleModel
 from kanna.plan.prior import Prior, prior_of
 from kanna.plan.tuning import Tuning, Vector, factors, shifts
 from kanna.plan.types import Substitution, TensorPlan
-
-UNNAMED_FILE_TYPE = 1024
-"""llama.cpp's file type of a file that names none (LLAMA_FTYPE_GUESSED)."""
-
-
-def _file_type(encoding: str | None) -> int:
-    """llama.cpp's file type of a plan whose base is `encoding`."""
-    number = encodings.get(encoding).file_type if encoding else None
-    return UNNAMED_FILE_TYPE if number is None else number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +32,6 @@ class Resolved:
     """
 
     name: str
-    file_type: int
     entries: list[TensorPlan]
     substitutions: list[Substitution]
     nominal_bits: float
@@ -71,32 +60,23 @@ def resolve(
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
         raise PlanError("give one of a preset, an encoding and a plan")
+    weights = weights or {}
     if plan is None:
-        preset = gguf.get(preset).name if preset else None
-        encoding = encodings.get(encoding).name if encoding else None
-        plan = Plan(name=preset or encoding or "", preset=preset, encoding=encoding)
-    if plan.preset is None and plan.encoding is None:
-        plan = plan.model_copy(update={"preset": "Q8_0"})
-    chosen = gguf.get(plan.preset) if plan.preset else None
-    mix = _Mix(model, chosen, bool(weights)) if chosen else None
-    compiled = [(re.compile(r.pattern), r) for r in plan.rules]
-    _check_weights(model, weights or {})
+        plan = Plan.of_encoding(encoding) if encoding else Plan(preset=preset)
+    complete = gguf.completed(plan, model, weighted=bool(weights), method=method)
+    _check_weights(model, weights)
+    rules = _Rules(complete.rules)
     entries: list[TensorPlan] = []
     substitutions: list[Substitution] = []
     nominal = 0.0
-    used: set[str] = set()
     for name, tensor in model.tensors.items():
-        rule = next((r for p, r in compiled if p.search(name)), None)
-        how = method
+        rule, how = rules.first(name), method
         if rule is not None:
             wanted, how = encodings.get(rule.encoding), rule.method
-            used.add(rule.pattern)
         elif not roles.quantizable(tensor):
             wanted = encodings.get(roles.kept(model, tensor))
-        elif mix is not None:
-            wanted = encodings.get(mix.choose(tensor))
         else:
-            wanted = encodings.get(plan.encoding or "")
+            wanted = encodings.get(complete.encoding or "")
         got, reason = feasible(wanted, columns(tensor))
         if reason:
             substitutions.append(
@@ -109,8 +89,8 @@ def resolve(
             else None
         )
         prior = prior_of(model, name) if not weights and how == "search" and got.block > 1 else None
-        entries.append(_entry(tensor, got, how, weights or {}, second_moment, prior))
-    if unused := [r.pattern for r in plan.rules if r.pattern not in used]:
+        entries.append(_entry(tensor, got, how, weights, second_moment, prior))
+    if unused := [r.pattern for r in plan.rules if r.pattern not in rules.used]:
         raise PlanError(
             f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names"
         )
@@ -120,16 +100,43 @@ def resolve(
         entries = [_tuned(entry, tuning) for entry in entries]
     total = model.num_parameters
     return Resolved(
-        name=chosen.name
-        if chosen and not plan.rules and not plan.tuning
-        else (plan.name or "custom"),
-        file_type=chosen.file_type if chosen else _file_type(plan.encoding),
+        name=complete.name or "custom",
         entries=entries,
         substitutions=substitutions,
         nominal_bits=nominal / total,
         bits=8 * sum(e.nbytes for e in entries) / total,
         tuning=tuning.sha256 if tuning else None,
     )
+
+
+class _Rules:
+    """Rules of a plan; those that name one tensor whole are found without looking at the others."""
+
+    def __init__(self, rules: Sequence[RuleModel]) -> None:
+        self.used: set[str] = set()
+        self._rules = rules
+        self._by_name: dict[str, int] = {}
+        self._patterns: list[tuple[int, re.Pattern[str]]] = []
+        for index, rule in enumerate(rules):
+            if (name := _whole_name(rule.pattern)) is not None:
+                self._by_name.setdefault(name, index)
+            else:
+                self._patterns.append((index, re.compile(rule.pattern)))
+
+    def first(self, name: str) -> RuleModel | None:
+        """The first rule that names a tensor."""
+        end = self._by_name.get(name, len(self._rules))
+        index = next((i for i, p in self._patterns if i < end and p.search(name)), end)
+        if index == len(self._rules):
+            return None
+        self.used.add(self._rules[index].pattern)
+        return self._rules[index]
+
+
+def _whole_name(pattern: str) -> str | None:
+    """The name that a pattern such as `^output\\.weight$` means; None for any other pattern."""
+    name = re.sub(r"\\(.)", r"\1", pattern[1:-1])
+    return name if pattern == f"^{re.escape(name)}$" else None
 
 
 def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
@@ -191,63 +198,3 @@ def _check_weights(model: Model, weights: Mapping[str, F32]) -> None:
                 expected=f"{want} columns" + (f" for {experts} experts" if experts > 1 else ""),
                 todo=f"give an imatrix made from {model.name}",
             )
-
-
-class _Mix:
-    """A preset at work on one model."""
-
-    def __init__(self, model: Model, preset: Preset, imatrix: bool) -> None:
-        self.preset, self.imatrix = preset, imatrix
-        self.tied = "output.weight" not in model.tensors
-        self.num_layers = int(_first(model.meta("{arch}.block_count", 0)))
-        heads = int(_first(model.meta("{arch}.attention.head_count", 0)))
-        kv_heads = int(_first(model.meta("{arch}.attention.head_count_kv", heads)))
-        self.gqa = heads // kv_heads if kv_heads else 1
-        self.experts = int(_first(model.meta("{arch}.expert_count", 0)))
-        self.is_70b = self.num_layers == 80 and model.family in ("llama", "qwen2") and self.gqa > 1
-        ordered = sorted(model.tensors, key=roles.order)
-        values = [n for n in ordered if roles.role(n, tied=self.tied) == "attn_v"]
-        self.value_index = {name: i for i, name in enumerate(values)}
-
-    def choose(self, tensor: Tensor) -> str:
-        preset, name = self.preset, tensor.name
-        base = encodings.get(preset.base)
-        if base.block == 1:
-            return base.name
-        role = roles.role(name, tied=self.tied)
-        if role == "output":
-            return "q8_0" if columns(tensor) % base.block else preset.output
-        if preset.name == "MXFP4_MOE":
-            return "mxfp4" if len(tensor.shape) == 3 else "q8_0"
-        if role == "attn_v":
-            index, count = self.value_index[name], len(self.value_index)
-        else:
-            index, count = roles.layer(name) or 0, self.num_layers
-        place = Place(
-            role=role,
-            index=index,
-            count=count,
-            gqa=self.gqa,
-            experts=self.experts,
-            imatrix=self.imatrix,
-        )
-        found = next((e for r, e, when in preset.rules if r == role and when(place)), preset.base)
-        return found if preset.low else self._large(role, found)
-
-    def _large(self, role: str, found: str) -> str:
-        """Two exceptions of llama.cpp.
-
-        The small attn_v of 70B models, and models of eight experts.
-        """
-        if role == "attn_v" and self.is_70b and found in ("q3_k", "q4_k"):
-            found = "q5_k"
-        if role in ("attn_v", "attn_k") and self.experts == 8:
-            found = "q8_0"
-        return found
-
-
-def _first(value: object) -> int:
-    """A number that some models give per layer: the first one."""
-    if isinstance(value, (int, float)):
-        return int(value)
-    return int(value[0]) if value is not None and len(value) else 0  # type: ignore[index, arg-type]

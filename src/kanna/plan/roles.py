@@ -105,3 +105,12 @@ def kept(model: Model, tensor: Tensor) -> str:
     if encodings.get(tensor.dtype).ggml_type is None:  # of MLX, and no GGUF holds it
         return "f32"
     return tensor.dtype
+
+
+def in_more_bits(layer: int, count: int) -> bool:
+    """Whether a layer is in the first or last eighth of `count`, or every third between them.
+
+    llama.cpp's rule (`use_more_bits`), which mlx-lm and our presets of ONNX follow.
+    """
+    eighth = count // 8
+    return layer < eighth or layer >= 7 * count // 8 or (layer - eighth) % 3 == 2

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kanna import families, provenance
+from kanna import families, formats, provenance
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.errors import UsageError
+from kanna.formats.base import Format
+from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.hardware.memory import memory as machine_memory
 from kanna.model import Model
-from kanna.sizing.memory import buffer_bytes, cache_bytes
-from kanna.sizing.rows import FitRow
+from kanna.sizing.rows import FitRow, rows
 from kanna.sources import Source, open_source
 
 __all__ = ["FitResult", "FitRow", "buffer_bytes", "cache_bytes", "fit"]
 
-FORMATS = ("gguf", "onnx", "mlx")
-# Presets that only suit networks trained for them.
-SPECIAL = {"MXFP4_MOE", "Q2_0", "TQ2_0", "TQ1_0", "Q1_0"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
-    """rows: largest first; recommended: the most precise quantized preset that fits, or None.
+    """What fits.
 
     Attributes:
+        rows: Every preset, the largest first.
+        recommended: The most precise quantized preset that fits, or None.
         advice: The recommendation as a sentence, with its reason.
     """
 
@@ -41,6 +39,7 @@ class FitResult:
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
         return asdict(self)
 
 
@@ -49,7 +48,7 @@ def fit(
     *,
     memory: int | None = None,
     context: int = 4096,
-    format: str = "gguf",
+    format: str = formats.DEFAULT,
     revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -63,13 +62,14 @@ def fit(
         source: What would be converted.
         memory: Bytes; None: what is free on this machine.
         context: Tokens of context that the cache must hold.
-        format: Whose presets they are: gguf, onnx or mlx.
+        format: Whose presets they are.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: nowhere.
     """
-    if format not in FORMATS:
-        raise UsageError(f"no presets of {format!r}", expected=", ".join(FORMATS))
+    if format not in formats.runnable():
+        raise UsageError(f"no presets of {format!r}", expected=", ".join(formats.runnable()))
+    chosen = formats.get(format)
     if context < 1:
         raise UsageError(f"a context of {context} tokens", expected="1 or more")
     opened = open_source(
@@ -77,19 +77,17 @@ def fit(
     )
     model = families.load_model(opened)
     limit = memory if memory is not None else _free()
-    fitting: Any = import_module(f"{__name__}.{'gguf' if format == 'gguf' else 'folders'}")
-    rows: list[FitRow] = fitting.rows(opened, model, format, limit, context)
-    rows.sort(key=lambda r: -r.file_bytes)
-    overhead = rows[0].kv_bytes + rows[0].buffer_bytes
+    fitted = sorted(rows(opened, model, chosen, limit, context), key=lambda r: -r.file_bytes)
+    overhead = fitted[0].kv_bytes + fitted[0].buffer_bytes
     notes = model.notes + _notes(model, context, overhead, limit)
-    if format == "onnx":
-        notes.append("file sizes are of weights and scales; the graph and its tables come on top")
-    recommended, advice = _recommend(rows, model, opened, format, limit - overhead)
+    if chosen.size_note:
+        notes.append(chosen.size_note)
+    recommended, advice = _recommend(fitted, model, opened, chosen, limit - overhead)
     return FitResult(
         name=model.name,
         memory=limit,
         context=context,
-        rows=rows,
+        rows=fitted,
         recommended=recommended,
         advice=advice,
         notes=notes,
@@ -101,30 +99,30 @@ def _free() -> int:
 
 
 def _recommend(
-    rows: list[FitRow], model: Model, source: Source, format: str, room: int
+    fitted: list[FitRow], model: Model, source: Source, format: Format, limit: int
 ) -> tuple[str | None, str]:
-    """The most precise quantized preset that fits.
+    """The most precise quantized preset that fits, and why.
 
     A quantized source that fits is best left as it is.
     """
-    fitting, more = (
-        [r for r in rows if r.fits and r.bits_per_weight <= 9 and r.preset not in SPECIAL],
-        "",
-    )
+    special = {formats.qualified(format.name, p.name) for p in format.presets.values() if p.special}
+    able = [r for r in fitted if r.fits and r.bits_per_weight <= 9 and r.preset not in special]
+    more = ""
     if source.gguf is not None and provenance.quantized_source(model):
-        own = next((r for r in fitting if r.preset == "mlx:exact"), None)
-        if own and own.file_bytes <= 1.1 * source.gguf.num_bytes:
-            return own.preset, f"{own.preset}: the blocks of the source as they are"
-        if source.gguf.num_bytes <= room and format == "gguf":
+        exact_name = formats.qualified(format.name, format.exact_preset)
+        exact = next((r for r in able if r.preset == exact_name), None)
+        if exact and exact.file_bytes <= 1.1 * source.gguf.num_bytes:
+            return exact.preset, f"{exact.preset}: the blocks of the source as they are"
+        if source.gguf.num_bytes <= limit and format.opens(source.path):
             return (
                 None,
                 "keep the source as it is: it is quantized already, it fits, and no preset of it can be better",
             )
-        if smaller := [r for r in fitting if r.file_bytes < source.gguf.num_bytes]:
-            fitting, more = smaller, " and is smaller than the source"
-    if not fitting:
+        if smaller := [r for r in able if r.file_bytes < source.gguf.num_bytes]:
+            able, more = smaller, " and is smaller than the source"
+    if not able:
         return None, "nothing fits: raise --memory, lower --context, or take a smaller model"
-    best = max(fitting, key=lambda r: (r.bits_per_weight, -r.file_bytes))
+    best = max(able, key=lambda r: (r.bits_per_weight, -r.file_bytes))
     return best.preset, f"{best.preset}: the most precise quantized preset that fits{more}"
 
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format",
-    type=click.Choice(plugins.names("kanna.conversion", "WORK")),
+    type=click.Choice(plugins.names("kanna.conversion", "CONVERSION")),
     help="Container to write; safetensors makes a Hugging Face folder, onnx one "
     "for onnxruntime-genai, mlx one "
     "for mlx-lm. [default: gguf]",

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kanna._util.progress import Progress, Silent
 from kanna.errors import OutputError
 from kanna.formats.gguf.layout import Layout, layout, pack_value
-from kanna.formats.stream import File, check_output, fill
+from kanna.formats.stream import File, WriteResult, check_output, fill
 from kanna.model import MetaValue, ValueType
 from kanna.plan.types import TensorPlan
 
-__all__ = ["WriteResult", "check_output", "plan_files", "write"]
-
 Late = Callable[[], Mapping[str, MetaValue]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteResult:
-    """paths in order, bytes of all of them, seconds it took, peak of our own memory in bytes, what is to be told."""
-
-    paths: list[Path]
-    file_bytes: int
-    seconds: float
-    peak_bytes: int
-    notes: list[str] = field(default_factory=list[str])
 
 
 def plan_files(

@@ -1,6 +1,50 @@
 """MLX folders: safetensors with packed codes, scales and biases, and settings in config.json."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from kanna.encodings import Encoding
+from kanna.encodings.grouped.affine import NUMBERS
+from kanna.formats.base import Format
+from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.mlx.read import is_folder, is_mlx, unpacked
 from kanna.formats.mlx.write import settings, weight_bytes, write_folder
+from kanna.model import Model
+from kanna.plan import mlx as presets
 
-__all__ = ["is_folder", "is_mlx", "settings", "unpacked", "weight_bytes", "write_folder"]
+__all__ = ["FORMAT", "is_folder", "is_mlx", "settings", "unpacked", "weight_bytes", "write_folder"]
+
+# Bytes of a value of the floating types.
+_VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+# Tokens of a prompt that mlx-lm reads at once.
+_STEP = 512
+
+
+def _opens(path: Path) -> bool:
+    return path.is_dir() and is_folder(path)
+
+
+def _carries(encoding: Encoding) -> bool:
+    return bool(encoding.settings) or encoding.name in NUMBERS
+
+
+def _value_bytes(model: Model) -> int:
+    return _VALUE_BYTES[presets.float_type(model)]
+
+
+FORMAT = Format(
+    name="mlx",
+    title="MLX",
+    opens=_opens,
+    carries=_carries,
+    runtime="mlx",
+    runtime_title="mlx-lm",
+    presets=presets.PRESETS,
+    default_preset=presets.DEFAULT,
+    compared_presets=("q8", "mixed", "q4"),
+    whole_presets={"bf16": "bf16", "f16": "f16"},
+    exact_preset="exact",
+    memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    symbol=((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+)

@@ -13,8 +13,8 @@ from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.formats import safetensors
-from kanna.formats.gguf.write import WriteResult
 from kanna.formats.safetensors.write import SHARD_BYTES
+from kanna.formats.stream import WriteResult
 from kanna.model import num_weights
 from kanna.plan.types import TensorPlan
 

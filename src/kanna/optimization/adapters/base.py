@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from kanna.comparison import steps
 from kanna.comparison.rows import Row
-from kanna.conversion.base import ConvertResult, Request, Running
+from kanna.conversion.base import Conversion, ConversionRequest
 from kanna.errors import UsageError
 from kanna.families import hf_names
-from kanna.formats.gguf.write import WriteResult
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
@@ -24,18 +23,6 @@ from kanna.optimization.search import NAME, SizeRange, plan_of
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.plan import Plan
 from kanna.plan.allocate import Choice, Option, allocate
-
-
-class PlannedConversion(Protocol):
-    """A conversion that knows what it would write; those of the package `conversion` are such."""
-
-    def describe(self) -> ConvertResult:
-        """What would be written, to the byte."""
-        ...
-
-    def write(self, running: Running) -> WriteResult:
-        """Write it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,13 +175,13 @@ class Adapter:
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
-    ) -> PlannedConversion:
+    ) -> Conversion:
         """The conversion by a plan or a preset, planned and not written."""
         raise NotImplementedError
 
-    def request(self, plan: Path | Plan | None, preset: str | None) -> Request:
+    def request(self, plan: Path | Plan | None, preset: str | None) -> ConversionRequest:
         """What such a conversion is asked for, with the statistics if there are any."""
-        return Request(plan=plan, preset=preset, statistics=self.workspace.statistics)
+        return ConversionRequest(plan=plan, preset=preset, statistics=self.workspace.statistics)
 
     def size(self, plan: Path | Plan) -> int:
         """Bytes of the artefact of a plan, as a budget counts them; a file's name may count."""

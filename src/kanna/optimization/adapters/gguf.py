@@ -17,8 +17,8 @@ from kanna._util.progress import Progress, Silent
 from kanna.calibration import HELD_TEXT, IMATRIX
 from kanna.comparison import steps
 from kanna.comparison.rows import Row
-from kanna.conversion.base import Request
-from kanna.conversion.gguf import ToGGUF
+from kanna.conversion.base import ConversionRequest
+from kanna.conversion.gguf import GGUFConversion
 from kanna.encodings import grid_detection
 from kanna.errors import KannaError
 from kanna.evaluation import reference_gguf
@@ -97,17 +97,19 @@ class GGUFAdapter(Adapter):
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
-    ) -> ToGGUF:
+    ) -> GGUFConversion:
         """The conversion; of a preset with the statistics as its importance matrix."""
         workspace = self.workspace
-        return ToGGUF(workspace.source, workspace.model, out, self.request(plan, preset))
+        return GGUFConversion(workspace.source, workspace.model, out, self.request(plan, preset))
 
-    def request(self, plan: Path | Plan | None, preset: str | None) -> Request:
+    def request(self, plan: Path | Plan | None, preset: str | None) -> ConversionRequest:
         """What such a conversion is asked for."""
         statistics = self.workspace.statistics
         if preset is None:
-            return Request(plan=plan, statistics=statistics)
-        return Request(preset=preset, imatrix=statistics / IMATRIX if statistics else None)
+            return ConversionRequest(plan=plan, statistics=statistics)
+        return ConversionRequest(
+            preset=preset, imatrix=statistics / IMATRIX if statistics else None
+        )
 
     def offers(self) -> dict[str, PresetOffer]:
         """Every preset that the model can be converted by."""

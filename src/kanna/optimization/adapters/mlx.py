@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanna.conversion.mlx import ToMLX, number_of
+from kanna.conversion.mlx import MLXConversion
 from kanna.encodings.grouped.affine import NUMBERS, name_of
 from kanna.families import load_model
 from kanna.model import Model
@@ -28,7 +28,7 @@ def number_for(model: Model) -> str:
     bits per weight at groups of 32, and gain nothing over half of that.
     """
     wide = any(t.dtype == "f32" and len(t.shape) == 2 for t in model.tensors.values())
-    number = number_of(model)
+    number = presets.float_type(model)
     return "f16" if number == "f32" and wide else number
 
 
@@ -64,7 +64,7 @@ class MLXAdapter(Adapter):
 
     def notes(self) -> list[str]:
         """That float32 becomes float16, where it does."""
-        if self.full == number_of(self.workspace.model):
+        if self.full == presets.float_type(self.workspace.model):
             return []
         return [
             "the source is in float32: scales, and what is not quantized, are written in float16"
@@ -80,10 +80,10 @@ class MLXAdapter(Adapter):
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
-    ) -> ToMLX:
+    ) -> MLXConversion:
         """The conversion, with scales in the number type of this source."""
         workspace, request = self.workspace, self.request(plan, preset)
-        return ToMLX(workspace.source, workspace.model, out, request, self.full)
+        return MLXConversion(workspace.source, workspace.model, out, request, self.full)
 
     def tuning_subject(
         self, plan: Path, artefact: Path, out: Path, windows: HeldOutWindows

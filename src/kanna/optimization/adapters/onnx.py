@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from kanna._util.progress import Silent
-from kanna.conversion.base import ConvertResult, Request, Running
-from kanna.conversion.nbits import ToNBits
+from kanna.conversion.base import ConversionRequest, ConvertResult, WriteOptions
+from kanna.conversion.nbits import NBitsConversion
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
-from kanna.formats.gguf.write import WriteResult
 from kanna.formats.onnx import build, quantize
+from kanna.formats.stream import WriteResult
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.adapters.onnx_probe import ONNXProber
@@ -79,16 +79,20 @@ def matrix_bytes(rows: int, cols: int, encoding: str) -> int:
 class FromGraph:
     """A conversion that starts from a float graph, and counts every file of the folder."""
 
-    work: ToNBits
+    work: NBitsConversion
     graph: Path
 
     def describe(self) -> ConvertResult:
         """What would be written, to the byte."""
         return replace(self.work.describe(), file_bytes=self.work.folder_bytes(self.graph))
 
-    def write(self, running: Running) -> WriteResult:
+    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        """Raise OutputError when there is no room, or something is there."""
+        self.work.check(result, overwrite=overwrite)
+
+    def write(self, options: WriteOptions) -> WriteResult:
         """Write the folder."""
-        return self.work.write_from(self.graph, running)
+        return self.work.write_from(self.graph, options)
 
     def stored(self) -> Model:
         """The model that a written folder holds."""
@@ -114,7 +118,7 @@ class ONNXAdapter(Adapter):
 
     def presets(self) -> Sequence[str]:
         """Every preset of the builder."""
-        return tuple(presets.PRESETS)
+        return tuple(presets.NBITS)
 
     @property
     def rounding(self) -> InputRounding:
@@ -152,19 +156,19 @@ class ONNXAdapter(Adapter):
             self._default.build(Path(scratch), running).replace(self.graph)
 
     @cached_property
-    def _default(self) -> ToNBits:
+    def _default(self) -> NBitsConversion:
         """A conversion by the default preset: nodes, ties and tensors, which no plan changes."""
         workspace = self.workspace
-        request = Request(preset=DEFAULT_PRESET, statistics=workspace.statistics)
-        return ToNBits(workspace.source, workspace.model, workspace.folder / NAME, request)
+        request = ConversionRequest(preset=DEFAULT_PRESET, statistics=workspace.statistics)
+        return NBitsConversion(workspace.source, workspace.model, workspace.folder / NAME, request)
 
     @cached_property
     def nodes(self) -> list[list[str]]:
         """The matrices of each node, by GGUF name: q, k and v are one node."""
         nodes: list[list[str]] = []
-        for theirs, ours in self._default.ours.items():
-            joined = quantize.joined(theirs, self._default.tensors)
-            members = [self._default.ours[n] for n in joined]
+        for theirs, ours in self._default.sizes.gguf_names.items():
+            joined = quantize.joined(theirs, self._default.sizes.tensors)
+            members = [self._default.sizes.gguf_names[n] for n in joined]
             if members[0] == ours:
                 nodes.append(members)
         return nodes
@@ -218,14 +222,14 @@ class ONNXAdapter(Adapter):
 
     def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
         """The least cost within so many bytes, and the time of the builder's mix of that size."""
-        return share_within_time(choices, nbytes, self._weights, self._default.tied)
+        return share_within_time(choices, nbytes, self._weights, self._default.sizes.tied)
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
     ) -> FromGraph:
         """The conversion of the float graph."""
         workspace = self.workspace
-        work = ToNBits(workspace.source, workspace.model, out, self.request(plan, preset))
+        work = NBitsConversion(workspace.source, workspace.model, out, self.request(plan, preset))
         return FromGraph(work=work, graph=self.graph)
 
     def prober(self, measured: Measured) -> ONNXProber:

@@ -1,7 +1,9 @@
-"""What a runtime takes beside the weights: cache and buffers."""
+"""What a runtime takes beside the weights: key-value cache and buffers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kanna.model import Model
@@ -11,6 +13,28 @@ from kanna.model import Model
 BATCH, CACHE_STEP, CACHE_BYTES = 512, 256, 2
 # Every how many layers one sees the whole context, where the others have a sliding window.
 WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeMemory:
+    """How the memory of a runtime beside the weights is counted.
+
+    Attributes:
+        value_bytes: Bytes of a number in its cache, for a model.
+        buffers: Bytes of its working buffers, for a model and tokens of context.
+    """
+
+    value_bytes: Callable[[Model], int]
+    buffers: Callable[[Model, int], int]
+
+    def cache(self, model: Model, context: int) -> int:
+        """Bytes of a key-value cache of `context` tokens."""
+        return cache_bytes(model, context, self.value_bytes(model))
+
+
+def llama_cache_value(_: Model) -> int:
+    """Bytes of a number in llama.cpp's cache."""
+    return CACHE_BYTES
 
 
 def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
@@ -50,6 +74,22 @@ def buffer_bytes(model: Model, context: int) -> int:
     )
 
 
+def step_buffers(step: int, value_bytes: Callable[[Model], int]) -> Callable[[Model, int], int]:
+    """Buffers of a runtime that reads prompts `step` tokens at once.
+
+    Activations and scores of attention of one step, and its last logits in float32.
+    """
+
+    def buffers(model: Model, context: int) -> int:
+        hidden = int(model.meta("{arch}.embedding_length", 0))
+        heads = _per_layer(model.meta("{arch}.attention.head_count", 0), 1)[0]
+        tokens = min(step, context)
+        activations = tokens * (3 * hidden + 2 * feed_forward(model)) + heads * tokens * context
+        return value_bytes(model) * activations + 4 * vocabulary(model)
+
+    return buffers
+
+
 def feed_forward(model: Model) -> int:
     """Width of the widest feed-forward block."""
     return max(_per_layer(model.meta("{arch}.feed_forward_length", 0), 1))
@@ -65,8 +105,8 @@ def _per_layer(value: Any, layers: int) -> list[int]:
     """A number per layer; most models have one for all of them."""
     if isinstance(value, (int, float)):
         return [int(value)] * max(1, layers)
-    found = [int(v) for v in value]
-    return found + [found[-1] if found else 0] * (layers - len(found))
+    values = [int(v) for v in value]
+    return values + [values[-1] if values else 0] * (layers - len(values))
 
 
 def _up(size: int, step: int) -> int:

@@ -1,0 +1,132 @@
+"""Conversion to an ONNX folder with the float32 graph of a model, as its own builder makes it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from kanna import encodings, families, provenance
+from kanna._util.peak_memory import Peak
+from kanna.conversion.base import (
+    ConversionRequest,
+    ConvertResult,
+    SizedPlan,
+    WriteOptions,
+    described,
+    floats,
+    folder_written,
+    get_preset,
+    sized_floats,
+)
+from kanna.errors import UsageError
+from kanna.formats import safetensors
+from kanna.formats.onnx import build
+from kanna.formats.stream import WriteResult, replacing
+from kanna.model import Model, Tensor, num_weights
+from kanna.plan import onnx as presets
+from kanna.plan.onnx_derived import DERIVED
+from kanna.sources import Source
+
+UNUSED = ("encoding", "plan", "imatrix", "statistics", "method", "split_max_size")
+"""Fields of a request that a graph made as a whole has no use for."""
+
+
+def refuse_unused(request: ConversionRequest, what: str) -> None:
+    """UsageError for what `what` has no use for."""
+    for name in UNUSED:
+        if getattr(request, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} has no use for {what}", expected="none of them")
+
+
+def sized_whole(model: Model, tensors: Mapping[str, Tensor], preset: str) -> SizedPlan:
+    """The weights of a graph that is made as a whole, without the graph and its tables.
+
+    Args:
+        tensors: Of the model, by Hugging Face name.
+    """
+    resolved = floats(model, tensors, "f32")
+    if preset not in DERIVED:
+        return sized_floats(replace(resolved, name=preset))
+    stored = encodings.get(DERIVED[preset].storage or "i8")
+    entries = [
+        replace(e, encoding=stored) if len(e.tensor.shape) > 1 else e for e in resolved.entries
+    ]
+    weights = sum(num_weights(e.tensor) for e in entries)
+    bits = 8 * sum(e.nbytes for e in entries) / max(1, weights)
+    return sized_floats(
+        replace(resolved, name=preset, entries=entries, bits=bits, nominal_bits=bits)
+    )
+
+
+class FloatConversion:
+    """A conversion to an ONNX folder: graph, external data, genai_config.json, tokenizer files."""
+
+    def __init__(
+        self, source: Source, model: Model, out: Path | None, request: ConversionRequest
+    ) -> None:
+        self.preset = get_preset(presets.PRESETS, request.preset or presets.WHOLE, "onnx").name
+        refuse_unused(request, f"onnx:{self.preset}")
+        self.source, self.model = source, model
+        self.out = out or Path(f"{source.name}-onnx")
+        config, self.tensors, self.files = families.to_hf(model)
+        build.preflight(config, self.tensors)
+        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
+        self.command = provenance.command(
+            source,
+            {
+                "format": "onnx",
+                "preset": self.preset,
+                "include": ",".join(request.include) or None,
+                "exclude": ",".join(request.exclude) or None,
+            },
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the artefact."""
+        return [
+            *build.notes(self.model, self.config),
+            "the graph and its tables of angles come on top of these bytes",
+        ]
+
+    def describe(self) -> ConvertResult:
+        """What would be written, but for the graph; the bytes are those of the weights."""
+        sized = sized_whole(self.model, self.tensors, self.preset)
+        return described(sized, paths=[self.out], command=self.command, notes=self.notes)
+
+    def check(self, result: ConvertResult, *, overwrite: bool) -> None:
+        """Raise OutputError when there is no room, or something is there."""
+        build.require()
+        # The float model, and the graph that others are derived from, lie beside the artefact.
+        models = 3 if self.preset in DERIVED else 2
+        whole = 4 * sum(num_weights(t) for t in self.tensors.values())
+        safetensors.check_folder(self.out, overwrite=overwrite, needed=models * whole)
+
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Have the graph built, and finish the folder."""
+        started, peak = time.perf_counter(), Peak()
+        with (
+            replacing(self.out) as made,
+            tempfile.TemporaryDirectory(
+                prefix=f".{self.out.name}-", dir=self.out.absolute().parent
+            ) as scratch,
+        ):
+            build.build(
+                made,
+                Path(scratch),
+                config=self.config,
+                tensors=floats(self.model, self.tensors, "f32").entries,
+                files=self.files,
+                threads=options.threads,
+                nonfinite=options.nonfinite,
+                progress=options.progress,
+            )
+            self.finish(made, Path(scratch), options)
+        return folder_written(self.out, started, peak)
+
+    def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:
+        """What is done with the builder's folder `made`; nothing for the float32 graph itself."""
