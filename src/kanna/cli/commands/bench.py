@@ -40,7 +40,8 @@ def bench_command(
     for row in rows:
         if row.repeat < repeat:
             terminal.note(
-                f"{Path(row.path).name}: measured once, for a round takes longer than {PATIENCE:.0f} s"
+                f"{Path(row.path).name}: measured once, for a round takes longer than "
+                f"{PATIENCE:.0f} s"
             )
     terminal.result({"rows": [row.to_dict() for row in rows]}, _draw)
 
@@ -59,7 +60,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     made = table("artefact", "file>", *measured)
     for row in data["rows"]:
-        made.add_row(
+        cells = [
             Path(row["path"]).name,
             format_size(row["file_bytes"]),
             number(row["load_s"], 2),
@@ -68,7 +69,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             number(row["prompt_tps"], 1),
             number(row["gen_tps"] or None, 1),  # an encoder generates nothing
             number(row["joules_per_token"], 2),
-        )
+        ]
+        made.add_row(*cells)
     screen.print(made)
     if any(row["joules_per_token"] is None for row in data["rows"]):
         screen.print(

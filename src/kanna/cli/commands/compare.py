@@ -70,11 +70,12 @@ if TYPE_CHECKING:
 @options.revision
 @options.offline
 def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
-    """Convert SRC with several presets, in one format or several, prove each, measure all, and write a report.
+    """Convert SRC with several presets, in one format or several, prove, measure and report all.
 
     Each artefact runs in its own stock runtime and is judged against one reference. A 16-bit
     artefact is the baseline: how much faster, how much smaller, and at which KL divergence. The
-    folder gets report.html, report.json and a model card beside each artefact. Run again, it reuses what is already there.
+    folder gets report.html, report.json and a model card beside each artefact. Run again, it reuses
+    what is already there.
     """
     from kanna.comparison import compare
 
@@ -125,7 +126,8 @@ def draw_pairs(pairs: list[dict[str, Any]]) -> Any:
     from kanna._util.units import format_size
     from kanna.cli.ui import number, table
 
-    made = table("at equal bytes", "", "size>", "", "KL>", "", "tok/s>", "", "memory>", "")
+    columns = ["at equal bytes", "", "size>", "", "KL>", "", "tok/s>", "", "memory>", ""]
+    made = table(*columns)
     for pair in pairs:
         cells: list[str] = list(pair["names"])
         cells += [format_size(pair["bytes"][0]), f"{pair['larger']:+.1%}"]

@@ -36,7 +36,7 @@ def evaluate_command(
     windows: int | None,
     threads: int | None,
 ) -> None:
-    """Measure KL divergence, perplexity and top-1 agreement against the source, with 95 % intervals.
+    """Measure KL divergence, perplexity and top-1 agreement with the source, with 95 % intervals.
 
     Both models read the same text side by side, the artefact in its own runtime; the reference runs
     in float32.

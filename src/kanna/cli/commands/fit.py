@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @options.revision
 @options.offline
 def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
-    """Show every preset: exact file size, memory with its cache, estimated speed, and whether it fits.
+    """Show every preset: exact size, memory with its cache, estimated speed, whether it fits.
 
     Nothing is converted: sizes come from the headers. They are exact to the byte, but for the graph
     of ONNX folders.
@@ -64,22 +64,23 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
 
     common = data["rows"][0]
     screen.print(
-        f"In {format_size(data['memory'])} at {data['context']:,} tokens of context. Memory is weights "
-        f"+ {format_size(common['kv_bytes'])} of cache + {format_size(common['buffer_bytes'])} of buffers; "
-        "tokens/s are estimated.",
+        f"In {format_size(data['memory'])} at {data['context']:,} tokens of context. Memory is "
+        f"weights + {format_size(common['kv_bytes'])} of cache + "
+        f"{format_size(common['buffer_bytes'])} of buffers; tokens/s are estimated.",
         style="bold cyan",
     )
     wide = screen.width >= 110
     longer = max(0, max(len(row["preset"]) for row in data["rows"]) - _PRESET)
     room = screen.width - _BESIDES_USE - longer - (_WIDE_COLUMNS if wide else 0)
     extra, use = ["nominal>", "class"] if wide else [], ["use"] if room >= _LEAST_USE else []
-    rows = table("", "preset", "file>", "bits>", *extra, "memory>", "tok/s>", *use)
+    columns = ["", "preset", "file>", "bits>", *extra, "memory>", "tok/s>", *use]
+    rows = table(*columns)
     for row in data["rows"]:
         best = row["preset"] == data["recommended"]
         substituted = abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
         nominal = f"{row['nominal_bits']:.2f}" if substituted else ""
         phrase = shorten(row["use_case"], max(room, _LEAST_USE), placeholder="…")
-        rows.add_row(
+        cells = [
             "★" if best else "✓" if row["fits"] else "✗",
             row["preset"],
             format_size(row["file_bytes"]),
@@ -88,13 +89,14 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             format_size(row["memory_bytes"]),
             number(row["tokens_per_second"], 0),
             *([phrase] if use else []),
-            style="bold green" if best else None if row["fits"] else "dim",
-        )
+        ]
+        rows.add_row(*cells, style="bold green" if best else None if row["fits"] else "dim")
     screen.print(rows)
     if any(row["substitutions"] for row in data["rows"]):
         meaning = "Nominal: bits" if wide else "* More than"
         screen.print(
-            f"{meaning} the preset means, where its encodings do not fit the width of this model's rows."
+            f"{meaning} the preset means, where its encodings do not fit the width of this "
+            "model's rows."
         )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")

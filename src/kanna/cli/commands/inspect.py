@@ -57,7 +57,7 @@ def inspect_command(
 
 def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     from kanna._util.units import format_size
-    from kanna.cli.ui import facts, table
+    from kanna.cli.ui import facts
 
     made = data["provenance"]
     tokenizer, template = data["tokenizer"], data["chat_template"]
@@ -92,6 +92,17 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
             *((label, made.get(key)) for label, key in _MADE),
         ],
     )
+    _draw_types(screen, data)
+    if every_tensor:
+        _draw_tensors(screen, data)
+    _draw_remarks(screen, data)
+
+
+def _draw_types(screen: Console, data: dict[str, Any]) -> None:
+    """A row per encoding."""
+    from kanna._util.units import format_size
+    from kanna.cli.ui import table
+
     types = table("encoding", "tensors>", "weights>", "size>", "share>")
     for row in data["types"]:
         share = row["bytes"] / data["bytes"] if data["bytes"] else 0.0
@@ -103,16 +114,22 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
             f"{share:.1%}",
         )
     screen.print(types)
-    if every_tensor:
-        listing = table("tensor", "encoding", "shape>", "size>")
-        for row in data["tensors"]:
-            listing.add_row(
-                row["name"],
-                row["encoding"],
-                " × ".join(map(str, row["shape"])),
-                format_size(row["bytes"]),
-            )
-        screen.print(listing)
+
+
+def _draw_tensors(screen: Console, data: dict[str, Any]) -> None:
+    """A row per tensor."""
+    from kanna._util.units import format_size
+    from kanna.cli.ui import table
+
+    listing = table("tensor", "encoding", "shape>", "size>")
+    for row in data["tensors"]:
+        shape = " × ".join(map(str, row["shape"]))
+        listing.add_row(row["name"], row["encoding"], shape, format_size(row["bytes"]))
+    screen.print(listing)
+
+
+def _draw_remarks(screen: Console, data: dict[str, Any]) -> None:
+    """Notes, and what stands in the way of a conversion."""
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
     for problem in data["problems"]:

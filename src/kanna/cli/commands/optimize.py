@@ -95,7 +95,7 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
-def COMMAND(
+def optimize_command(
     terminal: Terminal,
     source: str,
     out: Path,
@@ -207,3 +207,6 @@ def _swaps(swaps: dict[str, Any] | None) -> str:
             **swaps["reported"]
         )
     return line
+
+
+COMMAND = optimize_command
