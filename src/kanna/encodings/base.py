@@ -7,14 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
-Encode = Callable[["Encoding", F32, str, "F32 | None", int, bool], U8]
-Decode = Callable[["Encoding", U8, int], F32]
+
+class Encode(Protocol):
+    """Turns values into blocks; `Encoding.encode` checks the arguments."""
+
+    def __call__(
+        self,
+        encoding: Encoding,
+        x: F32,
+        method: str,
+        weights: F32 | None,
+        threads: int,
+        guessed: bool,
+        /,
+    ) -> U8:
+        """Store float32 [rows, cols] as uint8 [rows, row bytes]; see `Encoding.encode`."""
+        ...
+
+
+class Decode(Protocol):
+    """Turns blocks into values; `Encoding.decode` checks the arguments."""
+
+    def __call__(self, encoding: Encoding, data: U8, cols: int, /) -> F32:
+        """Read uint8 [rows, row bytes] as float32 [rows, cols]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +59,11 @@ class Plane:
 class Encoding:
     """A way to store values, `block` of them in `block_bytes` bytes.
 
-    encoder(self, x: f32[rows, cols], method, weights: f32[cols] | None, threads, guessed) ->
-        u8[rows, row bytes]
-    decoder(self, data: u8[rows, row bytes], cols) -> f32[rows, cols]
-
     Attributes:
+        name: The name in plans and options, in lower case.
         label: The name as people write it.
+        block: Values of a block.
+        block_bytes: Bytes of a block.
         summary: What it is, in a line.
         ggml_type: ggml's type id; None for encodings of other formats (encodings/grouped).
         needs_weights: The encoder needs the importance of the columns.
@@ -53,10 +75,14 @@ class Encoding:
         factors: Where in a block the float16 numbers lie that all its values are proportional to.
         levels: Most different values among 32 neighbours, 4, 16 or 32; 0 where grid_detection does
             not look for this encoding.
+        encoder: Turns values into blocks; None where kanna only reads the encoding.
+        decoder: Turns blocks into values; None where they are only carried.
         planes: The parts of a block, in order, where a file holds them apart; () where it does not.
         settings: What MLX's config.json says of a matrix so stored.
         grid: The name that error feedback knows it by, where that is another; rows go there and
             back by to_grid and from_grid.
+        to_grid: Rows as `grid` stores them.
+        from_grid: Rows as this encoding stores them.
     """
 
     name: str

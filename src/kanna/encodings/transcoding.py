@@ -46,26 +46,27 @@ def target(name: str) -> str | None:
     return f"affine{block.bits}g32_f16" if block else None
 
 
-def carried(source: str, wanted: str, data: U8) -> U8 | None:
-    """Rows of encoding `source`, uint8 [rows, row bytes], in encoding `wanted`.
+def transcode(source: str, destination: str, data: U8) -> U8 | None:
+    """Rewrite rows of encoding `source`, uint8 [rows, row bytes], in encoding `destination`.
 
-    None where it cannot hold them all.
+    Returns:
+        The rows, or None where `destination` cannot hold every value exactly.
     """
     if (
         source.startswith(("mxfp", "nvfp"))
-        and source.split("_")[0] == wanted.split("_")[0]
-        and "g" in wanted
+        and source.split("_")[0] == destination.split("_")[0]
+        and "g" in destination
     ):
         return data  # the same form: the types differ in how `nearest` computes
-    if source in _BLOCKS and target(source) == wanted:
-        return _to_affine(source, wanted, data)
-    if source.startswith("affine") and wanted in _BLOCKS:
-        return _from_affine(source, wanted, data)
+    if source in _BLOCKS and target(source) == destination:
+        return _to_affine(source, destination, data)
+    if source.startswith("affine") and destination in _BLOCKS:
+        return _from_affine(source, destination, data)
     return None
 
 
-def _to_affine(source: str, wanted: str, data: U8) -> U8 | None:
-    block, encoding = _BLOCKS[source], grouped.get(wanted)
+def _to_affine(source: str, destination: str, data: U8) -> U8 | None:
+    block, encoding = _BLOCKS[source], grouped.get(destination)
     assert encoding is not None
     codes, scale, bias = _parts(block, data)
     if not np.isfinite(bias).all():
@@ -103,15 +104,15 @@ def _parts(block: _Block, data: U8) -> tuple[U8, F16, F16]:
     return codes.reshape(rows, -1), np.ascontiguousarray(scale), bias
 
 
-def _from_affine(source: str, wanted: str, data: U8) -> U8 | None:
-    block, encoding = _BLOCKS[wanted], grouped.get(source)
+def _from_affine(source: str, destination: str, data: U8) -> U8 | None:
+    block, encoding = _BLOCKS[destination], grouped.get(source)
     assert encoding is not None
     bits = int(encoding.settings["bits"])
     if bits > block.bits or (block.zero is not None and bits != block.bits):
         return None
     rows = len(data)
     packed, *numbers = encoding.split(data)
-    scale, bias = (_halves(n, encoding.planes[1].dtype) for n in numbers)
+    scale, bias = (_as_f16(n, encoding.planes[1].dtype) for n in numbers)
     if scale is None or bias is None:
         return None
     if block.zero is not None and not np.array_equal(bias, scale * np.float16(-block.zero)):
@@ -131,7 +132,7 @@ def _from_affine(source: str, wanted: str, data: U8) -> U8 | None:
     return np.concatenate(parts, axis=2).reshape(rows, -1)
 
 
-def _halves(data: U8, dtype: str) -> F16 | None:
+def _as_f16(data: U8, dtype: str) -> F16 | None:
     """Numbers stored as `dtype` in half precision, or None where it does not hold one of them."""
     values = numbers(data, dtype)
     with np.errstate(over="ignore"):

@@ -288,7 +288,7 @@ def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:
             if data is not None and _is_finite(encoding.name, data):
                 return data
         elif encoding.block > 1 and (data := tensor.raw(start, stop)) is not None:
-            same = transcoding.carried(tensor.dtype, encoding.name, data)
+            same = transcoding.transcode(tensor.dtype, encoding.name, data)
             if same is not None:
                 return same
         x = tensor.rows(start, stop)

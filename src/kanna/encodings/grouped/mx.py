@@ -16,7 +16,7 @@ import numpy as np
 
 from kanna.encodings._core import METHODS, refuse_nonfinite
 from kanna.encodings.affine_codes import rounded
-from kanna.encodings.base import Encoding, Plane
+from kanna.encodings.base import Decode, Encode, Encoding, Plane
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.errors import EncodingError
 from kanna.model import F32, U8
@@ -120,7 +120,7 @@ def _nibbles(codes: U8) -> U8:
     return np.bitwise_or(codes[..., 0::2], codes[..., 1::2] << 4, dtype=np.uint8)
 
 
-def _encoder(mode: _Mode, number: str) -> Callable[[Encoding, F32, str, F32 | None, int, bool], U8]:
+def _encoder(mode: _Mode, number: str) -> Encode:
     def encode(
         encoding: Encoding, x: F32, method: str, weights: F32 | None, threads: int, guessed: bool
     ) -> U8:
@@ -152,7 +152,7 @@ def _encoder(mode: _Mode, number: str) -> Callable[[Encoding, F32, str, F32 | No
     return encode
 
 
-def _decoder(mode: _Mode) -> Callable[[Encoding, U8, int], F32]:
+def _decoder(mode: _Mode) -> Decode:
     def decode(encoding: Encoding, data: U8, cols: int) -> F32:
         blocks = data.reshape(-1, encoding.block_bytes)
         codes, scales = blocks[:, :-1], blocks[:, -1]
