@@ -47,9 +47,9 @@ def quantized_source(model: Model) -> dict[str, int]:
     return weights
 
 
-def carried(model: Model, ours: Mapping[str, MetaValue]) -> dict[str, MetaValue]:
-    """The keys of the model that stay beside `ours`."""
-    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in ours}
+def carried(model: Model, own: Mapping[str, MetaValue]) -> dict[str, MetaValue]:
+    """The keys of the model that an artefact keeps next to `own`, those kanna writes."""
+    return {k: v for k, v in model.metadata.items() if not k.startswith(_STALE) and k not in own}
 
 
 def keys(
@@ -66,6 +66,13 @@ def keys(
     """The keys that say how the artefact was made; of the same length for any hashes.
 
     Args:
+        model: What was converted.
+        source: Where it came from.
+        resolved: The plan, tensor by tensor.
+        hashes: SHA-256 of the source's files by name; None writes zeros in their place.
+        command: The command that makes the artefact again.
+        imatrix: The importance matrix that was used.
+        statistics: SHA-256 of the statistics that were used.
         file_type: llama.cpp's number of the plan, for a GGUF.
     """
     values: dict[str, MetaValue] = {

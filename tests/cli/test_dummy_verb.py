@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.plugging import install
 
 VERB = '''
 import click
@@ -29,15 +30,7 @@ def greet(terminal, name, loud):
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A folder that holds an installed distribution with one command."""
-    (tmp_path / "kanna_greeting.py").write_text(VERB)
-    metadata = tmp_path / "kanna_greeting-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: kanna-greeting\nVersion: 1.0\n"
-    )
-    (metadata / "entry_points.txt").write_text(
-        "[kanna.cli.commands]\ngreet = kanna_greeting:greet\n"
-    )
+    install(tmp_path, "kanna.cli.commands", "greet", VERB, "greet")
     return tmp_path
 
 

@@ -6,13 +6,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
+from helpers.plugging import plugged
 from helpers.tiny_models import make
 
 from kanna import bench, components, doctor, evaluate, generate, runtimes
-from kanna._util import plugins
 from kanna.errors import FormatError
 from kanna.generation import close
 
@@ -88,28 +87,12 @@ RUNTIME = DummyRuntime()
 '''
 
 
-def forget_plugins() -> None:
-    """Look entry points up again."""
-    for cached in (plugins._installed, plugins._foreign, plugins.names, plugins.load):
-        cached.cache_clear()
-
-
 @pytest.fixture
-def dummy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package with a runtime, installed for this test."""
-    site = tmp_path / "site"
-    about = site / "kanna_dummy-1.dist-info"
-    about.mkdir(parents=True)
-    (site / "kanna_dummy.py").write_text(dedent(RUNTIME))
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: kanna-dummy\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[kanna.runtimes]\ndummy = kanna_dummy:RUNTIME\n")
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", str(site))  # of the children that measure
-    forget_plugins()
-    yield
-    close()
-    monkeypatch.undo()
-    forget_plugins()
+def dummy(tmp_path: Path) -> Iterator[None]:
+    """A package with a runtime, installed for this test and the children that measure."""
+    with plugged(tmp_path / "site", "kanna.runtimes", "dummy", RUNTIME, "RUNTIME"):
+        yield
+        close()
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,9 @@ def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue
             int(rope.number("original_max_position_embeddings", context))
         ),
     }
-    for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
-        if rope.params.get(theirs) is not None:
-            keys[f"{key}.{ours}"] = f32(rope.number(theirs))
+    for gguf_key, hf_key in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+        if rope.params.get(hf_key) is not None:
+            keys[f"{key}.{gguf_key}"] = f32(rope.number(hf_key))
     return keys
 
 
