@@ -46,19 +46,15 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 MAX_POSITIONAL = 6
 MAX_COLUMNS = 100
+PRAGMA = re.compile(r"\s*# (?:pyright: ignore|noqa|type: ignore).*")
+"""What a line says to a tool; it does not count."""
 EMPTY_NAMES = {"found", "said", "told"}
 """Names of variables that could hold anything."""
 
 # Files written before a rule was, which break it still. Nothing is added: a file is taken off when
 # it is brought to the rule, and a new one keeps them all.
 REMAINING: dict[str, set[str]] = {
-    "__new__": {
-        "kanna/conversion/onnx.py",
-    },
     "calls": {
-        "kanna/cli/commands/bench.py",
-        "kanna/cli/commands/compare.py",
-        "kanna/cli/commands/fit.py",
         "kanna/comparison/__init__.py",
         "kanna/formats/onnx/build_worker.py",
         "kanna/formats/onnx/int8_worker.py",
@@ -68,15 +64,7 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/stream.py",
         "kanna/runtimes/llama_engine.py",
     },
-    "class names": {
-        "kanna/comparison/formats.py",
-        "kanna/plan/gguf.py",
-    },
-    "cycles": {
-        "kanna/conversion/onnx.py",
-    },
     "functions": {
-        "kanna/cli/commands/inspect.py",
         "kanna/comparison/steps.py",
         "kanna/conversion/__init__.py",
         "kanna/formats/gguf/write.py",
@@ -87,25 +75,15 @@ REMAINING: dict[str, set[str]] = {
         "kanna/plan/resolve.py",
     },
     "lines": {
-        "kanna/catalog/base.py",
-        "kanna/cli/commands/bench.py",
-        "kanna/cli/commands/compare.py",
-        "kanna/cli/commands/components.py",
-        "kanna/cli/commands/evaluate.py",
-        "kanna/cli/commands/fit.py",
         "kanna/comparison/__init__.py",
-        "kanna/comparison/formats.py",
         "kanna/comparison/pairs.py",
         "kanna/comparison/rows.py",
         "kanna/comparison/steps.py",
-        "kanna/conversion/base.py",
         "kanna/conversion/gguf.py",
-        "kanna/conversion/guidance.py",
         "kanna/conversion/hf_rows.py",
         "kanna/conversion/mlx.py",
         "kanna/conversion/nbits.py",
         "kanna/formats/gguf/read.py",
-        "kanna/formats/gguf/write.py",
         "kanna/formats/mlx/read.py",
         "kanna/formats/mlx/write.py",
         "kanna/formats/onnx/build.py",
@@ -124,27 +102,21 @@ REMAINING: dict[str, set[str]] = {
         "kanna/plan/allocate.py",
         "kanna/plan/fallback.py",
         "kanna/plan/file.py",
-        "kanna/plan/gguf.py",
+        "kanna/plan/gguf_mixes.py",
         "kanna/plan/mlx.py",
         "kanna/plan/onnx.py",
         "kanna/plan/resolve.py",
         "kanna/plan/tuning.py",
         "kanna/runtimes/llama_engine.py",
-        "kanna/serving/engines/_text_codec.py",
         "kanna/sizing/__init__.py",
-        "kanna/sources/hub.py",
     },
     "names": {
-        "kanna/comparison/formats.py",
         "kanna/comparison/pairs.py",
         "kanna/comparison/result_cache.py",
         "kanna/comparison/rows.py",
         "kanna/comparison/steps.py",
         "kanna/conversion/encoder.py",
-        "kanna/conversion/gguf.py",
         "kanna/conversion/hf_rows.py",
-        "kanna/conversion/mlx.py",
-        "kanna/conversion/nbits.py",
         "kanna/formats/gguf/layout.py",
         "kanna/formats/gguf/read.py",
         "kanna/formats/mlx/read.py",
@@ -161,14 +133,10 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/prequantized/groups.py",
         "kanna/formats/safetensors/read.py",
         "kanna/formats/safetensors/save.py",
-        "kanna/plan/gguf.py",
         "kanna/plan/prior.py",
         "kanna/plan/resolve.py",
         "kanna/plan/roles.py",
         "kanna/plan/tuning.py",
-        "kanna/sizing/folders.py",
-        "kanna/sizing/gguf.py",
-        "kanna/sizing/memory.py",
     },
 }
 
@@ -268,7 +236,7 @@ def test_files_and_lines_stay_short() -> None:
         if len(lines) > MAX_LINES:
             violations.append((source.where(1), f"has {len(lines)} lines of {MAX_LINES}"))
         for number, line in enumerate(lines, 1):
-            if len(line) > MAX_COLUMNS:
+            if len(PRAGMA.sub("", line)) > MAX_COLUMNS:
                 violations.append((source.where(number), f"has {len(line)} columns"))
     refuse("lines", violations)
 

@@ -10,7 +10,7 @@ I32 = NDArray[np.int32]
 def encode(
     name: str, x: F32, out: U8, search: bool, weights: F32 | None, weighting: int, threads: int
 ) -> None:
-    """Encode float32 [rows, columns] into uint8 [rows, row bytes]; weights float32 [columns] or None."""
+    """Encode float32 [rows, columns] into uint8 [rows, row bytes]; weights float32 [columns]."""
 
 def decode(name: str, data: U8, out: F32) -> None:
     """Decode uint8 [rows, row bytes] into float32 [rows, columns]."""
@@ -34,7 +34,7 @@ def grids() -> dict[str, int]:
     """Encodings that feedback() knows, and how many neighbouring columns they round together."""
 
 def feedback_factors(h: F32, order: I32, out: F32, threads: int) -> bool:
-    """Factors float32 [n, n] of a second moment for columns visited in `order`; False: not positive definite."""
+    """Factors float32 [n, n] of a second moment in `order`; False: not positive definite."""
 
 def feedback(
     name: str,
