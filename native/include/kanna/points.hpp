@@ -99,8 +99,10 @@ template <class G, bool FLIP>
 KANNA_INLINE void tables(const F* q, const F* b, const F* flips, F shift, F* plain, F* changed) {
     constexpr int LEVELS = G::LEVELS, VALUES = G::LENGTH / 2, BITS = G::BITS;
     F one[VALUES][LEVELS], flip[VALUES][LEVELS];
+#pragma GCC unroll 8
     for (int i = 0; i < VALUES; ++i) {
         const F twice = 2.0f * (G::SHIFTED ? b[i] : magnitude(b[i]));
+#pragma GCC unroll 8
         for (int l = 0; l < LEVELS; ++l) {
             const F level = G::SHIFTED ? G::level(l) + shift : splat(G::level(l));
             one[i][l] = level * (q[i] * level - twice);
@@ -108,7 +110,9 @@ KANNA_INLINE void tables(const F* q, const F* b, const F* flips, F shift, F* pla
         }
     }
     if constexpr (VALUES == 2) {
+#pragma GCC unroll 8
         for (int m = 0; m < LEVELS; ++m)
+#pragma GCC unroll 8
             for (int l = 0; l < LEVELS; ++l) {
                 const F sum = one[0][l] + one[1][m];
                 plain[l | m << BITS] = sum;
@@ -119,7 +123,9 @@ KANNA_INLINE void tables(const F* q, const F* b, const F* flips, F shift, F* pla
             const int n = h / LEVELS, m = h % LEVELS;
             const F upper = one[2][m] + one[3][n];
             const F upper_flip = FLIP ? minimum(flip[2][m], flip[3][n]) : F{};
+#pragma GCC unroll 8
             for (int k = 0; k < LEVELS; ++k)
+#pragma GCC unroll 8
                 for (int l = 0; l < LEVELS; ++l) {
                     const int at = l | k << BITS | m << (2 * BITS) | n << (3 * BITS);
                     const F sum = (one[0][l] + one[1][k]) + upper;
@@ -135,9 +141,11 @@ template <class G>
 KANNA_INLINE void levels_of(I code, F* levels) {
     I entry;
     for (int k = 0; k < LANES; ++k) entry[k] = G::book()[code[k]];
+#pragma GCC unroll 8
     for (int i = 0; i < G::LENGTH; ++i) {
         const I digit = (entry >> (G::BITS * i)) & ((1 << G::BITS) - 1);
         F level = splat(G::level(0));
+#pragma GCC unroll 8
         for (int l = 1; l < G::LEVELS; ++l) level = choose(digit == l, splat(G::level(l)), level);
         levels[i] = level;
     }
