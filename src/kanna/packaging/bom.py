@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 from kanna import __version__
 from kanna.errors import GateError, MissingError
 from kanna.packaging.artefact import Artefact
-from kanna.packaging.service import EXTRAS
+from kanna.packaging.service import extras_of
 
 FILE = "bom.cdx.json"
 _INSTALL = "pip install 'kanna[package]'"
@@ -44,7 +44,7 @@ def bom(artefact: Artefact) -> str:
         name="kanna",
         version=__version__,
         bom_ref="runtime:kanna",
-        description=f"serves it: kanna[{EXTRAS[artefact.kind]}]",
+        description=f"serves it: kanna[{extras_of(artefact)}]",
     )
     made.components.add(runtime)
     made.register_dependency(model, [runtime])

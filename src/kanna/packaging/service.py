@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kanna import __version__
 from kanna.packaging.artefact import Artefact
 from kanna.packaging.resources import Resources
+from kanna.serving import EXTRA, engines
 
 PORT = 8000
 # An unprivileged user that no base image has.
@@ -14,8 +15,6 @@ UID = 10001
 ROOT = "/srv/kanna"
 STATE = "/var/lib/kanna"
 HEALTH, READY, METRICS = "/health", "/ready", "/metrics"
-# Which extras of kanna an artefact needs to be served.
-EXTRAS = {"gguf": "serve", "onnx": "serve,onnx", "mlx": "serve,mlx"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,7 @@ class Service:
     @property
     def requirement(self) -> str:
         """The requirement that pip installs, with the extras that the artefact needs."""
-        return f"kanna[{EXTRAS[self.artefact.kind]}]=={__version__}"
+        return f"kanna[{extras_of(self.artefact)}]=={__version__}"
 
     def arguments(
         self, *, root: str = ROOT, state: str = STATE, host: str = "0.0.0.0"
@@ -73,6 +72,11 @@ class Service:
             "--state",
             state,
         ]
+
+
+def extras_of(artefact: Artefact) -> str:
+    """Extras of kanna that an artefact needs to be served, by comma."""
+    return ",".join(dict.fromkeys((EXTRA, engines.get(artefact.kind).extra)))
 
 
 def image_of(artefact: Artefact, reference: str | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from kanna import formats as known
 from kanna._util.units import format_size
 
 
@@ -19,7 +20,7 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     rows = [r for r in data["rows"] if r["role"] != "floor"]
     own = next((r for r in rows if r["name"] == name), None)
     title = data["name"] + (f" {own['name']}" if own else "")
-    kinds = " and ".join(_TITLES.get(f, f) for f in _formats([own] if own else rows))
+    kinds = " and ".join(known.get(f).title for f in _formats([own] if own else rows))
     parts = [_front_matter(data, rows), f"# {title} {kinds}\n", _lead(data, own)]
     parts += [f"> **Note.** {note[:1].upper() + note[1:]}.\n" for note in data["notes"]]
     parts.append(_numbers(data, rows, own))
@@ -33,12 +34,8 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     return "\n".join(parts)
 
 
-_TITLES = {"gguf": "GGUF", "onnx": "ONNX", "mlx": "MLX"}
-_RUNTIMES = {"gguf": "llama.cpp", "onnx": "onnxruntime", "mlx": "mlx-lm"}
-
-
 def _formats(rows: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(r.get("format", "gguf") for r in rows))
+    return list(dict.fromkeys(r.get("format", known.DEFAULT) for r in rows))
 
 
 def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -58,7 +55,7 @@ def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     formats = _formats(rows)
     head["library_name"] = formats[0]
     head["pipeline_tag"] = "text-generation"
-    kinds = [word for f in formats for word in (f, _RUNTIMES.get(f, f))]
+    kinds = [word for f in formats for word in (f, known.get(f).runtime_title)]
     head["tags"] = [
         *kinds,
         "quantized",
@@ -77,8 +74,10 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
             else pick["why"]
         )
         formats = _formats([r for r in data["rows"] if r["role"] != "floor"])
-        runtimes = ", ".join(_RUNTIMES.get(f, f) for f in formats)
-        runtimes = "llama.cpp and every runtime built on it" if formats == ["gguf"] else runtimes
+        runtimes = ", ".join(known.get(f).runtime_title for f in formats)
+        runtimes = (
+            "llama.cpp and every runtime built on it" if formats == [known.DEFAULT] else runtimes
+        )
         return f"{data['name']} for {runtimes}, unmodified.\n\n{advice}\n"
     gate = {
         "proved": "It passed",
@@ -89,7 +88,7 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     return (
         f"{data['name']} as {own['name']}: {format_size(own['file_bytes'])}, {bits}. {gate} "
         "kanna's gate (tensors, tokenizer, chat template and logits, in stock "
-        f"{_RUNTIMES.get(own.get('format', 'gguf'), '')}).\n"
+        f"{known.get(own.get('format', known.DEFAULT)).runtime_title}).\n"
     )
 
 
@@ -135,8 +134,8 @@ def _run(data: dict[str, Any], row: dict[str, Any]) -> str:
         f"llama-cli -m {file} -cnv" if chat else f'llama-cli -m {file} -p "Once upon a time" -n 128'
     )
     own = f"kanna chat {file}" if chat else f'kanna generate {file} "Once upon a time"'
-    if row.get("format", "gguf") != "gguf":
-        runtime = _RUNTIMES.get(row["format"], row["format"])
+    if row.get("format", known.DEFAULT) != known.DEFAULT:
+        runtime = known.get(row["format"]).runtime_title
         return f"## Run\n\nWith unmodified {runtime}, or with kanna:\n\n```sh\n{own}\n```\n"
     serve = f"llama-server -m {file}"
     return (

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from kanna import formats as known_formats
 from kanna.report import legend
 from kanna.report.plot import (
     NARROW,
@@ -50,7 +51,7 @@ class Point:
     speed: float | None
     best: bool
     memory: float | None = None
-    format: str = "gguf"
+    format: str = known_formats.DEFAULT
 
     @property
     def summary(self) -> str:
@@ -71,7 +72,7 @@ def points(data: dict[str, Any]) -> list[Point]:
             speed=row["gen_tps"],
             best=row["name"] == best,
             memory=row["peak_bytes"] / 1e6 if row["peak_bytes"] else None,
-            format=row.get("format", "gguf"),
+            format=row.get("format", known_formats.DEFAULT),
         )
         for row in data["rows"]
         if row["role"] != "floor" and row["file_bytes"] and row["kl_mean"] is not None
@@ -205,18 +206,12 @@ def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box
     return parts
 
 
-_SHAPES = {
-    "onnx": ((-0.89, -0.89), (0.89, -0.89), (0.89, 0.89), (-0.89, 0.89)),
-    "mlx": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
-}
-"""Corners of equal area as a circle of radius 1: a square, a diamond."""
-
-
 def _mark(format: str, x: float, y: float, radius: float, fill: str) -> str:
-    """A point: a circle for GGUF, a square for ONNX, a diamond for MLX."""
-    if format not in _SHAPES:
+    """A point, of the shape that the format has in charts."""
+    symbol = known_formats.get(format).symbol
+    if not symbol:
         return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{fill}"/>'
-    corners = " ".join(f"{x + radius * a:.1f},{y + radius * b:.1f}" for a, b in _SHAPES[format])
+    corners = " ".join(f"{x + radius * a:.1f},{y + radius * b:.1f}" for a, b in symbol)
     return f'<polygon class="dot" points="{corners}" fill="{fill}"/>'
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kanna import formats as known_formats
 from kanna._util.units import format_size
 from kanna.report.plot import colour, text
 
 ROW = 26
 """Height of a line."""
-_NAMES = {"gguf": "GGUF", "onnx": "ONNX", "mlx": "MLX"}
 
 
 def rows(formats: Sequence[str], *, memory: bool, wide: bool) -> int:
@@ -83,7 +83,7 @@ def legend(
         at, middle = left, middle + ROW
         for format in formats:
             parts.append(mark(format, at + 7, middle, 6.5, "none"))
-            parts.append(_words(at + 20, middle, _NAMES.get(format, format)))
+            parts.append(_words(at + 20, middle, known_formats.get(format).title))
             at += 82
     return "".join(parts)
 

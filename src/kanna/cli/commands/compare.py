@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna import formats
 from kanna.cli import options
 from kanna.cli.options import command
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--formats",
     type=options.NAMES,
-    default="gguf",
+    default=formats.DEFAULT,
     show_default=True,
     help="gguf, onnx, mlx, by comma.",
 )

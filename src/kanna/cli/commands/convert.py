@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna import formats
 from kanna._util import plugins
 from kanna.cli import options
 from kanna.cli.options import command
@@ -102,7 +103,7 @@ def convert_command(
     """
     from kanna._util import digest
 
-    if not dry_run and choices["format"] in (None, "gguf"):
+    if not dry_run and choices["format"] in (None, formats.DEFAULT):
         # Needs no lock of Python's: it runs beside the imports that follow.
         given = Path(source).expanduser()
         digest.begin(sorted(given.glob("*.safetensors")) if given.is_dir() else [given])

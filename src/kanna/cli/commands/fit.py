@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna import formats
 from kanna.cli import options
 from kanna.cli.options import command
 
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--format",
-    type=click.Choice(["gguf", "onnx", "mlx"]),
-    default="gguf",
+    metavar="FORMAT",
+    default=formats.DEFAULT,
     show_default=True,
-    help="Whose presets to show.",
+    help="Whose presets to show, a format that a runtime runs.",
 )
 @options.revision
 @options.offline

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna import formats
 from kanna.cli import options
 from kanna.cli.options import command
 
@@ -83,8 +84,8 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format",
-    type=click.Choice(["gguf", "onnx", "mlx"]),
-    default="gguf",
+    metavar="FORMAT",
+    default=formats.DEFAULT,
     show_default=True,
     help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm.",
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kanna.packaging.service import Service
+from kanna.serving import engines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class Target:
     summary: str
     files: Callable[[Service], dict[str, str]]
     usage: Callable[[Service], list[str]]
-    kinds: tuple[str, ...] = ("gguf", "onnx", "mlx")
+    kinds: tuple[str, ...] = field(default_factory=engines.names)
     needs: tuple[str, ...] = ()
 
 
