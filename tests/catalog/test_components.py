@@ -44,6 +44,7 @@ FOLDERS = {
     "kanna.methods": ("methods", "METHOD"),
     "kanna.families": ("families", "FAMILY"),
     "kanna.conversion": ("formats", "CONVERSION"),
+    "kanna.formats": ("formats", "FORMAT"),
     "kanna.optimization.adapters": ("formats", "ADAPTER"),
     "kanna.runtimes": ("runtimes", "RUNTIME"),
     "kanna.serving.engines": ("engines", "ENGINE"),
