@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kanna import formats
 from kanna._util.progress import Progress, Silent
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
@@ -17,7 +18,6 @@ from kanna.optimization.stages import STAGES, Stage
 __all__ = ["EFFORTS", "EXTRA", "STAGES", "Effort", "OptimizeResult", "Stage", "optimize"]
 
 EXTRA = "torch"
-DEFAULT = "gguf"
 
 
 def optimize(
@@ -90,7 +90,7 @@ def optimize(
     request = OptimizeRequest(
         source=source,
         out=Path(out),
-        format=format or DEFAULT,
+        format=format or formats.DEFAULT,
         format_named=format is not None,
         size=size,
         bpw=bpw,

@@ -71,8 +71,8 @@ class Planner(Protocol):
         """The options of least cost within so many bytes, by choice."""
         ...
 
-    def size(self, plan: Path | Plan) -> int:
-        """Bytes of the artefact of a plan, to the byte; the name of a plan file may count."""
+    def size(self, plan: Plan) -> int:
+        """Bytes of the artefact of a plan; the name of the file it was saved in may count."""
         ...
 
 
@@ -105,8 +105,9 @@ def search(planner: Planner, choices: Sequence[Choice], budget: int, path: Path)
     while True:
         options = planner.share(choices, available)
         encodings = {name: option.encoding for name, option in options.items()}
-        planner.plan(choices, encodings).save(path)
-        size = planner.size(path)
+        plan = planner.plan(choices, encodings)
+        plan.save(path)
+        size = planner.size(plan)
         if size <= budget:
             return PlannedArtefact(
                 file_bytes=size,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from kanna import conversion, encodings, formats
 from kanna.comparison import steps
 from kanna.comparison.rows import Row
-from kanna.conversion.base import Conversion, ConversionRequest
-from kanna.errors import UsageError
+from kanna.conversion import Conversion, ConversionRequest, Guidance, Sizes
+from kanna.encodings import grouped
+from kanna.errors import KannaError, UsageError
 from kanna.families import hf_names
+from kanna.formats.base import Format
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import HeldOutWindows, KLScorer, Window
@@ -19,7 +23,7 @@ from kanna.optimization.measure import InputRounding, Measured
 from kanna.optimization.memory_budget import MemoryBudget
 from kanna.optimization.probe import Prober
 from kanna.optimization.request import OptimizeRequest
-from kanna.optimization.search import NAME, SizeRange, plan_of
+from kanna.optimization.search import SizeRange, plan_of
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.plan import Plan
 from kanna.plan.allocate import Choice, Option, allocate
@@ -51,8 +55,8 @@ class PresetOffer:
 class Adapter:
     """A format, for one source: what a plan or a preset makes of it, to the byte.
 
-    A subclass names its `format` and its `candidates`, gives its `presets` and a `conversion`.
-    Everything else has a default; what a format does not support is left as it is here.
+    A subclass names its `format`; everything else has a default, from the record of the format and
+    its conversion. What a format does not support is left as it is here.
 
     Attributes:
         format: The name of the format.
@@ -77,32 +81,36 @@ class Adapter:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    # Names
-
     @property
-    def suffix(self) -> str:
-        """What files of this format have in their names, as in plan-mlx.json."""
-        return f"-{self.format}"
+    def record(self) -> Format:
+        """What kanna knows of the format."""
+        return formats.get(self.format)
+
+    # Names
 
     def file(self, name: str) -> Path:
         """A file of the output folder: `plan.json` is plan-mlx.json of MLX."""
         stem, dot, ending = name.partition(".")
-        return self.workspace.folder / f"{stem}{self.suffix}{dot}{ending}"
+        suffix = "" if self.format == formats.DEFAULT else f"-{self.format}"
+        return self.workspace.folder / f"{stem}{suffix}{dot}{ending}"
+
+    @property
+    def _ending(self) -> str:
+        return self.record.suffix or f"-{self.format}"
 
     def artefact(self, name: str) -> Path:
         """Where an artefact of this name lies."""
-        return (
-            self.workspace.folder / f"{steps.base_name(self.workspace.source)}-{name}-{self.format}"
-        )
+        base = steps.base_name(self.workspace.source)
+        return self.workspace.folder / f"{base}-{name}{self._ending}"
 
     @property
     def pattern(self) -> str:
         """A glob that matches every artefact of this format in the output folder."""
-        return f"*-{self.format}"
+        return f"*{self._ending}"
 
     def label(self, preset: str) -> str:
         """How a preset is called where formats meet."""
-        return f"{self.format}:{preset}"
+        return formats.qualified(self.format, preset)
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -117,8 +125,9 @@ class Adapter:
         return "f16"
 
     def candidates(self) -> Sequence[str] | None:
-        """Encodings to choose from; None: those of a GGUF."""
-        raise NotImplementedError
+        """Encodings to choose from; None: those that `measure` has for every matrix."""
+        names = (*encodings.names(), *grouped.names())
+        return [name for name in names if self.record.carries(encodings.get(name))]
 
     def constraints(self, request: OptimizeRequest) -> Constraints:
         """What the user demands of some tensors, in the words of this format."""
@@ -167,29 +176,11 @@ class Adapter:
 
     def presets(self) -> Sequence[str]:
         """Names of the presets whose size can be a budget."""
-        raise NotImplementedError
+        return [name for name, preset in self.record.presets.items() if not preset.derived]
 
     def baselines(self) -> Sequence[str]:
         """Names of the presets that a result is compared with."""
         return self.presets()
-
-    def conversion(
-        self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
-    ) -> Conversion:
-        """The conversion by a plan or a preset, planned and not written."""
-        raise NotImplementedError
-
-    def request(self, plan: Path | Plan | None, preset: str | None) -> ConversionRequest:
-        """What such a conversion is asked for, with the statistics if there are any."""
-        return ConversionRequest(plan=plan, preset=preset, statistics=self.workspace.statistics)
-
-    def size(self, plan: Path | Plan) -> int:
-        """Bytes of the artefact of a plan, as a budget counts them; a file's name may count."""
-        return self.conversion(Path(NAME), plan=plan).describe().file_bytes
-
-    def preset_size(self, preset: str) -> int:
-        """The same of a preset."""
-        return self.conversion(Path(NAME), preset=preset).describe().file_bytes
 
     def preset_named(self, like: str) -> str:
         """The preset that `--like` names.
@@ -197,22 +188,62 @@ class Adapter:
         Raises:
             UsageError: There is none of this name.
         """
-        name = like.removeprefix(f"{self.format}:")
+        name = self.record.canonical(like.removeprefix(f"{self.format}:"))
         if name not in self.presets():
             raise UsageError(
                 f"--like {like}", expected="alone, one of " + ", ".join(self.presets())
             )
         return name
 
-    def offers(self) -> dict[str, PresetOffer]:
-        """Every preset with its bytes and encodings."""
-        return {preset: self.offer(preset) for preset in self.baselines()}
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What sizes plans, to the byte; computed once."""
+        workspace = self.workspace
+        guidance = conversion.read_guidance(
+            workspace.source, workspace.model, statistics=workspace.statistics
+        )
+        return self.sizes_with(guidance)
 
-    def offer(self, preset: str) -> PresetOffer:
-        """A preset with its bytes and encodings."""
-        result, names = self.conversion(Path(NAME), preset=preset).describe(), self.names
-        encodings = {names.get(t["name"], t["name"]): t["encoding"] for t in result.tensors}
-        return PresetOffer(file_bytes=result.file_bytes, encodings=encodings)
+    @cached_property
+    def preset_sizes(self) -> Sizes:
+        """What sizes presets."""
+        return self.sizes
+
+    def sizes_with(self, guidance: Guidance) -> Sizes:
+        """What sizes artefacts that are made by this guidance, as a budget counts them."""
+        return conversion.sizes(self.format, self.workspace.source, self.workspace.model, guidance)
+
+    def size(self, plan: Plan) -> int:
+        """Bytes of the artefact of a plan; the name of the file it was saved in may count."""
+        return self.sizes.of(plan)
+
+    def preset_size(self, preset: str) -> int:
+        """The same of a preset."""
+        return self.preset_sizes.of(self.preset_sizes.preset(preset))
+
+    def offers(self) -> dict[str, PresetOffer]:
+        """Every preset that the model can be converted by, with its bytes and encodings."""
+        offers: dict[str, PresetOffer] = {}
+        sizes, names = self.preset_sizes, self.names
+        for preset in self.baselines():
+            try:
+                sized = sizes.sized(sizes.preset(preset))
+            except KannaError:
+                continue
+            encodings_of = {names.get(t["name"], t["name"]): t["encoding"] for t in sized.tensors}
+            offers[preset] = PresetOffer(file_bytes=sized.file_bytes, encodings=encodings_of)
+        return offers
+
+    def request(self, plan: Path | Plan | None, preset: str | None) -> ConversionRequest:
+        """What a conversion is asked for, with the statistics if there are any."""
+        return ConversionRequest(plan=plan, preset=preset, statistics=self.workspace.statistics)
+
+    def conversion(
+        self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
+    ) -> Conversion:
+        """The conversion by a plan or a preset, planned and not written."""
+        begin = conversion.get(self.format).begin
+        return begin(self.workspace.source, out, self.request(plan, preset))
 
     # Artefacts
 

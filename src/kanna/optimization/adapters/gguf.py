@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,13 @@ from kanna._util.progress import Progress, Silent
 from kanna.calibration import HELD_TEXT, IMATRIX
 from kanna.comparison import steps
 from kanna.comparison.rows import Row
-from kanna.conversion.base import ConversionRequest
+from kanna.conversion import ConversionRequest, Sizes, read_guidance
 from kanna.conversion.gguf import GGUFConversion
 from kanna.encodings import grid_detection
-from kanna.errors import KannaError
 from kanna.evaluation import reference_gguf
 from kanna.evaluation.windows import cut, read_text
 from kanna.model import Model
-from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
+from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import F64, HeldOutWindows, KLScorer, Window
@@ -36,7 +36,6 @@ from kanna.optimization.rewrite import rewrite
 from kanna.optimization.search import NAME, SizeRange
 from kanna.optimization.tuning.training import ScaleTraining
 from kanna.plan import Plan, RuleModel
-from kanna.plan import gguf as presets
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import open_source
 
@@ -57,24 +56,6 @@ class GGUFAdapter(Adapter):
     supports_tuning = True
     tuning_bytes = 128
 
-    @property
-    def suffix(self) -> str:
-        """None: plan.json."""
-        return ""
-
-    @property
-    def pattern(self) -> str:
-        """Files."""
-        return "*.gguf"
-
-    def artefact(self, name: str) -> Path:
-        """A file."""
-        return self.workspace.folder / f"{steps.base_name(self.workspace.source)}-{name}.gguf"
-
-    def label(self, preset: str) -> str:
-        """Presets of GGUF go by their own name."""
-        return preset
-
     def candidates(self) -> None:
         """Those of `measure`, and the encoding whose grid a matrix lies on already."""
         return None
@@ -87,13 +68,12 @@ class GGUFAdapter(Adapter):
         """Which grids the weights lie on already."""
         return grid_detection.describe(grid_detection.detect_all(self.workspace.model.tensors))
 
-    def presets(self) -> Sequence[str]:
-        """Every preset of llama.cpp."""
-        return presets.names()
-
-    def preset_named(self, like: str) -> str:
-        """The preset of this name in any case; raises PlanError naming the nearest ones."""
-        return presets.get(like.removeprefix(f"{self.format}:")).name
+    @cached_property
+    def preset_sizes(self) -> Sizes:
+        """What sizes presets, with the statistics as their importance matrix."""
+        workspace, statistics = self.workspace, self.workspace.statistics
+        imatrix = statistics / IMATRIX if statistics else None
+        return self.sizes_with(read_guidance(workspace.source, workspace.model, imatrix=imatrix))
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
@@ -110,16 +90,6 @@ class GGUFAdapter(Adapter):
         return ConversionRequest(
             preset=preset, imatrix=statistics / IMATRIX if statistics else None
         )
-
-    def offers(self) -> dict[str, PresetOffer]:
-        """Every preset that the model can be converted by."""
-        offers: dict[str, PresetOffer] = {}
-        for preset in self.baselines():
-            try:
-                offers[preset] = self.offer(preset)
-            except KannaError:
-                continue
-        return offers
 
     def describe(self, spec: ArtefactSpec) -> Row:
         """The row with the command that makes the artefact."""

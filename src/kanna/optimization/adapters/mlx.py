@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanna.conversion.mlx import MLXConversion
+from kanna.conversion import Guidance
+from kanna.conversion.mlx import MLXConversion, MLXSizes
 from kanna.encodings.grouped.affine import NUMBERS, name_of
 from kanna.families import load_model
 from kanna.model import Model
@@ -70,13 +71,14 @@ class MLXAdapter(Adapter):
             "the source is in float32: scales, and what is not quantized, are written in float16"
         ]
 
-    def presets(self) -> Sequence[str]:
-        """Every preset."""
-        return tuple(presets.PRESETS)
-
     def baselines(self) -> Sequence[str]:
         """Every preset that quantizes; `exact` has nothing to choose."""
-        return [name for name in presets.PRESETS if name not in ("exact", *NUMBERS)]
+        return [name for name in self.presets() if name not in ("exact", *NUMBERS)]
+
+    def sizes_with(self, guidance: Guidance) -> MLXSizes:
+        """Weight files, with scales in the number type of this source."""
+        workspace = self.workspace
+        return MLXSizes(workspace.source, workspace.model, guidance, float_type=self.full)
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None

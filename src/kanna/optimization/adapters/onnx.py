@@ -14,8 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from kanna._util.progress import Silent
-from kanna.conversion.base import ConversionRequest, ConvertResult, WriteOptions
-from kanna.conversion.nbits import NBitsConversion
+from kanna.conversion import (
+    ConversionRequest,
+    ConvertResult,
+    Guidance,
+    WriteOptions,
+    read_guidance,
+)
+from kanna.conversion.nbits import NBitsConversion, NBitsSizes
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
@@ -52,7 +58,6 @@ CANDIDATES = (
 
 2 bits in groups of 16 take a hundred times longer.
 """
-DEFAULT_PRESET = "int4"
 
 
 def rounded_inputs(encoding: Encoding, x: F32) -> F32 | None:
@@ -116,10 +121,6 @@ class ONNXAdapter(Adapter):
         """What onnxruntime multiplies by at full speed."""
         return CANDIDATES
 
-    def presets(self) -> Sequence[str]:
-        """Every preset of the builder."""
-        return tuple(presets.NBITS)
-
     @property
     def rounding(self) -> InputRounding:
         """Nodes of accuracy_level 4 round their inputs."""
@@ -153,22 +154,30 @@ class ONNXAdapter(Adapter):
         shutil.rmtree(self.graph, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
             running = self.workspace.context.running()
-            self._default.build(Path(scratch), running).replace(self.graph)
+            request = ConversionRequest(preset=presets.DEFAULT)
+            workspace = self.workspace
+            work = NBitsConversion(workspace.source, workspace.model, folder / NAME, request)
+            work.build(Path(scratch), running).replace(self.graph)
 
     @cached_property
-    def _default(self) -> NBitsConversion:
-        """A conversion by the default preset: nodes, ties and tensors, which no plan changes."""
+    def sizes(self) -> NBitsSizes:
+        """What sizes whole folders, and knows their nodes."""
         workspace = self.workspace
-        request = ConversionRequest(preset=DEFAULT_PRESET, statistics=workspace.statistics)
-        return NBitsConversion(workspace.source, workspace.model, workspace.folder / NAME, request)
+        guidance = read_guidance(workspace.source, workspace.model, statistics=workspace.statistics)
+        return self.sizes_with(guidance)
+
+    def sizes_with(self, guidance: Guidance) -> NBitsSizes:
+        """Every file of a folder, from the float graph."""
+        workspace = self.workspace
+        return NBitsSizes(workspace.source, workspace.model, guidance, graph=self.graph)
 
     @cached_property
     def nodes(self) -> list[list[str]]:
         """The matrices of each node, by GGUF name: q, k and v are one node."""
         nodes: list[list[str]] = []
-        for theirs, ours in self._default.sizes.gguf_names.items():
-            joined = quantize.joined(theirs, self._default.sizes.tensors)
-            members = [self._default.sizes.gguf_names[n] for n in joined]
+        for theirs, ours in self.sizes.gguf_names.items():
+            joined = quantize.joined(theirs, self.sizes.tensors)
+            members = [self.sizes.gguf_names[n] for n in joined]
             if members[0] == ours:
                 nodes.append(members)
         return nodes
@@ -222,7 +231,7 @@ class ONNXAdapter(Adapter):
 
     def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
         """The least cost within so many bytes, and the time of the builder's mix of that size."""
-        return share_within_time(choices, nbytes, self._weights, self._default.sizes.tied)
+        return share_within_time(choices, nbytes, self._weights, self.sizes.tied)
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None
