@@ -72,7 +72,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/onnx/int8.py",
         "kanna/formats/onnx/quantize.py",
         "kanna/formats/safetensors/write.py",
-        "kanna/plan/resolve.py",
     },
     "lines": {
         "kanna/comparison/__init__.py",
@@ -99,14 +98,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/prequantized/groups.py",
         "kanna/formats/safetensors/write.py",
         "kanna/formats/stream.py",
-        "kanna/plan/allocate.py",
-        "kanna/plan/fallback.py",
-        "kanna/plan/file.py",
-        "kanna/plan/gguf_mixes.py",
-        "kanna/plan/mlx.py",
-        "kanna/plan/onnx.py",
-        "kanna/plan/resolve.py",
-        "kanna/plan/tuning.py",
         "kanna/runtimes/llama_engine.py",
         "kanna/sizing/__init__.py",
     },
@@ -133,10 +124,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/prequantized/groups.py",
         "kanna/formats/safetensors/read.py",
         "kanna/formats/safetensors/save.py",
-        "kanna/plan/prior.py",
-        "kanna/plan/resolve.py",
-        "kanna/plan/roles.py",
-        "kanna/plan/tuning.py",
     },
 }
 

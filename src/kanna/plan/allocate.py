@@ -1,10 +1,8 @@
 """Which encoding each tensor gets, so that the cost is least within a number of bytes.
 
-Pure functions over tables.
-
-The multiple-choice knapsack problem, solved exactly by dynamic programming over multiples of the
-sizes' common divisor. Models have few different shapes, so that divisor is large and the table
-small.
+Pure functions over tables. The multiple-choice knapsack problem, solved exactly by dynamic
+programming over multiples of the sizes' common divisor. Models have few different shapes, so that
+divisor is large and the table small.
 """
 
 from __future__ import annotations
@@ -57,6 +55,7 @@ def prune(options: Sequence[Option]) -> list[Option]:
 
 
 def smallest(choices: Sequence[Choice]) -> int:
+    """Bytes of the smallest plan: every tensor with its smallest option."""
     return sum(min(o.nbytes for o in c.options) for c in choices)
 
 
@@ -89,9 +88,10 @@ def allocate(choices: Sequence[Choice], budget: int) -> dict[str, Option]:
 
 
 def frontier(choices: Sequence[Choice], points: int) -> list[tuple[int, float]]:
-    """About `points` pairs of bytes and the least cost within them, from the smallest plan to the largest.
+    """About `points` pairs of bytes and the least cost within them, from smallest to largest plan.
 
-    One run of the dynamic programme gives them all; steps are coarser than those of `allocate`, and rounded up.
+    One run of the dynamic programme gives them all; steps are coarser than those of `allocate`,
+    and rounded up.
     """
     table = [prune(c.options) for c in choices]
     least = sum(options[0].nbytes for options in table)

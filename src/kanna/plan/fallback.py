@@ -15,7 +15,10 @@ LAST = "f16"
 
 
 def feasible(wanted: Encoding, cols: int) -> tuple[Encoding, str]:
-    """The encoding that rows of `cols` values can have instead of `wanted`, and why ("" when it fits)."""
+    """The encoding that rows of `cols` values can have in place of `wanted`, and why.
+
+    The reason is "" when `wanted` fits.
+    """
     if cols % wanted.block == 0:
         return wanted, ""
     reason = f"{cols} columns are not a multiple of {wanted.block}"
@@ -28,10 +31,7 @@ def feasible(wanted: Encoding, cols: int) -> tuple[Encoding, str]:
 
 
 def _smaller_group(wanted: Encoding, cols: int) -> Encoding:
-    """The same width in smaller groups.
-
-    Where none divides the rows, the floats that scales are stored in.
-    """
+    """The same width in smaller groups; where none divides the rows, the type of the scales."""
     number = wanted.planes[1].dtype
     if wanted.settings["mode"] == "affine":
         for group in (64, 32):

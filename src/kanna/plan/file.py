@@ -14,10 +14,13 @@ from kanna.plan import tuning
 
 
 class RuleModel(BaseModel):
-    """Tensors whose whole name holds `pattern` (a regular expression) get `encoding`, chosen by `method`.
+    """A rule: the tensors it names, and the encoding they get.
 
     Attributes:
-        accuracy: Accuracy_level of the node in ONNX, 0 for float32 arithmetic or 4 for inputs
+        pattern: A regular expression; the rule holds for names in which it matches anywhere.
+        encoding: Name of the encoding.
+        method: Name of the method that chooses the values.
+        accuracy: accuracy_level of the node in ONNX, 0 for float32 arithmetic or 4 for inputs
             rounded to 8 bits.
     """
 

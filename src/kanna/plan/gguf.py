@@ -9,7 +9,8 @@ from kanna.errors import PlanError
 from kanna.model import Model, Tensor, columns
 from kanna.plan import roles
 from kanna.plan.file import Plan, RuleModel
-from kanna.plan.gguf_mixes import MIXES, Mix, Place
+from kanna.plan.gguf_conditions import Place
+from kanna.plan.gguf_mixes import MIXES, Mix
 from kanna.plan.presets import Preset, for_any_model, rule_for
 
 DEFAULT = "Q4_K_M"
@@ -27,10 +28,7 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Mix:
-    """The mix called `name` (any case, llama.cpp's aliases too).
-
-    PlanError names the nearest ones.
-    """
+    """The mix called `name` (any case, llama.cpp's aliases too); PlanError names the nearest."""
     wanted = name.upper()
     mix = _BY_NAME.get(ALIASES.get(wanted, wanted))
     if mix is None:
@@ -66,6 +64,8 @@ def completed(plan: Plan, model: Model, *, weighted: bool, method: str) -> Plan:
     """The plan with the preset it names spelled out after its own rules.
 
     Args:
+        plan: The plan, with or without a preset.
+        model: The model it is meant for.
         weighted: Whether the importance of columns was measured.
         method: How values of tensors without a rule are chosen.
     """
@@ -137,10 +137,7 @@ class _Shape:
         return encoding if mix.low else self._large(role, encoding)
 
     def _large(self, role: str, encoding: str) -> str:
-        """Two exceptions of llama.cpp.
-
-        The small attn_v of 70B models, and models of eight experts.
-        """
+        """Two exceptions of llama.cpp: small attn_v of 70B models, and models of eight experts."""
         if role == "attn_v" and self.is_70b and encoding in ("q3_k", "q4_k"):
             encoding = "q5_k"
         if role in ("attn_v", "attn_k") and self.experts == 8:

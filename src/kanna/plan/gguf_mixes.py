@@ -5,97 +5,25 @@ A mix has a base encoding; its rules say which tensors get another one. First ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from kanna.plan.roles import in_more_bits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a tensor stands, as far as a rule asks.
-
-    Attributes:
-        index, count: Its layer among how many (of its role, for attn_v).
-        gqa: Query heads per key-value head.
-        experts: 0 for a dense model.
-    """
-
-    role: str
-    index: int
-    count: int
-    gqa: int
-    experts: int
-    imatrix: bool
-
-    @property
-    def early(self) -> bool:
-        return self.index < self.count // 8
-
-    @property
-    def more_bits(self) -> bool:
-        """Whether its layer is one of those that get more bits, see `roles.in_more_bits`."""
-        return in_more_bits(self.index, self.count)
-
-
-Condition = Callable[[Place], bool]
-
-
-def always(_: Place) -> bool:
-    return True
-
-
-def shared_heads(p: Place) -> bool:
-    return p.gqa >= 4
-
-
-def shared_or_experts(p: Place) -> bool:
-    return p.gqa >= 4 or p.experts >= 4
-
-
-def early(p: Place) -> bool:
-    return p.early
-
-
-def more_bits(p: Place) -> bool:
-    return p.more_bits
-
-
-def middle(p: Place) -> bool:
-    return p.count // 8 <= p.index < 7 * p.count // 8
-
-
-def first(n: int) -> Condition:
-    return lambda p: p.index < n
-
-
-def without_imatrix(p: Place) -> bool:
-    return not p.imatrix
-
-
-def early_without_imatrix(p: Place) -> bool:
-    return p.early and not p.imatrix
-
-
-def early_with_imatrix(p: Place) -> bool:
-    return p.early and p.imatrix
-
-
-def first_sixteenth(p: Place) -> bool:
-    return p.index < p.count // 16
-
-
-def early_or_eight_experts(p: Place) -> bool:
-    return p.early or (p.experts == 8 and p.more_bits)
-
-
-def eight_experts(p: Place) -> bool:
-    return p.experts == 8
-
-
-def few_experts(p: Place) -> bool:
-    return p.experts != 8
-
+from kanna.plan.gguf_conditions import (
+    Condition,
+    always,
+    early,
+    early_or_eight_experts,
+    early_with_imatrix,
+    early_without_imatrix,
+    eight_experts,
+    few_experts,
+    first,
+    first_sixteenth,
+    middle,
+    more_bits,
+    shared_heads,
+    shared_or_experts,
+    without_imatrix,
+)
 
 Rule = tuple[str, str, Condition]
 

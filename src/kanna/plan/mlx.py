@@ -48,7 +48,8 @@ RECIPES = {
     "q6": Recipe(summary="6 bits in groups of 64", bits=6),
     "q8": Recipe(summary="8 bits in groups of 64", bits=8),
     "mixed": Recipe(
-        summary="4 bits; 6 for the head, and for values and the way down in the first, last and every third layer",
+        summary="4 bits; 6 for the head, and for values and the way down in the first, last and"
+        " every third layer",
         bits=4,
         high=6,
         tied_too=True,
@@ -96,10 +97,7 @@ def _plan(name: str, model: Model, _: bool, float_type: str) -> Plan:
 
 
 def _exact(model: Model, float_type: str) -> Plan:
-    """Every matrix in the encoding that holds its blocks as they are.
-
-    8 bits where there is none.
-    """
+    """Every matrix in the encoding that holds its blocks as they are, or in 8 bits."""
     rules: list[RuleModel] = []
     for name, tensor in model.tensors.items():
         if not roles.quantizable(tensor) or encodings.get(tensor.dtype).block == 1:

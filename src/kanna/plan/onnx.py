@@ -1,4 +1,4 @@
-"""Presets of ONNX: which matrix gets which width of MatMulNBits, and in what arithmetic its node runs."""
+"""Presets of ONNX: the width of MatMulNBits of each matrix, and the arithmetic of its node."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ DEFAULT, WHOLE = "int4", "fp32"
 """The preset that is taken when none is named, and the one that changes no weight."""
 NBITS = {
     "int4": "4 bits in groups of 32, the head and the embedding in 8",
-    "int4-mixed": "4 bits in groups of 32; 8 for head, embedding, and values and the way down in some layers",
+    "int4-mixed": "4 bits in groups of 32; 8 for head, embedding, and values and the way down in"
+    " some layers",
     "w8": "8 bits in groups of 32",
 }
 """Presets whose matrices are nodes of MatMulNBits."""
 EXACT, INT8 = 0, 4
-"""accuracy_level of a node: float32 arithmetic.
+"""accuracy_level of a node: float32 arithmetic, or inputs rounded to 8 bits, which is faster.
 
-Or inputs rounded to 8 bits, group by group, which is faster.
-
-INT8 is what a plan that says nothing gets, measured in docs/onnx.md: with 4 bits it costs a
-hundredth of the KL, with 2 and 8 bits EXACT has no kernel.
+Inputs are rounded group by group. INT8 is what a plan that says nothing gets, measured in
+docs/onnx.md: with 4 bits it costs a hundredth of the KL, with 2 and 8 bits EXACT has no kernel.
 """
 KERNELS = (4,)
-"""Bits of codes that onnxruntime multiplies in float32 without widening the matrix for every token."""
+"""Bits of codes that onnxruntime multiplies in float32 without widening the matrix each time."""
 
 
 def _nbits(name: str, model: Model, _weighted: bool, _float_type: str) -> Plan:

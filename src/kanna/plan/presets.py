@@ -45,6 +45,7 @@ class Preset:
         """The preset as a plan for `model`.
 
         Args:
+            model: The model the plan is for.
             weighted: Whether the importance of columns was measured.
             float_type: Of scales and of what is not quantized, where the format has a choice.
 

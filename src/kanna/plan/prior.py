@@ -31,14 +31,15 @@ class Prior:
     """Guessed weights float32 [columns], computed when first asked for."""
 
     def __init__(self, compute: Callable[[], F32]) -> None:
-        self._compute, self._lock, self._found = compute, Lock(), None
+        self._compute, self._lock, self._weights = compute, Lock(), None
 
     def weights(self) -> F32:
+        """The weights, float32 [columns], at most 1; safe to call from several threads."""
         with self._lock:
-            if self._found is None:
-                found = np.nan_to_num(self._compute(), nan=0.0, posinf=0.0, neginf=0.0)
-                self._found = (found / max(float(found.max()), 1e-30)).astype(np.float32)
-            return self._found
+            if self._weights is None:
+                powers = np.nan_to_num(self._compute(), nan=0.0, posinf=0.0, neginf=0.0)
+                self._weights = (powers / max(float(powers.max()), 1e-30)).astype(np.float32)
+            return self._weights
 
 
 def prior_of(model: Model, name: str) -> Prior | None:
@@ -48,8 +49,8 @@ def prior_of(model: Model, name: str) -> Prior | None:
     before = f"{layer}." if layer else ""
 
     def tensor(which: str) -> Tensor | None:
-        found = tensors.get(f"{before}{which}.weight")
-        return found if found is not None and len(found.shape) <= 2 else None
+        sibling = tensors.get(f"{before}{which}.weight")
+        return sibling if sibling is not None and len(sibling.shape) <= 2 else None
 
     target = tensors[name]
     if len(target.shape) != 2:
@@ -108,8 +109,8 @@ def _behind_values(
         return None
 
     def compute() -> F32:
-        found = _powers(matrix, norm, first, rows).reshape(kv_heads, 1, head_dim)
-        return np.repeat(found, heads // kv_heads, axis=1).ravel()
+        powers = _powers(matrix, norm, first, rows).reshape(kv_heads, 1, head_dim)
+        return np.repeat(powers, heads // kv_heads, axis=1).ravel()
 
     return Prior(compute)
 

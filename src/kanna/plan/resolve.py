@@ -14,9 +14,12 @@ from kanna.model import F32, Model, Tensor, columns, num_weights
 from kanna.plan import gguf, roles
 from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan, RuleModel
-from kanna.plan.prior import Prior, prior_of
+from kanna.plan.prior import prior_of
 from kanna.plan.tuning import Tuning, Vector, factors, shifts
 from kanna.plan.types import Substitution, TensorPlan
+
+SecondMoments = Callable[[str], "SecondMoment | None"]
+"""Second moment of a tensor's inputs by its name; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +49,23 @@ def resolve(
     encoding: str | None = None,
     plan: Plan | None = None,
     weights: Mapping[str, F32] | None = None,
-    second_moments: Callable[[str], SecondMoment | None] | None = None,
+    second_moments: SecondMoments | None = None,
     method: str = "search",
 ) -> Resolved:
-    """Decide every tensor of `model`. One of preset, encoding and plan.
-
-    instead of `gptq` Raises PlanError when a plan names no tensor or when weights do not fit the
-    model.
+    """Decide every tensor of `model` by one of a preset, an encoding and a plan.
 
     Args:
+        model: The model to plan for.
+        preset: Name of a GGUF preset.
+        encoding: Name of the encoding that every matrix gets.
+        plan: A plan, with rules or without.
         weights: Importance of columns by tensor name (an imatrix), [columns] or [experts, columns].
-        second_moments: Second moment of a tensor's inputs by its name; without one a tensor gets `search`.
+        second_moments: Second moment of a tensor's inputs by its name; a tensor without one gets
+            `search` in place of `gptq`.
+        method: How values of tensors without a rule are chosen.
+
+    Raises:
+        PlanError: A plan names no tensor, or weights or tuning do not fit the model.
     """
     if sum(x is not None for x in (preset, encoding, plan)) != 1:
         raise PlanError("give one of a preset, an encoding and a plan")
@@ -70,30 +79,15 @@ def resolve(
     substitutions: list[Substitution] = []
     nominal = 0.0
     for name, tensor in model.tensors.items():
-        rule, how = rules.first(name), method
-        if rule is not None:
-            wanted, how = encodings.get(rule.encoding), rule.method
-        elif not roles.quantizable(tensor):
-            wanted = encodings.get(roles.kept(model, tensor))
-        else:
-            wanted = encodings.get(complete.encoding or "")
+        wanted, tensor_method = _wanted(model, tensor, rules.first(name), complete, method)
         got, reason = feasible(wanted, columns(tensor))
         if reason:
             substitutions.append(
                 Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason)
             )
         nominal += wanted.bits * num_weights(tensor)
-        second_moment = (
-            second_moments(name)
-            if second_moments and got.block > 1 and methods.get(how).needs_second_moment
-            else None
-        )
-        prior = prior_of(model, name) if not weights and how == "search" and got.block > 1 else None
-        entries.append(_entry(tensor, got, how, weights, second_moment, prior))
-    if unused := [r.pattern for r in plan.rules if r.pattern not in rules.used]:
-        raise PlanError(
-            f"the pattern {unused[0]!r} names no tensor", todo="`kanna inspect SRC` lists the names"
-        )
+        entries.append(_entry(model, tensor, got, tensor_method, weights, second_moments))
+    rules.check_used(plan.rules)
     tuning = plan.tuned()
     if tuning is not None:
         tuning.check(model.tensors)
@@ -109,11 +103,22 @@ def resolve(
     )
 
 
+def _wanted(
+    model: Model, tensor: Tensor, rule: RuleModel | None, plan: Plan, method: str
+) -> tuple[Encoding, str]:
+    """The encoding and the method that a plan means for a tensor, whether its rows fit or not."""
+    if rule is not None:
+        return encodings.get(rule.encoding), rule.method
+    if not roles.quantizable(tensor):
+        return encodings.get(roles.kept(model, tensor)), method
+    return encodings.get(plan.encoding or ""), method
+
+
 class _Rules:
     """Rules of a plan; those that name one tensor whole are found without looking at the others."""
 
     def __init__(self, rules: Sequence[RuleModel]) -> None:
-        self.used: set[str] = set()
+        self._used: set[str] = set()
         self._rules = rules
         self._by_name: dict[str, int] = {}
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
@@ -129,12 +134,21 @@ class _Rules:
         index = next((i for i, p in self._patterns if i < end and p.search(name)), end)
         if index == len(self._rules):
             return None
-        self.used.add(self._rules[index].pattern)
+        self._used.add(self._rules[index].pattern)
         return self._rules[index]
+
+    def check_used(self, rules: Sequence[RuleModel]) -> None:
+        """PlanError for the first of `rules` that named no tensor so far."""
+        unused = next((r.pattern for r in rules if r.pattern not in self._used), None)
+        if unused is not None:
+            raise PlanError(
+                f"the pattern {unused!r} names no tensor",
+                todo="`kanna inspect SRC` lists the names",
+            )
 
 
 def _whole_name(pattern: str) -> str | None:
-    """The name that a pattern such as `^output\\.weight$` means; None for any other pattern."""
+    r"""The name that a pattern such as `^output\.weight$` means; None for any other pattern."""
     name = re.sub(r"\\(.)", r"\1", pattern[1:-1])
     return name if pattern == f"^{re.escape(name)}$" else None
 
@@ -150,26 +164,34 @@ def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
     if not fits or (
         offset is not None and not (shifts(entry.encoding) and offset.shape[1] == blocks)
     ):
-        told = {"factors": scale, "offsets": offset}
-        said = [f"{found.shape[1]} {what}" for what, found in told.items() if found is not None]
+        arrays = {"factors": scale, "offsets": offset}
+        counts = [f"{array.shape[1]} {kind}" for kind, array in arrays.items() if array is not None]
         raise PlanError(
-            f"the tuning has {' and '.join(said)} in each row of {entry.name}, now {entry.encoding.label}",
+            f"the tuning has {' and '.join(counts)} in each row of {entry.name}, now"
+            f" {entry.encoding.label}",
             expected="the tuning of this very plan",
         )
     return replace(entry, scale=scale, offset=offset)
 
 
 def _entry(
+    model: Model,
     tensor: Tensor,
     encoding: Encoding,
     method: str,
     weights: Mapping[str, F32],
-    second_moment: SecondMoment | None,
-    prior: Prior | None,
+    second_moments: SecondMoments | None,
 ) -> TensorPlan:
+    """A tensor with what is known of its inputs, as far as the method uses it."""
     quantized = encoding.block > 1
-    if second_moment is None and methods.get(method).needs_second_moment:
-        method = "search"
+    guessed = quantized and not weights and method == "search"
+    prior = prior_of(model, tensor.name) if guessed else None
+    second_moment = None
+    if methods.get(method).needs_second_moment:
+        if quantized and second_moments:
+            second_moment = second_moments(tensor.name)
+        if second_moment is None:
+            method = "search"
     return TensorPlan(
         name=tensor.name,
         tensor=tensor,
@@ -186,7 +208,8 @@ def _check_weights(model: Model, weights: Mapping[str, F32]) -> None:
     known = [n for n in weights if n in model.tensors]
     if weights and not known:
         raise PlanError(
-            f"the imatrix names no tensor of this model, but {len(weights)} others such as {next(iter(weights))}",
+            f"the imatrix names no tensor of this model, but {len(weights)} others such as"
+            f" {next(iter(weights))}",
             expected=f"an imatrix of {model.name}",
         )
     for name in known:

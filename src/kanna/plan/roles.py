@@ -68,13 +68,13 @@ def role(name: str, *, tied: bool) -> str:
         return "output"
     if name in ("token_embd.weight", "per_layer_token_embd.weight"):
         return "output" if tied else "embedding"
-    return next((found for part, found in _ROLES if part in name), "other")
+    return next((purpose for part, purpose in _ROLES if part in name), "other")
 
 
 def layer(name: str) -> int | None:
     """Number of the layer a tensor belongs to."""
-    found = LAYER.match(name)
-    return int(found[1]) if found else None
+    match = LAYER.match(name)
+    return int(match[1]) if match else None
 
 
 def order(name: str) -> tuple[int, str]:
@@ -96,10 +96,7 @@ def quantizable(tensor: Tensor) -> bool:
 
 
 def kept(model: Model, tensor: Tensor) -> str:
-    """Encoding of a tensor that no plan may touch.
-
-    As it is in a GGUF, float32 from a checkpoint of floats.
-    """
+    """Encoding of a tensor that no plan may touch: its own, or float32 from a checkpoint."""
     if tensor.dtype in FLOATS and (model.config or len(tensor.shape) == 1):
         return "f32"
     if encodings.get(tensor.dtype).ggml_type is None:  # of MLX, and no GGUF holds it

@@ -1,11 +1,12 @@
-"""Tuning: what a file may still move when all codes are chosen. A safetensors file beside a plan.
+"""Tuning: what a file may still move when all codes are chosen.
 
-TENSOR.scale   f16 [rows, blocks] or [rows, 1]  added to 1, what the factors of each block are
-multiplied by TENSOR.offset  f16 [rows, blocks]               steps of its block that are added to
-every value before that; MLX alone TENSOR         f32 [values]                     a vector that
-takes the place of the source's
+A safetensors file beside a plan, whose tensors are named, and their rows ordered, as in GGUF:
 
-Tensors are named, and their rows ordered, as in GGUF.
+- TENSOR.scale, f16 [rows, blocks] or [rows, 1]: added to 1, what the factors of each block are
+  multiplied by.
+- TENSOR.offset, f16 [rows, blocks], of MLX alone: how many steps of its block are added to every
+  value before that.
+- TENSOR, f32 [values]: a vector that takes the place of the source's.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ _LARGEST = 65504.0
 def factors(encoding: Encoding) -> list[tuple[int, str]]:
     """Place in a block and type of the numbers that everything it decodes to is proportional to.
 
-    [] where none are.
-
-    Of MLX's affine groups the scale and then the bias, of ONNX's groups the scale.
+    Of MLX's affine groups the scale and then the bias, of ONNX's groups the scale; [] where there
+    are none.
     """
     if encoding.factors:
         return [(at, "f16") for at in encoding.factors]
@@ -91,7 +91,8 @@ class Tuning:
             )
             if not fits:
                 raise PlanError(
-                    f"{self.path.name} was made for another model: {name} has the shape {wanted.shape}",
+                    f"{self.path.name} was made for another model: {name} has the shape"
+                    f" {wanted.shape}",
                     expected="the tuning of this plan's own model",
                 )
 
@@ -105,15 +106,15 @@ def read(path: Path) -> Tuning:
             f"{path} does not exist", expected="the tuning that the plan names, beside the plan"
         )
     try:
-        found = load_file(path)
+        arrays = load_file(path)
     except Exception as error:  # safetensors raises several types of its own
         raise PlanError(f"{path} cannot be read: {error}", expected="a safetensors file") from error
     parts: dict[str, dict[str, Any]] = {SCALE: {}, OFFSET: {}, "": {}}
-    for name, array in found.items():
+    for name, array in arrays.items():
         kind = next(end for end in parts if name.endswith(end))
         parts[kind][name.removesuffix(kind)] = array
     rows = [*parts[SCALE].values(), *parts[OFFSET].values()]
-    if not all(np.isfinite(v).all() for v in found.values()) or any(v.ndim != 2 for v in rows):
+    if not all(np.isfinite(v).all() for v in arrays.values()) or any(v.ndim != 2 for v in rows):
         raise PlanError(
             f"{path} holds values that are no numbers, or not in rows",
             expected="a tuning kanna wrote",
@@ -132,12 +133,12 @@ def scaled(encoding: Encoding, data: U8, cols: int, scale: Any, offset: Any = No
 
     Zeros and codes stay.
 
-    or None
-
     Args:
-        data: U8 [rows, row bytes].
-        scale: F16 [rows, blocks] or [rows, 1].
-        offset: F16 [rows, blocks].
+        encoding: What the rows are encoded in.
+        data: The rows, uint8 [rows, row bytes].
+        cols: Values in a row.
+        scale: f16 [rows, blocks] or [rows, 1].
+        offset: f16 [rows, blocks], or None.
     """
     blocks = cols // encoding.block
     out = np.array(data, np.uint8).reshape(len(data), blocks, encoding.block_bytes)
@@ -161,14 +162,18 @@ class Vector:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """[values]."""
         return self.values.shape
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the values in float32."""
         return self.values.nbytes
 
     def rows(self, start: int, stop: int) -> F32:
+        """The values as rows [start, stop), float32 [stop - start, columns]."""
         return self.values.reshape(-1, columns(self))[start:stop]
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """The same rows as bytes, uint8 [stop - start, row bytes]."""
         return np.ascontiguousarray(self.rows(start, stop)).view(np.uint8)
