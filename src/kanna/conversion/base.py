@@ -93,7 +93,8 @@ class ConversionRequest:
         """The plan that is asked for, which remembers the words of the user.
 
         Args:
-            preset: Makes the plan of a preset; of the one called `default` when nothing is named.
+            preset: Makes the plan of a preset by its name.
+            default: The preset where the request names nothing.
         """
         if self.plan is not None:
             return load(self.plan) if isinstance(self.plan, (str, Path)) else self.plan

@@ -121,10 +121,10 @@ class EncoderConversion:
         tokenizer = Tokenizer.from_file(str(self.source.files["tokenizer.json"]))
         tokenizer.no_padding()
         tokenizer.enable_truncation(_TOKENS)
-        found: list[list[int]] = []
+        windows: list[list[int]] = []
         for path in sorted(texts.FOLDER.glob("*.txt")):
             lines = path.read_text(encoding="utf-8").split("\n\n")
             pieces = ["\n".join(lines[i : i + 8]) for i in range(0, len(lines), 8)]
             ids = [tokenizer.encode(p).ids for p in pieces]
-            found += [i for i in ids if len(i) == _TOKENS][: _WINDOWS // 6]
-        return np.array(found[:_WINDOWS], np.int64)
+            windows += [i for i in ids if len(i) == _TOKENS][: _WINDOWS // 6]
+        return np.array(windows[:_WINDOWS], np.int64)

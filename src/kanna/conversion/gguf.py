@@ -136,15 +136,17 @@ class GGUFConversion:
             size = sum(p.stat().st_size for p in self.source.weight_files)
             if total >= size:
                 notes.append(
-                    f"the output ({format_size(total)}) is no smaller than the source ({format_size(size)}) and cannot "
-                    "be better: use the source itself, or a smaller preset"
+                    f"the output ({format_size(total)}) is no smaller than the source "
+                    f"({format_size(size)}) and cannot be better: use the source itself, or a "
+                    "smaller preset"
                 )
         starved = [
             e for e in self.resolved.entries if e.encoding.needs_weights and e.weights is None
         ]
         if starved and self.guidance.weights is None:
             notes.append(
-                f"{starved[0].encoding.label} wants an importance matrix, and none was given: quality will be poor"
+                f"{starved[0].encoding.label} wants an importance matrix, and none was given: "
+                "quality will be poor"
             )
         return notes
 

@@ -16,13 +16,23 @@ from kanna.plan.tuning import Vector
 
 
 def over(model: Model, entry: TensorPlan, tensor: Tensor) -> TensorPlan:
-    """The entry over `tensor`, which is its own in the order of Hugging Face, with what a tuning says of it."""
+    """Return the entry over the same tensor in the row order of Hugging Face.
+
+    Args:
+        model: The model of the entry.
+        entry: What a plan decides for a tensor in the row order of GGUF.
+        tensor: That tensor in the row order of Hugging Face.
+
+    Returns:
+        The entry over `tensor`; scales and offsets that a tuning gave its rows follow their order.
+    """
     if isinstance(entry.tensor, Vector):
         tensor = families.hf_view(model, entry.name, entry.tensor)
 
-    def ordered(found: Any) -> Any:
-        if found is None:
+    def ordered(values: Any) -> Any:
+        if values is None:
             return None
-        return families.hf_view(model, entry.name, Computed(entry.name, found)).rows(0, len(found))
+        view = families.hf_view(model, entry.name, Computed(entry.name, values))
+        return view.rows(0, len(values))
 
     return replace(entry, tensor=tensor, scale=ordered(entry.scale), offset=ordered(entry.offset))

@@ -63,6 +63,9 @@ class MLXSizes:
         """Look at a model.
 
         Args:
+            source: What would be converted.
+            model: The source as tensors with roles.
+            guidance: What guides the choice of values.
             float_type: Of scales and of what is not quantized, where a plan names none; None: the
                 model's.
             shard_bytes: Of one weight file at most; None: as mlx-lm splits them.
@@ -221,7 +224,7 @@ class MLXConversion:
         )
 
     def carry(self, folder: Path) -> None:
-        """Take the codes that `folder`, made by a plan of the same encodings and methods, holds already."""
+        """Take over the codes of `folder`, made by a plan of the same encodings and methods."""
         there = _stored(folder)
         entries = [
             replace(e, tensor=there[e.name])

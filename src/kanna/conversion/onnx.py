@@ -12,7 +12,8 @@ from pathlib import Path
 
 from kanna.conversion.base import Conversion, ConversionRequest, Converter, SizedPlan
 from kanna.conversion.encoder import EncoderConversion
-from kanna.conversion.nbits import NBitsConversion, NBitsSizes
+from kanna.conversion.nbits import NBitsConversion
+from kanna.conversion.nbits_sizes import NBitsSizes
 from kanna.conversion.onnx_derived import DerivedConversion
 from kanna.conversion.onnx_float import FloatConversion, sized_whole
 from kanna.errors import UsageError

@@ -46,7 +46,9 @@ def sized_whole(model: Model, tensors: Mapping[str, Tensor], preset: str) -> Siz
     """The weights of a graph that is made as a whole, without the graph and its tables.
 
     Args:
+        model: The source as tensors with roles.
         tensors: Of the model, by Hugging Face name.
+        preset: A preset of ONNX whose graph is made as a whole.
     """
     resolved = floats(model, tensors, "f32")
     if preset not in DERIVED:

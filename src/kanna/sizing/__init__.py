@@ -114,10 +114,11 @@ def _recommend(
         if exact and exact.file_bytes <= 1.1 * source.gguf.num_bytes:
             return exact.preset, f"{exact.preset}: the blocks of the source as they are"
         if source.gguf.num_bytes <= limit and format.opens(source.path):
-            return (
-                None,
-                "keep the source as it is: it is quantized already, it fits, and no preset of it can be better",
+            advice = (
+                "keep the source as it is: it is quantized already, it fits, and no preset of it "
+                "can be better"
             )
+            return None, advice
         if smaller := [r for r in able if r.file_bytes < source.gguf.num_bytes]:
             able, more = smaller, " and is smaller than the source"
     if not able:

@@ -41,6 +41,9 @@ def rows(source: Source, model: Model, format: Format, limit: int, context: int)
     """A row per preset that can hold the model, in the order of the format.
 
     Args:
+        source: What would be converted.
+        model: The source as tensors with roles.
+        format: Whose presets they are.
         limit: Bytes of memory.
         context: Tokens of the key-value cache.
 

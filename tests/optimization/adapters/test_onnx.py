@@ -86,7 +86,7 @@ def test_an_embedding_of_its_own_buys_no_time(tied: bool) -> None:
 
     There, 8 bits go to the embedding.
     """
-    from kanna.conversion.nbits import EMBEDDING
+    from kanna.conversion.nbits_sizes import EMBEDDING
     from kanna.optimization.adapters.onnx_time import share_within_time
     from kanna.plan.allocate import Choice, Option
 

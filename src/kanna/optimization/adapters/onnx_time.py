@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from kanna.conversion.nbits import EMBEDDING
+from kanna.conversion.nbits_sizes import EMBEDDING
 from kanna.encodings.grouped.nbits import parse
 from kanna.plan.allocate import Choice, Option, allocate
 
