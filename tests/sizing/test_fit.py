@@ -54,36 +54,48 @@ def folder_of(family: str, tokenizer: str, vocabulary: int, folder: Path) -> Pat
     return folder
 
 
-def seconds(source: Path) -> float:
-    """Processor time of the command from the shell to its end, the least of three runs.
+YARDSTICK = """
+import json
+for _ in range(40):
+    json.loads(json.dumps([[str(i), str(i + 1)] for i in range(20000)]))
+"""
+"""Some 0.3 s of what takes `fit` its time, on a processor of 2024."""
+
+
+def seconds(*arguments: str) -> float:
+    """Processor time of Python from the shell to its end, the least of three runs.
 
     Not wall time: other work on the machine would count too. The command has one thread.
     """
-    found: list[float] = []
+    times: list[float] = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(
-            [sys.executable, "-m", "kanna", "fit", str(source)], capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
-    return min(found)
+    return min(times)
+
+
+def cost(source: Path) -> float:
+    """Processor time of `kanna fit`, in yardsticks of this machine at this moment."""
+    fit = seconds("-m", "kanna", "fit", str(source))
+    return fit / seconds("-c", YARDSTICK)
 
 
 def test_fit_of_a_gguf_is_quick(smollm2: Path) -> None:
-    assert seconds(smollm2) <= 1
-    assert seconds(packages.gemma3_270m_gguf()) <= 2
+    assert cost(smollm2) <= 3
+    assert cost(packages.gemma3_270m_gguf()) <= 3
 
 
 @pytest.mark.parametrize(
     ("family", "tokenizer", "vocabulary", "limit"),
-    [("llama", "llama2", 32_000, 1), ("gemma3", "gemma3", 262_144, 2)],
+    [("llama", "llama2", 32_000, 3), ("gemma3", "gemma3", 262_144, 6)],
 )
 def test_fit_of_a_folder_is_quick(
     family: str, tokenizer: str, vocabulary: int, limit: float, tmp_path: Path
 ) -> None:
-    assert seconds(folder_of(family, tokenizer, vocabulary, tmp_path / "model")) <= limit
+    assert cost(folder_of(family, tokenizer, vocabulary, tmp_path / "model")) <= limit
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

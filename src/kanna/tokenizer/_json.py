@@ -10,6 +10,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,13 @@ class Merges:
         self.data, self.batches = data, batches
 
     def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self.lists())
+
+    def lists(self) -> Iterator[list[Any]]:
+        """The elements, some thousands at a time."""
         for start, stop in self.batches:
             try:
-                yield from json.loads(b"[" + self.data[start:stop].rstrip(b", \t\r\n") + b"]")
+                yield json.loads(b"[" + self.data[start:stop].rstrip(b", \t\r\n") + b"]")
             except ValueError as error:
                 raise SourceError(
                     "tokenizer.json has damaged merges", todo="fetch it again"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from typing import Any
 
 from kanna.errors import SourceError, UnsupportedError
 from kanna.tokenizer import _pre
+from kanna.tokenizer._json import Merges
 
 SPACE = "▁"
 UNUSED_SCORE, ADDED_SCORE = -10000.0, -1000.0
@@ -129,7 +131,8 @@ def _sentencepiece_like(
     added = tok.get("added_tokens") or []
     texts = place(_entries(model, added), rows, surplus)
     tokens, types = fill(texts)
-    rank = {piece: i for i, piece in enumerate(dict.fromkeys(_pieces(model)))}
+    pieces = dict.fromkeys(chain.from_iterable(_pieces(model)))
+    rank = dict(zip(pieces, range(len(pieces)), strict=True))
     scores = [
         UNUSED_SCORE if texts[i] is None else -float(rank.get(t, len(rank)))
         for i, t in enumerate(tokens)
@@ -187,11 +190,12 @@ def check_unique(tokens: list[str]) -> None:
         seen.add(text)
 
 
-def _pieces(model: dict[str, Any]) -> Iterator[str]:
-    """What each merge makes, in order."""
+def _pieces(model: dict[str, Any]) -> Iterator[list[str]]:
+    """What each merge makes, in order, some thousands at a time."""
+    merges = model.get("merges") or []
     try:
-        for merge in model.get("merges") or []:
-            yield merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
+        for batch in merges.lists() if isinstance(merges, Merges) else [merges]:
+            yield [m.replace(" ", "", 1) if isinstance(m, str) else "".join(m) for m in batch]
     except TypeError as error:
         raise SourceError(
             "tokenizer.json has a merge that is not a pair", todo="fetch it again"
