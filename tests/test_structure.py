@@ -61,7 +61,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/prequantized/awq.py",
         "kanna/formats/prequantized/compressed_tensors.py",
         "kanna/formats/prequantized/gptq.py",
-        "kanna/formats/stream.py",
         "kanna/runtimes/llama_engine.py",
     },
     "functions": {
@@ -78,7 +77,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/comparison/pairs.py",
         "kanna/comparison/rows.py",
         "kanna/comparison/steps.py",
-        "kanna/formats/gguf/read.py",
         "kanna/formats/mlx/read.py",
         "kanna/formats/mlx/write.py",
         "kanna/formats/onnx/build.py",
@@ -93,7 +91,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/prequantized/gptq.py",
         "kanna/formats/prequantized/groups.py",
         "kanna/formats/safetensors/write.py",
-        "kanna/formats/stream.py",
         "kanna/runtimes/llama_engine.py",
     },
     "names": {
@@ -101,8 +98,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/comparison/result_cache.py",
         "kanna/comparison/rows.py",
         "kanna/comparison/steps.py",
-        "kanna/formats/gguf/layout.py",
-        "kanna/formats/gguf/read.py",
         "kanna/formats/mlx/read.py",
         "kanna/formats/mlx/write.py",
         "kanna/formats/onnx/build.py",

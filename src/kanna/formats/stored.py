@@ -27,17 +27,21 @@ class StoredTensor:
 
     @property
     def dtype(self) -> str:
+        """Name of the encoding."""
         return self.encoding.name
 
     @property
     def nbytes(self) -> int:
+        """Bytes it takes in the file."""
         return self.data.size
 
     def raw(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) as they lie in the file, uint8 [rows, row bytes]."""
         size = self.encoding.row_bytes(columns(self))
         return self.data[start * size : stop * size].reshape(stop - start, size)
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), decoded, float32 [rows, columns]."""
         return self.encoding.decode(self.raw(start, stop), columns(self))
 
 
@@ -51,16 +55,20 @@ class HeaderTensor:
     nbytes: int
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """Raises SourceError: there are no values."""
         raise SourceError(f"the values of {self.name} were not fetched")
 
     def rows(self, start: int, stop: int) -> F32:
+        """Raises SourceError: there are no values."""
         raise SourceError(f"the values of {self.name} were not fetched")
 
 
 def map_file(path: Path) -> U8:
     """The bytes of a file as uint8, mapped.
 
-    Raises FormatError when it is empty, SourceError when it is not there.
+    Raises:
+        FormatError: It is empty.
+        SourceError: It is not there.
     """
     if not path.is_file():
         raise SourceError(f"{path} is not a file", todo="check the path")
@@ -70,4 +78,5 @@ def map_file(path: Path) -> U8:
 
 
 def stored(name: str, shape: tuple[int, ...], dtype: str, data: U8) -> StoredTensor:
+    """A tensor of the encoding named `dtype` over its bytes, uint8 [nbytes]."""
     return StoredTensor(name, shape, encodings.get(dtype), data)

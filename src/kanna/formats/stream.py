@@ -6,6 +6,7 @@ Row blocks are cut by size alone, so the bytes are the same for any number of th
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
 from collections import deque
@@ -39,6 +40,7 @@ _NONFINITE = {
 
 
 Spread = Callable[[TensorPlan, int, U8], "Iterable[tuple[int, U8]] | None"] | None
+"""See `File.spread`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ def partial(path: Path) -> Path:
 def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> None:
     """Raise OutputError when the files cannot be written.
 
-    They exist, the folder is missing or read-only, no space.
+    That is when they exist, or their folder is missing, read-only or has too little space.
     """
     for path in paths:
         if path.is_dir():
@@ -119,28 +121,34 @@ def fill(
 ) -> int:
     """Write every file as NAME.partial, sync and rename them all.
 
-    Returns the peak of our own memory in bytes.
-
-    instead. Whatever goes wrong, no file appears under its final name and no partial file stays.
+    Whatever goes wrong, no file appears under its final name and no partial file stays.
 
     Args:
-        nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
+        files: The planned files, all in one folder.
+        threads: Row blocks that are encoded at once.
+        progress: Where progress is reported, in bytes.
+        nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros
+            instead.
+        stage: What the progress is called.
+
+    Returns:
+        The peak of our own memory in bytes.
     """
     peak = Peak()
-    made: list[Path] = []
+    partials: list[Path] = []
     progress.start(stage, sum(f.total_bytes for f in files))
     try:
         for file in files:
-            made.append(partial(file.path))
-            _fill(file, made[-1], threads, progress, nonfinite, peak)
-        for file, path in zip(files, made, strict=True):
+            partials.append(partial(file.path))
+            _fill(file, partials[-1], threads, progress, nonfinite, peak)
+        for file, path in zip(files, partials, strict=True):
             path.replace(file.path)
         sync_folder(files[0].path.absolute().parent)
     except OSError as error:
-        _remove(made)
+        _remove(partials)
         raise explain(error, files[0].path) from error
     except BaseException:
-        _remove(made)
+        _remove(partials)
         raise
     finally:
         progress.finish()
@@ -151,24 +159,25 @@ def fill(
 def replacing(out: Path) -> Generator[Path, None, None]:
     """A folder to make and fill, which becomes `out` when the block ends.
 
-    Its files are synced, then it is renamed.
+    Its files are synced, then it is renamed. On an error it is removed and `out` stays as it was.
 
-    On an error it is removed and `out` stays as it was. Raises OutputError when the system refuses.
+    Raises:
+        OutputError: The system refuses.
     """
-    made = partial(out)
-    shutil.rmtree(made, ignore_errors=True)
+    folder = partial(out)
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        yield made
-        for path in made.rglob("*"):
+        yield folder
+        for path in folder.rglob("*"):
             if path.is_file():
                 sync_file(path)
         if out.is_dir():
             shutil.rmtree(out)
-        made.replace(out)
+        folder.replace(out)
     except OSError as error:
         raise explain(error, out) from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(paths: list[Path]) -> None:
@@ -194,14 +203,15 @@ def _fill(
     with path.open("xb") as out:
         sink = _Sink(out.fileno())
         sink.write(0, file.header)
+        write = functools.partial(_write_block, sink, nonfinite, file.spread)
         progress.advance(len(file.header))
         jobs = _jobs(file)
         if threads <= 1:
             for job in jobs:
-                progress.advance(_do(sink, nonfinite, file.spread, *job), job[0].name)
+                progress.advance(write(job), job.entry.name)
                 peak.look()
         else:
-            _pool(jobs, sink, threads, progress, nonfinite, peak, file.spread)
+            _pool(jobs, write, threads, progress, peak)
         for offset, data in file.late() if file.late else ():
             sink.write(offset, data)
         os.ftruncate(out.fileno(), file.total_bytes) if hasattr(os, "ftruncate") else out.truncate(
@@ -210,11 +220,18 @@ def _fill(
         os.fsync(out.fileno())
 
 
-Job = tuple[TensorPlan, int, int, int]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RowBlock:
+    """Rows [start, stop) of a tensor, and where in the file their bytes go."""
+
+    entry: TensorPlan
+    start: int
+    stop: int
+    offset: int
 
 
-def _jobs(file: File) -> Iterator[Job]:
-    """(tensor, first row, last row, offset in the file) of every row block."""
+def _jobs(file: File) -> Iterator[_RowBlock]:
+    """Every row block of a file, in the order of the tensors."""
     for entry, offset in zip(file.tensors, file.offsets, strict=True):
         cols, total = columns(entry.tensor), num_rows(entry.tensor)
         size = entry.encoding.row_bytes(cols)
@@ -227,23 +244,27 @@ def _jobs(file: File) -> Iterator[Job]:
         )
         for first in range(0, total, max(1, group)):
             for start in range(first, first + group, step):
-                yield entry, start, min(start + step, first + group), offset + start * size
+                yield _RowBlock(
+                    entry=entry,
+                    start=start,
+                    stop=min(start + step, first + group),
+                    offset=offset + start * size,
+                )
 
 
 def _pool(
-    jobs: Iterator[Job],
-    sink: _Sink,
+    jobs: Iterator[_RowBlock],
+    write: Callable[[_RowBlock], int],
     threads: int,
     progress: Progress,
-    nonfinite: str,
     peak: Peak,
-    spread: Spread,
 ) -> None:
+    """Write row blocks in several threads, a few of them waiting at a time."""
     waiting: deque[tuple[Future[int], str]] = deque()
     with ThreadPoolExecutor(threads, "kanna") as pool:
         try:
             for job in jobs:
-                waiting.append((pool.submit(_do, sink, nonfinite, spread, *job), job[0].name))
+                waiting.append((pool.submit(write, job), job.entry.name))
                 if len(waiting) > 2 * threads:
                     future, name = waiting.popleft()
                     progress.advance(future.result(), name)
@@ -255,24 +276,17 @@ def _pool(
             raise
 
 
-def _do(
-    sink: _Sink,
-    nonfinite: str,
-    spread: Spread,
-    entry: TensorPlan,
-    start: int,
-    stop: int,
-    offset: int,
-) -> int:
-    data = encode_rows(entry, start, stop, nonfinite)
-    pieces = spread(entry, start, data) if spread else None
-    for at, piece in [(offset, data)] if pieces is None else pieces:
+def _write_block(sink: _Sink, nonfinite: str, spread: Spread, block: _RowBlock) -> int:
+    """Encode a row block and write it; its bytes."""
+    data = encode_rows(block.entry, block.start, block.stop, nonfinite)
+    pieces = spread(block.entry, block.start, data) if spread else None
+    for at, piece in [(block.offset, data)] if pieces is None else pieces:
         sink.write(at, np.ascontiguousarray(piece).data.cast("B"))
     return data.nbytes
 
 
 def encode_rows(entry: TensorPlan, start: int, stop: int, nonfinite: str = "refuse") -> U8:
-    """Rows [start, stop) of a tensor in the encoding it was planned to have, uint8 [rows, row bytes]."""
+    """Rows [start, stop) of a tensor in its planned encoding, uint8 [rows, row bytes]."""
     data = _encoded(entry, start, stop, nonfinite)
     if entry.scale is None:
         return data
@@ -321,10 +335,7 @@ def _is_finite(name: str, data: U8) -> bool:
 
 
 def _inputs(entry: TensorPlan, start: int) -> methods.Inputs:
-    """What is known of the inputs of these rows.
-
-    A tensor of experts has one set of weights per expert.
-    """
+    """What is known of the inputs of these rows; each expert has weights of its own."""
     weights = entry.weights
     if weights is None and entry.prior is not None:
         return methods.Inputs(

@@ -33,6 +33,7 @@ class Layout:
 
     @property
     def data_bytes(self) -> int:
+        """Bytes of the tensors and the padding between them."""
         return self.total_bytes - len(self.header)
 
 
@@ -45,8 +46,9 @@ def pack_metadata(metadata: Mapping[str, MetaValue]) -> bytes:
 
 
 def alignment_of(metadata: Mapping[str, MetaValue]) -> int:
-    found = metadata.get("general.alignment")
-    return int(found.value) if found else DEFAULT_ALIGNMENT
+    """What offsets of tensors are multiples of, in bytes (`general.alignment`)."""
+    alignment = metadata.get("general.alignment")
+    return int(alignment.value) if alignment else DEFAULT_ALIGNMENT
 
 
 def total_bytes(metadata_bytes: int, tensors: Sequence[TensorPlan], alignment: int) -> int:
@@ -95,6 +97,7 @@ def _align(size: int, alignment: int) -> int:
 
 
 def pack_string(text: str) -> bytes:
+    """A string as it lies in a file: its length in 8 bytes, then UTF-8."""
     data = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(data)) + data
 

@@ -100,15 +100,18 @@ class GGUFFile:
 
     @property
     def path(self) -> Path:
+        """The file, or the first part."""
         return self.paths[0]
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of all parts."""
         return sum(p.stat().st_size for p in self.paths)
 
     def value(self, key: str, default: Any = None) -> Any:
-        found = self.metadata.get(key)
-        return default if found is None else found.value
+        """The value of a key of the metadata, or `default` where it is absent."""
+        entry = self.metadata.get(key)
+        return default if entry is None else entry.value
 
 
 def is_gguf(path: Path) -> bool:
@@ -248,7 +251,8 @@ def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str
             )
         if begin + info.size > data.size:
             raise FormatError(
-                f"{info.name} ends at byte {begin + info.size}, the file at {data.size}: it is truncated",
+                f"{info.name} ends at byte {begin + info.size}, the file at {data.size}: it is"
+                " truncated",
                 todo="fetch the file again",
             )
         tensors[info.name] = StoredTensor(
@@ -262,10 +266,10 @@ def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str
     return tensors
 
 
-def _cut(found: str, size: int) -> FormatError:
-    """What to say of a header that goes on after the file has ended."""
+def _cut(claim: str, size: int) -> FormatError:
+    """The error for a header that goes on after the file of `size` bytes has ended."""
     return FormatError(
-        f"{found}, the file has {size} bytes: it is truncated or hostile",
+        f"{claim}, the file has {size} bytes: it is truncated or hostile",
         todo="fetch the file again",
     )
 

@@ -24,10 +24,7 @@ def plan_files(
     split_max_size: int | None = None,
     late: Late | None = None,
 ) -> list[File]:
-    """The files a model becomes.
-
-    One, or parts of at most `split_max_size` bytes of tensors and header.
-    """
+    """The files a model becomes: one, or parts of at most `split_max_size` bytes each."""
     whole = layout(metadata, tensors)
     if split_max_size is None or whole.total_bytes <= split_max_size:
         return [_file(path, whole, tensors, late)]
@@ -104,16 +101,24 @@ def write(
 ) -> WriteResult:
     """Stream a model to `path`.
 
-    Raises OutputError before the first byte, EncodingError naming the tensor.
-
-    long
-
     The file has its name only when it is complete and synced; an interrupted run leaves at most
     NAME.partial behind (after kill -9), which the next run replaces.
 
     Args:
-        late: Asked when the tensors are written, for values that replace some of `metadata` and are
-            as.
+        path: The file; the parts of a split one are named after it.
+        metadata: Keys and values, in the order they are written.
+        tensors: What becomes of each tensor, in the order of their data.
+        threads: Row blocks that are encoded at once.
+        progress: Where progress is reported; None: nowhere.
+        split_max_size: Bytes of a part at most; None: one file.
+        overwrite: Whether a file of that name may be replaced.
+        nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
+        late: Called when the tensors are written, for values that replace some of `metadata` and
+            are as long.
+
+    Raises:
+        OutputError: The file cannot be written; mostly before its first byte.
+        EncodingError: A tensor cannot be encoded; the message names it.
     """
     started = time.perf_counter()
     files = plan_files(Path(path), metadata, tensors, split_max_size, late)
