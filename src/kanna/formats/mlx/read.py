@@ -1,7 +1,4 @@
-"""Tensors of an MLX folder as lazy float tensors.
-
-Codes of any mode, width and group, layer by layer.
-"""
+"""Tensors of an MLX folder as lazy float tensors: codes of any mode, width and group."""
 
 from __future__ import annotations
 
@@ -37,16 +34,20 @@ class Packed:
 
     @property
     def dtype(self) -> str:
+        """Name of the encoding."""
         return self.encoding.name
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all planes."""
         return sum(p.nbytes for p in self.planes)
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), decoded, float32 [rows, columns]."""
         return self.encoding.decode(self.raw(start, stop), self.shape[1])
 
     def raw(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) with their planes joined, uint8 [rows, row bytes]."""
         return self.encoding.join([self._plane(p, start, stop) for p in self.planes])
 
     def _plane(self, plane: Tensor, start: int, stop: int) -> U8:
@@ -59,15 +60,12 @@ class Packed:
 
 def is_mlx(config: Mapping[str, Any]) -> bool:
     """Whether config.json has settings as mlx-lm writes them."""
-    found = config.get("quantization")
-    return isinstance(found, dict) and "group_size" in found and "bits" in found
+    settings = config.get("quantization")
+    return isinstance(settings, dict) and "group_size" in settings and "bits" in settings
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a folder was written for mlx-lm.
-
-    By its settings, or by what its weight files say of themselves.
-    """
+    """Whether a folder was written for mlx-lm, by config.json or the metadata of its weights."""
     path = folder / "config.json"
     if not path.is_file():
         return False
@@ -84,18 +82,20 @@ def is_folder(folder: Path) -> bool:
 def unpacked(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one of floats.
 
-    Raises UnsupportedError for an unknown mode, FormatError for parts that do not fit together.
+    Raises:
+        UnsupportedError: A matrix is stored in an unknown mode.
+        FormatError: The parts of a matrix do not fit together.
     """
     settings: dict[str, Any] = config["quantization"]
-    found: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         base, _, kind = name.rpartition(".")
         if f"{base}.scales" not in tensors or kind not in (*_PARTS, "global_scale"):
-            found[name] = tensor
+            whole[name] = tensor
         elif kind == "weight":
             own = settings.get(base)
-            found[name] = _packed(base, tensors, own if isinstance(own, dict) else settings)
-    return found
+            whole[name] = _packed(base, tensors, own if isinstance(own, dict) else settings)
+    return whole
 
 
 def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> Packed:
@@ -114,7 +114,8 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
         if bits not in affine_codes.BITS or group not in affine_codes.GROUPS:
             raise FormatError(
                 f"{base} has {bits!r} bits in groups of {group!r}",
-                expected=f"{_list(affine_codes.BITS)} bits in groups of {_list(affine_codes.GROUPS)}",
+                expected=f"{_list(affine_codes.BITS)} bits in groups of"
+                f" {_list(affine_codes.GROUPS)}",
             )
         if scales.dtype not in affine.NUMBERS:
             raise FormatError(f"{base}.scales hold {scales.dtype}", expected=_list(affine.NUMBERS))
@@ -151,7 +152,8 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) ->
         if tuple(part.shape) != (rows, cols // group) or part.dtype != plane.dtype:
             raise FormatError(
                 f"{part.name} has shape {list(part.shape)} of {part.dtype}",
-                expected=f"{[rows, cols // group]} of {plane.dtype}: {bits} bits in groups of {group}, {_SAYS}",
+                expected=f"{[rows, cols // group]} of {plane.dtype}: {bits} bits in groups of"
+                f" {group}, {_SAYS}",
                 todo=_AGAIN,
             )
     return Packed(f"{base}.weight", (rows, cols), encoding, planes)

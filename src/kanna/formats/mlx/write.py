@@ -1,7 +1,4 @@
-"""Write a folder for mlx-lm.
-
-Packed matrices with their scales, and config.json with the settings of each.
-"""
+"""Write a folder for mlx-lm: packed matrices, and config.json with the settings of each."""
 
 from __future__ import annotations
 
@@ -24,9 +21,7 @@ _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config"
 def settings(tensors: Sequence[TensorPlan]) -> dict[str, Any]:
     """`quantization` of config.json as mlx-lm writes it.
 
-    What most weights have, then each matrix that differs.
-
-    Empty where nothing is quantized.
+    What most weights have, then each matrix that differs; empty where nothing is quantized.
     """
     kinds: dict[str, Mapping[str, str | int]] = {}
     sizes: Counter[str] = Counter()
@@ -63,11 +58,23 @@ def write_folder(
     overwrite: bool,
     nonfinite: str,
 ) -> WriteResult:
-    """Stream tensors to `folder` with `config`, to which the settings are added, and side `files` beside them."""
+    """Stream tensors to `folder`, with config.json and other files beside them.
+
+    Args:
+        folder: The folder to write.
+        tensors: What becomes of each tensor, in the order of their data.
+        config: config.json, to which the settings of quantization are added.
+        files: Contents of the other files, by name.
+        threads: Row blocks that are encoded at once.
+        progress: Where progress is reported.
+        shard_bytes: Bytes of a weight file at most; None: `safetensors.SHARD_BYTES`.
+        overwrite: Whether a folder that holds something may be written to.
+        nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
+    """
     whole = {k: v for k, v in config.items() if k not in _OURS}
-    if found := settings(tensors):
+    if quantization := settings(tensors):
         # Twice, as mlx-lm does: the second is the key that a hub looks for.
-        whole |= {"quantization": found, "quantization_config": found}
+        whole |= {"quantization": quantization, "quantization_config": quantization}
     return safetensors.write_folder(
         folder,
         tensors=tensors,

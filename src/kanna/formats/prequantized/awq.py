@@ -1,6 +1,6 @@
-"""AWQ's layout for matrix products.
+"""AWQ's layout for matrix products (AutoAWQ's GEMM).
 
-Codes and zeros packed along the outputs, eight to a word in their own order.
+Codes and zeros are packed along the outputs, eight to a word in their own order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ _NIBBLE = np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint32)
 
 
 def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors with each packed matrix as one; `settings` as config.json has them.
+
+    Raises:
+        UnsupportedError: A setting has a value that is not read.
+        FormatError: The parts of a matrix do not fit together.
+    """
     setting(settings, "bits", (4,), settings.get("w_bit", 4))
     setting(settings, "version", ("gemm", "GEMM"), "gemm")
     size = settings.get("group_size", settings.get("q_group_size", 128))
@@ -53,12 +59,25 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], size: Any) -> Grouped:
 
     nbytes = weight.nbytes + scales.nbytes + (zeros.nbytes if zeros else 0)
     return Grouped(
-        f"{base}.weight", (rows, cols), 4, groups, scales.dtype, read, nbytes, exact=zeros is None
+        name=f"{base}.weight",
+        shape=(rows, cols),
+        bits=4,
+        groups=groups,
+        number=scales.dtype,
+        read=read,
+        nbytes=nbytes,
+        exact=zeros is None,
     )
 
 
 def _outputs(packed: U32, start: int, stop: int) -> U8:
-    """Codes uint8 [stop - start, inputs] of outputs [start, stop) of words uint32 [inputs, outputs / 8]."""
+    """Codes of outputs [start, stop), uint8 [stop - start, inputs].
+
+    Args:
+        packed: Words, uint32 [inputs, outputs / 8].
+        start: The first output.
+        stop: The one after the last.
+    """
     part = packed[:, start // 8 : -(-stop // 8)]
     codes = (part[..., None] >> (4 * _NIBBLE)) & np.uint32(15)
     first = start % 8

@@ -28,6 +28,12 @@ _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", 
 
 
 def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors with each packed matrix as one; `settings` as config.json has them.
+
+    Raises:
+        UnsupportedError: A setting has a value that is not read.
+        FormatError: The parts of a matrix do not fit together.
+    """
     setting(settings, "format", ("pack-quantized",))
     kinds = [
         g.get("weights")
@@ -56,12 +62,12 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
     data: U8 | None = getattr(shape, "data", None)
     if data is not None:
-        said = data.view(np.int64).tolist()
-        if len(said) != 2 or said[0] != rows or weight.shape[1] not in _lengths(bits, said[1]):
+        sizes = data.view(np.int64).tolist()
+        if len(sizes) != 2 or sizes[0] != rows or weight.shape[1] not in _lengths(bits, sizes[1]):
             raise FormatError(
-                f"{base}.weight_shape says {said}", expected=f"{rows} rows of about {cols}"
+                f"{base}.weight_shape says {sizes}", expected=f"{rows} rows of about {cols}"
             )
-        cols = int(said[1])
+        cols = int(sizes[1])
     if len(scales.shape) != 2 or scales.shape[0] != rows or not 0 < scales.shape[1] <= cols:
         raise FormatError(
             f"{scales.name} has shape {list(scales.shape)}", expected=f"[{rows}, groups]"
@@ -88,19 +94,19 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
             return codes, scale, np.full(scale.shape, middle, np.float32)
         if zeros.dtype not in ("i32", "u32"):  # one number each, not packed
             return codes, scale, numbers(zeros)[start:stop] + middle
-        found = _codes(words(zeros).T, bits, rows)[:, start:stop].T
-        return codes, scale, found.astype(np.float32)
+        zero = _codes(words(zeros).T, bits, rows)[:, start:stop].T
+        return codes, scale, zero.astype(np.float32)
 
     nbytes = weight.nbytes + scales.nbytes + (zeros.nbytes if zeros else 0)
     return Grouped(
-        f"{base}.weight",
-        (rows, cols),
-        bits,
-        groups,
-        scales.dtype,
-        read,
-        nbytes,
-        order,
+        name=f"{base}.weight",
+        shape=(rows, cols),
+        bits=bits,
+        groups=groups,
+        number=scales.dtype,
+        read=read,
+        nbytes=nbytes,
+        order=order,
         exact=zeros is None,
     )
 

@@ -1,4 +1,7 @@
-"""GPTQ's layout: codes packed along the inputs, zeros along the outputs, less one in its first version (AutoGPTQ)."""
+"""GPTQ's layout: codes packed along the inputs, zeros along the outputs.
+
+Zeros are stored less one in its first version (AutoGPTQ).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,12 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors with each packed matrix as one; `settings` as config.json has them.
+
+    Raises:
+        UnsupportedError: A setting has a value that is not read.
+        FormatError: The parts of a matrix do not fit together.
+    """
     bits = setting(settings, "bits", (2, 3, 4, 8))
     version = setting(settings, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
     less = 1 if version == "gptq" else 0
@@ -68,13 +77,13 @@ def _matrix(
         return codes, numbers(scales)[:, start:stop].T, zero.astype(np.float32)
 
     return Grouped(
-        f"{base}.weight",
-        (rows, cols),
-        bits,
-        groups,
-        scales.dtype,
-        read,
-        weight.nbytes + scales.nbytes + zeros.nbytes,
-        order,
+        name=f"{base}.weight",
+        shape=(rows, cols),
+        bits=bits,
+        groups=groups,
+        number=scales.dtype,
+        read=read,
+        nbytes=weight.nbytes + scales.nbytes + zeros.nbytes,
+        order=order,
         exact=bool(settings.get("sym")),
     )

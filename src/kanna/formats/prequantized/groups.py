@@ -1,7 +1,4 @@
-"""A matrix of whole numbers with a scale and a zero per group of columns.
-
-Value = scale * (code - zero).
-"""
+"""A matrix of whole numbers with a scale and a zero per group: scale * (code - zero)."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ class Grouped:
 
     @property
     def dtype(self) -> str:
-        """The encoding of MLX that holds the same groups, or the type of the scales where there is none."""
+        """The encoding of MLX that holds the same groups, or else the type of the scales."""
         group = self.shape[1] // self.groups
         if (
             self.bits not in affine_codes.BITS
@@ -59,6 +56,7 @@ class Grouped:
         return affine.name_of(self.bits, group, self.number if self.exact else "f32")
 
     def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), decoded, float32 [rows, columns]."""
         codes, scales, zeros = self.read(start, stop)
         if self.order is None:
             each = codes.reshape(len(codes), self.groups, -1).astype(np.float32) - zeros[..., None]
@@ -66,6 +64,10 @@ class Grouped:
         return (codes.astype(np.float32) - zeros[:, self.order]) * scales[:, self.order]
 
     def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) in the encoding `dtype`, uint8 [rows, row bytes].
+
+        None where it does not hold them exactly.
+        """
         if self.dtype == self.number:
             return None
         codes, scales, zeros = self.read(start, stop)
@@ -80,17 +82,20 @@ class Grouped:
 
 
 def _stored(x: F32, number: str) -> U8:
+    """Numbers float32 [rows, groups] in the type `number`, uint8 [rows, bytes]."""
     if number == "bf16":
-        found: Any = (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16)
+        stored: Any = (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16)
     else:
-        found = np.ascontiguousarray(x.astype(np.float16 if number == "f16" else np.float32))
-    return found.view(np.uint8).reshape(len(x), -1)
+        stored = np.ascontiguousarray(x.astype(np.float16 if number == "f16" else np.float32))
+    return stored.view(np.uint8).reshape(len(x), -1)
 
 
 def words(tensor: Tensor) -> U32:
     """A tensor of 32-bit words as uint32 of its shape, mapped.
 
-    Raises FormatError, SourceError without its values.
+    Raises:
+        FormatError: The tensor holds another type.
+        SourceError: Its values were not fetched.
     """
     data: U8 | None = getattr(tensor, "data", None)
     if tensor.dtype not in ("i32", "u32"):
@@ -127,14 +132,14 @@ def setting(
     settings: Mapping[str, Any], name: str, known: tuple[Any, ...], default: Any = None
 ) -> Any:
     """A setting that must be one of `known`; UnsupportedError says what it is."""
-    found = settings.get(name, default)
-    if found not in known:
+    value = settings.get(name, default)
+    if value not in known:
         raise UnsupportedError(
-            f"the checkpoint has {name} = {found!r}",
+            f"the checkpoint has {name} = {value!r}",
             expected=" or ".join(map(str, known)),
             todo="use the 16-bit release of this model",
         )
-    return found
+    return value
 
 
 def need(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
@@ -151,16 +156,18 @@ def need(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Te
 def gathered(
     tensors: Mapping[str, Tensor], parts: Sequence[str], matrix: Callable[[str], Grouped]
 ) -> dict[str, Tensor]:
-    """The tensors, the `parts` of each packed matrix as one: codes are the first part.
+    """The tensors, with the parts of each packed matrix as one.
 
     Args:
-        matrix: Of a base name.
+        tensors: Tensors of the checkpoint, by name.
+        parts: What the names of the parts end in; the first is that of the codes.
+        matrix: Makes the matrix of a base name.
     """
-    found: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         base, _, kind = name.rpartition(".")
         if f"{base}.{parts[0]}" not in tensors or kind not in parts:
-            found[name] = tensor
+            whole[name] = tensor
         elif kind == parts[0]:
-            found[f"{base}.weight"] = matrix(base)
-    return found
+            whole[f"{base}.weight"] = matrix(base)
+    return whole

@@ -1,7 +1,4 @@
-"""Read safetensors files that may be hostile.
-
-The header is checked against the bytes that are there.
-"""
+"""Read safetensors files that may be hostile: the header is checked against the bytes."""
 
 from __future__ import annotations
 
@@ -88,10 +85,10 @@ def parse_header(header: bytes, num_data: int | None = None) -> list[Entry]:
 
 def _json(header: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             raise FormatError("the header names a tensor twice")
-        return found
+        return members
 
     try:
         parsed = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
@@ -123,17 +120,14 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def maker(path: Path) -> str:
-    """What the metadata of a file calls its format, such as `pt` or `mlx`.
-
-    "" where it says nothing of the kind.
-    """
+    """What the metadata of a file calls its format, such as `pt` or `mlx`; "" without any."""
     try:
         with path.open("rb") as file:
             header = _json(file.read(header_size(file.read(8))))
     except (FormatError, OSError):
         return ""
-    found = header.get("__metadata__")
-    return str(found.get("format", "")) if isinstance(found, dict) else ""
+    metadata = header.get("__metadata__")
+    return str(metadata.get("format", "")) if isinstance(metadata, dict) else ""
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -163,10 +157,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 @dataclass(slots=True)
 class Unreadable:
-    """Bytes, uint8 [nbytes], of a type without an encoding.
-
-    Packed codes or 8-bit floats, with scales elsewhere.
-    """
+    """A tensor of a type without an encoding: packed codes or 8-bit floats, uint8 [nbytes]."""
 
     name: str
     shape: tuple[int, ...]
@@ -175,12 +166,15 @@ class Unreadable:
 
     @property
     def nbytes(self) -> int:
+        """Bytes it takes in the file."""
         return self.data.size
 
     def raw(self, start: int, stop: int) -> None:
+        """None: no encoding holds these bytes."""
         return None
 
     def rows(self, start: int, stop: int) -> Any:
+        """Raises UnsupportedError: the values cannot be decoded."""
         raise UnsupportedError(
             f"{self.name} holds {self.dtype} values",
             expected=", ".join(DTYPES),
@@ -217,12 +211,12 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
                 todo="fetch the model again; finished files are kept",
             )
     else:
-        found = (
+        paths = (
             [folder / SINGLE]
             if (folder / SINGLE).is_file()
             else sorted(folder.glob("*.safetensors"))
         )
-        names = [p.name for p in found]
+        names = [p.name for p in paths]
     tensors: dict[str, Tensor] = {}
     for name in names:
         for key, tensor in read_file(folder / name).items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def save(path: Path, arrays: Mapping[str, Any], told: Mapping[str, str] | None = None) -> None:
+def save(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Write numpy arrays and string metadata to `path`, whole or not at all."""
     from safetensors.numpy import save_file
 
@@ -15,7 +15,7 @@ def save(path: Path, arrays: Mapping[str, Any], told: Mapping[str, str] | None =
     try:
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(dict(arrays), partial, dict(told) if told else None)
+        save_file(dict(arrays), partial, dict(metadata) if metadata else None)
         partial.chmod(mode)  # the library makes files that only their owner can read
         partial.replace(path)
     finally:

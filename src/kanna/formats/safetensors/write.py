@@ -32,9 +32,20 @@ def write_folder(
     nonfinite: str = "refuse",
     maker: str = "pt",
 ) -> WriteResult:
-    """Stream tensors to `folder` as safetensors with the side `files` (config.json, tokenizer.json, …) beside them.
+    """Stream tensors to `folder` as safetensors, with other files beside them.
 
-    A matrix of an encoding of several planes becomes as many tensors. maker: what the metadata calls the format.
+    A matrix of an encoding of several planes becomes as many tensors.
+
+    Args:
+        folder: The folder to write, made if it is not there.
+        tensors: What becomes of each tensor, in the order of their data.
+        files: Contents of the other files (config.json, tokenizer.json, …), by name.
+        threads: Row blocks that are encoded at once.
+        progress: Where progress is reported; None: nowhere.
+        shard_bytes: Bytes of a weight file at most.
+        overwrite: Whether a folder that holds something may be written to.
+        nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
+        maker: What the metadata calls the format.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -70,7 +81,8 @@ def write_folder(
 def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
     """Raise OutputError when the folder cannot be written.
 
-    It is a file, it holds something, no space.
+    That is when it is a file, holds something (without `overwrite`), or has too little space for
+    `needed` bytes.
     """
     if folder.is_file():
         raise OutputError(f"{folder} is a file", expected="the name of a folder")
