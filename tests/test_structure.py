@@ -62,7 +62,6 @@ REMAINING: dict[str, set[str]] = {
     },
     "functions": {
         "kanna/comparison/steps.py",
-        "kanna/conversion/__init__.py",
         "kanna/formats/gguf/write.py",
         "kanna/formats/mlx/write.py",
         "kanna/formats/onnx/int8.py",

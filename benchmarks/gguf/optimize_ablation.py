@@ -23,11 +23,10 @@ from typing import Any
 from benchmarks.common import arguments, evaluation_text, models, tables
 
 import kanna
-from kanna import families
+from kanna import convert, families
 from kanna._util.progress import Silent
 from kanna.calibration import IMATRIX, gradients, statistics, texts
 from kanna.calibration.windows import cut
-from kanna.conversion import convert
 from kanna.evaluation import evaluate_many
 from kanna.methods import gptq
 from kanna.optimization.adapters.gguf import GGUFAdapter

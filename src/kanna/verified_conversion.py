@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanna import conversion
-from kanna._util.progress import Progress
-from kanna.conversion import ConvertResult
+from kanna._util.progress import Progress, Silent
+from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
+from kanna.hardware.cpu import default_threads
 from kanna.plan import Plan
 from kanna.sources import Source
 
@@ -69,26 +70,32 @@ def convert(
     Returns:
         What was written, or with `dry_run` what would be.
     """
-    result = conversion.convert(
-        source,
-        out,
+    request = ConversionRequest(
         preset=preset,
         encoding=encoding,
         plan=plan,
         imatrix=imatrix,
         statistics=statistics,
-        dry_run=dry_run,
-        split_max_size=split_max_size,
-        format=format,
         method=method,
-        include=include,
-        exclude=exclude,
-        nonfinite=nonfinite,
-        threads=threads,
+        split_max_size=split_max_size,
+        include=tuple(include),
+        exclude=tuple(exclude),
+    )
+    options = WriteOptions(
+        threads=threads or default_threads(),
         overwrite=overwrite,
+        nonfinite=nonfinite,
+        progress=progress or Silent(),
+    )
+    result = conversion.convert(
+        source,
+        out,
+        request,
+        format=format,
+        dry_run=dry_run,
+        options=options,
         revision=revision,
         offline=offline,
-        progress=progress,
     )
     if dry_run or not verify:
         return result

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kanna import runtimes
+from kanna import convert, runtimes
 from kanna.benchmark import _parts, bench, file_bytes
 from kanna.benchmark.child import memory
-from kanna.conversion import convert
 from kanna.errors import KannaError, UsageError
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages

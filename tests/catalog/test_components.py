@@ -23,13 +23,12 @@ import pytest
 from click.testing import CliRunner
 
 import kanna
-from kanna import encodings, families, methods, runtimes
+from kanna import convert, encodings, families, methods, runtimes
 from kanna._util import extras, plugins
 from kanna.calibration import texts
 from kanna.catalog import Component, components, kinds
 from kanna.catalog import base as reading
 from kanna.cli.main import cli
-from kanna.conversion import convert
 from kanna.errors import PlanError, SourceError, UnsupportedError, UsageError
 from kanna.formats import prequantized
 from kanna.formats.onnx import encoder

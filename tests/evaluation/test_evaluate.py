@@ -97,7 +97,7 @@ def smollm() -> Path:
 
 @pytest.fixture(scope="module")
 def artefacts(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from kanna.conversion import convert
+    from kanna import convert
 
     folder = tmp_path_factory.mktemp("artefacts")
     made = {name: folder / f"{name}.gguf" for name in ("F16", "Q8_0", "Q4_0")}
@@ -159,7 +159,7 @@ def test_quality_falls_with_the_bits(smollm: Path, artefacts: dict[str, Path], t
 def test_another_model_is_not_compared(
     artefacts: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
-    from kanna.conversion import convert
+    from kanna import convert
 
     tiny_models = pytest.importorskip("tiny_models")
     pytest.importorskip("transformers")

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 
-from kanna import runtimes
-from kanna.conversion import convert
+from kanna import convert, runtimes
 from kanna.errors import FormatError
 from kanna.evaluation import evaluate
 from kanna.evaluation.reference import open_for_scoring

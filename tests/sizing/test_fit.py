@@ -15,9 +15,8 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 import kanna
-from kanna import families
+from kanna import convert, families
 from kanna.cli.main import cli
-from kanna.conversion import convert
 from kanna.errors import UnsupportedError, UsageError
 from kanna.families.base import Config
 from kanna.sources import packages

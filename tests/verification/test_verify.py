@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanna import encodings
-from kanna.conversion import convert
+from kanna import convert, encodings
 from kanna.errors import SourceError, UsageError
 from kanna.families import load_model
 from kanna.formats import gguf

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, command_options, of_module
-from kanna.conversion import convert, get, names
+from kanna.conversion import get, names
+from kanna.verified_conversion import convert
 
 
 def _find() -> Iterator[Component]:

@@ -60,9 +60,9 @@ def plan(source: Source, path: Path, name: str, role: str, how: Mapping[str, Any
         how: Options of `convert` that decide what is written: preset, plan, imatrix, statistics,
             method.
     """
-    from kanna.conversion import convert
+    from kanna.conversion import ConversionRequest, convert
 
-    made = convert(source, path, dry_run=True, **how)
+    made = convert(source, path, ConversionRequest(**how), dry_run=True)
     format, _ = known_formats.parse_preset(None, how.get("preset"))
     return described(made, path, name, role, format)
 
@@ -106,7 +106,8 @@ def make(
         kept: Knows of folders how they were made; without it they are made anew.
     """
     from kanna.benchmark import file_bytes
-    from kanna.conversion import convert
+    from kanna.conversion import ConversionRequest, WriteOptions, convert
+    from kanna.hardware.cpu import default_threads
 
     path = Path(row.path or "")
     in_folder = not known_formats.get(row.format).suffix
@@ -119,9 +120,8 @@ def make(
     if same:
         row.reused = True
     else:
-        row.seconds = convert(
-            source, path, threads=threads, overwrite=True, progress=bar, **how
-        ).seconds
+        options = WriteOptions(threads=threads or default_threads(), overwrite=True, progress=bar)
+        row.seconds = convert(source, path, ConversionRequest(**how), options=options).seconds
         if in_folder and kept is not None:
             kept.put(str(path), "made", {}, row.command)
     row.file_bytes = file_bytes(path)  # of a folder, its tokenizer too: that of a GGUF is inside

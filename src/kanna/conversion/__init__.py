@@ -12,7 +12,6 @@ from pathlib import Path
 
 from kanna import families, formats
 from kanna._util import digest, plugins
-from kanna._util.progress import Progress, Silent
 from kanna.conversion.base import (
     Conversion,
     ConversionRequest,
@@ -23,9 +22,8 @@ from kanna.conversion.base import (
 )
 from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.errors import OutputError, UsageError
-from kanna.hardware.cpu import default_threads
+from kanna.formats.stream import WriteResult
 from kanna.model import Model
-from kanna.plan import Plan
 from kanna.sources import Source, open_source
 
 __all__ = [
@@ -70,26 +68,15 @@ def sizes(format: str, source: Source, model: Model, guidance: Guidance | None =
 def convert(
     source: str | Path | Source,
     out: str | Path | None = None,
+    request: ConversionRequest | None = None,
     *,
-    preset: str | None = None,
-    encoding: str | None = None,
-    plan: str | Path | Plan | None = None,
-    imatrix: str | Path | None = None,
-    statistics: str | Path | None = None,
-    dry_run: bool = False,
-    split_max_size: int | None = None,
     format: str | None = None,
-    method: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    nonfinite: str = "refuse",
-    threads: int | None = None,
-    overwrite: bool = False,
+    dry_run: bool = False,
+    options: WriteOptions | None = None,
     revision: str | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
 ) -> ConvertResult:
-    """Write `source` as one artefact, without the proof that `kanna.convert` adds when asked.
+    """Write `source` as one artefact; `kanna.convert` spells the request out and can prove it.
 
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial
     file under the final name.
@@ -97,48 +84,21 @@ def convert(
     Args:
         source: What is converted.
         out: File or folder to write; None: only with dry_run.
-        preset: A named plan; the format has a default. One of preset, encoding and plan.
-        encoding: The same for every matrix.
-        plan: A plan, or a file of one.
+        request: What is asked for; None: the default preset of the format.
         format: One of `names()`; None: what the preset names, as in `mlx:q4`, else `gguf`.
-            `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
-        imatrix: llama.cpp's importance matrix.
-        statistics: A folder `kanna calibrate` wrote.
-        method: How values are chosen; None: `gptq` with statistics, else `search`.
-        split_max_size: Bytes of a part at most.
-        include, exclude: Patterns of the names of matrix products that an int8 graph of ONNX
-            quantizes, or leaves float.
-        nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
-        threads: Default all cores.
-        dry_run: Only say what would be written.
-        overwrite: Replace what is at `out`.
+        dry_run: Only describe what would be written.
+        options: How it is written; None: by all cores, and nothing is replaced.
+        revision: Branch, tag or commit of a model on the hub.
+        offline: Use only what is on this machine.
     """
     started = time.perf_counter()
-    progress = progress or Silent()
-    given = [
-        name
-        for name, value in (("preset", preset), ("encoding", encoding), ("plan", plan))
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} were given together", expected="one of them")
-    if imatrix is not None and statistics is not None:
-        raise UsageError("imatrix and statistics were given together", expected="one of them")
+    request, options = request or ConversionRequest(), options or WriteOptions()
+    _check_request(request)
     if out is None and not dry_run:
         raise UsageError("no output was named", expected="a path")
-    format, preset = formats.parse_preset(format, preset)
+    format, preset = formats.parse_preset(format, request.preset)
+    request = replace(request, preset=preset)
     converter = get(format)
-    request = ConversionRequest(
-        preset=preset,
-        encoding=encoding,
-        plan=plan,
-        imatrix=imatrix,
-        statistics=statistics,
-        method=method,
-        split_max_size=split_max_size,
-        include=tuple(include),
-        exclude=tuple(exclude),
-    )
     if converter.check is not None:
         converter.check(request)
     _check_used(format, request, converter.takes)
@@ -148,25 +108,22 @@ def convert(
         offline=offline,
         weights=not dry_run,
         preflight=families.load_model,
-        progress=progress,
+        progress=options.progress,
     )
-    if out is not None and not dry_run:
-        _refuse_source_as_output(opened, Path(out))
+    path = Path(out) if out is not None else None
+    if path is not None and not dry_run:
+        _refuse_source_as_output(opened, path)
     if converter.late_hashes and not dry_run:
         digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
-    conversion = converter.begin(opened, Path(out) if out is not None else None, request)
+    conversion = converter.begin(opened, path, request)
     result = conversion.describe()
     if dry_run:
         return result
-    conversion.check(result, overwrite=overwrite)
-    written = conversion.write(
-        WriteOptions(
-            threads=threads or default_threads(),
-            overwrite=overwrite,
-            nonfinite=nonfinite,
-            progress=progress,
-        )
-    )
+    conversion.check(result, overwrite=options.overwrite)
+    return _completed(result, conversion.write(options), started)
+
+
+def _completed(result: ConvertResult, written: WriteResult, started: float) -> ConvertResult:
     return replace(
         result,
         paths=written.paths,
@@ -175,6 +132,15 @@ def convert(
         notes=result.notes + written.notes,
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_request(request: ConversionRequest) -> None:
+    """Raise UsageError for fields of a request that exclude each other."""
+    plans = [name for name in ("preset", "encoding", "plan") if getattr(request, name) is not None]
+    if len(plans) > 1:
+        raise UsageError(f"{' and '.join(plans)} were given together", expected="one of them")
+    if request.imatrix is not None and request.statistics is not None:
+        raise UsageError("imatrix and statistics were given together", expected="one of them")
 
 
 def _check_used(format: str, request: ConversionRequest, takes: Sequence[str]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kanna._util.peak_memory import Peak
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, Silent
 from kanna.checks import VerifyResult
 from kanna.conversion.guidance import Guidance
 from kanna.errors import UsageError
 from kanna.formats.stream import WriteResult
+from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.plan import Plan, Resolved, RuleModel, Substitution, TensorPlan, load, resolve
 from kanna.plan.presets import Preset
@@ -114,10 +115,10 @@ class WriteOptions:
         progress: Where the work is reported.
     """
 
-    threads: int
-    overwrite: bool
-    nonfinite: str
-    progress: Progress
+    threads: int = field(default_factory=default_threads)
+    overwrite: bool = False
+    nonfinite: str = "refuse"
+    progress: Progress = field(default_factory=Silent)
 
 
 MATRICES = ("preset", "encoding", "plan", "imatrix", "statistics", "method", "split_max_size")

@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from kanna import runtimes
-from kanna._util.progress import Progress
-from kanna.conversion import convert
+from kanna._util.progress import Progress, Silent
+from kanna.conversion import ConversionRequest, WriteOptions, convert
 from kanna.formats import gguf
 from kanna.runtimes.base import Engine
 from kanna.sources import Source, open_source, packages
@@ -139,7 +139,8 @@ def _cached(source: Source, ending: str, format: str, progress: Progress | None)
         return final
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         partial = Path(scratch) / f"reference{ending}"
-        convert(source, partial, format=format, encoding="f32", progress=progress)
+        options = WriteOptions(progress=progress or Silent())
+        convert(source, partial, ConversionRequest(encoding="f32"), format=format, options=options)
         partial.replace(final)
     _prune(folder, final)
     return final

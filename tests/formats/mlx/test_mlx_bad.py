@@ -16,9 +16,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
-from kanna import runtimes
+from kanna import convert, runtimes
 from kanna.cli.main import cli
-from kanna.conversion import convert
 from kanna.errors import KannaError
 from kanna.sources import open_source
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 
-from kanna.conversion import convert
+from kanna import convert
 from kanna.errors import FormatError, UnsupportedError
 from kanna.formats import gguf
 from kanna.sources import open_source

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny_models
 
-from kanna import runtimes
-from kanna.conversion import convert
+from kanna import convert, runtimes
 from kanna.errors import KannaError, OutputError, PlanError, UnsupportedError, UsageError
 from kanna.formats import gguf
 from kanna.plan import Plan

@@ -14,7 +14,7 @@ import pytest
 from helpers import tiny_models
 from safetensors.numpy import load_file, save_file
 
-from kanna.conversion import convert
+from kanna import convert
 from kanna.errors import FormatError, UnsupportedError
 from kanna.formats import gguf
 from kanna.formats.prequantized.groups import spread_words
