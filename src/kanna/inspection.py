@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna import families
+from kanna import families, formats, provenance
 from kanna._util.progress import Progress
 from kanna._util.units import precision_class
-from kanna.errors import KannaError
-from kanna.formats import mlx
+from kanna.errors import KannaError, SourceError
+from kanna.formats import gguf
 from kanna.model import Model, Tensor, num_weights
 from kanna.sources import Source, open_source
 
@@ -93,18 +93,25 @@ def inspect(
     Raises:
         SourceError: A file cannot be read at all.
     """
-    opened = open_source(
-        source, revision=revision, offline=offline, weights=False, progress=progress
-    )
     problems: list[dict[str, str]] = []
     try:
-        model = families.load_model(opened)
+        opened = open_source(
+            source, revision=revision, offline=offline, weights=False, progress=progress
+        )
+    except SourceError as error:
+        opened = _unreadable(source)
+        if opened is None:
+            raise
+        problems = [_problem(error)]
+    try:
+        model = _unknown(opened) if problems else families.load_model(opened)
     except KannaError as error:
-        problems = [{"found": error.found, "expected": error.expected, "todo": error.todo}]
+        problems = [_problem(error)]
         model = _unknown(opened)
     # What is in the files, not what a conversion would make of it: tied copies count too.
     tensors = list(opened.tensors.values())
-    num_bytes, weights = sum(t.nbytes for t in tensors), sum(num_weights(t) for t in tensors)
+    weights = sum(num_weights(t) for t in tensors)
+    num_bytes = sum(t.nbytes for t in tensors) if tensors else _file_bytes(opened)
     bits = num_bytes * 8 / weights if weights else 0.0
     if hash is None:
         hash = 0 < sum(p.stat().st_size for p in opened.weight_files) <= _HASH_AT_ONCE
@@ -128,7 +135,7 @@ def inspect(
         chat_template=_template(model, opened),
         license=_licence(model, opened),
         hash=_hash(opened, progress) if hash and opened.weight_files else None,
-        provenance=_provenance(model),
+        provenance=_provenance(model, opened),
         tensors=[_row(tensor) for tensor in tensors],
         notes=list(model.notes),
         problems=problems,
@@ -140,10 +147,35 @@ def _row(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "encoding": tensor.dtype, "shape": shape, "bytes": tensor.nbytes}
 
 
+def _problem(error: KannaError) -> dict[str, str]:
+    return {"found": error.found, "expected": error.expected, "todo": error.todo}
+
+
+def _unreadable(given: str | Path | Source) -> Source | None:
+    """A folder of a format that nothing is read back from, without tensors; None for others."""
+    if isinstance(given, Source) or not (path := Path(given).expanduser()).is_dir():
+        return None
+    format = formats.recognize(path)
+    if format is None or not format.runs:
+        return None
+    files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
+    return Source(
+        kind="hf", path=path, name=path.absolute().name, given=str(given), tensors={}, files=files
+    )
+
+
+def _file_bytes(source: Source) -> int:
+    """Bytes of all files of a folder whose tensors are not read."""
+    if not source.path.is_dir():
+        return 0
+    return sum(p.stat().st_size for p in source.path.rglob("*") if p.is_file())
+
+
 def _kind(source: Source) -> str:
-    if source.kind == "gguf":
-        return "GGUF"
-    return "MLX folder" if mlx.is_folder(source.path) else "Hugging Face model"
+    if source.gguf is not None:
+        return gguf.FORMAT.title
+    format = formats.recognize(source.path)
+    return f"{format.title} folder" if format is not None and format.runs else "Hugging Face model"
 
 
 def _unknown(source: Source) -> Model:
@@ -224,7 +256,7 @@ def _licence(model: Model, source: Source) -> str | None:
     return f"see {file}" if file else None
 
 
-def _provenance(model: Model) -> dict[str, Any]:
+def _provenance(model: Model, source: Source) -> dict[str, Any]:
     """What kanna, or another converter, left about how the file was made.
 
     JSON values are parsed.
@@ -232,9 +264,11 @@ def _provenance(model: Model) -> dict[str, Any]:
     import json
 
     entries: dict[str, Any] = {}
-    for key, meta in model.metadata.items():
+    written = {key: meta.value for key, meta in model.metadata.items()}
+    if source.path.is_dir():
+        written |= provenance.of_folder(source.path)
+    for key, value in written.items():
         if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
-            value = meta.value
             if isinstance(value, str) and value.startswith("{"):
                 with suppress(ValueError):
                     value = json.loads(value)

@@ -47,7 +47,7 @@ def reference_gguf(
     if path.suffix == ".gguf" and path.is_file() and _is_exact(path):
         return path
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
-    return _cached(opened, ".gguf", "gguf", progress)
+    return _cached(opened, gguf.FORMAT.suffix, gguf.FORMAT.name, progress)
 
 
 def reference_folder(

@@ -36,14 +36,21 @@ def runnable() -> tuple[str, ...]:
 
 def of(path: str | Path) -> Format:
     """The format of the artefact at `path`; raises FormatError for none."""
-    path = Path(path)
-    for name in names():
-        if get(name).opens(path):
-            return get(name)
+    if format := recognize(path):
+        return format
     raise FormatError(
         f"{path} is no artefact of a known format",
         expected=", ".join(get(name).title for name in names()),
     )
+
+
+def recognize(path: str | Path) -> Format | None:
+    """The format of the file or folder at `path`; None where it is of none.
+
+    Formats that something runs are asked first: their folders may hold safetensors, too.
+    """
+    known = sorted(map(get, names()), key=lambda format: not format.runs)
+    return next((format for format in known if format.opens(Path(path))), None)
 
 
 def qualified(format: str, preset: str) -> str:

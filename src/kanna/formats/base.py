@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kanna.checks import Check
 from kanna.encodings import Encoding
 from kanna.formats.memory import RuntimeMemory
+from kanna.model import Tensor
 from kanna.plan.presets import Preset
 
 FLOATS = ("bf16", "f16", "f32")
@@ -17,6 +19,40 @@ FLOATS = ("bf16", "f16", "f32")
 def as_written(name: str) -> str:
     """A preset's name, where it has no other spellings."""
     return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWeights:
+    """What the weights of an artefact take as they are stored.
+
+    Attributes:
+        sizes: Bytes of each tensor, by its name in the artefact.
+        nbytes: Bytes of all of them, with what the container cannot do without.
+        rounds_activations: Whether its products read activations of 8 bits.
+    """
+
+    sizes: Mapping[str, int]
+    nbytes: int
+    rounds_activations: bool = False
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> StoredWeights:
+        """Those of tensors that are stored as they are read."""
+        sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        return cls(sizes=sizes, nbytes=sum(sizes.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderContents:
+    """What is read back from a folder beside its config.json and tokenizer files.
+
+    Attributes:
+        tensors: By their names in Hugging Face.
+        weight_files: The files that hold them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    weight_files: Sequence[Path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +79,12 @@ class Format:
         exact_preset: The preset that keeps the blocks of a quantized source; "" where none does.
         canonical: The name of a preset from any spelling; raises PlanError for none.
         memory: What the runtime takes beside the weights; None for a format that is only written.
+        weights: Reads what the weights of an artefact take, for the bounds of `verify`.
+        contents: Reads the tensors of a folder, so that it can be a source; None where
+            `kanna.sources` reads them by itself, or nothing is read back.
+        check_files: Checks the files of an artefact that nothing is read back from, given the
+            context its model should have; None where tensors are compared one by one.
+        keeps_provenance: Whether its artefacts say how they were made.
         size_note: What sizes known before writing leave out; "" where they are exact.
         symbol: Corners of its mark in charts, about the unit circle; () for the circle itself.
     """
@@ -61,6 +103,10 @@ class Format:
     exact_preset: str = ""
     canonical: Callable[[str], str] = as_written
     memory: RuntimeMemory | None = None
+    weights: Callable[[Path], StoredWeights] | None = None
+    contents: Callable[[Path], FolderContents] | None = None
+    check_files: Callable[[Path, int | None], Check] | None = None
+    keeps_provenance: bool = False
     size_note: str = ""
     symbol: Sequence[tuple[float, float]] = ()
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kanna import formats
 from kanna._util.progress import Progress
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
 from kanna.packaging import bom, checksums, signing, targets, watch
@@ -235,7 +236,8 @@ def _notes(artefact: Artefact) -> list[str]:
     notes: list[str] = []
     if artefact.licence is None:
         notes.append("the artefact names no licence: look at its source before you pass it on")
-    if artefact.kind == "gguf" and not artefact.provenance:
+    known = artefact.kind in formats.names() and formats.get(artefact.kind).keeps_provenance
+    if known and not artefact.provenance:
         notes.append("kanna did not write this file: the bill of materials has no sources")
     if not artefact.model.meta("{arch}.block_count"):
         notes.append("the shape of the model is not known: its cache is not counted in the memory")

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from kanna import families
+from kanna import families, formats
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.errors import FormatError, KannaError, RefusedError, SourceError, UnsupportedError
+from kanna.formats import gguf
 from kanna.model import MetaValue, Model, string, u32
-from kanna.provenance import SOURCE_HASHES
+from kanna.provenance import SOURCE_HASHES, of_folder
+from kanna.serving import engines
 from kanna.sources import open_source
 
 # Files that run code when they are read.
@@ -30,7 +32,7 @@ class Artefact:
     """One artefact to package.
 
     Attributes:
-        kind: `gguf`, `onnx` or `mlx`.
+        kind: Name of its format, and of the engine that serves it.
         name: As the artefact calls itself.
         slug: The name as a DNS label: lower case letters, digits and hyphens, at most 40.
         place: Path of the artefact inside the package, such as `models/tiny-Q4_K_M.gguf`.
@@ -142,7 +144,7 @@ def _gguf(path: Path) -> dict[str, Any]:
     template = raw.get("tokenizer.chat_template")
     files = {f"models/{_plain(p.name)}": p for p in opened.weight_files}
     return {
-        "kind": "gguf",
+        "kind": gguf.FORMAT.name,
         "name": opened.name,
         "place": next(iter(files)),
         "files": files,
@@ -178,16 +180,15 @@ def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    names = {p.name for p in path.iterdir() if p.is_file()}
-    if "genai_config.json" in names or any(n.endswith(".onnx") for n in names):
-        kind = "onnx"
-    elif "config.json" in names and any(n.endswith(".safetensors") for n in names):
-        kind = "mlx"
+    format = formats.recognize(path)
+    if format is not None and format.runs:
+        kind = format.name
     else:
-        raise UnsupportedError(
-            f"{path} is not an artefact",
-            expected="a .gguf file, a folder with .onnx files, or an MLX folder",
-        )
+        try:
+            kind = engines.for_artefact(path).name
+        except SourceError as error:
+            raise UnsupportedError(f"{path} is not an artefact", expected=error.expected) from error
+    names = {p.name for p in path.iterdir() if p.is_file()}
     label = _plain(path.resolve().name)
     files = _files(path, f"models/{label}")
     model = _described(path, label)
@@ -204,6 +205,7 @@ def _folder(path: Path) -> dict[str, Any]:
         "model": model,
         "licence": str(licence) if licence else f"see {licence_file}" if licence_file else None,
         "chat_template": _template(path),
+        "provenance": provenance_of({k: string(v) for k, v in of_folder(path).items()}),
     }
 
 

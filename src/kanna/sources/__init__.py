@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kanna import formats
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna.errors import FormatError, RefusedError, SourceError
 from kanna.formats import gguf, mlx, prequantized, safetensors
+from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
 from kanna.model import Tensor
 from kanna.sources import hub, packages
@@ -194,7 +196,8 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
             expected="a Hugging Face model folder",
             todo="give the folder of the model",
         )
-    if not weights and safetensors.INDEX not in files:
+    contents = _contents(path) if not weights else None
+    if contents is None and not weights and safetensors.INDEX not in files:
         pickled = [n for n in files if n.endswith(PICKLED)]
         if pickled:
             raise _pickled(pickled[0])
@@ -204,7 +207,10 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
     if not isinstance(config, dict):
         raise FormatError("config.json is not an object")
-    tensors, config = _unpacked(safetensors.read_folder(path), config)
+    if contents is not None:
+        tensors, weights = dict(contents.tensors), list(contents.weight_files)
+    else:
+        tensors, config = _unpacked(safetensors.read_folder(path), config)
     return Source(
         kind="hf",
         path=path,
@@ -216,6 +222,12 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         revision=revision,
         weight_files=weights,
     )
+
+
+def _contents(path: Path) -> FolderContents | None:
+    """What the format of an artefact reads back; None for any other folder."""
+    format = formats.recognize(path)
+    return format.contents(path) if format is not None and format.contents is not None else None
 
 
 def _unpacked(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna import families, provenance, runtimes
+from kanna import families, formats, provenance, runtimes
 from kanna._util.progress import Progress, Silent
 from kanna.checks import Check, VerifyResult
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
-from kanna.formats import gguf
-from kanna.formats.onnx import encoder, files
+from kanna.formats.onnx import encoder
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.runtimes import Engine, Runtime
@@ -25,7 +23,6 @@ from kanna.verification import independent, parity, tensors, tokens
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
-INSTALL = 'pip install "kanna[onnx]"'
 EngineCheck = Callable[[Source, Model, Engine], Check]
 """A check of an artefact that is open in its runtime, against its source."""
 
@@ -99,8 +96,9 @@ def verify(
 def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:
     """The checks that read the files alone."""
     try:
-        if files.is_onnx(artefact):
-            return [_onnx_files(model, artefact)]
+        format = formats.recognize(artefact)
+        if format is not None and format.check_files is not None:
+            return [format.check_files(artefact, model.meta("{arch}.context_length"))]
         written, metadata = _read(artefact)
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
@@ -110,33 +108,14 @@ def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check
     ]
 
 
-def _onnx_files(model: Model, artefact: Path) -> Check:
-    """The files of an ONNX folder are complete and inside it, and its context is the source's."""
-    if importlib.util.find_spec("onnx") is None:
-        return Check(name="files", ok=None, detail=f"onnx is not here: {INSTALL}")
-    folder = files.read_folder(artefact)
-    files.inside(artefact, "tokenizer.json")
-    expected, context = model.meta("{arch}.context_length"), folder.model.get("context_length")
-    if context != expected:
-        return Check(
-            name="files", ok=False, detail=f"a context of {context} tokens, not {expected}"
-        )
-    detail = (
-        f"{folder.graph.name} and {len(folder.data)} with its weights, "
-        f"all of them inside the folder; context of {context} tokens"
-    )
-    return Check(name="files", ok=True, detail=detail)
-
-
 def _read(artefact: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors under GGUF names, and metadata values."""
-    if artefact.is_dir():
-        back = families.load_model(open_source(artefact))
-        return back.tensors, {k: v.value for k, v in back.metadata.items()} | provenance.of_folder(
-            artefact
-        )
-    file = gguf.read(artefact)
-    return file.tensors, {k: v.value for k, v in file.metadata.items()}
+    opened = open_source(artefact)
+    if opened.gguf is not None:
+        return opened.tensors, {k: v.value for k, v in opened.gguf.metadata.items()}
+    back = families.load_model(opened)
+    metadata = {k: v.value for k, v in back.metadata.items()}
+    return back.tensors, metadata | provenance.of_folder(artefact)
 
 
 def _context(model: Model, metadata: dict[str, Any]) -> Check:
@@ -226,8 +205,7 @@ def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
         with reference, scored as engine:
             precision = parity.Precision(
                 bits=parity.bits_per_weight(case.artefact, case.model),
-                rounded=files.is_onnx(case.artefact)
-                and files.rounds_activations(files.read_folder(case.artefact)),
+                rounded=parity.stored_weights(case.artefact).rounds_activations,
             )
             checks = parity.check(
                 reference, engine, case.prompts, precision, threads=threads or default_threads()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kanna import formats
 from kanna.checks import Check
 from kanna.evaluation.divergence import compare
+from kanna.formats import safetensors
+from kanna.formats.base import StoredWeights
 from kanna.model import Model, num_weights
 from kanna.runtimes.base import Engine
 
@@ -80,41 +83,25 @@ def bits_per_weight(path: Path, model: Model) -> float:
     An embedding in many bits, more than half of a small model, would hide the cost of layers in few
     bits.
     """
-    whole = 8 * _weight_bytes(path) / max(1, sum(num_weights(t) for t in model.tensors.values()))
+    stored = stored_weights(path)
+    whole = 8 * stored.nbytes / max(1, sum(num_weights(t) for t in model.tensors.values()))
     weights = sum(
         num_weights(t)
         for name, t in model.tensors.items()
         if name.startswith("blk.") and len(t.shape) > 1
     )
-    layer_bytes = sum(size for name, size in _sizes(path) if _IN_LAYER.search(name))
+    layer_bytes = sum(size for name, size in stored.sizes.items() if _IN_LAYER.search(name))
     return min(whole, 8 * layer_bytes / weights) if layer_bytes and weights else whole
 
 
-def _weight_bytes(path: Path) -> int:
-    from kanna.formats.onnx import files
-
-    return (
-        files.read_folder(path).nbytes
-        if files.is_onnx(path)
-        else sum(size for _, size in _sizes(path))
-    )
-
-
-def _sizes(path: Path) -> Iterator[tuple[str, int]]:
-    """Name and bytes of every tensor of an artefact."""
-    from kanna.formats import gguf, safetensors
-    from kanna.formats.onnx import files
-
-    if files.is_onnx(path):
-        for tensor in files.tensors(files.load(files.read_folder(path).graph).graph):
-            external = {e.key: e.value for e in tensor.external_data}
-            yield tensor.name, int(external.get("length", 0)) or tensor.ByteSize()
-    else:
-        tensors = safetensors.read_folder(path) if path.is_dir() else gguf.read(path).tensors
-        for name, tensor in tensors.items():
-            # Scales in single precision make no code finer.
-            wide = tensor.dtype == "f32" and name.endswith((".scales", ".biases"))
-            yield name, tensor.nbytes // 2 if wide else tensor.nbytes
+def stored_weights(path: Path) -> StoredWeights:
+    """What the weights of an artefact take, or of a Hugging Face folder."""
+    format = formats.recognize(path)
+    if format is not None and format.weights is not None:
+        return format.weights(path)
+    if format is not None and format.contents is not None:
+        return StoredWeights.of_tensors(format.contents(path).tensors)
+    return StoredWeights.of_tensors(safetensors.read_folder(path))
 
 
 def prompts(engine: Engine, model: Model) -> list[Prompt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanna.encodings import Encoding
-from kanna.formats.base import Format
+from kanna.formats.base import Format, StoredWeights
 from kanna.formats.gguf.layout import Layout, layout
 from kanna.formats.gguf.read import GGUFFile, Strings, is_gguf, read
 from kanna.formats.gguf.write import plan_files, write
@@ -33,6 +33,10 @@ def _carries(encoding: Encoding) -> bool:
     return encoding.ggml_type is not None
 
 
+def _weights(path: Path) -> StoredWeights:
+    return StoredWeights.of_tensors(read(path).tensors)
+
+
 FORMAT = Format(
     name="gguf",
     title="GGUF",
@@ -47,4 +51,6 @@ FORMAT = Format(
     whole_presets={"bf16": "BF16", "f16": "F16"},
     canonical=presets.canonical,
     memory=RuntimeMemory(value_bytes=llama_cache_value, buffers=buffer_bytes),
+    weights=_weights,
+    keeps_provenance=True,
 )

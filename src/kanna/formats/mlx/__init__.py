@@ -6,10 +6,11 @@ from pathlib import Path
 
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
-from kanna.formats.base import Format
+from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.mlx.read import is_folder, is_mlx, unpacked
 from kanna.formats.mlx.write import settings, weight_bytes, write_folder
+from kanna.formats.safetensors import read_folder
 from kanna.model import Model
 from kanna.plan import mlx as presets
 
@@ -33,6 +34,15 @@ def _value_bytes(model: Model) -> int:
     return _VALUE_BYTES[presets.float_type(model)]
 
 
+def _weights(path: Path) -> StoredWeights:
+    sizes: dict[str, int] = {}
+    for name, tensor in read_folder(path).items():
+        # Scales in single precision make no code finer.
+        wide = tensor.dtype == "f32" and name.endswith((".scales", ".biases"))
+        sizes[name] = tensor.nbytes // 2 if wide else tensor.nbytes
+    return StoredWeights(sizes=sizes, nbytes=sum(sizes.values()))
+
+
 FORMAT = Format(
     name="mlx",
     title="MLX",
@@ -46,5 +56,7 @@ FORMAT = Format(
     whole_presets={"bf16": "bf16", "f16": "f16"},
     exact_preset="exact",
     memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    weights=_weights,
+    keeps_provenance=True,
     symbol=((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
 )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
+from kanna.checks import Check
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
-from kanna.formats.base import Format
+from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
-from kanna.formats.onnx.files import is_onnx
+from kanna.formats.onnx import files
 from kanna.model import Model
 from kanna.plan import onnx as presets
 
 # Tokens of a prompt that kanna's engine reads at once.
 _STEP = 256
+_INSTALL = 'pip install "kanna[onnx]"'
 
 
 def _carries(encoding: Encoding) -> bool:
@@ -22,10 +27,37 @@ def _value_bytes(_: Model) -> int:
     return 4  # our graphs compute in float32
 
 
+def _weights(path: Path) -> StoredWeights:
+    folder = files.read_folder(path)
+    sizes: dict[str, int] = {}
+    for tensor in files.tensors(files.load(folder.graph).graph):
+        external = {e.key: e.value for e in tensor.external_data}
+        sizes[tensor.name] = int(external.get("length", 0)) or tensor.ByteSize()
+    return StoredWeights(
+        sizes=sizes, nbytes=folder.nbytes, rounds_activations=files.rounds_activations(folder)
+    )
+
+
+def _check_files(path: Path, context: int | None) -> Check:
+    """The files are complete and inside the folder, and it has that context."""
+    if importlib.util.find_spec("onnx") is None:
+        return Check(name="files", ok=None, detail=f"onnx is not here: {_INSTALL}")
+    folder = files.read_folder(path)
+    files.inside(path, "tokenizer.json")
+    own = folder.model.get("context_length")
+    if own != context:
+        return Check(name="files", ok=False, detail=f"a context of {own} tokens, not {context}")
+    detail = (
+        f"{folder.graph.name} and {len(folder.data)} with its weights, "
+        f"all of them inside the folder; context of {own} tokens"
+    )
+    return Check(name="files", ok=True, detail=detail)
+
+
 FORMAT = Format(
     name="onnx",
     title="ONNX",
-    opens=is_onnx,
+    opens=files.is_onnx,
     carries=_carries,
     runtime="onnx",
     runtime_title="onnxruntime",
@@ -34,6 +66,8 @@ FORMAT = Format(
     compared_presets=("w8", "int4-mixed", "int4"),
     whole_presets={"bf16": presets.WHOLE, "f16": presets.WHOLE},
     memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    weights=_weights,
+    check_files=_check_files,
     size_note="file sizes are of weights and scales; the graph and its tables come on top",
     symbol=((-0.89, -0.89), (0.89, -0.89), (0.89, 0.89), (-0.89, 0.89)),
 )

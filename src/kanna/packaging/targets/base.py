@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kanna.packaging.service import Service
@@ -19,7 +19,7 @@ class Target:
         summary: What it is, in a line.
         files: Returns the text of each file by its path in the package.
         usage: Returns the shell lines that start the service, to be run in the package's folder.
-        kinds: Kinds of artefacts it can run.
+        only: Kinds of artefacts it can run; () for all that an engine serves.
         needs: Targets whose files it uses.
     """
 
@@ -27,8 +27,13 @@ class Target:
     summary: str
     files: Callable[[Service], dict[str, str]]
     usage: Callable[[Service], list[str]]
-    kinds: tuple[str, ...] = field(default_factory=engines.names)
+    only: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of artefacts it can run."""
+        return self.only or engines.names()
 
 
 def as_yaml(*documents: dict[str, Any]) -> str:

@@ -73,5 +73,5 @@ TARGET = Target(
     "wraps each turn",
     files=files,
     usage=usage,
-    kinds=("gguf",),
+    only=("gguf",),
 )
