@@ -44,7 +44,7 @@ def declare(folder: Path, name: str, components: Mapping[str, str]) -> None:
 
 
 def forget() -> None:
-    """Clear the caches of what is installed."""
+    """Forget what was installed."""
     for cached in (
         plugins._installed,
         plugins._foreign,
@@ -53,6 +53,8 @@ def forget() -> None:
         encodings._by_type,
     ):
         cached.cache_clear()
+    # Its options list the methods and formats there were when it was imported.
+    sys.modules.pop("kanna.cli.commands.convert", None)
 
 
 @contextmanager
