@@ -13,8 +13,13 @@ from click.testing import CliRunner, Result
 
 import kanna
 from kanna.cli.main import cli
-from kanna.comparison import Row, recommend, steps
-from kanna.comparison.result_cache import Kept
+from kanna.comparison import Row, recommend
+from kanna.comparison.artefacts import is_same
+from kanna.comparison.context import ComparisonContext
+from kanna.comparison.description import command
+from kanna.comparison.planning import base_name, plan_row
+from kanna.comparison.result_cache import ResultCache
+from kanna.conversion import ConversionRequest
 from kanna.errors import PlanError, UsageError
 from kanna.families import load_model
 from kanna.model import string
@@ -75,13 +80,12 @@ def test_failed_and_unmeasured_artefacts_are_not_picked() -> None:
 )
 def test_names_of_artefacts(given: str, wanted: str, tmp_path: Path) -> None:
     assert (
-        steps.base_name(Source(kind="gguf", path=tmp_path, name="n", given=given, tensors={}))
-        == wanted
+        base_name(Source(kind="gguf", path=tmp_path, name="n", given=given, tensors={})) == wanted
     )
 
 
 def test_command_repeats_the_comparison() -> None:
-    said = steps.command("a model", ["Q8_0"], Path("out"), "t.txt", 4, None, None, 3)
+    said = command("a model", ["Q8_0"], Path("out"), text="t.txt", windows=4, imatrix=None)
     assert said == "kanna compare 'a model' --presets Q8_0 -o out --text t.txt --windows 4"
 
 
@@ -94,18 +98,33 @@ def test_unknown_preset_is_refused_before_anything_is_written(tmp_path: Path) ->
 def test_kept_results_count_only_for_the_same_things(tmp_path: Path) -> None:
     artefact = tmp_path / "a.gguf"
     artefact.write_bytes(b"one")
-    kept = Kept(tmp_path, {"w": "1"}, "llama 1")
+    kept = ResultCache(tmp_path, {"w": "1"}, "llama 1")
     kept.put(str(artefact), "quality", {"kl": 0.5}, "text", 4)
-    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4) == {
-        "kl": 0.5
-    }
-    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 8) is None
-    assert Kept(tmp_path, {"w": "2"}, "llama 1").get(str(artefact), "quality", "text", 4) is None
-    assert Kept(tmp_path, {"w": "1"}, "llama 2").get(str(artefact), "quality", "text", 4) is None
+    assert ResultCache(tmp_path, {"w": "1"}, "llama 1").get(
+        str(artefact), "quality", "text", 4
+    ) == {"kl": 0.5}
+    assert (
+        ResultCache(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 8)
+        is None
+    )
+    assert (
+        ResultCache(tmp_path, {"w": "2"}, "llama 1").get(str(artefact), "quality", "text", 4)
+        is None
+    )
+    assert (
+        ResultCache(tmp_path, {"w": "1"}, "llama 2").get(str(artefact), "quality", "text", 4)
+        is None
+    )
     artefact.write_bytes(b"another")
-    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4) is None
+    assert (
+        ResultCache(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4)
+        is None
+    )
     (tmp_path / ".kanna-compare.json").write_text("{broken")
-    assert Kept(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4) is None
+    assert (
+        ResultCache(tmp_path, {"w": "1"}, "llama 1").get(str(artefact), "quality", "text", 4)
+        is None
+    )
 
 
 @pytest.mark.parametrize("text", ["absent.txt", "latin.txt"])
@@ -203,23 +222,26 @@ def test_changed_chat_template_makes_the_artefact_again(
 ) -> None:
     folder, out, _ = compared
     source = open_source(folder)
-    model, hashes = load_model(source), source.hashes()
-    row = steps.plan(source, out / "tiny-Q8_0.gguf", "Q8_0", "candidate", {"preset": "Q8_0"})
-    assert steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, {"preset": "Q8_0"})
+    model, path = load_model(source), out / "tiny-Q8_0.gguf"
+    cache = ResultCache(out, source.hashes(), "")
+    context = ComparisonContext(source=source, model=model, cache=cache)
+    request = ConversionRequest(preset="Q8_0")
+    row = plan_row(source, path, request=request, name="Q8_0", role="candidate")
+    assert is_same(path, row, request, context)
     model.metadata["tokenizer.chat_template"] = string("another")
-    assert not steps._is_same(out / "tiny-Q8_0.gguf", row, model, hashes, {"preset": "Q8_0"})
+    assert not is_same(path, row, request, context)
 
 
 def test_table_for_people(
     compared: tuple[Path, Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kanna.cli.commands import compare as command
+    from kanna.cli.commands import compare as compare_command
     from kanna.cli.ui import console
 
     monkeypatch.setenv("COLUMNS", "200")
     screen = console()
     with screen.capture() as seen:
-        command._draw(screen, compared[2])
+        compare_command._draw(screen, compared[2])
     assert "Q4_K_M" in seen.get() and "report.html" in seen.get() and "Recommended" in seen.get()
 
 
@@ -350,11 +372,10 @@ def test_a_format_that_cannot_hold_the_model_is_left_out(tmp_path: Path) -> None
     from helpers import tiny_models
 
     tiny_models.make("gemma2", tmp_path / "tiny")
-    from kanna.comparison import _plan
     from kanna.comparison.formats import choices
+    from kanna.comparison.planning import plan_rows
 
-    notes: list[str] = []
     chosen = choices(["gguf", "onnx"], ["Q8_0"])
-    rows, _ = _plan(open_source(tmp_path / "tiny"), chosen, tmp_path / "out", "tiny", None, notes)
-    assert [r.name for r in rows] == ["F16", "Q8_0"]
-    assert notes and all("left out" in n for n in notes)
+    planned = plan_rows(open_source(tmp_path / "tiny"), chosen, tmp_path / "out", None)
+    assert [r.name for r in planned.rows] == ["F16", "Q8_0"]
+    assert planned.notes and all("left out" in n for n in planned.notes)

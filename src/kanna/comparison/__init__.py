@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kanna import families, report
 from kanna import formats as known_formats
-from kanna import report
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
-from kanna.comparison import steps
-from kanna.comparison.formats import PresetChoice, choices
+from kanna.comparison.artefacts import make
+from kanna.comparison.context import ComparisonContext
+from kanna.comparison.description import command, describe_source, environment, versions
+from kanna.comparison.formats import choices
+from kanna.comparison.gate import gate
 from kanna.comparison.pairs import pairs
-from kanna.comparison.result_cache import Kept
+from kanna.comparison.planning import base_name, plan_rows
+from kanna.comparison.quality import measure_floor, measure_quality
+from kanna.comparison.result_cache import ResultCache
 from kanna.comparison.rows import CompareResult, Row, recommend
-from kanna.errors import KannaError, UsageError
+from kanna.comparison.speed import REPEAT, measure_speed
+from kanna.errors import UsageError
 from kanna.evaluation.windows import read_text
-from kanna.sources import Source, open_source
+from kanna.sources import open_source
 
 __all__ = ["CompareResult", "Row", "compare", "recommend"]
 
@@ -33,7 +39,7 @@ def compare(
     text: str | Path | None = None,
     windows: int | None = None,
     imatrix: str | Path | None = None,
-    repeat: int = steps.REPEAT,
+    repeat: int = REPEAT,
     threads: int | None = None,
     overwrite: bool = False,
     revision: str | None = None,
@@ -43,13 +49,15 @@ def compare(
 ) -> CompareResult:
     """Convert `source` with several presets, then verify, evaluate, bench and report them.
 
-    Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what of another
-    format is nearest to the source's own weights. A format that cannot hold the model is left out with a note.
-    Artefacts that are there already with the same provenance are kept, unless `overwrite`, and so is what was found out
-    about them, but for their speed. `remark` gets a sentence about each finished step.
+    Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what
+    of another format is nearest to the source's own weights. A format that cannot hold the model is
+    left out with a note. Artefacts that are there already with the same provenance are kept, unless
+    `overwrite`, and so are their results, but for speed. `remark` gets a sentence about each
+    finished step.
 
-    Raises PlanError for an unknown preset before anything is written; an artefact that fails the gate is in the result
-    and never recommended. Without llama.cpp the files are made and reported unmeasured.
+    Raises PlanError for an unknown preset before anything is written; an artefact that fails the
+    gate is in the result and never recommended. Without llama.cpp the files are made and reported
+    unmeasured.
 
     Args:
         source: What is converted.
@@ -67,99 +75,71 @@ def compare(
         progress: Where progress is reported; None: nowhere.
         remark: Called with a sentence about each finished step.
     """
-    from kanna import families
-
     say, bar = remark or _nothing, progress or Silent()
-    chosen = choices(formats, presets)
-    out = Path(out)
-    if out.exists() and not out.is_dir():
+    chosen, folder = choices(formats, presets), Path(out)
+    if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(
         source, revision=revision, offline=offline, preflight=families.load_model, progress=progress
     )
-    model = families.load_model(opened)
-    name = steps.base_name(opened)
     if text is not None:
-        read_text(text)
-    notes = list(model.notes)
-    rows, how = _plan(opened, chosen, out, name, imatrix, notes)
-    used = list(dict.fromkeys(r.format for r in rows))
-    out.mkdir(parents=True, exist_ok=True)
-    hashes = opened.hashes(bar)
-    kept = Kept(out, hashes, ", ".join(steps.versions(used).values()))
+        read_text(text)  # raises UsageError before anything is written
+    planned = plan_rows(opened, chosen, folder, imatrix)
+    rows, used = planned.rows, list(dict.fromkeys(r.format for r in planned.rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    context = ComparisonContext(
+        source=opened,
+        model=families.load_model(opened),
+        cache=ResultCache(folder, opened.hashes(bar), ", ".join(versions(used).values())),
+        text=text,
+        windows=windows,
+        threads=threads,
+        progress=bar,
+    )
     for row in rows:
-        steps.make(row, opened, model, hashes, how[row.name], threads, overwrite, bar, kept)
-        say(
-            f"{row.name}: {format_size(row.file_bytes or 0)}"
-            + (", kept from before" if row.reused else "")
-        )
+        make(row, planned.requests[row.name], context, overwrite=overwrite)
+        say(_made(row))
     for row in rows:
-        steps.gate(row, opened, threads, kept, bar)
+        gate(row, context)
         if row.gate != "proved":
             say(f"{row.name}: {'the gate failed' if row.gate == 'failed' else 'not provable here'}")
-    evaluation = steps.measure_quality(rows, opened, text, windows, threads, kept, bar, notes)
-    steps.measure_speed(rows, repeat, threads, bar, notes)
-    small_enough = model.num_parameters <= _FLOOR_LIMIT
-    if (
-        evaluation
-        and small_enough
-        and (floor := steps.floor(rows, text, windows, threads, kept, bar))
-    ):
+    evaluation, quality_notes = measure_quality(rows, context)
+    speed_notes = measure_speed(rows, context, repeat=repeat)
+    small_enough = context.model.num_parameters <= _FLOOR_LIMIT
+    if evaluation and small_enough and (floor := measure_floor(rows, context)):
         rows.insert(1, floor)
+    notes = [*context.model.notes, *planned.notes]
+    notes += [n for n in (*quality_notes, *speed_notes) if n not in notes]
     result = CompareResult(
-        name=name,
-        source=steps.describe(opened, model),
+        name=base_name(opened),
+        source=describe_source(opened, context.model),
         rows=rows,
         recommended=recommend(rows),
         evaluation=evaluation,
-        environment=steps.environment(threads, used),
-        command=steps.command(
-            source, [c.name for c in chosen], out, text, windows, imatrix, revision, repeat, formats
+        environment=environment(threads, used),
+        command=command(
+            source,
+            [c.name for c in chosen],
+            folder,
+            formats=formats,
+            repeat=repeat,
+            text=text,
+            windows=windows,
+            imatrix=imatrix,
+            revision=revision,
         ),
         pairs=pairs(rows),
         notes=notes,
-        report=str(out / "report.html"),
+        report=str(folder / "report.html"),
     )
-    report.write(result.to_dict(), out)
+    report.write(result.to_dict(), folder)
     bar.finish()
     return result
 
 
-def _plan(
-    source: Source,
-    chosen: Sequence[PresetChoice],
-    out: Path,
-    name: str,
-    imatrix: str | Path | None,
-    notes: list[str],
-) -> tuple[list[Row], dict[str, dict[str, object]]]:
-    """Rows of what will be made, the baseline first, and how each is converted.
-
-    What a format refuses goes to `notes`.
-
-    Raises what makes the first format's conversions impossible.
-    """
-    first = chosen[0].format
-    whole = known_formats.get(first).whole_presets[steps.source_type(source)]
-    base = PresetChoice(format=first, preset=whole, named=True)
-    rows: list[Row] = []
-    how: dict[str, dict[str, object]] = {}
-    for choice in [base, *[c for c in chosen if c.name != base.name]]:
-        # An importance matrix says nothing about 16 bits.
-        weighted = (
-            imatrix if choice.format == known_formats.DEFAULT and choice is not base else None
-        )
-        how[choice.name] = {"preset": choice.name, "imatrix": weighted}
-        role = "baseline" if choice is base else "candidate"
-        try:
-            rows.append(
-                steps.plan(source, choice.path(out, name), choice.name, role, how[choice.name])
-            )
-        except KannaError as error:
-            if choice.format == first or (choice.named and isinstance(error, UsageError)):
-                raise
-            notes.append(f"{choice.name} was left out: {error.found}")
-    return rows, how
+def _made(row: Row) -> str:
+    reused = ", kept from before" if row.reused else ""
+    return f"{row.name}: {format_size(row.file_bytes or 0)}{reused}"
 
 
 def _nothing(_: str) -> None:

@@ -13,14 +13,14 @@ _FAR = math.log(1.25)
 
 
 def pairs(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One entry per pair: for every artefact of the first format the nearest of each other format, by total bytes.
+    """One entry per pair: an artefact of the first format, and the nearest one of another.
 
-    Each artefact is in one pair at most; the nearest ones find each other first. `larger` is how much larger the
-    second is, 0.03 for 3 %.
+    Nearness is by total bytes. Each artefact is in one pair of two formats at most; the nearest
+    ones are paired first. `larger` is how much larger the second is, 0.03 for 3 %.
     """
     able = [r for r in rows if r.role == "candidate" and r.file_bytes and r.kl_mean is not None]
     formats = list(dict.fromkeys(r.format for r in able))
-    found: list[dict[str, Any]] = []
+    paired: list[dict[str, Any]] = []
     for other in formats[1:]:
         close = sorted(
             (abs(math.log((b.file_bytes or 1) / (a.file_bytes or 1))), i, j)
@@ -33,8 +33,8 @@ def pairs(rows: Sequence[Row]) -> list[dict[str, Any]]:
             if far > _FAR or {i, j} & taken:
                 continue
             taken |= {i, j}
-            found.append(_pair(able[i], able[j]))
-    return sorted(found, key=lambda p: -p["bytes"][0])
+            paired.append(_pair(able[i], able[j]))
+    return sorted(paired, key=lambda p: -p["bytes"][0])
 
 
 def _pair(a: Row, b: Row) -> dict[str, Any]:

@@ -14,35 +14,36 @@ from kanna._util.atomic import write_json
 FILE = ".kanna-compare.json"
 
 
-class Kept:
+class ResultCache:
     """Results by artefact in a small file of the output folder, saved after every step.
 
     A result counts only for the same bytes (size and time of the file), source, settings, kanna and
-    runtime. Speed is never kept: the machine may be busier now.
+    runtime. Speed is never reused: the machine may be busier now.
     """
 
     def __init__(self, folder: Path, hashes: Mapping[str, str], runtime: str) -> None:
         self._path = folder / FILE
         self._base = [__version__, runtime, dict(hashes)]
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            found = {}
-        self._found: dict[str, Any] = found if isinstance(found, dict) else {}
+            stored = {}
+        self._results: dict[str, Any] = stored if isinstance(stored, dict) else {}
 
     def get(self, artefact: str, kind: str, *settings: object) -> dict[str, Any] | None:
         """The result of `kind` for an artefact, or None when something differs."""
-        entry = self._found.get(f"{kind}:{Path(artefact).name}")
+        entry = self._results.get(f"{kind}:{Path(artefact).name}")
         if not isinstance(entry, dict) or entry.get("key") != self._key(artefact, settings):
             return None
         return entry["value"]
 
     def put(self, artefact: str, kind: str, value: dict[str, Any], *settings: object) -> None:
-        self._found[f"{kind}:{Path(artefact).name}"] = {
+        """Save the result of `kind` for an artefact as it is now."""
+        self._results[f"{kind}:{Path(artefact).name}"] = {
             "key": self._key(artefact, settings),
             "value": value,
         }
-        write_json(self._path, self._found)
+        write_json(self._path, self._results)
 
     def _key(self, artefact: str, settings: tuple[object, ...]) -> str:
         path = Path(artefact)

@@ -19,16 +19,15 @@ Where the curve of a family of presets bends.
 """
 
 RULE = (
-    "among the artefacts that did not fail the gate, the knee of the size–quality curve: the lowest ln(file size) + "
-    f"{0.01 / KNEE:g} × KL. In words: bytes are saved as long as one per cent of the file costs less than {KNEE:g} "
-    "nats of KL divergence, and no further."
+    "among the artefacts that did not fail the gate, the knee of the size–quality curve: the "
+    f"lowest ln(file size) + {0.01 / KNEE:g} × KL. In words: bytes are saved as long as one per "
+    f"cent of the file costs less than {KNEE:g} nats of KL divergence, and no further."
 )
 
 
 RULE_ACROSS = (
-    RULE
-    + " Across formats, half a per cent of size is given for each per cent of peak memory saved and for each per "
-    "cent of speed gained: ½ × ln(peak memory ÷ tokens per second) is added."
+    RULE + " Across formats, half a per cent of size is given for each per cent of peak memory "
+    "saved and for each per cent of speed gained: ½ × ln(peak memory ÷ tokens per second) is added."
 )
 
 
@@ -88,7 +87,7 @@ class CompareResult:
     `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}.
 
     Attributes:
-        pairs: Artefacts of different formats of nearly as many bytes, see `compare.pairs`.
+        pairs: Artefacts of different formats of nearly as many bytes, see `kanna.comparison.pairs`.
     """
 
     name: str
@@ -106,6 +105,7 @@ class CompareResult:
     date: str = field(default_factory=lambda: date.today().isoformat())
 
     def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
         return asdict(self)
 
 
@@ -124,15 +124,15 @@ def recommend(rows: Sequence[Row]) -> dict[str, str]:
         }
     across = len({r.format for r in able}) > 1 and all(r.gen_tps and r.peak_bytes for r in able)
     pick = min(able, key=lambda r: _cost(r, across))
-    said = [
+    reasons = [
         f"{format_size(pick.file_bytes or 0)} at a mean KL divergence of {pick.kl_mean:.4f} nats"
     ]
     if pick.top1 is not None:
-        said.append(f"the same top token in {pick.top1:.1%} of positions")
+        reasons.append(f"the same top token in {pick.top1:.1%} of positions")
     if pick.speedup and pick.less_memory is not None:
         memory = f"{abs(pick.less_memory):.0%} {'less' if pick.less_memory >= 0 else 'more'} memory"
-        said.append(f"{pick.speedup:.1f} × as fast as the baseline with {memory}")
-    why = ", ".join(said) + "."
+        reasons.append(f"{pick.speedup:.1f} × as fast as the baseline with {memory}")
+    why = ", ".join(reasons) + "."
     smaller = [r for r in able if (r.file_bytes or 0) < (pick.file_bytes or 0)]
     larger = [r for r in able if (r.file_bytes or 0) > (pick.file_bytes or 0)]
     if smaller:

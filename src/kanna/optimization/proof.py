@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kanna._util.units import format_size
-from kanna.comparison import steps
-from kanna.comparison.result_cache import Kept
+from kanna.comparison.gate import gate
+from kanna.comparison.quality import measure_quality, setting, take_quality
 from kanna.comparison.rows import Row
+from kanna.comparison.speed import measure_speed
 from kanna.evaluation import evaluate_many
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.job import Allocation, Job, Proof, Written
@@ -36,13 +37,6 @@ def final_rows(
     return [*rows, *baselines]
 
 
-def result_cache(job: Job) -> Kept:
-    """Results of earlier runs for artefacts that are still the same."""
-    workspace = job.workspace
-    hashes = workspace.source.hashes(job.context.progress)
-    return Kept(workspace.folder, hashes, job.adapter.runtime_version)
-
-
 def prove(job: Job, rows: Sequence[Row]) -> Proof:
     """Gate and evaluate; of those not refused, that of least KL divergence is recommended."""
     return _prove_all(job, rows) if job.adapter.compares else _prove_closest(job, rows)
@@ -50,21 +44,13 @@ def prove(job: Job, rows: Sequence[Row]) -> Proof:
 
 def _prove_all(job: Job, rows: Sequence[Row]) -> Proof:
     """Gate, quality and speed of every row, as in a comparison."""
-    context, source = job.context, job.workspace.source
-    cache = result_cache(job)
-    for row in rows:
-        steps.gate(row, source, context.threads, cache, context.progress)
-    evaluation = steps.measure_quality(
-        rows,
-        source,
-        text=job.request.text,
-        windows=job.request.windows,
-        threads=context.threads,
-        kept=cache,
-        bar=context.progress,
-        notes=context.notes,
+    context = replace(
+        job.adapter.comparison_context(), text=job.request.text, windows=job.request.windows
     )
-    steps.measure_speed(rows, 1, context.threads, context.progress, context.notes)
+    for row in rows:
+        gate(row, context)
+    evaluation, notes = measure_quality(rows, context)
+    job.context.note(*notes, *measure_speed(rows, context, repeat=1))
     return Proof(rows=rows, recommended=recommend(rows), evaluation=evaluation)
 
 
@@ -80,7 +66,7 @@ def _prove_closest(job: Job, rows: Sequence[Row]) -> Proof:
         progress=context.progress,
     )
     for row, score in zip(rows, scores, strict=True):
-        steps.take(row, score.to_dict())
+        take_quality(row, score.to_dict())
     for row in sorted(rows, key=lambda row: row.kl_mean or 0.0):
         checked = verify(
             source, row.path or "", threads=context.threads, progress=context.progress
@@ -97,7 +83,7 @@ def _prove_closest(job: Job, rows: Sequence[Row]) -> Proof:
         context.note(
             f"tuning brought the values closer, but {why}: the tuned folder is not the one to use"
         )
-    return Proof(rows=rows, recommended=recommended, evaluation=steps.setting(scores[0].to_dict()))
+    return Proof(rows=rows, recommended=recommended, evaluation=setting(scores[0].to_dict()))
 
 
 def recommend(rows: Sequence[Row]) -> dict[str, str]:

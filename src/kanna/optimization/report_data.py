@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings
-from kanna.comparison.result_cache import Kept
+from kanna.comparison.result_cache import ResultCache
 from kanna.comparison.rows import Row
 from kanna.optimization.adapters.base import Adapter, PresetOffer
 from kanna.optimization.kl_scorer import HeldOutWindows
@@ -81,7 +81,7 @@ def curve(
 
 
 def domains(
-    rows: Sequence[Row], adapter: Adapter, windows: HeldOutWindows, cache: Kept
+    rows: Sequence[Row], adapter: Adapter, windows: HeldOutWindows, cache: ResultCache
 ) -> dict[str, Any]:
     """Mean KL divergence of every row on every kind of text; {} without text to measure on."""
     if not windows.proof:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from kanna import report as pages
-from kanna.comparison import CompareResult, steps
+from kanna.comparison import CompareResult
+from kanna.comparison.description import describe_source, environment
 from kanna.comparison.rows import Row
 from kanna.optimization import report_data
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof
-from kanna.optimization.proof import result_cache
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning import distillation
 
@@ -22,7 +22,8 @@ def by_kind_of_text(job: Job, calibration: CalibratedSource, proved: Proof) -> d
     adapter = calibration.adapter
     if not (adapter.supports_local_search and proved.evaluation):
         return {}
-    return report_data.domains(proved.rows, adapter, calibration.held_out, result_cache(job))
+    cache = job.adapter.comparison_context().cache
+    return report_data.domains(proved.rows, adapter, calibration.held_out, cache)
 
 
 def note_outcome(job: Job, best: Row) -> None:
@@ -64,11 +65,11 @@ def write_page(job: Job, proved: Proof, section: dict[str, Any]) -> Path:
     page = adapter.file("report.html")
     result = CompareResult(
         name=job.workspace.model.name,
-        source=steps.describe(job.workspace.source, job.workspace.model),
+        source=describe_source(job.workspace.source, job.workspace.model),
         rows=list(proved.rows),
         recommended=proved.recommended,
         evaluation=proved.evaluation,
-        environment=steps.environment(context.threads, (adapter.format,)),
+        environment=environment(context.threads, (adapter.format,)),
         command=job.request.command(),
         notes=context.notes,
         report=str(page),

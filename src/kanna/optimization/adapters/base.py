@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from kanna import conversion, encodings, formats
-from kanna.comparison import steps
+from kanna.comparison.context import ComparisonContext
+from kanna.comparison.description import versions
+from kanna.comparison.planning import base_name, planned_row
+from kanna.comparison.result_cache import ResultCache
 from kanna.comparison.rows import Row
 from kanna.conversion import Conversion, ConversionRequest, Guidance, Sizes
 from kanna.encodings import grouped
@@ -100,7 +103,7 @@ class Adapter:
 
     def artefact(self, name: str) -> Path:
         """Where an artefact of this name lies."""
-        base = steps.base_name(self.workspace.source)
+        base = base_name(self.workspace.source)
         return self.workspace.folder / f"{base}-{name}{self._ending}"
 
     @property
@@ -250,12 +253,30 @@ class Adapter:
     @property
     def runtime_version(self) -> str:
         """The version of the runtime that artefacts are scored in."""
-        return steps.versions((self.format,))[self.format]
+        return versions((self.format,))[self.format]
+
+    def comparison_context(self) -> ComparisonContext:
+        """What artefacts are proved and scored with, as in a comparison."""
+        workspace, context = self.workspace, self.workspace.context
+        hashes = workspace.source.hashes(context.progress)
+        return ComparisonContext(
+            source=workspace.source,
+            model=workspace.model,
+            cache=ResultCache(workspace.folder, hashes, self.runtime_version),
+            threads=context.threads,
+            progress=context.progress,
+        )
 
     def describe(self, spec: ArtefactSpec) -> Row:
         """The row of the report for an artefact, written or not."""
         work = self.conversion(spec.path, plan=spec.plan, preset=spec.preset)
-        row = steps.described(work.describe(), spec.path, spec.name, "candidate", self.format)
+        row = planned_row(
+            work.describe(),
+            path=spec.path,
+            name=spec.name,
+            role="candidate",
+            format=self.format,
+        )
         row.command = ""
         return row
 

@@ -16,7 +16,8 @@ from kanna import encodings, families
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.calibration import HELD_TEXT, IMATRIX
-from kanna.comparison import steps
+from kanna.comparison.artefacts import make
+from kanna.comparison.planning import planned_row
 from kanna.comparison.rows import Row
 from kanna.conversion import ConversionRequest, Sizes, read_guidance
 from kanna.conversion.gguf import GGUFConversion
@@ -99,25 +100,15 @@ class GGUFAdapter(Adapter):
 
     def _row(self, spec: ArtefactSpec) -> Row:
         result = self.conversion(spec.path, plan=spec.plan, preset=spec.preset).describe()
-        return steps.described(result, spec.path, spec.name, "candidate", self.format)
+        return planned_row(
+            result, path=spec.path, name=spec.name, role="candidate", format=self.format
+        )
 
     def write(self, spec: ArtefactSpec) -> Row:
         """Write the file, unless the one that is there is what would be written."""
-        workspace, context = self.workspace, self.workspace.context
-        request = self.request(spec.plan, spec.preset)
-        options = ("plan", "preset", "statistics", "imatrix")
-        how = {name: value for name in options if (value := getattr(request, name)) is not None}
         row = self._row(spec)
-        steps.make(
-            row,
-            workspace.source,
-            workspace.model,
-            hashes=workspace.source.hashes(context.progress),
-            how=how,
-            threads=context.threads,
-            overwrite=False,
-            bar=context.progress,
-        )
+        request = self.request(spec.plan, spec.preset)
+        make(row, request, self.comparison_context(), overwrite=False)
         return row
 
     def bits_per_weight(self, row: Row) -> float:

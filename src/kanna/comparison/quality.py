@@ -1,0 +1,126 @@
+"""Scores the artefacts of a comparison against their source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna import formats
+from kanna._util.digest import sha256
+from kanna.comparison.context import ComparisonContext
+from kanna.comparison.rows import Row
+from kanna.errors import KannaError, MissingError
+from kanna.evaluation import EvaluateResult, evaluate, evaluate_many
+from kanna.report.write import plain
+
+QUALITY = (
+    "kl_mean",
+    "kl_mean_ci",
+    "kl_median",
+    "kl_p99",
+    "kl_p999",
+    "top1",
+    "top1_ci",
+    "perplexity",
+    "perplexity_ci",
+    "perplexity_ratio",
+    "perplexity_ratio_ci",
+)
+"""Figures of an evaluation that a row has."""
+
+
+def measure_quality(
+    rows: Sequence[Row], context: ComparisonContext
+) -> tuple[dict[str, Any], list[str]]:
+    """Score every artefact that did not fail its gate against the source in float32.
+
+    Returns:
+        On what and against what they were evaluated, {} where it cannot be done; and notes.
+    """
+    able = [r for r in rows if r.path and r.gate != "failed"]
+    # Artefacts of several runtimes have another reference.
+    alone = all(r.format == formats.DEFAULT for r in able)
+    settings = ("source", _digest(context.text), context.windows, alone)
+    evaluated = {r.name: context.cache.get(r.path or "", "quality", *settings) for r in able}
+    new = [r for r in able if evaluated[r.name] is None]
+    try:
+        results = _evaluate(new, context) if new else []
+    except MissingError as error:
+        return {}, [f"quality was not measured: {error.found}"]
+    for row, result in zip(new, results, strict=True):
+        evaluated[row.name] = result.to_dict()
+        context.cache.put(row.path or "", "quality", plain(result.to_dict()), *settings)
+    for row in able:
+        take_quality(row, evaluated[row.name] or {})
+    measured = [data for data in evaluated.values() if data]
+    if not measured:
+        return {}, []
+    return setting(measured[0]), list(dict.fromkeys(n for data in measured for n in data["notes"]))
+
+
+def _evaluate(rows: Sequence[Row], context: ComparisonContext) -> list[EvaluateResult]:
+    return evaluate_many(
+        [r.path or "" for r in rows],
+        reference=context.source.path,
+        text=context.text,
+        windows=context.windows,
+        threads=context.threads,
+        progress=context.progress,
+    )
+
+
+def setting(evaluated: Mapping[str, Any]) -> dict[str, Any]:
+    """On what and against what an artefact was evaluated.
+
+    The same for all that were evaluated together.
+    """
+    return {
+        k: evaluated[k]
+        for k in ("text", "windows", "context", "positions", "reference", "reference_perplexity")
+    }
+
+
+def _digest(text: str | Path | None) -> str:
+    """What was read: the hash of a text file, or the name of the default."""
+    return "default" if text is None else sha256(Path(text))
+
+
+def take_quality(row: Row, data: Mapping[str, Any], names: Sequence[str] = QUALITY) -> None:
+    """Give a row the figures of an evaluation."""
+    for name in names:
+        setattr(row, name, data[name])
+
+
+def measure_floor(rows: Sequence[Row], context: ComparisonContext) -> Row | None:
+    """KL divergence of the Q8_0 artefact against its own weights in float32.
+
+    That is what the runtime's rounding alone costs: no choice of weights can go below it in that
+    runtime. None without a Q8_0 artefact.
+    """
+    exact = next((r for r in rows if r.preset == "Q8_0" and r.path and r.gate != "failed"), None)
+    if exact is None or exact.path is None:
+        return None
+    settings = ("itself", _digest(context.text), context.windows)
+    data = context.cache.get(exact.path, "floor", *settings)
+    if data is None:
+        try:
+            result = evaluate(
+                exact.path,
+                reference=exact.path,
+                text=context.text,
+                windows=context.windows,
+                threads=context.threads,
+                progress=context.progress,
+            )
+        except KannaError:
+            return None
+        data = plain(result.to_dict())
+        context.cache.put(exact.path, "floor", data, *settings)
+    note = (
+        "the Q8_0 weights against themselves in float32: the runtime rounds activations, whatever "
+        "the weights"
+    )
+    row = Row(name="floor", role="floor", notes=[note])
+    take_quality(row, data, [n for n in QUALITY if not n.startswith("perplexity")])
+    return row
