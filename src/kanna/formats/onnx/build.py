@@ -42,7 +42,8 @@ def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise UnsupportedError for what the builder cannot express, before anything is built.
 
     Args:
-        config, tensors: As `families.to_hf` gives them.
+        config: config.json, as `families.to_hf` gives it.
+        tensors: The tensors by their names in Hugging Face's checkpoints, from there too.
     """
     vocabulary = int(config["vocab_size"])
     for name, tensor in tensors.items():
@@ -55,32 +56,31 @@ def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
             and "lm_head" not in name
         ):
             raise UnsupportedError(
-                f"{name} has {vocabulary} rows, as many as the vocabulary: the model builder takes it for the head",
+                f"{name} has {vocabulary} rows, as many as the vocabulary: the model builder takes"
+                " it for the head",
                 expected="different numbers",
                 todo="write a GGUF instead: --format gguf",
             )
 
 
 def notes(model: Model, config: Mapping[str, Any]) -> list[str]:
-    """What `model` says of itself, llama.cpp aside, and what a runtime does otherwise with its graph."""
-    said = [n for n in model.notes if "llama.cpp" not in n]
+    """Notes on `model`, llama.cpp aside, and on what a runtime does otherwise with its graph."""
+    own_notes = [n for n in model.notes if "llama.cpp" not in n]
     rope = config.get("rope_scaling") or {}
     edge = config.get("original_max_position_embeddings")
     if "long_factor" not in rope or edge == GENAI_EDGE:
-        return said
+        return own_notes
     return [
-        *said,
-        f"the graph turns all positions by long factors once a text has more than {edge} tokens; onnxruntime-genai"
-        f" reads a text again at {GENAI_EDGE} and nowhere else: what it generates across {edge} is not the model's."
-        " kanna's own runs are right, and so are prompts on either side",
+        *own_notes,
+        f"the graph turns all positions by long factors once a text has more than {edge} tokens;"
+        f" onnxruntime-genai reads a text again at {GENAI_EDGE} and nowhere else: what it generates"
+        f" across {edge} is not the model's. kanna's own runs are right, and so are"
+        " prompts on either side",
     ]
 
 
 def windows(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a source's own config says of windows.
-
-    Our picture of a llama or Qwen holds none of it.
-    """
+    """What a source's own config says of windows, which our own config leaves out."""
     return {k: v for k, v in config.items() if k in WINDOWS and v is not None}
 
 
@@ -97,8 +97,10 @@ def build(
 ) -> Path:
     """Write the model as a Hugging Face folder below `scratch` and build its graph in `out`.
 
-    Model.onnx, external data, genai_config.json, tokenizer files. Raises KannaError with the
-    builder's last words when it fails.
+    The folder then holds model.onnx, its external data, genai_config.json and tokenizer files.
+
+    Raises:
+        KannaError: The builder failed; with its last line.
     """
     source = scratch / "source"
     safetensors.write_folder(
@@ -112,7 +114,7 @@ def build(
     task = {"source": str(source), "out": str(out), "scratch": str(scratch / "cache")}
     unbuffered = environment() | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "kanna.formats.onnx.build_worker", json.dumps(task)]
-    said: deque[str] = deque(maxlen=40)
+    output: deque[str] = deque(maxlen=40)
     layers = int(config["num_hidden_layers"])
     progress.start("build the graph", layers, "layers")
     try:
@@ -120,13 +122,13 @@ def build(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered
         ) as child:
             for line in child.stdout or ():
-                said.append(line.strip())
-                if found := _LAYER.match(line):
-                    progress.advance(1, f"layer {found[1]}")
+                output.append(line.strip())
+                if layer := _LAYER.match(line):
+                    progress.advance(1, f"layer {layer[1]}")
     finally:
         progress.finish()
     if child.returncode:
-        last = next((s for s in reversed(said) if s), "no message")
+        last = next((s for s in reversed(output) if s), "no message")
         raise KannaError(
             f"the model builder ended with code {child.returncode}: {last}",
             todo="write a GGUF instead: --format gguf",

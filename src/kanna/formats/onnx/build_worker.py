@@ -33,7 +33,7 @@ def build(source: str, out: str, scratch: str) -> None:
     # A cache as long as the text in every layer: one that holds a window alone cannot go back to an
     # earlier token.
     options = builder.parse_extra_options(
-        "", source, out, "fp32", "cpu", scratch, ["windowed_kv_cache=false"]
+        "", source, out, "fp32", "cpu", scratch, extra_options=["windowed_kv_cache=false"]
     )
     config = options["hf_details"]["hf_config"]
     # What is one matrix in the model is one in the graph.

@@ -1,7 +1,4 @@
-"""An ONNX folder, looked at before any runtime maps it.
-
-Which files it is, and that none of them lies elsewhere.
-"""
+"""An ONNX folder, checked before any runtime maps it: its files, and that all lie inside it."""
 
 from __future__ import annotations
 
@@ -15,19 +12,17 @@ from kanna.errors import FormatError
 GENAI = "genai_config.json"
 _MOST_GRAPH = 2 << 30
 OLDEST = 13
-"""The first opset whose operators mean what artefacts ask of them.
-
-QuantizeLinear by column, Cast to bfloat16.
-"""
+"""The first opset with the operators of artefacts: QuantizeLinear by column, Cast to bfloat16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """graph: the model's file.
+    """The files of an ONNX folder.
 
     Attributes:
-        data: Its external data.
-        decoder: That part of genai_config.json, {} of an encoder.
+        graph: The model's file.
+        data: Files of its external data.
+        model: That part of genai_config.json, {} of an encoder.
     """
 
     graph: Path
@@ -36,10 +31,12 @@ class Folder:
 
     @property
     def decoder(self) -> dict[str, Any]:
+        """That part of genai_config.json, {} of an encoder."""
         return self.model.get("decoder", {})
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the graph and its data."""
         return sum(p.stat().st_size for p in {self.graph, *self.data})
 
 
@@ -73,10 +70,7 @@ def read_folder(path: Path) -> Folder:
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The file `name` of a folder.
-
-    FormatError when it is absent, or anywhere else after links are followed.
-    """
+    """The file `name` of a folder; FormatError when it is absent, or outside by a link."""
     if (
         not isinstance(name, str)
         or not name
@@ -115,7 +109,7 @@ def _external(graph: Path) -> list[Path]:
             raise FormatError(f"{graph} places {tensor.name} before the start of its file")
         name = entries.get("location", "")
         needed[name] = max(needed.get(name, 0), stop)
-    found: list[Path] = []
+    paths: list[Path] = []
     for name, stop in needed.items():
         path = inside(graph.parent, name)
         if path.stat().st_size < stop:
@@ -124,8 +118,8 @@ def _external(graph: Path) -> list[Path]:
                 expected=f"at least {stop}",
                 todo="copy or convert it again",
             )
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def load(graph: Path) -> Any:
@@ -154,23 +148,20 @@ def load(graph: Path) -> Any:
 
 def tensors(graph: Any) -> list[Any]:
     """Every initializer and constant of a graph and of the graphs inside its nodes."""
-    found = list(graph.initializer)
+    constants = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                found.append(attribute.t)
+                constants.append(attribute.t)
             if attribute.HasField("g"):
-                found += tensors(attribute.g)
+                constants += tensors(attribute.g)
             for inner in attribute.graphs:
-                found += tensors(inner)
-    return found
+                constants += tensors(inner)
+    return constants
 
 
 def rope_edge(graph: Path) -> int:
-    """Tokens beyond which the graph takes the long factors of rope for all positions.
-
-    0 where it has one set.
-    """
+    """Tokens beyond which the graph uses the long factors of rope; 0 where it has one set."""
     chosen = {
         n.input[1]
         for n in load(graph).graph.node
@@ -180,7 +171,7 @@ def rope_edge(graph: Path) -> int:
 
 
 def rounds_activations(folder: Folder) -> bool:
-    """Whether matrix products of the graph read activations of 8 bits, by a range for all of them."""
+    """Whether matrix products of the graph read activations of 8 bits, with one range each."""
     return any(
         n.op_type in ("DynamicQuantizeLinear", "QuantizeLinear")
         for n in load(folder.graph).graph.node

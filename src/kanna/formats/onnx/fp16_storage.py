@@ -23,9 +23,12 @@ _KINDS = {"f16": 10, "bf16": 16}
 
 
 def halve(source: Path, out: Path, encoding: str) -> None:
-    """Write the float32 graph `source`/model.onnx with its matrices in f16 or bf16 as `out`/model.onnx.
+    """Write the float32 graph `source`/model.onnx with f16 or bf16 matrices as `out`/model.onnx.
 
-    Tables of angles and vectors stay as they are. Raises EncodingError for values the type does not hold.
+    Tables of angles and vectors stay as they are.
+
+    Raises:
+        EncodingError: The type does not hold a value.
     """
     from onnx import TensorProto, helper
 

@@ -1,7 +1,7 @@
-"""Where the model builder computes something else than the model does, and what is put in its place.
+"""Corrections of the model builder where it computes something else than the model does.
 
-The builder is driven as a library and stays as it is: its classes are overridden for one run. Every line here is held
-by a tiny model in tests/test_onnx.py, whose logits differ without it.
+The builder is driven as a library and stays as it is: its classes are overridden for one run. Every
+line here is held by a tiny model in tests/formats/onnx, whose logits differ without it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 SCALED = ("linear", "yarn", "llama3")
-"""Scalings of rope whose angles are taken from transformers.
-
-The builder leaves some out, and rounds others.
-"""
+"""Scalings of rope whose angles come from transformers: the builder omits or rounds them."""
 
 
 def mend(builder: Any, config: Any) -> None:
-    """Change the classes of the module `builder`, and what `config` says, for the model that `config` describes."""
+    """Change the classes of the module `builder` and the `config` for the model it describes."""
     name_windows(config)
     scale = float(config.hidden_size) ** 0.5
 
@@ -56,10 +53,7 @@ def mend(builder: Any, config: Any) -> None:
 
 
 def name_windows(config: Any) -> None:
-    """Say of every layer whether it looks through the window.
-
-    A config that says nothing means all of them.
-    """
+    """Set the kind of every layer where `config` names a window alone, which means all of them."""
     if getattr(config, "sliding_window", None) and getattr(config, "layer_types", None) is None:
         config.layer_types = ["sliding_attention"] * config.num_hidden_layers
 

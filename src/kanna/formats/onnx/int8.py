@@ -32,14 +32,20 @@ def quantize(
 ) -> dict[str, Any]:
     """Quantize the float graph `source`/model.onnx into `out`; figures of what was done.
 
-    Raises KannaError with the quantizer's last words when it fails.
-
     Args:
+        source: Folder of the float graph.
+        out: Folder of the quantized one.
+        scratch: Folder for what is handed to the process.
         ids: Calibration text, [windows, tokens].
         calibrator: Of static QDQ (W8A8), one of `ranges.CALIBRATORS`; "": dynamic int8.
         cache: Heads and width of a decoder's cache.
-        include, exclude: Patterns of the names of products that are quantized, and that stay float.
+        include: Patterns of the names of products that are quantized; none: all.
+        exclude: Patterns of the names of products that stay float.
         smoothing: Fold outliers of activations into norms where it lowers the error.
+        progress: Where progress is reported.
+
+    Raises:
+        KannaError: The quantizer failed; with its last line.
     """
     feeds = scratch / "feeds.npy"
     np.save(feeds, ids)
@@ -62,10 +68,10 @@ def quantize(
     finally:
         progress.finish()
     try:
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise KannaError(
             f"onnxruntime's quantizer ended with code {done.returncode}: {lines[-1]}"
         ) from None
-    return found
+    return figures

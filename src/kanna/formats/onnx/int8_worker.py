@@ -51,11 +51,13 @@ class Float:
                 self.writer[name] = node
 
     def get(self, name: str) -> F32:
+        """The values of a constant."""
         from onnx import numpy_helper
 
         return numpy_helper.to_array(self.values[name])
 
     def set(self, name: str, value: F32) -> None:
+        """Replace the values of a constant, as float32."""
         from onnx import numpy_helper
 
         self.values[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
@@ -94,17 +96,18 @@ class Float:
             str(augmented), options, providers=["CPUExecutionProvider"]
         )
         for feed in feeds:
-            found: list[Any] = list(session.run(wanted, dict(feed)))
-            yield {n: x.reshape(-1, x.shape[-1]) for n, x in zip(wanted, found, strict=True)}
+            values: list[Any] = list(session.run(wanted, dict(feed)))
+            yield {n: x.reshape(-1, x.shape[-1]) for n, x in zip(wanted, values, strict=True)}
 
 
 def groups(graph: Float, products: Sequence[Any]) -> list[tuple[str, list[Any], list[str]]]:
-    """What may be folded: an activation, the products that alone read it, and the constants that are divided for it.
+    """What may be folded: an activation, the products that read it, and constants to divide.
 
-    Behind a norm, its gain (and offset); behind a gated product, the columns of the matrix that makes the ungated half.
+    Only `products` read the activation. The constants are, behind a norm, its gain (and offset);
+    behind a gated product, the columns of the matrix that makes the ungated half.
     """
     chosen = {id(n) for n in products}
-    found: list[tuple[str, list[Any], list[str]]] = []
+    foldable: list[tuple[str, list[Any], list[str]]] = []
     for node in graph.model.graph.node:
         out = node.output[0]
         readers = graph.readers.get(out, [])
@@ -128,8 +131,8 @@ def groups(graph: Float, products: Sequence[Any]) -> list[tuple[str, list[Any], 
         else:
             continue
         if all(c in graph.values and len(graph.readers[c]) == 1 for c in constants):
-            found.append((out, readers, constants))
-    return found
+            foldable.append((out, readers, constants))
+    return foldable
 
 
 def fold(
@@ -184,17 +187,22 @@ def quantize(
     """Quantize `source`/model.onnx into `out`/model.onnx.
 
     Args:
+        source: Folder of the float graph.
+        out: Folder of the quantized one.
         calibrator: One of `ranges.CALIBRATORS` for static QDQ, or "" for dynamic int8.
         feeds: A .npy of ids, int64 [windows, tokens].
         cache: Heads and width of a decoder's cache, or [].
+        exclude: Patterns of the names of products that stay float.
+        include: Patterns of the names of products that are quantized; none: all.
+        smoothing: Fold outliers of activations into norms where it lowers the error.
     """
     import onnx
 
     graph = Float(Path(source) / "model.onnx")
     products = graph.products(exclude, include)
     batches = [_feed(graph, ids[None], cache) for ids in np.load(feeds)]
-    said = fold(graph, products, batches) if smoothing else {"groups": 0, "smoothed": 0}
-    if said["smoothed"]:
+    figures = fold(graph, products, batches) if smoothing else {"groups": 0, "smoothed": 0}
+    if figures["smoothed"]:
         folded = graph.path.with_name("smoothed.onnx")
         onnx.save(
             graph.model, str(folded), save_as_external_data=True, location="smoothed.onnx.data"
@@ -216,7 +224,7 @@ def quantize(
     onnx.save(
         model, final, save_as_external_data=True, location="model.onnx.data", size_threshold=1024
     )
-    return said | {"products": len(names)}
+    return figures | {"products": len(names)}
 
 
 def _feed(graph: Float, ids: Any, cache: Sequence[int]) -> dict[str, Any]:
@@ -253,27 +261,27 @@ def _dynamic(graph: Float, names: list[str], out: Path) -> Any:
     return onnx.load(str(out / "dynamic.onnx"))
 
 
-def _static(graph: Float, names: list[str], found: Mapping[str, tuple[float, float]]) -> Any:
+def _static(graph: Float, names: list[str], limits: Mapping[str, tuple[float, float]]) -> Any:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     tensors: dict[str, Any] = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in found.items()
+        for name, (low, high) in limits.items()
     }
     quantizer = QDQQuantizer(
         graph.model,
-        True,
-        False,
-        QuantType.QInt8,
-        QuantType.QUInt8,
-        TensorsData(CalibrationMethod.MinMax, tensors),
-        names,
-        [],
-        list(_PRODUCTS),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, tensors),
+        nodes_to_quantize=names,
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(_PRODUCTS),
         # The product itself stays float32: a second rounding would cost and give nothing.
-        {
+        extra_options={
             "WeightSymmetric": True,
             "ActivationSymmetric": False,
             "OpTypesToExcludeOutputQuantization": list(_PRODUCTS),
@@ -285,10 +293,10 @@ def _static(graph: Float, names: list[str], found: Mapping[str, tuple[float, flo
 
 
 def share_embedding(model: Any) -> None:
-    """Let the embedding read the int8 columns of the head it is tied to, where the float matrix would stay for it.
+    """Let a tied embedding read the int8 columns of the head, so that no float matrix stays.
 
-    The builder transposes the head's matrix, [hidden, vocabulary], and gathers rows of that: gathered are columns of
-    the int8 matrix and their scales instead, multiplied and turned.
+    The builder transposes the head's matrix, [hidden, vocabulary], and gathers rows of that:
+    gathered are columns of the int8 matrix and their scales instead, multiplied and turned.
     """
     from onnx import TensorProto, helper
 

@@ -12,7 +12,8 @@ from kanna.model import F32
 CALIBRATORS = {
     "minmax": "the smallest and the largest value seen",
     "percentile": "what holds 99.99 % of all values (onnxruntime's histograms)",
-    "entropy": "the range whose 8-bit histogram diverges least from that of the values (onnxruntime's)",
+    "entropy": "the range whose 8-bit histogram diverges least from that of the values"
+    " (onnxruntime's)",
 }
 PERCENTILE = 99.99
 # Entropy with 128 bins, the default, would find nothing to leave out: there are as many codes.
@@ -35,5 +36,5 @@ def ranges(batches: Iterable[Mapping[str, F32]], calibrator: str) -> dict[str, t
     collector: Any = HistogramCollector(calibrator, False, bins, 128, PERCENTILE, "same")
     for batch in batches:
         collector.collect({name: np.ascontiguousarray(x) for name, x in batch.items()})
-    found = collector.compute_collection_result()
-    return {name: (float(v[0]), float(v[1])) for name, v in found.items()}
+    limits = collector.compute_collection_result()
+    return {name: (float(v[0]), float(v[1])) for name, v in limits.items()}

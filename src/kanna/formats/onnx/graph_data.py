@@ -1,0 +1,199 @@
+"""The graph of quantized matrices in the making, and the layout of its external data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from kanna.encodings.grouped.nbits import NBits
+from kanna.formats.onnx.build import DATA
+from kanna.formats.onnx.packing import Planes, join, split
+from kanna.formats.stored import map_file, stored
+from kanna.model import F32, U8, columns, num_rows
+from kanna.plan.types import TensorPlan
+
+ALIGNMENT = 64
+FLOAT, FLOAT16, UINT8 = 1, 10, 2
+"""Types of onnx.TensorProto."""
+_ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
+"""Bytes of an element, by type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """Rows of one MatMul: parts of one encoding, one under the other.
+
+    Attributes:
+        kind: The encoding.
+        parts: What becomes of each of its tensors, from the first row on.
+        accuracy: accuracy_level of the node.
+    """
+
+    kind: NBits
+    parts: Sequence[TensorPlan]
+    accuracy: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return sum(num_rows(p.tensor) for p in self.parts)
+
+    @property
+    def cols(self) -> int:
+        """Values in a row."""
+        return columns(self.parts[0].tensor)
+
+
+@dataclass(slots=True)
+class MatrixPlace:
+    """Where a matrix goes: offsets of its planes, and of each part the rows above it."""
+
+    matrix: Matrix
+    codes: int
+    scales: int
+    zeros: int
+    above: dict[int, int] = field(default_factory=dict[int, int])
+
+
+class GraphData:
+    """Initializers of the new graph and the layout of its external data, made side by side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.initializers: list[Any] = []
+        self.tensors: list[TensorPlan] = []
+        self.offsets: list[int] = []
+        self.places: dict[int, MatrixPlace] = {}
+        self.end = 0
+        self._maps: dict[str, U8] = {}
+
+    def take(self, nbytes: int) -> int:
+        """Reserve bytes of the file, aligned; their offset."""
+        start = -(-self.end // ALIGNMENT) * ALIGNMENT
+        self.end = start + nbytes
+        return start
+
+    def external(self, name: str, dtype: int, dims: Sequence[int], offset: int) -> None:
+        """Add an initializer whose values lie at `offset` of the file."""
+        import onnx
+
+        nbytes = prod(dims) * _ITEM[dtype]
+        tensor = onnx.TensorProto(
+            name=name, data_type=dtype, dims=dims, data_location=onnx.TensorProto.EXTERNAL
+        )
+        for key, value in (("location", DATA), ("offset", offset), ("length", nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers.append(tensor)
+
+    def carry(self, old: Any) -> None:
+        """An initializer as it is; its bytes move to the new file."""
+        if old.data_location != 1:
+            self.initializers.append(old)
+            return
+        data = self.old_bytes(old)
+        offset = self.take(len(data))
+        self.external(old.name, old.data_type, old.dims, offset)
+        if len(data):
+            tensor = stored(old.name, (len(data),), "i8", data)
+            self._add(
+                TensorPlan(
+                    name=old.name, tensor=tensor, encoding=tensor.encoding, method="nearest"
+                ),
+                offset,
+            )
+
+    def old_bytes(self, tensor: Any) -> U8:
+        """Bytes of an initializer in the external data of the float graph, uint8 [bytes]."""
+        entries = {e.key: e.value for e in tensor.external_data}
+        name = entries["location"]
+        if name not in self._maps:
+            self._maps[name] = map_file(self.folder / name)
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
+        return self._maps[name][offset : offset + length]
+
+    def floats(self, name: str, entry: TensorPlan) -> None:
+        """A matrix of the model in float32, as Gather reads it."""
+        offset = self.take(entry.nbytes)
+        self.external(name, FLOAT, entry.tensor.shape, offset)
+        self._add(entry, offset)
+
+    def matrix(self, name: str, matrix: Matrix) -> MatrixPlace:
+        """The planes of a matrix, as initializers name_codes, name_scales and name_zeros."""
+        kind, rows, groups = matrix.kind, matrix.rows, matrix.cols // matrix.kind.group
+        place = MatrixPlace(
+            matrix,
+            self.take(rows * groups * kind.code_bytes),
+            self.take(rows * groups * kind.scale_bytes),
+            self.take(rows * kind.zero_bytes(groups)),
+        )
+        self.external(f"{name}_codes", UINT8, (rows, groups, kind.code_bytes), place.codes)
+        self.external(
+            f"{name}_scales", FLOAT16 if kind.half else FLOAT, (rows, groups), place.scales
+        )
+        if kind.zero:
+            self.external(f"{name}_zeros", UINT8, (rows, kind.zero_bytes(groups)), place.zeros)
+        above = 0
+        for part in matrix.parts:
+            self.places[id(part)] = place
+            place.above[id(part)] = above
+            self._add(part, place.codes)
+            above += num_rows(part.tensor)
+        return place
+
+    def _add(self, entry: TensorPlan, offset: int) -> None:
+        self.tensors.append(entry)
+        self.offsets.append(offset)
+
+    def spread(self, entry: TensorPlan, start: int, data: U8) -> Iterable[tuple[int, U8]] | None:
+        """Where the planes of rows from `start` go."""
+        place = self.places.get(id(entry))
+        if place is None:
+            return None
+        kind, at = place.matrix.kind, start + place.above[id(entry)]
+        groups = place.matrix.cols // kind.group
+        planes = split(kind, data)
+        pieces = [
+            (place.codes + at * groups * kind.code_bytes, planes.codes),
+            (place.scales + at * groups * kind.scale_bytes, planes.scales),
+        ]
+        if planes.zeros is not None:
+            pieces.append((place.zeros + at * kind.zero_bytes(groups), planes.zeros))
+        return pieces
+
+
+class StoredMatrix:
+    """A part of a node, read from the external data row by row."""
+
+    def __init__(self, entry: TensorPlan, place: MatrixPlace, data: U8) -> None:
+        self.name, self.shape, self.encoding = entry.name, tuple(entry.tensor.shape), entry.encoding
+        self._place, self._data, self._above = place, data, place.above[id(entry)]
+
+    @property
+    def dtype(self) -> str:
+        """Name of the encoding."""
+        return self.encoding.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.shape[0] * self.encoding.row_bytes(self.shape[1])
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), decoded, float32 [rows, columns]."""
+        return self.encoding.decode(self.raw(start, stop), self.shape[1])
+
+    def raw(self, start: int, stop: int) -> U8:
+        """Rows [start, stop) with their planes joined, uint8 [rows, row bytes]."""
+        kind, groups = self._place.matrix.kind, self.shape[1] // self._place.matrix.kind.group
+
+        def plane(at: int, row_bytes: int) -> U8:
+            first, last = (at + (self._above + row) * row_bytes for row in (start, stop))
+            return self._data[first:last].reshape(stop - start, row_bytes)
+
+        codes = plane(self._place.codes, groups * kind.code_bytes)
+        scales = plane(self._place.scales, groups * kind.scale_bytes)
+        zeros = plane(self._place.zeros, kind.zero_bytes(groups)) if kind.zero else None
+        return join(kind, Planes(codes, scales, zeros))
