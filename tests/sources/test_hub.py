@@ -152,7 +152,8 @@ def test_revision(folder: Path, hub: Hub, kanna_cli: Shell, tmp_path: Path) -> N
     hub.add(REPO, other, revision="v2")
     for revision, place in (("main", folder), ("v2", other)):
         out = tmp_path / f"{revision}.gguf"
-        run = kanna_cli("convert", REPO, "--revision", revision, "-o", str(out), "--preset", "Q8_0")
+        options = ["--revision", revision, "-o", str(out), "--preset", "Q8_0"]
+        run = kanna_cli("convert", REPO, *options)
         assert run.returncode == 0, run.stderr
         assert tensors(out) == local(place, tmp_path)
         (tmp_path / "local.gguf").unlink()
