@@ -58,7 +58,7 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     return report(job, calibration, allocation, written, costs=costs, tuned=tuned, proved=proved)
 
 
-@stage("calibrate", "Text → per site of the network: second moments of inputs, held-out inputs")
+@stage("calibrate", "Text → second moments of every matrix's inputs, held-out samples of them")
 def calibrate(job: Job) -> CalibratedSource:
     """Run text through the source, and keep the statistics of its inputs."""
     workspace, context, request = job.workspace, job.context, job.request
