@@ -236,6 +236,64 @@ def test_a_class_makes_its_own_instances() -> None:
     refuse("__new__", violations)
 
 
+FORMAT_NAMES = {"gguf", "onnx", "mlx"}
+FORMAT_ADAPTERS = (
+    "kanna/formats/",
+    "kanna/conversion/",
+    "kanna/runtimes/",
+    "kanna/optimization/adapters/",
+    "kanna/serving/engines/",
+    "kanna/plan/",
+    "kanna/packaging/targets/",
+)
+"""Where a file may be about one format."""
+NOT_FORMATS = {
+    "kanna/catalog/sources.py",  # a table of what is read, under the same names
+    "kanna/_util/extras.py",  # a table of extras of the distribution, two of them named alike
+}
+
+
+def names_a_format(node: ast.AST) -> bool:
+    """Whether a node is the name of a format, or a collection with one in it."""
+    return any(isinstance(n, ast.Constant) and n.value in FORMAT_NAMES for n in ast.walk(node))
+
+
+def is_kind_of_source(node: ast.expr) -> bool:
+    """Whether a node is `source.kind`: how a source is read, not the format of an artefact."""
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "source.kind"
+
+
+def decides_by_format(node: ast.AST) -> bool:
+    """Whether a node compares something with the name of a format, or keys a table by one."""
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        return any(map(names_a_format, sides)) and not any(map(is_kind_of_source, sides))
+    if isinstance(node, ast.Dict):
+        return any(key is not None and names_a_format(key) for key in node.keys)
+    return isinstance(node, ast.MatchValue) and names_a_format(node.value)
+
+
+def test_no_verb_knows_a_format_by_name() -> None:
+    violations: list[tuple[str, str]] = []
+    for source in files().values():
+        name = source.where(1).partition(":")[0]
+        if name.startswith(FORMAT_ADAPTERS) or name in NOT_FORMATS:
+            continue
+        violations += [
+            (source.where(getattr(node, "lineno", 1)), "decides by the name of a format")
+            for node in ast.walk(source.tree)
+            if decides_by_format(node)
+        ]
+    refuse("formats", violations)
+
+
+def test_decisions_by_format_are_seen() -> None:
+    for text in ('format == "mlx"', 'x in ("gguf", "onnx")', '{"onnx": 1}'):
+        assert any(map(decides_by_format, ast.walk(ast.parse(text)))), text
+    for text in ('source.kind == "gguf"', 'extra = "onnx"', 'x.name == "a"'):
+        assert not any(map(decides_by_format, ast.walk(ast.parse(text)))), text
+
+
 def picture() -> str:
     return (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 

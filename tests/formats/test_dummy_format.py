@@ -19,6 +19,7 @@ from kanna import (
     evaluate,
     fit,
     formats,
+    generate,
     inspect,
     optimize,
     package,
@@ -133,6 +134,10 @@ def test_evaluate_scores_it(llama: Path, artefact: Path, other_text: Path) -> No
 def test_bench_measures_it(artefact: Path) -> None:
     [row] = bench([artefact], prompt_tokens=32, gen_tokens=4, repeat=1, threads=1)
     assert row.runtime == "dummy" and row.prompt_tps > 0
+
+
+def test_generate_runs_it(artefact: Path) -> None:
+    assert isinstance("".join(generate(artefact, "Once upon", max_tokens=3)), str)
 
 
 def test_compare_takes_it_beside_gguf(llama: Path, other_text: Path, tmp_path: Path) -> None:

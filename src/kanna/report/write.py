@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from kanna import formats
 from kanna._util.atomic import write_text
 from kanna.report.card import model_card
 from kanna.report.page import html_page
@@ -37,8 +38,10 @@ def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
     for row in data["rows"]:
         if row.get("path"):
             path = out / Path(row["path"]).name
-            stem = path.stem if path.suffix == ".gguf" else path.name
-            files[path.with_name(stem + ".md")] = model_card(data, row["name"])
+            suffix = formats.get(row.get("format", formats.DEFAULT)).suffix
+            files[path.with_name(path.name.removesuffix(suffix) + ".md")] = model_card(
+                data, row["name"]
+            )
     for path, text in files.items():
         write_text(path, text)
     return list(files)

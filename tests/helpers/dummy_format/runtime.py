@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from helpers.dummy_format.container import FORMAT
-from kanna.conversion import convert
+from kanna import convert
 from kanna.runtimes import Availability, Engine
 from kanna.runtimes.folder_text import trained_context
 from kanna.runtimes.torch import RUNTIME as TORCH
