@@ -101,6 +101,18 @@ def test_unsupported_folder_is_shown_with_the_reason(folder: Path, tmp_path: Pat
     assert run.exit_code == 0 and "cannot be converted" in run.stdout
 
 
+def test_an_artefact_that_is_no_source_is_shown(tmp_path: Path) -> None:
+    onnx = tmp_path / "tiny-onnx"
+    onnx.mkdir()
+    (onnx / "genai_config.json").write_text("{}")
+    (onnx / "model.onnx").write_bytes(b"x" * 1000)
+    shown = kanna.inspect(onnx)
+    assert (shown.name, shown.kind, shown.bytes) == ("tiny-onnx", "ONNX folder", 1002)
+    assert shown.precision_class == "" and "nothing is read back" in shown.problems[0]["found"]
+    ran = CliRunner().invoke(cli, ["inspect", str(onnx)])
+    assert ran.exit_code == 0 and "ONNX folder" in ran.output, ran.output
+
+
 def test_json_is_plain(folder: Path) -> None:
     run = CliRunner().invoke(cli, ["inspect", str(folder), "--json"])
     assert json.loads(run.stdout)["family"] == "llama"

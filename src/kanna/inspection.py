@@ -91,7 +91,7 @@ def inspect(
         progress: Where hashing and fetching are reported.
 
     Raises:
-        SourceError: A file cannot be read at all.
+        SourceError: A file cannot be read at all, and is no artefact of a known format.
     """
     problems: list[dict[str, str]] = []
     try:
@@ -125,7 +125,7 @@ def inspect(
         num_tensors=len(tensors),
         bytes=num_bytes,
         bits_per_weight=bits,
-        precision_class=precision_class(bits),
+        precision_class=precision_class(bits) if bits else "",
         types=_types(tensors),
         shape=_shape(model),
         context=_whole(

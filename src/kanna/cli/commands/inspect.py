@@ -56,7 +56,6 @@ def inspect_command(
 
 
 def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
-    from kanna._util.units import format_size
     from kanna.cli.ui import facts
 
     made = data["provenance"]
@@ -77,9 +76,7 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         [
             ("Path", data["path"]),
             ("Family", data["family"] + known),
-            ("Parameters", f"{data['parameters']:,}"),
-            ("Tensors", f"{data['num_tensors']:,}, {format_size(data['bytes'])}"),
-            ("Bits per weight", f"{data['bits_per_weight']:.2f}: {data['precision_class']}"),
+            *_sizes(data),
             ("Context", f"{data['context']:,} tokens" if data["context"] else ""),
             ("Shape", ", ".join(f"{k} {v:,}" for k, v in data["shape"].items())),
             (
@@ -92,10 +89,25 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
             *((label, made.get(key)) for label, key in _MADE),
         ],
     )
-    _draw_types(screen, data)
+    if data["types"]:
+        _draw_types(screen, data)
     if every_tensor:
         _draw_tensors(screen, data)
     _draw_remarks(screen, data)
+
+
+def _sizes(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Weights and bytes; of an artefact that nothing is read back from, bytes alone."""
+    from kanna._util.units import format_size
+
+    size = format_size(data["bytes"])
+    if not data["num_tensors"]:
+        return [("Files", size)]
+    return [
+        ("Parameters", f"{data['parameters']:,}"),
+        ("Tensors", f"{data['num_tensors']:,}, {size}"),
+        ("Bits per weight", f"{data['bits_per_weight']:.2f}: {data['precision_class']}"),
+    ]
 
 
 def _draw_types(screen: Console, data: dict[str, Any]) -> None:
