@@ -298,6 +298,30 @@ def test_across_formats_memory_and_speed_count() -> None:
     assert recommend([slow, replace(fast, format="gguf")])["name"] == "Q4_K_M"
 
 
+def three_formats(home: Path, text: Path) -> list[str]:
+    """The command that compares a tiny model in three formats."""
+    return [
+        "compare",
+        str(home / "tiny"),
+        "--presets",
+        "F16,onnx:fp32,mlx:q8",
+        "--formats",
+        "gguf,onnx,mlx",
+        "-o",
+        str(home / "out"),
+        "--text",
+        str(text),
+        "--windows",
+        "2",
+        "--repeat",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+        "--quiet",
+    ]
+
+
 def test_three_formats_in_one_report(
     compared: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -311,26 +335,7 @@ def test_three_formats_in_one_report(
             tiny_models.SMALL, "intermediate_size", 640
         )  # as many rows as the vocabulary are refused
         tiny_models.make("llama", tmp_path / "tiny")
-    words = [
-        "compare",
-        str(tmp_path / "tiny"),
-        "--presets",
-        "F16,onnx:fp32,mlx:q8",
-        "--formats",
-        "gguf,onnx,mlx",
-        "-o",
-        str(tmp_path / "out"),
-        "--text",
-        str(folder.parent / "text.txt"),
-        "--windows",
-        "2",
-        "--repeat",
-        "1",
-        "--threads",
-        "1",
-        "--json",
-        "--quiet",
-    ]
+    words = three_formats(tmp_path, text=folder.parent / "text.txt")
     for turn in range(2):
         run = CliRunner().invoke(cli, words, env={"KANNA_CACHE": str(folder.parent / "cache")})
         assert run.exit_code == 0, run.stderr
