@@ -18,8 +18,8 @@ from kanna.model import Tensor
 
 def method_of(config: Mapping[str, Any]) -> str | None:
     """The layout that config.json names, where it is one of these."""
-    found = config.get("quantization_config")
-    name = found.get("quant_method") if isinstance(found, dict) else None
+    settings = config.get("quantization_config")
+    name = settings.get("quant_method") if isinstance(settings, dict) else None
     name = name.replace("-", "_") if isinstance(name, str) else ""
     return name if name in plugins.names(__name__, "unpacked") else None
 
@@ -31,12 +31,12 @@ def unpacked(
 
     Raises UnsupportedError, FormatError.
     """
-    found: dict[str, Tensor] = plugins.load(__name__, method, "unpacked")(
+    decoded: dict[str, Tensor] = plugins.load(__name__, method, "unpacked")(
         tensors, config["quantization_config"]
     )
-    if len(found) == len(tensors):
+    if len(decoded) == len(tensors):
         raise FormatError(
             f"config.json says the weights are packed by {method}, and no tensor is",
             todo="fetch the files again",
         )
-    return found
+    return decoded
