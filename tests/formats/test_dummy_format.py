@@ -59,7 +59,7 @@ def other_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_among_the_components() -> None:
-    for kind in ("formats", "runtimes"):
+    for kind in ("formats", "runtimes", "engines"):
         [listed] = components(kind, "dummy").kinds
         assert listed.components[0].name == "dummy"
         assert "helpers.dummy_format" in listed.components[0].where
