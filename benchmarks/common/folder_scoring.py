@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def mean(kl: dict[str, float]) -> float:
     return float(np.mean(list(kl.values())))
 
 
-class Scorer:
+class Scorer(ABC):
     """KL divergence in nats from the same reference, by kind of text."""
 
     def __init__(self, workload: Workload, reference: Path) -> None:
@@ -42,9 +43,9 @@ class Scorer:
             result[kind] = float(np.mean(divergences))
         return result
 
+    @abstractmethod
     def logits(self, path: Path) -> Logits:
         """What an artefact predicts on the held-out text."""
-        raise NotImplementedError
 
 
 class DecodedScorer(Scorer):
