@@ -182,9 +182,10 @@ def _unknown(source: Source) -> Model:
     """The little that is known of a model no family fits: enough to show it."""
     metadata = source.gguf.metadata if source.gguf else {}
     family = metadata["general.architecture"].value if "general.architecture" in metadata else None
-    named = source.config.get("model_type") or next(
-        iter(source.config.get("architectures") or []), None
-    )
+    classes = source.config.get("architectures")
+    if isinstance(classes, list):
+        classes = next(iter(classes), None)
+    named = source.config.get("model_type") or classes
     return Model(
         name=source.name,
         family=str(family or named or "unknown"),

@@ -56,6 +56,7 @@ def make_source(name: str, folder: Path, **changes: Any) -> Any:
         config=raw,
         gguf=None,
         revision=None,
+        notes=[],
         tensors=tensors_of(family, Config(raw, family.defaults)),
         files={p.name: p for p in folder.iterdir()},
     )

@@ -47,7 +47,7 @@ def load_model(source: Source) -> Model:
         tensors=shaped,
         metadata=metadata,
         config=dict(source.config),
-        notes=[_sentence(p) for p in problems] + notes + more_notes,
+        notes=[*source.notes, *(_sentence(p) for p in problems), *notes, *more_notes],
     )
 
 

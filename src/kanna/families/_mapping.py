@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kanna import encodings
+from kanna.errors import UnsupportedError
 from kanna.families.base import IGNORED, SHAPES, Config, Family, Problem
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.model import Tensor
@@ -83,6 +85,9 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
         if tuple(tensor.shape) != shape:
             problems.append(_misshapen(hf_name, tuple(tensor.shape), shape))
             continue
+        if not _has_values(tensor.dtype):
+            problems.append(_no_floats(hf_name, tensor.dtype))
+            continue
         mapped[gguf_name] = _view(family, gguf_name, tensor, c)
     if skipped:
         problems.append(
@@ -112,6 +117,22 @@ def _unknown(name: str, tensor: Tensor, family: Family) -> Problem:
     return Problem(
         f"tensor {name} {list(tensor.shape)} has no place in {family.arch}",
         todo="the model differs from its class: a fork, an adapter or a part of a pipeline",
+    )
+
+
+def _has_values(dtype: str) -> bool:
+    """Whether a tensor of this type is read as numbers of a matrix."""
+    try:
+        return encodings.get(dtype).decoder is not None
+    except UnsupportedError:
+        return False
+
+
+def _no_floats(name: str, dtype: str) -> Problem:
+    return Problem(
+        f"{name} holds {dtype} values",
+        "a floating type: f16, bf16, f32 or f64",
+        "use the 16-bit release of this model, or store the tensor in a floating type",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna._util import plugins
-from kanna.errors import UnsupportedError
+from kanna.errors import SourceError, UnsupportedError
 from kanna.families.base import Family
 from kanna.formats.onnx import encoder
 
@@ -24,29 +24,73 @@ def get(name: str) -> Family:
 
 
 def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
-    """The family of a config.json, by its architecture class.
+    """The family of a config.json, by its architecture class, else by its model type.
 
-    UnsupportedError names the known ones.
+    UnsupportedError names the known ones; SourceError a config that contradicts itself.
     """
-    classes = [a for a in config.get("architectures") or [] if isinstance(a, str)]
-    for name in names():
-        if any(a in get(name).architectures for a in classes):
-            return name, get(name)
+    classes = architectures_of(config)
+    typed = _by_model_type(config)
+    named = [name for name in names() if any(a in get(name).architectures for a in classes)]
+    if len(named) > 1:
+        raise SourceError(
+            f"config.json names architectures of several families: {', '.join(classes)}",
+            expected="one architecture",
+            todo="leave the one of these weights in config.json",
+        )
+    if named and typed and named[0] not in typed:
+        raise SourceError(
+            f"config.json has architecture {classes[0]} and model_type "
+            f"{config.get('model_type')!r}, which is another family",
+            expected=f"model_type {get(named[0]).model_type!r}",
+            todo="fetch config.json again from where the model was published",
+        )
+    if named:
+        return named[0], get(named[0])
+    if typed and not classes:
+        return typed[0], get(typed[0])
+    raise _unsupported(config, classes)
+
+
+def architectures_of(config: Mapping[str, Any]) -> list[str]:
+    """The architecture classes of a config.json; SourceError when they are no names."""
+    given = config.get("architectures")
+    if given is None:
+        return []
+    classes = [given] if isinstance(given, str) else given
+    if not isinstance(classes, list) or not all(isinstance(a, str) and a for a in classes):
+        raise SourceError(
+            f"config.json has architectures = {given!r:.80}",
+            expected='a list of names, such as ["LlamaForCausalLM"]',
+            todo="fetch config.json again from where the model was published",
+        )
+    return classes
+
+
+def _by_model_type(config: Mapping[str, Any]) -> list[str]:
+    """Families whose model type a config.json has, at its top or for its text part."""
+    text = config.get("text_config")
+    own = config.get("model_type")
+    types = {own, text.get("model_type") if isinstance(text, Mapping) else None}
+    return [n for n in names() if get(n).model_type in types or (own and own in get(n).model_types)]
+
+
+def _unsupported(config: Mapping[str, Any], classes: list[str]) -> UnsupportedError:
     if encoder.is_encoder(config):
-        raise UnsupportedError(
+        return UnsupportedError(
             f"{', '.join(classes)} is an encoder: it makes vectors, and no text",
             expected="a model that generates text",
             todo="encoders go to ONNX: kanna convert SRC -o folder --preset onnx:int8, then "
             "kanna verify SRC folder and kanna bench folder",
         )
     known = sorted(a for name in names() for a in get(name).architectures)
-    architecture = (
-        f"architecture {', '.join(classes)}"
-        if classes
-        else f"model type {config.get('model_type')!r}"
-    )
-    raise UnsupportedError(
-        f"{architecture} is not supported",
+    if classes:
+        what = f"architecture {', '.join(classes)} is not supported"
+    elif config.get("model_type") is not None:
+        what = f"model type {config.get('model_type')!r} is not supported"
+    else:
+        what = "config.json names neither architectures nor a model_type"
+    return UnsupportedError(
+        what,
         expected="one of " + ", ".join(known),
         todo="if someone published a GGUF of this model, give that: any architecture can be "
         "requantized from GGUF",

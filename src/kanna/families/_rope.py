@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import SourceError
+from kanna.families._numbers import real
 from kanna.model import F32, MetaValue, f32, string, u32
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -28,14 +29,15 @@ class Rope:
     params: Mapping[str, Any]
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self.params.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        """One of the numbers of the scaling; SourceError when it is absent or something else."""
+        value = real(self.params.get(key, default))
+        if value is None:
             raise SourceError(
-                f"rope scaling {self.kind!r} has {key} = {value!r}",
+                f"rope scaling {self.kind!r} has {key} = {self.params.get(key)!r:.80}",
                 expected="a number",
                 todo="check rope_parameters (or rope_scaling) in config.json",
             )
-        return float(value)
+        return value
 
 
 def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
@@ -52,10 +54,13 @@ def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
     elif per_layer:
         params = params.get(layers) or {}
     theta = params.get("rope_theta", theta)
-    if not isinstance(theta, int | float):
-        raise SourceError(f"config.json has rope_theta = {theta!r}", expected="a number")
+    base = real(theta)
+    if base is None or base <= 0:
+        raise SourceError(
+            f"config.json has rope_theta = {theta!r:.80}", expected="a positive number"
+        )
     kind = str(params.get("rope_type") or params.get("type") or "default").lower()
-    return Rope(float(theta), kind, params)
+    return Rope(base, kind, params)
 
 
 def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue]:

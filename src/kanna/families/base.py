@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kanna.errors import SourceError
+from kanna.families._numbers import real
 from kanna.families._rope import Rope, rope_of
 from kanna.model import F32, MetaValue, Model
 
@@ -99,7 +100,7 @@ class Config:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
             raise SourceError(
-                f"config.json has {key} = {value!r}",
+                f"config.json has {key} = {value!r:.80}",
                 expected="a positive integer",
                 todo="fetch config.json again from where the model was published",
             )
@@ -107,10 +108,14 @@ class Config:
 
     def number(self, key: str) -> float:
         """A number of the config; SourceError when absent or something else."""
-        value = self.values.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise SourceError(f"config.json has {key} = {value!r}", expected="a number")
-        return float(value)
+        value = real(self.values.get(key))
+        if value is None:
+            raise SourceError(
+                f"config.json has {key} = {self.values.get(key)!r:.80}",
+                expected="a number",
+                todo="fetch config.json again from where the model was published",
+            )
+        return value
 
     @property
     def layers(self) -> int:
@@ -155,7 +160,12 @@ class Config:
     @property
     def tied(self) -> bool:
         """Whether the output matrix is the embedding."""
-        return bool(self.get("tie_word_embeddings", False))
+        value = self.get("tie_word_embeddings", False)
+        if not isinstance(value, bool):
+            raise SourceError(
+                f"config.json has tie_word_embeddings = {value!r:.80}", expected="true or false"
+            )
+        return value
 
     def rope(self, layers: str = "full_attention") -> Rope:
         """Rotary embedding of the full (or sliding) attention layers, from either spelling."""
@@ -212,6 +222,7 @@ class Family:
         surplus: Added tokens beyond the embedding rows that may be dropped.
         checks: Config → further problems.
         model_type: What config.json calls it.
+        model_types: What it calls models that hold this one as their text part.
         to_config: Model → config keys of this family alone, for the way back to Hugging Face.
     """
 
@@ -233,4 +244,5 @@ class Family:
     surplus: frozenset[str] = frozenset()
     checks: Callable[[Config], list[Problem]] = _no_problems
     model_type: str
+    model_types: tuple[str, ...] = ()
     to_config: Callable[[Model], dict[str, Any]] = _no_config

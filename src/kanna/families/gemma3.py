@@ -67,6 +67,7 @@ FAMILY = Family(
     summary="Gemma 3, the text model: alone, or the language part of the multimodal ones",
     architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
+    model_types=("gemma3",),
     metadata=metadata,
     names=GEMMA_NAMES
     | {

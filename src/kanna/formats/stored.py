@@ -10,6 +10,7 @@ import numpy as np
 from kanna import encodings
 from kanna.encodings import Encoding
 from kanna.errors import FormatError, SourceError
+from kanna.formats.text_files import refuse_stand_in
 from kanna.model import F32, U8, columns
 
 
@@ -67,14 +68,16 @@ def map_file(path: Path) -> U8:
     """The bytes of a file as uint8, mapped.
 
     Raises:
-        FormatError: It is empty.
+        FormatError: It is empty, or a pointer of git-lfs or a web page in its place.
         SourceError: It is not there.
     """
     if not path.is_file():
         raise SourceError(f"{path} is not a file", todo="check the path")
     if path.stat().st_size == 0:
         raise FormatError(f"{path} is empty", expected="a model file", todo="fetch it again")
-    return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    data = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    refuse_stand_in(data[:512].tobytes(), "the file")
+    return data
 
 
 def stored(name: str, shape: tuple[int, ...], dtype: str, data: U8) -> StoredTensor:

@@ -24,6 +24,7 @@ from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress
 from kanna.encodings import transcoding
 from kanna.errors import EncodingError, OutputError
+from kanna.formats import overflow
 from kanna.model import U8, columns, num_rows
 from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
@@ -312,7 +313,10 @@ def _encoded(entry: TensorPlan, start: int, stop: int, nonfinite: str) -> U8:
             raise EncodingError(
                 f"{int((~np.isfinite(x)).sum())} of {x.size} values are NaN or infinite"
             )
-        return methods.get(entry.method).encode(encoding, x, _inputs(entry, start))
+        method, inputs = methods.get(entry.method), _inputs(entry, start)
+        rows = method.encode(encoding, x, inputs)
+        overflow.check(encoding, method, x, inputs, rows)
+        return rows
     except EncodingError as error:
         if np.isfinite(tensor.rows(start, stop)).all():
             raise EncodingError(

@@ -5,7 +5,6 @@ A Hugging Face folder or hub id, a GGUF file, or an embedded default.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,8 +18,15 @@ from kanna.errors import FormatError, RefusedError, SourceError
 from kanna.formats import gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
+from kanna.formats.text_files import (
+    parse_json,
+    read_json,
+    read_text,
+    refuse_stand_in_file,
+    repeated_keys,
+)
 from kanna.model import Tensor
-from kanna.sources import hub, packages
+from kanna.sources import adapter, hub, packages
 
 # Side files that decide what an artefact holds.
 _DECISIVE = (
@@ -34,6 +40,8 @@ _DECISIVE = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_READ = (*_DECISIVE, "vocab.json", "merges.txt", "vocab.txt")
+"""Side files that may be pointers of git-lfs."""
 BUILTIN = {
     "smollm2-135m": packages.smollm2_gguf,
     "gemma3-270m": packages.gemma3_270m_gguf,
@@ -53,6 +61,7 @@ class Source:
         config: Config.json ({} for a GGUF).
         files: Side files by name, such as tokenizer.json.
         given: The source as the user wrote it.
+        notes: What the user must know of the files that were read, and those that were not.
     """
 
     kind: str
@@ -65,6 +74,7 @@ class Source:
     gguf: GGUFFile | None = None
     revision: str | None = None
     weight_files: list[Path] = field(default_factory=list[Path])
+    notes: list[str] = field(default_factory=list[str])
 
     @property
     def decisive_files(self) -> list[Path]:
@@ -87,12 +97,12 @@ class Source:
     def text(self, name: str) -> str | None:
         """Text of a side file, or None."""
         path = self.files.get(name)
-        return None if path is None else path.read_text(encoding="utf-8")
+        return None if path is None else read_text(path)
 
     def json(self, name: str) -> Any:
         """Parsed side file, or None; FormatError when it is not JSON."""
-        text = self.text(name)
-        return None if text is None else _parse(text, name)
+        path = self.files.get(name)
+        return None if path is None else read_json(path)
 
 
 def open_source(
@@ -154,6 +164,7 @@ def _file(path: Path, given: str) -> Source:
     if path.suffix.lower() == ".safetensors":
         raise SourceError(f"{path} is one file of a model", todo=f"give its folder: {path.parent}")
     file = gguf.read(path)
+    adapter.refuse_gguf(file.value("general.type"), path.name)
     name = str(file.value("general.name") or path.stem)
     return Source(
         kind="gguf",
@@ -177,25 +188,10 @@ def _pickled(name: str) -> RefusedError:
 
 def _folder(path: Path, given: str, name: str | None = None, revision: str | None = None) -> Source:
     files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
-    weights = [p for n, p in files.items() if n.endswith(".safetensors")]
+    adapter.refuse(files, given)
     if "config.json" not in files:
-        if "genai_config.json" in files or "model.onnx" in files:
-            raise SourceError(
-                f"{path} is an ONNX folder: nothing is read back from it",
-                expected="the source it was made from",
-                todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, "
-                f"kanna bench {path}",
-            )
-        ggufs = [n for n in files if n.endswith(".gguf")]
-        if ggufs:
-            raise SourceError(
-                f"{path} is a folder of GGUF files", todo=f"give one of them: {path / ggufs[0]}"
-            )
-        raise SourceError(
-            f"{path} has no config.json",
-            expected="a Hugging Face model folder",
-            todo="give the folder of the model",
-        )
+        raise _no_config(path, files)
+    weights = [p for n, p in files.items() if n.endswith(".safetensors")]
     contents = _contents(path) if not weights else None
     if contents is None and not weights and safetensors.INDEX not in files:
         pickled = [n for n in files if n.endswith(PICKLED)]
@@ -204,13 +200,18 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         raise SourceError(
             f"{path} has no weights", expected="model.safetensors or its shards", todo="fetch them"
         )
-    config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
-    if not isinstance(config, dict):
-        raise FormatError("config.json is not an object")
+    for side in _READ:
+        if side in files:
+            refuse_stand_in_file(files[side])
+    config, notes = _config(files["config.json"])
+    notes += adapter.beside_model(files)
     if contents is not None:
         tensors, weights = dict(contents.tensors), list(contents.weight_files)
     else:
-        tensors, config = _unpacked(safetensors.read_folder(path), config)
+        chosen = safetensors.weight_files(path)
+        notes += chosen.notes
+        weights = [path / n for n in sorted(chosen.names)]
+        tensors, config = _unpacked(safetensors.read_folder(path, chosen), config)
     return Source(
         kind="hf",
         path=path,
@@ -221,7 +222,45 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         files={n: p for n, p in files.items() if not n.endswith(".safetensors")},
         revision=revision,
         weight_files=weights,
+        notes=notes,
     )
+
+
+def _no_config(path: Path, files: dict[str, Path]) -> SourceError:
+    """The error for a folder without config.json."""
+    if "genai_config.json" in files or "model.onnx" in files:
+        return SourceError(
+            f"{path} is an ONNX folder: nothing is read back from it",
+            expected="the source it was made from",
+            todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, "
+            f"kanna bench {path}",
+        )
+    ggufs = [n for n in files if n.endswith(".gguf")]
+    if ggufs:
+        return SourceError(
+            f"{path} is a folder of GGUF files", todo=f"give one of them: {path / ggufs[0]}"
+        )
+    return SourceError(
+        f"{path} has no config.json",
+        expected="a Hugging Face model folder",
+        todo="give the folder of the model",
+    )
+
+
+def _config(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """config.json, and what its user must know of it."""
+    text = read_text(path)
+    config = parse_json(text, path.name)
+    if not isinstance(config, dict):
+        raise FormatError(
+            f"{path.name} is not an object", expected='{"architectures": …}', todo="fetch it again"
+        )
+    repeated = repeated_keys(text)
+    notes = [
+        f"{path.name} has {name!r} more than once with different values: the last one counts"
+        for name in repeated
+    ]
+    return config, notes
 
 
 def _contents(path: Path) -> FolderContents | None:
@@ -244,13 +283,6 @@ def _unpacked(
     return tensors, config
 
 
-def _parse(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{name} is not JSON: {error}", todo="fetch it again") from None
-
-
 def _hub(
     repo_id: str,
     revision: str | None,
@@ -265,10 +297,13 @@ def _hub(
         return _folder(folder, repo_id, name, folder.name)  # a snapshot is named by its commit
     repository = hub.look_up(repo_id, revision)
     names = repository.weight_files
+    if adapter.CONFIG in repository.files and "config.json" not in repository.files:
+        path = hub.fetch(repository, [adapter.CONFIG])[adapter.CONFIG]
+        raise adapter.refusal(repo_id, adapter.base_of(path))
     if "config.json" not in repository.files:
         raise SourceError(f"{repo_id} has no config.json", expected="a language model repository")
     files = hub.fetch(repository, repository.side_files)
-    config = _parse(files["config.json"].read_text(encoding="utf-8"), "config.json")
+    config, notes = _config(files["config.json"])
     tensors, config = _unpacked(hub.headers(repository), config)
     source = Source(
         kind="hf",
@@ -280,6 +315,7 @@ def _hub(
         files=files,
         revision=repository.commit,
         weight_files=[files["config.json"].parent / n for n in sorted(names)],
+        notes=notes,
     )
     if preflight:
         preflight(source)

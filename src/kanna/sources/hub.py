@@ -17,7 +17,8 @@ from typing import Any
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.errors import RefusedError, SourceError
-from kanna.formats.safetensors.read import DTYPES, INDEX, header_size, parse_header, shard_names
+from kanna.formats.safetensors.read import DTYPES, header_size, parse_header
+from kanna.formats.safetensors.shards import INDEX, SINGLE, shard_names
 from kanna.formats.stored import HeaderTensor
 from kanna.model import Tensor
 
@@ -106,7 +107,9 @@ def headers(repository: Repository) -> dict[str, Tensor]:
     """Names, shapes and types of every tensor, from the first bytes of each weight file."""
     tensors: dict[str, Tensor] = {}
     names = repository.weight_files
-    if INDEX in repository.files:
+    if SINGLE in names:
+        names = [SINGLE]  # as in a folder: it is the model, whatever index lies beside it
+    elif INDEX in repository.files:
         names = shard_names(Path(fetch(repository, [INDEX])[INDEX]).read_bytes())
         missing = [n for n in names if n not in repository.files]
         if missing:

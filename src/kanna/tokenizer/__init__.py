@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import SourceError
+from kanna.formats.text_files import read_text
 from kanna.model import MetaValue, ValueType, array, boolean, string
 from kanna.tokenizer import _json, _special
 from kanna.tokenizer._strip import runtime_name, strip_notes, stripping
@@ -136,8 +137,8 @@ def _added_tokens(files: dict[str, Path], config: dict[str, Any]) -> dict[int, t
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        return read_text(path)
+    except OSError as error:
         raise SourceError(f"{path.name} cannot be read: {error}", todo="fetch it again") from error
 
 

@@ -35,7 +35,9 @@ SIDE_FILES = (
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of an encoder; tried are those of the BERT kind."""
-    return any(a in ARCHITECTURES for a in config.get("architectures") or ())
+    named = config.get("architectures") or ()
+    classes = [named] if isinstance(named, str) else named if isinstance(named, list) else ()
+    return any(a in ARCHITECTURES for a in classes)
 
 
 def export(source: Path, out: Path, progress: Progress) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from kanna.encodings import Encoding
 from kanna.formats.base import FLOATS, Format
-from kanna.formats.safetensors.read import INDEX, header_size, parse_header, read_file, read_folder
+from kanna.formats.safetensors.read import header_size, parse_header, read_file, read_folder
 from kanna.formats.safetensors.save import save
+from kanna.formats.safetensors.shards import ADAPTER, INDEX, weight_files
 from kanna.formats.safetensors.write import SHARD_BYTES, check_folder, folder_bytes, write_folder
 
 __all__ = [
+    "ADAPTER",
     "FORMAT",
     "INDEX",
     "SHARD_BYTES",
@@ -21,6 +23,7 @@ __all__ = [
     "read_file",
     "read_folder",
     "save",
+    "weight_files",
     "write_folder",
 ]
 

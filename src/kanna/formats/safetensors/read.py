@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.safetensors.shards import INDEX, WeightFiles, weight_files
 from kanna.formats.stored import map_file, stored
 from kanna.model import U8, Tensor
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 MAX_HEADER = 100_000_000
 # safetensors dtype → encoding
 DTYPES = {
@@ -182,51 +181,28 @@ class Unreadable:
         )
 
 
-def shard_names(index: bytes) -> list[str]:
-    """File names that an index file lists, in order; FormatError when one is not a plain name."""
-    try:
-        names = sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise FormatError(f"{INDEX} is malformed", expected="an object with weight_map") from None
-    for name in names:
-        if (
-            not isinstance(name, str)
-            or PurePosixPath(name).name != name
-            or "\\" in name
-            or not name
-        ):
-            raise FormatError(f"{INDEX} names the file {name!r}", expected="a plain file name")
-    return names
+def read_folder(folder: Path, files: WeightFiles | None = None) -> dict[str, Tensor]:
+    """Tensors of a model folder by name.
 
+    Args:
+        folder: The folder.
+        files: Its weight files; None: those that `weight_files` names.
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Tensors of a model folder by name: one file, or the shards its index lists."""
-    index = folder / INDEX
-    if index.is_file():
-        names = shard_names(index.read_bytes())
-        missing = [n for n in names if not (folder / n).is_file()]
-        if missing:
-            raise SourceError(
-                f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:3])}",
-                todo="fetch the model again; finished files are kept",
-            )
-    else:
-        paths = (
-            [folder / SINGLE]
-            if (folder / SINGLE).is_file()
-            else sorted(folder.glob("*.safetensors"))
-        )
-        names = [p.name for p in paths]
+    Raises:
+        FormatError: A tensor is twice in them, or one that the index promises is in none.
+    """
+    files = files or weight_files(folder)
     tensors: dict[str, Tensor] = {}
-    for name in names:
+    for name in files.names:
         for key, tensor in read_file(folder / name).items():
             if key in tensors:
                 raise FormatError(f"{name} repeats the tensor {key}")
             tensors[key] = tensor
-    if index.is_file():
-        lost = sorted(set(json.loads(index.read_bytes())["weight_map"]) - set(tensors))
-        if lost:
-            raise FormatError(
-                f"{len(lost)} tensors of the index are in no shard, such as {lost[0]}"
-            )
+    lost = [name for name in files.indexed if name not in tensors]
+    if lost:
+        raise FormatError(
+            f"{len(lost)} tensors of {INDEX} are in no shard, such as {lost[0]}",
+            expected="an index of these very shards",
+            todo="fetch the model again: index and shards are not of one save",
+        )
     return tensors

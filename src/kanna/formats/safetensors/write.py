@@ -10,7 +10,8 @@ from typing import Any
 
 from kanna._util.progress import Progress, Silent
 from kanna.errors import OutputError
-from kanna.formats.safetensors.read import DTYPES, INDEX, SINGLE
+from kanna.formats.safetensors.read import DTYPES
+from kanna.formats.safetensors.shards import INDEX, SINGLE
 from kanna.formats.stream import File, WriteResult, check_output, fill
 from kanna.model import U8, num_rows
 from kanna.plan.types import TensorPlan

@@ -1,0 +1,100 @@
+"""LoRA adapters as PEFT saves them: they change a base model and are no model themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import SourceError, UnsupportedError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_MERGE = (
+    "merge it first: peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload()"
+    ".save_pretrained(OUT), then tokenizer.save_pretrained(OUT), and give OUT; or convert the base"
+)
+
+
+def base_of(path: Path) -> str:
+    """The base model that an adapter's config names, or ""."""
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return base if isinstance(base, str) else ""
+
+
+def refusal(given: str, base: str) -> UnsupportedError:
+    """The error for an adapter in place of a model.
+
+    Args:
+        given: What the user named.
+        base: The base model, or "" where it is not known.
+    """
+    named = f" of {base}" if base else ""
+    return UnsupportedError(
+        f"{given} is a LoRA adapter{named}, not a model",
+        expected=f"the base model{f' ({base})' if base else ''} with the adapter merged into it",
+        todo=_MERGE,
+    )
+
+
+def refuse(files: Mapping[str, Path], given: str) -> None:
+    """Raise UnsupportedError when a folder holds an adapter and no model.
+
+    Args:
+        files: The files of the folder by name.
+        given: What the user named.
+    """
+    if not is_adapter(files):
+        return
+    others = [
+        n
+        for n in files
+        if n not in WEIGHTS and n.endswith((".safetensors", ".bin", ".gguf", ".index.json"))
+    ]
+    if "config.json" not in files or not others:
+        path = files.get(CONFIG)
+        raise refusal(given, base_of(path) if path else "")
+
+
+def is_adapter(files: Mapping[str, Path]) -> bool:
+    """Whether a folder holds an adapter, alone or beside a model."""
+    return CONFIG in files or any(n in files for n in WEIGHTS)
+
+
+def beside_model(files: Mapping[str, Path]) -> list[str]:
+    """A note for a folder that holds a model and an adapter."""
+    if not is_adapter(files):
+        return []
+    path = files.get(CONFIG)
+    base = base_of(path) if path else ""
+    return [
+        "the folder also holds a LoRA adapter"
+        + (f" of {base}" if base else "")
+        + f" ({CONFIG}): it is left out, the model is converted without it"
+    ]
+
+
+def refuse_gguf(kind: object, name: str) -> None:
+    """Raise SourceError for a GGUF that holds no model.
+
+    Args:
+        kind: Its `general.type`.
+        name: What to call the file.
+    """
+    if kind == "adapter":
+        raise UnsupportedError(
+            f"{name} is a LoRA adapter, not a model",
+            expected="the GGUF of its base model",
+            todo="give the base model; llama.cpp applies the adapter with --lora",
+        )
+    if kind == "imatrix":
+        raise SourceError(
+            f"{name} is an importance matrix, not a model",
+            expected="a GGUF of a model",
+            todo=f"kanna convert SRC -o OUT --imatrix {name}",
+        )
