@@ -19,12 +19,12 @@ from kanna.model import MetaValue, Model, string, u32
 from kanna.provenance import SOURCE_HASHES, of_folder
 from kanna.serving import engines
 from kanna.sources import open_source
+from kanna.tokenizer import templates
 
 # Files that run code when they are read.
 _PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # Files of a folder that may hold its chat template; the first of them counts.
-_TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,16 +278,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _template(path: Path) -> str | None:
-    for name in _TEMPLATES:
-        file = path / name
-        if not file.is_file():
-            continue
-        if file.suffix == ".jinja":
-            return file.read_text(encoding="utf-8")
-        template = _json(file).get("chat_template")
-        if isinstance(template, str):
-            return template
-    return None
+    files = {p.name: p for p in path.iterdir()}
+    return templates.choose(templates.read(files, _json(path / "tokenizer_config.json")))
 
 
 def _plain(name: str) -> str:

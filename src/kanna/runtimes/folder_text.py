@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import FormatError
+from kanna.tokenizer import special_tokens, templates
 
 TOKENIZER = "tokenizer.json"
 # What a decoder looks back at: enough for the bytes of one character and the space before a word.
@@ -38,26 +39,29 @@ class FolderText:
         # Some encoders have the length they were trained at written into the tokenizer.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        settings = read_json(folder / "tokenizer_config.json")
+        named = special_tokens.settings(
+            read_json(folder / "tokenizer_config.json"),
+            read_json(folder / "special_tokens_map.json"),
+        )
         configs = [*configs, read_json(folder / "generation_config.json")]
-        self.bos = self._special_id("bos", settings, configs)
-        self.eos = self._special_id("eos", settings, configs)
-        self.ends = frozenset(i for c in configs for i in _ids(c.get("eos_token_id")))
-        if not self.ends and self.eos is not None:
-            self.ends = frozenset({self.eos})
+        self.bos = self._special_id("bos", named, configs)
+        self.eos = self._special_id("eos", named, configs)
+        self.ends = frozenset(special_tokens.end_ids(named, configs, self._tokenizer.token_to_id))
         start = self._tokenizer.encode("", add_special_tokens=True).ids
         self.adds_bos = bool(start) and start[0] == self.bos
-        self.chat_template = _template(folder, settings)
+        self.chat_template = templates.choose(
+            templates.read({p.name: p for p in folder.iterdir()}, named)
+        )
 
     def _special_id(
-        self, kind: str, settings: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]
+        self, kind: str, named: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]
     ) -> int | None:
-        token = settings.get(f"{kind}_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        token_id = self._tokenizer.token_to_id(token) if isinstance(token, str) else None
+        token = special_tokens.text_of(named.get(f"{kind}_token"))
+        token_id = self._tokenizer.token_to_id(token) if token else None
         if token_id is not None:
             return int(token_id)
-        return next((i for c in configs for i in _ids(c.get(f"{kind}_token_id"))), None)
+        ids = (i for c in configs for i in special_tokens.ids_of(c.get(f"{kind}_token_id")))
+        return next(ids, None)
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
         """Token ids; see `Engine.tokenize`."""
@@ -85,22 +89,6 @@ class FolderText:
             start, end = end, len(ids)
         if end < len(ids):
             yield self.detokenize(ids[start:])[len(self.detokenize(ids[start:end])) :]
-
-
-def _ids(value: Any) -> list[int]:
-    values: list[Any] = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, int)]
-
-
-def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        by_name = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = by_name.get("default")
-    return template if isinstance(template, str) else None
 
 
 def trained_context(folder: Path) -> int | None:

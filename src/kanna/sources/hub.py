@@ -35,6 +35,7 @@ SIDE_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "LICENSE*",
     "README.md",
 )

@@ -7,14 +7,15 @@ Nothing is guessed: a tokenizer llama.cpp cannot reproduce is refused.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna.errors import SourceError
 from kanna.formats.text_files import read_text
 from kanna.model import MetaValue, ValueType, array, boolean, string
-from kanna.tokenizer import _json, _special
+from kanna.tokenizer import _json, _special, special_tokens, templates
 from kanna.tokenizer._strip import runtime_name, strip_notes, stripping
 from kanna.tokenizer._to_hf import to_hf
 from kanna.tokenizer._vocab import Vocab, from_json
@@ -37,11 +38,12 @@ class Read:
     metadata: dict[str, MetaValue]
     left: set[str]
     right: set[str]
+    notes: list[str] = field(default_factory=list[str])
 
     def adapt(self, name: str) -> tuple[str, list[str]]:
         """The general.name with which llama.cpp tokenizes alike, and notes on what it cannot do."""
         name = runtime_name(name, self.metadata[f"{KEY}.tokens"].value, self.right)
-        return name, strip_notes(name, self.left, self.right)
+        return name, self.notes + strip_notes(name, self.left, self.right)
 
 
 def metadata(
@@ -75,7 +77,9 @@ def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
 
 def _read(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
     files = source.files
-    config = _object(files, "tokenizer_config.json")
+    config = special_tokens.settings(
+        _object(files, "tokenizer_config.json"), _object(files, "special_tokens_map.json")
+    )
     tokenizer = _object(files, "tokenizer.json") if "tokenizer.json" in files else None
     vocab = _vocab(files, tokenizer, config, rows, surplus)
     entries = {
@@ -88,24 +92,20 @@ def _read(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
         entries[f"{KEY}.scores"] = array(vocab.scores, ValueType.F32)
     if vocab.merges is not None:
         entries[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
-    entries |= _special.special_ids(vocab.tokens, config, source.config)
+    configs = [source.config, _nested(source.config), _object(files, "generation_config.json")]
+    special, notes = _special.special_ids(vocab.tokens, config, configs)
+    entries |= special
     entries |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
     if vocab.space_prefix is not None:
         entries[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
-    entries |= _special.templates(chat_template(files, config))
-    return Read(entries, *stripping(tokenizer or {}))
+    entries |= _special.templates(templates.read(files, config))
+    return Read(entries, *stripping(tokenizer or {}), notes)
 
 
-def chat_template(files: dict[str, Path], config: dict[str, Any]) -> Any:
-    """The chat template: its own file first, as transformers 5 writes it, then the config's."""
-    if (path := files.get("chat_template.jinja")) is not None:
-        text = _text(path)
-        others = sorted((path.parent / "additional_chat_templates").glob("*.jinja"))
-        named = [{"name": p.stem, "template": _text(p)} for p in others]
-        return [{"name": "default", "template": text}, *named] if named else text
-    if (given := config.get("chat_template")) is not None:
-        return given
-    return _object(files, "chat_template.json").get("chat_template")
+def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of the config of a model that reads more than text."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, dict) else {}
 
 
 def _vocab(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna.model import MetaValue, ValueType, array, boolean, string, u32
+from kanna.tokenizer import templates as chat_templates
+from kanna.tokenizer.special_tokens import end_ids, ids_of, text_of
 
 KEY = "tokenizer.ggml"
+_END_KEYS = tuple(f"{KEY}.{name}_token_id" for name in ("eos", "eot", "eom"))
 _CONFIGURED = {
     "bos": "bos",
     "eos": "eos",
@@ -34,40 +38,85 @@ _BY_TEXT: dict[str, tuple[str, ...]] = {
 _ADD_BOS = ("Llama", "CodeLlama", "Gemma")
 
 
-def text_of(entry: Any) -> str | None:
-    """A token in tokenizer_config.json is its text, or an object with the text as `content`."""
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) and entry else None
+# Texts that end a generation in llama.cpp, whatever the file says (llama-vocab.cpp).
+_ENDS_BY_TEXT = frozenset(
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
+    ]
+)
 
 
 def special_ids(
-    tokens: list[str], config: dict[str, Any], model_config: dict[str, Any]
-) -> dict[str, MetaValue]:
-    """Ids of special tokens from tokenizer_config.json, config.json, then well-known texts."""
-    wanted = {text_of(config.get(f"{name}_token")) for name in _CONFIGURED}.union(
+    tokens: list[str], settings: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, MetaValue], list[str]]:
+    """Ids of special tokens, and remarks on those that a GGUF has no place for.
+
+    Args:
+        tokens: By id.
+        settings: tokenizer_config.json with the tokens of special_tokens_map.json.
+        configs: config.json, what is nested in it, and generation_config.json.
+    """
+    wanted = {text_of(settings.get(f"{name}_token")) for name in _CONFIGURED}.union(
         *_BY_TEXT.values()
     )
     ids = {text: i for i, text in enumerate(tokens) if text in wanted}
     size = len(tokens)
-    nested = model_config.get("text_config") or {}
     entries: dict[str, MetaValue] = {}
     for name, key in _CONFIGURED.items():
-        text = text_of(config.get(f"{name}_token"))
-        token = ids.get(text) if text else None
-        for place in (model_config, nested):
-            given = place.get(f"{name}_token_id")
-            if isinstance(given, list) and given:
-                given = given[0]
-            if token is None and isinstance(given, int) and not isinstance(given, bool):
-                token = given
-        if token is not None and 0 <= token < size:
-            entries[f"{KEY}.{key}_token_id"] = u32(token)
+        text = text_of(settings.get(f"{name}_token"))
+        named = [ids[text]] if text in ids else []
+        named += [i for c in configs for i in ids_of(c.get(f"{name}_token_id")) if i < size]
+        if named:
+            entries[f"{KEY}.{key}_token_id"] = u32(named[0])
     for name, texts in _BY_TEXT.items():
         token = next((ids[t] for t in texts if t in ids), None)
         if token is not None:
             entries[f"{KEY}.{name}_token_id"] = u32(token)
-    return entries
+    ends = [i for i in end_ids(settings, configs, ids.get) if i < size]
+    return entries, _place_ends(entries, ends, tokens)
+
+
+def _place_ends(entries: dict[str, MetaValue], ends: list[int], tokens: list[str]) -> list[str]:
+    """Name every end token in one of the three keys for them; remarks on those without a place.
+
+    llama.cpp stops at the tokens of these keys and at those whose text it knows.
+    """
+    for name in ("eot", "eom"):
+        key = f"{KEY}.{name}_token_id"
+        named = {int(entries[k].value) for k in _END_KEYS if k in entries}
+        left = [i for i in ends if i not in named and tokens[i] not in _ENDS_BY_TEXT]
+        held = entries.get(key)
+        # A text that llama.cpp knows needs no key.
+        if left and (held is None or tokens[int(held.value)] in _ENDS_BY_TEXT):
+            entries[key] = u32(left[0])
+    named = {int(entries[k].value) for k in _END_KEYS if k in entries}
+    lost = [tokens[i] for i in ends if i not in named and tokens[i] not in _ENDS_BY_TEXT]
+    if not lost:
+        return []
+    return [
+        f"a GGUF names three end tokens at most: llama.cpp does not stop at {', '.join(lost[:4])}"
+    ]
 
 
 def framing(
@@ -103,26 +152,17 @@ def framing(
     return {f"{KEY}.add_bos_token": boolean(bool(bos)), f"{KEY}.add_eos_token": boolean(bool(eos))}
 
 
-def templates(given: Any) -> dict[str, MetaValue]:
-    """Chat template keys from a template, or a list of named ones (`default` is the main one)."""
-    if isinstance(given, str):
-        return {"tokenizer.chat_template": string(given)}
-    if not isinstance(given, list):
-        return {}
+def templates(given: Mapping[str, str]) -> dict[str, MetaValue]:
+    """Chat template keys from templates by name; `default` is the main one."""
     entries: dict[str, MetaValue] = {}
     others: list[str] = []
-    for entry in given:
-        if not isinstance(entry, dict):
-            continue
-        name, template = entry.get("name"), entry.get("template")
-        if not isinstance(name, str) or not isinstance(template, str):
-            continue
-        if name == "default":
+    for name, template in given.items():
+        if name == chat_templates.DEFAULT:
             entries["tokenizer.chat_template"] = string(template)
-        else:
-            clean = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
-            entries[f"tokenizer.chat_template.{clean}"] = string(template)
-            others.append(clean)
+            continue
+        clean = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
+        entries[f"tokenizer.chat_template.{clean}"] = string(template)
+        others.append(clean)
     if others:
         entries["tokenizer.chat_templates"] = array(others, ValueType.STR)
     return entries

@@ -65,9 +65,24 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
         **{f"{name}_token": text for name, text in special.items()},
     }
-    if (template := metadata.get("tokenizer.chat_template")) is not None:
-        config["chat_template"] = template.value
+    if (template := _templates(metadata)) is not None:
+        config["chat_template"] = template
     return {"tokenizer.json": _json(tokenizer), "tokenizer_config.json": _json(config)}
+
+
+def _templates(metadata: Mapping[str, MetaValue]) -> str | list[dict[str, str]] | None:
+    """The chat template; a list of named ones where there are several."""
+    main = metadata.get("tokenizer.chat_template")
+    names = metadata.get("tokenizer.chat_templates")
+    others = {
+        str(name): str(entry.value)
+        for name in (names.value if names is not None else [])
+        if (entry := metadata.get(f"tokenizer.chat_template.{name}")) is not None
+    }
+    default = {} if main is None else {"default": str(main.value)}
+    if not others:
+        return default.get("default")
+    return [{"name": n, "template": t} for n, t in (default | others).items()]
 
 
 def _json(value: Any) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -15,6 +13,8 @@ Message = Mapping[str, Any]
 # Longer than any template in use; a hostile one is refused before it is parsed.
 _MAX_TEMPLATE = 1 << 20
 _MAX_TEXT = 1 << 24
+# Names under which a message carries what the model thought, the one in common use first.
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
 
 def render(
@@ -28,7 +28,17 @@ def render(
 ) -> str:
     """The text of a conversation.
 
-    Raises FormatError when the template is broken or refuses the messages.
+    Args:
+        template: Jinja2 text.
+        messages: The conversation; keys whose value is None are left out, as transformers does.
+        bos: Text of the token that begins a text; where there is none, a template finds the name
+            undefined.
+        eos: Text of the token that ends a text, likewise.
+        add_generation_prompt: Whether the text ends where an answer begins.
+        **variables: What else the template can name: tools, documents, options of the model.
+
+    Raises:
+        FormatError: The template is broken or refuses the messages.
     """
     import jinja2
 
@@ -39,12 +49,10 @@ def render(
     try:
         pieces: list[str] = []
         size = 0
+        special = {k: v for k, v in (("bos_token", bos), ("eos_token", eos)) if v}
+        values = {"tools": None, "documents": None, **special, **variables}
         for piece in _compile(template).generate(
-            messages=list(messages),
-            bos_token=bos,
-            eos_token=eos,
-            add_generation_prompt=add_generation_prompt,
-            **variables,
+            values, messages=_plain(messages), add_generation_prompt=add_generation_prompt
         ):
             pieces.append(piece)
             size += len(piece)
@@ -65,51 +73,23 @@ def render(
     return "".join(pieces)
 
 
+def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as a template of transformers sees them.
+
+    Nothing is there that is None, and what a model thought has each of the names in use.
+    """
+    plain: list[dict[str, Any]] = []
+    for message in messages:
+        given = {k: v for k, v in message.items() if v is not None}
+        thought = next((given[k] for k in _THOUGHTS if k in given), None)
+        if thought is not None:
+            given = {"thinking": thought, **given, "reasoning_content": thought}
+        plain.append(given)
+    return plain
+
+
 @cache
 def _compile(template: str) -> Any:
-    import jinja2
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from kanna.tokenizer.chat_environment import environment  # jinja2 loads for templates alone
 
-    class GenerationTag(Extension):
-        """`{% generation %}` marks what the assistant wrote, for training.
-
-        Here it changes nothing.
-        """
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    class Environment(ImmutableSandboxedEnvironment):
-        """The sandbox, with limits on the two operators that make gigabytes of a few characters."""
-
-        intercepted_binops = frozenset(["*", "**"])
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            sizes = [len(v) for v in (left, right) if hasattr(v, "__len__")]
-            counts = [v for v in (left, right) if isinstance(v, int)]
-            if (sizes and max(counts, default=0) * sizes[0] > _MAX_TEMPLATE) or (
-                operator == "**" and max(map(abs, counts), default=0) > 64
-            ):
-                raise jinja2.TemplateError(f"the result of {operator} is too large")
-            return super().call_binop(context, operator, left, right)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def strftime_now(form: str) -> str:
-        return datetime.now().strftime(form)
-
-    def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
-    )
-    environment.filters["tojson"] = tojson
-    functions: dict[str, Any] = {"raise_exception": raise_exception, "strftime_now": strftime_now}
-    environment.globals.update(functions)
-    return environment.from_string(template)
+    return environment().from_string(template)

@@ -15,6 +15,7 @@ from kanna.model import Model
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
+from kanna.tokenizer import special_tokens, templates
 from kanna.tokenizer.chat import render
 
 # Where tokenizers go wrong: spaces, digits, case, contractions, scripts without spaces, combining
@@ -191,16 +192,15 @@ def source_template(source: Source, model: Model) -> str | None:
     if source.kind == "gguf":
         assert source.gguf is not None
         return source.gguf.value("tokenizer.chat_template")
-    if (text := source.text("chat_template.jinja")) is not None:
-        return text
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        template = (source.json(name) or {}).get("chat_template")
-        if isinstance(template, str):
-            return template
-        if isinstance(template, list):
-            by_name = {t.get("name"): t.get("template") for t in template}
-            return by_name.get("default") or next(iter(by_name.values()), None)
-    return None
+    return templates.choose(templates.read(source.files, _settings(source)))
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    """The tokenizer's settings in a source's own files."""
+    config, token_map = (
+        source.json(name) or {} for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    return special_tokens.settings(config, token_map)
 
 
 def check_template(source: Source, model: Model, engine: Engine) -> Check:
@@ -251,7 +251,6 @@ def _text(engine: Engine, token: int | None) -> str:
 
 def source_stops(source: Source, model: Model) -> set[int]:
     """Ids that end a generation, by the source's configuration and metadata."""
-    stops: set[int] = set()
     if source.kind == "gguf":
         keys = (
             "tokenizer.ggml.eos_token_id",
@@ -259,15 +258,10 @@ def source_stops(source: Source, model: Model) -> set[int]:
             "tokenizer.ggml.eom_token_id",
         )
         return {int(v) for k in keys if (v := model.meta(k)) is not None}
-    for data in (source.config, source.json("generation_config.json") or {}):
-        value = data.get("eos_token_id")
-        stops |= {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
-    settings = source.json("tokenizer_config.json") or {}
-    token = settings.get("eos_token")
-    token = token.get("content") if isinstance(token, dict) else token
     tokens: Sequence[str] = model.meta("tokenizer.ggml.tokens") or []
-    if isinstance(token, str) and token:
-        stops |= {i for i, t in enumerate(tokens) if t == token}
+    ids = {text: i for i, text in enumerate(tokens)}
+    configs = [source.config, source.json("generation_config.json") or {}]
+    stops = set(special_tokens.end_ids(_settings(source), configs, ids.get))
     return {i for i in stops if 0 <= i < len(tokens)}
 
 

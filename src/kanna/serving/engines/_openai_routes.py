@@ -91,7 +91,7 @@ class OpenAiRoutes:
 
     async def props(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
         """Whether the chat template has a place for tools."""
-        supports_tools = "tools" in (self.codec.template or "")
+        supports_tools = any("tools" in t for t in self.codec.templates.values())
         return json_response({"chat_template_caps": {"supports_tools": supports_tools}})
 
     async def chat(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:

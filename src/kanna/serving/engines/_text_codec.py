@@ -12,6 +12,7 @@ import tokenizers
 
 from kanna.errors import FormatError
 from kanna.serving.engines._http_server import BadRequestError
+from kanna.tokenizer import special_tokens, templates
 from kanna.tokenizer.chat import render
 
 
@@ -31,17 +32,16 @@ class TextCodec:
         if not (folder / "tokenizer.json").is_file():
             raise FormatError(f"{folder} has no tokenizer.json", todo="convert the model again")
         self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        path = folder / "tokenizer_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.bos, self.eos = (_token_text(config.get(f"{name}_token")) for name in ("bos", "eos"))
-        template = folder / "chat_template.jinja"
-        self.template: Any = (
-            template.read_text("utf-8") if template.is_file() else config.get("chat_template")
+        config, token_map = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
         )
-        if isinstance(self.template, list):  # several, by name
-            self.template = next(
-                (t["template"] for t in self.template if t["name"] == "default"), None
-            )
+        named = special_tokens.settings(config, token_map)
+        self.bos, self.eos = (
+            special_tokens.text_of(named.get(f"{name}_token")) or "" for name in ("bos", "eos")
+        )
+        self.templates = templates.read({p.name: p for p in folder.iterdir()}, named)
+        self.template = templates.choose(self.templates)
         eos_id = self.tokenizer.token_to_id(self.eos) if self.eos else None
         self.end_ids: frozenset[int] = frozenset(
             [*end_ids, *([] if eos_id is None else [int(eos_id)])]
@@ -95,7 +95,8 @@ class TextCodec:
             BadRequestError: There is no template.
             FormatError: The template fails.
         """
-        if not self.template:
+        template = templates.choose(self.templates, body.get("tools"))
+        if not template:
             raise BadRequestError("the model has no chat template: ask for a completion")
         messages = [m | {"content": _plain_text(m.get("content"))} for m in body["messages"]]
         options = body.get("chat_template_kwargs")
@@ -105,7 +106,7 @@ class TextCodec:
             else {}
         )
         tools = {"tools": body["tools"]} if body.get("tools") else {}
-        return render(self.template, messages, bos=self.bos, eos=self.eos, **(options | tools))
+        return render(template, messages, bos=self.bos, eos=self.eos, **(options | tools))
 
     def encode_chat(self, body: dict[str, Any]) -> list[int]:
         """Ids of a chat request; a template that writes BOS itself does not get a second one."""
@@ -130,10 +131,6 @@ class StreamDecoder:
     def flush(self) -> str:
         """Characters that were never completed, as U+FFFD."""
         return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))[self._length :]
-
-
-def _token_text(token: Any) -> str:
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _plain_text(content: Any) -> Any:
