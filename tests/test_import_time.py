@@ -18,9 +18,9 @@ HEAVY = (
 
 MEASURE = """
 import json, sys, time
-began = time.perf_counter()
+began = time.process_time()
 {work}
-seconds = time.perf_counter() - began
+seconds = time.process_time() - began
 print(json.dumps([seconds, [m for m in {heavy!r} if m in sys.modules]]))
 """
 
@@ -32,7 +32,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 
 
 def measured(work: str) -> tuple[float, list[str]]:
-    """Least seconds of three runs, each in a fresh interpreter, and the heavy modules it loaded."""
+    """Least processor seconds of three fresh interpreters, and the heavy modules one loaded."""
     import json
 
     code = MEASURE.format(work=work.strip(), heavy=HEAVY)

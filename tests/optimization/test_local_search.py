@@ -29,6 +29,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
 from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
+from helpers.same_bytes import differences  # noqa: E402 - needs torch
 
 from kanna import optimization as package  # noqa: E402 - needs torch
 from kanna.optimization import measure, probe  # noqa: E402 - needs torch
@@ -124,7 +125,7 @@ def test_what_was_kept_is_what_lies_there(home: Path, best: dict[str, Any]) -> N
         statistics=best["statistics"],
         threads=2,
     )
-    assert (home / "again.gguf").read_bytes() == optimized.read_bytes()
+    assert differences(home / "again.gguf", optimized) == []
 
 
 def test_a_second_run_tries_nothing_again(
@@ -215,9 +216,8 @@ def test_interrupted_it_keeps_the_best_and_goes_on(
     done = optimize(home, out.name)
     assert done["swaps"] == best["swaps"], "as if it had never been interrupted"
     assert done["tuning"]["watched"] == pytest.approx(best["tuning"]["watched"], rel=1e-3)
-    assert (out / "tiny-optimized.gguf").read_bytes() == (
-        home / "out" / "tiny-optimized.gguf"
-    ).read_bytes()
+    names = [folder / "tiny-optimized.gguf" for folder in (out, home / "out")]
+    assert differences(*names) == []
 
 
 def test_tuning_is_decided_in_the_runtime(home: Path, best: dict[str, Any]) -> None:
@@ -235,7 +235,7 @@ def test_tuning_is_decided_in_the_runtime(home: Path, best: dict[str, Any]) -> N
             plan=home / "out" / "tuned.json",
             statistics=best["statistics"],
         )
-        assert (home / "tuned.gguf").read_bytes() == tuned.read_bytes()
+        assert differences(home / "tuned.gguf", tuned) == []
 
 
 @pytest.mark.parametrize("recipe", ["llama", "qwen3", "gemma3"])
@@ -321,7 +321,7 @@ def test_only_what_changed_is_encoded_again(home: Path, tmp_path: Path) -> None:
         before=tmp_path / "a.gguf",
     )
     assert fresh == [f"blk.{i}.attn_v.weight" for i in range(3)]
-    assert (tmp_path / "c.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert differences(tmp_path / "c.gguf", tmp_path / "b.gguf") == []
 
 
 def test_moves_give_a_group_more_bytes_and_others_fewer() -> None:
