@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # functions too. ARCHITECTURE.md draws the same line.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"_util", "checks", "model"},
+    {"_util", "checks", "closeness", "model"},
     {"_native", "encodings"},
     {"methods"},
     {"plan"},
@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"families"},
     {"hardware"},
     {"calibration", "provenance"},
+    {"recommendation"},
     {"conversion", "sizing", "inspection"},
     {"runtimes"},
     {"evaluation", "benchmark", "generation"},

@@ -5,6 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+_WORDS = {
+    "proved": "intact",
+    "intact": "intact",
+    "failed": "failed",
+    "unprovable": "not checkable here",
+}
+
+
+def gate_word(status: str | None) -> str:
+    """What people read for the `status` of a gate; "" where there was none.
+
+    Files keep `proved`, as earlier versions wrote it: it says that a file holds what it should and
+    runs, not that it is close. How close it is, `kanna.closeness` grades.
+    """
+    return _WORDS.get(status or "", status or "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:

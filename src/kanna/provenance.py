@@ -35,7 +35,7 @@ def of_folder(folder: Path) -> dict[str, str]:
     return {k: v for k, v in values.items() if k.startswith("kanna.") and isinstance(v, str)}
 
 
-def quantized_source(model: Model) -> dict[str, int]:
+def quantized_source(model: Model | Source) -> dict[str, int]:
     """Number of weights by quantized encoding of the source; empty when it holds full precision."""
     from kanna import encodings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from kanna.errors import UsageError
 
@@ -35,6 +36,13 @@ def format_size(num_bytes: float) -> str:
             value = num_bytes / factor
             return f"{value:.2f} {unit}" if unit in {"GB", "TB"} else f"{value:.1f} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def with_range(value: float, spread: Sequence[float] | None, digits: int) -> str:
+    """`92.0 (88.1–95.4)`: what was measured, and the slowest and fastest round if they differ."""
+    if spread is None or f"{spread[0]:.{digits}f}" == f"{spread[1]:.{digits}f}":
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} ({spread[0]:.{digits}f}–{spread[1]:.{digits}f})"
 
 
 def precision_class(bits: float) -> str:

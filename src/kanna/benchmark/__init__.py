@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from kanna import runtimes
 from kanna._util.processes import ask
 from kanna._util.progress import Progress, Silent
+from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, UsageError
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
@@ -44,6 +45,10 @@ class BenchRow:
         joules_per_token: Of the whole machine while generating; None where it exposes no counter of
             energy.
         spread: Lowest and highest value of each of these over the rounds.
+        samples: Their values round by round; files take turns, so those of one round were measured
+            shortly after each other.
+        busy: Share of this machine's processors that other programs took meanwhile; None where that
+            cannot be told.
         repeat: Rounds that were measured.
         memory: Bytes by purpose as the runtime allocated them.
     """
@@ -64,6 +69,8 @@ class BenchRow:
     prompt_tokens: int
     gen_tokens: int
     file_cache: str = "warm"
+    samples: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    busy: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON has it."""
@@ -119,6 +126,7 @@ def bench(
     runs: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
     progress.start("bench", repeat * len(files), "runs")
     slow: set[Path] = set()
+    load = LoadMeter()
     for turn in range(repeat):
         # Every second round goes backwards: a machine that slows down favours neither end.
         for path in files if turn % 2 == 0 else files[::-1]:
@@ -130,7 +138,9 @@ def bench(
                     slow.add(path)
             progress.advance(1)
     progress.finish()
-    return [_row(path, runs[path], prompt_tokens, gen_tokens) for path in files]
+    busy = load.others()
+    rows = [_row(path, runs[path], prompt_tokens, gen_tokens) for path in files]
+    return [replace(row, busy=busy) for row in rows]
 
 
 def _measure(
@@ -158,6 +168,7 @@ def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens:
         prompt_tps=middle["prompt_tps"],
         gen_tps=middle["gen_tps"],
         spread={name: (min(v), max(v)) for name, v in values.items()},
+        samples={name: list(map(float, v)) for name, v in values.items()},
         memory=runs[0]["memory"],
         runtime=runtimes.of(path).name,
         joules_per_token=None if None in joules else median(joules),

@@ -22,6 +22,8 @@ from kanna.comparison.rows import CompareResult, Row, recommend
 from kanna.comparison.speed import REPEAT, measure_speed
 from kanna.errors import UsageError
 from kanna.evaluation.windows import read_text
+from kanna.recommendation import source_facts
+from kanna.sizing import room
 from kanna.sources import open_source
 
 __all__ = ["CompareResult", "Row", "compare", "recommend"]
@@ -102,7 +104,7 @@ def compare(
     for row in rows:
         gate(row, context)
         if row.gate != "proved":
-            say(f"{row.name}: {'the gate failed' if row.gate == 'failed' else 'not provable here'}")
+            say(f"{row.name}: {_CHECKED[row.gate or '']}")
     evaluation, quality_notes = measure_quality(rows, context)
     speed_notes = measure_speed(rows, context, repeat=repeat)
     small_enough = context.model.num_parameters <= _FLOOR_LIMIT
@@ -114,7 +116,7 @@ def compare(
         name=base_name(opened),
         source=describe_source(opened, context.model),
         rows=rows,
-        recommended=recommend(rows),
+        recommended=recommend(rows, source_facts(opened, used, room=room(context.model, used))),
         evaluation=evaluation,
         environment=environment(threads, used),
         command=command(
@@ -135,6 +137,9 @@ def compare(
     report.write(result.to_dict(), folder)
     bar.finish()
     return result
+
+
+_CHECKED = {"failed": "its checks failed", "unprovable": "not checkable here", "": "not checked"}
 
 
 def _made(row: Row) -> str:

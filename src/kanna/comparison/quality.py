@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna import formats
 from kanna._util.digest import sha256
+from kanna.closeness import grade_name
 from kanna.comparison.context import ComparisonContext
 from kanna.comparison.rows import Row
 from kanna.errors import KannaError, MissingError
@@ -90,6 +91,7 @@ def take_quality(row: Row, data: Mapping[str, Any], names: Sequence[str] = QUALI
     """Give a row the figures of an evaluation."""
     for name in names:
         setattr(row, name, data[name])
+    row.grade = grade_name({"kl_mean": row.kl_mean, "top1": row.top1})
 
 
 def measure_floor(rows: Sequence[Row], context: ComparisonContext) -> Row | None:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any
 
 from kanna import __version__
-from kanna._util.units import format_size
 from kanna.formats import DEFAULT
-
-KNEE = 0.0025
-"""Nats of KL divergence that one per cent of file size is worth.
-
-Where the curve of a family of presets bends.
-"""
-
-RULE = (
-    "among the artefacts that did not fail the gate, the knee of the size–quality curve: the "
-    f"lowest ln(file size) + {0.01 / KNEE:g} × KL. In words: bytes are saved as long as one per "
-    f"cent of the file costs less than {KNEE:g} nats of KL divergence, and no further."
+from kanna.recommendation import (
+    KNEE,
+    RULE,
+    RULE_ACROSS,
+    Candidate,
+    Recommendation,
+    Rule,
+    SourceFacts,
+    knee,
 )
+from kanna.recommendation import recommend as pick_by
 
-
-RULE_ACROSS = (
-    RULE + " Across formats, half a per cent of size is given for each per cent of peak memory "
-    "saved and for each per cent of speed gained: ½ × ln(peak memory ÷ tokens per second) is added."
-)
+__all__ = ["KNEE", "RULE", "RULE_ACROSS", "CompareResult", "Row", "recommend", "verdict"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +32,11 @@ class Row:
 
     Attributes:
         speedup, less_memory: Against the baseline; top1 and less_memory are fractions of 1.
+        grade: How close it is, see `kanna.closeness`.
+        speed_spread: Lowest and highest value of each figure of the speed test over its rounds.
+        speedup_spread: Lowest and highest ratio of rounds that followed each other.
+        rounds: Rounds of the speed test; one says nothing of noise.
+        busy: Share of the processors that other programs took meanwhile; None: not known.
     """
 
     name: str
@@ -60,6 +58,7 @@ class Row:
     kl_p999: float | None = None
     top1: float | None = None
     top1_ci: Sequence[float] | None = None
+    grade: str | None = None
     perplexity: float | None = None
     perplexity_ci: Sequence[float] | None = None
     perplexity_ratio: float | None = None
@@ -70,7 +69,11 @@ class Row:
     prompt_tps: float | None = None
     gen_tps: float | None = None
     joules_per_token: float | None = None
+    speed_spread: dict[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
+    rounds: int | None = None
+    busy: float | None = None
     speedup: float | None = None
+    speedup_spread: Sequence[float] | None = None
     less_memory: float | None = None
     reused: bool = False
     seconds: float | None = None
@@ -93,7 +96,7 @@ class CompareResult:
     name: str
     source: dict[str, Any]
     rows: list[Row]
-    recommended: dict[str, str]
+    recommended: dict[str, Any]
     evaluation: dict[str, Any]
     environment: dict[str, str]
     command: str
@@ -109,50 +112,52 @@ class CompareResult:
         return asdict(self)
 
 
-def recommend(rows: Sequence[Row]) -> dict[str, str]:
-    """The pick by RULE, why, and the rule in words."""
-    able = [
-        r
-        for r in rows
-        if r.role == "candidate" and r.gate != "failed" and r.kl_mean is not None and r.file_bytes
-    ]
-    if not able:
-        return {
-            "name": "",
-            "why": "No artefact was both measured and free of failed checks.",
-            "rule": RULE,
-        }
-    across = len({r.format for r in able}) > 1 and all(r.gen_tps and r.peak_bytes for r in able)
-    pick = min(able, key=lambda r: _cost(r, across))
-    reasons = [
-        f"{format_size(pick.file_bytes or 0)} at a mean KL divergence of {pick.kl_mean:.4f} nats"
-    ]
-    if pick.top1 is not None:
-        reasons.append(f"the same top token in {pick.top1:.1%} of positions")
-    if pick.speedup and pick.less_memory is not None:
-        memory = f"{abs(pick.less_memory):.0%} {'less' if pick.less_memory >= 0 else 'more'} memory"
-        reasons.append(f"{pick.speedup:.1f} × as fast as the baseline with {memory}")
-    why = ", ".join(reasons) + "."
-    smaller = [r for r in able if (r.file_bytes or 0) < (pick.file_bytes or 0)]
-    larger = [r for r in able if (r.file_bytes or 0) > (pick.file_bytes or 0)]
-    if smaller:
-        near = max(smaller, key=lambda r: r.file_bytes or 0)
-        why += f" {_step(near, pick, 'smaller')}"
-    if larger:
-        near = min(larger, key=lambda r: r.file_bytes or 0)
-        why += f" {_step(near, pick, 'larger')}"
-    if pick.gate == "unprovable":
-        why += " The gate could not be run here."
-    return {"name": pick.name, "why": why, "rule": RULE_ACROSS if across else RULE}
+def recommend(rows: Sequence[Row], source: SourceFacts | None = None) -> dict[str, Any]:
+    """The pick by the knee of size and closeness, why, and the rule in words."""
+    return as_json(verdict(rows, source, knee))
 
 
-def _cost(row: Row, across: bool) -> float:
-    """What the rule minimizes."""
-    cost = math.log(row.file_bytes or 1) + 0.01 / KNEE * (row.kl_mean or 0.0)
-    return cost + 0.5 * math.log((row.peak_bytes or 1) / (row.gen_tps or 1)) if across else cost
+def verdict(rows: Sequence[Row], source: SourceFacts | None, rule: Rule) -> Recommendation:
+    """The recommendation among the candidates that were measured."""
+    measured = [r for r in rows if r.role == "candidate" and r.kl_mean is not None]
+    failed = [r for r in rows if r.role == "candidate" and r.gate == "failed"]
+    candidates = [candidate(r) for r in measured if r.file_bytes]
+    if not candidates or len(failed) == len([r for r in rows if r.role == "candidate"]):
+        if source is not None and source.stays:
+            return pick_by(candidates, source, rule)
+        why = "No file was both measured and free of failed checks."
+        return Recommendation(name=None, why=why, rule=RULE)
+    return pick_by(candidates, source, rule)
 
 
-def _step(other: Row, pick: Row, word: str) -> str:
-    """What the neighbour in size would give."""
-    size = abs(1 - (other.file_bytes or 0) / (pick.file_bytes or 1))
-    return f"{other.name} is {size:.0%} {word} at {other.kl_mean:.4f} nats."
+def candidate(row: Row) -> Candidate:
+    """What a recommendation goes by."""
+    speed = row.speed_spread.get("gen_tps")
+    if row.rounds == 1 and row.gen_tps:
+        speed = (row.gen_tps / _UNKNOWN, row.gen_tps * _UNKNOWN)
+    return Candidate(
+        name=row.name,
+        file_bytes=row.file_bytes or 0,
+        format=row.format,
+        bits_per_weight=row.bits_per_weight,
+        gate=row.gate,
+        kl_mean=row.kl_mean,
+        top1=row.top1,
+        gen_tps=row.gen_tps,
+        speed=(speed[0], speed[1]) if speed else None,
+        peak_bytes=row.peak_bytes,
+    )
+
+
+_UNKNOWN = 1.5
+"""How far a speed that was measured once may be off, either way."""
+
+
+def as_json(verdict: Recommendation) -> dict[str, Any]:
+    """As a report has it."""
+    return {
+        "name": verdict.name or "",
+        "why": verdict.why,
+        "rule": verdict.rule,
+        "keep_source": verdict.keep_source,
+    }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from kanna.benchmark import PATIENCE, BenchRow, bench
+from kanna.benchmark.load import remark
 from kanna.comparison.context import ComparisonContext
 from kanna.comparison.rows import Row
 from kanna.errors import MissingError
@@ -34,12 +36,14 @@ def measure_speed(rows: Sequence[Row], context: ComparisonContext, *, repeat: in
         data = result.to_dict()
         for name in SPEED:
             setattr(row, name, data[name])
-    _compare_with_baseline(able)
+        row.speed_spread, row.rounds, row.busy = dict(result.spread), result.repeat, result.busy
+    _compare_with_baseline(able, results)
     return _notes(able, results, repeat)
 
 
 def _notes(rows: Sequence[Row], results: Sequence[BenchRow], repeat: int) -> list[str]:
-    notes: list[str] = []
+    busy = remark(results[0].busy) if results else None
+    notes: list[str] = [busy] if busy else []
     once = [row.name for row, result in zip(rows, results, strict=True) if result.repeat < repeat]
     if once:
         notes.append(
@@ -53,12 +57,20 @@ def _notes(rows: Sequence[Row], results: Sequence[BenchRow], repeat: int) -> lis
     return notes
 
 
-def _compare_with_baseline(rows: Sequence[Row]) -> None:
-    base = next((r for r in rows if r.role == "baseline"), None)
-    if base is None:
+def _compare_with_baseline(rows: Sequence[Row], results: Sequence[BenchRow]) -> None:
+    """Give rows their ratios: of each round to the baseline's, which ran shortly before or after.
+
+    What slows the machine for a while slows both, and does not change their ratio.
+    """
+    at = next((i for i, r in enumerate(rows) if r.role == "baseline"), None)
+    if at is None:
         return
-    for row in rows:
-        if row.gen_tps and base.gen_tps:
-            row.speedup = row.gen_tps / base.gen_tps
+    base = rows[at]
+    reference = results[at].samples.get("gen_tps") or []
+    for row, result in zip(rows, results, strict=True):
+        own = result.samples.get("gen_tps") or []
+        ratios = [a / b for a, b in zip(own, reference, strict=False) if b > 0]
+        if ratios:
+            row.speedup, row.speedup_spread = median(ratios), (min(ratios), max(ratios))
         if row.peak_bytes and base.peak_bytes:
             row.less_memory = 1 - row.peak_bytes / base.peak_bytes

@@ -24,6 +24,7 @@ from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.errors import OutputError, UsageError
 from kanna.formats.stream import WriteResult
 from kanna.model import Model
+from kanna.recommendation import Candidate, objection, side_bytes, source_facts
 from kanna.sources import Source, open_source
 
 __all__ = [
@@ -118,9 +119,25 @@ def convert(
     conversion = converter.begin(opened, path, request)
     result = conversion.describe()
     if dry_run:
-        return result
+        return _advised(result, opened, format, planned=True)
     conversion.check(result, overwrite=options.overwrite)
-    return _completed(result, conversion.write(options), started)
+    done = _completed(result, conversion.write(options), started)
+    return _advised(done, opened, format, planned=False)
+
+
+def _advised(result: ConvertResult, source: Source, format: str, *, planned: bool) -> ConvertResult:
+    """The result with what speaks against using it, which `fit` and `compare` go by too."""
+    folder = not formats.get(format).suffix
+    sides = side_bytes(source) if planned and folder else 0
+    candidate = Candidate(
+        name=result.preset,
+        file_bytes=result.file_bytes + sides,
+        format=format,
+        bits_per_weight=result.bits_per_weight,
+    )
+    if advice := objection(candidate, source_facts(source, [format])):
+        return replace(result, notes=[*result.notes, advice], advice=advice)
+    return result
 
 
 def _completed(result: ConvertResult, written: WriteResult, started: float) -> ConvertResult:

@@ -30,6 +30,7 @@ class ConvertResult:
         nominal_bits: If no tensor had been substituted.
         peak_bytes: Most memory of our own while writing, without pages of the mapped source.
         tensors: Name, shape, source and target encoding, method and bytes of each.
+        advice: What speaks against using the file, also among the notes; None: nothing.
     """
 
     paths: list[Path]
@@ -44,6 +45,7 @@ class ConvertResult:
     seconds: float = 0.0
     peak_bytes: int = 0
     verify: VerifyResult | None = None
+    advice: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -62,6 +64,7 @@ class ConvertResult:
             "notes": self.notes,
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
+            "advice": self.advice,
             "verify": self.verify.to_dict() if self.verify else None,
         }
 

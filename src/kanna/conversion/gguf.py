@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanna import encodings, provenance
-from kanna._util.units import format_size
 from kanna.conversion.base import (
     MATRICES,
     ConversionRequest,
@@ -127,19 +126,11 @@ class GGUFConversion:
             SizedPlan(resolved=self.resolved, file_bytes=total),
             paths=paths,
             command=self.command,
-            notes=self.model.notes + self._notes(total),
+            notes=self.model.notes + self._notes(),
         )
 
-    def _notes(self, total: int) -> list[str]:
+    def _notes(self) -> list[str]:
         notes: list[str] = []
-        if provenance.quantized_source(self.model):
-            size = sum(p.stat().st_size for p in self.source.weight_files)
-            if total >= size:
-                notes.append(
-                    f"the output ({format_size(total)}) is no smaller than the source "
-                    f"({format_size(size)}) and cannot be better: use the source itself, or a "
-                    "smaller preset"
-                )
         starved = [
             e for e in self.resolved.entries if e.encoding.needs_weights and e.weights is None
         ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from kanna import runtimes
 from kanna._util.progress import Progress, Silent
+from kanna.closeness import grade_name
 from kanna.errors import GateError, UsageError
 from kanna.evaluation.divergence import F64, Scores, compare
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
@@ -76,8 +77,9 @@ class EvaluateResult:
     notes: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON has them."""
-        return asdict(self)
+        """The figures as JSON has them, with the grade of closeness."""
+        figures = asdict(self)
+        return figures | {"grade": grade_name(figures)}
 
 
 def evaluate(

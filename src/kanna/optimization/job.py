@@ -130,18 +130,21 @@ class Proof:
 
     Attributes:
         rows: The artefacts within the budget.
-        recommended: Name of the one to use, why, and by what rule.
+        pick: Name of the closest one.
+        recommended: Name of the one to use, why, and by what rule; none of them where the source
+            itself is.
         evaluation: On what they were evaluated; {} where that could not be done.
     """
 
     rows: Sequence[Row]
-    recommended: dict[str, str]
+    pick: str
+    recommended: dict[str, Any]
     evaluation: dict[str, Any]
 
     @property
     def best(self) -> Row:
         """The row of the artefact to use."""
-        return next(row for row in self.rows if row.name == self.recommended["name"])
+        return next(row for row in self.rows if row.name == self.pick)
 
     def row(self, name: str | None) -> Row | None:
         """The row of this name, if it is there."""

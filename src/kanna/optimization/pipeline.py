@@ -262,7 +262,7 @@ def prove(
     if job.memory is not None:
         rows = job.memory.within(rows)
         job.context.clock.lap("memory")
-    return proof.prove(job, rows)
+    return proof.prove(job, rows, allocation.budget.nbytes)
 
 
 @stage("report", "Figures, curve, plans and kinds of text → report.html")
@@ -308,6 +308,8 @@ def report(
         predicted=trials.predicted() if trials else allocation.planned.predicted,
         kl_mean=best.kl_mean,
         top1=best.top1,
+        grade=best.grade,
+        advice=proved.recommended["why"] if proved.recommended["keep_source"] else None,
         rival=baseline.name if baseline else None,
         rival_kl=baseline.kl_mean if baseline else None,
         gate=best.gate,

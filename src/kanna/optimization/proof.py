@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from kanna._util.units import format_size
 from kanna.comparison.gate import gate
 from kanna.comparison.quality import measure_quality, setting, take_quality
-from kanna.comparison.rows import Row
+from kanna.comparison.rows import Row, as_json, candidate
 from kanna.comparison.speed import measure_speed
 from kanna.evaluation import evaluate_many
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.job import Allocation, Job, Proof, Written
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
+from kanna.recommendation import closest, source_facts
+from kanna.recommendation import recommend as pick_by
 from kanna.verification import verify
 
 
@@ -37,12 +39,20 @@ def final_rows(
     return [*rows, *baselines]
 
 
-def prove(job: Job, rows: Sequence[Row]) -> Proof:
-    """Gate and evaluate; of those not refused, that of least KL divergence is recommended."""
-    return _prove_all(job, rows) if job.adapter.compares else _prove_closest(job, rows)
+def prove(job: Job, rows: Sequence[Row], budget: int) -> Proof:
+    """Check and evaluate; of those that did not fail, that of least KL divergence is picked.
+
+    Args:
+        job: The optimization.
+        rows: The files within the budget.
+        budget: Bytes that a file may take.
+    """
+    if job.adapter.compares:
+        return _prove_all(job, rows, budget)
+    return _prove_closest(job, rows, budget)
 
 
-def _prove_all(job: Job, rows: Sequence[Row]) -> Proof:
+def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     """Gate, quality and speed of every row, as in a comparison."""
     context = replace(
         job.adapter.comparison_context(), text=job.request.text, windows=job.request.windows
@@ -51,10 +61,13 @@ def _prove_all(job: Job, rows: Sequence[Row]) -> Proof:
         gate(row, context)
     evaluation, notes = measure_quality(rows, context)
     job.context.note(*notes, *measure_speed(rows, context, repeat=1))
-    return Proof(rows=rows, recommended=recommend(rows), evaluation=evaluation)
+    recommended = _recommended(job, rows, budget)
+    return Proof(
+        rows=rows, pick=_closest_row(rows).name, recommended=recommended, evaluation=evaluation
+    )
 
 
-def _prove_closest(job: Job, rows: Sequence[Row]) -> Proof:
+def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     """Quality of every row, and the gate of the closest one that it does not refuse."""
     context, source = job.context, job.workspace.source
     scores = evaluate_many(
@@ -75,29 +88,29 @@ def _prove_closest(job: Job, rows: Sequence[Row]) -> Proof:
         if row.gate != "failed":
             break
     context.note(*(note for score in scores for note in score.notes))
-    recommended = recommend(rows)
+    pick, recommended = _closest_row(rows).name, _recommended(job, rows, budget)
     tuned = next((row for row in rows if row.name == distillation.NAME), None)
-    if tuned is not None and recommended["name"] != tuned.name:
+    if tuned is not None and pick != tuned.name:
         refused = tuned.gate == "failed"
         why = "the gate refused it" if refused else "its runtime found another closer"
         context.note(
             f"tuning brought the values closer, but {why}: the tuned folder is not the one to use"
         )
-    return Proof(rows=rows, recommended=recommended, evaluation=setting(scores[0].to_dict()))
+    evaluation = setting(scores[0].to_dict())
+    return Proof(rows=rows, pick=pick, recommended=recommended, evaluation=evaluation)
 
 
-def recommend(rows: Sequence[Row]) -> dict[str, str]:
-    """The row of least KL divergence that the gate did not refuse, and why."""
+def _closest_row(rows: Sequence[Row]) -> Row:
+    """The row of least KL divergence, of those that did not fail if there are any."""
     able = [r for r in rows if r.gate != "failed"] or rows
-    best = min(able, key=lambda r: (r.kl_mean is None, r.kl_mean or 0.0))
-    other = next((r for r in rows if r is not best), None)
-    why = f"{format_size(best.file_bytes or 0)}"
-    if best.kl_mean is not None:
-        why += f" at a mean KL divergence of {best.kl_mean:.4f} nats"
-    if other is not None and other.kl_mean is not None:
-        why += f"; {other.name}, {format_size(other.file_bytes or 0)}, has {other.kl_mean:.4f}"
-    return {
-        "name": best.name,
-        "why": why + ".",
-        "rule": "the least mean KL divergence within the budget",
-    }
+    return min(able, key=lambda r: (r.kl_mean is None, r.kl_mean or 0.0))
+
+
+def _recommended(job: Job, rows: Sequence[Row], budget: int) -> dict[str, Any]:
+    """What the report says: the closest file, or the source where that is within the budget too."""
+    source = job.workspace.source
+    facts = source_facts(source, [job.request.format])
+    facts = replace(facts, fits=facts.file_bytes <= budget)
+    # Within a budget, 16 bits are as welcome as 4.
+    candidates = [replace(candidate(row), bits_per_weight=None) for row in rows if row.file_bytes]
+    return as_json(pick_by(candidates, facts, closest))

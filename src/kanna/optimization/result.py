@@ -17,6 +17,8 @@ class OptimizeResult:
         encodings: How many tensors have each encoding.
         predicted: Nats of KL divergence that the plan was expected to cost.
         kl_mean: In the real runtime, on held-out text.
+        grade: How close that is, see `kanna.closeness`.
+        advice: What speaks against using the file; None: nothing.
         rival: The best plain preset within the budget, and rival_kl its divergence.
         plan: The plan file.
         seconds: By stage.
@@ -47,6 +49,8 @@ class OptimizeResult:
     swaps: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
+    grade: str | None = None
+    advice: str | None = None
     left: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanna import families, formats, provenance
+from kanna import families, formats
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.errors import UsageError
@@ -14,10 +15,21 @@ from kanna.formats.base import Format
 from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.hardware.memory import memory as machine_memory
 from kanna.model import Model
+from kanna.recommendation import (
+    Candidate,
+    Recommendation,
+    most_precise,
+    recommend,
+    side_bytes,
+    source_facts,
+)
 from kanna.sizing.rows import FitRow, rows
 from kanna.sources import Source, open_source
 
-__all__ = ["FitResult", "FitRow", "buffer_bytes", "cache_bytes", "fit"]
+__all__ = ["FitResult", "FitRow", "buffer_bytes", "cache_bytes", "fit", "room"]
+
+CONTEXT = 4096
+"""Tokens of context when none are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +38,10 @@ class FitResult:
 
     Attributes:
         rows: Every preset, the largest first.
-        recommended: The most precise quantized preset that fits, or None.
+        recommended: The most precise quantized preset that fits and is smaller than the source, or
+            None.
         advice: The recommendation as a sentence, with its reason.
+        keep_source: Whether the source itself is the file to use.
     """
 
     name: str
@@ -37,6 +51,7 @@ class FitResult:
     recommended: str | None
     advice: str
     notes: list[str] = field(default_factory=list[str])
+    keep_source: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -47,7 +62,7 @@ def fit(
     source: str | Path | Source,
     *,
     memory: int | None = None,
-    context: int = 4096,
+    context: int = CONTEXT,
     format: str = formats.DEFAULT,
     revision: str | None = None,
     offline: bool = False,
@@ -82,49 +97,50 @@ def fit(
     notes = model.notes + _notes(model, context, overhead, limit)
     if chosen.size_note:
         notes.append(chosen.size_note)
-    recommended, advice = _recommend(fitted, model, opened, chosen, limit - overhead)
+    verdict = _recommend(fitted, opened, chosen, limit - overhead)
     return FitResult(
         name=model.name,
         memory=limit,
         context=context,
         rows=fitted,
-        recommended=recommended,
-        advice=advice,
+        recommended=verdict.name,
+        advice=verdict.why,
+        keep_source=verdict.keep_source,
         notes=notes,
     )
+
+
+def room(model: Model, among: Sequence[str], context: int = CONTEXT) -> int:
+    """Bytes of memory that weights may take here beside the cache and buffers of any format.
+
+    As `fit` has it when neither memory nor context is named.
+    """
+    memories = [m for m in (formats.get(name).memory for name in among) if m is not None]
+    others = max((m.cache(model, context) + m.buffers(model, context) for m in memories), default=0)
+    return _free() - others
 
 
 def _free() -> int:
     return machine_memory().available
 
 
-def _recommend(
-    fitted: list[FitRow], model: Model, source: Source, format: Format, limit: int
-) -> tuple[str | None, str]:
-    """The most precise quantized preset that fits, and why.
-
-    A quantized source that fits is best left as it is.
-    """
+def _recommend(fitted: list[FitRow], source: Source, format: Format, room: int) -> Recommendation:
     special = {formats.qualified(format.name, p.name) for p in format.presets.values() if p.special}
-    able = [r for r in fitted if r.fits and r.bits_per_weight <= 9 and r.preset not in special]
-    more = ""
-    if source.gguf is not None and provenance.quantized_source(model):
-        exact_name = formats.qualified(format.name, format.exact_preset)
-        exact = next((r for r in able if r.preset == exact_name), None)
-        if exact and exact.file_bytes <= 1.1 * source.gguf.num_bytes:
-            return exact.preset, f"{exact.preset}: the blocks of the source as they are"
-        if source.gguf.num_bytes <= limit and format.opens(source.path):
-            advice = (
-                "keep the source as it is: it is quantized already, it fits, and no preset of it "
-                "can be better"
-            )
-            return None, advice
-        if smaller := [r for r in able if r.file_bytes < source.gguf.num_bytes]:
-            able, more = smaller, " and is smaller than the source"
-    if not able:
-        return None, "nothing fits: raise --memory, lower --context, or take a smaller model"
-    best = max(able, key=lambda r: (r.bits_per_weight, -r.file_bytes))
-    return best.preset, f"{best.preset}: the most precise quantized preset that fits{more}"
+    exact = formats.qualified(format.name, format.exact_preset)
+    sides = 0 if format.suffix else side_bytes(source)
+    candidates = [
+        Candidate(
+            name=row.preset,
+            file_bytes=row.file_bytes + sides,
+            format=format.name,
+            bits_per_weight=row.bits_per_weight,
+            special=row.preset in special,
+            exact=row.preset == exact,
+            fits=row.fits,
+        )
+        for row in fitted
+    ]
+    return recommend(candidates, source_facts(source, [format.name], room=room), most_precise)
 
 
 def _notes(model: Model, context: int, overhead: int, limit: int) -> list[str]:

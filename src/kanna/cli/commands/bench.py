@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Rounds; medians are shown.",
+    help="Rounds; medians are shown, and the slowest and fastest round.",
 )
 @options.threads
 def bench_command(
@@ -35,6 +35,7 @@ def bench_command(
     favours none. What takes longer than half a minute is measured once.
     """
     from kanna.benchmark import PATIENCE, bench
+    from kanna.benchmark.load import remark
 
     rows = bench(list(artefacts), repeat=repeat, threads=threads, progress=terminal.progress())
     for row in rows:
@@ -43,11 +44,13 @@ def bench_command(
                 f"{Path(row.path).name}: measured once, for a round takes longer than "
                 f"{PATIENCE:.0f} s"
             )
+    if busy := remark(rows[0].busy):
+        terminal.note(busy)
     terminal.result({"rows": [row.to_dict() for row in rows]}, _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna._util.units import format_size
+    from kanna._util.units import format_size, with_range
     from kanna.cli.ui import number, table
 
     measured = (
@@ -65,9 +68,10 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             format_size(row["file_bytes"]),
             number(row["load_s"], 2),
             format_size(row["peak_bytes"]),
-            number(row["ttft_s"], 3),
-            number(row["prompt_tps"], 1),
-            number(row["gen_tps"] or None, 1),  # an encoder generates nothing
+            with_range(row["ttft_s"], row["spread"]["ttft_s"], 3),
+            with_range(row["prompt_tps"], row["spread"]["prompt_tps"], 1),
+            # An encoder generates nothing.
+            with_range(row["gen_tps"], row["spread"]["gen_tps"], 1) if row["gen_tps"] else "–",
             number(row["joules_per_token"], 2),
         ]
         made.add_row(*cells)

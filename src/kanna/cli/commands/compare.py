@@ -88,7 +88,7 @@ def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
     if failed:
         # Not an error to raise: with --json one object was printed already.
         click.secho(
-            f"The gate failed for {', '.join(failed)}: report.html shows the checks.",
+            f"Checks failed for {', '.join(failed)}: report.html shows them.",
             err=True,
             fg="red",
         )
@@ -115,10 +115,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen.print(draw_pairs(data["pairs"]))
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
-    if best:
-        screen.print(
-            f"Recommended: {best}. {data['recommended']['why']}", markup=False, style="bold green"
-        )
+    why = data["recommended"]["why"]
+    screen.print(
+        f"Recommended: {f'{best}. ' if best else ''}{why}",
+        markup=False,
+        style="bold green" if best else "bold yellow",
+    )
     screen.print(f"Report: {data['report']}", markup=False, soft_wrap=True)
 
 
@@ -141,21 +143,23 @@ def draw_pairs(pairs: list[dict[str, Any]]) -> Any:
 _COLUMNS = {
     "file>": "file_bytes",
     "bits>": "bits_per_weight",
-    "KL mean>": "kl_mean",
-    "top-1 %>": "top1",
+    "closeness": "grade",
+    "of 100 next\ntokens the same>": "top1",
+    "mean KL>": "kl_mean",
     "perplexity>": "perplexity",
     "tok/s>": "gen_tps",
     "× faster>": "speedup",
     "memory>": "peak_bytes",
     "less>": "less_memory",
-    "gate": "gate",
+    "checks": "gate",
 }
-_ONLY_WIDE = ("bits>", "perplexity>", "memory>")
+_ONLY_WIDE = ("bits>", "perplexity>", "memory>", "less>")
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
     """The text of one measured value; a dash where there is none."""
-    from kanna._util.units import format_size
+    from kanna._util.units import format_size, with_range
+    from kanna.checks import gate_word
 
     key = _COLUMNS[column]
     value = row[key]
@@ -163,10 +167,15 @@ def _cell(row: dict[str, Any], column: str) -> str:
         return "–"
     if key in ("file_bytes", "peak_bytes"):
         return format_size(value)
+    if key in ("gate", "grade"):
+        return gate_word(value) if key == "gate" else str(value)
+    if key in ("gen_tps", "speedup"):
+        digits = 1 if key == "gen_tps" else 2
+        spread = row["speedup_spread"] if key == "speedup" else row["speed_spread"].get(key)
+        return with_range(value, spread, digits)
     if key in ("top1", "less_memory"):
         return f"{value * 100:.{1 if key == 'top1' else 0}f}" + ("" if key == "top1" else " %")
-    digits = {"kl_mean": 5, "gen_tps": 1}.get(key, 2)
-    return value if key == "gate" else f"{value:.{digits}f}"
+    return f"{value:.{5 if key == 'kl_mean' else 2}f}"
 
 
 COMMAND = compare_command

@@ -56,6 +56,7 @@ def evaluate_command(
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import facts
+    from kanna.closeness import describe
 
     def with_ci(name: str, scale: float = 1.0, digits: int = 4) -> str:
         value = data.get(name)
@@ -72,11 +73,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     facts(
         screen,
         [
+            ("Closeness", describe(data.get("kl_mean"), data.get("top1"))),
             ("KL divergence, mean", with_ci("kl_mean", digits=6)),
             ("  median", with_ci("kl_median", digits=6)),
             ("  99 %", with_ci("kl_p99", digits=5)),
             ("  99.9 %", with_ci("kl_p999", digits=5)),
-            ("Same top token, %", with_ci("top1", 100, 2)),
+            ("Same next token, %", with_ci("top1", 100, 2)),
             ("Perplexity", with_ci("perplexity", digits=3)),
             ("  of the reference", with_ci("reference_perplexity", digits=3)),
             ("  ratio of the two", with_ci("perplexity_ratio", digits=4)),

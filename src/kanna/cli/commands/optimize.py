@@ -134,13 +134,15 @@ def optimize_command(
     )
     terminal.result(result, _draw)
     if result.gate == "failed":
-        click.secho(f"The gate failed: {result.report} shows the checks.", err=True, fg="red")
+        click.secho(f"A check failed: {result.report} shows which.", err=True, fg="red")
         click.get_current_context().exit(1)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
+    from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts
+    from kanna.closeness import describe
 
     mean, rival = data["kl_mean"], data["rival_kl"]
     kl = f"{mean:.5f}" if mean is not None else "not measured"
@@ -158,12 +160,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
                 ", ".join(f"{count} {name}" for name, count in data["encodings"].items()),
             ),
             ("KL divergence", kl),
-            ("Same top token", f"{100 * data['top1']:.1f} %" if data["top1"] is not None else ""),
+            ("Closeness", describe(mean, data["top1"])),
             ("Swaps", _swaps(data["swaps"])),
             ("Memory", _memory(data["memory"])),
             ("Run", data["memory"]["command"] if data["memory"] else ""),
             ("Tuning", _tuning(data["tuning"])),
-            ("Gate", data["gate"] or ""),
+            ("Checks", gate_word(data["gate"])),
             (
                 "Time",
                 ", ".join(
@@ -175,6 +177,8 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     )
     for note in data["notes"]:
         screen.print(f"Note: {note}", markup=False, style="yellow")
+    if data["advice"]:
+        screen.print(f"Recommended: {data['advice']}", markup=False, style="bold yellow")
 
 
 def _memory(memory: dict[str, Any] | None) -> str:

@@ -32,11 +32,12 @@ def verify_command(
     revision: str | None,
     offline: bool,
 ) -> None:
-    """Prove that ARTEFACT is SRC.
+    """Check that the file or folder ARTEFACT holds the model SRC, and runs.
 
-    Tensors, tokenizer, chat template, and logits in the real runtime.
+    Tensors, tokenizer, chat template, end of turn, and logits in the real runtime. How close its
+    answers are, `kanna evaluate` measures.
 
-    Exit code 0: proved. 1: a check failed. 3: it cannot be proved here, and what is missing is
+    Exit code 0: intact. 1: a check failed. 3: it cannot be checked here, and what is missing is
     named.
     """
     from kanna.verification import verify
@@ -67,9 +68,13 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
         rows.add_row(mark, check["name"], Text(str(check.get("detail", ""))))
     screen.print(rows)
     words = {
-        "proved": ("green", "Proved: the artefact is the source at its precision."),
-        "failed": ("bold red", "Failed: do not use this artefact."),
-        "unprovable": ("yellow", "Not provable here: see the checks that could not run."),
+        "proved": (
+            "green",
+            "Intact: it holds the source at its precision, and runs. How close its answers "
+            "are: kanna evaluate.",
+        ),
+        "failed": ("bold red", "Failed: do not use it."),
+        "unprovable": ("yellow", "Not checkable here: see the checks that could not run."),
     }
     style, sentence = words[data["status"]]
     screen.print(sentence, style=style)
