@@ -68,7 +68,7 @@ def sized(path: Path, preset: str) -> ConvertResult:
 
 @cache
 def planned(path: Path, format: str) -> list[Row]:
-    """Rows of a comparison, of as many bytes as they have when written: a folder's tokenizer too."""
+    """Rows of a comparison, of as many bytes as when written: with the tokenizer of folders."""
     source = open_source(path)
     rows = plan_rows(source, choices([format], None), path.parent / "out", None).rows
     sides = 0 if formats.get(format).suffix else side_bytes(source)
