@@ -61,6 +61,6 @@ def _of_tensor(one: Tensor | None, two: Tensor | None) -> str:
         return "only in one"
     if (one.dtype, one.shape) != (two.dtype, two.shape):
         return f"{one.dtype} {one.shape} | {two.dtype} {two.shape}"
-    rows, others = one.raw(0, num_rows(one)), two.raw(0, num_rows(two))
+    rows, others = (np.asarray(t.raw(0, num_rows(t))) for t in (one, two))
     count = np.count_nonzero(rows != others)
     return f"{count} of {rows.size} bytes of {one.dtype} differ" if count else ""

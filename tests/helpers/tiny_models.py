@@ -251,9 +251,13 @@ def _spm_tokenizer(size: int) -> tuple[Any, Any]:
             decoders.Strip(" ", 1, 0),
         ]
     )
+    text = tokenizer.normalizer.normalize_str(TEXT)
+    # The trainer takes characters of one count in any order: which are left out would change.
+    alphabet = sorted({*text}, key=lambda character: (-text.count(character), character))[:64]
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=SPECIAL + [f"<0x{i:02X}>" for i in range(256)],
+        initial_alphabet=alphabet,
         limit_alphabet=64,
         show_progress=False,
     )
