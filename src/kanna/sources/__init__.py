@@ -1,7 +1,4 @@
-"""Open what the user gives.
-
-A Hugging Face folder or hub id, a GGUF file, or an embedded default.
-"""
+"""Open what the user gives: `references.py` says how a model can be named."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 from kanna import formats
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
-from kanna.errors import FormatError, RefusedError, SourceError
+from kanna.errors import FormatError, SourceError
 from kanna.formats import gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
@@ -26,7 +23,8 @@ from kanna.formats.text_files import (
     repeated_keys,
 )
 from kanna.model import Tensor
-from kanna.sources import adapter, hub, packages
+from kanna.sources import adapter, hub, hub_files, ollama, packages, references
+from kanna.sources.references import Reference
 
 # Side files that decide what an artefact holds.
 _DECISIVE = (
@@ -47,7 +45,6 @@ BUILTIN = {
     "gemma3-270m": packages.gemma3_270m_gguf,
     "minilm-l6-v2": packages.minilm,
 }
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,36 +128,63 @@ def open_source(
     """
     if isinstance(src, Source):
         return src
-    given = str(src)
-    if given.startswith("builtin:"):
-        return _builtin(given, progress)
-    path = Path(given).expanduser()
+    reference = references.parse(src, revision)
+    if reference.kind == "hub":
+        return _hub(reference, offline, weights, preflight, progress)
+    path = _here(reference, progress)
     if path.is_dir():
-        return _folder(path, given)
+        return _folder(path, reference.given)
     if path.exists():
-        return _file(path, given)
-    if hub.REPO_ID.fullmatch(given):
-        return _hub(given, revision, offline, weights, preflight, progress)
-    raise SourceError(
-        f"{given} does not exist",
-        expected="a Hugging Face folder, a hub id such as Qwen/Qwen2.5-0.5B, a .gguf file or "
-        "builtin:smollm2-135m",
-    )
+        return _file(path, reference.given)
+    raise SourceError(f"{reference.given} does not exist", expected=references.FORMS)
 
 
-def _builtin(given: str, progress: Progress | None) -> Source:
-    name = given.removeprefix("builtin:")
+def locate(
+    given: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Where a model or an artefact lies on this machine, fetched where it is not here yet.
+
+    A path is returned as it is, whether something is there or not.
+
+    Args:
+        given: What the user named.
+        revision: Branch, tag or commit of a hub id.
+        offline: Use only what is on this machine already.
+        progress: Where fetching is reported.
+
+    Raises:
+        SourceError: There is no such model, or it cannot be fetched.
+    """
+    reference = references.parse(given, revision)
+    if reference.kind == "hub":
+        return hub_files.local(reference, offline=offline, progress=progress)
+    return _here(reference, progress)
+
+
+def _here(reference: Reference, progress: Progress | None) -> Path:
+    """The path of anything but a hub id."""
+    if reference.kind == "builtin":
+        return _builtin(reference.name, progress)
+    if reference.kind == "ollama":
+        return ollama.path(reference.name)
+    return Path(reference.name)
+
+
+def _builtin(name: str, progress: Progress | None) -> Path:
     if name not in BUILTIN:
         raise SourceError(
             f"no embedded model {name!r}", expected=", ".join(f"builtin:{n}" for n in BUILTIN)
         )
-    path = BUILTIN[name](progress)
-    return _folder(path, given) if path.is_dir() else _file(path, given)
+    return BUILTIN[name](progress)
 
 
 def _file(path: Path, given: str) -> Source:
-    if path.suffix.lower() in PICKLED:
-        raise _pickled(path.name)
+    if path.suffix.lower() in hub.PICKLED:
+        raise hub.pickled(path.name)
     if path.suffix.lower() == ".safetensors":
         raise SourceError(f"{path} is one file of a model", todo=f"give its folder: {path.parent}")
     file = gguf.read(path)
@@ -177,15 +201,6 @@ def _file(path: Path, given: str) -> Source:
     )
 
 
-def _pickled(name: str) -> RefusedError:
-    return RefusedError(
-        f"{name} is a pickled file: reading it can run any code",
-        expected="safetensors or GGUF",
-        todo="use the safetensors files of the same model, or convert it where you trust it: "
-        "load it with transformers and call model.save_pretrained(folder)",
-    )
-
-
 def _folder(path: Path, given: str, name: str | None = None, revision: str | None = None) -> Source:
     files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
     adapter.refuse(files, given)
@@ -194,9 +209,9 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     weights = [p for n, p in files.items() if n.endswith(".safetensors")]
     contents = _contents(path) if not weights else None
     if contents is None and not weights and safetensors.INDEX not in files:
-        pickled = [n for n in files if n.endswith(PICKLED)]
+        pickled = [n for n in files if n.endswith(hub.PICKLED)]
         if pickled:
-            raise _pickled(pickled[0])
+            raise hub.pickled(pickled[0])
         raise SourceError(
             f"{path} has no weights", expected="model.safetensors or its shards", todo="fetch them"
         )
@@ -284,45 +299,81 @@ def _unpacked(
 
 
 def _hub(
-    repo_id: str,
-    revision: str | None,
+    reference: Reference,
     offline: bool,
     weights: bool,
     preflight: Callable[[Source], object] | None,
     progress: Progress | None,
 ) -> Source:
-    name = repo_id.split("/")[1]
-    if offline:
-        folder = hub.cached(repo_id, revision)
-        return _folder(folder, repo_id, name, folder.name)  # a snapshot is named by its commit
-    repository = hub.look_up(repo_id, revision)
-    names = repository.weight_files
+    repository = None if offline else hub_files.look_up(reference)
+    if repository is None:
+        path = hub_files.local(reference, offline=True, progress=None)
+        folder = hub.cached(reference.name, reference.revision)
+        # A snapshot is named by its commit.
+        return _fetched(reference, path, folder.name)
+    inside, names = hub_files.meant(reference, list(repository.files))
+    if names and inside.endswith(".gguf"):
+        headers = _gguf_headers(reference, repository, names)
+    elif names:  # a folder of the repository: small beside what reads it
+        headers, weights, preflight = None, True, None
+    else:
+        headers = _checkpoint_headers(reference, repository)
+    if preflight and headers:
+        preflight(headers)
+    if headers and not weights:
+        return headers
+    path = hub_files.fetch(repository, reference, progress)
+    return _fetched(reference, path, repository.commit)
+
+
+def _fetched(reference: Reference, path: Path, commit: str) -> Source:
+    """A source whose files are in the hub's cache."""
+    if path.is_dir():
+        return _folder(path, reference.given, reference.label, commit)
+    source = _file(path, reference.given)
+    source.revision = commit
+    return source
+
+
+def _gguf_headers(reference: Reference, repository: hub.Repository, names: list[str]) -> Source:
+    """A GGUF on the hub, without its weights."""
+    header = hub_files.gguf_header(repository, names)
+    adapter.refuse_gguf(header.value("general.type"), header.path.name)
+    return Source(
+        kind="gguf",
+        path=header.path,
+        name=str(header.value("general.name") or header.path.stem),
+        given=reference.given,
+        tensors=header.tensors,
+        gguf=header,
+        revision=repository.commit,
+        weight_files=header.paths,
+    )
+
+
+def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Source:
+    """A checkpoint on the hub, its side files fetched and its weights not."""
+    weight_files = repository.weight_files
     if adapter.CONFIG in repository.files and "config.json" not in repository.files:
         path = hub.fetch(repository, [adapter.CONFIG])[adapter.CONFIG]
-        raise adapter.refusal(repo_id, adapter.base_of(path))
+        raise adapter.refusal(reference.given, adapter.base_of(path))
     if "config.json" not in repository.files:
-        raise SourceError(f"{repo_id} has no config.json", expected="a language model repository")
+        raise SourceError(
+            f"{reference.name} has no config.json", expected="a language model repository"
+        )
     files = hub.fetch(repository, repository.side_files)
     config, notes = _config(files["config.json"])
     tensors, config = _unpacked(hub.headers(repository), config)
-    source = Source(
+    folder = files["config.json"].parent
+    return Source(
         kind="hf",
-        path=files["config.json"].parent,
-        name=name,
-        given=repo_id,
+        path=folder,
+        name=reference.label,
+        given=reference.given,
         tensors=tensors,
         config=config,
         files=files,
         revision=repository.commit,
-        weight_files=[files["config.json"].parent / n for n in sorted(names)],
+        weight_files=[folder / n for n in sorted(weight_files)],
         notes=notes,
     )
-    if preflight:
-        preflight(source)
-    if not weights:
-        return source
-    if safetensors.INDEX in repository.files:
-        names = [safetensors.INDEX, *[n for n in names if n != safetensors.INDEX]]
-    hub.fetch(repository, names, progress)
-    hub.remember(repository)
-    return _folder(files["config.json"].parent, repo_id, name, repository.commit)

@@ -6,6 +6,7 @@ What a repository holds, its headers by HTTP range, and only the files needed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
@@ -23,6 +24,8 @@ from kanna.formats.stored import HeaderTensor
 from kanna.model import Tensor
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+log = logging.getLogger("kanna.sources.hub")
 SIDE_FILES = (
     "config.json",
     "generation_config.json",
@@ -45,6 +48,8 @@ _FIRST_BYTES = 1 << 16
 # from there.
 _PIECE = 1 << 24
 _ATTEMPTS = 3
+# Files that are large, and that the hub names a SHA-256 of.
+_WEIGHTS = (".safetensors", ".gguf", ".onnx", ".data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +123,11 @@ def headers(repository: Repository) -> dict[str, Tensor]:
                 f"{repository.id} lacks {len(missing)} shards of its index, such as {missing[0]}"
             )
     for name in names:
-        first = _range(repository, name, 0, _FIRST_BYTES)
+        first = read_range(repository, name, 0, _FIRST_BYTES)
         size = header_size(first)
         text = first[8 : 8 + size]
         if len(text) < size:
-            text += _range(repository, name, 8 + len(text), size - len(text))
+            text += read_range(repository, name, 8 + len(text), size - len(text))
         data = repository.files[name] - 8 - size if repository.files[name] else None
         for e in parse_header(text, data):
             tensors[e.name] = HeaderTensor(
@@ -131,7 +136,7 @@ def headers(repository: Repository) -> dict[str, Tensor]:
     return tensors
 
 
-def _range(repository: Repository, name: str, start: int, size: int) -> bytes:
+def read_range(repository: Repository, name: str, start: int, size: int) -> bytes:
     """Bytes [start, start + size) of a file, or fewer at its end."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
@@ -159,7 +164,7 @@ def fetch(
     paths: dict[str, Path] = {}
     try:
         for name in names:
-            if name.endswith(".safetensors"):
+            if name.endswith(_WEIGHTS):
                 _fetch_weights(repository, name, bar)
             meter: Any = _meter(bar)
             paths[name] = Path(
@@ -210,7 +215,7 @@ def _patiently(repository: Repository, name: str, start: int, size: int) -> byte
     """A piece of a file; a connection that breaks is tried again a few times."""
     for attempt in range(_ATTEMPTS):
         try:
-            if piece := _range(repository, name, start, size):
+            if piece := read_range(repository, name, start, size):
                 return piece
         except SourceError:
             if attempt == _ATTEMPTS - 1:
@@ -275,6 +280,26 @@ def cached(repo_id: str, revision: str | None) -> Path:
         ) from error
 
 
+def pickled(name: str) -> RefusedError:
+    """The refusal of a file that can run code when it is read."""
+    return RefusedError(
+        f"{name} is a pickled file: reading it can run any code",
+        expected="safetensors or GGUF",
+        todo="use the safetensors files of the same model, or convert it where you trust it: "
+        "load it with transformers and call model.save_pretrained(folder)",
+    )
+
+
+def is_unreachable(error: SourceError) -> bool:
+    """Whether an error means that the hub did not answer, not what it answered."""
+    from huggingface_hub import errors
+
+    cause = error.__cause__
+    # Its HTTP library has changed more than once: what all of them share is this name.
+    failed = any(kind.__name__ == "TransportError" for kind in type(cause).__mro__)
+    return failed or isinstance(cause, errors.OfflineModeIsEnabled)
+
+
 def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceError:
     from huggingface_hub import errors
 
@@ -291,7 +316,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> SourceErro
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return SourceError(
-            f"{where} was not found on the hub",
+            f"{where} was not found on the hub, and is no path here",
             todo="check the name; for a private one, run `hf auth login`",
         )
     if isinstance(error, json.JSONDecodeError):

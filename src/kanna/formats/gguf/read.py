@@ -17,7 +17,7 @@ import numpy as np
 
 from kanna import encodings
 from kanna.errors import FormatError, KannaError
-from kanna.formats.stored import StoredTensor, map_file
+from kanna.formats.stored import HeaderTensor, StoredTensor, map_file
 from kanna.model import U8, MetaValue, Tensor, ValueType
 
 MAGIC = b"GGUF"
@@ -90,6 +90,7 @@ class GGUFFile:
     Attributes:
         metadata: Keys → typed values, in file order, without the split.* keys.
         tensors: By name, in file order.
+        num_remote_bytes: Of a file that was not fetched; None where it is here.
     """
 
     paths: list[Path]
@@ -97,6 +98,7 @@ class GGUFFile:
     alignment: int
     metadata: dict[str, MetaValue]
     tensors: dict[str, Tensor]
+    num_remote_bytes: int | None = None
 
     @property
     def path(self) -> Path:
@@ -106,6 +108,8 @@ class GGUFFile:
     @property
     def num_bytes(self) -> int:
         """Bytes of all parts."""
+        if self.num_remote_bytes is not None:
+            return self.num_remote_bytes
         return sum(p.stat().st_size for p in self.paths)
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -133,6 +137,16 @@ def read(path: Path | str) -> GGUFFile:
     if count <= 1:
         return _without_split_keys(first)
     return _without_split_keys(_join(path, first, count))
+
+
+def read_header(path: Path, data: U8, size: int) -> GGUFFile:
+    """What the first bytes of a file of `size` bytes say; its tensors have no values.
+
+    Raises FormatError, SourceError, UnsupportedError; FormatError when the header is longer.
+    """
+    file = _parse(path, data, _Cursor(path, data), size)
+    file.num_remote_bytes = size
+    return file
 
 
 def _join(path: Path, first: GGUFFile, count: int) -> GGUFFile:
@@ -179,14 +193,14 @@ def _read_part(path: Path) -> GGUFFile:
     data = map_file(path)
     cursor = _Cursor(path, data)
     try:
-        return _parse(path, data, cursor)
+        return _parse(path, data, cursor, data.size)
     except KannaError as error:
         raise type(error)(
             f"{path.name}: {error.found}", expected=error.expected, todo=error.todo
         ) from None
 
 
-def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
+def _parse(path: Path, data: U8, cursor: _Cursor, size: int) -> GGUFFile:
     if (magic := bytes(cursor.take(4))) != MAGIC:
         raise FormatError(
             f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file"
@@ -224,7 +238,7 @@ def _parse(path: Path, data: U8, cursor: _Cursor) -> GGUFFile:
         )
     infos = [cursor.tensor_info() for _ in range(num_tensors)]
     start = -(-cursor.at // alignment) * alignment
-    tensors = _place(infos, data, start, alignment)
+    tensors = _place(infos, data, start, alignment=alignment, size=size)
     return GGUFFile(
         paths=[path], version=version, alignment=alignment, metadata=metadata, tensors=tensors
     )
@@ -239,7 +253,9 @@ class _Info:
     size: int
 
 
-def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str, Tensor]:
+def _place(
+    infos: list[_Info], data: U8, start: int, *, alignment: int, size: int
+) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for info in infos:
         if info.name in tensors:
@@ -249,12 +265,15 @@ def _place(infos: list[_Info], data: U8, start: int, alignment: int) -> dict[str
             raise FormatError(
                 f"{info.name} begins at {info.offset}", expected=f"a multiple of {alignment}"
             )
-        if begin + info.size > data.size:
+        if begin + info.size > size:
             raise FormatError(
-                f"{info.name} ends at byte {begin + info.size}, the file at {data.size}: it is"
+                f"{info.name} ends at byte {begin + info.size}, the file at {size}: it is"
                 " truncated",
                 todo="fetch the file again",
             )
+        if size > data.size:  # only the header is here
+            tensors[info.name] = HeaderTensor(info.name, info.shape, info.encoding.name, info.size)
+            continue
         tensors[info.name] = StoredTensor(
             info.name, info.shape, info.encoding, data[begin : begin + info.size]
         )
