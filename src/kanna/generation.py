@@ -9,10 +9,12 @@ from typing import Any
 from kanna import runtimes
 from kanna.errors import UsageError
 from kanna.runtimes.base import Engine, Sampling
+from kanna.sources import locate
 from kanna.tokenizer.chat import Message, render
 
 # The engine used last stays loaded, so that the next turn of a conversation reads new tokens alone.
 _open: dict[tuple[Any, ...], Engine] = {}
+_places: dict[str, Path] = {}
 
 
 def generate(
@@ -27,6 +29,7 @@ def generate(
     threads: int | None = None,
     context: int = 4096,
     chat: bool = False,
+    offline: bool = False,
 ) -> Iterator[str]:
     """Continue `prompt` with the artefact at `path`, yielding text as it comes.
 
@@ -34,7 +37,7 @@ def generate(
     when the prompt does not fit the context.
 
     Args:
-        path: A GGUF, or a folder that a runtime loads.
+        path: A GGUF or a folder that a runtime loads, or any reference to one.
         prompt: Text to go on with.
         max_tokens: New tokens at most.
         temperature: 0 takes the likeliest token each time.
@@ -44,8 +47,9 @@ def generate(
         threads: Threads to use; None: one per physical core.
         context: Tokens of prompt and answer together.
         chat: Put the prompt into the model's chat template first.
+        offline: Use only what is on this machine already.
     """
-    engine = open_engine(path, threads=threads, context=context)
+    engine = open_engine(path, threads=threads, context=context, offline=offline)
     if chat:
         ids = chat_ids(engine, [{"role": "user", "content": prompt}])
     else:
@@ -71,6 +75,7 @@ def chat(
     stop: Sequence[str] = (),
     threads: int | None = None,
     context: int = 4096,
+    offline: bool = False,
 ) -> Iterator[str]:
     """Answer a conversation; options as for `generate`.
 
@@ -79,7 +84,7 @@ def chat(
     context.
 
     Args:
-        path: A GGUF, or a folder that a runtime loads.
+        path: A GGUF or a folder that a runtime loads, or any reference to one.
         messages: A list of {"role": "user"|"assistant"|"system", "content": text}.
         max_tokens: New tokens at most.
         temperature: 0 takes the likeliest token each time.
@@ -88,8 +93,9 @@ def chat(
         stop: Texts that end the answer.
         threads: None: one per physical core.
         context: Tokens of the conversation and the answer together.
+        offline: Use only what is on this machine already.
     """
-    engine = open_engine(path, threads=threads, context=context)
+    engine = open_engine(path, threads=threads, context=context, offline=offline)
     ids = chat_ids(engine, messages)
     return engine.generate(
         ids,
@@ -124,9 +130,11 @@ def _text(engine: Engine, token: int | None) -> str:
     return "" if token is None else engine.detokenize([token], special=True)
 
 
-def open_engine(path: str | Path, *, threads: int | None = None, context: int = 4096) -> Engine:
+def open_engine(
+    path: str | Path, *, threads: int | None = None, context: int = 4096, offline: bool = False
+) -> Engine:
     """The engine of an artefact, which stays open until another one is opened."""
-    path = Path(path)
+    path = _local(path, offline)
     try:
         stat = path.stat()
         key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size, threads, context)
@@ -136,6 +144,14 @@ def open_engine(path: str | Path, *, threads: int | None = None, context: int = 
         close()
         _open[key] = runtimes.of(path).open(path, threads=threads, context=context)
     return _open[key]
+
+
+def _local(path: str | Path, offline: bool) -> Path:
+    """Where the artefact lies, asked for once: a conversation has many turns."""
+    given = str(path)
+    if given not in _places or not _places[given].exists():
+        _places[given] = locate(path, offline=offline)
+    return _places[given]
 
 
 def close() -> None:

@@ -114,7 +114,8 @@ def inspect(
     num_bytes = sum(t.nbytes for t in tensors) if tensors else _file_bytes(opened)
     bits = num_bytes * 8 / weights if weights else 0.0
     if hash is None:
-        hash = 0 < sum(p.stat().st_size for p in opened.weight_files) <= _HASH_AT_ONCE
+        sizes = [p.stat().st_size for p in opened.weight_files if p.is_file()]
+        hash = 0 < sum(sizes) <= _HASH_AT_ONCE
     return Inspection(
         name=model.name,
         path=str(opened.path),
@@ -134,7 +135,7 @@ def inspect(
         tokenizer=_tokenizer(model),
         chat_template=_template(model, opened),
         license=_licence(model, opened),
-        hash=_hash(opened, progress) if hash and opened.weight_files else None,
+        hash=_hash(opened, progress) if hash and opened.has_weights else None,
         provenance=_provenance(model, opened),
         tensors=[_row(tensor) for tensor in tensors],
         notes=list(model.notes),

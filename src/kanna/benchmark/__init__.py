@@ -20,6 +20,7 @@ from kanna._util.processes import ask
 from kanna._util.progress import Progress, Silent
 from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, UsageError
+from kanna.sources import locate
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
 
@@ -84,6 +85,7 @@ def bench(
     gen_tokens: int = 64,
     repeat: int = 3,
     threads: int | None = None,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> list[BenchRow]:
     """Measure artefacts; rows come in the order of `paths`.
@@ -92,15 +94,16 @@ def bench(
     when a measurement dies.
 
     Args:
-        paths: GGUF files, and folders that a runtime loads.
+        paths: GGUF files, and folders that a runtime loads, or any references to them.
         prompt_tokens: Tokens of the prompt that is read; fewer for all artefacts where one has too
             short a context.
         gen_tokens: Tokens generated after a short prompt.
         repeat: Rounds whose medians are returned; one for an artefact slower than PATIENCE.
         threads: Threads to use; None: one per physical core.
+        offline: Use only what is on this machine already.
         progress: Where progress is reported; None: nowhere.
     """
-    files = [Path(p) for p in paths]
+    files = [locate(p, offline=offline, progress=progress) for p in paths]
     for path in files:
         if not path.exists():
             raise UsageError(

@@ -156,7 +156,8 @@ def _os_advice(error: OSError) -> str:
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="SRC is a Hugging Face folder or hub id, a .gguf file, or builtin:smollm2-135m. "
+    epilog="SRC, MODEL and ARTEFACT are a path, a hub id (org/name, org/name@revision, "
+    "org/name:file), an address on huggingface.co, builtin:NAME, or ollama:NAME. "
     "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not provable or not "
     "available here, 130 interrupted.",
 )

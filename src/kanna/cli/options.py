@@ -100,7 +100,18 @@ class Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         return names
 
 
+class ModelReference(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """A model or an artefact by any of its names; the verb reads it."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns the reference as it was written."""
+        return str(value)
+
+
 FILE = click.Path(path_type=Path)
+MODEL = ModelReference()
 SIZE = Size()
 NAMES = Names()
 

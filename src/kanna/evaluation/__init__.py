@@ -25,7 +25,7 @@ from kanna.evaluation.windows import EvaluationWindows, cut, read_text
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Engine
-from kanna.sources import Source, open_source
+from kanna.sources import Source, locate, open_source
 
 __all__ = ["EvaluateResult", "evaluate", "evaluate_many", "reference_gguf"]
 
@@ -100,7 +100,7 @@ def evaluate(
     artefact's tokenizer differs from the reference's or its logits are not numbers.
 
     Args:
-        artefact: What is scored.
+        artefact: What is scored, any reference to it.
         reference: The source it was made from.
         text: File to score; None: the WikiText-2 test set, its first 32 windows.
         windows: How many windows of `context` tokens; None: all of a given text.
@@ -142,7 +142,7 @@ def evaluate_many(
     """
     progress = progress or Silent()
     content, name = read_text(text, offline=offline)
-    paths = [Path(path) for path in artefacts]
+    paths = [locate(path, offline=offline, progress=progress) for path in artefacts]
     for path in paths:
         _check_artefact(path)
     engine, title = open_reference(

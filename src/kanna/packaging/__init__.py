@@ -87,6 +87,7 @@ def package(
     image: str | None = None,
     wheel: str | Path | None = None,
     sign_key: str | Path | None = None,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> PackageResult:
     """Write a folder that deploys an artefact.
@@ -95,7 +96,7 @@ def package(
     SHA256SUMS. The folder gets its name only when it is complete.
 
     Args:
-        artefact: A GGUF, or a folder that a runtime loads.
+        artefact: A GGUF or a folder that a runtime loads, or any reference to one.
         out: The folder to write.
         to: Targets, such as `docker` or `systemd`.
         name: Name of the model in the service; None takes that of the file.
@@ -106,6 +107,7 @@ def package(
             one of the artefact's name and hash.
         wheel: A wheel of kanna to include, for where no package index has it.
         sign_key: A private key (PEM, P-256, P-384 or P-521) to sign the package with.
+        offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
 
     Returns:
@@ -125,7 +127,7 @@ def package(
     if sign_key is not None:
         signing.check_key(Path(sign_key))
     wheel_file = _wheel(Path(wheel)) if wheel is not None else None
-    opened = open_artefact(Path(artefact).expanduser(), name=name, progress=progress)
+    opened = open_artefact(artefact, name=name, offline=offline, progress=progress)
     context = context or min(4096, opened.trained_context or 4096)
     needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
     service = Service(

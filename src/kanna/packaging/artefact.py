@@ -18,7 +18,7 @@ from kanna.formats import gguf
 from kanna.model import MetaValue, Model, string, u32
 from kanna.provenance import SOURCE_HASHES, of_folder
 from kanna.serving import engines
-from kanna.sources import open_source
+from kanna.sources import locate, open_source, references
 from kanna.tokenizer import templates
 
 # Files that run code when they are read.
@@ -75,20 +75,25 @@ class Artefact:
 
 
 def open_artefact(
-    path: str | Path, *, name: str | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    name: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
 ) -> Artefact:
     """Read what an artefact is and hash its files.
 
     Args:
         path: A GGUF, or an ONNX or MLX folder.
         name: Name of the model in the service; None takes that of the file.
+        offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
 
     Raises:
         SourceError: It does not exist.
         UnsupportedError: It is no artefact that `kanna serve` runs.
     """
-    location = Path(path).expanduser()
+    location = locate(path, offline=offline, progress=progress)
     if not location.exists():
         raise SourceError(
             f"{location} does not exist", expected="a .gguf file, or an ONNX or MLX folder"
@@ -96,7 +101,9 @@ def open_artefact(
     description = _folder(location) if location.is_dir() else _gguf(location)
     files = description.pop("files")
     label = name or (
-        location.name if location.is_dir() else re.sub(r"-00001-of-\d{5}$", "", location.stem)
+        references.parse(path).label
+        if location.is_dir()
+        else re.sub(r"-00001-of-\d{5}$", "", location.stem)
     )
     hashes: dict[str, str] = {}
     progress = progress or Silent()

@@ -48,14 +48,15 @@ def serve(
     open_to_all: bool = False,
     cors_origin: Sequence[str] = (),
     traces: str = "",
+    offline: bool = False,
     started: Callable[[str], None] | None = None,
     remark: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve artefacts until the process is interrupted.
 
     Args:
-        models: Files, or NAME=FILE; the name stands in requests, and is the file's name without its
-            ending otherwise.
+        models: Files or any references to them, or NAME=FILE. The name stands in requests; without
+            one it is the file's name without its ending.
         alias: Another name for the first model, or ALIAS=NAME.
         host: Where to listen. Other hosts than loopback need a key in every request.
         port: 0 takes a free one.
@@ -90,6 +91,7 @@ def serve(
         open_to_all: Ask for none anywhere.
         cors_origin: Web pages elsewhere that may ask, as https://chat.example; `*`: all.
         traces: Where an OpenTelemetry collector takes OTLP over HTTP; empty: no traces.
+        offline: Use only what is on this machine already.
         started: Called with the address when requests may come.
         remark: Called with what people may want to know.
 
@@ -118,8 +120,8 @@ def serve(
         origins=tuple(arguments.parse_origin(origin) for origin in cors_origin),
         limits=GatewayLimits(max_tokens=max_tokens, queue=queue, request_time=time_limit),
     )
-    specs = arguments.parse_models(models, alias)
-    arguments.add_companions(specs, adapter, draft)
+    specs = arguments.parse_models(models, alias, offline=offline)
+    arguments.add_companions(specs, adapter, draft, offline=offline)
     options = server.ServerOptions(
         state=state,
         tls=arguments.parse_tls(tls_cert, tls_key),

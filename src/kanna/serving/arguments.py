@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from kanna.errors import UsageError
 from kanna.serving import engines
 from kanna.serving.settings import ModelSpec
+from kanna.sources import locate, references
 
 AUTO, NEVER = "auto", "never"
 """Values of `--llama-server` that name no program."""
@@ -26,34 +27,45 @@ class TlsOptions(TypedDict, total=False):
 
 def model_name(argument: str | Path) -> str:
     """The name of a model that is given as NAME=PATH or PATH."""
-    name, equal, _ = str(argument).partition("=")
-    return name if equal else _file_name(Path(name))
+    name, reference = split_name(argument)
+    return name or _file_name(reference)
 
 
-def _file_name(path: Path) -> str:
-    name = path.name
+def split_name(argument: str | Path) -> tuple[str, str]:
+    """The name ("" for none) and the reference of NAME=REFERENCE; addresses may hold a `=`."""
+    name, equal, reference = str(argument).partition("=")
+    if not equal or "://" in name:
+        return "", str(argument)
+    return name, reference
+
+
+def _file_name(reference: str) -> str:
+    name = references.parse(reference).label
     for engine in map(engines.get, engines.names()):
         name = name.removesuffix(engine.suffix)
     return name
 
 
-def parse_models(arguments: Sequence[str | Path], aliases: Sequence[str]) -> list[ModelSpec]:
+def parse_models(
+    arguments: Sequence[str | Path], aliases: Sequence[str], *, offline: bool = False
+) -> list[ModelSpec]:
     """The models to serve.
 
     Args:
-        arguments: PATH or NAME=PATH each.
+        arguments: A reference or NAME=REFERENCE each.
         aliases: ALIAS for the first model, or ALIAS=NAME.
+        offline: Use only what is on this machine already.
 
     Raises:
         UsageError: There is no model, a path does not exist, or an alias is for no model.
     """
     specs: list[ModelSpec] = []
     for argument in arguments:
-        name, equal, path = str(argument).partition("=")
-        file = Path(path if equal else name).expanduser()
+        name, reference = split_name(argument)
+        file = locate(reference, offline=offline)
         if not file.exists():
             raise UsageError(f"{file} does not exist", expected=f"{_artefacts()}, or NAME=PATH")
-        specs.append(ModelSpec(name=name if equal else _file_name(file), path=file))
+        specs.append(ModelSpec(name=name or _file_name(reference), path=file))
     if not specs:
         raise UsageError("no model was given", expected=_artefacts())
     for argument in aliases:
@@ -65,20 +77,27 @@ def parse_models(arguments: Sequence[str | Path], aliases: Sequence[str]) -> lis
     return specs
 
 
-def add_companions(specs: list[ModelSpec], adapters: Sequence[str], drafts: Sequence[str]) -> None:
+def add_companions(
+    specs: list[ModelSpec],
+    adapters: Sequence[str],
+    drafts: Sequence[str],
+    *,
+    offline: bool = False,
+) -> None:
     """Give models the adapters and draft models that are meant for them.
 
     Args:
         specs: The models.
         adapters: FILE for the first model, or NAME=FILE.
         drafts: The same.
+        offline: Use only what is on this machine already.
 
     Raises:
         UsageError: A file does not exist, is for no model, or a model has two drafts.
     """
-    for spec, file in _companions(specs, adapters, "adapter"):
+    for spec, file in _companions(specs, adapters, "adapter", offline):
         spec.adapters.append(file)
-    for spec, file in _companions(specs, drafts, "draft model"):
+    for spec, file in _companions(specs, drafts, "draft model", offline):
         if spec.draft:
             raise UsageError(
                 f"{spec.name} has two draft models: {spec.draft} and {file}", expected="one"
@@ -87,15 +106,15 @@ def add_companions(specs: list[ModelSpec], adapters: Sequence[str], drafts: Sequ
 
 
 def _companions(
-    specs: list[ModelSpec], arguments: Sequence[str], kind: str
+    specs: list[ModelSpec], arguments: Sequence[str], kind: str, offline: bool
 ) -> Iterator[tuple[ModelSpec, Path]]:
     """Each file with the model it is for."""
     for argument in arguments:
-        name, equal, path = argument.partition("=")
-        spec = _find(specs, name) if equal else specs[0]
+        name, reference = split_name(argument)
+        spec = _find(specs, name) if name else specs[0]
         if spec is None:
-            raise UsageError(f"the {kind} {path} is for {name!r}", expected=_names(specs))
-        file = Path(path if equal else name).expanduser()
+            raise UsageError(f"the {kind} {reference} is for {name!r}", expected=_names(specs))
+        file = locate(reference, offline=offline)
         if not file.is_file():
             raise UsageError(f"the {kind} {file} does not exist")
         yield spec, file

@@ -20,12 +20,14 @@ from typing import Any
 
 from kanna.errors import KannaError, UsageError
 from kanna.serving import engines, relay, tool_choice
+from kanna.serving.arguments import split_name
 from kanna.serving.backend import Backend
 from kanna.serving.loader import ModelLoader
 from kanna.serving.problems import ApiError
 from kanna.serving.relay import TokenUsage
 from kanna.serving.served_model import ServedModel
 from kanna.serving.settings import ModelSpec
+from kanna.sources import locate, references
 
 LOG = logging.getLogger("kanna.serve")
 MIN_COMPARISONS = 20
@@ -69,10 +71,10 @@ class CanarySpec:
         Raises:
             UsageError: The share is no share, or the artefact does not exist.
         """
-        name, equal, artefact = text.partition("=")
-        path, at, share = (artefact if equal else name).rpartition("@")
-        if not at:
-            path, share = share, DEFAULT_SHARE
+        name, artefact = split_name(text)
+        path, at, share = artefact.rpartition("@")
+        if not at or (not _is_number(share) and references.parse(artefact).kind != "path"):
+            path, share = artefact, DEFAULT_SHARE
         try:
             value = float(share)
         except ValueError:
@@ -81,15 +83,24 @@ class CanarySpec:
             raise UsageError(
                 f"the canary's share is {share!r}", expected="PATH@0.1: more than 0, at most 1"
             )
-        if not Path(path).expanduser().exists():
+        place = locate(path)
+        if not place.exists():
             raise UsageError(f"the canary {path} does not exist")
         return cls(
-            model=name if equal else model,
-            path=Path(path).expanduser(),
+            model=name or model,
+            path=place,
             share=value,
             agreement=agreement,
             slowdown=slowdown,
         )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(slots=True, frozen=True)

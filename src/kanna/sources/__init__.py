@@ -78,6 +78,11 @@ class Source:
         """Files that decide what an artefact holds: weights, config, tokenizer, templates."""
         return self.weight_files + [self.files[n] for n in _DECISIVE if n in self.files]
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether its weights are on this machine."""
+        return bool(self.weight_files) and all(p.is_file() for p in self.weight_files)
+
     def hashes(self, progress: Progress | None = None) -> dict[str, str]:
         """SHA-256 of every decisive file, by file name."""
         digests: dict[str, str] = {}

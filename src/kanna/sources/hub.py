@@ -23,7 +23,6 @@ from kanna.formats.safetensors.shards import INDEX, SINGLE, shard_names
 from kanna.formats.stored import HeaderTensor
 from kanna.model import Tensor
 
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 log = logging.getLogger("kanna.sources.hub")
 SIDE_FILES = (

@@ -18,7 +18,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
-from kanna.sources import Source, open_source
+from kanna.sources import Source, locate, open_source
 from kanna.verification import independent, parity, tensors, tokens
 
 __all__ = ["Check", "VerifyResult", "verify"]
@@ -59,14 +59,15 @@ def verify(
 
     Args:
         source: What the artefact was made from.
-        artefact: A GGUF file, or a folder.
+        artefact: A GGUF file or a folder, or any reference to one.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: nowhere.
     """
     begin = time.perf_counter()
-    artefact, progress = Path(artefact), progress or Silent()
+    progress = progress or Silent()
+    artefact = locate(artefact, offline=offline, progress=progress)
     if not artefact.exists():
         raise UsageError(
             f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command("bench")
-@click.argument("artefacts", type=options.FILE, nargs=-1, required=True, metavar="ARTEFACT...")
+@click.argument("artefacts", type=options.MODEL, nargs=-1, required=True, metavar="ARTEFACT...")
 @click.option(
     "--repeat",
     type=click.IntRange(1),
@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     help="Rounds; medians are shown, and the slowest and fastest round.",
 )
 @options.threads
+@options.offline
 def bench_command(
-    terminal: Terminal, artefacts: tuple[Path, ...], repeat: int, threads: int | None
+    terminal: Terminal,
+    artefacts: tuple[str, ...],
+    repeat: int,
+    threads: int | None,
+    offline: bool,
 ) -> None:
     """Measure file size, load time, peak memory, time to first token and tokens per second.
 
@@ -37,7 +42,13 @@ def bench_command(
     from kanna.benchmark import PATIENCE, bench
     from kanna.benchmark.load import remark
 
-    rows = bench(list(artefacts), repeat=repeat, threads=threads, progress=terminal.progress())
+    rows = bench(
+        list(artefacts),
+        repeat=repeat,
+        threads=threads,
+        offline=offline,
+        progress=terminal.progress(),
+    )
     for row in rows:
         if row.repeat < repeat:
             terminal.note(

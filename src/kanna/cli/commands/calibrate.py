@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "calibrate",
     when_interrupted="Interrupted. Run the same command to go on with the layer it was at.",
 )
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=options.MODEL, metavar="SRC")
 @click.option(
     "-o", "--output", "out", type=options.FILE, required=True, help="Folder for the statistics."
 )

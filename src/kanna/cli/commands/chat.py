@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,24 +16,28 @@ if TYPE_CHECKING:
 
 
 @command("chat", when_interrupted="Stopped.")
-@click.argument("model", type=options.FILE)
+@click.argument("model", type=options.MODEL)
 @click.option("--system", help="A system message that comes first.")
 @sampling
-def chat_command(terminal: Terminal, model: Path, system: str | None, **choices: Any) -> None:
+def chat_command(terminal: Terminal, model: str, system: str | None, **choices: Any) -> None:
     """Talk to MODEL, a GGUF, through the chat template it carries.
 
     An empty line or the end of the input ends it. When the input is no terminal, each line is one
     turn; with --json the whole conversation is printed as one object at the end.
     """
     from kanna.generation import chat, open_engine
+    from kanna.sources import references
 
     # A file that does not load is said before a message is asked for.
-    open_engine(model, threads=choices["threads"], context=choices["context"])
+    loaded = {key: choices[key] for key in ("threads", "context", "offline")}
+    open_engine(model, **loaded)
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     asks = sys.stdin.isatty()
     live = not terminal.settings.json
     if asks:
-        terminal.note(f"{model.name}: type a message; an empty line ends.", colour="cyan")
+        terminal.note(
+            f"{references.parse(model).label}: type a message; an empty line ends.", colour="cyan"
+        )
     while True:
         if asks:
             click.secho("> ", err=True, fg="cyan", bold=True, nl=False)

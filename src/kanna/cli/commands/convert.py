@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         "command to start again."
     ),
 )
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=options.MODEL, metavar="SRC")
 @click.option(
     "-o",
     "--output",

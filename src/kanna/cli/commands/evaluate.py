@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 @command("evaluate")
-@click.argument("artefact", type=options.FILE)
+@click.argument("artefact", type=options.MODEL)
 @click.option(
-    "--reference", required=True, metavar="SRC", help="The source the artefact was made from."
+    "--reference",
+    type=options.MODEL,
+    required=True,
+    metavar="SRC",
+    help="The source the artefact was made from.",
 )
 @click.option("--text", type=options.FILE, help="Text to score. [default: the WikiText-2 test set]")
 @click.option(
@@ -28,13 +32,17 @@ if TYPE_CHECKING:
     help="Windows of 512 tokens to score. [default: all of a text of yours, 32 of WikiText-2]",
 )
 @options.threads
+@options.revision
+@options.offline
 def evaluate_command(
     terminal: Terminal,
-    artefact: Path,
+    artefact: str,
     reference: str,
     text: Path | None,
     windows: int | None,
     threads: int | None,
+    revision: str | None,
+    offline: bool,
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement with the source, with 95 % intervals.
 
@@ -49,6 +57,8 @@ def evaluate_command(
         text=text,
         windows=windows,
         threads=threads,
+        revision=revision,
+        offline=offline,
         progress=terminal.progress(),
     )
     terminal.result(result, _draw)

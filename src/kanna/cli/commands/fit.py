@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @command("fit")
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=options.MODEL, metavar="SRC")
 @click.option(
     "--memory",
     type=options.SIZE,

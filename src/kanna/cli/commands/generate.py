@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 def sampling(function: Any) -> Any:
     """Add the options of `generate` and `chat` alike."""
     for option in (
+        options.offline,
         options.threads,
         click.option(
             "--seed", type=int, default=0, show_default=True, help="Seed of the random choices."
@@ -57,14 +57,14 @@ def sampling(function: Any) -> Any:
 
 
 @command("generate", when_interrupted="Stopped.")
-@click.argument("model", type=options.FILE)
+@click.argument("model", type=options.MODEL)
 @click.argument("prompt")
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
 @click.option(
     "--stop", multiple=True, help="Stop where this text appears (may be given several times)."
 )
 @sampling
-def generate_command(terminal: Terminal, model: Path, prompt: str, **choices: Any) -> None:
+def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any) -> None:
     """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""
     from kanna.generation import generate
 

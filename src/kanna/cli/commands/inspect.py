@@ -26,7 +26,7 @@ _MADE = (
 
 
 @command("inspect")
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=options.MODEL, metavar="SRC")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option(
     "--hash", "with_hash", is_flag=True, help="Also hash the file's bytes (reads all of it)."

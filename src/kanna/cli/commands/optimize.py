@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     when_interrupted="Interrupted. What is finished stays; run the same command to go on from "
     "there.",
 )
-@click.argument("source", metavar="SRC")
+@click.argument("source", type=options.MODEL, metavar="SRC")
 @click.option(
     "-o",
     "--output",

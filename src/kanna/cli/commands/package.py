@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @command("package", when_interrupted="Interrupted. Nothing was written under the final name.")
-@click.argument("artefact", metavar="ARTEFACT", type=options.FILE)
+@click.argument("artefact", metavar="ARTEFACT", type=options.MODEL)
 @click.option(
     "-o", "--output", "out", type=options.FILE, help="Folder to write. [required unless --check]"
 )
@@ -52,13 +52,14 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="A private key (PEM, P-256): the package is signed with it.",
 )
+@options.offline
 @click.option(
     "--check", is_flag=True, help="Hold the package ARTEFACT to its checksums, bill and signature."
 )
 @click.option("--key", type=options.FILE, help="With --check: the public key of who signed it.")
 def package_command(
     terminal: Terminal,
-    artefact: Path,
+    artefact: str,
     out: Path | None,
     check: bool,
     key: Path | None,
@@ -81,7 +82,7 @@ def package_command(
                 f"--check goes with --key alone, not with {', '.join(given)}",
                 expected="kanna package FOLDER --check",
             )
-        _check(terminal, artefact, key)
+        _check(terminal, Path(artefact), key)
         return
     if key is not None:
         raise UsageError("--key only goes with --check", todo="sign with --sign-key")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @command("serve", when_interrupted="Stopped.")
-@click.argument("models", nargs=-1, required=True, metavar="[NAME=]FILE...")
+@click.argument("models", type=options.MODEL, nargs=-1, required=True, metavar="[NAME=]MODEL...")
 @click.option(
     "--alias", multiple=True, help="Another name for the first model, or ALIAS=NAME. Repeatable."
 )
@@ -155,6 +155,7 @@ if TYPE_CHECKING:
     help="Ask for no keys, whatever the address. Everybody who reaches it can use it.",
 )
 @options.threads
+@options.offline
 def serve_command(
     terminal: Terminal, models: tuple[str, ...], state: Path | None, **choices: Any
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 
 @command("swap")
 @click.argument("name")
-@click.argument("path", type=options.FILE)
+@click.argument("path", type=options.MODEL)
 @click.option("--url", default=URL, show_default=True, help="Where the gateway is.")
 @click.option("--key", help="A key with the scope admin. [default: $KANNA_KEY]")
-def swap_command(terminal: Terminal, name: str, path: Path, url: str, key: str | None) -> None:
+def swap_command(terminal: Terminal, name: str, path: str, url: str, key: str | None) -> None:
     """Put another artefact under the NAME of a served model, without dropping a request.
 
     It is loaded beside the old one and takes over when it is ready; what began on the old one ends
@@ -31,9 +30,10 @@ def swap_command(terminal: Terminal, name: str, path: Path, url: str, key: str |
     from urllib.parse import quote
 
     from kanna.serving import gateway_client
+    from kanna.sources import locate
 
     route = f"/admin/models/{quote(name, safe='')}/swap"
-    body = {"path": str(path.absolute())}
+    body = {"path": str(locate(path).absolute())}
     terminal.result(gateway_client.request(url, route, key, body), _draw)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,15 +18,15 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 
 
 @command("verify")
-@click.argument("source", metavar="SRC")
-@click.argument("artefact", type=options.FILE)
+@click.argument("source", type=options.MODEL, metavar="SRC")
+@click.argument("artefact", type=options.MODEL)
 @options.threads
 @options.revision
 @options.offline
 def verify_command(
     terminal: Terminal,
     source: str,
-    artefact: Path,
+    artefact: str,
     threads: int | None,
     revision: str | None,
     offline: bool,
