@@ -8,6 +8,7 @@ KannaError                 exit 1
 │   └── RefusedError       pickled or otherwise unsafe input
 ├── EncodingError          values or shapes an encoding cannot hold
 ├── PlanError              a plan, preset or imatrix that does not fit the model
+│   └── UnknownPresetError exit 2   a preset that does not exist (a UsageError too)
 ├── OutputError            the artefact cannot be written (exists, no space, read-only)
 ├── GateError              an artefact was checked and is not right
 └── MissingError           exit 3   needs an extra or hardware that is not here
@@ -65,6 +66,10 @@ class EncodingError(KannaError):
 
 class PlanError(KannaError):
     """A plan, preset or importance matrix does not fit the model."""
+
+
+class UnknownPresetError(UsageError, PlanError):
+    """A preset is named that does not exist."""
 
 
 class OutputError(KannaError):

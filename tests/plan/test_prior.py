@@ -77,7 +77,11 @@ def test_guesses_are_what_they_claim(llama: Model) -> None:
 
 def test_measured_weights_take_the_place_of_guesses(llama: Model) -> None:
     weights = {"blk.0.attn_q.weight": np.ones(256, np.float32)}
-    assert all(e.prior is None for e in plan.resolve(llama, preset="Q4_0", weights=weights).entries)
+    measured = plan.resolve(llama, preset="Q4_0", weights=weights).entries
+    alone = plan.resolve(llama, preset="Q4_0").entries
+    for entry, guessed in zip(measured, alone, strict=True):
+        known = entry.name in weights
+        assert (entry.prior is not None) == (guessed.prior is not None and not known), entry.name
     assert all(
         e.prior is None for e in plan.resolve(llama, preset="Q4_0", method="nearest").entries
     )

@@ -24,6 +24,8 @@ _MAX_NAME = 4096
 class Imatrix:
     """An importance matrix.
 
+    Matrices that no text ran through have no entry in it, whatever the file says of them.
+
     Attributes:
         path: The file.
         weights: Mean square of each input column by tensor name, f32 [columns] or
@@ -80,6 +82,8 @@ def _read_gguf(path: Path) -> tuple[dict[str, F32], list[str], int]:
         count = counts.rows(0, num_rows(counts)).reshape(-1, 1)
         if len(count) != len(sums):
             raise FormatError(f"{path.name}: {name} has {len(sums)} sums and {len(count)} counts")
+        if not (count > 0).any():
+            continue  # never used: as if it had no entry
         # An expert that was never used says nothing: all of its columns count the same.
         means = np.where(count > 0, sums / np.maximum(count, 1), 1).astype(np.float32)
         weights[name] = means[0] if len(means) == 1 else means
@@ -117,6 +121,8 @@ def _read_dat(path: Path) -> tuple[dict[str, F32], list[str], int]:
         name = bytes(take(number(), _MAX_NAME)).decode("utf-8", "replace")
         calls, size = number(), number()
         values = np.frombuffer(take(4 * size, len(data)), "<f4")
+        if calls == 0 or not values.any():
+            continue  # never used: as if it had no entry
         weights[name] = (values / max(calls, 1)).astype(np.float32)
     chunks = number() if at + 4 <= len(data) else 0
     datasets = (

@@ -5,13 +5,14 @@ Each file beside this one is one format.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 from kanna import families, formats
-from kanna._util import digest, plugins
+from kanna._util import digest, plugins, special_files
 from kanna.conversion.base import (
     Conversion,
     ConversionRequest,
@@ -103,6 +104,8 @@ def convert(
     if converter.check is not None:
         converter.check(request)
     _check_used(format, request, converter.takes)
+    if _names_folder(out) and formats.get(format).suffix:
+        raise _no_file(str(out), formats.get(format).suffix)
     opened = open_source(
         source,
         revision=revision,
@@ -111,7 +114,7 @@ def convert(
         preflight=families.load_model,
         progress=options.progress,
     )
-    path = Path(out) if out is not None else None
+    path = special_files.target(Path(out)) if out is not None else None
     if path is not None and not dry_run:
         _refuse_source_as_output(opened, path)
     if converter.late_hashes and not dry_run:
@@ -171,6 +174,18 @@ def _check_used(format: str, request: ConversionRequest, takes: Sequence[str]) -
                 + (f": it is for {purpose}" if purpose else ""),
                 expected=", ".join(map(_option, takes)),
             )
+
+
+def _names_folder(out: str | Path | None) -> bool:
+    """Whether the name of an output ends as that of a folder does."""
+    return isinstance(out, str) and out.endswith(tuple({"/", os.sep}))
+
+
+def _no_file(out: str, suffix: str) -> OutputError:
+    name = f"{out}model{suffix}"
+    return OutputError(
+        f"{out} is the name of a folder", expected="the name of a file", todo=f"-o {name}"
+    )
 
 
 def _option(name: str) -> str:

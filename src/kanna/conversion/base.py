@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from kanna import encodings
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna.checks import VerifyResult
 from kanna.conversion.guidance import Guidance
-from kanna.errors import UsageError
 from kanna.formats.stream import WriteResult
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
-from kanna.plan import Plan, Resolved, RuleModel, Substitution, TensorPlan, load, resolve
-from kanna.plan.presets import Preset
+from kanna.plan import Plan, Resolved, Substitution, TensorPlan, load
+from kanna.plan.presets import Preset, unknown_preset
 from kanna.sources import Source
 
 
@@ -238,18 +238,25 @@ class Converter:
 
 
 def get_preset(presets: Mapping[str, Preset], name: str, format: str) -> Preset:
-    """The preset of that name; raises UsageError naming those of the format."""
+    """The preset of that name; raises UnknownPresetError naming those of the format."""
     if name not in presets:
-        names = ", ".join(f"{format}:{p}" for p in presets)
-        raise UsageError(f"no preset {name!r} for {format}", expected=names)
+        raise unknown_preset(name, presets, format)
     return presets[name]
 
 
-def floats(model: Model, tensors: Mapping[str, Tensor], encoding: str) -> Resolved:
-    """`model` with other `tensors`, all of them in one floating type."""
-    every = RuleModel(pattern="", encoding=encoding, method="nearest")
-    return resolve(
-        replace(model, tensors=dict(tensors)), plan=Plan(encoding=encoding, rules=[every])
+def floats(tensors: Mapping[str, Tensor], encoding: str) -> Resolved:
+    """Every one of `tensors`, vectors too, in one floating type."""
+    chosen = encodings.get(encoding)
+    entries = [
+        TensorPlan(name=name, tensor=tensor, encoding=chosen, method="nearest")
+        for name, tensor in tensors.items()
+    ]
+    return Resolved(
+        name=encoding,
+        entries=entries,
+        substitutions=[],
+        nominal_bits=chosen.bits,
+        bits=chosen.bits,
     )
 
 

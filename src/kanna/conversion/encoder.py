@@ -20,12 +20,12 @@ from kanna.conversion.base import (
     folder_written,
 )
 from kanna.conversion.onnx_float import refuse_unused
-from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.onnx import build, encoder, fp16_storage, int8
 from kanna.formats.stream import WriteResult, replacing
 from kanna.model import num_weights
 from kanna.plan.onnx_derived import DERIVED, Derived
+from kanna.plan.presets import unknown_preset
 from kanna.sources import Source
 
 _WINDOWS, _TOKENS = 32, 128
@@ -39,8 +39,7 @@ class EncoderConversion:
         self.preset = request.preset or "int8"
         known = {"fp32": _WHOLE, **DERIVED}
         if self.preset not in known:
-            names = ", ".join(f"onnx:{n}" for n in known)
-            raise UsageError(f"no preset {self.preset!r} for an encoder", expected=names)
+            raise unknown_preset(self.preset, known, "onnx")
         refuse_unused(request, "an encoder")
         self.source, self.request, self.kind = source, request, known[self.preset]
         self.out = out or Path(f"{source.name}-onnx")

@@ -15,6 +15,7 @@ from kanna.conversion.base import (
     WriteOptions,
     described,
 )
+from kanna.conversion.carried import check_encoding, check_entries
 from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.encodings import grid_detection
 from kanna.errors import GateError, KannaError
@@ -99,6 +100,8 @@ class GGUFConversion:
     ) -> None:
         self.source, self.model, self.split_max_size = source, model, request.split_max_size
         self.out = out or Path(f"{source.name}.gguf")
+        if request.encoding is not None:
+            check_encoding(gguf.FORMAT.name, request.encoding)
         self.guidance = read_guidance(
             source,
             model,
@@ -109,6 +112,7 @@ class GGUFConversion:
         sizes = GGUFSizes(source, model, self.guidance)
         plan = request.as_plan(sizes.preset, presets.DEFAULT)
         self.resolved = sizes.resolved(plan)
+        check_entries(gguf.FORMAT.name, self.resolved.entries)
         self.command = sizes.command(plan)
         keys = sizes.keys(plan, self.resolved)
         self.metadata = provenance.carried(model, keys) | keys
@@ -130,13 +134,19 @@ class GGUFConversion:
         )
 
     def _notes(self) -> list[str]:
-        notes: list[str] = []
+        notes = self.guidance.notes(self.resolved.entries)
         starved = [
             e for e in self.resolved.entries if e.encoding.needs_weights and e.weights is None
         ]
         if starved and self.guidance.weights is None:
             notes.append(
                 f"{starved[0].encoding.label} wants an importance matrix, and none was given: "
+                "quality will be poor"
+            )
+        elif starved:
+            notes.append(
+                f"{len(starved)} tensors such as {starved[0].name} get "
+                f"{starved[0].encoding.label}, which wants importances, and have none: their "
                 "quality will be poor"
             )
         return notes

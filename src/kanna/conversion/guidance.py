@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kanna.calibration.statistics import Statistics
 from kanna.errors import UsageError
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model
+from kanna.plan import TensorPlan
 from kanna.sources import Source
 
 
@@ -47,6 +48,34 @@ class Guidance:
         """The method where it is not the one that would be taken anyway."""
         return None if self.method == _usual(self.statistics) else self.method
 
+    def notes(self, entries: Iterable[TensorPlan]) -> list[str]:
+        """What the user must know of an importance matrix that has holes, or is of a larger model.
+
+        Args:
+            entries: What becomes of each tensor, under its name in GGUF.
+        """
+        if self.imatrix is None:
+            return []
+        entries = list(entries)
+        known = {e.name for e in entries}
+        # llama-imatrix measures neither of these unless it is asked to.
+        usual = {"token_embd.weight", "output.weight"}
+        matrices = [e for e in entries if e.encoding.block > 1 and e.name not in usual]
+        holes = [e.name for e in matrices if e.name not in self.imatrix.weights]
+        others = [n for n in self.imatrix.weights if n not in known]
+        notes: list[str] = []
+        if holes:
+            notes.append(
+                f"{self.imatrix.path.name} has no entry for {_some(holes)} of {len(matrices)} "
+                "matrices: the importance of their columns is guessed from the model"
+            )
+        if others:
+            notes.append(
+                f"{self.imatrix.path.name} has entries for {_some(others)} that this model has not:"
+                " it was measured on another model, or on another version of this one"
+            )
+        return notes
+
     @property
     def options(self) -> dict[str, object]:
         """What the command line says of it."""
@@ -55,6 +84,11 @@ class Guidance:
             "statistics": self.statistics.folder if self.statistics else None,
             "method": self.unusual_method,
         }
+
+
+def _some(names: list[str]) -> str:
+    """How many, and the first of them."""
+    return f"{len(names)} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})"
 
 
 def _usual(known: Statistics | None) -> str:

@@ -28,6 +28,7 @@ from kanna.formats.stream import WriteResult
 from kanna.model import Model, Tensor
 from kanna.plan import Plan, Resolved, TensorPlan, resolve
 from kanna.plan import mlx as presets
+from kanna.plan.presets import unknown_preset
 from kanna.sources import Source
 
 SIDE_FILES = (
@@ -72,6 +73,7 @@ class MLXSizes:
         """
         self._model, self._guidance, self._shard_bytes = model, guidance, shard_bytes
         self._float_type = float_type or presets.float_type(model)
+        self.notes: list[str] = []
         self._names = families.hf_names(model)
         self._tensors: Mapping[str, Tensor] = source.tensors
         if source.kind == "hf" and all(name in self._tensors for name in self._names.values()):
@@ -87,10 +89,7 @@ class MLXSizes:
     def preset(self, name: str) -> Plan:
         """The plan of a preset for this model; raises PlanError for an unknown one."""
         if name not in presets.PRESETS:
-            raise PlanError(
-                f"no preset {name!r} for mlx",
-                expected=", ".join(f"mlx:{p}" for p in presets.PRESETS),
-            )
+            raise unknown_preset(name, presets.PRESETS, "mlx")
         plan = presets.PRESETS[name].plan(self._model, float_type=self._float_type)
         return plan.with_method(self._guidance.method)
 
@@ -111,6 +110,7 @@ class MLXSizes:
             second_moments=self._guidance.second_moments,
             method=self._guidance.method,
         )
+        self.notes = self._guidance.notes(resolved.entries)
         entries: list[TensorPlan] = []
         for entry in resolved.entries:
             name = self._names.get(entry.name)
@@ -237,7 +237,8 @@ class MLXConversion:
 
     def describe(self) -> ConvertResult:
         """What would be written; the bytes are those of the weight files."""
-        return described(self.sized, paths=[self.out], command=self.command, notes=self.model.notes)
+        notes = [*self.model.notes, *self.sizes.notes]
+        return described(self.sized, paths=[self.out], command=self.command, notes=notes)
 
     def check(self, result: ConvertResult, *, overwrite: bool) -> None:
         """Raise OutputError when there is no room, or something is there."""

@@ -85,7 +85,7 @@ class NBitsConversion:
             graph,
             scratch,
             config=self.sizes.config,
-            tensors=floats(self.model, self.sizes.tensors, "f32").entries,
+            tensors=floats(self.sizes.tensors, "f32").entries,
             files=self.sizes.files,
             threads=options.threads,
             nonfinite=options.nonfinite,

@@ -50,7 +50,7 @@ def sized_whole(model: Model, tensors: Mapping[str, Tensor], preset: str) -> Siz
         tensors: Of the model, by Hugging Face name.
         preset: A preset of ONNX whose graph is made as a whole.
     """
-    resolved = floats(model, tensors, "f32")
+    resolved = floats(tensors, "f32")
     if preset not in DERIVED:
         return sized_floats(replace(resolved, name=preset))
     stored = encodings.get(DERIVED[preset].storage or "i8")
@@ -121,7 +121,7 @@ class FloatConversion:
                 made,
                 Path(scratch),
                 config=self.config,
-                tensors=floats(self.model, self.tensors, "f32").entries,
+                tensors=floats(self.tensors, "f32").entries,
                 files=self.files,
                 threads=options.threads,
                 nonfinite=options.nonfinite,

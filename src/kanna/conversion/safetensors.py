@@ -51,7 +51,7 @@ class SafetensorsConversion:
             self.encoding
         ]
         self.config = config
-        self.resolved = replace(floats(model, tensors, self.encoding), name=self.encoding)
+        self.resolved = floats(tensors, self.encoding)
         self.command = provenance.command(source, {"format": "safetensors", "encoding": encoding})
 
     def describe(self) -> ConvertResult:

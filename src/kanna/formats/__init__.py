@@ -66,6 +66,11 @@ def parse_preset(format: str | None, preset: str | None) -> tuple[str, str | Non
     prefix, colon, name = (preset or "").partition(":")
     if not colon:
         return format or DEFAULT, preset
+    if prefix not in names():
+        raise UsageError(
+            f"the preset {preset} is of no known format",
+            expected="a name such as Q4_K_M, or one after " + ", ".join(f"{n}:" for n in names()),
+        )
     if format is not None and format != prefix:
         raise UsageError(
             f"the preset {preset} is not one of {format}", expected=f"--format {prefix}"

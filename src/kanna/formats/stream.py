@@ -22,6 +22,7 @@ import numpy as np
 from kanna import methods
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress
+from kanna._util.special_files import is_special
 from kanna.encodings import transcoding
 from kanna.errors import EncodingError, OutputError
 from kanna.formats import overflow
@@ -91,9 +92,16 @@ def partial(path: Path) -> Path:
 def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> None:
     """Raise OutputError when the files cannot be written.
 
-    That is when they exist, or their folder is missing, read-only or has too little space.
+    That is when they exist, are a device or a pipe, or their folder is missing, read-only or has
+    too little space.
     """
     for path in paths:
+        if is_special(path):
+            raise OutputError(
+                f"{path} is no plain file",
+                expected="the name of a file: nothing is streamed to a device or a pipe",
+                todo="name a file, or pass --dry-run to only see the sizes",
+            )
         if path.is_dir():
             raise OutputError(f"{path} is a folder", expected="the name of a file")
         if path.exists() and not overwrite:

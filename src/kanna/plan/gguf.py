@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from kanna import encodings
-from kanna.errors import PlanError
 from kanna.model import Model, Tensor, columns
 from kanna.plan import roles
 from kanna.plan.file import Plan, RuleModel
 from kanna.plan.gguf_conditions import Place
 from kanna.plan.gguf_mixes import MIXES, Mix
-from kanna.plan.presets import Preset, for_any_model, rule_for
+from kanna.plan.presets import Preset, for_any_model, rule_for, unknown_preset
 
 DEFAULT = "Q4_K_M"
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
@@ -28,18 +27,14 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Mix:
-    """The mix called `name` (any case, llama.cpp's aliases too); PlanError names the nearest."""
+    """The mix called `name` (any case, llama.cpp's aliases too).
+
+    UnknownPresetError names the nearest.
+    """
     wanted = name.upper()
     mix = _BY_NAME.get(ALIASES.get(wanted, wanted))
     if mix is None:
-        from difflib import get_close_matches
-
-        close = get_close_matches(wanted, _BY_NAME, 3)
-        raise PlanError(
-            f"no preset named {name!r}",
-            expected=", ".join(close or names()),
-            todo="`kanna fit SRC` lists them all",
-        )
+        raise unknown_preset(wanted, names())
     return mix
 
 

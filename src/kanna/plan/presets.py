@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from kanna.errors import UnknownPresetError
 from kanna.model import Model
 from kanna.plan.file import Plan, RuleModel
 
@@ -55,6 +56,25 @@ class Preset:
         plan = self.make(model, weighted, float_type)
         plan.origin = ("preset", self.name)
         return plan
+
+
+def unknown_preset(name: str, known: Iterable[str], format: str = "") -> UnknownPresetError:
+    """The error for a preset that does not exist.
+
+    Args:
+        name: What was asked for.
+        known: The presets there are.
+        format: Whose presets they are, as before their colon; "" for GGUF.
+    """
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), 3)
+    prefix = f"{format}:" if format else ""
+    return UnknownPresetError(
+        f"no preset named {prefix + name!r}",
+        expected=", ".join(prefix + n for n in close or known),
+        todo="`kanna fit SRC` lists them all",
+    )
 
 
 def rule_for(tensor: str, encoding: str, method: str = "search") -> RuleModel:

@@ -79,8 +79,8 @@ def resolve(
     substitutions: list[Substitution] = []
     nominal = 0.0
     for name, tensor in model.tensors.items():
-        wanted, tensor_method = _wanted(model, tensor, rules.first(name), complete, method)
-        got, reason = feasible(wanted, columns(tensor))
+        wanted, tensor_method = _wanted(model, tensor, rules, complete, method)
+        got, reason = _possible(model, tensor, wanted)
         if reason:
             substitutions.append(
                 Substitution(name=name, wanted=wanted.name, got=got.name, reason=reason)
@@ -104,14 +104,28 @@ def resolve(
 
 
 def _wanted(
-    model: Model, tensor: Tensor, rule: RuleModel | None, plan: Plan, method: str
+    model: Model, tensor: Tensor, rules: _Rules, plan: Plan, method: str
 ) -> tuple[Encoding, str]:
-    """The encoding and the method that a plan means for a tensor, whether its rows fit or not."""
+    """The encoding and the method that a plan means for a tensor, whether its rows fit or not.
+
+    A pattern means matrices; a norm, a bias and the like are meant only by their whole name.
+    """
+    free = roles.quantizable(tensor)
+    rule = rules.first(tensor.name) if free else rules.named(tensor.name)
     if rule is not None:
         return encodings.get(rule.encoding), rule.method
-    if not roles.quantizable(tensor):
+    if not free:
         return encodings.get(roles.kept(model, tensor)), method
     return encodings.get(plan.encoding or ""), method
+
+
+def _possible(model: Model, tensor: Tensor, wanted: Encoding) -> tuple[Encoding, str]:
+    """What a tensor can have in place of `wanted`, and why; the reason is "" when that fits."""
+    if roles.is_vector(tensor):
+        kept = encodings.get(roles.kept(model, tensor))
+        reason = "runtimes compute with norms and biases in full precision"
+        return kept, "" if wanted == kept else reason
+    return feasible(wanted, columns(tensor))
 
 
 class _Rules:
@@ -119,6 +133,7 @@ class _Rules:
 
     def __init__(self, rules: Sequence[RuleModel]) -> None:
         self._used: set[str] = set()
+        self._passed: set[str] = set()
         self._rules = rules
         self._by_name: dict[str, int] = {}
         self._patterns: list[tuple[int, re.Pattern[str]]] = []
@@ -137,9 +152,25 @@ class _Rules:
         self._used.add(self._rules[index].pattern)
         return self._rules[index]
 
+    def named(self, name: str) -> RuleModel | None:
+        """The rule that names a tensor whole."""
+        index = self._by_name.get(name)
+        if index is None:
+            self._passed.update(p.pattern for _, p in self._patterns if p.search(name))
+            return None
+        self._used.add(self._rules[index].pattern)
+        return self._rules[index]
+
     def check_used(self, rules: Sequence[RuleModel]) -> None:
         """PlanError for the first of `rules` that named no tensor so far."""
         unused = next((r.pattern for r in rules if r.pattern not in self._used), None)
+        if unused in self._passed:
+            raise PlanError(
+                f"the pattern {unused!r} names only norms, biases and the like, which stay as they "
+                "are",
+                expected="a pattern that names a matrix",
+                todo="leave the rule out: `kanna inspect SRC` lists the names",
+            )
         if unused is not None:
             raise PlanError(
                 f"the pattern {unused!r} names no tensor",
@@ -184,7 +215,7 @@ def _entry(
 ) -> TensorPlan:
     """A tensor with what is known of its inputs, as far as the method uses it."""
     quantized = encoding.block > 1
-    guessed = quantized and not weights and method == "search"
+    guessed = quantized and tensor.name not in weights and method == "search"
     prior = prior_of(model, tensor.name) if guessed else None
     second_moment = None
     if methods.get(method).needs_second_moment:

@@ -83,9 +83,14 @@ def order(name: str) -> tuple[int, str]:
     return (-1 if number is None else number, name)
 
 
+def is_vector(tensor: Tensor) -> bool:
+    """Whether a tensor has one row: a norm, a bias, factors of rotations."""
+    return sum(1 for n in tensor.shape[:-1] if n > 1) == 0
+
+
 def quantizable(tensor: Tensor) -> bool:
     """Whether a plan may choose the encoding of this tensor; the others keep full precision."""
-    if sum(1 for n in tensor.shape[:-1] if n > 1) == 0:
+    if is_vector(tensor):
         return False
     name = tensor.name
     return (

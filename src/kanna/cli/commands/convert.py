@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     "out",
-    type=options.FILE,
     help="The artefact to write. [required unless --dry-run]",
 )
 @click.option("--preset", help="A named mix (`kanna fit SRC` lists them). [default: Q4_K_M]")
@@ -93,7 +92,7 @@ if TYPE_CHECKING:
 @options.revision
 @options.offline
 def convert_command(
-    terminal: Terminal, source: str, out: Path | None, dry_run: bool, **choices: Any
+    terminal: Terminal, source: str, out: str | None, dry_run: bool, **choices: Any
 ) -> None:
     """Write SRC as one artefact at the precision you choose.
 
@@ -130,7 +129,7 @@ def convert_command(
         click.get_current_context().exit(EXIT[gate["status"]])
 
 
-def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: Path | None) -> None:
+def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: str | None) -> None:
     from kanna._util.units import format_size, precision_class
     from kanna.cli.commands.verify import draw_checks
     from kanna.cli.ui import duration, facts, table

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress, Silent
+from kanna._util.special_files import is_special
 from kanna.errors import OutputError
 from kanna.formats.safetensors.read import DTYPES
 from kanna.formats.safetensors.shards import INDEX, SINGLE
@@ -85,7 +86,7 @@ def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:
     That is when it is a file, holds something (without `overwrite`), or has too little space for
     `needed` bytes.
     """
-    if folder.is_file():
+    if folder.is_file() and not is_special(folder):
         raise OutputError(f"{folder} is a file", expected="the name of a folder")
     if not folder.is_dir():
         check_output([folder], overwrite=True, needed=needed)
