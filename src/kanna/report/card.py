@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from kanna import formats as known
-from kanna._util.units import format_size
+from kanna._util.units import format_size, with_range
+from kanna.checks import gate_word
+from kanna.closeness import agreement, grade, grade_name
 
 
 def model_card(data: dict[str, Any], name: str | None = None) -> str:
@@ -22,15 +25,15 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     title = data["name"] + (f" {own['name']}" if own else "")
     kinds = " and ".join(known.get(f).title for f in _formats([own] if own else rows))
     parts = [_front_matter(data, rows), f"# {title} {kinds}\n", _lead(data, own)]
-    parts += [f"> **Note.** {note[:1].upper() + note[1:]}.\n" for note in data["notes"]]
+    picked = next((r for r in rows if r["name"] == data["recommended"]["name"]), None)
+    if shown := own or picked or (rows[0] if rows else None):
+        parts.append(_run(data, shown))
     parts.append(_numbers(data, rows, own))
-    parts.append(
-        _run(
-            data,
-            own or next((r for r in rows if r["name"] == data["recommended"]["name"]), rows[0]),
-        )
-    )
     parts.append(_provenance(data, own))
+    if data["notes"]:
+        parts.append("## Notes\n")
+        parts += [f"- {note[:1].upper() + note[1:]}" for note in data["notes"]]
+        parts.append("")
     return "\n".join(parts)
 
 
@@ -68,10 +71,11 @@ def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     if own is None:
         pick = data["recommended"]
+        why = pick["why"]
         advice = (
-            f"**{pick['name']}** is the one to start with. {pick['why']}"
+            f"**{pick['name']}** is the one to start with. {why}"
             if pick["name"]
-            else pick["why"]
+            else why[:1].upper() + why[1:]
         )
         formats = _formats([r for r in data["rows"] if r["role"] != "floor"])
         runtimes = ", ".join(known.get(f).runtime_title for f in formats)
@@ -80,39 +84,45 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
         )
         return f"{data['name']} for {runtimes}, unmodified.\n\n{advice}\n"
     gate = {
-        "proved": "It passed",
+        "intact": "It is intact: it passed",
         "failed": "**It failed**",
-        "unprovable": "It could not be put through",
-    }.get(own["gate"] or "", "It was not put through")
-    bits = f"{own['bits_per_weight']:.2f} bits per weight ({own['precision_class']})"
+        "not checkable here": "It could not be put through",
+    }.get(gate_word(own["gate"]), "It was not put through")
+    figures = [
+        f"**{format_size(own['file_bytes'])}**, {own['bits_per_weight']:.2f} bits per weight "
+        f"({own['precision_class']})",
+        _close(own),
+        _fast(own),
+    ]
+    lines = "".join(f"- {line}\n" for line in figures if line)
     return (
-        f"{data['name']} as {own['name']}: {format_size(own['file_bytes'])}, {bits}. {gate} "
-        "kanna's gate (tensors, tokenizer, chat template and logits, in stock "
+        f"{data['name']} as {own['name']}:\n\n{lines}\n{gate} "
+        "kanna's checks (tensors, tokenizer, chat template and logits, in stock "
         f"{known.get(own.get('format', known.DEFAULT)).runtime_title}).\n"
     )
 
 
+def _close(row: dict[str, Any]) -> str:
+    """`**close** to the original: 92 of 100 next tokens the same; some words differ …`."""
+    close = grade(row["kl_mean"], row["top1"])
+    if close is None:
+        return ""
+    same = agreement(row["top1"])
+    return f"**{close.name}**" + (f": {same}" if same else "") + f"; {close.meaning}"
+
+
+def _fast(row: dict[str, Any]) -> str:
+    if not row["gen_tps"]:
+        return ""
+    spread = (row.get("speed_spread") or {}).get("gen_tps")
+    return f"**{with_range(row['gen_tps'], spread, 0)} tokens/s** on the machine named below"
+
+
 def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, Any] | None) -> str:
-    lines = [
-        "## Measured\n",
-        "| file | size | bits per weight | KL divergence, mean | same top token | perplexity "
-        "| tokens/s | peak memory | gate |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        bold = "**" if row is own else ""
-        cells = [
-            f"{bold}{row['file'] or row['name']}{bold}",
-            format_size(row["file_bytes"]) if row["file_bytes"] else "–",
-            _num(row["bits_per_weight"], 2),
-            _num(row["kl_mean"], 5),
-            _num(row["top1"], 1, 100, " %"),
-            _num(row["perplexity"], 2),
-            _num(row["gen_tps"], 1),
-            format_size(row["peak_bytes"]) if row["peak_bytes"] else "–",
-            row["gate"] or "–",
-        ]
-        lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+    cells = [_figures(row, bold="**" if row is own else "") for row in rows]
+    kept = [i for i, _ in enumerate(_COLUMNS) if any(c[i] != _NONE for c in cells)]
+    lines = ["## Measured\n", _line([_COLUMNS[i] for i in kept]), "|" + "---|" * len(kept)]
+    lines += [_line([c[i] for i in kept]) for c in cells]
     evaluation, environment = data["evaluation"], data["environment"]
     if evaluation.get("positions"):
         lines.append(
@@ -125,6 +135,41 @@ def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, An
     if machine:
         lines.append(f"Speed and memory on: {machine}.")
     return "\n".join(lines) + "\n"
+
+
+_NONE = "–"
+_COLUMNS = (
+    "file",
+    "size",
+    "closeness (mean KL)",
+    "same next token",
+    "bits per weight",
+    "perplexity",
+    "tokens/s",
+    "peak memory",
+    "checks",
+)
+
+
+def _figures(row: dict[str, Any], *, bold: str) -> list[str]:
+    """The cells of a row, in the order of _COLUMNS."""
+    name, kl = grade_name(row), _num(row["kl_mean"], 5)
+    speed = (row.get("speed_spread") or {}).get("gen_tps")
+    return [
+        f"{bold}{row['file'] or row['name']}{bold}",
+        format_size(row["file_bytes"]) if row["file_bytes"] else _NONE,
+        f"{name} ({kl})" if name and kl != _NONE else kl,
+        _num(row["top1"], 1, 100, " %"),
+        _num(row["bits_per_weight"], 2),
+        _num(row["perplexity"], 2),
+        with_range(row["gen_tps"], speed, 1) if row["gen_tps"] else _NONE,
+        format_size(row["peak_bytes"]) if row["peak_bytes"] else _NONE,
+        gate_word(row["gate"]) or _NONE,
+    ]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_cell(c) for c in cells) + " |"
 
 
 def _run(data: dict[str, Any], row: dict[str, Any]) -> str:

@@ -21,9 +21,10 @@ from kanna.report.plot import (
     Box,
     Frame,
     colour,
+    cut_ticks,
     line,
-    linear_ticks,
     place,
+    short,
     text,
 )
 
@@ -43,6 +44,7 @@ class Point:
         best: Whether it is recommended.
         memory: Peak memory in MB, or None where it was not measured.
         format: Name of its format.
+        baseline: Whether it is the 16-bit file that others are compared with.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Point:
     best: bool
     memory: float | None = None
     format: str = known_formats.DEFAULT
+    baseline: bool = False
 
     @property
     def summary(self) -> str:
@@ -73,6 +76,7 @@ def points(data: dict[str, Any]) -> list[Point]:
             best=row["name"] == best,
             memory=row["peak_bytes"] / 1e6 if row["peak_bytes"] else None,
             format=row.get("format", known_formats.DEFAULT),
+            baseline=row["role"] == "baseline",
         )
         for row in data["rows"]
         if row["role"] != "floor" and row["file_bytes"] and row["kl_mean"] is not None
@@ -130,9 +134,7 @@ def _draw(data: dict[str, Any], marks: list[Point], frame: Frame) -> str:
         f'<title id="title-{frame.name}">Size, quality and speed of {escape(data["name"])}</title>',
         f'<desc id="desc-{frame.name}">{escape(describe(data))}</desc>',
     ]
-    parts += axes.draw(
-        "file size, MB (left is smaller)", "mean KL divergence, nats (down is closer)"
-    )
+    parts += axes.draw("file size, MB (left is smaller)", "mean KL, nats (down is closer)")
     taken: list[Box] = []
     if floor:
         parts.append(_draw_floor(axes, floor, taken, wide=wide))
@@ -158,18 +160,22 @@ def _draw(data: dict[str, Any], marks: list[Point], frame: Frame) -> str:
 
 
 def _axes(marks: list[Point], floor: float | None, frame: Frame, *, ticks: int) -> Axes:
-    """Axes that hold every mark and the floor."""
-    lows = [p.kl for p in marks] + ([floor] if floor else [])
-    low = math.floor(math.log10(min(lows)) - 0.15)
-    high = max(math.ceil(math.log10(max(p.kl for p in marks)) + 0.1), low + 1)
-    x_ticks = linear_ticks(0.0, max(p.megabytes for p in marks) * 1.08, ticks)
-    return Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
+    """Axes that the candidates fill; the baseline is drawn at the edge where it is far away."""
+    useful = [p for p in marks if not p.baseline] or marks
+    lows = [p.kl for p in useful] + ([floor] if floor else [])
+    least = max(min(lows), (floor or 0.0) * 0.9)
+    high = max(max(p.kl for p in useful) * 1.6, least * 4)
+    sizes = [p.megabytes for p in useful]
+    smallest, largest = min(sizes), max(sizes)
+    margin = max(0.08 * (largest - smallest), 0.02 * largest)
+    x_ticks = cut_ticks(max(0.0, smallest - margin), largest + 1.5 * margin, ticks)
+    return Axes(frame=frame, x_ticks=x_ticks, low=least * 0.6, high=high)
 
 
 def _draw_floor(axes: Axes, floor: float, taken: list[Box], *, wide: bool) -> str:
-    """The line of the floor: the divergence of the unquantized weights in the runtime."""
+    """The line of what the runtime's own rounding costs, whatever the weights."""
     frame, at = axes.frame, axes.y(max(floor, SMALLEST_KL))
-    words = "floor: what llama.cpp's own rounding costs" if wide else "floor"
+    words = "runtime rounding: no file is closer in llama.cpp" if wide else "runtime rounding"
     taken += [
         (frame.left, at - 1, frame.end, at + 1),
         (frame.left, at - 17, frame.left + 7.0 * len(words), at),
@@ -185,7 +191,7 @@ def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box
     """The marks, large ones first so that they hide no small one, and their labels."""
     parts: list[str] = []
     radii = {p.name: scales.radius(p.memory) for p in marks}
-    at = {p.name: (axes.x(p.megabytes), axes.y(p.kl)) for p in marks}
+    at = {p.name: _centre(axes, p, radii[p.name]) for p in marks}
     for p in marks:
         (x, y), r = at[p.name], radii[p.name]
         taken.append((x - r, y - r, x + r, y + r))
@@ -200,10 +206,20 @@ def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box
         )
     for p in marks:
         label = ("★ " if p.best else "") + p.name
+        if not axes.holds(p.megabytes, p.kl):
+            label += f" → {p.megabytes:.0f} MB, KL {short(p.kl)}"
         radius = radii[p.name] + (5 if p.best else 0)
         left, base = place(label, *at[p.name], radius, taken, axes.frame)
         parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
     return parts
+
+
+def _centre(axes: Axes, p: Point, radius: float) -> tuple[float, float]:
+    """Where a mark is; one beyond the axes lies whole inside of their edge."""
+    x, y = axes.x(p.megabytes), axes.y(p.kl)
+    if axes.holds(p.megabytes, p.kl):
+        return x, y
+    return min(x, axes.frame.end - radius), min(y, axes.frame.base - radius - 2)
 
 
 def _mark(format: str, x: float, y: float, radius: float, fill: str) -> str:

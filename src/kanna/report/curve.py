@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from html import escape
 from typing import Any
 
@@ -13,7 +12,7 @@ from kanna.report.plot import (
     Axes,
     Box,
     Frame,
-    linear_ticks,
+    cut_ticks,
     place,
     text,
 )
@@ -65,11 +64,12 @@ def _draw(
     kls = [k for _, k in planned] + [k for *_, k in presets] + [k for *_, k in points]
     if not planned:
         return ""
-    x_ticks = linear_ticks(0.0, max(sizes) * 1.02, 6 if frame is WIDE else 4)
-    low = math.floor(math.log10(min(kls)))
-    high = max(math.ceil(math.log10(max(kls))), low + 1)
-
-    axes = Axes(frame=frame, x_ticks=x_ticks, low=low, high=high)
+    # Predictions go on to where the runtime's own rounding hides all; the useful range ends above.
+    own = [max(r["kl_mean"], low_kl) for r in measured if r["role"] != "baseline"]
+    least = max(min(kls), min(own, default=low_kl) / 8)
+    x_ticks = cut_ticks(min(sizes) * 0.95, max(sizes) * 1.02, 6 if frame is WIDE else 4)
+    axes = Axes(frame=frame, x_ticks=x_ticks, low=least * 0.8, high=max(max(kls) * 1.3, least * 10))
+    planned = [p for p in planned if axes.holds(*p)]
     x, y = axes.x, axes.y
     name = f"curve-{frame.name}"
     parts = [

@@ -41,7 +41,7 @@ def _domains(domains: dict[str, Any]) -> str:
     if not domains:
         return ""
     kinds = list(domains["windows"])
-    head = '<th scope="col" class="text">artefact</th>' + "".join(
+    head = '<th scope="col" class="text">file</th>' + "".join(
         f'<th scope="col">{escape(k)}</th>' for k in kinds
     )
     body = "".join(

@@ -44,21 +44,33 @@ NARROW = Frame(name="narrow", width=400, height=440, left=62, right=14, bottom=1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """Megabytes across from 0 to the last of `x_ticks`, KL divergence up from 10^low to 10^high."""
+    """Megabytes across, from the first to the last of `x_ticks`; KL divergence up, logarithmic.
+
+    Attributes:
+        low: KL divergence at the bottom.
+        high: At the top.
+    """
 
     frame: Frame
     x_ticks: list[float]
-    low: int
-    high: int
+    low: float
+    high: float
 
     def x(self, megabytes: float) -> float:
-        """Returns where a size is across."""
-        return self.frame.left + megabytes / self.x_ticks[-1] * (self.frame.end - self.frame.left)
+        """Returns where a size is across; what is larger than the axis, at its end."""
+        first, last = self.x_ticks[0], self.x_ticks[-1]
+        share = min(1.0, max(0.0, (megabytes - first) / (last - first)))
+        return self.frame.left + share * (self.frame.end - self.frame.left)
 
     def y(self, kl: float) -> float:
-        """Returns where a KL divergence is; it must be above 0."""
-        share = (self.high - math.log10(kl)) / (self.high - self.low)
+        """Returns where a KL divergence is; what is smaller than the axis, at its foot."""
+        inside = min(self.high, max(self.low, kl))
+        share = math.log(self.high / inside) / math.log(self.high / self.low)
         return self.frame.top + share * (self.frame.base - self.frame.top)
+
+    def holds(self, megabytes: float, kl: float) -> bool:
+        """Returns whether a point is inside of what the axes show."""
+        return self.x_ticks[0] <= megabytes <= self.x_ticks[-1] and self.low <= kl <= self.high
 
     def draw(self, across: str, up: str) -> list[str]:
         """Returns the grid, the ticks and the titles of both axes, as SVG."""
@@ -66,10 +78,10 @@ class Axes:
         for tick in self.x_ticks:
             parts.append(line("grid", (self.x(tick), frame.top), (self.x(tick), frame.base)))
             parts.append(text(self.x(tick), frame.base + 18, f"{tick:g}", "tick", "middle"))
-        for power in range(self.low, self.high + 1):
-            at = self.y(10.0**power)
+        for value in log_ticks(self.low, self.high):
+            at = self.y(value)
             parts.append(line("grid", (frame.left, at), (frame.end, at)))
-            parts.append(text(frame.left - 8, at + 4, power_of_ten(power), "tick", "end"))
+            parts.append(text(frame.left - 8, at + 4, short(value), "tick", "end"))
         centre, middle = (frame.left + frame.end) / 2, (frame.top + frame.base) / 2
         parts.append(text(centre, frame.base + 38, across, "axis", "middle"))
         parts.append(
@@ -89,11 +101,29 @@ def colour(share: float) -> str:
     return "#" + "".join(f"{round(v):02x}" for v in mixed)
 
 
-def power_of_ten(power: int) -> str:
-    """Returns a power of ten as people write it: `0.01`, `10⁻⁵`."""
-    if power >= -3:
-        return f"{10.0**power:g}"
-    return "10⁻" + str(-power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+def short(value: float) -> str:
+    """Returns a small number as people write it: `0.01`, `2·10⁻⁵`."""
+    if value >= 0.0009:
+        return f"{value:.2g}"
+    digit, _, power = f"{value:.0e}".partition("e-")
+    raised = str(int(power)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return ("" if digit == "1" else f"{digit}·") + "10⁻" + raised
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Returns the round numbers between two: powers of ten, with 2 and 5 between few of them."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1,) if last - first > 4 else (1, 3) if last - first > 3 else (1, 2, 5)
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return [v for v in values if low * 0.999 <= v <= high * 1.001]
+
+
+def cut_ticks(start: float, stop: float, count: int = 6) -> list[float]:
+    """Returns round numbers from `start` or a little before it to at least `stop`."""
+    step = linear_ticks(0.0, max(stop - start, stop / 50), count)
+    size = step[1] - step[0]
+    first = math.floor(start / size + 1e-9) * size
+    return [first + i * size for i in range(math.ceil((stop - first) / size - 1e-9) + 1)]
 
 
 def linear_ticks(start: float, stop: float, count: int = 6) -> list[float]:

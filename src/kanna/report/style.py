@@ -17,7 +17,26 @@ h2 { font-size: 1.15rem; margin: 34px 0 10px; }
 .pick { border: 1px solid var(--accent); border-left-width: 6px; border-radius: 8px;
   padding: 14px 18px;
   background: var(--panel); margin: 18px 0; }
-.pick strong { color: var(--accent); font-size: 1.15rem; }
+.pick p { margin: 8px 0 0; }
+.pick .kicker { color: var(--accent); font-weight: 600; margin: 0; }
+.pick .file { font-size: 1.45rem; font-weight: 700; margin: 2px 0 10px; overflow-wrap: anywhere; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(46%, 200px), 1fr));
+  gap: 10px; margin-bottom: 12px; }
+.tile { background: var(--paper); border: 1px solid var(--line); border-radius: 8px;
+  padding: 8px 12px; display: flex; flex-direction: column; min-width: 0; }
+.tile .value { font-size: 1.3rem; font-weight: 650; line-height: 1.3; }
+.name { color: var(--muted); font-size: .85rem; }
+.tile .more { color: var(--muted); font-size: .85rem; line-height: 1.4; }
+.copy { display: flex; gap: 4px 12px; align-items: baseline; flex-wrap: wrap; }
+.copy .name { min-width: 4.2em; }
+.copy code { user-select: all; -webkit-user-select: all; cursor: copy; flex: 1 1 240px;
+  background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: 5px 10px;
+  overflow-wrap: anywhere; font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+.copy code:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+.grade { border: 1px solid currentcolor; border-radius: 9px; padding: 0 8px; font-size: .82rem;
+  margin-right: 8px; }
+.grade.near-identical, .grade.close { color: var(--accent); } .grade.fair { color: var(--ink); }
+.grade.weak { color: var(--warn); } .grade.poor { color: var(--bad); }
 .note { border-left: 4px solid var(--warn); padding: 6px 14px; margin: 10px 0;
   background: var(--panel); }
 .chart { width: 100%; height: auto; background: var(--panel); border: 1px solid var(--line);
@@ -58,6 +77,15 @@ th { font-weight: 600; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
 td.wrap { white-space: normal; }
 tbody th { position: sticky; left: 0; background: var(--paper); }
+.measured table { font-size: .88rem; }
+.measured td, .measured tbody th { vertical-align: middle; }
+.measured thead th { white-space: normal; }
+@media (max-width: 560px) { .measured th, .measured td { padding: 6px 5px; }
+  .measured .grade, .measured .figure { display: block; width: fit-content;
+    margin: 1px 0 1px auto; }
+  .measured .muted { font-size: .8rem; } .measured .around { display: block; }
+  .measured tbody th { max-width: 84px; white-space: normal; overflow-wrap: break-word; }
+  body { padding: 20px 14px 48px; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
 thead th { border-bottom: 2px solid var(--line); }
 tr.best, tr.best th { background: color-mix(in srgb, var(--accent) 12%, var(--paper)); }
 tr.best th { color: var(--accent); }
