@@ -89,8 +89,8 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
         "not checkable here": "It could not be put through",
     }.get(gate_word(own["gate"]), "It was not put through")
     figures = [
-        f"**{format_size(own['file_bytes'])}**, {own['bits_per_weight']:.2f} bits per weight "
-        f"({own['precision_class']})",
+        f"**{format_size(own['file_bytes'])}**, {own['bits_per_weight']:.2f} bits per weight, "
+        f"{own['precision_class']}",
         _close(own),
         _fast(own),
     ]
@@ -200,9 +200,10 @@ def _provenance(data: dict[str, Any], own: dict[str, Any] | None) -> str:
         lines.append(f"- Hash of the source: `{source['hash']}`")
     for row in [own] if own else []:
         if row["substitutions"]:
+            count = len(row["substitutions"])
             wanted = sorted({f"{s['wanted']} → {s['got']}" for s in row["substitutions"]})
             lines.append(
-                f"- {len(row['substitutions'])} tensors could not hold the encoding meant for them "
+                f"- {count} tensor{'s' if count > 1 else ''} could not hold the encoding meant "
                 f"({', '.join(wanted)}): real {row['bits_per_weight']:.2f} bits per weight, "
                 f"nominal {row['nominal_bits'] or 0:.2f}"
             )

@@ -24,7 +24,6 @@ from kanna.report.plot import (
     cut_ticks,
     line,
     place,
-    short,
     text,
 )
 
@@ -169,7 +168,8 @@ def _axes(marks: list[Point], floor: float | None, frame: Frame, *, ticks: int) 
     smallest, largest = min(sizes), max(sizes)
     margin = max(0.08 * (largest - smallest), 0.02 * largest)
     x_ticks = cut_ticks(max(0.0, smallest - margin), largest + 1.5 * margin, ticks)
-    return Axes(frame=frame, x_ticks=x_ticks, low=least * 0.6, high=high)
+    beyond = any(p.kl < least for p in marks)  # room at the foot for what is closer still
+    return Axes(frame=frame, x_ticks=x_ticks, low=least * (0.4 if beyond else 0.6), high=high)
 
 
 def _draw_floor(axes: Axes, floor: float, taken: list[Box], *, wide: bool) -> str:
@@ -207,7 +207,7 @@ def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box
     for p in marks:
         label = ("★ " if p.best else "") + p.name
         if not axes.holds(p.megabytes, p.kl):
-            label += f" → {p.megabytes:.0f} MB, KL {short(p.kl)}"
+            label += f" → {p.megabytes:.0f} MB"
         radius = radii[p.name] + (5 if p.best else 0)
         left, base = place(label, *at[p.name], radius, taken, axes.frame)
         parts.append(text(left, base, label, "label best" if p.best else "label", "start"))

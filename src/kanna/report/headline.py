@@ -46,6 +46,7 @@ def _without_pick(data: dict[str, Any]) -> str:
     return (
         f'<section class="pick" aria-label="Recommended"><p class="kicker">{escape(head)}</p>'
         + (f'<div class="tiles">{tiles}</div>' if tiles else "")
+        + (_to_copy("Run it", _command(data, source["name"])) if keep else "")
         + f"<p>{escape(_sentence(pick['why']))}</p></section>"
     )
 
@@ -108,10 +109,13 @@ def _checks(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def run_command(data: dict[str, Any], row: dict[str, Any]) -> str:
     """Returns the command that runs a file: a chat, where the model has a template for one."""
-    path = shlex.quote(str(row.get("path") or row["file"] or "model.gguf"))
+    return _command(data, str(row.get("path") or row["file"] or "model.gguf"))
+
+
+def _command(data: dict[str, Any], model: str) -> str:
     if data["source"].get("chat_template"):
-        return f"kanna chat {path}"
-    return f'kanna generate {path} "Once upon a time"'
+        return f"kanna chat {shlex.quote(model)}"
+    return f'kanna generate {shlex.quote(model)} "Once upon a time"'
 
 
 def _to_copy(title: str, text: str) -> str:
