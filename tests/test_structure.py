@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"hardware"},
     {"calibration", "provenance"},
     {"recommendation"},
-    {"conversion", "sizing", "inspection"},
+    {"conversion", "sizing", "inspection", "storage"},
     {"runtimes"},
     {"evaluation", "benchmark", "generation"},
     {"verification", "verified_conversion", "diagnosis"},

@@ -7,6 +7,7 @@ Every verb of the command line is a function here, imported when first used:
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from kanna.serving import serve as serve
     from kanna.sizing import fit as fit
     from kanna.sources import open_source as open_source
+    from kanna.storage.download import pull as pull
+    from kanna.storage.inventory import list as list
+    from kanna.storage.places import cache as cache
+    from kanna.storage.removal import rm as rm
     from kanna.verification import verify as verify
     from kanna.verified_conversion import convert as convert
 
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "KannaError": "kanna.errors",
     "bench": "kanna.benchmark",
+    "cache": "kanna.storage.places",
     "calibrate": "kanna.calibration",
     "chat": "kanna.generation",
     "compare": "kanna.comparison",
@@ -45,10 +51,13 @@ _WHERE = {
     "fit": "kanna.sizing",
     "generate": "kanna.generation",
     "inspect": "kanna.inspection",
+    "list": "kanna.storage.inventory",
     "load_model": "kanna.families",
     "optimize": "kanna.optimization",
     "package": "kanna.packaging",
     "open_source": "kanna.sources",
+    "pull": "kanna.storage.download",
+    "rm": "kanna.storage.removal",
     "serve": "kanna.serving",
     "verify": "kanna.verification",
 }
@@ -65,5 +74,5 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def __dir__() -> list[str]:
+def __dir__() -> Iterable[str]:
     return sorted({*globals(), *_WHERE})

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 
 @dataclass
 class Hub:
@@ -64,6 +66,18 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def use(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make huggingface_hub in this process ask the stub, and keep files in `cache`."""
+    from huggingface_hub import constants
+
+    patch.setenv("HF_ENDPOINT", hub.url)
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
 class _Handler(BaseHTTPRequestHandler):

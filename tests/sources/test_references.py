@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from helpers.stub_hub import Hub, serving
+from helpers import ollama_store
+from helpers.stub_hub import Hub, serving, use
 
 import kanna
 from kanna._util import plugins
@@ -104,35 +103,15 @@ def gguf(folder: Path) -> Path:
 
 
 @pytest.fixture
-def ollama_store(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store as Ollama writes it, with the model `tiny:latest`."""
-    store, data = tmp_path / "ollama", gguf.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    (store / "blobs").mkdir(parents=True)
-    (store / "blobs" / f"sha256-{digest}").write_bytes(data)
-    add_to_ollama(
-        store, "tiny", "latest", [("model", f"sha256:{digest}"), ("template", "sha256:1")]
-    )
-    monkeypatch.setenv("OLLAMA_MODELS", str(store))
     monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
-    return store
-
-
-def add_to_ollama(store: Path, name: str, tag: str, layers: list[tuple[str, str]]) -> None:
-    manifest = store / "manifests" / "registry.ollama.ai" / "library" / name / tag
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    listed = [
-        {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": 1}
-        for kind, digest in layers
-    ]
-    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": listed}))
+    return ollama_store.make(tmp_path / "ollama", gguf, monkeypatch)
 
 
 @pytest.fixture
 def hub(folder: Path, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with a checkpoint in two revisions, and a repository of GGUF files."""
-    from huggingface_hub import constants
-
     with serving() as stub:
         stub.add("org/tiny", folder)
         stub.add("org/tiny", folder, revision="v2")
@@ -145,15 +124,7 @@ def hub(folder: Path, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "mmproj-tiny.gguf": b"x",
         }
         stub.files["org/one-GGUF", "main"] = {"tiny-Q8_0.gguf": data}
-        monkeypatch.setenv("HF_ENDPOINT", stub.url)
-        monkeypatch.setattr(constants, "ENDPOINT", stub.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            stub.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        use(stub, tmp_path / "hf", monkeypatch)
         yield stub
 
 
@@ -176,9 +147,7 @@ FORMS: dict[str, Callable[[Hub, Path], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_opened_and_located(
-    form: str, hub: Hub, ollama_store: Path, folder: Path
-) -> None:
+def test_every_form_is_opened_and_located(form: str, hub: Hub, store: Path, folder: Path) -> None:
     given = FORMS[form](hub, folder)
     headers = kanna.inspect(given)
     assert headers.num_tensors == 30 and not headers.problems
@@ -237,11 +206,11 @@ def test_a_hub_that_does_not_answer(
     ],
 )
 def test_what_is_not_there_is_told_with_what_is(
-    given: str, words: list[str], hub: Hub, ollama_store: Path
+    given: str, words: list[str], hub: Hub, store: Path
 ) -> None:
-    digest = next((ollama_store / "blobs").iterdir()).name.replace("-", ":")
-    add_to_ollama(ollama_store, "adapted", "latest", [("model", digest), ("adapter", "sha256:2")])
-    add_to_ollama(ollama_store, "gone", "latest", [("model", "sha256:3")])
+    digest = next((store / "blobs").iterdir()).name.replace("-", ":")
+    ollama_store.add(store, "adapted", "latest", [("model", digest), ("adapter", "sha256:2")])
+    ollama_store.add(store, "gone", "latest", [("model", "sha256:3")])
     for open_it in (locate, kanna.open_source):
         with pytest.raises(KannaError) as error:
             open_it(given)
@@ -249,7 +218,7 @@ def test_what_is_not_there_is_told_with_what_is(
             assert word in str(error.value), error.value
 
 
-def test_ollamas_blob_gets_its_name(ollama_store: Path) -> None:
+def test_ollamas_blob_gets_its_name(store: Path) -> None:
     assert locate("ollama:tiny").name == "tiny-latest.gguf"
     assert [m.name for m in ollama.models()] == ["tiny:latest"]
 
@@ -353,7 +322,7 @@ def test_every_function_reads_every_form(verb: str, given: str, hub: Hub, tmp_pa
 
 @pytest.mark.parametrize("given", ["org/tiny-GGUF:Q8_0", "ollama:tiny"])
 def test_artefacts_are_used_from_where_they_are(
-    given: str, hub: Hub, ollama_store: Path, folder: Path, tmp_path: Path
+    given: str, hub: Hub, store: Path, folder: Path, tmp_path: Path
 ) -> None:
     assert kanna.verify(folder, given, threads=1).status == "proved"
     written = kanna.convert(given, tmp_path / "again.gguf", preset="Q4_K_M", threads=1)

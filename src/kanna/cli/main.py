@@ -21,6 +21,10 @@ from kanna.errors import KannaError
 COMMANDS = "kanna.cli.commands"
 ORDER = (
     "doctor",
+    "pull",
+    "list",
+    "rm",
+    "cache",
     "inspect",
     "fit",
     "convert",

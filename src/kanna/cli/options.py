@@ -119,4 +119,5 @@ threads = click.option(
     "--threads", type=click.IntRange(1), help="Threads to use. [default: every core]"
 )
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
+yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 offline = click.option("--offline", is_flag=True, help="Use only what is on this machine already.")

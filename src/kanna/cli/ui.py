@@ -17,6 +17,7 @@ from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
 from kanna.cli.settings import Settings
+from kanna.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,6 +91,17 @@ class Terminal:
         """A remark for people, on stderr; not with --quiet."""
         if not self.quiet:
             click.secho(text, err=True, fg=colour)
+
+    def confirm(self, what: str, num_bytes: int, *, yes: bool) -> None:
+        """Ask before something is removed; `yes` answers for the user.
+
+        Raises UsageError where nobody can be asked, and click.Abort for a no.
+        """
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise UsageError(f"{what}?", expected="--yes, where nobody can be asked")
+        click.confirm(f"{what} ({format_size(num_bytes)})?", abort=True, err=True)
 
     def done(self, text: str) -> None:
         """Say on stderr that something succeeded."""

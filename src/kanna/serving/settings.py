@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kanna._util import folders
 from kanna.serving.guard.store import KeyStore
 
 
@@ -15,9 +15,7 @@ def state_folder(folder: Path | str | None = None) -> Path:
     Args:
         folder: None: $KANNA_STATE, else ~/.local/state/kanna.
     """
-    folder = folder or os.environ.get("KANNA_STATE")
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = Path(folder) if folder else base / "kanna"
+    path = Path(folder) if folder else folders.state_folder()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 

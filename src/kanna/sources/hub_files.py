@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -141,6 +142,15 @@ def _named(
         + (f"{len(tagged)} files of {wanted}" if tagged else f"no file {wanted!r}"),
         expected="one of them: " + _list([f"{reference.name}:{name}" for name in having]),
     )
+
+
+def gguf_models(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The whole GGUF models among files: the first part of each, and all its parts."""
+    models: list[tuple[str, list[str]]] = []
+    for name in _first_parts(names):
+        with suppress(SourceError):  # a part is missing
+            models.append((name, _parts(name, names)))
+    return models
 
 
 def _has_tag(name: str, tag: str) -> bool:

