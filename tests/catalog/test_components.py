@@ -172,10 +172,12 @@ def test_verbs_have_the_options_of_their_commands() -> None:
 
 
 _COMMAND_ONLY = {
+    "cache": {"yes"},
     "chat": {"system"},
     "inspect": {"with_hash", "tensors"},
     "optimize": {"rule"},
     "package": {"check", "key"},
+    "rm": {"yes"},
 }
 """What the command line alone has: another spelling, or what it does beside the verb."""
 

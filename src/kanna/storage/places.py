@@ -17,7 +17,7 @@ from kanna.sources import ollama
 from kanna.storage import builtins, hub_cache
 from kanna.storage.removal import Removal, delete
 
-__all__ = ["ACTIONS", "CacheResult", "Place", "cache"]
+__all__ = ["ACTIONS", "CacheResult", "CachePlace", "cache"]
 
 ACTIONS = ("show", "prune")
 # What kanna computes again when it is asked to: reference models, sampled texts, links.
@@ -27,7 +27,7 @@ _SCRATCH_AGE = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class CachePlace:
     """A folder that holds models or files of kanna.
 
     Attributes:
@@ -55,7 +55,7 @@ class CacheResult(Result):
         pruned: Whether it was removed.
     """
 
-    places: Sequence[Place]
+    places: Sequence[CachePlace]
     prunable: Sequence[Removal]
     pruned: bool = False
 
@@ -107,7 +107,7 @@ def cache(action: str = "show", *, dry_run: bool = False) -> CacheResult:
     return CacheResult(places=tuple(_places()), prunable=prunable, pruned=prune)
 
 
-def _places() -> list[Place]:
+def _places() -> list[CachePlace]:
     places = [
         _place(
             "Hugging Face cache", hub_cache.folder(), "HF_HUB_CACHE", len([*hub_cache.models()])
@@ -123,11 +123,11 @@ def _places() -> list[Place]:
     return places
 
 
-def _place(name: str, path: Path, variable: str, models: int) -> Place:
+def _place(name: str, path: Path, variable: str, models: int) -> CachePlace:
     size = 0
     with suppress(PermissionError):
         size = builtins.num_bytes(path) if path.exists() else 0
-    return Place(name=name, path=str(path), variable=variable, num_bytes=size, models=models)
+    return CachePlace(name=name, path=str(path), variable=variable, num_bytes=size, models=models)
 
 
 def _prunable() -> list[Removal]:
