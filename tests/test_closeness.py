@@ -17,7 +17,7 @@ GLOSSARY = Path(__file__).parent.parent / "docs" / "glossary.md"
     ("kl", "top1", "task_loss", "name"),
     [
         (0.003, 0.98, None, "near-identical"),
-        (0.003, 0.95, None, "close"),
+        (0.003, 0.94, None, "close"),
         (0.04, 0.92, None, "close"),
         (0.04, 0.92, 0.05, "weak"),
         (0.1, None, None, "fair"),

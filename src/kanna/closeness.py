@@ -30,7 +30,7 @@ GRADES = (
     Grade(
         name="near-identical",
         kl=0.01,
-        top1=0.96,
+        top1=0.95,
         task_loss=0.005,
         meaning="answers read as those of the original",
     ),

@@ -162,7 +162,7 @@ def _os_advice(error: OSError) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="SRC, MODEL and ARTEFACT are a path, a hub id (org/name, org/name@revision, "
     "org/name:file), an address on huggingface.co, builtin:NAME, or ollama:NAME. "
-    "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not provable or not "
+    "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not checkable or not "
     "available here, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="kanna", message="%(prog)s %(version)s")

@@ -36,7 +36,7 @@ def bench_command(
 ) -> None:
     """Measure file size, load time, peak memory, time to first token and tokens per second.
 
-    Each measurement runs in a process of its own; the artefacts take turns, so a warming machine
+    Each measurement runs in a process of its own; the files take turns, so a warming machine
     favours none. What takes longer than half a minute is measured once.
     """
     from kanna.benchmark import PATIENCE, bench
@@ -72,7 +72,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         "generate\ntok/s>",
         "energy\nJ/tok>",
     )
-    made = table("artefact", "file>", *measured)
+    made = table("model", "file>", *measured)
     for row in data["rows"]:
         cells = [
             Path(row["path"]).name,

@@ -45,6 +45,8 @@ def calibrate_command(
 ) -> None:
     """Run text through SRC and keep, for every matrix, the second moment of its inputs.
 
+    That is how large each of them is on average, and how any two go together.
+
     Methods and plans use it: `kanna convert --statistics`, `kanna optimize`. imatrix.gguf, beside
     the statistics, holds their diagonal for llama.cpp. One layer is in memory at a time.
     """

@@ -1,4 +1,4 @@
-"""`kanna compare SRC`: make, prove, measure and report several presets."""
+"""`kanna compare SRC`: make, check, measure and report several presets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "out",
     type=options.FILE,
     required=True,
-    help="Folder for artefacts and report.",
+    help="Folder for the files and the report.",
 )
 @click.option(
     "--formats",
@@ -65,18 +65,18 @@ if TYPE_CHECKING:
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Make every artefact again, also those that are there already.",
+    help="Make every file again, also those that are there already.",
 )
 @options.threads
 @options.revision
 @options.offline
 def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
-    """Convert SRC with several presets, in one format or several, prove, measure and report all.
+    """Convert SRC with several presets, in one format or several, check, measure and report all.
 
-    Each artefact runs in its own stock runtime and is judged against one reference. A 16-bit
-    artefact is the baseline: how much faster, how much smaller, and at which KL divergence. The
-    folder gets report.html, report.json and a model card beside each artefact. Run again, it reuses
-    what is already there.
+    Each file runs in its own stock runtime and is judged against one reference. A 16-bit file is
+    the baseline: how much faster, how much smaller, and how close the others are. The folder gets
+    report.html, report.json and a model card beside each file. Run again, it reuses what is already
+    there.
     """
     from kanna.comparison import compare
 
@@ -106,7 +106,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         style = "bold green" if row["name"] == best else "dim" if row["role"] == "floor" else None
         made.add_row(
             "★" if row["name"] == best else "",
-            row["name"],
+            "runtime rounding" if row["role"] == "floor" else row["name"],
             *(_cell(row, c) for c in columns),
             style=style,
         )
@@ -125,7 +125,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
 
 
 def draw_pairs(pairs: list[dict[str, Any]]) -> Any:
-    """A table of artefacts of two formats at nearly equal bytes."""
+    """A table of files of two formats at nearly equal bytes."""
     from kanna._util.units import format_size
     from kanna.cli.ui import number, table
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     "out",
-    help="The artefact to write. [required unless --dry-run]",
+    help="The file or folder to write. [required unless --dry-run]",
 )
 @click.option("--preset", help="A named mix (`kanna fit SRC` lists them). [default: Q4_K_M]")
 @click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
 def convert_command(
     terminal: Terminal, source: str, out: str | None, dry_run: bool, **choices: Any
 ) -> None:
-    """Write SRC as one artefact at the precision you choose.
+    """Write SRC as one file or folder at the precision you choose.
 
     Give one of --preset (Q4_K_M when none is given), --encoding or --plan. The file is streamed:
     memory stays at a few blocks of rows, and the file appears under its name only when it is whole.

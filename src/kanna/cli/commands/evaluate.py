@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=options.MODEL,
     required=True,
     metavar="SRC",
-    help="The source the artefact was made from.",
+    help="The source the file was made from.",
 )
 @click.option("--text", type=options.FILE, help="Text to score. [default: the WikiText-2 test set]")
 @click.option(
@@ -46,7 +46,7 @@ def evaluate_command(
 ) -> None:
     """Measure KL divergence, perplexity and top-1 agreement with the source, with 95 % intervals.
 
-    Both models read the same text side by side, the artefact in its own runtime; the reference runs
+    Both models read the same text side by side, the file in its own runtime; the reference runs
     in float32.
     """
     from kanna.evaluation import evaluate

@@ -41,7 +41,7 @@ def inspect_command(
     revision: str | None,
     offline: bool,
 ) -> None:
-    """Show what a model or artefact is.
+    """Show what a model is, as published or as kanna wrote it.
 
     Family, tensors, precision, tokenizer, chat template, licence.
 

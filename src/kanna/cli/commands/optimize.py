@@ -1,4 +1,4 @@
-"""`kanna optimize SRC`: the closest artefact within a budget."""
+"""`kanna optimize SRC`: the closest file within a budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "out",
     type=options.FILE,
     required=True,
-    help="Folder for the artefact and the report.",
+    help="Folder for the file and the report.",
 )
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
@@ -105,7 +105,7 @@ def optimize_command(
     rule: tuple[str, ...],
     **choices: Any,
 ) -> None:
-    """Find the artefact closest to SRC within a budget, prove it, and show what it was up against.
+    """Find the file closest to SRC within a budget, check it, and show what it was up against.
 
     Give one of --size, --bpw, --like and --memory. SRC is calibrated once, every encoding is
     measured on every tensor, and bytes go where they save most divergence, never beyond the budget.

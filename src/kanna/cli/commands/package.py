@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "--cpus", type=click.IntRange(1), default=4, show_default=True, help="Cores it is given."
 )
 @click.option(
-    "--image", help="Reference of the image. [default: kanna-NAME, tagged with the artefact's hash]"
+    "--image", help="Reference of the image. [default: kanna-NAME, tagged with the file's hash]"
 )
 @click.option(
     "--wheel", type=options.FILE, help="A wheel of kanna to install from, where no index has it."
@@ -65,7 +65,7 @@ def package_command(
     key: Path | None,
     **choices: Any,
 ) -> None:
-    """Write what deploys an artefact: its files for Docker, Compose, systemd, Kubernetes or Ollama.
+    """Write what deploys a model: files for Docker, Compose, systemd, Kubernetes or Ollama.
 
     With a bill of materials (CycloneDX), SHA256SUMS, Prometheus alerts and a Grafana dashboard;
     memory by the arithmetic of `kanna fit`. Nothing is overwritten.
@@ -118,7 +118,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         screen,
         [
             ("folder", data["folder"]),
-            ("artefact", f"{data['name']} ({data['kind']}), sha256:{data['sha256'][:16]}…"),
+            ("model", f"{data['name']} ({data['kind']}), sha256:{data['sha256'][:16]}…"),
             ("targets", ", ".join(data["targets"])),
             (
                 "memory",

@@ -35,7 +35,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import table
 
     columns = ("model", "engine", "state", "memory>", "running>", "waiting>", "restarts>")
-    models = table(*columns, "artefact")
+    models = table(*columns, "file")
     for column in models.columns[:3]:
         column.no_wrap = True  # names that are cut say nothing
     for model in data["models"]:

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     "--canary",
     multiple=True,
     metavar="[NAME=]PATH[@SHARE]",
-    help="An artefact to try on a share (0.1) of a model's requests.",
+    help="A file to try on a share (0.1) of a model's requests.",
 )
 @click.option(
     "--canary-agreement",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--url", default=URL, show_default=True, help="Where the gateway is.")
 @click.option("--key", help="A key with the scope admin. [default: $KANNA_KEY]")
 def swap_command(terminal: Terminal, name: str, path: str, url: str, key: str | None) -> None:
-    """Put another artefact under the NAME of a served model, without dropping a request.
+    """Put another file under the NAME of a served model, without dropping a request.
 
     It is loaded beside the old one and takes over when it is ready; what began on the old one ends
     there. Returns when that is so. PATH is read by the gateway, on its machine.
