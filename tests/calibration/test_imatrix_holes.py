@@ -16,9 +16,8 @@ pytest.importorskip("transformers")
 from helpers import tiny_models  # noqa: E402
 
 LAYERS, WIDTH, FF = 3, 256, 512
-PARTS = {n: WIDTH for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")} | {
-    "ffn_down": FF
-}
+INPUTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")
+PARTS = dict.fromkeys(INPUTS, WIDTH) | {"ffn_down": FF}
 
 ALL = {f"blk.{i}.{part}.weight": width for i in range(LAYERS) for part, width in PARTS.items()}
 
