@@ -16,8 +16,7 @@ help: ## this list
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml tools/install_llamacpp.py | $(BIN)/python
-	$(BIN)/python tools/install_llamacpp.py
+$(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q '.[llamacpp]'
 	@touch $@
 

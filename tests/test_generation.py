@@ -12,7 +12,7 @@ from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
 from kanna.tokenizer.chat import render
 
-needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")
+needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama.cpp")
 HELLO = [{"role": "user", "content": "Hello <b>"}]
 
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"errors"},
     {"_util", "checks", "closeness", "model"},
+    {"libllama"},
     {"_native", "encodings"},
     {"methods"},
     {"plan"},

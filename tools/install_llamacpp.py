@@ -1,8 +1,9 @@
-"""Build llama-cpp-python for this very machine, and show how far the compiler is.
+"""Build llama.cpp for this very machine (llama-cpp-python), and show how far the compiler is.
 
-A generic build of llama.cpp is up to 41 % slower here than one that uses the instructions this CPU
-has. All are used but AMX, whose kernels crash on small matrices (0.3.36): a build without them
-keeps the repacking of weights for the other instructions.
+Nothing of kanna needs it: `kanna[llamacpp]` brings llama.cpp as a wheel. A native build uses every
+instruction that this CPU has, and `kanna doctor` says what that gains here. All are used but AMX,
+whose kernels crash on small matrices (0.3.36): a build without them keeps the repacking of weights
+for the other instructions.
 """
 
 from __future__ import annotations

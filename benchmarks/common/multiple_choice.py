@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util import processes
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes.llamacpp import RUNTIME, library
 
@@ -69,6 +70,7 @@ def questions(text: str, count: int) -> list[Question]:
 
 def correct_answers(path: Path, asked: list[Question], threads: int | None = None) -> list[bool]:
     """Which questions a GGUF answers correctly."""
+    processes.mark_disposable()  # the context below belongs to an engine in this process
     lib = library()
     with RUNTIME.open(path, threads=threads) as engine:
         params = lib.llama_context_default_params()

@@ -4,6 +4,7 @@ KannaError                 exit 1
 ├── UsageError             exit 2   options that do not fit together
 ├── SourceError            what the user gave cannot be used
 │   ├── FormatError        a file is truncated, contradicts itself or is not what it claims
+│   │   └── CrashError     a runtime's process ended while it worked on a file
 │   ├── UnsupportedError   a family, tokenizer, tensor or type we do not know
 │   └── RefusedError       pickled or otherwise unsafe input
 ├── EncodingError          values or shapes an encoding cannot hold
@@ -50,6 +51,10 @@ class SourceError(KannaError):
 
 class FormatError(SourceError):
     """A file is truncated, contradicts itself or is not what it claims to be."""
+
+
+class CrashError(FormatError):
+    """A runtime's process ended while it worked on a file: an assertion, a crash, no memory."""
 
 
 class UnsupportedError(SourceError):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import needs
 
 from kanna import convert, runtimes
 from kanna.benchmark import _parts, bench, file_bytes
@@ -17,7 +18,7 @@ from kanna.errors import KannaError, UsageError
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
 
-needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")
+needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama.cpp")
 
 
 class Steps:
@@ -118,7 +119,7 @@ def test_every_runtime_fills_the_same_fields(llama: Path) -> None:
     The same fields, none of them empty but energy.
     """
     pytest.importorskip("mlx_lm")
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
     convert(llama, llama.parent / "one.gguf", encoding="q8_0", overwrite=True)
     convert(llama, llama.parent / "one-mlx", preset="mlx:q8", overwrite=True)
     paths = [llama.parent / "one.gguf", llama.parent / "one-mlx", llama]
@@ -139,7 +140,7 @@ def test_every_runtime_fills_the_same_fields(llama: Path) -> None:
 
 def test_a_short_context_shortens_every_prompt_alike(llama: Path) -> None:
     pytest.importorskip("mlx_lm")
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
     convert(llama, llama.parent / "short.gguf", encoding="q8_0", overwrite=True)
     convert(llama, llama.parent / "short-mlx", preset="mlx:q8", overwrite=True)
     config = llama.parent / "short-mlx" / "config.json"

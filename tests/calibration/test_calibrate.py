@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import needs
 from helpers.calibrating import TOKENS, WINDOW, Stops, windows_of
 
 import kanna
@@ -312,7 +313,7 @@ def test_dead_inputs_keep_their_weights(encoding: str, tmp_path: Path, text: Pat
     """Columns that this text never uses, a whole block of them: other text may."""
     from kanna.formats import gguf
 
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
 
     def change(model: Any) -> None:
         model.get_parameter("model.layers.1.mlp.up_proj.weight")[:256] = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from helpers import needs
 from helpers.calibrating import WINDOW, Stops
 
 import kanna
@@ -243,7 +244,7 @@ def test_a_model_is_calibrated_on_itself(llama: Path, tmp_path: Path) -> None:
 def test_optimize_takes_it(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import import_module
 
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
     measure = import_module("kanna.optimization.measure")
     monkeypatch.setattr(measure, "CANDIDATES", ("q4_0", "q8_0", "f16"))
     monkeypatch.setattr(measure, "ROWS", 8)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from helpers import needs
 
 import kanna
 from kanna.cli.main import cli
@@ -141,7 +142,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict
     """A tiny model, the folder of its comparison, and what `--json` printed."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
     from helpers import tiny_models
 
     home = tmp_path_factory.mktemp("compare")

@@ -14,6 +14,7 @@ from kanna import _native, encodings
 from kanna.encodings import _ggml
 from kanna.errors import EncodingError, UnsupportedError
 from kanna.formats import gguf
+from kanna.libllama import quantizers
 from kanna.model import columns, num_rows
 
 ALL = encodings.names()
@@ -54,7 +55,7 @@ def ggml_decode(number: int):  # noqa: ANN201
             ("from_float_ref", ctypes.c_void_p),
         ]
 
-    lib = _ggml.library()
+    lib = quantizers()
     lib.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
     lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
     lib.ggml_quantize_init.argtypes = [ctypes.c_int]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers import needs
 
 import kanna
 from kanna import encodings, families
@@ -38,7 +39,7 @@ def tensor(x: np.ndarray, name: str = "blk.0.ffn_up.weight") -> Computed:
 
 @pytest.fixture(scope="module", autouse=True)
 def _ggml_is_here() -> None:
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
 
 
 @pytest.mark.parametrize("name", GROUPS)

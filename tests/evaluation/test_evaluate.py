@@ -15,7 +15,7 @@ from kanna.evaluation.windows import cut
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
 
-needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")
+needs_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama.cpp")
 
 
 def exact(reference: np.ndarray, other: np.ndarray) -> np.ndarray:

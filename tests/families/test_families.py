@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import needs
 from helpers.tiny_models import RECIPES, TEXT, make
 
 from kanna import encodings, families
@@ -21,7 +22,7 @@ from kanna.model import Model, columns
 from kanna.plan import TensorPlan
 from kanna.sources import open_source
 
-llama_cpp = pytest.importorskip("llama_cpp")
+needs.llama_cpp()
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 

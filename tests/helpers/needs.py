@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kanna import libllama
+from kanna.errors import MissingError
+
 
 def program(*names: str, install: str) -> str:
     """Path of the first of `names` that is installed; `install` says which package brings it."""
@@ -28,3 +31,13 @@ def absent(what: str, install: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+def llama_cpp() -> None:
+    """Skip this test or module where no llama.cpp loads; fail it in CI."""
+    try:
+        libllama.library()
+    except MissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error), allow_module_level=True)

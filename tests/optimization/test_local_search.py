@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import needs
 
 import kanna
 from kanna import encodings, families
@@ -26,7 +27,7 @@ from kanna.plan.allocate import Choice, Option, allocate
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("llama_cpp")
+needs.llama_cpp()
 
 from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
 from helpers.same_bytes import differences  # noqa: E402 - needs torch

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from helpers import needs
 
 import kanna
 from kanna import families
@@ -23,7 +24,7 @@ from kanna.sizing import cache_bytes
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("llama_cpp")
+needs.llama_cpp()
 
 from helpers import tiny_models  # noqa: E402 - needs torch
 

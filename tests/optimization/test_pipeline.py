@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers import needs
 
 import kanna
 from kanna import encodings, families
@@ -96,7 +97,7 @@ needs_llama = pytest.mark.usefixtures("llama_cpp")
 
 @pytest.fixture(scope="module")
 def llama_cpp() -> None:
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers import needs
 
 import kanna
 from kanna.calibration import statistics
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("llama_cpp")
+needs.llama_cpp()
 
 from helpers import tiny_models  # noqa: E402 - needs torch
 from helpers.same_bytes import differences  # noqa: E402 - needs torch

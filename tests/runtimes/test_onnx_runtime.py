@@ -325,7 +325,7 @@ def test_without_onnxruntime_nothing_is_proved(
     assert any("kanna[onnx]" in c.detail for c in result.checks if c.ok is None)
 
 
-@pytest.mark.skipif(not runtimes.get("llamacpp").available().ok, reason="needs llama-cpp-python")
+@pytest.mark.skipif(not runtimes.get("llamacpp").available().ok, reason="needs llama.cpp")
 def test_artefacts_of_two_runtimes_are_judged_by_one_reference_and_benched_alike(
     source: Path, artefact: Path, tmp_path: Path
 ) -> None:

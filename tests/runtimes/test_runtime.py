@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from kanna import runtimes
+from kanna._util import processes
 from kanna.errors import FormatError, KannaError, MissingError, UnsupportedError, UsageError
 from kanna.evaluation.divergence import compare
 from kanna.runtimes import llamacpp
 from kanna.runtimes._llama_log import Log
 from kanna.runtimes.base import Sampling
-from kanna.runtimes.llama_engine import model_parameters
+from kanna.runtimes.isolation import IsolatedLlamaEngine
+from kanna.runtimes.llama_engine import LlamaEngine, model_parameters
 from kanna.runtimes.llamacpp import RUNTIME, judge_build, parse_system_info
 from kanna.sources import packages
 
@@ -68,23 +70,23 @@ def test_runtimes_are_found_by_file_name() -> None:
         runtimes.get("nonsense")
 
 
-def test_without_llama_cpp_the_command_that_installs_it_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        llamacpp.importlib.util, "find_spec", lambda n: None if n == "llama_cpp" else real(n)
-    )
+@pytest.fixture
+def without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("llama_cpp", "xllamacpp", "llama_cpp_py_sync"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+@pytest.mark.usefixtures("without_llama_cpp")
+def test_without_llama_cpp_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
     state = RUNTIME.available()
     assert not state.ok
-    assert "pip install llama-cpp-python" in state.how_to_install
-    assert "GGML_NATIVE=ON" in state.how_to_install
+    assert "pip install 'kanna[llamacpp]'" in state.how_to_install
     with pytest.raises(MissingError) as caught:
         RUNTIME.open(tmp_path / "any.gguf")
     assert caught.value.exit_code == 3
 
 
-pytest_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama-cpp-python")
+pytest_llama = pytest.mark.skipif(not RUNTIME.available().ok, reason="needs llama.cpp")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,9 @@ def model() -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Path) -> Iterator[llamacpp.LlamaEngine]:
+def engine(model: Path) -> Iterator[IsolatedLlamaEngine]:
     with RUNTIME.open(model, context=600, threads=1) as opened:
+        assert isinstance(opened, IsolatedLlamaEngine)
         yield opened
 
 
@@ -160,7 +163,7 @@ def test_the_library_says_nothing(model: Path, capfd: pytest.CaptureFixture[str]
 
 
 @pytest_llama
-def test_text_survives_tokens(engine: llamacpp.LlamaEngine) -> None:
+def test_text_survives_tokens(engine: IsolatedLlamaEngine) -> None:
     for text in ("Hello, world!", "鉋で削る 🙂", "  two spaces\n\ttab", ""):
         assert engine.detokenize(engine.tokenize(text)) == text
     [mark] = engine.tokenize("<|im_end|>", special=True)
@@ -172,7 +175,7 @@ def test_text_survives_tokens(engine: llamacpp.LlamaEngine) -> None:
 
 
 @pytest_llama
-def test_logits_of_every_position(engine: llamacpp.LlamaEngine) -> None:
+def test_logits_of_every_position(engine: IsolatedLlamaEngine) -> None:
     ids = engine.tokenize("The plane takes a shaving so thin that light passes through it.")
     every = engine.logits(ids)
     assert every.shape == (len(ids), engine.vocab_size)
@@ -186,8 +189,12 @@ def test_logits_of_every_position(engine: llamacpp.LlamaEngine) -> None:
 
 
 @pytest_llama
-def test_scoring_a_long_text_in_several_batches(model: Path) -> None:
+def test_scoring_a_long_text_in_several_batches(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_disposable", True)  # its engine is one of this process
     with RUNTIME.open(model, context=256, threads=1) as one:
+        assert isinstance(one, LlamaEngine)
         ids = one.tokenize(" ".join(f"The number after {i} is {i + 1}." for i in range(40)))[:200]
         whole = one.logits(ids, first=100)
         one._n_batch = 64  # four batches, the first without any row asked for
@@ -199,7 +206,7 @@ def test_scoring_a_long_text_in_several_batches(model: Path) -> None:
 
 
 @pytest_llama
-def test_wrong_use_is_refused(engine: llamacpp.LlamaEngine, model: Path) -> None:
+def test_wrong_use_is_refused(engine: IsolatedLlamaEngine, model: Path) -> None:
     for ids in ([], [engine.vocab_size], [-1]):
         with pytest.raises(UsageError):
             engine.logits(ids)
@@ -219,7 +226,7 @@ def test_wrong_use_is_refused(engine: llamacpp.LlamaEngine, model: Path) -> None
 
 
 @pytest_llama
-def test_greedy_generation_follows_the_logits(engine: llamacpp.LlamaEngine) -> None:
+def test_greedy_generation_follows_the_logits(engine: IsolatedLlamaEngine) -> None:
     ids = engine.tokenize("Once upon a time")
     text = "".join(engine.generate(ids, max_tokens=8))
     assert engine.last.tokens == 8
@@ -231,7 +238,7 @@ def test_greedy_generation_follows_the_logits(engine: llamacpp.LlamaEngine) -> N
 
 
 @pytest_llama
-def test_sampling_repeats_with_its_seed(engine: llamacpp.LlamaEngine) -> None:
+def test_sampling_repeats_with_its_seed(engine: IsolatedLlamaEngine) -> None:
     ids = engine.tokenize("My favourite animal is the")
     texts = [
         "".join(engine.generate(ids, max_tokens=12, sampling=Sampling(temperature=1.5, seed=s)))
@@ -241,7 +248,7 @@ def test_sampling_repeats_with_its_seed(engine: llamacpp.LlamaEngine) -> None:
 
 
 @pytest_llama
-def test_a_longer_prompt_reuses_what_was_read(engine: llamacpp.LlamaEngine, model: Path) -> None:
+def test_a_longer_prompt_reuses_what_was_read(engine: IsolatedLlamaEngine, model: Path) -> None:
     first = engine.tokenize("One two three four five six seven eight nine ten.")
     list(engine.generate(first, max_tokens=1))
     longer = first + engine.tokenize(" Eleven twelve")
@@ -253,7 +260,7 @@ def test_a_longer_prompt_reuses_what_was_read(engine: llamacpp.LlamaEngine, mode
 
 
 @pytest_llama
-def test_generation_stops_where_it_is_told(engine: llamacpp.LlamaEngine) -> None:
+def test_generation_stops_where_it_is_told(engine: IsolatedLlamaEngine) -> None:
     ids = engine.tokenize("Count: 1, 2, 3, 4, 5,")
     free = "".join(engine.generate(ids, max_tokens=12))
     stop = free[6:9]
@@ -266,7 +273,7 @@ def test_generation_stops_where_it_is_told(engine: llamacpp.LlamaEngine) -> None
 
 
 @pytest_llama
-def test_memory_is_told_by_purpose(engine: llamacpp.LlamaEngine, model: Path) -> None:
+def test_memory_is_told_by_purpose(engine: IsolatedLlamaEngine, model: Path) -> None:
     found = engine.memory()
     assert set(found) == {"weights", "kv", "compute", "output"}
     assert 0.8 * model.stat().st_size < found["weights"] < 1.3 * model.stat().st_size

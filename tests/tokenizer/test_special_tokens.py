@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import needs
 from helpers.tiny_models import write_tokenizer
 from helpers.tokenizing import folder_source
 
@@ -69,7 +70,7 @@ def _stops_in_llama_cpp(metadata: dict[str, Any], path: Path) -> set[int]:
 def test_every_end_token_ends_in_llama_cpp_and_in_folders(
     files: dict[str, Any], ends: set[int], folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
     for name, value in files.items():
         _write(folder, name, value)
     config = files.get("config.json", {})

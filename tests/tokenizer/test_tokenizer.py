@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import needs
 from helpers.tiny_models import write_tokenizer
 from helpers.tokenizing import folder_source, llama_tokenizer
 
@@ -227,7 +228,7 @@ def test_phi3_tokens_swallow_whitespace_in_llama_cpp_too(tmp_path: Path) -> None
 
     With the name we choose, a chat gives the same ids.
     """
-    pytest.importorskip("llama_cpp")
+    needs.llama_cpp()
     import tokenizers
 
     added = [{"id": 2, "content": "</s>", "special": False, "rstrip": True}]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import needs
 from helpers.tokenizing import folder_source, llama_tokenizer
 
 from kanna import tokenizer
@@ -21,7 +22,7 @@ from kanna.formats import gguf
 from kanna.model import string
 from kanna.sources import packages
 
-pytest.importorskip("llama_cpp")
+needs.llama_cpp()
 
 TEXTS = {
     "english": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,7 @@ from kanna.verification import VerifyResult, verify
 from kanna.verification.parity import bits_per_weight
 from kanna.verification.tensors import bound, error, sample
 
-pytestmark = pytest.mark.skipif(
-    not llamacpp.RUNTIME.available().ok, reason="needs llama-cpp-python"
-)
+pytestmark = pytest.mark.skipif(not llamacpp.RUNTIME.available().ok, reason="needs llama.cpp")
 tiny_models = pytest.importorskip("tiny_models")
 pytest.importorskip("transformers")
 
@@ -205,10 +204,8 @@ def test_another_model_fails(good: Path, tmp_path: Path) -> None:
 def test_without_llama_cpp_nothing_is_proved(
     source: Path, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = llamacpp.importlib.util.find_spec
-    monkeypatch.setattr(
-        llamacpp.importlib.util, "find_spec", lambda n: None if n == "llama_cpp" else real(n)
-    )
+    for module in ("llama_cpp", "xllamacpp", "llama_cpp_py_sync"):
+        monkeypatch.setitem(sys.modules, module, None)
     result = verify(source, good)
     assert result.status == "unprovable"
     assert {c.name for c in result.checks if c.ok is None} >= {"tokenizer", "logits, long prompt"}

@@ -6,9 +6,12 @@ Nothing is imported to find out.
 from __future__ import annotations
 
 import importlib.util
+import sys
+
+_PREBUILT_LLAMA = "llama_cpp_py_sync" if sys.platform == "win32" else "xllamacpp"
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "llamacpp": ("llama_cpp",),
+    "llamacpp": (_PREBUILT_LLAMA,),
     "torch": ("torch", "transformers", "sentencepiece"),
     "onnx": (
         "onnxruntime",

@@ -12,6 +12,19 @@ from typing import Any
 
 from kanna.errors import KannaError, MissingError
 
+_disposable = False
+
+
+def mark_disposable() -> None:
+    """Say that this process was started for one job: what ends it ends nothing else."""
+    global _disposable
+    _disposable = True
+
+
+def is_disposable() -> bool:
+    """Whether `mark_disposable` was called: then nothing needs a process of its own again."""
+    return _disposable
+
 
 def environment() -> dict[str, str]:
     """This process's environment, in which a child imports kanna from the same place."""
@@ -49,6 +62,7 @@ def answer(work: Callable[..., dict[str, Any]]) -> int:
 
     Run `work` with the task on the command line, print what it gives, return the code.
     """
+    mark_disposable()
     try:
         print(json.dumps(work(**json.loads(sys.argv[1]))))
     except KannaError as error:

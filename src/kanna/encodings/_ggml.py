@@ -1,59 +1,24 @@
-"""ggml's own encoders, called by ctypes in the library that llama-cpp-python ships."""
+"""ggml's own encoders, in the llama.cpp that is used here."""
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-from functools import cache
-from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
 from kanna.encodings import _core
 from kanna.encodings._core import METHODS, refuse_nonfinite
 from kanna.encodings.base import Encoding
-from kanna.errors import EncodingError, MissingError
+from kanna.errors import EncodingError
+from kanna.libllama import quantizers
 from kanna.model import F32, U8
 
-_LIBRARIES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll")
 _tables = Lock()
-
-
-@cache
-def library() -> Any:
-    """libggml-base; MissingError when llama-cpp-python is not installed."""
-    spec = importlib.util.find_spec("llama_cpp")
-    folders = [
-        Path(place) / sub
-        for place in (spec.submodule_search_locations or [] if spec else [])
-        for sub in ("lib", "")
-    ]
-    for path in (folder / name for folder in folders for name in _LIBRARIES):
-        if path.is_file():
-            lib = ctypes.CDLL(str(path))
-            lib.ggml_quantize_chunk.restype = ctypes.c_size_t
-            lib.ggml_quantize_chunk.argtypes = [
-                ctypes.c_int,
-                ctypes.c_void_p,
-                ctypes.c_void_p,
-                ctypes.c_int64,
-                ctypes.c_int64,
-                ctypes.c_int64,
-                ctypes.c_void_p,
-            ]
-            lib.ggml_quantize_init.argtypes = [ctypes.c_int]
-            return lib
-    raise MissingError(
-        "this encoding needs ggml's encoder, which llama-cpp-python ships",
-        todo="pip install 'kanna[llamacpp]'",
-    )
 
 
 def quantize(encoding: Encoding, x: F32, weights: F32 | None) -> U8:
     """ggml_quantize_chunk of float32 [rows, cols] -> uint8 [rows, row bytes]."""
-    lib, number = library(), encoding.ggml_type
+    lib, number = quantizers(), encoding.ggml_type
     with _tables:
         lib.ggml_quantize_init(number)
     out = np.zeros((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)

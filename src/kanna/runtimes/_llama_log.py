@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections import deque
 from typing import Any
+
+from kanna.libllama.functions import LOG_CALLBACK
 
 _WARN, _ERROR, _CONT = 3, 4, 5
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output)\s+buffer size\s*=\s*([0-9.]+) MiB")
@@ -32,8 +33,8 @@ class Log:
         The callback object must outlive the library's use of it.
         """
         if self._callback is None:
-            self._callback = library.llama_log_callback(self._receive)
-        library.llama_log_set(self._callback, ctypes.c_void_p(0))
+            self._callback = LOG_CALLBACK(self._receive)
+        library.llama_log_set(self._callback, None)
 
     def _receive(self, level: int, text: bytes, _data: Any) -> None:
         # An exception in a C callback would be printed by ctypes, so nothing here may raise.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna import encodings
 from kanna.errors import FormatError, KannaError, UsageError
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
@@ -21,6 +22,10 @@ from kanna.runtimes.sampling import StopText
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
 # is heard.
 _PROMPT_BATCH = 512
+
+# llama_load_mode and llama_flash_attn_type of llama.h.
+_LOAD_WITHOUT_MAP = 0
+_FLASH_ATTENTION = 1
 
 
 def model_parameters(
@@ -41,7 +46,7 @@ def model_parameters(
         params.n_gpu_layers = gpu_layers
     params.vocab_only = vocab_only
     if not mmap:
-        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        params.load_mode = _LOAD_WITHOUT_MAP
     return params
 
 
@@ -116,9 +121,9 @@ class LlamaEngine:
         params.n_outputs_max = min(outputs, params.n_batch)
         params.n_threads = params.n_threads_batch = self.threads
         params.swa_full = False
-        params.type_k = params.type_v = getattr(self._lib, f"GGML_TYPE_{self._cache.upper()}")
+        params.type_k = params.type_v = encodings.get(self._cache).ggml_type
         if self._cache != "f16":  # values can be quantized in no other way
-            params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            params.flash_attn_type = _FLASH_ATTENTION
         LOG.clear()
         LOG.buffers.clear()
         ctx = self._lib.llama_init_from_model(self._model, params)

@@ -1,26 +1,22 @@
-"""llama.cpp, unmodified, through llama-cpp-python's C bindings."""
+"""llama.cpp, unmodified, through its C interface."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanna import libllama
+from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats import gguf
 from kanna.hardware.cpu import cpu, default_threads
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
+from kanna.runtimes.isolation import IsolatedLlamaEngine
 
 if TYPE_CHECKING:
     from kanna.runtimes.llama_engine import LlamaEngine
-
-INSTALL = (
-    'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 '
-    "--no-binary llama-cpp-python"
-)
 
 CACHES = ("f16", "q8_0", "q4_0")
 """Types of cached keys and values, the most exact first; llama.cpp takes more between these."""
@@ -50,32 +46,20 @@ _FEATURES = {
 
 
 def library() -> Any:
-    """llama_cpp's C interface with its log silenced.
+    """llama.cpp's C functions with its log silenced.
 
     Raises MissingError when it is not installed or does not load.
     """
-    if importlib.util.find_spec("llama_cpp") is None:
-        raise MissingError(
-            "llama.cpp is not installed here", expected="the package llama-cpp-python", todo=INSTALL
-        )
-    lib = _load()
+    functions = libllama.library().functions
     # Each time: whoever else uses the library in this process may have taken its only log over.
-    LOG.attach(lib)
-    return lib
+    LOG.attach(functions)
+    _begin(functions)
+    return functions
 
 
 @cache
-def _load() -> Any:
-    try:
-        import llama_cpp.llama_cpp as lib
-    # A wheel for another CPU or a missing shared library may raise anything.
-    except Exception as error:
-        raise MissingError(
-            f"llama-cpp-python is installed but does not load: {error}", todo=INSTALL
-        ) from error
-    LOG.attach(lib)  # before the first line is logged
-    lib.llama_backend_init()
-    return lib
+def _begin(functions: Any) -> None:
+    functions.llama_backend_init()
 
 
 def parse_system_info(text: str) -> dict[str, dict[str, str]]:
@@ -109,7 +93,7 @@ class LlamaCppRuntime:
     name = "llamacpp"
     title = "llama.cpp"
     extra = "llamacpp"
-    summary = "llama.cpp, unmodified, through llama-cpp-python's C bindings"
+    summary = "llama.cpp, unmodified, through its C interface"
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = False
@@ -131,24 +115,20 @@ class LlamaCppRuntime:
     def available(self) -> Availability:
         """Version and build; `ok=False` with the command that installs it where it is absent."""
         try:
-            lib = library()
+            lib, used = library(), libllama.library()
         except MissingError as error:
-            return Availability(ok=False, how_to_install=INSTALL, remark=error.found)
+            return Availability(ok=False, how_to_install=error.todo, remark=error.found)
         info = parse_system_info(lib.llama_print_system_info().decode("utf-8", "replace"))
         build = judge_build(info, cpu().flags)
         build["gpu_offload"] = bool(lib.llama_supports_gpu_offload())
-        version = getattr(sys.modules["llama_cpp"], "__version__", "")
-        remark = ""
-        if not build["native"]:
-            missing = ", ".join(build["missing"])
-            remark = f"generic build: this CPU also has {missing}; a native build generates faster"
+        build["kind"], build["package"] = used.build.name, used.build.distribution
         return Availability(
             ok=True,
-            version=f"llama-cpp-python {version}, libllama {lib.llama_version().decode()}",
+            version=used.version,
             build=build,
             backends=sorted(info) or ["CPU"],
-            how_to_install="" if build["native"] else INSTALL + " --force-reinstall",
-            remark=remark,
+            how_to_install="" if build["native"] else libllama.NATIVE.install,
+            remark=_remark(used, build["missing"]),
         )
 
     def open(
@@ -161,8 +141,10 @@ class LlamaCppRuntime:
         vocab_only: bool = False,
         cache: str = "f16",
         mmap: bool = True,
-    ) -> LlamaEngine:
-        """Load a GGUF; see `Runtime.open`. Raises MissingError, FormatError, UsageError.
+    ) -> LlamaEngine | IsolatedLlamaEngine:
+        """Load a GGUF in a process of its own; see `Runtime.open`.
+
+        Raises MissingError, FormatError, UsageError.
 
         Args:
             path: The file, or the first of a split one.
@@ -182,18 +164,30 @@ class LlamaCppRuntime:
         if cache not in CACHES:
             raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
         check_header(path)
+        options: dict[str, Any] = {
+            "context": context,
+            "threads": threads or default_threads(),
+            "gpu_layers": gpu_layers,
+            "vocab_only": vocab_only,
+            "cache": cache,
+            "mmap": mmap,
+        }
+        if not is_disposable():
+            return IsolatedLlamaEngine(self.name, self.title, path, options)
         from kanna.runtimes.llama_engine import LlamaEngine
 
-        return LlamaEngine(
-            lib,
-            path,
-            context=context,
-            threads=threads or default_threads(),
-            gpu_layers=gpu_layers,
-            vocab_only=vocab_only,
-            cache=cache,
-            mmap=mmap,
+        return LlamaEngine(lib, path, **options)
+
+
+def _remark(used: libllama.Library, missing: list[str]) -> str:
+    """What the build in use leaves unused, and why it is not another one."""
+    parts = [f"the native build is passed over: {used.passed_over}"] if used.passed_over else []
+    if missing:
+        parts.append(
+            f"{used.build.name} build without {', '.join(missing)}, which this CPU has; a build "
+            "compiled here uses them"
         )
+    return "; ".join(parts)
 
 
 def check_header(path: Path) -> None:

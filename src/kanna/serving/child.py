@@ -35,11 +35,13 @@ def _exit_with_stdin() -> None:
 
 def main() -> int:
     """Run the engine that the command line names; returns an exit code."""
+    from kanna._util.processes import mark_disposable
     from kanna.errors import KannaError
     from kanna.serving import engines
     from kanna.serving.engines.handshake import redirect_stdout
 
     die_with_parent()
+    mark_disposable()
     redirect_stdout()
     # Ctrl-C reaches the whole group of processes: the gateway alone decides when engines end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -24,6 +24,7 @@ from kanna.errors import EncodingError, FormatError, OutputError, PlanError
 from kanna.formats import gguf
 from kanna.model import MetaValue, ValueType, num_rows
 from kanna.plan import TensorPlan
+from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
 
 
@@ -128,9 +129,7 @@ def test_split_files_join_again(smollm2: Path, tmp_path: Path) -> None:
     assert list(joined.tensors) == list(single.tensors) and set(joined.metadata) == set(
         single.metadata
     )
-    from llama_cpp import Llama
-
-    Llama(str(result.paths[0]), vocab_only=False, n_ctx=64, verbose=False).close()
+    RUNTIME.open(result.paths[0], context=64, threads=1).close()
     with pytest.raises(FormatError, match="first part"):
         gguf.read(result.paths[1])
     result.paths[2].unlink()

@@ -1,0 +1,153 @@
+"""Which build of llama.cpp is used here: a prebuilt one, or one that was compiled for this CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kanna.errors import MissingError, UsageError
+
+VARIABLE = "KANNA_LLAMACPP"
+"""The environment variable that names the build: `prebuilt`, `native` or `auto`."""
+
+CHOICES = ("auto", "prebuilt", "native")
+
+INSTALL_PREBUILT = "pip install 'kanna[llamacpp]'"
+INSTALL_NATIVE = (
+    'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 '
+    "--no-binary llama-cpp-python"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """A package that carries llama.cpp as a library with a C interface.
+
+    Attributes:
+        name: `prebuilt` or `native`.
+        distribution: The package, as pip knows it.
+        module: What it is imported as.
+        libraries: Where the library lies in the folder of the module, the first that exists.
+        quantizers: The same for the library with `ggml_quantize_chunk`.
+        install: The command that installs it.
+    """
+
+    name: str
+    distribution: str
+    module: str
+    libraries: tuple[str, ...]
+    quantizers: tuple[str, ...]
+    install: str
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the module lies; None where it is not installed. Nothing is imported."""
+        try:
+            spec = importlib.util.find_spec(self.module)
+        except (ImportError, ValueError):  # a module that is set to None
+            return None
+        places = spec.submodule_search_locations if spec else None
+        return Path(next(iter(places))) if places else None
+
+    @property
+    def version(self) -> str:
+        """Version of the package; empty where it is not installed."""
+        try:
+            return version(self.distribution)
+        except PackageNotFoundError:
+            return ""
+
+    def library(self) -> Path:
+        """The file with llama.cpp's C interface; raises MissingError."""
+        return self._first(self.libraries)
+
+    def quantizer(self) -> Path:
+        """The file with ggml's encoders; raises MissingError."""
+        return self._first(self.quantizers)
+
+    def _first(self, names: tuple[str, ...]) -> Path:
+        folder = self.folder
+        if folder is None:
+            raise MissingError(
+                "llama.cpp is not installed here",
+                expected=f"the package {self.distribution}",
+                todo=self.install,
+            )
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        raise MissingError(
+            f"{self.distribution} {self.version} in {folder} has no {names[0]}",
+            todo=f"{self.install} --force-reinstall",
+        )
+
+
+def _names(stem: str, folder: str = "") -> tuple[str, ...]:
+    """Names of a shared library on every system, this one's first."""
+    names = {
+        "linux": (f"{folder}lib{stem}.so", f"{folder}lib{stem}.so.0"),
+        "darwin": (f"{folder}lib{stem}.dylib",),
+        "win32": (f"{folder}{stem}.dll", f"{folder}lib{stem}.dll"),
+    }
+    mine = names.get(sys.platform, names["linux"])
+    return (*mine, *(n for other in names.values() for n in other if n not in mine))
+
+
+_EXTENSION = ("xllamacpp.abi3.so", "xllamacpp.so", "xllamacpp.pyd")
+
+XLLAMACPP = Build(
+    name="prebuilt",
+    distribution="xllamacpp",
+    module="xllamacpp",
+    libraries=_EXTENSION,
+    quantizers=_EXTENSION,
+    install=INSTALL_PREBUILT,
+)
+"""Linux and macOS: one extension module with all of llama.cpp, whose C symbols it exports."""
+
+PY_SYNC = Build(
+    name="prebuilt",
+    distribution="llama-cpp-py-sync",
+    module="llama_cpp_py_sync",
+    libraries=_names("llama"),
+    quantizers=_names("ggml-base"),
+    install=INSTALL_PREBUILT,
+)
+"""Windows, where an extension module exports nothing but its own entry."""
+
+NATIVE = Build(
+    name="native",
+    distribution="llama-cpp-python",
+    module="llama_cpp",
+    libraries=_names("llama", "lib/"),
+    quantizers=_names("ggml-base", "lib/"),
+    install=INSTALL_NATIVE,
+)
+
+PREBUILT = PY_SYNC if sys.platform == "win32" else XLLAMACPP
+
+
+def wanted() -> str:
+    """What the environment asks for, one of CHOICES; raises UsageError for anything else."""
+    choice = os.environ.get(VARIABLE, "").strip().lower() or "auto"
+    if choice not in CHOICES:
+        raise UsageError(f"{VARIABLE}={choice}", expected=" or ".join(CHOICES))
+    return choice
+
+
+def candidates() -> Iterator[Build]:
+    """Builds to try, the best first.
+
+    `auto`: a native build if there is one, since nothing of kanna installs it unasked; else the
+    prebuilt one.
+    """
+    choice = wanted()
+    if choice == "native" or (choice == "auto" and NATIVE.folder is not None):
+        yield NATIVE
+    if choice != "native":
+        yield PREBUILT
