@@ -34,6 +34,17 @@ def source(folder: Path) -> Any:
     return model
 
 
+def shared(engine: str, folders: pytest.TempPathFactory) -> Path:
+    """The same for the tests of a whole run, made when it is first asked for."""
+    folder = folders.getbasetemp() / "engine-artefacts"
+    if not (folder / "source").is_dir():
+        (folder / "source").mkdir(parents=True)
+        source(folder / "source")
+    out = folder / engine
+    made = out.with_suffix(".gguf") if engine == "gguf" else out
+    return made if made.exists() else artefact(engine, folder / "source", out)
+
+
 def artefact(engine: str, folder: Path, out: Path) -> Path:
     """What `engine` runs of the model in `folder`, in float32.
 

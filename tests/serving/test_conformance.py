@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -42,20 +41,11 @@ PLACES = {
 }
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    engine_artefacts.source(folder)
-    return folder
-
-
 @pytest.fixture(scope="module", params=engine_artefacts.ENGINES)
 def gateway(
-    request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Local]:
-    artefact = engine_artefacts.artefact(
-        request.param, source, tmp_path_factory.mktemp(request.param) / "model"
-    )
+    artefact = engine_artefacts.shared(request.param, tmp_path_factory)
     folder, settings = tmp_path_factory.mktemp("gateway"), {"context": 1024}
     with local(
         artefact, folder, slots=3, replay=False, settings=settings, max_tokens=160

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -31,7 +30,6 @@ from kanna.serving.traces import TraceExporter
 
 ANONYMOUS = ApiKey(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
 """The key of all requests where no keys are needed."""
-_MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 class Gateway:
@@ -83,7 +81,7 @@ class Gateway:
         return key
 
     async def read_body(self, request: Request, kind: type[BaseModel]) -> dict[str, Any]:
-        """The JSON of a request.
+        """The body of a request, as `kind` has it.
 
         Raises:
             ApiError: 400: not as `kind` has it; 408: too slow; 413: too large; 499: the client is
@@ -99,12 +97,7 @@ class Gateway:
             raise ApiError(
                 CLIENT_CLOSED_REQUEST, "the client went away", code="client_left"
             ) from None
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            raise ApiError(400, "the body is not JSON") from None
-        requests.check(kind, value)
-        return value
+        return requests.check(kind, requests.parse(data))
 
     async def _read_bytes(self, request: Request) -> bytes:
         limit, data = self.settings.limits.body, bytearray()
@@ -128,19 +121,24 @@ class Gateway:
             )
         return model
 
-    def _limit_tokens(self, body: dict[str, Any], fields: tuple[str, ...]) -> None:
-        """Hold the number of new tokens to the limit; a request that names none gets the limit."""
+    def _limit_tokens(self, body: dict[str, Any]) -> None:
+        """Hold the number of new tokens to the limit; a request that names none gets the limit.
+
+        Afterwards it is `max_tokens`, whatever the client called it.
+        """
         limit = self.settings.limits.max_tokens
-        if not limit:
-            return
-        present = [field for field in fields if body.get(field) is not None]
-        for field in present:
-            if body[field] > limit:
+        wanted = None
+        for field in requests.TOKEN_LIMITS:
+            count = body.pop(field, None)
+            if limit and count is not None and count > limit:
                 raise ApiError(
-                    400, f"{field} is {body[field]}, at most {limit} are allowed here", param=field
+                    400, f"{field} is {count}, at most {limit} are allowed here", param=field
                 )
-        if not present:
-            body[fields[0]] = limit
+            wanted = count if wanted is None else wanted
+        if wanted is None:
+            wanted = limit or None
+        if wanted is not None:
+            body["max_tokens"] = wanted
 
     async def _admit(self, request: Request, kind: type[BaseModel], path: str) -> ModelCall:
         """Check a request, and count it."""
@@ -149,8 +147,7 @@ class Gateway:
         body = await self.read_body(request, kind)
         model = self.find_model(key, body["model"])
         if issubclass(kind, requests.GenerationParameters):
-            fields = tuple(f for f in _MAX_TOKENS_FIELDS if f in kind.model_fields)
-            self._limit_tokens(body, fields)
+            self._limit_tokens(body)
         if kind is requests.Chat:
             requests.normalize_tool_choice(body)
         body["model"] = model.name

@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from kanna.serving.engines.base import EngineConfig
+from kanna.serving import engines
+from kanna.serving.engines.base import SCORE, EngineConfig
 from kanna.serving.launch import EngineRun
 from kanna.serving.problems import ApiError, engine_down
 
@@ -22,6 +23,8 @@ BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 MAX_FAILED_STARTS = 3
 """Runs in a row that never became ready before the engine counts as broken."""
 PROBE_INTERVAL, PROBE_TIMEOUT, MAX_FAILED_PROBES = 15.0, 20.0, 3
+STALL_TIME = 120.0
+"""Seconds for which the thread that computes may not answer."""
 LOAD_TIMEOUT = 600.0
 
 
@@ -58,6 +61,8 @@ class EngineProcess:
         self.restarts = 0
         self.reason = ""
         self._on_death = on_death
+        # Helpers that score have the routes they need alone.
+        self._probe = "/health" if config.role == SCORE else engines.get(config.engine).probe
         self._run: EngineRun | None = None
         self._settled = asyncio.Event()  # it is ready, or will not be
         self._supervisor: asyncio.Task[None] | None = None
@@ -173,24 +178,26 @@ class EngineProcess:
             await asyncio.sleep(0.05)
         raise RuntimeError(f"it ended with code {run.process.returncode}")
 
-    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
+    async def _is_healthy(self, session: aiohttp.ClientSession, path: str = "/health") -> bool:
         try:
             timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
             async with session.get(
-                f"{self.url}/health", headers=self.headers, timeout=timeout
+                f"{self.url}{path}", headers=self.headers, timeout=timeout
             ) as response:
                 return response.status == 200
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             return False
 
     async def _until_end(self, session: aiohttp.ClientSession, run: EngineRun) -> None:
-        """Return when the process has ended; one that no longer answers is killed."""
+        """Return when the process has ended; one that no longer answers or computes is killed."""
         ended = asyncio.ensure_future(asyncio.wrap_future(run.ended))
-        failed_probes = 0
+        failed_probes, moved = 0, time.monotonic()
         while True:
             done, _ = await asyncio.wait([ended], timeout=PROBE_INTERVAL)
             if done:
                 return
             failed_probes = 0 if await self._is_healthy(session) else failed_probes + 1
-            if failed_probes >= MAX_FAILED_PROBES:
+            if self._probe == "/health" or await self._is_healthy(session, self._probe):
+                moved = time.monotonic()
+            if failed_probes >= MAX_FAILED_PROBES or time.monotonic() - moved > STALL_TIME:
                 run.process.kill()

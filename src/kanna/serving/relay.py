@@ -10,15 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kanna.serving import http_client, sse
+from kanna.serving import engine_errors, http_client, sse
 from kanna.serving.backend import Backend
-from kanna.serving.engines.base import CONTEXT_EXCEEDED
+from kanna.serving.engine_errors import CHAT
 from kanna.serving.http_client import EngineConnectionError, EngineResponse
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError, engine_down
 from kanna.serving.process import EngineProcess
 
-CHAT = "/v1/chat/completions"
 _DONE = sse.DONE.rstrip()
 _COUNTING_TIME = 5.0
 """Seconds that counting the prompt of a cancelled request may take."""
@@ -136,7 +135,7 @@ async def stream(
     finally:
         if response:
             response.close()
-        if not ended and not usage.prompt:
+        if not usage.prompt:
             # A chat's first event has a role and no token.
             usage.completion = max(0, count - (path == CHAT))
             usage.prompt = await count_prompt(backend.main, path, body)
@@ -224,20 +223,4 @@ async def _open(
             response.close()
     except EngineConnectionError as error:
         raise engine_down(backend.config.name) from error
-    kind = None
-    try:
-        error = json.loads(text)["error"]
-        message, kind = str(error["message"]), error.get("type")
-    except (ValueError, KeyError, TypeError):
-        message = text[:300]
-    if "initialize samplers" in message:
-        message = (
-            "llama.cpp cannot hold this answer to a schema; a file without a chat template is one "
-            f"cause ({message})"
-        )
-    if kind == CONTEXT_EXCEEDED:
-        raise ApiError(400, message, code="context_length_exceeded")
-    # llama.cpp answers 500 for ids that it does not have.
-    if response.status < 500 or path == "/detokenize":
-        raise ApiError(400, message)
-    raise ApiError(502, f"the engine failed: {message}", "server_error", "engine_failed")
+    raise await engine_errors.explain(process, path, body, response.status, text)

@@ -70,6 +70,8 @@ def _schema(body: dict[str, Any]) -> dict[str, Any] | None:
     schema = tool_calls.schema(body.get("tools") or [], body.get("tool_choice"))
     if schema is not None:
         return schema
+    if body.get("json_schema"):
+        return body["json_schema"]
     if kind == "json_schema":
         wrapped = response_format.get("json_schema") or {}
         return wrapped.get("schema") or response_format.get("schema") or {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -89,8 +90,11 @@ def _guarded(handler: Handler, key: str) -> Callable[[web.Request], Awaitable[we
             return _error(str(error), 400, error.kind)
         except KannaError as error:
             return _error(error.found, 400)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             return _error(f"not understood: {type(error).__name__}: {error}", 400)
+        except Exception as error:
+            traceback.print_exception(error)
+            return _error(f"{type(error).__name__}: {error}", 500, "server_error")
 
     return handle
 

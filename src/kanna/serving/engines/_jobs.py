@@ -1,21 +1,14 @@
-"""Generation jobs of an engine written in Python.
-
-Jobs go in and tokens come out, between an event loop and the thread that owns the model.
-"""
+"""Generation jobs of an engine written in Python, and what computes them together."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kanna.model import F32
 from kanna.serving.engines._grammar import Grammar
-from kanna.serving.engines._prompt_scorer import PromptScorer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,65 +104,3 @@ class JobBatch(Protocol):
     def score(self, ids: Sequence[int]) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
         ...
-
-
-class Worker:
-    """The thread that owns a model.
-
-    Args:
-        make: Loads the model in that thread; what it raises is raised here.
-    """
-
-    def __init__(self, make: Callable[[], JobBatch]) -> None:
-        self._tasks: queue.SimpleQueue[Callable[[JobBatch], None]] = queue.SimpleQueue()
-        self._loaded: Future[JobBatch] = Future()
-        threading.Thread(target=self._run, args=(make,), daemon=True).start()
-        batch = self._loaded.result()
-        self.vocab_size, self.context = batch.vocab_size, batch.context
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def submit(self, job: GenerationJob) -> None:
-        """Begin a job; its tokens come in `job.output`."""
-        self._loop = asyncio.get_running_loop()
-        self._tasks.put(lambda batch: batch.add(job))
-
-    def cancel(self, job: GenerationJob) -> None:
-        """End a job early."""
-        self._tasks.put(lambda batch: batch.remove(job))
-
-    async def score(
-        self, ids: Sequence[int], text_of: Callable[[int], str], top: int
-    ) -> list[dict[str, Any]]:
-        """Log-probabilities of a prompt's tokens, as `/score` answers them."""
-        scores: Future[list[dict[str, Any]]] = Future()
-
-        def compute(batch: JobBatch) -> None:
-            try:
-                scorer = PromptScorer(ids, text_of, top)
-                for rows in batch.score(ids):
-                    scorer.add(rows)
-                scores.set_result(scorer.tokens)
-            except Exception as error:
-                scores.set_exception(error)
-
-        self._tasks.put(compute)
-        return await asyncio.wrap_future(scores)
-
-    def _run(self, make: Callable[[], JobBatch]) -> None:
-        try:
-            batch = make()
-        except BaseException as error:
-            self._loaded.set_exception(error)
-            return
-        self._loaded.set_result(batch)
-        while True:
-            while not self._tasks.empty() or not batch.pending:
-                self._tasks.get()(batch)
-            tokens = batch.step()
-            if tokens and self._loop:
-                self._loop.call_soon_threadsafe(_deliver, tokens)
-
-
-def _deliver(tokens: list[tuple[GenerationJob, GeneratedToken | Exception]]) -> None:
-    for job, token in tokens:
-        job.output.put_nowait(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kanna.errors import FormatError, MissingError
 from kanna.model import F32
 from kanna.serving.engines._grammar import Grammar
 from kanna.serving.engines._jobs import GeneratedToken, GenerationJob, SamplingParameters
-from kanna.serving.engines._sampler import set_logprobs
+from kanna.serving.engines._sampler import COLDEST, set_logprobs
 from kanna.serving.engines.base import EngineConfig
 
 PREFILL = 512
@@ -53,6 +54,7 @@ class MlxBatch:
             prefill_step_size=PREFILL,
         )
         self._jobs: dict[int, GenerationJob] = {}
+        self._failed: dict[int, Exception] = {}  # jobs whose grammar could not go on
 
     @property
     def pending(self) -> int:
@@ -95,6 +97,10 @@ class MlxBatch:
             job = self._jobs.get(response.uid)
             if job is None:
                 continue
+            if error := self._failed.pop(response.uid, None):
+                self.remove(job)
+                tokens.append((job, error))
+                continue
             token = GeneratedToken(
                 id=int(response.token), finish_reason=response.finish_reason or ""
             )
@@ -117,8 +123,11 @@ class MlxBatch:
                 yield np.array(logits[0].astype(self._mx.float32))
 
     def _sampler(self, options: SamplingParameters) -> Any:
-        if options.temperature <= 0:
+        # mlx-lm takes a top_p of 0 for none, where it is the likeliest token alone.
+        if options.temperature < COLDEST or options.top_p <= 0:
             return self._samples.greedy_sampler
+        if options.top_k >= self.vocab_size:
+            options = replace(options, top_k=0)
         if options.seed is None:
             return self._samples.make_sampler(
                 temp=options.temperature,
@@ -151,7 +160,8 @@ class MlxBatch:
         options = job.sampling
         processors = list[Any](
             self._samples.make_logits_processors(
-                logit_bias={k: v for k, v in options.bias.items() if k < self.vocab_size} or None,
+                logit_bias={k: v for k, v in options.bias.items() if 0 <= k < self.vocab_size}
+                or None,
                 repetition_penalty=options.repetition if options.repetition != 1 else None,
                 repetition_context_size=self.context,
                 presence_penalty=options.presence or None,
@@ -170,12 +180,16 @@ class MlxBatch:
 
         def process(context: Any, logits: Any) -> Any:
             # The context ends with what was chosen last; at first it is the prompt alone.
-            if calls[0]:
-                token = int(context[-1])
-                if token not in job.end_ids:
-                    grammar.accept(token)
-            calls[0] += 1
-            mask = mx.array(grammar.allowed(logits.shape[-1]))
+            try:
+                if calls[0]:
+                    token = int(context[-1])
+                    if token not in job.end_ids:
+                        grammar.accept(token)
+                calls[0] += 1
+                mask = mx.array(grammar.allowed(logits.shape[-1]))
+            except Exception as error:
+                self._failed[job.state] = error  # the others in the batch go on
+                return logits
             return mx.where(mask, logits, -float("inf"))
 
         return process

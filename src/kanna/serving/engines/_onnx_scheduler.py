@@ -35,6 +35,7 @@ class OnnxScheduler:
 
     def add(self, job: GenerationJob) -> None:
         """Take a job in, to begin when there is a row."""
+        job.state = TokenSampler(job)
         self._waiting.append(job)
 
     def remove(self, job: GenerationJob) -> None:
@@ -63,11 +64,12 @@ class OnnxScheduler:
         if self._generating:
             logits = self._decoder.step(self._last_ids)
             for i, job in enumerate(self._generating):
-                token = job.state.choose(logits[i])
-                self._last_ids[i] = token.id
+                token = _choose(job, logits[i])
+                if isinstance(token, GeneratedToken):
+                    self._last_ids[i] = token.id
                 outputs.append((job, token))
             for job, token in outputs:
-                if isinstance(token, GeneratedToken) and token.finish_reason:
+                if _ends(token):
                     self.remove(job)
         budget = PREFILL
         while budget > 0 and (job := self._next_prompt()):
@@ -81,16 +83,18 @@ class OnnxScheduler:
         """The job whose prompt is being read; the next one begins when there is a row for it."""
         if self._reading is None and self._waiting and len(self._generating) < self.slots:
             job = self._waiting.popleft()
-            job.state = TokenSampler(job)
             self._reading, self._tokens_read = job, 0
             self._decoder.begin()
         return self._reading
 
-    def _read_prompt(self, job: GenerationJob, limit: int) -> tuple[int, GeneratedToken | None]:
+    def _read_prompt(
+        self, job: GenerationJob, limit: int
+    ) -> tuple[int, GeneratedToken | Exception | None]:
         """Read up to `limit` tokens of a prompt.
 
         Returns:
-            How many were read, and the first generated token when that was the whole prompt.
+            How many were read, and the first generated token, or the error that ended the job, when
+            that was the whole prompt.
         """
         ids = job.ids[self._tokens_read : self._tokens_read + limit]
         logits = self._decoder.read(len(self._generating), ids)
@@ -98,13 +102,25 @@ class OnnxScheduler:
         if self._tokens_read < len(job.ids):
             return len(ids), None
         self._reading = None
-        token = job.state.choose(logits[-1].copy())
+        token = _choose(job, logits[-1].copy())
         self._generating.append(job)
-        self._last_ids.append(token.id)
-        if token.finish_reason:
+        self._last_ids.append(token.id if isinstance(token, GeneratedToken) else 0)
+        if _ends(token):
             self.remove(job)
         return len(ids), token
 
     def score(self, ids: Sequence[int]) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
         return self._decoder.score(ids)
+
+
+def _choose(job: GenerationJob, logits: F32) -> GeneratedToken | Exception:
+    """The next token of a job; what goes wrong with it ends that job alone."""
+    try:
+        return job.state.choose(logits)
+    except Exception as error:
+        return error
+
+
+def _ends(token: GeneratedToken | Exception) -> bool:
+    return isinstance(token, Exception) or bool(token.finish_reason)

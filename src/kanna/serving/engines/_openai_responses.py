@@ -75,7 +75,8 @@ class CompletionFormat:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._codec.token_text(token)
-        return {"id": token, "token": text, "bytes": list(text.encode()), "logprob": logprob}
+        data = list(self._codec.token_bytes(token))
+        return {"id": token, "token": text, "bytes": data, "logprob": logprob}
 
     def first_choices(self) -> list[dict[str, Any]]:
         """Choices of the events before any text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -12,18 +13,12 @@ from kanna.runtimes.sampling import StopText
 from kanna.serving import sse
 from kanna.serving.engines._grammar import grammar_of
 from kanna.serving.engines._http_server import BadRequestError, json_response, serve
-from kanna.serving.engines._jobs import GeneratedToken, GenerationJob, SamplingParameters, Worker
+from kanna.serving.engines._jobs import GeneratedToken, GenerationJob
 from kanna.serving.engines._openai_responses import ChatFormat, CompletionFormat, TextDelta
+from kanna.serving.engines._sampling_fields import sampling_of
 from kanna.serving.engines._text_codec import TextCodec
+from kanna.serving.engines._worker import JobError, Worker
 from kanna.serving.engines.base import CONTEXT_EXCEEDED, EngineConfig
-
-_SAMPLING_FIELDS = {
-    "frequency": "frequency_penalty",
-    "presence": "presence_penalty",
-    "repetition": "repeat_penalty",
-    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed")},
-}
-"""The field of a request for each of SamplingParameters."""
 
 
 class OpenAiRoutes:
@@ -52,7 +47,7 @@ class OpenAiRoutes:
             "/apply-template": self.apply_template,
             "/score": self.score,
         }
-        gets = {"/slots": self.slots, "/props": self.props}
+        gets = {"/slots": self.slots, "/props": self.props, "/health": self.health}
         serve(self.config, posts, gets, program=self.program)
 
     async def tokenize(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
@@ -73,7 +68,7 @@ class OpenAiRoutes:
 
     async def score(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         """Log-probabilities of a prompt."""
-        ids = self._prompt_ids(body["prompt"])
+        ids = await asyncio.to_thread(self._prompt_ids, body["prompt"])
         if len(ids) > self.worker.context:
             raise BadRequestError(
                 f"{len(ids)} tokens do not fit the context of {self.worker.context}",
@@ -89,6 +84,12 @@ class OpenAiRoutes:
         busy = [{"is_processing": True, "n_prompt_tokens": count} for count in counts]
         return json_response([*busy, *({"is_processing": False} for _ in range(idle))])
 
+    async def health(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
+        """Whether the thread that computes lives and moves."""
+        problem = self.worker.problem
+        status = {"status": "error", "reason": problem} if problem else {"status": "ok"}
+        return json_response(status, 503 if problem else 200)
+
     async def props(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
         """Whether the chat template has a place for tools."""
         supports_tools = any("tools" in t for t in self.codec.templates.values())
@@ -97,8 +98,7 @@ class OpenAiRoutes:
     async def chat(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         """Answer a chat."""
         top = int(body.get("top_logprobs") or 0) if body.get("logprobs") else None
-        max_tokens = body.get("max_completion_tokens") or body.get("max_tokens")
-        job = self._job(body, self.codec.encode_chat(body), max_tokens, top)
+        job = await asyncio.to_thread(self._chat_job, body, top)
         tools = bool(body.get("tools"))
         shape = ChatFormat(self.config.name, self.codec, logprobs=top is not None, tools=tools)
         return await self._respond(body, request, job, shape)
@@ -106,11 +106,17 @@ class OpenAiRoutes:
     async def complete(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         """Continue a prompt."""
         top = None if body.get("logprobs") is None else int(body["logprobs"])
-        job = self._job(body, self._prompt_ids(body["prompt"]), body.get("max_tokens"), top)
+        job = await asyncio.to_thread(self._completion_job, body, top)
         shape = CompletionFormat(self.config.name, self.codec, logprobs=top is not None)
         return await self._respond(body, request, job, shape)
 
     # Jobs
+
+    def _chat_job(self, body: dict[str, Any], top: int | None) -> GenerationJob:
+        return self._job(body, self.codec.encode_chat(body), top)
+
+    def _completion_job(self, body: dict[str, Any], top: int | None) -> GenerationJob:
+        return self._job(body, self._prompt_ids(body["prompt"]), top)
 
     def _prompt_ids(self, prompt: str | list[int]) -> list[int]:
         ids = self.codec.encode(prompt) if isinstance(prompt, str) else prompt
@@ -126,31 +132,20 @@ class OpenAiRoutes:
                 f"invalid tokens: ids {min(ids)} … {max(ids)}, the vocabulary has {vocab_size}"
             )
 
-    def _job(
-        self, body: dict[str, Any], ids: list[int], max_tokens: Any, top: int | None
-    ) -> GenerationJob:
-        for name in ("grammar", "lora"):
-            if body.get(name):
-                raise BadRequestError(
-                    f"this model runs in {self.program}, which does not support {name!r}"
-                )
+    def _job(self, body: dict[str, Any], ids: list[int], top: int | None) -> GenerationJob:
+        sampling = sampling_of(body, self.program)
         free = self.worker.context - len(ids)
         if free < 1:
             raise BadRequestError(
                 f"the prompt has {len(ids)} tokens, the context {self.worker.context}",
                 CONTEXT_EXCEEDED,
             )
-        sampling = {
-            name: body[field]
-            for name, field in _SAMPLING_FIELDS.items()
-            if body.get(field) is not None
-        }
-        bias = {int(k): float(v) for k, v in (body.get("logit_bias") or {}).items()}
+        max_tokens = body.get("max_tokens")
         ignore_eos = body.get("ignore_eos") is True
         return GenerationJob(
             ids=ids,
-            sampling=SamplingParameters(**sampling, bias=bias),
-            max_tokens=min(int(max_tokens), free) if max_tokens is not None else free,
+            sampling=sampling,
+            max_tokens=min(max(1, int(max_tokens)), free) if max_tokens is not None else free,
             end_ids=frozenset[int]() if ignore_eos else self.codec.end_ids,
             top=top,
             grammar=grammar_of(self.codec, self.worker.vocab_size, body),
@@ -162,8 +157,8 @@ class OpenAiRoutes:
         decoder, waiting = self.codec.stream(), list[GeneratedToken]()
         ended = False
         self._cached_tokens[job] = len(job.ids)
-        self.worker.submit(job)
         try:
+            self.worker.submit(job)
             while not ended:
                 token = await job.output.get()
                 if isinstance(token, Exception):
@@ -218,15 +213,21 @@ class OpenAiRoutes:
     ) -> web.StreamResponse:
         count = 0
         stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        async for delta in deltas:
-            # Not before there is a token: the gateway measures the time to it.
-            if not stream.prepared:
-                await stream.prepare(request)
-                for choice in shape.first_choices():
+        try:
+            async for delta in deltas:
+                # Not before there is a token: the gateway measures the time to it.
+                if not stream.prepared:
+                    await stream.prepare(request)
+                    for choice in shape.first_choices():
+                        await stream.write(sse.encode(shape.chunk([choice])))
+                count += len(delta.tokens)
+                for choice in shape.delta_choices(delta):
                     await stream.write(sse.encode(shape.chunk([choice])))
-            count += len(delta.tokens)
-            for choice in shape.delta_choices(delta):
-                await stream.write(sse.encode(shape.chunk([choice])))
+        except JobError as error:
+            if not stream.prepared:
+                raise
+            problem = {"message": str(error), "type": "server_error", "code": "engine_failed"}
+            await stream.write(sse.encode({"error": problem}))
         if usage_wanted:
             await stream.write(sse.encode(shape.chunk([], usage=_usage(job, count))))
         await stream.write(sse.DONE)

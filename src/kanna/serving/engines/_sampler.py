@@ -10,6 +10,9 @@ import numpy as np
 from kanna.model import F32
 from kanna.serving.engines._jobs import GeneratedToken, GenerationJob
 
+COLDEST = 1e-3
+"""Below this temperature the likeliest token is taken: the exponents would overflow."""
+
 
 class TokenSampler:
     """The state of one job: its random numbers and the tokens it has generated."""
@@ -26,7 +29,7 @@ class TokenSampler:
         job = self.job
         unadjusted = logits.copy() if job.top is not None else logits
         self._adjust(logits)
-        greedy = self.parameters.temperature <= 0
+        greedy = self.parameters.temperature < COLDEST
         token = GeneratedToken(id=int(logits.argmax()) if greedy else self._draw(logits))
         if job.top is not None:
             peak = float(unadjusted.max())
@@ -46,7 +49,7 @@ class TokenSampler:
         """Apply biases, penalties and the grammar."""
         options = self.parameters
         for token, value in options.bias.items():
-            if token < len(logits):
+            if 0 <= token < len(logits):
                 logits[token] += value
         penalized = options.frequency or options.presence or options.repetition != 1
         if self._counts and penalized:
@@ -92,6 +95,7 @@ def set_logprobs(token: GeneratedToken, scores: F32, top: int, log_sum: float = 
         log_sum: Log of the sum of the exponents of `scores`; 0 for log-probabilities.
     """
     token.logprob = float(scores[token.id]) - log_sum
+    top = min(top, len(scores))
     if top:
         best = np.argpartition(scores, -top)[-top:]
         order = best[np.argsort(-scores[best], kind="stable")]

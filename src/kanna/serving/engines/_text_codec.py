@@ -11,9 +11,14 @@ from typing import Any
 import tokenizers
 
 from kanna.errors import FormatError
+from kanna.serving.engines._chat_prompt import render_chat
 from kanna.serving.engines._http_server import BadRequestError
+from kanna.serving.engines._token_bytes import StreamDecoder, TokenBytes
 from kanna.tokenizer import special_tokens, templates
 from kanna.tokenizer.chat import render
+
+_OWN_VARIABLES = {"template", "messages", "tools", "bos", "eos"}
+"""Variables of a template that a request does not set by itself."""
 
 
 class TextCodec:
@@ -46,9 +51,10 @@ class TextCodec:
         self.end_ids: frozenset[int] = frozenset(
             [*end_ids, *([] if eos_id is None else [int(eos_id)])]
         )
-        self._added: dict[int, str] = {
-            i: token.content for i, token in self.tokenizer.get_added_tokens_decoder().items()
-        }
+        added = self.tokenizer.get_added_tokens_decoder()
+        self._added: dict[int, str] = {i: token.content for i, token in added.items()}
+        self._special = frozenset[int](i for i, token in added.items() if token.special)
+        self._bytes = TokenBytes(self.tokenizer, self._added)
         self._token_texts: dict[int, str] = {}
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
@@ -66,7 +72,12 @@ class TextCodec:
 
     def stream(self) -> StreamDecoder:
         """A decoder for the tokens of one answer."""
-        return StreamDecoder(self.tokenizer)
+        return StreamDecoder(self.tokenizer, self._bytes, self._special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token writes, which may be part of a character only."""
+        data = self._bytes.of(token)
+        return self.token_text(token).encode() if data is None else data
 
     def token_text(self, token: int) -> str:
         """The text of one token, with its leading space."""
@@ -98,15 +109,20 @@ class TextCodec:
         template = templates.choose(self.templates, body.get("tools"))
         if not template:
             raise BadRequestError("the model has no chat template: ask for a completion")
-        messages = [m | {"content": _plain_text(m.get("content"))} for m in body["messages"]]
         options = body.get("chat_template_kwargs")
         options = (
-            {k: v for k, v in options.items() if k not in {"messages", "tools"}}
+            {k: v for k, v in options.items() if k not in _OWN_VARIABLES}
             if isinstance(options, dict)
             else {}
         )
-        tools = {"tools": body["tools"]} if body.get("tools") else {}
-        return render(template, messages, bos=self.bos, eos=self.eos, **(options | tools))
+        if body.get("tools"):
+            options["tools"] = body["tools"]
+        messages = [m | {"content": _plain_text(m.get("content"))} for m in body["messages"]]
+
+        def fill(messages: list[dict[str, Any]]) -> str:
+            return render(template, messages, bos=self.bos, eos=self.eos, **options)
+
+        return render_chat(fill, messages, has_developer="developer" in template)
 
     def encode_chat(self, body: dict[str, Any]) -> list[int]:
         """Ids of a chat request; a template that writes BOS itself does not get a second one."""
@@ -114,29 +130,10 @@ class TextCodec:
         return self.encode(text, add_special=not (self.bos and text.startswith(self.bos)))
 
 
-class StreamDecoder:
-    """Text of tokens as they come: half a character waits for its other half."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer, self._ids, self._length = tokenizer, list[int](), 0
-        self._decoder: Any = tokenizers.decoders.DecodeStream(skip_special_tokens=True)  # type: ignore[attr-defined]
-
-    def step(self, token: int) -> str:
-        """The text that is complete with this token."""
-        self._ids.append(token)
-        text = str(self._decoder.step(self._tokenizer, token) or "")
-        self._length += len(text)
-        return text
-
-    def flush(self) -> str:
-        """Characters that were never completed, as U+FFFD."""
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))[self._length :]
-
-
 def _plain_text(content: Any) -> Any:
     """Parts of a message as one text; raises BadRequestError for pictures and sounds."""
     if not isinstance(content, list):
-        return content
+        return "" if content is None else content
     if others := [part.get("type") for part in content if part.get("type") != "text"]:
         raise BadRequestError(
             f"a message holds a part of type {others[0]!r}, this model reads text alone"

@@ -123,6 +123,7 @@ class ServingEngine:
         separate_roles: Those of `roles` that take a process of their own.
         forces_tool_calls: Whether `tool_choice: required` always gives calls; where it does not,
             the gateway holds the answer to a schema of calls.
+        probe: The route that answers only while the thread that computes moves.
         takes_adapters: Whether it loads LoRA adapters.
         takes_draft: Whether it loads a draft model.
         accepts: Whether an artefact is of its kind, from its name and headers.
@@ -143,6 +144,7 @@ class ServingEngine:
     roles: tuple[str, ...]
     separate_roles: tuple[str, ...] = ()
     forces_tool_calls: bool = False
+    probe: str = "/health"
     takes_adapters: bool = False
     takes_draft: bool = False
     accepts: Callable[[Path], bool]

@@ -27,6 +27,8 @@ from kanna.serving.engines.base import (
 from kanna.serving.engines.handshake import announce_ready
 
 INSTALL = "pip install xllamacpp"
+_BATCH = 512
+"""Prompt tokens between two answers to a probe; llama.cpp computes no more at a time."""
 
 
 def accepts(path: Path) -> bool:
@@ -125,6 +127,7 @@ def _run_xllamacpp(config: EngineConfig) -> None:
     params.endpoint_metrics = params.endpoint_slots = True
     params.fit_params = False  # the gateway has checked the memory already
     params.cache_ram_mib = 0
+    params.n_batch = _BATCH
     if config.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
     if config.gpu_layers is not None:
@@ -179,6 +182,7 @@ def _native_options(config: EngineConfig, port: int) -> list[str]:
         "--threads-http": 2 * config.slots + 4,
         "-lv": 1,
         "--cache-ram": 0,
+        "-b": _BATCH,
     }
     flags = ["--jinja", "--no-webui", "--metrics", "--slots"]
     if config.threads:
@@ -203,6 +207,7 @@ ENGINE = ServingEngine(
     modules=("xllamacpp",),
     roles=(GENERATE, EMBED, SCORE),
     separate_roles=(EMBED, SCORE),
+    probe="/slots",
     takes_adapters=True,
     takes_draft=True,
     accepts=accepts,

@@ -49,10 +49,10 @@ def memory(config: EngineConfig) -> EngineMemory:
 
 def run(config: EngineConfig) -> None:
     """Load the folder and serve it until the process ends."""
-    from kanna.serving.engines._jobs import Worker
     from kanna.serving.engines._mlx_batch import MlxBatch
     from kanna.serving.engines._openai_routes import OpenAiRoutes
     from kanna.serving.engines._text_codec import TextCodec
+    from kanna.serving.engines._worker import Worker
 
     folder = Path(config.path)
     eos_ids: set[int] = set()

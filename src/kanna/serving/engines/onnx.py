@@ -48,10 +48,10 @@ def memory(config: EngineConfig) -> EngineMemory:
 def run(config: EngineConfig) -> None:
     """Load the folder and serve it until the process ends."""
     from kanna.hardware.cpu import default_threads
-    from kanna.serving.engines._jobs import Worker
     from kanna.serving.engines._onnx_scheduler import OnnxScheduler
     from kanna.serving.engines._openai_routes import OpenAiRoutes
     from kanna.serving.engines._text_codec import TextCodec
+    from kanna.serving.engines._worker import Worker
     from kanna.serving.engines.onnx_decoder import OnnxDecoder
 
     folder = Path(config.path)

@@ -1,0 +1,73 @@
+"""One body against its type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from kanna.serving.problems import ApiError
+from kanna.serving.requests.fields import Request
+from kanna.serving.requests.scalars import show
+
+_COMPLETE = {"value", "missing"}
+"""Types of errors whose text needs no value beside it."""
+
+
+def parse(data: bytes) -> Any:
+    """The JSON of a body; raises ApiError 400.
+
+    NaN and Infinity are no JSON, and half of a surrogate pair is no text: no engine could read it.
+    """
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ApiError(400, "the body has half of a surrogate pair in a text") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, _ConstantError) else ""
+        raise ApiError(400, f"the body is not JSON{reason}") from None
+    return value
+
+
+class _ConstantError(ValueError):
+    """NaN or Infinity in a body."""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise _ConstantError(f": {name} is no JSON number")
+
+
+def check(kind: type[BaseModel], value: Any) -> dict[str, Any]:
+    """The body of a request as engines get it.
+
+    Args:
+        kind: What it has to be. Values are coerced where that is one of this package.
+        value: What the client sent.
+
+    Raises:
+        ApiError: 400: it is not as `kind` has it; the first field that is wrong is named.
+    """
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body is not a JSON object")
+    lenient = issubclass(kind, Request)
+    try:
+        parsed = kind.model_validate(value, strict=not lenient)
+    except ValidationError as error:
+        raise _refuse(error) from None
+    return parsed.normalized() if isinstance(parsed, Request) else value
+
+
+def _refuse(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False)[0]
+    # Of a union, the place in it says how the value was read: that is ours, not the client's.
+    field = ".".join(
+        str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier()
+    )
+    field = field or first.get("ctx", {}).get("field", "")
+    message = first["msg"]
+    if first["type"] not in _COMPLETE:
+        message = f"{message}, not {show(first['input'])}"
+    return ApiError(400, f"{field}: {message}" if field else message, param=field or None)

@@ -1,0 +1,96 @@
+"""What engines read: prompts and inputs, and the bodies of the routes that generate nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from kanna.serving.requests.fields import Request
+from kanna.serving.requests.scalars import MAX_INTEGER, Switch, refusal, to_integer, wrong
+
+_MAX_INPUTS = 10_000
+_EXPECTED = "a text, a list of texts, token ids, or a list of those"
+
+
+def to_prompt(value: Any) -> Any:
+    """A text, texts, ids or lists of ids; raises PydanticCustomError."""
+    if isinstance(value, str):
+        return value
+    kinds = set(map(type, value)) if isinstance(value, list) else set[type]()
+    if not kinds:
+        raise refusal(_EXPECTED, value)
+    if kinds <= {int, float}:
+        return _to_ids_in_range(value)
+    if len(value) > _MAX_INPUTS:
+        raise refusal(f"a list of at most {_MAX_INPUTS}", len(value))
+    if kinds == {list}:
+        return [_to_ids_in_range(ids) for ids in value]
+    if kinds != {str}:
+        raise refusal(_EXPECTED, value)
+    return value
+
+
+def _to_input(value: Any) -> Any:
+    """The same, no text of which is empty."""
+    if value == "" or (isinstance(value, list) and "" in value):
+        raise refusal("a text that is not empty", value)
+    return to_prompt(value)
+
+
+def _to_ids_in_range(value: Any) -> Any:
+    ids = to_ids(value)
+    if not ids or not 0 <= min(ids) <= max(ids) <= MAX_INTEGER:
+        raise refusal("token ids from 0 on", value)
+    return ids
+
+
+def to_ids(value: Any) -> Any:
+    """Token ids, `40.0` too; raises PydanticCustomError."""
+    if not isinstance(value, list) or not set(map(type, value)) <= {int, float, str}:
+        raise refusal("a list of token ids", value)
+    # A prompt may have millions: those that are whole already stay.
+    return value if set(map(type, value)) <= {int} else [to_integer(item) for item in value]
+
+
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INTEGER)]], Field(min_length=1)]
+Prompt = Annotated[
+    str
+    | Ids
+    | Annotated[list[str], Field(min_length=1)]
+    | Annotated[list[Ids], Field(min_length=1)],
+    BeforeValidator(to_prompt),
+]
+"""A text, texts, token ids or lists of ids."""
+
+
+def _refuse_dimensions(value: Any) -> Any:
+    if value is None:
+        return None
+    raise wrong("vectors are not shortened here: leave it out")
+
+
+class Embeddings(Request):
+    """The body of /v1/embeddings; vectors have the model's size."""
+
+    input: Annotated[Prompt, BeforeValidator(_to_input)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[None, BeforeValidator(_refuse_dimensions)] = None
+    user: str | None = None
+
+
+class Tokenize(Request):
+    """The body of /tokenize."""
+
+    content: str
+    add_special: Switch = None
+    parse_special: Switch = None
+    with_pieces: Switch = None
+
+
+class Detokenize(Request):
+    """The body of /detokenize."""
+
+    tokens: Annotated[
+        list[Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]], BeforeValidator(to_ids)
+    ]
