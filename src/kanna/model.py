@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from math import prod
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kanna.errors import KannaError
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -115,6 +118,9 @@ class Model:
         metadata: GGUF keys → typed values, without what a plan decides (file type, provenance).
         config: The source's own config.json ({} for a GGUF).
         notes: What the user must be told about this source (for example: already quantized).
+        side_files: Files of the source's tokenizer and generation, which folders keep as they are.
+        tokenizer_refusal: Why llama.cpp cannot have the tokenizer; None: it can.
+        tokenizer_notes: What llama.cpp does otherwise with the tokenizer.
     """
 
     name: str
@@ -123,6 +129,9 @@ class Model:
     metadata: dict[str, MetaValue]
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: list[str] = field(default_factory=list[str])
+    side_files: dict[str, Path] = field(default_factory=dict[str, Path])
+    tokenizer_refusal: KannaError | None = None
+    tokenizer_notes: list[str] = field(default_factory=list[str])
 
     @property
     def num_parameters(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from kanna import families, formats
+from kanna import formats
 from kanna._util import digest, plugins, special_files
 from kanna.conversion.base import (
     Conversion,
@@ -111,7 +111,7 @@ def convert(
         revision=revision,
         offline=offline,
         weights=not dry_run,
-        preflight=families.load_model,
+        preflight=converter.preflight,
         progress=options.progress,
     )
     path = special_files.target(Path(out)) if out is not None else None

@@ -13,6 +13,7 @@ from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna.checks import VerifyResult
 from kanna.conversion.guidance import Guidance
+from kanna.families import load_model
 from kanna.formats.stream import WriteResult
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
@@ -226,6 +227,7 @@ class Converter:
         extra: What must be installed to write it; "" for the base install.
         late_hashes: Whether the files of the source are hashed while weights are written.
         check: Refuses a request, before the source is opened.
+        preflight: Refuses a source by its headers, before a weight of it is fetched.
     """
 
     summary: str
@@ -235,6 +237,7 @@ class Converter:
     extra: str = ""
     late_hashes: bool = False
     check: Callable[[ConversionRequest], None] | None = None
+    preflight: Callable[[Source], object] = load_model
 
 
 def get_preset(presets: Mapping[str, Preset], name: str, format: str) -> Preset:

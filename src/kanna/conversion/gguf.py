@@ -19,7 +19,7 @@ from kanna.conversion.carried import check_encoding, check_entries
 from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.encodings import grid_detection
 from kanna.errors import GateError, KannaError
-from kanna.families import load_model
+from kanna.families import load_for_gguf, load_model, require_tokenizer
 from kanna.formats import gguf
 from kanna.formats.gguf.layout import alignment_of, pack_metadata, total_bytes
 from kanna.formats.stream import WriteResult, check_output
@@ -33,6 +33,7 @@ class GGUFSizes:
     """Exact bytes of GGUFs of one model; each of its own metadata values is packed once."""
 
     def __init__(self, source: Source, model: Model, guidance: Guidance) -> None:
+        require_tokenizer(model)
         self._source, self._model, self._guidance = source, model, guidance
         self._alignment = alignment_of(model.metadata)
         self._value_bytes: dict[str, int] = {}
@@ -130,7 +131,7 @@ class GGUFConversion:
             SizedPlan(resolved=self.resolved, file_bytes=total),
             paths=paths,
             command=self.command,
-            notes=self.model.notes + self._notes(),
+            notes=self.model.notes + self.model.tokenizer_notes + self._notes(),
         )
 
     def _notes(self) -> list[str]:
@@ -219,4 +220,5 @@ CONVERSION = Converter(
     begin=begin,
     sizes=GGUFSizes,
     late_hashes=True,
+    preflight=load_for_gguf,
 )

@@ -31,18 +31,6 @@ from kanna.plan import mlx as presets
 from kanna.plan.presets import unknown_preset
 from kanna.sources import Source
 
-SIDE_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
 _TORCH = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
@@ -82,7 +70,7 @@ class MLXSizes:
             older = families.hf_config(model)
             own = {k: v for k, v in source.config.items() if v is not None or k not in older}
             self.config: Mapping[str, Any] = older | own
-            self.files = {n: p.read_bytes() for n, p in source.files.items() if n in SIDE_FILES}
+            self.files = families.side_files(model)
         else:
             self.config, self._tensors, self.files = families.to_hf(model)
 

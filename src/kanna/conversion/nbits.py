@@ -106,7 +106,9 @@ class NBitsConversion:
                 progress=options.progress,
             )
             for path in side_files(graph):
-                shutil.copy(path, made / path.name)
+                there = made / path.relative_to(graph)
+                there.parent.mkdir(exist_ok=True)
+                shutil.copy(path, there)
         return folder_written(self.out, started, peak)
 
     def folder_bytes(self, graph: Path) -> int:

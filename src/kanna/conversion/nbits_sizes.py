@@ -87,8 +87,8 @@ class NBitsSizes:
     def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
         config, tensors, files = families.to_hf(self.model)
         build.preflight(config, tensors)
-        windows = build.windows(self.model.config)
-        return config | windows | {"torch_dtype": "float32"}, tensors, files
+        extras = build.extras(self.model.config, families.end_ids(self.model))
+        return config | extras | {"torch_dtype": "float32"}, tensors, files
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -289,4 +289,4 @@ def _nbytes(entry: TensorPlan) -> int:
 
 def side_files(graph: Path) -> list[Path]:
     """The files beside a graph that the artefact has too."""
-    return [p for p in graph.iterdir() if p.name not in (build.GRAPH, build.DATA)]
+    return [p for p in graph.rglob("*") if p.is_file() and p.name not in (build.GRAPH, build.DATA)]

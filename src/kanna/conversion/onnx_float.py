@@ -76,7 +76,8 @@ class FloatConversion:
         self.out = out or Path(f"{source.name}-onnx")
         config, self.tensors, self.files = families.to_hf(model)
         build.preflight(config, self.tensors)
-        self.config = config | build.windows(model.config) | {"torch_dtype": "float32"}
+        ends = families.end_ids(model)
+        self.config = config | build.extras(model.config, ends) | {"torch_dtype": "float32"}
         self.command = provenance.command(
             source,
             {

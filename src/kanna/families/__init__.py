@@ -4,16 +4,18 @@ load_model(source) → Model    check(source) → problems    names() → famili
 to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 """
 
-from kanna.families._load import check, load_model
+from kanna.families._load import check, load_for_gguf, load_model, require_tokenizer
 from kanna.families._registry import family_of, get, names
 from kanna.families.base import Problem
 from kanna.families.export import (
     COMPUTED,
+    end_ids,
     gguf_view,
     head_dim_of,
     hf_config,
     hf_names,
     hf_view,
+    side_files,
     to_hf,
 )
 
@@ -21,6 +23,7 @@ __all__ = [
     "COMPUTED",
     "Problem",
     "check",
+    "end_ids",
     "family_of",
     "get",
     "gguf_view",
@@ -28,7 +31,10 @@ __all__ = [
     "hf_config",
     "hf_names",
     "hf_view",
+    "load_for_gguf",
     "load_model",
     "names",
+    "require_tokenizer",
+    "side_files",
     "to_hf",
 ]

@@ -11,6 +11,7 @@ from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
 from kanna.families.base import Config, Family, Problem
 from kanna.model import MetaValue, Model, ValueType, num_weights, string
+from kanna.tokenizer.files import side_files
 
 if TYPE_CHECKING:
     from kanna.sources import Source
@@ -37,9 +38,9 @@ def load_model(source: Source) -> Model:
     shaped = {t.name: t for t in tensors}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors), family.arch)
     metadata |= family.metadata(config)
-    tokens = tokenizer.read(source, rows=config.vocab, surplus=family.surplus)
+    tokens = tokenizer.load(source, rows=config.vocab, surplus=family.surplus)
     metadata |= tokens.metadata
-    name, more_notes = tokens.adapt(str(metadata["general.name"].value))
+    name, tokenizer_notes = tokens.adapt(str(metadata["general.name"].value))
     metadata["general.name"] = string(name)
     return Model(
         name=source.name,
@@ -47,8 +48,24 @@ def load_model(source: Source) -> Model:
         tensors=shaped,
         metadata=metadata,
         config=dict(source.config),
-        notes=[*source.notes, *(_sentence(p) for p in problems), *notes, *more_notes],
+        notes=[*source.notes, *(_sentence(p) for p in problems), *notes],
+        side_files=side_files(source.files),
+        tokenizer_refusal=tokens.refusal,
+        tokenizer_notes=tokenizer_notes,
     )
+
+
+def load_for_gguf(source: Source) -> Model:
+    """As `load_model`; raises UnsupportedError for a tokenizer that llama.cpp cannot have."""
+    model = load_model(source)
+    require_tokenizer(model)
+    return model
+
+
+def require_tokenizer(model: Model) -> None:
+    """Raise UnsupportedError for a tokenizer that llama.cpp cannot have."""
+    if model.tokenizer_refusal is not None:
+        raise model.tokenizer_refusal
 
 
 def check(source: Source) -> list[Problem]:

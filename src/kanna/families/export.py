@@ -16,6 +16,8 @@ from kanna.families._rope import Rope, llama3_factors
 from kanna.families.base import Family
 from kanna.families.views import HeadRows, Renamed, Shifted
 from kanna.model import F32, Model, Tensor
+from kanna.tokenizer import special_tokens
+from kanna.tokenizer.files import TOKENIZER, configured, generation, read, texts_by_id
 
 Get = Callable[..., Any]
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -38,11 +40,21 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     tensors: dict[str, Tensor] = {}
     for gguf_name, name in hf_names(model).items():
         tensors[name] = _view(family, name, gguf_name, model.tensors[gguf_name], head_dim)
-    files = tokenizer.to_hf(model.metadata)
-    files["generation_config.json"] = _json(_generation(model, config))
+    files = side_files(model)
+    files.setdefault("generation_config.json", _json(_generation(model, config)))
     if card := _card(model):
         files["README.md"] = card
     return config, tensors, files
+
+
+def side_files(model: Model) -> dict[str, bytes]:
+    """Tokenizer files: the source's own where it has them, else made from the metadata."""
+    if not model.side_files:
+        return tokenizer.to_hf(model.metadata)
+    own = {name: path.read_bytes() for name, path in model.side_files.items()}
+    if TOKENIZER not in own:
+        own[TOKENIZER] = tokenizer.made_json(model.side_files, model.metadata)
+    return own
 
 
 def hf_names(model: Model) -> dict[str, str]:
@@ -199,9 +211,26 @@ def _llama3(values: F32, theta: float) -> dict[str, Any]:
     )
 
 
+def end_ids(model: Model) -> list[int]:
+    """Every id that ends a generation, the tokenizer's own first."""
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+    listed = [int(v) for k in keys if (v := model.meta(k)) is not None]
+    if not model.side_files:
+        return list(dict.fromkeys(listed))
+    texts = model.meta("tokenizer.ggml.tokens")
+    if texts is None:
+        texts = texts_by_id(read(model.side_files, TOKENIZER), None)
+    ids = {text: i for i, text in enumerate(texts)}
+    configs = [model.config, model.config.get("text_config") or {}]
+    configs.append(generation(model.side_files))
+    return special_tokens.end_ids(configured(model.side_files), configs, ids.get)
+
+
 def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
     """generation_config.json from the ids and `general.sampling.*`."""
-    generation = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
+    values = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
+    if len(ends := end_ids(model)) > 1:
+        values["eos_token_id"] = ends
     for gguf_name, hf_name in (
         ("temp", "temperature"),
         ("top_k", "top_k"),
@@ -210,9 +239,9 @@ def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
         ("penalty_repeat", "repetition_penalty"),
     ):
         if (value := model.meta(f"general.sampling.{gguf_name}")) is not None:
-            generation[hf_name] = _short(value) if isinstance(value, float) else value
-            generation["do_sample"] = True
-    return generation
+            values[hf_name] = _short(value) if isinstance(value, float) else value
+            values["do_sample"] = True
+    return values
 
 
 def _card(model: Model) -> bytes:

@@ -35,6 +35,8 @@ SIDE_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",

@@ -1,29 +1,30 @@
-"""Tokenizers: tokenizer.json or tokenizer.model → the `tokenizer.*` metadata of a GGUF.
+"""Tokenizers: their files in a Hugging Face folder → the `tokenizer.*` metadata of a GGUF.
 
-metadata(source) → keys with values; to_hf(metadata) → tokenizer files.
-Nothing is guessed: a tokenizer llama.cpp cannot reproduce is refused.
+load(source) → what was read, with why llama.cpp cannot have it; metadata(source) → keys with
+values; to_hf(metadata) → tokenizer files. Nothing is guessed: a tokenizer llama.cpp cannot
+reproduce is refused for GGUFs, and kept as it is for the runtimes that read its files.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna.errors import SourceError
-from kanna.formats.text_files import read_text
+from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.model import MetaValue, ValueType, array, boolean, string
-from kanna.tokenizer import _json, _special, special_tokens, templates
+from kanna.tokenizer import _special, files, templates
 from kanna.tokenizer._strip import runtime_name, strip_notes, stripping
 from kanna.tokenizer._to_hf import to_hf
 from kanna.tokenizer._vocab import Vocab, from_json
+from kanna.tokenizer.fields import Fate, Parts, judge
 
 if TYPE_CHECKING:
     from kanna.sources import Source
 
-__all__ = ["Read", "metadata", "read", "to_hf"]
+__all__ = ["Read", "load", "made_json", "metadata", "read", "to_hf"]
 
 KEY = "tokenizer.ggml"
 
@@ -32,16 +33,24 @@ KEY = "tokenizer.ggml"
 class Read:
     """A tokenizer as read.
 
-    Its metadata, and the added tokens that swallow whitespace before and after them.
+    Attributes:
+        metadata: Keys of a GGUF; of one that llama.cpp cannot have, special tokens and templates.
+        left: Added tokens that swallow whitespace before them.
+        right: Added tokens that swallow whitespace after them.
+        notes: What llama.cpp does otherwise.
+        refusal: Why llama.cpp cannot have it.
     """
 
     metadata: dict[str, MetaValue]
     left: set[str]
     right: set[str]
     notes: list[str] = field(default_factory=list[str])
+    refusal: KannaError | None = None
 
     def adapt(self, name: str) -> tuple[str, list[str]]:
         """The general.name with which llama.cpp tokenizes alike, and notes on what it cannot do."""
+        if self.refusal is not None:
+            return name, self.notes
         name = runtime_name(name, self.metadata[f"{KEY}.tokens"].value, self.right)
         return name, self.notes + strip_notes(name, self.left, self.right)
 
@@ -54,7 +63,7 @@ def metadata(
 
 
 def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> Read:
-    """The tokenizer of a Hugging Face source.
+    """The tokenizer of a Hugging Face source, for a GGUF.
 
     Args:
         source: The source.
@@ -65,8 +74,20 @@ def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
         UnsupportedError: llama.cpp has no match for the tokenizer.
         SourceError: It is damaged or absent.
     """
+    loaded = load(source, rows=rows, surplus=surplus)
+    if loaded.refusal is not None:
+        raise loaded.refusal
+    return loaded
+
+
+def load(source: Source, *, rows: int | None = None, surplus: frozenset[str] = frozenset()) -> Read:
+    """As `read`, but what llama.cpp has no match for is told in the result.
+
+    Raises:
+        SourceError: The tokenizer is damaged or absent.
+    """
     try:
-        return _read(source, rows, surplus)
+        return _load(source, rows, surplus)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise SourceError(
             f"the tokenizer files do not have their usual form ({type(error).__name__}: {error})",
@@ -75,13 +96,16 @@ def read(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
         ) from error
 
 
-def _read(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
-    files = source.files
-    config = special_tokens.settings(
-        _object(files, "tokenizer_config.json"), _object(files, "special_tokens_map.json")
-    )
-    tokenizer = _object(files, "tokenizer.json") if "tokenizer.json" in files else None
-    vocab = _vocab(files, tokenizer, config, rows, surplus)
+def _load(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
+    config = files.configured(source.files)
+    generation = files.generation(source.files)
+    try:
+        tokenizer, vocab = _vocab(source, config, rows, surplus)
+    except UnsupportedError as error:
+        known = files.texts_by_id(files.read(source.files, files.TOKENIZER), rows)
+        entries, _ = _special.special_ids(known, config, _configs(source, generation))
+        entries |= _special.templates(templates.read(source.files, config))
+        return Read(entries, set(), set(), refusal=error)
     entries = {
         f"{KEY}.model": string(vocab.model),
         f"{KEY}.pre": string(vocab.pre),
@@ -92,69 +116,91 @@ def _read(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
         entries[f"{KEY}.scores"] = array(vocab.scores, ValueType.F32)
     if vocab.merges is not None:
         entries[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
-    configs = [source.config, _nested(source.config), _object(files, "generation_config.json")]
-    special, notes = _special.special_ids(vocab.tokens, config, configs)
+    special, notes = _special.special_ids(vocab.tokens, config, _configs(source, generation))
     entries |= special
-    entries |= _special.framing(tokenizer, config, default_bos=vocab.model == "llama")
+    frame, more = _special.framing(tokenizer, config, entries, default_bos=vocab.model == "llama")
+    entries |= frame
     if vocab.space_prefix is not None:
         entries[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
-    entries |= _special.templates(templates.read(files, config))
-    return Read(entries, *stripping(tokenizer or {}), notes)
+    if suppressed := _suppressed(generation, len(vocab.tokens)):
+        entries[f"{KEY}.suppress_tokens"] = array(suppressed, ValueType.I32)
+    entries |= _special.templates(templates.read(source.files, config))
+    made = Read(entries, *stripping(tokenizer or {}), notes + more)
+    parts = Parts(tokenizer=tokenizer or {}, settings=config, bytes_=vocab.merges is not None)
+    return _judged(made, parts, generation)
 
 
-def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of the config of a model that reads more than text."""
-    nested = config.get("text_config")
-    return nested if isinstance(nested, dict) else {}
+def _judged(made: Read, parts: Parts, generation: Mapping[str, Any]) -> Read:
+    """The tokenizer with what becomes of each field of its files."""
+    findings = judge(parts, parts.settings, generation)
+    refused = [f for f in findings if f.fate is Fate.REFUSED]
+    notes = [f.sentence for f in findings if f.fate is Fate.NOTED]
+    refusal = None
+    if refused:
+        refusal = UnsupportedError(
+            "; ".join(f.sentence for f in refused),
+            expected="a tokenizer that llama.cpp can reproduce",
+            todo="write a folder of another runtime, which keeps the tokenizer as it is: "
+            "--preset mlx:q8 or onnx:q4",
+        )
+    return replace(made, notes=list(dict.fromkeys(made.notes + notes)), refusal=refusal)
+
+
+def _configs(source: Source, generation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The configs that can name special ids; that of a model within a model too."""
+    nested = source.config.get("text_config")
+    return [source.config, nested if isinstance(nested, dict) else {}, generation]
+
+
+def _suppressed(generation: Mapping[str, Any], size: int) -> list[int]:
+    given = generation.get("suppress_tokens")
+    return [i for i in given if 0 <= int(i) < size] if isinstance(given, list) else []
 
 
 def _vocab(
-    files: dict[str, Path],
-    tokenizer: dict[str, Any] | None,
-    config: dict[str, Any],
-    rows: int | None,
-    surplus: frozenset[str],
-) -> Vocab:
-    if tokenizer is not None:
-        return from_json(tokenizer, rows, surplus)
-    if (path := files.get("tokenizer.model")) is None:
-        raise SourceError(
-            "the model has no tokenizer",
-            expected="tokenizer.json or tokenizer.model beside the weights",
-            todo="copy the tokenizer files of the base model into the folder",
-        )
-    from kanna.tokenizer._spm import from_model
+    source: Source, config: Mapping[str, Any], rows: int | None, surplus: frozenset[str]
+) -> tuple[dict[str, Any] | None, Vocab]:
+    """The object of tokenizer.json, where there is one, and the vocabulary.
 
-    return from_model(path.read_bytes(), _added_tokens(files, config), rows, surplus)
+    Raises:
+        UnsupportedError: llama.cpp has no such tokenizer.
+        SourceError: There is none.
+    """
+    there = source.files
+    if files.TOKENIZER in there:
+        tokenizer = files.read(there, files.TOKENIZER)
+        return tokenizer, from_json(tokenizer, rows, surplus)
+    if (path := next((there[n] for n in files.PIECES if n in there), None)) is not None:
+        from kanna.tokenizer._spm import from_model
+
+        return None, from_model(path.read_bytes(), _added_tokens(source, config), rows, surplus)
+    if "vocab.json" in there and "merges.txt" in there:
+        tokenizer = files.from_merges(there, config)
+        return tokenizer, from_json(tokenizer, rows, surplus)
+    others = [n for n in ("tekken.json", "tiktoken.model", "vocab.txt") if n in there]
+    raise SourceError(
+        "the model has no tokenizer" + (f" that kanna reads, but {others[0]}" if others else ""),
+        expected="tokenizer.json, tokenizer.model, or vocab.json with merges.txt beside the "
+        "weights",
+        todo="copy the tokenizer files of the base model into the folder",
+    )
 
 
-def _added_tokens(files: dict[str, Path], config: dict[str, Any]) -> dict[int, tuple[str, bool]]:
+def _added_tokens(source: Source, config: Mapping[str, Any]) -> dict[int, tuple[str, bool]]:
     """Ids → (text, special) of the tokens added to a tokenizer.model."""
-    added = {int(i): (str(t), False) for t, i in _object(files, "added_tokens.json").items()}
+    given = files.read(source.files, "added_tokens.json")
+    added = {int(i): (str(t), False) for t, i in given.items()}
     decoder = config.get("added_tokens_decoder") or {}
     return added | {int(i): (str(t["content"]), bool(t.get("special"))) for i, t in decoder.items()}
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except OSError as error:
-        raise SourceError(f"{path.name} cannot be read: {error}", todo="fetch it again") from error
+def made_json(there: Mapping[str, Path], entries: Mapping[str, MetaValue]) -> bytes:
+    """tokenizer.json of a source that has none.
 
-
-def _object(files: dict[str, Path], name: str) -> dict[str, Any]:
-    """A JSON side file; {} when absent."""
-    if (path := files.get(name)) is None:
-        return {}
-    try:
-        # The largest of them by far is parsed apart.
-        value = _json.load(path) if name == "tokenizer.json" else json.loads(_text(path))
-    except OSError as error:
-        raise SourceError(f"{name} cannot be read: {error}", todo="fetch it again") from error
-    except ValueError as error:
-        raise SourceError(f"{name} is not JSON: {error}", todo="fetch it again") from error
-    if not isinstance(value, dict):
-        raise SourceError(
-            f"{name} holds {type(value).__name__}", expected="an object", todo="fetch it again"
-        )
-    return value
+    Raises:
+        KannaError: None can be made.
+    """
+    if "vocab.json" in there and "merges.txt" in there:
+        made = files.from_merges(there, files.configured(there))
+        return (json.dumps(made, ensure_ascii=False, indent=1) + "\n").encode()
+    return to_hf(entries)[files.TOKENIZER]

@@ -60,6 +60,7 @@ _KNOWN: dict[tuple[str, ...], str] = {
 
 # llama.cpp's `llama-bpe` looks a whole word up before merging; a tokenizer that does not needs a
 # name with the same splitting and no such step.
+_LOOKUP = ("llama-bpe", "tekken")
 _WITHOUT_LOOKUP = {"llama-bpe": "dbrx"}
 
 
@@ -77,9 +78,29 @@ def detect(tokenizer: dict[str, Any]) -> str:
             todo="give a GGUF of this model if one exists; ids would silently differ with any "
             "other pre-tokenizer",
         )
-    if not tokenizer.get("model", {}).get("ignore_merges"):
+    model = tokenizer.get("model", {})
+    lookup = bool(model.get("ignore_merges"))
+    if not lookup:
         name = _WITHOUT_LOOKUP.get(name, name)
+    if lookup != (name in _LOOKUP) and not _merges_make_words(tokenizer):
+        raise UnsupportedError(
+            f"the tokenizer {'looks' if lookup else 'does not look'} whole words up before it "
+            f"merges (ignore_merges), llama.cpp's {name} does the opposite",
+            expected="merges that make every token of the vocabulary",
+            todo="write a folder of another runtime: --preset mlx:q8 or onnx:q4",
+        )
     return name
+
+
+def _merges_make_words(tokenizer: dict[str, Any]) -> bool:
+    """Whether merging alone makes each word that is a token: then looking words up changes none."""
+    import tokenizers
+
+    model = tokenizer["model"]
+    added = {a["content"] for a in tokenizer.get("added_tokens") or []}
+    pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    merging: Any = tokenizers.models.BPE(vocab=model["vocab"], merges=pairs)  # type: ignore[attr-defined]
+    return all(len(merging.tokenize(w)) == 1 for w in model["vocab"] if w not in added)
 
 
 # Names of other models with the same splitting → the name above.
@@ -115,7 +136,7 @@ def steps_of(name: str) -> tuple[list[dict[str, Any]], bool]:
             made.append(
                 {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
             )
-    return made, _SAME.get(name, name) in ("llama-bpe", "tekken") and name not in (
+    return made, _SAME.get(name, name) in _LOOKUP and name not in (
         "dbrx",
         "smaug-bpe",
     )

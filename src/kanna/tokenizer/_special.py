@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kanna.model import MetaValue, ValueType, array, boolean, string, u32
@@ -120,36 +120,90 @@ def _place_ends(entries: dict[str, MetaValue], ends: list[int], tokens: list[str
 
 
 def framing(
-    tokenizer: dict[str, Any] | None, config: dict[str, Any], default_bos: bool
-) -> dict[str, MetaValue]:
-    """add_bos_token and add_eos_token.
+    tokenizer: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    ids: Mapping[str, MetaValue],
+    default_bos: bool,
+) -> tuple[dict[str, MetaValue], list[str]]:
+    """add_bos_token and add_eos_token with the ids they add, and remarks.
 
     What the tokenizer's post-processor does, else what its config says.
+
+    Args:
+        tokenizer: The object in tokenizer.json; None where there is none.
+        settings: The one in tokenizer_config.json.
+        ids: Keys of special tokens that are known.
+        default_bos: Whether such a vocabulary begins texts with a token where nothing says so.
     """
-    bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
-    post = (tokenizer or {}).get("post_processor")
-    if post:
-        steps = post.get("processors", [post])
-        for step in steps:
-            if step.get("type") == "TemplateProcessing":
-                single = step.get("single") or []
-                bos = bool(single) and "SpecialToken" in single[0]
-                eos = bool(single) and "SpecialToken" in single[-1]
-                break
-        else:
-            bos, eos = (
-                bool(bos) if bos is not None else False,
-                bool(eos) if eos is not None else False,
-            )
-            if any(s.get("type") == "ByteLevel" for s in steps):
-                bos = eos = False
-    elif tokenizer is not None and not str(config.get("tokenizer_class", "")).startswith(_ADD_BOS):
-        bos, eos = (
-            False,
-            False,
-        )  # without a post-processor nothing is added, whatever the config says
+    bos, eos = settings.get("add_bos_token"), settings.get("add_eos_token")
+    steps = list(_processors((tokenizer or {}).get("post_processor")))
+    frame = next((f for f in map(_frame, steps) if f is not None), None)
+    if frame is not None:
+        return _framed(frame, ids)
+    if steps:
+        bos, eos = bool(bos), bool(eos)
+        if any(s.get("type") == "ByteLevel" for s in steps):
+            bos = eos = False
+    elif tokenizer is not None and not str(settings.get("tokenizer_class", "")).startswith(
+        _ADD_BOS
+    ):
+        # without a post-processor nothing is added, whatever the config says
+        bos, eos = False, False
     bos = default_bos if bos is None else bos
-    return {f"{KEY}.add_bos_token": boolean(bool(bos)), f"{KEY}.add_eos_token": boolean(bool(eos))}
+    return _flags(bool(bos), bool(eos)), []
+
+
+def _processors(post: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a post-processor."""
+    if not isinstance(post, Mapping):
+        return
+    if "processors" in post:
+        for step in post["processors"]:
+            yield from _processors(step)
+    else:
+        yield post
+
+
+def _frame(step: Mapping[str, Any]) -> tuple[int | None, int | None] | None:
+    """Ids before and after a text; -1 where a token's id is not known, None: not a frame."""
+    if step.get("type") in ("BertProcessing", "RobertaProcessing"):
+        return int(step["cls"][1]), int(step["sep"][1])
+    if step.get("type") != "TemplateProcessing":
+        return None
+    single, known = step.get("single") or [], step.get("special_tokens") or {}
+
+    def added(piece: Mapping[str, Any]) -> int | None:
+        if "SpecialToken" not in piece:
+            return None
+        name = (piece["SpecialToken"] or {}).get("id")
+        return next(iter((known.get(name) or {}).get("ids") or []), -1)
+
+    return (added(single[0]), added(single[-1])) if single else (None, None)
+
+
+def _framed(
+    frame: tuple[int | None, int | None], ids: Mapping[str, MetaValue]
+) -> tuple[dict[str, MetaValue], list[str]]:
+    """The keys of a frame: llama.cpp adds the tokens that it knows as bos and eos."""
+    entries, notes = _flags(*(token is not None for token in frame)), list[str]()
+    for name, token in zip(("bos", "eos"), frame, strict=True):
+        key = f"{KEY}.{name}_token_id"
+        named = ids.get(key)
+        if token is None or token < 0 or (named is not None and named.value == token):
+            continue
+        if named is None or name == "bos":
+            entries[key] = u32(token)
+        if named is not None:
+            notes.append(
+                f"the tokenizer frames texts with token {token}, its {name}_token is "
+                f"{named.value}: "
+                + ("llama.cpp takes the first for both" if name == "bos" else "llama.cpp adds that")
+            )
+    return entries, notes
+
+
+def _flags(bos: bool, eos: bool) -> dict[str, MetaValue]:
+    return {f"{KEY}.add_bos_token": boolean(bos), f"{KEY}.add_eos_token": boolean(eos)}
 
 
 def templates(given: Mapping[str, str]) -> dict[str, MetaValue]:

@@ -26,6 +26,7 @@ WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_t
 GENAI_EDGE = 4096
 """Where onnxruntime-genai reads a Phi-3's text again, whatever the model says (measured, 0.18)."""
 GRAPH, DATA, GENAI = "model.onnx", "model.onnx.data", "genai_config.json"
+_MOST_LENGTH = 2**31 - 1
 _LAYER = re.compile(r"Reading layer (\d+)")
 
 
@@ -79,9 +80,15 @@ def notes(model: Model, config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def windows(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a source's own config says of windows, which our own config leaves out."""
-    return {k: v for k, v in config.items() if k in WINDOWS and v is not None}
+def extras(config: Mapping[str, Any], ends: Sequence[int]) -> dict[str, Any]:
+    """What our own config leaves out: windows as the source has them, and every end token.
+
+    Args:
+        config: config.json of the source.
+        ends: Ids that end a generation.
+    """
+    windows = {k: v for k, v in config.items() if k in WINDOWS and v is not None}
+    return windows | ({"eos_token_id": list(ends)} if ends else {})
 
 
 def build(
@@ -106,7 +113,7 @@ def build(
     safetensors.write_folder(
         source,
         tensors=tensors,
-        files={"config.json": json.dumps(config).encode(), **files},
+        files={"config.json": json.dumps(config).encode(), **_for_builder(files)},
         threads=threads,
         nonfinite=nonfinite,
         progress=progress,
@@ -133,4 +140,49 @@ def build(
             f"the model builder ended with code {child.returncode}: {last}",
             todo="write a GGUF instead: --format gguf",
         )
+    _keep(out, config, files)
     return out
+
+
+_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad"))
+
+
+def _for_builder(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Tokenizer files that the builder can load: it saves them anew, and ours replace them."""
+    settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+    plain = {k: v for k, v in settings.items() if k in _TOKENS and v is not None}
+    plain["tokenizer_class"] = "PreTrainedTokenizerFast"
+    needed = ("tokenizer.json", "generation_config.json")
+    return {
+        **{name: files[name] for name in needed if name in files},
+        "tokenizer_config.json": json.dumps(plain).encode(),
+    }
+
+
+def _keep(out: Path, config: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Side files as the source has them, and every end token in genai_config.json."""
+    for path in out.iterdir():
+        if path.is_file() and path.name not in (GRAPH, DATA, GENAI):
+            path.unlink()
+    for name, data in files.items():
+        path = out / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_bounded(data, config) if name == "tokenizer_config.json" else data)
+    genai = json.loads((out / GENAI).read_text(encoding="utf-8"))
+    ends = config.get("eos_token_id")
+    if isinstance(ends, list) and ends:
+        genai["model"]["eos_token_id"] = ends if len(ends) > 1 else ends[0]
+    for kind in ("bos", "pad"):
+        if (token := config.get(f"{kind}_token_id")) is not None:
+            genai["model"][f"{kind}_token_id"] = token
+    (out / GENAI).write_text(json.dumps(genai, indent=4), encoding="utf-8")
+
+
+def _bounded(data: bytes, config: Mapping[str, Any]) -> bytes:
+    """tokenizer_config.json without a length of 1e30, which onnxruntime-genai misreads."""
+    settings = json.loads(data)
+    length = settings.get("model_max_length")
+    if not isinstance(length, (int, float)) or length <= _MOST_LENGTH:
+        return data
+    settings["model_max_length"] = config["max_position_embeddings"]
+    return (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()

@@ -66,6 +66,7 @@ def write_folder(
         )
     for name, data in side.items():
         temporary = folder / f"{name}.partial"
+        temporary.parent.mkdir(exist_ok=True)  # templates lie in a folder of their own
         temporary.write_bytes(data)
         temporary.replace(folder / name)
     # Weights of the model that was here before would be taken for parts of this one.

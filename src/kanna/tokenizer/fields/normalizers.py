@@ -1,0 +1,91 @@
+"""Steps that change a text before it is split: llama.cpp has those of SentencePiece alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from kanna.tokenizer.fields.base import Fate, Field, Parts, short
+
+PLAIN = (
+    "The quick brown fox, 1 2 3 10 1234; don't: (x_1 = y[2] + 3.5) * {a-b} / 100% <b>Hi!</b>",
+    "def f(a):\n    return a\n\n\tB # \"C\" 'd' @e $f ^g &h |i ~j `k` \\l ?",
+    " leading, trailing and  double spaces \n",
+)
+"""What every text is made of: a step that changes it changes all texts."""
+SPACE = "▁"
+
+
+def normalized(step: Mapping[str, Any], text: str) -> str | None:
+    """`text` after a step, by the library itself; None for a step that it does not know."""
+    import tokenizers
+
+    made = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "normalizer": dict(step)}
+    try:
+        normalizer: Any = tokenizers.Tokenizer.from_str(json.dumps(made)).normalizer
+        return str(normalizer.normalize_str(text))
+    except Exception:  # a bare Exception is all the library raises
+        return None
+
+
+def _changes(step: Any, parts: Parts) -> tuple[Fate, str]:
+    """Refused where it changes plain text, else noted."""
+    named = f"the tokenizer's normalizer {short(step)}"
+    if any(normalized(step, text) != text for text in PLAIN):
+        return Fate.REFUSED, f"{named} changes plain text, and llama.cpp has no such step"
+    return Fate.NOTED, (
+        f"{named} is a step that llama.cpp does not have: text that it changes gets other token ids"
+    )
+
+
+def _nfc(step: Any, parts: Parts) -> tuple[Fate, str]:
+    return Fate.NOTED, (
+        "llama.cpp does not compose characters (NFC), the tokenizer does: a letter followed by a "
+        "combining mark gets other token ids"
+    )
+
+
+def _replace(step: Any, parts: Parts) -> tuple[Fate, str]:
+    pattern = step.get("pattern") or {}
+    spaces = pattern.get("String") == " " or pattern.get("Regex") == " "
+    if spaces and step.get("content") == SPACE and not parts.bytes_:
+        return Fate.CARRIED, ""
+    return _changes(step, parts)
+
+
+def _prepend(step: Any, parts: Parts) -> tuple[Fate, str]:
+    if step.get("prepend") == SPACE and not parts.bytes_:
+        return Fate.CARRIED, ""
+    return _changes(step, parts)
+
+
+_LACKS = "no step of llama.cpp: refused where it changes plain text, else named in a note"
+TABLE = (
+    Field(name="NFC", how="no step of llama.cpp: named in a note", judge=_nfc),
+    Field(
+        name="Replace",
+        how="a space by ▁ in vocabularies like SentencePiece's is carried; else as NFKC",
+        judge=_replace,
+    ),
+    Field(
+        name="Prepend",
+        how="▁ in vocabularies like SentencePiece's is `add_space_prefix`; else as NFKC",
+        judge=_prepend,
+    ),
+    *(
+        Field(name=name, how=_LACKS, judge=_changes)
+        for name in (
+            "NFKC",
+            "NFD",
+            "NFKD",
+            "Lowercase",
+            "StripAccents",
+            "Strip",
+            "Nmt",
+            "Precompiled",
+            "BertNormalizer",
+            "ByteLevel",
+        )
+    ),
+)

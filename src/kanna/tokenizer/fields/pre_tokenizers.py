@@ -1,0 +1,98 @@
+"""Steps that split a text before tokens are merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from kanna.tokenizer.fields.base import Fate, Field, Parts, short, steps
+from kanna.tokenizer.fields.normalizers import SPACE
+
+
+def _metaspace(step: Any, parts: Parts) -> tuple[Fate, str]:
+    if parts.bytes_ or step.get("replacement", SPACE) != SPACE:
+        return _splits(step, parts)
+    if step.get("split", True) and _cuts(step, parts):
+        return _refused(step)
+    if scheme(step) == "first":
+        return Fate.NOTED, (
+            "the tokenizer puts a space before the first word of a text alone, llama.cpp puts one "
+            "after every control token too: a word right after one gets another token id"
+        )
+    return Fate.CARRIED, ""
+
+
+def scheme(step: Mapping[str, Any]) -> str:
+    """Where a Metaspace step puts a space: `always`, `first` or `never`."""
+    given = step.get("prepend_scheme")
+    return str(given or ("always" if step.get("add_prefix_space", True) else "never"))
+
+
+def _splits(step: Any, parts: Parts) -> tuple[Fate, str]:
+    """Byte-level vocabularies: the steps as a whole are looked up. Others: no token may be cut."""
+    if parts.bytes_:
+        return Fate.CARRIED, ""
+    return _refused(step) if _cuts(step, parts) else (Fate.NEUTRAL, "")
+
+
+def _refused(step: Any) -> tuple[Fate, str]:
+    return Fate.REFUSED, (
+        f"the pre-tokenizer {short(step)} splits text where a token of the vocabulary goes on, and "
+        "llama.cpp does not split with such a vocabulary"
+    )
+
+
+def _cuts(step: Mapping[str, Any], parts: Parts) -> bool:
+    """Whether a step splits any token that merging makes: where none is split, all ids stay."""
+    replaced = any(
+        s.get("type") == "Replace" and s.get("content") == SPACE
+        for s in steps(parts.tokenizer.get("normalizer"), "normalizers")
+    )
+    if step.get("type") == "Split" and replaced and (step.get("pattern") or {}) == {"String": " "}:
+        return False  # no space is left to split at
+    added = {a.get("content") for a in parts.tokenizer.get("added_tokens") or []}
+    vocab = parts.model.get("vocab") or {}
+    words = [t for t in vocab if len(t) > 1 and t not in added and not t.startswith("<0x")]
+    if step.get("type") == "Metaspace":
+        return any(SPACE in word[1:] for word in words)
+    splitter = _pre_tokenizer(step)
+    return splitter is None or any(len(splitter.pre_tokenize_str(word)) > 1 for word in words)
+
+
+def _pre_tokenizer(step: Mapping[str, Any]) -> Any:
+    import tokenizers
+
+    made = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": dict(step)}
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(made)).pre_tokenizer
+    except Exception:  # a bare Exception is all the library raises
+        return None
+
+
+_SPLITS = (
+    "byte-level: `pre`, where all steps together are those of one of llama.cpp's, else refused; "
+    "others: changes nothing where no token is split, else refused"
+)
+TABLE = (
+    Field(
+        name="Metaspace",
+        how="`add_space_prefix`; a prefix scheme of `first` is named in a note",
+        judge=_metaspace,
+    ),
+    *(
+        Field(name=name, how=_SPLITS, judge=_splits)
+        for name in (
+            "ByteLevel",
+            "Split",
+            "Digits",
+            "Whitespace",
+            "WhitespaceSplit",
+            "Punctuation",
+            "BertPreTokenizer",
+            "CharDelimiterSplit",
+            "UnicodeScripts",
+            "FixedLength",
+        )
+    ),
+)
