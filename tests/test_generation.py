@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,24 @@ def test_chat_reads_only_what_is_new(model: Path) -> None:
     assert engine.last.reused_tokens >= first
     same = "".join(generate(model, "Say hello.", chat=True, max_tokens=6, threads=1, context=512))
     assert same == answer
+
+
+@needs_llama
+def test_a_text_is_what_the_user_says(model: Path) -> None:
+    how: dict[str, Any] = {"max_tokens": 6, "threads": 1, "context": 512}
+    message = {"role": "user", "content": "hello"}
+    answer = "".join(chat(model, [message], **how))
+    assert "".join(chat(model, "hello", **how)) == answer
+    assert "".join(chat(model, message, **how)) == answer
+    stopped = answer.partition(answer[1:3])[0]
+    assert "".join(chat(model, "hello", stop=answer[1:3], **how)) == stopped
+
+
+@pytest.mark.parametrize("messages", [[], ["hello"], [{"content": "hello"}], [None], [{"role": 1}]])
+def test_what_is_no_conversation_is_refused(messages: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="message") as caught:
+        chat(tmp_path / "absent.gguf", messages)
+    assert '"role": "user"' in caught.value.expected
 
 
 @needs_llama

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from kanna.errors import UsageError
 from kanna.runtimes.base import Engine, Sampling
 from kanna.sources import locate
 from kanna.tokenizer.chat import Message, render
+
+_MESSAGES = 'a text, or a list of {"role": "user", "content": "…"}'
 
 # The engine used last stays loaded, so that the next turn of a conversation reads new tokens alone.
 _open: dict[tuple[Any, ...], Engine] = {}
@@ -25,7 +27,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 0.95,
     seed: int | None = 0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     threads: int | None = None,
     context: int = 4096,
     chat: bool = False,
@@ -43,8 +45,8 @@ def generate(
         temperature: 0 takes the likeliest token each time.
         top_p: Take from the likeliest tokens that together have this much of the probability.
         seed: Of the random choices; None: another one each time.
-        stop: Texts that end the answer.
-        threads: Threads to use; None: one per physical core.
+        stop: Text or texts that end the answer.
+        threads: Threads to use; None: one per physical core that other programs leave free.
         context: Tokens of prompt and answer together.
         chat: Put the prompt into the model's chat template first.
         offline: Use only what is on this machine already.
@@ -60,19 +62,19 @@ def generate(
         ids,
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-        stop=stop,
+        stop=[stop] if isinstance(stop, str) else stop,
     )
 
 
 def chat(
     path: str | Path,
-    messages: Sequence[Message],
+    messages: str | Message | Sequence[Message],
     *,
     max_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 0.95,
     seed: int | None = 0,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     threads: int | None = None,
     context: int = 4096,
     offline: bool = False,
@@ -80,29 +82,47 @@ def chat(
     """Answer a conversation; options as for `generate`.
 
     The model stays loaded between calls, so a growing conversation reads only what is new. Raises
-    UsageError when the model carries no chat template or the conversation no longer fits the
-    context.
+    UsageError when the model carries no chat template, the messages are none, or the conversation
+    no longer fits the context.
 
     Args:
         path: A GGUF or a folder that a runtime loads, or any reference to one.
-        messages: A list of {"role": "user"|"assistant"|"system", "content": text}.
+        messages: What the user says, or a list of {"role": "user"|"assistant"|"system",
+            "content": text}.
         max_tokens: New tokens at most.
         temperature: 0 takes the likeliest token each time.
         top_p: Take from the likeliest tokens that together have this much of the probability.
         seed: Of the random choices; None: another one each time.
-        stop: Texts that end the answer.
-        threads: None: one per physical core.
+        stop: Text or texts that end the answer.
+        threads: None: one per physical core that other programs leave free.
         context: Tokens of the conversation and the answer together.
         offline: Use only what is on this machine already.
     """
+    conversation = as_messages(messages)
     engine = open_engine(path, threads=threads, context=context, offline=offline)
-    ids = chat_ids(engine, messages)
+    ids = chat_ids(engine, conversation)
     return engine.generate(
         ids,
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
-        stop=stop,
+        stop=[stop] if isinstance(stop, str) else stop,
     )
+
+
+def as_messages(given: str | Message | Sequence[Message]) -> Sequence[Message]:
+    """A conversation: a text is what the user says, one message stands for itself.
+
+    Raises UsageError for what is neither a text nor messages with a role.
+    """
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    messages = [given] if isinstance(given, Mapping) else list(given)
+    if not messages:
+        raise UsageError("a conversation without a message", expected=_MESSAGES)
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise UsageError(f"a message that is {message!r:.80}", expected=_MESSAGES)
+    return messages
 
 
 def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:

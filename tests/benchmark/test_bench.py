@@ -61,6 +61,14 @@ def test_what_is_measured_is_plausible() -> None:
 
 
 @needs_llama
+def test_one_file_may_stand_alone() -> None:
+    path = packages.smollm2_gguf()
+    for given in (path, str(path)):
+        [row] = bench(given, prompt_tokens=8, gen_tokens=2, repeat=1, threads=1)
+        assert row.path == str(path)
+
+
+@needs_llama
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     path, steps = packages.smollm2_gguf(), Steps()
     monkeypatch.setattr(sys.modules[bench.__module__], "PATIENCE", 0.0)
@@ -77,8 +85,9 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_wrong_use_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
-        bench([tmp_path / "absent.gguf"])
+    for absent in ([tmp_path / "absent.gguf"], str(tmp_path / "absent.gguf")):
+        with pytest.raises(UsageError, match=r"absent\.gguf does not exist"):
+            bench(absent)
     path = tmp_path / "a.gguf"
     path.write_bytes(b"x")
     with pytest.raises(UsageError, match="too little"):

@@ -20,6 +20,7 @@ from kanna._util.processes import ask
 from kanna._util.progress import Progress, Silent
 from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, UsageError
+from kanna.hardware.threads import choose_threads
 from kanna.sources import locate
 
 __all__ = ["BenchRow", "bench", "file_bytes"]
@@ -79,7 +80,7 @@ class BenchRow:
 
 
 def bench(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     prompt_tokens: int = 512,
     gen_tokens: int = 64,
@@ -94,15 +95,18 @@ def bench(
     when a measurement dies.
 
     Args:
-        paths: GGUF files, and folders that a runtime loads, or any references to them.
+        paths: GGUF files, and folders that a runtime loads, or any references to them; one of them
+            may stand alone.
         prompt_tokens: Tokens of the prompt that is read; fewer for all artefacts where one has too
             short a context.
         gen_tokens: Tokens generated after a short prompt.
         repeat: Rounds whose medians are returned; one for an artefact slower than PATIENCE.
-        threads: Threads to use; None: one per physical core.
+        threads: Threads to use; None: one per physical core that other programs leave free.
         offline: Use only what is on this machine already.
         progress: Where progress is reported; None: nowhere.
     """
+    paths = [paths] if isinstance(paths, (str, Path)) else paths
+    threads = threads or choose_threads().count  # the same in every round
     files = [locate(p, offline=offline, progress=progress) for p in paths]
     for path in files:
         if not path.exists():

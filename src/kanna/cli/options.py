@@ -116,7 +116,9 @@ SIZE = Size()
 NAMES = Names()
 
 threads = click.option(
-    "--threads", type=click.IntRange(1), help="Threads to use. [default: every core]"
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads to use. [default: every core; models run on those that are free]",
 )
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")

@@ -92,6 +92,17 @@ class Terminal:
         if not self.quiet:
             click.secho(text, err=True, fg=colour)
 
+    def threads(self, asked: int | None) -> int:
+        """The threads that were asked for, or a sensible number, with a remark if it is small."""
+        from kanna.hardware.threads import choose_threads
+
+        if asked:
+            return asked
+        choice = choose_threads()
+        if choice.remark:
+            self.note(choice.remark)
+        return choice.count
+
     def confirm(self, what: str, num_bytes: int, *, yes: bool) -> None:
         """Ask before something is removed; `yes` answers for the user.
 

@@ -13,6 +13,7 @@ from kanna.hardware.accelerators import Accelerator, accelerators, loaders
 from kanna.hardware.cpu import Cpu, cpu, default_threads
 from kanna.hardware.disks import Disk, disks
 from kanna.hardware.memory import Memory, bandwidth, memory
+from kanna.hardware.threads import ThreadChoice, choose_threads
 
 __all__ = [
     "Accelerator",
@@ -20,8 +21,10 @@ __all__ = [
     "Disk",
     "Machine",
     "Memory",
+    "ThreadChoice",
     "accelerators",
     "bandwidth",
+    "choose_threads",
     "cpu",
     "default_threads",
     "disks",

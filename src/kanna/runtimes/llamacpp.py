@@ -10,7 +10,8 @@ from kanna import libllama
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats import gguf
-from kanna.hardware.cpu import cpu, default_threads
+from kanna.hardware.cpu import cpu
+from kanna.hardware.threads import choose_threads
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 from kanna.runtimes.isolation import IsolatedLlamaEngine
@@ -149,7 +150,7 @@ class LlamaCppRuntime:
         Args:
             path: The file, or the first of a split one.
             context: Tokens of prompt and answer together; 0: as trained.
-            threads: None: one per physical core.
+            threads: None: one per physical core that other programs leave free.
             gpu_layers: None: llama.cpp's own choice.
             vocab_only: Load the tokenizer alone.
             cache: Encoding of cached keys and values, one of CACHES.
@@ -166,7 +167,7 @@ class LlamaCppRuntime:
         check_header(path)
         options: dict[str, Any] = {
             "context": context,
-            "threads": threads or default_threads(),
+            "threads": threads or choose_threads().count,
             "gpu_layers": gpu_layers,
             "vocab_only": vocab_only,
             "cache": cache,

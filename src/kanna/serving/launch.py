@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from kanna._util.processes import openmp_patience
 from kanna.serving.engines.base import EngineConfig
 
 _QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -30,7 +31,10 @@ def launch(engine: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | _QUIET | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env=os.environ
+        | openmp_patience()
+        | _QUIET
+        | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
 
 

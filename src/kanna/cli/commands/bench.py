@@ -45,7 +45,7 @@ def bench_command(
     rows = bench(
         list(artefacts),
         repeat=repeat,
-        threads=threads,
+        threads=terminal.threads(threads),
         offline=offline,
         progress=terminal.progress(),
     )

@@ -28,6 +28,7 @@ def chat_command(terminal: Terminal, model: str, system: str | None, **choices: 
     from kanna.generation import chat, open_engine
     from kanna.sources import references
 
+    choices["threads"] = terminal.threads(choices["threads"])
     # A file that does not load is said before a message is asked for.
     loaded = {key: choices[key] for key in ("threads", "context", "offline")}
     open_engine(model, **loaded)

@@ -80,6 +80,7 @@ def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
     """
     from kanna.comparison import compare
 
+    choices["threads"] = terminal.threads(choices["threads"])
     result = compare(
         source, progress=terminal.progress(memory=True), remark=terminal.note, **choices
     )

@@ -56,7 +56,7 @@ def evaluate_command(
         reference=reference,
         text=text,
         windows=windows,
-        threads=threads,
+        threads=terminal.threads(threads),
         revision=revision,
         offline=offline,
         progress=terminal.progress(),

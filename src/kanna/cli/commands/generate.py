@@ -70,6 +70,7 @@ def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any
 
     if prompt == "-":
         prompt = sys.stdin.read()
+    choices["threads"] = terminal.threads(choices["threads"])
     began = time.perf_counter()
     pieces: list[str] = []
     live = not terminal.settings.json

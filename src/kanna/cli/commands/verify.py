@@ -44,7 +44,7 @@ def verify_command(
     result = verify(
         source,
         artefact,
-        threads=threads,
+        threads=terminal.threads(threads),
         revision=revision,
         offline=offline,
         progress=terminal.progress(),
