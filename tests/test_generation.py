@@ -34,7 +34,8 @@ def test_what_real_templates_use() -> None:
         "{{ strftime_now('%Y') | length }}{{ tools is defined }}{{ eos_token }}"
     )
     messages = [{"role": "system", "content": "x"}, {"role": "user", "content": " hi "}]
-    assert render(template, messages, bos="<s>", eos="</s>") == '<s>hi1{"ä": [1, null]}>4False</s>'
+    # transformers passes tools in any case: None where there are none.
+    assert render(template, messages, bos="<s>", eos="</s>") == '<s>hi1{"ä": [1, null]}>4True</s>'
 
 
 def test_templates_are_rendered_as_transformers_does() -> None:
