@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kanna.optimization import optimize as optimize
     from kanna.packaging import package as package
     from kanna.serving import serve as serve
+    from kanna.serving.studio import studio as studio
     from kanna.sizing import fit as fit
     from kanna.sources import open_source as open_source
     from kanna.storage.download import pull as pull
@@ -59,6 +60,7 @@ _WHERE = {
     "pull": "kanna.storage.download",
     "rm": "kanna.storage.removal",
     "serve": "kanna.serving",
+    "studio": "kanna.serving.studio",
     "verify": "kanna.verification",
 }
 

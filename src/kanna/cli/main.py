@@ -40,6 +40,7 @@ ORDER = (
     "ps",
     "swap",
     "keys",
+    "studio",
     "package",
     "components",
 )

@@ -100,7 +100,7 @@ def serve(
         MissingError: The extra `serve`, or the runtime of a model, is not installed.
         KannaError: The address is taken.
     """
-    _check_installed()
+    check_installed()
     from kanna.serving import arguments, server
     from kanna.serving.settings import GatewayLimits, GatewaySettings
 
@@ -137,7 +137,7 @@ def serve(
     server.run(specs, settings, options)
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import aiohttp
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,28 @@ _HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+
+class AppExtension(Protocol):
+    """Routes and work besides the gateway's own, such as the studio's.
+
+    Attributes:
+        mark: An attribute of the page's root element, by which its scripts know of the extension.
+    """
+
+    mark: str
+
+    def router(self, gateway: Gateway) -> APIRouter:
+        """Its routes."""
+        ...
+
+    async def start(self) -> None:
+        """The gateway is up."""
+        ...
+
+    async def stop(self) -> None:
+        """The gateway ends."""
+        ...
 
 
 class SecurityHeaders:
@@ -59,6 +82,7 @@ def create_app(
     settings: GatewaySettings,
     on_started: Callable[[], None] = lambda: None,
     traces: TraceExporter | None = None,
+    extension: AppExtension | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -68,14 +92,21 @@ def create_app(
         settings: What it is started with.
         on_started: Called when requests may come.
         traces: Gets a span per request; None: no traces.
+        extension: More routes, and a mark on the page; None: none.
     """
     gateway = Gateway(pool, store, settings, traces)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         async with _running(gateway, traces):
-            on_started()
-            yield
+            if extension:
+                await extension.start()
+            try:
+                on_started()
+                yield
+            finally:
+                if extension:
+                    await extension.stop()
 
     app = FastAPI(
         title="kanna",
@@ -99,7 +130,9 @@ def create_app(
     app.include_router(monitoring.router(gateway))
     app.include_router(keys.router(gateway, schemas))
     app.include_router(models.router(gateway, schemas))
-    app.router.routes.extend(page.routes())
+    if extension:
+        app.include_router(extension.router(gateway))
+    app.router.routes.extend(page.routes(extension.mark if extension else ""))
     schemas.add_to(app)
     return app
 

@@ -50,7 +50,7 @@ class ModelPool:
         self._names: dict[str, ServedModel] = {}
         self._canaries_loading: list[asyncio.Task[None]] = []
         for spec in specs:
-            self._add(registration.register(spec, settings, self.loader.budget))
+            self.add(spec)
         for canary in canaries:
             if canary.model not in self.models:
                 raise UsageError(
@@ -58,6 +58,20 @@ class ModelPool:
                 )
             model = self.models[canary.model]
             model.canary = Canary(self.loader, model, canary)
+
+    def add(self, spec: ModelSpec) -> None:
+        """Serve one more model; it is loaded when it is first asked for.
+
+        Raises:
+            KannaError: It cannot be served here, or another one has its name.
+        """
+        self._add(registration.register(spec, self.settings, self.loader.budget))
+
+    async def remove(self, model: ServedModel) -> None:
+        """Serve a model no longer; requests under way end first."""
+        del self.models[model.name]
+        self._names = {name: m for name, m in self._names.items() if m is not model}
+        await self.loader.unload(model)
 
     def _add(self, model: ServedModel) -> None:
         for name in dict.fromkeys((model.name, *model.spec.aliases)):
@@ -77,7 +91,9 @@ class ModelPool:
         Args:
             launched: A process that waits for its configuration; None: start one.
         """
-        first = next(iter(self.models.values()))
+        first = next(iter(self.models.values()), None)
+        if first is None:
+            return
         first.backend = self.loader.new_backend(first.spec, first.engine)
         first.backend.main.spawn(launched)
 

@@ -18,6 +18,7 @@ class ApiError(Exception):
         code: The error, for programs.
         param: The field of the request that is wrong.
         retry_after: Seconds after which the request may be sent again.
+        todo: What whoever asked can do, where the message does not say it.
     """
 
     status: int
@@ -26,6 +27,7 @@ class ApiError(Exception):
     code: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    todo: str = ""
 
     def __str__(self) -> str:
         return self.message
@@ -38,6 +40,8 @@ class ApiError(Exception):
             "param": self.param,
             "code": self.code,
         }
+        if self.todo:
+            error["todo"] = self.todo
         return json.dumps({"error": error}, ensure_ascii=False).encode()
 
     def headers(self) -> dict[str, str]:

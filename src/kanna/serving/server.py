@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from kanna.serving.launch import launch
 from kanna.serving.settings import GatewaySettings, ModelSpec, open_store, state_folder
 
 if TYPE_CHECKING:
+    from kanna.serving.app import AppExtension
     from kanna.serving.pool import ModelPool
 
 _BACKLOG = 1024
@@ -52,6 +53,7 @@ class ServerOptions:
         wait_for_key: Start although there is no key yet.
         on_started: Called with the address when requests may come.
         on_message: Called with remarks for people.
+        extend: Makes what is served besides the models, from the pool of them; None: nothing.
     """
 
     state: str | Path | None
@@ -62,6 +64,7 @@ class ServerOptions:
     wait_for_key: bool
     on_started: Callable[[str], None] | None
     on_message: Callable[[str], None]
+    extend: Callable[[ModelPool], AppExtension] | None = None
 
 
 def run(specs: list[ModelSpec], settings: GatewaySettings, options: ServerOptions) -> None:
@@ -70,7 +73,8 @@ def run(specs: list[ModelSpec], settings: GatewaySettings, options: ServerOption
     The process of the first engine starts up, and loads its model, while the gateway imports the
     rest.
     """
-    with _engine_process(specs[0]) as process, closing(open_store(options.state)) as store:
+    early = _engine_process(specs[0]) if specs else nullcontext(None)
+    with early as process, closing(open_store(options.state)) as store:
         from kanna.serving.canary import CanarySpec
         from kanna.serving.metrics import Metrics
         from kanna.serving.pool import ModelPool
@@ -116,8 +120,9 @@ def _run_uvicorn(
             options.on_started(address)
 
     traces = TraceExporter(options.traces) if options.traces else None
+    extension = options.extend(pool) if options.extend else None
     config = uvicorn.Config(
-        create_app(pool, store, settings, announce, traces),
+        create_app(pool, store, settings, announce, traces, extension),
         log_level="warning",
         access_log=False,
         server_header=False,

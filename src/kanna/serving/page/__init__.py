@@ -45,14 +45,24 @@ def files() -> dict[str, tuple[str, bytes]]:
     return {"/": (TYPES[".html"], (FOLDER / "index.html").read_bytes())} | parts
 
 
-def routes() -> list[BaseRoute]:
-    """Starlette routes of the page; they need no key, since the page holds no secret."""
+def routes(mark: str = "") -> list[BaseRoute]:
+    """Starlette routes of the page; they need no key, since the page holds no secret.
+
+    Args:
+        mark: An attribute for the root element, by which the scripts know what else is served.
+    """
     from starlette.routing import Route
 
     return [
         Route(path, _serving(kind, content), methods=["GET"], include_in_schema=False)
-        for path, (kind, content) in files().items()
+        for path, (kind, content) in _marked(mark).items()
     ]
+
+
+def _marked(mark: str) -> dict[str, tuple[str, bytes]]:
+    kind, html = files()["/"]
+    root = b'<html lang="en"'
+    return files() | {"/": (kind, html.replace(root, root + f" {mark}".encode() if mark else root))}
 
 
 def _serving(kind: str, content: bytes) -> Callable[[Request], Awaitable[Response]]:

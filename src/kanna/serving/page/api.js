@@ -8,6 +8,14 @@ export function setKey(value) {
   else sessionStorage.removeItem("kanna-key");
 }
 
+/** Take the key out of the address, where `kanna studio` puts it. */
+export function takeKey() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!given) return;
+  setKey(given);
+  history.replaceState(null, "", location.pathname);
+}
+
 export class Failure extends Error {
   constructor(message, todo = "", status = 0) {
     super(message);
@@ -42,12 +50,13 @@ export async function call(path, { method = "GET", body, signal } = {}) {
 }
 
 async function failure(answer) {
-  let message = "";
+  let message = "", advice = "";
   try {
     const body = await answer.json();
+    advice = body?.error?.todo || "";
     message = body?.error?.message || (typeof body?.detail === "string" ? body.detail : "");
   } catch { /* no JSON: the status says enough */ }
-  let todo = TODO[answer.status] || "";
+  let todo = advice || TODO[answer.status] || "";
   if (answer.status === 429) {
     const wait = answer.headers.get("Retry-After");
     todo = wait ? `Try again in ${wait} s.` : "Try again later, or ask for a higher limit.";
@@ -121,3 +130,43 @@ export const keys = {
   revoke: async (id) => call(`/admin/keys/${encodeURIComponent(id)}`, { method: "DELETE" }),
 };
 export const SCOPES = ["infer", "metrics", "admin"];
+
+// The studio: jobs, models to choose from, files that are sent. For its key, which is an `admin` key.
+const post = async (path, body) => (await call(path, { method: "POST", body })).json();
+const job = (id, action = "") => `/studio/jobs/${encodeURIComponent(id)}${action}`;
+export const studio = {
+  state: async () => (await call("/studio/state")).json(),
+  models: async () => (await (await call("/studio/models")).json()).models,
+  fit: async (body, signal) => (await call("/studio/fit", { method: "POST", body, signal })).json(),
+  jobs: async () => (await (await call("/studio/jobs")).json()).jobs,
+  start: (body) => post("/studio/jobs", body),
+  cancel: (id) => post(job(id, "/cancel")),
+  again: (id) => post(job(id, "/again")),
+  original: (id) => post(job(id, "/original")),
+  remove: (id) => call(job(id), { method: "DELETE" }),
+  log: async (id) => (await call(job(id, "/log"))).text(),
+  begin: (files) => post("/studio/uploads", { files }),
+  abandon: (id) => call(`/studio/uploads/${id}`, { method: "DELETE" }),
+};
+
+/** Send one file of an upload; `each` gets the bytes that have left. Resolves to the source once all files are there. */
+export function sendFile(id, name, file, { signal, each }) {
+  // fetch does not tell how much of a body has left.
+  const request = new XMLHttpRequest();
+  return new Promise((resolve, reject) => {
+    request.open("PUT", `/studio/uploads/${id}/${encodeURIComponent(name)}`);
+    if (key) request.setRequestHeader("Authorization", `Bearer ${key}`);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.upload.addEventListener("progress", (event) => each(event.loaded));
+    request.addEventListener("error", () => reject(new Failure("The connection broke off.", "Drop the model again.")));
+    request.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
+    request.addEventListener("load", () => {
+      let answer = {};
+      try { answer = JSON.parse(request.responseText); } catch { /* the status says enough */ }
+      if (request.status === 200) resolve(answer.source);
+      else reject(new Failure(answer.error?.message || `The gateway says ${request.status}.`, answer.error?.todo || "", request.status));
+    });
+    signal.addEventListener("abort", () => request.abort());
+    request.send(file);
+  });
+}

@@ -5,13 +5,19 @@ import * as chat from "./chat.js";
 import * as compare from "./compare.js";
 import * as watch from "./watch.js";
 import * as keys from "./keys.js";
+import * as studio from "./studio.js";
 
-const VIEWS = { chat, compare, watch, keys };
-const tabs = [...document.querySelectorAll("[role=tab]")];
+// `kanna studio` marks the page; the gateway alone has no jobs.
+const making = document.documentElement.hasAttribute("data-studio");
+const FIRST = making ? "studio" : "chat";
+const VIEWS = { ...(making ? { studio } : {}), chat, compare, watch, keys };
+$("tab-studio").hidden = !making;
+const tabs = [...document.querySelectorAll("[role=tab]")].filter((tab) => !tab.hidden);
+api.takeKey();
 let shown = "";
 
 function show(name, focus = false) {
-  if (!(name in VIEWS)) name = "chat";
+  if (!(name in VIEWS)) name = FIRST;
   if (name === shown) return;
   if (shown) VIEWS[shown].leave?.();
   shown = name;
@@ -72,7 +78,8 @@ async function begin() {
     fill($("model-a"), names, 0);
     fill($("model-b"), names, 1);
     alive(true);
-    chat.ready(names.length ? null : new api.Failure("No model is served.", "Start kanna serve with one."));
+    const make = making ? "Make one in the Studio first." : "Start kanna serve with one.";
+    chat.ready(names.length ? null : new api.Failure("No model is served.", make));
   } catch (error) {
     alive(error.status > 0);
     for (const id of ["chat-model", "model-a", "model-b"]) fill($(id), [], 0);
@@ -89,6 +96,12 @@ function alive(yes) {
 
 document.addEventListener("kanna:key", askForKey);
 document.addEventListener("kanna:again", begin);
+// Another view wants a model looked at: {view, select: {id of a select: model}}.
+document.addEventListener("kanna:show", async ({ detail }) => {
+  await begin();
+  for (const [id, model] of Object.entries(detail.select)) $(id).value = model;
+  show(detail.view, true);
+});
 // A pop-up closes when one works elsewhere.
 document.addEventListener("click", (event) => {
   for (const open of document.querySelectorAll("details.pop[open]")) if (!open.contains(event.target)) open.open = false;
@@ -98,5 +111,5 @@ document.addEventListener("keydown", (event) => {
   if (open) { open.open = false; open.querySelector("summary").focus(); event.stopPropagation(); }
 }, true);
 
-show(location.hash.slice(1) || "chat");
+show(location.hash.slice(1) || FIRST);
 begin();

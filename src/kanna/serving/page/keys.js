@@ -1,5 +1,5 @@
 // Keys and what they used, for who has a key with the scope `admin`.
-import { $, announce, h, notice, whole } from "./dom.js";
+import { $, announce, ask, h, notice, whole } from "./dom.js";
 import * as api from "./api.js";
 
 const day = (time) => {
@@ -46,21 +46,6 @@ function draw(keys) {
   $("keys-list").replaceChildren(
     h("table", {}, h("caption", {}, "Keys"), h("thead", {}, h("tr", {}, ...heads.map((t) => h("th", { scope: "col" }, t)))), h("tbody", {}, ...keys.map(row))),
   );
-}
-
-let settle = () => {};
-// The event comes a moment after the dialog has closed: by then it may have been opened for another question.
-$("ask-dialog").addEventListener("close", (event) => event.target.open || settle(event.target.returnValue === "yes"));
-
-function ask(title, text, yes) {
-  settle(false);
-  const dialog = $("ask-dialog");
-  $("ask-title").textContent = title;
-  $("ask-text").textContent = text;
-  $("ask-yes").textContent = yes;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((done) => { settle = done; });
 }
 
 async function revoke(key) {
