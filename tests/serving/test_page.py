@@ -275,6 +275,11 @@ def test_quantiles_are_those_of_prometheus(here: Browser, address: str) -> None:
     assert here.js(code + "m.quantile(0.75, [[1, 10], [2, 20], [Infinity, 20]]))") == 1.5
     assert here.js(code + "m.quantile(0.99, [[1, 0], [Infinity, 5]]))") == 1
     assert here.js(code + "m.quantile(0.5, []))") is None
+    few = "[[1, 0], [30, {0}], [Infinity, {0}]]"
+    assert here.js(code + f"m.estimate(0.95, {few.format(1)}, 2.5))") == 2.5, "it is known"
+    assert here.js(code + f"m.estimate(0.95, {few.format(19)}, 50))") is None, "too few to tell"
+    assert here.js(code + f"m.estimate(0.5, {few.format(19)}, 50))") == 15.5
+    assert here.js(code + f"m.estimate(0.95, {few.format(20)}, 50))") == pytest.approx(28.55)
     line = 'a_total{model="x \\\\"y\\\\"",le="+Inf"} 3e2'
     assert here.js(code + f"m.parse('{line}'))") == [
         ["a_total", {"model": 'x "y"', "le": "+Inf"}, 300]

@@ -7,6 +7,7 @@ import os
 import urllib.error
 import urllib.request
 from typing import Any
+from urllib.parse import urlsplit
 
 from kanna.errors import KannaError, UsageError
 
@@ -16,30 +17,54 @@ KEY = "KANNA_KEY"
 """The environment variable that may have the key."""
 
 
+def address(url: str) -> str:
+    """Where a gateway is, from what people type: a host and port, or a client's base URL.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    text = url.strip()
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
+    except ValueError:  # the port is no number
+        valid = False
+    if not valid or parts.query or parts.fragment:
+        raise UsageError(f"{url!r} is no address of a gateway", expected=f"such as {URL}")
+    base = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{base}"
+
+
 def request(
-    url: str, path: str, key: str | None, body: dict[str, Any] | None = None, timeout: float = 600.0
+    url: str,
+    path: str,
+    key: str | None,
+    body: dict[str, Any] | None = None,
+    *,
+    scope: str = "metrics",
+    timeout: float = 600.0,
 ) -> Any:
     """The JSON that a gateway answers.
 
     Args:
-        url: Of the gateway.
+        url: Of the gateway, as `address` takes it.
         path: Of the route.
         key: None: $KANNA_KEY.
         body: Sent by POST; None: GET.
+        scope: That the key needs, where one is asked for.
         timeout: In seconds.
 
     Raises:
         KannaError: The gateway is not there, or refuses.
     """
     key = key or os.environ.get(KEY, "")
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url!r} is no address of a gateway", expected=f"such as {URL}")
+    url = address(url)
     headers = {
         "content-type": "application/json",
         **({"authorization": f"Bearer {key}"} if key else {}),
     }
     data = json.dumps(body).encode() if body is not None else None
-    message = urllib.request.Request(url.rstrip("/") + path, data, headers)
+    message = urllib.request.Request(url + path, data, headers)
     try:
         with urllib.request.urlopen(message, timeout=timeout) as response:
             return json.loads(response.read())
@@ -49,7 +74,8 @@ def request(
         except (ValueError, KeyError, TypeError):
             problem = str(error)
         todo = (
-            f"give a key with the scope that it takes: --key, or ${KEY}"
+            f"`kanna keys create --name {scope} --scope {scope}` makes one where the gateway runs; "
+            f"give it with --key, or ${KEY}"
             if error.code in {401, 403}
             else ""
         )

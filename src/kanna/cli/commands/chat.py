@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +13,13 @@ import click
 from kanna.cli import options
 from kanna.cli.commands.generate import sampling
 from kanna.cli.options import command
+from kanna.errors import KannaError
 
 if TYPE_CHECKING:
+    from kanna.cli.conversation import Conversation, LineReader
     from kanna.cli.ui import Terminal
+
+_HISTORY = "chat-history"
 
 
 @command("chat", when_interrupted="Stopped.")
@@ -22,41 +29,133 @@ if TYPE_CHECKING:
 def chat_command(terminal: Terminal, model: str, system: str | None, **choices: Any) -> None:
     """Talk to MODEL, a GGUF, through the chat template it carries.
 
-    An empty line or the end of the input ends it. When the input is no terminal, each line is one
-    turn; with --json the whole conversation is printed as one object at the end.
+    /help lists the commands of a conversation, /bye or the end of the input ends it; Ctrl-C stops
+    an answer. When the input is no terminal, each line is one turn and none is a command; with
+    --json the whole conversation is printed as one object at the end.
     """
-    from kanna.generation import chat, open_engine
+    from kanna._util.folders import state_folder
+    from kanna.cli.conversation import Conversation, LineReader
+    from kanna.cli.conversation.commands import NAMES
+    from kanna.generation import open_engine
     from kanna.sources import references
 
     choices["threads"] = terminal.threads(choices["threads"])
     # A file that does not load is said before a message is asked for.
-    loaded = {key: choices[key] for key in ("threads", "context", "offline")}
-    open_engine(model, **loaded)
-    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-    asks = sys.stdin.isatty()
-    live = not terminal.settings.json
-    if asks:
-        terminal.note(
-            f"{references.parse(model).label}: type a message; an empty line ends.", colour="cyan"
-        )
+    open_engine(model, **{key: choices[key] for key in ("threads", "context", "offline")})
+    conversation = Conversation(model=str(model), system=system or "", choices=choices)
+    reader = LineReader(NAMES, state_folder() / _HISTORY)
+    if reader.interactive:
+        label = references.parse(model).label
+        terminal.note(f"{label}: type a message; /help lists the commands.", colour="cyan")
+    with closing(reader):
+        _talk(terminal, conversation, reader)
+    if terminal.settings.json:
+        terminal.json(conversation.to_dict())
+
+
+def _talk(terminal: Terminal, conversation: Conversation, reader: LineReader) -> None:
+    """Take messages and answer them until the end."""
+    from kanna.cli.conversation import run_command
+
     while True:
-        if asks:
-            click.secho("> ", err=True, fg="cyan", bold=True, nl=False)
-        line = sys.stdin.readline()
+        try:
+            line = reader.read()
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            terminal.note("/bye ends.", colour="cyan")
+            continue
+        if line is None:
+            return
         if not line.strip():
-            break
-        messages.append({"role": "user", "content": line.rstrip("\n")})
-        pieces: list[str] = []
-        for piece in chat(model, messages, **choices):
-            pieces.append(piece)
-            if live:
-                click.echo(piece, nl=False)
-                sys.stdout.flush()
-        if live:
-            click.echo()
-        messages.append({"role": "assistant", "content": "".join(pieces)})
-    if not live:
-        terminal.json({"model": str(model), "messages": messages})
+            continue
+        try:
+            if reader.interactive and line.startswith("/") and not line.startswith("//"):
+                shown = run_command(line, conversation)
+                if shown is None:
+                    return
+                click.echo(shown, err=True)
+            else:
+                line = line[1:] if reader.interactive and line.startswith("//") else line
+                _answer(terminal, conversation, line)
+        except KannaError as error:
+            if not reader.interactive:
+                raise
+            terminal.note(_short(error))
+
+
+def _short(error: KannaError) -> str:
+    parts = [str(error.found)]
+    if error.expected:
+        parts.append(f"expected {error.expected}")
+    return "; ".join([*parts, *([error.todo] if error.todo else [])])
+
+
+def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
+    """Answer one message, showing the text as it comes."""
+    from kanna.generation import chat, close, open_engine
+
+    live = not terminal.settings.json
+    choices = conversation.choices
+    asked = [*conversation.messages, {"role": "user", "content": text}]
+    pieces: list[str] = []
+    reason = ""
+    try:
+        with _stoppable() as stopped:
+            stream: Any = chat(conversation.model, asked, **choices)
+            for piece in stream:
+                pieces.append(piece)
+                if live:
+                    click.echo(piece, nl=False)
+                    sys.stdout.flush()
+                if stopped:
+                    stream.close()
+                    reason = "stopped"
+                    break
+    except KeyboardInterrupt:
+        # The second Ctrl-C: whatever the engine is in, it is loaded again for the next message.
+        close()
+        reason = "stopped"
+    if live and (pieces or not reason):
+        click.echo()
+    conversation.turns += [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": "".join(pieces)},
+    ]
+    if reason:
+        terminal.note("[stopped]")
+        if not pieces:
+            del conversation.turns[-2:]
+        return
+    loaded = {key: choices[key] for key in ("threads", "context", "offline")}
+    reason = open_engine(conversation.model, **loaded).last.reason
+    if reason == "length":
+        count = choices["max_tokens"]
+        terminal.note(f"[cut off at {count} tokens; more with /set max-tokens {2 * count}]")
+    elif reason == "context":
+        terminal.note(f"[cut off: the context of {choices['context']} tokens is full; /clear]")
+
+
+@contextmanager
+def _stoppable() -> Generator[list[int]]:
+    """A list that is no longer empty once Ctrl-C was pressed; a second one raises.
+
+    An answer is stopped between two pieces of it: the engine goes on from there.
+    """
+    presses: list[int] = []
+
+    def press(number: int, _: Any) -> None:
+        presses.append(number)
+        if len(presses) > 1:
+            raise KeyboardInterrupt
+
+    if not sys.stdin.isatty():
+        yield presses
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield presses
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 COMMAND = chat_command

@@ -71,6 +71,8 @@ def keys_command(
                 name, scopes=scopes or ("infer",), expires=expiry(days), **limits
             )
             terminal.result({"key": text, **key.to_dict()}, _draw_new)
+            if not terminal.settings.json:
+                terminal.note("Keep it now: it is not shown again.")
         elif action == "revoke":
             if not (which or name):
                 raise UsageError(
@@ -88,7 +90,6 @@ def keys_command(
 
 def _draw_new(screen: Console, data: dict[str, Any]) -> None:
     screen.print(data["key"], markup=False, soft_wrap=True)
-    screen.print("Keep it now: it is not shown again.", style="yellow")
 
 
 def _draw_revoked(screen: Console, data: dict[str, Any]) -> None:

@@ -25,7 +25,8 @@ def swap_command(terminal: Terminal, name: str, path: str, url: str, key: str | 
     """Put another file under the NAME of a served model, without dropping a request.
 
     It is loaded beside the old one and takes over when it is ready; what began on the old one ends
-    there. Returns when that is so. PATH is read by the gateway, on its machine.
+    there. Returns when that is so. PATH is read by the gateway, on its machine. It needs a key with
+    the scope admin on loopback too: `kanna keys create --name me --scope admin`.
     """
     from urllib.parse import quote
 
@@ -34,7 +35,7 @@ def swap_command(terminal: Terminal, name: str, path: str, url: str, key: str | 
 
     route = f"/admin/models/{quote(name, safe='')}/swap"
     body = {"path": str(locate(path).absolute())}
-    terminal.result(gateway_client.request(url, route, key, body), _draw)
+    terminal.result(gateway_client.request(url, route, key, body, scope="admin"), _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:

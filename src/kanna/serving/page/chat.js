@@ -120,7 +120,7 @@ function figures(result, most) {
   if (!result) return [];
   const parts = [];
   if (result.reason === "stopped") parts.push(h("span", { class: "state" }, "Stopped by you"));
-  if (result.reason === "length") parts.push(h("span", { class: "state" }, `Cut off at ${most} tokens: raise “Most tokens” in Settings`));
+  if (result.reason === "length") parts.push(h("span", { class: "state" }, `Cut off at ${most} tokens: raise “Max tokens” in Settings`));
   if (result.reason === "stop" && !result.text) parts.push(h("span", { class: "state" }, "The model had nothing to say"));
   if (result.first !== null) parts.push(h("span", {}, `first token ${seconds(result.first)}`));
   if (result.speed) parts.push(h("span", {}, `${result.speed.toFixed(1)} tokens/s`));

@@ -62,6 +62,15 @@ export function quantile(share, buckets) {
   return low;
 }
 
+const ENOUGH = 20;
+
+/** What to show of a histogram: buckets guess too coarsely at few samples, and the only one is known exactly. */
+export function estimate(share, buckets, sum) {
+  const total = buckets.at(-1)?.[1] ?? 0;
+  if (total === 1) return sum;
+  return share > 0.5 && total < ENOUGH ? null : quantile(share, buckets);
+}
+
 function card(name, value, unit, number, bad = false) {
   const kept = lines.get(name) ?? [];
   kept.push(Number.isFinite(number) ? number : 0);
@@ -89,16 +98,19 @@ function spark(values) {
 function draw(now) {
   const gone = before ? now.at - before.at : 0;
   const rate = (name, model) => (gone && now.sum(name, model) !== null ? Math.max(0, now.sum(name, model) - (before.sum(name, model) ?? 0)) / gone : 0);
-  const recent = (name) => { const b = now.buckets(name, undefined, before); return b.at(-1)?.[1] ? b : now.buckets(name); };
+  const recent = (name, share) => {
+    const buckets = now.buckets(name, undefined, before), enough = (buckets.at(-1)?.[1] ?? 0) >= ENOUGH;
+    return enough ? quantile(share, buckets) : estimate(share, now.buckets(name), now.sum(`${name}_sum`));
+  };
   const [requests, tokens, errors] = ["kanna_requests_total", "kanna_tokens_total", "kanna_errors_total"].map((n) => rate(n));
-  const first = quantile(0.95, recent("kanna_ttft_seconds")), between = quantile(0.5, recent("kanna_inter_token_seconds"));
+  const first = recent("kanna_ttft_seconds", 0.95), between = recent("kanna_inter_token_seconds", 0.5);
   const queue = now.sum("kanna_queue_depth") ?? 0, memory = now.sum("kanna_memory_bytes") ?? 0;
   const cache = now.most("kanna_kv_used_ratio") ?? 0, restarts = now.sum("kanna_engine_restarts_total") ?? 0;
   const [amount, unit] = size(memory).split(" ");
   $("watch-cards").replaceChildren(
     card("Requests", requests.toFixed(1), "a second", requests),
     card("Tokens", whole(tokens), "a second", tokens),
-    card("First token, p95", first === null ? "–" : seconds(first), "", first ?? 0),
+    card("First token, p95", first === null ? "–" : seconds(first), first === null ? `from ${ENOUGH} requests on` : "", first ?? 0),
     card("Between tokens", between === null ? "–" : seconds(between), "", between ?? 0),
     card("Waiting", whole(queue), "requests", queue, queue > 16),
     card("Failed", errors.toFixed(1), "a second", errors, errors > 0),
@@ -107,7 +119,7 @@ function draw(now) {
     card("Engine restarts", whole(restarts), "since the start", restarts, restarts > 0),
   );
   const row = (model) => {
-    const p = (share) => { const found = quantile(share, now.buckets("kanna_ttft_seconds", model)); return found === null ? "–" : seconds(found); };
+    const p = (share) => { const found = estimate(share, now.buckets("kanna_ttft_seconds", model), now.sum("kanna_ttft_seconds_sum", model)); return found === null ? "–" : seconds(found); };
     const cells = [whole(now.sum("kanna_requests_total", model) ?? 0), whole(now.sum("kanna_tokens_total", model) ?? 0),
       whole(now.sum("kanna_errors_total", model) ?? 0), p(0.5), p(0.95), size(now.sum("kanna_memory_bytes", model) ?? 0)];
     return h("tr", {}, h("th", { scope: "row" }, model), ...cells.map((c) => h("td", {}, c)));
