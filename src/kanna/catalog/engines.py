@@ -28,7 +28,7 @@ def _find() -> Iterator[Component]:
 
 
 KIND = Kind(
-    summary="Engines: what `kanna serve` runs an artefact with, each in a child process",
-    about="Chosen by the artefact.",
+    summary="Engines: what `kanna serve` runs a model with, each in a child process",
+    about="Chosen by the format of the model.",
     find=_find,
 )

@@ -17,21 +17,21 @@ _SUMMARIES = {
         "KL divergence, perplexity and top-1 agreement against the source, in the real runtimes"
     ),
     "speed": (
-        "Size, load time, memory and speed of artefacts on this machine, each in its own runtime"
+        "Size, load time, memory and speed of files on this machine, each in its own runtime"
     ),
     "speed-of-encoders": "Load time and speed of an encoder, measured in a process of its own",
     "energy": (
         "Energy of this machine's processors, from the counters that Linux exposes (RAPL); no "
         "estimate"
     ),
-    "embeddings": "The gate of an encoder: its vectors against the source's",
+    "embeddings": "The checks of an encoder: its vectors against the source's",
     "independent": "The reference itself, checked against an independent implementation",
     "parity": (
-        "Logits of an artefact against the source in float32, on a short and on a long prompt, "
+        "Logits of a file against the source in float32, on a short and on a long prompt, "
         "in its runtime"
     ),
     "runtime": (
-        "The artefact in its own runtime against the reference runtime that computes with its "
+        "The file in its own runtime against the reference runtime that computes with its "
         "values, on a few tokens"
     ),
     "tensors": "Tensors as they lie in the file, against the source's: names, shapes, values",
@@ -104,10 +104,10 @@ def _find() -> Iterator[Component]:
 _FIGURES = ("kl_", "perplexity", "top1")
 
 KIND = Kind(
-    summary="Evaluators: what is measured of an artefact, and what is checked",
+    summary="Evaluators: what is measured of a file, and what is checked",
     about=(
-        "Those of the gate run with `kanna verify`. `--verify` of a conversion, `compare` and "
-        "`optimize` run the gate too."
+        "The checks run with `kanna verify`. `--verify` of a conversion, `compare` and "
+        "`optimize` make them too."
     ),
     find=_find,
 )

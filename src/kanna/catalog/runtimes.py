@@ -36,8 +36,7 @@ def _find() -> Iterator[Component]:
 
 KIND = Kind(
     summary=(
-        "Runtimes: what runs an artefact, unmodified, for the gate, evaluation, benches and "
-        "generation"
+        "Runtimes: what runs a file, unmodified, for checks, evaluation, benches and generation"
     ),
     find=_find,
 )

@@ -24,7 +24,7 @@ def _find() -> Iterator[Component]:
 
 
 KIND = Kind(
-    summary="Targets: where a packaged artefact runs",
+    summary="Targets: where a packaged model runs",
     about="Named by `kanna package --to`.",
     find=_find,
 )

@@ -65,7 +65,7 @@ def _find() -> Iterator[Component]:
 
 KIND = Kind(
     summary=(
-        "Transforms: what happens to weights and plans between a source and an artefact, and "
+        "Transforms: what happens to weights and plans between a source and a file, and "
         "keeps what the model computes"
     ),
     about=(

@@ -24,9 +24,7 @@ def _find() -> Iterator[Component]:
         extra = getattr(module, "EXTRA", "")
         runs = hasattr(module, "runtimes") and not extra
         facts = (
-            {"needs the runtime of an artefact, an extra each": list(runtimes.names())}
-            if runs
-            else {}
+            {"needs the runtime of the file, an extra each": list(runtimes.names())} if runs else {}
         )
         yield of_object(
             "verbs",

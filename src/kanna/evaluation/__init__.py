@@ -244,7 +244,7 @@ def _same_tokenizer(reference: Engine, engine: Engine, text: str) -> None:
         raise GateError(
             f"{engine.path} has a vocabulary of {engine.vocab_size} tokens",
             expected=f"{reference.vocab_size}, as {reference.path} has",
-            todo="compare an artefact with the source it was made from",
+            todo="compare a file with the source it was made from",
         )
     # A sample is enough: whole texts of megabytes take seconds, and `verify` compares the
     # tokenizers thoroughly.
@@ -253,7 +253,7 @@ def _same_tokenizer(reference: Engine, engine: Engine, text: str) -> None:
         raise GateError(
             f"{engine.path} tokenizes the text differently from {reference.path}",
             expected="the same token ids",
-            todo="compare an artefact with the source it was made from, or convert it again",
+            todo="compare a file with the source it was made from, or convert it again",
         )
 
 

@@ -39,7 +39,7 @@ def of(path: str | Path) -> Format:
     if format := recognize(path):
         return format
     raise FormatError(
-        f"{path} is no artefact of a known format",
+        f"{path} is no model in a known format",
         expected=", ".join(get(name).title for name in names()),
     )
 

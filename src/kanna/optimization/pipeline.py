@@ -207,7 +207,7 @@ def _can_decide(windows: HeldOutWindows, context: Context) -> bool:
     return True
 
 
-@stage("write", "The plan, and the largest plain preset within the budget → artefacts")
+@stage("write", "The plan, and the largest plain preset within the budget → files")
 def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Written:
     """Write the optimized artefact, and the plain preset that it is compared with."""
     adapter = calibration.adapter

@@ -92,7 +92,7 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     tuned = next((row for row in rows if row.name == distillation.NAME), None)
     if tuned is not None and pick != tuned.name:
         refused = tuned.gate == "failed"
-        why = "the gate refused it" if refused else "its runtime found another closer"
+        why = "its checks failed" if refused else "its runtime found another closer"
         context.note(
             f"tuning brought the values closer, but {why}: the tuned folder is not the one to use"
         )

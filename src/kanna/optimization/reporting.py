@@ -30,9 +30,7 @@ def note_outcome(job: Job, best: Row) -> None:
     """Note when the artefact to use is not the one that the search planned."""
     if best.name != NAME:
         closer = "the tuned plan" if best.name == distillation.NAME else best.name
-        job.context.note(
-            f"{closer} came out closer than the searched plan, and is the artefact to use"
-        )
+        job.context.note(f"{closer} came out closer than the searched plan, and is the file to use")
 
 
 def earlier_artefacts(job: Job, rows: Sequence[Row]) -> list[str]:

@@ -221,7 +221,7 @@ def _texts(service: Service, chosen: list[str], usage: dict[str, list[str]]) -> 
         if kind not in target.kinds:
             raise UnsupportedError(
                 f"{name} does not run {kind}",
-                expected=f"an artefact of kind {', '.join(target.kinds)}",
+                expected=f"a model of kind {', '.join(target.kinds)}",
             )
         texts |= target.files(service)
     texts |= watch.files(service)
@@ -237,7 +237,7 @@ def _wheel(path: Path) -> Path:
 def _notes(artefact: Artefact) -> list[str]:
     notes: list[str] = []
     if artefact.licence is None:
-        notes.append("the artefact names no licence: look at its source before you pass it on")
+        notes.append("the model names no licence: look at its source before you pass it on")
     known = artefact.kind in formats.names() and formats.get(artefact.kind).keeps_provenance
     if known and not artefact.provenance:
         notes.append("kanna did not write this file: the bill of materials has no sources")

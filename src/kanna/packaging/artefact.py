@@ -107,7 +107,7 @@ def open_artefact(
     )
     hashes: dict[str, str] = {}
     progress = progress or Silent()
-    progress.start("hash the artefact", sum(p.stat().st_size for p in files.values()))
+    progress.start("hash the model", sum(p.stat().st_size for p in files.values()))
     for place, file in files.items():
         hashes[place] = sha256(file, lambda n, p=place: progress.advance(n, p))
     progress.finish()
@@ -194,7 +194,9 @@ def _folder(path: Path) -> dict[str, Any]:
         try:
             kind = engines.for_artefact(path).name
         except SourceError as error:
-            raise UnsupportedError(f"{path} is not an artefact", expected=error.expected) from error
+            raise UnsupportedError(
+                f"{path} is no model that can be packaged", expected=error.expected
+            ) from error
     names = {p.name for p in path.iterdir() if p.is_file()}
     label = _plain(path.resolve().name)
     files = _files(path, f"models/{label}")
@@ -228,11 +230,12 @@ def _files(folder: Path, place: str) -> dict[str, Path]:
             continue
         if path.suffix.lower() in _PICKLED:
             raise RefusedError(
-                f"{path.name} can run code when it is read", todo="remove it from the artefact"
+                f"{path.name} can run code when it is read", todo="remove it from the folder"
             )
         if not path.is_file():
             raise SourceError(
-                f"{path} is not a file", todo="remove it: broken links and devices are not packaged"
+                f"{path} is not a file",
+                todo="remove it: broken links and devices are not packaged",
             )
         if any(c in str(relative) for c in "\n\r\\"):
             raise SourceError(

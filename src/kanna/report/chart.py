@@ -86,7 +86,7 @@ def chart(data: dict[str, Any]) -> str:
     """The chart as SVG, wide and narrow; a sentence instead when nothing was evaluated."""
     marks = points(data)
     if not marks:
-        return '<p class="muted">No artefact was evaluated, so there is nothing to draw.</p>'
+        return '<p class="muted">No file was evaluated, so there is nothing to draw.</p>'
     return "\n".join(_draw(data, marks, frame) for frame in (WIDE, NARROW))
 
 

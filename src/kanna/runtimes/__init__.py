@@ -32,6 +32,6 @@ def of(path: str | Path) -> Runtime:
         if runtime.opens(path):
             return runtime
     raise FormatError(
-        f"{path} is no artefact that a runtime loads",
-        expected="a .gguf file or an artefact's folder",
+        f"{path} is no model that a runtime loads",
+        expected="a .gguf file or a folder that kanna wrote",
     )

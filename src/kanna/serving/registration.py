@@ -76,7 +76,7 @@ def register(spec: ModelSpec, settings: GatewaySettings, budget: int) -> ServedM
         raise UsageError(
             f"{spec.path} needs {format_size(needed)} with {settings.slots} slots of "
             f"{settings.context} tokens, the budget is {format_size(budget)}",
-            todo="lower --parallel or --context, raise --memory, or take a smaller artefact "
+            todo="lower --parallel or --context, raise --memory, or take a smaller model "
             "(`kanna fit`)",
         )
     return ServedModel(spec=spec, engine=engine, bytes=needed)

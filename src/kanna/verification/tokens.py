@@ -211,12 +211,12 @@ def check_template(source: Source, model: Model, engine: Engine) -> Check:
             return Check(
                 name="chat template",
                 ok=False,
-                detail="the artefact carries one, the source does not",
+                detail="the file carries one, the source does not",
             )
         return Check(name="chat template", ok=True, detail="neither has one")
     if not engine.chat_template:
         return Check(
-            name="chat template", ok=False, detail="lost: the source has one, the artefact does not"
+            name="chat template", ok=False, detail="lost: the source has one, the file does not"
         )
     bos, eos = (_text(engine, t) for t in (engine.bos, engine.eos))
     rendered, failed = 0, ""
@@ -271,7 +271,7 @@ def check_stop(source: Source, model: Model, engine: Engine) -> Check:
     lost = sorted(i for i in stops if not engine.eog(i))
     if lost:
         names = ", ".join(f"{i} {json.dumps(_text(engine, i))}" for i in lost)
-        return Check(name="end of turn", ok=False, detail=f"the artefact does not stop at {names}")
+        return Check(name="end of turn", ok=False, detail=f"the file does not stop at {names}")
     if not stops:
         return Check(
             name="end of turn",

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 @click.option(
     "--tokens-per-minute",
     type=click.IntRange(1),
-    help="Most tokens in a minute, read and generated.",
+    help="Max tokens in a minute, read and generated.",
 )
-@click.option("--tokens-per-day", type=click.IntRange(1), help="Most tokens in a day (UTC).")
+@click.option("--tokens-per-day", type=click.IntRange(1), help="Max tokens in a day (UTC).")
 @click.option(
     "--state",
     type=options.FILE,

@@ -82,7 +82,7 @@ def inside(folder: Path, name: object) -> Path:
     if not path.is_file():
         raise FormatError(
             f"{path} is missing",
-            expected="all files of the artefact",
+            expected="all files of the folder",
             todo="convert or copy it again",
         )
     if not path.resolve().is_relative_to(folder.resolve()):

@@ -62,9 +62,7 @@ class EngineConfig:
     )
     program: str | None = field(
         default=None,
-        metadata={
-            "about": "A native program that runs the artefact in place of the Python package"
-        },
+        metadata={"about": "A native program that runs the model in place of the Python package"},
     )
 
     def to_json(self) -> str:
