@@ -40,20 +40,8 @@ def readme(service: Service, usage: dict[str, list[str]]) -> str:
     lines = [
         f"# {artefact.name}",
         "",
-        f"`{artefact.place}` ({artefact.kind}, {format_size(artefact.num_bytes)}), "
-        f"packaged by kanna {__version__}.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| SHA-256 | `{artefact.digest}` |",
-        f"| licence | {artefact.licence or 'not named by the artefact'} |",
-        f"| memory | {resources.memory_mib} MiB: {format_size(resources.weight_bytes)} of weights, "
-        f"{format_size(resources.kv_bytes)} of cache "
-        f"({resources.parallel} × {resources.context} tokens), "
-        f"{format_size(resources.buffer_bytes)} of buffers, "
-        f"{format_size(resources.process_bytes)} of processes, "
-        "and a tenth more |",
-        f"| cores | {resources.cpus} |",
+        f"`{artefact.place}`: {artefact.kind}, {format_size(artefact.num_bytes)}, "
+        f"{resources.memory_mib} MiB of memory. Packaged by kanna {__version__}.",
         "",
         "## Run it",
         "",
@@ -69,4 +57,20 @@ def readme(service: Service, usage: dict[str, list[str]]) -> str:
             "```console",
         ]
         lines += [*shell, "```", ""]
+    lines += [
+        "## What it is",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| SHA-256 | `{artefact.digest}` |",
+        f"| licence | {artefact.licence or 'not named by the model'} |",
+        f"| memory | {resources.memory_mib} MiB: {format_size(resources.weight_bytes)} of weights, "
+        f"{format_size(resources.kv_bytes)} of cache "
+        f"({resources.parallel} × {resources.context} tokens), "
+        f"{format_size(resources.buffer_bytes)} of buffers, "
+        f"{format_size(resources.process_bytes)} of processes, "
+        "and a tenth more |",
+        f"| cores | {resources.cpus} |",
+        "",
+    ]
     return "\n".join([*lines, *_CHECK_AND_WATCH])
