@@ -120,9 +120,13 @@ def as_messages(given: str | Message | Sequence[Message]) -> Sequence[Message]:
     if not messages:
         raise UsageError("a conversation without a message", expected=_MESSAGES)
     for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        if not _is_message(message):
             raise UsageError(f"a message that is {message!r:.80}", expected=_MESSAGES)
     return messages
+
+
+def _is_message(given: object) -> bool:
+    return isinstance(given, dict) and isinstance(given.get("role"), str)  # pyright: ignore[reportUnknownMemberType]
 
 
 def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:

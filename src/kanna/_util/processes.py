@@ -44,20 +44,24 @@ def environment() -> dict[str, str]:
     return os.environ | openmp_patience() | {"PYTHONPATH": os.pathsep.join(p for p in places if p)}
 
 
-def ask(module: str, task: Mapping[str, Any], what: str) -> dict[str, Any]:
+def ask(
+    module: str, task: Mapping[str, Any], what: str, *, variables: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """What `python -m module TASK` prints last, a JSON object.
 
     Args:
         module: Whose `main` calls `answer`.
         task: Its keyword arguments.
         what: What the child does, for the message when it dies.
+        variables: Added to its environment.
 
     Raises:
         MissingError: The child lacks something.
         KannaError: It failed otherwise.
     """
     command = [sys.executable, "-m", module, json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    settings = environment() | dict(variables or {})
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):

@@ -53,7 +53,7 @@ def _facts(encoding: Encoding) -> dict[str, Any]:
 
 
 def _extra(module: Any) -> dict[str, str]:
-    """Ggml's own encoder comes with llama-cpp-python.
+    """Ggml's own encoder comes with llama.cpp.
 
     Where it stands beside ours, it is the one for `nearest`.
     """

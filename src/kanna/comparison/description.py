@@ -15,7 +15,8 @@ from kanna import __version__, runtimes
 from kanna import formats as known_formats
 from kanna._util.units import format_size
 from kanna.comparison.speed import REPEAT
-from kanna.hardware.cpu import cpu, default_threads
+from kanna.hardware.cpu import cpu
+from kanna.hardware.threads import choose_threads
 from kanna.inspection import inspect
 from kanna.model import Model
 from kanna.runtimes.llamacpp import RUNTIME
@@ -69,11 +70,11 @@ def environment(
         for f, v in versions([f for f in formats if f != known_formats.DEFAULT]).items()
     }
     here, processor = RUNTIME.available(), cpu()
-    build = "native" if here.build.get("native") else "generic" if here.ok else ""
+    build = str(here.build.get("kind", ""))
     return {
         "CPU": f"{processor.model}, {processor.cores} cores ({', '.join(processor.simd[:4])})",
         "Memory": format_size(psutil.virtual_memory().total),
-        "Threads": str(threads or default_threads()),
+        "Threads": str(threads or choose_threads().count),
         "llama.cpp": f"{here.version}, {build} build, {', '.join(here.backends)}"
         if here.ok
         else "not installed",

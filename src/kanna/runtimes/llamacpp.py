@@ -128,7 +128,7 @@ class LlamaCppRuntime:
             version=used.version,
             build=build,
             backends=sorted(info) or ["CPU"],
-            how_to_install="" if build["native"] else libllama.NATIVE.install,
+            how_to_install=_better(used, build["native"]),
             remark=_remark(used, build["missing"]),
         )
 
@@ -180,13 +180,19 @@ class LlamaCppRuntime:
         return LlamaEngine(lib, path, **options)
 
 
+def _better(used: libllama.Library, native: bool) -> str:
+    """The command that gets a faster build; "" where one is here, whether it is used or not."""
+    absent = libllama.NATIVE.folder is None or used.build is libllama.NATIVE
+    return libllama.NATIVE.install if absent and not native else ""
+
+
 def _remark(used: libllama.Library, missing: list[str]) -> str:
     """What the build in use leaves unused, and why it is not another one."""
     parts = [f"the native build is passed over: {used.passed_over}"] if used.passed_over else []
     if missing:
         parts.append(
-            f"{used.build.name} build without {', '.join(missing)}, which this CPU has; a build "
-            "compiled here uses them"
+            f"this {used.build.name} build leaves {', '.join(missing)} of this CPU unused; a build "
+            "compiled here uses them, and `kanna doctor` then measures what it gains"
         )
     return "; ".join(parts)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from kanna import runtimes
+from kanna import libllama, runtimes
 from kanna.serving.engines._http_server import BadRequestError, json_response, serve
 from kanna.serving.engines._prompt_scorer import PromptScorer
 from kanna.serving.engines.base import EngineConfig
@@ -46,4 +46,4 @@ def run(config: EngineConfig) -> None:
         async with in_use:
             return json_response(await asyncio.to_thread(score, body["prompt"], body["top"]))
 
-    serve(config, {"/score": handle}, program="llama-cpp-python")
+    serve(config, {"/score": handle}, program=libllama.library().build.distribution)
