@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import needs
-from helpers.tiny_models import RECIPES, TEXT, make
+from helpers import needs, tiny_models
+from helpers.tiny_models import TEXT, Recipe, make
 
 from kanna import encodings, families
 from kanna.formats import gguf
@@ -102,13 +102,32 @@ def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return (np.exp(lp) * (lp - lq)).sum(-1)
 
 
+# Only the families' own tests need these: what rope parameters change.
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+OWN = {
+    name: Recipe("llama", "LlamaForCausalLM", "LlamaConfig", {"rope_parameters": YARN | values})
+    for name, values in {
+        "yarn-attention": {"original_max_position_embeddings": 256, "attention_factor": 1.25},
+        "yarn-scales": {
+            "original_max_position_embeddings": 128,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+        },
+        "yarn-whole-context": {},
+    }.items()
+}
+RECIPES = tiny_models.RECIPES | OWN
+
+
 @pytest.fixture(scope="module", params=sorted(RECIPES))
 def tiny(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Any]:
     """Recipe name, its folder, and the model as transformers has it."""
     folder = tmp_path_factory.mktemp("model")
-    model = make(request.param, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_models, "RECIPES", RECIPES)
+        model = make(request.param, folder)
     if RECIPES[request.param].window_lost:
         # The known difference of llama.cpp, named exactly: it computes the model without a window.
         model.config.sliding_window = None

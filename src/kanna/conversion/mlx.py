@@ -69,6 +69,9 @@ class MLXSizes:
             # another.
             older = families.hf_config(model)
             own = {k: v for k, v in source.config.items() if v is not None or k not in older}
+            # Whether there is a head is for the tensors to say: mlx-lm drops one that it reads is
+            # tied.
+            own["tie_word_embeddings"] = older["tie_word_embeddings"]
             self.config: Mapping[str, Any] = older | own
             self.files = families.side_files(model)
         else:

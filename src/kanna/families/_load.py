@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kanna import tokenizer
 from kanna.errors import KannaError, SourceError, UnsupportedError
+from kanna.families import _accounting, _rope_checks
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
@@ -106,7 +107,8 @@ def _sentence(problem: Problem) -> str:
 def _config_problems(family: Family, c: Config) -> list[Problem]:
     problems: list[Problem] = []
     if c.get("quantization_config") is not None:
-        method = (c.get("quantization_config") or {}).get("quant_method", "unknown")
+        settings = c.get("quantization_config")
+        method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else settings
         problems.append(
             Problem(
                 f"the weights are already quantized ({method})",
@@ -114,24 +116,7 @@ def _config_problems(family: Family, c: Config) -> list[Problem]:
                 "give the original model",
             )
         )
-    for key, allowed in family.fixed.items():
-        if (value := c.get(key)) is not None and value not in allowed:
-            expected = " or ".join(map(repr, allowed))
-            problems.append(
-                Problem(
-                    f"config.json has {key} = {value!r}",
-                    expected,
-                    "no stock runtime computes this model",
-                )
-            )
-    for layers in ("full_attention", "sliding_attention"):
-        rope = c.rope(layers)
-        if rope.kind not in family.rope_types:
-            problems.append(
-                Problem(
-                    f"rope scaling {rope.kind!r} is not known", ", ".join(sorted(family.rope_types))
-                )
-            )
+    problems += _accounting.problems(family, c) + _rope_checks.problems(family, c)
     if c.head_dim % 2 or c.heads % c.kv_heads:
         problems.append(
             Problem(

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kanna import encodings
-from kanna.errors import UnsupportedError
+from kanna.errors import SourceError, UnsupportedError
 from kanna.families.base import IGNORED, SHAPES, Config, Family, Problem
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
-from kanna.model import Tensor
+from kanna.model import Tensor, columns, num_rows
 
 if TYPE_CHECKING:
     from kanna.sources import Source
+
+
+_COMPARED = 1 << 22
+"""Values of two matrices that are compared at once."""
 
 
 def _modules(names: Mapping[str, str], layers: int) -> dict[str, str]:
@@ -78,9 +82,10 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
             problems.append(_unknown(hf_name, tensor, family))
             continue
         gguf_name = f"{gguf_module}.{kind}"
+        if kind == "bias" and (flag := _absent_bias(family, gguf_module, c)):
+            problems.append(_ignored_bias(hf_name, flag))
+            continue
         present.add(gguf_name)
-        if c.tied and gguf_name == "output.weight":
-            continue  # a saved copy of the tied embedding
         shape = expected_shape(family, sizes, gguf_name)
         if tuple(tensor.shape) != shape:
             problems.append(_misshapen(hf_name, tuple(tensor.shape), shape))
@@ -95,7 +100,7 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
                 f"{skipped} vision tensors are left out: the text model is converted", fatal=False
             )
         )
-    problems += _missing(family, modules, present, c)
+    problems += _missing(family, modules, present, c) + _tied_head(mapped, family, c)
     computed = [
         Computed(name, np.ascontiguousarray(v, dtype=np.float32))
         for name, v in family.extra(c).items()
@@ -103,6 +108,70 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
     order = {name: i for i, name in enumerate(_sorted(modules))}
     names = sorted(mapped, key=lambda n: (order[n.rpartition(".")[0]], not n.endswith(".weight")))
     return [*computed, *(mapped[n] for n in names)], problems
+
+
+def _absent_bias(family: Family, gguf_module: str, c: Config) -> str | None:
+    """The config key by which transformers has no bias at this module, or None."""
+    flags = (f for f, parts in family.bias_flags.items() if _part(gguf_module) in parts)
+    return next((f for f in flags if c.get(f) is not True), None)
+
+
+def _ignored_bias(name: str, flag: str) -> Problem:
+    return Problem(
+        f"{name} is in the weights, and config.json has no {flag}: transformers leaves it out",
+        f"{flag} true, or no such tensor",
+        f"set {flag} to true in config.json if the model was trained with it",
+    )
+
+
+def _tied_head(mapped: dict[str, Tensor], family: Family, c: Config) -> list[Problem]:
+    """A head that was saved beside the embedding it is said to be: left out where it is the same.
+
+    transformers 5 keeps a head that differs, and so do runtimes that can.
+    """
+    head, embedding = mapped.get("output.weight"), mapped.get("token_embd.weight")
+    if not c.tied or head is None or embedding is None:
+        return []
+    if same_values(head, embedding):
+        del mapped["output.weight"]
+        return []
+    if True in family.fixed.get("tie_word_embeddings", ()):
+        return [
+            Problem(
+                "lm_head.weight differs from the embedding, and config.json has "
+                "tie_word_embeddings = True",
+                "one matrix for both, the only one llama.cpp knows in this family",
+                "leave lm_head.weight out if the embedding is the head that was trained",
+            )
+        ]
+    return [
+        Problem(
+            "config.json has tie_word_embeddings = True, and lm_head.weight differs from the "
+            "embedding: the head is kept, as in transformers 5",
+            fatal=False,
+        )
+    ]
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two matrices hold the same; True where their values were not fetched."""
+    if one.shape != other.shape:
+        return False
+    rows = num_rows(one)
+    step = max(1, _COMPARED // max(1, columns(one)))
+    try:
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            first, second = one.raw(start, stop), other.raw(start, stop)
+            if one.dtype == other.dtype and first is not None and second is not None:
+                same = np.array_equal(first, second)
+            else:
+                same = np.array_equal(one.rows(start, stop), other.rows(start, stop))
+            if not same:
+                return False
+    except SourceError:
+        return True
+    return True
 
 
 def _sorted(modules: Mapping[str, str]) -> list[str]:

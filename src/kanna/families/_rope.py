@@ -17,6 +17,7 @@ from kanna.errors import SourceError
 from kanna.families._numbers import real
 from kanna.model import F32, MetaValue, f32, string, u32
 
+ORIGINAL = "original_max_position_embeddings"
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -42,9 +43,7 @@ class Rope:
 
 def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
     """Rope of one layer type, from config values of either spelling."""
-    params = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(params, Mapping):
-        raise SourceError(f"config.json has rope parameters {params!r}", expected="an object")
+    params = given_parameters(values)
     per_layer = any(kind in params for kind in LAYER_TYPES)
     theta = values.get("rope_theta", 10000.0)
     if layers == "sliding_attention":
@@ -53,6 +52,10 @@ def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
         params = (params.get(layers) or {}) if per_layer else {}
     elif per_layer:
         params = params.get(layers) or {}
+    if not isinstance(params, Mapping):
+        raise SourceError(
+            f"config.json has rope parameters {params!r:.80} for {layers}", expected="an object"
+        )
     theta = params.get("rope_theta", theta)
     base = real(theta)
     if base is None or base <= 0:
@@ -60,7 +63,30 @@ def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
             f"config.json has rope_theta = {theta!r:.80}", expected="a positive number"
         )
     kind = str(params.get("rope_type") or params.get("type") or "default").lower()
+    context = values.get("max_position_embeddings")
+    if kind in ("llama3", "yarn") and params.get(ORIGINAL) is None and context is not None:
+        params = {**params, ORIGINAL: context}
     return Rope(base, kind, params)
+
+
+def given_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters that count, flat or one object per layer type: `rope_scaling` before others.
+
+    So in transformers 5, whose own configs have `rope_parameters`: who adds `rope_scaling` by hand,
+    as model cards say, means it. In a config with an object per layer type it is that of the full
+    layers.
+    """
+    old, new = values.get("rope_scaling") or {}, values.get("rope_parameters") or {}
+    for name, params in (("rope_scaling", old), ("rope_parameters", new)):
+        if not isinstance(params, Mapping):
+            raise SourceError(
+                f"config.json has {name} = {params!r:.80}",
+                expected="an object",
+                todo="fetch config.json again from where the model was published",
+            )
+    if old and any(isinstance(new.get(kind), Mapping) for kind in LAYER_TYPES):
+        return {**new, "full_attention": {**(new.get("full_attention") or {}), **old}}
+    return old or new
 
 
 def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue]:
@@ -80,7 +106,27 @@ def scaling_metadata(arch: str, rope: Rope, context: int) -> dict[str, MetaValue
     for gguf_key, hf_key in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
         if rope.params.get(hf_key) is not None:
             keys[f"{key}.{gguf_key}"] = f32(rope.number(hf_key))
+    # llama.cpp multiplies what it computes itself by this factor.
+    ratio = yarn_attention_factor(rope) / yarn_scale(rope.number("factor"))
+    if abs(ratio - 1.0) > 1e-7:
+        keys[f"{key}.attn_factor"] = f32(ratio)
     return keys
+
+
+def yarn_attention_factor(rope: Rope) -> float:
+    """What transformers multiplies cosine and sine with."""
+    if rope.params.get("attention_factor") is not None:
+        return rope.number("attention_factor")
+    factor = rope.number("factor")
+    if rope.params.get("mscale") and rope.params.get("mscale_all_dim"):
+        one, all_dimensions = rope.number("mscale"), rope.number("mscale_all_dim")
+        return yarn_scale(factor, one) / yarn_scale(factor, all_dimensions)
+    return yarn_scale(factor)
+
+
+def yarn_scale(factor: float, weight: float = 1.0) -> float:
+    """What yarn multiplies cosine and sine with for a factor, unless it is told otherwise."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def llama3_factors(rope: Rope, dim: int) -> F32:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kanna.errors import SourceError
+from kanna.families._config_keys import NULLABLE
 from kanna.families._numbers import real
-from kanna.families._rope import Rope, rope_of
+from kanna.families._rope import LAYER_TYPES, Rope, rope_of
 from kanna.model import F32, MetaValue, Model
 
 Metadata = dict[str, MetaValue]
@@ -85,7 +86,7 @@ class Config:
         merged = {**raw, **text} if isinstance(text, Mapping) else dict(raw)
         self.values: dict[str, Any] = {
             **defaults,
-            **{k: v for k, v in merged.items() if v is not None},
+            **{k: v for k, v in merged.items() if v is not None or k in NULLABLE},
         }
         self.given = merged
 
@@ -171,6 +172,23 @@ class Config:
         """Rotary embedding of the full (or sliding) attention layers, from either spelling."""
         return rope_of(self.values, layers)
 
+    def layer_kinds(self) -> list[str] | None:
+        """`layer_types`, one per layer, or None; SourceError for other kinds or another number."""
+        given = self.get("layer_types")
+        if given is None:
+            return None
+        if (
+            not isinstance(given, list)
+            or len(given) != self.layers
+            or any(kind not in LAYER_TYPES for kind in given)
+        ):
+            raise SourceError(
+                f"config.json has layer_types = {given!r:.80}",
+                expected=f"{self.layers} of {' and '.join(LAYER_TYPES)}, one per layer",
+                todo="no stock runtime computes other kinds of layers of this family",
+            )
+        return given
+
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes by the symbols of SHAPES."""
@@ -221,6 +239,10 @@ class Family:
         skipped: Patterns of tensors that belong to other parts (vision), dropped with a note.
         surplus: Added tokens beyond the embedding rows that may be dropped.
         checks: Config → further problems.
+        reads: Keys of config.json that this family alone reads, beside those of `defaults`.
+        bias_flags: Config key → GGUF modules (last part) that have a bias where it is true, and
+            none where it is not.
+        sliding: Whether layers with a window have a rotary embedding of their own.
         model_type: What config.json calls it.
         model_types: What it calls models that hold this one as their text part.
         to_config: Model → config keys of this family alone, for the way back to Hugging Face.
@@ -243,6 +265,9 @@ class Family:
     skipped: tuple[str, ...] = ()
     surplus: frozenset[str] = frozenset()
     checks: Callable[[Config], list[Problem]] = _no_problems
+    reads: frozenset[str] = frozenset()
+    bias_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    sliding: bool = False
     model_type: str
     model_types: tuple[str, ...] = ()
     to_config: Callable[[Model], dict[str, Any]] = _no_config

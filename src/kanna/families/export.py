@@ -12,7 +12,7 @@ import numpy as np
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families._registry import family_of_arch
-from kanna.families._rope import Rope, llama3_factors
+from kanna.families._rope import Rope, llama3_factors, yarn_scale
 from kanna.families.base import Family
 from kanna.families.views import HeadRows, Renamed, Shifted
 from kanna.model import F32, Model, Tensor
@@ -182,6 +182,8 @@ def _scaling(model: Model) -> dict[str, Any] | None:
         ):
             if (value := model.meta(f"{{arch}}.rope.scaling.{gguf_name}")) is not None:
                 scaling[hf_name] = _short(value)
+        if kind == "yarn" and (ratio := model.meta("{arch}.rope.scaling.attn_factor")) is not None:
+            scaling["attention_factor"] = _short(ratio * yarn_scale(scaling["factor"]))
         return scaling
     factors = model.tensors.get("rope_freqs.weight")
     if factors is None:

@@ -20,6 +20,16 @@ GEMMA_NAMES = NAMES | {
     "model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm",
     "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
 }
+READS = frozenset(
+    {
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "hidden_act",  # older configs have it beside hidden_activation, which counts
+        "layer_types",
+        "query_pre_attn_scalar",
+        "sliding_window",
+    }
+)
 ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_tanh")
 
 
@@ -52,9 +62,9 @@ def layer_types(c: Config, period: int) -> list[bool]:
 
     From layer_types or the pattern's period.
     """
-    given = c.get("layer_types")
-    if isinstance(given, list) and len(given) == c.layers:
-        return [kind == "sliding_attention" for kind in given]
+    kinds = c.layer_kinds()
+    if kinds is not None:
+        return [kind == "sliding_attention" for kind in kinds]
     return [(i + 1) % period != 0 for i in range(c.layers)]
 
 
@@ -124,6 +134,7 @@ FAMILY = Family(
         "tie_word_embeddings": (True,),
         "use_bidirectional_attention": (False,),
     },
+    reads=READS,
     rope_types=frozenset({"default"}),
     norm_offset=1.0,
     checks=checks,

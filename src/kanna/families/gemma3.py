@@ -6,7 +6,7 @@ from typing import Any
 
 from kanna.families._keys import common
 from kanna.families.base import Config, Family, Metadata, Problem
-from kanna.families.gemma2 import ACTIVATIONS, GEMMA_NAMES, layer_types, scale_problems
+from kanna.families.gemma2 import ACTIVATIONS, GEMMA_NAMES, READS, layer_types, scale_problems
 from kanna.model import Model, ValueType, array, f32, u32
 
 ARCH = "gemma3"
@@ -97,6 +97,18 @@ FAMILY = Family(
         "use_bidirectional_attention": (False,),
         "attn_logit_softcapping": (),
     },
+    reads=READS
+    | {
+        "_sliding_window_pattern",
+        "boi_token_index",
+        "eoi_token_index",
+        "image_token_id",
+        "image_token_index",
+        "mm_tokens_per_image",
+        "rope_local_base_freq",
+        "sliding_window_pattern",
+    },
+    sliding=True,
     rope_types=frozenset({"default", "linear"}),
     norm_offset=1.0,
     skipped=(

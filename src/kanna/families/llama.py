@@ -48,7 +48,11 @@ FAMILY = Family(
         "hidden_act": "silu",
         "tie_word_embeddings": False,
     },
-    fixed={"hidden_act": ("silu",), "rope_interleaved": (False,)},
+    fixed={"hidden_act": ("silu", "swish"), "rope_interleaved": (False,)},
+    bias_flags={
+        "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
+        "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
+    },
     rope_types=frozenset({"default", "linear", "yarn", "llama3"}),
     rotate_half=True,
     extra=extra,

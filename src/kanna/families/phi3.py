@@ -25,10 +25,8 @@ def _rotary(c: Config) -> int:
 
 def _original(c: Config) -> int:
     """Context the model was first trained for."""
-    value = c.rope().params.get("original_max_position_embeddings") or c.get(
-        "original_max_position_embeddings"
-    )
-    return int(value) if isinstance(value, int | float) and value > 0 else c.context
+    # transformers takes the one beside the rope parameters before the one among them.
+    return c.count("original_max_position_embeddings")
 
 
 def metadata(c: Config) -> Metadata:
@@ -50,13 +48,15 @@ def _attention_factor(c: Config) -> float:
 
     By the square root of a log ratio of the contexts.
     """
-    given = c.rope().params.get("attention_factor")
-    if isinstance(given, int | float):
-        return float(given)
+    rope = c.rope()
+    if rope.params.get("attention_factor") is not None:
+        return rope.number("attention_factor")
+    if rope.params.get("factor") is not None:
+        return _usual_factor(rope.number("factor") * _original(c), _original(c))
     return _usual_factor(c.context, _original(c))
 
 
-def _usual_factor(context: int, original: int) -> float:
+def _usual_factor(context: float, original: int) -> float:
     scale = context / original
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
 
@@ -82,6 +82,14 @@ def extra(c: Config) -> dict[str, F32]:
 def checks(c: Config) -> list[Problem]:
     """What llama.cpp does otherwise: no window, and one choice of factors for a whole context."""
     notes: list[Problem] = []
+    if c.head_dim != c.hidden // c.heads:
+        notes.append(
+            Problem(
+                f"config.json has head_dim = {c.head_dim}",
+                f"{c.hidden // c.heads}, hidden_size by num_attention_heads",
+                "no stock runtime computes this model",
+            )
+        )
     window = c.get("sliding_window")
     if isinstance(window, int) and window < c.context:
         notes.append(
@@ -171,7 +179,8 @@ FAMILY = Family(
         "hidden_act": "silu",
         "tie_word_embeddings": False,
     },
-    fixed={"hidden_act": ("silu",), "attention_bias": (False,)},
+    fixed={"hidden_act": ("silu", "swish"), "attention_bias": (False,)},
+    reads=frozenset({"partial_rotary_factor", "sliding_window"}),
     rope_types=frozenset({"default", "su", "longrope", "yarn"}),
     extra=extra,
     checks=checks,

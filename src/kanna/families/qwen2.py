@@ -17,8 +17,12 @@ DEFAULTS = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
     "hidden_act": "silu",
+    "sliding_window": 4096,
     "tie_word_embeddings": False,
 }
+
+
+READS = frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"})
 
 
 def metadata(c: Config) -> Metadata:
@@ -28,12 +32,13 @@ def metadata(c: Config) -> Metadata:
 
 def checks(c: Config) -> list[Problem]:
     """A sliding window in the upper layers is not in llama.cpp's graph of this architecture."""
-    window = c.get("sliding_window")
-    if (
-        not c.get("use_sliding_window")
-        or not isinstance(window, int)
-        or c.get("max_window_layers", 28) >= c.layers
-    ):
+    window, kinds = c.get("sliding_window"), c.layer_kinds()
+    if not c.get("use_sliding_window") or window is None:
+        return []
+    if kinds is None:
+        first = c.get("max_window_layers", 28)
+        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(c.layers)]
+    if "sliding_attention" not in kinds:
         return []
     return [
         Problem(
@@ -52,6 +57,7 @@ FAMILY = Family(
     metadata=metadata,
     biases=frozenset({"attn_q", "attn_k", "attn_v"}),
     defaults=DEFAULTS,
-    fixed={"hidden_act": ("silu",)},
+    fixed={"hidden_act": ("silu", "swish")},
+    reads=READS,
     checks=checks,
 )

@@ -27,6 +27,8 @@ FAMILY = Family(
     },
     optional=frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"}),
     defaults=qwen2.DEFAULTS | {"head_dim": 128},
-    fixed={"hidden_act": ("silu",)},
+    fixed={"hidden_act": ("silu", "swish")},
+    reads=qwen2.READS,
+    bias_flags={"attention_bias": ("attn_q", "attn_k", "attn_v")},
     checks=qwen2.checks,
 )
