@@ -164,6 +164,77 @@ def test_a_reply_that_was_cut_off_says_so(here: Browser, replay: Replay) -> None
     assert replay.bodies[-1]["max_tokens"] == 5
 
 
+def attach(browser: Browser, *files: Path) -> None:
+    root = browser.send("DOM.getDocument")["root"]["nodeId"]
+    node = browser.send("DOM.querySelector", nodeId=root, selector="#chat-file")["nodeId"]
+    browser.send("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=node)
+
+
+def test_text_files_go_along(here: Browser, replay: Replay, tmp_path: Path) -> None:
+    text, other, picture = (tmp_path / name for name in ("a.md", "b.txt", "c.png"))
+    text.write_text("one `x`\n```\ncode\n```\n")
+    other.write_text("two")
+    picture.write_bytes(b"\x89PNG\x00\xff")
+    attach(here, text, picture)
+    here.until("document.querySelectorAll('#chat-files .chip').length === 1")
+    shown = here.js("document.querySelector('#chat-files').innerText")
+    assert "a.md · 21 B" in shown and "c.png is no text" in shown
+    attach(here, other)
+    here.until("document.querySelectorAll('#chat-files .chip').length === 2")
+    here.js("document.querySelectorAll('#chat-files .chip button')[1].click()")
+    ask(here, "hello")
+    done(here)
+    content = replay.bodies[-1]["messages"][0]["content"]
+    assert content == "a.md:\n````\none `x`\n```\ncode\n```\n````\n\nhello"
+    assert "a.md · 21 B" in here.js("document.querySelector('.turn.user').innerText")
+    assert here.js("document.querySelector('#chat-files').hidden")
+    ask(here, "and now?")
+    done(here)
+    assert set(replay.bodies[-1]["messages"][0]) == {"role", "content"}
+
+
+def test_chats_are_kept_when_asked(here: Browser, replay: Replay, address: str) -> None:
+    kept = "document.querySelector('#chat-list').innerText"
+    ask(here, "hello")
+    done(here)
+    assert here.js("localStorage.length") == 0, "nothing is kept before"
+    assert "Nothing is kept" in here.js("document.querySelector('#chat-memory').textContent")
+    here.js("document.querySelector('#chat-keep').click()")
+    here.until(f"{kept}.includes('hello') || localStorage.getItem('kanna-chats')")
+    here.js("document.querySelector('#chat-new').click()")
+    ask(here, "evil")
+    done(here)
+    here.open(address)
+    here.until(READY)
+    here.until("!document.querySelector('#chat-kept').hidden")
+    here.js("document.querySelector('#chat-kept').open = true")
+    assert here.js(kept).split("\n")[::2] == ["evil", "hello"]
+    here.js("document.querySelectorAll('#chat-list button')[0].click()")
+    here.until("document.querySelectorAll('.turn').length === 2")
+    assert here.js("document.querySelectorAll('#chat-log :is(img, script, a, b)').length") == 0
+    ask(here, "and now?")
+    done(here)
+    contents = [m["content"] for m in replay.bodies[-1]["messages"] if m["role"] == "user"]
+    assert contents == ["evil", "and now?"]
+    here.js("document.querySelectorAll('#chat-list button')[3].click()")
+    assert here.js("JSON.parse(localStorage.getItem('kanna-chats')).length") == 1
+    here.js("document.querySelector('#chat-keep').click()")
+    here.until("document.querySelector('#ask-dialog').open")
+    here.js("document.querySelector('#ask-yes').click()")
+    here.until("document.querySelector('#chat-kept').hidden")
+    assert here.js("localStorage.length") == 0
+
+
+def test_what_storage_holds_is_not_trusted(here: Browser, address: str) -> None:
+    here.js("localStorage.setItem('kanna-keep-chats', 'yes')")
+    for broken in ("{", "5", '[{"id": 1}, {"id": "a", "title": "x", "turns": [{"role": "king"}]}]'):
+        here.js(f"localStorage.setItem('kanna-chats', {json.dumps(broken)})")
+        here.open(address)
+        here.until(READY)
+        assert here.js("document.querySelector('#chat-list').textContent") == "None yet."
+    here.js("localStorage.clear()")
+
+
 @pytest.mark.parametrize(
     ("fault", "explanation"),
     [

@@ -1,11 +1,14 @@
-// One conversation with one model. It lives in this page's memory alone.
-import { $, announce, h, notice, seconds } from "./dom.js";
+// One conversation with one model. It lives in this page's memory alone, unless this browser is asked to keep chats.
+import { $, announce, ask, h, notice, seconds } from "./dom.js";
 import * as api from "./api.js";
+import * as attachments from "./attachments.js";
+import * as chats from "./chats.js";
 import { markdown } from "./markdown.js";
 
 const IDEAS = ["Explain what quantization does to a model.", "Write a haiku about a hand plane.", "Give me three names for a cat."];
 const log = $("chat-log"), input = $("chat-input"), send = $("chat-send");
 let turns = [];
+let identity = null;
 let stop = null;
 let problem = null;
 
@@ -37,7 +40,7 @@ function failed(error, again) {
 function buttons() {
   send.textContent = stop ? "Stop" : "Send";
   send.className = stop ? "stop" : "main";
-  send.disabled = !stop && (!input.value.trim() || !$("chat-model").value);
+  send.disabled = !stop && (!(input.value.trim() || attachments.any()) || !$("chat-model").value);
   $("chat-new").disabled = !turns.length;
 }
 
@@ -56,18 +59,25 @@ function follow(change) {
 
 function submit() {
   const text = input.value.trim();
-  if (!text || stop || !$("chat-model").value) return;
+  if (!(text || attachments.any()) || stop || !$("chat-model").value) return;
   if (!turns.length) log.replaceChildren();
+  const files = attachments.take();
   input.value = "";
   grow();
-  turns.push({ role: "user", content: text });
-  log.append(h("div", { class: "turn user" }, h("div", { class: "text" }, h("span", { class: "visually-hidden" }, "You: "), text)));
+  const shown = { text, files: files.map(({ name, bytes }) => ({ name, bytes })) };
+  turns.push({ role: "user", content: attachments.compose(text, files), shown });
+  log.append(asked(turns.at(-1)));
   log.scrollTop = log.scrollHeight;
   reply();
 }
 
+function asked(turn) {
+  const { text = turn.content, files = [] } = turn.shown ?? {};
+  return h("div", { class: "turn user" }, h("div", { class: "text" }, h("span", { class: "visually-hidden" }, "You: "), ...attachments.chips(files), text));
+}
+
 async function reply() {
-  const model = $("chat-model").value;
+  const model = $("chat-model").value, mine = turns;
   const prose = h("div", { class: "prose" }), about = h("div", { class: "about" });
   const waiting = h("div", { class: "waiting" }, "Reading the prompt…");
   const turn = h("div", { class: "turn model", "aria-busy": "true" }, h("div", { class: "who" }, model), waiting, prose, about);
@@ -84,7 +94,7 @@ async function reply() {
   const rules = $("chat-system").value.trim();
   const body = {
     model,
-    messages: [...(rules ? [{ role: "system", content: rules }] : []), ...turns],
+    messages: [...(rules ? [{ role: "system", content: rules }] : []), ...turns.map(({ role, content }) => ({ role, content }))],
     temperature: Number($("chat-temperature").value) || 0,
     max_tokens: Number($("chat-max").value) || 512,
   };
@@ -111,7 +121,8 @@ async function reply() {
     about.replaceChildren(...figures(result, body.max_tokens));
     if (error) turn.append(failed(error, () => { turn.remove(); reply(); }));
   });
-  if (result?.text) turns.push({ role: "assistant", content: result.text });
+  if (result?.text) mine.push({ role: "assistant", content: result.text });
+  if (mine === turns) remember(model); // another chat may be open by now
   announce(error ? `${error.message} ${error.todo}` : result.reason === "stopped" ? "Stopped." : `Reply: ${result.text.slice(0, 400)}`);
   buttons();
 }
@@ -142,7 +153,55 @@ $("chat-model").addEventListener("change", buttons);
 $("chat-new").addEventListener("click", () => {
   stop?.abort();
   turns = [];
+  identity = null;
   empty();
   buttons();
   input.focus();
 });
+attachments.onchange(buttons);
+
+// Chats that are kept
+
+/** Keep the chat as it is now. */
+function remember(model) {
+  if (!chats.keeping() || !turns.length) return;
+  identity ??= `${Date.now()}-${Math.random().toString(36).slice(2)}`;
+  const first = turns[0].shown?.text || turns[0].shown?.files?.[0]?.name || turns[0].content;
+  if (!chats.store({ id: identity, title: first.slice(0, 80), model, turns })) announce("This chat is too long to be kept.");
+  drawChats();
+}
+
+function drawChats() {
+  const keeping = chats.keeping(), all = chats.list();
+  $("chat-keep").checked = keeping;
+  $("chat-memory").textContent = keeping ? "Chats are kept in this browser." : "Nothing is kept after you leave.";
+  $("chat-kept").hidden = !keeping;
+  const rows = all.map((chat) => h("div", {},
+    h("button", { type: "button", class: "quiet", onclick: () => open(chat) }, chat.title || "Without words"),
+    h("button", { type: "button", class: "quiet", "aria-label": `Forget: ${chat.title}`, onclick: () => { chats.forget(chat.id); if (identity === chat.id) identity = null; drawChats(); } }, "×")));
+  $("chat-list").replaceChildren(...(rows.length ? rows : [h("p", { class: "hint" }, "None yet.")]));
+}
+
+/** Go on with a kept chat. */
+function open(chat) {
+  stop?.abort();
+  [turns, identity] = [chat.turns.map((turn) => ({ ...turn })), chat.id];
+  const models = $("chat-model");
+  if ([...models.options].some((option) => option.value === chat.model)) models.value = chat.model;
+  log.replaceChildren(...turns.map((turn) => (turn.role === "user" ? asked(turn)
+    : h("div", { class: "turn model" }, h("div", { class: "who" }, chat.model || ""), h("div", { class: "prose" }, ...markdown(turn.content))))));
+  log.scrollTop = log.scrollHeight;
+  $("chat-kept").open = false;
+  buttons();
+  input.focus();
+}
+
+$("chat-keep").addEventListener("change", async (event) => {
+  const box = event.target, count = chats.list().length;
+  if (!box.checked && count && !(await ask("Forget the chats?", `${count === 1 ? "One chat is" : `${count} chats are`} kept in this browser.`, "Forget"))) box.checked = true;
+  else if (chats.keep(box.checked) !== box.checked) announce("This browser does not let pages keep anything.");
+  if (box.checked) remember($("chat-model").value);
+  drawChats();
+});
+addEventListener("storage", drawChats); // another tab
+drawChats();
