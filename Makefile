@@ -8,10 +8,10 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: docs-site help demo test lint bench docs clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +22,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q '.[llamacpp,torch,package,onnx,mlx,serve,otel,dev]'
+	$(BIN)/pip install -q '.[llamacpp,torch,package,onnx,mlx,serve,otel,dev,docs]'
 	@touch $@
 
 demo: $(VENV)/.run ## convert, prove, measure and report SmolLM2-135M
@@ -46,6 +46,13 @@ bench: $(VENV)/.dev ## the tables of docs/benchmarks/gguf.md that need no calibr
 docs: $(VENV)/.run ## docs/components.md from the code
 	$(BIN)/python tools/components.py
 	$(BIN)/python tools/config_keys.py
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q 'mkdocs-material>=9.7' 'mkdocstrings[python]>=1'
+	@touch $@
+
+docs-site: $(VENV)/.docs ## the documentation as a site in build/site, with search
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf $(VENV) build out
