@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from kanna import conversion
 from kanna._util.progress import Progress, Silent
 from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
 from kanna.hardware.cpu import default_threads
+from kanna.model import MetaValue
 from kanna.plan import Plan
 from kanna.sources import Source
 
@@ -86,6 +87,7 @@ def convert(
         overwrite=overwrite,
         nonfinite=nonfinite,
         progress=progress or Silent(),
+        examine=_examine,
     )
     result = conversion.convert(
         source,
@@ -110,3 +112,12 @@ def convert(
         progress=progress,
     )
     return replace(result, verify=proof)
+
+
+def _examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
+    """Check the tokenizer that is about to be written; see `written_tokenizer.examine`."""
+    if source.kind != "hf":
+        return []
+    from kanna.verification.written_tokenizer import examine  # the runtime loads for it alone
+
+    return examine(source, metadata)

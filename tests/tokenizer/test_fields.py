@@ -92,7 +92,7 @@ CASES: list[tuple[str, str, Change, str, str]] = [
         )
     ),
     ("qwen2", "prepended", normalizer({"type": "Prepend", "prepend": SPACE}), REFUSED, "Prepend"),
-    ("spm", "always", metaspace("always"), SILENT, ""),
+    ("spm", "always", metaspace("always"), NOTED, "begins with a space"),
     ("spm", "never", metaspace("never"), SILENT, ""),
     ("spm", "first", metaspace("first"), NOTED, "control token"),
     ("spm", "digits", put("pre_tokenizer", DIGITS), REFUSED, "Digits"),

@@ -16,7 +16,7 @@ from kanna.conversion.guidance import Guidance
 from kanna.families import load_model
 from kanna.formats.stream import WriteResult
 from kanna.hardware.cpu import default_threads
-from kanna.model import Model, Tensor
+from kanna.model import MetaValue, Model, Tensor
 from kanna.plan import Plan, Resolved, Substitution, TensorPlan, load
 from kanna.plan.presets import Preset, unknown_preset
 from kanna.sources import Source
@@ -117,12 +117,15 @@ class WriteOptions:
     Attributes:
         nonfinite: What becomes of NaN and infinity: `refuse` or `zero`.
         progress: Where the work is reported.
+        examine: Looks at the metadata of a file before it is written, and returns notes; it raises
+            to refuse. None: nothing is looked at.
     """
 
     threads: int = field(default_factory=default_threads)
     overwrite: bool = False
     nonfinite: str = "refuse"
     progress: Progress = field(default_factory=Silent)
+    examine: Callable[[Source, Mapping[str, MetaValue]], list[str]] | None = None
 
 
 MATRICES = ("preset", "encoding", "plan", "imatrix", "statistics", "method", "split_max_size")

@@ -158,6 +158,7 @@ class GGUFConversion:
 
     def write(self, options: WriteOptions) -> WriteResult:
         """Stream the tensors to the file, and read it again."""
+        looked = options.examine(self.source, self.metadata) if options.examine else []
         written = gguf.write(
             self.out,
             metadata=self.metadata,
@@ -175,7 +176,9 @@ class GGUFConversion:
         note = grid_detection.describe_errors(
             (a, b) for a, b in pairs if encodings.get(b.dtype).block > 1
         )
-        return replace(written, notes=[*grid_detection.describe(grids), *([note] if note else [])])
+        return replace(
+            written, notes=[*looked, *grid_detection.describe(grids), *([note] if note else [])]
+        )
 
     def _hashes(self) -> dict[str, MetaValue]:
         return {

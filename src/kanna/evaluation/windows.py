@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,13 @@ def read_text(text: str | Path | None, *, offline: bool = False) -> tuple[str, s
 
 
 def cut(
-    engine: Engine, text: str, *, context: int, windows: int | None, default: bool
+    engine: Engine,
+    text: str,
+    *,
+    context: int,
+    windows: int | None,
+    default: bool,
+    tokenize: Callable[[str], list[int]] | None = None,
 ) -> EvaluationWindows:
     """Cut `text` as llama-perplexity does.
 
@@ -72,8 +79,9 @@ def cut(
         context: Tokens of a window.
         windows: Windows at most; None: all of a given text.
         default: Whether the text is the default one, of which the first windows are enough.
+        tokenize: Ids of a text, framed; None: those of the engine.
     """
-    ids = engine.tokenize(text, add_bos=True)
+    ids = tokenize(text) if tokenize else engine.tokenize(text, add_bos=True)
     notes: list[str] = []
     if 0 < engine.trained_context < context:
         notes.append(

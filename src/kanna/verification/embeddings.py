@@ -18,8 +18,8 @@ from kanna.runtimes.onnx_encoder import OnnxEncoder, pool
 from kanna.runtimes.torch import RUNTIME as TORCH
 from kanna.runtimes.torch_engine import quiet
 from kanna.sources import Source
+from kanna.tokenizer.corpus import CORPUS
 from kanna.verification.parity import TEXT
-from kanna.verification.tokens import CORPUS
 
 EXTRA = "onnx"
 

@@ -16,62 +16,9 @@ from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 from kanna.tokenizer import special_tokens, templates
-from kanna.tokenizer.chat import render
-
-# Where tokenizers go wrong: spaces, digits, case, contractions, scripts without spaces, combining
-# marks, emoji sequences, code, control characters, very long runs.
-CORPUS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "Hello,  world!   Three   spaces.\tA tab.\n\n\nThree lines.\r\nWindows.",
-    " leading space",
-    "trailing space ",
-    "",
-    " ",
-    "   ",
-    "\n",
-    "\n\n  \n",
-    "I'm, you're, he's, we've, they'll, I'd, DON'T, ’tis",
-    "1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x7fFF 1e-10 ½ ² ③ ٣",
-    "camelCase snake_case SCREAMING_CASE kebab-case "
-    "http://example.com/a?b=c&d=%20#e user@mail.example",
-    'def f(x: int) -> str:\n    return f"{x:>10}" if x != '
-    "0 else ''\n\n\tfor i in range(10):\n\t\tprint(i)",
-    "#include <vector>\nint main() { std::vector<int> "
-    "v{1,2,3}; return v[0]<<2 && !v.empty(); } // ok",
-    "SELECT * FROM t WHERE a >= 1 AND b LIKE '%x%'; <div "
-    'class="a">&nbsp;</div> {"k": [null, true]}',
-    "Größenmaßstäbe, cœur, naïve, Ångström, fiancée, İstanbul, ŁÓDŹ, ǅ",
-    "Съешь же ещё этих мягких французских булок, да выпей чаю.",
-    "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία.",
-    "いろはにほへと ちりぬるを。カタカナと漢字、鉋で削る。",
-    "我能吞下玻璃而不伤身体。繁體字:龍龜。",
-    "키스의 고유조건은 입술끼리 만나야 하고",
-    "أبجد هوز حطي كلمن سعفص قرشت ثخذ ضظغ",
-    "עטלף אבק נס דרך מזגן שהתפוצץ",
-    "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा",
-    "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า",
-    "ជាភាសាខ្មែរ",
-    "👍 👩‍👩‍👧‍👦 🏳️‍🌈 🇯🇵 👨🏽‍🚀 ☺️ 🫠",
-    "e\u0301 a\u0308 n\u0303 \u1100\u1161 ﬁ Å",
-    "“quotes” ‘single’ — dash – en… ellipsis «guillemets» „low“",
-    "∑∫√∞≠≤≥±×÷∂∇ α+β=γ ℝ ⊂ ℂ → ⇒",
-    "\u200b\u200d\ufeff\u00a0\u3000\u2028\x00\x07\x7f",
-    "a" * 200,
-    " " * 100,
-    "=" * 80,
-    "-----\n\n=====",
-    "?!?!?! ... !!!",
-)
-
-CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
-    ({"role": "user", "content": "Hello"},),
-    (
-        {"role": "user", "content": "What is 1+1?"},
-        {"role": "assistant", "content": "2"},
-        {"role": "user", "content": "And <2+2>? \"quoted\" & 'so'\n```py\nx\n```"},
-    ),
-    ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "こんにちは 🙂"}),
-)
+from kanna.tokenizer.chat import Message, render
+from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS
+from kanna.tokenizer.reference import LibraryReading, own_tokenizer, read_by_library
 
 
 def check_tokenizer(source: Source, model: Model, engine: Engine) -> Check:
@@ -79,7 +26,7 @@ def check_tokenizer(source: Source, model: Model, engine: Engine) -> Check:
     lost = [] if engine.path.is_dir() else _not_carried(model, engine.path)
     if lost:
         return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(lost[:6])}")
-    texts = [*CORPUS, *_rendered(model.meta("tokenizer.chat_template"), "", "")]
+    texts = [*CORPUS, *_rendered(source_template(source, model), "", "")]
     try:
         differing = _differing(source, engine, texts)
     except (ImportError, MissingError) as error:
@@ -150,15 +97,10 @@ def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
 
     Raises ImportError when it needs a package that is not here.
     """
-    if "tokenizer.json" in source.files:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(source.files["tokenizer.json"]))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    if (own := own_tokenizer(source)) is not None:
 
         def fast(text: str) -> list[int]:
-            return tokenizer.encode(text, add_special_tokens=False).ids
+            return own.encode(text, add_special_tokens=False).ids
 
         return fast
     try:
@@ -218,31 +160,48 @@ def check_template(source: Source, model: Model, engine: Engine) -> Check:
         return Check(
             name="chat template", ok=False, detail="lost: the source has one, the file does not"
         )
-    bos, eos = (_text(engine, t) for t in (engine.bos, engine.eos))
-    rendered, failed = 0, ""
-    for messages in CONVERSATIONS:
-        for prompt in (True, False):
-            outcomes: list[str] = []
-            for jinja in (template, engine.chat_template):
-                try:
-                    outcomes.append(
-                        render(jinja, messages, bos=bos, eos=eos, add_generation_prompt=prompt)
-                    )
-                    rendered += 1
-                except FormatError as error:
-                    outcomes.append(f"\0{error.found}")
-                    failed = error.found
-            if outcomes[0] != outcomes[1]:
-                return Check(
-                    name="chat template",
-                    ok=False,
-                    detail=f"{outcomes[0]!r} became {outcomes[1]!r}"[:400],
-                )
-    if not rendered:
+    cases = [(messages, prompt) for messages in CONVERSATIONS for prompt in (True, False)]
+    expected, by = _expected(source, template, engine, cases)
+    actual = [_outcome(engine.chat_template, engine, *case) for case in cases]
+    for a, b in zip(expected, actual, strict=True):
+        if a != b:
+            return Check(name="chat template", ok=False, detail=f"{a!r} became {b!r}, {by}"[:400])
+    if all(text.startswith(_FAILED) for text in actual):
+        failed = actual[0].removeprefix(_FAILED)
         return Check(name="chat template", ok=False, detail=f"renders no conversation: {failed}")
+    count = sum(not text.startswith(_FAILED) for text in actual)
     return Check(
-        name="chat template", ok=True, detail=f"renders equal, {rendered // 2} conversations"
+        name="chat template", ok=True, detail=f"renders equal, {count} conversations, {by}"
     )
+
+
+_FAILED = "\0"
+
+
+def _expected(
+    source: Source,
+    template: str,
+    engine: Engine,
+    cases: Sequence[tuple[Sequence[Message], bool]],
+) -> tuple[list[str], str]:
+    """The conversations as the source's own library renders them, and whose work that is."""
+    reading = "a GGUF names no library of its own"
+    if source.kind == "hf":
+        reading = read_by_library(source.files)
+        if isinstance(reading, LibraryReading) and any(reading.rendered):
+            texts = [r.get("text", _FAILED) for r in reading.rendered]
+            return texts, f"as {reading.name} renders them"
+    why = reading if isinstance(reading, str) else f"{reading.name} finds no template"
+    return [_outcome(template, engine, *c) for c in cases], f"both rendered by kanna: {why}"
+
+
+def _outcome(template: str, engine: Engine, messages: Sequence[Message], prompt: bool) -> str:
+    """The text of a conversation, or a mark where the template refuses it."""
+    bos, eos = (_text(engine, t) for t in (engine.bos, engine.eos))
+    try:
+        return render(template, messages, bos=bos, eos=eos, add_generation_prompt=prompt)
+    except FormatError:
+        return _FAILED
 
 
 def _text(engine: Engine, token: int | None) -> str:
@@ -259,10 +218,12 @@ def source_stops(source: Source, model: Model) -> set[int]:
         )
         return {int(v) for k in keys if (v := model.meta(k)) is not None}
     tokens: Sequence[str] = model.meta("tokenizer.ggml.tokens") or []
-    ids = {text: i for i, text in enumerate(tokens)}
+    own = own_tokenizer(source)
+    find = own.token_to_id if own is not None else {t: i for i, t in enumerate(tokens)}.get
     configs = [source.config, source.json("generation_config.json") or {}]
-    stops = set(special_tokens.end_ids(_settings(source), configs, ids.get))
-    return {i for i in stops if 0 <= i < len(tokens)}
+    stops = set(special_tokens.end_ids(_settings(source), configs, find))
+    rows = int(source.config.get("vocab_size") or len(tokens))
+    return {i for i in stops if 0 <= i < max(rows, len(tokens))}
 
 
 def check_stop(source: Source, model: Model, engine: Engine) -> Check:

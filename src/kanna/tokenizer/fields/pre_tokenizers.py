@@ -18,7 +18,12 @@ def _metaspace(step: Any, parts: Parts) -> tuple[Fate, str]:
     if scheme(step) == "first":
         return Fate.NOTED, (
             "the tokenizer puts a space before the first word of a text alone, llama.cpp puts one "
-            "after every control token too: a word right after one gets another token id"
+            "after every control token too, and before a space: such words get other token ids"
+        )
+    if scheme(step) == "always":
+        return Fate.NOTED, (
+            "the tokenizer puts a space before a text only where none is, llama.cpp puts one "
+            "always: a text that begins with a space gets other token ids"
         )
     return Fate.CARRIED, ""
 
@@ -77,7 +82,7 @@ _SPLITS = (
 TABLE = (
     Field(
         name="Metaspace",
-        how="`add_space_prefix`; a prefix scheme of `first` is named in a note",
+        how="`add_space_prefix`; a prefix scheme of `first` or `always` is named in a note",
         judge=_metaspace,
     ),
     *(

@@ -8,13 +8,14 @@ from typing import Any
 from kanna.tokenizer.fields.base import Fate, Field, Parts, carried, neutral, short, steps, unless
 from kanna.tokenizer.fields.normalizers import SPACE, normalized
 
-_BYTES = 256
+_BYTES, _ASCII = 256, 128
 
 
 def _all_bytes(parts: Parts) -> bool:
     vocab = parts.model.get("vocab") or {}
     if not parts.bytes_:
-        return all(f"<0x{b:02X}>" in vocab for b in range(_BYTES))
+        characters = {b: chr(b) if chr(b) != " " else SPACE for b in range(_ASCII)}
+        return all(f"<0x{b:02X}>" in vocab or characters.get(b) in vocab for b in range(_BYTES))
     from tokenizers import pre_tokenizers
 
     return all(c in vocab for c in pre_tokenizers.ByteLevel.alphabet())

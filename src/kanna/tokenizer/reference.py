@@ -1,0 +1,125 @@
+"""What the source's own library makes of its tokenizer: the judge of what a conversion wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanna._util.atomic import write_text
+from kanna._util.digest import sha256
+from kanna._util.processes import ask
+from kanna.errors import KannaError
+from kanna.sources.packages import cache_dir
+from kanna.tokenizer import files
+from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS, PLAIN
+
+if TYPE_CHECKING:
+    from kanna.sources import Source
+
+TEXTS = (*PLAIN, *CORPUS)
+_MOST_CONTROLS = 16
+_CACHED = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryReading:
+    """A tokenizer as transformers reads it.
+
+    Attributes:
+        name: The library and its version.
+        kind: The class of the tokenizer.
+        ids: Of each text, framed.
+        chat_ids: Of each rendered conversation, not framed.
+        rendered: A conversation's text, or the error; {} without a template.
+        bos: Id of the token that begins a text.
+        eos: Id of the token that ends a text.
+    """
+
+    name: str
+    kind: str
+    ids: list[list[int]]
+    chat_ids: dict[str, list[int]]
+    rendered: list[dict[str, str]]
+    bos: int | None
+    eos: int | None
+
+
+def read_by_library(
+    files_by_name: Mapping[str, Path], texts: Sequence[str] = TEXTS
+) -> LibraryReading | str:
+    """The tokenizer by transformers; the reason, where it is not here or cannot read it.
+
+    Read once per set of files: the answer is kept in the cache folder.
+
+    Args:
+        files_by_name: Side files of a model by name, config.json among them.
+        texts: What is tokenized.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return "transformers is not installed"
+    kept = files.side_files(files_by_name)
+    if "config.json" in files_by_name:
+        kept["config.json"] = files_by_name["config.json"]
+    task = {"texts": list(texts), "conversations": [list(c) for c in CONVERSATIONS]}
+    path = cache_dir() / "tokenizer-readings" / f"{_key(kept, task)}.json"
+    try:
+        answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        answer = _ask(kept, task)
+        if "failure" not in answer:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(answer))
+            _prune(path.parent)
+    return str(answer["failure"]) if "failure" in answer else LibraryReading(**answer)
+
+
+def _ask(kept: Mapping[str, Path], task: dict[str, Any]) -> dict[str, Any]:
+    """The answer of a process that sees the files of the tokenizer and no others."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in kept.items():
+            there = Path(folder, name)
+            there.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, there)
+        try:
+            return ask(
+                "kanna.tokenizer.reference_worker", {"folder": folder, **task}, "transformers"
+            )
+        except KannaError as error:
+            return {"failure": error.found}
+
+
+def _key(kept: Mapping[str, Path], task: dict[str, Any]) -> str:
+    versions = [importlib.metadata.version(p) for p in ("transformers", "tokenizers")]
+    digests = {name: sha256(path) for name, path in sorted(kept.items())}
+    return hashlib.sha256(json.dumps([versions, digests, task]).encode()).hexdigest()[:24]
+
+
+def _prune(folder: Path) -> None:
+    newest = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in newest[_CACHED:]:
+        old.unlink(missing_ok=True)
+
+
+def own_tokenizer(source: Source) -> Any:
+    """The tokenizer in tokenizer.json, by the library of that file; None where there is none."""
+    if files.TOKENIZER not in source.files:
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = Tokenizer.from_file(str(source.files[files.TOKENIZER]))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def control_texts(tokens: Sequence[str]) -> list[str]:
+    """Texts with words and spaces beside control tokens, where prefixes and stripping show."""
+    return [f"{t}user\nHi there{t}\n{t} so" for t in tokens[:_MOST_CONTROLS]]
