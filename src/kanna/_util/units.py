@@ -13,6 +13,8 @@ _FACTORS = (
     | {p + b: 1000**n for p, n in _POWERS.items() for b in ("", "b")}
     | {f"{p}ib": 1024**n for p, n in _POWERS.items()}
 )
+_BARE = 1_000_000
+"""Bytes below which a number without a unit was hardly meant as bytes."""
 _SIZE = re.compile(r"\s*([0-9]+(?:[._][0-9]+)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
 
 
@@ -26,16 +28,25 @@ def parse_size(text: str | int) -> int:
         raise UsageError(
             f"{text!r} is not a size", expected="a number with a unit, such as 2GB, 1.5GiB or 800MB"
         )
-    return int(float(match[1]) * factor)
+    size = int(float(match[1]) * factor)
+    if not match[2] and 0 < size < _BARE:
+        raise UsageError(
+            f"{text!r} has no unit: it would be {size} bytes",
+            expected="a number with a unit, such as 2GB, 1.5GiB or 800MB",
+            todo=f"write {match[1]}GB or {match[1]}MB; {match[1]}B means bytes",
+        )
+    return size
 
 
 def format_size(num_bytes: float) -> str:
     """Bytes for people, in decimal units: `271.4 MB`."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(num_bytes) >= factor:
-            value = num_bytes / factor
-            return f"{value:.2f} {unit}" if unit in {"GB", "TB"} else f"{value:.1f} {unit}"
-    return f"{num_bytes:.0f} B"
+    if abs(num_bytes) < 999.5:
+        return f"{num_bytes:.0f} B"
+    for unit, factor, digits in (("kB", 1e3, 1), ("MB", 1e6, 1), ("GB", 1e9, 2)):
+        shown = f"{num_bytes / factor:.{digits}f}"
+        if abs(float(shown)) < 1000:  # as it is written: 999,990 bytes are 1.0 MB
+            return f"{shown} {unit}"
+    return f"{num_bytes / 1e12:.2f} TB"
 
 
 def with_range(value: float, spread: Sequence[float] | None, digits: int) -> str:
@@ -48,9 +59,9 @@ def with_range(value: float, spread: Sequence[float] | None, digits: int) -> str
 def precision_class(bits: float) -> str:
     """The class of a file by its measured bits per weight."""
     if bits < 3:
-        return "ultra-low (1–2 bit)"
+        return "ultra-low (below 3 bits)"
     if bits < 5:
-        return "low (3–4 bit)"
+        return "low (3 to 5 bits)"
     if bits <= 9:
-        return "medium (5–8 bit)"
-    return "full (16–32 bit)"
+        return "medium (5 to 9 bits)"
+    return "full (above 9 bits)"

@@ -14,6 +14,7 @@ import click
 
 from kanna import __version__
 from kanna._util import plugins
+from kanna.cli import streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
 from kanna.errors import KannaError
@@ -75,8 +76,25 @@ class Commands(click.Group):
                 ) from None
             raise error
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line, whatever its output can show and whoever stops reading it."""
+        streams.prepare()
+        try:
+            return super().main(*args, **options)
+        finally:
+            streams.discard()
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the options of all commands; `--help` and `--version` print here."""
+        try:
+            return super().make_context(*args, **options)
+        except BrokenPipeError:
+            raise click.exceptions.Exit(0) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become messages and exit codes."""
+        if streams.colourless():
+            ctx.color = False
         # Vocabularies are lists of half a million strings without cycles: looking for some takes a
         # tenth of the time.
         gc.set_threshold(50_000, 20, 100)
@@ -87,8 +105,11 @@ class Commands(click.Group):
             if settings(ctx).json:
                 click.echo(_as_json({"found": error.format_message()}, error.exit_code))
             raise
-        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError as error:
+            # Who reads the first lines alone, as `head` does, has what it wanted.
+            ctx.exit(0 if streams.reader_left() else report(error, ctx))
         except KeyboardInterrupt:
             name = ctx.invoked_subcommand or ""
             note = getattr(self.get_command(ctx, name), "when_interrupted", "Interrupted.")

@@ -16,6 +16,7 @@ import click
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
+from kanna.cli import streams
 from kanna.cli.settings import Settings
 from kanna.errors import UsageError
 
@@ -138,15 +139,22 @@ def dumps(data: Any) -> str:
     """JSON that every parser reads: no NaN or infinity, paths as text, arrays as lists."""
     from kanna.report.write import plain
 
-    return json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    whole = streams.is_unicode(sys.stdout)
+    return json.dumps(plain(data), indent=2, ensure_ascii=not whole, allow_nan=False)
 
 
 def console() -> Console:
     """A console on stdout that does not cut tables when it writes to a file or a pipe."""
     from rich.console import Console
 
+    class Screen(Console):
+        """Leaves it to the command to end when nobody reads on."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(width=width, highlight=False, soft_wrap=False)
+    return Screen(width=width, highlight=False, soft_wrap=False)
 
 
 def table(*columns: str, title: str = "") -> Table:
