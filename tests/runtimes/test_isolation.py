@@ -93,6 +93,45 @@ def test_an_answer_that_nobody_reads_on_stops(engine: IsolatedLlamaEngine) -> No
     assert len(list(engine.generate(ids, max_tokens=3, ignore_eog=True))) <= 3
 
 
+def test_ctrl_c_in_an_answer_leaves_the_model_loaded(
+    engine: IsolatedLlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, pid = engine.tokenize("Hello", add_bos=True), child_of(engine).pid
+    pieces = engine.generate(ids, max_tokens=200, ignore_eog=True)
+    next(pieces)
+    real = process.Child.receive
+
+    def interrupted(self: process.Child, doing: str) -> dict[str, Any]:
+        monkeypatch.setattr(process.Child, "receive", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process.Child, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(pieces)
+    assert engine.last.tokens < 200
+    assert list(engine.generate(ids, max_tokens=3, ignore_eog=True))
+    assert child_of(engine).pid == pid
+
+
+def test_ctrl_c_while_a_prompt_is_read_does_not_wait(
+    engine: IsolatedLlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = engine.tokenize("Hello", add_bos=True)
+    real = process.Child.receive
+
+    def interrupted(self: process.Child, doing: str) -> dict[str, Any]:
+        monkeypatch.setattr(process.Child, "receive", real)
+        raise KeyboardInterrupt
+
+    for ask in (lambda: list(engine.generate(ids, max_tokens=200)), lambda: engine.logits(ids)):
+        child = child_of(engine)
+        monkeypatch.setattr(process.Child, "receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+        assert child.poll() is not None
+        assert engine.tokenize("Hello", add_bos=True) == ids
+
+
 def test_errors_keep_their_kind(engine: IsolatedLlamaEngine) -> None:
     with pytest.raises(UsageError, match="at least one token"):
         list(engine.generate([]))
