@@ -190,3 +190,15 @@ def test_noise_of_a_busy_machine_picks_nothing() -> None:
     assert clear.name == "b" and "tie" not in rule
     tied, _, rule = knee(across((20, 40), ((12, 44), (15, 45))))
     assert tied.name == "a" and "a, b the speed is a tie" in rule
+
+
+def compared(name: str, size: int, kl: float, top1: float) -> Candidate:
+    return Candidate(name=name, file_bytes=size, kl_mean=kl, top1=top1)
+
+
+def test_a_poor_file_is_not_recommended_where_another_is_closer() -> None:
+    fair, poor = compared("Q8_0", 220, 0.001, 0.85), compared("Q4_K_M", 120, 0.07, 0.42)
+    pick, why, rule = knee([fair, poor])
+    assert pick is fair and "fair" in why and "weak or poor" in rule
+    pick, why, _ = knee([replace(poor, name="Q2_K", kl_mean=0.6), replace(poor, file_bytes=130)])
+    assert pick.name == "Q4_K_M" and "None that was compared is close" in why

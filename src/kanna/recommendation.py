@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kanna import formats, provenance
 from kanna._util.units import format_size
-from kanna.closeness import describe
+from kanna.closeness import GRADES, describe, grade
 from kanna.sources import Source
 
 QUANTIZED_BITS = 10.0
@@ -22,6 +22,9 @@ KNEE = 0.0025
 
 Where the curve of a family of presets bends.
 """
+
+FAIR = next(g for g in GRADES if g.name == "fair")
+"""The least grade that is recommended where there is a better one."""
 
 Range = tuple[float, float]
 """Lowest and highest value that was measured."""
@@ -249,7 +252,8 @@ def closest(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
 RULE = (
     "among the files that did not fail their checks, the knee of the size–quality curve: the "
     f"lowest ln(file size) + {0.01 / KNEE:g} × KL. In words: bytes are saved as long as one per "
-    f"cent of the file costs less than {KNEE:g} nats of KL divergence, and no further."
+    f"cent of the file costs less than {KNEE:g} nats of KL divergence, and no further; a file that "
+    "is weak or poor is none of them where another is closer."
 )
 RULE_ACROSS = (
     RULE + " Across formats, half a per cent of size is given for each per cent of peak memory "
@@ -263,6 +267,7 @@ _NOISE = (
 
 def knee(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
     """Where a smaller file begins to cost more than it saves; the candidates were measured."""
+    able = _close_enough(able)
     across = len({c.format for c in able}) > 1 and all(c.gen_tps and c.peak_bytes for c in able)
     if not across:
         pick = min(able, key=lambda c: _cost(c))
@@ -275,6 +280,15 @@ def knee(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
     if len(tied) > 1:
         words += _NOISE.format(", ".join(c.name for c in tied))
     return pick, _why(pick, able), words
+
+
+def _close_enough(able: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those that are fair at least; where none is, those of the best grade there is."""
+    grades = [g for c in able if (g := grade(c.kl_mean, c.top1)) is not None]
+    if not grades:
+        return able
+    limit = max(GRADES.index(FAIR), min(GRADES.index(g) for g in grades))
+    return [c for c in able if (g := grade(c.kl_mean, c.top1)) and GRADES.index(g) <= limit]
 
 
 def _slowest(c: Candidate) -> float:
@@ -299,6 +313,9 @@ def _why(pick: Candidate, able: Sequence[Candidate]) -> str:
         why += f" {_step(max(smaller, key=lambda c: c.file_bytes), pick, 'smaller')}"
     if larger:
         why += f" {_step(min(larger, key=lambda c: c.file_bytes), pick, 'larger')}"
+    close = grade(pick.kl_mean, pick.top1)
+    if close is not None and GRADES.index(close) > GRADES.index(FAIR):
+        why += " None that was compared is close: more bits, or a larger model, would be better."
     if pick.gate == "unprovable":
         why += " Its checks could not be run here."
     return why

@@ -125,4 +125,5 @@ def measure_floor(rows: Sequence[Row], context: ComparisonContext) -> Row | None
     )
     row = Row(name="floor", role="floor", notes=[note])
     take_quality(row, data, [n for n in QUALITY if not n.startswith("perplexity")])
+    row.grade = None  # it is no file
     return row

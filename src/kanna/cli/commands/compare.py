@@ -101,16 +101,17 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
 
     best = data["recommended"]["name"]
     # Narrow terminals get what decides; the report has the rest.
-    columns = [c for c in _COLUMNS if screen.width >= 120 or c not in _ONLY_WIDE]
-    made = table("", "preset", *columns)
+    columns = [c for c in _COLUMNS if screen.width >= _LEAST_WIDTH.get(c, 0)]
+    made = table("  preset", *columns)
     for row in data["rows"]:
         style = "bold green" if row["name"] == best else "dim" if row["role"] == "floor" else None
         made.add_row(
-            "★" if row["name"] == best else "",
-            "runtime rounding" if row["role"] == "floor" else row["name"],
+            ("★ " if row["name"] == best else "  ") + _name(row, screen.width),
             *(_cell(row, c) for c in columns),
             style=style,
         )
+    for column in made.columns:
+        column.no_wrap = True
     screen.print(made)
     if data["pairs"]:
         screen.print(draw_pairs(data["pairs"]))
@@ -145,7 +146,7 @@ _COLUMNS = {
     "file>": "file_bytes",
     "bits>": "bits_per_weight",
     "closeness": "grade",
-    "of 100 next\ntokens the same>": "top1",
+    "same next\ntoken, %>": "top1",
     "mean KL>": "kl_mean",
     "perplexity>": "perplexity",
     "tok/s>": "gen_tps",
@@ -154,7 +155,21 @@ _COLUMNS = {
     "less>": "less_memory",
     "checks": "gate",
 }
-_ONLY_WIDE = ("bits>", "perplexity>", "memory>", "less>")
+_LEAST_WIDTH = {
+    "same next\ntoken, %>": 95,
+    "bits>": 120,
+    "× faster>": 120,
+    "memory>": 140,
+    "perplexity>": 155,
+    "less>": 155,
+}
+"""Characters of a terminal from which on a column is shown; the report has them all."""
+
+
+def _name(row: dict[str, Any], width: int) -> str:
+    if row["role"] != "floor":
+        return row["name"]
+    return "runtime rounding" if width >= 95 else "rounding"
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
@@ -171,12 +186,12 @@ def _cell(row: dict[str, Any], column: str) -> str:
     if key in ("gate", "grade"):
         return gate_word(value) if key == "gate" else str(value)
     if key in ("gen_tps", "speedup"):
-        digits = 1 if key == "gen_tps" else 2
+        digits = 1 if key == "speedup" or value < 10 else 0
         spread = row["speedup_spread"] if key == "speedup" else row["speed_spread"].get(key)
         return with_range(value, spread, digits)
     if key in ("top1", "less_memory"):
         return f"{value * 100:.{1 if key == 'top1' else 0}f}" + ("" if key == "top1" else " %")
-    return f"{value:.{5 if key == 'kl_mean' else 2}f}"
+    return f"{value:.{4 if key == 'kl_mean' else 2}f}"
 
 
 COMMAND = compare_command
