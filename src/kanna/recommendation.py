@@ -267,11 +267,11 @@ _NOISE = (
 
 def knee(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
     """Where a smaller file begins to cost more than it saves; the candidates were measured."""
-    able = _close_enough(able)
+    compared, able = able, _close_enough(able)
     across = len({c.format for c in able}) > 1 and all(c.gen_tps and c.peak_bytes for c in able)
     if not across:
         pick = min(able, key=lambda c: _cost(c))
-        return pick, _why(pick, able), RULE
+        return pick, _why(pick, compared), RULE
     pick = min(able, key=lambda c: _cost(c, c.gen_tps))
     worst = _cost(pick, _slowest(pick))
     tied = [c for c in able if c is pick or _cost(c, _fastest(c)) < worst]
@@ -279,7 +279,7 @@ def knee(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
     words = RULE_ACROSS
     if len(tied) > 1:
         words += _NOISE.format(", ".join(c.name for c in tied))
-    return pick, _why(pick, able), words
+    return pick, _why(pick, compared), words
 
 
 def _close_enough(able: Sequence[Candidate]) -> Sequence[Candidate]:

@@ -207,7 +207,7 @@ def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box
     for p in marks:
         label = ("★ " if p.best else "") + p.name
         if not axes.holds(p.megabytes, p.kl):
-            label += f" → {p.megabytes:.0f} MB"
+            label += f" → {p.megabytes:.3g} MB"
         radius = radii[p.name] + (5 if p.best else 0)
         left, base = place(label, *at[p.name], radius, taken, axes.frame)
         parts.append(text(left, base, label, "label best" if p.best else "label", "start"))
