@@ -134,7 +134,7 @@ def test_bytes_become_characters_when_they_are_complete(tmp_path: Path, make: An
     table = {text.token_bytes(i): i for i in range(tokenizer.get_vocab_size())}
 
     def write(data: bytes, last: int | None = None) -> list[str]:
-        stream = text.stream()
+        stream = text.stream(continues=False)
         ids = [table[bytes([byte])] for byte in data] + ([] if last is None else [last])
         return [*map(stream.step, ids), stream.flush()]
 
@@ -149,6 +149,7 @@ def test_words_keep_their_spaces(tmp_path: Path) -> None:
     tokenizer = with_fallback()
     text = codec(tmp_path, PLAIN, tokenizer)
     the, a = (int(tokenizer.token_to_id(word) or 0) for word in ("▁the", "a"))
-    stream = text.stream()
-    assert "".join(map(stream.step, [the, the, a, the])) == "the thea the"
+    for continues, written in ((False, "the thea the"), (True, " the thea the")):
+        stream = text.stream(continues=continues)
+        assert "".join(map(stream.step, [the, the, a, the])) == written
     assert text.token_bytes(the) == b" the"

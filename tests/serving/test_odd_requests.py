@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import engine_artefacts
-from helpers.gateways import Local, local
+from helpers.gateways import Local, local, until
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -185,3 +186,45 @@ def test_a_thread_that_dies_ends_its_jobs_and_the_process() -> None:
     assert alone == "ValueError: this job alone True"
     assert together == problem == "the engine stopped: MemoryError: no cache left"
     assert "Traceback" in run.stderr
+
+
+FAILING = """
+import pathlib, sys
+if "kanna.serving.child" in sys.orig_argv:
+    from kanna.serving.engines.onnx_decoder import OnnxDecoder
+    step = OnnxDecoder.step
+
+    def failing(self, ids):
+        if pathlib.Path({flag!r}).exists():
+            raise MemoryError("no cache left")
+        return step(self, ids)
+
+    OnnxDecoder.step = failing
+"""
+
+
+def test_an_engine_whose_thread_died_is_started_again(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its requests say why, it is not ready meanwhile, and the next ones are answered."""
+    artefact, flag = engine_artefacts.shared("onnx", tmp_path_factory), tmp_path / "flag"
+    (tmp_path / "sitecustomize.py").write_text(FAILING.format(flag=str(flag)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with local(artefact, tmp_path, replay=False) as gateway:
+        status, answer = gateway.post(COMPLETION, GOOD)
+        assert status == 200, answer
+        first = gateway.main.pid
+        flag.touch()
+        connection = gateway.open(COMPLETION, GOOD | {"stream": True, "ignore_eos": True})
+        connection.settimeout(30)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+            if b"no cache left" in received:
+                break
+        assert b"MemoryError: no cache left" in received
+        until(lambda: gateway.main.state != "ready", 20)
+        flag.unlink()
+        until(lambda: gateway.main.state == "ready", 60)
+        assert gateway.main.pid != first and gateway.main.restarts == 1
+        assert gateway.post(COMPLETION, GOOD)[1]["choices"] == answer["choices"]

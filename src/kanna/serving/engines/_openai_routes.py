@@ -151,10 +151,12 @@ class OpenAiRoutes:
             grammar=grammar_of(self.codec, self.worker.vocab_size, body),
         )
 
-    async def _generate(self, job: GenerationJob, stop: Any) -> AsyncGenerator[TextDelta]:
+    async def _generate(
+        self, job: GenerationJob, stop: Any, *, continues: bool
+    ) -> AsyncGenerator[TextDelta]:
         """The answer as it comes; closing the generator ends the job."""
         stop_text = StopText([stop] if isinstance(stop, str) else list(stop or ()))
-        decoder, waiting = self.codec.stream(), list[GeneratedToken]()
+        decoder, waiting = self.codec.stream(continues=continues), list[GeneratedToken]()
         ended = False
         self._cached_tokens[job] = len(job.ids)
         try:
@@ -194,7 +196,8 @@ class OpenAiRoutes:
         job: GenerationJob,
         shape: CompletionFormat,
     ) -> web.StreamResponse:
-        async with aclosing(self._generate(job, body.get("stop"))) as deltas:
+        answer = self._generate(job, body.get("stop"), continues="prompt" in body)
+        async with aclosing(answer) as deltas:
             if body.get("stream"):
                 usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
                 return await self._stream(request, deltas, job, shape, usage_wanted)

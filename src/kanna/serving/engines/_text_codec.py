@@ -70,9 +70,14 @@ class TextCodec:
         """Text of ids, control tokens too."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def stream(self) -> StreamDecoder:
-        """A decoder for the tokens of one answer."""
-        return StreamDecoder(self.tokenizer, self._bytes, self._special)
+    def stream(self, *, continues: bool) -> StreamDecoder:
+        """A decoder for the tokens of one answer.
+
+        Args:
+            continues: Whether it goes on with a text, so that the space before it belongs to it.
+        """
+        before = [self._anchor] if continues else []
+        return StreamDecoder(self.tokenizer, self._bytes, self._special, before)
 
     def token_bytes(self, token: int) -> bytes:
         """What one token writes, which may be part of a character only."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -54,12 +55,19 @@ class StreamDecoder:
         tokenizer: Of the model.
         token_bytes: Of its tokens.
         skipped: Ids of control tokens.
+        before: What the answer goes on with; empty: it begins a text.
     """
 
-    def __init__(self, tokenizer: Any, token_bytes: TokenBytes, skipped: frozenset[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        token_bytes: TokenBytes,
+        skipped: frozenset[int],
+        before: Sequence[int] = (),
+    ) -> None:
         self._tokenizer, self._bytes, self._skipped = tokenizer, token_bytes, skipped
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._before: list[int] = []
+        self._before = list(before)
 
     def step(self, token: int) -> str:
         """The text that is complete with this token."""
