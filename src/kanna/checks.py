@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kanna._util.results import Result, ResultTable
+
 _WORDS = {
     "proved": "intact",
     "intact": "intact",
@@ -41,8 +43,8 @@ class Check:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class VerifyResult(Result):
     """All checks of one artefact against its source.
 
     Attributes:
@@ -62,6 +64,23 @@ class VerifyResult:
         """`proved` when every check passed, `failed` when one failed, else `unprovable`."""
         verdicts = {check.ok for check in self.checks}
         return "failed" if False in verdicts else "unprovable" if None in verdicts else "proved"
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return self.status == "proved"
+
+    def headline(self) -> str:
+        """The verdict, and what failed."""
+        return ": ".join(
+            [gate_word(self.status), *[f"{c.name} {c.detail}" for c in self.checks if not c.ok][:1]]
+        )
+
+    def tables(self) -> list[ResultTable]:
+        """Every check."""
+        marks = {True: "✓", False: "✗", None: "–"}
+        rows = [(marks[check.ok], check.name, check.detail) for check in self.checks]
+        return [ResultTable(columns=("", "check", "detail"), rows=rows)]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.benchmark.llama_builds import gain
 from kanna.runtimes import get as get_runtime
@@ -34,8 +35,8 @@ class Advice:
     command: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doctor:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Doctor(Result):
     """The state of this machine and of what kanna can use on it.
 
     Attributes:
@@ -53,6 +54,19 @@ class Doctor:
     packages: dict[str, str | None]
     advice: list[Advice]
     sections: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def headline(self) -> str:
+        """What could be better."""
+        return f"{len(self.advice)} remarks: {self.advice[0].why}" if self.advice else "all is well"
+
+    def tables(self) -> list[ResultTable]:
+        """A table per section, and the advice."""
+        advice = [(one.why, one.command) for one in self.advice]
+        listed = [
+            ResultTable(columns=("", ""), rows=section["facts"], title=section["title"])
+            for section in self.sections
+        ]
+        return [*listed, *([ResultTable(columns=("advice", ""), rows=advice)] if advice else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON has it."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from kanna import families, formats, provenance
 from kanna._util.progress import Progress
-from kanna._util.units import precision_class
+from kanna._util.results import Result, ResultTable
+from kanna._util.units import format_size, precision_class
 from kanna.errors import KannaError, SourceError
 from kanna.formats import gguf
 from kanna.model import Model, Tensor, num_weights
@@ -30,8 +31,8 @@ _SHAPE = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Inspection(Result):
     """What was found; sizes in bytes, shapes in numpy order.
 
     Attributes:
@@ -65,6 +66,34 @@ class Inspection:
     tensors: list[dict[str, Any]]
     notes: list[str]
     problems: list[dict[str, str]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether kanna can convert it."""
+        return not self.problems
+
+    def headline(self) -> str:
+        """Family, size and precision."""
+        return (
+            f"{self.name}: {self.family}, {self.parameters / 1e6:.1f}M parameters, "
+            f"{format_size(self.bytes)}, {self.bits_per_weight:.2f} bits per weight"
+        )
+
+    def facts(self) -> list[tuple[str, object]]:
+        """What it is."""
+        return [
+            ("Path", self.path),
+            ("Kind", self.kind),
+            *self.shape.items(),
+            ("Context", self.context),
+            ("Licence", self.license),
+            ("Problem", "; ".join(problem["found"] for problem in self.problems)),
+        ]
+
+    def tables(self) -> list[ResultTable]:
+        """Tensors by encoding."""
+        rows = [(t["encoding"], t["tensors"], format_size(t["bytes"])) for t in self.types]
+        return [ResultTable(columns=("encoding", "tensors>", "size>"), rows=rows)]
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON has it."""

@@ -11,6 +11,7 @@ from typing import Any
 from kanna import __version__, families
 from kanna._util.atomic import write_json
 from kanna._util.progress import Progress, Silent
+from kanna._util.results import Result
 from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
 from kanna.calibration.run import clear, run
 from kanna.calibration.windows import WINDOW, CalibrationWindows, cut
@@ -38,8 +39,8 @@ WIDEST = 4096
 """Second moments are whole up to so many columns; wider sites get blocks along the diagonal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrateResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CalibrateResult(Result):
     """The statistics that a calibration wrote, or found written.
 
     Attributes:
@@ -67,6 +68,10 @@ class CalibrateResult:
     seconds: float
     reused: bool = False
     notes: list[str] = field(default_factory=list[str])
+
+    def headline(self) -> str:
+        """Where the statistics are."""
+        return f"{self.folder}: {self.sites} matrices, {self.tokens} tokens"
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kanna._util import plugins
+from kanna._util.results import Result, ResultTable
 from kanna.catalog.base import Component, ComponentOption, Kind
 from kanna.errors import UnsupportedError
 
@@ -33,8 +34,8 @@ class Listing:
     components: list[Component]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Components:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Components(Result):
     """A listing of components.
 
     Attributes:
@@ -49,6 +50,21 @@ class Components:
     def count(self) -> int:
         """Number of components."""
         return sum(len(k.components) for k in self.kinds)
+
+    def headline(self) -> str:
+        """How many there are."""
+        return f"{self.count} components of {len(self.kinds)} kinds"
+
+    def tables(self) -> list[ResultTable]:
+        """A table per kind."""
+        return [
+            ResultTable(
+                columns=("name", "summary"),
+                rows=[(c.name, c.summary) for c in listing.components],
+                title=listing.kind,
+            )
+            for listing in self.kinds
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the listing as JSON has it."""

@@ -8,6 +8,9 @@ from datetime import date
 from typing import Any
 
 from kanna import __version__
+from kanna._util.results import Result, ResultTable
+from kanna._util.units import format_size
+from kanna.checks import gate_word
 from kanna.formats import DEFAULT
 from kanna.recommendation import (
     KNEE,
@@ -83,8 +86,8 @@ class Row:
     notes: list[str] = field(default_factory=list[str])
 
 
-@dataclass(slots=True, kw_only=True)
-class CompareResult:
+@dataclass(slots=True, kw_only=True, repr=False)
+class CompareResult(Result):
     """Everything the report shows.
 
     `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}.
@@ -106,6 +109,41 @@ class CompareResult:
     pairs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     version: str = __version__
     date: str = field(default_factory=lambda: date.today().isoformat())
+
+    @property
+    def ok(self) -> bool:
+        """Whether no file failed the gate."""
+        return all(row.gate != "failed" for row in self.rows)
+
+    def headline(self) -> str:
+        """The recommendation."""
+        return (
+            f"{self.name}: {self.recommended.get('name') or 'no recommendation'}. "
+            f"{self.recommended.get('why', '')}"
+        ).rstrip()
+
+    def chart(self) -> str:
+        """Size and closeness of every file."""
+        from kanna.report.notebook import notebook_chart
+
+        return notebook_chart(self.to_dict())
+
+    def tables(self) -> list[ResultTable]:
+        """Every file."""
+        rows = [
+            (
+                "★" if r.name == self.recommended.get("name") else "",
+                r.name,
+                None if r.file_bytes is None else format_size(r.file_bytes),
+                None if r.kl_mean is None else f"{r.kl_mean:.5f}",
+                None if r.top1 is None else f"{r.top1:.1%}",
+                None if r.gen_tps is None else f"{r.gen_tps:.1f}",
+                gate_word(r.gate),
+            )
+            for r in self.rows
+        ]
+        columns = ("", "file", "size>", "KL>", "same next token>", "tokens/s>", "checks")
+        return [ResultTable(columns=columns, rows=rows)]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from kanna import encodings
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
+from kanna._util.results import Result, ResultTable
+from kanna._util.units import format_size
 from kanna.checks import VerifyResult
 from kanna.conversion.guidance import Guidance
 from kanna.families import load_model
@@ -22,8 +24,8 @@ from kanna.plan.presets import Preset, unknown_preset
 from kanna.sources import Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ConvertResult(Result):
     """What was written, or with `dry_run` what would be.
 
     Attributes:
@@ -48,6 +50,36 @@ class ConvertResult:
     verify: VerifyResult | None = None
     advice: str | None = None
 
+    @property
+    def ok(self) -> bool:
+        """Whether the proof succeeded, where one was asked for."""
+        return self.verify is None or self.verify.ok
+
+    def headline(self) -> str:
+        """What was written."""
+        return (
+            f"{self.preset}, {format_size(self.file_bytes)}, {self.bits_per_weight:.2f} bits per "
+            f"weight{f', {self.paths[0]}' if self.paths else ''}"
+        )
+
+    def facts(self) -> list[tuple[str, object]]:
+        """Size, time, and what speaks against it."""
+        return [
+            ("File", ", ".join(map(str, self.paths))),
+            ("Size", format_size(self.file_bytes)),
+            ("Bits per weight", f"{self.bits_per_weight:.2f}"),
+            ("Seconds", f"{self.seconds:.1f}" if self.seconds else ""),
+            ("Advice", self.advice),
+            ("Command", self.command),
+        ]
+
+    def tables(self) -> list[ResultTable]:
+        """What was substituted, and the checks of a proof."""
+        rows = [(s.name, s.wanted, s.got, s.reason) for s in self.substitutions]
+        columns = ("tensor", "wanted", "got", "why")
+        proof = self.verify.tables() if self.verify is not None else []
+        return [*([ResultTable(columns=columns, rows=rows)] if rows else []), *proof]
+
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
         return {
@@ -66,7 +98,7 @@ class ConvertResult:
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
             "advice": self.advice,
-            "verify": self.verify.to_dict() if self.verify else None,
+            "verify": self.verify.to_dict() if self.verify is not None else None,
         }
 
 

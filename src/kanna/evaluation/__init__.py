@@ -16,6 +16,7 @@ import numpy as np
 
 from kanna import runtimes
 from kanna._util.progress import Progress, Silent
+from kanna._util.results import Result
 from kanna.closeness import grade_name
 from kanna.errors import GateError, UsageError
 from kanna.evaluation import tokenization
@@ -34,8 +35,8 @@ __all__ = ["EvaluateResult", "evaluate", "evaluate_many", "reference_gguf"]
 Interval = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EvaluateResult(Result):
     """Figures of one artefact.
 
     KL is in nats, reference ‖ artefact; every `_ci` is the 95 % interval over windows, None for too
@@ -78,10 +79,33 @@ class EvaluateResult:
     seconds: float
     notes: list[str] = field(default_factory=list[str])
 
+    def headline(self) -> str:
+        """How close it is."""
+        return (
+            f"{Path(self.path).name}: KL {self.kl_mean:.5f}, "
+            f"{self.top1:.1%} of next tokens the same"
+        )
+
+    def facts(self) -> list[tuple[str, object]]:
+        """The figures, with their intervals."""
+        return [
+            ("KL divergence, mean", _with_interval(self.kl_mean, self.kl_mean_ci)),
+            ("KL divergence, 99 %", f"{self.kl_p99:.5f}"),
+            ("Same top token", _with_interval(self.top1, self.top1_ci)),
+            ("Perplexity", _with_interval(self.perplexity, self.perplexity_ci)),
+            ("Reference", self.reference),
+            ("Text", f"{self.text}, {self.positions} positions"),
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON has them, with the grade of closeness."""
         figures = asdict(self)
         return figures | {"grade": grade_name(figures)}
+
+
+def _with_interval(value: float, interval: Interval | None) -> str:
+    around = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+    return f"{value:.4f}{around}"
 
 
 def evaluate(

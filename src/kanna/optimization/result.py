@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from kanna._util.results import Result, ResultTable
+from kanna._util.units import format_size
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizeResult:
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OptimizeResult(Result):
     """What was made, and the proof.
 
     Attributes:
@@ -53,6 +58,38 @@ class OptimizeResult:
     advice: str | None = None
     left: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file did not fail the gate."""
+        return self.gate != "failed"
+
+    def headline(self) -> str:
+        """What was made."""
+        return f"{self.artefact}, {format_size(self.file_bytes)} of {format_size(self.budget)}" + (
+            f", KL {self.kl_mean:.5f}" if self.kl_mean is not None else ""
+        )
+
+    def facts(self) -> list[tuple[str, object]]:
+        """Size, closeness, and the plain preset it was up against."""
+        return [
+            ("File", self.artefact),
+            ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
+            ("Closeness", self.grade),
+            ("Plain preset", self.rival),
+            ("Report", self.report),
+        ]
+
+    def chart(self) -> str:
+        """Size and closeness of every file in the report."""
+        from kanna.report.notebook import notebook_chart
+
+        data = Path(self.report).with_suffix(".json")
+        return notebook_chart(json.loads(data.read_text("utf-8"))) if data.is_file() else ""
+
+    def tables(self) -> list[ResultTable]:
+        """How many matrices have each encoding."""
+        return [ResultTable(columns=("encoding", "tensors>"), rows=[*self.encodings.items()])]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from kanna import formats
 from kanna._util.progress import Progress
+from kanna._util.results import Result, ResultTable
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
 from kanna.packaging import bom, checksums, signing, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
@@ -23,8 +24,8 @@ from kanna.packaging.write import write
 EXTRA = "package"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PackageResult(Result):
     """A package that was written.
 
     Attributes:
@@ -51,13 +52,22 @@ class PackageResult:
     signed: bool
     notes: list[str] = field(default_factory=list[str])
 
+    def headline(self) -> str:
+        """Where it is, and for what."""
+        return f"{self.folder}: {self.name} for {', '.join(self.targets)}"
+
+    def tables(self) -> list[ResultTable]:
+        """The lines that start the service."""
+        rows = [(target, "\n".join(lines)) for target, lines in self.usage.items()]
+        return [ResultTable(columns=("target", "in the folder"), rows=rows)]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON has them."""
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CheckResult(Result):
     """A package that is as it was written.
 
     Attributes:
@@ -69,6 +79,10 @@ class CheckResult:
     folder: str
     files: int
     signature: str
+
+    def headline(self) -> str:
+        """What was checked."""
+        return f"{self.files} files as they were packaged, signature {self.signature}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON has them."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from kanna import families, formats
 from kanna._util.progress import Progress
+from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.errors import UsageError
 from kanna.formats.base import Format
@@ -32,8 +33,8 @@ CONTEXT = 4096
 """Tokens of context when none are named."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class FitResult(Result):
     """What fits.
 
     Attributes:
@@ -52,6 +53,31 @@ class FitResult:
     advice: str
     notes: list[str] = field(default_factory=list[str])
     keep_source: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether anything fits."""
+        return self.keep_source or any(row.fits for row in self.rows)
+
+    def headline(self) -> str:
+        """The recommendation."""
+        return f"{self.name}: {self.advice}"
+
+    def tables(self) -> list[ResultTable]:
+        """Every preset."""
+        rows = [
+            (
+                "✓" if r.fits else "✗",
+                r.preset,
+                format_size(r.file_bytes),
+                f"{r.bits_per_weight:.2f}",
+                format_size(r.memory_bytes),
+                f"{r.tokens_per_second:.1f}",
+            )
+            for r in self.rows
+        ]
+        columns = ("fits", "preset", "file>", "bits>", "memory>", "tokens/s, estimated>")
+        return [ResultTable(columns=columns, rows=rows)]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
