@@ -7,6 +7,7 @@ Every verb of the command line is a function here, imported when first used:
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from kanna.packaging import package as package
     from kanna.serving import serve as serve
     from kanna.serving.studio import studio as studio
+    from kanna.serving.administration import ps as ps
+    from kanna.serving.administration import swap as swap
+    from kanna.serving.key_management import keys as keys
     from kanna.sizing import fit as fit
     from kanna.sources import open_source as open_source
     from kanna.storage.download import pull as pull
@@ -52,17 +56,23 @@ _WHERE = {
     "fit": "kanna.sizing",
     "generate": "kanna.generation",
     "inspect": "kanna.inspection",
+    "keys": "kanna.serving.key_management",
     "list": "kanna.storage.inventory",
     "load_model": "kanna.families",
     "optimize": "kanna.optimization",
     "package": "kanna.packaging",
     "open_source": "kanna.sources",
+    "ps": "kanna.serving.administration",
     "pull": "kanna.storage.download",
     "rm": "kanna.storage.removal",
     "serve": "kanna.serving",
     "studio": "kanna.serving.studio",
+    "swap": "kanna.serving.administration",
     "verify": "kanna.verification",
 }
+
+# What happens is logged, and whoever wants to see it sets up `logging`.
+logging.getLogger("kanna").addHandler(logging.NullHandler())
 
 __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import runtimes
+from kanna._util.bars import shown
 from kanna.errors import UsageError
 from kanna.runtimes.base import Engine, Sampling
 from kanna.sources import locate
@@ -174,7 +175,7 @@ def _local(path: str | Path, offline: bool) -> Path:
     """Where the artefact lies, asked for once: a conversation has many turns."""
     given = str(path)
     if given not in _places or not _places[given].exists():
-        _places[given] = locate(path, offline=offline)
+        _places[given] = locate(path, offline=offline, progress=shown(None))
     return _places[given]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, formats, provenance
+from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size, precision_class
@@ -123,6 +124,7 @@ def inspect(
         SourceError: A file cannot be read at all, and is no artefact of a known format.
     """
     problems: list[dict[str, str]] = []
+    progress = shown(progress)
     try:
         opened = open_source(
             source, revision=revision, offline=offline, weights=False, progress=progress

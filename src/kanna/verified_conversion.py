@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanna import conversion
-from kanna._util.progress import Progress, Silent
+from kanna._util.arguments import several
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
+from kanna._util.units import Size, optional_size
 from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
 from kanna.hardware.cpu import default_threads
 from kanna.model import MetaValue
@@ -27,11 +30,11 @@ def convert(
     imatrix: str | Path | None = None,
     statistics: str | Path | None = None,
     dry_run: bool = False,
-    split_max_size: int | None = None,
+    split_max_size: Size | None = None,
     format: str | None = None,
     method: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     nonfinite: str = "refuse",
     threads: int | None = None,
     overwrite: bool = False,
@@ -54,7 +57,7 @@ def convert(
         imatrix: llama.cpp's importance matrix.
         statistics: A folder that `kanna calibrate` wrote.
         dry_run: Only describe what would be written.
-        split_max_size: Largest size of a part in bytes; None writes one file.
+        split_max_size: Largest size of a part, as 2GB or bytes; None writes one file.
         format: One of `kanna.conversion.names()`; None: what the preset names, as in `mlx:q4`,
             else `gguf`. `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
         method: How values are chosen; None: `gptq` with statistics, else `search`.
@@ -66,7 +69,7 @@ def convert(
         verify: Prove the artefact in its runtime afterwards, as `kanna.verify` does.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
 
     Returns:
         What was written, or with `dry_run` what would be.
@@ -78,16 +81,16 @@ def convert(
         imatrix=imatrix,
         statistics=statistics,
         method=method,
-        split_max_size=split_max_size,
-        include=tuple(include),
-        exclude=tuple(exclude),
+        split_max_size=optional_size(split_max_size),
+        include=tuple(several(include)),
+        exclude=tuple(several(exclude)),
     )
     options = WriteOptions(
         threads=threads or default_threads(),
         overwrite=overwrite,
         nonfinite=nonfinite,
-        progress=progress or Silent(),
         examine=_examine,
+        progress=shown(progress),
     )
     result = conversion.convert(
         source,

@@ -18,6 +18,15 @@ _BARE = 1_000_000
 _SIZE = re.compile(r"\s*([0-9]+(?:[._][0-9]+)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
 
 
+Size = int | str
+"""A size as every verb takes it: bytes, or a text such as 2GB."""
+
+
+def optional_size(size: Size | None) -> int | None:
+    """Bytes of a size, or None for none; raises UsageError."""
+    return None if size is None else parse_size(size)
+
+
 def parse_size(text: str | int) -> int:
     """Bytes of `2GB`, `1.5 GiB`, `800M` or a plain number; raises UsageError."""
     if isinstance(text, int):

@@ -16,14 +16,18 @@ from statistics import median
 from typing import Any
 
 from kanna import runtimes
+from kanna._util.arguments import several
+from kanna._util.bars import shown
 from kanna._util.processes import ask
-from kanna._util.progress import Progress, Silent
+from kanna._util.progress import Progress
+from kanna._util.results import Result, ResultTable
+from kanna._util.units import format_size
 from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, UsageError
 from kanna.hardware.threads import choose_threads
 from kanna.sources import locate
 
-__all__ = ["BenchRow", "bench", "file_bytes"]
+__all__ = ["BenchResult", "BenchRow", "bench", "file_bytes"]
 
 PATIENCE = 30.0
 """Seconds of a round beyond which an artefact is measured once."""
@@ -79,6 +83,40 @@ class BenchRow:
         return asdict(self)
 
 
+class BenchResult(Result, list[BenchRow]):
+    """A row per artefact, in the order they were named."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was measured."""
+        return len(self) > 0
+
+    def headline(self) -> str:
+        """The speed of every artefact."""
+        return ", ".join(f"{Path(row.path).name} {row.gen_tps:.1f} tokens/s" for row in self)
+
+    def tables(self) -> Sequence[ResultTable]:
+        """Every figure of every artefact."""
+        rows = [
+            (
+                Path(row.path).name,
+                format_size(row.file_bytes),
+                f"{row.load_s:.2f}",
+                format_size(row.peak_bytes),
+                f"{row.ttft_s:.3f}",
+                f"{row.prompt_tps:.1f}",
+                f"{row.gen_tps:.1f}",
+            )
+            for row in self
+        ]
+        measured = ("load s>", "peak memory>", "first token s>", "prompt tokens/s>", "tokens/s>")
+        return [ResultTable(columns=("artefact", "file>", *measured), rows=rows)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rows as JSON has them."""
+        return {"rows": [row.to_dict() for row in self]}
+
+
 def bench(
     paths: str | Path | Sequence[str | Path],
     *,
@@ -88,7 +126,7 @@ def bench(
     threads: int | None = None,
     offline: bool = False,
     progress: Progress | None = None,
-) -> list[BenchRow]:
+) -> BenchResult:
     """Measure artefacts; rows come in the order of `paths`.
 
     Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError
@@ -103,11 +141,11 @@ def bench(
         repeat: Rounds whose medians are returned; one for an artefact slower than PATIENCE.
         threads: Threads to use; None: one per physical core that other programs leave free.
         offline: Use only what is on this machine already.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
-    paths = [paths] if isinstance(paths, (str, Path)) else paths
     threads = threads or choose_threads().count  # the same in every round
-    files = [locate(p, offline=offline, progress=progress) for p in paths]
+    progress = shown(progress)
+    files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
     for path in files:
         if not path.exists():
             raise UsageError(
@@ -127,7 +165,6 @@ def bench(
     prompt_tokens = max(
         _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - CONTEXT_MARGIN for c in contexts)])
     )
-    progress = progress or Silent()
     for path in files:
         _warm(path)
     runs: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
@@ -147,7 +184,7 @@ def bench(
     progress.finish()
     busy = load.others()
     rows = [_row(path, runs[path], prompt_tokens, gen_tokens) for path in files]
-    return [replace(row, busy=busy) for row in rows]
+    return BenchResult(replace(row, busy=busy) for row in rows)
 
 
 def _measure(

@@ -10,7 +10,8 @@ from typing import Any
 
 from kanna import __version__, families
 from kanna._util.atomic import write_json
-from kanna._util.progress import Progress, Silent
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
 from kanna.calibration.run import clear, run
@@ -110,10 +111,10 @@ def calibrate(
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         overwrite: Calibrate again, also when the same statistics are there.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     started = time.perf_counter()
-    progress = progress or Silent()
+    progress = shown(progress)
     if tokens < WINDOW:
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
     opened = open_source(

@@ -6,14 +6,15 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kanna._util.peak_memory import Peak
+from kanna._util.bars import LINE_EVERY as LINE_EVERY
+from kanna._util.bars import Bars, Lines
+from kanna._util.bars import duration as duration
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
 from kanna.cli import streams
@@ -23,9 +24,6 @@ from kanna.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-LINE_EVERY = 10.0
-"""Seconds between plain progress lines where no bar can be drawn; shorter work says nothing."""
 
 
 class Terminal:
@@ -189,115 +187,3 @@ def number(value: Any, digits: int = 2, none: str = "–") -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return none
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `0.4 s`, `2 min 05 s`, `1 h 02 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-class Bars:
-    """A progress bar per stage, with rate and time left; `memory` adds the peak of this process."""
-
-    def __init__(self, *, memory: bool = False) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns: list[Any] = [
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[amount]}"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[memory]}"),
-            TextColumn("[dim]{task.fields[detail]}"),
-        ]
-        self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._peak = Peak() if memory else None
-        self._task: Any = None
-        self._unit = "bytes"
-
-    def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
-        """Begin a stage of `total` units."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._unit = unit
-        blank: dict[str, Any] = {"amount": "", "rate": "", "memory": "", "detail": ""}
-        self._task = self._bars.add_task(stage, total=total, **blank)
-        self._bars.start()
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        """Count units that are done."""
-        if self._task is None:
-            return
-        task = self._bars._tasks[self._task]  # pyright: ignore[reportPrivateUsage]
-        done = task.completed + amount
-        fields: dict[str, Any] = {"amount": _amount(done, task.total, self._unit)}
-        if task.elapsed and task.elapsed > 0.2:
-            fields["rate"] = _rate(done / task.elapsed, self._unit)
-        if detail:
-            fields["detail"] = detail
-        if self._peak:
-            fields["memory"] = f"peak {format_size(self._peak.look())}"
-        self._bars.update(self._task, completed=done, **fields)
-
-    def finish(self) -> None:
-        """End the stage."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
-        self._bars.stop()
-
-
-class Lines:
-    """Plain lines for logs.
-
-    Silent for short work, a line every `LINE_EVERY` seconds of long work.
-    """
-
-    def __init__(self) -> None:
-        self._stage, self._total, self._unit = "", None, "bytes"
-        self._done = 0
-        self._began = self._last = time.monotonic()
-
-    def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
-        """Begin a stage of `total` units."""
-        self._stage, self._total, self._unit = stage, total, unit
-        self._done = 0
-        self._began = self._last = time.monotonic()
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        """Count units that are done."""
-        self._done += amount
-        now = time.monotonic()
-        if now - self._last < LINE_EVERY:
-            return
-        self._last = now
-        rate = self._done / max(now - self._began, 1e-9)
-        parts = [
-            f"{self._stage}: {_amount(self._done, self._total, self._unit)}",
-            _rate(rate, self._unit),
-        ]
-        if self._total and rate > 0:
-            parts.append(f"{duration(max(self._total - self._done, 0) / rate)} left")
-        print(", ".join(parts), file=sys.stderr, flush=True)
-
-    def finish(self) -> None:
-        """End the stage."""
-        pass
-
-
-def _amount(done: float, total: float | None, unit: str) -> str:
-    if unit == "bytes":
-        return format_size(done) + (f" of {format_size(total)}" if total else "")
-    return f"{done:.0f}" + (f"/{total:.0f}" if total else "") + f" {unit}"
-
-
-def _rate(rate: float, unit: str) -> str:
-    return f"{format_size(rate)}/s" if unit == "bytes" else f"{rate:.1f} {unit}/s"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from kanna import families, report
 from kanna import formats as known_formats
-from kanna._util.progress import Progress, Silent
+from kanna._util.arguments import names
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.comparison.artefacts import make
 from kanna.comparison.context import ComparisonContext
@@ -35,8 +37,8 @@ _FLOOR_LIMIT = 1_500_000_000
 def compare(
     source: str | Path,
     *,
-    presets: Sequence[str] | None = None,
-    formats: Sequence[str] = (known_formats.DEFAULT,),
+    presets: str | Sequence[str] | None = None,
+    formats: str | Sequence[str] = (known_formats.DEFAULT,),
     out: str | Path,
     text: str | Path | None = None,
     windows: int | None = None,
@@ -74,11 +76,12 @@ def compare(
         overwrite: Make every artefact again.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
         remark: Called with a sentence about each finished step.
     """
-    say, bar = remark or _nothing, progress or Silent()
-    chosen, folder = choices(formats, presets), Path(out)
+    say, bar = remark or _nothing, shown(progress)
+    formats = names(formats)
+    chosen, folder = choices(formats, names(presets) or None), Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from kanna import runtimes
-from kanna._util.progress import Progress, Silent
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna.closeness import grade_name
 from kanna.errors import GateError, UsageError
@@ -134,7 +135,7 @@ def evaluate(
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     if revision is not None:
         reference = open_source(reference, revision=revision, offline=offline, progress=progress)
@@ -166,7 +167,7 @@ def evaluate_many(
 
     The reference runs once per window for as many as fit in memory.
     """
-    progress = progress or Silent()
+    progress = shown(progress)
     content, name = read_text(text, offline=offline)
     paths = [locate(path, offline=offline, progress=progress) for path in artefacts]
     for path in paths:

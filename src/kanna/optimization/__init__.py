@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kanna import formats
-from kanna._util.progress import Progress, Silent
+from kanna._util.arguments import names, several
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
+from kanna._util.units import Size, optional_size
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.optimization import adapters, pipeline
@@ -24,17 +27,17 @@ def optimize(
     source: str | Path,
     out: str | Path,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     bpw: float | None = None,
     like: str | None = None,
-    memory: int | None = None,
+    memory: Size | None = None,
     context: int = 4096,
-    calibration: Sequence[str | Path] | None = None,
+    calibration: str | Path | Sequence[str | Path] | None = None,
     tokens: int = TOKENS,
     effort: str = "balanced",
-    keep: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    rules: Mapping[str, str] | None = None,
+    keep: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    rules: Mapping[str, str] | str | Sequence[str] | None = None,
     text: str | Path | None = None,
     windows: int | None = None,
     device: str | None = None,
@@ -53,7 +56,7 @@ def optimize(
     Args:
         source: What is converted.
         out: The folder for the artefact, its statistics and the report.
-        size: Bytes of the file.
+        size: Bytes of the file, or a text such as 95MB.
         bpw: Bits per weight of the whole file.
         like: A preset, whose size is the budget.
         memory: Bytes that weights, cache and buffers may take in llama.cpp; the encoding of the
@@ -66,7 +69,7 @@ def optimize(
             alone), and tunes scales and norms.
         keep: Patterns of tensors that stay at 16 bits.
         exclude: Encodings not to be used.
-        rules: Pattern → encoding.
+        rules: Pattern → encoding, or texts such as `ffn_down=q6_k`.
         text: What the result is evaluated on; None: the WikiText-2 test set.
         windows: Of 512 tokens to evaluate; None: as `evaluate` does.
         device: Where to calibrate and tune; None: an accelerator when there is one.
@@ -92,23 +95,38 @@ def optimize(
         out=Path(out),
         format=format or formats.DEFAULT,
         format_named=format is not None,
-        size=size,
+        size=optional_size(size),
         bpw=bpw,
         like=like,
-        memory=memory,
+        memory=optional_size(memory),
         context=context,
-        calibration=calibration,
+        calibration=several(calibration) or None,
         tokens=tokens,
         effort=effort,
-        keep=keep,
-        exclude=exclude,
-        rules=rules or {},
+        keep=several(keep),
+        exclude=names(exclude),
+        rules=_rules(rules),
         text=text,
         windows=windows,
         revision=revision,
         offline=offline,
     )
-    resources = Context(threads=threads, device=device, progress=progress or Silent())
+    resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark
     return pipeline.run(request, resources)
+
+
+def _rules(rules: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:
+    """What some tensors must get, as the command line has it or as a mapping."""
+    if isinstance(rules, Mapping):
+        return dict(rules)
+    parsed: dict[str, str] = {}
+    for text in several(rules):
+        pattern, equal, encoding = text.rpartition("=")
+        if not equal:
+            raise UsageError(
+                f"the rule {text!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k"
+            )
+        parsed[pattern] = encoding
+    return parsed

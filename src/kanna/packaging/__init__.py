@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kanna import formats
+from kanna._util.arguments import names
+from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
@@ -93,7 +95,7 @@ def package(
     artefact: str | Path,
     out: str | Path,
     *,
-    to: Sequence[str] = ("docker",),
+    to: str | Sequence[str] = ("docker",),
     name: str | None = None,
     context: int | None = None,
     parallel: int = 4,
@@ -137,11 +139,12 @@ def package(
     folder = Path(out)
     if folder.exists() or folder.is_symlink():
         raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
+    to = names(to)
     _with_needs(to)  # unknown targets are refused before anything is hashed
     if sign_key is not None:
         signing.check_key(Path(sign_key))
     wheel_file = _wheel(Path(wheel)) if wheel is not None else None
-    opened = open_artefact(artefact, name=name, offline=offline, progress=progress)
+    opened = open_artefact(artefact, name=name, offline=offline, progress=shown(progress))
     context = context or min(4096, opened.trained_context or 4096)
     needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
     service = Service(

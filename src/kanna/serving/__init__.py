@@ -9,6 +9,8 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kanna._util.arguments import several
+from kanna._util.units import Size, optional_size
 from kanna.errors import MissingError
 
 __all__ = ["serve"]
@@ -19,20 +21,20 @@ _NEEDED = ("aiohttp", "fastapi", "prometheus_client", "uvicorn")
 
 
 def serve(
-    models: Sequence[str | Path],
+    models: str | Path | Sequence[str | Path],
     *,
-    alias: Sequence[str] = (),
+    alias: str | Sequence[str] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
     context: int = 4096,
     parallel: int = 8,
-    memory: int | None = None,
+    memory: Size | None = None,
     threads: int | None = None,
-    adapter: Sequence[str] = (),
-    draft: Sequence[str] = (),
+    adapter: str | Sequence[str] = (),
+    draft: str | Sequence[str] = (),
     tls_cert: str | Path | None = None,
     tls_key: str | Path | None = None,
-    canary: Sequence[str] = (),
+    canary: str | Sequence[str] = (),
     canary_agreement: float = 0.8,
     canary_slowdown: float = 1.5,
     gpu_layers: int | None = None,
@@ -46,7 +48,7 @@ def serve(
     keys: bool = False,
     wait_for_key: bool = False,
     open_to_all: bool = False,
-    cors_origin: Sequence[str] = (),
+    cors_origin: str | Sequence[str] = (),
     traces: str = "",
     offline: bool = False,
     started: Callable[[str], None] | None = None,
@@ -62,7 +64,8 @@ def serve(
         port: 0 takes a free one.
         context: Tokens of one request.
         parallel: Requests an engine computes together.
-        memory: Bytes all engines together may take; None: 80 % of what is free.
+        memory: Bytes all engines together may take, or a text such as 8GB; None: 80 % of what is
+            free.
         threads: Of each engine; None: one per physical core.
         adapter: LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1
             until switched.
@@ -108,7 +111,7 @@ def serve(
         host=host,
         port=port,
         audit=Path(audit) if audit else None,
-        memory=memory,
+        memory=optional_size(memory),
         context=context,
         slots=parallel,
         threads=threads,
@@ -117,16 +120,16 @@ def serve(
         idle=idle,
         keys=keys,
         open_to_all=open_to_all,
-        origins=tuple(arguments.parse_origin(origin) for origin in cors_origin),
+        origins=tuple(arguments.parse_origin(origin) for origin in several(cors_origin)),
         limits=GatewayLimits(max_tokens=max_tokens, queue=queue, request_time=time_limit),
     )
-    specs = arguments.parse_models(models, alias, offline=offline)
-    arguments.add_companions(specs, adapter, draft, offline=offline)
+    specs = arguments.parse_models(several(models), several(alias), offline=offline)
+    arguments.add_companions(specs, several(adapter), several(draft), offline=offline)
     options = server.ServerOptions(
         state=state,
         tls=arguments.parse_tls(tls_cert, tls_key),
         canaries=server.CanaryArguments(
-            artefacts=canary, agreement=canary_agreement, slowdown=canary_slowdown
+            artefacts=several(canary), agreement=canary_agreement, slowdown=canary_slowdown
         ),
         traces=traces,
         choose_program=llama_server == arguments.AUTO,

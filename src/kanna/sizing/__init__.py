@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, formats
+from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
-from kanna._util.units import format_size
+from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import UsageError
 from kanna.formats.base import Format
 from kanna.formats.memory import buffer_bytes, cache_bytes
@@ -87,7 +88,7 @@ class FitResult(Result):
 def fit(
     source: str | Path | Source,
     *,
-    memory: int | None = None,
+    memory: Size | None = None,
     context: int = CONTEXT,
     format: str = formats.DEFAULT,
     revision: str | None = None,
@@ -101,12 +102,12 @@ def fit(
 
     Args:
         source: What would be converted.
-        memory: Bytes; None: what is free on this machine.
+        memory: Bytes, or a text such as 2GB; None: what is free on this machine.
         context: Tokens of context that the cache must hold.
         format: Whose presets they are.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     if format not in formats.runnable():
         raise UsageError(f"no presets of {format!r}", expected=", ".join(formats.runnable()))
@@ -114,10 +115,11 @@ def fit(
     if context < 1:
         raise UsageError(f"a context of {context} tokens", expected="1 or more")
     opened = open_source(
-        source, revision=revision, offline=offline, weights=False, progress=progress
+        source, revision=revision, offline=offline, weights=False, progress=shown(progress)
     )
     model = families.load_model(opened)
-    limit = memory if memory is not None else _free()
+    asked = optional_size(memory)
+    limit = asked if asked is not None else _free()
     fitted = sorted(rows(opened, model, chosen, limit, context), key=lambda r: -r.file_bytes)
     overhead = fitted[0].kv_bytes + fitted[0].buffer_bytes
     notes = model.notes + _notes(model, context, overhead, limit)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna._util.units import format_size
@@ -65,7 +66,7 @@ def pull(
     Raises:
         SourceError: There is no such model, or it cannot be fetched.
     """
-    reference = references.parse(model, revision)
+    reference, progress = references.parse(model, revision), shown(progress)
     if reference.kind == "hub":
         # Not from the cache alone: who pulls wants what the hub has now.
         repository = hub.look_up(reference.name, reference.revision)

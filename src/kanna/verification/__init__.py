@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, formats, provenance, runtimes
-from kanna._util.progress import Progress, Silent
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
 from kanna.checks import Check, VerifyResult
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
@@ -63,10 +64,10 @@ def verify(
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
-        progress: Where progress is reported; None: nowhere.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     begin = time.perf_counter()
-    progress = progress or Silent()
+    progress = shown(progress)
     artefact = locate(artefact, offline=offline, progress=progress)
     if not artefact.exists():
         raise UsageError(

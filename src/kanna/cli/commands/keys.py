@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kanna.cli import options
 from kanna.cli.options import command
-from kanna.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,43 +47,18 @@ def keys_command(
     terminal: Terminal,
     action: str,
     which: str | None,
-    name: str | None,
-    scopes: tuple[str, ...],
-    days: float | None,
-    state: Path | None,
-    **limits: Any,
+    **choices: Any,
 ) -> None:
     """Make, list and revoke API keys. A running gateway knows of it at once.
 
     Only a hash is stored: the text of a key is shown once, when it is made.
     """
-    from kanna.serving.guard.keys import expiry
-    from kanna.serving.settings import open_store
+    from kanna.serving.key_management import keys
 
-    store = open_store(state)
-    try:
-        if action == "create":
-            if not name:
-                raise UsageError("a key without a name", expected="--name, such as who it is for")
-            key, text = store.create(
-                name, scopes=scopes or ("infer",), expires=expiry(days), **limits
-            )
-            terminal.result({"key": text, **key.to_dict()}, _draw_new)
-            if not terminal.settings.json:
-                terminal.note("Keep it now: it is not shown again.")
-        elif action == "revoke":
-            if not (which or name):
-                raise UsageError(
-                    "no key was named",
-                    expected="its id or its name",
-                    todo="`kanna keys list` shows them",
-                )
-            revoked = store.revoke(str(which or name))
-            terminal.result({"revoked": [k.to_dict() for k in revoked]}, _draw_revoked)
-        else:
-            terminal.result({"keys": [k.to_dict() for k in store.list_keys()]}, _draw_list)
-    finally:
-        store.close()
+    draw = {"create": _draw_new, "revoke": _draw_revoked, "list": _draw_list}[action]
+    terminal.result(keys(action, which, **choices), draw)
+    if action == "create" and not terminal.settings.json:
+        terminal.note("Keep it now: it is not shown again.")
 
 
 def _draw_new(screen: Console, data: dict[str, Any]) -> None:

@@ -111,23 +111,14 @@ def optimize_command(
     measured on every tensor, and bytes go where they save most divergence, never beyond the budget.
     Run again with another budget, what was measured is used again.
     """
-    from kanna.errors import UsageError
     from kanna.optimization import optimize
 
-    rules: dict[str, str] = {}
-    for text in rule:
-        pattern, equal, encoding = text.rpartition("=")
-        if not equal:
-            raise UsageError(
-                f"the rule {text!r}", expected="PATTERN=ENCODING, such as ffn_down=q6_k"
-            )
-        rules[pattern] = encoding
     result = optimize(
         source,
         out,
         calibration=calibration or None,
         exclude=exclude or (),
-        rules=rules,
+        rules=rule,
         progress=terminal.progress(memory=True),
         remark=terminal.note,
         **choices,

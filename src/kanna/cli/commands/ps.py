@@ -25,9 +25,9 @@ URL = "http://127.0.0.1:8000"
 )
 def ps_command(terminal: Terminal, url: str, key: str | None) -> None:
     """Show the models of a running gateway: engines, memory, requests, restarts."""
-    from kanna.serving import gateway_client
+    from kanna.serving.administration import ps
 
-    terminal.result({"models": gateway_client.request(url, "/status", key, timeout=10)}, _draw)
+    terminal.result(ps(url=url, key=key), _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:

@@ -28,14 +28,9 @@ def swap_command(terminal: Terminal, name: str, path: str, url: str, key: str | 
     there. Returns when that is so. PATH is read by the gateway, on its machine. It needs a key with
     the scope admin on loopback too: `kanna keys create --name me --scope admin`.
     """
-    from urllib.parse import quote
+    from kanna.serving.administration import swap
 
-    from kanna.serving import gateway_client
-    from kanna.sources import locate
-
-    route = f"/admin/models/{quote(name, safe='')}/swap"
-    body = {"path": str(locate(path).absolute())}
-    terminal.result(gateway_client.request(url, route, key, body, scope="admin"), _draw)
+    terminal.result(swap(name, path, url=url, key=key), _draw)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
