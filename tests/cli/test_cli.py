@@ -220,7 +220,7 @@ def test_lines_are_silent_for_short_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(ui.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     lines = ui.Lines()
     lines.start("convert", 1_000_000_000)
     for _ in range(9):

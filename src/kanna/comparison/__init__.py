@@ -80,8 +80,7 @@ def compare(
         remark: Called with a sentence about each finished step.
     """
     say, bar = remark or _nothing, shown(progress)
-    formats = names(formats)
-    chosen, folder = choices(formats, names(presets) or None), Path(out)
+    chosen, folder = choices(names(formats), names(presets) or None), Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(
@@ -126,7 +125,7 @@ def compare(
             source,
             [c.name for c in chosen],
             folder,
-            formats=formats,
+            formats=names(formats),
             repeat=repeat,
             text=text,
             windows=windows,
