@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from kanna.optimization import optimize as optimize
     from kanna.packaging import package as package
     from kanna.serving import serve as serve
-    from kanna.serving.studio import studio as studio
     from kanna.serving.administration import ps as ps
     from kanna.serving.administration import swap as swap
     from kanna.serving.key_management import keys as keys
+    from kanna.serving.studio import studio as studio
     from kanna.sizing import fit as fit
     from kanna.sources import open_source as open_source
     from kanna.storage.download import pull as pull

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kanna._util.units import Size, optional_size, parse_size
+
 if TYPE_CHECKING:
     from kanna.serving.pool import ModelPool
 
@@ -31,9 +33,9 @@ def studio(
     host: str = "127.0.0.1",
     port: int = 8008,
     context: int = 4096,
-    memory: int | None = None,
+    memory: Size | None = None,
     threads: int | None = None,
-    upload_limit: int = UPLOAD_LIMIT,
+    upload_limit: Size = UPLOAD_LIMIT,
     browser: bool = True,
     started: Callable[[str], None] | None = None,
     remark: Callable[[str], None] = lambda _: None,
@@ -49,9 +51,9 @@ def studio(
         host: Where to listen.
         port: 0 takes a free one.
         context: Tokens of a chat.
-        memory: Bytes that all models of the chat may take; None: 80 % of what is free.
+        memory: What all models of the chat may take, as 8GB or bytes; None: 80 % of what is free.
         threads: Of each model of the chat; None: one per physical core.
-        upload_limit: Bytes of an uploaded model at most.
+        upload_limit: Size of an uploaded model at most.
         browser: Open the page.
         started: Called with the address, key included, when the page can be opened.
         remark: Called with what people may want to know.
@@ -73,11 +75,16 @@ def studio(
     home = StudioHome(Path(folder).expanduser() if folder else default_folder())
     places = home.check_searched([Path(p).expanduser() for p in models] or [Path.cwd()])
     settings = GatewaySettings(
-        host=host, port=port, memory=memory, context=context, slots=2, threads=threads
+        host=host,
+        port=port,
+        memory=optional_size(memory),
+        context=context,
+        slots=2,
+        threads=threads,
     )
 
     def extend(pool: ModelPool) -> StudioExtension:
-        return StudioExtension(home.path, places, upload_limit, pool)
+        return StudioExtension(home.path, places, parse_size(upload_limit), pool)
 
     def announce(address: str) -> None:
         page = f"{address}/#key={key}"
