@@ -45,6 +45,7 @@ bench: $(VENV)/.dev ## the tables of docs/benchmarks/gguf.md that need no calibr
 
 docs: $(VENV)/.run ## docs/components.md from the code
 	$(BIN)/python tools/components.py
+	$(BIN)/python tools/tokenizer_fields.py
 	$(BIN)/python tools/config_keys.py
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,11 @@ def test_no_field_is_listed_twice_and_each_says_how() -> None:
     for table in TABLES.values():
         names = [f.name for f in table]
         assert len(set(names)) == len(names) and all(f.how for f in table)
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    root = Path(__file__).parents[2]
+    tool = runpy.run_path(str(root / "tools" / "tokenizer_fields.py"))
+    assert (root / "docs" / "tokenizers.md").read_text(encoding="utf-8") == tool["page"](), (
+        "run `make docs`"
+    )

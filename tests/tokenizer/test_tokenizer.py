@@ -304,3 +304,11 @@ class _RefusedOrRead:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         return kind is None or issubclass(kind, KannaError)
+
+
+def test_the_mark_of_a_space_is_kept_where_spaces_are_bytes(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text())
+    data["added_tokens"][-1] |= {"content": "▁▁", "special": False}
+    edit(folder / "tokenizer.json", added_tokens=data["added_tokens"])
+    metadata = tokenizer.metadata(folder_source(folder))
+    assert value(metadata, "ggml.tokens")[data["added_tokens"][-1]["id"]] == "▁▁"

@@ -263,6 +263,8 @@ class Converter:
         late_hashes: Whether the files of the source are hashed while weights are written.
         check: Refuses a request, before the source is opened.
         preflight: Refuses a source by its headers, before a weight of it is fetched.
+        keeps_tokenizer_files: Whether the files of a tokenizer stay as they are; otherwise its
+            fields become metadata.
     """
 
     summary: str
@@ -273,6 +275,7 @@ class Converter:
     late_hashes: bool = False
     check: Callable[[ConversionRequest], None] | None = None
     preflight: Callable[[Source], object] = load_model
+    keeps_tokenizer_files: bool = True
 
 
 def get_preset(presets: Mapping[str, Preset], name: str, format: str) -> Preset:

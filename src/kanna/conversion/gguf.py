@@ -224,4 +224,5 @@ CONVERSION = Converter(
     sizes=GGUFSizes,
     late_hashes=True,
     preflight=load_for_gguf,
+    keeps_tokenizer_files=False,
 )

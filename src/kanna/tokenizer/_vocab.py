@@ -115,7 +115,9 @@ def _byte_level(
     tokens, types = fill(texts)
     for a in added:
         if (i := int(a["id"])) < len(tokens):
-            tokens[i], types[i] = added_token(str(a["content"]), bool(a.get("special")))
+            # Its ▁ is a character like any other: spaces are in the byte alphabet.
+            text = str(a["content"])
+            tokens[i], types[i] = text, added_token(text, bool(a.get("special")))[1]
     check_unique(tokens)
     return Vocab(model="gpt2", pre=pre, tokens=tokens, types=types, merges=_merges(model))
 

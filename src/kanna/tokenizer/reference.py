@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kanna.sources import Source
 
 TEXTS = (*PLAIN, *CORPUS)
-_MOST_CONTROLS = 16
+_MOST_CONTROLS = 24
 _CACHED = 64
 
 
@@ -121,5 +121,10 @@ def own_tokenizer(source: Source) -> Any:
 
 
 def control_texts(tokens: Sequence[str]) -> list[str]:
-    """Texts with words and spaces beside control tokens, where prefixes and stripping show."""
-    return [f"{t}user\nHi there{t}\n{t} so" for t in tokens[:_MOST_CONTROLS]]
+    """Texts with words and spaces beside added tokens, where prefixes and stripping show.
+
+    A token with the mark of a space in it is tried with a space in its place too.
+    """
+    spaced = [t.replace("▁", " ") for t in tokens if "▁" in t]
+    tried = [*spaced[:_MOST_CONTROLS], *tokens[:_MOST_CONTROLS]]
+    return [f"{t}user\nHi there{t}\n{t} so{t}." for t in tried]

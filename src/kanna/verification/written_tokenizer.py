@@ -26,7 +26,8 @@ from kanna.tokenizer.reference import (
     read_by_library,
 )
 
-_CONTROL = 3
+_ADDED = (3, 4)
+"""Types of control tokens and of user-defined ones."""
 
 
 def examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
@@ -123,7 +124,9 @@ def shown(text: str, expected: list[int], actual: list[int]) -> str:
 
 def _controls(metadata: Mapping[str, MetaValue]) -> list[str]:
     tokens, types = (metadata[f"tokenizer.ggml.{k}"].value for k in ("tokens", "token_type"))
-    return [t for t, kind in zip(tokens, types, strict=True) if int(kind) == _CONTROL]
+    return [
+        t for wanted in _ADDED for t, kind in zip(tokens, types, strict=True) if int(kind) == wanted
+    ]
 
 
 def _in_llama_cpp(metadata: Mapping[str, MetaValue], texts: Sequence[str]) -> list[list[int]]:

@@ -41,7 +41,7 @@ MODEL = (
     Field(name="unk_token", how="changes nothing where all 256 bytes are tokens", judge=_unknown),
     Field(
         name="fuse_unk",
-        how="changes nothing where all 256 bytes are tokens; else unk_token is named in a note",
+        how="where all 256 bytes are tokens; else unk_token is named in a note",
         fate=Fate.NEUTRAL,
     ),
     carried("ignore_merges", "the name in `pre`; refused where none has both splitting and lookup"),
@@ -61,6 +61,11 @@ MODEL = (
     ),
     neutral("max_input_chars_per_word", "no field of BPE"),
 )
+
+
+def _stripping(value: Any, parts: Parts) -> tuple[Fate, str]:
+    """Looked at with the model's name, which decides in llama.cpp: see `_strip`."""
+    return Fate.CARRIED, ""
 
 
 def _single_word(value: Any, parts: Parts) -> tuple[Fate, str]:
@@ -98,15 +103,11 @@ ADDED = (
     carried("id", "its place in `tokens`"),
     carried("content", "`tokens`"),
     carried("special", "`token_type`: control, or user-defined"),
-    Field(
-        name="lstrip",
-        how="no metadata of llama.cpp: named in a note where it is true",
-        fate=Fate.CARRIED,
-    ),
+    Field(name="lstrip", how="named in a note where it is true", judge=_stripping),
     Field(
         name="rstrip",
-        how="carried by the name of Phi-3, else named in a note where it is true",
-        fate=Fate.CARRIED,
+        how="`general.name`, where tokens are as Phi-3's; else named in a note where it is true",
+        judge=_stripping,
     ),
     Field(name="single_word", how="named in a note where it is true", judge=_single_word),
     Field(
