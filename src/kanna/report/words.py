@@ -47,5 +47,5 @@ def words() -> str:
     return (
         f"<details><summary>Words on this page</summary><dl>{items}</dl>"
         + small_table("Grades: the worse of both figures decides", columns, rows)
-        + "</details>"
+        + '<p class="muted">More words: docs/glossary.md of kanna.</p></details>'
     )

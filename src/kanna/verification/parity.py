@@ -170,7 +170,7 @@ def check(
         ok = kl <= limit and (agree is None or share >= agree)
         detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at {bits:.2f} bits"
         detail += " and activations of 8" if rounded else ""
-        detail += f"; top token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
+        detail += f"; next token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
         checks.append(
             Check(name=name, ok=ok, detail=detail + (f" (at least {agree:.0%})" if agree else ""))
         )

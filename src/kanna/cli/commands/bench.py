@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,36 +62,63 @@ def bench_command(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna._util.units import format_size, with_range
-    from kanna.cli.ui import number, table
+    from kanna.cli.ui import table
 
-    measured = (
-        "load\ns>",
-        "peak\nmemory>",
-        "first\ntoken s>",
-        "prompt\ntok/s>",
-        "generate\ntok/s>",
-        "energy\nJ/tok>",
+    measurable = any(row["joules_per_token"] is not None for row in data["rows"])
+    left_out = ([] if measurable else ["energy\nJ/tok>"]) + (
+        ["load\ns>"] if screen.width < 100 else []
     )
-    made = table("model", "file>", *measured)
+    columns = {name: cell for name, cell in _COLUMNS.items() if name not in left_out}
+    made = table("model", *columns)
+    # The name is folded before a figure is cut.
+    made.columns[0].overflow, made.columns[0].min_width = "fold", 12
     for row in data["rows"]:
-        cells = [
-            Path(row["path"]).name,
-            format_size(row["file_bytes"]),
-            number(row["load_s"], 2),
-            format_size(row["peak_bytes"]),
-            with_range(row["ttft_s"], row["spread"]["ttft_s"], 3),
-            with_range(row["prompt_tps"], row["spread"]["prompt_tps"], 1),
-            # An encoder generates nothing.
-            with_range(row["gen_tps"], row["spread"]["gen_tps"], 1) if row["gen_tps"] else "–",
-            number(row["joules_per_token"], 2),
-        ]
-        made.add_row(*cells)
+        made.add_row(Path(row["path"]).name, *(cell(row) for cell in columns.values()))
     screen.print(made)
     if any(row["joules_per_token"] is None for row in data["rows"]):
         screen.print(
             "Energy per token: not measurable here (no readable RAPL counter).", style="dim"
         )
+
+
+def _bytes(name: str) -> Callable[[dict[str, Any]], str]:
+    def cell(row: dict[str, Any]) -> str:
+        from kanna._util.units import format_size
+
+        return format_size(row[name])
+
+    return cell
+
+
+def _ranged(name: str) -> Callable[[dict[str, Any]], str]:
+    """A median, and below it the slowest and fastest round."""
+
+    def cell(row: dict[str, Any]) -> str:
+        from kanna._util.units import with_range
+
+        if not row[name]:
+            return "–"  # an encoder generates nothing
+        digits = 0 if row[name] >= 100 else 1 if row[name] >= 2 else 2 if row[name] >= 0.1 else 3
+        return with_range(row[name], row["spread"][name], digits).replace(" (", "\n(")
+
+    return cell
+
+
+def _energy(row: dict[str, Any]) -> str:
+    from kanna.cli.ui import number
+
+    return number(row["joules_per_token"], 2)
+
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "file>": _bytes("file_bytes"),
+    "load\ns>": _ranged("load_s"),
+    "peak\nmemory>": _bytes("peak_bytes"),
+    "first\ntoken s>": _ranged("ttft_s"),
+    "prompt\ntok/s>": _ranged("prompt_tps"),
+    "generate\ntok/s>": _ranged("gen_tps"),
+    "energy\nJ/tok>": _energy,
+}
 
 
 COMMAND = bench_command
