@@ -8,7 +8,7 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
 
-.PHONY: docs-site help demo test lint bench docs clean
+.PHONY: docs-site man help demo test lint bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -54,6 +54,10 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 
 docs-site: $(VENV)/.docs ## the documentation as a site in build/site, with search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+man: $(VENV)/.run ## the manual page, build/man/kanna.1
+	mkdir -p build/man
+	$(BIN)/kanna completion man > build/man/kanna.1
 
 clean:
 	rm -rf $(VENV) build out

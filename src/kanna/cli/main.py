@@ -44,6 +44,7 @@ ORDER = (
     "studio",
     "package",
     "components",
+    "completion",
 )
 INTERRUPTED = 130
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from kanna._util.units import parse_size
+from kanna.cli import shells
 from kanna.cli.settings import settings
 from kanna.cli.ui import Terminal
 from kanna.errors import UsageError
@@ -108,6 +110,12 @@ class ModelReference(click.ParamType):  # pyright: ignore[reportMissingTypeArgum
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the reference as it was written."""
         return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Returns files, and the models on this machine."""
+        return shells.models(incomplete)
 
 
 FILE = click.Path(path_type=Path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kanna import formats
-from kanna.cli import options
+from kanna.cli import options, shells
 from kanna.cli.options import command
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--formats",
     type=options.NAMES,
+    shell_complete=shells.format_names,
     default=formats.DEFAULT,
     show_default=True,
     help="gguf, onnx, mlx, by comma.",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--presets",
     type=options.NAMES,
+    shell_complete=shells.presets,
     help=(
         "Presets, by comma: Q4_K_M of GGUF, onnx:int4 of another format. "
         "[default: some of each format]"

@@ -9,7 +9,7 @@ import click
 
 from kanna import formats
 from kanna._util import plugins
-from kanna.cli import options
+from kanna.cli import options, shells
 from kanna.cli.options import command
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     "out",
     help="The file or folder to write. [required unless --dry-run]",
 )
-@click.option("--preset", help="A named mix (`kanna fit SRC` lists them). [default: Q4_K_M]")
+@click.option(
+    "--preset",
+    shell_complete=shells.presets,
+    help="A named mix (`kanna fit SRC` lists them). [default: Q4_K_M]",
+)
 @click.option("--encoding", help="One encoding for every weight matrix, such as q8_0 or bf16.")
 @click.option(
     "--plan",

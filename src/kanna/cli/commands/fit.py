@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kanna import formats
-from kanna.cli import options
+from kanna.cli import options, shells
 from kanna.cli.options import command
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     metavar="FORMAT",
+    shell_complete=shells.format_names,
     default=formats.DEFAULT,
     show_default=True,
     help="Whose presets to show, a format that a runtime runs.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kanna import formats
-from kanna.cli import options
+from kanna.cli import options, shells
 from kanna.cli.options import command
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 )
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
-@click.option("--like", metavar="PRESET", help="Budget: the size this preset would take.")
+@click.option(
+    "--like",
+    metavar="PRESET",
+    shell_complete=shells.presets,
+    help="Budget: the size this preset would take.",
+)
 @click.option(
     "--memory",
     type=options.SIZE,
@@ -85,6 +90,7 @@ if TYPE_CHECKING:
     "--format",
     "format",
     metavar="FORMAT",
+    shell_complete=shells.format_names,
     default=formats.DEFAULT,
     show_default=True,
     help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm.",
