@@ -363,7 +363,11 @@ def test_names_of_models(source: str, name: str) -> None:
     ("verb", "options", "line"),
     [
         ("convert", {"preset": "Q4_0"}, "kanna convert 'a b' -o a-b-Q4_0.gguf --preset Q4_0"),
-        ("convert", {"preset": "onnx:int4"}, "kanna convert 'a b' -o a-b-int4 --preset onnx:int4"),
+        (
+            "convert",
+            {"preset": "onnx:int4"},
+            "kanna convert 'a b' -o a-b-onnx-int4 --preset onnx:int4",
+        ),
         (
             "optimize",
             {"size": 95_000_000, "effort": "max"},

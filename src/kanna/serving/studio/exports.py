@@ -59,7 +59,9 @@ def out_name(job: StudioJob) -> str:
     if job.verb != "convert":
         return f"{name}-{job.verb}"
     format_name, preset = formats.parse_preset(None, job.options["preset"])
-    return f"{name}-{preset}{formats.get(format_name).suffix}"
+    suffix = formats.get(format_name).suffix
+    # The name of a folder says what it is for; that of a file does by its ending.
+    return f"{name}-{preset}{suffix}" if suffix else f"{name}-{format_name}-{preset}"
 
 
 def call(job: StudioJob, folder: Path | None = None) -> VerbCall:
