@@ -13,6 +13,8 @@ import pytest
 from helpers import engine_artefacts
 from helpers.gateways import Local, local, until
 
+from kanna.serving import process
+
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -85,8 +87,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     (COMPLETION, {"grammar": "root ::= ("}),
     (COMPLETION, {"prompt": [10**6]}),
     (COMPLETION, {"prompt": [[1], [10**6]], "echo": True}),
-    (COMPLETION, {"prompt": "x " * 3000}),
-    (COMPLETION, {"prompt": [1] * 3000, "echo": True, "logprobs": 1}),
     ("/v1/embeddings", {"input": ""}),
     ("/detokenize", {"tokens": [10**6]}),
     ("/tokenize", {"content": 5}),
@@ -100,6 +100,22 @@ def test_the_clients_mistakes_are_the_clients(
     body = {"messages": HELLO, "max_tokens": 2} if path == CHAT else {}
     status, answer = gateway.post(path, body | change)
     assert status == 400 and answer["error"]["type"] == "invalid_request_error", answer
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        (COMPLETION, {"prompt": "x " * 3000}),
+        (COMPLETION, {"prompt": "x " * 3000, "stream": True}),
+        (COMPLETION, {"prompt": [1] * 3000, "echo": True, "logprobs": 1}),
+        (CHAT, {"messages": [{"role": "user", "content": "x " * 3000}]}),
+    ],
+)
+def test_what_is_too_long_has_its_own_code(
+    gateway: Local, path: str, change: dict[str, Any]
+) -> None:
+    status, answer = gateway.post(path, {"max_tokens": 2} | change)
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded"), answer
 
 
 def test_a_long_input_of_embeddings_has_its_own_code(gateway: Local) -> None:
@@ -189,26 +205,40 @@ def test_a_thread_that_dies_ends_its_jobs_and_the_process() -> None:
 
 
 FAILING = """
-import pathlib, sys
+import pathlib, sys, time
 if "kanna.serving.child" in sys.orig_argv:
+    from kanna.serving.engines import _worker
     from kanna.serving.engines.onnx_decoder import OnnxDecoder
+    _worker.STALL_TIME = 0.5
     step = OnnxDecoder.step
 
     def failing(self, ids):
         if pathlib.Path({flag!r}).exists():
-            raise MemoryError("no cache left")
+            {fault}
         return step(self, ids)
 
     OnnxDecoder.step = failing
 """
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ('raise MemoryError("no cache left")', b"MemoryError: no cache left"),
+        ("time.sleep(1000)", b"is being started again"),
+    ],
+)
 def test_an_engine_whose_thread_died_is_started_again(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    fault: str,
+    reason: bytes,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its requests say why, it is not ready meanwhile, and the next ones are answered."""
     artefact, flag = engine_artefacts.shared("onnx", tmp_path_factory), tmp_path / "flag"
-    (tmp_path / "sitecustomize.py").write_text(FAILING.format(flag=str(flag)))
+    (tmp_path / "sitecustomize.py").write_text(FAILING.format(flag=str(flag), fault=fault))
+    monkeypatch.setattr(process, "PROBE_INTERVAL", 0.3)
     monkeypatch.syspath_prepend(str(tmp_path))
     with local(artefact, tmp_path, replay=False) as gateway:
         status, answer = gateway.post(COMPLETION, GOOD)
@@ -220,11 +250,11 @@ def test_an_engine_whose_thread_died_is_started_again(
         received = b""
         while part := connection.recv(65536):
             received += part
-            if b"no cache left" in received:
+            if reason in received:
                 break
-        assert b"MemoryError: no cache left" in received
-        until(lambda: gateway.main.state != "ready", 20)
+        assert reason in received
         flag.unlink()
+        until(lambda: gateway.main.restarts == 1, 20)
         until(lambda: gateway.main.state == "ready", 60)
-        assert gateway.main.pid != first and gateway.main.restarts == 1
+        assert gateway.main.pid != first
         assert gateway.post(COMPLETION, GOOD)[1]["choices"] == answer["choices"]

@@ -178,15 +178,19 @@ class EngineProcess:
             await asyncio.sleep(0.05)
         raise RuntimeError(f"it ended with code {run.process.returncode}")
 
-    async def _is_healthy(self, session: aiohttp.ClientSession, path: str = "/health") -> bool:
+    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
+        return await self._status(session, "/health") == 200
+
+    async def _status(self, session: aiohttp.ClientSession, path: str) -> int:
+        """Of an answer that came in time; 0: none did."""
         try:
             timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
             async with session.get(
                 f"{self.url}{path}", headers=self.headers, timeout=timeout
             ) as response:
-                return response.status == 200
+                return response.status
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-            return False
+            return 0
 
     async def _until_end(self, session: aiohttp.ClientSession, run: EngineRun) -> None:
         """Return when the process has ended; one that no longer answers or computes is killed."""
@@ -197,7 +201,8 @@ class EngineProcess:
             if done:
                 return
             failed_probes = 0 if await self._is_healthy(session) else failed_probes + 1
-            if self._probe == "/health" or await self._is_healthy(session, self._probe):
+            # Whatever it answers: only a thread that stands still is silent.
+            if self._probe == "/health" or await self._status(session, self._probe):
                 moved = time.monotonic()
             if failed_probes >= MAX_FAILED_PROBES or time.monotonic() - moved > STALL_TIME:
                 run.process.kill()

@@ -13,7 +13,7 @@ from aiohttp import web
 from kanna import libllama, runtimes
 from kanna.serving.engines._http_server import BadRequestError, json_response, serve
 from kanna.serving.engines._prompt_scorer import PromptScorer
-from kanna.serving.engines.base import EngineConfig
+from kanna.serving.engines.base import CONTEXT_EXCEEDED, EngineConfig
 
 
 def run(config: EngineConfig) -> None:
@@ -36,6 +36,10 @@ def run(config: EngineConfig) -> None:
         if max(ids) >= engine.vocab_size:
             raise BadRequestError(
                 f"token ids up to {max(ids)}, the vocabulary has {engine.vocab_size}"
+            )
+        if len(ids) > engine.context:
+            raise BadRequestError(
+                f"{len(ids)} tokens do not fit the context of {engine.context}", CONTEXT_EXCEEDED
             )
         scorer = PromptScorer(ids, lambda token: engine.detokenize([token], special=True), top)
         for rows in engine.logits_in_parts(ids):
