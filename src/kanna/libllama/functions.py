@@ -28,7 +28,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_is_hybrid": (_BOOL, (_HANDLE,)),
     "llama_model_is_recurrent": (_BOOL, (_HANDLE,)),
     "llama_model_n_ctx_train": (_INT, (_HANDLE,)),
-    "llama_model_n_embd": (_INT, (_HANDLE,)),
     "llama_model_n_params": (ctypes.c_uint64, (_HANDLE,)),
     "llama_model_n_swa": (_INT, (_HANDLE,)),
     # vocabularies
@@ -36,17 +35,13 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_vocab_bos": (_INT, (_HANDLE,)),
     "llama_vocab_eos": (_INT, (_HANDLE,)),
     "llama_vocab_get_add_bos": (_BOOL, (_HANDLE,)),
-    "llama_vocab_get_add_eos": (_BOOL, (_HANDLE,)),
-    "llama_vocab_get_text": (_TEXT, (_HANDLE, _INT)),
     "llama_vocab_is_eog": (_BOOL, (_HANDLE, _INT)),
-    "llama_vocab_is_control": (_BOOL, (_HANDLE, _INT)),
     "llama_tokenize": (_INT, (_HANDLE, _TEXT, _INT, _TOKENS, _INT, _BOOL, _BOOL)),
     "llama_token_to_piece": (_INT, (_HANDLE, _INT, _TEXT, _INT, _INT, _BOOL)),
     # contexts
     "llama_free": (None, (_HANDLE,)),
     "llama_n_ctx": (ctypes.c_uint32, (_HANDLE,)),
     "llama_n_batch": (ctypes.c_uint32, (_HANDLE,)),
-    "llama_set_n_threads": (None, (_HANDLE, _INT, _INT)),
     "llama_get_memory": (_HANDLE, (_HANDLE,)),
     "llama_memory_clear": (None, (_HANDLE, _BOOL)),
     "llama_memory_seq_rm": (_BOOL, (_HANDLE, _INT, _INT, _INT)),
@@ -56,12 +51,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_decode": (_INT, (_HANDLE, Batch)),
     "llama_get_logits": (_FLOATS, (_HANDLE,)),
     "llama_get_logits_ith": (_FLOATS, (_HANDLE, _INT)),
-    "llama_get_embeddings": (_FLOATS, (_HANDLE,)),
-    "llama_get_embeddings_seq": (_FLOATS, (_HANDLE, _INT)),
-    # adapters
-    "llama_adapter_lora_init": (_HANDLE, (_HANDLE, _TEXT)),
-    "llama_adapter_lora_free": (None, (_HANDLE,)),
-    "llama_set_adapters_lora": (_INT, (_HANDLE, ctypes.POINTER(_HANDLE), _SIZE, _FLOATS)),
     # samplers
     "llama_sampler_chain_default_params": (SamplerChainParameters, ()),
     "llama_sampler_chain_init": (_HANDLE, (SamplerChainParameters,)),
