@@ -202,3 +202,16 @@ def test_a_poor_file_is_not_recommended_where_another_is_closer() -> None:
     assert pick is fair and "fair" in why and "weak or poor" in rule
     pick, why, _ = knee([replace(poor, name="Q2_K", kl_mean=0.6), replace(poor, file_bytes=130)])
     assert pick.name == "Q4_K_M" and "None that was compared is close" in why
+
+
+def test_a_search_within_a_budget_goes_by_the_same_rule() -> None:
+    """A budget below the source is a reason to make a smaller file, one above it is none."""
+    files = [
+        Candidate(name="optimized", file_bytes=80, kl_mean=0.02, top1=0.95),
+        Candidate(name="Q3_K_M", file_bytes=78, kl_mean=0.2, top1=0.8),
+    ]
+    quantized = SourceFacts(file_bytes=90, quantized=True, runs=True)
+    below = pick_by(files, replace(quantized, fits=False), closest)
+    assert below.name == "optimized" and not below.keep_source
+    assert pick_by(files, quantized, closest).keep_source
+    assert pick_by(files, SourceFacts(file_bytes=79), closest).name == "Q3_K_M"

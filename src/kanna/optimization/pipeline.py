@@ -309,7 +309,7 @@ def report(
         kl_mean=best.kl_mean,
         top1=best.top1,
         grade=best.grade,
-        advice=proved.recommended["why"] if proved.recommended["keep_source"] else None,
+        advice=None if proved.recommended["name"] == best.name else proved.recommended["why"],
         rival=baseline.name if baseline else None,
         rival_kl=baseline.kl_mean if baseline else None,
         gate=best.gate,
