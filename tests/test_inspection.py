@@ -120,3 +120,13 @@ def test_json_is_plain(folder: Path) -> None:
 
 def test_hash_on_demand(folder: Path) -> None:
     assert kanna.inspect(folder, hash=False).hash is None
+
+
+def test_an_encoder_is_no_problem(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    config = {"architectures": ["BertModel"], "model_type": "bert"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"embeddings.weight": np.zeros((4, 8), np.float32)}, tmp_path / "model.safetensors")
+    shown = kanna.inspect(tmp_path)
+    assert not shown.problems and "onnx:int8" in shown.notes[0]

@@ -15,6 +15,7 @@ from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size, precision_class
 from kanna.errors import KannaError, SourceError
 from kanna.formats import gguf
+from kanna.formats.onnx import encoder
 from kanna.model import Model, Tensor, num_weights
 from kanna.sources import Source, open_source
 
@@ -137,8 +138,14 @@ def inspect(
     try:
         model = _unknown(opened) if problems else families.load_model(opened)
     except KannaError as error:
-        problems = [_problem(error)]
         model = _unknown(opened)
+        if encoder.is_encoder(opened.config):
+            model.notes.append(
+                "an encoder: it makes vectors and no text. It goes to ONNX: kanna convert "
+                f"{opened.given} -o folder --preset onnx:int8"
+            )
+        else:
+            problems = [_problem(error)]
     # What is in the files, not what a conversion would make of it: tied copies count too.
     tensors = list(opened.tensors.values())
     weights = sum(num_weights(t) for t in tensors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kanna._util.units import format_size, parse_size, precision_class
+from kanna._util.units import format_size, parse_size, precision_class, share_less
 from kanna.errors import UsageError
 
 
@@ -49,6 +49,13 @@ def test_a_small_number_without_a_unit_is_refused(text: str) -> None:
 )
 def test_what_is_clear_is_read(text: str | int, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.4, "40 %"), (0.0, "0 %"), (-0.001, "0 %"), (-0.95, "95 % more")]
+)
+def test_less_than_nothing_is_more(share: float, text: str) -> None:
+    assert share_less(share) == text
 
 
 @pytest.mark.parametrize("bits", [1.0, 2.99, 3.0, 4.99, 5.0, 8.0, 8.52, 9.0, 9.01, 16.03, 32.0])

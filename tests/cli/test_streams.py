@@ -64,6 +64,12 @@ def test_a_reader_that_left_is_no_failure(arguments: tuple[str, ...], source: Pa
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+def test_fit_fails_where_nothing_fits(source: Path) -> None:
+    done = run("fit", source, "--memory", "1kB")
+    assert done.returncode == 1 and b"Q4_K_M" in done.stdout
+    assert run("fit", source, "--memory", "2").returncode == 2
+
+
 @pytest.mark.parametrize("columns", ["1", "24"])
 def test_a_narrow_terminal_folds(columns: str, source: Path) -> None:
     assert run("fit", source, COLUMNS=columns).returncode == 0

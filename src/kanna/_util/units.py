@@ -65,6 +65,12 @@ def with_range(value: float, spread: Sequence[float] | None, digits: int) -> str
     return f"{value:.{digits}f} ({spread[0]:.{digits}f}–{spread[1]:.{digits}f})"
 
 
+def share_less(share: float) -> str:
+    """How much less than something: `40 %` less, or `95 % more` where the share is negative."""
+    whole = round(share * 100)
+    return f"{whole} %" if whole >= 0 else f"{-whole} % more"
+
+
 def precision_class(bits: float) -> str:
     """The class of a file by its measured bits per weight."""
     if bits < 3:

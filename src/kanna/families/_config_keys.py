@@ -164,7 +164,6 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
     "per_layer_config": ({},),
     "pruned_heads": ({},),
     "qk_layernorm": (False,),
-    "query_pre_attn_scalar": (),
     "residual_multiplier": (1,),
     "rope_interleaved": (False,),
     "rotary_pct": (1,),

@@ -16,6 +16,7 @@ from kanna.calibration.windows import cut
 from kanna.errors import KannaError
 from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.hardware.memory import memory as machine
+from kanna.optimization import earlier as earlier_files
 from kanna.optimization import proof, report_data, reporting
 from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
@@ -219,9 +220,11 @@ def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Wr
         preset = max(fitting, key=lambda p: offers[p].file_bytes)
         baseline = adapter.label(preset)
         specs.append(ArtefactSpec(name=baseline, path=adapter.artefact(preset), preset=preset))
+    with earlier_files.kept(specs[0].path, job.context.note):
+        optimized = adapter.write(specs[0])
     return Written(
         specs=specs,
-        rows=[adapter.write(spec) for spec in specs],
+        rows=[optimized, *(adapter.write(spec) for spec in specs[1:])],
         baseline=baseline,
         offers=offers,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from kanna._util.units import format_size, with_range
+from kanna._util.units import format_size, share_less, with_range
 from kanna.checks import gate_word
 from kanna.closeness import grade_name
 from kanna.report.headline import GATE_CLASS, GATE_MARK
@@ -90,7 +90,7 @@ def _speed(row: dict[str, Any]) -> tuple[str, ...]:
         _ranged(row["gen_tps"], spread.get("gen_tps"), 1, " tok/s"),
         _ranged(row["speedup"], row.get("speedup_spread"), 2),
         _size(row["peak_bytes"]),
-        _num(row["less_memory"], 0, scale=100, unit=" %"),
+        NONE if row["less_memory"] is None else share_less(row["less_memory"]),
         _ranged(row["prompt_tps"], spread.get("prompt_tps"), 0, " tok/s"),
         _ranged(row["ttft_s"], spread.get("ttft_s"), 3, " s"),
         _ranged(row["load_s"], spread.get("load_s"), 2, " s"),

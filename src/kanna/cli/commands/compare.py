@@ -87,6 +87,14 @@ def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
         source, progress=terminal.progress(memory=True), remark=terminal.note, **choices
     )
     terminal.result(result, _draw)
+    if not any(_is_measured(row) for row in result.to_dict()["rows"]):
+        click.secho(
+            "Nothing was checked or measured: no runtime of these formats is installed here "
+            "(`kanna doctor` says what to install).",
+            err=True,
+            fg="red",
+        )
+        click.get_current_context().exit(3)
     failed = [row["name"] for row in result.to_dict()["rows"] if row["gate"] == "failed"]
     if failed:
         # Not an error to raise: with --json one object was printed already.
@@ -96,6 +104,13 @@ def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
             fg="red",
         )
         click.get_current_context().exit(1)
+
+
+def _is_measured(row: dict[str, Any]) -> bool:
+    """Whether a runtime had anything to say of a file."""
+    return row["gate"] in ("proved", "failed") or any(
+        row[key] is not None for key in ("kl_mean", "gen_tps")
+    )
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
@@ -176,7 +191,7 @@ def _name(row: dict[str, Any], width: int) -> str:
 
 def _cell(row: dict[str, Any], column: str) -> str:
     """The text of one measured value; a dash where there is none."""
-    from kanna._util.units import format_size, with_range
+    from kanna._util.units import format_size, share_less, with_range
     from kanna.checks import gate_word
 
     key = _COLUMNS[column]
@@ -191,8 +206,10 @@ def _cell(row: dict[str, Any], column: str) -> str:
         digits = 1 if key == "speedup" or value < 10 else 0
         spread = row["speedup_spread"] if key == "speedup" else row["speed_spread"].get(key)
         return with_range(value, spread, digits)
-    if key in ("top1", "less_memory"):
-        return f"{value * 100:.{1 if key == 'top1' else 0}f}" + ("" if key == "top1" else " %")
+    if key == "less_memory":
+        return share_less(value)
+    if key == "top1":
+        return f"{value * 100:.1f}"
     return f"{value:.{4 if key == 'kl_mean' else 2}f}"
 
 

@@ -50,6 +50,8 @@ def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
 
     result = fit(source, progress=terminal.progress(), **choices)
     terminal.result(result, _draw)
+    if not any(row["fits"] for row in result.to_dict()["rows"]):
+        click.get_current_context().exit(1)
 
 
 # Characters of a line that everything but the use case takes, those of a preset among them, that
