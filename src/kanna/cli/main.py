@@ -14,7 +14,7 @@ import click
 
 from kanna import __version__
 from kanna._util import plugins
-from kanna.cli import streams
+from kanna.cli import config, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
 from kanna.errors import KannaError
@@ -182,7 +182,11 @@ def _os_advice(error: OSError) -> str:
 
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "auto_envvar_prefix": "KANNA",
+    },
     epilog="SRC, MODEL and ARTEFACT are a path, a hub id (org/name, org/name@revision, "
     "org/name:file), an address on huggingface.co, builtin:NAME, or ollama:NAME. "
     "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not checkable or not "
@@ -190,12 +194,15 @@ def _os_advice(error: OSError) -> str:
 )
 @click.version_option(__version__, prog_name="kanna", message="%(prog)s %(version)s")
 @common_options
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Make a language model fit the device, and prove that it still is the same model."""
     # Runtimes and libraries must not talk over our output or call home.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if config.files() and isinstance(ctx.command, click.Group):
+        ctx.default_map = config.defaults(ctx.command, ctx)
 
 
 if __name__ == "__main__":

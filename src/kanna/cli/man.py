@@ -25,7 +25,9 @@ def man_page(group: click.Group, version: str) -> str:
             lines += _command(click.Context(command, info_name=name, parent=ctx), command)
     lines += [
         ".SH FILES",
-        "./kanna.toml, ~/.config/kanna/kanna.toml: defaults of options, a table per command.",
+        _text(
+            "./kanna.toml, ~/.config/kanna/kanna.toml: defaults of options, a table per command."
+        ),
         ".SH ENVIRONMENT",
         "KANNA_COMMAND_OPTION sets an option of a command, such as KANNA_CONVERT_PRESET.",
     ]

@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from kanna._util.units import parse_size
-from kanna.cli import shells
+from kanna.cli import config, shells
 from kanna.cli.settings import settings
 from kanna.cli.ui import Terminal
 from kanna.errors import UsageError
@@ -57,6 +57,7 @@ def command(
     def make(function: Callable[..., Any]) -> Command:
         @click.pass_context
         def run(ctx: click.Context, /, **values: Any) -> Any:
+            config.drop_contradicted(ctx, values)
             with Terminal(settings(ctx)) as terminal:
                 return function(terminal, **values)
 
