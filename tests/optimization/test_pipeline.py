@@ -390,7 +390,7 @@ IMPOSSIBLE: dict[str, tuple[list[str], int, str]] = {
     ),
     "nothing": (["--bpw", "0"], 2, "a budget of nothing"),
     "bits": (["--bpw", "33"], 2, "33"),
-    "unknown preset": (["--like", "Q4_K_N"], 1, "Q4_K_N"),
+    "unknown preset": (["--like", "Q4_K_N"], 2, "Q4_K_N"),
     "too small": (["--size", "100KB"], 1, "below the smallest possible file"),
     "no equal sign": (["--size", "1MB", "--rule", "ffn_down"], 2, "PATTERN=ENCODING"),
     "unknown encoding": (["--size", "1MB", "--rule", "ffn_down=q9_k"], 1, "q9_k"),
