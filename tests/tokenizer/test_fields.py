@@ -172,6 +172,7 @@ SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("tokenizer_config.json", {"additional_special_tokens": ["<new>"]}, "<new>"),
     ("tokenizer_config.json", {"chat_template": {"rag": "R"}}, "none is the default"),
     ("tokenizer_config.json", {"chat_template": 3}, "is lost"),
+    ("tokenizer_config.json", {"pad_token": "[NEW]"}, "[NEW]"),
     ("tokenizer_config.json", {"invented": 1}, "invented"),
     ("tokenizer_config.json", {"invented": None}, ""),
     ("tokenizer_config.json", {"model_max_length": 9}, ""),

@@ -312,3 +312,18 @@ def test_the_mark_of_a_space_is_kept_where_spaces_are_bytes(folder: Path) -> Non
     edit(folder / "tokenizer.json", added_tokens=data["added_tokens"])
     metadata = tokenizer.metadata(folder_source(folder))
     assert value(metadata, "ggml.tokens")[data["added_tokens"][-1]["id"]] == "▁▁"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (((1, b"identity"), (4, 0)), []),
+        (((1, b"nmt_nfkc"), (2, b"map"), (4, 0)), ["nmt_nfkc"]),
+        ((), ["extra spaces"]),
+    ],
+)
+def test_what_sentencepiece_does_to_a_text_is_noted(spec: Any, words: list[str]) -> None:
+    data = message((1, message((1, b"a"), (2, 0.0)))) + message((2, message((3, 2))))
+    vocab = _spm.from_model(data + message((3, message(*spec))), {}, None, frozenset())
+    assert len(vocab.notes) == len(words)
+    assert all(word in note for word, note in zip(words, vocab.notes, strict=True))

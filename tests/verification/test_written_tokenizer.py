@@ -70,6 +70,10 @@ def test_a_reading_is_kept_and_a_failure_is_told(
     monkeypatch.setattr("kanna.tokenizer.reference.ask", None)  # the answer is kept
     assert read_by_library(files) == first
     monkeypatch.undo()
+    monkeypatch.setattr("kanna.tokenizer.reference.cache_dir", lambda: tmp_path)
+    [kept] = (tmp_path / "tokenizer-readings").iterdir()
+    kept.write_text("{}")  # of an earlier version
+    assert read_by_library(files) == first
     (tmp_path / "tokenizer.json").write_text("{}")
     failure = read_by_library({"tokenizer.json": tmp_path / "tokenizer.json"})
     assert isinstance(failure, str) and failure

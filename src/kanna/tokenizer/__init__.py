@@ -125,7 +125,7 @@ def _load(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
     if suppressed := _suppressed(generation, len(vocab.tokens)):
         entries[f"{KEY}.suppress_tokens"] = array(suppressed, ValueType.I32)
     entries |= _special.templates(templates.read(source.files, config))
-    made = Read(entries, *stripping(tokenizer or {}), notes + more)
+    made = Read(entries, *stripping(tokenizer or {}), vocab.notes + notes + more)
     parts = Parts(tokenizer=tokenizer or {}, settings=config, bytes_=vocab.merges is not None)
     return _judged(made, parts, generation)
 
@@ -195,11 +195,16 @@ def _added_tokens(source: Source, config: Mapping[str, Any]) -> dict[int, tuple[
 
 
 def made_json(there: Mapping[str, Path], entries: Mapping[str, MetaValue]) -> bytes:
-    """tokenizer.json of a source that has none.
+    """tokenizer.json of a source that has none: as transformers makes it, where it is installed.
 
     Raises:
         KannaError: None can be made.
     """
+    from kanna.tokenizer.reference import LibraryReading, read_by_library  # they read these files
+
+    reading = read_by_library(there)
+    if isinstance(reading, LibraryReading) and reading.tokenizer_json and not reading.is_empty:
+        return reading.tokenizer_json.encode()
     if "vocab.json" in there and "merges.txt" in there:
         made = files.from_merges(there, files.configured(there))
         return (json.dumps(made, ensure_ascii=False, indent=1) + "\n").encode()

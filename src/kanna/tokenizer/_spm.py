@@ -92,7 +92,7 @@ def from_model(
         surplus: Added tokens that may lie beyond the rows and are dropped there.
     """
     pieces: list[Piece] = []
-    algorithm, prefix = 1, True
+    algorithm, prefix, notes = 1, True, list[str]()
     for number, value in fields(data):
         if not isinstance(value, bytes):
             continue
@@ -101,7 +101,8 @@ def from_model(
         elif number == 2:  # trainer_spec.model_type
             algorithm = next((v for n, v in fields(value) if n == 3 and isinstance(v, int)), 1)
         elif number == 3:  # normalizer_spec.add_dummy_prefix
-            prefix = bool(next((v for n, v in fields(value) if n == 3), True))
+            spec = dict(fields(value))
+            prefix, notes = bool(spec.get(3, True)), _normalizer_notes(spec)
     if not pieces:
         raise SourceError(
             "tokenizer.model holds no tokens",
@@ -137,4 +138,23 @@ def from_model(
         types=types,
         scores=scores,
         space_prefix=prefix,
+        notes=notes,
     )
+
+
+def _normalizer_notes(spec: dict[int, int | bytes]) -> list[str]:
+    """What SentencePiece does to a text and llama.cpp does not, by its normalizer_spec."""
+    notes: list[str] = []
+    if spec.get(2):
+        name = spec.get(1)
+        shown = name.decode("utf-8", "replace") if isinstance(name, bytes) and name else "its own"
+        notes.append(
+            f"tokenizer.model normalizes texts ({shown}), llama.cpp does not: text that this "
+            "changes gets other token ids"
+        )
+    if spec.get(4, True):
+        notes.append(
+            "tokenizer.model removes extra spaces, llama.cpp keeps them: several spaces in a row "
+            "get other token ids"
+        )
+    return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain
 from typing import Any
@@ -36,6 +36,7 @@ class Vocab:
     scores: list[float] | None = None
     merges: list[str] | None = None
     space_prefix: bool | None = None
+    notes: list[str] = field(default_factory=list[str])
 
 
 def looks_special(text: str) -> bool:

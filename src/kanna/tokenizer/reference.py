@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 TEXTS = (*PLAIN, *CORPUS)
 _MOST_CONTROLS = 24
 _CACHED = 64
+_FRAME = 2
+"""Tokens that frame a text at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,7 @@ class LibraryReading:
         ids: Of each text, framed.
         chat_ids: Of each rendered conversation, not framed.
         rendered: A conversation's text, or the error; {} without a template.
+        tokenizer_json: What it would save, of files without tokenizer.json.
         bos: Id of the token that begins a text.
         eos: Id of the token that ends a text.
     """
@@ -48,8 +51,14 @@ class LibraryReading:
     ids: list[list[int]]
     chat_ids: dict[str, list[int]]
     rendered: list[dict[str, str]]
+    tokenizer_json: str
     bos: int | None
     eos: int | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it found no vocabulary: a file under a name that its class does not look for."""
+        return not any(len(ids) > _FRAME for ids in self.ids)
 
 
 def read_by_library(
@@ -71,14 +80,15 @@ def read_by_library(
     task = {"texts": list(texts), "conversations": [list(c) for c in CONVERSATIONS]}
     path = cache_dir() / "tokenizer-readings" / f"{_key(kept, task)}.json"
     try:
-        answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return LibraryReading(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # none, or one of an earlier version
         answer = _ask(kept, task)
-        if "failure" not in answer:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(answer))
-            _prune(path.parent)
-    return str(answer["failure"]) if "failure" in answer else LibraryReading(**answer)
+    if "failure" in answer:
+        return str(answer["failure"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(answer))
+    _prune(path.parent)
+    return LibraryReading(**answer)
 
 
 def _ask(kept: Mapping[str, Path], task: dict[str, Any]) -> dict[str, Any]:

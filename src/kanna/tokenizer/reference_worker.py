@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
 
 from kanna._util.processes import answer
@@ -60,9 +61,16 @@ def read(
         "ids": [loaded.encode(text) for text in texts],
         "rendered": rendered,
         "chat_ids": {c: loaded.encode(c, add_special_tokens=False) for c in chats},
+        "tokenizer_json": _made(loaded, folder),
         "bos": loaded.bos_token_id,
         "eos": loaded.eos_token_id,
     }
+
+
+def _made(loaded: Any, folder: str) -> str:
+    """tokenizer.json of a folder that has none."""
+    backend = getattr(loaded, "backend_tokenizer", None)
+    return "" if backend is None or Path(folder, "tokenizer.json").exists() else backend.to_str()
 
 
 def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict[str, Any]:

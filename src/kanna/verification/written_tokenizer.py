@@ -93,6 +93,8 @@ def _by_library(
 ) -> list[str]:
     """What transformers makes of the source: ids, templates, special tokens."""
     own = own_tokenizer(source)
+    if isinstance(reading, LibraryReading) and reading.is_empty:
+        reading = f"{reading.name} finds no vocabulary for {reading.kind}"
     if isinstance(reading, str):
         return [f"the token ids were not checked: {reading}"] if own is None else []
     if own is None:
@@ -152,6 +154,9 @@ def _templates(metadata: Mapping[str, MetaValue], reading: LibraryReading) -> li
     """Conversations rendered from the GGUF's template, against transformers."""
     template = metadata.get("tokenizer.chat_template")
     cases = [(messages, prompt) for messages in CONVERSATIONS for prompt in (True, False)]
+    errors = [r["error"] for r in reading.rendered if "error" in r]
+    if errors and len(errors) == len(cases):
+        return [f"the chat template renders no conversation: {errors[0]}"]
     for (messages, prompt), expected in zip(cases, reading.rendered, strict=True):
         if template is None:
             if "text" in expected:

@@ -50,7 +50,9 @@ def _added(value: Any, parts: Parts) -> tuple[Fate, str]:
 
 
 def _listed(value: Any, parts: Parts) -> tuple[Fate, str]:
-    """Extra special tokens: carried where they are tokens of tokenizer.json."""
+    """Special tokens: carried where they are tokens of tokenizer.json."""
+    if isinstance(value, str) or (isinstance(value, dict) and "content" in value):
+        value = [value]
     entries = list(value.values()) if isinstance(value, dict) else value or []
     texts = [t for t in map(text_of, entries) if t]
     own = {a.get("content") for a in parts.tokenizer.get("added_tokens") or []}
@@ -81,7 +83,11 @@ def _option(name: str, *values: Any) -> Field:
 
 TOKENIZER_CONFIG = (
     *(
-        carried(f"{name}_token", f"`{key}_token_id`")
+        Field(
+            name=f"{name}_token",
+            how=f"`{key}_token_id`; a token that is none of tokenizer.json is named in a note",
+            judge=_listed,
+        )
         for name, key in (
             ("bos", "bos"),
             ("eos", "eos"),
