@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shlex
 import time
@@ -24,6 +25,7 @@ from kanna.serving.studio.home import StudioHome
 from kanna.serving.studio.jobs import MAX_ATTEMPTS, JobStore, StudioJob, model_name
 from kanna.serving.studio.library import known_models
 from kanna.serving.studio.outcomes import Outcomes
+from kanna.serving.studio.runner import JobRunner
 from kanna.serving.studio.uploads import UploadStore
 
 
@@ -397,6 +399,22 @@ def test_a_job_that_ends_the_machine_is_not_begun_for_ever(tmp_path: Path) -> No
         store.save(job)
     job = JobStore(tmp_path).find(job.id)
     assert job.state == "failed" and job.error and "cut off 3 times" in job.error["found"]
+
+
+def test_an_orderly_end_counts_as_no_attempt(smollm2: Path, tmp_path: Path) -> None:
+    async def begin_and_stop() -> None:
+        runner = JobRunner(store, lambda _: None)
+        runner.start()
+        while job.state != "running":
+            await asyncio.sleep(0.02)
+        await runner.stop()
+
+    store = JobStore(tmp_path)
+    job = store.add("convert", str(smollm2), {"preset": "F32"})
+    asyncio.run(begin_and_stop())
+    again = JobStore(tmp_path).find(job.id)
+    assert (again.state, again.attempts) == ("queued", 0)
+    assert workers(tmp_path) == []
 
 
 def test_a_damaged_job_is_left_out(tmp_path: Path) -> None:

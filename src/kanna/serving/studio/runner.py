@@ -98,6 +98,9 @@ class JobRunner:
             code = await process.wait()
         except asyncio.CancelledError:
             await self._end(process)
+            if job.state == RUNNING:  # an orderly end counts as no attempt
+                job.state, job.attempts = QUEUED, job.attempts - 1
+                self.store.save(job)
             raise
         finally:
             self._job = self._process = None
