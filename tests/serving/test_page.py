@@ -491,7 +491,8 @@ def new_key(state: Path) -> str:
 
 
 def start_gateway(model: Path, state: Path) -> subprocess.Popen[str]:
-    options = ["--keys", "--port", "0", "--context", "512", "--parallel", "2"]
+    # One thread: two that wait for each other crawl where other programs keep the cores busy.
+    options = ["--keys", "--port", "0", "--context", "512", "--parallel", "2", "--threads", "1"]
     command = [sys.executable, "-m", "kanna", "serve", f"one={model}", f"two={model}", *options]
     return subprocess.Popen(
         [*command, "--state", str(state)],
