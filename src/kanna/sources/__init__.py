@@ -43,6 +43,7 @@ _DECISIVE = (
 _READ = (*_DECISIVE, "vocab.json", "merges.txt", "vocab.txt")
 """Side files that may be pointers of git-lfs."""
 BUILTIN = {
+    "stories15m": packages.stories15m_wide,
     "smollm2-135m": packages.smollm2_gguf,
     "gemma3-270m": packages.gemma3_270m_gguf,
     "minilm-l6-v2": packages.minilm,

