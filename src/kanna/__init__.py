@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kanna.calibration import calibrate as calibrate
     from kanna.catalog import components as components
     from kanna.comparison import compare as compare
+    from kanna.comparison.demonstration import demo as demo
     from kanna.diagnosis import doctor as doctor
     from kanna.errors import KannaError as KannaError
     from kanna.evaluation import evaluate as evaluate
@@ -51,6 +52,7 @@ _WHERE = {
     "compare": "kanna.comparison",
     "components": "kanna.catalog",
     "convert": "kanna.verified_conversion",
+    "demo": "kanna.comparison.demonstration",
     "doctor": "kanna.diagnosis",
     "evaluate": "kanna.evaluation",
     "fit": "kanna.sizing",

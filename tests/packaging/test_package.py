@@ -65,7 +65,7 @@ def test_a_folder_is_counted_the_same(packable: Path, tmp_path: Path) -> None:
     assert {f for f in of_folder.files if f.startswith("models/")} == {
         f"models/tiny-mlx/{n}" for n in ("chat_template.jinja", "config.json", "model.safetensors")
     }
-    assert "kanna[serve,mlx]" in (tmp_path / "b" / "Dockerfile").read_text()
+    assert ".whl[serve,mlx]" in (tmp_path / "b" / "Dockerfile").read_text()
     check(tmp_path / "b")
 
 

@@ -21,6 +21,7 @@ from kanna.errors import KannaError
 
 COMMANDS = "kanna.cli.commands"
 ORDER = (
+    "demo",
     "doctor",
     "pull",
     "list",

@@ -124,6 +124,32 @@ MODEL = ModelReference()
 SIZE = Size()
 NAMES = Names()
 
+
+class Precision(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """A share such as 5% or 0.05, as a fraction of 1."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns the fraction."""
+        from kanna.evaluation.precision import parse
+
+        try:
+            return parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+precision = click.option(
+    "--precision",
+    type=Precision(),
+    help=(
+        "Stop reading where the KL divergence is known to within this share, such as 5%. "
+        "[default: 5%, unless --windows fixes how much is read]"
+    ),
+)
 threads = click.option(
     "--threads",
     type=click.IntRange(1),

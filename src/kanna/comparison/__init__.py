@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from kanna import families, report
+from kanna import families
 from kanna import formats as known_formats
 from kanna._util.arguments import names
 from kanna._util.bars import shown
@@ -13,19 +14,18 @@ from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.comparison.artefacts import make
 from kanna.comparison.context import ComparisonContext
-from kanna.comparison.description import command, describe_source, environment, versions
+from kanna.comparison.description import command, environment, versions
 from kanna.comparison.formats import choices
 from kanna.comparison.gate import gate
-from kanna.comparison.pairs import pairs
-from kanna.comparison.planning import base_name, plan_rows
+from kanna.comparison.live_report import LiveReport
+from kanna.comparison.planning import PlannedComparison, plan_rows
 from kanna.comparison.quality import measure_floor, measure_quality
 from kanna.comparison.result_cache import ResultCache
 from kanna.comparison.rows import CompareResult, Row, recommend
 from kanna.comparison.speed import REPEAT, measure_speed
 from kanna.errors import UsageError
+from kanna.evaluation.precision import choose as evaluation_extent
 from kanna.evaluation.windows import read_text
-from kanna.recommendation import source_facts
-from kanna.sizing import room
 from kanna.sources import open_source
 
 __all__ = ["CompareResult", "Row", "compare", "recommend"]
@@ -42,6 +42,7 @@ def compare(
     out: str | Path,
     text: str | Path | None = None,
     windows: int | None = None,
+    precision: float | str | None = None,
     imatrix: str | Path | None = None,
     repeat: int = REPEAT,
     threads: int | None = None,
@@ -69,7 +70,8 @@ def compare(
         formats: Which take part.
         out: The folder for artefacts and report.
         text: A file to evaluate on; None: the WikiText-2 test set.
-        windows: Windows of 512 tokens to evaluate; None: as `evaluate` does.
+        windows: Windows of 512 tokens to evaluate; None: as many as the precision takes.
+        precision: `5%` or 0.05, as of `evaluate`; None: 5 %, unless `windows` are given.
         imatrix: llama.cpp's importance matrix, for presets of GGUF.
         repeat: Rounds of the speed test.
         threads: Threads to use; None: one per physical core.
@@ -80,6 +82,7 @@ def compare(
         remark: Called with a sentence about each finished step.
     """
     say, bar = remark or _nothing, shown(progress)
+    extent = evaluation_extent(precision, windows)
     chosen, folder = choices(names(formats), names(presets) or None), Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
@@ -89,56 +92,82 @@ def compare(
     if text is not None:
         read_text(text)  # raises UsageError before anything is written
     planned = plan_rows(opened, chosen, folder, imatrix)
-    rows, used = planned.rows, list(dict.fromkeys(r.format for r in planned.rows))
+    used = list(dict.fromkeys(r.format for r in planned.rows))
     folder.mkdir(parents=True, exist_ok=True)
     context = ComparisonContext(
         source=opened,
         model=families.load_model(opened),
         cache=ResultCache(folder, opened.hashes(bar), ", ".join(versions(used).values())),
         text=text,
-        windows=windows,
+        extent=extent,
         threads=threads,
         progress=bar,
     )
-    for row in rows:
+    again = command(
+        source,
+        [c.name for c in chosen],
+        folder,
+        formats=names(formats),
+        repeat=repeat,
+        text=text,
+        windows=windows,
+        precision=precision,
+        imatrix=imatrix,
+        revision=revision,
+    )
+    live = LiveReport(
+        context=context,
+        folder=folder,
+        formats=used,
+        environment=environment(threads, used),
+        command=again,
+        notes=list(dict.fromkeys([*context.model.notes, *planned.notes])),
+    )
+    try:
+        _fill(live, planned, say, overwrite=overwrite, repeat=repeat)
+    except BaseException:
+        live.stop()
+        raise
+    result = live.finish()
+    bar.finish()
+    return result
+
+
+def _fill(
+    live: LiveReport,
+    planned: PlannedComparison,
+    say: Callable[[str], None],
+    *,
+    overwrite: bool,
+    repeat: int,
+) -> None:
+    """Take every step of the comparison; the page grows with each."""
+    context, rows = live.context, live.rows
+
+    def scoring(evaluation: dict[str, Any]) -> None:
+        live.evaluation = evaluation
+        live.show("measuring how close the files are; the figures are not final")
+
+    for row in planned.rows:
+        live.show(f"making {row.name}")
         make(row, planned.requests[row.name], context, overwrite=overwrite)
+        rows.append(row)
         say(_made(row))
     for row in rows:
+        live.show(f"checking {row.name}")
         gate(row, context)
         if row.gate != "proved":
             say(f"{row.name}: {_CHECKED[row.gate or '']}")
-    evaluation, quality_notes = measure_quality(rows, context)
-    speed_notes = measure_speed(rows, context, repeat=repeat)
+    live.show("measuring how close the files are")
+    live.evaluation, notes = measure_quality(rows, context, scoring)
+    live.add_notes(notes)
+    live.show("measuring speed and memory")
+    live.add_notes(measure_speed(rows, context, repeat=repeat))
     small_enough = context.model.num_parameters <= _FLOOR_LIMIT
-    if evaluation and small_enough and (floor := measure_floor(rows, context)):
-        rows.insert(1, floor)
-    notes = [*context.model.notes, *planned.notes]
-    notes += [n for n in (*quality_notes, *speed_notes) if n not in notes]
-    result = CompareResult(
-        name=base_name(opened),
-        source=describe_source(opened, context.model),
-        rows=rows,
-        recommended=recommend(rows, source_facts(opened, used, room=room(context.model, used))),
-        evaluation=evaluation,
-        environment=environment(threads, used),
-        command=command(
-            source,
-            [c.name for c in chosen],
-            folder,
-            formats=names(formats),
-            repeat=repeat,
-            text=text,
-            windows=windows,
-            imatrix=imatrix,
-            revision=revision,
-        ),
-        pairs=pairs(rows),
-        notes=notes,
-        report=str(folder / "report.html"),
-    )
-    report.write(result.to_dict(), folder)
-    bar.finish()
-    return result
+    if live.evaluation and small_enough:
+        live.show("measuring what the runtime's rounding costs")
+        if floor := measure_floor(rows, context):
+            rows.insert(1, floor)
 
 
 _CHECKED = {"failed": "its checks failed", "unprovable": "not checkable here", "": "not checked"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kanna._util.progress import Progress, Silent
 from kanna.comparison.result_cache import ResultCache
+from kanna.evaluation import Extent
 from kanna.model import Model
 from kanna.sources import Source
 
@@ -20,7 +21,7 @@ class ComparisonContext:
         model: The source as tensors with roles.
         cache: Results of earlier runs.
         text: The file to evaluate on; None: the WikiText-2 test set.
-        windows: Windows of the text to evaluate; None: as `evaluate` does.
+        extent: How much of the text is read.
         threads: Threads of runtimes and kernels; None: as each takes them by default.
         progress: Where progress is reported.
     """
@@ -29,6 +30,6 @@ class ComparisonContext:
     model: Model
     cache: ResultCache
     text: str | Path | None = None
-    windows: int | None = None
+    extent: Extent = Extent()
     threads: int | None = None
     progress: Progress = field(default_factory=Silent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from kanna.closeness import grade_name
 from kanna.comparison.context import ComparisonContext
 from kanna.comparison.rows import Row
 from kanna.errors import KannaError, MissingError
-from kanna.evaluation import EvaluateResult, evaluate, evaluate_many
+from kanna.evaluation import EvaluateResult, evaluate_many
 from kanna.report.write import plain
 
 QUALITY = (
@@ -32,9 +32,17 @@ QUALITY = (
 
 
 def measure_quality(
-    rows: Sequence[Row], context: ComparisonContext
+    rows: Sequence[Row],
+    context: ComparisonContext,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Score every artefact that did not fail its gate against the source in float32.
+
+    Args:
+        rows: The artefacts; they get their figures, at last the final ones.
+        context: What the comparison works on.
+        watch: Called every few seconds, after rows got figures that are not final, with the
+            evaluation so far.
 
     Returns:
         On what and against what they were evaluated, {} where it cannot be done; and notes.
@@ -42,11 +50,11 @@ def measure_quality(
     able = [r for r in rows if r.path and r.gate != "failed"]
     # Artefacts of several runtimes have another reference.
     alone = all(r.format == formats.DEFAULT for r in able)
-    settings = ("source", _digest(context.text), context.windows, alone)
+    settings = ("source", *_read(context), alone)
     evaluated = {r.name: context.cache.get(r.path or "", "quality", *settings) for r in able}
     new = [r for r in able if evaluated[r.name] is None]
     try:
-        results = _evaluate(new, context) if new else []
+        results = _evaluate(new, context, watch) if new else []
     except MissingError as error:
         return {}, [f"quality was not measured: {error.found}"]
     for row, result in zip(new, results, strict=True):
@@ -60,14 +68,27 @@ def measure_quality(
     return setting(measured[0]), list(dict.fromkeys(n for data in measured for n in data["notes"]))
 
 
-def _evaluate(rows: Sequence[Row], context: ComparisonContext) -> list[EvaluateResult]:
+def _evaluate(
+    rows: Sequence[Row],
+    context: ComparisonContext,
+    watch: Callable[[dict[str, Any]], None] | None,
+) -> list[EvaluateResult]:
+    by_path = {r.path: r for r in rows}
+
+    def take(results: list[EvaluateResult]) -> None:
+        for result in results:
+            take_quality(by_path[result.path], result.to_dict())
+        if watch is not None and results:
+            watch(setting(results[0].to_dict()))
+
     return evaluate_many(
         [r.path or "" for r in rows],
         reference=context.source.path,
         text=context.text,
-        windows=context.windows,
+        extent=context.extent,
         threads=context.threads,
         progress=context.progress,
+        watch=take,
     )
 
 
@@ -80,6 +101,13 @@ def setting(evaluated: Mapping[str, Any]) -> dict[str, Any]:
         k: evaluated[k]
         for k in ("text", "windows", "context", "positions", "reference", "reference_perplexity")
     }
+
+
+def _read(context: ComparisonContext) -> tuple[object, ...]:
+    """What decides which text is read, as a key of kept results."""
+    extent = context.extent
+    more = () if extent.precision is None else (extent.precision, extent.thorough)
+    return (_digest(context.text), extent.windows, *more)
 
 
 def _digest(text: str | Path | None) -> str:
@@ -103,15 +131,15 @@ def measure_floor(rows: Sequence[Row], context: ComparisonContext) -> Row | None
     exact = next((r for r in rows if r.preset == "Q8_0" and r.path and r.gate != "failed"), None)
     if exact is None or exact.path is None:
         return None
-    settings = ("itself", _digest(context.text), context.windows)
+    settings = ("itself", *_read(context))
     data = context.cache.get(exact.path, "floor", *settings)
     if data is None:
         try:
-            result = evaluate(
-                exact.path,
+            [result] = evaluate_many(
+                [exact.path],
                 reference=exact.path,
                 text=context.text,
-                windows=context.windows,
+                extent=context.extent,
                 threads=context.threads,
                 progress=context.progress,
             )

@@ -93,6 +93,7 @@ class CompareResult(Result):
     `to_dict` is report.json. optimize: what `kanna optimize` adds, or {}.
 
     Attributes:
+        unfinished: What it is `doing` now, and whether it was `stopped`; {} when all is measured.
         pairs: Artefacts of different formats of nearly as many bytes, see `kanna.comparison.pairs`.
     """
 
@@ -107,6 +108,7 @@ class CompareResult(Result):
     report: str
     optimize: dict[str, Any] = field(default_factory=dict[str, Any])
     pairs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    unfinished: dict[str, Any] = field(default_factory=dict[str, Any])
     version: str = __version__
     date: str = field(default_factory=lambda: date.today().isoformat())
 

@@ -6,7 +6,7 @@ Reference and candidates read the text in their runtimes, window by window; no l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from kanna.closeness import grade_name
 from kanna.errors import GateError, UsageError
 from kanna.evaluation import tokenization
 from kanna.evaluation.divergence import F64, Scores, compare
+from kanna.evaluation.precision import Extent, choose, is_reached
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
 from kanna.evaluation.stats import exp_ci, mean_ci
 from kanna.evaluation.tokenization import Tokenization
@@ -31,7 +32,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Engine
 from kanna.sources import Source, locate, open_source
 
-__all__ = ["EvaluateResult", "evaluate", "evaluate_many", "reference_gguf"]
+__all__ = ["EvaluateResult", "Extent", "evaluate", "evaluate_many", "reference_gguf"]
 
 Interval = tuple[float, float]
 
@@ -109,12 +110,18 @@ def _with_interval(value: float, interval: Interval | None) -> str:
     return f"{value:.4f}{around}"
 
 
+Watch = Callable[[list[EvaluateResult]], None]
+_SHOW_EVERY = 5.0
+"""Seconds between results that are not final."""
+
+
 def evaluate(
     artefact: str | Path,
     *,
     reference: str | Path | Source,
     text: str | Path | None = None,
     windows: int | None = None,
+    precision: float | str | None = None,
     context: int = 512,
     threads: int | None = None,
     revision: str | None = None,
@@ -130,21 +137,23 @@ def evaluate(
         artefact: What is scored, any reference to it.
         reference: The source it was made from.
         text: File to score; None: the WikiText-2 test set, its first 32 windows.
-        windows: How many windows of `context` tokens; None: all of a given text.
+        windows: How many windows of `context` tokens; None: as many as the precision takes.
+        precision: `5%` or 0.05: stop where half the 95 % interval of the mean KL divergence is
+            within this share of it; None: 5 %, unless `windows` are given.
         context: Tokens of a window, of which the second half is scored.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
+    extent = choose(precision, windows, context)
     if revision is not None:
         reference = open_source(reference, revision=revision, offline=offline, progress=progress)
     [result] = evaluate_many(
         [artefact],
         reference=reference,
         text=text,
-        windows=windows,
-        context=context,
+        extent=extent,
         threads=threads,
         offline=offline,
         progress=progress,
@@ -157,17 +166,28 @@ def evaluate_many(
     *,
     reference: str | Path | Source,
     text: str | Path | None = None,
-    windows: int | None = None,
-    context: int = 512,
+    extent: Extent | None = None,
     threads: int | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> list[EvaluateResult]:
     """Like `evaluate` for several artefacts.
 
     The reference runs once per window for as many as fit in memory.
+
+    Args:
+        artefacts: What is scored.
+        reference: As of `evaluate`.
+        text: As of `evaluate`.
+        extent: How much text is read; None: all of a given one, 32 windows of the default.
+        threads: As of `evaluate`.
+        offline: As of `evaluate`.
+        progress: Where progress is reported; None: nowhere.
+        watch: Called every few seconds with what is known so far of the artefacts being scored.
     """
-    progress = shown(progress)
+    progress, extent = shown(progress), extent or Extent()
+    context = extent.context
     content, name = read_text(text, offline=offline)
     paths = [locate(path, offline=offline, progress=progress) for path in artefacts]
     for path in paths:
@@ -183,8 +203,8 @@ def evaluate_many(
             engine,
             content,
             context=context,
-            windows=windows,
-            default=text is None,
+            windows=extent.windows,
+            default=text is None and not extent.thorough,
             tokenize=tokens.ids,
         )
         run = _Run(
@@ -195,6 +215,8 @@ def evaluate_many(
             text=content,
             text_name=name,
             threads=threads,
+            precision=extent.precision,
+            watch=watch,
         )
         group = _group_size(engine, context)
         progress.start("evaluate", len(cuts.ids) * len(paths), "windows")
@@ -215,6 +237,8 @@ class _Run:
     text: str
     text_name: str
     threads: int | None
+    precision: float | None
+    watch: Watch | None
 
 
 def _check_artefact(path: Path) -> None:
@@ -241,7 +265,7 @@ def _group_size(reference: Engine, context: int) -> int:
 
 def _evaluate_group(run: _Run, paths: Sequence[Path], progress: Progress) -> list[EvaluateResult]:
     """Score artefacts that are open together."""
-    begin = time.perf_counter()
+    begin = watched = time.perf_counter()
     reference_nll: list[F64] = []
     scores: list[list[Scores]] = [[] for _ in paths]
     ids_of_windows, first = run.windows.ids, run.windows.first
@@ -252,6 +276,16 @@ def _evaluate_group(run: _Run, paths: Sequence[Path], progress: Progress) -> lis
             for path in paths
         ]
         engines = [stack.enter_context(engine) for engine, _ in opened]
+
+        def results() -> list[EvaluateResult]:
+            seconds = (time.perf_counter() - begin) / len(paths)
+            return [
+                _result(run, path, reference_nll, of_path, seconds=seconds, notes=[note, other])
+                for path, of_path, (_, note), other in zip(
+                    paths, scores, opened, differing, strict=True
+                )
+            ]
+
         for engine in engines:
             _same_vocabulary(run.reference, engine)
         differing = [tokenization.compare(e, run.tokens, run.text) for e in engines]
@@ -271,11 +305,13 @@ def _evaluate_group(run: _Run, paths: Sequence[Path], progress: Progress) -> lis
                     )
                 earlier.append(new)
             progress.advance(len(paths))
-    seconds = (time.perf_counter() - begin) / len(paths)
-    return [
-        _result(run, path, reference_nll, of_path, seconds=seconds, notes=[note, other])
-        for path, of_path, (_, note), other in zip(paths, scores, opened, differing, strict=True)
-    ]
+            if is_reached([[w.kl.mean() for w in of] for of in scores], run.precision):
+                progress.advance(len(paths) * (len(ids_of_windows) - len(reference_nll)))
+                break
+            if run.watch and time.perf_counter() - watched > _SHOW_EVERY:
+                run.watch(results())
+                watched = time.perf_counter()
+    return results()
 
 
 def _same_vocabulary(reference: Engine, engine: Engine) -> None:
@@ -306,6 +342,14 @@ def _result(
     # Paired by window: far tighter than the two perplexities on their own.
     ratio, ratio_ci = exp_ci(mine - base)
     kl = np.concatenate([s.kl for s in scores])
+    windows = run.windows
+    remarks = [*windows.notes, *(n for n in notes if n)]
+    read = windows.ids[: len(scores)]
+    if len(read) < len(windows.ids):
+        remarks.append(
+            f"scored on {len(read)} of {len(windows.ids)} windows: the KL divergence is known to "
+            f"{run.precision or 1:.0%} from these; --precision or --windows for more"
+        )
     p50, p99, p999 = (float(v) for v in np.quantile(kl, [0.5, 0.99, 0.999]))
     return EvaluateResult(
         path=str(path),
@@ -323,12 +367,12 @@ def _result(
         kl_max=float(kl.max()),
         top1=top1,
         top1_ci=top1_ci,
-        windows=len(run.windows.ids),
-        context=len(run.windows.ids[0]),
-        positions=run.windows.positions,
-        tokens=sum(len(w) for w in run.windows.ids),
+        windows=len(read),
+        context=len(read[0]),
+        positions=sum(len(w) - 1 - windows.first for w in read),
+        tokens=sum(len(w) for w in read),
         text=run.text_name,
         reference=run.reference_title,
         seconds=seconds,
-        notes=[*run.windows.notes, *(n for n in notes if n)],
+        notes=remarks,
     )

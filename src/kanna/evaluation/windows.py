@@ -97,7 +97,9 @@ def cut(
     count = len(ids) // context
     if windows is None and default and count > _DEFAULT_WINDOWS:
         windows = _DEFAULT_WINDOWS
-        notes.append(f"the first {windows} of {count} windows of the text; --windows for more")
+        notes.append(
+            f"at most the first {windows} of {count} windows of the text; --windows for more"
+        )
     if windows is not None and windows > count:
         notes.append(f"the text has {count} windows, not {windows}")
     cut_ids = [ids[i * context : (i + 1) * context] for i in range(min(count, windows or count))]

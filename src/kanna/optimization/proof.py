@@ -10,7 +10,7 @@ from kanna.comparison.gate import gate
 from kanna.comparison.quality import measure_quality, setting, take_quality
 from kanna.comparison.rows import Row, as_json, candidate
 from kanna.comparison.speed import measure_speed
-from kanna.evaluation import evaluate_many
+from kanna.evaluation import Extent, evaluate_many
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.job import Allocation, Job, Proof, Written
 from kanna.optimization.tuning import distillation
@@ -55,7 +55,9 @@ def prove(job: Job, rows: Sequence[Row], budget: int) -> Proof:
 def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     """Gate, quality and speed of every row, as in a comparison."""
     context = replace(
-        job.adapter.comparison_context(), text=job.request.text, windows=job.request.windows
+        job.adapter.comparison_context(),
+        text=job.request.text,
+        extent=Extent(windows=job.request.windows),
     )
     for row in rows:
         gate(row, context)
@@ -74,7 +76,7 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
         [row.path or "" for row in rows],
         reference=source,
         text=job.request.text,
-        windows=job.request.windows,
+        extent=Extent(windows=job.request.windows),
         threads=context.threads,
         progress=context.progress,
     )

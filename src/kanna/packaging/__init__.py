@@ -6,6 +6,7 @@ A package holds the files of a service, a bill of materials, checksums and a sig
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources
 from kanna.packaging.service import Service, image_of
+from kanna.packaging.wheel import wheel_to_ship
 from kanna.packaging.write import write
 
 EXTRA = "package"
@@ -121,7 +123,8 @@ def package(
         cpus: Cores the service may use.
         image: Reference of the container image that docker, compose and kubernetes use; None makes
             one of the artefact's name and hash.
-        wheel: A wheel of kanna to include, for where no package index has it.
+        wheel: The wheel of kanna that the package installs, for the machine it will run on; None
+            takes the one that this kanna was installed from.
         sign_key: A private key (PEM, P-256, P-384 or P-521) to sign the package with.
         offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
@@ -134,7 +137,7 @@ def package(
         UsageError: A target, a key, a wheel or a number does not serve.
         SourceError: The artefact does not exist.
         UnsupportedError: A target does not run such an artefact.
-        MissingError: A package that is needed is not installed.
+        MissingError: A package that is needed is not installed, or there is no wheel of kanna.
     """
     folder = Path(out)
     if folder.exists() or folder.is_symlink():
@@ -143,24 +146,21 @@ def package(
     _with_needs(to)  # unknown targets are refused before anything is hashed
     if sign_key is not None:
         signing.check_key(Path(sign_key))
-    wheel_file = _wheel(Path(wheel)) if wheel is not None else None
     opened = open_artefact(artefact, name=name, offline=offline, progress=shown(progress))
     context = context or min(4096, opened.trained_context or 4096)
     needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
-    service = Service(
-        artefact=opened,
-        resources=needed,
-        image=image_of(opened, image),
-        wheel=wheel_file.name if wheel_file else None,
-    )
-    return _assemble(folder, service, to, wheel_file, sign_key)
+    installs = wheel is not None or any(targets.get(n).installs for n in _with_needs(to))
+    with wheel_to_ship(wheel) if installs else nullcontext() as shipped:
+        service = Service(
+            artefact=opened, resources=needed, image=image_of(opened, image), wheel=shipped
+        )
+        return _assemble(folder, service, to, sign_key)
 
 
 def _assemble(
     folder: Path,
     service: Service,
     to: Sequence[str],
-    wheel_file: Path | None,
     sign_key: str | Path | None,
 ) -> PackageResult:
     """Write the package of a service."""
@@ -168,9 +168,8 @@ def _assemble(
     usage = {target: targets.get(target).usage(service) for target in to}
     texts = _texts(service, _with_needs(to), usage)
     copied = dict(artefact.files)
-    if wheel_file:
-        copied[f"wheels/{wheel_file.name}"] = wheel_file
-        texts.pop("wheels/.keep", None)
+    if service.wheel is not None:
+        copied[service.wheel.place] = service.wheel.path
     write(folder, texts, copied, artefact.hashes, sign_key)
     signature = [signing.FILE] if sign_key else []
     return PackageResult(
@@ -243,12 +242,6 @@ def _texts(service: Service, chosen: list[str], usage: dict[str, list[str]]) -> 
         texts |= target.files(service)
     texts |= watch.files(service)
     return texts | {bom.FILE: bom.bom(service.artefact), "README.md": readme(service, usage)}
-
-
-def _wheel(path: Path) -> Path:
-    if not path.is_file() or path.suffix != ".whl" or not path.name.startswith("kanna-"):
-        raise UsageError(f"{path} is not a wheel of kanna", expected="a file kanna-….whl")
-    return path
 
 
 def _notes(artefact: Artefact) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kanna import __version__
 from kanna.packaging.artefact import Artefact
 from kanna.packaging.resources import Resources
+from kanna.packaging.wheel import Wheel
 from kanna.serving import EXTRA, engines
 
 PORT = 8000
@@ -25,13 +25,13 @@ class Service:
         artefact: What is served.
         resources: Its memory and cores.
         image: Reference of the container image, with a tag that changes with the artefact.
-        wheel: File name of the wheel of kanna in `wheels/`, or None to install from the index.
+        wheel: The wheel of kanna in the package; None where no target installs it.
     """
 
     artefact: Artefact
     resources: Resources
     image: str
-    wheel: str | None = None
+    wheel: Wheel | None = None
 
     @property
     def name(self) -> str:
@@ -39,9 +39,15 @@ class Service:
         return f"kanna-{self.artefact.slug}"
 
     @property
-    def requirement(self) -> str:
-        """The requirement that pip installs, with the extras that the artefact needs."""
-        return f"kanna[{extras_of(self.artefact)}]=={__version__}"
+    def extras(self) -> str:
+        """Extras of kanna that the artefact needs, by comma."""
+        return extras_of(self.artefact)
+
+    @property
+    def shipped(self) -> Wheel:
+        """The wheel of kanna in the package; a target that installs it has one."""
+        assert self.wheel is not None
+        return self.wheel
 
     def arguments(
         self, *, root: str = ROOT, state: str = STATE, host: str = "0.0.0.0"

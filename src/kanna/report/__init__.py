@@ -6,6 +6,6 @@ drawn again.
 
 from kanna.report.card import model_card
 from kanna.report.page import html_page
-from kanna.report.write import write
+from kanna.report.write import write, write_page
 
-__all__ = ["html_page", "model_card", "write"]
+__all__ = ["html_page", "model_card", "write", "write_page"]

