@@ -19,7 +19,7 @@ def _llama2c(folder: Path) -> tuple[Path, Path]:
     dim, mlp, layers, _, _, vocab, _ = HEADER
     count = vocab * dim + layers * (2 * dim + 4 * dim * dim + 3 * mlp * dim) + dim
     random = np.random.RandomState(1)
-    data = struct.pack("<7i", *HEADER) + random.normal(0, 0.05, count).astype("<f4").tobytes()
+    data = struct.pack("<7i", *HEADER) + random.normal(0, 0.2, count).astype("<f4").tobytes()
     (folder / "weights.bin").write_bytes(data)
     texts = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *[bytes([i]) for i in range(256)]]
     texts += [t.encode() for t in (" ", "a", "b", " a", "ab", " ab")]
@@ -48,8 +48,10 @@ def test_the_folder_computes_what_llama2c_does(tmp_path: Path) -> None:
     ids = torch.tensor([[1, 260, 264, 261, 33, 262]])
     with torch.no_grad():
         logits = wide(ids).logits[0].numpy()
-    assert np.abs(logits - _narrow_logits(weights, ids[0].tolist())).max() < 0.01
-    assert np.abs(logits).max() > 1
+    narrow = _narrow_logits(weights, ids[0].tolist())
+    assert np.abs(narrow).max() > 0.3
+    # What is left is rounding to float16.
+    assert np.abs(logits - narrow).max() < 0.01 * np.abs(narrow).max()
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     assert tokenizer("ab é")["input_ids"] == [1, 264, 259, 198, 172]
     assert tokenizer.decode([1, 264, 260], skip_special_tokens=True) == "aba"
