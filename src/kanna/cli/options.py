@@ -125,7 +125,7 @@ SIZE = Size()
 NAMES = Names()
 
 
-class Precision(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+class Share(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A share such as 5% or 0.05, as a fraction of 1."""
 
     name = "share"
@@ -144,7 +144,7 @@ class Precision(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 precision = click.option(
     "--precision",
-    type=Precision(),
+    type=Share(),
     help=(
         "Stop reading where the KL divergence is known to within this share, such as 5%. "
         "[default: 5%, unless --windows fixes how much is read]"

@@ -174,17 +174,9 @@ def evaluate_many(
 ) -> list[EvaluateResult]:
     """Like `evaluate` for several artefacts.
 
-    The reference runs once per window for as many as fit in memory.
-
-    Args:
-        artefacts: What is scored.
-        reference: As of `evaluate`.
-        text: As of `evaluate`.
-        extent: How much text is read; None: all of a given one, 32 windows of the default.
-        threads: As of `evaluate`.
-        offline: As of `evaluate`.
-        progress: Where progress is reported; None: nowhere.
-        watch: Called every few seconds with what is known so far of the artefacts being scored.
+    The reference runs once per window for as many as fit in memory. `extent` is how much text is
+    read, and `watch` is called every few seconds with what is known so far of the artefacts that
+    are being scored.
     """
     progress, extent = shown(progress), extent or Extent()
     context = extent.context

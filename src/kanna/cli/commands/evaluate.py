@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,17 +37,7 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
-def evaluate_command(
-    terminal: Terminal,
-    artefact: str,
-    reference: str,
-    text: Path | None,
-    windows: int | None,
-    precision: float | None,
-    threads: int | None,
-    revision: str | None,
-    offline: bool,
-) -> None:
+def evaluate_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
     """Measure KL divergence, perplexity and top-1 agreement with the source, with 95 % intervals.
 
     Both models read the same text side by side, the file in its own runtime; the reference runs
@@ -56,17 +45,8 @@ def evaluate_command(
     """
     from kanna.evaluation import evaluate
 
-    result = evaluate(
-        artefact,
-        reference=reference,
-        text=text,
-        windows=windows,
-        precision=precision,
-        threads=terminal.threads(threads),
-        revision=revision,
-        offline=offline,
-        progress=terminal.progress(),
-    )
+    choices["threads"] = terminal.threads(choices["threads"])
+    result = evaluate(artefact, progress=terminal.progress(), **choices)
     terminal.result(result, _draw)
 
 
