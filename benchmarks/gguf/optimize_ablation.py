@@ -27,7 +27,7 @@ from kanna import convert, families
 from kanna._util.progress import Silent
 from kanna.calibration import IMATRIX, gradients, statistics, texts
 from kanna.calibration.windows import cut
-from kanna.evaluation import evaluate_many
+from kanna.evaluation import Extent, evaluate_many
 from kanna.methods import gptq
 from kanna.optimization.adapters.gguf import GGUFAdapter
 from kanna.optimization.context import Context, Workspace
@@ -202,7 +202,7 @@ class Ablation:
                 [file],
                 reference=self.path,
                 text=text,
-                windows=self.options.windows,
+                extent=Extent(windows=self.options.windows),
                 threads=self.threads,
             )
             result[kind] = evaluated.kl_mean

@@ -41,7 +41,7 @@ import kanna
 from kanna import families
 from kanna.calibration import TOKENS, statistics, texts
 from kanna.calibration.windows import cut
-from kanna.evaluation import evaluate_many
+from kanna.evaluation import Extent, evaluate_many
 from kanna.sources import open_source, packages
 
 GOALS = {
@@ -232,7 +232,7 @@ class Comparison:
                 files,
                 reference=reference,
                 text=text,
-                windows=self.options.windows,
+                extent=Extent(windows=self.options.windows),
                 threads=self.threads,
             )
             result[kind] = [(r.kl_mean, r.perplexity, r.reference_perplexity) for r in evaluated]

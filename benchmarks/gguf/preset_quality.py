@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.common import arguments, llamacpp, models, processes, tables
 
 import kanna
-from kanna.evaluation import EvaluateResult, evaluate_many
+from kanna.evaluation import EvaluateResult, Extent, evaluate_many
 
 PRESETS = (
     "F16,BF16,Q8_0,Q6_K,Q5_K_M,Q5_K_S,Q5_1,Q5_0,Q4_K_M,Q4_K_S,Q4_1,Q4_0,IQ4_NL,IQ4_XS,"
@@ -38,7 +38,7 @@ def score(
         files,
         reference=exact,
         text=models.stories_text() if options.model == "stories" else None,
-        windows=options.windows,
+        extent=Extent(windows=options.windows),
         threads=options.threads,
     )
 

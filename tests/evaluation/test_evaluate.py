@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kanna.errors import GateError, UsageError
-from kanna.evaluation import evaluate, evaluate_many
+from kanna.evaluation import Extent, evaluate, evaluate_many
 from kanna.evaluation.divergence import compare, nll
 from kanna.evaluation.stats import MIN_WINDOWS, exp_ci, half_width, mean_ci
 from kanna.evaluation.windows import cut
@@ -138,7 +138,7 @@ def test_windows_are_cut_as_llama_perplexity_does(smollm: Path, text: Path) -> N
 def test_quality_falls_with_the_bits(smollm: Path, artefacts: dict[str, Path], text: Path) -> None:
     made = list(artefacts.values())
     f16, q8, q4 = evaluate_many(
-        made, reference=smollm, text=text, windows=4, context=256, threads=1
+        made, reference=smollm, text=text, extent=Extent(windows=4, context=256), threads=1
     )
     assert f16.kl_mean < 2e-5 < q8.kl_mean < 0.02 < q4.kl_mean < 1
     assert f16.top1 > q8.top1 > q4.top1

@@ -21,7 +21,7 @@ import kanna
 from kanna import runtimes
 from kanna.benchmark.energy import EnergyMeter
 from kanna.errors import FormatError, MissingError, UsageError
-from kanna.evaluation import evaluate_many
+from kanna.evaluation import Extent, evaluate_many
 from kanna.formats.onnx import files
 from kanna.runtimes import onnx as module
 from kanna.runtimes.base import Sampling
@@ -335,7 +335,11 @@ def test_artefacts_of_two_runtimes_are_judged_by_one_reference_and_benched_alike
     kanna.convert(source, gguf, encoding="q4_0", threads=1)
     text.write_text(tiny_models.TEXT * 40, encoding="utf-8")
     exact, coarse = evaluate_many(
-        [artefact, gguf], reference=source, text=text, windows=4, context=128, threads=1
+        [artefact, gguf],
+        reference=source,
+        text=text,
+        extent=Extent(windows=4, context=128),
+        threads=1,
     )
     assert exact.reference == coarse.reference == "the source in float32 in transformers"
     assert exact.reference_perplexity == coarse.reference_perplexity
