@@ -14,7 +14,7 @@ import click
 
 from kanna import __version__
 from kanna._util import plugins
-from kanna.cli import config, streams
+from kanna.cli import config, last_error, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
 from kanna.errors import KannaError
@@ -46,6 +46,7 @@ ORDER = (
     "package",
     "components",
     "completion",
+    "bug-report",
 )
 INTERRUPTED = 130
 
@@ -55,14 +56,15 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names of all commands in the order of the help."""
-        names = plugins.names(COMMANDS, "COMMAND")
+        names = [name.replace("_", "-") for name in plugins.names(COMMANDS, "COMMAND")]
         return [n for n in ORDER if n in names] + [n for n in names if n not in ORDER]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Returns a command, or None where there is none of that name."""
-        if cmd_name not in plugins.names(COMMANDS, "COMMAND"):
+        module = cmd_name.replace("-", "_")  # a file cannot be imported by a name with a dash
+        if "_" in cmd_name or module not in plugins.names(COMMANDS, "COMMAND"):
             return None
-        return plugins.load(COMMANDS, cmd_name, "COMMAND")
+        return plugins.load(COMMANDS, module, "COMMAND")
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Returns the command that was named; the error for an unknown one suggests another."""
@@ -124,6 +126,7 @@ class Commands(click.Group):
 def report(error: Exception, ctx: click.Context) -> int:
     """Say on stderr what went wrong (with --json, on stdout as an object); return the exit code."""
     options = settings(ctx)
+    last_error.remember(error, ctx.invoked_subcommand or "")
     if options.debug:
         traceback.print_exception(error)
     if isinstance(error, KannaError):
@@ -149,7 +152,7 @@ def report(error: Exception, ctx: click.Context) -> int:
             "found": f"kanna failed unexpectedly: {type(error).__name__}: {error}",
             "expected": "",
             "todo": (
-                "this is a mistake in kanna; run again with --debug for the traceback and report it"
+                "this is a mistake in kanna: please report it; `kanna bug-report` writes what helps"
             ),
         }
         code = 1
