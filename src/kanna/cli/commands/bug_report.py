@@ -68,7 +68,7 @@ def collect() -> dict[str, Any]:
             "kanna": __version__,
             "Python": sys.version.split()[0],
             "system": platform.platform(),
-            **{name: found for name in _PACKAGES if (found := _version(name))},
+            **{name: number for name in _PACKAGES if (number := _version(name))},
         },
         "doctor": {
             section["title"]: {str(k): redacted(str(v)) for k, v in section["facts"]}
