@@ -126,8 +126,8 @@ def _how_measured(data: dict[str, Any]) -> str:
         f"at {evaluation['positions']:,} positions of {evaluation['text']}"
         if evaluation.get("positions")
         else "",
-        f"scored in the second half of each of {evaluation['windows']} windows of "
-        f"{evaluation['context']} tokens"
+        # Reports of earlier versions do not say how long a window was.
+        f"scored in the second half of each {evaluation.get('context', 512)}-token window"
         if evaluation.get("positions")
         else "",
         f"perplexity of the reference: {evaluation['reference_perplexity']:.3f}"
