@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CACHES = ("f16", "q8_0", "q4_0")
 """Types of cached keys and values, the most exact first; llama.cpp takes more between these."""
+_LEAST_CONTEXT = 4
+"""Tokens; llama.cpp aborts on fewer."""
 
 # llama.cpp's own limit.
 _MAX_LAYERS = 512
@@ -160,8 +162,11 @@ class LlamaCppRuntime:
         lib = library()
         if not path.is_file():
             raise FormatError(f"{path} is not a file", expected="a .gguf file")
-        if context < 0:
-            raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        if context < 0 or 0 < context < _LEAST_CONTEXT:
+            raise UsageError(
+                f"a context of {context} tokens",
+                expected=f"0 (as trained), or {_LEAST_CONTEXT} and more: llama.cpp ends on fewer",
+            )
         if cache not in CACHES:
             raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
         check_header(path)
