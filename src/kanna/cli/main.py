@@ -152,8 +152,8 @@ def report(error: Exception, ctx: click.Context) -> int:
             "found": f"kanna failed unexpectedly: {type(error).__name__}: {error}",
             "expected": "",
             "todo": (
-                "this is a mistake in kanna: report it with what `kanna bug-report` writes; --debug "
-                "shows the traceback"
+                "this is a mistake in kanna: report it with what `kanna bug-report` writes; "
+                "--debug shows the traceback"
             ),
         }
         code = 1
