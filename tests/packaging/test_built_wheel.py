@@ -18,12 +18,12 @@ WHEELS = sorted((ROOT / "dist").glob("kanna-*.whl"))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not WHEELS, reason="make wheels has made none")
-@pytest.mark.parametrize("wheel", WHEELS, ids=lambda p: p.stem.rsplit("-", 1)[-1])
-def test_a_wheel_is_for_every_python_and_an_old_glibc(wheel: Path) -> None:
-    assert "-cp310-abi3-manylinux_2_" in wheel.name
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert "kanna/_native.abi3.so" in names and "kanna/sources/texts/stories.txt" in names
+def test_wheels_are_for_every_python_and_an_old_glibc() -> None:
+    for wheel in WHEELS:
+        assert "-cp310-abi3-manylinux_2_" in wheel.name
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+        assert {"kanna/_native.abi3.so", "kanna/sources/texts/stories.txt"} <= {*names}
 
 
 @pytest.mark.slow
