@@ -60,6 +60,11 @@ def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
 _BESIDES_USE, _PRESET, _WIDE_COLUMNS, _LEAST_USE = 54, 7, 20, 16
 
 
+def _is_substituted(row: dict[str, Any]) -> bool:
+    """Whether some tensors take more bits than the preset means."""
+    return abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
+
+
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from textwrap import shorten
 
@@ -76,20 +81,23 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     wide = screen.width >= 110
     longer = max(0, max(len(row["preset"]) for row in data["rows"]) - _PRESET)
     room = screen.width - _BESIDES_USE - longer - (_WIDE_COLUMNS if wide else 0)
-    extra, use = ["nominal>", "class"] if wide else [], ["use"] if room >= _LEAST_USE else []
-    columns = ["", "preset", "file>", "bits>", *extra, "memory>", "tok/s>", *use]
+    substituted = {r["preset"] for r in data["rows"] if _is_substituted(r)}
+    nominal = ["nominal>"] if wide and substituted else []
+    extra, use = ["class"] if wide else [], ["use"] if room >= _LEAST_USE else []
+    columns = ["", "preset", "file>", "bits>", *nominal, *extra, "memory>", "tok/s>", *use]
     rows = table(*columns)
     for row in data["rows"]:
         best = row["preset"] == data["recommended"]
-        substituted = abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
-        nominal = f"{row['nominal_bits']:.2f}" if substituted else ""
+        marked = row["preset"] in substituted
+        bits = f"{row['nominal_bits']:.2f}" if marked else ""
         phrase = shorten(row["use_case"], max(room, _LEAST_USE), placeholder="…")
         cells = [
             "★" if best else "✓" if row["fits"] else "✗",
             row["preset"],
             format_size(row["file_bytes"]),
-            f"{row['bits_per_weight']:.2f}" + ("*" if substituted and not wide else ""),
-            *([nominal, row["precision_class"].split(" (")[0]] if wide else []),
+            f"{row['bits_per_weight']:.2f}" + ("*" if marked and not wide else ""),
+            *([bits] if nominal else []),
+            *([row["precision_class"].split(" (")[0]] if extra else []),
             format_size(row["memory_bytes"]),
             number(row["tokens_per_second"], 0),
             *([phrase] if use else []),
