@@ -94,6 +94,6 @@ def test_waiting_threads_of_our_children_sleep(monkeypatch: pytest.MonkeyPatch) 
             command, env=processes.environment(), capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    assert seen() == "100"
+    assert seen() == "5000"
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # whoever decided it keeps it
     assert seen() == "None"

@@ -28,8 +28,9 @@ def is_disposable() -> bool:
 
 # OpenMP's threads wait for each other by asking again and again, for milliseconds. On a processor
 # that another program uses, that takes the very time the late thread needs: two threads were up to
-# forty times slower than one. After this many questions they sleep until they are woken.
-_PATIENCE = {"GOMP_SPINCOUNT": "100"}
+# forty times slower than one. After this many questions they sleep until they are woken: enough for
+# a matrix's threads to meet (with 100, two idle cores generate at 0.4 of their speed).
+_PATIENCE = {"GOMP_SPINCOUNT": "5000"}
 
 
 def openmp_patience() -> dict[str, str]:
