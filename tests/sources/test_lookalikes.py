@@ -21,26 +21,11 @@ from kanna.formats import gguf
 from kanna.sources import open_source
 
 pytest.importorskip("transformers")
-from helpers import tiny_models  # noqa: E402
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 500000\n"
 UP = "model.layers.0.mlp.up_proj.weight"
 F32 = ConversionRequest(encoding="f32")
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("good") / "tiny"
-    tiny_models.make("llama", folder)
-    return folder
-
-
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    shutil.copytree(good, tmp_path / "tiny")
-    return tmp_path / "tiny"
 
 
 def config(folder: Path, **values: object) -> None:

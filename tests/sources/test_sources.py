@@ -6,7 +6,6 @@ Exit code 1, nothing written.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,23 +18,8 @@ from kanna.cli.main import cli
 from kanna.sources import open_source
 
 pytest.importorskip("transformers")
-from helpers import tiny_models  # noqa: E402
 
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("good") / "tiny"
-    tiny_models.make("llama", folder)
-    return folder
-
-
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
-    shutil.copytree(good, tmp_path / "tiny")
-    return tmp_path / "tiny"
 
 
 def change_config(folder: Path, **values: object) -> None:
