@@ -4,7 +4,8 @@ KannaError                 exit 1
 ├── UsageError             exit 2   options that do not fit together
 ├── SourceError            what the user gave cannot be used
 │   ├── FormatError        a file is truncated, contradicts itself or is not what it claims
-│   │   └── CrashError     a runtime's process ended while it worked on a file
+│   │   ├── CrashError     a runtime's process ended while it worked on a file
+│   │   └── TemplateLimitError  a chat template that takes more than it may
 │   ├── UnsupportedError   a family, tokenizer, tensor or type we do not know
 │   └── RefusedError       pickled or otherwise unsafe input
 ├── EncodingError          values or shapes an encoding cannot hold
@@ -55,6 +56,10 @@ class FormatError(SourceError):
 
 class CrashError(FormatError):
     """A runtime's process ended while it worked on a file: an assertion, a crash, no memory."""
+
+
+class TemplateLimitError(FormatError):
+    """A chat template takes more time, memory, steps or text than a template may."""
 
 
 class UnsupportedError(SourceError):

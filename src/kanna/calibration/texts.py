@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError, TemplateLimitError, UsageError
 from kanna.model import Model
 from kanna.tokenizer.chat import render
 
@@ -92,6 +92,8 @@ def _line(path: Path, number: int, line: str, model: Model) -> str:
         ) from None
     try:
         return conversation(messages, model)
+    except TemplateLimitError:  # of every conversation alike
+        raise
     except FormatError as error:
         if path.parent == FOLDER:
             return _plainly(messages)  # a template may be as particular as it likes
@@ -128,6 +130,8 @@ def conversation(messages: list[dict[str, str]], model: Model) -> str:
         return rendered(folded)
     try:
         return rendered(messages)
+    except TemplateLimitError:
+        raise
     except FormatError:
         return rendered(folded)
 

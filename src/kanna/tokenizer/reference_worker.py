@@ -9,13 +9,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 from kanna._util.processes import answer
+from kanna.errors import KannaError, TemplateLimitError
+from kanna.tokenizer.chat import render
 
 _SKIPPED = ("torch", "tensorflow", "jax", "flax")
+_SECONDS, _MEMORY = 20.0, 1 << 30
+"""Processor time and bytes in which transformers renders every conversation."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -49,11 +55,7 @@ def read(
         )
     except Exception as error:  # whatever a tokenizer's class raises
         return {"failure": f"{type(error).__name__}: {error}"[:300]}
-    rendered = [
-        _rendered(loaded, messages, prompt)
-        for messages in conversations
-        for prompt in (True, False)
-    ]
+    rendered = _all_rendered(loaded, conversations)
     chats = [r["text"] for r in rendered if "text" in r]
     return {
         "name": f"transformers {transformers.__version__}",
@@ -73,9 +75,59 @@ def _made(loaded: Any, folder: str) -> str:
     return "" if backend is None or Path(folder, "tokenizer.json").exists() else backend.to_str()
 
 
-def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict[str, Any]:
+def _all_rendered(loaded: Any, conversations: list[list[dict[str, str]]]) -> list[dict[str, Any]]:
+    """Every conversation with and without a prompt for the answer, or the errors."""
+    cases = [(messages, prompt) for messages in conversations for prompt in (True, False)]
     if not loaded.chat_template:
-        return {}
+        return [{} for _ in cases]
+    try:
+        for messages, prompt in cases:
+            _vet(loaded, messages, prompt)
+    except TemplateLimitError as error:  # transformers would render it without limits
+        return [{"error": error.found} for _ in cases]
+    with _limited():
+        return [_rendered(loaded, messages, prompt) for messages, prompt in cases]
+
+
+def _vet(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> None:
+    """Render in kanna's sandbox first; raises TemplateLimitError."""
+    try:
+        render(
+            loaded.get_chat_template(),
+            messages,
+            bos=loaded.bos_token or "",
+            eos=loaded.eos_token or "",
+            add_generation_prompt=prompt,
+        )
+    except TemplateLimitError:
+        raise
+    except (KannaError, ValueError):
+        return  # transformers says what it thinks of it
+
+
+@contextmanager
+def _limited() -> Generator[None]:
+    """Let the kernel end this process when what is inside takes too much time or memory."""
+    try:
+        import resource
+        import signal
+    except ImportError:  # Windows
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + _MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict[str, Any]:
     try:
         text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # whatever a template raises

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kanna.errors import FormatError, GateError, MissingError
+from kanna.errors import FormatError, GateError, MissingError, TemplateLimitError
 from kanna.formats import gguf
 from kanna.model import MetaValue
 from kanna.runtimes.llamacpp import RUNTIME
@@ -162,7 +162,10 @@ def _templates(metadata: Mapping[str, MetaValue], reading: LibraryReading) -> li
             if "text" in expected:
                 return [f"the chat template that {reading.name} takes is not in the GGUF"]
             continue
-        actual = _rendered(str(template.value), messages, prompt, metadata)
+        try:
+            actual = _rendered(str(template.value), messages, prompt, metadata)
+        except TemplateLimitError as error:
+            return [error.found]
         if actual != expected.get("text"):
             return [
                 f"{reading.name} renders the chat template otherwise: "
@@ -187,6 +190,8 @@ def _rendered(
         return render(
             template, messages, bos=text("bos"), eos=text("eos"), add_generation_prompt=prompt
         )
+    except TemplateLimitError:
+        raise
     except FormatError:
         return None
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kanna.errors import FormatError
+from kanna.errors import FormatError, TemplateLimitError
 
 Messages = list[dict[str, Any]]
 Render = Callable[[Messages], str]
@@ -28,6 +28,7 @@ def render_chat(render: Render, messages: Messages, *, has_developer: bool) -> s
             the system message of newer clients.
 
     Raises:
+        TemplateLimitError: The template takes more time or memory than it may.
         FormatError: The template refuses the messages in every shape.
     """
     if not has_developer:
@@ -37,6 +38,8 @@ def render_chat(render: Render, messages: Messages, *, has_developer: bool) -> s
     for shape in _shapes(messages):
         try:
             prompt = render(shape)
+        except TemplateLimitError:  # other shapes would take as long
+            raise
         except FormatError as error:
             refusal = refusal or error
             continue
