@@ -11,6 +11,8 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kanna._util import telemetry
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ _WHERE = {
     "swap": "kanna.serving.administration",
     "verify": "kanna.verification",
 }
+
+# Before any library is loaded: they read it when they are.
+telemetry.switch_off()
 
 # What happens is logged, and whoever wants to see it sets up `logging`.
 logging.getLogger("kanna").addHandler(logging.NullHandler())

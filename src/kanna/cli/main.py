@@ -202,8 +202,7 @@ def _os_advice(error: OSError) -> str:
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Make a language model fit the device, and prove that it still is the same model."""
-    # Runtimes and libraries must not talk over our output or call home.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Libraries must not talk over our output.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config.files() and isinstance(ctx.command, click.Group):

@@ -18,7 +18,7 @@ from typing import Any
 from kanna._util.processes import openmp_patience
 from kanna.serving.engines.base import EngineConfig
 
-_QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def launch(engine: str) -> subprocess.Popen[bytes]:

@@ -22,7 +22,7 @@ from kanna.tokenizer.chat import render
 _SKIPPED = ("torch", "tensorflow", "jax", "flax")
 _SECONDS, _MEMORY = 20.0, 1 << 30
 """Processor time and bytes in which transformers renders every conversation."""
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def _without_torch() -> None:

@@ -14,15 +14,11 @@ import sys
 
 from kanna.formats.onnx import graph_fixes
 
-# The builder reads these when it is imported. Nothing is fetched and nothing is reported.
+# The builder reads these when it is imported. Nothing is fetched.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "DO_NOT_TRACK": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "ORTGENAI_DISABLE_TELEMETRY": "1",
 }
 
 

@@ -41,6 +41,7 @@ class OnnxDecoder:
             "model"
         ]
         decoder = self.config["decoder"]
+        onnxruntime.disable_telemetry_events()
         options: Any = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
