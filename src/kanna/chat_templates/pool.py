@@ -16,6 +16,8 @@ from kanna.errors import FormatError, KannaError, TemplateLimitError
 
 SECONDS = 2.0
 """Processor time of one rendering; the median of templates in use takes a ten-thousandth of it."""
+MAX_TEMPLATE = 1 << 20
+"""Characters: more than any template in use; a longer one is not parsed."""
 _WAIT = 10.0
 """Seconds by the clock, for a machine that is busy, or has no timer of processor time."""
 _START = 60.0
@@ -129,7 +131,7 @@ class RenderPool:
                 raise
             if answer is None:
                 reason = (
-                    f"does not end within {SECONDS:g} s of computing"
+                    "does not end in the time for it"
                     if process.ended_by_time()
                     else "ends the process that renders it, for memory or by a crash"
                 )
@@ -162,21 +164,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def render(template: str, variables: dict[str, Any]) -> str:
+def render(template: str, variables: dict[str, Any], *, seconds: float | None = None) -> str:
     """The text that a template gives, rendered in another process; blocks until it is there.
 
     Args:
         template: Jinja2 text.
         variables: What the template can name; plain data.
+        seconds: Processor time; None: SECONDS.
 
     Raises:
         TemplateLimitError: It takes more time, memory, steps or text than a template may.
         FormatError: It is broken or raises.
     """
+    if len(template) > MAX_TEMPLATE:
+        raise TemplateLimitError(
+            f"the chat template has {len(template)} characters", expected=f"at most {MAX_TEMPLATE}"
+        )
+    request = {"template": template, "variables": variables, "seconds": seconds or SECONDS}
     try:
-        data = json.dumps(
-            {"template": template, "variables": variables, "seconds": SECONDS}, ensure_ascii=False
-        ).encode("utf-8", "surrogatepass")
+        data = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"a chat template cannot be given that: {error}") from error
     answer = shared_pool.ask(data)

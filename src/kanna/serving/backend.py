@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 
+from kanna.errors import KannaError, TemplateLimitError
 from kanna.serving import engines
 from kanna.serving.admission import AdmissionQueue
 from kanna.serving.engines.base import GENERATE, EngineConfig
+from kanna.serving.engines.chat_check import PLAIN, ChatCheck
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError
 from kanna.serving.process import EngineProcess
 from kanna.serving.settings import GatewayLimits
+
+_rendering = ThreadPoolExecutor(4, thread_name_prefix="chat-check")
+
+
+def _chat_check(config: EngineConfig) -> ChatCheck | None:
+    """What renders the chats of an artefact under limits; None where its engine does."""
+    engine = engines.get(config.engine)
+    try:
+        return engine.chat_check(Path(config.path)) if engine.chat_check else None
+    except (KannaError, OSError):  # the engine says better what is wrong with the file
+        return None
 
 
 class Backend:
@@ -36,6 +52,10 @@ class Backend:
 
     def __init__(self, config: EngineConfig, limits: GatewayLimits, metrics: Metrics) -> None:
         self.engine = engines.get(config.engine)
+        self._chat_check = _chat_check(config)
+        if self._chat_check and self._chat_check.problem:
+            # The program renders its template when it starts, and would never be ready.
+            config = replace(config, chat_template=PLAIN)
         self.config, self.limits, self.metrics = config, limits, metrics
         self._role_bytes = {
             role: self.engine.memory(replace(config, role=role)).total
@@ -49,6 +69,20 @@ class Backend:
         self.last_used = time.monotonic()
         self._idle = asyncio.Event()
         self._idle.set()
+
+    async def check_chat(self, body: dict[str, Any]) -> None:
+        """Render a chat under limits, where the engine's own program would render it without.
+
+        Raises:
+            ApiError: 400: the template takes more than it may.
+        """
+        check = self._chat_check
+        if check is None:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(_rendering, check.check, body)
+        except TemplateLimitError as error:
+            raise ApiError(400, error.found, code="chat_template_limit") from None
 
     def _new_process(self, role: str) -> EngineProcess:
         return EngineProcess(

@@ -194,12 +194,22 @@ class Gateway:
 
     async def _whole(self, call: ModelCall, builder: ResponseBuilder) -> bytes:
         async with self.accounting.recorded(call):
+            await self._check_chat(call)
             return await builder.whole()
 
     async def _stream(self, call: ModelCall, builder: ResponseBuilder) -> AsyncGenerator[bytes]:
-        async with self.accounting.recorded(call), aclosing(builder.stream()) as parts:
-            async for part in parts:
-                yield part
+        async with self.accounting.recorded(call):
+            await self._check_chat(call)
+            async with aclosing(builder.stream()) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _check_chat(self, call: ModelCall) -> None:
+        """Refuse a chat whose template takes too much, before it waits for a slot."""
+        if call.is_chat:
+            model = call.model
+            backend = model.backend or await self.pool.loader.load(model)
+            await backend.check_chat(call.body)
 
     async def forward(
         self, request: Request, kind: type[BaseModel], path: str, *, role: str | None = None

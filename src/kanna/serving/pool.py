@@ -16,6 +16,7 @@ from kanna.errors import UsageError
 from kanna.serving import engines, registration
 from kanna.serving.backend import Backend
 from kanna.serving.canary import Canary, CanarySpec
+from kanna.serving.engine_errors import CHAT
 from kanna.serving.loader import ModelLoader
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError, unknown_model
@@ -165,6 +166,12 @@ class ModelPool:
             async with self.slot(model) as backend:
                 yield backend
             return
+        if path == CHAT:
+            try:
+                await backend.check_chat(body)
+            except ApiError:
+                canary.record_status(500)
+                raise
         await backend.acquire()
         status = 200
         try:

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna.chat_templates import pool
-from kanna.errors import TemplateLimitError
 
 Message = Mapping[str, Any]
 
-# Longer than any template in use; a hostile one is refused before it is parsed.
-_MAX_TEMPLATE = 1 << 20
 # Names under which a message carries what the model thought, the one in common use first.
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 
@@ -44,14 +41,32 @@ def render(
         TemplateLimitError: The template takes more time, memory, steps or text than it may.
         FormatError: The template is broken or refuses the messages.
     """
-    if len(template) > _MAX_TEMPLATE:
-        raise TemplateLimitError(
-            f"the chat template has {len(template)} characters", expected=f"at most {_MAX_TEMPLATE}"
-        )
+    given = variables_of(
+        messages, bos=bos, eos=eos, add_generation_prompt=add_generation_prompt, **variables
+    )
+    return pool.render(template, given)
+
+
+def variables_of(
+    messages: Sequence[Message],
+    *,
+    bos: str = "",
+    eos: str = "",
+    add_generation_prompt: bool = True,
+    **variables: Any,
+) -> dict[str, Any]:
+    """What a template can name when it renders a conversation.
+
+    Args:
+        messages: As in `render`.
+        bos: As in `render`.
+        eos: As in `render`.
+        add_generation_prompt: As in `render`.
+        **variables: As in `render`.
+    """
     special = {k: v for k, v in (("bos_token", bos), ("eos_token", eos)) if v}
     values = {"tools": None, "documents": None, **special, **variables}
-    given = {"messages": _plain(messages), "add_generation_prompt": add_generation_prompt}
-    return pool.render(template, values | given)
+    return values | {"messages": _plain(messages), "add_generation_prompt": add_generation_prompt}
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -14,6 +14,10 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kanna.serving.engines.chat_check import ChatCheck
 
 CONTEXT_EXCEEDED = "exceed_context_size_error"
 """Type of an engine's error for a prompt longer than its context, by llama.cpp's name for it."""
@@ -38,6 +42,7 @@ class EngineConfig:
         draft: A small model that guesses ahead, for engines that take one.
         adapters: LoRA adapters, for engines that take them.
         program: A native program that runs the artefact in place of the Python package.
+        chat_template: In place of the artefact's own, which takes more than a template may.
     """
 
     engine: str
@@ -63,6 +68,10 @@ class EngineConfig:
     program: str | None = field(
         default=None,
         metadata={"about": "A native program that runs the model in place of the Python package"},
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"about": "In place of the model's own, which takes more than a template may"},
     )
 
     def to_json(self) -> str:
@@ -131,6 +140,8 @@ class ServingEngine:
             ends.
         choose_program: Chooses between the Python package and a native program, which
             `EngineConfig.program` names; None where there is no native program.
+        chat_check: In the gateway, for a program that renders chat templates itself, without
+            limits: what renders them before.
     """
 
     name: str
@@ -150,3 +161,4 @@ class ServingEngine:
     memory: Callable[[EngineConfig], EngineMemory]
     run: Callable[[EngineConfig], None]
     choose_program: ProgramChooser | None = None
+    chat_check: Callable[[Path], ChatCheck] | None = None

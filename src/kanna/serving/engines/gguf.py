@@ -10,9 +10,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.serving.engines.base import (
@@ -25,6 +25,9 @@ from kanna.serving.engines.base import (
     ServingEngine,
 )
 from kanna.serving.engines.handshake import announce_ready
+
+if TYPE_CHECKING:
+    from kanna.serving.engines.chat_check import ChatCheck
 
 INSTALL = "pip install xllamacpp"
 _BATCH = 512
@@ -112,6 +115,33 @@ def _cached_memory(path: Path, mtime_ns: int, context: int) -> EngineMemory:
     )
 
 
+def chat_check(path: Path) -> ChatCheck:
+    """What renders the chats of a file under limits; read once per version of it."""
+    return _cached_chat_check(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(64)
+def _cached_chat_check(path: Path, mtime_ns: int) -> ChatCheck:
+    from kanna.formats import gguf
+    from kanna.serving.engines.chat_check import ChatCheck
+    from kanna.tokenizer.templates import DEFAULT, TOOLS
+
+    file = gguf.read(path)
+    named = {DEFAULT: file.value("tokenizer.chat_template")}
+    named[TOOLS] = file.value(f"tokenizer.chat_template.{TOOLS}")  # llama.cpp takes no other
+    tokens = file.value("tokenizer.ggml.tokens", ())
+
+    def text(kind: str) -> str:
+        at = file.value(f"tokenizer.ggml.{kind}_token_id")
+        return str(tokens[at]) if isinstance(at, int) and 0 <= at < len(tokens) else ""
+
+    return ChatCheck(
+        named={name: text for name, text in named.items() if isinstance(text, str)},
+        bos=text("bos"),
+        eos=text("eos"),
+    )
+
+
 def _run_xllamacpp(config: EngineConfig) -> None:
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingError("xllamacpp is not installed here", todo=INSTALL)
@@ -128,6 +158,8 @@ def _run_xllamacpp(config: EngineConfig) -> None:
     params.fit_params = False  # the gateway has checked the memory already
     params.cache_ram_mib = 0
     params.n_batch = _BATCH
+    if config.chat_template is not None:
+        params.chat_template = config.chat_template
     if config.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
     if config.gpu_layers is not None:
@@ -168,10 +200,11 @@ def _exec_native(config: EngineConfig) -> None:
     # The key goes by the environment: command lines are there for everyone to read.
     environment = os.environ | {"LLAMA_API_KEY": config.key}
     announce_ready(port, program=config.program, listening=False)
-    os.execve(config.program, [config.program, *_native_options(config, port)], environment)
+    os.execve(config.program, [config.program, *native_options(config, port)], environment)
 
 
-def _native_options(config: EngineConfig, port: int) -> list[str]:
+def native_options(config: EngineConfig, port: int) -> list[str]:
+    """The command line of a native llama-server."""
     options: dict[str, object] = {
         "-m": config.path,
         "--alias": config.name,
@@ -189,6 +222,8 @@ def _native_options(config: EngineConfig, port: int) -> list[str]:
         options["-t"] = config.threads
     if config.gpu_layers is not None:
         options["-ngl"] = config.gpu_layers
+    if config.chat_template is not None:
+        options["--chat-template"] = config.chat_template
     if config.draft:
         options["-md"] = config.draft
     if config.role == EMBED:
@@ -215,4 +250,5 @@ ENGINE = ServingEngine(
     memory=memory,
     run=run,
     choose_program=choose_program,
+    chat_check=chat_check,
 )
