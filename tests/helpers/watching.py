@@ -17,6 +17,8 @@ _RESOLVERS = re.compile(r'sun_path="[^"]*(resolve|nscd|avahi|lookup)[^"]*"')
 _INTERNET = re.compile(r"AF_INET6?\b")
 _LOOPBACK = re.compile(r'inet_addr\("127\.|inet_pton\(AF_INET6, "(::1|::ffff:127\.[^"]*)"')
 _WRITES = re.compile(r"\bO_(WRONLY|RDWR|CREAT)\b|\bcreat\(|\bmkdir(at)?\(")
+_UNFINISHED = "<unfinished ...>"
+_RESUMED = re.compile(r"\d+ +<\.\.\. \w+ resumed>(.*)")
 _DEVICES = ("/dev/", "/proc/", "/sys/")
 
 # Its own network, with a loopback and nothing else: `lo` is up, and there is no route.
@@ -65,7 +67,7 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> Watche
         text=True,
         check=False,
     )
-    lines = trace.read_text(errors="replace").splitlines() if trace.exists() else []
+    lines = _whole(trace.read_text(errors="replace").splitlines()) if trace.exists() else []
     return Watched(done.returncode, done.stdout, [s for s in lines if _asks(s)], _written(lines))
 
 
@@ -77,6 +79,21 @@ def _namespace() -> list[str]:
     except FileNotFoundError:
         return []
     return [] if tried.returncode else alone
+
+
+def _whole(lines: list[str]) -> list[str]:
+    """Calls in one line each: strace cuts one in two where another thread's call comes between."""
+    begun: dict[str, str] = {}
+    whole: list[str] = []
+    for line in lines:
+        thread = line.split(" ", 1)[0]
+        if line.endswith(_UNFINISHED):
+            begun[thread] = line.removesuffix(_UNFINISHED)
+        elif resumed := _RESUMED.match(line):
+            whole.append(begun.pop(thread, thread + " ") + resumed[1])
+        else:
+            whole.append(line)
+    return [*whole, *begun.values()]
 
 
 def _asks(line: str) -> bool:
