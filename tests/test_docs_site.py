@@ -45,7 +45,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (find_spec("material") and find_spec("mkdocstrings")):
-        needs.absent("needs mkdocs-material and mkdocstrings", "kanna[docs]")
+        needs.absent("needs mkdocs-material and mkdocstrings", "the extra docs")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}

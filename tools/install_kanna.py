@@ -5,7 +5,9 @@ A wheel that is older than the code it was made of is left alone.
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import compiling
@@ -22,7 +24,7 @@ def fitting_wheel() -> Path | None:
     supported = set(get_supported())
     wheels = [
         p
-        for p in (ROOT / "dist").glob("kanna-*.whl")
+        for p in (ROOT / "dist").glob("kanna_edge-*.whl")
         if supported & set(parse_wheel_filename(p.name)[3])
     ]
     wheel = max(wheels, key=lambda p: p.stat().st_mtime, default=None)
@@ -40,8 +42,18 @@ def _is_code(path: Path) -> bool:
     return path.is_file() and path.suffix not in {".pyc", ".so"} and path.suffix != ".pyd"
 
 
+def _has_earlier_name() -> bool:
+    """Whether kanna is here under the name it had first: its files would be in two packages."""
+    try:
+        return metadata.distribution("kanna").metadata["Summary"].startswith("Convert and quantize")
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def main() -> int:
     """Install it; return pip's exit code."""
+    if _has_earlier_name():
+        subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", "kanna"], check=True)
     extras = sys.argv[1] if len(sys.argv) > 1 else ""
     wheel = fitting_wheel()
     target = f"{wheel or ROOT}[{extras}]" if extras else str(wheel or ROOT)

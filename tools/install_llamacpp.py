@@ -1,6 +1,6 @@
 """Build llama.cpp for this very machine (llama-cpp-python), and show how far the compiler is.
 
-Nothing of kanna needs it: `kanna[llamacpp]` brings llama.cpp as a wheel. A native build uses every
+Nothing of kanna needs it: its extra llamacpp brings llama.cpp as a wheel. A native build uses every
 instruction that this CPU has, and `kanna doctor` says what that gains here. All are used but AMX,
 whose kernels crash on small matrices (0.3.36): a build without them keeps the repacking of weights
 for the other instructions.

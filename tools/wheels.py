@@ -38,7 +38,7 @@ def build(machine: str, folder: Path) -> Path | None:
         environment["_PYTHON_HOST_PLATFORM"] = f"linux-{machine}"
     if compiling.run(command, f"compiling for {machine}", environment) != 0:
         return None
-    return next(folder.glob("kanna-*.whl"))
+    return next(folder.glob("kanna_edge-*.whl"))
 
 
 def repair(wheel: Path) -> bool:
@@ -72,7 +72,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             wheel = build(machine, Path(folder))
             failed |= wheel is None or not repair(wheel)
-    for made in sorted(OUT.glob("kanna-*.whl")):
+    for made in sorted(OUT.glob("kanna_edge-*.whl")):
         print(f"{made.relative_to(ROOT)}: {made.stat().st_size / 1e6:.1f} MB")
     return int(failed)
 

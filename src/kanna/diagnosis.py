@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from kanna._util import extras
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.benchmark.llama_builds import gain
@@ -17,11 +18,11 @@ from kanna.runtimes import names as runtime_names
 
 # Import name → (distribution, what it is for, how to install it).
 _EXTRAS = {
-    "torch": ("torch", "calibration, LoRA and reference logits", "pip install 'kanna[torch]'"),
+    "torch": ("torch", "calibration, LoRA and reference logits", extras.command("torch")),
     "transformers": (
         "transformers",
         "comparing a family with transformers",
-        "pip install 'kanna[torch]'",
+        extras.command("torch"),
     ),
     "huggingface_hub": ("huggingface_hub", "models by hub id", "pip install huggingface_hub"),
 }
@@ -154,7 +155,7 @@ def _advice(
         advice.append(
             Advice(
                 why=f"kanna's compiled core does not load: {native['error']}",
-                command="pip install --force-reinstall .",
+                command=f"{extras.command('')} --force-reinstall",
             )
         )
     for name, state in states.items():

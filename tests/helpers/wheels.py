@@ -11,10 +11,10 @@ import kanna
 def make(folder: Path) -> Path:
     """A wheel with all of kanna's files and what an installer reads."""
     package = Path(kanna.__file__).parent
-    info = f"kanna-{kanna.__version__}.dist-info"
-    path = folder / f"kanna-{kanna.__version__}-cp310-abi3-linux_x86_64.whl"
+    info = f"kanna_edge-{kanna.__version__}.dist-info"
+    path = folder / f"kanna_edge-{kanna.__version__}-cp310-abi3-linux_x86_64.whl"
     texts = {
-        "METADATA": f"Metadata-Version: 2.1\nName: kanna\nVersion: {kanna.__version__}\n",
+        "METADATA": f"Metadata-Version: 2.1\nName: kanna-edge\nVersion: {kanna.__version__}\n",
         "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp310-abi3-linux_x86_64\n",
         "entry_points.txt": "[console_scripts]\nkanna = kanna.cli.main:cli\n",
     }

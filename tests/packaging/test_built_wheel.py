@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-WHEELS = sorted((ROOT / "dist").glob("kanna-*.whl"))
+WHEELS = sorted((ROOT / "dist").glob("kanna_edge-*.whl"))
 
 
 @pytest.mark.slow

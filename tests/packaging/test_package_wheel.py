@@ -53,7 +53,7 @@ def test_source_code_without_a_wheel_is_refused(
 
 @pytest.mark.parametrize("content", [b"no archive", None])
 def test_what_is_no_wheel_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "kanna-0.1.0-py3-none-any.whl"
+    path = tmp_path / "kanna_edge-0.1.0-py3-none-any.whl"
     if content is None:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("readme", "")
@@ -68,7 +68,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[metad
     """A kanna that was installed from a wheel."""
     with zipfile.ZipFile(wheels.make(tmp_path)) as archive:
         archive.extractall(tmp_path / "site")
-    [found] = metadata.distributions(name="kanna", path=[str(tmp_path / "site")])
+    [found] = metadata.distributions(name="kanna-edge", path=[str(tmp_path / "site")])
     yield found
 
 
@@ -82,5 +82,5 @@ def test_installed_files_are_packed_again(installed: metadata.Distribution, tmp_
     with zipfile.ZipFile(first) as archive:
         names = archive.namelist()
         assert "kanna/cli/main.py" in names and not [n for n in names if n.endswith(".pyc")]
-        record = archive.read("kanna-0.1.0.dist-info/RECORD").decode()
+        record = archive.read("kanna_edge-0.1.0.dist-info/RECORD").decode()
     assert record.count("sha256=") == len(names) - 1

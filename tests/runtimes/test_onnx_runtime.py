@@ -19,6 +19,7 @@ from helpers import tiny_models
 
 import kanna
 from kanna import runtimes
+from kanna._util import extras
 from kanna.benchmark.energy import EnergyMeter
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.evaluation import Extent, evaluate_many
@@ -324,7 +325,7 @@ def test_without_onnxruntime_nothing_is_proved(
         RUNTIME.open(artefact)
     result = verify(source, artefact)
     assert result.status == "unprovable"
-    assert any("kanna[onnx]" in c.detail for c in result.checks if c.ok is None)
+    assert any(extras.command("onnx") in c.detail for c in result.checks if c.ok is None)
 
 
 @pytest.mark.skipif(not runtimes.get("llamacpp").available().ok, reason="needs llama.cpp")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kanna import runtimes
-from kanna._util import processes
+from kanna._util import extras, processes
 from kanna.errors import FormatError, KannaError, MissingError, UnsupportedError, UsageError
 from kanna.evaluation.divergence import compare
 from kanna.runtimes import llamacpp
@@ -80,7 +80,7 @@ def without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_llama_cpp_the_command_that_installs_it_is_named(tmp_path: Path) -> None:
     state = RUNTIME.available()
     assert not state.ok
-    assert "pip install 'kanna[llamacpp]'" in state.how_to_install
+    assert extras.command("llamacpp") in state.how_to_install
     with pytest.raises(MissingError) as caught:
         RUNTIME.open(tmp_path / "any.gguf")
     assert caught.value.exit_code == 3

@@ -1,4 +1,4 @@
-"""Extras: what `pip install "kanna[NAME]"` adds, and whether it is here.
+"""Extras: what kanna can be installed with, and whether it is here.
 
 Nothing is imported to find out.
 """
@@ -6,7 +6,10 @@ Nothing is imported to find out.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+
+from kanna._util.distribution import install_command, requirements
 
 _PREBUILT_LLAMA = "llama_cpp_py_sync" if sys.platform == "win32" else "xllamacpp"
 
@@ -39,8 +42,29 @@ def missing(extra: str) -> list[str]:
 
 
 def command(extra: str) -> str:
-    """What installs it."""
-    return f'pip install "kanna[{extra}]"'
+    """What installs it, or several by comma, on this machine."""
+    return install_command(extra)
+
+
+def command_for(module: str) -> str:
+    """What brings a module that could not be imported: a package that kanna asks for, or kanna.
+
+    A package is not guessed from the module's name: another project may have that name.
+
+    Args:
+        module: Its import name.
+    """
+    wanted = _normal(module.partition(".")[0])
+    for line in requirements():
+        name = re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
+        if _normal(name) == wanted:
+            return f"pip install {name}"
+    return command(next((extra for extra, names in EXTRAS.items() if module in names), ""))
+
+
+def _normal(name: str) -> str:
+    """A name as the package index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _found(name: str) -> bool:

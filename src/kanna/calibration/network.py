@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from kanna import families
+from kanna._util import extras
 from kanna.errors import KannaError, MissingError
 from kanna.families.export import family_of_arch
 from kanna.model import F32, Model, Tensor, num_rows
 
-INSTALL = "pip install 'kanna[torch]'"
+INSTALL = extras.command("torch")
 _BLOCK = 1 << 22
 """Weights read at a time."""
 

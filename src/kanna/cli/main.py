@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from kanna import __version__
-from kanna._util import plugins
+from kanna._util import extras, plugins
 from kanna.cli import config, last_error, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
@@ -144,7 +144,8 @@ def report(error: Exception, ctx: click.Context) -> int:
         lines = {
             "found": f"the Python package {error.name!r} is not installed",
             "expected": "",
-            "todo": f"pip install {error.name}; `kanna doctor` shows what else is missing",
+            "todo": f"{extras.command_for(error.name or '')}; "
+            "`kanna doctor` shows what else is missing",
         }
         code = 3
     else:

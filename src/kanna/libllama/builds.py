@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kanna._util import extras
 from kanna.errors import MissingError, UsageError
 
 VARIABLE = "KANNA_LLAMACPP"
@@ -17,7 +18,7 @@ VARIABLE = "KANNA_LLAMACPP"
 
 CHOICES = ("auto", "prebuilt", "native")
 
-INSTALL_PREBUILT = "pip install 'kanna[llamacpp]'"
+INSTALL_PREBUILT = extras.command("llamacpp")
 INSTALL_NATIVE = (
     'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 '
     "--no-binary llama-cpp-python"

@@ -11,12 +11,14 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from kanna import __version__
+from kanna._util import extras
+from kanna._util.distribution import NAME
 from kanna.errors import GateError, MissingError
 from kanna.packaging.artefact import Artefact
 from kanna.packaging.service import extras_of
 
 FILE = "bom.cdx.json"
-_INSTALL = "pip install 'kanna[package]'"
+_INSTALL = extras.command("package")
 # Keys of the provenance that become components and properties of their own.
 _SEPARATE = ("source.sha256", "plan.encodings")
 
@@ -44,7 +46,7 @@ def bom(artefact: Artefact) -> str:
         name="kanna",
         version=__version__,
         bom_ref="runtime:kanna",
-        description=f"serves it: kanna[{extras_of(artefact)}]",
+        description=f"serves it: {NAME}[{extras_of(artefact)}]",
     )
     made.components.add(runtime)
     made.register_dependency(model, [runtime])

@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from kanna._util import extras
 from kanna.errors import GateError, MissingError, UsageError
 
 FILE = "model.sig"
 PASSWORD = "KANNA_SIGN_PASSWORD"
-_INSTALL = "pip install 'kanna[package]'"
+_INSTALL = extras.command("package")
 _MAKE = (
     "openssl ecparam -name prime256v1 -genkey -noout -out key.pem "
     "&& openssl ec -in key.pem -pubout -out key.pub.pem"

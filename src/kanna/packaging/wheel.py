@@ -5,10 +5,10 @@ An index may not have this version, and whoever registers a free name there woul
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import platform
+import re
 import tempfile
 import zipfile
 from collections.abc import Generator
@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import kanna
+from kanna._util import distribution
 from kanna.errors import MissingError, UsageError
+from kanna.packaging import source_wheel, wheel_archive
 
 FOLDER = "wheels"
 VARIABLE = "KANNA_WHEEL"
 _NOT_SHIPPED = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,13 @@ class Wheel:
         """Its path in the package."""
         return f"{FOLDER}/{self.path.name}"
 
+    @property
+    def python(self) -> str | None:
+        """The one version of Python that it is for, such as `3.11`; None for any."""
+        _, python, abi, _ = self.path.stem.rsplit("-", 3)
+        only = re.fullmatch(r"cp3(\d+)", abi)
+        return f"3.{only[1]}" if only and abi == python else None
+
 
 @contextmanager
 def wheel_to_ship(given: str | Path | None) -> Generator[Wheel]:
@@ -63,10 +69,10 @@ def wheel_to_ship(given: str | Path | None) -> Generator[Wheel]:
         yield _opened(_check(Path(given)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = _installed(Path(folder)) or _built()
+        path = _installed(Path(folder)) or _built(Path(folder))
         if path is None:
             raise MissingError(
-                "kanna runs from its source code, and a package needs a wheel of it",
+                "kanna runs from its source code, and a package needs a compiled wheel of it",
                 expected=f"a wheel of kanna {kanna.__version__}: no package index is relied on",
                 todo="run `make wheels`, then package again; or name a wheel with --wheel",
             )
@@ -74,13 +80,14 @@ def wheel_to_ship(given: str | Path | None) -> Generator[Wheel]:
 
 
 def _opened(path: Path) -> Wheel:
-    return Wheel(path=path, digest=sha256(path.read_bytes()).hexdigest())
+    return Wheel(path=path, digest=_digest(path))
 
 
 def _check(path: Path) -> Path:
-    if not path.is_file() or path.suffix != ".whl" or not path.name.startswith("kanna-"):
+    if not path.is_file() or path.suffix != ".whl" or not _is_ours(path):
         raise UsageError(
-            f"{path} is not a wheel of kanna", expected="a file kanna-….whl (make wheels)"
+            f"{path} is not a wheel of kanna",
+            expected=f"a file {distribution.WHEEL_PREFIX}….whl (make wheels)",
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,36 +99,47 @@ def _check(path: Path) -> Path:
     return path
 
 
-def _built() -> Path | None:
-    """The newest wheel of this version for this machine beside the source code."""
-    folder = Path(kanna.__file__).parents[2] / "dist"
-    fitting = f"kanna-{kanna.__version__}-*linux_{platform.machine()}.whl"
-    wheels = [*folder.glob(fitting), *folder.glob(fitting.replace("linux", "manylinux_*"))]
-    return max(wheels, key=lambda p: p.stat().st_mtime, default=None)
+def _is_ours(path: Path) -> bool:
+    return path.name.startswith(distribution.WHEEL_PREFIX)
+
+
+def _built(folder: Path) -> Path | None:
+    """The newest wheel of this version for this machine beside the source code, else a new one."""
+    made = Path(kanna.__file__).parents[2] / "dist"
+    fitting = f"{distribution.WHEEL_PREFIX}{kanna.__version__}-*linux_{platform.machine()}.whl"
+    wheels = [*made.glob(fitting), *made.glob(fitting.replace("linux", "manylinux_*"))]
+    newest = max(wheels, key=lambda p: p.stat().st_mtime, default=None)
+    return newest or source_wheel.pack(folder)
 
 
 def _installed(folder: Path) -> Path | None:
     """The wheel that was installed: where it came from, else its files packed again."""
-    try:
-        installed = metadata.distribution("kanna")
-    except metadata.PackageNotFoundError:
-        return None
-    here = Path(str(installed.locate_file("kanna"))).resolve()
-    if here != Path(kanna.__file__).resolve().parent:
-        return None  # another kanna, or one that is edited in place
-    return _origin(installed) or _pack(installed, folder)
+    installed = distribution.installed()
+    # None for another kanna, or one that is edited in place.
+    return None if installed is None else _origin(installed) or _pack(installed, folder)
 
 
 def _origin(installed: metadata.Distribution) -> Path | None:
     """The file that was installed, when it is still there and the same."""
+    path, wanted = distribution.local_path(distribution.origin(installed)), _noted(installed)
     try:
-        note = json.loads(installed.read_text("direct_url.json") or "{}")
-        path = Path(url2pathname(urlsplit(note["url"]).path))
-        wanted = note["archive_info"]["hashes"]["sha256"]
-        same = path.suffix == ".whl" and sha256(path.read_bytes()).hexdigest() == wanted
-    except (ValueError, KeyError, TypeError, OSError):
+        same = path is not None and _is_ours(path) and _digest(path) == wanted
+    except OSError:
         return None
     return path if same else None
+
+
+def _noted(installed: metadata.Distribution) -> str:
+    """SHA-256 of the archive that was installed, as pip noted it."""
+    try:
+        note = json.loads(installed.read_text("direct_url.json") or "{}")
+        return str(note["archive_info"]["hashes"]["sha256"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _pack(installed: metadata.Distribution, folder: Path) -> Path | None:
@@ -133,21 +151,6 @@ def _pack(installed: metadata.Distribution, folder: Path) -> Path | None:
     info = next((f.parts[0] for f in files if f.name == "METADATA"), None)
     if not tags or info is None:
         return None
-    path = folder / f"kanna-{installed.version}-{tags[0]}.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        lines: list[str] = []
-        for file in sorted(kept, key=str):
-            data = Path(str(installed.locate_file(file))).read_bytes()
-            digest = base64.urlsafe_b64encode(sha256(data).digest()).rstrip(b"=").decode()
-            lines.append(f'"{file.as_posix()}",sha256={digest},{len(data)}')
-            archive.writestr(_entry(file.as_posix()), data)
-        lines.append(f'"{info}/RECORD",,')
-        archive.writestr(_entry(f"{info}/RECORD"), "\n".join(lines) + "\n")
-    return path
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    """A member without a date, so that the same files give the same wheel."""
-    entry = zipfile.ZipInfo(name, _EARLIEST)
-    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
-    return entry
+    name = f"{distribution.WHEEL_PREFIX}{installed.version}-{tags[0]}.whl"
+    contents = {f.as_posix(): Path(str(installed.locate_file(f))).read_bytes() for f in kept}
+    return wheel_archive.write(folder / name, contents, info)

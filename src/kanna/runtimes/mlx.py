@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanna._util import extras
 from kanna.errors import FormatError, UsageError
 from kanna.formats import mlx, safetensors
 from kanna.hardware.cpu import default_threads
@@ -15,7 +16,7 @@ from kanna.runtimes.folder_text import read_json, trained_context
 if TYPE_CHECKING:
     from kanna.runtimes.mlx_engine import MlxEngine
 
-INSTALL = 'pip install "kanna[mlx]"'
+INSTALL = extras.command("mlx")
 _NEEDED = ("mlx", "mlx-lm")
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanna._util import extras
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kanna.runtimes.onnx_encoder import OnnxEncoder
     from kanna.runtimes.onnx_engine import OnnxEngine
 
-INSTALL = 'pip install "kanna[onnx]"'
+INSTALL = extras.command("onnx")
 
 
 def library() -> Any:

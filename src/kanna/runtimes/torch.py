@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanna._util import extras
 from kanna.errors import FormatError, UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
@@ -14,7 +15,7 @@ from kanna.runtimes.folder_text import trained_context
 if TYPE_CHECKING:
     from kanna.runtimes.torch_engine import TorchEngine
 
-INSTALL = 'pip install "kanna[torch]"'
+INSTALL = extras.command("torch")
 _NEEDED = ("torch", "transformers")
 
 

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kanna._util import extras
 from kanna._util.arguments import several
 from kanna._util.units import Size, optional_size
 from kanna.errors import MissingError
@@ -16,7 +17,7 @@ from kanna.errors import MissingError
 __all__ = ["serve"]
 
 EXTRA = "serve"
-INSTALL = "pip install 'kanna[serve]'"
+INSTALL = extras.command("serve")
 _NEEDED = ("aiohttp", "fastapi", "prometheus_client", "uvicorn")
 
 

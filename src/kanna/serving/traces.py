@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna import __version__
+from kanna._util import extras
 from kanna.errors import MissingError
 
-INSTALL = "pip install 'kanna[otel]'"
+INSTALL = extras.command("otel")
 
 
 class TraceExporter:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util import extras
 from kanna.checks import Check
 from kanna.errors import FormatError, KannaError, MissingError, TemplateLimitError
 from kanna.formats import gguf
@@ -107,7 +108,7 @@ def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
         from transformers import AutoTokenizer
     except ImportError:
         raise ImportError(
-            "tokenizer.model needs transformers and sentencepiece: pip install 'kanna[torch]'"
+            "tokenizer.model needs transformers and sentencepiece: " + extras.command("torch")
         ) from None
     loaded: Any = AutoTokenizer.from_pretrained(
         str(source.path), local_files_only=True, trust_remote_code=False

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import tiny_models
 
+from kanna._util import extras
 from kanna.cli.main import cli
 from kanna.formats.onnx import build
 
@@ -79,7 +80,7 @@ def test_a_missing_extra_names_its_command(
 ) -> None:
     monkeypatch.setattr(build.require, "__defaults__", (("onnxruntime_genai_that_is_not_there",),))
     said = refused([str(source), "--preset", f"onnx:{preset}"], tmp_path / "out", 3)
-    assert said["todo"] == 'pip install "kanna[onnx]"'
+    assert said["todo"] == extras.command("onnx")
 
 
 def test_a_builder_that_fails_leaves_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from kanna._util import extras
 from kanna.checks import Check
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
@@ -16,7 +17,7 @@ from kanna.plan import onnx as presets
 
 # Tokens of a prompt that kanna's engine reads at once.
 _STEP = 256
-_INSTALL = 'pip install "kanna[onnx]"'
+_INSTALL = extras.command("onnx")
 
 
 def _carries(encoding: Encoding) -> bool:

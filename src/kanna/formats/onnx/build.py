@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util.extras import command
 from kanna._util.processes import environment
 from kanna._util.progress import Progress
 from kanna.errors import KannaError, MissingError, UnsupportedError
@@ -20,7 +21,7 @@ from kanna.model import Model, Tensor
 from kanna.plan.types import TensorPlan
 
 EXTRA = "onnx"
-INSTALL = 'pip install "kanna[onnx]"'
+INSTALL = command("onnx")
 NEEDED = ("onnxruntime", "onnxruntime_genai", "onnx_ir", "onnx", "torch", "transformers")
 WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 GENAI_EDGE = 4096

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 
+from kanna.packaging import locked
 from kanna.packaging.service import HEALTH, PORT, ROOT, STATE, UID, Service, probe
 from kanna.packaging.targets.base import Target
 
-PYTHON = "python:3.12"
+PYTHON = "3.12"
 # Patterns of .dockerignore: the build sees these files and no others.
-_IGNORED = ("*", "!models", "!wheels", "!SHA256SUMS", "!bom.cdx.json")
+_IGNORED = ("*", "!models", "!wheels", f"!{locked.FILE}", "!SHA256SUMS", "!bom.cdx.json")
 
 
 def files(service: Service) -> dict[str, str]:
-    """Returns the Dockerfile and what it ignores."""
+    """Returns the Dockerfile, what it ignores and the packages it installs."""
     return {
         "Dockerfile": _dockerfile(service),
         ".dockerignore": "\n".join(_IGNORED) + "\n",
+        locked.FILE: locked.requirements(service.extras),
     }
 
 
@@ -30,15 +32,19 @@ def _dockerfile(service: Service) -> str:
     wheel = service.shipped
     label_lines = " \\\n      ".join(f"{k}={_quoted(v)}" for k, v in labels.items() if v)
     health = json.dumps(probe(HEALTH, python="/opt/kanna/bin/python"))
+    python = f"python:{wheel.python or PYTHON}"
+    pip = "/opt/kanna/bin/pip install --no-cache-dir --only-binary :all:"
     return f"""\
-FROM {PYTHON}-bookworm AS build
-COPY {wheel.place} /wheels/
-# kanna itself comes from the wheel of this package, and from nowhere else.
+FROM {python}-bookworm AS build
+COPY {wheel.place} {locked.FILE} /wheels/
+# What kanna needs is installed by hash. kanna itself comes from the wheel of this package, and no
+# index is asked for it.
 RUN echo "{wheel.digest}  /wheels/{wheel.path.name}" | sha256sum --check --strict \\
  && python -m venv /opt/kanna \\
- && /opt/kanna/bin/pip install --no-cache-dir "/wheels/{wheel.path.name}[{service.extras}]"
+ && {pip} --require-hashes -r /wheels/{locked.FILE} \\
+ && {pip} --no-index "/wheels/{wheel.path.name}[{service.extras}]"
 
-FROM {PYTHON}-slim-bookworm
+FROM {python}-slim-bookworm
 LABEL {label_lines}
 RUN apt-get update \\
  && apt-get install -y --no-install-recommends libgomp1 \\

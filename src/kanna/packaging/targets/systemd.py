@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kanna.packaging import locked
 from kanna.packaging.service import HEALTH, Service, probe
 from kanna.packaging.targets.base import Target
 
@@ -41,13 +42,14 @@ IPAddressAllow=localhost
 
 
 def files(service: Service) -> dict[str, str]:
-    """Returns the units: the service, the check of its health, its timer, and the restart."""
+    """Returns the units (service, check of its health, timer, restart) and what is installed."""
     name = service.name
     return {
         f"systemd/{name}.service": _service(service),
         f"systemd/{name}-health.service": _health(service),
         f"systemd/{name}-health.timer": _timer(service),
         f"systemd/{name}-restart.service": _restart(service),
+        locked.FILE: locked.requirements(service.extras),
     }
 
 
@@ -173,10 +175,13 @@ def _words(command: list[str]) -> str:
 def usage(service: Service) -> list[str]:
     """Returns the shell lines that start the service."""
     wheel = service.shipped
+    pip = f"sudo {PREFIX}/bin/pip install --only-binary :all:"
     return [
-        f"sudo python3 -m venv {PREFIX}",
+        f"sudo python{wheel.python or 3} -m venv {PREFIX}",
         f"echo '{wheel.digest}  {wheel.place}' | sha256sum --check --strict",
-        f"sudo {PREFIX}/bin/pip install './{wheel.place}[{service.extras}]'",
+        # What kanna needs comes by hash from the index; kanna itself from here alone.
+        f"{pip} --require-hashes --requirement {locked.FILE}",
+        f"{pip} --no-index './{wheel.place}[{service.extras}]'",
         f"sudo cp --recursive models README.md {PREFIX}/",
         "sudo cp systemd/*.service systemd/*.timer /etc/systemd/system/",
         "sudo systemctl daemon-reload",

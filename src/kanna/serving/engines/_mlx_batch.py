@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util import extras
 from kanna.errors import FormatError, MissingError
 from kanna.model import F32
 from kanna.serving.engines._grammar import Grammar
@@ -36,7 +37,7 @@ class MlxBatch:
             load: Any = importlib.import_module("mlx_lm.utils").load_model
         except ImportError as error:
             raise MissingError(
-                f"mlx-lm does not load: {error}", todo="pip install 'kanna[mlx]'"
+                f"mlx-lm does not load: {error}", todo=extras.command("mlx")
             ) from error
         try:
             self._model, config_json = load(folder)

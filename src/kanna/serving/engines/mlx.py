@@ -6,6 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from kanna._util import extras
 from kanna.serving.engines.base import (
     GENERATE,
     SCORE,
@@ -14,7 +15,7 @@ from kanna.serving.engines.base import (
     ServingEngine,
 )
 
-INSTALL = "pip install 'kanna[mlx]'"
+INSTALL = extras.command("mlx")
 _BUFFER_ROWS = 512
 """Rows of logits that the working buffers hold."""
 

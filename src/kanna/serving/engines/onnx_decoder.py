@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util import extras
 from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import rope_edge
 from kanna.model import F32
 
-INSTALL = "pip install 'kanna[onnx]'"
+INSTALL = extras.command("onnx")
 PREFILL = 256
 """Prompt tokens read between two steps of the rows that generate already."""
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
