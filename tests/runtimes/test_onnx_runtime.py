@@ -19,7 +19,7 @@ from helpers import tiny_models
 
 import kanna
 from kanna import runtimes
-from kanna._util import extras
+from kanna._util import extras, processes
 from kanna.benchmark.energy import EnergyMeter
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.evaluation import Extent, evaluate_many
@@ -53,7 +53,12 @@ def artefact(source: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(artefact: Path) -> Iterator[OnnxEngine]:
-    with RUNTIME.open(artefact, context=700, threads=1) as opened:
+    """In this process, where its parts can be looked at; see test_isolation for the other one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_disposable", True)
+        opened = RUNTIME.open(artefact, context=700, threads=1)
+    assert isinstance(opened, OnnxEngine)
+    with opened:
         yield opened
 
 
@@ -172,6 +177,7 @@ def test_threads_are_honoured(artefact: Path, monkeypatch: pytest.MonkeyPatch) -
         return real(path, options, **rest)
 
     monkeypatch.setattr(lib, "InferenceSession", session)
+    monkeypatch.setattr(processes, "_disposable", True)
     RUNTIME.open(artefact, context=64, threads=3).close()
     assert seen == [(3, 1)]
 

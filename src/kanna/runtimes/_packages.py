@@ -28,10 +28,15 @@ def available(packages: Sequence[str], how_to_install: str) -> Availability:
     )
 
 
-def load(here: Availability, modules: Sequence[str], extra: str, how_to_install: str) -> list[Any]:
-    """Import `modules`. Raises MissingError when they are not here, or do not load."""
+def check(here: Availability, extra: str, how_to_install: str) -> None:
+    """Raise MissingError unless the packages are here."""
     if not here.ok:
         raise MissingError(here.remark, expected=f"the extra {extra}", todo=how_to_install)
+
+
+def load(here: Availability, modules: Sequence[str], extra: str, how_to_install: str) -> list[Any]:
+    """Import `modules`. Raises MissingError when they are not here, or do not load."""
+    check(here, extra, how_to_install)
     try:
         return [importlib.import_module(name) for name in modules]
     # A wheel for another CPU or a missing shared library may raise anything.

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
+from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, UsageError
 from kanna.formats import mlx, safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
 from kanna.runtimes.base import Availability
 from kanna.runtimes.folder_text import read_json, trained_context
+from kanna.runtimes.isolation import IsolatedEngine
 
 if TYPE_CHECKING:
     from kanna.runtimes.mlx_engine import MlxEngine
@@ -54,10 +56,13 @@ class MlxRuntime:
         context: int = 4096,
         threads: int | None = None,
         gpu_layers: int | None = None,
-    ) -> MlxEngine:
-        """Load an MLX folder on mlx's own device. Raises MissingError, FormatError, UsageError."""
+    ) -> MlxEngine | IsolatedEngine:
+        """Load an MLX folder on mlx's own device, in a process of its own.
+
+        Raises MissingError, FormatError, UsageError.
+        """
         path = Path(path)
-        mx, mlx_lm = self.load()
+        _packages.check(self.available(), self.name, INSTALL)
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not self.opens(path):
@@ -65,9 +70,14 @@ class MlxRuntime:
                 f"{path} is no MLX folder", expected="config.json and safetensors that mlx-lm wrote"
             )
         check(path)
+        threads = threads or default_threads()
+        if not is_disposable():
+            options = {"context": context, "threads": threads}
+            return IsolatedEngine(self.name, self.title, path, options)
         from kanna.runtimes.mlx_engine import MlxEngine
 
-        return MlxEngine(mx, mlx_lm, path, context=context, threads=threads or default_threads())
+        mx, mlx_lm = self.load()
+        return MlxEngine(mx, mlx_lm, path, context=context, threads=threads)
 
 
 def check(path: Path) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
+from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Availability
+from kanna.runtimes.isolation import IsolatedEncoder, IsolatedEngine
 
 if TYPE_CHECKING:
     from kanna.runtimes.onnx_encoder import OnnxEncoder
@@ -25,11 +27,15 @@ INSTALL = extras.command("onnx")
 
 def library() -> Any:
     """onnxruntime, telemetry off; raises MissingError when it is not installed or does not load."""
+    _check_installed()
+    return _load()
+
+
+def _check_installed() -> None:
     if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
         raise MissingError(
             "onnxruntime is not installed here", expected="the extra onnx", todo=INSTALL
         )
-    return _load()
 
 
 @cache
@@ -89,10 +95,13 @@ class OnnxRuntime:
         context: int = 4096,
         threads: int | None = None,
         gpu_layers: int | None = None,
-    ) -> OnnxEngine:
-        """Load a decoder's folder on the CPU. Raises MissingError, FormatError, UsageError."""
+    ) -> OnnxEngine | IsolatedEngine:
+        """Load a decoder's folder on the CPU, in a process of its own.
+
+        Raises MissingError, FormatError, UsageError.
+        """
         path = Path(path)
-        lib = library()
+        _check_installed()
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not files.is_onnx(path):
@@ -105,16 +114,29 @@ class OnnxRuntime:
                 f"{path} has no genai_config.json: it generates no text",
                 todo="an encoder is verified with `kanna verify` and measured with `kanna bench`",
             )
+        threads = threads or default_threads()
+        if not is_disposable():
+            options = {"context": context, "threads": threads}
+            return IsolatedEngine(self.name, self.title, path, options)
         from kanna.runtimes.onnx_engine import OnnxEngine
 
-        return OnnxEngine(lib, path, folder, context=context, threads=threads or default_threads())
+        return OnnxEngine(library(), path, folder, context=context, threads=threads)
 
-    def open_encoder(self, path: str | Path, *, threads: int | None = None) -> OnnxEncoder:
-        """Load an encoder's folder on the CPU. Raises MissingError, FormatError."""
-        path, lib = Path(path), library()
+    def open_encoder(
+        self, path: str | Path, *, threads: int | None = None
+    ) -> OnnxEncoder | IsolatedEncoder:
+        """Load an encoder's folder on the CPU, in a process of its own.
+
+        Raises MissingError, FormatError.
+        """
+        path, threads = Path(path), threads or default_threads()
+        _check_installed()
+        folder = files.read_folder(path)
+        if not is_disposable():
+            return IsolatedEncoder(self.name, self.title, path, {"threads": threads})
         from kanna.runtimes.onnx_encoder import OnnxEncoder
 
-        return OnnxEncoder(lib, path, files.read_folder(path), threads=threads or default_threads())
+        return OnnxEncoder(library(), path, folder, threads=threads)
 
 
 RUNTIME = OnnxRuntime()

@@ -38,6 +38,10 @@ class OnnxEncoder:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model."""
         self._session = None
 
     def hidden(self, ids: Sequence[int]) -> F32:

@@ -13,6 +13,7 @@ from kanna.errors import FormatError, KannaError
 from kanna.formats.onnx import files
 from kanna.model import F32, num_weights
 from kanna.runtimes.folder_text import FolderText
+from kanna.runtimes.isolation import IsolatedEncoder
 from kanna.runtimes.onnx import RUNTIME
 from kanna.runtimes.onnx_encoder import OnnxEncoder, pool
 from kanna.runtimes.torch import RUNTIME as TORCH
@@ -75,7 +76,7 @@ def verify(source: Source, artefact: Path, threads: int | None) -> list[Check]:
         return [*checks, Check(name="loads in onnxruntime", ok=False, detail=error.found)]
 
 
-def _cosine(source: Source, folder: files.Folder, encoder: OnnxEncoder) -> Check:
+def _cosine(source: Source, folder: files.Folder, encoder: OnnxEncoder | IsolatedEncoder) -> Check:
     vectors = encoder.embed(SENTENCES)
     if not np.isfinite(vectors).all():
         return Check(name="embeddings", ok=False, detail="not finite")
@@ -90,7 +91,7 @@ def _cosine(source: Source, folder: files.Folder, encoder: OnnxEncoder) -> Check
     return Check(name="embeddings", ok=ok, detail=detail)
 
 
-def reference(source: Source, encoder: OnnxEncoder) -> F32:
+def reference(source: Source, encoder: OnnxEncoder | IsolatedEncoder) -> F32:
     """Vectors of the source in transformers, float32, pooled as the artefact's."""
     torch, transformers = TORCH.load()
     with quiet(transformers), torch.inference_mode():

@@ -35,6 +35,8 @@ FACTS = (
     "chat_template",
 )
 """Attributes of an `Engine` that do not change."""
+ENCODER_FACTS = ("threads", "longest")
+"""The same of an encoder."""
 
 
 class Requests:
@@ -97,6 +99,8 @@ class Server:
         action = request.pop("do")
         if action == "open":
             self._open(**request)
+        elif action == "open_encoder":
+            self._open_encoder(**request)
         elif action == "close":
             self._close()
         elif action == "generate":
@@ -105,12 +109,19 @@ class Server:
             self._logits(**request)
         elif action == "next_part":
             self._next_part(**request)
+        elif action in ("embed", "hidden"):
+            self._send_rows(getattr(self._engine, action)(**request))
         else:
             self._call(action, request)
 
     def _open(self, runtime: str, path: str, options: dict[str, Any]) -> None:
         self._engine = runtimes.get(runtime).open(path, **options)
         self.answer({"facts": {name: getattr(self._engine, name) for name in FACTS}})
+
+    def _open_encoder(self, runtime: str, path: str, options: dict[str, Any]) -> None:
+        opener: Any = runtimes.get(runtime)
+        self._engine = opener.open_encoder(path, **options)
+        self.answer({"facts": {name: getattr(self._engine, name) for name in ENCODER_FACTS}})
 
     def _close(self) -> None:
         engine: Engine | None = self._engine
@@ -129,9 +140,11 @@ class Server:
         self.answer({"result": sorted(result) if isinstance(result, frozenset) else result})
 
     def _logits(self, ids: list[int], first: int) -> None:
-        rows = self._engine.logits(ids, first=first, copy=False)
+        self._send_rows(self._engine.logits(ids, first=first, copy=False))
+
+    def _send_rows(self, rows: F32) -> None:
         self._memory.rows(*rows.shape)[...] = rows
-        self.answer({"rows": rows.shape[0]})
+        self.answer({"rows": rows.shape[0], "columns": rows.shape[1]})
 
     def _next_part(self, ids: list[int] | None, part: int) -> None:
         """The next rows of `logits_in_parts`; with `ids`, the first of a new text."""
@@ -141,8 +154,7 @@ class Server:
         if rows is None:
             self.answer({"rows": 0})
             return
-        self._memory.rows(*rows.shape)[...] = rows
-        self.answer({"rows": rows.shape[0]})
+        self._send_rows(rows)
 
     def _generate(self, stream: int, sampling: dict[str, Any], **request: Any) -> None:
         engine: Engine = self._engine

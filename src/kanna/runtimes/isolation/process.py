@@ -25,7 +25,7 @@ _idle: list[Child] = []
 _all: weakref.WeakSet[Child] = weakref.WeakSet()
 
 # What of the environment a child must share with the engine that takes it over.
-_MATTERS = re.compile(r"^(KANNA|GGML|LLAMA|OMP|GOMP|CUDA|HIP|ROCR|VK)_")
+_MATTERS = re.compile(r"^(KANNA|GGML|LLAMA|ORT|MLX|OMP|GOMP|CUDA|HIP|ROCR|VK)_")
 
 # Lines of a dying library that say why, the most telling first.
 _TELLING = (
