@@ -156,6 +156,7 @@ async def _running(gateway: Gateway, traces: TraceExporter | None) -> AsyncGener
         finally:
             if unloading:
                 unloading.cancel()
+            gateway.constraints.stop()
             await pool.stop()
             ledger.close()
             if traces:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from kanna.serving import relay, requests, responses
 from kanna.serving.accounting import Accounting
+from kanna.serving.constraints import ConstraintChecker
 from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST, ClientConnection
 from kanna.serving.event_stream import EventStream
 from kanna.serving.guard.keys import ApiKey
@@ -51,6 +52,7 @@ class Gateway:
     ) -> None:
         self.pool, self.store, self.settings = pool, store, settings
         self.metrics = pool.metrics
+        self.constraints = ConstraintChecker()
         self.limiter = RateLimiter(store.tokens_of_day)
         self.accounting = Accounting(self.metrics, self.limiter, traces)
 
@@ -151,6 +153,7 @@ class Gateway:
         if kind is requests.Chat:
             requests.normalize_tool_choice(body)
         body["model"] = model.name
+        await self._check_constraints(request, key, model, body)
         call = ModelCall(
             key=key,
             model=model,
@@ -162,6 +165,14 @@ class Gateway:
         )
         self.accounting.start(call)
         return call
+
+    async def _check_constraints(
+        self, request: Request, key: ApiKey, model: ServedModel, body: dict[str, Any]
+    ) -> None:
+        """Raise ApiError 400 for schemas and grammars that no engine should be asked for."""
+        config = self.pool.loader.config(model.spec, model.engine)
+        client = f"{key.id} {request.client.host if request.client else ''}"
+        await self.constraints.check(model.engine, config, body, client)
 
     # Answers
 

@@ -31,11 +31,14 @@ def launch(engine: str) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ
-        | openmp_patience()
-        | _QUIET
-        | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env=environment(),
     )
+
+
+def environment() -> dict[str, str]:
+    """The environment of the gateway's children, who import kanna from the same place."""
+    places = os.pathsep.join(place for place in sys.path if place)
+    return os.environ | openmp_patience() | _QUIET | {"PYTHONPATH": places}
 
 
 class EngineRun:

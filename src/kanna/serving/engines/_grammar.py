@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna.serving.engines import tool_calls
+from kanna.serving.engines._guidance import grammar_of_schema
 from kanna.serving.engines._http_server import BadRequestError
 from kanna.serving.engines._text_codec import TextCodec
-
-_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Without free white space, in which small models lose themselves."""
 
 
 class Grammar:
@@ -53,9 +51,7 @@ def grammar_of(text: TextCodec, vocab_size: int, body: dict[str, Any]) -> Gramma
         )
     library: Any = importlib.import_module("llguidance")
     try:
-        grammar = library.LLMatcher.grammar_from_json_schema(
-            json.dumps({"x-guidance": _STYLE, **schema})
-        )
+        grammar = grammar_of_schema(json.dumps(schema))
         matcher = library.LLMatcher(_tokenizer(text, vocab_size), grammar)
     except Exception as error:
         raise BadRequestError(f"the schema cannot be held: {error}") from error

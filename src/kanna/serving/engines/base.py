@@ -130,6 +130,9 @@ class ServingEngine:
         separate_roles: Those of `roles` that take a process of their own.
         forces_tool_calls: Whether `tool_choice: required` always gives calls; where it does not,
             the gateway holds the answer to a schema of calls.
+        constraint_trial: Makes, in a process of its own and for an artefact, a function that
+            compiles a constraint (its kind, `schema` or `grammar`, and its text) as the engine
+            would, and says why it is refused, or ""; None where the engine compiles none.
         probe: The route that answers only while the thread that computes moves.
         takes_adapters: Whether it loads LoRA adapters.
         takes_draft: Whether it loads a draft model.
@@ -153,6 +156,7 @@ class ServingEngine:
     roles: tuple[str, ...]
     separate_roles: tuple[str, ...] = ()
     forces_tool_calls: bool = False
+    constraint_trial: Callable[[str], Callable[[str, str], str]] | None = None
     probe: str = "/health"
     takes_adapters: bool = False
     takes_draft: bool = False

@@ -233,6 +233,13 @@ def native_options(config: EngineConfig, port: int) -> list[str]:
     return [*flags, *(str(part) for pair in pairs for part in pair)]
 
 
+def constraint_trial(artefact: str) -> Callable[[str, str], str]:
+    """Compiles constraints as the engine does, in a process of its own."""
+    from kanna.serving.engines import _llama_grammar_trial
+
+    return _llama_grammar_trial.prepare(artefact)
+
+
 ENGINE = ServingEngine(
     name="gguf",
     summary="GGUF: llama.cpp's own server, from xllamacpp or a native `llama-server`",
@@ -245,6 +252,7 @@ ENGINE = ServingEngine(
     probe="/slots",
     takes_adapters=True,
     takes_draft=True,
+    constraint_trial=constraint_trial,
     accepts=accepts,
     missing=missing,
     memory=memory,

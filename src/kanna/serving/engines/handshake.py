@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 _gateway_pipe: int | None = None
 
@@ -28,7 +29,11 @@ def announce_ready(port: int, *, program: str, build: str = "", listening: bool 
         build: Version and options of a native library.
         listening: False where `/health` says later that the model is loaded.
     """
-    message = {"port": port, "program": program, "build": build, "listening": listening}
+    send_line({"port": port, "program": program, "build": build, "listening": listening})
+
+
+def send_line(message: dict[str, Any]) -> None:
+    """Send an object to the gateway, as a line of JSON."""
     line = json.dumps(message) + "\n"
     if _gateway_pipe is None:
         sys.stdout.write(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
@@ -66,6 +67,13 @@ def run(config: EngineConfig) -> None:
     OpenAiRoutes(config, worker, text, program="mlx-lm").serve()
 
 
+def constraint_trial(artefact: str) -> Callable[[str, str], str]:
+    """Compiles constraints as the engine does, in a process of its own."""
+    from kanna.serving.engines import _guidance_trial
+
+    return _guidance_trial.prepare(artefact)
+
+
 ENGINE = ServingEngine(
     name="mlx",
     summary="MLX: a folder that mlx-lm loads, run with its continuous batching",
@@ -74,6 +82,7 @@ ENGINE = ServingEngine(
     modules=("mlx_lm", "kanna.serving.engines._openai_routes"),
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
+    constraint_trial=constraint_trial,
     accepts=accepts,
     missing=missing,
     memory=memory,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def _model_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
 
 
+def constraint_trial(artefact: str) -> Callable[[str, str], str]:
+    """Compiles constraints as the engine does, in a process of its own."""
+    from kanna.serving.engines import _guidance_trial
+
+    return _guidance_trial.prepare(artefact)
+
+
 ENGINE = ServingEngine(
     name="onnx",
     summary=(
@@ -83,6 +91,7 @@ ENGINE = ServingEngine(
     modules=("onnxruntime", "kanna.serving.engines._openai_routes"),
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
+    constraint_trial=constraint_trial,
     accepts=accepts,
     missing=missing,
     memory=memory,
