@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import in_process, tiny_models
 
 import kanna
 from kanna import runtimes
@@ -54,11 +54,8 @@ def artefact(source: Path) -> Path:
 @pytest.fixture(scope="module")
 def engine(artefact: Path) -> Iterator[OnnxEngine]:
     """In this process, where its parts can be looked at; see test_isolation for the other one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "_disposable", True)
-        opened = RUNTIME.open(artefact, context=700, threads=1)
-    assert isinstance(opened, OnnxEngine)
-    with opened:
+    with in_process.opened(artefact, context=700) as opened:
+        assert isinstance(opened, OnnxEngine)
         yield opened
 
 

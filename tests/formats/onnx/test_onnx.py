@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import in_process, tiny_models
 from helpers.onnx_logits import logits
 
 import kanna
 from kanna.errors import PlanError, UnsupportedError, UsageError
-from kanna.runtimes.onnx import RUNTIME
 
 LIMIT = 5e-5
 """Largest difference of logits, in their standard deviations; 1e-5 was measured."""
@@ -65,7 +64,7 @@ def test_float32_graph_is_the_model(
     with torch.no_grad():
         wanted = model(torch.tensor(ids)).logits[0].numpy()
     assert np.abs(logits(out, ids) - wanted).max() < LIMIT * wanted.std()
-    with RUNTIME.open(out, context=length, threads=1) as engine:
+    with in_process.opened(out, context=length) as engine:
         # What is read on the near side of a rope's edge is no part of a longer text.
         cuts = [0, engine.rope_edge + 7, length - 20, *range(length - 3, length + 1)]
         found = [engine.forward(ids[0, a:b].tolist(), b - a) for a, b in pairwise(cuts)]

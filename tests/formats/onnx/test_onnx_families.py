@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import in_process, tiny_models
 
 import kanna
 from kanna import runtimes
@@ -68,9 +68,7 @@ def test_a_text_that_outgrows_the_short_rope_is_read_again(
 ) -> None:
     source, out = made["phi4-mini"]
     ids = np.random.default_rng(0).integers(3, 500, 700).tolist()
-    with runtimes.get(runtime).open(
-        out if runtime == "onnx" else source, context=800, threads=1
-    ) as engine:
+    with in_process.opened(out if runtime == "onnx" else source, context=800) as engine:
         assert engine.rope_edge == 256
         engine.rewind(0)
         whole = engine.forward(ids, 700)
