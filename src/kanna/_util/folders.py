@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+from kanna.errors import RefusedError
 
 
 def cache_folder() -> Path:
     """What can be made again: $KANNA_CACHE, $XDG_CACHE_HOME/kanna, or ~/.cache/kanna."""
     return _folder("KANNA_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def own_cache_folder() -> Path:
+    """The cache folder, made when absent, where nobody else can put anything.
+
+    Raises:
+        RefusedError: It belongs to somebody else, or everybody can write to it.
+    """
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in (folder, folder / "verified"):
+        if part.exists():
+            _refuse_open(part)
+    return folder
+
+
+def _refuse_open(folder: Path) -> None:
+    """Refuse a folder that another user could have filled."""
+    if not hasattr(os, "geteuid"):  # Windows has access lists, and a cache below the user's own
+        return
+    about = folder.stat()
+    todo = "set KANNA_CACHE to a folder of your own, or remove this one"
+    if about.st_uid not in (os.geteuid(), 0):
+        raise RefusedError(
+            f"the cache {folder} belongs to user {about.st_uid}, who could change what is in it",
+            expected=f"a folder of user {os.geteuid()}",
+            todo=todo,
+        )
+    if about.st_mode & stat.S_IWOTH:
+        raise RefusedError(
+            f"everybody can write to the cache {folder}",
+            expected="a folder that only you can write to",
+            todo=f"look at what is in it, then chmod o-w {folder}; or {todo}",
+        )
 
 
 def state_folder() -> Path:

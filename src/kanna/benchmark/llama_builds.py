@@ -21,7 +21,7 @@ import gguf
 import numpy as np
 
 from kanna import encodings, libllama
-from kanna._util.atomic import write_json
+from kanna._util import verified
 from kanna._util.processes import answer, ask
 from kanna.errors import KannaError
 from kanna.hardware.cpu import cpu
@@ -65,14 +65,15 @@ def gain() -> BuildGain | None:
     ).hexdigest()[:16]
     kept = packages.cache_dir() / "llama-builds" / f"{key}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
+        if not verified.unchanged(kept):
+            raise ValueError(kept)
         return BuildGain(**json.loads(kept.read_text(encoding="utf-8")))
     try:
         measured = _measure(list(builds))
     except KannaError:
         return None
     with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_json(kept, measured.to_dict())
+        verified.keep(kept, json.dumps(measured.to_dict(), indent=1) + "\n")
     return measured
 
 

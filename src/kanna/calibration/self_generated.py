@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from kanna import families
+from kanna._util import verified
 from kanna._util.atomic import write_text
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
@@ -121,7 +122,7 @@ def _sample(
     folder = cache_dir() / "sampled" / key[:20]
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"batch-{n:03}.json" for n in range(batches)]
-    if missing := [n for n, path in enumerate(paths) if not path.is_file()]:
+    if missing := [n for n, path in enumerate(paths) if not _is_kept(path)]:
         _require(model, length)
         network = Network(model, device)
         whole = network.whole()
@@ -130,9 +131,13 @@ def _sample(
             batch = writers(seeds, range(n * BATCH, (n + 1) * BATCH))
             _write(network, whole, batch, length, SEED + n, progress)
             lines = [(w.kind, _text(tokenizer, w.ids)) for w in batch]
-            write_text(paths[n], json.dumps(lines, ensure_ascii=False))
+            verified.keep(paths[n], json.dumps(lines, ensure_ascii=False))
         progress.finish()
     return settings, _files(folder / str(batches), paths, seeds.kinds)
+
+
+def _is_kept(path: Path) -> bool:
+    return path.is_file() and verified.unchanged(path) is True
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:

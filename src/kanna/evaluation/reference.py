@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kanna import runtimes
+from kanna._util import verified
 from kanna._util.progress import Progress, Silent
 from kanna.conversion import ConversionRequest, WriteOptions, convert
 from kanna.formats import gguf
@@ -134,13 +134,15 @@ def _cached(source: Source, ending: str, format: str, progress: Progress | None)
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{Path(source.name).name or 'model'}-{key[:16]}.f32{ending}"
     if final.exists():
-        with suppress(OSError):
-            os.utime(final)
-        return final
+        if verified.unchanged(final):
+            verified.touch(final)
+            return final
+        _remove(final)  # another program's, or changed since
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         partial = Path(scratch) / f"reference{ending}"
         options = WriteOptions(progress=progress or Silent())
         convert(source, partial, ConversionRequest(encoding="f32"), format=format, options=options)
+        verified.record(partial, final)
         partial.replace(final)
     _prune(folder, final)
     return final
@@ -157,4 +159,8 @@ def _prune(folder: Path, keep: Path) -> None:
     others = sorted(cached, key=lambda p: p.stat().st_mtime, reverse=True)
     for old in others[_MAX_CACHED - 1 :]:
         with suppress(OSError):
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()

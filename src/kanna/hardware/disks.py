@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanna._util.folders import cache_folder
+
 _REAL = {
     "ext2",
     "ext3",
@@ -53,17 +55,20 @@ def disks() -> list[Disk]:
     """
     import psutil
 
-    from kanna.sources.packages import cache_dir
-
     by_device: dict[str, Disk] = {}
     for part in psutil.disk_partitions(all=False):
         if part.fstype.lower() in _REAL and "ro" not in part.opts.split(","):
             _add(by_device, Path(part.mountpoint), part.fstype, "")
-    for folder, purpose in ((Path.cwd(), "current folder"), (cache_dir(), "cache")):
+    for folder, purpose in ((Path.cwd(), "current folder"), (_existing(cache_folder()), "cache")):
         _add(by_device, folder, "", purpose)
     return sorted(
         (d for d in by_device.values() if d.purpose or d.total >= 10**9), key=lambda d: -d.free
     )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((p for p in (folder, *folder.parents) if p.is_dir()), folder)
 
 
 def _add(by_device: dict[str, Disk], folder: Path, kind: str, purpose: str) -> None:

@@ -23,7 +23,7 @@ from kanna.formats.text_files import (
     repeated_keys,
 )
 from kanna.model import Tensor
-from kanna.sources import adapter, hub, hub_files, ollama, packages, references
+from kanna.sources import adapter, blobs, hub, hub_files, ollama, packages, references
 from kanna.sources.references import Reference
 
 # Side files that decide what an artefact holds.
@@ -140,6 +140,7 @@ def open_source(
     if reference.kind == "hub":
         return _hub(reference, offline, weights, preflight, progress)
     path = _here(reference, progress)
+    blobs.check([path], progress)
     if path.is_dir():
         return _folder(path, reference.given)
     if path.exists():
@@ -170,7 +171,9 @@ def locate(
     reference = references.parse(given, revision)
     if reference.kind == "hub":
         return hub_files.local(reference, offline=offline, progress=progress)
-    return _here(reference, progress)
+    path = _here(reference, progress)
+    blobs.check([path], progress)
+    return path
 
 
 def _here(reference: Reference, progress: Progress | None) -> Path:
@@ -196,6 +199,7 @@ def _file(path: Path, given: str) -> Source:
     if path.suffix.lower() == ".safetensors":
         raise SourceError(f"{path} is one file of a model", todo=f"give its folder: {path.parent}")
     file = gguf.read(path)
+    blobs.check(file.paths[1:])
     adapter.refuse_gguf(file.value("general.type"), path.name)
     name = str(file.value("general.name") or path.stem)
     return Source(
@@ -315,7 +319,7 @@ def _hub(
 ) -> Source:
     repository = None if offline else hub_files.look_up(reference)
     if repository is None:
-        path = hub_files.local(reference, offline=True, progress=None)
+        path = hub_files.local(reference, offline=True, progress=progress)
         folder = hub.cached(reference.name, reference.revision)
         # A snapshot is named by its commit.
         return _fetched(reference, path, folder.name)

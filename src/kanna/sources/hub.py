@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from kanna.formats.safetensors.read import DTYPES, header_size, parse_header
 from kanna.formats.safetensors.shards import INDEX, SINGLE, shard_names
 from kanna.formats.stored import HeaderTensor
 from kanna.model import Tensor
+from kanna.sources import blobs
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 log = logging.getLogger("kanna.sources.hub")
@@ -49,6 +50,7 @@ _FIRST_BYTES = 1 << 16
 # from there.
 _PIECE = 1 << 24
 _ATTEMPTS = 3
+_HASH = "[0-9a-f]{40}|[0-9a-f]{64}"
 # Files that are large, and that the hub names a SHA-256 of.
 _WEIGHTS = (".safetensors", ".gguf", ".onnx", ".data")
 
@@ -59,12 +61,14 @@ class Repository:
 
     Attributes:
         revision: What the user called that commit: a branch, a tag or the commit itself.
+        hashes: SHA-256 of large files, and what git names small ones, where the hub says them.
     """
 
     id: str
     revision: str
     commit: str
     files: dict[str, int]
+    hashes: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def side_files(self) -> list[str]:
@@ -107,7 +111,11 @@ def look_up(repo_id: str, revision: str | None) -> Repository:
         raise _explain(error, repo_id, revision) from error
     files = {s.rfilename: int(s.size or 0) for s in info.siblings or []}
     wanted = revision or "main"
-    return Repository(id=repo_id, revision=wanted, commit=info.sha or wanted, files=files)
+    named = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
+    hashes = {name: h for name, h in named.items() if h and re.fullmatch(_HASH, h)}
+    return Repository(
+        id=repo_id, revision=wanted, commit=info.sha or wanted, files=files, hashes=hashes
+    )
 
 
 def headers(repository: Repository) -> dict[str, Tensor]:
@@ -175,6 +183,8 @@ def fetch(
         raise _explain(error, repository.id, repository.commit) from error
     finally:
         bar.finish()
+    published = {path: repository.hashes[n] for n, path in paths.items() if n in repository.hashes}
+    blobs.check(paths.values(), progress, published)
     return paths
 
 

