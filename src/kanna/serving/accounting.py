@@ -15,18 +15,33 @@ from kanna.serving.model_call import ModelCall
 from kanna.serving.problems import ApiError
 from kanna.serving.traces import TraceExporter
 
+_PATIENCE = 1.0
+"""Seconds that an answer waits until its usage is committed."""
+
 
 class Accounting:
     """Counts requests in metrics, limits, the ledger and traces.
+
+    Args:
+        metrics: Of the gateway.
+        limiter: Of the keys.
+        traces: Gets a span per request; None: no traces.
+        context: Tokens that one choice can have.
 
     Attributes:
         ledger: Set when the gateway starts.
     """
 
     def __init__(
-        self, metrics: Metrics, limiter: RateLimiter, traces: TraceExporter | None
+        self,
+        metrics: Metrics,
+        limiter: RateLimiter,
+        traces: TraceExporter | None,
+        *,
+        context: int = 4096,
     ) -> None:
         self.metrics, self.limiter, self.traces = metrics, limiter, traces
+        self.context = context
         self.ledger: Ledger | None = None
 
     def start(self, call: ModelCall) -> None:
@@ -35,10 +50,15 @@ class Accounting:
 
     @asynccontextmanager
     async def recorded(self, call: ModelCall) -> AsyncGenerator[None]:
-        """Count what was used when the work inside ends.
+        """Reserve what may be used, and count what was used when the work inside ends.
 
-        The usage is committed before the answer ends.
+        The usage is committed before the answer ends, or kept in memory where the file of usage is
+        locked or the disk full.
+
+        Raises:
+            ApiError: 429: beside the requests of the key under way there is no room for it.
         """
+        reservation = self.limiter.reserve(call.key, call.most_tokens(self.context))
         status = 200
         try:
             yield
@@ -49,6 +69,7 @@ class Accounting:
             status = call.client.cancelled_status
             raise
         finally:
+            self.limiter.settle(reservation, call.usage.prompt + call.usage.completion)
             await asyncio.shield(self._record(call, status))
 
     async def _record(self, call: ModelCall, status: int) -> None:
@@ -59,7 +80,6 @@ class Accounting:
         metrics.series(metrics.tokens, model, key.id, "completion").inc(usage.completion)
         if status >= 500:
             metrics.series(metrics.errors, model, key.id).inc()
-        self.limiter.spend(key, usage.prompt + usage.completion)
         if self.traces:
             attributes: dict[str, str | int] = {
                 "gen_ai.request.model": model,
@@ -83,4 +103,5 @@ class Accounting:
             "prompt_tokens": usage.prompt,
             "completion_tokens": usage.completion,
         }
-        await self.ledger.record(key_usage, audit_entry)
+        # A disk that stands still holds no answer: what waits is written when it goes on.
+        await asyncio.wait({self.ledger.record(key_usage, audit_entry)}, timeout=_PATIENCE)

@@ -158,7 +158,8 @@ async def _running(gateway: Gateway, traces: TraceExporter | None) -> AsyncGener
                 unloading.cancel()
             gateway.constraints.stop()
             await pool.stop()
-            ledger.close()
+            await gateway.keyring.close()
+            await asyncio.to_thread(ledger.close)
             if traces:
                 await asyncio.to_thread(traces.close)
 

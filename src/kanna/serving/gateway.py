@@ -18,6 +18,7 @@ from kanna.serving.accounting import Accounting
 from kanna.serving.constraints import ConstraintChecker
 from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST, ClientConnection
 from kanna.serving.event_stream import EventStream
+from kanna.serving.guard.keyring import KeyRing
 from kanna.serving.guard.keys import ApiKey
 from kanna.serving.guard.limits import RateLimiter
 from kanna.serving.guard.store import KeyStore
@@ -53,22 +54,25 @@ class Gateway:
         self.pool, self.store, self.settings = pool, store, settings
         self.metrics = pool.metrics
         self.constraints = ConstraintChecker()
+        self.keyring = KeyRing(store)
         self.limiter = RateLimiter(store.tokens_of_day)
-        self.accounting = Accounting(self.metrics, self.limiter, traces)
+        self.accounting = Accounting(self.metrics, self.limiter, traces, context=settings.context)
 
     # Checks
 
-    def authorize(self, request: Request, scope: str) -> ApiKey:
+    async def authorize(self, request: Request, scope: str) -> ApiKey:
         """The key of a request.
 
         Raises:
-            ApiError: 401: no valid key; 403: not of this scope; 429: over its limits.
+            ApiError: 401: no valid key; 403: not of this scope; 429: over its limits; 503: keys
+                cannot be read.
         """
         if not self.settings.keys_needed and scope != "admin":
             return ANONYMOUS
         kind, _, text = request.headers.get("authorization", "").partition(" ")
-        key = self.store.find(text.strip()) if kind.lower() == "bearer" else None
-        if key is None or not key.valid(time.time()):
+        key = await self.keyring.find(text.strip()) if kind.lower() == "bearer" else None
+        # A clock that is set back makes no key valid again.
+        if key is None or not key.valid(max(time.time(), self.limiter.now())):
             raise ApiError(
                 401,
                 "no valid API key: send `Authorization: Bearer kanna-…`",
@@ -145,7 +149,7 @@ class Gateway:
     async def _admit(self, request: Request, kind: type[BaseModel], path: str) -> ModelCall:
         """Check a request, and count it."""
         started = time.perf_counter()
-        key = self.authorize(request, "infer")
+        key = await self.authorize(request, "infer")
         body = await self.read_body(request, kind)
         model = self.find_model(key, body["model"])
         if issubclass(kind, requests.GenerationParameters):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+import sqlite3
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna._util.arguments import several
 from kanna._util.results import Result, ResultTable
-from kanna.errors import UsageError
+from kanna.errors import KannaError, UsageError
 from kanna.serving.guard.keys import ApiKey, expiry
+from kanna.serving.guard.store import KeyStore
 from kanna.serving.settings import open_store
 
 __all__ = ["ACTIONS", "KeysResult", "keys"]
@@ -95,7 +97,7 @@ def keys(
         raise UsageError(
             "no key was named", expected="its id or its name", todo="`kanna keys list` shows them"
         )
-    with closing(open_store(state)) as store:
+    with closing(open_store(state)) as store, _usable(store):
         if action == "list":
             return KeysResult(action=action, keys=store.list_keys())
         if action == "revoke":
@@ -110,3 +112,15 @@ def keys(
             models=several(models),
         )
         return KeysResult(action=action, keys=[key], text=text)
+
+
+@contextmanager
+def _usable(store: KeyStore) -> Generator[None]:
+    """Turn a file that is locked, or has no room, into an error of kanna's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise KannaError(
+            f"{store.path} cannot be used: {error}; nothing was changed",
+            todo="a running gateway can revoke a key without it: DELETE /admin/keys/ID",
+        ) from error

@@ -55,3 +55,28 @@ class ModelCall:
         if isinstance(prompt, list) and not isinstance(prompt[0], int):
             return prompt
         return [prompt]
+
+    def most_tokens(self, context: int) -> int:
+        """About the most tokens that it can use: its texts, and what is generated.
+
+        Args:
+            context: Tokens that one choice can have.
+        """
+        body = self.body
+        given = body.get("messages") or body.get("prompt") or body.get("input")
+        read = _about_tokens(given or body.get("content") or body.get("tokens"))
+        if "messages" not in body and "prompt" not in body:
+            return read  # nothing is generated
+        choices = len(self.prompts) * (body.get("n") or 1)
+        return choices * min(context, read + (body.get("max_tokens") or context))
+
+
+def _about_tokens(value: Any) -> int:
+    """Tokens of texts and ids; half of the characters are more than most texts have."""
+    if isinstance(value, str):
+        return len(value) // 2 + 1
+    if isinstance(value, dict):
+        return 8 + sum(map(_about_tokens, value.values()))
+    if isinstance(value, list):
+        return len(value) if value and isinstance(value[0], int) else sum(map(_about_tokens, value))
+    return 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kanna.serving import engine_errors, http_client, sse
+from kanna.serving import engine_errors, http_client, sse, unfinished
 from kanna.serving.backend import Backend
+from kanna.serving.disconnect import cancel_and_wait
 from kanna.serving.engine_errors import CHAT
 from kanna.serving.http_client import EngineConnectionError, EngineResponse
 from kanna.serving.metrics import Metrics
@@ -19,6 +20,9 @@ from kanna.serving.problems import ApiError, engine_down
 from kanna.serving.process import EngineProcess
 
 _DONE = sse.DONE.rstrip()
+_GENERATING = (CHAT, "/v1/completions")
+_COUNTED = ("/tokenize", "/detokenize")
+"""Routes whose tokens an engine does not count."""
 _COUNTING_TIME = 5.0
 """Seconds that counting the prompt of a cancelled request may take."""
 
@@ -54,7 +58,7 @@ async def fetch(
 ) -> bytes:
     """The whole answer of an engine, as JSON.
 
-    When it is cancelled, the prompt is counted; how much was generated only the engine knew.
+    When it is cancelled, the engine is asked how far it is before it is left.
 
     Args:
         backend: Of the model.
@@ -67,16 +71,16 @@ async def fetch(
         ApiError: The engine refuses, fails or is gone.
     """
     process = process or backend.main
+    marked = unfinished.marked(body) if path in _GENERATING else body
+    sending = asyncio.ensure_future(_fetch_whole(backend, path, marked, process))
     try:
-        response = await _open(backend, path, body, process)
-        try:
-            data = await response.read()
-        except EngineConnectionError as error:
-            raise engine_down(backend.config.name) from error
-        finally:
-            response.close()
+        # While this is cancelled, the engine goes on until it has said how far it is.
+        data = await asyncio.shield(sending)
     except asyncio.CancelledError:
-        usage.prompt = await count_prompt(process, path, body)
+        try:
+            await _count_left(process, path, marked, usage, leave=sending.cancel)
+        finally:
+            await cancel_and_wait(sending)
         raise
     try:
         answer = json.loads(data)
@@ -84,7 +88,49 @@ async def fetch(
         raise ApiError(502, "the engine's answer is not JSON", "server_error") from None
     if isinstance(answer, dict):
         usage.update(answer)
+        if path in _COUNTED:
+            tokens = answer["tokens"] if path == "/tokenize" else body["tokens"]
+            usage.prompt = len(tokens)
     return data
+
+
+async def _fetch_whole(
+    backend: Backend, path: str, body: dict[str, Any], process: EngineProcess
+) -> bytes:
+    response = await _open(backend, path, body, process)
+    try:
+        return await response.read()
+    except EngineConnectionError as error:
+        raise engine_down(backend.config.name) from error
+    finally:
+        response.close()
+
+
+async def _count_left(
+    process: EngineProcess,
+    path: str,
+    body: dict[str, Any],
+    usage: TokenUsage,
+    *,
+    leave: Callable[[], object],
+) -> None:
+    """Count a request that nobody waits for: what it generated, or at least its prompt.
+
+    Args:
+        process: The engine.
+        path: Of the route.
+        body: As the engine has it.
+        usage: Gets the tokens.
+        leave: Ends the request at the engine.
+    """
+    try:
+        made = await unfinished.ask(process, body)
+    finally:
+        leave()
+    if made:
+        usage.prompt, usage.completion = made.prompt, max(made.completion, usage.completion)
+    if not usage.prompt:
+        usage.prompt = await count_prompt(process, path, body)
 
 
 async def stream(
@@ -111,11 +157,12 @@ async def stream(
     Raises:
         ApiError: The engine refuses, fails, or dies meanwhile.
     """
+    body = unfinished.marked(body)
     clock = _StreamClock(metrics, backend.config.name, started)
     unsent, ended, count = b"", False, 0
-    response: EngineResponse | None = None
+    opening = asyncio.ensure_future(_open(backend, path, body, backend.main))
     try:
-        response = await _open(backend, path, body, backend.main)
+        response = await asyncio.shield(opening)
         async for part in response.parts():
             unsent = unsent + part if unsent else part
             end = unsent.rfind(sse.SEPARATOR) + len(sse.SEPARATOR)
@@ -133,14 +180,22 @@ async def stream(
     except EngineConnectionError:
         pass
     finally:
-        if response:
-            response.close()
-        if not usage.prompt:
+        if usage.prompt:
+            _leave(opening)
+        else:
             # A chat's first event has a role and no token.
             usage.completion = max(0, count - (path == CHAT))
-            usage.prompt = await count_prompt(backend.main, path, body)
+            await _count_left(backend.main, path, body, usage, leave=lambda: _leave(opening))
     if not ended:
         raise engine_down(backend.config.name)
+
+
+def _leave(opening: asyncio.Future[EngineResponse]) -> None:
+    """End a request whose response may have begun."""
+    if not opening.done():
+        opening.cancel()
+    elif not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 class _StreamClock:
@@ -190,14 +245,21 @@ async def count_prompt(process: EngineProcess, path: str, body: dict[str, Any]) 
             response.close()
 
     async def count() -> int:
-        prompt = body.get("prompt")
-        if isinstance(prompt, list):
-            return len(prompt)
+        if path == "/detokenize":
+            return len(body["tokens"])
+        prompt = next((body[k] for k in ("prompt", "input", "content") if k in body), None)
         if path == CHAT:
             chat = {k: body[k] for k in ("messages", "tools") if k in body}
             prompt = (await post("/apply-template", chat))["prompt"]
-        tokenized = await post("/tokenize", {"content": prompt, "add_special": True})
-        return len(tokenized["tokens"])
+        parts = prompt if isinstance(prompt, list) else [prompt]
+        if isinstance(parts[0], int):
+            return len(parts)
+        texts = [part for part in parts if isinstance(part, str)]
+        ids = sum(len(part) for part in parts if isinstance(part, list))
+        if not texts:
+            return ids
+        tokenized = await post("/tokenize", {"content": "\n".join(texts), "add_special": True})
+        return ids + len(tokenized["tokens"])
 
     with suppress(EngineConnectionError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
         return await asyncio.wait_for(count(), _COUNTING_TIME)

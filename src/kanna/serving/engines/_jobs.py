@@ -59,6 +59,7 @@ class GenerationJob:
         end_ids: Tokens that end the answer.
         top: How many of the likeliest tokens to name; None: none, and no log-probability.
         grammar: What may come next, or None.
+        mark: By which the gateway knows it among the slots; 0: none.
         output: Tokens as they come, or the error that ended the job.
         state: The batch's own.
     """
@@ -69,6 +70,7 @@ class GenerationJob:
     end_ids: frozenset[int]
     top: int | None = None
     grammar: Grammar | None = None
+    mark: int = 0
     output: asyncio.Queue[GeneratedToken | Exception] = field(
         default_factory=asyncio.Queue["GeneratedToken | Exception"]
     )

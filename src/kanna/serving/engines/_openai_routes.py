@@ -79,9 +79,17 @@ class OpenAiRoutes:
 
     async def slots(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
         """Which slots are at work, and the tokens in them, as llama.cpp's server tells it."""
-        counts = list(self._cached_tokens.values())[: self.config.slots]
+        counts = list(self._cached_tokens.items())[: self.config.slots]
         idle = self.config.slots - len(counts)
-        busy = [{"is_processing": True, "n_prompt_tokens": count} for count in counts]
+        busy = [
+            {
+                "is_processing": True,
+                "n_prompt_tokens": count,
+                "params": {"n_discard": job.mark},
+                "next_token": [{"n_decoded": count - len(job.ids)}],
+            }
+            for job, count in counts
+        ]
         return json_response([*busy, *({"is_processing": False} for _ in range(idle))])
 
     async def health(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
@@ -148,6 +156,7 @@ class OpenAiRoutes:
             max_tokens=min(max(1, int(max_tokens)), free) if max_tokens is not None else free,
             end_ids=frozenset[int]() if ignore_eos else self.codec.end_ids,
             top=top,
+            mark=int(body.get("n_discard") or 0),
             grammar=grammar_of(self.codec, self.worker.vocab_size, body),
         )
 

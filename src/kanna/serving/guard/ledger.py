@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,8 @@ from kanna.serving.guard.store import KeyStore
 _Entry = tuple[KeyUsage, dict[str, Any], "asyncio.Future[None]"]
 _MAX_BATCH = 256
 """Requests of one commit."""
+_RETRY = 1.0
+"""Seconds after which what could not be written is tried again."""
 
 
 class Ledger:
@@ -37,7 +40,7 @@ class Ledger:
     def __init__(self, store: KeyStore, audit: Path | None) -> None:
         self._store = store
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._unsaved: list[KeyUsage] = []
+        self._unsaved: dict[tuple[str, str], KeyUsage] = {}
         self.failures = 0
         self._audit: IO[str] | None = None
         if audit:
@@ -68,18 +71,22 @@ class Ledger:
     def _run(self) -> None:
         closing = False
         while not closing:
-            batch = [self._queue.get()]
+            try:
+                batch = [self._queue.get(timeout=_RETRY if self._unsaved else None)]
+            except queue.Empty:
+                batch = []  # what was not written is tried again
             while not self._queue.empty() and len(batch) < _MAX_BATCH:
                 batch.append(self._queue.get())
             closing = None in batch
             self._save([entry for entry in batch if entry is not None])
 
     def _save(self, entries: list[_Entry]) -> None:
-        self._unsaved += [usage for usage, _, _ in entries]
+        for usage, _, _ in entries:
+            self._keep(usage)
         try:
             if self._unsaved:
-                self._store.add(self._unsaved, today())
-                self._unsaved = []
+                self._store.add(list(self._unsaved.values()), today())
+                self._unsaved = {}
         except sqlite3.Error:
             self.failures += 1
         try:
@@ -96,6 +103,16 @@ class Ledger:
             self.failures += 1
         for _, _, done in entries:
             done.get_loop().call_soon_threadsafe(_resolve, done)
+
+    def _keep(self, usage: KeyUsage) -> None:
+        """Add to what is to be written, in as many rows as there are keys and models."""
+        kept = self._unsaved.setdefault(
+            (usage.key, usage.model),
+            replace(usage, requests=0, prompt_tokens=0, completion_tokens=0),
+        )
+        kept.requests += usage.requests
+        kept.prompt_tokens += usage.prompt_tokens
+        kept.completion_tokens += usage.completion_tokens
 
 
 def _resolve(done: asyncio.Future[None]) -> None:

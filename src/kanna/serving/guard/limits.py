@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class TokenBucket:
 
     def refill(self, now: float) -> None:
         """Add what came since the last time."""
-        self.level = min(self.size, self.level + (now - self.updated) * self.size / 60)
+        self.level = min(self.size, self.level + max(0.0, now - self.updated) * self.size / 60)
         self.updated = now
 
     def seconds_until(self, amount: float) -> float:
@@ -34,25 +35,63 @@ class TokenBucket:
         return max(0.0, (amount - self.level) * 60 / self.size)
 
 
+class SteadyClock:
+    """The time since 1970 that only goes on, whatever happens to the machine's clock.
+
+    It starts at the machine's time and counts by the monotonic clock: a clock that is set back
+    gives no second day and takes no minute away.
+
+    Args:
+        clock: Seconds since 1970, for tests; what it loses is not lost here. None: the machine's.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._read = clock or time.monotonic
+        self._started, self._last, self._elapsed = (clock or time.time)(), self._read(), 0.0
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        reading = self._read()
+        self._elapsed += max(0.0, reading - self._last)
+        self._last = reading
+        return self._started + self._elapsed
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """Tokens that a request under way may use at most; they count until it is settled."""
+
+    key: ApiKey
+    tokens: int
+
+
 class RateLimiter:
     """Holds keys to their limits, which it counts in memory.
 
-    The day's tokens start from what the store has, so that a restart does not reset them.
+    The day's tokens start from what the store has, so that a restart does not reset them. A request
+    reserves what it may use before it works, and settles what it used: requests at the same time
+    cannot share what is left. The last tokens of a day or minute are enough for one more request,
+    as large as it may be.
 
     Args:
         tokens_of_day: Tokens of a day, in days since 1970, by the id of the key.
-        clock: Seconds since 1970.
+        clock: Seconds since 1970, for tests; None: a `SteadyClock`.
     """
 
     def __init__(
         self,
         tokens_of_day: Callable[[int], dict[str, int]],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._tokens_of_day, self._clock = tokens_of_day, clock
+        self._clock = SteadyClock(clock)
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
-        self._day = int(clock() // DAY)
+        self._reserved: Counter[str] = Counter()
+        self._day = int(self._clock.now() // DAY)
         self._tokens_today = tokens_of_day(self._day)
+
+    def now(self) -> float:
+        """Seconds since 1970 by a clock that nobody can set back."""
+        return self._clock.now()
 
     def admit(self, key: ApiKey) -> None:
         """Count one request.
@@ -60,21 +99,8 @@ class RateLimiter:
         Raises:
             ApiError: 429, with the time after which to try again.
         """
-        now = self._clock()
-        if key.tokens_per_day is not None:
-            self._start_day(now)
-            if self._tokens_today.get(key.id, 0) >= key.tokens_per_day:
-                raise _too_many(
-                    f"the key's {key.tokens_per_day} tokens per day are used up",
-                    DAY - now % DAY,
-                    "insufficient_quota",
-                )
-        if key.tokens_per_minute is not None:
-            bucket = self._bucket(key.id, "tokens", key.tokens_per_minute, now)
-            if bucket.level <= 0:
-                raise _too_many(
-                    f"more than {key.tokens_per_minute} tokens per minute", bucket.seconds_until(1)
-                )
+        now = self.now()
+        self._check_tokens(key, now, 0)
         if key.requests_per_minute is not None:
             bucket = self._bucket(key.id, "requests", key.requests_per_minute, now)
             if bucket.level < 1:
@@ -84,19 +110,64 @@ class RateLimiter:
                 )
             bucket.level -= 1
 
-    def spend(self, key: ApiKey, tokens: int) -> None:
-        """Count the tokens of a request."""
-        now = self._clock()
+    def reserve(self, key: ApiKey, tokens: int) -> Reservation:
+        """Set tokens aside for a request; `settle` gives back what it did not use.
+
+        Args:
+            key: Whose request it is.
+            tokens: The most that it may use.
+
+        Raises:
+            ApiError: 429: with the requests under way there is no room for so many.
+        """
+        self._check_tokens(key, self.now(), tokens)
+        self._reserved[key.id] += tokens
+        return Reservation(key, tokens)
+
+    def settle(self, reservation: Reservation, tokens: int) -> None:
+        """Count the tokens of a request in place of what was reserved for it."""
+        key = reservation.key
+        self._reserved[key.id] -= reservation.tokens
+        reservation.tokens = 0
+        if self._reserved[key.id] <= 0:
+            del self._reserved[key.id]
+        now = self.now()
         self._start_day(now)
         self._tokens_today[key.id] = self._tokens_today.get(key.id, 0) + tokens
         if key.tokens_per_minute is not None:
             self._bucket(key.id, "tokens", key.tokens_per_minute, now).level -= tokens
 
+    def _check_tokens(self, key: ApiKey, now: float, tokens: int) -> None:
+        """Refuse where nothing is left, or too little for it beside the requests under way."""
+        reserved = self._reserved.get(key.id, 0)
+        if key.tokens_per_day is not None:
+            self._start_day(now)
+            left = key.tokens_per_day - self._tokens_today.get(key.id, 0)
+            if left <= 0:
+                raise _too_many(
+                    f"the key's {key.tokens_per_day} tokens per day are used up",
+                    DAY - now % DAY,
+                    "insufficient_quota",
+                )
+            if reserved and left - reserved < max(1, tokens):
+                raise _too_many(
+                    f"the key's {key.tokens_per_day} tokens per day have no room for this beside "
+                    "the requests under way",
+                    1,
+                )
+        if key.tokens_per_minute is not None:
+            bucket = self._bucket(key.id, "tokens", key.tokens_per_minute, now)
+            if bucket.level <= 0 or (reserved and bucket.level - reserved < max(1, tokens)):
+                raise _too_many(
+                    f"more than {key.tokens_per_minute} tokens per minute",
+                    max(1.0, bucket.seconds_until(1)),
+                )
+
     def _start_day(self, now: float) -> None:
-        """Begin a new day at midnight UTC."""
+        """Begin a new day at midnight UTC, of which nobody has used anything."""
         if int(now // DAY) != self._day:
             self._day = int(now // DAY)
-            self._tokens_today = self._tokens_of_day(self._day)
+            self._tokens_today = {}
 
     def _bucket(self, key: str, kind: str, size: int, now: float) -> TokenBucket:
         bucket = self._buckets.get((key, kind))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,10 @@ from kanna.serving.guard.keys import (
     today,
 )
 
+StoredKey = tuple[ApiKey, bytes]
+"""A key and the hash of its secret."""
+_PATIENCE, _HASTE = 2.0, 0.2
+"""Seconds to wait for a lock: for what people do with keys, and for what requests wait for."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL, scopes TEXT NOT NULL,
@@ -41,8 +46,24 @@ CREATE TABLE IF NOT EXISTS usage (
 """
 
 
+class _Connection:
+    """A connection that one thread uses at a time, and how long it waits for a lock of others."""
+
+    def __init__(self, path: Path, wait: float) -> None:
+        self.lock = threading.Lock()
+        self.db = sqlite3.connect(path, timeout=wait, isolation_level=None, check_same_thread=False)
+
+    def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """The result of a statement."""
+        with self.lock:
+            return self.db.execute(query, values).fetchall()
+
+
 class KeyStore:
-    """One connection to the file, which is made when it does not exist.
+    """The file, which is made when it does not exist.
+
+    What a request needs, what the ledger writes and what people do with keys have a connection
+    each, so that none waits for a lock on which another waits.
 
     Raises:
         KannaError: The file is no database of keys, or cannot be written.
@@ -54,20 +75,22 @@ class KeyStore:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
                 path.touch(mode=0o600)
-            self._db = sqlite3.connect(
-                path, timeout=10, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+            self._keys = _Connection(path, _PATIENCE)
+            self._keys.db.execute("PRAGMA journal_mode=WAL")
+            self._keys.db.executescript(_SCHEMA)
+            self._lookups, self._ledger = (_Connection(path, _HASTE) for _ in range(2))
+            for connection in (self._keys, self._lookups, self._ledger):
+                connection.db.execute("PRAGMA synchronous=NORMAL")
+            self._db = self._ledger.db
         except (sqlite3.Error, OSError) as error:
             raise KannaError(
                 f"{path} cannot be used for keys: {error}", todo="give another file"
             ) from error
 
     def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
+        """Close the connections."""
+        for connection in (self._keys, self._lookups, self._ledger):
+            connection.db.close()
 
     # Keys
 
@@ -133,11 +156,11 @@ class KeyStore:
             key.tokens_per_day,
             json.dumps(key.models),
         )
-        self._db.execute("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
+        self._keys.rows("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
 
     def list_keys(self) -> list[ApiKey]:
         """Every key, revoked and expired ones too, oldest first."""
-        return [_key(row) for row in self._db.execute("SELECT * FROM keys ORDER BY created")]
+        return [_key(row) for row in self._keys.rows("SELECT * FROM keys ORDER BY created")]
 
     def revoke(self, id_or_name: str) -> list[ApiKey]:
         """Revoke the key of that id, or every one of that name; returns those that were valid.
@@ -151,28 +174,30 @@ class KeyStore:
                 f"no key {id_or_name!r} to revoke", todo="`kanna keys list` shows them"
             )
         now = time.time()
-        self._db.executemany(
-            "UPDATE keys SET revoked = ? WHERE id = ?", [(now, k.id) for k in keys]
-        )
+        for key in keys:
+            self._keys.rows("UPDATE keys SET revoked = ? WHERE id = ?", (now, key.id))
         return keys
 
     def find(self, text: str) -> ApiKey | None:
         """The key of that text, revoked and expired ones too; the file is read each time."""
-        prefix, _, remainder = text.partition("-")
-        key_id, _, secret = remainder.partition("-")
-        row = self._db.execute("SELECT * FROM keys WHERE id = ?", (key_id,)).fetchone()
-        stored = row[2] if row else b"\0" * 32
-        # Always one hash and one comparison in constant time, known id or not.
-        same = hmac.compare_digest(stored, hash_secret(secret))
-        return _key(row) if row and same and prefix == PREFIX else None
+        return matching(text, self.look_up(key_id_of(text)))
+
+    def look_up(self, key_id: str) -> StoredKey | None:
+        """The key of an id with its hash; raises sqlite3.Error where the file cannot be read."""
+        rows = self._lookups.rows("SELECT * FROM keys WHERE id = ?", (key_id,))
+        return (_key(rows[0]), rows[0][2]) if rows else None
 
     # Usage
 
     def add(self, usages: list[KeyUsage], day: int) -> None:
         """Count requests of a day, in days since 1970; on return they are committed."""
-        self._db.execute("BEGIN IMMEDIATE")
+        with self._ledger.lock:
+            self._add(self._db, usages, day)
+
+    def _add(self, db: sqlite3.Connection, usages: list[KeyUsage], day: int) -> None:
+        db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany(
+            db.executemany(
                 "INSERT INTO usage VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE SET"
                 " requests = requests + excluded.requests,"
                 " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
@@ -182,15 +207,15 @@ class KeyStore:
                     for u in usages
                 ],
             )
-            self._db.execute("COMMIT")
+            db.execute("COMMIT")
         except sqlite3.Error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if db.in_transaction:
+                db.execute("ROLLBACK")
             raise
 
     def tokens_of_day(self, day: int) -> dict[str, int]:
         """Tokens of a day, in days since 1970, by the id of the key."""
-        rows = self._db.execute(
+        rows = self._keys.rows(
             "SELECT key, SUM(prompt_tokens + completion_tokens) FROM usage"
             " WHERE day = ? GROUP BY key",
             (day,),
@@ -203,7 +228,7 @@ class KeyStore:
         Each has `day`, `key`, `model`, `requests`, `prompt_tokens` and `completion_tokens`.
         """
         names = ("day", "key", "model", "requests", "prompt_tokens", "completion_tokens")
-        rows = self._db.execute(
+        rows = self._keys.rows(
             "SELECT * FROM usage WHERE day > ? ORDER BY day DESC, key, model", (today() - days,)
         )
         return [
@@ -211,6 +236,21 @@ class KeyStore:
             | {"day": time.strftime("%Y-%m-%d", time.gmtime(row[0] * DAY))}
             for row in rows
         ]
+
+
+def key_id_of(text: str) -> str:
+    """The id in the text of a key."""
+    return text.partition("-")[2].partition("-")[0]
+
+
+def matching(text: str, stored: StoredKey | None) -> ApiKey | None:
+    """The stored key, where the secret in the text is its own."""
+    prefix, _, remainder = text.partition("-")
+    secret = remainder.partition("-")[2]
+    key, digest = stored or (None, b"\0" * 32)
+    # Always one hash and one comparison in constant time, known id or not.
+    same = hmac.compare_digest(digest, hash_secret(secret))
+    return key if same and prefix == PREFIX else None
 
 
 def _key(row: tuple[Any, ...]) -> ApiKey:

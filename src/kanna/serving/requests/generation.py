@@ -28,8 +28,19 @@ from kanna.serving.requests.scalars import (
 from kanna.serving.requests.texts import Prompt
 from kanna.serving.requests.tools import ResponseFormat, Tool, ToolChoice
 
-TOKEN_LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")
-"""Fields that say how many new tokens an answer may have, the one that counts first."""
+TOKEN_LIMITS = (
+    "max_completion_tokens",
+    "max_tokens",
+    "n_predict",
+    "max_new_tokens",
+    "num_predict",
+    "max_tokens_to_sample",
+    "max_output_tokens",
+)
+"""Fields that say how many new tokens an answer may have, the one that counts first.
+
+OpenAI's, llama.cpp's, transformers', Ollama's, Anthropic's and those of OpenAI's responses.
+"""
 
 _OWN_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
 
@@ -75,6 +86,10 @@ class LlamaOptions(Request):
     cache_prompt: Switch = None
     timings_per_token: Switch = None
     n_predict: TokenLimit = None
+    max_new_tokens: TokenLimit = None
+    num_predict: TokenLimit = None
+    max_tokens_to_sample: TokenLimit = None
+    max_output_tokens: TokenLimit = None
     repeat_last_n: Window = None
     typical_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     top_n_sigma: Annotated[Number, Field(ge=-1, le=1000)] | None = None

@@ -39,7 +39,7 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
 
     @routes.get("/v1/models")
     async def listed(request: Request) -> dict[str, Any]:
-        key = gateway.authorize(request, "infer")
+        key = await gateway.authorize(request, "infer")
         models = [m for m in gateway.pool.models.values() if not key.models or m.name in key.models]
         data = [
             {"id": model.name, "object": "model", "created": model.created, "owned_by": "kanna"}

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -34,6 +40,21 @@ class NewKey(BaseModel):
     tokens_per_day: int | None = Field(None, ge=1, le=_MAX_LIMIT)
 
 
+@contextmanager
+def _readable() -> Generator[None]:
+    """Answer 503 where the file of keys is locked, or has no room."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ApiError(
+            503,
+            f"the file of keys cannot be used at the moment: {error}",
+            "server_error",
+            "keys_unavailable",
+            retry_after=2,
+        ) from None
+
+
 def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     """Routes under /admin."""
     routes, store = APIRouter(prefix="/admin"), gateway.store
@@ -41,13 +62,15 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     @routes.get("/keys")
     async def listed(request: Request) -> dict[str, Any]:
         """Every key with what it used today."""
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
+        with _readable():
+            rows, keys = await asyncio.to_thread(lambda: (store.usage(1), store.list_keys()))
         used: dict[str, dict[str, int]] = {}
-        for row in store.usage(1):
+        for row in rows:
             total = used.setdefault(row["key"], {"requests": 0, "tokens": 0})
             total["requests"] += row["requests"]
             total["tokens"] += row["prompt_tokens"] + row["completion_tokens"]
-        return {"keys": [{**k.to_dict(), "usage": used.get(k.id, {})} for k in store.list_keys()]}
+        return {"keys": [{**k.to_dict(), "usage": used.get(k.id, {})} for k in keys]}
 
     made = {"201": {"description": "Made", "links": {"revoke": REVOKE}}}
 
@@ -56,25 +79,34 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     )
     async def create(request: Request) -> dict[str, Any]:
         """Make a key; its text is in this answer and nowhere else."""
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         body = await gateway.read_body(request, NewKey)
         expires = expiry(body.pop("expires_in_days", None))
         try:
-            key, text = store.create(**body, expires=expires)
+            with _readable():
+                key, text = await asyncio.to_thread(store.create, **body, expires=expires)
         except UsageError as error:
             raise ApiError(400, str(error)) from None
         return {**key.to_dict(), "key": text}
 
     @routes.delete("/keys/{identity}", operation_id="revoke_key", status_code=204)
     async def revoke(request: Request, identity: str) -> Response:
-        """Revoke a key."""
-        gateway.authorize(request, "admin")
-        if not any(k.id == identity for k in store.list_keys()):
+        """Revoke a key, from now on; 202 where that cannot be written yet."""
+        await gateway.authorize(request, "admin")
+        if not re.fullmatch(r"[0-9a-f]{8}", identity):
             raise ApiError(404, f"no key {identity[:100]!r}", code="not_found")
         try:
-            store.revoke(identity)
+            written = await gateway.keyring.revoke(identity)
         except UsageError as error:
             raise ApiError(404, str(error), code="not_found") from None
-        return Response(status_code=204)
+        if written:
+            return Response(status_code=204)
+        note = {
+            "id": identity,
+            "written": False,
+            "message": "the key is revoked in this gateway; its file cannot be written, which is "
+            "tried again until it can",
+        }
+        return Response(json.dumps(note), 202, media_type="application/json")
 
     return routes

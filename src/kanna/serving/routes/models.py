@@ -52,7 +52,7 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     @routes.get("")
     async def listed(request: Request) -> dict[str, Any]:
         """State, engine, memory and queue of every model."""
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         return {"models": await asyncio.to_thread(pool.status)}
 
     @routes.post("/{name}/swap", openapi_extra=schemas.describe(Swap))
@@ -61,7 +61,7 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
 
         Answers when requests go to it and none is left on the old one.
         """
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         body = await gateway.read_body(request, Swap)
         model = pool.find(name)
         path = Path(body["path"])
@@ -77,14 +77,14 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     @routes.get("/{name}/adapters")
     async def adapters(request: Request, name: str) -> dict[str, Any]:
         """Adapters of a model, with their scales."""
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         async with pool.slot(pool.find(name)) as backend:
             return {"adapters": await _adapters(backend)}
 
     @routes.put("/{name}/adapters", openapi_extra=schemas.describe(AdapterScales))
     async def switch(request: Request, name: str) -> Response:
         """Set the scales of adapters; a request may also have its own, in `lora`."""
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         body = await gateway.read_body(request, AdapterScales)
         async with pool.slot(pool.find(name)) as backend:
             known = {adapter["id"] for adapter in await _adapters(backend)}

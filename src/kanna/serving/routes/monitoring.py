@@ -35,12 +35,12 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get("/status")
     async def status(request: Request) -> list[dict[str, Any]]:
         """Models, engines, memory, queue."""
-        gateway.authorize(request, "metrics")
+        await gateway.authorize(request, "metrics")
         return await asyncio.to_thread(pool.status)
 
     @routes.get("/metrics")
     async def metrics(request: Request) -> Response:
-        gateway.authorize(request, "metrics")
+        await gateway.authorize(request, "metrics")
         await gauges.update(pool)
         return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4")
 

@@ -119,7 +119,7 @@ def router(gateway: Gateway, parts: StudioParts) -> APIRouter:
 def _add_choices(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> None:
     @routes.get("/state")
     async def state(request: Request) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         known = [formats.get(name) for name in formats.runnable()]
         names = searched.names()
         return {
@@ -134,13 +134,13 @@ def _add_choices(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> Non
 
     @routes.get("/models")
     async def models(request: Request) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         listed = await asyncio.to_thread(known_models, parts.uploads.root, parts.searched)
         return {"models": [model.to_dict() for model in listed]}
 
     @routes.post("/fit")
     async def fit(request: Request) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         question = await gateway.read_body(request, FitQuestion)
         return await parts.estimator.fit(FitQuestion(**question).model_dump())
 
@@ -155,14 +155,14 @@ def _add_uploads(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> Non
 
     @routes.post("/uploads", status_code=201)
     async def begin(request: Request) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         body = NewUpload(**await gateway.read_body(request, NewUpload))
         upload = uploads.begin({file.name: file.bytes for file in body.files})
         return {"id": upload.id}
 
     @routes.put("/uploads/{upload_id}/{name}")
     async def receive(request: Request, upload_id: str, name: str) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         upload = uploads.find(upload_id)
         try:
             source = await uploads.receive(upload, name, _body_parts(request))
@@ -173,7 +173,7 @@ def _add_uploads(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> Non
 
     @routes.delete("/uploads/{upload_id}", status_code=204)
     async def abandon(request: Request, upload_id: str) -> Response:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         uploads.abandon(uploads.find(upload_id))
         return Response(status_code=204)
 
@@ -191,12 +191,12 @@ def _add_jobs(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> None:
 
     @routes.get("/jobs")
     async def listed(request: Request) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         return {"jobs": [outcomes.describe(job) for job in reversed(store.jobs.values())]}
 
     @routes.post("/jobs", status_code=201)
     async def create(request: Request) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         body = NewJob(**await gateway.read_body(request, NewJob))
         try:
             options = body.options()
@@ -208,12 +208,12 @@ def _add_jobs(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> None:
 
     @routes.get("/jobs/{job_id}")
     async def one(request: Request, job_id: str) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         return outcomes.describe(store.find(job_id))
 
     @routes.get("/jobs/{job_id}/log")
     async def log(request: Request, job_id: str) -> Response:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         path = store.folder(store.find(job_id)) / "log.txt"
         text = path.read_bytes()[-65536:] if path.exists() else b""
         return Response(text, media_type="text/plain; charset=utf-8")
@@ -224,7 +224,7 @@ def _add_job_actions(routes: APIRouter, gateway: Gateway, parts: StudioParts) ->
 
     @routes.delete("/jobs/{job_id}", status_code=204)
     async def remove(request: Request, job_id: str) -> Response:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         job = store.find(job_id)
         await runner.cancel(job)
         await outcomes.forget(job)
@@ -233,14 +233,14 @@ def _add_job_actions(routes: APIRouter, gateway: Gateway, parts: StudioParts) ->
 
     @routes.post("/jobs/{job_id}/cancel")
     async def cancel(request: Request, job_id: str) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         job = store.find(job_id)
         await runner.cancel(job)
         return outcomes.describe(job)
 
     @routes.post("/jobs/{job_id}/again")
     async def again(request: Request, job_id: str) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         job = store.find(job_id)
         if job.active:
             raise ApiError(409, "this job is under way", code="under_way")
@@ -251,7 +251,7 @@ def _add_job_actions(routes: APIRouter, gateway: Gateway, parts: StudioParts) ->
 
     @routes.post("/jobs/{job_id}/original")
     async def original(request: Request, job_id: str) -> dict[str, Any]:
-        gateway.authorize(request, "admin")
+        await gateway.authorize(request, "admin")
         answer: str | StudioJob = outcomes.original(store.find(job_id))
         if isinstance(answer, str):
             return {"model": answer, "job": None}
