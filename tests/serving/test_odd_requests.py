@@ -13,7 +13,7 @@ import pytest
 from helpers import engine_artefacts
 from helpers.gateways import Local, local, until
 
-from kanna.serving import process
+from kanna.serving import watchdog
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -238,7 +238,7 @@ def test_an_engine_whose_thread_died_is_started_again(
     """Its requests say why, it is not ready meanwhile, and the next ones are answered."""
     artefact, flag = engine_artefacts.shared("onnx", tmp_path_factory), tmp_path / "flag"
     (tmp_path / "sitecustomize.py").write_text(FAILING.format(flag=str(flag), fault=fault))
-    monkeypatch.setattr(process, "PROBE_INTERVAL", 0.3)
+    monkeypatch.setattr(watchdog, "_INTERVAL", 0.3)
     monkeypatch.syspath_prepend(str(tmp_path))
     with local(artefact, tmp_path, replay=False) as gateway:
         status, answer = gateway.post(COMPLETION, GOOD)

@@ -30,6 +30,7 @@ def serve(
     context: int = 4096,
     parallel: int = 8,
     memory: Size | None = None,
+    engine_memory: Size | None = None,
     threads: int | None = None,
     adapter: str | Sequence[str] = (),
     draft: str | Sequence[str] = (),
@@ -67,6 +68,8 @@ def serve(
         parallel: Requests an engine computes together.
         memory: Bytes all engines together may take, or a text such as 8GB; None: 80 % of what is
             free.
+        engine_memory: Bytes one engine may take, besides the mapped file of its weights, before it
+            is started again; None: twice what its model is reckoned to need, and 2 GiB.
         threads: Of each engine; None: one per physical core.
         adapter: LoRA adapters of GGUF files, as NAME=FILE or FILE for the first model; of scale 1
             until switched.
@@ -113,6 +116,7 @@ def serve(
         port=port,
         audit=Path(audit) if audit else None,
         memory=optional_size(memory),
+        engine_memory=optional_size(engine_memory),
         context=context,
         slots=parallel,
         threads=threads,

@@ -37,6 +37,10 @@ def _chat_check(config: EngineConfig) -> ChatCheck | None:
         return None
 
 
+_MEMORY_SLACK = 2 << 30
+"""Bytes of libraries and working space, besides what is reckoned for the model."""
+
+
 class Backend:
     """The processes of one artefact.
 
@@ -85,9 +89,13 @@ class Backend:
             raise ApiError(400, error.found, code="chat_template_limit") from None
 
     def _new_process(self, role: str) -> EngineProcess:
+        # Roles map the same file: which of them copies the weights is the engine's affair.
+        reckoned = max(self._role_bytes[GENERATE], self._role_bytes.get(role, 0))
+        limit = self.config.memory_limit or _MEMORY_SLACK + 2 * reckoned
         return EngineProcess(
-            replace(self.config, role=role),
+            replace(self.config, role=role, memory_limit=limit),
             on_death=lambda: self.metrics.count_restart(self.config.name, role),
+            is_idle=lambda: self.in_use == 0,
         )
 
     @property

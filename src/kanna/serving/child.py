@@ -14,7 +14,15 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from kanna.serving.engines.base import EngineConfig
+
+_ADDRESS_SLACK = 4 << 30
+"""Bytes of address space for stacks and allocators, which is not memory yet."""
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+"""Of drivers that reserve address space in the terabytes."""
 _OOM_SCORE = 500
 """Of engines, where the gateway has 0 and what the kernel ends first has 1000."""
 
@@ -35,6 +43,22 @@ def lower_in_oom_order() -> None:
     """Ask Linux to end this process before the gateway when memory is short."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
+
+
+def limit_memory(config: EngineConfig) -> None:
+    """Let the kernel refuse what lies far above the limit, between two looks of the gateway.
+
+    Mapped files do not count; memory of a GPU's driver would, so that its engines are only watched.
+    """
+    on_gpu = config.gpu_layers != 0 and any(Path(device).exists() for device in _GPU_DEVICES)
+    if sys.platform != "linux" or not config.memory_limit or on_gpu:
+        return
+    import resource
+
+    limit = 2 * config.memory_limit + _ADDRESS_SLACK
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _exit_with_stdin() -> None:
@@ -63,6 +87,7 @@ def main() -> int:
     while not line.endswith(b"\n"):
         line += os.read(0, 65536) or os._exit(1)
     config = engines.EngineConfig.from_json(line.decode())
+    limit_memory(config)
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
     try:
         engines.get(config.engine).run(config)

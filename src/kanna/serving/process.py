@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import subprocess
 import time
@@ -14,17 +15,17 @@ from typing import Any
 import aiohttp
 
 from kanna.serving import engines
-from kanna.serving.engines.base import SCORE, EngineConfig
+from kanna.serving.engines.base import EMBED, GENERATE, SCORE, EngineConfig
 from kanna.serving.launch import EngineRun
 from kanna.serving.problems import ApiError, engine_down
+from kanna.serving.watchdog import Watchdog, Watched
 
+LOG = logging.getLogger("kanna.serve")
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before a restart, by how many runs in a row never became ready."""
 MAX_FAILED_STARTS = 3
 """Runs in a row that never became ready before the engine counts as broken."""
-PROBE_INTERVAL, PROBE_TIMEOUT, MAX_FAILED_PROBES = 15.0, 20.0, 3
-STALL_TIME = 120.0
-"""Seconds for which the thread that computes may not answer."""
+_HEALTH_TIME = 20.0
 LOAD_TIMEOUT = 600.0
 
 
@@ -45,7 +46,11 @@ class EngineProcess:
     """
 
     def __init__(
-        self, config: EngineConfig, *, on_death: Callable[[], None] = lambda: None
+        self,
+        config: EngineConfig,
+        *,
+        on_death: Callable[[], None] = lambda: None,
+        is_idle: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config = replace(config, key=secrets.token_urlsafe(32))
         self.headers = {
@@ -60,7 +65,7 @@ class EngineProcess:
         self.template_capabilities: dict[str, Any] | None = None
         self.restarts = 0
         self.reason = ""
-        self._on_death = on_death
+        self._on_death, self._is_idle = on_death, is_idle
         # Helpers that score have the routes they need alone.
         self._probe = "/health" if config.role == SCORE else engines.get(config.engine).probe
         self._run: EngineRun | None = None
@@ -139,20 +144,17 @@ class EngineProcess:
             try:
                 await self._until_ready(session, run)
                 failed_starts = 0
-                await self._until_end(session, run)
-                self.reason = f"it ended with code {run.process.returncode}"
+                self.reason = await self._until_end(session, run)
             except (RuntimeError, asyncio.TimeoutError) as error:
                 failed_starts += 1
                 reason = str(error) or "it did not load in time"
                 self.reason = "; ".join([reason, *run.error_lines])
                 run.process.kill()
-            self._settled.clear()
-            self.template_capabilities = None
+            self._begin_restart()
             if failed_starts >= MAX_FAILED_STARTS:
                 self.state = "failed"
                 self._settled.set()
                 return
-            self.state = "restarting"
             self.restarts += 1
             self._on_death()
             delay = BACKOFF[min(failed_starts, len(BACKOFF) - 1)]
@@ -179,30 +181,44 @@ class EngineProcess:
         raise RuntimeError(f"it ended with code {run.process.returncode}")
 
     async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
-        return await self._status(session, "/health") == 200
-
-    async def _status(self, session: aiohttp.ClientSession, path: str) -> int:
-        """Of an answer that came in time; 0: none did."""
-        try:
-            timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        with suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            timeout = aiohttp.ClientTimeout(total=_HEALTH_TIME)
             async with session.get(
-                f"{self.url}{path}", headers=self.headers, timeout=timeout
+                f"{self.url}/health", headers=self.headers, timeout=timeout
             ) as response:
-                return response.status
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-            return 0
+                return response.status == 200
+        return False
 
-    async def _until_end(self, session: aiohttp.ClientSession, run: EngineRun) -> None:
-        """Return when the process has ended; one that no longer answers or computes is killed."""
+    async def _until_end(self, session: aiohttp.ClientSession, run: EngineRun) -> str:
+        """Return when the process has ended, with the reason; one that hangs is killed."""
         ended = asyncio.ensure_future(asyncio.wrap_future(run.ended))
-        failed_probes, moved = 0, time.monotonic()
-        while True:
-            done, _ = await asyncio.wait([ended], timeout=PROBE_INTERVAL)
-            if done:
-                return
-            failed_probes = 0 if await self._is_healthy(session) else failed_probes + 1
-            # Whatever it answers: only a thread that stands still is silent.
-            if self._probe == "/health" or await self._status(session, self._probe):
-                moved = time.monotonic()
-            if failed_probes >= MAX_FAILED_PROBES or time.monotonic() - moved > STALL_TIME:
-                run.process.kill()
+        watching = asyncio.ensure_future(Watchdog(self._watched(run), session).watch())
+        try:
+            await asyncio.wait([ended, watching], return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return f"it ended with code {run.process.returncode}"
+            reason = watching.result()
+            LOG.warning("The engine of %s is started again: %s", self.config.name, reason)
+            self._begin_restart()  # before it is gone: nobody is sent to it any more
+            run.process.kill()
+            await ended
+            return reason
+        finally:
+            watching.cancel()
+
+    def _watched(self, run: EngineRun) -> Watched:
+        return Watched(
+            url=self.url,
+            headers=self.headers,
+            pid=run.process.pid,
+            probe=self._probe,
+            generates=self.config.role == GENERATE,
+            batch=self.config.context if self.config.role == EMBED else 0,
+            memory=self.config.memory_limit or 0,
+            idle=self._is_idle,
+        )
+
+    def _begin_restart(self) -> None:
+        self._settled.clear()
+        self.template_capabilities = None
+        self.state = "restarting"

@@ -25,6 +25,7 @@ def engine_config(
         draft=str(spec.draft) if spec.draft else None,
         adapters=[str(adapter) for adapter in spec.adapters],
         program=settings.native_program if engine.choose_program else None,
+        memory_limit=settings.engine_memory,
     )
 
 

@@ -89,6 +89,8 @@ class GatewaySettings:
         threads: Of each engine; None: its choice.
         gpu_layers: Layers to put on the GPU; None: the engine's choice.
         native_program: Runs artefacts in place of the Python package, for engines that have one.
+        engine_memory: Bytes that one engine may take besides the mapped file of its weights; None:
+            twice what its model is reckoned to need, and 2 GiB.
         idle: Unload a model unused for that many seconds; 0: only when its memory is needed.
         keys: Want keys on loopback, too.
         origins: Of web pages elsewhere that may use the gateway, such as https://chat.example;
@@ -105,6 +107,7 @@ class GatewaySettings:
     threads: int | None = None
     gpu_layers: int | None = None
     native_program: str | None = None
+    engine_memory: int | None = None
     idle: float = 0.0
     keys: bool = False
     origins: tuple[str, ...] = ()

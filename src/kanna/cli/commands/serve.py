@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     help="What all engines together may take. [default: 80 % of what is free]",
 )
 @click.option(
+    "--engine-memory",
+    type=options.SIZE,
+    help="What one engine may take before it is started again. [default: twice what its model "
+    "is reckoned to need, and 2 GiB]",
+)
+@click.option(
     "--adapter",
     multiple=True,
     help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.",

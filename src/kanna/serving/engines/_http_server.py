@@ -18,6 +18,8 @@ from kanna.serving.engines.handshake import announce_ready
 Handler = Callable[[dict[str, Any], web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY = 64 << 20
 """Bytes of a request's body."""
+LARGE = 1 << 16
+"""Bytes from which on a body is parsed outside the event loop."""
 
 
 class BadRequestError(Exception):
@@ -84,8 +86,7 @@ def _guarded(handler: Handler, key: str) -> Callable[[web.Request], Awaitable[we
         if not hmac.compare_digest(authorization, f"Bearer {key}".encode()):
             return _error("no valid key", 401)
         try:
-            body = await request.json() if request.can_read_body else {}
-            return await handler(body, request)
+            return await handler(await _read_json(request), request)
         except BadRequestError as error:
             return _error(str(error), 400, error.kind)
         except KannaError as error:
@@ -97,6 +98,13 @@ def _guarded(handler: Handler, key: str) -> Callable[[web.Request], Awaitable[we
             return _error(f"{type(error).__name__}: {error}", 500, "server_error")
 
     return handle
+
+
+async def _read_json(request: web.Request) -> Any:
+    if not request.can_read_body:
+        return {}
+    data = await request.read()
+    return await asyncio.to_thread(json.loads, data) if len(data) > LARGE else json.loads(data)
 
 
 async def _health(_: dict[str, Any], __: web.Request) -> web.StreamResponse:

@@ -53,18 +53,26 @@ class OpenAiRoutes:
     async def tokenize(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         """Ids of a text."""
         add_special = bool(body.get("add_special"))
-        return json_response(
-            {"tokens": self.codec.encode(body["content"], add_special=add_special)}
-        )
+
+        def answer() -> web.Response:
+            ids = self.codec.encode(body["content"], add_special=add_special)
+            return json_response({"tokens": ids})
+
+        return await asyncio.to_thread(answer)
 
     async def detokenize(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         """Text of ids."""
-        self._check_ids(body["tokens"])
-        return json_response({"content": self.codec.decode(body["tokens"])})
+
+        def answer() -> web.Response:
+            self._check_ids(body["tokens"])
+            return json_response({"content": self.codec.decode(body["tokens"])})
+
+        return await asyncio.to_thread(answer)
 
     async def apply_template(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         """The prompt that a chat becomes."""
-        return json_response({"prompt": self.codec.apply_template(body)})
+        prompt = await asyncio.to_thread(self.codec.apply_template, body)
+        return json_response({"prompt": prompt})
 
     async def score(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
         """Log-probabilities of a prompt."""
@@ -75,7 +83,7 @@ class OpenAiRoutes:
                 CONTEXT_EXCEEDED,
             )
         tokens = await self.worker.score(ids, self.codec.token_text, int(body["top"]))
-        return json_response({"tokens": tokens})
+        return await asyncio.to_thread(json_response, {"tokens": tokens})
 
     async def slots(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
         """Which slots are at work, and the tokens in them, as llama.cpp's server tells it."""
@@ -95,8 +103,10 @@ class OpenAiRoutes:
     async def health(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
         """Whether the thread that computes lives and moves."""
         problem = self.worker.problem
-        status = {"status": "error", "reason": problem} if problem else {"status": "ok"}
-        return json_response(status, 503 if problem else 200)
+        if problem:
+            return json_response({"status": "error", "reason": problem}, 503)
+        seconds = round(self.worker.seconds_computing, 3)
+        return json_response({"status": "ok", "seconds_computing": seconds})
 
     async def props(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
         """Whether the chat template has a place for tools."""
@@ -213,7 +223,12 @@ class OpenAiRoutes:
             whole = TextDelta()
             async for delta in deltas:
                 whole.extend(delta)
-            return json_response(shape.response(whole, _usage(job, len(whole.tokens))))
+
+            def encode() -> web.Response:
+                return json_response(shape.response(whole, _usage(job, len(whole.tokens))))
+
+            # With log-probabilities an answer can have megabytes.
+            return await asyncio.to_thread(encode)
 
     async def _stream(
         self,

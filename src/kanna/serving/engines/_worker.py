@@ -16,8 +16,8 @@ from typing import Any
 from kanna.serving.engines._jobs import GeneratedToken, GenerationJob, JobBatch
 from kanna.serving.engines._prompt_scorer import PromptScorer
 
-STALL_TIME = 120.0
-"""Seconds that one step may take: 512 tokens of a prompt, or one of each answer."""
+STALL_TIME = 600.0
+"""Seconds that one step may take on any device; the gateway measures what this one needs."""
 _LAST_WORDS = 1.0
 """Seconds in which the errors of the last jobs go out."""
 
@@ -51,12 +51,16 @@ class Worker:
     @property
     def problem(self) -> str:
         """Why it computes nothing; empty while it does, or waits for jobs."""
-        busy_since = self._busy_since
-        if not self._failure and busy_since is not None:
-            seconds = time.monotonic() - busy_since
-            if seconds > STALL_TIME:
-                return f"the thread that computes has not moved for {seconds:.0f} seconds"
+        seconds = self.seconds_computing
+        if not self._failure and seconds > STALL_TIME:
+            return f"the thread that computes has not moved for {seconds:.0f} seconds"
         return self._failure
+
+    @property
+    def seconds_computing(self) -> float:
+        """For how long the present step has lasted; 0 while it waits for jobs."""
+        busy_since = self._busy_since
+        return 0.0 if busy_since is None else time.monotonic() - busy_since
 
     def submit(self, job: GenerationJob) -> None:
         """Begin a job; its tokens come in `job.output`. Raises JobError when it died."""

@@ -42,6 +42,7 @@ class EngineConfig:
         draft: A small model that guesses ahead, for engines that take one.
         adapters: LoRA adapters, for engines that take them.
         program: A native program that runs the artefact in place of the Python package.
+        memory_limit: Bytes that the process may take besides the mapped file; None: any.
         chat_template: In place of the artefact's own, which takes more than a template may.
     """
 
@@ -68,6 +69,10 @@ class EngineConfig:
     program: str | None = field(
         default=None,
         metadata={"about": "A native program that runs the model in place of the Python package"},
+    )
+    memory_limit: int | None = field(
+        default=None,
+        metadata={"about": "Bytes that the process may take besides the mapped file; None: any"},
     )
     chat_template: str | None = field(
         default=None,
