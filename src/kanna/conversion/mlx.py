@@ -19,6 +19,7 @@ from kanna.conversion.base import (
     described,
 )
 from kanna.conversion.guidance import Guidance, read_guidance
+from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.conversion.hf_rows import over
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
@@ -63,19 +64,10 @@ class MLXSizes:
         self._float_type = float_type or presets.float_type(model)
         self.notes: list[str] = []
         self._names = families.hf_names(model)
-        self._tensors: Mapping[str, Tensor] = source.tensors
-        if source.kind == "hf" and all(name in self._tensors for name in self._names.values()):
-            # mlx-lm reads the spelling of transformers 4, and takes its own defaults where it finds
-            # another.
-            older = families.hf_config(model)
-            own = {k: v for k, v in source.config.items() if v is not None or k not in older}
-            # Whether there is a head is for the tensors to say: mlx-lm drops one that it reads is
-            # tied.
-            own["tie_word_embeddings"] = older["tie_word_embeddings"]
-            self.config: Mapping[str, Any] = older | own
-            self.files = families.side_files(model)
-        else:
-            self.config, self._tensors, self.files = families.to_hf(model)
+        folder = hf_folder(source, model)
+        self.config: Mapping[str, Any] = folder.config
+        self._tensors = folder.tensors
+        self.files = folder.files
 
     def preset(self, name: str) -> Plan:
         """The plan of a preset for this model; raises PlanError for an unknown one."""
@@ -238,11 +230,10 @@ class MLXConversion:
     def write(self, options: WriteOptions) -> WriteResult:
         """Write the folder, and read its tensors again."""
         files = {**self.sizes.files, provenance.FILE: self._provenance()}
-        config = self.sizes.config
         written = mlx.write_folder(
             self.out,
             tensors=self.sized.entries,
-            config={**config, _dtype_key(config): _TORCH[self.number]},
+            config=with_dtype(self.sizes.config, _TORCH[self.number]),
             files=files,
             threads=options.threads,
             progress=options.progress,
@@ -266,10 +257,6 @@ class MLXConversion:
         )
         own = {k: v.value for k, v in keys.items() if k.startswith("kanna.")}
         return (json.dumps(own, indent=2) + "\n").encode()
-
-
-def _dtype_key(config: Mapping[str, Any]) -> str:
-    return "dtype" if "dtype" in config else "torch_dtype"
 
 
 def _stored(folder: Path) -> Mapping[str, Tensor]:

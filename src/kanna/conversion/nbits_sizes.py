@@ -15,6 +15,7 @@ from kanna.conversion.base import (
     get_preset,
 )
 from kanna.conversion.guidance import Guidance
+from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.conversion.hf_rows import over
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
@@ -85,10 +86,10 @@ class NBitsSizes:
 
     @cached_property
     def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
-        config, tensors, files = families.to_hf(self.model)
-        build.preflight(config, tensors)
+        folder = hf_folder(self.source, self.model)
+        build.preflight(folder.config, folder.tensors)
         extras = build.extras(self.model.config, families.end_ids(self.model))
-        return config | extras | {"torch_dtype": "float32"}, tensors, files
+        return with_dtype(folder.config | extras, "float32"), folder.tensors, folder.files
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from kanna.conversion.base import (
     get_preset,
     sized_floats,
 )
+from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.onnx import build
@@ -74,10 +75,11 @@ class FloatConversion:
         refuse_unused(request, f"onnx:{self.preset}")
         self.source, self.model = source, model
         self.out = out or Path(f"{source.name}-onnx")
-        config, self.tensors, self.files = families.to_hf(model)
-        build.preflight(config, self.tensors)
-        ends = families.end_ids(model)
-        self.config = config | build.extras(model.config, ends) | {"torch_dtype": "float32"}
+        folder = hf_folder(source, model)
+        self.tensors, self.files = folder.tensors, folder.files
+        build.preflight(folder.config, self.tensors)
+        extras = build.extras(model.config, families.end_ids(model))
+        self.config = with_dtype(folder.config | extras, "float32")
         self.command = provenance.command(
             source,
             {

@@ -16,6 +16,7 @@ from kanna.conversion.base import (
     floats,
     sized_floats,
 )
+from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.errors import UsageError
 from kanna.formats import safetensors
 from kanna.formats.base import FLOATS
@@ -46,12 +47,10 @@ class SafetensorsConversion:
         self.encoding = encoding or (
             max(sizes, key=lambda n: sizes[n]) if any(sizes.values()) else "f16"
         )
-        config, tensors, self.files = families.to_hf(model)
-        config["torch_dtype"] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[
-            self.encoding
-        ]
-        self.config = config
-        self.resolved = floats(tensors, self.encoding)
+        folder = hf_folder(source, model)
+        names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+        self.config, self.files = with_dtype(folder.config, names[self.encoding]), folder.files
+        self.resolved = floats(folder.tensors, self.encoding)
         self.command = provenance.command(source, {"format": "safetensors", "encoding": encoding})
 
     def describe(self) -> ConvertResult:

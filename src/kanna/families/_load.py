@@ -13,6 +13,7 @@ from kanna.families._registry import family_of
 from kanna.families.base import Config, Family, Problem
 from kanna.model import MetaValue, Model, ValueType, num_weights, string
 from kanna.tokenizer.files import side_files
+from kanna.tokenizer.repeated import repeated
 
 if TYPE_CHECKING:
     from kanna.sources import Source
@@ -137,6 +138,12 @@ def _from_gguf(source: Source) -> Model:
             "the GGUF names no general.architecture",
             expected="a language model",
             todo="check the file",
+        )
+    if pair := repeated(source.gguf.value("tokenizer.ggml.tokens")):
+        raise UnsupportedError(
+            pair,
+            expected="every token once, or llama.cpp ends when it loads the file",
+            todo="convert again from the original model, with a newer converter",
         )
     notes: list[str] = []
     quantized = [

@@ -12,7 +12,7 @@ import numpy as np
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families._registry import family_of_arch
-from kanna.families._rope import Rope, llama3_factors, yarn_scale
+from kanna.families._rope import Rope, given_parameters, llama3_factors, yarn_scale
 from kanna.families.base import Family
 from kanna.families.views import HeadRows, Renamed, Shifted
 from kanna.model import F32, Model, Tensor
@@ -188,6 +188,9 @@ def _scaling(model: Model) -> dict[str, Any] | None:
     factors = model.tensors.get("rope_freqs.weight")
     if factors is None:
         return None
+    own = {k: v for k, v in given_parameters(model.config).items() if k != "rope_theta"}
+    if (own.get("rope_type") or own.get("type")) == "llama3":
+        return own
     values = factors.rows(0, 1).reshape(-1)
     theta = float(model.meta("{arch}.rope.freq_base") or 10000.0)
     return _llama3(values, theta)

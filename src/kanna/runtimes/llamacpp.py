@@ -15,6 +15,7 @@ from kanna.hardware.threads import choose_threads
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 from kanna.runtimes.isolation import IsolatedLlamaEngine
+from kanna.tokenizer.repeated import repeated
 
 if TYPE_CHECKING:
     from kanna.runtimes.llama_engine import LlamaEngine
@@ -234,7 +235,7 @@ def _fatal(file: gguf.GGUFFile, arch: object) -> str:
         tokens = file.value("tokenizer.ggml.tokens", ())
         if not ("<0x0A>" in tokens or "\n" in tokens):
             return "the vocabulary has no bytes to fall back on"
-    return ""
+    return repeated(file.value("tokenizer.ggml.tokens"))
 
 
 RUNTIME = LlamaCppRuntime()

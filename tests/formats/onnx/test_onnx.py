@@ -30,7 +30,7 @@ OWN_FACTOR = replace(
     | {"rope_parameters": PHI.values["rope_parameters"] | {"attention_factor": 1.5}},
 )
 RECIPES = tiny_models.RECIPES | {"qwen2-window": HALF_WINDOWED, "phi-factor": OWN_FACTOR}
-COVERED = {"llama", "mistral", "phi3", "qwen2"}
+COVERED = {"llama", "phi3", "qwen2"}
 """What another recipe does, and something beside it."""
 
 

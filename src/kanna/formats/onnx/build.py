@@ -28,6 +28,8 @@ GENAI_EDGE = 4096
 """Where onnxruntime-genai reads a Phi-3's text again, whatever the model says (measured, 0.18)."""
 GRAPH, DATA, GENAI = "model.onnx", "model.onnx.data", "genai_config.json"
 _MOST_LENGTH = 2**31 - 1
+_SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+"""Of generation_config.json, what genai_config.json has under the same name."""
 _LAYER = re.compile(r"Reading layer (\d+)")
 
 
@@ -176,6 +178,9 @@ def _keep(out: Path, config: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     for kind in ("bos", "pad"):
         if (token := config.get(f"{kind}_token_id")) is not None:
             genai["model"][f"{kind}_token_id"] = token
+    # The builder leaves some of them out.
+    generation = json.loads(files.get("generation_config.json", b"{}"))
+    genai["search"] |= {k: generation[k] for k in _SEARCH if generation.get(k) is not None}
     (out / GENAI).write_text(json.dumps(genai, indent=4), encoding="utf-8")
 
 
