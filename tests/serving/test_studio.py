@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import shlex
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +22,7 @@ from kanna._util.atomic import write_json
 from kanna.cli.main import cli
 from kanna.errors import KannaError, MissingError, UsageError
 from kanna.serving.problems import ApiError
+from kanna.serving.studio import archives, duration
 from kanna.serving.studio.exports import call
 from kanna.serving.studio.home import StudioHome
 from kanna.serving.studio.jobs import MAX_ATTEMPTS, JobStore, StudioJob, model_name
@@ -184,6 +187,53 @@ def test_files_are_those_of_the_job(studio: Studio, llama: Path, name: str) -> N
         address = f"{studio.address}studio/files/{path}"
         assert httpx.get(address, follow_redirects=True).status_code == 404
     studio.ask("DELETE", f"/studio/jobs/{job['id']}")
+
+
+def test_a_folder_comes_as_one_archive(studio: Studio, llama: Path) -> None:
+    job = studio.start(verb="convert", source=str(llama), preset="mlx:q4", verify=False)
+    result = studio.until(job, "done")["result"]
+    made = Path(result["path"])
+    answer = httpx.get(f"{studio.address.rstrip('/')}{result['archive']}")
+    assert answer.headers["content-disposition"].endswith(f"{made.name}.zip")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        held = {n: archive.read(n) for n in archive.namelist()}
+    files = {p.relative_to(made).as_posix(): p.read_bytes() for p in made.rglob("*") if p.is_file()}
+    assert held == {f"{made.name}/{name}": data for name, data in files.items()}
+    wrong = httpx.get(f"{studio.address}studio/archives/{'x' * 32}")
+    assert wrong.status_code == 404
+    studio.ask("DELETE", f"/studio/jobs/{job['id']}")
+
+
+def test_archives_are_sent_in_parts_and_without_links(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "weights").write_bytes(bytes(5 << 20))
+    (folder / "leads-out").symlink_to("/etc/passwd")
+    files = archives.files_of(folder)
+    assert [*files] == ["made/weights"]
+    sizes = [len(part) for part in archives.parts(files)]
+    assert len(sizes) > 5 and max(sizes) < 2 << 20
+    (folder / "weights").unlink()
+    with pytest.raises(ApiError, match="no such files"):
+        archives.files_of(folder)
+
+
+def test_a_whole_job_is_estimated_from_an_earlier_one() -> None:
+    steps = [("write", 10.0), ("verify", 20.0), ("write", 10.0), ("verify", 20.0)]
+    assert duration.seconds_left({}, steps) is None
+    first = {"steps": [], "stage": "write", "done": 5, "total": 10, "seconds": 10.0}
+    assert duration.seconds_left(first, steps) == pytest.approx(10 + 2 * 50)  # half as fast
+    later = {
+        "steps": [{"stage": "write", "seconds": 10.0}, {"stage": "verify", "seconds": 20.0}],
+        "stage": "verify",  # a step that comes before its turn
+        "done": 0,
+        "total": None,
+        "seconds": 0.0,
+    }
+    assert duration.seconds_left(later, steps) == pytest.approx(30.0)
+    for verb in ("convert", "compare", "optimize"):
+        assert duration.usual(verb, {"effort": "max", "verify": True, "presets": ["a", "b"]})
 
 
 def test_estimates_are_those_of_fit(studio: Studio, llama: Path) -> None:

@@ -87,7 +87,8 @@ function drawProgress(card, now) {
   else card.bar.value = part;
   const amount = now.unit === "bytes" ? [size(now.done ?? 0), now.total && `of ${size(now.total)}`] : [now.done ?? 0, now.total && `of ${now.total} ${now.unit}`];
   const left = now.seconds_left === null ? "" : ` · about ${lasting(now.seconds_left)} left`;
-  card.now.textContent = now.stage ? `${now.stage}: ${amount.filter(Boolean).join(" ")}${part === null ? "" : ` · ${Math.floor(part * 100)} %`}${left}` : "Working…";
+  const whole = now.job_seconds_left == null || now.job_seconds_left < 1 ? "" : `${left ? "," : " ·"} about ${lasting(now.job_seconds_left)} for the whole job`;
+  card.now.textContent = now.stage ? `${now.stage}: ${amount.filter(Boolean).join(" ")}${part === null ? "" : ` · ${Math.floor(part * 100)} %`}${left}${whole}` : "Working…";
   const done = now.remarks?.at(-1) ?? (now.steps?.length ? `${now.steps.length} ${now.steps.length === 1 ? "step" : "steps"} done, the last: ${now.steps.at(-1).stage}` : "");
   card.steps.textContent = done;
 }
@@ -108,7 +109,7 @@ function finished(card, job) {
     r.model ? button("Chat", () => open("chat", { "chat-model": r.model }), "main") : null,
     r.model && !job.original_of ? button("Beside the original", () => besideOriginal(job)) : null,
     r.report ? link("Report", r.report) : null,
-    one ? link("Download", one.address, true) : null,
+    one ? link("Download", one.address, true) : r.archive ? link("Download as zip", r.archive, true) : null,
     removeButton(job),
   );
   return [figures, r.advice ? h("p", { class: "hint" }, r.advice[0].toUpperCase() + r.advice.slice(1)) : null, tools, card.wait = h("div", {}), r.no_model ? h("p", { class: "hint" }, `No chat with it here: ${r.no_model}`) : null,

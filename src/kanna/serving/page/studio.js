@@ -67,11 +67,14 @@ function drawFit(answer) {
 
 // Jobs
 
+const number = (id) => ($(id).value ? { [id]: Number($(id).value) } : {});
+
 async function start(verb) {
   const preset = $("presets").querySelector(":checked")?.value ?? "";
   const body = { verb, source };
   if (verb === "convert") Object.assign(body, { preset, verify: $("verify").checked });
-  if (verb === "optimize") Object.assign(body, { preset, size: $("budget").value.trim(), effort: $("effort").value });
+  if (verb === "optimize") Object.assign(body, { preset, size: $("budget").value.trim(), effort: $("effort").value, ...number("tokens") });
+  if (verb !== "convert") Object.assign(body, number("windows"));
   // Comparing means several presets of this format: those it has by default are GGUF's.
   if (verb === "compare" && $("format").value !== "gguf") body.presets = fitted.rows.filter((r) => r.fits).map((r) => r.preset);
   try {

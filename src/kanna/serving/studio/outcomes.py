@@ -12,10 +12,13 @@ from kanna.serving import engines
 from kanna.serving.pool import ModelPool
 from kanna.serving.problems import ApiError
 from kanna.serving.settings import ModelSpec
+from kanna.serving.studio import duration
 from kanna.serving.studio.exports import call
 from kanna.serving.studio.jobs import DONE, QUEUED, RUNNING, JobStore, StudioJob, read_object
 
 _MOST_FILES = 200
+# Options that decide how long a job takes.
+_KIND = ("effort", "format", "presets", "verify", "windows", "tokens")
 _REPORT = "report.html"
 
 
@@ -128,10 +131,23 @@ class Outcomes:
             "python": foreign.python(),
         }
         if job.state in (RUNNING, QUEUED):
-            about["progress"] = progress(read_object(folder / "progress.json"))
+            state = read_object(folder / "progress.json")
+            left = duration.seconds_left(state, self._expected(job))
+            about["progress"] = {**progress(state), "job_seconds_left": left}
         if job.state == DONE:
             about["result"] = self._result(job)
         return about
+
+    def _expected(self, job: StudioJob) -> list[tuple[str, float]]:
+        """Steps of a job like this one that succeeded last, else those that are usual."""
+        key = [job.options.get(name) for name in _KIND]
+        for other in reversed(self.store.jobs.values()):
+            like = other.verb == job.verb and [other.options.get(n) for n in _KIND] == key
+            if like and other.state == DONE:
+                steps = duration.steps_of(read_object(self.store.folder(other) / "progress.json"))
+                if steps:
+                    return steps
+        return duration.usual(job.verb, job.options)
 
     def _result(self, job: StudioJob) -> dict[str, Any]:
         outcome = read_object(self.store.folder(job) / "result.json")
@@ -143,6 +159,7 @@ class Outcomes:
             "path": str(path) if path else None,
             "files": files,
             "report": report,
+            "archive": f"/studio/archives/{job.ticket}" if path and path.is_dir() else None,
             "model": self._models.get(job.id),
             "no_model": self._refusals.get(job.id, ""),
         }
@@ -168,6 +185,16 @@ class Outcomes:
                 if path.is_relative_to(out) and path.is_file():
                     return path, path.name == _REPORT
         raise ApiError(404, "there is no such file", code="not_found")
+
+    def folder(self, ticket: str) -> Path:
+        """The folder that a job made as its result; raises ApiError 404."""
+        for job in self.store.jobs.values():
+            if job.ticket == ticket and job.state == DONE:
+                out = (self.store.folder(job) / "out").resolve()
+                path = artefact(job, read_object(out.parent / "result.json").get("result", {}))
+                if path and path.is_dir() and path.resolve().is_relative_to(out):
+                    return path.resolve()
+        raise ApiError(404, "there is no such folder", code="not_found")
 
     # Models to chat with
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
@@ -22,6 +22,7 @@ from kanna.optimization import EFFORTS
 from kanna.optimization import adapters as searched
 from kanna.serving.gateway import Gateway
 from kanna.serving.problems import ApiError
+from kanna.serving.studio.archives import Archives
 from kanna.serving.studio.estimate import Estimator
 from kanna.serving.studio.jobs import JobStore, StudioJob
 from kanna.serving.studio.library import known_models
@@ -57,6 +58,7 @@ class NewJob(_Body):
     effort: str = Field("balanced", max_length=40)
     presets: list[str] = Field([], max_length=100)
     windows: int | None = Field(None, ge=1, le=1_000_000)
+    tokens: int | None = Field(None, ge=512, le=100_000_000)
     verify: bool = True
 
     def options(self) -> dict[str, Any]:
@@ -71,7 +73,8 @@ class NewJob(_Body):
         budget = {"size": parse_size(self.size)} if self.size else {"like": preset}
         effort = {} if self.effort == "balanced" else {"effort": self.effort}
         named = {} if name == formats.DEFAULT else {"format": name}
-        return {**budget, **effort, **named, **windows}
+        tokens = {"tokens": self.tokens} if self.tokens else {}
+        return {**budget, **effort, **named, **windows, **tokens}
 
 
 class FileSize(_Body):
@@ -260,6 +263,8 @@ def _add_job_actions(routes: APIRouter, gateway: Gateway, parts: StudioParts) ->
 
 
 def _add_files(routes: APIRouter, parts: StudioParts) -> None:
+    archives = Archives()
+
     @routes.get("/files/{ticket}/{name:path}")
     async def file(ticket: str, name: str) -> Response:
         """A file of a job; its address holds the job's ticket, since a link cannot send a key."""
@@ -272,4 +277,15 @@ def _add_files(routes: APIRouter, parts: StudioParts) -> None:
             path,
             media_type="application/octet-stream",
             headers={"Content-Disposition": disposition},
+        )
+
+    @routes.get("/archives/{ticket}")
+    async def archive(ticket: str) -> Response:
+        """The folder that a job made, as one file."""
+        folder = parts.outcomes.folder(ticket)
+        disposition = f"attachment; filename*=UTF-8''{quote(folder.name)}.zip"
+        return StreamingResponse(
+            archives.open(folder),
+            media_type="application/zip",
+            headers={"Content-Disposition": disposition, "Cache-Control": "no-store"},
         )
