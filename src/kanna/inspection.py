@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kanna import families, formats, provenance
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
+from kanna._util.typed import whole
 from kanna._util.units import format_size, precision_class
 from kanna.errors import KannaError, SourceError
 from kanna.formats import gguf
@@ -254,9 +257,9 @@ def _types(tensors: list[Tensor]) -> list[dict[str, Any]]:
 
 def _whole(value: Any) -> int | None:
     """An integer of the metadata; of one value per layer, the largest."""
-    if hasattr(value, "__len__") and not isinstance(value, str):
-        value = max(value, default=None)
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, np.ndarray):  # checked when the file was opened
+        value = int(value.max())
+    return whole().convert(value)
 
 
 def _shape(model: Model) -> dict[str, int]:
@@ -310,7 +313,7 @@ def _provenance(model: Model, source: Source) -> dict[str, Any]:
     for key, value in written.items():
         if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
             if isinstance(value, str) and value.startswith("{"):
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     value = json.loads(value)
             entries[key] = (
                 list(value)

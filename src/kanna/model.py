@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kanna.errors import KannaError
+from kanna.errors import KannaError, SourceError, UnsupportedError
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -142,3 +142,36 @@ class Model:
         """Value of a metadata key; `{arch}` in the key stands for the family."""
         entry = self.metadata.get(key.replace("{arch}", self.family))
         return default if entry is None else entry.value
+
+    def whole(self, key: str, default: int | None = None, *, least: int = 0) -> int:
+        """A size that is one for the whole model, from the metadata.
+
+        Args:
+            key: As for `meta`.
+            default: Where the key is absent; None: it must be there.
+            least: The smallest value that makes sense.
+
+        Raises:
+            SourceError: It is absent, too small, or no whole number.
+            UnsupportedError: Layers have different ones.
+        """
+        name = key.replace("{arch}", self.family)
+        value = self.meta(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, np.ndarray | list) and len(value):  # one per layer
+            if any(v != value[0] for v in value):
+                raise UnsupportedError(
+                    f"{name} differs between layers",
+                    expected="one number for all layers",
+                    todo="write a GGUF instead: there it stays as it is",
+                )
+            value = int(value[0])
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            has = "is absent" if value is None else f"is {value!r:.40}"
+            raise SourceError(
+                f"{name} {has}",
+                expected=f"a whole number from {least}",
+                todo="give the file of a whole language model",
+            )
+        return value

@@ -103,7 +103,7 @@ def _sample(
         families.to_hf(model)[2]["tokenizer.json"].decode()
     )
     seeds = prompt_seeds(model, tokenizer)
-    length = min(WINDOW, int(model.meta("{arch}.context_length", WINDOW) or WINDOW))
+    length = min(WINDOW, model.whole("{arch}.context_length", 0) or WINDOW)
     settings: dict[str, Any] = {
         "version": VERSION,
         "temperature": TEMPERATURE,
@@ -179,8 +179,8 @@ def _files(folder: Path, batches: list[Path], kinds: Sequence[str]) -> list[Path
 
 def _require(model: Model, length: int) -> None:
     """Raise KannaError when the whole network, needed for every token, does not fit in memory."""
-    layers = int(model.meta("{arch}.block_count"))
-    heads = int(model.meta("{arch}.attention.head_count"))
+    layers = model.whole("{arch}.block_count", least=1)
+    heads = model.whole("{arch}.attention.head_count", least=1)
     width = families.head_dim_of(model)
     cache = (
         2
@@ -189,7 +189,7 @@ def _require(model: Model, length: int) -> None:
         * length
         * layers
         * width
-        * int(model.meta("{arch}.attention.head_count_kv") or heads)
+        * (model.whole("{arch}.attention.head_count_kv", 0) or heads)
     )
     needed, free = 4 * model.num_parameters + cache, memory().available
     if needed > free:

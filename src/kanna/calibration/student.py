@@ -32,8 +32,8 @@ def bytes_needed(model: Model, tokens: int, window: int) -> int:
     backward pass.
     """
     table = model.tensors["token_embd.weight"].shape
-    hidden, layers = int(table[1]), int(model.meta("{arch}.block_count"))
-    feed = int(model.meta("{arch}.feed_forward_length") or 4 * hidden)
+    hidden, layers = int(table[1]), model.whole("{arch}.block_count", least=1)
+    feed = model.whole("{arch}.feed_forward_length", 0) or 4 * hidden
     activations = 4 * window * layers * (16 * hidden + 6 * feed)
     largest = max(num_weights(t) for t in model.tensors.values())
     # Six bytes each: a factor and an offset of 32 weights are in six arrays.

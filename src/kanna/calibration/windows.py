@@ -58,7 +58,7 @@ def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Calibrat
             tokenizer.encode(document.text, add_special_tokens=False).ids
         )
     total = sum(map(len, streams.values()))
-    context = int(model.meta("{arch}.context_length", WINDOW) or WINDOW)
+    context = model.whole("{arch}.context_length", 0) or WINDOW
     size = min(WINDOW, context, total)
     if size < _LEAST:
         raise UsageError(

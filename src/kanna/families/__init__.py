@@ -4,6 +4,7 @@ load_model(source) → Model    check(source) → problems    names() → famili
 to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 """
 
+from kanna.families._bounds import check_stored
 from kanna.families._load import check, load_for_gguf, load_model, require_tokenizer
 from kanna.families._registry import family_of, get, names
 from kanna.families.base import Problem
@@ -23,6 +24,7 @@ __all__ = [
     "COMPUTED",
     "Problem",
     "check",
+    "check_stored",
     "end_ids",
     "family_of",
     "get",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from kanna._util.typed import shown
 from kanna.families._config_keys import ONLY, READ, neutral
 from kanna.families.base import Config, Family, Problem
 
@@ -22,7 +23,7 @@ def problems(family: Family, config: Config) -> list[Problem]:
     given = {k: v for k, v in config.given.items() if v is not None}
     wrong = [
         Problem(
-            f"config.json has {key} = {value!r:.80}",
+            f"config.json has {key} = {shown(value)}",
             " or ".join(map(repr, family.fixed[key])) or f"no {key}",
             "no stock runtime computes this model",
         )
@@ -34,7 +35,7 @@ def problems(family: Family, config: Config) -> list[Problem]:
         if not _is_one_of(value := rest.pop(key), ONLY[key]):
             wrong.append(
                 Problem(
-                    f"config.json has {key} = {value!r:.80}, which stock "
+                    f"config.json has {key} = {shown(value)}, which stock "
                     f"{family.architectures[0]} does not compute",
                     " or ".join(map(repr, ONLY[key])) or f"no {key}",
                     "the model differs from its class: convert it with the tools of its makers",
@@ -71,12 +72,12 @@ def _unknown(rest: Mapping[str, Any], family: Family) -> list[Problem]:
     names = sorted(k for k in rest if k not in _WRAPPERS)
     if not names:
         return []
-    shown = ", ".join(f"{k} = {rest[k]!r:.40}" for k in names[:_SHOWN])
+    first = ", ".join(f"{k} = {shown(rest[k])[:40]}" for k in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return [
         Problem(
             f"config.json has keys that stock {family.architectures[0]} does not read, and that "
-            f"are left out: {shown}{more}",
+            f"are left out: {first}{more}",
             todo="`kanna verify` compares the result with transformers",
             fatal=False,
         )

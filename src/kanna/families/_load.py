@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kanna import tokenizer
 from kanna.errors import KannaError, SourceError, UnsupportedError
-from kanna.families import _accounting, _rope_checks
+from kanna.families import _accounting, _bounds, _rope_checks
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
@@ -33,6 +33,7 @@ def load_model(source: Source) -> Model:
         return _from_gguf(source)
     _, family = family_of(source.config)
     config = Config(source.config, family.defaults)
+    _bounds.check_config(config, source.tensors)
     problems = _config_problems(family, config)
     tensors, tensor_problems = map_tensors(source, family, config)
     problems += tensor_problems
@@ -80,6 +81,7 @@ def check(source: Source) -> list[Problem]:
     try:
         _, family = family_of(source.config)
         config = Config(source.config, family.defaults)
+        _bounds.check_config(config, source.tensors)
         problems = _config_problems(family, config) + map_tensors(source, family, config)[1]
     except KannaError as error:
         return [Problem(error.found, error.expected, error.todo)]
@@ -145,7 +147,12 @@ def _from_gguf(source: Source) -> Model:
             expected="every token once, or llama.cpp ends when it loads the file",
             todo="convert again from the original model, with a newer converter",
         )
-    notes: list[str] = []
+    model = Model(
+        name=source.name,
+        family=arch.value,
+        tensors=dict(source.tensors),
+        metadata=metadata,
+    )
     quantized = [
         t
         for t in source.tensors.values()
@@ -153,14 +160,8 @@ def _from_gguf(source: Source) -> Model:
     ]
     if quantized:
         kinds = sorted({t.dtype for t in quantized})
-        notes.append(
+        model.notes.append(
             f"the source is already quantized ({', '.join(kinds)}): its losses stay, and more are "
             "added to them"
         )
-    return Model(
-        name=source.name,
-        family=arch.value,
-        tensors=dict(source.tensors),
-        metadata=metadata,
-        notes=notes,
-    )
+    return model

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util.typed import read, real, shown, text
 from kanna.errors import SourceError
-from kanna.families._numbers import real
 from kanna.model import F32, MetaValue, f32, string, u32
 
 ORIGINAL = "original_max_position_embeddings"
@@ -34,7 +34,7 @@ class Rope:
         value = real(self.params.get(key, default))
         if value is None:
             raise SourceError(
-                f"rope scaling {self.kind!r} has {key} = {self.params.get(key)!r:.80}",
+                f"rope scaling {self.kind!r} has {key} = {shown(self.params.get(key))}",
                 expected="a number",
                 todo="check rope_parameters (or rope_scaling) in config.json",
             )
@@ -54,15 +54,16 @@ def rope_of(values: Mapping[str, Any], layers: str) -> Rope:
         params = params.get(layers) or {}
     if not isinstance(params, Mapping):
         raise SourceError(
-            f"config.json has rope parameters {params!r:.80} for {layers}", expected="an object"
+            f"config.json has rope parameters {shown(params)} for {layers}", expected="an object"
         )
     theta = params.get("rope_theta", theta)
     base = real(theta)
     if base is None or base <= 0:
         raise SourceError(
-            f"config.json has rope_theta = {theta!r:.80}", expected="a positive number"
+            f"config.json has rope_theta = {shown(theta)}", expected="a positive number"
         )
-    kind = str(params.get("rope_type") or params.get("type") or "default").lower()
+    named = params.get("rope_type") or params.get("type") or "default"
+    kind = read(named, text(64), "rope_type", "config.json").lower()
     context = values.get("max_position_embeddings")
     if kind in ("llama3", "yarn") and params.get(ORIGINAL) is None and context is not None:
         params = {**params, ORIGINAL: context}
@@ -80,7 +81,7 @@ def given_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, params in (("rope_scaling", old), ("rope_parameters", new)):
         if not isinstance(params, Mapping):
             raise SourceError(
-                f"config.json has {name} = {params!r:.80}",
+                f"config.json has {name} = {shown(params)}",
                 expected="an object",
                 todo="fetch config.json again from where the model was published",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kanna.families._numbers import real
+from kanna._util.typed import real, shown
 from kanna.families._rope import LAYER_TYPES, Rope, given_parameters
 from kanna.families.base import Config, Family, Problem
 
@@ -62,7 +62,7 @@ def problems(family: Family, config: Config) -> list[Problem]:
     if "partial_rotary_factor" not in family.reads and real(part) != 1.0:
         wrong.append(
             Problem(
-                f"config.json has partial_rotary_factor = {part!r:.80}",
+                f"config.json has partial_rotary_factor = {shown(part)}",
                 "1.0: every value of a head rotates",
                 "no stock runtime computes this model",
             )
@@ -77,7 +77,7 @@ def _parameters(rope: Rope, *, longrope: bool) -> list[Problem]:
     given = {k: v for k, v in rope.params.items() if v is not None and k not in LAYER_TYPES}
     wrong = [
         Problem(
-            f"the rotary embedding has the parameter {key} = {given[key]!r:.60}",
+            f"the rotary embedding has the parameter {key} = {shown(given[key])}",
             ", ".join(sorted(PARAMETERS.get(kind, _ALL))),
             "no stock runtime computes this model",
         )
@@ -87,7 +87,7 @@ def _parameters(rope: Rope, *, longrope: bool) -> list[Problem]:
         if given.get(key, only) != only:
             wrong.append(
                 Problem(
-                    f"rope scaling 'yarn' has {key} = {given[key]!r:.60}",
+                    f"rope scaling 'yarn' has {key} = {shown(given[key])}",
                     f"{only}, which llama.cpp computes whatever the file says",
                     "no stock runtime computes this model",
                 )
@@ -116,10 +116,10 @@ def _two_spellings(config: Config) -> list[Problem]:
     if params is old and lost is not None and real(lost) != theta:
         return [
             Problem(
-                f"config.json has rope_scaling, and rope_parameters with rope_theta {lost!r:.40}: "
+                f"config.json has rope_scaling, and rope_parameters with rope_theta {shown(lost)}: "
                 f"transformers takes the first alone, with a rope_theta of {theta:g}",
                 "one of the two",
-                f"put rope_type, rope_theta {lost!r:.40} and the numbers of rope_scaling into "
+                f"put rope_type, rope_theta {shown(lost)} and the numbers of rope_scaling into "
                 "rope_parameters, and leave rope_scaling out",
             )
         ]

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from kanna._util.typed import FLAG, FieldKind, TypedObject, number, read, shown, whole
 from kanna.errors import SourceError
 from kanna.families._config_keys import NULLABLE
-from kanna.families._numbers import real
 from kanna.families._rope import LAYER_TYPES, Rope, rope_of
 from kanna.model import F32, MetaValue, Model
 
 Metadata = dict[str, MetaValue]
 Shape = tuple[str, ...]
+T = TypeVar("T")
+_PART = number(0.0, 1.0)
 
 NAMES: dict[str, str] = {
     "model.embed_tokens": "token_embd",
@@ -82,8 +84,8 @@ class Config:
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self.raw = raw
-        text = raw.get("text_config")
-        merged = {**raw, **text} if isinstance(text, Mapping) else dict(raw)
+        text = TypedObject(raw, "config.json").part("text_config").values
+        merged = {**raw, **text}
         self.values: dict[str, Any] = {
             **defaults,
             **{k: v for k, v in merged.items() if v is not None or k in NULLABLE},
@@ -96,27 +98,42 @@ class Config:
 
     def count(self, key: str) -> int:
         """A positive integer of the config; SourceError when absent or something else."""
-        value = self.values.get(key)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
-            raise SourceError(
-                f"config.json has {key} = {value!r:.80}",
-                expected="a positive integer",
-                todo="fetch config.json again from where the model was published",
-            )
-        return value
+        return self._typed(key, FieldKind("a positive integer", whole(1).convert))
 
     def number(self, key: str) -> float:
         """A number of the config; SourceError when absent or something else."""
-        value = real(self.values.get(key))
-        if value is None:
+        return self._typed(key, number())
+
+    def read(self, key: str, kind: FieldKind[T], default: T) -> T:
+        """A value of another kind, or `default` where it is absent; SourceError for others."""
+        return default if self.values.get(key) is None else self._typed(key, kind)
+
+    def flag(self, key: str) -> bool:
+        """Whether a key is true; SourceError for anything but true, false and null."""
+        return self.read(key, FLAG, False)
+
+    def _typed(self, key: str, kind: FieldKind[T]) -> T:
+        value = self.values.get(key)
+        converted = kind.convert(value)
+        if converted is None:
             raise SourceError(
-                f"config.json has {key} = {self.values.get(key)!r:.80}",
-                expected="a number",
+                f"config.json has {key} = {shown(value)}",
+                expected=kind.words,
                 todo="fetch config.json again from where the model was published",
             )
-        return value
+        return converted
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a layer with a window sees; None: no layer has one."""
+        return self.read("sliding_window", whole(), 0) or None
+
+    def rotary_part(self) -> float:
+        """Share of a head that rotates, among the parameters of the rotary embedding or beside."""
+        params = self.rope().params
+        if params.get("partial_rotary_factor") is None:
+            return self.read("partial_rotary_factor", _PART, 1.0)
+        return read(params["partial_rotary_factor"], _PART, "partial_rotary_factor", "config.json")
 
     @property
     def layers(self) -> int:
@@ -161,12 +178,7 @@ class Config:
     @property
     def tied(self) -> bool:
         """Whether the output matrix is the embedding."""
-        value = self.get("tie_word_embeddings", False)
-        if not isinstance(value, bool):
-            raise SourceError(
-                f"config.json has tie_word_embeddings = {value!r:.80}", expected="true or false"
-            )
-        return value
+        return self.flag("tie_word_embeddings")
 
     def rope(self, layers: str = "full_attention") -> Rope:
         """Rotary embedding of the full (or sliding) attention layers, from either spelling."""
@@ -183,7 +195,7 @@ class Config:
             or any(kind not in LAYER_TYPES for kind in given)
         ):
             raise SourceError(
-                f"config.json has layer_types = {given!r:.80}",
+                f"config.json has layer_types = {shown(given)}",
                 expected=f"{self.layers} of {' and '.join(LAYER_TYPES)}, one per layer",
                 todo="no stock runtime computes other kinds of layers of this family",
             )

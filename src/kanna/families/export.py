@@ -11,6 +11,7 @@ import numpy as np
 
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
+from kanna.families._bounds import check_stored
 from kanna.families._registry import family_of_arch
 from kanna.families._rope import Rope, given_parameters, llama3_factors, yarn_scale
 from kanna.families.base import Family
@@ -36,6 +37,8 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     """
     _, family = family_of_arch(model.family)
     config = hf_config(model)
+    if not model.config:  # of a GGUF: its metadata is all there is to build on
+        check_stored(model)
     head_dim = head_dim_of(model)
     tensors: dict[str, Tensor] = {}
     for gguf_name, name in hf_names(model).items():
@@ -76,11 +79,9 @@ def hf_names(model: Model) -> dict[str, str]:
 
 def head_dim_of(model: Model) -> int:
     """Values of a query or key of one head."""
-    heads = int(model.meta("{arch}.attention.head_count"))
-    return int(
-        model.meta("{arch}.attention.key_length")
-        or int(model.meta("{arch}.embedding_length")) // heads
-    )
+    heads = model.whole("{arch}.attention.head_count", least=1)
+    length = model.whole("{arch}.attention.key_length", 0)
+    return length or model.whole("{arch}.embedding_length") // heads
 
 
 def hf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
@@ -125,7 +126,11 @@ def hf_config(model: Model) -> dict[str, Any]:
             )
         return value
 
-    hidden, heads = int(need("embedding_length")), int(need("attention.head_count"))
+    def size(key: str) -> int:
+        need(key)
+        return model.whole(f"{{arch}}.{key}", least=1)
+
+    hidden, heads = size("embedding_length"), size("attention.head_count")
     embedding = model.tensors.get("token_embd.weight")
     if embedding is None:
         raise SourceError("the GGUF has no token_embd.weight", expected="a language model")
@@ -134,19 +139,19 @@ def hf_config(model: Model) -> dict[str, Any]:
         "model_type": family.model_type,
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": int(need("feed_forward_length")),
-        "num_hidden_layers": int(need("block_count")),
+        "intermediate_size": size("feed_forward_length"),
+        "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(meta("{arch}.attention.head_count_kv") or heads),
-        "max_position_embeddings": int(need("context_length")),
+        "num_key_value_heads": model.whole("{arch}.attention.head_count_kv", 0) or heads,
+        "max_position_embeddings": size("context_length"),
         "rms_norm_eps": _short(need("attention.layer_norm_rms_epsilon")),
         "rope_theta": _short(
             meta("{arch}.rope.freq_base") or family.defaults.get("rope_theta", 10000.0)
         ),
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
-    if (length := meta("{arch}.attention.key_length")) is not None:
-        config["head_dim"] = int(length)
+    if length := model.whole("{arch}.attention.key_length", 0):
+        config["head_dim"] = length
     if (activation := family.fixed.get("hidden_act")) is not None:
         config["hidden_act"] = activation[0]
     if (scaling := _scaling(model)) is not None:

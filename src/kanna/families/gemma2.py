@@ -87,14 +87,17 @@ def checks(c: Config) -> list[Problem]:
 
 def to_config(model: Model) -> dict[str, Any]:
     """Config keys of Gemma 2, back from the metadata."""
-    layers, hidden = model.meta("{arch}.block_count"), model.meta("{arch}.embedding_length")
+    layers, hidden = (
+        model.whole("{arch}.block_count"),
+        model.whole("{arch}.embedding_length", least=1),
+    )
     return {
         "hidden_activation": ACTIVATIONS[0],
         "sliding_window": model.meta("{arch}.attention.sliding_window", 4096),
         "attn_logit_softcapping": model.meta("{arch}.attn_logit_softcapping", 50.0),
         "final_logit_softcapping": model.meta("{arch}.final_logit_softcapping", 30.0),
         "query_pre_attn_scalar": (
-            hidden // model.meta("{arch}.attention.head_count")
+            hidden // model.whole("{arch}.attention.head_count", least=1)
             if layers == WIDE
             else model.meta("{arch}.attention.key_length")
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kanna._util.typed import whole
 from kanna.families._keys import common
 from kanna.families.base import Config, Family, Metadata, Problem
 from kanna.families.gemma2 import ACTIVATIONS, GEMMA_NAMES, READS, layer_types, scale_problems
@@ -22,9 +23,9 @@ There llama.cpp scales attention by hidden / heads instead of the head size.
 def metadata(c: Config) -> Metadata:
     """The `gemma3.*` keys; the pattern of windows only where it is not llama.cpp's own."""
     keys = common(ARCH, c, head_dim=True)
-    if (cap := c.get("final_logit_softcapping")) is not None:
-        keys[f"{ARCH}.final_logit_softcapping"] = f32(float(cap))
-    windows = layer_types(c, int(c.get("sliding_window_pattern") or PERIOD))
+    if c.get("final_logit_softcapping") is not None:
+        keys[f"{ARCH}.final_logit_softcapping"] = f32(c.number("final_logit_softcapping"))
+    windows = layer_types(c, c.read("sliding_window_pattern", whole(), 0) or PERIOD)
     if any(windows):
         keys[f"{ARCH}.attention.sliding_window"] = u32(c.count("sliding_window"))
         keys[f"{ARCH}.rope.freq_base_swa"] = f32(c.rope("sliding_attention").theta)
@@ -40,11 +41,15 @@ def checks(c: Config) -> list[Problem]:
 
 def to_config(model: Model) -> dict[str, Any]:
     """Config keys of Gemma 3, back from the metadata."""
-    layers, heads = model.meta("{arch}.block_count"), model.meta("{arch}.attention.head_count")
+    layers, heads = (
+        model.whole("{arch}.block_count"),
+        model.whole("{arch}.attention.head_count", least=1),
+    )
     window = model.meta("{arch}.attention.sliding_window")
     pattern = model.meta("{arch}.attention.sliding_window_pattern", PERIOD)
     if isinstance(pattern, int):
-        pattern = [(i + 1) % pattern != 0 for i in range(layers)]
+        period = pattern or layers + 1  # 0: every layer has the window
+        pattern = [(i + 1) % period != 0 for i in range(layers)]
     kinds = [
         "sliding_attention" if windowed and window else "full_attention" for windowed in pattern
     ]
@@ -55,7 +60,7 @@ def to_config(model: Model) -> dict[str, Any]:
         "rope_local_base_freq": model.meta("{arch}.rope.freq_base_swa", 10000.0),
         "final_logit_softcapping": model.meta("{arch}.final_logit_softcapping"),
         "query_pre_attn_scalar": (
-            model.meta("{arch}.embedding_length") // heads
+            model.whole("{arch}.embedding_length", least=1) // heads
             if layers == WIDE
             else model.meta("{arch}.attention.key_length")
         ),

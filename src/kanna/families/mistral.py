@@ -8,8 +8,8 @@ from kanna.families.base import Config, Family, Problem
 
 def checks(c: Config) -> list[Problem]:
     """llama.cpp's `llama` has no sliding window: beyond it the two runtimes see different text."""
-    window = c.get("sliding_window")
-    if not isinstance(window, int) or window >= c.context:
+    window = c.window
+    if window is None or window >= c.context:
         return []
     return [
         Problem(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util.typed import listed, number
 from kanna.errors import SourceError
 from kanna.families._keys import common
 from kanna.families.base import Config, Family, Metadata, Problem
@@ -19,8 +20,7 @@ LONG = ("su", "longrope", "yarn")
 
 def _rotary(c: Config) -> int:
     """Dimensions of a head that rotate."""
-    part = c.rope().params.get("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    return int(float(part) * c.hidden) // c.heads
+    return int(c.rotary_part() * c.hidden) // c.heads
 
 
 def _original(c: Config) -> int:
@@ -31,12 +31,11 @@ def _original(c: Config) -> int:
 
 def metadata(c: Config) -> Metadata:
     """The `phi3.*` keys."""
-    window = c.get("sliding_window")
     keys = common(ARCH, c, head_dim=False, scaling=False) | {
         f"{ARCH}.rope.scaling.original_context_length": u32(_original(c)),
         f"{ARCH}.rope.dimension_count": u32(_rotary(c)),
         # 0 tells Phi-4 from models of which older llama.cpp must guess the window.
-        f"{ARCH}.attention.sliding_window": u32(window if isinstance(window, int) else 0),
+        f"{ARCH}.attention.sliding_window": u32(c.window or 0),
     }
     if c.rope().params.get("long_factor"):
         keys[f"{ARCH}.rope.scaling.attn_factor"] = f32(_attention_factor(c))
@@ -58,18 +57,19 @@ def _attention_factor(c: Config) -> float:
 
 def _usual_factor(context: float, original: int) -> float:
     scale = context / original
-    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0
+    return math.sqrt(1 + math.log(scale) / math.log(max(original, 2))) if scale > 1 else 1.0
 
 
 def extra(c: Config) -> dict[str, F32]:
     """`rope_factors_long.weight` and `rope_factors_short.weight`, f32 [rotary / 2]."""
     tensors: dict[str, F32] = {}
     for kind in ("long", "short"):
-        values = c.rope().params.get(f"{kind}_factor")
-        if values is None and c.rope().kind == "default":
+        given = c.rope().params.get(f"{kind}_factor")
+        if given is None and c.rope().kind == "default":
             continue
-        if not isinstance(values, list) or len(values) != _rotary(c) // 2:
-            count = len(values) if isinstance(values, list) else "no"
+        values = listed(number()).convert(given)
+        if values is None or len(values) != _rotary(c) // 2:
+            count = "no" if values is None else len(values)
             raise SourceError(
                 f"rope parameters have {count} {kind} factors",
                 expected=f"{_rotary(c) // 2}, half the rotary size",
@@ -90,8 +90,8 @@ def checks(c: Config) -> list[Problem]:
                 "no stock runtime computes this model",
             )
         )
-    window = c.get("sliding_window")
-    if isinstance(window, int) and window < c.context:
+    window = c.window
+    if window is not None and window < c.context:
         notes.append(
             Problem(
                 f"the model attends to the last {window} tokens; llama.cpp attends to all",
@@ -117,12 +117,17 @@ def to_config(model: Model) -> dict[str, Any]:
 
     Both are written.
     """
-    hidden, heads = model.meta("{arch}.embedding_length"), model.meta("{arch}.attention.head_count")
+    hidden, heads = (
+        model.whole("{arch}.embedding_length", least=1),
+        model.whole("{arch}.attention.head_count", least=1),
+    )
     rotary = model.meta("{arch}.rope.dimension_count", hidden // heads)
     config: dict[str, Any] = {
         "sliding_window": model.meta("{arch}.attention.sliding_window") or None,
-        "original_max_position_embeddings": model.meta(
-            "{arch}.rope.scaling.original_context_length", model.meta("{arch}.context_length")
+        "original_max_position_embeddings": model.whole(
+            "{arch}.rope.scaling.original_context_length",
+            model.whole("{arch}.context_length", least=1),
+            least=1,
         ),
         "partial_rotary_factor": rotary * heads / hidden,
     }
@@ -138,7 +143,7 @@ def to_config(model: Model) -> dict[str, Any]:
         }
         factor = model.meta("{arch}.rope.scaling.attn_factor")
         usual = _usual_factor(
-            model.meta("{arch}.context_length"), config["original_max_position_embeddings"]
+            model.whole("{arch}.context_length"), config["original_max_position_embeddings"]
         )
         if factor is not None and abs(factor - usual) > 1e-6 * usual:
             scaling["attention_factor"] = float(str(np.float32(factor)))

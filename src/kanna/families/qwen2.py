@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kanna._util.typed import whole
 from kanna.families._keys import common
 from kanna.families.base import Config, Family, Metadata, Problem
 
@@ -32,11 +33,11 @@ def metadata(c: Config) -> Metadata:
 
 def checks(c: Config) -> list[Problem]:
     """A sliding window in the upper layers is not in llama.cpp's graph of this architecture."""
-    window, kinds = c.get("sliding_window"), c.layer_kinds()
-    if not c.get("use_sliding_window") or window is None:
+    window, kinds = c.window, c.layer_kinds()
+    if not c.flag("use_sliding_window") or window is None:
         return []
     if kinds is None:
-        first = c.get("max_window_layers", 28)
+        first = c.read("max_window_layers", whole(), 28)
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(c.layers)]
     if "sliding_attention" not in kinds:
         return []

@@ -44,15 +44,15 @@ def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
 
     The sizes are llama.cpp's; those of other runtimes differ by what one step of 256 tokens takes.
     """
-    layers = int(model.meta("{arch}.block_count", 0))
+    layers = model.whole("{arch}.block_count", 0)
     heads = _per_layer(model.meta("{arch}.attention.head_count", 0), layers)
     kv_heads = _per_layer(model.meta("{arch}.attention.head_count_kv", heads), layers)
-    hidden = int(model.meta("{arch}.embedding_length", 0))
+    hidden = model.whole("{arch}.embedding_length", 0)
     default = hidden // heads[0] if layers and heads[0] else 0
-    head = int(model.meta("{arch}.attention.key_length", default))
-    values = int(model.meta("{arch}.attention.value_length", default))
+    head = model.whole("{arch}.attention.key_length", default)
+    values = model.whole("{arch}.attention.value_length", default)
     pattern = WINDOW_PATTERN.get(model.family, 1)
-    window = int(model.meta("{arch}.attention.sliding_window", 0) or 0)
+    window = model.whole("{arch}.attention.sliding_window", 0)
     full = _up(context, CACHE_STEP)
     short = min(full, _up(window + BATCH, CACHE_STEP)) if window and pattern > 1 else full
     total = 0
@@ -67,7 +67,7 @@ def buffer_bytes(model: Model, context: int) -> int:
 
     Logits and activations of one batch, and the attention mask.
     """
-    hidden = int(model.meta("{arch}.embedding_length", 0))
+    hidden = model.whole("{arch}.embedding_length", 0)
     batch = min(BATCH, context)
     return 4 * batch * (vocabulary(model) + 3 * hidden + 2 * feed_forward(model)) + 2 * batch * _up(
         context, CACHE_STEP
@@ -81,7 +81,7 @@ def step_buffers(step: int, value_bytes: Callable[[Model], int]) -> Callable[[Mo
     """
 
     def buffers(model: Model, context: int) -> int:
-        hidden = int(model.meta("{arch}.embedding_length", 0))
+        hidden = model.whole("{arch}.embedding_length", 0)
         heads = _per_layer(model.meta("{arch}.attention.head_count", 0), 1)[0]
         tokens = min(step, context)
         activations = tokens * (3 * hidden + 2 * feed_forward(model)) + heads * tokens * context
@@ -98,7 +98,7 @@ def feed_forward(model: Model) -> int:
 def vocabulary(model: Model) -> int:
     """Rows of the logits."""
     embedding = model.tensors.get("token_embd.weight")
-    return embedding.shape[0] if embedding is not None else int(model.meta("{arch}.vocab_size", 0))
+    return embedding.shape[0] if embedding is not None else model.whole("{arch}.vocab_size", 0)
 
 
 def _per_layer(value: Any, layers: int) -> list[int]:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kanna._util.typed import AGAIN, TypedObject
 from kanna.errors import FormatError
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -20,6 +21,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+MOST_BYTES = 64 << 20
+"""Of a JSON file beside the weights, but tokenizer.json: published ones are a hundredth of it."""
+_MOST_PARTS = 500_000
 _FIRST = 512
 """Bytes that tell what a file is."""
 
@@ -77,8 +81,28 @@ def read_text(path: Path) -> str:
     return decode(path.read_bytes(), path.name)
 
 
+def refuse_bomb(data: bytes, name: str) -> None:
+    """Raise FormatError for a JSON text of many objects and lists, which take 30 times its bytes.
+
+    Args:
+        data: The text.
+        name: What to call it.
+    """
+    parts = data.count(b"[") + data.count(b"{")
+    if parts > _MOST_PARTS + len(data) // 32:
+        raise FormatError(
+            f"{name} has {parts} objects and lists in {len(data)} bytes",
+            expected=f"at most {_MOST_PARTS}",
+            todo="fetch the file again",
+        )
+
+
 def parse_json(text: str, name: str) -> Any:
     """What a JSON text holds; raises FormatError with the line where it is none."""
+    data = text.encode("utf-8", "replace")
+    if len(data) > MOST_BYTES:
+        raise FormatError(f"{name} has {len(data)} bytes", expected=f"at most {MOST_BYTES}")
+    refuse_bomb(data, name)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -90,22 +114,55 @@ def parse_json(text: str, name: str) -> Any:
             todo="mend that line, or fetch the file again",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{name} is not JSON: {error}", todo="fetch it again") from None
+        raise FormatError(
+            f"{name} is not JSON: {str(error)[:200]}", todo="fetch it again"
+        ) from None
 
 
 def read_json(path: Path) -> Any:
     """What a JSON file holds; raises FormatError as `decode` and `parse_json` do."""
-    return parse_json(read_text(path), path.name)
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise FormatError(f"{path.name} has {size} bytes", expected=f"at most {MOST_BYTES}")
+        text = read_text(path)
+    except OSError as error:
+        raise FormatError(f"{path.name} cannot be read: {error}", todo="fetch it again") from None
+    return parse_json(text, path.name)
+
+
+def read_object(path: Path, todo: str = AGAIN) -> TypedObject:
+    """The object that a JSON file holds, to be read by name and kind; empty where it is absent.
+
+    Args:
+        path: The file.
+        todo: What the user can do about a wrong value.
+
+    Raises:
+        FormatError: It is no JSON, or no object.
+    """
+    values: Any = read_json(path) if path.is_file() else {}
+    return TypedObject.of(values, path.name, todo)
 
 
 def repeated_keys(text: str) -> list[str]:
     """Keys that an object of a JSON text has twice with different values; the last one counts."""
-    repeated: list[str] = []
+    repeated: dict[str, None] = {}
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         last = dict(pairs)
-        repeated.extend(k for k, v in pairs if last[k] != v and k not in repeated)
+        if len(last) < len(pairs):
+            for key, value in pairs:
+                if _differ(last[key], value):
+                    repeated[key] = None
         return last
 
     json.loads(text, object_pairs_hook=members)
-    return repeated
+    return list(repeated)
+
+
+def _differ(one: object, other: object) -> bool:
+    try:
+        return one != other
+    except RecursionError:  # too deep to be compared
+        return True

@@ -70,8 +70,7 @@ class Artefact:
     @property
     def trained_context(self) -> int | None:
         """Tokens of context that the model was trained for, or None where it does not say."""
-        context = self.model.meta("{arch}.context_length", 0)
-        return int(context) or None
+        return self.model.whole("{arch}.context_length", 0) or None
 
 
 def open_artefact(
@@ -146,6 +145,7 @@ def _gguf(path: Path) -> dict[str, Any]:
             tensors=dict(opened.tensors),
             metadata=opened.gguf.metadata,
         )
+    families.check_stored(model)
     raw = opened.gguf.metadata
     licence = raw.get("general.license.name") or raw.get("general.license")
     template = raw.get("tokenizer.chat_template")

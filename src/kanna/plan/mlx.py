@@ -81,7 +81,7 @@ def _plan(name: str, model: Model, _: bool, float_type: str) -> Plan:
         name_of(chosen.bits, GROUP, float_type),
         name_of(chosen.high or chosen.bits, GROUP, float_type),
     )
-    layers = int(model.meta("{arch}.block_count", 0) or 0)
+    layers = model.whole("{arch}.block_count", 0)
     tied = "output.weight" not in model.tensors
     rules: list[RuleModel] = []
     for tensor_name, tensor in model.tensors.items() if chosen.high else ():

@@ -36,7 +36,7 @@ KERNELS = (4,)
 
 def _nbits(name: str, model: Model, _weighted: bool, _float_type: str) -> Plan:
     """One rule per matrix of `model`; a group is the largest that divides its rows, up to 32."""
-    layers = int(model.meta("{arch}.block_count", 0) or 0)
+    layers = model.whole("{arch}.block_count", 0)
     tied = "output.weight" not in model.tensors
     rules: list[RuleModel] = []
     for tensor_name, tensor in model.tensors.items():

@@ -118,6 +118,8 @@ def fit(
         source, revision=revision, offline=offline, weights=False, progress=shown(progress)
     )
     model = families.load_model(opened)
+    if opened.gguf is not None:
+        families.check_stored(model)
     asked = optional_size(memory)
     limit = asked if asked is not None else _free()
     fitted = sorted(rows(opened, model, chosen, limit, context), key=lambda r: -r.file_bytes)
@@ -173,7 +175,7 @@ def _recommend(fitted: list[FitRow], source: Source, format: Format, room: int) 
 
 def _notes(model: Model, context: int, overhead: int, limit: int) -> list[str]:
     notes: list[str] = []
-    trained = int(model.meta("{arch}.context_length", 0) or 0)
+    trained = model.whole("{arch}.context_length", 0)
     if trained and context > trained:
         notes.append(
             f"the model was trained for {trained} tokens of context, {context} are asked for"

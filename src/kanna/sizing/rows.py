@@ -96,8 +96,8 @@ def _speed(model: Model, sized: SizedPlan) -> float:
     those it is sent to.
     """
     tied = "output.weight" not in model.tensors
-    experts = int(model.meta("{arch}.expert_count", 0))
-    used = int(model.meta("{arch}.expert_used_count", 0))
+    experts = model.whole("{arch}.expert_count", 0)
+    used = model.whole("{arch}.expert_used_count", 0)
     bytes_read = weights = 0.0
     for entry in sized.entries:
         if not tied and ("token_embd" in entry.name or "embed_tokens" in entry.name):

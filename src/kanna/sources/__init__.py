@@ -11,6 +11,7 @@ from typing import Any
 from kanna import formats
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress
+from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
 from kanna.formats import gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
@@ -282,6 +283,7 @@ def _config(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise FormatError(
             f"{path.name} is not an object", expected='{"architectures": …}', todo="fetch it again"
         )
+    TypedObject.of(config, path.name).part("text_config")
     repeated = repeated_keys(text)
     notes = [
         f"{path.name} has {name!r} more than once with different values: the last one counts"

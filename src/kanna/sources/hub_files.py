@@ -10,6 +10,7 @@ import numpy as np
 
 from kanna._util.progress import Progress
 from kanna.errors import FormatError, SourceError
+from kanna.formats.gguf.keys import check_sizes
 from kanna.formats.gguf.read import SHARD, GGUFFile, read_header
 from kanna.formats.safetensors.shards import INDEX
 from kanna.sources import blobs, hub
@@ -213,6 +214,7 @@ def gguf_header(repository: Repository, names: Sequence[str]) -> GGUFFile:
         first.paths += other.paths
     first.metadata = {k: v for k, v in first.metadata.items() if not k.startswith("split.")}
     first.num_remote_bytes = sum(repository.files[name] for name in names)
+    check_sizes(first.metadata, first.tensors)
     return first
 
 

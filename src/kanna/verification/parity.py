@@ -106,8 +106,8 @@ def stored_weights(path: Path) -> StoredWeights:
 
 def prompts(engine: Engine, model: Model) -> list[Prompt]:
     """A short prompt, and a long one that goes beyond the sliding window if the model has one."""
-    window = int(model.meta("{arch}.attention.sliding_window") or 0)
-    trained = int(model.meta("{arch}.context_length") or 2048)
+    window = model.whole("{arch}.attention.sliding_window", 0)
+    trained = model.whole("{arch}.context_length", 0) or 2048
     target = max(1024, window + window // 4 + _TAIL) if window < trained else 1024
     length = max(_SHORT, min(target, trained, _LONGEST))
     once = engine.tokenize(TEXT, add_bos=True)

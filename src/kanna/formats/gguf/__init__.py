@@ -6,8 +6,9 @@ from pathlib import Path
 
 from kanna.encodings import Encoding
 from kanna.formats.base import Format, StoredWeights
+from kanna.formats.gguf.cursor import Strings
 from kanna.formats.gguf.layout import Layout, layout
-from kanna.formats.gguf.read import GGUFFile, Strings, is_gguf, read
+from kanna.formats.gguf.read import GGUFFile, is_gguf, read
 from kanna.formats.gguf.write import plan_files, write
 from kanna.formats.memory import RuntimeMemory, buffer_bytes, llama_cache_value
 from kanna.plan import gguf as presets

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError
-from kanna.formats.gguf.read import DEFAULT_ALIGNMENT, MAGIC, SCALARS, Strings
+from kanna.formats.gguf.cursor import SCALARS, Strings
+from kanna.formats.gguf.read import DEFAULT_ALIGNMENT, MAGIC
 from kanna.model import MetaValue, ValueType
 from kanna.plan.types import TensorPlan
 

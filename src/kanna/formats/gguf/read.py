@@ -6,81 +6,26 @@ Every count and offset is checked against the bytes that are there.
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-import numpy as np
-
-from kanna import encodings
 from kanna.errors import FormatError, KannaError
+from kanna.formats.gguf.cursor import MAX_KEY, Cursor, TensorInfo, cut
+from kanna.formats.gguf.keys import check_sizes, checked
 from kanna.formats.stored import HeaderTensor, StoredTensor, map_file
-from kanna.model import U8, MetaValue, Tensor, ValueType
+from kanna.model import U8, MetaValue, Tensor
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
-MAX_DIMENSIONS = 4
-MAX_KEY = 65_535
-MAX_DEPTH = 4
+MOST_KEYS = MOST_TENSORS = 1 << 16
+"""Of one file: published ones have hundreds, and each takes more memory than its bytes."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
-SCALARS: dict[ValueType, str] = {
-    ValueType.U8: "<u1",
-    ValueType.I8: "<i1",
-    ValueType.U16: "<u2",
-    ValueType.I16: "<i2",
-    ValueType.U32: "<u4",
-    ValueType.I32: "<i4",
-    ValueType.F32: "<f4",
-    ValueType.BOOL: "<u1",
-    ValueType.U64: "<u8",
-    ValueType.I64: "<i8",
-    ValueType.F64: "<f8",
-}
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 # Smallest size of one entry, to refuse counts that the file cannot hold before anything is
 # allocated.
 _LEAST_KV, _LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
-
-
-class Strings(Sequence[str]):
-    """An array of strings in a mapped file, decoded when asked for.
-
-    Bytes that are not UTF-8 become lone surrogates, so that they are written back as they were.
-    """
-
-    def __init__(self, data: memoryview, starts: list[int]) -> None:
-        self.data, self._starts = data, starts
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._decode(at) for at in self._starts[index]]
-        return self._decode(self._starts[index])
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._decode, self._starts)
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Strings):
-            return self.data == other.data
-        return isinstance(other, Sequence) and list(self) == list(other)  # pyright: ignore[reportUnknownVariableType]
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def _decode(self, at: int) -> str:
-        (size,) = _U64.unpack_from(self.data, at)
-        return bytes(self.data[at + 8 : at + 8 + size]).decode("utf-8", "surrogateescape")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,9 +79,12 @@ def read(path: Path | str) -> GGUFFile:
     path = Path(path)
     first = _read_part(path)
     count = int(first.value("split.count", 0))
-    if count <= 1:
-        return _without_split_keys(first)
-    return _without_split_keys(_join(path, first, count))
+    file = _without_split_keys(first if count <= 1 else _join(path, first, count))
+    try:
+        check_sizes(file.metadata, file.tensors)
+    except FormatError as error:
+        raise _named(error, path) from None
+    return file
 
 
 def read_header(path: Path, data: U8, size: int) -> GGUFFile:
@@ -144,7 +92,7 @@ def read_header(path: Path, data: U8, size: int) -> GGUFFile:
 
     Raises FormatError, SourceError, UnsupportedError; FormatError when the header is longer.
     """
-    file = _parse(path, data, _Cursor(path, data), size)
+    file = _parse(path, data, Cursor(data), size)
     file.num_remote_bytes = size
     return file
 
@@ -191,16 +139,19 @@ def _without_split_keys(file: GGUFFile) -> GGUFFile:
 
 def _read_part(path: Path) -> GGUFFile:
     data = map_file(path)
-    cursor = _Cursor(path, data)
+    cursor = Cursor(data)
     try:
         return _parse(path, data, cursor, data.size)
     except KannaError as error:
-        raise type(error)(
-            f"{path.name}: {error.found}", expected=error.expected, todo=error.todo
-        ) from None
+        raise _named(error, path) from None
 
 
-def _parse(path: Path, data: U8, cursor: _Cursor, size: int) -> GGUFFile:
+def _named(error: KannaError, path: Path) -> KannaError:
+    """The same error with the name of the file before what is wrong."""
+    return type(error)(f"{path.name}: {error.found}", expected=error.expected, todo=error.todo)
+
+
+def _parse(path: Path, data: U8, cursor: Cursor, size: int) -> GGUFFile:
     if (magic := bytes(cursor.take(4))) != MAGIC:
         raise FormatError(
             f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file"
@@ -220,19 +171,23 @@ def _parse(path: Path, data: U8, cursor: _Cursor, size: int) -> GGUFFile:
         )
     num_tensors, num_kv = cursor.u64(), cursor.u64()
     if num_tensors * _LEAST_TENSOR + num_kv * _LEAST_KV > cursor.left:
-        raise _cut(f"the header promises {num_tensors} tensors and {num_kv} keys", data.size)
+        raise cut(f"the header promises {num_tensors} tensors and {num_kv} keys", data.size)
+    if num_tensors > MOST_TENSORS or num_kv > MOST_KEYS:
+        raise FormatError(
+            f"the header has {num_tensors} tensors and {num_kv} keys",
+            expected=f"at most {MOST_TENSORS} tensors and {MOST_KEYS} keys",
+        )
     metadata: dict[str, MetaValue] = {}
     for _ in range(num_kv):
         key = cursor.string(MAX_KEY)
         if key in metadata:
             raise FormatError(f"the key {key!r} occurs twice")
         metadata[key] = cursor.value(cursor.value_type(), 0)
-    alignment = (
-        int(metadata["general.alignment"].value)
-        if "general.alignment" in metadata
-        else DEFAULT_ALIGNMENT
-    )
-    if alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 20:
+    metadata = checked(metadata)
+    alignment = DEFAULT_ALIGNMENT
+    if "general.alignment" in metadata:
+        alignment = int(metadata["general.alignment"].value)
+    if alignment & (alignment - 1):
         raise FormatError(
             f"general.alignment is {alignment}", expected="a power of two from 8 to 1048576"
         )
@@ -244,17 +199,8 @@ def _parse(path: Path, data: U8, cursor: _Cursor, size: int) -> GGUFFile:
     )
 
 
-@dataclass(slots=True)
-class _Info:
-    name: str
-    shape: tuple[int, ...]
-    encoding: encodings.Encoding
-    offset: int
-    size: int
-
-
 def _place(
-    infos: list[_Info], data: U8, start: int, *, alignment: int, size: int
+    infos: list[TensorInfo], data: U8, start: int, *, alignment: int, size: int
 ) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for info in infos:
@@ -283,116 +229,3 @@ def _place(
             raise FormatError(f"{info.name} overlaps {before}")
         end, before = info.offset + info.size, info.name
     return tensors
-
-
-def _cut(claim: str, size: int) -> FormatError:
-    """The error for a header that goes on after the file of `size` bytes has ended."""
-    return FormatError(
-        f"{claim}, the file has {size} bytes: it is truncated or hostile",
-        todo="fetch the file again",
-    )
-
-
-class _Cursor:
-    """Reads values one after another and never past the end."""
-
-    def __init__(self, path: Path, data: U8) -> None:
-        self.data = data.data
-        self.size, self.at = data.size, 0
-
-    @property
-    def left(self) -> int:
-        return self.size - self.at
-
-    def take(self, size: int) -> memoryview:
-        if size > self.left:
-            raise _cut(f"the header wants {size} bytes at byte {self.at}", self.size)
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def u32(self) -> int:
-        return _U32.unpack(self.take(4))[0]
-
-    def u64(self) -> int:
-        return _U64.unpack(self.take(8))[0]
-
-    def string(self, limit: int) -> str:
-        size = self.u64()
-        if size > limit:
-            raise FormatError(f"a name of {size} bytes at {self.at}", expected=f"at most {limit}")
-        return bytes(self.take(size)).decode("utf-8", "surrogateescape")
-
-    def value_type(self) -> ValueType:
-        number = self.u32()
-        if number > max(ValueType):
-            raise FormatError(
-                f"unknown value type {number} at byte {self.at - 4}", expected="0 to 12"
-            )
-        return ValueType(number)
-
-    def value(self, kind: ValueType, depth: int) -> MetaValue:
-        if kind is ValueType.STR:
-            size = self.u64()
-            return MetaValue(bytes(self.take(size)).decode("utf-8", "surrogateescape"), kind)
-        if kind is ValueType.ARRAY:
-            return self.array(depth + 1)
-        dtype = np.dtype(SCALARS[kind])
-        item = np.frombuffer(self.take(dtype.itemsize), dtype)[0].item()
-        return MetaValue(bool(item) if kind is ValueType.BOOL else item, kind)
-
-    def array(self, depth: int) -> MetaValue:
-        if depth > MAX_DEPTH:
-            raise FormatError(f"arrays nested deeper than {MAX_DEPTH}")
-        item, count = self.value_type(), self.u64()
-        if item is ValueType.STR:
-            return MetaValue(self.strings(count), ValueType.ARRAY, item)
-        if item is ValueType.ARRAY:
-            if count * 12 > self.left:
-                raise _cut(f"the header has an array of {count} arrays", self.size)
-            return MetaValue([self.array(depth + 1) for _ in range(count)], ValueType.ARRAY, item)
-        dtype = np.dtype(SCALARS[item])
-        values = np.frombuffer(self.take(count * dtype.itemsize), dtype)
-        return MetaValue(
-            values.astype(bool) if item is ValueType.BOOL else values, ValueType.ARRAY, item
-        )
-
-    def strings(self, count: int) -> Strings:
-        if count * 8 > self.left:
-            raise _cut(f"the header has an array of {count} strings", self.size)
-        data, at = self.data[self.at :], 0
-        starts: list[int] = []
-        unpack, append = _U64.unpack_from, starts.append  # a vocabulary has half a million strings
-        try:
-            for _ in range(count):
-                append(at)
-                at += 8 + unpack(data, at)[0]
-            self.take(at)
-        except (struct.error, OverflowError, FormatError):
-            raise _cut(
-                f"an array of strings from byte {self.at} ends past the file", self.size
-            ) from None
-        return Strings(data[:at], starts)
-
-    def tensor_info(self) -> _Info:
-        name = self.string(MAX_KEY)
-        num_dims = self.u32()
-        if not 0 < num_dims <= MAX_DIMENSIONS:
-            raise FormatError(
-                f"{name} has {num_dims} dimensions", expected=f"1 to {MAX_DIMENSIONS}"
-            )
-        # ggml stores the fastest axis first.
-        shape = tuple(self.u64() for _ in range(num_dims))[::-1]
-        encoding = encodings.by_ggml_type(self.u32())
-        offset = self.u64()
-        if 0 in shape or prod(shape) > 1 << 56:
-            raise FormatError(
-                f"{name} has shape {list(shape)}", expected="axes whose product fits a file"
-            )
-        if shape[-1] % encoding.block:
-            raise FormatError(
-                f"{name} has rows of {shape[-1]} values in {encoding.label}",
-                expected=f"a multiple of {encoding.block}",
-            )
-        return _Info(
-            name, shape, encoding, offset, prod(shape[:-1]) * encoding.row_bytes(shape[-1])
-        )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna import encodings
+from kanna._util.typed import TypedObject, shown, whole
 from kanna.encodings import Encoding, affine_codes
 from kanna.encodings.grouped import affine, mx
 from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.formats.safetensors.read import maker
+from kanna.formats.text_files import read_json
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("weight", "scales", "biases")
@@ -70,8 +71,8 @@ def is_folder(folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        config = read_json(path)
+    except FormatError:
         return False
     if isinstance(config, dict) and is_mlx(config):
         return True
@@ -86,57 +87,64 @@ def unpacked(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
         UnsupportedError: A matrix is stored in an unknown mode.
         FormatError: The parts of a matrix do not fit together.
     """
-    settings: dict[str, Any] = config["quantization"]
-    whole: dict[str, Tensor] = {}
+    settings = TypedObject.of(config, "config.json").part("quantization")
+    tensors_by_name: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         base, _, kind = name.rpartition(".")
         if f"{base}.scales" not in tensors or kind not in (*_PARTS, "global_scale"):
-            whole[name] = tensor
+            tensors_by_name[name] = tensor
         elif kind == "weight":
-            own = settings.get(base)
-            whole[name] = _packed(base, tensors, own if isinstance(own, dict) else settings)
-    return whole
+            # Of a matrix that is not quantized, mlx-lm writes false.
+            own = isinstance(settings.values.get(base), Mapping)
+            tensors_by_name[name] = _packed(base, tensors, settings.part(base) if own else settings)
+    return tensors_by_name
 
 
-def _packed(base: str, tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> Packed:
-    mode, bits, group = own.get("mode", "affine"), own.get("bits"), own.get("group_size")
-    scales = tensors[f"{base}.scales"]
+def _encoding(base: str, scales: Tensor, own: TypedObject) -> Encoding:
+    """The encoding of a packed matrix, by its settings and the type of its scales."""
+    mode = own.values.get("mode", "affine")
+    given = own.values.get("bits"), own.values.get("group_size")
+    bits, group = (whole().convert(value) for value in given)
+    has = f"{base} has {shown(given[0])} bits in groups of {shown(given[1])}"
+    known = {m.name: m for m in mx.MODES}
+    if not isinstance(mode, str) or mode not in ("affine", *known):
+        raise UnsupportedError(
+            f"{base} is stored in mode {shown(mode)}", expected=_list(("affine", *known))
+        )
+    if mode != "affine":
+        if (bits, group) != (known[mode].bits, known[mode].group):
+            raise FormatError(
+                has,
+                expected=f"{known[mode].bits} bits in groups of {known[mode].group} in mode {mode}",
+            )
+        return encodings.get(mx.name_of(mode))
+    if bits not in affine_codes.BITS or group not in affine_codes.GROUPS:
+        raise FormatError(
+            has,
+            expected=f"{_list(affine_codes.BITS)} bits in groups of {_list(affine_codes.GROUPS)}",
+        )
+    if scales.dtype not in affine.NUMBERS:
+        raise FormatError(f"{base}.scales hold {scales.dtype}", expected=_list(affine.NUMBERS))
+    assert bits is not None and group is not None
+    return encodings.get(affine.name_of(bits, group, scales.dtype))
+
+
+def _packed(base: str, tensors: Mapping[str, Tensor], own: TypedObject) -> Packed:
     if f"{base}.global_scale" in tensors:
         raise UnsupportedError(
             f"{base} has a scale for the whole matrix", expected="scales of groups alone"
         )
-    known = {m.name: m for m in mx.MODES}
-    if not isinstance(mode, str) or mode not in ("affine", *known):
-        raise UnsupportedError(
-            f"{base} is stored in mode {mode!r}", expected=_list(("affine", *known))
-        )
-    if mode == "affine":
-        if bits not in affine_codes.BITS or group not in affine_codes.GROUPS:
-            raise FormatError(
-                f"{base} has {bits!r} bits in groups of {group!r}",
-                expected=f"{_list(affine_codes.BITS)} bits in groups of"
-                f" {_list(affine_codes.GROUPS)}",
-            )
-        if scales.dtype not in affine.NUMBERS:
-            raise FormatError(f"{base}.scales hold {scales.dtype}", expected=_list(affine.NUMBERS))
-        encoding = encodings.get(affine.name_of(bits, group, scales.dtype))
-    else:
-        if (bits, group) != (known[mode].bits, known[mode].group):
-            raise FormatError(
-                f"{base} has {bits!r} bits in groups of {group!r}",
-                expected=f"{known[mode].bits} bits in groups of {known[mode].group} in mode {mode}",
-            )
-        encoding = encodings.get(mx.name_of(mode))
+    encoding = _encoding(base, tensors[f"{base}.scales"], own)
     names = [f"{base}.{p.name}" for p in encoding.planes]
     if any(name not in tensors for name in names) or (f"{base}.biases" in tensors) != (
-        mode == "affine"
+        len(encoding.planes) == 3
     ):
         raise FormatError(
             f"{base} is no packed matrix", expected=f"{', '.join(p.name for p in encoding.planes)}"
         )
     planes = [tensors[name] for name in names]
     weight = planes[0]
-    if weight.dtype != "u32" or len(weight.shape) != 2:
+    if weight.dtype != "u32" or len(weight.shape) != 2 or 0 in weight.shape:
         raise FormatError(
             f"{base} is no packed matrix", expected="weight in 32-bit words, scales and biases"
         )

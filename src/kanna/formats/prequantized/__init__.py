@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna._util import plugins
+from kanna._util.typed import TypedObject
 from kanna.errors import FormatError
 from kanna.model import Tensor
 
@@ -32,7 +33,7 @@ def unpacked(
     Raises UnsupportedError, FormatError.
     """
     decoded: dict[str, Tensor] = plugins.load(__name__, method, "unpacked")(
-        tensors, config["quantization_config"]
+        tensors, TypedObject.of(config, "config.json").part("quantization_config")
     )
     if len(decoded) == len(tensors):
         raise FormatError(

@@ -6,12 +6,21 @@ Codes and zeros are packed along the outputs, eight to a word in their own order
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from kanna._util.typed import TypedObject, text, whole
 from kanna.errors import FormatError
-from kanna.formats.prequantized.groups import U32, Grouped, gathered, need, numbers, setting, words
+from kanna.formats.prequantized.groups import (
+    U32,
+    Grouped,
+    gathered,
+    group_size,
+    need,
+    numbers,
+    setting,
+    words,
+)
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales")
@@ -19,30 +28,29 @@ _PARTS = ("qweight", "qzeros", "scales")
 _NIBBLE = np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint32)
 
 
-def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def unpacked(tensors: Mapping[str, Tensor], settings: TypedObject) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one; `settings` as config.json has them.
 
     Raises:
         UnsupportedError: A setting has a value that is not read.
         FormatError: The parts of a matrix do not fit together.
     """
-    setting(settings, "bits", (4,), settings.get("w_bit", 4))
-    setting(settings, "version", ("gemm", "GEMM"), "gemm")
-    size = settings.get("group_size", settings.get("q_group_size", 128))
-    return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, size))
+    setting(settings, "bits", whole(), (4,), settings.get("w_bit", whole(), 4))
+    setting(settings, "version", text(64), ("gemm", "GEMM"), "gemm")
+    return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, settings))
 
 
-def _matrix(base: str, tensors: Mapping[str, Tensor], size: Any) -> Grouped:
+def _matrix(base: str, tensors: Mapping[str, Tensor], settings: TypedObject) -> Grouped:
     weight = tensors[f"{base}.qweight"]
     if len(weight.shape) != 2:
         raise FormatError(
             f"{weight.name} has shape {list(weight.shape)}", expected="[inputs, outputs / 8]"
         )
     cols, rows = weight.shape[0], weight.shape[1] * 8
-    group = cols if size == -1 else size
-    if not isinstance(group, int) or group <= 0 or cols % group:
+    group = group_size(settings, ("group_size", "q_group_size"), cols)
+    if cols % group:
         raise FormatError(
-            f"the checkpoint has group_size = {size!r}", expected=f"a divisor of {cols}"
+            f"the checkpoint has group_size = {group}", expected=f"a divisor of {cols}"
         )
     groups = cols // group
     scales = need(tensors, f"{base}.scales", (groups, rows))

@@ -7,10 +7,10 @@ codes as fit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from kanna._util.typed import FLAG, TypedObject, text, whole
 from kanna.errors import FormatError, UnsupportedError
 from kanna.formats.prequantized.groups import (
     I32,
@@ -27,42 +27,42 @@ from kanna.model import F32, U8, Tensor
 _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
 
 
-def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def unpacked(tensors: Mapping[str, Tensor], settings: TypedObject) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one; `settings` as config.json has them.
 
     Raises:
         UnsupportedError: A setting has a value that is not read.
         FormatError: The parts of a matrix do not fit together.
     """
-    setting(settings, "format", ("pack-quantized",))
-    kinds = [
-        g.get("weights")
-        for g in dict(settings.get("config_groups") or {}).values()
-        if isinstance(g, dict)
-    ]
-    kinds = [k for k in kinds if isinstance(k, dict)]
-    if len({(k.get("num_bits"), k.get("symmetric", True)) for k in kinds}) != 1:
+    setting(settings, "format", text(64), ("pack-quantized",))
+    groups = settings.part("config_groups")
+    kinds = [groups.part(name).part("weights") for name in groups.values]
+    widths = {
+        (k.get("num_bits", whole(), 0), k.get("symmetric", FLAG, True)) for k in kinds if k.values
+    }
+    if len(widths) != 1:
         raise UnsupportedError(
-            f"the checkpoint has {len(kinds)} kinds of weights",
+            f"the checkpoint has {len(widths)} kinds of weights",
             expected="one width for all",
             todo="use the 16-bit release of this model",
         )
-    bits = setting(kinds[0], "num_bits", (2, 3, 4, 5, 6, 8))
-    setting(kinds[0], "type", ("int",), "int")
+    weights = next(k for k in kinds if k.values)
+    bits = setting(weights, "num_bits", whole(), (2, 3, 4, 5, 6, 8))
+    setting(weights, "type", text(64), ("int",), "int")
     return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, bits))
 
 
 def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
     weight, scales = tensors[f"{base}.weight_packed"], tensors.get(f"{base}.weight_scale")
     shape = tensors.get(f"{base}.weight_shape")
-    if scales is None or shape is None or len(weight.shape) != 2:
+    if scales is None or shape is None or len(weight.shape) != 2 or 0 in weight.shape:
         raise FormatError(
             f"{base} is no packed matrix", expected="weight_packed, weight_scale and weight_shape"
         )
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
     data: U8 | None = getattr(shape, "data", None)
     if data is not None:
-        sizes = data.view(np.int64).tolist()
+        sizes = np.frombuffer(data, "<i8").tolist() if shape.dtype == "i64" else []
         if len(sizes) != 2 or sizes[0] != rows or weight.shape[1] not in _lengths(bits, sizes[1]):
             raise FormatError(
                 f"{base}.weight_shape says {sizes}", expected=f"{rows} rows of about {cols}"
@@ -77,7 +77,7 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
     place = tensors.get(f"{base}.weight_g_idx")
     order: I32 | None = None
     if place is not None and getattr(place, "data", None) is not None:
-        order = words(place).astype(np.int32)
+        order = words(place).view(np.int32)
         if order.shape != (cols,) or order.min() < 0 or order.max() >= groups:
             raise FormatError(
                 f"{place.name} does not name groups of {cols} columns",

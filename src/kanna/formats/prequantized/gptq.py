@@ -6,15 +6,16 @@ Zeros are stored less one in its first version (AutoGPTQ).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from kanna._util.typed import FLAG, TypedObject, text, whole
 from kanna.errors import FormatError
 from kanna.formats.prequantized.groups import (
     I32,
     Grouped,
     gathered,
+    group_size,
     need,
     numbers,
     setting,
@@ -26,21 +27,21 @@ from kanna.model import F32, U8, Tensor
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
-def unpacked(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def unpacked(tensors: Mapping[str, Tensor], settings: TypedObject) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one; `settings` as config.json has them.
 
     Raises:
         UnsupportedError: A setting has a value that is not read.
         FormatError: The parts of a matrix do not fit together.
     """
-    bits = setting(settings, "bits", (2, 3, 4, 8))
-    version = setting(settings, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
+    bits = setting(settings, "bits", whole(), (2, 3, 4, 8))
+    version = setting(settings, "checkpoint_format", text(64), ("gptq", "gptq_v2"), "gptq")
     less = 1 if version == "gptq" else 0
     return gathered(tensors, _PARTS, lambda base: _matrix(base, tensors, bits, settings, less))
 
 
 def _matrix(
-    base: str, tensors: Mapping[str, Tensor], bits: int, settings: Mapping[str, Any], less: int
+    base: str, tensors: Mapping[str, Tensor], bits: int, settings: TypedObject, less: int
 ) -> Grouped:
     weight = tensors[f"{base}.qweight"]
     if len(weight.shape) != 2:
@@ -49,10 +50,7 @@ def _matrix(
             expected="[inputs * bits / 32, outputs]",
         )
     cols, rows = weight.shape[0] * 32 // bits, weight.shape[1]
-    size = settings.get("group_size", 128)
-    group = cols if size == -1 else size
-    if not isinstance(group, int) or group <= 0:
-        raise FormatError(f"the checkpoint has group_size = {size!r}", expected="a whole number")
+    group = group_size(settings, ("group_size",), cols)
     groups = -(-cols // group)
     scales = need(tensors, f"{base}.scales", (groups, rows))
     zeros = need(tensors, f"{base}.qzeros", (groups, rows * bits // 32))
@@ -60,7 +58,7 @@ def _matrix(
     order: I32 | None = None
     usual = np.arange(cols) // group
     if place is not None and getattr(place, "data", None) is not None:
-        order = words(need(tensors, f"{base}.g_idx", (cols,))).astype(np.int32)
+        order = words(need(tensors, f"{base}.g_idx", (cols,))).view(np.int32)
         if order.min() < 0 or order.max() >= groups:
             raise FormatError(
                 f"{place.name} names group {int(order.max())}", expected=f"0 to {groups - 1}"
@@ -85,5 +83,5 @@ def _matrix(
         read=read,
         nbytes=weight.nbytes + scales.nbytes + zeros.nbytes,
         order=order,
-        exact=bool(settings.get("sym")),
+        exact=settings.get("sym", FLAG, False),
     )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanna import encodings
+from kanna._util.typed import FieldKind, TypedObject, whole
 from kanna.encodings import affine_codes
 from kanna.encodings.grouped import affine
 from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.model import F32, U8, Tensor
 
+T = TypeVar("T")
 U32 = NDArray[np.uint32]
 I32 = NDArray[np.int32]
 # Codes uint8 [rows, columns], scales f32 [rows, groups] and zeros f32 [rows, groups] of rows
@@ -102,7 +104,10 @@ def words(tensor: Tensor) -> U32:
         raise FormatError(f"{tensor.name} holds {tensor.dtype}", expected="32-bit words")
     if data is None:
         raise SourceError(f"the values of {tensor.name} were not fetched")
-    return data.view(np.uint32).reshape(tensor.shape)
+    if 0 in tensor.shape:
+        raise FormatError(f"{tensor.name} has shape {list(tensor.shape)}", expected="values")
+    # Where a header is of an odd length, its tensors begin between two words.
+    return np.frombuffer(data, "<u4").reshape(tensor.shape)
 
 
 def numbers(tensor: Tensor) -> F32:
@@ -121,18 +126,27 @@ def spread_words(packed: U32, bits: int, count: int) -> U8:
         shifts = np.arange(0, 8, bits, dtype=np.uint8)
         codes = (data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
         return codes.reshape(len(packed), data.shape[1] * per)[:, :count].astype(np.uint8)
-    whole = data.shape[1] * 8 // bits
-    single = np.unpackbits(data, axis=1, bitorder="little")[:, : whole * bits].reshape(
-        len(packed), whole, bits
+    most = data.shape[1] * 8 // bits
+    single = np.unpackbits(data, axis=1, bitorder="little")[:, : most * bits].reshape(
+        len(packed), most, bits
     )
     return np.packbits(single, axis=2, bitorder="little")[:, :count, 0]
 
 
 def setting(
-    settings: Mapping[str, Any], name: str, known: tuple[Any, ...], default: Any = None
-) -> Any:
-    """A setting that must be one of `known`; UnsupportedError says what it is."""
-    value = settings.get(name, default)
+    settings: TypedObject,
+    name: str,
+    kind: FieldKind[T],
+    known: tuple[T, ...],
+    default: T | None = None,
+) -> T:
+    """A setting of one kind that must be one of `known`.
+
+    Raises:
+        FormatError: It is absent, or of another kind.
+        UnsupportedError: It has another value.
+    """
+    value = settings.need(name, kind) if default is None else settings.get(name, kind, default)
     if value not in known:
         raise UnsupportedError(
             f"the checkpoint has {name} = {value!r}",
@@ -140,6 +154,15 @@ def setting(
             todo="use the 16-bit release of this model",
         )
     return value
+
+
+def group_size(settings: TypedObject, names: Sequence[str], columns: int) -> int:
+    """Columns of a group, by the first of some names that is there; -1 there means all of them."""
+    name = next((n for n in names if n in settings), names[0])
+    size = settings.get(name, whole(-1), 128)
+    if size == 0:
+        raise FormatError(f"the checkpoint has {name} = 0", expected="a whole number from 1, or -1")
+    return max(columns, 1) if size == -1 else size
 
 
 def need(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
@@ -163,11 +186,11 @@ def gathered(
         parts: What the names of the parts end in; the first is that of the codes.
         matrix: Makes the matrix of a base name.
     """
-    whole: dict[str, Tensor] = {}
+    tensors_by_name: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         base, _, kind = name.rpartition(".")
         if f"{base}.{parts[0]}" not in tensors or kind not in parts:
-            whole[name] = tensor
+            tensors_by_name[name] = tensor
         elif kind == parts[0]:
-            whole[f"{base}.weight"] = matrix(base)
-    return whole
+            tensors_by_name[f"{base}.weight"] = matrix(base)
+    return tensors_by_name

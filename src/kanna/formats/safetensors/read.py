@@ -8,12 +8,17 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from kanna._util.typed import is_plain, shown
 from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.formats.safetensors.shards import INDEX, WeightFiles, weight_files
 from kanna.formats.stored import map_file, stored
+from kanna.formats.text_files import refuse_bomb
 from kanna.model import U8, Tensor
 
 MAX_HEADER = 100_000_000
+MAX_AXES = 8
+MOST_TENSORS = 1 << 16
+"""Of one file: published ones have hundreds, and each takes more memory than its entry."""
 # safetensors dtype → encoding
 DTYPES = {
     "F64": "f64",
@@ -89,10 +94,17 @@ def _json(header: bytes) -> dict[str, Any]:
             raise FormatError("the header names a tensor twice")
         return members
 
+    if header.count(b'"data_offsets"') > MOST_TENSORS:
+        raise FormatError(
+            f"the header has more than {MOST_TENSORS} tensors", expected="shards of fewer tensors"
+        )
+    refuse_bomb(header, "the header")
     try:
         parsed = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"the header is not JSON: {error}", todo="fetch the file again") from None
+        raise FormatError(
+            f"the header is not JSON: {str(error)[:200]}", todo="fetch the file again"
+        ) from None
     if not isinstance(parsed, dict):
         raise FormatError(f"the header is a {type(parsed).__name__}", expected="an object")
     return parsed
@@ -100,16 +112,27 @@ def _json(header: bytes) -> dict[str, Any]:
 
 def _entry(name: str, value: Any) -> Entry:
     try:
-        dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise FormatError(f"the header entry of {name!r:.100} is malformed") from None
-    if dtype not in _SIZES:
-        raise UnsupportedError(f"{name} has dtype {dtype!r}", expected=", ".join(DTYPES))
+    if not is_plain(name):
+        raise FormatError(f"a tensor has the name {name!r:.80}", expected="a name in UTF-8")
+    if not isinstance(dtype, str) or dtype not in _SIZES:
+        raise UnsupportedError(
+            f"{name!s:.100} has dtype {shown(dtype)}", expected=", ".join(DTYPES)
+        )
+    if not isinstance(shape, list) or len(shape) > MAX_AXES:
+        axes = f"{len(shape)} axes" if isinstance(shape, list) else shown(shape)
+        raise FormatError(
+            f"{name!s:.100} has a shape of {axes}", expected=f"a list of at most {MAX_AXES} axes"
+        )
     numbers = (*shape, begin, end)
     if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
         raise FormatError(
-            f"{name} has shape {list(shape)} and offsets {[begin, end]}", expected="whole numbers"
+            f"{name!s:.100} has shape {shown(shape)} and offsets {shown([begin, end])}",
+            expected="whole numbers",
         )
+    shape = tuple(shape)
     if end - begin != prod(shape) * _SIZES[dtype]:
         raise FormatError(
             f"{name} has {end - begin} bytes",

@@ -5,14 +5,14 @@ Chosen as transformers does, so that no two libraries read different weights fro
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from kanna._util.typed import OBJECT, TypedObject, read, text
 from kanna.errors import FormatError, SourceError
-from kanna.formats.text_files import refuse_stand_in
+from kanna.formats.text_files import decode, parse_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,21 +41,15 @@ def weight_map(index: bytes) -> Mapping[str, str]:
     Args:
         index: The bytes of the index file.
     """
-    refuse_stand_in(index, INDEX)
-    try:
-        files = json.loads(index)["weight_map"]
-        names = set(files.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise FormatError(
-            f"{INDEX} is malformed", expected="an object with weight_map", todo="fetch it again"
-        ) from None
+    parsed = TypedObject.of(parse_json(decode(index, INDEX), INDEX), INDEX)
+    given = parsed.need("weight_map", OBJECT)
+    files = {
+        tensor: read(name, text(255, 1), f"weight_map.{tensor[:80]}", INDEX)
+        for tensor, name in given.items()
+    }
+    names = set(files.values())
     for name in names:
-        if (
-            not isinstance(name, str)
-            or PurePosixPath(name).name != name
-            or "\\" in name
-            or not name
-        ):
+        if PurePosixPath(name).name != name or "\\" in name:
             raise FormatError(f"{INDEX} names the file {name!r}", expected="a plain file name")
     return files
 

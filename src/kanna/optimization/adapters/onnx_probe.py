@@ -86,7 +86,7 @@ class ONNXProber:
             (self.graph / "tokenizer.json").read_text(encoding="utf-8")
         )
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        limit = int(self.workspace.model.meta("{arch}.context_length") or WINDOW)
+        limit = self.workspace.model.whole("{arch}.context_length", 0) or WINDOW
         length = min(WINDOW, limit, len(ids))
         windows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)][:WINDOWS]
 

@@ -96,7 +96,7 @@ def _cached_memory(path: Path, mtime_ns: int, context: int) -> EngineMemory:
     A family that kanna does not know counts as a plain one. The time of the file's last change,
     `mtime_ns`, is part of the key: headers are read once per version of a file.
     """
-    from kanna.families import load_model
+    from kanna.families import check_stored, load_model
     from kanna.formats import gguf
     from kanna.model import Model
     from kanna.sizing import buffer_bytes, cache_bytes
@@ -108,6 +108,7 @@ def _cached_memory(path: Path, mtime_ns: int, context: int) -> EngineMemory:
         file = gguf.read(path)
         arch = str(file.value("general.architecture"))
         model = Model(name=path.stem, family=arch, tensors=file.tensors, metadata=file.metadata)
+    check_stored(model)
     return EngineMemory(
         weights=sum(tensor.nbytes for tensor in model.tensors.values()),
         cache=cache_bytes(model, context),
