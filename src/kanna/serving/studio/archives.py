@@ -37,7 +37,7 @@ def files_of(folder: Path) -> dict[str, Path]:
     return {f"{folder.name}/{p.relative_to(folder).as_posix()}": p for p in kept}
 
 
-class _Sink(io.RawIOBase):
+class _UnsentParts(io.RawIOBase):
     """Takes what the archive writes, for whoever sends it on."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def parts(files: Mapping[str, Path]) -> Generator[bytes]:
     Args:
         files: By their names in the archive.
     """
-    sink = _Sink()
+    sink = _UnsentParts()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for name, path in files.items():
             info = zipfile.ZipInfo.from_file(path, name)
