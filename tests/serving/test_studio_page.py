@@ -138,6 +138,36 @@ def test_a_file_is_dropped_and_its_original_answers_beside_it(
     assert all(replies) and "notice" not in here.js("document.querySelector('.sides').innerHTML")
 
 
+def test_optimize_runs_to_its_end_and_its_report_is_read(
+    here: Browser, studio: Studio, llama: Path
+) -> None:
+    """From the button to the report: what it made, in how long, and the page that says so."""
+    here.js(f"document.querySelector('#source').value = {str(llama)!r}")
+    here.js("document.querySelector('#source-form').requestSubmit()")
+    here.until(FITTED, timeout=60)
+    here.js("document.querySelector('.preset input[value=Q4_K_M]').click()")
+    here.js("document.querySelector('#make-options').open = true")
+    chosen = {"effort": "fast", "tokens": "512", "windows": "1"}
+    for name, value in chosen.items():
+        here.js(f"document.querySelector('#{name}').value = {value!r}")
+    click(here, "Optimize", "#make-form")
+    whole = "document.querySelector('.job .now')?.textContent.includes('for the whole job')"
+    here.until(whole, timeout=200)
+    job_state(here, "done", timeout=280)
+    (job,) = studio.ask("GET", "/studio/jobs")["jobs"]
+    result = job["result"]
+    made = Path(result["path"])
+    assert made.stat().st_size == result["bytes"] and result["gate"] == "intact"
+    assert result["kl"] >= 0 and "--effort fast" in job["command"]
+    shown = here.js("document.querySelector('.job .figures').innerText")
+    assert "KL divergence" in shown and "intact" in shown
+    links = "[...document.querySelectorAll('.job a')]"
+    here.open(here.js(f"{links}.find((a) => a.textContent === 'Report').href"))
+    text = here.until("document.body.innerText")
+    assert made.name in text or "llama" in text
+    here.open(studio.page)
+
+
 def test_a_job_is_watched_over_a_reload(here: Browser, smollm2: Path) -> None:
     here.js(f"document.querySelector('#source').value = {str(smollm2)!r}")
     here.js("document.querySelector('#source-form').requestSubmit()")
