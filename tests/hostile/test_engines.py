@@ -185,6 +185,75 @@ def test_schemas_as_honest_clients_send_them(gateway: Local, name: str) -> None:
     assert status == 200 or answer["error"]["code"] != "constraint_too_large", answer
 
 
+def test_a_schema_of_many_values_holds_its_answer_and_nobody_waits(gateway: Local) -> None:
+    """llama.cpp's own grammars take a second a token for so many."""
+    values = [f"value number {i}" for i in range(2000)]
+    parameters = {"type": "object", "properties": {"v": {"enum": values}}, "required": ["v"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    body = {"messages": HELLO, "max_tokens": 60, "temperature": 0}
+    answers: list[tuple[int, Any]] = []
+
+    def ask() -> None:
+        answers.append(gateway.post(CHAT, body | _form({"enum": values})))
+        if gateway.pool.find("m").engine.name != "gguf":  # its small model has no room for them
+            return
+        answers.append(gateway.post(CHAT, body | {"tools": [tool], "tool_choice": "required"}))
+
+    asking, slowest = threading.Thread(target=ask), 0.0
+    asking.start()
+    while asking.is_alive():
+        started = time.monotonic()
+        assert gateway.post(COMPLETION, {"prompt": "a", "max_tokens": 1})[0] == 200
+        slowest = max(slowest, time.monotonic() - started)
+    asking.join()
+    assert slowest < 5
+    (status, answer), *forced = answers
+    assert status == 200, answer
+    choice = answer["choices"][0]
+    if choice["finish_reason"] == "stop":
+        assert json.loads(choice["message"]["content"]) in values
+    else:
+        assert choice["message"]["content"].startswith('"value number ')
+    for status, answer in forced:
+        assert status == 200 or answer["error"]["code"] == "context_length_exceeded", answer
+
+
+ODD_OPTIONS: list[dict[str, Any]] = [
+    {"logit_bias": {str(i): 1 for i in range(300_000)}},
+    {"logit_bias": [[10**6 + i, 1] for i in range(100_000)]},
+    {"dry_multiplier": 1, "dry_sequence_breakers": ["a"] * 64},
+    {"dry_multiplier": 1, "dry_sequence_breakers": ["a" * 10_000]},
+    {"stop": [str(i) for i in range(10_000)]},
+    {"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(10_000)]},
+    {"n": 10_000},
+    {"best_of": 10_000},
+    {"logprobs": True, "top_logprobs": 10**6},
+    {"top_k": -7},
+    {"top_k": "many"},
+    {"temperature": "hot"},
+    {"min_p": -1},
+    {"samplers": ["x"] * 1000},
+]
+
+
+@pytest.mark.parametrize("options", ODD_OPTIONS, ids=lambda options: " ".join(options))
+def test_options_without_measure_are_refused(gateway: Local, options: dict[str, Any]) -> None:
+    started = time.monotonic()
+    status, answer = gateway.post(CHAT, {"messages": HELLO, "max_tokens": 2, **options})
+    assert status == 400 and answer["error"]["type"] == "invalid_request_error"
+    assert time.monotonic() - started < 5
+
+
+def test_biases_of_tokens_that_are_not_there_cost_nothing(gateway: Local) -> None:
+    bias = {str(10**6 + i): 1 for i in range(10_000)}
+    options = {"prompt": "a", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    plain = gateway.post(COMPLETION, options)
+    assert (
+        gateway.post(COMPLETION, options | {"logit_bias": bias})[1]["choices"]
+        == (plain[1]["choices"])
+    )
+
+
 WAYS = (
     'root ::= "a" root "b" | "a" root "c" | "a"',
     'root ::= ("a"? "b"? "c"?){0,300}',

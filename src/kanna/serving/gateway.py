@@ -173,7 +173,14 @@ class Gateway:
     async def _check_constraints(
         self, request: Request, key: ApiKey, model: ServedModel, body: dict[str, Any]
     ) -> None:
-        """Raise ApiError 400 for schemas and grammars that no engine should be asked for."""
+        """Raise ApiError 400 for schemas and grammars that no engine should be asked for.
+
+        Biases of tokens that the model does not have change nothing, and are left out.
+        """
+        if body.get("logit_bias") and model.engine.vocab_size:
+            count = await asyncio.to_thread(model.engine.vocab_size, model.spec.path)
+            bias = {k: v for k, v in body["logit_bias"].items() if int(k) < count}
+            body["logit_bias"] = bias
         config = self.pool.loader.config(model.spec, model.engine)
         client = f"{key.id} {request.client.host if request.client else ''}"
         await self.constraints.check(model.engine, config, body, client)

@@ -12,8 +12,9 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from kanna.serving import http_client
+from kanna.serving import http_client, schema_grammar
 from kanna.serving.backend import Backend
+from kanna.serving.constraints import is_branching
 from kanna.serving.engines import tool_calls
 from kanna.serving.http_client import EngineConnectionError
 from kanna.serving.problems import ApiError
@@ -30,11 +31,20 @@ async def prepare(backend: Backend, body: dict[str, Any]) -> tuple[dict[str, Any
     Raises:
         ApiError: 400: the model may call tools and could not be shown them.
     """
+    body, forced = await _prepare_tools(backend, body)
+    return schema_grammar.prepare(backend.main.announced, body), forced
+
+
+async def _prepare_tools(backend: Backend, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """`prepare`, for the tools of a chat."""
     tools = body.get("tools")
     if not tools:
         return body, False
     required = body.get("tool_choice") == "required"
     supported = (await _template_capabilities(backend)).get("supports_tools", True)
+    if required and backend.main.announced.get("guidance"):
+        # llama.cpp takes a grammar and tools not together: large ones stand in a message.
+        supported = supported and not is_branching(tool_calls.schema(tools, "required"))
     if not supported and not required:
         raise ApiError(
             400,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from kanna.serving.constraints.checker import ConstraintChecker
 from kanna.serving.constraints.kinds import GRAMMAR, SCHEMA, Constraint, constraints_of
 from kanna.serving.constraints.limits import ConstraintError
+from kanna.serving.constraints.schema_size import is_branching
 
 __all__ = [
     "GRAMMAR",
@@ -18,4 +19,5 @@ __all__ = [
     "ConstraintChecker",
     "ConstraintError",
     "constraints_of",
+    "is_branching",
 ]

@@ -34,6 +34,24 @@ _DATA = ("enum", "const", "default", "examples")
 """Keys whose value is no schema."""
 
 
+_BRANCHING = 64
+"""Values, names or branches from which on a schema has many ways to go on."""
+
+
+def is_branching(schema: Any) -> bool:
+    """Whether a schema, or a part of it, has many ways to go on in one place."""
+    waiting: list[Any] = [schema]
+    parts = 0
+    while waiting:
+        part = waiting.pop()
+        parts += 1
+        if isinstance(part, dict | list):
+            if len(part) > _BRANCHING or parts > _BRANCHING**2:
+                return True
+            waiting += part.values() if isinstance(part, dict) else part
+    return isinstance(schema, dict) and _Alternatives(schema).most() > _BRANCHING
+
+
 class SchemaMeter:
     """Measures the schemas of one request; what it has counted stays.
 
@@ -54,7 +72,8 @@ class SchemaMeter:
         _hold_depth(schema)
         hold("the schema has bytes:", len(json.dumps(schema)), MAX_BYTES)
         self._walk(schema)
-        _Alternatives(schema).measure()
+        count = _Alternatives(schema).most()
+        hold("a value of the schema can begin in ways:", count, MAX_ALTERNATIVES)
 
     def _walk(self, schema: dict[str, Any]) -> None:
         # With each part, whether it is a schema, names with schemas, or data.
@@ -135,19 +154,19 @@ class _Alternatives:
         self._counts: dict[int, int] = {}
         self._open: set[int] = set()
 
-    def measure(self) -> None:
+    def most(self) -> int:
+        """The largest number of ways; raises ConstraintError for what refers to itself."""
+        most = 1
         waiting: list[tuple[Any, str]] = [(self._root, "schema")]
         while waiting:
             part, kind = waiting.pop()
             if isinstance(part, dict):
                 if kind == "schema":
-                    self._hold(part)
+                    most = max(most, self._count(part, 0))
                 waiting += [(value, _kind_below(kind, key)) for key, value in part.items()]
             elif isinstance(part, list):
                 waiting += [(item, kind) for item in part]
-
-    def _hold(self, schema: dict[str, Any]) -> None:
-        hold("a value of the schema can begin in ways:", self._count(schema, 0), MAX_ALTERNATIVES)
+        return most
 
     def _count(self, schema: Any, depth: int) -> int:
         if not isinstance(schema, dict):

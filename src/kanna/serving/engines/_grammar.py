@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna.serving.engines import tool_calls
-from kanna.serving.engines._guidance import grammar_of_schema
 from kanna.serving.engines._http_server import BadRequestError
 from kanna.serving.engines._text_codec import TextCodec
+from kanna.serving.engines.guidance import grammar_of_schema
 
 
 class Grammar:

@@ -7,13 +7,11 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from kanna.serving.engines._guidance import grammar_of_schema
+from kanna.serving.engines.guidance import LLGUIDANCE, grammar_of_schema
 
 Attempt = Callable[[str, str], str]
 """Why the compiler refuses a constraint of a kind, or ""; ends with the process if it takes more
 than the process may."""
-LLGUIDANCE = "%llguidance"
-"""How a grammar in llguidance's own notation begins."""
 _STEPS = 48
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from kanna import libllama
 from kanna.libllama.functions import LOG_CALLBACK
 from kanna.serving.engines import _guidance_trial
+from kanna.serving.engines.guidance import LLGUIDANCE
 
 _STEPS, _WHOLE = 64, 2
 """Tokens that are tried, and how many of them among the whole vocabulary."""
@@ -45,7 +46,7 @@ def prepare(artefact: str) -> _guidance_trial.Attempt:
     trial = _GrammarTrial(artefact)
 
     def attempt(kind: str, text: str) -> str:
-        if kind == "schema" or text.lstrip().startswith(_guidance_trial.LLGUIDANCE):
+        if kind == "schema" or text.lstrip().startswith(LLGUIDANCE):
             return guidance(kind, text)
         return trial.attempt(text)
 

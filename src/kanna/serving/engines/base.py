@@ -138,6 +138,8 @@ class ServingEngine:
         constraint_trial: Makes, in a process of its own and for an artefact, a function that
             compiles a constraint (its kind, `schema` or `grammar`, and its text) as the engine
             would, and says why it is refused, or ""; None where the engine compiles none.
+        vocab_size: How many tokens an artefact has, where the engine takes biases for others at a
+            cost; None where it leaves them out itself.
         probe: The route that answers only while the thread that computes moves.
         takes_adapters: Whether it loads LoRA adapters.
         takes_draft: Whether it loads a draft model.
@@ -162,6 +164,7 @@ class ServingEngine:
     separate_roles: tuple[str, ...] = ()
     forces_tool_calls: bool = False
     constraint_trial: Callable[[str], Callable[[str, str], str]] | None = None
+    vocab_size: Callable[[Path], int] | None = None
     probe: str = "/health"
     takes_adapters: bool = False
     takes_draft: bool = False

@@ -24,6 +24,7 @@ from kanna.serving.engines.base import (
     ProgramChoice,
     ServingEngine,
 )
+from kanna.serving.engines.guidance import LLGUIDANCE
 from kanna.serving.engines.handshake import announce_ready
 
 if TYPE_CHECKING:
@@ -74,6 +75,19 @@ def run(config: EngineConfig) -> None:
         _exec_native(config)
     else:
         _run_xllamacpp(config)
+
+
+def vocab_size(path: Path) -> int:
+    """Tokens of a file: llama.cpp looks for a bias of any other in the whole vocabulary."""
+    return _cached_vocab_size(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _cached_vocab_size(path: Path, mtime_ns: int) -> int:
+    from kanna.formats import gguf
+
+    tokens = gguf.read(path).metadata.get("tokenizer.ggml.tokens")
+    return len(tokens.value) if tokens else 0
 
 
 def choose_program(
@@ -178,7 +192,12 @@ def _run_xllamacpp(config: EngineConfig) -> None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
     port = int(str(server.listening_address).rsplit(":", 1)[1])
-    announce_ready(port, program="xllamacpp", build=str(xllamacpp.get_system_info()).strip())
+    announce_ready(
+        port,
+        program="xllamacpp",
+        build=str(xllamacpp.get_system_info()).strip(),
+        guidance=str(xllamacpp.json_schema_to_grammar("{}")).startswith(LLGUIDANCE),
+    )
     threading.Event().wait()
 
 
@@ -250,6 +269,7 @@ ENGINE = ServingEngine(
     modules=("xllamacpp",),
     roles=(GENERATE, EMBED, SCORE),
     separate_roles=(EMBED, SCORE),
+    vocab_size=vocab_size,
     probe="/slots",
     takes_adapters=True,
     takes_draft=True,

@@ -20,16 +20,20 @@ def redirect_stdout() -> None:
     os.dup2(2, 1)
 
 
-def announce_ready(port: int, *, program: str, build: str = "", listening: bool = True) -> None:
+def announce_ready(
+    port: int, *, program: str, build: str = "", listening: bool = True, guidance: bool = False
+) -> None:
     """Announce to the gateway that requests may come.
 
     Args:
         port: Of the loopback interface.
         program: What runs the model, as `kanna ps` shows it.
         build: Version and options of a native library.
+        guidance: Whether grammars in llguidance's notation are taken.
         listening: False where `/health` says later that the model is loaded.
     """
-    send_line({"port": port, "program": program, "build": build, "listening": listening})
+    message = {"port": port, "program": program, "build": build, "listening": listening}
+    send_line(message | {"guidance": guidance})
 
 
 def send_line(message: dict[str, Any]) -> None:

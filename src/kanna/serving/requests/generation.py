@@ -10,6 +10,7 @@ from kanna.serving.requests.fields import Request
 from kanna.serving.requests.messages import Message
 from kanna.serving.requests.scalars import (
     MAX_INTEGER,
+    Breakers,
     Count,
     Integer,
     LogitBias,
@@ -101,7 +102,7 @@ class LlamaOptions(Request):
     dry_base: Annotated[Number, Field(ge=0, le=100)] | None = None
     dry_allowed_length: Count | None = None
     dry_penalty_last_n: Window = None
-    dry_sequence_breakers: Stop = None
+    dry_sequence_breakers: Breakers = None
     mirostat: Annotated[Integer, Field(ge=0, le=2)] | None = None
     mirostat_tau: Annotated[Number, Field(ge=0, le=100)] | None = None
     mirostat_eta: Annotated[Number, Field(ge=0, le=10)] | None = None

@@ -12,6 +12,9 @@ MAX_INTEGER = 2**31 - 1
 """The largest whole number that every engine takes."""
 _MAX_DIGITS = 40
 _MAX_WINDOW = 1 << 17
+_MAX_BIASES = 10_000
+_MAX_BREAKERS, _MAX_BREAKER = 16, 64
+"""llama.cpp looks for each of them in every token of the vocabulary, before an answer begins."""
 
 
 def show(value: Any) -> str:
@@ -121,6 +124,8 @@ def to_stop(value: Any) -> list[str] | None:
 
 def to_logit_bias(value: Any) -> dict[str, float] | None:
     """What is added to the logits of tokens, by id; llama.cpp's list of pairs is taken too."""
+    if isinstance(value, list | dict) and len(value) > _MAX_BIASES:
+        raise wrong(f"{len(value)} biases, at most {_MAX_BIASES} are allowed")
     if isinstance(value, list):
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
             raise refusal("an object of numbers by token id", value)
@@ -158,6 +163,12 @@ Stop = Annotated[
     Annotated[list[Annotated[str, Field(max_length=10_000)]], Field(max_length=64)] | None,
     BeforeValidator(to_stop),
 ]
+Breakers = Annotated[
+    Annotated[list[Annotated[str, Field(max_length=_MAX_BREAKER)]], Field(max_length=_MAX_BREAKERS)]
+    | None,
+    BeforeValidator(to_stop),
+]
 LogitBias = Annotated[
-    Annotated[dict[str, float], Field(max_length=100_000)] | None, BeforeValidator(to_logit_bias)
+    Annotated[dict[str, float], Field(max_length=_MAX_BIASES)] | None,
+    BeforeValidator(to_logit_bias),
 ]

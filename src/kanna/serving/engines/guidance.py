@@ -6,6 +6,8 @@ import importlib
 import json
 from typing import Any
 
+LLGUIDANCE = "%llguidance"
+"""How a grammar in llguidance's own notation begins."""
 STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Without free white space, in which small models lose themselves."""
 
