@@ -4,8 +4,9 @@ For what only a clock can show.
 
 A request says in its field `replay` what it gets: tokens (4), wait (seconds before the head), gap
 (seconds between events), size (characters per event), message (a chat's whole message, or delta),
-cut (events after which the connection breaks). A model whose file is named other says something
-else, one named slow takes its time, a broken one does not start. `GET /seen` tells of it.
+cut (events after which the connection breaks), refusal (what a chat fails with; streamed, at its
+end). A model whose file is named other says something else, one named slow takes its time, a broken
+one does not start. `GET /seen` tells of it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter
     await asyncio.sleep(float(how.get("wait", 0.03 if "slow" in MODEL else 0)))
     usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
     base = {"id": "r", "created": 0, "model": "replay"}
+    refusal = {"error": {"code": 500, "type": "server_error", "message": how.get("refusal")}}
+    if chat and how.get("refusal") and not body.get("stream"):
+        answer(writer, json.dumps(refusal).encode(), "500 Internal Server Error")
+        return
     if not body.get("stream"):
         await asyncio.sleep(gap * tokens)
         message = how.get("message") or {"role": "assistant", "content": text * tokens}
@@ -82,6 +87,11 @@ async def generate(path: str, body: dict[str, Any], writer: asyncio.StreamWriter
         if gap:
             await writer.drain()
             await asyncio.sleep(gap)
+    if chat and how.get("refusal"):
+        send(event(refusal))
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return
     end = {"delta": {}} if chat else {"text": ""}
     send(event(base | {"choices": [{"index": 0, "finish_reason": "stop", **end}]}))
     if (body.get("stream_options") or {}).get("include_usage"):

@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from kanna.serving import http_client
+from kanna.serving import http_client, unparsed
 from kanna.serving.engines.base import CONTEXT_EXCEEDED
 from kanna.serving.http_client import EngineConnectionError
 from kanna.serving.problems import ApiError, engine_down
@@ -48,6 +48,8 @@ async def explain(
         )
     if kind == CONTEXT_EXCEEDED or _TOO_LONG in message:
         return ApiError(400, message, code="context_length_exceeded")
+    if path == CHAT and unparsed.is_sign(message):
+        return ApiError(502, message, "server_error", unparsed.CODE)
     if status == 501:
         return ApiError(501, message, "not_supported_error", "not_supported")
     if status == 503:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kanna.serving import engine_errors, http_client, sse, unfinished
+from kanna.serving import engine_errors, http_client, sse, unfinished, unparsed
 from kanna.serving.backend import Backend
 from kanna.serving.disconnect import cancel_and_wait
 from kanna.serving.engine_errors import CHAT
@@ -97,13 +97,30 @@ async def fetch(
 async def _fetch_whole(
     backend: Backend, path: str, body: dict[str, Any], process: EngineProcess
 ) -> bytes:
-    response = await _open(backend, path, body, process)
+    try:
+        response = await _open(backend, path, body, process)
+    except ApiError as error:
+        if error.code != unparsed.CODE:
+            raise
+        return await _fetch_text(backend, body, process)
     try:
         return await response.read()
     except EngineConnectionError as error:
         raise engine_down(backend.config.name) from error
     finally:
         response.close()
+
+
+async def _fetch_text(backend: Backend, body: dict[str, Any], process: EngineProcess) -> bytes:
+    """The answer to a chat as text, where the engine can make nothing of what the model said."""
+
+    async def complete(completion: dict[str, Any]) -> bytes:
+        return await _fetch_whole(backend, unparsed.COMPLETIONS, completion, process)
+
+    try:
+        return await unparsed.as_text(process, body, complete)
+    except EngineConnectionError as error:
+        raise engine_down(backend.config.name) from error
 
 
 async def _count_left(
@@ -159,7 +176,7 @@ async def stream(
     """
     body = unfinished.marked(body)
     clock = _StreamClock(metrics, backend.config.name, started)
-    unsent, ended, count = b"", False, 0
+    unsent, last, ended, count = b"", b"", False, 0
     opening = asyncio.ensure_future(_open(backend, path, body, backend.main))
     try:
         response = await asyncio.shield(opening)
@@ -169,6 +186,9 @@ async def stream(
             if end < len(sse.SEPARATOR):
                 continue
             events, unsent = unsent[:end], unsent[end:]
+            if path == CHAT:
+                events = unparsed.ended_as_text(events, last, backend.config.name) or events
+                last = events
             arrived = events.count(sse.PREFIX + b"{")
             count += arrived
             clock.observe(arrived)
