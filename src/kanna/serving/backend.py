@@ -20,6 +20,7 @@ from kanna.serving import engines
 from kanna.serving.admission import AdmissionQueue
 from kanna.serving.engines.base import GENERATE, EngineConfig
 from kanna.serving.engines.chat_check import PLAIN, ChatCheck
+from kanna.serving.large_bodies import LargeBodies
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError
 from kanna.serving.process import EngineProcess
@@ -48,14 +49,22 @@ class Backend:
     in between.
 
     Attributes:
+        bodies: Writes large bodies for the engine.
         admission: The queue in front of the engine.
         processes: By role.
         in_use: Requests, waiting or running, for which it stays loaded.
         last_used: When the last of them ended, by the monotonic clock.
     """
 
-    def __init__(self, config: EngineConfig, limits: GatewayLimits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        limits: GatewayLimits,
+        metrics: Metrics,
+        bodies: LargeBodies | None = None,
+    ) -> None:
         self.engine = engines.get(config.engine)
+        self.bodies = bodies or LargeBodies()
         self._chat_check = _chat_check(config)
         if self._chat_check and self._chat_check.problem:
             # The program renders its template when it starts, and would never be ready.

@@ -22,9 +22,10 @@ from kanna.serving.guard.keyring import KeyRing
 from kanna.serving.guard.keys import ApiKey
 from kanna.serving.guard.limits import RateLimiter
 from kanna.serving.guard.store import KeyStore
-from kanna.serving.model_call import ModelCall
+from kanna.serving.large_bodies import LARGE
+from kanna.serving.model_call import ModelCall, check_length
 from kanna.serving.pool import ModelPool
-from kanna.serving.problems import ApiError
+from kanna.serving.problems import ApiError, overloaded
 from kanna.serving.responses import ResponseBuilder
 from kanna.serving.served_model import ServedModel
 from kanna.serving.settings import GatewaySettings
@@ -32,6 +33,10 @@ from kanna.serving.traces import TraceExporter
 
 ANONYMOUS = ApiKey(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
 """The key of all requests where no keys are needed."""
+
+
+_MOST_ARRIVING = 256 << 20
+"""Bytes of bodies on their way in."""
 
 
 class Gateway:
@@ -55,6 +60,8 @@ class Gateway:
         self.metrics = pool.metrics
         self.constraints = ConstraintChecker()
         self.keyring = KeyRing(store)
+        self.bodies = pool.loader.bodies
+        self._arriving = 0  # bytes of bodies that are being read
         self.limiter = RateLimiter(store.tokens_of_day)
         self.accounting = Accounting(self.metrics, self.limiter, traces, context=settings.context)
 
@@ -103,16 +110,22 @@ class Gateway:
             raise ApiError(
                 CLIENT_CLOSED_REQUEST, "the client went away", code="client_left"
             ) from None
-        return requests.check(kind, requests.parse(data))
+        return await self.bodies.check(kind, data)
 
     async def _read_bytes(self, request: Request) -> bytes:
         limit, data = self.settings.limits.body, bytearray()
-        async for part in request.stream():
-            data += part
-            if len(data) > limit:
-                raise ApiError(
-                    413, f"the body is larger than {limit} bytes", code="request_too_large"
-                )
+        try:
+            async for part in request.stream():
+                data += part
+                self._arriving += len(part)
+                if len(data) > limit:
+                    raise ApiError(
+                        413, f"the body is larger than {limit} bytes", code="request_too_large"
+                    )
+                if self._arriving > _MOST_ARRIVING and len(data) > LARGE:
+                    raise overloaded("too many large bodies arrive at once")
+        finally:
+            self._arriving -= len(data)
         return bytes(data)
 
     def find_model(self, key: ApiKey, name: str) -> ServedModel:
@@ -157,6 +170,7 @@ class Gateway:
         if kind is requests.Chat:
             requests.normalize_tool_choice(body)
         body["model"] = model.name
+        check_length(body, self.settings.context)
         await self._check_constraints(request, key, model, body)
         call = ModelCall(
             key=key,

@@ -15,6 +15,7 @@ from kanna._util.units import format_size
 from kanna.hardware import memory
 from kanna.serving.backend import Backend
 from kanna.serving.engines.base import EngineConfig, ServingEngine
+from kanna.serving.large_bodies import LargeBodies
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError, no_memory
 from kanna.serving.process import EngineProcess
@@ -37,6 +38,7 @@ class ModelLoader:
     Attributes:
         budget: Bytes that loaded models may take together.
         extra: Backends besides those of the models: canaries, and models that are being swapped.
+        bodies: Reads and writes large bodies.
         session: For requests to engines; None before the gateway has started.
     """
 
@@ -49,6 +51,7 @@ class ModelLoader:
         )
         self.extra: dict[str, Backend] = {}
         self.session: aiohttp.ClientSession | None = None
+        self.bodies = LargeBodies()
         self._memory_lock = asyncio.Lock()
 
     def config(self, spec: ModelSpec, engine: ServingEngine) -> EngineConfig:
@@ -57,7 +60,7 @@ class ModelLoader:
 
     def new_backend(self, spec: ModelSpec, engine: ServingEngine) -> Backend:
         """A backend whose engine is not started yet."""
-        return Backend(self.config(spec, engine), self.settings.limits, self.metrics)
+        return Backend(self.config(spec, engine), self.settings.limits, self.metrics, self.bodies)
 
     def backends(self) -> list[Backend]:
         """Everything that is loaded."""

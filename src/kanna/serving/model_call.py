@@ -10,8 +10,12 @@ from fastapi import Request
 from kanna.serving import relay
 from kanna.serving.disconnect import ClientConnection
 from kanna.serving.guard.keys import ApiKey
+from kanna.serving.problems import ApiError
 from kanna.serving.relay import TokenUsage
 from kanna.serving.served_model import ServedModel
+
+_LONGEST_TOKEN = 128
+"""Characters of a token; longer ones are there for rows of spaces and dashes."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +73,28 @@ class ModelCall:
             return read  # nothing is generated
         choices = len(self.prompts) * (body.get("n") or 1)
         return choices * min(context, read + (body.get("max_tokens") or context))
+
+
+def check_length(body: dict[str, Any], context: int) -> None:
+    """Refuse a text that no context holds, before anybody reads it.
+
+    Args:
+        body: Of a request.
+        context: Tokens that one choice can have.
+
+    Raises:
+        ApiError: 400: a prompt, or the messages together, have too many characters.
+    """
+    given = body.get("messages") or body.get("input") or body.get("prompt") or ""
+    texts = given if isinstance(given, list) and "messages" not in body else [given]
+    longest = max(map(_about_tokens, texts), default=0)
+    if longest > context * _LONGEST_TOKEN // 2:
+        raise ApiError(
+            400,
+            f"a text of about {2 * longest} characters does not fit the context of {context} "
+            "tokens",
+            code="context_length_exceeded",
+        )
 
 
 def _about_tokens(value: Any) -> int:

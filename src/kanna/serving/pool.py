@@ -109,12 +109,14 @@ class ModelPool:
 
     async def stop(self) -> None:
         """End every engine."""
+        self.loader.bodies.kill()
         for task in self._canaries_loading:
             task.cancel()
         await asyncio.gather(*(backend.stop() for backend in self.loader.backends()))
 
     def kill(self) -> None:
         """End every engine without an event loop."""
+        self.loader.bodies.kill()
         for backend in self.loader.backends():
             backend.kill()
 

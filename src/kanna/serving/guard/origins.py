@@ -6,9 +6,9 @@ reach it by a host name of its own that resolves to 127.0.0.1 and read the answe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -19,6 +19,10 @@ from kanna.serving.settings import GatewaySettings
 
 ANY = "*"
 _PROBES = ("/health", "/ready")
+_NAME = r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~-]{1,255})(?::[0-9]{1,5})?"
+_HOST = re.compile(rf"(?:{_NAME})?")
+_ORIGIN = re.compile(rf"null|[A-Za-z][A-Za-z0-9+.-]{{0,63}}://{_NAME}")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class OriginGuard:
@@ -46,6 +50,11 @@ class OriginGuard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if problem := _malformed(scope, headers):
+            self.on_refused(problem.status)
+            response = Response(problem.body(), problem.status, problem.headers())
+            await response(scope, receive, send)
+            return
         origin = headers.get("origin", "")
         allowed = bool(origin) and (ANY in self.allowed or origin in self.allowed)
         if problem := self._problem(scope, headers.get("host", ""), "" if allowed else origin):
@@ -79,7 +88,7 @@ class OriginGuard:
             self.keyless
             and origin
             and scope["method"] not in {"GET", "HEAD"}
-            and urlsplit(origin).netloc != host
+            and origin.partition("://")[2] != host
         ):
             return ApiError(
                 403,
@@ -88,6 +97,23 @@ class OriginGuard:
                 "origin_not_allowed",
             )
         return None
+
+
+def _malformed(scope: Scope, headers: Headers) -> ApiError | None:
+    """What is wrong with the names and the path of a request, by which it is judged."""
+    hosts, origins = headers.getlist("host"), headers.getlist("origin")
+    if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+        return _bad("Host", hosts)
+    if len(origins) > 1 or not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        return _bad("Origin", origins)
+    if _CONTROLS.search(scope["path"]):
+        return ApiError(400, "the path has control characters", code="malformed_request")
+    return None
+
+
+def _bad(name: str, values: list[str]) -> ApiError:
+    given = ", ".join(values)[:100]
+    return ApiError(400, f"the header {name} is {given!r}", code="malformed_request")
 
 
 def _cors_headers(origin: str) -> dict[str, str]:
@@ -107,7 +133,7 @@ def _with_cors(send: Send, origin: str) -> Send:
 
 
 def _is_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    name = host.rpartition("]")[0].lstrip("[") or host.partition(":")[0].lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

@@ -10,7 +10,7 @@ left out. Fields that nobody knows are ignored.
 
 from __future__ import annotations
 
-from kanna.serving.requests.check import check, parse
+from kanna.serving.requests.check import check, encode, parse
 from kanna.serving.requests.generation import (
     TOKEN_LIMITS,
     Chat,
@@ -29,6 +29,7 @@ __all__ = [
     "GenerationParameters",
     "Tokenize",
     "check",
+    "encode",
     "normalize_tool_choice",
     "parse",
 ]

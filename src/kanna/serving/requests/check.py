@@ -11,6 +11,8 @@ from kanna.serving.problems import ApiError
 from kanna.serving.requests.fields import Request
 from kanna.serving.requests.scalars import show
 
+MAX_DEPTH = 128
+"""Objects and lists in each other."""
 _COMPLETE = {"value", "missing"}
 """Types of errors whose text needs no value beside it."""
 
@@ -26,10 +28,41 @@ def parse(data: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ApiError(400, "the body has half of a surrogate pair in a text") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
         reason = str(error) if isinstance(error, _ConstantError) else ""
         raise ApiError(400, f"the body is not JSON{reason}") from None
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise _too_deep()
     return value
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Whether objects and lists are nested deeper than so many."""
+    level: list[Any] = [value]
+    for _ in range(limit + 1):
+        containers = [part for part in level if isinstance(part, dict | list)]
+        if not containers:
+            return False
+        level = [
+            item
+            for part in containers
+            for item in (part.values() if isinstance(part, dict) else part)
+        ]
+    return True
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, f"the body is nested more than {MAX_DEPTH} deep", code="body_too_complex")
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    """A body as an engine gets it; raises ApiError 400 for numbers that JSON cannot have."""
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except ValueError:
+        raise ApiError(400, "a number in the body is larger than 1.8e308") from None
 
 
 class _ConstantError(ValueError):

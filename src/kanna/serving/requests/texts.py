@@ -10,6 +10,8 @@ from kanna.serving.requests.fields import Request
 from kanna.serving.requests.scalars import MAX_INTEGER, Switch, refusal, to_integer, wrong
 
 _MAX_INPUTS = 10_000
+_MAX_TEXT = 1 << 20
+"""Characters of a text whose tokens are asked for."""
 _EXPECTED = "a text, a list of texts, token ids, or a list of those"
 
 
@@ -82,7 +84,7 @@ class Embeddings(Request):
 class Tokenize(Request):
     """The body of /tokenize."""
 
-    content: str
+    content: Annotated[str, Field(max_length=_MAX_TEXT)]
     add_special: Switch = None
     parse_special: Switch = None
     with_pieces: Switch = None
