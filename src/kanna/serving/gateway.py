@@ -171,7 +171,8 @@ class Gateway:
             requests.normalize_tool_choice(body)
         body["model"] = model.name
         check_length(body, self.settings.context)
-        await self._check_constraints(request, key, model, body)
+        if issubclass(kind, requests.GenerationParameters):
+            await self._check_constraints(request, key, model, body)
         call = ModelCall(
             key=key,
             model=model,

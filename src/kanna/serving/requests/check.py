@@ -11,7 +11,7 @@ from kanna.serving.problems import ApiError
 from kanna.serving.requests.fields import Request
 from kanna.serving.requests.scalars import show
 
-MAX_DEPTH = 128
+MAX_DEPTH = 256
 """Objects and lists in each other."""
 _COMPLETE = {"value", "missing"}
 """Types of errors whose text needs no value beside it."""
