@@ -24,6 +24,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ours."""
+    parser.addoption(
+        "--chaos-minutes", type=float, default=30.0, help="How long `-m chaos` attacks a gateway."
+    )
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The embedded default."""

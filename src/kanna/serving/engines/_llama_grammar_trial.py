@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ _STEPS, _WHOLE = 64, 2
 _SAMPLE = 400
 """Tokens among which the others are chosen."""
 _REFUSED = -1e30
+_TOKEN_TIME = 0.4
+"""Seconds of the processor that a grammar may take for one token, for which everybody waits."""
 
 
 class _Candidate(ctypes.Structure):
@@ -105,7 +108,10 @@ class _GrammarTrial:
             candidate.id, candidate.logit = token, 0.0
         data = ctypes.cast(candidates, ctypes.POINTER(_Candidate))
         values = _Candidates(data, len(ids), -1, False)
+        started = time.process_time()
         self._library.llama_sampler_apply(sampler, ctypes.byref(values))
+        if time.process_time() - started > _TOKEN_TIME:
+            raise SystemExit("a token takes too long")  # which is what the gateway understands
         return [candidate.id for candidate in candidates if candidate.logit > _REFUSED]
 
 
