@@ -14,7 +14,9 @@ from kanna.calibration import texts, windows
 from kanna.conversion.base import ConversionRequest, WriteOptions
 from kanna.conversion.onnx_float import FloatConversion
 from kanna.errors import KannaError
+from kanna.formats import overflow
 from kanna.formats.onnx import build, fp16_storage, int8
+from kanna.formats.stream import WriteResult
 from kanna.model import Model
 from kanna.plan.onnx_derived import DERIVED
 from kanna.sources import Source
@@ -42,6 +44,14 @@ class DerivedConversion(FloatConversion):
                 f"ranges and smoothing from {TOKENS} tokens of the built-in calibration text"
             )
         return notes
+
+    def write(self, options: WriteOptions) -> WriteResult:
+        """Have the graph built, once every value is known to be held by the preset."""
+        if self.kind.storage:
+            for tensor in self.tensors.values():
+                if len(tensor.shape) > 1:
+                    overflow.check_tensor(tensor, self.kind.storage)
+        return super().write(options)
 
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:
         """Derive the graph of the preset from the builder's."""

@@ -29,11 +29,13 @@ class StoredWeights:
         sizes: Bytes of each tensor, by its name in the artefact.
         nbytes: Bytes of all of them, with what the container cannot do without.
         rounds_activations: Whether its products read activations of 8 bits.
+        half_activations: Whether its runtime computes in float16, which ends at 65504.
     """
 
     sizes: Mapping[str, int]
     nbytes: int
     rounds_activations: bool = False
+    half_activations: bool = False
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor]) -> StoredWeights:

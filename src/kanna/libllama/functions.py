@@ -51,6 +51,16 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_decode": (_INT, (_HANDLE, Batch)),
     "llama_get_logits": (_FLOATS, (_HANDLE,)),
     "llama_get_logits_ith": (_FLOATS, (_HANDLE, _INT)),
+    # vectors of texts
+    "llama_model_n_embd": (_INT, (_HANDLE,)),
+    "llama_pooling_type": (ctypes.c_int, (_HANDLE,)),
+    "llama_get_embeddings_seq": (_FLOATS, (_HANDLE, _INT)),
+    # adapters
+    "llama_adapter_lora_init": (_HANDLE, (_HANDLE, _TEXT)),
+    "llama_set_adapters_lora": (
+        _INT,
+        (_HANDLE, ctypes.POINTER(ctypes.c_void_p), _SIZE, ctypes.POINTER(ctypes.c_float)),
+    ),
     # samplers
     "llama_sampler_chain_default_params": (SamplerChainParameters, ()),
     "llama_sampler_chain_init": (_HANDLE, (SamplerChainParameters,)),

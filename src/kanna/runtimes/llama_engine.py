@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from kanna.errors import FormatError, KannaError, UsageError
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
+from kanna.runtimes.llama_adapters import LoraAdapters
+from kanna.runtimes.llama_embeddings import Pooling, embed
 from kanna.runtimes.sampling import StopText
 
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
@@ -85,6 +87,7 @@ class LlamaEngine:
                 f"llama.cpp cannot load {path}: {LOG.why()}",
                 todo="check the file with `kanna inspect`, or convert again",
             )
+        self._adapters = LoraAdapters(lib, self._model, {})
         self._weights = [b for b in LOG.buffers if b[1] == "weights"]
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
@@ -133,6 +136,7 @@ class LlamaEngine:
                 f"{LOG.why()}",
                 todo="try a smaller --context",
             )
+        self._adapters.apply(ctx)
         self._ctx, self._ctx_mode, self._past, self._outputs = ctx, mode, [], outputs
         self._buffers = [b for b in LOG.buffers if b[1] != "weights"]
         self._n_batch: int = self._lib.llama_n_batch(ctx)
@@ -155,6 +159,21 @@ class LlamaEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def adapt(self, adapters: Mapping[str, float]) -> None:
+        """Compute with LoRA adapters, files with the scale of each, from now on."""
+        self._free_context()
+        self._adapters = LoraAdapters(self._lib, self._model, adapters)
+
+    def embed(self, texts: Sequence[str], *, pooling: Pooling = "model") -> F32:
+        """One vector of length 1 per text, f32 [texts, width]; see `llama_embeddings.embed`."""
+        self._free_context()
+        params = self._lib.llama_context_default_params()
+        params.n_threads = params.n_threads_batch = self.threads
+        ids = [self.tokenize(text, add_bos=True) for text in texts]
+        if (longest := max(map(len, ids), default=0)) > self.context:
+            raise UsageError(f"a text of {longest} tokens in a context of {self.context}")
+        return embed(self._lib, self._model, ids, params, pooling)
 
     # Tokens
 

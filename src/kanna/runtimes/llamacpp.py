@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,7 @@ class LlamaCppRuntime:
         vocab_only: bool = False,
         cache: str = "f16",
         mmap: bool = True,
+        adapters: Mapping[str | Path, float] | None = None,
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF in a process of its own; see `Runtime.open`.
 
@@ -158,6 +160,7 @@ class LlamaCppRuntime:
             vocab_only: Load the tokenizer alone.
             cache: Encoding of cached keys and values, one of CACHES.
             mmap: Map the file; otherwise its tensors are read into memory of the process.
+            adapters: LoRA adapters in GGUF with the scale of each; 1 is as trained.
         """
         path = Path(path)
         lib = library()
@@ -179,11 +182,18 @@ class LlamaCppRuntime:
             "cache": cache,
             "mmap": mmap,
         }
+        scales = {str(name): float(scale) for name, scale in (adapters or {}).items()}
         if not is_disposable():
-            return IsolatedLlamaEngine(self.name, self.title, path, options)
+            return IsolatedLlamaEngine(self.name, self.title, path, {**options, "adapters": scales})
         from kanna.runtimes.llama_engine import LlamaEngine
 
-        return LlamaEngine(lib, path, **options)
+        engine = LlamaEngine(lib, path, **options)
+        try:
+            engine.adapt(scales)
+        except FormatError:
+            engine.close()
+            raise
+        return engine
 
 
 def _better(used: libllama.Library, native: bool) -> str:

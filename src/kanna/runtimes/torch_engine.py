@@ -74,6 +74,26 @@ class TorchEngine(SteppedEngine):
         rows: F32 = out.logits[0].float().numpy()
         return rows if keep else rows[:0]
 
+    def largest_activations(self, ids: Sequence[int]) -> dict[str, float]:
+        """The largest magnitude that each part of the model gives while it reads `ids`."""
+        largest: dict[str, float] = {}
+
+        def note(name: str) -> Any:
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                value = output[0] if isinstance(output, tuple) else output
+                if self._torch.is_tensor(value) and value.is_floating_point() and value.numel():
+                    largest[name] = max(largest.get(name, 0.0), float(value.abs().max()))
+
+            return hook
+
+        hooks = [m.register_forward_hook(note(n)) for n, m in self._model.named_modules() if n]
+        try:
+            self.logits(ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return largest
+
     def rewind(self, length: int) -> int:
         """Keep the first `length` tokens of the cache, where it can go back."""
         # Layers with a window forget what left it, and cannot go back.

@@ -19,6 +19,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
+from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
 from kanna.verification import independent, parity, tensors, tokens
 
@@ -205,13 +206,16 @@ def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
             case.artefact, threads=threads, context=context, progress=progress
         )
         with reference, scored as engine:
+            stored = parity.stored_weights(case.artefact)
             precision = parity.Precision(
                 bits=parity.bits_per_weight(case.artefact, case.model),
-                rounded=parity.stored_weights(case.artefact).rounds_activations,
+                rounded=stored.rounds_activations,
             )
             checks = parity.check(
                 reference, engine, case.prompts, precision, threads=threads or default_threads()
             )
+            if stored.half_activations and isinstance(reference, TorchEngine):
+                checks.append(parity.half_activations(reference, case.prompts[0]))
             if note:
                 with case.runtime.open(case.artefact, threads=threads, context=context) as own:
                     checks.append(parity.same(engine, own, case.prompts[0], case.runtime.name))

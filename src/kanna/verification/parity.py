@@ -14,8 +14,10 @@ from kanna.checks import Check
 from kanna.evaluation.divergence import compare
 from kanna.formats import safetensors
 from kanna.formats.base import StoredWeights
+from kanna.formats.overflow import LARGEST_HALF
 from kanna.model import Model, num_weights
 from kanna.runtimes.base import Engine
+from kanna.runtimes.torch_engine import TorchEngine
 
 # Mean KL in nats that an artefact may cost, by bits per weight. Far above what a right file of a
 # small model costs (the floor of activations quantized to 8 bits is 0.004; Q4_0 0.5, Q2_K 1.5 on
@@ -175,6 +177,26 @@ def check(
             Check(name=name, ok=ok, detail=detail + (f" (at least {agree:.0%})" if agree else ""))
         )
     return checks
+
+
+def half_activations(reference: TorchEngine, prompt: Prompt) -> Check:
+    """What the model computes with fits float16, in which the artefact's runtime computes.
+
+    Args:
+        reference: The source in float32.
+        prompt: What it reads.
+    """
+    largest = reference.largest_activations(prompt.ids)
+    name, value = max(largest.items(), key=lambda item: item[1], default=("", 0.0))
+    ok = value <= LARGEST_HALF
+    detail = f"the largest is {value:.3g} of at most {LARGEST_HALF:g}, from {name}"
+    if not ok:
+        first = next(n for n, v in largest.items() if v > LARGEST_HALF)
+        detail += (
+            f"; {first} is the first to go beyond it and would be infinite: convert to bf16, or to "
+            "codes with scales in bf16"
+        )
+    return Check(name="activations in float16", ok=ok, detail=detail)
 
 
 def same(decoded: Engine, own: Engine, prompt: Prompt, name: str) -> Check:

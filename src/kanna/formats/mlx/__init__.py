@@ -36,11 +36,14 @@ def _value_bytes(model: Model) -> int:
 
 def _weights(path: Path) -> StoredWeights:
     sizes: dict[str, int] = {}
-    for name, tensor in read_folder(path).items():
+    tensors = read_folder(path)
+    for name, tensor in tensors.items():
         # Scales in single precision make no code finer.
         wide = tensor.dtype == "f32" and name.endswith((".scales", ".biases"))
         sizes[name] = tensor.nbytes // 2 if wide else tensor.nbytes
-    return StoredWeights(sizes=sizes, nbytes=sum(sizes.values()))
+    # mlx computes in the type of norms and scales.
+    half = any(t.dtype == "f16" for n, t in tensors.items() if n.endswith("norm.weight"))
+    return StoredWeights(sizes=sizes, nbytes=sum(sizes.values()), half_activations=half)
 
 
 FORMAT = Format(

@@ -15,6 +15,7 @@ import numpy as np
 from kanna import encodings
 from kanna.errors import EncodingError
 from kanna.formats.onnx import files
+from kanna.formats.overflow import largest_of
 
 _ALIGN = 4096  # so that a runtime may map each tensor
 _BLOCK = 1 << 22
@@ -76,11 +77,11 @@ def halve(source: Path, out: Path, encoding: str) -> None:
 
 
 def _encoded(values: Any, encoding: str, name: str) -> Any:
-    made = encodings.get(encoding).encode(values[None])
-    if encoding == "f16" and not np.isfinite(made.view(np.float16)).all():
+    largest, limit = float(np.abs(values).max(initial=0)), largest_of(encoding)
+    if not largest <= limit:
         raise EncodingError(
-            f"{name} has values of {np.abs(values).max():g}",
-            expected="at most 65504, as float16 holds",
+            f"{name} has values of {largest:g}",
+            expected=f"at most {limit:g}, as {encoding} holds",
             todo="take onnx:bf16, or onnx:fp32",
         )
-    return made
+    return encodings.get(encoding).encode(values[None])

@@ -266,6 +266,13 @@ class IsolatedLlamaEngine(IsolatedEngine):
         """Weights of the model, as llama.cpp counts them."""
         return self._call("parameters")
 
+    def embed(self, texts: Sequence[str], *, pooling: str = "model") -> F32:
+        """One vector of length 1 per text, f32 [texts, width]; see `LlamaEngine.embed`."""
+        request = {"do": "embed", "texts": list(texts), "pooling": pooling}
+        answer = self._ask(request, "reading texts with")
+        assert self._child is not None
+        return np.array(self._child.memory.rows(answer["rows"], answer["columns"]))
+
     def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
         """`logits` of every position, at most `part` of them at a time.
 
