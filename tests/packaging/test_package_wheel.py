@@ -63,6 +63,26 @@ def test_what_is_no_wheel_is_refused(content: bytes | None, tmp_path: Path) -> N
         pass
 
 
+@pytest.mark.parametrize(
+    ("wanted", "other", "message"),
+    [
+        ("Name: kanna-edge", "Name: kanna", "wheel of 'kanna'"),
+        ("Version: 0.1.0", "Version: 0.0.9", "is kanna 0.0.9"),
+    ],
+)
+def test_a_wheel_of_another_project_or_version_is_refused(
+    wanted: str, other: str, message: str, tmp_path: Path
+) -> None:
+    source = wheels.make(tmp_path)
+    (tmp_path / "other").mkdir()
+    path = tmp_path / "other" / source.name
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        name = next(n for n in old.namelist() if n.endswith("METADATA"))
+        new.writestr(name, old.read(name).decode().replace(wanted, other))
+    with pytest.raises(UsageError, match=message), wheel_to_ship(path):
+        pass
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[metadata.Distribution]:
     """A kanna that was installed from a wheel."""

@@ -10,6 +10,7 @@ import pytest
 
 import kanna
 from kanna._util import folders, verified
+from kanna.comparison.result_cache import ResultCache
 from kanna.errors import FormatError, RefusedError
 from kanna.sources import npm_archive, packages, pinned
 
@@ -106,3 +107,19 @@ def test_a_cache_of_somebody_else_is_refused(cache: Path) -> None:
     with pytest.raises(RefusedError, match="belongs to user 12345"):
         kanna.inspect("builtin:smollm2-135m")
     assert stat.S_IMODE(cache.stat().st_mode) and not [*cache.iterdir()]
+
+
+def test_results_count_for_the_same_bytes_alone(cache: Path, tmp_path: Path) -> None:
+    """Whatever the date of a file says; a copy of it is as good."""
+    artefact = tmp_path / "a.gguf"
+    artefact.write_bytes(b"one")
+    about = artefact.stat()
+    results = ResultCache(tmp_path, {}, "")
+    results.put(str(artefact), "verify", {"ok": True})
+    assert ResultCache(tmp_path, {}, "").get(str(artefact), "verify") == {"ok": True}
+    artefact.write_bytes(b"two")
+    os.utime(artefact, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert results.get(str(artefact), "verify") is None
+    artefact.write_bytes(b"one")
+    assert results.get(str(artefact), "verify") == {"ok": True}
+    assert [*(cache / "verified").iterdir()]

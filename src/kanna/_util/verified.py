@@ -26,16 +26,25 @@ _SETTLED = 0.05
 _KEPT = 4000
 
 
-def holds(path: Path, digest: str, each: Callable[[int], None] | None = None) -> bool:
+def holds(path: Path, wanted: str, each: Callable[[int], None] | None = None) -> bool:
     """Whether a file has that hash.
 
     Args:
         path: A file.
-        digest: 64 hexadecimal digits for SHA-256, 40 for the SHA-1 of a blob of git.
+        wanted: 64 hexadecimal digits for SHA-256, 40 for the SHA-1 of a blob of git.
         each: Called with the bytes of every slice that is hashed.
     """
-    kind = "git" if len(digest) == 40 else "sha256"
-    return _digest(path, kind, each) == digest.lower()
+    kind = "git" if len(wanted) == 40 else "sha256"
+    return _digest(path, kind, each) == wanted.lower()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, computed when it is not the one it was computed of last.
+
+    Args:
+        path: A file.
+    """
+    return _digest(path, "sha256")
 
 
 def record(path: Path, final: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__
+from kanna._util import verified
 from kanna._util.atomic import write_json
 
 FILE = ".kanna-compare.json"
@@ -17,7 +18,7 @@ FILE = ".kanna-compare.json"
 class ResultCache:
     """Results by artefact in a small file of the output folder, saved after every step.
 
-    A result counts only for the same bytes (size and time of the file), source, settings, kanna and
+    A result counts only for the same bytes (their SHA-256), source, settings, kanna and
     runtime. Speed is never reused: the machine may be busier now.
     """
 
@@ -48,6 +49,6 @@ class ResultCache:
     def _key(self, artefact: str, settings: tuple[object, ...]) -> str:
         path = Path(artefact)
         parts = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        stamps = [(s.st_size, s.st_mtime_ns) for s in (p.stat() for p in parts)]
-        known = [*self._base, stamps, *map(str, settings)]
+        digests = [verified.digest(part) for part in parts]
+        known = [*self._base, digests, *map(str, settings)]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ An index may not have this version, and whoever registers a free name there woul
 
 from __future__ import annotations
 
+import email
 import json
 import os
 import platform
@@ -92,10 +93,22 @@ def _check(path: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            about = next((n for n in names if n.endswith(".dist-info/METADATA")), None)
+            text = archive.read(about).decode("utf-8", "replace") if about else ""
     except (zipfile.BadZipFile, OSError) as error:
         raise UsageError(f"{path} is not a wheel of kanna: {error}") from error
-    if not any(name.endswith(".dist-info/METADATA") for name in names):
+    if about is None:
         raise UsageError(f"{path} is not a wheel of kanna: it has no METADATA")
+    named = email.message_from_string(text)
+    if named["Name"] != distribution.NAME:
+        raise UsageError(
+            f"{path} is a wheel of {named['Name']!r}", expected=f"one of {distribution.NAME}"
+        )
+    if named["Version"] != kanna.__version__:
+        raise UsageError(
+            f"{path} is kanna {named['Version']}",
+            expected=f"{kanna.__version__}, which writes this package and whose needs are pinned",
+        )
     return path
 
 
