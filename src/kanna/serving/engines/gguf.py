@@ -172,6 +172,7 @@ def _run_xllamacpp(config: EngineConfig) -> None:
     params.endpoint_metrics = params.endpoint_slots = True
     params.fit_params = False  # the gateway has checked the memory already
     params.cache_ram_mib = 0
+    params.ctx_shift = False  # an answer ends where its context does
     params.n_batch = _BATCH
     if config.chat_template is not None:
         params.chat_template = config.chat_template
