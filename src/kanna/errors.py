@@ -18,9 +18,11 @@ KannaError                 exit 1
 
 from __future__ import annotations
 
+from kanna.escaping import one_line
+
 
 class KannaError(Exception):
-    """The base of all.
+    """The base of all. What it says is a line each, whatever was in the names it says it of.
 
     Args:
         problem: What was found to be wrong, kept as `found`.
@@ -31,12 +33,12 @@ class KannaError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, *, expected: str = "", todo: str = "") -> None:
-        self.found, self.expected, self.todo = problem, expected, todo
-        parts = [problem]
+        self.found, self.expected, self.todo = map(one_line, (problem, expected, todo))
+        parts = [self.found]
         if expected:
-            parts.append(f"Expected: {expected}")
+            parts.append(f"Expected: {self.expected}")
         if todo:
-            parts.append(f"What to do: {todo}")
+            parts.append(f"What to do: {self.todo}")
         super().__init__("\n".join(parts))
 
 

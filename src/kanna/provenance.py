@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kanna import __version__
 from kanna.calibration.imatrix import Imatrix
+from kanna.escaping import argument, shell_line
 from kanna.model import MetaValue, Model, ValueType, array, num_weights, string, u32
 from kanna.plan import Resolved
 from kanna.sources import Source
@@ -138,9 +139,9 @@ def _plain_name(source: Source) -> str:
 
 def command(source: Source, options: Mapping[str, object]) -> str:
     """The command that makes the artefact again, without names of outputs and folders."""
-    parts = ["kanna", "convert", _plain_name(source)]
+    parts = ["kanna", "convert", argument(_plain_name(source))]
     for name, value in options.items():
         if value is not None:
             text = value.name if isinstance(value, Path) else str(value)
             parts += [f"--{name.replace('_', '-')}", text]
-    return " ".join(parts)
+    return shell_line(parts)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from html import escape
 from typing import Any
 
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
+from kanna.escaping import html_text, visible
 
 LINE_EVERY = 10.0
 """Seconds between plain progress lines where no bar can be drawn; shorter work says nothing."""
@@ -65,7 +65,7 @@ class NotebookLine:
         self._last = time.monotonic()
         share = f'value="{self._done}" max="{self._total}"' if self._total else ""
         amount = _amount(self._done, self._total, self._unit)
-        text = escape(f"{self._stage}: {amount} {detail}".rstrip())
+        text = html_text(f"{self._stage}: {amount} {detail}".rstrip())
         self._show(f"<progress {share}></progress> {text}")
 
     def _show(self, html: str) -> None:
@@ -96,14 +96,14 @@ class Bars:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns: list[Any] = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[amount]}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[memory]}"),
-            TextColumn("[dim]{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
         ]
         self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
         self._peak = Peak() if memory else None
@@ -116,7 +116,7 @@ class Bars:
             self._bars.remove_task(self._task)
         self._unit = unit
         blank: dict[str, Any] = {"amount": "", "rate": "", "memory": "", "detail": ""}
-        self._task = self._bars.add_task(stage, total=total, **blank)
+        self._task = self._bars.add_task(visible(stage), total=total, **blank)
         self._bars.start()
 
     def advance(self, amount: int, detail: str = "") -> None:
@@ -129,7 +129,7 @@ class Bars:
         if task.elapsed and task.elapsed > 0.2:
             fields["rate"] = _rate(done / task.elapsed, self._unit)
         if detail:
-            fields["detail"] = detail
+            fields["detail"] = visible(detail)
         if self._peak:
             fields["memory"] = f"peak {format_size(self._peak.look())}"
         self._bars.update(self._task, completed=done, **fields)
@@ -168,7 +168,7 @@ class Lines:
         self._last = now
         rate = self._done / max(now - self._began, 1e-9)
         parts = [
-            f"{self._stage}: {_amount(self._done, self._total, self._unit)}",
+            f"{visible(self._stage)}: {_amount(self._done, self._total, self._unit)}",
             _rate(rate, self._unit),
         ]
         if self._total and rate > 0:

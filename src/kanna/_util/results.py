@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from kanna.escaping import html_text, visible
 
 _MOST_ROWS = 40
 _CELL = "text-align:{};padding:.15em .8em .15em 0;vertical-align:top"
@@ -23,20 +24,20 @@ class ResultTable:
         """The table as HTML, its longest part left out."""
         sides = ["right" if name.endswith(">") else "left" for name in self.columns]
         head = "".join(
-            f'<th style="{_CELL.format(side)}">{escape(name.removesuffix(">"))}</th>'
+            f'<th style="{_CELL.format(side)}">{html_text(name.removesuffix(">"))}</th>'
             for name, side in zip(self.columns, sides, strict=True)
         )
         body = "".join(
             "<tr>"
             + "".join(
-                f'<td style="{_CELL.format(side)}">{escape(_text(cell))}</td>'
+                f'<td style="{_CELL.format(side)}">{html_text(_text(cell))}</td>'
                 for cell, side in zip(row, sides, strict=True)
             )
             + "</tr>"
             for row in self.rows[:_MOST_ROWS]
         )
         more = len(self.rows) - _MOST_ROWS
-        caption = f"<b>{escape(self.title)}</b>" if self.title else ""
+        caption = f"<b>{html_text(self.title)}</b>" if self.title else ""
         rest = f"<p>… and {more} more rows</p>" if more > 0 else ""
         header = f"<thead><tr>{head}</tr></thead>" if any(self.columns) else ""
         return f"{caption}<table>{header}<tbody>{body}</tbody></table>{rest}"
@@ -76,7 +77,7 @@ class Result:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        line = self.headline()
+        line = visible(self.headline())
         return f"<{type(self).__name__}{': ' if line else ''}{line}>"
 
     def _repr_html_(self) -> str:
@@ -84,7 +85,7 @@ class Result:
         listed = ResultTable(columns=("", ""), rows=rows).html() if rows else ""
         tables = "".join(table.html() for table in self.tables())
         mark = "✓" if self.ok else "✗"
-        line = f"<p>{mark} {escape(self.headline())}</p>"
+        line = f"<p>{mark} {html_text(self.headline())}</p>"
         return f"<div>{line}{listed}{self.chart()}{tables}</div>"
 
 

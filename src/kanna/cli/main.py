@@ -18,6 +18,7 @@ from kanna.cli import config, last_error, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
 from kanna.errors import KannaError
+from kanna.escaping import one_line, visible_text
 
 COMMANDS = "kanna.cli.commands"
 ORDER = (
@@ -94,6 +95,9 @@ class Commands(click.Group):
             return super().make_context(*args, **options)
         except BrokenPipeError:
             raise click.exceptions.Exit(0) from None
+        except click.ClickException as error:
+            _show_as_text(error)
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become messages and exit codes."""
@@ -106,6 +110,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
+            _show_as_text(error)
             if settings(ctx).json:
                 click.echo(_as_json({"found": error.format_message()}, error.exit_code))
             raise
@@ -128,7 +133,8 @@ def report(error: Exception, ctx: click.Context) -> int:
     options = settings(ctx)
     last_error.remember(error, ctx.invoked_subcommand or "")
     if options.debug:
-        traceback.print_exception(error)
+        trace = "".join(traceback.format_exception(error))
+        click.echo(visible_text(trace), err=True, nl=False)
     if isinstance(error, KannaError):
         lines = {"found": error.found, "expected": error.expected, "todo": error.todo}
         code = error.exit_code
@@ -160,6 +166,7 @@ def report(error: Exception, ctx: click.Context) -> int:
         code = 1
     if options.json:
         click.echo(_as_json(lines, code))
+    lines = {key: one_line(text) for key, text in lines.items()}
     click.secho("Error: ", err=True, fg="red", bold=True, nl=False)
     click.secho(lines["found"], err=True, fg="red")
     for label, key in (("Expected", "expected"), ("What to do", "todo")):
@@ -167,6 +174,12 @@ def report(error: Exception, ctx: click.Context) -> int:
             click.secho(f"{label}: ", err=True, bold=True, nl=False)
             click.echo(lines[key], err=True)
     return code
+
+
+def _show_as_text(error: click.ClickException) -> None:
+    """Let click show what it quotes of the command line as text."""
+    text = visible_text(error.format_message())
+    error.format_message = lambda: text
 
 
 def _as_json(lines: dict[str, str], code: int) -> str:

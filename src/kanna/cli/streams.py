@@ -9,6 +9,8 @@ import select
 import sys
 from typing import TextIO
 
+from kanna.escaping import visible_text
+
 _PLAIN = {
     "–": "-",
     "—": "-",
@@ -48,6 +50,11 @@ def prepare() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None and not is_unicode(stream):
             reconfigure(errors=_HANDLER)
+
+
+def for_stdout(text: str) -> str:
+    """Text of a model as standard output gets it: as it is, but to a terminal as text alone."""
+    return visible_text(text) if sys.stdout.isatty() else text
 
 
 def is_unicode(stream: TextIO) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from kanna._util.units import format_size
 from kanna.cli import streams
 from kanna.cli.settings import Settings
 from kanna.errors import UsageError
+from kanna.escaping import json_text, visible, visible_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,7 +89,7 @@ class Terminal:
     def note(self, text: str, *, colour: str = "yellow") -> None:
         """A remark for people, on stderr; not with --quiet."""
         if not self.quiet:
-            click.secho(text, err=True, fg=colour)
+            click.secho(visible_text(text), err=True, fg=colour)
 
     def threads(self, asked: int | None) -> int:
         """The threads that were asked for, or a sensible number, with a remark if it is small."""
@@ -138,29 +138,30 @@ def dumps(data: Any) -> str:
     from kanna.report.write import plain
 
     whole = streams.is_unicode(sys.stdout)
-    return json.dumps(plain(data), indent=2, ensure_ascii=not whole, allow_nan=False)
+    return json_text(plain(data), ascii_only=not whole)
 
 
 def console() -> Console:
     """A console on stdout that does not cut tables when it writes to a file or a pipe."""
-    from rich.console import Console
-
-    class Screen(Console):
-        """Leaves it to the command to end when nobody reads on."""
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
+    from kanna.cli.screen import Screen
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Screen(width=width, highlight=False, soft_wrap=False)
+    return Screen(width=width)
+
+
+def notes(screen: Console, remarks: Iterable[str]) -> None:
+    """Print what the user should know, a line each."""
+    for remark in remarks:
+        screen.print(f"Note: {remark}", style="yellow")
 
 
 def table(*columns: str, title: str = "") -> Table:
     """A table whose columns are right-aligned when their name ends in `>`."""
     from rich import box
-    from rich.table import Table
 
-    made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    from kanna.cli.screen import Rows
+
+    made = Rows(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         right = name.endswith(">")
         made.add_column(name.removesuffix(">"), justify="right" if right else "left", no_wrap=right)
@@ -177,8 +178,7 @@ def facts(screen: Console, pairs: list[tuple[str, Any]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         if value not in (None, "", [], {}):
-            # Text, not str: values are data, and brackets in them are no markup.
-            grid.add_row(name, Text(str(value)))
+            grid.add_row(Text(visible(name)), Text(visible(value)))
     screen.print(grid)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from kanna.comparison.context import ComparisonContext
 from kanna.comparison.rows import Row
 from kanna.conversion import ConversionRequest, WriteOptions, convert
 from kanna.errors import KannaError
+from kanna.escaping import shell_path
 from kanna.formats import gguf
 from kanna.hardware.cpu import default_threads
 from kanna.plan import Plan, load
@@ -53,7 +53,7 @@ def make(
         if in_folder:
             context.cache.put(str(path), _MADE, {}, row.command)
     row.file_bytes = file_bytes(path)  # of a folder, its tokenizer too: that of a GGUF is inside
-    row.command += f" -o {shlex.quote(path.name)}"
+    row.command += f" -o {shell_path(path.name)}"
 
 
 def is_same(path: Path, row: Row, request: ConversionRequest, context: ComparisonContext) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from kanna import __version__, runtimes
 from kanna import formats as known_formats
 from kanna._util.units import format_size
 from kanna.comparison.speed import REPEAT
+from kanna.escaping import argument, shell_line
 from kanna.hardware.cpu import cpu
 from kanna.hardware.threads import choose_threads
 from kanna.inspection import inspect
@@ -103,10 +103,11 @@ def command(
         repeat: Rounds of the speed test.
         **options: Values of other options by name; None: not used.
     """
-    parts = ["kanna", "compare", str(source), "--presets", ",".join(presets), "-o", str(out)]
+    parts = ["kanna", "compare", argument(source), "--presets", ",".join(presets)]
+    parts += ["-o", argument(out)]
     if list(formats) != [known_formats.DEFAULT]:
         parts += ["--formats", ",".join(formats)]
     for name, value in {**options, "repeat": None if repeat == REPEAT else repeat}.items():
         if value is not None:
             parts += [f"--{name}", str(value)]
-    return shlex.join(parts)
+    return shell_line(parts)

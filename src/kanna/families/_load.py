@@ -96,8 +96,8 @@ def _raise_fatal(problems: list[Problem]) -> None:
     fatal = [p for p in problems if p.fatal]
     if fatal:
         first = fatal[0]
-        others = "".join(f"\n  also: {p.found}" for p in fatal[1:6])
-        more = f"\n  and {len(fatal) - 6} more" if len(fatal) > 6 else ""
+        others = "".join(f"; also: {p.found}" for p in fatal[1:6])
+        more = f"; and {len(fatal) - 6} more" if len(fatal) > 6 else ""
         raise UnsupportedError(
             first.found + others + more, expected=first.expected, todo=first.todo
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
+from kanna.escaping import argument, shell_line
 
 _DEFAULTS = {"effort": "balanced", "tokens": TOKENS}
 """Values of the command line's options when none is given."""
@@ -122,10 +122,10 @@ class OptimizeRequest:
             "windows": self.windows,
             "revision": self.revision,
         }
-        words = ["kanna", "optimize", str(self.source), "-o", str(self.out)]
+        words = ["kanna", "optimize", argument(self.source), "-o", argument(self.out)]
         for name, value in options.items():
             if value is None or value == () or value == _DEFAULTS.get(name):
                 continue
             for item in value if isinstance(value, tuple) else (value,):
                 words += [f"--{name}", f"{item:g}" if isinstance(item, float) else str(item)]
-        return shlex.join(words)
+        return shell_line(words)

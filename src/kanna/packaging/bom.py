@@ -14,6 +14,7 @@ from kanna import __version__
 from kanna._util import extras
 from kanna._util.distribution import NAME
 from kanna.errors import GateError, MissingError
+from kanna.escaping import json_text
 from kanna.packaging.artefact import Artefact
 from kanna.packaging.service import extras_of
 
@@ -55,7 +56,7 @@ def bom(artefact: Artefact) -> str:
     )
     # The library knows no model cards yet; the schema does.
     written["metadata"]["component"]["modelCard"] = _card(artefact)
-    text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(written) + "\n"
     validate(text)
     return text
 

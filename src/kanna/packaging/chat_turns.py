@@ -7,11 +7,11 @@ conversations. A template that does more is not translated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kanna.errors import FormatError
+from kanna.escaping import json_text, visible_text
 from kanna.tokenizer.chat import Message, render
 
 # Marker messages: texts that no template contains, none a prefix of another.
@@ -102,13 +102,9 @@ class TurnMarkers:
 
 def _go(text: str) -> str:
     """Returns text as it is written in a Go template inside Ollama's triple quotes."""
-    if "{{" in text or "}}" in text or '"' in text:
+    if "{{" in text or "}}" in text or '"' in text or visible_text(text) != text:
         # Go reads JSON's escapes; \x22 keeps three quotes from standing in a row.
-        return (
-            "{{ " + json.dumps(text, ensure_ascii=False).replace('\\"', "\\x22") + " }}"
-            if text
-            else ""
-        )
+        return "{{ " + json_text(text).replace('\\"', "\\x22") + " }}" if text else ""
     return text
 
 

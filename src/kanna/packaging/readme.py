@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kanna import __version__
 from kanna._util.units import format_size
+from kanna.escaping import markdown_block, markdown_code, markdown_row, markdown_text
 from kanna.packaging import targets
 from kanna.packaging.service import METRICS, PORT, Service
 
@@ -38,9 +39,9 @@ def readme(service: Service, usage: dict[str, list[str]]) -> str:
     """
     artefact, resources = service.artefact, service.resources
     lines = [
-        f"# {artefact.name}",
+        f"# {markdown_text(artefact.name)}",
         "",
-        f"`{artefact.place}`: {artefact.kind}, {format_size(artefact.num_bytes)}, "
+        f"{markdown_code(artefact.place)}: {artefact.kind}, {format_size(artefact.num_bytes)}, "
         f"{resources.memory_mib} MiB of memory. Packaged by kanna {__version__}.",
         "",
         "## Run it",
@@ -54,16 +55,16 @@ def readme(service: Service, usage: dict[str, list[str]]) -> str:
         lines += [
             f"### {targets.get(name).title[0].upper()}{targets.get(name).title[1:]}",
             "",
-            "```console",
+            markdown_block("\n".join(shell), "console"),
+            "",
         ]
-        lines += [*shell, "```", ""]
     lines += [
         "## What it is",
         "",
         "| | |",
         "|---|---|",
         f"| SHA-256 | `{artefact.digest}` |",
-        f"| licence | {artefact.licence or 'not named by the model'} |",
+        markdown_row(("licence", markdown_text(artefact.licence or "not named by the model"))),
         f"| memory | {resources.memory_mib} MiB: {format_size(resources.weight_bytes)} of weights, "
         f"{format_size(resources.kv_bytes)} of cache "
         f"({resources.parallel} × {resources.context} tokens), "

@@ -113,7 +113,9 @@ def _check(path: Path) -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name.startswith(distribution.WHEEL_PREFIX)
+    # The name goes into commands and a Dockerfile: it has what names of wheels have, nothing else.
+    rest = path.name.removeprefix(distribution.WHEEL_PREFIX)
+    return rest != path.name and re.fullmatch(r"[A-Za-z0-9._+!-]+", rest) is not None
 
 
 def _built(folder: Path) -> Path | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import yaml
 
 from kanna import formats as known
 from kanna._util.units import format_size, with_range
 from kanna.checks import gate_word
 from kanna.closeness import agreement, grade, grade_name
+from kanna.escaping import (
+    markdown_block,
+    markdown_code,
+    markdown_row,
+    markdown_text,
+    shell_path,
+    yaml_text,
+)
 
 
 def model_card(data: dict[str, Any], name: str | None = None) -> str:
@@ -24,7 +29,7 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     own = next((r for r in rows if r["name"] == name), None)
     title = data["name"] + (f" {own['name']}" if own else "")
     kinds = " and ".join(known.get(f).title for f in _formats([own] if own else rows))
-    parts = [_front_matter(data, rows), f"# {title} {kinds}\n", _lead(data, own)]
+    parts = [_front_matter(data, rows), f"# {markdown_text(title)} {kinds}\n", _lead(data, own)]
     picked = next((r for r in rows if r["name"] == data["recommended"]["name"]), None)
     if shown := own or picked or (rows[0] if rows else None):
         parts.append(_run(data, shown))
@@ -32,7 +37,7 @@ def model_card(data: dict[str, Any], name: str | None = None) -> str:
     parts.append(_provenance(data, own))
     if data["notes"]:
         parts.append("## Notes\n")
-        parts += [f"- {note[:1].upper() + note[1:]}" for note in data["notes"]]
+        parts += [f"- {markdown_text(note[:1].upper() + note[1:])}" for note in data["notes"]]
         parts.append("")
     return "\n".join(parts)
 
@@ -65,7 +70,7 @@ def _front_matter(data: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         *([source["family"]] if source.get("family") else []),
         "kanna",
     ]
-    return "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---\n"
+    return "---\n" + yaml_text(head) + "---\n"
 
 
 def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
@@ -73,16 +78,16 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
         pick = data["recommended"]
         why = pick["why"]
         advice = (
-            f"**{pick['name']}** is the one to start with. {why}"
+            f"**{markdown_text(pick['name'])}** is the one to start with. {markdown_text(why)}"
             if pick["name"]
-            else why[:1].upper() + why[1:]
+            else markdown_text(why[:1].upper() + why[1:])
         )
         formats = _formats([r for r in data["rows"] if r["role"] != "floor"])
         runtimes = ", ".join(known.get(f).runtime_title for f in formats)
         runtimes = (
             "llama.cpp and every runtime built on it" if formats == [known.DEFAULT] else runtimes
         )
-        return f"{data['name']} for {runtimes}, unmodified.\n\n{advice}\n"
+        return f"{markdown_text(data['name'])} for {runtimes}, unmodified.\n\n{advice}\n"
     gate = {
         "intact": "It is intact: it passed",
         "failed": "**It failed**",
@@ -96,7 +101,7 @@ def _lead(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     ]
     lines = "".join(f"- {line}\n" for line in figures if line)
     return (
-        f"{data['name']} as {own['name']}:\n\n{lines}\n{gate} "
+        f"{markdown_text(data['name'])} as {markdown_text(own['name'])}:\n\n{lines}\n{gate} "
         "kanna's checks (tensors, tokenizer, chat template and logits, in stock "
         f"{known.get(own.get('format', known.DEFAULT)).runtime_title}).\n"
     )
@@ -121,19 +126,19 @@ def _fast(row: dict[str, Any]) -> str:
 def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, Any] | None) -> str:
     cells = [_figures(row, bold="**" if row is own else "") for row in rows]
     kept = [i for i, _ in enumerate(_COLUMNS) if any(c[i] != _NONE for c in cells)]
-    lines = ["## Measured\n", _line([_COLUMNS[i] for i in kept]), "|" + "---|" * len(kept)]
-    lines += [_line([c[i] for i in kept]) for c in cells]
+    lines = ["## Measured\n", markdown_row([_COLUMNS[i] for i in kept]), "|" + "---|" * len(kept)]
+    lines += [markdown_row([c[i] for i in kept]) for c in cells]
     evaluation, environment = data["evaluation"], data["environment"]
     if evaluation.get("positions"):
         lines.append(
-            f"\nKL divergence in nats against {evaluation['reference']}, "
-            f"at {evaluation['positions']:,} positions of {evaluation['text']}."
+            f"\nKL divergence in nats against {markdown_text(evaluation['reference'])}, "
+            f"at {evaluation['positions']:,} positions of {markdown_text(evaluation['text'])}."
         )
     machine = ", ".join(
         str(environment[k]) for k in ("CPU", "GPU", "llama.cpp") if environment.get(k)
     )
     if machine:
-        lines.append(f"Speed and memory on: {machine}.")
+        lines.append(f"Speed and memory on: {markdown_text(machine)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -156,7 +161,7 @@ def _figures(row: dict[str, Any], *, bold: str) -> list[str]:
     name, kl = grade_name(row), _num(row["kl_mean"], 5)
     speed = (row.get("speed_spread") or {}).get("gen_tps")
     return [
-        f"{bold}{row['file'] or row['name']}{bold}",
+        f"{bold}{markdown_text(row['file'] or row['name'])}{bold}",
         format_size(row["file_bytes"]) if row["file_bytes"] else _NONE,
         f"{name} ({kl})" if name and kl != _NONE else kl,
         _num(row["top1"], 1, 100, " %"),
@@ -168,12 +173,8 @@ def _figures(row: dict[str, Any], *, bold: str) -> list[str]:
     ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_cell(c) for c in cells) + " |"
-
-
 def _run(data: dict[str, Any], row: dict[str, Any]) -> str:
-    file = row["file"] or "model.gguf"
+    file = shell_path(row["file"] or "model.gguf")
     chat = data["source"].get("chat_template")
     talk = (
         f"llama-cli -m {file} -cnv" if chat else f'llama-cli -m {file} -p "Once upon a time" -n 128'
@@ -181,44 +182,43 @@ def _run(data: dict[str, Any], row: dict[str, Any]) -> str:
     own = f"kanna chat {file}" if chat else f'kanna generate {file} "Once upon a time"'
     if row.get("format", known.DEFAULT) != known.DEFAULT:
         runtime = known.get(row["format"]).runtime_title
-        return f"## Run\n\nWith unmodified {runtime}, or with kanna:\n\n```sh\n{own}\n```\n"
-    serve = f"llama-server -m {file}"
+        return (
+            f"## Run\n\nWith unmodified {runtime}, or with kanna:\n\n{markdown_block(own, 'sh')}\n"
+        )
+    serve = f"llama-server -m {file}     # an OpenAI-compatible server"
     return (
         "## Run\n\nWith any unmodified [llama.cpp](https://github.com/ggml-org/llama.cpp), "
-        "or with kanna:\n\n"
-        f"```sh\n{talk}\n{serve}     # an OpenAI-compatible server\n{own}\n```\n"
+        "or with kanna:\n\n" + markdown_block(f"{talk}\n{serve}\n{own}", "sh") + "\n"
     )
 
 
 def _provenance(data: dict[str, Any], own: dict[str, Any] | None) -> str:
     source = data["source"]
     origin = source.get("base_model") or source["name"]
-    lines = ["## Provenance\n", f"- Source: {origin} ({source.get('type') or 'unknown type'})"]
+    kind = source.get("type") or "unknown type"
+    lines = ["## Provenance\n", f"- Source: {markdown_text(f'{origin} ({kind})')}"]
     if source.get("revision"):
-        lines.append(f"- Revision: {source['revision']}")
+        lines.append(f"- Revision: {markdown_text(source['revision'])}")
     if source.get("hash"):
-        lines.append(f"- Hash of the source: `{source['hash']}`")
+        lines.append(f"- Hash of the source: {markdown_code(source['hash'])}")
     for row in [own] if own else []:
         if row["substitutions"]:
             count = len(row["substitutions"])
-            wanted = sorted({f"{s['wanted']} → {s['got']}" for s in row["substitutions"]})
+            pairs = sorted({f"{s['wanted']} → {s['got']}" for s in row["substitutions"]})
+            wanted = markdown_text(", ".join(pairs))
             lines.append(
                 f"- {count} tensor{'s' if count > 1 else ''} could not hold the encoding meant "
-                f"({', '.join(wanted)}): real {row['bits_per_weight']:.2f} bits per weight, "
+                f"({wanted}): real {row['bits_per_weight']:.2f} bits per weight, "
                 f"nominal {row['nominal_bits'] or 0:.2f}"
             )
-        lines += [f"- {note}" for note in row["notes"]]
+        lines += [f"- {markdown_text(note)}" for note in row["notes"]]
     command = own["command"] if own and own.get("command") else data["command"]
     lines.append(
         f"- Made with kanna {data['version']}; plan and hashes of the source are in the file's "
         "metadata too\n"
     )
-    return "\n".join(lines) + f"\n```sh\n{command}\n```\n"
+    return "\n".join(lines) + f"\n{markdown_block(command, 'sh')}\n"
 
 
 def _num(value: float | None, digits: int, scale: float = 1.0, unit: str = "") -> str:
     return "–" if value is None else f"{value * scale:.{digits}f}{unit}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 from kanna import formats as known_formats
+from kanna.escaping import html_text
 from kanna.report import legend
 from kanna.report.plot import (
     NARROW,
@@ -130,8 +130,9 @@ def _draw(data: dict[str, Any], marks: list[Point], frame: Frame) -> str:
     parts = [
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
         f'aria-labelledby="title-{frame.name} desc-{frame.name}">',
-        f'<title id="title-{frame.name}">Size, quality and speed of {escape(data["name"])}</title>',
-        f'<desc id="desc-{frame.name}">{escape(describe(data))}</desc>',
+        f'<title id="title-{frame.name}">Size, quality and speed of '
+        f"{html_text(data['name'])}</title>",
+        f'<desc id="desc-{frame.name}">{html_text(describe(data))}</desc>',
     ]
     parts += axes.draw("file size, MB (left is smaller)", "mean KL, nats (down is closer)")
     taken: list[Box] = []
@@ -199,7 +200,7 @@ def _draw_marks(axes: Axes, marks: list[Point], scales: _Scales, taken: list[Box
         (x, y), r = at[p.name], radii[p.name]
         ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="{r + 5:.1f}"/>' if p.best else ""
         parts.append(
-            f"<g><title>{escape(p.summary)}</title>"
+            f"<g><title>{html_text(p.summary)}</title>"
             + _mark(p.format, x, y, r, scales.colour(p.speed))
             + ring
             + "</g>"

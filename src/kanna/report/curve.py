@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
+from kanna.escaping import html_text
 from kanna.report.plot import (
     NARROW,
     SMALLEST_KL,
@@ -75,8 +75,8 @@ def _draw(
     parts = [
         f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" class="chart {frame.name}" '
         f'aria-labelledby="title-{name} desc-{name}">',
-        f'<title id="title-{name}">KL divergence by size of {escape(data["name"])}</title>',
-        f'<desc id="desc-{name}">{escape(describe(data))}</desc>',
+        f'<title id="title-{name}">KL divergence by size of {html_text(data["name"])}</title>',
+        f'<desc id="desc-{name}">{html_text(describe(data))}</desc>',
     ]
     parts += axes.draw("file size, MB", "KL divergence, nats (down is closer)")
     path = " ".join(f"{x(m):.1f},{y(k):.1f}" for m, k in planned)
@@ -84,14 +84,14 @@ def _draw(
     taken: list[Box] = []
     for label, m, k in presets:
         tip = f"{label}: {m:.1f} MB, predicted {k:.4g} nats"
-        parts.append(f"<g><title>{escape(tip)}</title>{_diamond(x(m), y(k))}</g>")
+        parts.append(f"<g><title>{html_text(tip)}</title>{_diamond(x(m), y(k))}</g>")
         taken.append((x(m) - 5, y(k) - 5, x(m) + 5, y(k) + 5))
     best = data["recommended"]["name"]
     for label, m, k in points:
         tip = f"{label}: {m:.1f} MB, measured {k:.5f} nats"
         kind = "mark best-mark" if label == best else "mark"
         parts.append(
-            f"<g><title>{escape(tip)}</title>"
+            f"<g><title>{html_text(tip)}</title>"
             f'<circle class="{kind}" cx="{x(m):.1f}" cy="{y(k):.1f}" r="7"/></g>'
         )
         taken.append((x(m) - 7, y(k) - 7, x(m) + 7, y(k) + 7))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-from html import escape
 from typing import Any
 
 from kanna._util.units import format_size, with_range
 from kanna.checks import gate_word
 from kanna.closeness import agreement, grade
+from kanna.escaping import html_text, shell_path
 
 GATE_CLASS = {"intact": "ok", "failed": "bad"}
 """How the word of the checks looks; anything else is not known."""
@@ -26,12 +25,12 @@ def headline(data: dict[str, Any]) -> str:
     )
     parts = [
         '<section class="pick" aria-label="Recommended">',
-        f'<p class="kicker">★ Recommended: {escape(row["name"])}</p>',
-        f'<p class="file">{escape(row["file"] or row["name"])}</p>',
+        f'<p class="kicker">★ Recommended: {html_text(row["name"])}</p>',
+        f'<p class="file">{html_text(row["file"] or row["name"])}</p>',
         f'<div class="tiles">{tiles}</div>',
         _to_copy("Run it", run_command(data, row)),
         _to_copy("The file", str(row["path"])) if row.get("path") else "",
-        f"<p>{escape(pick['why'])}</p>",
+        f"<p>{html_text(pick['why'])}</p>",
         "</section>",
     ]
     return "".join(parts)
@@ -44,10 +43,10 @@ def _without_pick(data: dict[str, Any]) -> str:
     size = source.get("bytes")
     tiles = _tile("Size", format_size(size), "of its weights") if keep and size else ""
     return (
-        f'<section class="pick" aria-label="Recommended"><p class="kicker">{escape(head)}</p>'
+        f'<section class="pick" aria-label="Recommended"><p class="kicker">{html_text(head)}</p>'
         + (f'<div class="tiles">{tiles}</div>' if tiles else "")
         + (_to_copy("Run it", _command(data, source["name"])) if keep else "")
-        + f"<p>{escape(_sentence(pick['why']))}</p></section>"
+        + f"<p>{html_text(_sentence(pick['why']))}</p></section>"
     )
 
 
@@ -58,8 +57,9 @@ def _sentence(text: str) -> str:
 def _tile(title: str, value: str, more: str) -> str:
     """One figure; the last two are text."""
     return (
-        f'<div class="tile"><span class="name">{escape(title)}</span>'
-        f'<span class="value">{escape(value)}</span><span class="more">{escape(more)}</span></div>'
+        f'<div class="tile"><span class="name">{html_text(title)}</span>'
+        f'<span class="value">{html_text(value)}</span>'
+        f'<span class="more">{html_text(more)}</span></div>'
         if value
         else ""
     )
@@ -114,13 +114,13 @@ def run_command(data: dict[str, Any], row: dict[str, Any]) -> str:
 
 def _command(data: dict[str, Any], model: str) -> str:
     if data["source"].get("chat_template"):
-        return f"kanna chat {shlex.quote(model)}"
-    return f'kanna generate {shlex.quote(model)} "Once upon a time"'
+        return f"kanna chat {shell_path(model)}"
+    return f'kanna generate {shell_path(model)} "Once upon a time"'
 
 
 def _to_copy(title: str, text: str) -> str:
     """Text that one click selects as a whole: the page runs no script, and no button could copy."""
     return (
-        f'<p class="copy"><span class="name">{escape(title)}</span>'
-        f'<code tabindex="0" title="A click selects all of it">{escape(text)}</code></p>'
+        f'<p class="copy"><span class="name">{html_text(title)}</span>'
+        f'<code tabindex="0" title="A click selects all of it">{html_text(text)}</code></p>'
     )

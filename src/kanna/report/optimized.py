@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from kanna._util.units import format_size
+from kanna.escaping import html_text
 from kanna.report.curve import curve
 from kanna.report.picture import pictures
 
@@ -42,15 +42,15 @@ def _domains(domains: dict[str, Any]) -> str:
         return ""
     kinds = list(domains["windows"])
     head = '<th scope="col" class="text">file</th>' + "".join(
-        f'<th scope="col">{escape(k)}</th>' for k in kinds
+        f'<th scope="col">{html_text(k)}</th>' for k in kinds
     )
     body = "".join(
-        f'<tr><th scope="row" class="text">{escape(r["name"])}</th>'
+        f'<tr><th scope="row" class="text">{html_text(r["name"])}</th>'
         + "".join(f"<td>{r['kl'][k]:.5f}</td>" for k in kinds)
         + "</tr>"
         for r in domains["rows"]
     )
-    counts = ", ".join(f"{n} of {escape(k)}" for k, n in domains["windows"].items())
+    counts = ", ".join(f"{n} of {html_text(k)}" for k, n in domains["windows"].items())
     origin = (
         "windows held out of the statistics, which chose shrinkage and scaled predictions"
         if domains["fitted"]
@@ -82,7 +82,7 @@ def _memory(memory: dict[str, Any] | None) -> str:
         )
     )
     body = "".join(
-        f'<tr><th scope="row" class="text">{r["cache"]}</th>'
+        f'<tr><th scope="row" class="text">{html_text(r["cache"])}</th>'
         f"<td>{format_size(r['overhead']['kv'])}</td><td>{format_size(r['overhead_bytes'])}</td>"
         f"<td>{_or_dash(r['least'])}</td><td>{_or_dash(r['shift'])}</td>"
         f"<td>{'✓' if r['cache'] == memory['cache'] else '–'}</td></tr>"
@@ -102,10 +102,10 @@ def _memory(memory: dict[str, Any] | None) -> str:
         f"{format_size(memory['limit'])} at {memory['context']} tokens: "
         f"{format_size(memory['predicted'])} predicted, {measured}, of a llama.cpp that maps no "
         "file, its cache full; what the interpreter held before is not in it. "
-        f"Cache in {memory['cache']}: {escape(memory['why'])}.{kl}"
+        f"Cache in {html_text(memory['cache'])}: {html_text(memory['why'])}.{kl}"
     )
     table = _table(caption, head, body, region="Memory by cache", label="Memory by cache")
-    return f"{table}<p><code>{escape(memory['command'])}</code></p>"
+    return f"{table}<p><code>{html_text(memory['command'])}</code></p>"
 
 
 def _swaps(trials: list[dict[str, Any]]) -> str:
@@ -118,7 +118,7 @@ def _swaps(trials: list[dict[str, Any]]) -> str:
         )
     )
     body = "".join(
-        f'<tr><th scope="row" class="text">{escape(s["group"])}</th>'
+        f'<tr><th scope="row" class="text">{html_text(s["group"])}</th>'
         f"<td>× {s['factor']:.2f}</td><td>{s['changed']}</td><td>{s['before']:.5f}</td>"
         f"<td>{s['after']:.5f}</td><td>{_or_dash(s['half'])}</td>"
         f"<td>{'✓' if s['kept'] else '–'}</td></tr>"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
 from kanna._util.units import format_size
+from kanna.escaping import html_text
 from kanna.report.chart import chart
 from kanna.report.headline import headline
 from kanna.report.optimized import sections
@@ -24,14 +24,14 @@ _REFRESH = 5
 
 def html_page(data: dict[str, Any]) -> str:
     """Returns the report of `CompareResult.to_dict()` as one self-contained page."""
-    name = escape(data["name"])
+    name = html_text(data["name"])
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="generator" content="kanna {escape(data["version"])}">
+<meta name="generator" content="kanna {html_text(data["version"])}">
 <title>{name}: size, quality, speed</title>
 {_refresh(data)}<style>{CSS}</style>
 </head>
@@ -53,7 +53,7 @@ def html_page(data: dict[str, Any]) -> str:
 <h2>How to read it, how to repeat it</h2>
 {words()}
 {_rule(data)}
-<pre tabindex="0">{escape(data["command"])}</pre>
+<pre tabindex="0">{html_text(data["command"])}</pre>
 <h2>Environment</h2>
 {_list(data["environment"].items())}
 {_notes(data)}
@@ -80,7 +80,7 @@ def _unfinished(data: dict[str, Any]) -> str:
     more = "" if state["stopped"] else "This page shows each result when it is there. "
     return (
         f'<section class="pick" aria-label="{head}"><p class="kicker">{head}</p>'
-        f"<p>{escape(state['doing'][:1].upper() + state['doing'][1:])}.</p>"
+        f"<p>{html_text(state['doing'][:1].upper() + state['doing'][1:])}.</p>"
         f'<p class="muted">{more}Nothing is recommended before everything is measured.</p>'
         "</section>"
     )
@@ -88,19 +88,19 @@ def _unfinished(data: dict[str, Any]) -> str:
 
 def _rule(data: dict[str, Any]) -> str:
     rule = data["recommended"]["rule"]
-    return f'<p class="muted">How the recommendation is made: {escape(rule)}</p>' if rule else ""
+    return f'<p class="muted">How the recommendation is made: {html_text(rule)}</p>' if rule else ""
 
 
 def _notes(data: dict[str, Any]) -> str:
     notes = "".join(
-        f'<p class="note" role="note">{escape(n[:1].upper() + n[1:])}</p>' for n in data["notes"]
+        f'<p class="note" role="note">{html_text(n[:1].upper() + n[1:])}</p>' for n in data["notes"]
     )
     return f"<h2>Notes</h2>{notes}" if notes else ""
 
 
 def _footer(data: dict[str, Any]) -> str:
     return (
-        f"Made with kanna {escape(data['version'])}. "
+        f"Made with kanna {html_text(data['version'])}. "
         "The numbers of this page are in the JSON file beside it."
     )
 
@@ -116,7 +116,7 @@ def _subtitle(data: dict[str, Any]) -> str:
         else "licence: not stated by the source",
         data.get("date", ""),
     ]
-    return escape(" · ".join(p for p in parts if p))
+    return html_text(" · ".join(p for p in parts if p))
 
 
 def _how_measured(data: dict[str, Any]) -> str:
@@ -135,7 +135,7 @@ def _how_measured(data: dict[str, Any]) -> str:
         else "",
     ]
     return (
-        f'<p class="muted">{escape("; ".join(s for s in sentences if s))}.</p>'
+        f'<p class="muted">{html_text("; ".join(s for s in sentences if s))}.</p>'
         if any(sentences)
         else ""
     )
@@ -146,10 +146,9 @@ def _plan(row: dict[str, Any]) -> str:
     real = f"{bits:.2f} bits per weight" if bits else ""
     if bits and nominal and abs(bits - nominal) > 0.01:
         real = f"nominal {nominal:.2f}, real {bits:.2f} bits per weight"
-    parts = [
-        f"<p>{escape(', '.join(p for p in (row['file'], real, row['precision_class']) if p))}</p>"
-    ]
-    parts += [f'<p class="note">{escape(n)}</p>' for n in row["notes"]]
+    about = ", ".join(p for p in (row["file"], real, row["precision_class"]) if p)
+    parts = [f"<p>{html_text(about)}</p>"]
+    parts += [f'<p class="note">{html_text(n)}</p>' for n in row["notes"]]
     if row["substitutions"]:
         cells = [(s["name"], s["wanted"], s["got"], s["reason"]) for s in row["substitutions"]]
         title = f"{len(cells)} tensors could not hold the encoding that was meant for them"
@@ -178,12 +177,12 @@ def _plan(row: dict[str, Any]) -> str:
         )
     number = len(row["substitutions"])
     count = f": {number} substitution{'s' if number > 1 else ''}" if number else ""
-    return f"<details><summary>{escape(row['name'])}{count}</summary>{''.join(parts)}</details>"
+    return f"<details><summary>{html_text(row['name'])}{count}</summary>{''.join(parts)}</details>"
 
 
 def _list(pairs: Iterable[tuple[str, Any]]) -> str:
     return (
         "<dl>"
-        + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in pairs)
+        + "".join(f"<dt>{html_text(k)}</dt><dd>{html_text(str(v))}</dd>" for k, v in pairs)
         + "</dl>"
     )

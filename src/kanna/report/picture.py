@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from html import escape
 from typing import Any
 
+from kanna.escaping import html_text
 from kanna.report.plot import colour
 
 FEWEST, MOST = 1.5, 10.0
@@ -46,12 +46,13 @@ def _picture(plan: dict[str, Any]) -> str:
             others.append((tensor["name"].removesuffix(".weight"), tensor))
     kinds = list(dict.fromkeys(kind for row in layers.values() for kind in row))
     chips = "".join(
-        f'<span class="chip"{_style(t)}>{escape(name)}: {escape(_short(t["encoding"]))}</span>'
+        f'<span class="chip"{_style(t)}>{html_text(name)}: '
+        f"{html_text(_short(t['encoding']))}</span>"
         for name, t in others
     )
     label = f"Encodings of {plan['name']}, by layer and kind of tensor"
     head = '<th scope="col" class="text">layer</th>' + "".join(
-        f'<th scope="col">{escape(k)}</th>' for k in kinds
+        f'<th scope="col">{html_text(k)}</th>' for k in kinds
     )
     body = "".join(
         f'<tr><th scope="row" class="text">{number}</th>'
@@ -59,20 +60,21 @@ def _picture(plan: dict[str, Any]) -> str:
         for number, row in sorted(layers.items())
     )
     table = (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
-        f'<table class="plan" aria-label="{escape(label)}"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html_text(label)}">'
+        f'<table class="plan" aria-label="{html_text(label)}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
-    return (
-        f"<section><h3>{escape(plan['name'])}</h3><p>{chips}</p>{table if layers else ''}</section>"
-    )
+    name = html_text(plan["name"])
+    return f"<section><h3>{name}</h3><p>{chips}</p>{table if layers else ''}</section>"
 
 
 def _cell(tensor: dict[str, Any] | None) -> str:
     if tensor is None:
         return "<td>–</td>"
     tip = f"{tensor['name']}: {tensor['encoding']}, {tensor['bits']:g} bits per weight"
-    return f'<td{_style(tensor)} title="{escape(tip)}">{escape(_short(tensor["encoding"]))}</td>'
+    return (
+        f'<td{_style(tensor)} title="{html_text(tip)}">{html_text(_short(tensor["encoding"]))}</td>'
+    )
 
 
 def _short(encoding: str) -> str:

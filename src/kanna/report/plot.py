@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
+
+from kanna.escaping import html_text
 
 SMALLEST_KL = 1e-6
 """KL divergences below this are drawn here, since the axis is logarithmic."""
@@ -191,4 +192,4 @@ def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str
 def text(x: float, y: float, words: str, kind: str, anchor: str) -> str:
     """Returns text as SVG; (x, y) is its baseline, at the end that `anchor` names."""
     where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {where}>{escape(words)}</text>'
+    return f'<text class="{kind}" {where}>{html_text(words)}</text>'

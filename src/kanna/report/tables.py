@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import Any
 
 from kanna._util.units import format_size, share_less, with_range
 from kanna.checks import gate_word
 from kanna.closeness import grade_name
+from kanna.escaping import html_text
 from kanna.report.headline import GATE_CLASS, GATE_MARK
 
 NONE = "–"
@@ -136,7 +136,7 @@ def _table(
         recommended = row["name"] == best
         body.append(
             f'<tr class="{"best" if recommended else row["role"]}"><th scope="row" class="text">'
-            f"{'★ ' if recommended else ''}{escape(row_name(row))}</th>"
+            f"{'★ ' if recommended else ''}{html_text(row_name(row))}</th>"
             + "".join(f"<td>{values[i - 1]}</td>" for i in measured)
             + "</tr>"
         )
@@ -145,7 +145,7 @@ def _table(
 
 def _scrolling_table(caption: str, head: str, body: str, *, kind: str = "") -> str:
     """A table that scrolls under its caption where it is too wide; head and body are markup."""
-    label = escape(caption)
+    label = html_text(caption)
     return (
         f'<p class="caption" aria-hidden="true">{label}</p>'
         f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{label}">'
@@ -156,9 +156,9 @@ def _scrolling_table(caption: str, head: str, body: str, *, kind: str = "") -> s
 
 def small_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Returns a table of plain texts."""
-    head = "".join(f'<th scope="col" class="text">{escape(c)}</th>' for c in columns)
+    head = "".join(f'<th scope="col" class="text">{html_text(c)}</th>' for c in columns)
     body = "".join(
-        "<tr>" + "".join(f'<td class="text wrap">{escape(c)}</td>' for c in r) + "</tr>"
+        "<tr>" + "".join(f'<td class="text wrap">{html_text(c)}</td>' for c in r) + "</tr>"
         for r in rows
     )
     return _scrolling_table(caption, head, body)

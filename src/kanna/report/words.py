@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from kanna.closeness import GRADES
+from kanna.escaping import html_text
 from kanna.report.tables import FLOOR, small_table
 
 WORDS = (
@@ -33,7 +32,7 @@ WORDS = (
 
 def words() -> str:
     """Returns the words and the table of grades, folded."""
-    items = "".join(f"<dt>{escape(w)}</dt><dd>{escape(m)}</dd>" for w, m in WORDS)
+    items = "".join(f"<dt>{html_text(w)}</dt><dd>{html_text(m)}</dd>" for w, m in WORDS)
     rows = [
         (
             one.name,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from kanna import formats
 from kanna._util.atomic import write_text
+from kanna.escaping import json_text
 from kanna.report.card import model_card
 from kanna.report.page import html_page
 
@@ -51,7 +51,7 @@ def write_page(data: dict[str, Any], out: Path, name: str = "report") -> None:
 def _page(data: dict[str, Any], out: Path, name: str) -> dict[Path, str]:
     """The texts of the page and of its JSON by path."""
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json_text(plain(data))
     return {out / f"{name}.json": text + "\n", out / f"{name}.html": html_page(data)}
 
 

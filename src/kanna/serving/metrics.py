@@ -12,6 +12,8 @@ from typing import TypeVar, cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
+from kanna.escaping import visible
+
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -93,7 +95,7 @@ class Metrics:
         key = (id(metric), *labels)
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = metric.labels(*labels)
+            series = self._series[key] = metric.labels(*map(visible, labels))
         return cast("M", series)
 
     def initialize(self, model: str) -> None:

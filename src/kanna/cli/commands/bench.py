@@ -62,6 +62,8 @@ def bench_command(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from rich.text import Text
+
     from kanna.cli.ui import table
 
     measurable = any(row["joules_per_token"] is not None for row in data["rows"])
@@ -73,7 +75,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     # The name is folded before a figure is cut.
     made.columns[0].overflow, made.columns[0].min_width = "fold", 12
     for row in data["rows"]:
-        made.add_row(Path(row["path"]).name, *(cell(row) for cell in columns.values()))
+        made.add_row(Path(row["path"]).name, *(Text(cell(row)) for cell in columns.values()))
     screen.print(made)
     if any(row["joules_per_token"] is None for row in data["rows"]):
         screen.print(

@@ -12,6 +12,7 @@ import click
 
 from kanna.cli import options
 from kanna.cli.options import command
+from kanna.escaping import markdown_block, markdown_code, markdown_text
 
 if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
@@ -91,15 +92,21 @@ def as_markdown(data: dict[str, Any]) -> str:
     """The report as it is pasted into an issue."""
     lines = ["## What happened", "", "(what you did, what you expected, what came)", ""]
     for title, facts in {"Versions": data["versions"], **data["doctor"]}.items():
-        lines += [f"## {title}", "", *(f"- {k}: {v}" for k, v in facts.items() if v), ""]
+        lines += [
+            f"## {title}",
+            "",
+            *(f"- {markdown_text(k)}: {markdown_text(v)}" for k, v in facts.items() if v),
+            "",
+        ]
     if data["settings"]:
-        lines += ["## Settings", "", *(f"- {path}" for path in data["settings"]), ""]
+        lines += ["## Settings", "", *(f"- {markdown_text(path)}" for path in data["settings"]), ""]
     error = data["last_error"]
     lines += ["## Last error", ""]
     if error is None:
         return "\n".join([*lines, "none is kept", ""])
-    lines += [f"`kanna {error['command']}`, {error['time']}", "", "```", error["traceback"].strip()]
-    return "\n".join([*lines, "```", ""])
+    command = markdown_code(f"kanna {error['command']}")
+    trace = markdown_block(error["traceback"].strip())
+    return "\n".join([*lines, f"{command}, {error['time']}", "", trace, ""])
 
 
 COMMAND = bug_report_command

@@ -53,9 +53,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(places)
     for one in data["prunable"]:
         what = f"Can be pruned: {one['what']}, {format_size(one['num_bytes'])}"
-        screen.print(what, markup=False)
+        screen.print(what)
     if data["prunable"]:
-        screen.print(f"`kanna cache prune` frees {size}.", markup=False)
+        screen.print(f"`kanna cache prune` frees {size}.")
 
 
 COMMAND = cache_command

@@ -13,7 +13,9 @@ import click
 from kanna.cli import options
 from kanna.cli.commands.generate import sampling
 from kanna.cli.options import command
+from kanna.cli.streams import for_stdout
 from kanna.errors import KannaError
+from kanna.escaping import visible_text
 
 if TYPE_CHECKING:
     from kanna.cli.conversation import Conversation, LineReader
@@ -73,7 +75,7 @@ def _talk(terminal: Terminal, conversation: Conversation, reader: LineReader) ->
                 shown = run_command(line, conversation)
                 if shown is None:
                     return
-                click.echo(shown, err=True)
+                click.echo(visible_text(shown), err=True)
             else:
                 line = line[1:] if reader.interactive and line.startswith("//") else line
                 _answer(terminal, conversation, line)
@@ -105,7 +107,7 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
             for piece in stream:
                 pieces.append(piece)
                 if live:
-                    click.echo(piece, nl=False)
+                    click.echo(for_stdout(piece), nl=False)
                     sys.stdout.flush()
                 if stopped:
                     stream.close()

@@ -121,7 +121,7 @@ def _is_measured(row: dict[str, Any]) -> bool:
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import table
+    from kanna.cli.ui import notes, table
 
     best = data["recommended"]["name"]
     # Narrow terminals get what decides; the report has the rest.
@@ -139,15 +139,14 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(made)
     if data["pairs"]:
         screen.print(draw_pairs(data["pairs"]))
-    for note in data["notes"]:
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    notes(screen, data["notes"])
     why = data["recommended"]["why"]
     screen.print(
         f"Recommended: {f'{best}. ' if best else ''}{why}",
         markup=False,
         style="bold green" if best else "bold yellow",
     )
-    screen.print(f"Report: {data['report']}", markup=False, soft_wrap=True)
+    screen.print(f"Report: {data['report']}", soft_wrap=True)
 
 
 def draw_pairs(pairs: list[dict[str, Any]]) -> Any:

@@ -42,7 +42,7 @@ def completion_command(terminal: Terminal, action: str, shell: str | None) -> No
         path.write_text(content, encoding="utf-8")
     terminal.result(
         {"shell": chosen, "script": str(script), "manual": str(manual)},
-        lambda screen, data: screen.print(data["script"], markup=False, soft_wrap=True),
+        lambda screen, data: screen.print(data["script"], soft_wrap=True),
     )
     after = {
         "zsh": f"Add to ~/.zshrc, before compinit: fpath=({script.parent} $fpath)",

@@ -69,14 +69,14 @@ def _draw_kind(screen: Console, kind: dict[str, Any]) -> None:
 
     from kanna.cli.ui import table
 
-    screen.print(" ".join(kind["about"].split()), markup=False, style="bold cyan")
+    screen.print(" ".join(kind["about"].split()), style="bold cyan")
     made = table("name", "extra", "here", "what")
     for one in kind["components"]:
         style = None if one["available"] else "dim"
         made.add_row(one["name"], one["extra"], _here(one), Text(one["summary"]), style=style)
     screen.print(made)
     for install in sorted({c["install"] for c in kind["components"] if c["install"]}):
-        screen.print(f"To have more: {install}", markup=False, style="green")
+        screen.print(f"To have more: {install}", style="green")
 
 
 def _here(one: dict[str, Any]) -> str:
@@ -90,9 +90,9 @@ def _draw_one(screen: Console, one: dict[str, Any]) -> None:
 
     from kanna.cli.ui import facts, table
 
-    screen.print(f"{one['kind']}: {one['name']}", markup=False, style="bold cyan")
+    screen.print(f"{one['kind']}: {one['name']}", style="bold cyan")
     for paragraph in (one["about"] or one["summary"]).split("\n\n"):
-        screen.print(paragraph, markup=False)
+        screen.print(Text(paragraph))
     properties = [(_sentence(name), _value(value)) for name, value in one["facts"].items()]
     lacks = (
         f"no: {', '.join(one['missing'])} not installed; {one['install']}"

@@ -136,7 +136,7 @@ def convert_command(
 def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: str | None) -> None:
     from kanna._util.units import format_size, precision_class
     from kanna.cli.commands.verify import draw_checks
-    from kanna.cli.ui import duration, facts, table
+    from kanna.cli.ui import duration, facts, notes, table
 
     bits = data["bits_per_weight"]
     nominal = data.get("nominal_bits")
@@ -172,8 +172,7 @@ def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: str | None)
                 format_size(row["bytes"]),
             )
         screen.print(listing)
-    for note in data.get("notes", []):
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    notes(screen, data.get("notes", []))
     if data.get("verify"):
         draw_checks(screen, data["verify"])
 
@@ -186,9 +185,7 @@ def draw_substitutions(screen: Console, substitutions: list[dict[str, Any]]) -> 
         kinds[key] = kinds.get(key, 0) + 1
     for (wanted, got, reason), count in kinds.items():
         what = "tensor" if count == 1 else "tensors"
-        screen.print(
-            f"{count} {what}: {got} instead of {wanted} ({reason})", markup=False, style="yellow"
-        )
+        screen.print(f"{count} {what}: {got} instead of {wanted} ({reason})", style="yellow")
 
 
 COMMAND = convert_command

@@ -29,16 +29,16 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import facts
 
     for section in data["sections"]:
-        screen.print(f"\n[bold cyan]{section['title']}[/]")
+        screen.print(f"\n{section['title']}", style="bold cyan")
         facts(screen, [(f"  {name}", value) for name, value in section["facts"]])
     if data["advice"]:
-        screen.print("\n[bold cyan]For more[/]")
+        screen.print("\nFor more", style="bold cyan")
         for item in data["advice"]:
-            screen.print(f"  {item['why']}", markup=False)
+            screen.print(f"  {item['why']}")
             if item["command"]:
-                screen.print(f"    {item['command']}", markup=False, style="green", soft_wrap=True)
+                screen.print(f"    {item['command']}", style="green", soft_wrap=True)
     else:
-        screen.print("\n[green]Nothing is missing.[/]")
+        screen.print("\nNothing is missing.", style="green")
 
 
 COMMAND = doctor_command

@@ -51,7 +51,7 @@ def evaluate_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import facts
+    from kanna.cli.ui import facts, notes
     from kanna.closeness import describe
 
     def with_ci(name: str, scale: float = 1.0, digits: int = 4) -> str:
@@ -82,8 +82,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Positions scored", f"{data['positions']:,}" if data.get("positions") else ""),
         ],
     )
-    for note in data.get("notes", []):
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    notes(screen, data.get("notes", []))
 
 
 COMMAND = evaluate_command

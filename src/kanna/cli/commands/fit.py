@@ -69,7 +69,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from textwrap import shorten
 
     from kanna._util.units import format_size
-    from kanna.cli.ui import number, table
+    from kanna.cli.ui import notes, number, table
 
     common = data["rows"][0]
     screen.print(
@@ -110,10 +110,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             f"{meaning} the preset means, where its encodings do not fit the width of this "
             "model's rows."
         )
-    for note in data["notes"]:
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    notes(screen, data["notes"])
     style = "bold green" if data["recommended"] else "bold yellow"
-    screen.print(f"Recommended: {data['advice']}", style=style, markup=False)
+    screen.print(f"Recommended: {data['advice']}", style=style)
 
 
 COMMAND = fit_command

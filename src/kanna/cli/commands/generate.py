@@ -10,6 +10,7 @@ import click
 
 from kanna.cli import options
 from kanna.cli.options import command
+from kanna.cli.streams import for_stdout
 
 if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
@@ -76,10 +77,10 @@ def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any
     live = not terminal.settings.json
     for piece in generate(model, prompt, **choices):
         if live and not pieces and not terminal.quiet:
-            click.secho(prompt, nl=False, dim=True)
+            click.secho(for_stdout(prompt), nl=False, dim=True)
         pieces.append(piece)
         if live:
-            click.echo(piece, nl=False)
+            click.echo(for_stdout(piece), nl=False)
             sys.stdout.flush()
     text, seconds = "".join(pieces), time.perf_counter() - began
     if live:

@@ -56,7 +56,10 @@ def inspect_command(
 
 
 def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
+    from rich.text import Text
+
     from kanna.cli.ui import facts
+    from kanna.escaping import visible
 
     made = data["provenance"]
     tokenizer, template = data["tokenizer"], data["chat_template"]
@@ -70,7 +73,8 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         if tokenizer["kind"]
         else "none in this source"
     )
-    screen.print(f"[bold cyan]{data['name']}[/]  {data['kind']}", highlight=False)
+    title = (visible(data["name"]), "bold cyan")
+    screen.print(Text.assemble(title, "  ", visible(data["kind"])))
     facts(
         screen,
         [
@@ -142,13 +146,14 @@ def _draw_tensors(screen: Console, data: dict[str, Any]) -> None:
 
 def _draw_remarks(screen: Console, data: dict[str, Any]) -> None:
     """Notes, and what stands in the way of a conversion."""
-    for note in data["notes"]:
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    from kanna.cli.ui import notes
+
+    notes(screen, data["notes"])
     for problem in data["problems"]:
-        screen.print(f"It cannot be converted: {problem['found']}", markup=False, style="bold red")
+        screen.print(f"It cannot be converted: {problem['found']}", style="bold red")
         for label, key in (("Expected", "expected"), ("What to do", "todo")):
             if problem[key]:
-                screen.print(f"  {label}: {problem[key]}", markup=False)
+                screen.print(f"  {label}: {problem[key]}")
 
 
 COMMAND = inspect_command

@@ -62,12 +62,12 @@ def keys_command(
 
 
 def _draw_new(screen: Console, data: dict[str, Any]) -> None:
-    screen.print(data["key"], markup=False, soft_wrap=True)
+    screen.print(data["key"], soft_wrap=True)
 
 
 def _draw_revoked(screen: Console, data: dict[str, Any]) -> None:
     for key in data["revoked"]:
-        screen.print(f"Revoked {key['id']} ({key['name']})", markup=False)
+        screen.print(f"Revoked {key['id']} ({key['name']})")
 
 
 def _draw_list(screen: Console, data: dict[str, Any]) -> None:

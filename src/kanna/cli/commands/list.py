@@ -29,7 +29,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.storage.inventory import age
 
     if not data["models"]:
-        screen.print("No models here yet: `kanna pull org/name` fetches one.", markup=False)
+        screen.print("No models here yet: `kanna pull org/name` fetches one.")
         return
     models = table("model", "size>", "kept by", "last used")
     models.columns[0].overflow = "fold"

@@ -138,7 +138,7 @@ def optimize_command(
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.checks import gate_word
-    from kanna.cli.ui import duration, facts
+    from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
 
     mean, rival = data["kl_mean"], data["rival_kl"]
@@ -172,10 +172,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Report", data["report"]),
         ],
     )
-    for note in data["notes"]:
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    notes(screen, data["notes"])
     if data["advice"]:
-        screen.print(f"Recommended: {data['advice']}", markup=False, style="bold yellow")
+        screen.print(f"Recommended: {data['advice']}", style="bold yellow")
 
 
 def _memory(memory: dict[str, Any] | None) -> str:

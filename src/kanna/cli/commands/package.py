@@ -116,7 +116,7 @@ def _check(terminal: Terminal, folder: Path, key: Path | None) -> None:
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
-    from kanna.cli.ui import facts
+    from kanna.cli.ui import facts, notes
 
     resources = data["resources"]
     facts(
@@ -137,12 +137,11 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("signed", "yes" if data["signed"] else "no"),
         ],
     )
-    for note in data["notes"]:
-        screen.print(f"Note: {note}", markup=False, style="yellow")
+    notes(screen, data["notes"])
     for target, lines in data["usage"].items():
         screen.print(f"\n{target}, in the folder:", style="bold cyan")
         for line in lines:
-            screen.print(f"  {line}", markup=False, soft_wrap=True)
+            screen.print(f"  {line}", soft_wrap=True)
 
 
 def _draw_check(screen: Console, data: dict[str, Any]) -> None:

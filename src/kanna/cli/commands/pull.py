@@ -32,7 +32,7 @@ def pull_command(terminal: Terminal, model: str, revision: str | None) -> None:
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    screen.print(data["path"], markup=False, soft_wrap=True)
+    screen.print(data["path"], soft_wrap=True)
 
 
 COMMAND = pull_command

@@ -42,7 +42,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     verb = "Would remove" if data["dry_run"] else "Removed"
     for one in data["removed"]:
         size = format_size(one["num_bytes"])
-        screen.print(f"{verb} {one['what']}: {size}", markup=False)
+        screen.print(f"{verb} {one['what']}: {size}")
 
 
 COMMAND = rm_command

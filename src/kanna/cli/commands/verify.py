@@ -64,7 +64,7 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
         mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "yellow")}[
             check["ok"]
         ]
-        rows.add_row(mark, check["name"], Text(str(check.get("detail", ""))))
+        rows.add_row(mark, check["name"], str(check.get("detail", "")))
     screen.print(rows)
     words = {
         "proved": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from kanna.comparison.rows import Row
 from kanna.conversion import ConversionRequest, Sizes, read_guidance
 from kanna.conversion.gguf import GGUFConversion
 from kanna.encodings import grid_detection
+from kanna.escaping import shell_path
 from kanna.evaluation import reference_gguf
 from kanna.evaluation.windows import cut, read_text
 from kanna.model import Model
@@ -95,7 +95,7 @@ class GGUFAdapter(Adapter):
     def describe(self, spec: ArtefactSpec) -> Row:
         """The row with the command that makes the artefact."""
         row = self._row(spec)
-        row.command += f" -o {shlex.quote(spec.path.name)}"
+        row.command += f" -o {shell_path(spec.path.name)}"
         return row
 
     def _row(self, spec: ArtefactSpec) -> Row:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from kanna.packaging.service import Service
 from kanna.serving import engines
@@ -36,14 +35,3 @@ class Target:
     def kinds(self) -> tuple[str, ...]:
         """Kinds of artefacts it can run."""
         return self.only or engines.names()
-
-
-def as_yaml(*documents: dict[str, Any]) -> str:
-    """Returns YAML documents with their keys in the given order and without anchors."""
-    import yaml
-
-    class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    return yaml.dump_all(documents, Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from kanna.escaping import yaml_text
 from kanna.packaging.service import HEALTH, PORT, STATE, UID, Service, probe
-from kanna.packaging.targets.base import Target, as_yaml
+from kanna.packaging.targets.base import Target
 
 
 def files(service: Service) -> dict[str, str]:
     """Returns compose.yaml."""
     resources = service.resources
-    # Compose puts in variables: a dollar is written twice.
-    command = [word.replace("$", "$$") for word in service.arguments()]
     gateway: dict[str, Any] = {
-        "image": service.image,
+        "image": _literal(service.image),
         "build": {"context": "."},
-        "command": command,
+        "command": [_literal(word) for word in service.arguments()],
         "user": f"{UID}:{UID}",
         "read_only": True,
         "tmpfs": ["/tmp:mode=1777,size=64m"],
@@ -48,7 +47,12 @@ def files(service: Service) -> dict[str, str]:
         "mem_swappiness": 0,
     }
     document = {"services": {"gateway": gateway}, "volumes": {"state": {"name": service.name}}}
-    return {"compose.yaml": as_yaml(document)}
+    return {"compose.yaml": yaml_text(document, width=120)}
+
+
+def _literal(text: str) -> str:
+    """Compose puts in variables: a dollar is written twice."""
+    return text.replace("$", "$$")
 
 
 def usage(service: Service) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from kanna.escaping import shell_word, visible
 from kanna.packaging import locked
 from kanna.packaging.service import HEALTH, PORT, ROOT, STATE, UID, Service, probe
 from kanna.packaging.targets.base import Target
@@ -75,24 +76,22 @@ CMD {json.dumps(service.arguments())}
 
 def _quoted(text: str) -> str:
     """Returns a string of a Dockerfile in which no variable is expanded."""
-    return (
-        '"'
-        + text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", " ")
-        + '"'
-    )
+    text = visible(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{text}"'
 
 
 def usage(service: Service) -> list[str]:
     """Returns the shell lines that start the service."""
+    image = shell_word(service.image)
     run = (
         f"docker run --rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "
         f"--memory {service.resources.memory_mib}m --cpus {service.resources.cpus} "
         f"--volume {service.name}:{STATE}"
     )
     return [
-        f"docker build --tag {service.image} .",
-        f"{run} {service.image} keys create --name first",
-        f"{run} --publish 127.0.0.1:{PORT}:{PORT} {service.image}",
+        f"docker build --tag {image} .",
+        f"{run} {image} keys create --name first",
+        f"{run} --publish 127.0.0.1:{PORT}:{PORT} {image}",
     ]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kanna.escaping import shell_word, yaml_text
 from kanna.packaging.service import HEALTH, METRICS, PORT, READY, STATE, UID, Service
-from kanna.packaging.targets.base import Target, as_yaml
+from kanna.packaging.targets.base import Target
 
 
 def files(service: Service) -> dict[str, str]:
@@ -17,7 +18,7 @@ def files(service: Service) -> dict[str, str]:
         _service(service),
         _policy(service),
     )
-    return {f"kubernetes/{service.name}.yaml": as_yaml(*parts)}
+    return {f"kubernetes/{service.name}.yaml": yaml_text(*parts, width=120)}
 
 
 def _labels(service: Service) -> dict[str, str]:
@@ -161,8 +162,9 @@ def _policy(service: Service) -> dict[str, Any]:
 
 def usage(service: Service) -> list[str]:
     """Returns the shell lines that start the service."""
+    image = shell_word(service.image)
     return [
-        f"docker build --tag {service.image} . && docker push {service.image}",
+        f"docker build --tag {image} . && docker push {image}",
         f"kubectl apply --filename kubernetes/{service.name}.yaml",
         f"kubectl exec deployment/{service.name} -- kanna keys create --name first",
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from kanna.escaping import visible, visible_text
 from kanna.packaging.artefact import Artefact
 from kanna.packaging.chat_turns import TurnMarkers, turn_markers
 from kanna.packaging.service import Service
 from kanna.packaging.targets.base import Target
+
+_QUOTE, _LIKE_A_QUOTE = '"', "'"
 
 
 def files(service: Service) -> dict[str, str]:
@@ -29,7 +32,7 @@ def files(service: Service) -> dict[str, str]:
     else:
         lines.append("# The model has no chat template: it continues text.")
     if artefact.licence:
-        lines.append(f"LICENSE {_block(artefact.licence)}")
+        lines.append(f"LICENSE {_block(visible_text(artefact.licence))}")
     return {"Modelfile": "\n".join(lines) + "\n"}
 
 
@@ -51,12 +54,13 @@ def _eos(artefact: Artefact) -> str:
 
 
 def _block(text: str) -> str:
-    """A value between triple quotes, which cannot hold them."""
-    return '"""' + text.replace('"""', "'''") + '"""'
+    """A value between triple quotes, which cannot hold them nor end with a quote."""
+    text = text.replace('"""', "'''")
+    return f'"""{text[:-1] + _LIKE_A_QUOTE if text.endswith(_QUOTE) else text}"""'
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 def usage(service: Service) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kanna.escaping import visible
 from kanna.packaging import locked
 from kanna.packaging.service import HEALTH, Service, probe
 from kanna.packaging.targets.base import Target
@@ -153,16 +154,15 @@ ExecStart=/usr/bin/systemctl try-restart {service.name}.service
 
 def _text(text: str) -> str:
     """Returns text as one line in which systemd expands nothing."""
-    return " ".join(text.split()).replace("%", "%%")
+    return visible(" ".join(text.split())).replace("%", "%%")
 
 
 def _words(command: list[str]) -> str:
     """Returns a command line as systemd reads it: quoted, dollars doubled, no specifier but %S."""
     words: list[str] = []
     for word in command:
-        escaped = (
-            word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("$", "$$")
-        )
+        escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+        escaped = visible(escaped)  # systemd reads the same escapes
         escaped = escaped.replace("%", "%%").replace("%%S/", "%S/")
         words.append(
             f'"{escaped}"'

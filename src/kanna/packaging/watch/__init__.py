@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kanna.escaping import yaml_text
 from kanna.packaging.service import METRICS, PORT, Service
-from kanna.packaging.targets.base import as_yaml
 
 FOLDER = Path(__file__).parent
 NAMES = ("alerts.yaml", "alerts.test.yaml", "dashboard.json")
@@ -29,4 +29,4 @@ def files(service: Service) -> dict[str, str]:
         "rule_files": ["alerts.yaml"],
         "scrape_configs": [job],
     }
-    return texts | {"watch/prometheus.yaml": as_yaml(configuration)}
+    return texts | {"watch/prometheus.yaml": yaml_text(configuration, width=120)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna import formats
+from kanna.escaping import argument, shell_line
 from kanna.serving.studio.jobs import StudioJob, model_name
 
 
@@ -29,7 +29,7 @@ class VerbCall:
 
     def command(self) -> str:
         """The line for a shell."""
-        words = ["kanna", self.verb, self.source, "-o", self.out]
+        words = ["kanna", self.verb, argument(self.source), "-o", argument(self.out)]
         for name, value in self.options.items():
             option = f"--{name.replace('_', '-')}"
             if value is True:
@@ -38,7 +38,7 @@ class VerbCall:
                 words += [option, ",".join(map(str, value))]
             elif value not in (None, False):
                 words += [option, str(value)]
-        return shlex.join(words)
+        return shell_line(words)
 
     def python(self) -> str:
         """A script."""

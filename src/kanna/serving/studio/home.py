@@ -6,11 +6,11 @@ import os
 import webbrowser
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
-from html import escape
 from pathlib import Path
 
 from kanna._util.atomic import write_json
 from kanna.errors import KannaError, UsageError
+from kanna.escaping import html_text
 from kanna.serving.settings import open_store
 from kanna.serving.studio.jobs import read_object
 
@@ -90,7 +90,7 @@ class StudioHome:
         browser is given a file that leads there, which only its owner can read.
         """
         file = self.state / "open.html"
-        target = escape(address, quote=True)
+        target = html_text(address)
         _write_private(
             file,
             f'<!doctype html><meta charset="utf-8"><title>kanna</title>'
