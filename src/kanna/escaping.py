@@ -26,7 +26,10 @@ _LINE_END = re.compile(r"[ \t]*[\n\r]+[ \t]*")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _EMPHASIS = re.compile(r"[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-_BLOCK = re.compile(r"^(?=[#>+=-])|^(\d{1,9})(?=[.)])")
+# What begins a heading, a quotation, a list or a rule.
+_BLOCK = re.compile(
+    r"^(?=#{1,6}(?:\s|$)|>|[+-](?:\s|$)|=+\s*$|-[-\s]*$)|^(\d{1,9})(?=[.)](?:\s|$))"
+)
 
 
 def visible(text: object) -> str:

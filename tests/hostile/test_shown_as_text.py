@@ -37,6 +37,8 @@ NAMES = {
     "shell": "$(id); `id` && 'x' \"y\" \\ {{ .Values }} ${HOME} %h",
     "option": "--rm -rf",
     "yaml": "- a: &b *c #d\n---",
+    "heading": "# not a heading",
+    "list": "1. not a list",
     "quotes": 'a"""b"',
 }
 ODD = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -161,7 +163,9 @@ def test_labels_of_metrics_hold_no_control(name: str) -> None:
     assert not ODD.search(metrics.exposition().decode())
 
 
-@pytest.mark.parametrize("markdown", ["tests", "a_b", "Q4_K_M", "x.gguf", "50 %", "a (b)"])
+@pytest.mark.parametrize(
+    "markdown", ["tests", "a_b", "Q4_K_M", "x.gguf", "50 %", "a (b)", "0.1.0", "-0.3"]
+)
 def test_what_is_harmless_stays(markdown: str) -> None:
     assert escaping.markdown_text(markdown) == markdown
     assert escaping.shell_line(["kanna", markdown]) == shlex.join(["kanna", markdown])
@@ -174,5 +178,5 @@ def test_an_answer_is_text_in_a_terminal_and_raw_in_a_pipe(monkeypatch: pytest.M
 
     answer = "a\x1b[2Jb\n\tc"
     assert streams.for_stdout(answer) == answer
-    monkeypatch.setattr(sys, "stdout", type("Terminal", (), {"isatty": lambda _: True})())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert streams.for_stdout(answer) == "a\\x1b[2Jb\n\tc"
