@@ -25,7 +25,7 @@ def render(
     """The text of a conversation.
 
     A process of its own renders it, under limits of time, memory, steps and output: a template is
-    a stranger's program. It takes about a tenth of a millisecond more than without. The call blocks
+    a stranger's program. It takes about a third of a millisecond more than without. The call blocks
     until then, so an event loop hands it to a thread.
 
     Args:

@@ -2,7 +2,7 @@
 
 llama.cpp's server renders a chat template in its own process, in which neither a loop nor a
 gigabyte can be ended but with the server. So the same chat is rendered in kanna's sandbox first: a
-tenth of a millisecond of work, a fifth of the time that llama.cpp takes for the same template.
+third of a millisecond of work, a fifth of the time that llama.cpp takes for the same template.
 """
 
 from __future__ import annotations
