@@ -14,6 +14,7 @@ _ABOUT = {
     "gpu_layers": "Layers to put on the GPU; None: the runtime's choice",
     "vocab_only": "Load the tokenizer alone",
     "cache": "Encoding of cached keys and values",
+    "adapters": "LoRA adapters with the scale of each; 1 is as trained",
     "mmap": "Map the file; otherwise its tensors are read into memory of the process",
 }
 
