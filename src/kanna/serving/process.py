@@ -26,6 +26,8 @@ BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 MAX_FAILED_STARTS = 3
 """Runs in a row that never became ready before the engine counts as broken."""
 _HEALTH_TIME = 20.0
+_MEASURED = {GENERATE: "/v1/completions", EMBED: "/v1/embeddings"}
+"""The route by which the speed of an engine is measured, by its role."""
 LOAD_TIMEOUT = 600.0
 
 
@@ -212,7 +214,7 @@ class EngineProcess:
             headers=self.headers,
             pid=run.process.pid,
             probe=self._probe,
-            generates=self.config.role == GENERATE,
+            measured=_MEASURED.get(self.config.role, ""),
             batch=self.config.context if self.config.role == EMBED else 0,
             memory=self.config.memory_limit or 0,
             idle=self._is_idle,

@@ -44,7 +44,7 @@ class Watched:
         headers: Of every request to it.
         pid: Of the process.
         probe: Answers only while the thread that computes moves.
-        generates: Whether it continues prompts, by which its speed is measured.
+        measured: The route that reads a prompt, by which its speed is measured; empty: none.
         batch: Prompt tokens that it reads at a time; 0: the usual.
         memory: Bytes it may take; 0: any.
         idle: Whether nobody waits for it.
@@ -54,7 +54,7 @@ class Watched:
     headers: dict[str, str]
     pid: int
     probe: str
-    generates: bool
+    measured: str
     batch: int
     memory: int
     idle: Callable[[], bool]
@@ -92,14 +92,15 @@ class Watchdog:
 
     async def _measure(self) -> None:
         """Set the limit by the time that a short prompt takes."""
-        if not self._watched.generates:
+        if not self._watched.measured:
             return
         body = {"model": "m", "prompt": PROBE_PROMPT, "max_tokens": 1, "cache_prompt": False}
+        body |= {"input": PROBE_PROMPT}  # which is the prompt of embeddings
         started = time.monotonic()
         with suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
             timeout = aiohttp.ClientTimeout(total=_UNMEASURED)
             async with self._session.post(
-                f"{self._watched.url}/v1/completions",
+                self._watched.url + self._watched.measured,
                 data=json.dumps(body).encode(),
                 headers=self._watched.headers,
                 timeout=timeout,
