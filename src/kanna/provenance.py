@@ -11,7 +11,9 @@ from pathlib import Path
 
 from kanna import __version__
 from kanna.calibration.imatrix import Imatrix
+from kanna.errors import FormatError
 from kanna.escaping import argument, shell_line
+from kanna.formats.text_files import read_object
 from kanna.model import MetaValue, Model, ValueType, array, num_weights, string, u32
 from kanna.plan import Resolved
 from kanna.sources import Source
@@ -28,10 +30,8 @@ _STALE = ("quantize.imatrix.", "kanna.")
 def of_folder(folder: Path) -> dict[str, str]:
     """What `folder` says of itself; {} where it says nothing that can be read."""
     try:
-        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
+        values = read_object(folder / FILE).values
+    except FormatError:
         return {}
     return {k: v for k, v in values.items() if k.startswith("kanna.") and isinstance(v, str)}
 

@@ -132,6 +132,10 @@ def _object(value: object) -> Mapping[str, Any] | None:
 
 
 OBJECT = FieldKind("an object", _object)
+LAYERS = whole(1, 4096)
+"""Of a model; the largest that are published have some hundred."""
+IDS = either(whole(), listed(whole(), 4096))
+"""An id of a token, or a list of them."""
 TEXTS = listed(text())
 
 

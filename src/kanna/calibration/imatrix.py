@@ -123,7 +123,8 @@ def _read_dat(path: Path) -> tuple[dict[str, F32], list[str], int]:
         values = np.frombuffer(take(4 * size, len(data)), "<f4")
         if calls == 0 or not values.any():
             continue  # never used: as if it had no entry
-        weights[name] = (values / max(calls, 1)).astype(np.float32)
+        with np.errstate(all="ignore"):  # what is no number is refused with its name
+            weights[name] = (values / max(calls, 1)).astype(np.float32)
     chunks = number() if at + 4 <= len(data) else 0
     datasets = (
         [bytes(take(number(), _MAX_NAME)).decode("utf-8", "replace")] if at + 4 <= len(data) else []

@@ -13,7 +13,6 @@ sketch.safetensors                       some values of the source, see `fingerp
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util.typed import OBJECT, TEXTS, TypedObject, number, text, whole
 from kanna.calibration import fingerprint
 from kanna.errors import FormatError, PlanError, SourceError
 from kanna.formats import gguf
+from kanna.formats.text_files import read_object
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, columns
 
@@ -57,7 +58,9 @@ class Statistics:
 
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
         self.folder, self.info = folder, info
-        self.sites = {name: Site(**value) for name, value in info["sites"].items()}
+        sites = TypedObject.of(info, INDEX, "calibrate again")
+        named = sites.need("sites", OBJECT)
+        self.sites = {name: _site(sites.part("sites").part(name)) for name in named}
         self.site_of = {
             tensor: name for name, site in self.sites.items() for tensor in site.tensors
         }
@@ -150,16 +153,34 @@ def read(folder: Path | str) -> Statistics:
             f"{folder} holds no statistics", expected=INDEX, todo=f"kanna calibrate SRC -o {folder}"
         )
     try:
-        info = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if info["version"] != VERSION:
-            raise FormatError(
-                f"{folder} has statistics of version {info['version']}", todo="calibrate again"
-            )
-        return Statistics(folder, info)
-    except (KeyError, TypeError, ValueError) as error:
+        index = read_object(folder / INDEX, "calibrate again")
+        version = index.need("version", whole())
+        if version == VERSION:
+            index.need("tokens", whole(0, 1 << 53))
+            index.need("window", whole(1))
+            index.part("text").need("name", text(4096))
+            return Statistics(folder, dict(index.values))
+    except FormatError as error:
         raise FormatError(
-            f"{folder / INDEX} is damaged: {error}", todo="calibrate again"
-        ) from error
+            f"{folder / INDEX} is damaged: {error.found}",
+            expected=error.expected,
+            todo="calibrate again",
+        ) from None
+    raise FormatError(f"{folder} has statistics of version {version}", todo="calibrate again")
+
+
+def _site(given: TypedObject) -> Site:
+    """A site of the index; its file is beside it."""
+    file = given.need("file", text(255, 1))
+    if Path(file).name != file or "\\" in file:
+        raise FormatError(f"{INDEX} names the file {file!r}", expected="a plain file name")
+    return Site(
+        file=file,
+        tensors=given.need("tensors", TEXTS),
+        columns=given.need("columns", whole(1)),
+        block=given.need("block", whole(1)),
+        shrink=given.need("shrink", number(0.0, 1.0)),
+    )
 
 
 def write_imatrix(

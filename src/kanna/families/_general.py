@@ -5,15 +5,16 @@ Name, size label, licence and origin from the model card, sampling from generati
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from contextlib import contextmanager
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna.model import MetaValue, ValueType, f32, string
+from kanna._util.typed import LARGEST_COUNT, FieldKind, number, text, whole
+from kanna.errors import KannaError
+from kanna.formats.text_files import read_object
+from kanna.model import MetaValue, ValueType, string
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,6 +35,11 @@ _SAMPLING: dict[str, tuple[tuple[str, ...], ValueType]] = {
     "mirostat": (("mirostat",), ValueType.I32),
     "mirostat_tau": (("mirostat_tau",), ValueType.F32),
     "mirostat_eta": (("mirostat_eta",), ValueType.F32),
+}
+_KINDS: dict[ValueType, FieldKind[Any]] = {
+    ValueType.STR: text(4096),
+    ValueType.I32: whole(-LARGEST_COUNT),
+    ValueType.F32: number(),
 }
 
 
@@ -56,8 +62,8 @@ def sampling(path: Path | None, notes: list[str]) -> dict[str, MetaValue]:
     if path is None or not path.is_file():
         return {}
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_object(path).values
+    except KannaError:
         notes.append(
             "generation_config.json is not readable JSON: no sampling defaults are carried over"
         )
@@ -65,19 +71,12 @@ def sampling(path: Path | None, notes: list[str]) -> dict[str, MetaValue]:
     keys: dict[str, MetaValue] = {}
     for key, (names, kind) in _SAMPLING.items():
         value = next(
-            (config[n] for n in names if isinstance(config, dict) and config.get(n) is not None),
+            (config[n] for n in names if config.get(n) is not None),
             None,
         )
-        expected = {ValueType.STR: str, ValueType.I32: int}.get(kind)
-        if (
-            kind is ValueType.F32
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and isfinite(value)
-        ):
-            keys[f"general.sampling.{key}"] = f32(value)
-        elif expected is not None and isinstance(value, expected) and not isinstance(value, bool):
-            keys[f"general.sampling.{key}"] = MetaValue(value, kind)
+        typed = _KINDS[kind].convert(value)
+        if typed is not None:
+            keys[f"general.sampling.{key}"] = MetaValue(typed, kind)
     return keys
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna._util import plugins
+from kanna._util.typed import TypedObject, text
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families.base import Family
 from kanna.formats.onnx import encoder
 
 PACKAGE = "kanna.families"
+_NAME = text(255)
 
 
 def names() -> list[str]:
@@ -68,9 +70,9 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
 
 def _by_model_type(config: Mapping[str, Any]) -> list[str]:
     """Families whose model type a config.json has, at its top or for its text part."""
-    text = config.get("text_config")
-    own = config.get("model_type")
-    types = {own, text.get("model_type") if isinstance(text, Mapping) else None}
+    whole = TypedObject.of(config, "config.json")
+    own = whole.get("model_type", _NAME, None)
+    types = {own, whole.part("text_config").get("model_type", _NAME, None)}
     return [n for n in names() if get(n).model_type in types or (own and own in get(n).model_types)]
 
 

@@ -143,5 +143,14 @@ def llama3_factors(rope: Rope, dim: int) -> F32:
     exponent = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     frequency = np.float32(1.0) / np.power(np.float32(rope.theta), exponent)
     wavelength = np.float32(2 * math.pi) / frequency
-    blend = np.clip((old / wavelength.astype(np.float64) - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
+    with np.errstate(all="ignore"):
+        blend = np.clip((old / wavelength.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+        factors = (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
+    if not np.isfinite(factors).all():
+        raise SourceError(
+            f"rope scaling 'llama3' has factor {factor:g}, low_freq_factor {low:g} and "
+            f"high_freq_factor {high:g}",
+            expected="a factor above 0, and two different frequency factors",
+            todo="fetch config.json again from where the model was published",
+        )
+    return factors

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 from kanna import families, formats
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
-from kanna.errors import FormatError, KannaError, RefusedError, SourceError, UnsupportedError
+from kanna._util.typed import LAYERS, TypedObject, read, text, whole
+from kanna.errors import KannaError, RefusedError, SourceError, UnsupportedError
 from kanna.formats import gguf
+from kanna.formats.text_files import parse_json, read_object
 from kanna.model import MetaValue, Model, string, u32
 from kanna.provenance import SOURCE_HASHES, of_folder
 from kanna.serving import engines
@@ -174,12 +175,8 @@ def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
             continue
         value: Any = meta.value
         if key in (SOURCE_HASHES, "kanna.plan.encodings"):
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                raise FormatError(
-                    f"{key} is not JSON", expected="what kanna convert writes"
-                ) from error
+            written = read(value, text(), key, "the artefact", "convert the model again")
+            value = dict(TypedObject.of(parse_json(written, key), key).values)
         elif not isinstance(value, (str, int, float)):
             value = [str(v) for v in value]
         provenance[key.removeprefix("kanna.")] = value
@@ -248,11 +245,13 @@ def _files(folder: Path, place: str) -> dict[str, Path]:
 
 def _described(path: Path, name: str) -> Model:
     """The shape of a folder's model in GGUF's words, from the configuration of either runtime."""
-    config, genai = _json(path / "config.json"), _json(path / "genai_config.json").get("model", {})
-    decoder = genai.get("decoder", {}) if isinstance(genai, dict) else {}
-    texts = config.get("text_config")
-    config = texts if isinstance(texts, dict) else config
-    family = str(genai.get("type") or config.get("model_type") or "unknown")
+    config = read_object(path / "config.json")
+    genai = read_object(path / "genai_config.json").part("model")
+    decoder = genai.part("decoder")
+    if "text_config" in config:
+        config = config.part("text_config")
+    kind = text(64)
+    family = genai.get("type", kind, "") or config.get("model_type", kind, "") or "unknown"
     metadata: dict[str, MetaValue] = {}
     for key, config_key, genai_key in (
         ("block_count", "num_hidden_layers", "num_hidden_layers"),
@@ -264,27 +263,24 @@ def _described(path: Path, name: str) -> Model:
         ("feed_forward_length", "intermediate_size", "intermediate_size"),
         ("attention.sliding_window", "sliding_window", "sliding_window"),
     ):
-        value = config.get(config_key, decoder.get(genai_key))
-        if isinstance(value, int) and value > 0:
+        size = LAYERS if key == "block_count" else whole()
+        if value := config.get(config_key, size, decoder.get(genai_key, size, 0)):
             metadata[f"{family}.{key}"] = u32(value)
     for key, value in (
-        ("context_length", config.get("max_position_embeddings", genai.get("context_length"))),
-        ("vocab_size", config.get("vocab_size", genai.get("vocab_size"))),
+        (
+            "context_length",
+            config.get("max_position_embeddings", whole(), genai.get("context_length", whole(), 0)),
+        ),
+        ("vocab_size", config.get("vocab_size", whole(), genai.get("vocab_size", whole(), 0))),
     ):
-        if isinstance(value, int) and value > 0:
+        if value:
             metadata[f"{family}.{key}"] = u32(value)
     return Model(name=name, family=family, tensors={}, metadata=metadata)
 
 
 def _json(path: Path) -> dict[str, Any]:
     """An object from a file; {} when there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON: {error}") from error
-    return cast(dict[str, Any], document) if isinstance(document, dict) else {}
+    return dict(read_object(path).values)
 
 
 def _template(path: Path) -> str | None:

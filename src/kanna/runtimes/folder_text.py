@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanna._util.typed import TypedObject, whole
 from kanna.errors import FormatError
+from kanna.formats.text_files import read_object
 from kanna.tokenizer import special_tokens, templates
 
 TOKENIZER = "tokenizer.json"
@@ -94,20 +95,16 @@ class FolderText:
 def trained_context(folder: Path) -> int | None:
     """Tokens the model of a Hugging Face or MLX folder was trained on, by its config.json."""
     config = read_json(folder / "config.json")
-    length = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
-    return int(length) if isinstance(length, (int, float)) else None
+    inner = TypedObject.of(config, "config.json").part("text_config").values
+    merged = TypedObject({**config, **inner}, "config.json")
+    return merged.get("max_position_embeddings", whole(), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; {} when the file is absent. Raises FormatError for anything else."""
-    if not path.is_file():
-        return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON: {error}", todo="convert again") from None
-    if not isinstance(value, dict):
+        return dict(read_object(path).values)
+    except FormatError as error:
         raise FormatError(
-            f"{path} is not an object", expected="a JSON object", todo="convert again"
-        )
-    return value
+            f"{path}: {error.found}", expected=error.expected, todo="convert again"
+        ) from None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from kanna.errors import SourceError, UnsupportedError
+from kanna._util.typed import text
+from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.text_files import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -20,11 +20,9 @@ _MERGE = (
 def base_of(path: Path) -> str:
     """The base model that an adapter's config names, or ""."""
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_object(path).get("base_model_name_or_path", text(4096), "")
+    except FormatError:
         return ""
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    return base if isinstance(base, str) else ""
 
 
 def refusal(given: str, base: str) -> UnsupportedError:

@@ -6,15 +6,15 @@ and no server is asked.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from kanna._util.typed import text
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.text_files import read_object
 from kanna.sources.packages import cache_dir
 
 REGISTRY, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
@@ -124,14 +124,14 @@ def _read(store: Path, manifest: Path) -> OllamaModel:
     if host != REGISTRY:
         name = f"{host}/{name}"
     try:
-        content: Any = json.loads(manifest.read_text(encoding="utf-8"))
-        layers: dict[str, Mapping[str, Any]] = {}
-        for layer in content["layers"]:
-            layers.setdefault(str(layer["mediaType"]).removeprefix(_LAYER), layer)
-        digest = str(layers["model"]["digest"]) if "model" in layers else ""
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        layers: dict[str, str] = {}
+        for layer in read_object(manifest).parts("layers"):
+            kind = layer.need("mediaType", text(255)).removeprefix(_LAYER)
+            layers.setdefault(kind, layer.need("digest", text(255)))
+        digest = layers.get("model", "")
+    except FormatError as error:
         raise FormatError(
-            f"{manifest} is no manifest of Ollama: {error}", todo=f"ollama pull {name}"
+            f"{manifest} is no manifest of Ollama: {error.found}", todo=f"ollama pull {name}"
         ) from None
     if not digest:
         raise UnsupportedError(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Read", "load", "made_json", "metadata", "read", "to_hf"]
 
 KEY = "tokenizer.ggml"
+_ODD_FORMS = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What a field of another type comes to, in files of hundreds of thousands of fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,17 @@ def load(source: Source, *, rows: int | None = None, surplus: frozenset[str] = f
     """
     try:
         return _load(source, rows, surplus)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise SourceError(
-            f"the tokenizer files do not have their usual form ({type(error).__name__}: {error})",
+            "the tokenizer files do not have their usual form "
+            f"({type(error).__name__}: {error!s:.200})",
             expected="tokenizer.json and tokenizer_config.json as transformers writes them",
             todo="fetch them again",
         ) from error

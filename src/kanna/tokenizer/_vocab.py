@@ -13,6 +13,7 @@ from kanna.tokenizer import _pre
 from kanna.tokenizer._json import Merges
 
 SPACE = "▁"
+_MOST_GAPS = 1 << 20
 UNUSED_SCORE, ADDED_SCORE = -10000.0, -1000.0
 
 
@@ -71,12 +72,28 @@ def from_json(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[st
     return _byte_level(tokenizer, model, rows, surplus)
 
 
+def check_ids(size: int, count: int) -> None:
+    """Raise SourceError for ids that leave far more gaps than a vocabulary has tokens.
+
+    Args:
+        size: The largest id and one.
+        count: How many tokens there are.
+    """
+    if size > max(_MOST_GAPS, 16 * count):
+        raise SourceError(
+            f"the tokenizer has {count} tokens, and the id {size - 1}",
+            expected="ids one after another, with few gaps",
+            todo="fetch the tokenizer files again",
+        )
+
+
 def place(entries: dict[int, str], rows: int | None, surplus: frozenset[str]) -> list[str | None]:
     """Texts by id; None where no token is.
 
     Raises when ids go beyond the embedding or two tokens share a text.
     """
     size = max(entries, default=-1) + 1
+    check_ids(size, len(entries))
     if rows is not None and size > rows:
         beyond = [t for i, t in sorted(entries.items()) if i >= rows and t not in surplus]
         if beyond:

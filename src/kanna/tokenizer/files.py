@@ -10,6 +10,7 @@ from typing import Any
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.formats.text_files import read_text
 from kanna.tokenizer import _json, _pre, templates
+from kanna.tokenizer._vocab import check_ids
 from kanna.tokenizer.special_tokens import settings
 
 TOKENIZER = "tokenizer.json"
@@ -92,6 +93,8 @@ def texts_by_id(tokenizer: Mapping[str, Any], rows: int | None) -> list[str]:
     entries = {i: str(t) for i, t in pairs if isinstance(i, int)}
     entries |= {int(a["id"]): str(a["content"]) for a in tokenizer.get("added_tokens") or []}
     size = rows if rows is not None else max(entries, default=-1) + 1
+    if rows is None:
+        check_ids(size, len(entries))
     return [entries.get(i, "") for i in range(size)]
 
 

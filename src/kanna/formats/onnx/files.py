@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna._util.typed import IDS, LAYERS, OBJECT, FieldKind, TypedObject, text, whole
 from kanna.errors import FormatError
+from kanna.formats.text_files import read_object
 
 GENAI = "genai_config.json"
+_AGAIN = "convert again"
+_MODEL: Mapping[str, FieldKind[Any]] = {
+    "bos_token_id": IDS,
+    "context_length": whole(1),
+    "eos_token_id": IDS,
+    "pad_token_id": IDS,
+    "type": text(64),
+    "vocab_size": whole(1),
+}
+_DECODER: Mapping[str, FieldKind[Any]] = {
+    "head_size": whole(1),
+    "hidden_size": whole(1),
+    "inputs": OBJECT,
+    "num_attention_heads": whole(1),
+    "num_hidden_layers": LAYERS,
+    "num_key_value_heads": whole(1),
+    "outputs": OBJECT,
+}
 _MOST_GRAPH = 2 << 30
 OLDEST = 13
 """The first opset with the operators of artefacts: QuantizeLinear by column, Cast to bfloat16."""
@@ -58,15 +78,32 @@ def read_folder(path: Path) -> Folder:
     model: dict[str, Any] = {}
     name = "model.onnx"
     if (path / GENAI).is_file():
-        try:
-            model = json.loads((path / GENAI).read_text(encoding="utf-8"))["model"]
-            name = model["decoder"]["filename"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FormatError(
-                f"{path / GENAI} does not describe a decoder: {error!r}", todo="convert again"
-            ) from None
+        described = genai_model(path)
+        model, name = dict(described.values), described.part("decoder").need("filename", text(255))
     graph = inside(path, name)
     return Folder(graph=graph, data=_external(graph), model=model)
+
+
+def genai_model(path: Path) -> TypedObject:
+    """The model that a folder's genai_config.json describes, its numbers checked.
+
+    Raises:
+        FormatError: A field is absent that every decoder has, or of the wrong kind.
+    """
+    try:
+        model = read_object(path / GENAI, _AGAIN).part("model")
+        decoder = model.part("decoder")
+        decoder.need("filename", text(255))
+        for part, kinds in ((model, _MODEL), (decoder, _DECODER)):
+            for key, kind in kinds.items():
+                part.get(key, kind, None)
+    except FormatError as error:
+        raise FormatError(
+            f"{path / GENAI} does not describe a decoder: {error.found}",
+            expected=error.expected,
+            todo=_AGAIN,
+        ) from None
+    return model
 
 
 def inside(folder: Path, name: object) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from kanna.errors import FormatError
+from kanna.formats.text_files import read_object
 from kanna.serving.engines._chat_prompt import render_chat
 from kanna.serving.engines._http_server import BadRequestError
 from kanna.serving.engines._token_bytes import StreamDecoder, TokenBytes
@@ -36,9 +36,14 @@ class TextCodec:
     def __init__(self, folder: Path, end_ids: Sequence[int]) -> None:
         if not (folder / "tokenizer.json").is_file():
             raise FormatError(f"{folder} has no tokenizer.json", todo="convert the model again")
-        self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # a bare Exception is all the library raises
+            raise FormatError(
+                f"{folder}/tokenizer.json cannot be read: {error}", todo="convert the model again"
+            ) from error
         config, token_map = (
-            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            read_object(path).values
             for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
         )
         named = special_tokens.settings(config, token_map)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
+from kanna._util.typed import IDS, LAYERS, TypedObject, whole
+from kanna.formats.text_files import read_object
 from kanna.serving.engines.base import (
     GENERATE,
     SCORE,
@@ -36,16 +37,18 @@ def missing() -> str:
 def memory(config: EngineConfig) -> EngineMemory:
     """The weight files, a 16-bit cache per slot and one to score in, a block of logits."""
     folder = Path(config.path)
-    model = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = {**model, **model.get("text_config", {})}
-    heads = int(model.get("num_attention_heads", 1))
-    kv_heads = int(model.get("num_key_value_heads") or heads)
-    head_size = int(model.get("head_dim") or model.get("hidden_size", 0) // heads)
-    token_bytes = 2 * 2 * int(model.get("num_hidden_layers", 0)) * kv_heads * head_size
+    config_json = read_object(folder / "config.json")
+    model = TypedObject(
+        {**config_json.values, **config_json.part("text_config").values}, config_json.file
+    )
+    heads = model.get("num_attention_heads", whole(1), 1)
+    kv_heads = model.get("num_key_value_heads", whole(), 0) or heads
+    head_size = model.get("head_dim", whole(), 0) or model.get("hidden_size", whole(), 0) // heads
+    token_bytes = 2 * 2 * model.get("num_hidden_layers", LAYERS, 0) * kv_heads * head_size
     return EngineMemory(
         weights=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         cache=token_bytes * config.context * (config.slots + 1),
-        buffers=2 * 4 * _BUFFER_ROWS * int(model.get("vocab_size", 0)),
+        buffers=2 * 4 * _BUFFER_ROWS * model.get("vocab_size", whole(), 0),
     )
 
 
@@ -59,9 +62,8 @@ def run(config: EngineConfig) -> None:
     folder = Path(config.path)
     eos_ids: set[int] = set()
     for name in ("config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            ids = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-            eos_ids |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        ids = read_object(folder / name).get("eos_token_id", IDS, list[int]())
+        eos_ids |= set(ids if isinstance(ids, list) else [ids])
     text = TextCodec(folder, sorted(eos_ids))
     worker = Worker(lambda: MlxBatch(folder, config))
     OpenAiRoutes(config, worker, text, program="mlx-lm").serve()

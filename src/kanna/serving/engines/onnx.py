@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from kanna._util.typed import IDS, LAYERS, whole
+from kanna.formats.onnx.files import genai_model
 from kanna.serving.engines.base import (
     GENERATE,
     SCORE,
@@ -34,15 +34,15 @@ def missing() -> str:
 def memory(config: EngineConfig) -> EngineMemory:
     """The weight files, a float32 cache per slot and one to score in, a block of activations."""
     folder = Path(config.path)
-    model = _model_config(folder)
-    decoder = model["decoder"]
-    kv_size = decoder["num_key_value_heads"] * decoder["head_size"]
-    token_bytes = 2 * 4 * decoder["num_hidden_layers"] * kv_size
-    context = min(config.context, model["context_length"])
+    model = genai_model(folder)
+    decoder = model.part("decoder")
+    kv_size = decoder.need("num_key_value_heads", whole(1)) * decoder.need("head_size", whole(1))
+    token_bytes = 2 * 4 * decoder.need("num_hidden_layers", LAYERS) * kv_size
+    context = min(config.context, model.need("context_length", whole(1)))
     return EngineMemory(
         weights=sum(f.stat().st_size for f in folder.iterdir() if f.suffix in {".onnx", ".data"}),
         cache=token_bytes * context * (config.slots + 1),
-        buffers=2 * 4 * _BUFFER_ROWS * int(model["vocab_size"]),
+        buffers=2 * 4 * _BUFFER_ROWS * model.need("vocab_size", whole(1)),
     )
 
 
@@ -56,7 +56,7 @@ def run(config: EngineConfig) -> None:
     from kanna.serving.engines.onnx_decoder import OnnxDecoder
 
     folder = Path(config.path)
-    eos_ids = _model_config(folder).get("eos_token_id", [])
+    eos_ids = genai_model(folder).get("eos_token_id", IDS, list[int]())
     text = TextCodec(folder, eos_ids if isinstance(eos_ids, list) else [eos_ids])
     threads = config.threads or default_threads()
 
@@ -68,10 +68,6 @@ def run(config: EngineConfig) -> None:
         return OnnxScheduler(decoder, config.slots)
 
     OpenAiRoutes(config, Worker(make), text, program="onnxruntime").serve()
-
-
-def _model_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
 
 
 def constraint_trial(artefact: str) -> Callable[[str, str], str]:

@@ -8,7 +8,6 @@ may come and go between any two steps.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from kanna._util import extras
 from kanna.errors import FormatError, MissingError
-from kanna.formats.onnx.files import rope_edge
+from kanna.formats.onnx.files import genai_model, rope_edge
 from kanna.model import F32
 
 INSTALL = extras.command("onnx")
@@ -38,9 +37,7 @@ class OnnxDecoder:
             import onnxruntime
         except ImportError as error:
             raise MissingError("onnxruntime is not installed here", todo=INSTALL) from error
-        self.config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))[
-            "model"
-        ]
+        self.config = genai_model(folder).values
         decoder = self.config["decoder"]
         onnxruntime.disable_telemetry_events()
         options: Any = onnxruntime.SessionOptions()
