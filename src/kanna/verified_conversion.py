@@ -12,6 +12,7 @@ from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size
 from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
+from kanna.conversion.base import Examination
 from kanna.hardware.cpu import default_threads
 from kanna.model import MetaValue
 from kanna.plan import Plan
@@ -90,6 +91,7 @@ def convert(
         overwrite=overwrite,
         nonfinite=nonfinite,
         examine=_examine,
+        begin_examination=_begin_examination,
         progress=shown(progress),
     )
     result = conversion.convert(
@@ -124,3 +126,10 @@ def _examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
     from kanna.verification.written_tokenizer import examine  # the runtime loads for it alone
 
     return examine(source, metadata)
+
+
+def _begin_examination(source: Source) -> Examination:
+    """Check rope and sizes of what is written; see `written_config.begin`."""
+    from kanna.verification.written_config import begin  # loads for this alone
+
+    return begin(source)

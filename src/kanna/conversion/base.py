@@ -143,6 +143,29 @@ class ConversionRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenArtefact:
+    """An artefact that is complete but for its name, as its format holds it.
+
+    Attributes:
+        format: Name of the format.
+        metadata: Keys of a file.
+        tensors: Weights by their names in the file, as they were before encoding.
+        config: config.json of a folder.
+        folder: The folder, under a passing name.
+    """
+
+    format: str
+    metadata: Mapping[str, MetaValue] = field(default_factory=dict[str, MetaValue])
+    tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    folder: Path | None = None
+
+
+Examination = Callable[[WrittenArtefact], list[str]]
+"""Notes on an artefact before it has its name; raises KannaError to refuse it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
     """How an artefact is written.
 
@@ -151,6 +174,8 @@ class WriteOptions:
         progress: Where the work is reported.
         examine: Looks at the metadata of a file before it is written, and returns notes; it raises
             to refuse. None: nothing is looked at.
+        begin_examination: Called when the writing begins, with the source; what it gives is called
+            when everything is written but its name. None: nothing is looked at.
     """
 
     threads: int = field(default_factory=default_threads)
@@ -158,6 +183,11 @@ class WriteOptions:
     nonfinite: str = "refuse"
     progress: Progress = field(default_factory=Silent)
     examine: Callable[[Source, Mapping[str, MetaValue]], list[str]] | None = None
+    begin_examination: Callable[[Source], Examination] | None = None
+
+    def examination(self, source: Source) -> Examination:
+        """The examination of what is made of a source, begun now, beside the writing."""
+        return self.begin_examination(source) if self.begin_examination else lambda _: []
 
 
 MATRICES = ("preset", "encoding", "plan", "imatrix", "statistics", "method", "split_max_size")

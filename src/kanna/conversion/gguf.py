@@ -13,6 +13,7 @@ from kanna.conversion.base import (
     ConvertResult,
     SizedPlan,
     WriteOptions,
+    WrittenArtefact,
     described,
 )
 from kanna.conversion.carried import check_encoding, check_entries
@@ -158,7 +159,20 @@ class GGUFConversion:
 
     def write(self, options: WriteOptions) -> WriteResult:
         """Stream the tensors to the file, and read it again."""
+        examination = options.examination(self.source)
         looked = options.examine(self.source, self.metadata) if options.examine else []
+
+        def late() -> dict[str, MetaValue]:
+            tensors = {e.name: e.tensor for e in self.resolved.entries}
+            looked.extend(
+                examination(
+                    WrittenArtefact(
+                        format=gguf.FORMAT.name, metadata=self.metadata, tensors=tensors
+                    )
+                )
+            )
+            return self._hashes()
+
         written = gguf.write(
             self.out,
             metadata=self.metadata,
@@ -168,7 +182,7 @@ class GGUFConversion:
             split_max_size=self.split_max_size,
             overwrite=options.overwrite,
             nonfinite=options.nonfinite,
-            late=self._hashes,
+            late=late,
         )
         file = _check_written(written.paths, self.metadata, self.resolved)
         grids = grid_detection.detect_all(self.model.tensors)

@@ -16,6 +16,7 @@ from kanna.conversion.base import (
     ConvertResult,
     SizedPlan,
     WriteOptions,
+    WrittenArtefact,
     described,
 )
 from kanna.conversion.guidance import Guidance, read_guidance
@@ -230,19 +231,25 @@ class MLXConversion:
     def write(self, options: WriteOptions) -> WriteResult:
         """Write the folder, and read its tensors again."""
         files = {**self.sizes.files, provenance.FILE: self._provenance()}
+        config = with_dtype(self.sizes.config, _TORCH[self.number])
+        notes: list[str] = []
+        examination = options.examination(self.source)
         written = mlx.write_folder(
             self.out,
             tensors=self.sized.entries,
-            config=with_dtype(self.sizes.config, _TORCH[self.number]),
+            config=config,
             files=files,
             threads=options.threads,
             progress=options.progress,
             shard_bytes=self.request.split_max_size,
             overwrite=options.overwrite,
             nonfinite=options.nonfinite,
+            late=lambda: notes.extend(
+                examination(WrittenArtefact(format=mlx.FORMAT.name, config=config))
+            ),
         )
         _check_written(self.out, self.sized)
-        return replace(written, paths=[self.out])
+        return replace(written, paths=[self.out], notes=[*written.notes, *notes])
 
     def _provenance(self) -> bytes:
         statistics = self.guidance.statistics

@@ -17,7 +17,9 @@ from kanna._util.peak_memory import Peak
 from kanna.conversion.base import (
     ConversionRequest,
     ConvertResult,
+    Examination,
     WriteOptions,
+    WrittenArtefact,
     described,
     floats,
     folder_written,
@@ -26,7 +28,7 @@ from kanna.conversion.guidance import read_guidance
 from kanna.conversion.nbits_sizes import NBitsSizes, side_files
 from kanna.encodings.grouped.nbits import parse
 from kanna.formats import safetensors
-from kanna.formats.onnx import build
+from kanna.formats.onnx import FORMAT, build
 from kanna.formats.stream import WriteResult, explain, replacing
 from kanna.model import Model, num_weights
 from kanna.plan import onnx as presets
@@ -72,11 +74,12 @@ class NBitsConversion:
         with tempfile.TemporaryDirectory(
             prefix=f".{self.out.name}-", dir=self.out.absolute().parent
         ) as scratch:
+            examination = options.examination(self.source)
             try:
                 graph = self.build(Path(scratch), options)
             except OSError as error:
                 raise explain(error, self.out) from error
-            return self.write_from(graph, options)
+            return self.write_from(graph, options, examination)
 
     def build(self, scratch: Path, options: WriteOptions) -> Path:
         """The float32 graph, in a folder below `scratch`."""
@@ -94,8 +97,11 @@ class NBitsConversion:
         shutil.rmtree(scratch / "source", ignore_errors=True)
         return graph
 
-    def write_from(self, graph: Path, options: WriteOptions) -> WriteResult:
+    def write_from(
+        self, graph: Path, options: WriteOptions, examination: Examination | None = None
+    ) -> WriteResult:
         """Write the artefact from a graph that is there."""
+        notes: list[str] = []
         started, peak = time.perf_counter(), Peak()
         with replacing(self.out) as made:
             made.mkdir()
@@ -109,7 +115,9 @@ class NBitsConversion:
                 there = made / path.relative_to(graph)
                 there.parent.mkdir(exist_ok=True)
                 shutil.copy(path, there)
-        return folder_written(self.out, started, peak)
+            if examination is not None:
+                notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
+        return replace(folder_written(self.out, started, peak), notes=notes)
 
     def folder_bytes(self, graph: Path) -> int:
         """Bytes of the artefact this makes from a graph, all files counted."""

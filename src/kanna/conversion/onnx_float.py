@@ -15,6 +15,7 @@ from kanna.conversion.base import (
     ConvertResult,
     SizedPlan,
     WriteOptions,
+    WrittenArtefact,
     described,
     floats,
     folder_written,
@@ -24,7 +25,7 @@ from kanna.conversion.base import (
 from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.errors import UsageError
 from kanna.formats import safetensors
-from kanna.formats.onnx import build
+from kanna.formats.onnx import FORMAT, build
 from kanna.formats.stream import WriteResult, replacing
 from kanna.model import Model, Tensor, num_weights
 from kanna.plan import onnx as presets
@@ -114,6 +115,7 @@ class FloatConversion:
     def write(self, options: WriteOptions) -> WriteResult:
         """Have the graph built, and finish the folder."""
         started, peak = time.perf_counter(), Peak()
+        examination = options.examination(self.source)
         with (
             replacing(self.out) as made,
             tempfile.TemporaryDirectory(
@@ -131,7 +133,8 @@ class FloatConversion:
                 progress=options.progress,
             )
             self.finish(made, Path(scratch), options)
-        return folder_written(self.out, started, peak)
+            notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
+        return replace(folder_written(self.out, started, peak), notes=notes)
 
     def finish(self, made: Path, scratch: Path, options: WriteOptions) -> None:
         """What is done with the builder's folder `made`; nothing for the float32 graph itself."""

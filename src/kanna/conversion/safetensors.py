@@ -12,6 +12,7 @@ from kanna.conversion.base import (
     Converter,
     ConvertResult,
     WriteOptions,
+    WrittenArtefact,
     described,
     floats,
     sized_floats,
@@ -68,7 +69,8 @@ class SafetensorsConversion:
 
     def write(self, options: WriteOptions) -> WriteResult:
         """Write the folder."""
-        limit = self.request.split_max_size
+        limit, notes = self.request.split_max_size, list[str]()
+        examination = options.examination(self.source)
         written = safetensors.write_folder(
             self.out,
             tensors=self.resolved.entries,
@@ -81,8 +83,11 @@ class SafetensorsConversion:
             overwrite=options.overwrite,
             nonfinite=options.nonfinite,
             shard_bytes=limit or safetensors.SHARD_BYTES,
+            late=lambda: notes.extend(
+                examination(WrittenArtefact(format=safetensors.FORMAT.name, config=self.config))
+            ),
         )
-        return replace(written, paths=[self.out])
+        return replace(written, paths=[self.out], notes=[*written.notes, *notes])
 
 
 def begin(source: Source, out: Path | None, request: ConversionRequest) -> SafetensorsConversion:

@@ -53,10 +53,12 @@ def to_config(model: Model) -> dict[str, Any]:
     kinds = [
         "sliding_attention" if windowed and window else "full_attention" for windowed in pattern
     ]
+    sliding = [kind == "sliding_attention" for kind in kinds]
     return {
         "hidden_activation": ACTIVATIONS[0],
         "sliding_window": window or 4096,
         "layer_types": kinds,
+        **_period(sliding),
         "rope_local_base_freq": model.meta("{arch}.rope.freq_base_swa", 10000.0),
         "final_logit_softcapping": model.meta("{arch}.final_logit_softcapping"),
         "query_pre_attn_scalar": (
@@ -65,6 +67,17 @@ def to_config(model: Model) -> dict[str, Any]:
             else model.meta("{arch}.attention.key_length")
         ),
     }
+
+
+def _period(sliding: list[bool]) -> dict[str, int]:
+    """The pattern as mlx-lm reads it, which knows no layer_types: one layer in so many is full.
+
+    Empty where there is no such number.
+    """
+    for period in range(1, len(sliding) + 2):
+        if sliding == [(i + 1) % period != 0 for i in range(len(sliding))]:
+            return {"sliding_window_pattern": period}
+    return {}
 
 
 FAMILY = Family(

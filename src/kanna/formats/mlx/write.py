@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ def write_folder(
     shard_bytes: int | None,
     overwrite: bool,
     nonfinite: str,
+    late: Callable[[], object] | None = None,
 ) -> WriteResult:
     """Stream tensors to `folder`, with config.json and other files beside them.
 
@@ -70,6 +71,7 @@ def write_folder(
         shard_bytes: Bytes of a weight file at most; None: `safetensors.SHARD_BYTES`.
         overwrite: Whether a folder that holds something may be written to.
         nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
+        late: Called when weights are written, before a file has its name; it raises to refuse.
     """
     whole = {k: v for k, v in config.items() if k not in _OURS}
     if quantization := settings(tensors):
@@ -88,4 +90,5 @@ def write_folder(
         overwrite=overwrite,
         nonfinite=nonfinite,
         maker="mlx",
+        late=late,
     )

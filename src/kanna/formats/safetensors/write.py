@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def write_folder(
     overwrite: bool = False,
     nonfinite: str = "refuse",
     maker: str = "pt",
+    late: Callable[[], object] | None = None,
 ) -> WriteResult:
     """Stream tensors to `folder` as safetensors, with other files beside them.
 
@@ -48,10 +50,13 @@ def write_folder(
         overwrite: Whether a folder that holds something may be written to.
         nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
         maker: What the metadata calls the format.
+        late: Called when weights are written, before a file has its name; it raises to refuse.
     """
     started = time.perf_counter()
     folder = Path(folder)
     shards = _shards(folder, tensors, shard_bytes, maker)
+    if late is not None:
+        shards[-1] = replace(shards[-1], late=lambda: _nothing_after(late))
     total = sum(s.total_bytes for s in shards)
     check_folder(folder, overwrite=overwrite, needed=total + sum(map(len, files.values())))
     folder.mkdir(exist_ok=True)
@@ -79,6 +84,11 @@ def write_folder(
         seconds=time.perf_counter() - started,
         peak_bytes=peak,
     )
+
+
+def _nothing_after(late: Callable[[], object]) -> list[tuple[int, bytes]]:
+    late()
+    return []
 
 
 def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:

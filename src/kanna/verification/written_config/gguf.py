@@ -1,0 +1,151 @@
+"""What llama.cpp computes of the keys of a GGUF.
+
+The formulas are those of its rotary embedding (ggml's `rope_yarn`), written once more: families,
+which write the keys, take no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna.conversion.base import WrittenArtefact
+from kanna.model import MetaValue, Tensor
+from kanna.verification.written_config.computation import Computation, Layer, RotaryEmbedding
+
+_PERIODS = {"gemma2": 2, "gemma3": 6}
+"""Architectures whose windows llama.cpp reads: the last of so many layers has none."""
+_WIDE = {"gemma2": 46, "gemma3": 62}
+"""Layers of those whose attention llama.cpp scales by the width of all heads."""
+_SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (0.0, 0.0)}
+"""Of attention and of logits, where the keys are absent; other architectures read neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """Keys of one architecture, and the tensors beside them."""
+
+    values: Mapping[str, MetaValue]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def arch(self) -> str:
+        """Name of the architecture."""
+        return str(self.values["general.architecture"].value)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Value of `{arch}.key`."""
+        entry = self.values.get(f"{self.arch}.{key}")
+        return default if entry is None else entry.value
+
+    def factors(self, name: str, half: int) -> NDArray[np.float64]:
+        """Divisors of the frequencies in a tensor; ones without it, infinite of another length."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            return np.ones(half)
+        values = tensor.rows(0, 1).reshape(-1).astype(np.float64)
+        return values if len(values) == half else np.full(half, np.inf)
+
+
+def read(written: WrittenArtefact) -> Computation:
+    """The computation of the keys and the tensors that are written."""
+    keys = _Keys(written.metadata, written.tensors)
+    heads, hidden = int(keys.get("attention.head_count")), int(keys.get("embedding_length"))
+    count, size = int(keys.get("block_count")), int(keys.get("attention.key_length", 0))
+    size = size or hidden // heads
+    wide = count == _WIDE.get(keys.arch)
+    caps = _SOFTCAPS.get(keys.arch, (0.0, 0.0))
+    attention, logits = "attn_logit_softcapping", "final_logit_softcapping"
+    reads = keys.arch in _SOFTCAPS
+    windows = _windows(keys, count)
+    layers = [
+        Layer(
+            heads=heads,
+            kv_heads=int(keys.get("attention.head_count_kv", heads)),
+            head_size=size,
+            rope=1 if window else 0,
+            scale=1 / math.sqrt(hidden // heads if wide else size),
+            window=window,
+            softcap=float(keys.get(attention, caps[0])) if reads else 0.0,
+            epsilon=float(keys.get("attention.layer_norm_rms_epsilon")),
+        )
+        for window in windows
+    ]
+    embedding = written.tensors.get("token_embd.weight")
+    return Computation(
+        name="llama.cpp",
+        layers=layers,
+        ropes=[_full(keys, size), _sliding(keys, size)],
+        vocabulary=None if embedding is None else embedding.shape[0],
+        context=int(keys.get("context_length")),
+        own_head="output.weight" in written.tensors,
+        final_softcap=float(keys.get(logits, caps[1])) if reads else 0.0,
+    )
+
+
+def _windows(keys: _Keys, count: int) -> list[int | None]:
+    """Tokens each layer attends to, 0 for all; None where llama.cpp reads no window."""
+    if keys.arch not in _PERIODS:
+        return [None] * count
+    window = int(keys.get("attention.sliding_window", 0))
+    pattern = keys.get("attention.sliding_window_pattern", _PERIODS[keys.arch])
+    sliding = (
+        [(i + 1) % pattern != 0 for i in range(count)]
+        if isinstance(pattern, int)
+        else [bool(s) for s in pattern]
+    )
+    return [window if s else 0 for s in sliding]
+
+
+def _plain(base: float, rotating: int) -> NDArray[np.float64]:
+    """Frequencies without any scaling, one per pair."""
+    return base ** (-2.0 * np.arange(rotating // 2) / rotating)
+
+
+def _full(keys: _Keys, size: int) -> RotaryEmbedding:
+    rotating = int(keys.get("rope.dimension_count", size))
+    base, kind = float(keys.get("rope.freq_base", 10000.0)), keys.get("rope.scaling.type", "")
+    factor = float(keys.get("rope.scaling.factor", 1.0)) if kind in ("linear", "yarn") else 1.0
+    scale = float(keys.get("rope.scaling.attn_factor", 1.0))
+    frequencies = _plain(base, rotating)
+    if kind == "yarn":
+        frequencies *= _yarn(keys, base, rotating, factor)
+        scale *= 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
+    else:
+        frequencies /= factor
+    half, long = rotating // 2, "rope_factors_long.weight"
+    if long in keys.tensors:
+        short = frequencies / keys.factors("rope_factors_short.weight", half)
+        return RotaryEmbedding(
+            frequencies=list(short),
+            factor=scale,
+            long_frequencies=list(frequencies / keys.factors(long, half)),
+            long_factor=scale,
+        )
+    return RotaryEmbedding.of(list(frequencies / keys.factors("rope_freqs.weight", half)), scale)
+
+
+def _yarn(keys: _Keys, base: float, rotating: int, factor: float) -> NDArray[np.float64]:
+    """What yarn multiplies frequencies by: 1 where they are high, 1 / factor where they are low."""
+    original = float(keys.get("rope.scaling.original_context_length", keys.get("context_length")))
+
+    def pair(turns: float) -> float:
+        return rotating * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low = max(0.0, math.floor(pair(32.0)))
+    high = min(rotating - 1.0, math.ceil(pair(1.0)))
+    ramp = np.clip((np.arange(rotating // 2) - low) / max(0.001, high - low), 0.0, 1.0)
+    return ramp / factor + (1 - ramp)
+
+
+def _sliding(keys: _Keys, size: int) -> RotaryEmbedding:
+    base = float(keys.get("rope.freq_base_swa", 10000.0))
+    return RotaryEmbedding.of(list(_plain(base, int(keys.get("rope.dimension_count", size)))), 1.0)
+
+
+READER = read

@@ -1,0 +1,128 @@
+"""What transformers makes of a config, in a process of its own.
+
+`python -m kanna.verification.written_config.library_worker JSON`. The model is made without memory
+for weights; its rotary embeddings are made for real, and asked by how much a position turns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import tempfile
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from kanna._util.processes import answer
+
+_SKIPPED = ("tensorflow", "jax", "flax", "scipy", "sklearn", "torchvision", "torchaudio", "peft")
+"""Packages that transformers loads where they are, and a config has no use for."""
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+def _without_others() -> None:
+    find = importlib.util.find_spec
+
+    def search(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name.partition(".")[0] in _SKIPPED else find(name, package)
+
+    importlib.util.find_spec = search
+
+
+def read(config: dict[str, Any]) -> dict[str, Any]:
+    """A `Computation` as JSON; {"failure": why} where transformers does not read the config.
+
+    Args:
+        config: config.json.
+    """
+    os.environ.update(_OFFLINE)
+    _without_others()
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+            loaded: Any = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        text: Any = loaded.get_text_config()
+        with torch.device("meta"):
+            model: Any = transformers.AutoModelForCausalLM.from_config(
+                text, attn_implementation="eager"
+            )
+        return _computation(torch, transformers.__version__, model, text)
+    except Exception as error:  # whatever a config's class raises
+        return {"failure": f"transformers: {type(error).__name__}: {error}"[:300]}
+
+
+def _computation(torch: Any, version: str, model: Any, config: Any) -> dict[str, Any]:
+    decoder = model.get_decoder()
+    kinds = list(getattr(config, "layer_types", None) or [None] * len(decoder.layers))
+    names = list(dict.fromkeys(kinds))
+    rotary = next(
+        m
+        for m in model.modules()
+        if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))
+    )
+    real = type(rotary)(config)
+    return {
+        "name": f"transformers {version}",
+        "layers": [
+            _layer(layer, config, names.index(kind))
+            for layer, kind in zip(decoder.layers, kinds, strict=True)
+        ],
+        "ropes": [_rope(torch, real, config, kind) for kind in names],
+        "vocabulary": int(config.vocab_size),
+        "context": int(config.max_position_embeddings),
+        "own_head": not config.tie_word_embeddings,
+        "final_softcap": float(getattr(config, "final_logit_softcapping", None) or 0),
+    }
+
+
+def _layer(layer: Any, config: Any, rope: int) -> dict[str, Any]:
+    attention, norm = layer.self_attn, layer.input_layernorm
+    heads = int(config.num_attention_heads)
+    window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    return {
+        "heads": heads,
+        "kv_heads": heads // int(attention.num_key_value_groups),
+        "head_size": int(attention.head_dim),
+        "rope": rope,
+        "scale": float(attention.scaling),
+        "window": int(window or 0),
+        "softcap": float(getattr(attention, "attn_logit_softcapping", None) or 0),
+        "epsilon": None if epsilon is None else float(epsilon),
+    }
+
+
+def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, Any]:
+    """Frequencies and factor in a text of two tokens, and in one as long as the context."""
+    takes_kind = "layer_type" in inspect.signature(rotary.forward).parameters
+    more = (kind,) if takes_kind else ()
+
+    def ask(last: int) -> tuple[list[float], float]:
+        cosine, sine = rotary(torch.zeros(1, 1, 1), torch.tensor([[0, 1, last]]), *more)
+        half = cosine.shape[-1] // 2
+        c, s = cosine[0, 1, :half].double(), sine[0, 1, :half].double()
+        return torch.atan2(s, c).tolist(), float(torch.hypot(s, c).mean())
+
+    short, factor = ask(1)
+    long, long_factor = ask(int(config.max_position_embeddings) - 1)
+    return {
+        "frequencies": short,
+        "factor": factor,
+        "long_frequencies": long,
+        "long_factor": long_factor,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(answer(read))

@@ -1,0 +1,112 @@
+"""mlx-lm's model of a config, asked what it computes, in a process of its own.
+
+`python -m kanna.verification.written_config.mlx_worker JSON`. Weights of mlx are lazy: those that
+no one reads take no memory.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from kanna._util.processes import answer
+
+
+def read(config: dict[str, Any]) -> dict[str, Any]:
+    """A `Computation` as JSON; {"failure": why} where mlx-lm does not take the config.
+
+    Args:
+        config: config.json, without settings of quantization.
+    """
+    import importlib.metadata
+
+    import mlx.core as mx
+    from mlx_lm import utils
+
+    # No public function names the classes.
+    classes_of: Any = vars(utils)["_get_classes"]
+    try:
+        kind, arguments = classes_of(config)
+        model: Any = kind(arguments.from_dict(config))
+        text: Any = getattr(model, "language_model", model)
+        return {
+            "name": f"mlx-lm {importlib.metadata.version('mlx-lm')}",
+            **_computation(mx, text),
+        }
+    except Exception as error:  # whatever a model's class raises
+        return {"failure": f"mlx-lm: {type(error).__name__}: {error}"[:300]}
+
+
+def _computation(mx: Any, model: Any) -> dict[str, Any]:
+    args, ropes = model.args, []
+    layers: list[dict[str, Any]] = []
+    for number, layer in enumerate(model.layers):
+        size = int(getattr(layer.self_attn, "head_dim", 0) or _head_size(args))
+        rope = _rope(mx, layer.self_attn.rope, size)
+        if rope not in ropes:
+            ropes.append(rope)
+        layers.append(_layer(args, model, layer, number, size, ropes.index(rope)))
+    return {
+        "layers": layers,
+        "ropes": ropes,
+        "vocabulary": int(args.vocab_size),
+        "own_head": not _tied(model),
+        "final_softcap": float(getattr(model, "final_logit_softcapping", None) or 0),
+        "precision": 1e-6,
+    }
+
+
+def _tied(model: Any) -> bool:
+    return not hasattr(model, "lm_head")
+
+
+def _head_size(args: Any) -> int:
+    return int(getattr(args, "head_dim", 0) or args.hidden_size // args.num_attention_heads)
+
+
+def _layer(args: Any, model: Any, layer: Any, number: int, size: int, rope: int) -> dict[str, Any]:
+    attention = layer.self_attn
+    return {
+        "heads": int(attention.n_heads),
+        "kv_heads": int(attention.n_kv_heads),
+        "head_size": size,
+        "rope": rope,
+        "scale": float(attention.scale),
+        "window": _window(args, layer, number),
+        "softcap": float(getattr(attention, "attn_logit_softcapping", None) or 0),
+        "epsilon": float(layer.input_layernorm.eps),
+    }
+
+
+def _window(args: Any, layer: Any, number: int) -> int:
+    """Tokens that a layer attends to, 0 for all."""
+    window = int(getattr(args, "sliding_window", None) or 0)
+    if hasattr(layer, "use_sliding"):
+        return window if layer.use_sliding else 0
+    pattern = getattr(args, "sliding_window_pattern", None)
+    if pattern is None:
+        return 0
+    return window if (number + 1) % int(pattern) else 0
+
+
+def _rope(mx: Any, rope: Any, size: int) -> dict[str, Any]:
+    """Frequencies and factor, of what a vector of ones and zeros becomes at position 1."""
+    half = size // 2
+    rotating = int(getattr(rope, "dims", None) or getattr(rope, "dim", None) or size) // 2
+    vector = mx.zeros((1, 1, 1, size))
+    vector[..., :rotating] = 1.0
+    turned: list[float] = rope(vector, offset=1).reshape(-1).tolist()
+    cosine, sine = turned[:rotating], turned[rotating : 2 * rotating]
+    factor = sum(map(math.hypot, cosine, sine)) / max(1, min(half, rotating))
+    frequencies = [math.atan2(s, c) for c, s in zip(cosine, sine, strict=True)]
+    return {
+        "frequencies": frequencies,
+        "factor": factor,
+        "long_frequencies": frequencies,
+        "long_factor": factor,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(answer(read))
