@@ -97,6 +97,8 @@ def text(most: int = MOST_TEXT, least: int = 0) -> FieldKind[str]:
 
 def is_plain(value: str) -> bool:
     """Whether UTF-8 has every character: halves of a surrogate pair have no bytes."""
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -43,12 +43,13 @@ def weight_map(index: bytes) -> Mapping[str, str]:
     """
     parsed = TypedObject.of(parse_json(decode(index, INDEX), INDEX), INDEX)
     given = parsed.need("weight_map", OBJECT)
-    files = {
-        tensor: read(name, text(255, 1), f"weight_map.{tensor[:80]}", INDEX)
-        for tensor, name in given.items()
-    }
-    names = set(files.values())
-    for name in names:
+    kind = text(255, 1)
+    for tensor, name in given.items():
+        if type(name) is not str:
+            read(name, kind, f"weight_map.{tensor[:80]}", INDEX)
+    files: Mapping[str, str] = given
+    for name in set(files.values()):
+        read(name, kind, "a file of weight_map", INDEX)
         if PurePosixPath(name).name != name or "\\" in name:
             raise FormatError(f"{INDEX} names the file {name!r}", expected="a plain file name")
     return files
