@@ -180,7 +180,7 @@ SIZES: dict[str, tuple[str, ...]] = {
     "convert": ("split_max_size",),
     "fit": ("memory",),
     "optimize": ("size", "memory"),
-    "serve": ("memory",),
+    "serve": ("memory", "engine_memory"),
     "studio": ("memory", "upload_limit"),
 }
 
@@ -212,6 +212,7 @@ NO_SIZES: list[Callable[[Path, Path], object]] = [
     lambda gguf, out: kanna.convert(gguf, out, split_max_size="much"),
     lambda gguf, out: kanna.optimize(gguf, out, size="much"),
     lambda gguf, out: kanna.serve(gguf, memory="much"),
+    lambda gguf, out: kanna.serve(gguf, engine_memory="much"),
 ]
 
 
