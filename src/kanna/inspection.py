@@ -17,7 +17,7 @@ from kanna._util.results import Result, ResultTable
 from kanna._util.typed import whole
 from kanna._util.units import format_size, precision_class
 from kanna.errors import KannaError, SourceError
-from kanna.formats import gguf
+from kanna.formats import folder_files, gguf
 from kanna.formats.onnx import encoder
 from kanna.model import Model, Tensor, num_weights
 from kanna.sources import Source, open_source
@@ -200,7 +200,9 @@ def _unreadable(given: str | Path | Source) -> Source | None:
     format = formats.recognize(path)
     if format is None or not format.runs:
         return None
-    files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
+    if format.check_names is not None:
+        format.check_names(path, graphs=True)
+    files = folder_files.files(path)
     return Source(
         kind="hf", path=path, name=path.absolute().name, given=str(given), tensors={}, files=files
     )

@@ -9,15 +9,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kanna._util import own_files
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file by way of a fresh name, which is gone when that fails.
+
+    A link of that name is replaced, not followed.
+    """
+    with own_files.complete(path) as partial, own_files.create(partial) as file:
+        view = memoryview(data)
+        while view.nbytes:
+            view = view[file.write(view) or 0 :]
+
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 to `path` by way of NAME.partial, which is gone when that fails."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write UTF-8 to `path` as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

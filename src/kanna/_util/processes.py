@@ -4,15 +4,135 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import KannaError, MissingError
 
 _disposable = False
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is under way is given up as after Ctrl-C."""
+
+
+@contextmanager
+def ending_orderly() -> Generator[None]:
+    """Have SIGTERM raise `Terminated` in the main thread, once: the next one ends at once.
+
+    Whoever ignores the signal, or handles it, goes on doing so.
+    """
+
+    def terminate(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """In a child of ours: end when the process that started this one has ended, however it did.
+
+    Linux sends a signal; elsewhere the standard input that `started` gave closes.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        # A parent that ended before leaves us to another one.
+        if str(os.getppid()) != os.environ.pop(_PARENT, str(os.getppid())):
+            os._exit(1)
+    elif os.environ.pop(_PARENT, None) is not None:
+        threading.Thread(target=_wait_for_end_of_input, daemon=True).start()
+
+
+_PARENT = "_KANNA_PARENT"
+
+
+def _wait_for_end_of_input() -> None:
+    with suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(1)
+
+
+@contextmanager
+def started(
+    command: Sequence[str], *, variables: Mapping[str, str] | None = None, merged: bool = False
+) -> Generator[subprocess.Popen[str]]:
+    """A child that runs for the length of the block; whatever ends the block early ends it too.
+
+    Its `main` calls `end_with_parent`. Its output is read as text.
+
+    Args:
+        command: Program and arguments.
+        variables: Added to its environment.
+        merged: Its standard error goes where its output goes.
+    """
+    settings = environment() | {_PARENT: str(os.getpid())} | dict(variables or {})
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=settings,
+    )
+    try:
+        yield child
+        child.wait()
+    finally:
+        if child.poll() is None:
+            _kill(child)
+        for stream in (child.stdin, child.stdout, child.stderr):
+            if stream is not None:
+                with suppress(OSError, ValueError):
+                    stream.close()
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """End a child with all that it started."""
+    import psutil
+
+    below: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        below = psutil.Process(child.pid).children(recursive=True)
+    child.kill()
+    for process in below:
+        with suppress(psutil.Error):
+            process.kill()
+    child.wait()
+
+
+def run(
+    command: Sequence[str], *, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What a child that `started` starts prints until it ends."""
+    with started(command, variables=variables) as child:
+        read: list[str] = []
+        assert child.stdout is not None and child.stderr is not None
+        errors = child.stderr
+        reader = threading.Thread(target=lambda: read.append(errors.read()), daemon=True)
+        reader.start()
+        printed = child.stdout.read()
+        reader.join()
+    return subprocess.CompletedProcess(command, child.returncode, printed, "".join(read))
 
 
 def mark_disposable() -> None:
@@ -61,8 +181,7 @@ def ask(
         KannaError: It failed otherwise.
     """
     command = [sys.executable, "-m", module, json.dumps(task)]
-    settings = environment() | dict(variables or {})
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
+    done = run(command, variables=variables)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -79,6 +198,7 @@ def answer(work: Callable[..., dict[str, Any]]) -> int:
 
     Run `work` with the task on the command line, print what it gives, return the code.
     """
+    end_with_parent()
     mark_disposable()
     try:
         print(json.dumps(work(**json.loads(sys.argv[1]))))

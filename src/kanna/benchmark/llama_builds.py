@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ import gguf
 import numpy as np
 
 from kanna import encodings, libllama
-from kanna._util import verified
+from kanna._util import own_files, verified
 from kanna._util.processes import answer, ask
 from kanna.errors import KannaError
 from kanna.hardware.cpu import cpu
@@ -79,7 +78,7 @@ def gain() -> BuildGain | None:
 
 def _measure(builds: list[str]) -> BuildGain:
     times: dict[str, list[dict[str, Any]]] = {name: [] for name in builds}
-    with tempfile.TemporaryDirectory() as folder:
+    with own_files.scratch() as folder:
         path = Path(folder) / "speed.gguf"
         write_model(path)
         for turn in range(_ROUNDS):

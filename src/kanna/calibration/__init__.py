@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families
-from kanna._util.atomic import write_json
+from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
+from kanna._util.locks import holding
+from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
@@ -144,9 +146,10 @@ def calibrate(
         "tokens": windows.num_tokens,
         "widest": widest,
     }
-    reused = not overwrite and _is_complete(folder, key)
-    if not reused:
-        _write(model, windows, folder, key, device=device, progress=progress)
+    with holding(folder, "calibrate", parents=True):
+        reused = not overwrite and _is_complete(folder, key)
+        if not reused:
+            _write(model, windows, folder, key, device=device, progress=progress)
     return _result(folder, windows, reused=reused, seconds=time.perf_counter() - started)
 
 
@@ -161,10 +164,11 @@ def _write(
 ) -> None:
     """Run the text through the model and write the folder of its statistics."""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_for(folder)
     for stale in (statistics.INDEX, gradients.FILE):
         (folder / stale).unlink(missing_ok=True)
     sites = run(model, windows, folder, key, widest=key["widest"], device=device, progress=progress)
-    (folder / HELD_TEXT).write_text(windows.held_text, encoding="utf-8")
+    write_text(folder / HELD_TEXT, windows.held_text)
     fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(model))
     index = key | {"sites": sites}
     statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from kanna import __version__
-from kanna._util import extras, plugins
+from kanna._util import extras, plugins, processes
 from kanna.cli import config, last_error, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
@@ -49,7 +49,7 @@ ORDER = (
     "completion",
     "bug-report",
 )
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 class Commands(click.Group):
@@ -119,6 +119,9 @@ class Commands(click.Group):
         except BrokenPipeError as error:
             # Who reads the first lines alone, as `head` does, has what it wanted.
             ctx.exit(0 if streams.reader_left() else report(error, ctx))
+        except processes.Terminated:
+            click.secho("\nTerminated.", err=True, fg="yellow")
+            ctx.exit(TERMINATED)
         except KeyboardInterrupt:
             name = ctx.invoked_subcommand or ""
             note = getattr(self.get_command(ctx, name), "when_interrupted", "Interrupted.")
@@ -209,7 +212,7 @@ def _os_advice(error: OSError) -> str:
     epilog="SRC, MODEL and ARTEFACT are a path, a hub id (org/name, org/name@revision, "
     "org/name:file), an address on huggingface.co, builtin:NAME, or ollama:NAME. "
     "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not checkable or not "
-    "available here, 130 interrupted.",
+    "available here, 130 interrupted, 143 terminated.",
 )
 @click.version_option(__version__, prog_name="kanna", message="%(prog)s %(version)s")
 @common_options

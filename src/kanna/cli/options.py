@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from kanna._util import processes
 from kanna._util.units import parse_size
 from kanna.cli import config, shells
 from kanna.cli.settings import settings
@@ -50,15 +52,22 @@ class Command(click.Command):
 
 
 def command(
-    name: str, *, when_interrupted: str = "Interrupted."
+    name: str, *, when_interrupted: str = "Interrupted.", handles_signals: bool = False
 ) -> Callable[[Callable[..., Any]], Command]:
-    """Make a function a command; it gets a `Terminal` first, then its own options."""
+    """Make a function a command; it gets a `Terminal` first, then its own options.
+
+    Args:
+        name: As people type it.
+        when_interrupted: What Ctrl-C is answered with.
+        handles_signals: Whether the function itself says what SIGTERM does, as a server's does.
+    """
 
     def make(function: Callable[..., Any]) -> Command:
         @click.pass_context
         def run(ctx: click.Context, /, **values: Any) -> Any:
             config.drop_contradicted(ctx, values)
-            with Terminal(settings(ctx)) as terminal:
+            ending = nullcontext() if handles_signals else processes.ending_orderly()
+            with ending, Terminal(settings(ctx)) as terminal:
                 return function(terminal, **values)
 
         run.__doc__ = function.__doc__

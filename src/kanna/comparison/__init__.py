@@ -10,6 +10,8 @@ from kanna import families
 from kanna import formats as known_formats
 from kanna._util.arguments import names
 from kanna._util.bars import shown
+from kanna._util.locks import holding
+from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.comparison.artefacts import make
@@ -93,44 +95,46 @@ def compare(
         read_text(text)  # raises UsageError before anything is written
     planned = plan_rows(opened, chosen, folder, imatrix)
     used = list(dict.fromkeys(r.format for r in planned.rows))
-    folder.mkdir(parents=True, exist_ok=True)
-    context = ComparisonContext(
-        source=opened,
-        model=families.load_model(opened),
-        cache=ResultCache(folder, opened.hashes(bar), ", ".join(versions(used).values())),
-        text=text,
-        extent=extent,
-        threads=threads,
-        progress=bar,
-    )
-    again = command(
-        source,
-        [c.name for c in chosen],
-        folder,
-        formats=names(formats),
-        repeat=repeat,
-        text=text,
-        windows=windows,
-        precision=precision,
-        imatrix=imatrix,
-        revision=revision,
-    )
-    live = LiveReport(
-        context=context,
-        folder=folder,
-        formats=used,
-        environment=environment(threads, used),
-        command=again,
-        notes=list(dict.fromkeys([*context.model.notes, *planned.notes])),
-    )
-    try:
-        _fill(live, planned, say, overwrite=overwrite, repeat=repeat)
-    except BaseException:
-        live.stop()
-        raise
-    result = live.finish()
-    bar.finish()
-    return result
+    with holding(folder, "compare", parents=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_for(folder)
+        context = ComparisonContext(
+            source=opened,
+            model=families.load_model(opened),
+            cache=ResultCache(folder, opened.hashes(bar), ", ".join(versions(used).values())),
+            text=text,
+            extent=extent,
+            threads=threads,
+            progress=bar,
+        )
+        again = command(
+            source,
+            [c.name for c in chosen],
+            folder,
+            formats=names(formats),
+            repeat=repeat,
+            text=text,
+            windows=windows,
+            precision=precision,
+            imatrix=imatrix,
+            revision=revision,
+        )
+        live = LiveReport(
+            context=context,
+            folder=folder,
+            formats=used,
+            environment=environment(threads, used),
+            command=again,
+            notes=list(dict.fromkeys([*context.model.notes, *planned.notes])),
+        )
+        try:
+            _fill(live, planned, say, overwrite=overwrite, repeat=repeat)
+        except BaseException:
+            live.stop()
+            raise
+        result = live.finish()
+        bar.finish()
+        return result
 
 
 def _fill(

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from kanna import formats
-from kanna._util import digest, plugins, special_files
+from kanna._util import digest, locks, own_files, plugins, special_files
 from kanna.conversion.base import (
     Conversion,
     ConversionRequest,
@@ -115,16 +115,17 @@ def convert(
         progress=options.progress,
     )
     path = special_files.target(Path(out)) if out is not None else None
-    if path is not None and not dry_run:
-        _refuse_source_as_output(opened, path)
+    _refuse_source_as_output(opened, None if dry_run else path)
     if converter.late_hashes and not dry_run:
         digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
     conversion = converter.begin(opened, path, request)
     result = conversion.describe()
-    if dry_run:
+    if dry_run or path is None:
         return _advised(result, opened, format, planned=True)
-    conversion.check(result, overwrite=options.overwrite)
-    done = _completed(result, conversion.write(options), started)
+    with locks.holding(path, "convert"):
+        own_files.sweep_for(path)
+        conversion.check(result, overwrite=options.overwrite)
+        done = _completed(result, conversion.write(options), started)
     return _advised(done, opened, format, planned=False)
 
 
@@ -192,7 +193,9 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _refuse_source_as_output(source: Source, out: Path) -> None:
+def _refuse_source_as_output(source: Source, out: Path | None) -> None:
+    if out is None:
+        return
     for path in [source.path, *source.weight_files]:
         if out.exists() and path.exists() and out.samefile(path):
             raise OutputError(f"{out} is the source itself", todo="choose another name")

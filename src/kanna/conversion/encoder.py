@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanna import provenance
+from kanna._util import own_files
 from kanna._util.peak_memory import Peak
 from kanna.calibration import texts
 from kanna.conversion.base import (
@@ -84,10 +84,8 @@ class EncoderConversion:
         started, peak = time.perf_counter(), Peak()
         with replacing(self.out) as made:
             made.mkdir()
-            with tempfile.TemporaryDirectory(
-                prefix=f".{self.out.name}-", dir=self.out.absolute().parent
-            ) as scratch:
-                self._graph(made, Path(scratch), options)
+            with own_files.scratch(self.out.absolute().parent, self.out.name) as scratch:
+                self._graph(made, scratch, options)
             for name in encoder.SIDE_FILES:
                 if (path := self.source.path / name).is_file():
                     (made / name).parent.mkdir(exist_ok=True)

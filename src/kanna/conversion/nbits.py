@@ -6,13 +6,13 @@ The builder's graph, and values of our own choice.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kanna import families
+from kanna._util import own_files
 from kanna._util.peak_memory import Peak
 from kanna.conversion.base import (
     ConversionRequest,
@@ -71,12 +71,10 @@ class NBitsConversion:
 
     def write(self, options: WriteOptions) -> WriteResult:
         """Build the float graph, and write the artefact from it."""
-        with tempfile.TemporaryDirectory(
-            prefix=f".{self.out.name}-", dir=self.out.absolute().parent
-        ) as scratch:
+        with own_files.scratch(self.out.absolute().parent, self.out.name) as scratch:
             examination = options.examination(self.source)
             try:
-                graph = self.build(Path(scratch), options)
+                graph = self.build(scratch, options)
             except OSError as error:
                 raise explain(error, self.out) from error
             return self.write_from(graph, options, examination)

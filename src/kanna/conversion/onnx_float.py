@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from kanna import encodings, families, provenance
+from kanna._util import own_files
 from kanna._util.peak_memory import Peak
 from kanna.conversion.base import (
     ConversionRequest,
@@ -118,13 +118,11 @@ class FloatConversion:
         examination = options.examination(self.source)
         with (
             replacing(self.out) as made,
-            tempfile.TemporaryDirectory(
-                prefix=f".{self.out.name}-", dir=self.out.absolute().parent
-            ) as scratch,
+            own_files.scratch(self.out.absolute().parent, self.out.name) as scratch,
         ):
             build.build(
                 made,
-                Path(scratch),
+                scratch,
                 config=self.config,
                 tensors=floats(self.tensors, "f32").entries,
                 files=self.files,
@@ -132,7 +130,7 @@ class FloatConversion:
                 nonfinite=options.nonfinite,
                 progress=options.progress,
             )
-            self.finish(made, Path(scratch), options)
+            self.finish(made, scratch, options)
             notes = examination(WrittenArtefact(format=FORMAT.name, folder=made))
         return replace(folder_written(self.out, started, peak), notes=notes)
 

@@ -12,13 +12,12 @@ import hashlib
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from kanna import runtimes
-from kanna._util import verified
+from kanna._util import own_files, verified
 from kanna._util.progress import Progress, Silent
 from kanna.conversion import ConversionRequest, WriteOptions, convert
 from kanna.formats import gguf
@@ -138,10 +137,12 @@ def _cached(source: Source, ending: str, format: str, progress: Progress | None)
             verified.touch(final)
             return final
         _remove(final)  # another program's, or changed since
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        partial = Path(scratch) / f"reference{ending}"
+    with own_files.scratch(folder) as scratch:
+        partial = scratch / f"reference{ending}"
         options = WriteOptions(progress=progress or Silent())
         convert(source, partial, ConversionRequest(encoding="f32"), format=format, options=options)
+        if final.exists() and verified.unchanged(final):
+            return final  # made by another process meanwhile, of the same bytes
         verified.record(partial, final)
         partial.replace(final)
     _prune(folder, final)

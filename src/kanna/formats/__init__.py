@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kanna._util import plugins
 from kanna.errors import FormatError, UsageError
+from kanna.formats import folder_files
 
 if TYPE_CHECKING:
     from kanna.formats.base import Format
@@ -76,3 +77,14 @@ def parse_preset(format: str | None, preset: str | None) -> tuple[str, str | Non
             f"the preset {preset} is not one of {format}", expected=f"--format {prefix}"
         )
     return prefix, name
+
+
+def check_inside(path: Path) -> Path:
+    """The path itself; raises FormatError when something of it lies outside its folder.
+
+    Neither a link nor a name in one of its files may lead elsewhere.
+    """
+    folder_files.check(path)
+    if path.is_dir() and (format := recognize(path)) is not None and format.check_names:
+        format.check_names(path)
+    return path

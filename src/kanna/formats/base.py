@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from kanna.checks import Check
 from kanna.encodings import Encoding
@@ -57,6 +58,12 @@ class FolderContents:
     weight_files: Sequence[Path]
 
 
+class CheckNames(Protocol):
+    """Raises SourceError for a folder in which a file names another outside it."""
+
+    def __call__(self, path: Path, *, graphs: bool = False) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """A container that artefacts are written in; `formats/<name>/` exports one as FORMAT.
@@ -86,6 +93,8 @@ class Format:
             `kanna.sources` reads them by itself, or nothing is read back.
         check_files: Checks the files of an artefact that nothing is read back from, given the
             context its model should have; None where tensors are compared one by one.
+        check_names: Refuses a folder in which a file names another outside it, with `graphs` also
+            one that a graph names; None where none names any.
         keeps_provenance: Whether its artefacts say how they were made.
         size_note: What sizes known before writing leave out; "" where they are exact.
         symbol: Corners of its mark in charts, about the unit circle; () for the circle itself.
@@ -108,6 +117,7 @@ class Format:
     weights: Callable[[Path], StoredWeights] | None = None
     contents: Callable[[Path], FolderContents] | None = None
     check_files: Callable[[Path, int | None], Check] | None = None
+    check_names: CheckNames | None = None
     keeps_provenance: bool = False
     size_note: str = ""
     symbol: Sequence[tuple[float, float]] = ()

@@ -12,7 +12,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -20,6 +20,7 @@ from threading import Lock
 import numpy as np
 
 from kanna import methods
+from kanna._util import locks, own_files
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress
 from kanna._util.special_files import is_special
@@ -31,7 +32,6 @@ from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
 
 BLOCK_WEIGHTS = 1 << 19
-PARTIAL = ".partial"
 # Exponent bits that are all set only in NaN and infinity, for the types that are carried without
 # decoding.
 _NONFINITE = {
@@ -84,11 +84,6 @@ class WriteResult:
     notes: list[str] = field(default_factory=list[str])
 
 
-def partial(path: Path) -> Path:
-    """The name a file has until it is complete."""
-    return path.with_name(path.name + PARTIAL)
-
-
 def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> None:
     """Raise OutputError when the files cannot be written.
 
@@ -111,8 +106,10 @@ def check_output(paths: Sequence[Path], *, overwrite: bool, needed: int = 0) -> 
         raise OutputError(f"the folder {folder} does not exist", todo=f"make it: mkdir -p {folder}")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} is read-only", todo="write to another folder")
-    # A partial file of an interrupted run is about to be replaced: its space is ours.
-    free = shutil.disk_usage(folder).free + sum(_size(partial(p)) for p in paths)
+    # What an interrupted run left is about to be removed: its space is ours.
+    left = [p.with_name(p.name + own_files.PARTIAL) for p in paths]
+    left += own_files.left_by_others(folder)
+    free = shutil.disk_usage(folder).free + sum(map(_size, left))
     if needed > free:
         raise OutputError(
             f"{folder} has {free / 1e6:.1f} MB free",
@@ -128,7 +125,7 @@ def _size(path: Path) -> int:
 def fill(
     files: Sequence[File], *, threads: int, progress: Progress, nonfinite: str, stage: str
 ) -> int:
-    """Write every file as NAME.partial, sync and rename them all.
+    """Write every file under a fresh name, sync and rename them all.
 
     Whatever goes wrong, no file appears under its final name and no partial file stays.
 
@@ -144,23 +141,24 @@ def fill(
         The peak of our own memory in bytes.
     """
     peak = Peak()
-    partials: list[Path] = []
-    progress.start(stage, sum(f.total_bytes for f in files))
-    try:
+    partials = [own_files.fresh_name(f.path) for f in files]
+    with ExitStack() as locked:
         for file in files:
-            partials.append(partial(file.path))
-            _fill(file, partials[-1], threads, progress, nonfinite, peak)
-        for file, path in zip(files, partials, strict=True):
-            path.replace(file.path)
-        sync_folder(files[0].path.absolute().parent)
-    except OSError as error:
-        _remove(partials)
-        raise explain(error, files[0].path) from error
-    except BaseException:
-        _remove(partials)
-        raise
-    finally:
-        progress.finish()
+            locked.enter_context(locks.holding(file.path, "convert"))
+            own_files.sweep_for(file.path)
+        progress.start(stage, sum(f.total_bytes for f in files))
+        try:
+            for file, path in zip(files, partials, strict=True):
+                _fill(file, path, threads, progress, nonfinite, peak)
+            for file, path in zip(files, partials, strict=True):
+                path.replace(file.path)
+            sync_folder(files[0].path.absolute().parent)
+        except OSError as error:
+            raise explain(error, files[0].path) from error
+        finally:
+            for path in partials:
+                own_files.remove(path)
+            progress.finish()
     return peak.look()
 
 
@@ -173,25 +171,24 @@ def replacing(out: Path) -> Generator[Path, None, None]:
     Raises:
         OutputError: The system refuses.
     """
-    folder = partial(out)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield folder
-        for path in folder.rglob("*"):
-            if path.is_file():
-                sync_file(path)
-        if out.is_dir():
-            shutil.rmtree(out)
-        folder.replace(out)
-    except OSError as error:
-        raise explain(error, out) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+    with locks.holding(out, "convert"):
+        own_files.sweep_for(out)
+        folder, before = own_files.fresh_name(out), own_files.fresh_name(out)
+        try:
+            yield folder
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    sync_file(path)
+            if out.is_dir():  # moved away and not removed: it is whole until the new one stands
+                out.rename(before)
+            folder.replace(out)
+        except OSError as error:
+            raise explain(error, out) from error
+        finally:
+            if before.exists() and not out.exists():
+                before.rename(out)
+            own_files.remove(folder)
+            own_files.remove(before)
 
 
 def explain(error: OSError, path: Path) -> OutputError:
@@ -208,8 +205,7 @@ def explain(error: OSError, path: Path) -> OutputError:
 def _fill(
     file: File, path: Path, threads: int, progress: Progress, nonfinite: str, peak: Peak
 ) -> None:
-    path.unlink(missing_ok=True)
-    with path.open("xb") as out:
+    with own_files.create(path) as out:
         sink = _Sink(out.fileno())
         sink.write(0, file.header)
         write = functools.partial(_write_block, sink, nonfinite, file.spread)

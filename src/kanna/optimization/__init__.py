@@ -8,6 +8,7 @@ from pathlib import Path
 from kanna import formats
 from kanna._util.arguments import names, several
 from kanna._util.bars import shown
+from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size
 from kanna.calibration import TOKENS
@@ -114,7 +115,8 @@ def optimize(
     resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark
-    return pipeline.run(request, resources)
+    with holding(request.out, "optimize", parents=True):
+        return pipeline.run(request, resources)
 
 
 def _rules(rules: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:

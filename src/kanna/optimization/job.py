@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families
+from kanna._util import own_files
 from kanna._util.units import format_size
 from kanna.calibration.windows import CalibrationWindows
 from kanna.comparison.rows import Row
@@ -217,6 +218,7 @@ def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
 
 def _remove_scratch(folder: Path) -> None:
     """Remove what a run left that was killed."""
+    own_files.sweep_for(folder)
     for path in (p for pattern in _SCRATCH for p in folder.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from kanna._util import own_files
 from kanna._util.progress import Progress
 from kanna.calibration import texts
 from kanna.calibration.windows import cut
@@ -88,10 +88,8 @@ class KLScorer:
         self._logits: list[Path] = []
 
     def __enter__(self) -> KLScorer:
-        self._scratch = Path(
-            self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix=".judge-", dir=self._workspace.folder)
-            )
+        self._scratch = self._stack.enter_context(
+            own_files.scratch(self._workspace.folder, "judge")
         )
         return self
 

@@ -14,6 +14,7 @@ from typing import Any
 from kanna import formats
 from kanna._util.arguments import names
 from kanna._util.bars import shown
+from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
@@ -150,7 +151,10 @@ def package(
     context = context or min(4096, opened.trained_context or 4096)
     needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
     installs = wheel is not None or any(targets.get(n).installs for n in _with_needs(to))
-    with wheel_to_ship(wheel) if installs else nullcontext() as shipped:
+    with (
+        holding(folder, "package"),
+        wheel_to_ship(wheel) if installs else nullcontext() as shipped,
+    ):
         service = Service(
             artefact=opened, resources=needed, image=image_of(opened, image), wheel=shipped
         )

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from kanna import families, formats
@@ -14,7 +14,7 @@ from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna._util.typed import LAYERS, TypedObject, read, text, whole
 from kanna.errors import KannaError, RefusedError, SourceError, UnsupportedError
-from kanna.formats import gguf
+from kanna.formats import folder_files, gguf
 from kanna.formats.text_files import parse_json, read_object
 from kanna.model import MetaValue, Model, string, u32
 from kanna.provenance import SOURCE_HASHES, of_folder
@@ -185,6 +185,8 @@ def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
 
 def _folder(path: Path) -> dict[str, Any]:
     format = formats.recognize(path)
+    if format is not None and format.check_names is not None:
+        format.check_names(path, graphs=True)
     if format is not None and format.runs:
         kind = format.name
     else:
@@ -218,13 +220,11 @@ def _folder(path: Path) -> dict[str, Any]:
 def _files(folder: Path, place: str) -> dict[str, Path]:
     """Every file of a folder.
 
-    Links are followed, but not to folders, and nothing hidden or pickled is taken.
+    Links are followed inside the folder, but not to folders, and nothing hidden or pickled is
+    taken.
     """
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = PurePosixPath(path.relative_to(folder).as_posix())
-        if any(part.startswith(".") for part in relative.parts) or path.is_dir():
-            continue
+    for relative, path in sorted(folder_files.walked(folder)):
         if path.suffix.lower() in _PICKLED:
             raise RefusedError(
                 f"{path.name} can run code when it is read", todo="remove it from the folder"
@@ -284,7 +284,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _template(path: Path) -> str | None:
-    files = {p.name: p for p in path.iterdir()}
+    files = folder_files.files(path)
     return templates.choose(templates.read(files, _json(path / "tokenizer_config.json")))
 
 

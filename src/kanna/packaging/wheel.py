@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 import kanna
-from kanna._util import distribution
+from kanna._util import distribution, own_files
 from kanna.errors import MissingError, UsageError
 from kanna.packaging import source_wheel, wheel_archive
 
@@ -69,8 +68,8 @@ def wheel_to_ship(given: str | Path | None) -> Generator[Wheel]:
     if given is not None:
         yield _opened(_check(Path(given)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = _installed(Path(folder)) or _built(Path(folder))
+    with own_files.scratch() as folder:
+        path = _installed(folder) or _built(folder)
         if path is None:
             raise MissingError(
                 "kanna runs from its source code, and a package needs a compiled wheel of it",

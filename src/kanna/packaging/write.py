@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from kanna._util import own_files
 from kanna.errors import OutputError
 from kanna.formats.stream import explain, sync_file, sync_folder
 from kanna.packaging import checksums, signing
-
-PARTIAL = ".partial"
 
 
 def write(
@@ -21,9 +20,9 @@ def write(
     hashes: Mapping[str, str],
     sign_key: str | Path | None,
 ) -> None:
-    """Write everything into FOLDER.partial, sync it and rename it.
+    """Write everything into a folder of a fresh name, sync it and rename it.
 
-    An interrupted run leaves at most that folder.
+    A run that was killed leaves at most that folder, which the next one removes.
 
     Args:
         folder: The package.
@@ -35,13 +34,12 @@ def write(
     Raises:
         OutputError: The folder cannot be written, or exists meanwhile.
     """
-    partial = folder.with_name(folder.name + PARTIAL)
+    partial = own_files.fresh_name(folder)
     parent = folder.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"the folder {parent} does not exist", todo=f"make it: mkdir -p {parent}")
+    own_files.sweep_for(folder)
     try:
-        if partial.exists():
-            shutil.rmtree(partial)
         digests = dict(hashes)
         for place, text in texts.items():
             _write_bytes(partial / place, text.encode())
@@ -52,16 +50,14 @@ def write(
         _write_bytes(partial / checksums.FILE, checksums.checksums(digests).encode())
         if sign_key is not None:
             signing.sign(partial, Path(sign_key))
-        if folder.exists():  # made by another process meanwhile
+        if folder.exists() or folder.is_symlink():  # made by another process meanwhile
             raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
         partial.rename(folder)
         sync_folder(parent)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise explain(error, folder) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        own_files.remove(partial)
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

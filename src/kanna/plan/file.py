@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from kanna import encodings, methods
+from kanna._util.atomic import write_text
 from kanna.errors import KannaError, PlanError
 from kanna.plan import tuning
 
@@ -124,9 +125,7 @@ class Plan(BaseModel):
 
     def save(self, path: Path | str) -> None:
         """Write the plan as JSON, which is its origin from then on."""
-        Path(path).write_text(
-            self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8"
-        )
+        write_text(Path(path), self.model_dump_json(indent=2, exclude_none=True) + "\n")
         self._folder, self._origin = Path(path).parent, ("plan", Path(path).name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna._util.typed import TypedObject, whole
 from kanna.errors import FormatError
+from kanna.formats import folder_files
 from kanna.formats.text_files import read_object
 from kanna.tokenizer import special_tokens, templates
 
@@ -50,9 +51,7 @@ class FolderText:
         self.ends = frozenset(special_tokens.end_ids(named, configs, self._tokenizer.token_to_id))
         start = self._tokenizer.encode("", add_special_tokens=True).ids
         self.adds_bos = bool(start) and start[0] == self.bos
-        self.chat_template = templates.choose(
-            templates.read({p.name: p for p in folder.iterdir()}, named)
-        )
+        self.chat_template = templates.choose(templates.read(folder_files.files(folder), named))
 
     def _special_id(
         self, kind: str, named: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]

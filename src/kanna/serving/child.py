@@ -71,6 +71,7 @@ def main() -> int:
     """Run the engine that the command line names; returns an exit code."""
     from kanna._util.processes import mark_disposable
     from kanna.errors import KannaError
+    from kanna.formats import folder_files
     from kanna.serving import engines
     from kanna.serving.engines.handshake import redirect_stdout
 
@@ -90,6 +91,7 @@ def main() -> int:
     limit_memory(config)
     threading.Thread(target=_exit_with_stdin, daemon=True).start()
     try:
+        folder_files.check(Path(config.path))
         engines.get(config.engine).run(config)
     except KannaError as error:
         print(f"kanna: {error.found}", file=sys.stderr)

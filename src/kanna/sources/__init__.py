@@ -13,7 +13,7 @@ from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
-from kanna.formats import gguf, mlx, prequantized, safetensors
+from kanna.formats import folder_files, gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
 from kanna.formats.text_files import (
@@ -140,7 +140,7 @@ def open_source(
     reference = references.parse(src, revision)
     if reference.kind == "hub":
         return _hub(reference, offline, weights, preflight, progress)
-    path = _here(reference, progress)
+    path = formats.check_inside(_here(reference, progress))
     blobs.check([path], progress)
     if path.is_dir():
         return _folder(path, reference.given)
@@ -154,6 +154,7 @@ def locate(
     *,
     revision: str | None = None,
     offline: bool = False,
+    check: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Where a model or an artefact lies on this machine, fetched where it is not here yet.
@@ -164,6 +165,7 @@ def locate(
         given: What the user named.
         revision: Branch, tag or commit of a hub id.
         offline: Use only what is on this machine already.
+        check: Refuse a folder of which something lies outside, as `formats.check_inside` does.
         progress: Where fetching is reported.
 
     Raises:
@@ -171,10 +173,11 @@ def locate(
     """
     reference = references.parse(given, revision)
     if reference.kind == "hub":
-        return hub_files.local(reference, offline=offline, progress=progress)
-    path = _here(reference, progress)
-    blobs.check([path], progress)
-    return path
+        path = hub_files.local(reference, offline=offline, progress=progress)
+    else:
+        path = _here(reference, progress)
+        blobs.check([path], progress)
+    return formats.check_inside(path) if check else path
 
 
 def _here(reference: Reference, progress: Progress | None) -> Path:
@@ -215,7 +218,7 @@ def _file(path: Path, given: str) -> Source:
 
 
 def _folder(path: Path, given: str, name: str | None = None, revision: str | None = None) -> Source:
-    files = {p.name: p for p in sorted(path.iterdir()) if p.is_file()}
+    files = folder_files.files(path)
     adapter.refuse(files, given)
     if "config.json" not in files:
         raise _no_config(path, files)
@@ -342,7 +345,7 @@ def _hub(
 
 def _fetched(reference: Reference, path: Path, commit: str) -> Source:
     """A source whose files are in the hub's cache."""
-    if path.is_dir():
+    if formats.check_inside(path).is_dir():
         return _folder(path, reference.given, reference.label, commit)
     source = _file(path, reference.given)
     source.revision = commit

@@ -7,13 +7,12 @@ import importlib.metadata
 import importlib.util
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna._util import verified
+from kanna._util import own_files, verified
 from kanna._util.digest import sha256
 from kanna._util.processes import ask
 from kanna.errors import KannaError
@@ -94,14 +93,14 @@ def read_by_library(
 
 def _ask(kept: Mapping[str, Path], task: dict[str, Any]) -> dict[str, Any]:
     """The answer of a process that sees the files of the tokenizer and no others."""
-    with tempfile.TemporaryDirectory() as folder:
+    with own_files.scratch() as folder:
         for name, path in kept.items():
-            there = Path(folder, name)
+            there = folder / name
             there.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, there)
         try:
             return ask(
-                "kanna.tokenizer.reference_worker", {"folder": folder, **task}, "transformers"
+                "kanna.tokenizer.reference_worker", {"folder": str(folder), **task}, "transformers"
             )
         except KannaError as error:
             return {"failure": error.found}

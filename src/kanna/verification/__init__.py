@@ -69,7 +69,7 @@ def verify(
     """
     begin = time.perf_counter()
     progress = shown(progress)
-    artefact = locate(artefact, offline=offline, progress=progress)
+    artefact = locate(artefact, offline=offline, check=False, progress=progress)
     if not artefact.exists():
         raise UsageError(
             f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads"
@@ -99,6 +99,7 @@ def verify(
 def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:
     """The checks that read the files alone."""
     try:
+        formats.check_inside(artefact)
         format = formats.recognize(artefact)
         if format is not None and format.check_files is not None:
             return [format.check_files(artefact, model.meta("{arch}.context_length"))]

@@ -6,11 +6,10 @@ a reason to refuse; others are named in a note, as is what the source's librarie
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from kanna._util import own_files
 from kanna.errors import FormatError, GateError, MissingError, TemplateLimitError
 from kanna.formats import gguf
 from kanna.model import MetaValue
@@ -138,8 +137,8 @@ def _in_llama_cpp(metadata: Mapping[str, MetaValue], texts: Sequence[str]) -> li
         MissingError: llama.cpp is not here.
         GateError: It does not load such a file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "vocabulary.gguf")
+    with own_files.scratch() as folder:
+        path = folder / "vocabulary.gguf"
         gguf.write(path, metadata=dict(metadata), tensors=[])
         try:
             with RUNTIME.open(path, vocab_only=True) as engine:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
-@command("serve", when_interrupted="Stopped.")
+@command("serve", handles_signals=True, when_interrupted="Stopped.")
 @click.argument("models", type=options.MODEL, nargs=-1, required=True, metavar="[NAME=]MODEL...")
 @click.option(
     "--alias", multiple=True, help="Another name for the first model, or ALIAS=NAME. Repeatable."

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
-@command("studio", when_interrupted="Stopped. What was running goes on at the next start.")
+@command(
+    "studio",
+    handles_signals=True,
+    when_interrupted="Stopped. What was running goes on at the next start.",
+)
 @click.argument("folder", required=False, type=options.FILE, metavar="[FOLDER]")
 @click.option(
     "--models",

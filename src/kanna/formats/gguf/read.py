@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import FormatError, KannaError
+from kanna.formats import folder_files
 from kanna.formats.gguf.cursor import MAX_KEY, Cursor, TensorInfo, cut
 from kanna.formats.gguf.keys import check_sizes, checked
 from kanna.formats.stored import HeaderTensor, StoredTensor, map_file
@@ -121,7 +122,7 @@ def _join(path: Path, first: GGUFFile, count: int) -> GGUFFile:
                 f"part {number} of {count} is missing: {other.name}",
                 todo=f"put it beside {path.name}",
             )
-        part = _read_part(other)
+        part = _read_part(folder_files.beside(path, other))
         if (again := set(part.tensors) & set(first.tensors)) != set():
             raise FormatError(f"{other.name} repeats the tensor {sorted(again)[0]}")
         first.tensors.update(part.tensors)

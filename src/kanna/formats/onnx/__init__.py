@@ -9,6 +9,7 @@ from kanna._util import extras
 from kanna.checks import Check
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
+from kanna.formats import folder_files
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.onnx import files
@@ -44,7 +45,7 @@ def _check_files(path: Path, context: int | None) -> Check:
     if importlib.util.find_spec("onnx") is None:
         return Check(name="files", ok=None, detail=f"onnx is not here: {_INSTALL}")
     folder = files.read_folder(path)
-    files.inside(path, "tokenizer.json")
+    folder_files.named(path, "tokenizer.json")
     own = folder.model.get("context_length")
     if own != context:
         return Check(name="files", ok=False, detail=f"a context of {own} tokens, not {context}")
@@ -69,6 +70,7 @@ FORMAT = Format(
     memory=RuntimeMemory(value_bytes=_value_bytes, buffers=step_buffers(_STEP, _value_bytes)),
     weights=_weights,
     check_files=_check_files,
+    check_names=files.check_names,
     size_note="file sizes are of weights and scales; the graph and its tables come on top",
     symbol=((-0.89, -0.89), (0.89, -0.89), (0.89, 0.89), (-0.89, 0.89)),
 )

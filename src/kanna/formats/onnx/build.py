@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.extras import command
-from kanna._util.processes import environment
+from kanna._util.processes import started
 from kanna._util.progress import Progress
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.formats import safetensors
@@ -26,6 +25,7 @@ NEEDED = ("onnxruntime", "onnxruntime_genai", "onnx_ir", "onnx", "torch", "trans
 WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 GENAI_EDGE = 4096
 """Where onnxruntime-genai reads a Phi-3's text again, whatever the model says (measured, 0.18)."""
+TEMPLATE = "chat_template.jinja"
 GRAPH, DATA, GENAI = "model.onnx", "model.onnx.data", "genai_config.json"
 _MOST_LENGTH = 2**31 - 1
 _SEARCH = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
@@ -122,15 +122,12 @@ def build(
         progress=progress,
     )
     task = {"source": str(source), "out": str(out), "scratch": str(scratch / "cache")}
-    unbuffered = environment() | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "kanna.formats.onnx.build_worker", json.dumps(task)]
     output: deque[str] = deque(maxlen=40)
     layers = int(config["num_hidden_layers"])
     progress.start("build the graph", layers, "layers")
     try:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=unbuffered
-        ) as child:
+        with started(command, variables={"PYTHONUNBUFFERED": "1"}, merged=True) as child:
             for line in child.stdout or ():
                 output.append(line.strip())
                 if layer := _LAYER.match(line):
@@ -167,7 +164,7 @@ def _keep(out: Path, config: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     for path in out.iterdir():
         if path.is_file() and path.name not in (GRAPH, DATA, GENAI):
             path.unlink()
-    for name, data in files.items():
+    for name, data in {**_template_file(files), **files}.items():
         path = out / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(_bounded(data, config) if name == "tokenizer_config.json" else data)
@@ -182,6 +179,15 @@ def _keep(out: Path, config: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     generation = json.loads(files.get("generation_config.json", b"{}"))
     genai["search"] |= {k: generation[k] for k in _SEARCH if generation.get(k) is not None}
     (out / GENAI).write_text(json.dumps(genai, indent=4), encoding="utf-8")
+
+
+def _template_file(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The chat template of tokenizer_config.json in a file of its own, as transformers 5 has it.
+
+    What reads a folder by either name then finds the same text.
+    """
+    template = json.loads(files.get("tokenizer_config.json", b"{}")).get("chat_template")
+    return {TEMPLATE: template.encode()} if isinstance(template, str) else {}
 
 
 def _bounded(data: bytes, config: Mapping[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 
+from kanna._util.processes import end_with_parent
 from kanna.formats.onnx import graph_fixes
 
 # The builder reads these when it is imported. Nothing is fetched.
@@ -39,5 +40,6 @@ def build(source: str, out: str, scratch: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     os.environ.update(OFFLINE)
     build(**json.loads(sys.argv[1]))

@@ -6,13 +6,12 @@ Which sources are one, and their graph as torch exports it.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kanna._util.processes import environment
+from kanna._util.processes import run
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
 
@@ -49,9 +48,7 @@ def export(source: Path, out: Path, progress: Progress) -> None:
     command = [sys.executable, "-m", "kanna.formats.onnx.encoder_worker", task]
     progress.start("export the graph", None, "graphs")
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment(), check=False
-        )
+        done = run(command)
     finally:
         progress.finish()
     if done.returncode:

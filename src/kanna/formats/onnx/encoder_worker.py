@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kanna._util.processes import end_with_parent
 from kanna.formats.onnx.build_worker import OFFLINE
 
 OPSET = 18
@@ -77,5 +78,6 @@ def export(*, source: str, out: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     os.environ.update(OFFLINE)
     export(**json.loads(sys.argv[1]))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanna._util.typed import IDS, LAYERS, OBJECT, FieldKind, TypedObject, text, whole
 from kanna.errors import FormatError
+from kanna.formats import folder_files
 from kanna.formats.text_files import read_object
 
 GENAI = "genai_config.json"
@@ -31,6 +34,7 @@ _DECODER: Mapping[str, FieldKind[Any]] = {
     "outputs": OBJECT,
 }
 _MOST_GRAPH = 2 << 30
+_LIBRARIES = ("custom_ops_library",)
 OLDEST = 13
 """The first opset with the operators of artefacts: QuantizeLinear by column, Cast to bfloat16."""
 
@@ -80,7 +84,8 @@ def read_folder(path: Path) -> Folder:
     if (path / GENAI).is_file():
         described = genai_model(path)
         model, name = dict(described.values), described.part("decoder").need("filename", text(255))
-    graph = inside(path, name)
+    check_names(path)
+    graph = folder_files.named(path, name)
     return Folder(graph=graph, data=_external(graph), model=model)
 
 
@@ -106,25 +111,59 @@ def genai_model(path: Path) -> TypedObject:
     return model
 
 
-def inside(folder: Path, name: object) -> Path:
-    """The file `name` of a folder; FormatError when it is absent, or outside by a link."""
-    if (
-        not isinstance(name, str)
-        or not name
-        or Path(name).is_absolute()
-        or ".." in Path(name).parts
-    ):
-        raise FormatError(f"{folder} names the file {name!r}", expected="a file inside the folder")
-    path = folder / name
-    if not path.is_file():
-        raise FormatError(
-            f"{path} is missing",
-            expected="all files of the folder",
-            todo="convert or copy it again",
-        )
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise FormatError(f"{path} lies outside the folder", expected="a file inside the folder")
-    return path
+def check_names(path: Path, *, graphs: bool = False) -> None:
+    """Refuse a folder whose genai_config.json names a file outside it, or a library to load.
+
+    Args:
+        path: The folder.
+        graphs: Also look at what its graph names, where the library that reads one is here.
+
+    Raises:
+        FormatError: A name or a link leads out of the folder, or the folder brings code along.
+    """
+    for key, value in _members(_genai(path)):
+        if key in _LIBRARIES and value:
+            raise FormatError(
+                f"{path / GENAI} names a library to load, {value!r:.200}",
+                expected="operators that onnxruntime has",
+                todo=f"remove {key!r} where you trust the graph without it",
+            )
+        if key == "filename" and value:
+            folder_files.meant(path, value)
+    if graphs and importlib.util.find_spec("onnx") is not None:
+        for graph in path.glob("*.onnx"):
+            for location in _locations(graph):
+                folder_files.meant(path, location)
+
+
+def _genai(path: Path) -> Any:
+    """genai_config.json as it is; None where there is none that can be read."""
+    try:
+        return json.loads((path / GENAI).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _locations(graph: Path) -> set[str]:
+    """The files that a graph names for its values; none where it is no graph."""
+    try:
+        constants = tensors(load(graph).graph)
+    except FormatError:
+        return set()
+    entries = (e for t in constants if t.data_location == 1 for e in t.external_data)
+    return {e.value for e in entries if e.key == "location"}
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of a parsed JSON text with its value, at any depth."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _external(graph: Path) -> list[Path]:
@@ -148,7 +187,7 @@ def _external(graph: Path) -> list[Path]:
         needed[name] = max(needed.get(name, 0), stop)
     paths: list[Path] = []
     for name, stop in needed.items():
-        path = inside(graph.parent, name)
+        path = folder_files.named(graph.parent, name)
         if path.stat().st_size < stop:
             raise FormatError(
                 f"{path} has {path.stat().st_size} bytes",

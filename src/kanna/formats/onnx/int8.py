@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanna._util.processes import environment
+from kanna._util.processes import run
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
 
@@ -62,9 +61,7 @@ def quantize(
     command = [sys.executable, "-m", "kanna.formats.onnx.int8_worker", json.dumps(task)]
     progress.start("quantize to int8", None, "products")
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment(), check=False
-        )
+        done = run(command)
     finally:
         progress.finish()
     try:

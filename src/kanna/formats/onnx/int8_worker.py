@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util.processes import end_with_parent
 from kanna.formats.onnx import ranges, smooth
 from kanna.model import F32
 
@@ -387,5 +388,6 @@ def _drop_unused(model: Any) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     answer = quantize(**json.loads(sys.argv[1]))
     print("\n" + json.dumps(answer))

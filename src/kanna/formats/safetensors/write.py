@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kanna._util.atomic import write_bytes
 from kanna._util.progress import Progress, Silent
 from kanna._util.special_files import is_special
 from kanna.errors import OutputError
@@ -70,10 +71,9 @@ def write_folder(
             {"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": names}
         )
     for name, data in side.items():
-        temporary = folder / f"{name}.partial"
-        temporary.parent.mkdir(exist_ok=True)  # templates lie in a folder of their own
-        temporary.write_bytes(data)
-        temporary.replace(folder / name)
+        _refuse_link((folder / name).parent, folder)
+        (folder / name).parent.mkdir(exist_ok=True)  # templates lie in a folder of their own
+        write_bytes(folder / name, data)
     # Weights of the model that was here before would be taken for parts of this one.
     for old in [*folder.glob("*.safetensors"), folder / INDEX]:
         if old.name not in side and all(old != s.path for s in shards):
@@ -89,6 +89,19 @@ def write_folder(
 def _nothing_after(late: Callable[[], object]) -> list[tuple[int, bytes]]:
     late()
     return []
+
+
+def _refuse_link(below: Path, folder: Path) -> None:
+    """OutputError when a folder inside the output is a link, through which others would be written.
+
+    The output itself may be one: that is how the user calls it.
+    """
+    if below != folder and below.is_symlink():
+        raise OutputError(
+            f"{below} is a link, to {below.readlink()}",
+            expected="a folder of the model itself",
+            todo="remove it, or choose another folder",
+        )
 
 
 def check_folder(folder: Path, *, overwrite: bool, needed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import encodings, families
+from kanna._util import own_files
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.calibration import HELD_TEXT, IMATRIX
@@ -31,7 +31,7 @@ from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import F64, HeldOutWindows, KLScorer, Window
 from kanna.optimization.measure import Measured
 from kanna.optimization.memory_budget import MemoryBudget
-from kanna.optimization.probe import SCRATCH, kind_of
+from kanna.optimization.probe import kind_of
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.rewrite import rewrite
 from kanna.optimization.search import NAME, SizeRange
@@ -174,11 +174,11 @@ class GGUFProber:
             held = cut(engine, text, context=CONTEXT, windows=WINDOWS, default=False)
         windows = [("held", ids) for ids in held.ids]
         with (
-            tempfile.TemporaryDirectory(prefix=SCRATCH, dir=workspace.folder) as scratch,
+            own_files.scratch(workspace.folder, "probe") as scratch,
             KLScorer(workspace, windows) as scorer,
         ):
             scorer.read()
-            floor, path = Path(scratch) / "floor.gguf", Path(scratch) / "kind.gguf"
+            floor, path = scratch / "floor.gguf", scratch / "kind.gguf"
 
             def divergence(names: Sequence[str]) -> float:
                 rules = [

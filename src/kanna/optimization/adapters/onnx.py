@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kanna._util import own_files
+from kanna._util.atomic import write_text
 from kanna._util.progress import Silent
 from kanna.conversion import (
     ConversionRequest,
@@ -145,19 +146,19 @@ class ONNXAdapter(Adapter):
             self.graph.is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == hashes
         ):
             self._build()
-            mark.write_text(hashes, encoding="utf-8")
+            write_text(mark, hashes)
         context.clock.lap("graph")
 
     def _build(self) -> None:
         folder = self.workspace.folder
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.graph, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=".graph-", dir=folder) as scratch:
+        with own_files.scratch(folder, "graph") as scratch:
             running = self.workspace.context.running()
             request = ConversionRequest(preset=presets.DEFAULT)
             workspace = self.workspace
             work = NBitsConversion(workspace.source, workspace.model, folder / NAME, request)
-            work.build(Path(scratch), running).replace(self.graph)
+            work.build(scratch, running).replace(self.graph)
 
     @cached_property
     def sizes(self) -> NBitsSizes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from kanna._util import own_files
 from kanna.calibration import HELD_TEXT
 from kanna.evaluation.divergence import compare
 from kanna.model import F32
 from kanna.optimization.context import Workspace
-from kanna.optimization.probe import SCRATCH, kind_of
+from kanna.optimization.probe import kind_of
 from kanna.plan import Plan, RuleModel
 
 LOW, HIGH = "nbits4g32", "nbits8g32"
@@ -56,7 +56,7 @@ class ONNXProber:
     def trials(self) -> Generator[Callable[[Sequence[str]], float]]:
         """A function that writes and scores a folder."""
         score = self.score()
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.workspace.folder) as scratch:
+        with own_files.scratch(self.workspace.folder, "probe") as scratch:
 
             def divergence(names: Sequence[str]) -> float:
                 rules = [
@@ -65,7 +65,7 @@ class ONNXProber:
                     else RuleModel(pattern=f"^{n}$", encoding=HIGH, method="nearest")
                     for n in self._probed()
                 ]
-                folder = Path(scratch) / "probe"
+                folder = scratch / "probe"
                 self.write(Plan(name="probe", encoding="f32", rules=rules), folder)
                 return score(folder)
 

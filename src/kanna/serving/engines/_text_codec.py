@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from kanna.errors import FormatError
+from kanna.formats import folder_files
 from kanna.formats.text_files import read_object
 from kanna.serving.engines._chat_prompt import render_chat
 from kanna.serving.engines._http_server import BadRequestError
@@ -50,7 +51,7 @@ class TextCodec:
         self.bos, self.eos = (
             special_tokens.text_of(named.get(f"{name}_token")) or "" for name in ("bos", "eos")
         )
-        self.templates = templates.read({p.name: p for p in folder.iterdir()}, named)
+        self.templates = templates.read(folder_files.files(folder), named)
         self.template = templates.choose(self.templates)
         eos_id = self.tokenizer.token_to_id(self.eos) if self.eos else None
         self.end_ids: frozenset[int] = frozenset(

@@ -16,7 +16,7 @@ import numpy as np
 
 from kanna._util import extras
 from kanna.errors import FormatError, MissingError
-from kanna.formats.onnx.files import genai_model, rope_edge
+from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
 
 INSTALL = extras.command("onnx")
@@ -37,6 +37,7 @@ class OnnxDecoder:
             import onnxruntime
         except ImportError as error:
             raise MissingError("onnxruntime is not installed here", todo=INSTALL) from error
+        check_names(folder, graphs=True)
         self.config = genai_model(folder).values
         decoder = self.config["decoder"]
         onnxruntime.disable_telemetry_events()
