@@ -93,6 +93,25 @@ def test_an_answer_that_nobody_reads_on_stops(engine: IsolatedLlamaEngine) -> No
     assert len(list(engine.generate(ids, max_tokens=3, ignore_eog=True))) <= 3
 
 
+def test_what_one_engine_leaves_stops_nothing_of_the_next(path: Path) -> None:
+    """The next engine takes over the process, and with it all that was cancelled there."""
+    with RUNTIME.open(path, context=256, threads=1) as engine:
+        assert isinstance(engine, IsolatedLlamaEngine)
+        pid, ids = child_of(engine).pid, engine.tokenize("Hello", add_bos=True)
+        whole = list(engine.generate(ids, max_tokens=12, ignore_eog=True))
+        for _ in range(3):
+            pieces = engine.generate(ids, max_tokens=200, ignore_eog=True)
+            next(pieces)
+            pieces.close()
+        next(engine.logits_in_parts(ids, part=1))
+    with RUNTIME.open(path, context=256, threads=1) as engine:
+        assert isinstance(engine, IsolatedLlamaEngine) and child_of(engine).pid == pid
+        for _ in range(5):
+            assert list(engine.generate(ids, max_tokens=12, ignore_eog=True)) == whole
+            assert engine.last.reason == "length" and engine.last.tokens == 12
+        assert engine._ask({"do": "next_part", "ids": None, "part": 1}, "scoring with")["rows"] == 0
+
+
 def test_ctrl_c_in_an_answer_leaves_the_model_loaded(
     engine: IsolatedLlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ class Server:
         if engine is not None:
             engine.close()
         self._engine = None
+        self._parts = iter(())  # those of the closed engine, if they were left
         self._memory.release()
         self.answer({"result": None})
 

@@ -58,7 +58,6 @@ class IsolatedEngine:
         self._runtime, self._title, self._options = runtime, title, options
         self._child: Child | None = None
         self._stream: _Stream | None = None
-        self._streams = 0
         self._closed = False
         self._open()
 
@@ -118,8 +117,8 @@ class IsolatedEngine:
     def _begin(self, request: dict[str, Any]) -> _Stream:
         child = self._open()
         self._settle()
-        self._streams += 1
-        self._stream = stream = _Stream(self._streams)
+        child.streams += 1
+        self._stream = stream = _Stream(child.streams)
         child.send(request | {"stream": stream.number})
         return stream
 

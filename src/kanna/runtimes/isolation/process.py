@@ -68,11 +68,14 @@ class Child:
     Attributes:
         memory: What it shares with us.
         variables: The variables it was started with, as far as they matter to a runtime.
+        streams: Streams it was asked for, by all engines it served: `cancel` names one by its
+            number, so none may have the number of another that an engine before left.
     """
 
     def __init__(self) -> None:
         self.memory = SharedMemory.create()
         self.variables = _variables()
+        self.streams = 0
         # A file and not a pipe: nobody reads it unless the child dies.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as it lives
         self._process = subprocess.Popen(
