@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from kanna.cli.main import cli
 from kanna.errors import FormatError, UsageError
-from kanna.generation import chat, chat_ids, close, generate, open_engine
+from kanna.generation import Answer, chat, chat_ids, close, generate, open_engine
+from kanna.runtimes.base import GenerationStats
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
 from kanna.tokenizer.chat import render
@@ -161,3 +166,64 @@ def test_files_that_cannot_run(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(FormatError):
         generate(tmp_path / "bad.gguf", "x")
+
+
+@needs_llama
+def test_an_answer_is_read_in_pieces_or_whole(model: Path) -> None:
+    how: dict[str, Any] = {"max_tokens": 6, "threads": 1, "context": 256}
+    answer = generate(model, "Once upon a time", **how)
+    assert "not read to its end" in repr(answer)
+    first = next(answer)
+    whole = answer.text
+    assert whole.startswith(first) and whole == answer.text == "".join(
+        generate(model, "Once upon a time", **how)
+    )
+    assert answer and answer.ok and answer.usage.reason == "length"
+    assert answer.usage.tokens == 6 and answer.usage.prompt_tokens > 2
+    assert answer.to_dict()["usage"]["reason"] == "length" and whole in answer.to_dict()["text"]
+    assert "ended by length" in repr(answer)
+    close()
+
+
+@needs_llama
+def test_an_answer_that_is_not_whole_is_not_ok(model: Path) -> None:
+    how: dict[str, Any] = {"max_tokens": 200, "threads": 1, "context": 256}
+    read, unread = (generate(model, "Once upon a time", **how) for _ in range(2))
+    text = next(read)
+    for answer in (read, unread):
+        answer.close()
+        assert not answer and not answer.ok and answer.usage.reason == "closed"
+    assert read.text == text and unread.text == ""
+    # The same process with another engine: nothing of what was left stops it.
+    full = generate(model, "Once upon a time", max_tokens=500, threads=1, context=16)
+    assert not full.ok and full.usage.reason == "context" and full.usage.tokens > 2
+    close()
+
+
+def test_an_answer_that_fails_has_the_figures_of_no_other() -> None:
+    class Failing:
+        last = GenerationStats(tokens=3, reason="eog")  # of the answer before
+
+    def pieces() -> Iterator[str]:
+        raise FormatError("a prompt that fails")
+        yield ""
+
+    engine: Any = Failing()
+    answer = Answer(engine, pieces())
+    with pytest.raises(FormatError):
+        answer.to_dict()
+    assert not answer.ok and answer.usage == GenerationStats(reason="error")
+    assert "ended by error" in repr(answer)
+    shown = Answer(engine, iter(["a <b>", "c"]))
+    assert "a &lt;b&gt;c" in shown._repr_html_()  # pyright: ignore[reportPrivateUsage]
+    assert "ended by eog" in repr(shown) and shown.ok
+
+
+@needs_llama
+def test_json_has_the_figures_of_an_answer(model: Path) -> None:
+    arguments = ["generate", str(model), "Once", "--max-tokens", "3", "--threads", "1", "--json"]
+    ran = CliRunner().invoke(cli, arguments)
+    shown = json.loads(ran.stdout)
+    assert ran.exit_code == 0 and {"model", "prompt", "text", "seconds"} < set(shown)
+    assert shown["ok"] and shown["usage"]["tokens"] == 3 and shown["usage"]["reason"] == "length"
+    close()

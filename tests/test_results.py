@@ -26,8 +26,8 @@ from kanna.comparison.rows import CompareResult, Row
 from kanna.conversion import ConvertResult
 from kanna.errors import UsageError
 
-WITHOUT_RESULT = {"chat", "generate", "load_model", "open_source", "serve", "studio"}
-"""Verbs that yield text, go on until they are stopped, or return what other verbs take."""
+WITHOUT_RESULT = {"load_model", "open_source", "serve", "studio"}
+"""Verbs that go on until they are stopped, or return what other verbs take."""
 VERBS = [
     name
     for name in kanna.__all__
@@ -290,6 +290,8 @@ for row in kanna.bench(["a.gguf", result.paths[0]]):
     speed: float = row.gen_tps
 for text in kanna.generate(result.paths[0], "Once", max_tokens=5):
     print(text.upper())
+answer = kanna.chat(result.paths[0], "Hello")
+tokens: int = answer.usage.tokens if answer.ok else len(answer.text)
 proof = kanna.verify("org/name", result.paths[0])
 share: float = kanna.evaluate("a.gguf", reference="org/name").top1
 kanna.optimize("org/name", "out", size=95_000_000, rules="ffn_down=q6_k")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from kanna import runtimes
 from kanna._util.bars import shown
+from kanna._util.results import Result
 from kanna.errors import UsageError
-from kanna.runtimes.base import Engine, Sampling
+from kanna.runtimes.base import Engine, GenerationStats, Sampling
 from kanna.sources import locate
 from kanna.tokenizer.chat import Message, render
 
@@ -18,6 +20,90 @@ _MESSAGES = 'a text, or a list of {"role": "user", "content": "…"}'
 # The engine used last stays loaded, so that the next turn of a conversation reads new tokens alone.
 _open: dict[tuple[Any, ...], Engine] = {}
 _places: dict[str, Path] = {}
+
+
+_COMPLETE = ("eog", "stop", "length")
+"""Reasons of a generation that gave what was asked for."""
+
+
+class Answer(Result, Iterator[str]):
+    """Text as it comes: iterate over it for its pieces, or ask for all of it with `text`.
+
+    Args:
+        engine: What generates it.
+        pieces: The text as the engine yields it.
+
+    Attributes:
+        usage: Tokens, times and why it ended, of what was read so far; its reason may also be
+            `closed` or `error`.
+    """
+
+    __slots__ = ("_engine", "_ended", "_pieces", "_read", "usage")
+
+    def __init__(self, engine: Engine, pieces: Iterator[str]) -> None:
+        self._engine, self._pieces = engine, pieces
+        self._read: list[str] = []
+        self._ended = False
+        self.usage = GenerationStats()
+
+    def __iter__(self) -> Answer:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            if not self._ended:
+                self._ended, self.usage = True, self._engine.last
+            raise
+        except BaseException:
+            self._end_early("error")
+            raise
+        self.usage = self._engine.last
+        self._read.append(piece)
+        return piece
+
+    def _end_early(self, reason: str) -> None:
+        if not self._ended:
+            # A copy: the figures may be the engine's own.
+            self._ended, self.usage = True, replace(self.usage, reason=reason)
+
+    @property
+    def text(self) -> str:
+        """The whole answer; what was not read yet is generated now."""
+        for _ in self:
+            pass
+        return "".join(self._read)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came to its end, or to the tokens that were asked for; generates the rest.
+
+        False where the context was full, or where it was closed or failed before its end.
+        """
+        for _ in self:
+            pass
+        return self.usage.reason in _COMPLETE
+
+    def close(self) -> None:
+        """Stop the engine; what was read stays."""
+        if isinstance(self._pieces, Generator):
+            self._pieces.close()
+        self._end_early("closed")
+
+    def headline(self) -> str:
+        """How much was read; generates nothing."""
+        state = f"ended by {self.usage.reason}" if self._ended else "not read to its end"
+        return f"{len(''.join(self._read))} characters, {state}"
+
+    def facts(self) -> Sequence[tuple[str, object]]:
+        """The answer and its figures for a notebook; generates the rest."""
+        text, usage = self.text, self.usage
+        return (("text", text), ("tokens", usage.tokens), ("prompt tokens", usage.prompt_tokens))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer with its figures as JSON has them."""
+        return {"text": self.text, "ok": self.ok, "usage": asdict(self.usage)}
 
 
 def generate(
@@ -33,7 +119,7 @@ def generate(
     context: int = 4096,
     chat: bool = False,
     offline: bool = False,
-) -> Iterator[str]:
+) -> Answer:
     """Continue `prompt` with the artefact at `path`, yielding text as it comes.
 
     Raises MissingError without its runtime, FormatError for a file that does not load, UsageError
@@ -59,12 +145,13 @@ def generate(
         ids = engine.tokenize(prompt, add_bos=True) or [
             engine.bos if engine.bos is not None else engine.eos or 0
         ]
-    return engine.generate(
+    pieces = engine.generate(
         ids,
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
         stop=[stop] if isinstance(stop, str) else stop,
     )
+    return Answer(engine, pieces)
 
 
 def chat(
@@ -79,7 +166,7 @@ def chat(
     threads: int | None = None,
     context: int = 4096,
     offline: bool = False,
-) -> Iterator[str]:
+) -> Answer:
     """Answer a conversation; options as for `generate`.
 
     The model stays loaded between calls, so a growing conversation reads only what is new. Raises
@@ -102,12 +189,13 @@ def chat(
     conversation = as_messages(messages)
     engine = open_engine(path, threads=threads, context=context, offline=offline)
     ids = chat_ids(engine, conversation)
-    return engine.generate(
+    pieces = engine.generate(
         ids,
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
         stop=[stop] if isinstance(stop, str) else stop,
     )
+    return Answer(engine, pieces)
 
 
 def as_messages(given: str | Message | Sequence[Message]) -> Sequence[Message]:

@@ -103,7 +103,7 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
     reason = ""
     try:
         with _stoppable() as stopped:
-            stream: Any = chat(conversation.model, asked, **choices)
+            stream = chat(conversation.model, asked, **choices)
             for piece in stream:
                 pieces.append(piece)
                 if live:

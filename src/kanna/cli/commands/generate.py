@@ -75,19 +75,21 @@ def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any
     began = time.perf_counter()
     pieces: list[str] = []
     live = not terminal.settings.json
-    for piece in generate(model, prompt, **choices):
+    answer = generate(model, prompt, **choices)
+    for piece in answer:
         if live and not pieces and not terminal.quiet:
             click.secho(for_stdout(prompt), nl=False, dim=True)
         pieces.append(piece)
         if live:
             click.echo(for_stdout(piece), nl=False)
             sys.stdout.flush()
-    text, seconds = "".join(pieces), time.perf_counter() - began
+    seconds = time.perf_counter() - began
     if live:
         click.echo()
         terminal.done(f"{len(pieces)} chunks in {seconds:.1f} s")
     else:
-        terminal.json({"model": str(model), "prompt": prompt, "text": text, "seconds": seconds})
+        asked = {"model": str(model), "prompt": prompt}
+        terminal.json(asked | answer.to_dict() | {"seconds": seconds})
 
 
 COMMAND = generate_command
