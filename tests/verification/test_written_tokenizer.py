@@ -67,7 +67,7 @@ def test_a_reading_is_kept_and_a_failure_is_told(
     files = folder_source(folder).files
     first = read_by_library(files)
     assert isinstance(first, LibraryReading) and (first.bos, first.eos) == (1, 2)
-    monkeypatch.setattr("kanna.tokenizer.reference.ask", None)  # the answer is kept
+    monkeypatch.setattr("kanna.tokenizer.reference.ask_kept", None)  # the answer is kept
     assert read_by_library(files) == first
     monkeypatch.undo()
     monkeypatch.setattr("kanna.tokenizer.reference.cache_dir", lambda: tmp_path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanna._util import own_files, verified
 from kanna._util.digest import sha256
-from kanna._util.processes import ask
+from kanna._util.kept_process import ask_kept
 from kanna.errors import KannaError
 from kanna.sources.packages import cache_dir
 from kanna.tokenizer import files
@@ -99,7 +99,7 @@ def _ask(kept: Mapping[str, Path], task: dict[str, Any]) -> dict[str, Any]:
             there.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, there)
         try:
-            return ask(
+            return ask_kept(
                 "kanna.tokenizer.reference_worker", {"folder": str(folder), **task}, "transformers"
             )
         except KannaError as error:

@@ -1,11 +1,12 @@
 """A tokenizer as transformers reads it, in a process of its own.
 
-`python -m kanna.tokenizer.reference_worker JSON`. Tokenizers need no torch: without it transformers
-loads in a fraction of the time.
+`python -m kanna.tokenizer.reference_worker` answers a task per line. Tokenizers need no torch:
+without it transformers loads in a fraction of the time.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -15,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from kanna._util.processes import answer
+from kanna._util.kept_process import serve
 from kanna.errors import KannaError, TemplateLimitError
 from kanna.tokenizer.chat import render
 
@@ -25,6 +26,7 @@ _SECONDS, _MEMORY = 20.0, 1 << 30
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
+@functools.cache
 def _without_torch() -> None:
     """Let transformers find none of the packages that models alone need."""
     find = importlib.util.find_spec
@@ -136,4 +138,4 @@ def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict
 
 
 if __name__ == "__main__":
-    sys.exit(answer(read))
+    sys.exit(serve(read))

@@ -1,11 +1,13 @@
 """What transformers makes of a config, in a process of its own.
 
-`python -m kanna.verification.written_config.library_worker JSON`. The model is made without memory
-for weights; its rotary embeddings are made for real, and asked by how much a position turns.
+`python -m kanna.verification.written_config.library_worker` answers a task per line. The model is
+made without memory for weights; its rotary embeddings are made for real, and asked by how much a
+position turns.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import json
@@ -16,13 +18,14 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from kanna._util.processes import answer
+from kanna._util.kept_process import serve
 
 _SKIPPED = ("tensorflow", "jax", "flax", "scipy", "sklearn", "torchvision", "torchaudio", "peft")
 """Packages that transformers loads where they are, and a config has no use for."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
+@functools.cache
 def _without_others() -> None:
     find = importlib.util.find_spec
 
@@ -125,4 +128,4 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
 
 
 if __name__ == "__main__":
-    sys.exit(answer(read))
+    sys.exit(serve(read))

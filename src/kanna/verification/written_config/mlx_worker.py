@@ -1,7 +1,7 @@
 """mlx-lm's model of a config, asked what it computes, in a process of its own.
 
-`python -m kanna.verification.written_config.mlx_worker JSON`. Weights of mlx are lazy: those that
-no one reads take no memory.
+`python -m kanna.verification.written_config.mlx_worker` answers a task per line. Weights of mlx are
+lazy: those that no one reads take no memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import sys
 from typing import Any
 
-from kanna._util.processes import answer
+from kanna._util.kept_process import serve
 
 
 def read(config: dict[str, Any]) -> dict[str, Any]:
@@ -109,4 +109,4 @@ def _rope(mx: Any, rope: Any, size: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(answer(read))
+    sys.exit(serve(read))

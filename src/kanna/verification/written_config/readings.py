@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanna._util.atomic import write_text
-from kanna._util.processes import ask
+from kanna._util.kept_process import ask_kept
 from kanna.errors import KannaError
 from kanna.sources.packages import cache_dir
 from kanna.verification.written_config.computation import Computation
@@ -69,7 +69,7 @@ def read(module: str, config: Mapping[str, Any], packages: Sequence[str]) -> Com
     except (OSError, ValueError, TypeError, KeyError):  # none, or one of an earlier version
         pass
     try:
-        answer = ask(module, {"config": config}, packages[-1])
+        answer = ask_kept(module, {"config": config}, packages[-1])
     except KannaError as error:
         return error.found
     if "failure" in answer:
