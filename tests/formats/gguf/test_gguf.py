@@ -25,7 +25,7 @@ from kanna.formats import gguf
 from kanna.model import MetaValue, ValueType, num_rows
 from kanna.plan import TensorPlan
 from kanna.runtimes.llamacpp import RUNTIME
-from kanna.sources import packages
+from kanna.sources import packages, pinned
 
 
 def digest(path: Path) -> str:
@@ -335,7 +335,8 @@ def test_layout_is_exact(tiny_gguf: Path, tmp_path: Path) -> None:
 def test_provenance_is_in_the_file(smollm2: Path, tmp_path: Path) -> None:
     out = kanna.convert(smollm2, tmp_path / "o.gguf", preset="Q4_K_M").paths[0]
     file = gguf.read(out)
-    assert json.loads(file.value("kanna.source.sha256")) == {smollm2.name: packages.SMOLLM2_SHA256}
+    hashes = {smollm2.name: pinned.FILES[smollm2.name]}
+    assert json.loads(file.value("kanna.source.sha256")) == hashes
     assert file.value("kanna.command") == f"kanna convert {smollm2.name} --preset Q4_K_M"
     assert file.value("general.file_type") == 15 and "q4_1" in file.value("kanna.source.quantized")
     assert list(file.value("kanna.plan.substitutions")) == ["q4_k -> q5_0", "q6_k -> q8_0"]
