@@ -271,7 +271,9 @@ def _aged(graph: Any) -> None:
         ),
         pytest.param(_config(lambda m: m.pop("decoder")), "describe", id="no decoder"),
         pytest.param(
-            _config(lambda m: m["decoder"].update(num_hidden_layers=0)), "cache", id="no layers"
+            _config(lambda m: m["decoder"].update(num_hidden_layers=0)),
+            "num_hidden_layers",
+            id="no layers",
         ),
         pytest.param(lambda f: (f / "genai_config.json").write_text("{"), "describe", id="no JSON"),
         pytest.param(
