@@ -114,6 +114,8 @@ def test_hints_name_what_kanna_was_installed_from(
         monkeypatch.setattr(distribution, "installed", lambda found=found: found)
         assert shlex.split(command("onnx")) == wanted
     monkeypatch.setattr(distribution, "installed", lambda: None)
+    whole = distribution.source_tree
+    monkeypatch.setattr(distribution, "source_tree", lambda: whole(ROOT))
     assert shlex.split(command("onnx")) == ["pip", "install", f"{ROOT}[onnx]"]
     monkeypatch.setattr(distribution, "source_tree", lambda: None)
     assert "pip install" not in command("onnx") and "[onnx]" in command("onnx")

@@ -28,6 +28,7 @@ from kanna import (
 from kanna.cli.main import cli
 from kanna.errors import SourceError, UnsupportedError
 from kanna.generation import close
+from kanna.packaging import locked
 
 pytest.importorskip("torch")
 
@@ -178,8 +179,12 @@ def test_optimize_searches_it(llama: Path, text: Path, other_text: Path, tmp_pat
     assert Path(result.report).name == "report-dummy.html"
 
 
-def test_package_deploys_it(artefact: Path, tmp_path: Path) -> None:
+def test_package_deploys_it(
+    artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("cyclonedx")
+    (tmp_path / "serve-torch.txt").write_text(locked.requirements("serve"))
+    monkeypatch.setattr(locked, "_FOLDER", tmp_path)  # a format brings the lock of its runtime
     result = package(artefact, tmp_path / "out", to=["docker"], context=256)
     assert result.kind == "dummy"
     assert "models/tiny-dummy/dummy.json" in result.files

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import tiny_models
 
-from kanna._util import extras
+from kanna._util import extras, processes
 from kanna.cli.main import cli
 from kanna.formats.onnx import build
 
@@ -91,9 +91,9 @@ def test_a_builder_that_fails_leaves_nothing(
 ) -> None:
     broken = tmp_path_factory.mktemp("broken")
     (broken / "onnxruntime_genai.py").write_text("raise ImportError('a wheel for another machine')")
-    real = build.environment()
+    real = processes.environment()
     path = f"{broken}{os.pathsep}{real.get('PYTHONPATH', '')}"
-    monkeypatch.setattr(build, "environment", lambda: real | {"PYTHONPATH": path})
+    monkeypatch.setattr(processes, "environment", lambda: real | {"PYTHONPATH": path})
     said = refused([str(source), "--preset", "onnx:fp32"], tmp_path / "out", 1)
     assert (
         "the model builder ended with code 1" in said["found"]
