@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 NAME = "kanna-edge"
 """Name of the distribution; what is imported and run is called `kanna`."""
@@ -72,6 +70,8 @@ def origin(distribution: metadata.Distribution) -> str:
 
 def local_path(url: str) -> Path | None:
     """The path of a file: URL."""
+    from urllib.request import url2pathname  # here, since it loads a client of HTTP
+
     parts = urlsplit(url)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
@@ -147,4 +147,8 @@ def read_project(tree: Path) -> Project:
 
 def _quoted(word: str) -> str:
     """A word as the shell of this machine takes it."""
-    return subprocess.list2cmdline([word]) if sys.platform == "win32" else shlex.quote(word)
+    if sys.platform == "win32":
+        import subprocess
+
+        return subprocess.list2cmdline([word])
+    return shlex.quote(word)

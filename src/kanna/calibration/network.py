@@ -14,7 +14,6 @@ from kanna.errors import KannaError, MissingError
 from kanna.families.export import family_of_arch
 from kanna.model import F32, Model, Tensor, num_rows
 
-INSTALL = extras.command("torch")
 _BLOCK = 1 << 22
 """Weights read at a time."""
 
@@ -26,7 +25,7 @@ def torch_modules() -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise MissingError(
-            f"calibration needs torch and transformers: {error}", todo=INSTALL
+            f"calibration needs torch and transformers: {error}", todo=extras.command("torch")
         ) from error
     transformers.logging.set_verbosity_error()
     return torch, transformers

@@ -18,7 +18,6 @@ VARIABLE = "KANNA_LLAMACPP"
 
 CHOICES = ("auto", "prebuilt", "native")
 
-INSTALL_PREBUILT = extras.command("llamacpp")
 INSTALL_NATIVE = (
     'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install llama-cpp-python==0.3.36 '
     "--no-binary llama-cpp-python"
@@ -35,7 +34,7 @@ class Build:
         module: What it is imported as.
         libraries: Where the library lies in the folder of the module, the first that exists.
         quantizers: The same for the library with `ggml_quantize_chunk`.
-        install: The command that installs it.
+        own_install: The command that installs it; empty: an extra of kanna's brings it.
     """
 
     name: str
@@ -43,7 +42,12 @@ class Build:
     module: str
     libraries: tuple[str, ...]
     quantizers: tuple[str, ...]
-    install: str
+    own_install: str = ""
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return self.own_install or extras.command("llamacpp")
 
     @property
     def folder(self) -> Path | None:
@@ -107,7 +111,6 @@ XLLAMACPP = Build(
     module="xllamacpp",
     libraries=_EXTENSION,
     quantizers=_EXTENSION,
-    install=INSTALL_PREBUILT,
 )
 """Linux and macOS: one extension module with all of llama.cpp, whose C symbols it exports."""
 
@@ -117,7 +120,6 @@ PY_SYNC = Build(
     module="llama_cpp_py_sync",
     libraries=_names("llama"),
     quantizers=_names("ggml-base"),
-    install=INSTALL_PREBUILT,
 )
 """Windows, where an extension module exports nothing but its own entry."""
 
@@ -127,7 +129,7 @@ NATIVE = Build(
     module="llama_cpp",
     libraries=_names("llama", "lib/"),
     quantizers=_names("ggml-base", "lib/"),
-    install=INSTALL_NATIVE,
+    own_install=INSTALL_NATIVE,
 )
 
 PREBUILT = PY_SYNC if sys.platform == "win32" else XLLAMACPP

@@ -19,7 +19,6 @@ from kanna.packaging.artefact import Artefact
 from kanna.packaging.service import extras_of
 
 FILE = "bom.cdx.json"
-_INSTALL = extras.command("package")
 # Keys of the provenance that become components and properties of their own.
 _SEPARATE = ("source.sha256", "plan.encodings")
 
@@ -167,7 +166,8 @@ def validate(text: str) -> None:
         problem = lib.JsonStrictValidator(lib.SchemaVersion.V1_6).validate_str(text)
     except lib.MissingOptionalDependencyException as error:
         raise MissingError(
-            "a bill of materials needs the validator of cyclonedx-python-lib", todo=_INSTALL
+            "a bill of materials needs the validator of cyclonedx-python-lib",
+            todo=extras.command("package"),
         ) from error
     except ValueError as error:
         raise GateError(
@@ -204,6 +204,6 @@ def _library() -> Any:
         }
     except ModuleNotFoundError as error:
         raise MissingError(
-            "a bill of materials needs cyclonedx-python-lib", todo=_INSTALL
+            "a bill of materials needs cyclonedx-python-lib", todo=extras.command("package")
         ) from error
     return SimpleNamespace(**classes)

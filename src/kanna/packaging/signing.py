@@ -14,7 +14,6 @@ from kanna.errors import GateError, MissingError, UsageError
 
 FILE = "model.sig"
 PASSWORD = "KANNA_SIGN_PASSWORD"
-_INSTALL = extras.command("package")
 _MAKE = (
     "openssl ecparam -name prime256v1 -genkey -noout -out key.pem "
     "&& openssl ec -in key.pem -pubout -out key.pub.pem"
@@ -47,7 +46,7 @@ def _signer(key: Path) -> Any:
         from model_signing import signing
     except ModuleNotFoundError as error:
         raise MissingError(
-            "signing needs the Python package model-signing", todo=_INSTALL
+            "signing needs the Python package model-signing", todo=extras.command("package")
         ) from error
     if not key.is_file():
         raise UsageError(f"the key {key} does not exist", todo=f"make one: {_MAKE}")
@@ -81,7 +80,8 @@ def verify(folder: Path, key: Path) -> None:
         from model_signing import hashing, verifying
     except ModuleNotFoundError as error:
         raise MissingError(
-            "checking a signature needs the Python package model-signing", todo=_INSTALL
+            "checking a signature needs the Python package model-signing",
+            todo=extras.command("package"),
         ) from error
     if not key.is_file():
         raise UsageError(

@@ -18,7 +18,6 @@ from kanna.runtimes.isolation import IsolatedEngine
 if TYPE_CHECKING:
     from kanna.runtimes.mlx_engine import MlxEngine
 
-INSTALL = extras.command("mlx")
 _NEEDED = ("mlx", "mlx-lm")
 
 
@@ -43,11 +42,13 @@ class MlxRuntime:
 
     def available(self) -> Availability:
         """Version; `ok=False` with the command that installs it where it is absent."""
-        return _packages.available(_NEEDED, INSTALL)
+        return _packages.available(_NEEDED, extras.command("mlx"))
 
     def load(self) -> list[Any]:
         """mlx.core and mlx_lm; raises MissingError."""
-        return _packages.load(self.available(), ("mlx.core", "mlx_lm"), self.name, INSTALL)
+        return _packages.load(
+            self.available(), ("mlx.core", "mlx_lm"), self.name, extras.command("mlx")
+        )
 
     def open(
         self,
@@ -62,7 +63,7 @@ class MlxRuntime:
         Raises MissingError, FormatError, UsageError.
         """
         path = Path(path)
-        _packages.check(self.available(), self.name, INSTALL)
+        _packages.check(self.available(), self.name, extras.command("mlx"))
         if context < 0:
             raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
         if not self.opens(path):

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kanna.runtimes.onnx_encoder import OnnxEncoder
     from kanna.runtimes.onnx_engine import OnnxEngine
 
-INSTALL = extras.command("onnx")
-
 
 def library() -> Any:
     """onnxruntime, telemetry off; raises MissingError when it is not installed or does not load."""
@@ -34,7 +32,9 @@ def library() -> Any:
 def _check_installed() -> None:
     if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
         raise MissingError(
-            "onnxruntime is not installed here", expected="the extra onnx", todo=INSTALL
+            "onnxruntime is not installed here",
+            expected="the extra onnx",
+            todo=extras.command("onnx"),
         )
 
 
@@ -46,7 +46,7 @@ def _load() -> Any:
     # A wheel for another CPU or a missing shared library may raise anything.
     except Exception as error:
         raise MissingError(
-            f"onnxruntime is installed but does not load: {error}", todo=INSTALL
+            f"onnxruntime is installed but does not load: {error}", todo=extras.command("onnx")
         ) from error
     del onnx  # loaded once, like the library itself
     onnxruntime.disable_telemetry_events()
@@ -82,7 +82,7 @@ class OnnxRuntime:
         try:
             lib = library()
         except MissingError as error:
-            return Availability(ok=False, how_to_install=INSTALL, remark=error.found)
+            return Availability(ok=False, how_to_install=extras.command("onnx"), remark=error.found)
         names = [n.removesuffix("ExecutionProvider") for n in lib.get_available_providers()]
         # Azure's provider calls a service: nothing is computed here.
         backends = sorted(n for n in names if n != "Azure")

@@ -15,7 +15,6 @@ from kanna.runtimes.folder_text import trained_context
 if TYPE_CHECKING:
     from kanna.runtimes.torch_engine import TorchEngine
 
-INSTALL = extras.command("torch")
 _NEEDED = ("torch", "transformers")
 
 
@@ -44,11 +43,13 @@ class TorchRuntime:
 
     def available(self) -> Availability:
         """Version; `ok=False` with the command that installs it where it is absent."""
-        return _packages.available(_NEEDED, INSTALL)
+        return _packages.available(_NEEDED, extras.command("torch"))
 
     def load(self) -> list[Any]:
         """PyTorch and transformers; raises MissingError."""
-        return _packages.load(self.available(), ("torch", "transformers"), self.name, INSTALL)
+        return _packages.load(
+            self.available(), ("torch", "transformers"), self.name, extras.command("torch")
+        )
 
     def open(
         self,

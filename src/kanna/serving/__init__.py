@@ -17,7 +17,6 @@ from kanna.errors import MissingError
 __all__ = ["serve"]
 
 EXTRA = "serve"
-INSTALL = extras.command("serve")
 _NEEDED = ("aiohttp", "fastapi", "prometheus_client", "uvicorn")
 
 
@@ -149,5 +148,6 @@ def check_installed() -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingError(
-            f"the gateway needs {missing[0]}, which is not installed here", todo=INSTALL
+            f"the gateway needs {missing[0]}, which is not installed here",
+            todo=extras.command("serve"),
         )

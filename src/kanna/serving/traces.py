@@ -16,8 +16,6 @@ from kanna import __version__
 from kanna._util import extras
 from kanna.errors import MissingError
 
-INSTALL = extras.command("otel")
-
 
 class TraceExporter:
     """Sends spans to a collector.
@@ -35,7 +33,8 @@ class TraceExporter:
             or importlib.util.find_spec("opentelemetry.sdk") is None
         ):
             raise MissingError(
-                "traces need OpenTelemetry, which is not installed here", todo=INSTALL
+                "traces need OpenTelemetry, which is not installed here",
+                todo=extras.command("otel"),
             )
         try:
             sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
@@ -49,7 +48,9 @@ class TraceExporter:
                 "opentelemetry.trace.propagation.tracecontext"
             )
         except ImportError as error:
-            raise MissingError(f"OpenTelemetry does not load: {error}", todo=INSTALL) from error
+            raise MissingError(
+                f"OpenTelemetry does not load: {error}", todo=extras.command("otel")
+            ) from error
         resource = resources.Resource.create(
             {"service.name": "kanna", "service.version": __version__}
         )

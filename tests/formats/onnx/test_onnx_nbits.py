@@ -15,6 +15,7 @@ from helpers.onnx_logits import logits
 
 import kanna
 from kanna import encodings, families
+from kanna._util import extras
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import OutputError, PlanError, UnsupportedError, UsageError
 from kanna.plan import Plan, RuleModel
@@ -222,7 +223,7 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.setattr(build.require, "__defaults__", (build.NEEDED,))
     with pytest.raises(MissingError) as error:
         kanna.convert(tiny, tmp_path / "out", preset="onnx:int4")
-    assert error.value.todo == build.INSTALL
+    assert error.value.todo == extras.command("onnx")
 
 
 def test_rows_of_planes_are_counted_as_they_are_written() -> None:

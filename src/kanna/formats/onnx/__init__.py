@@ -18,7 +18,6 @@ from kanna.plan import onnx as presets
 
 # Tokens of a prompt that kanna's engine reads at once.
 _STEP = 256
-_INSTALL = extras.command("onnx")
 
 
 def _carries(encoding: Encoding) -> bool:
@@ -43,7 +42,7 @@ def _weights(path: Path) -> StoredWeights:
 def _check_files(path: Path, context: int | None) -> Check:
     """The files are complete and inside the folder, and it has that context."""
     if importlib.util.find_spec("onnx") is None:
-        return Check(name="files", ok=None, detail=f"onnx is not here: {_INSTALL}")
+        return Check(name="files", ok=None, detail=f"onnx is not here: {extras.command('onnx')}")
     folder = files.read_folder(path)
     folder_files.named(path, "tokenizer.json")
     own = folder.model.get("context_length")

@@ -20,7 +20,6 @@ from kanna.model import Model, Tensor
 from kanna.plan.types import TensorPlan
 
 EXTRA = "onnx"
-INSTALL = command("onnx")
 NEEDED = ("onnxruntime", "onnxruntime_genai", "onnx_ir", "onnx", "torch", "transformers")
 WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 GENAI_EDGE = 4096
@@ -38,7 +37,9 @@ def require(names: Sequence[str] = NEEDED) -> None:
     absent = [n for n in names if importlib.util.find_spec(n) is None]
     if absent:
         raise MissingError(
-            f"{', '.join(absent)} is not installed here", expected="the extra onnx", todo=INSTALL
+            f"{', '.join(absent)} is not installed here",
+            expected="the extra onnx",
+            todo=command("onnx"),
         )
 
 

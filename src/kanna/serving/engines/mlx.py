@@ -17,7 +17,6 @@ from kanna.serving.engines.base import (
     ServingEngine,
 )
 
-INSTALL = extras.command("mlx")
 _BUFFER_ROWS = 512
 """Rows of logits that the working buffers hold."""
 
@@ -31,7 +30,7 @@ def accepts(path: Path) -> bool:
 
 def missing() -> str:
     """How to install mlx-lm where it is not here; otherwise empty."""
-    return "" if importlib.util.find_spec("mlx_lm") else INSTALL
+    return "" if importlib.util.find_spec("mlx_lm") else extras.command("mlx")
 
 
 def memory(config: EngineConfig) -> EngineMemory:

@@ -19,7 +19,6 @@ from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
 
-INSTALL = extras.command("onnx")
 PREFILL = 256
 """Prompt tokens read between two steps of the rows that generate already."""
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -36,7 +35,9 @@ class OnnxDecoder:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingError("onnxruntime is not installed here", todo=INSTALL) from error
+            raise MissingError(
+                "onnxruntime is not installed here", todo=extras.command("onnx")
+            ) from error
         check_names(folder, graphs=True)
         self.config = genai_model(folder).values
         decoder = self.config["decoder"]
