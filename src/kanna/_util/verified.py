@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kanna._util import folders
+from kanna._util import folders, own_files
 from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
 
@@ -67,13 +67,9 @@ def keep(path: Path, text: str) -> None:
         text: What it holds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        made.write_text(text, encoding="utf-8")
+    with own_files.complete(path) as made:
+        write_text(made, text)
         record(made, path)
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def unchanged(path: Path) -> bool | None:

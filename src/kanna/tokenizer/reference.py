@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanna._util import own_files, verified
+from kanna._util import library_answers, own_files
 from kanna._util.digest import sha256
 from kanna._util.kept_process import ask_kept
-from kanna.errors import KannaError
 from kanna.sources.packages import cache_dir
 from kanna.tokenizer import files
 from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS, PLAIN
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
 TEXTS = (*PLAIN, *CORPUS)
 _MOST_CONTROLS = 24
-_CACHED = 64
+_KEPT = 64
 _FRAME = 2
 """Tokens that frame a text at most."""
 
@@ -77,18 +74,15 @@ def read_by_library(
     if "config.json" in files_by_name:
         kept["config.json"] = files_by_name["config.json"]
     task = {"texts": list(texts), "conversations": [list(c) for c in CONVERSATIONS]}
-    path = cache_dir() / "tokenizer-readings" / f"{_key(kept, task)}.json"
-    try:
-        if not verified.unchanged(path):
-            raise ValueError(path)
-        return LibraryReading(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # none, or one of an earlier version
-        answer = _ask(kept, task)
-    if "failure" in answer:
-        return str(answer["failure"])
-    verified.keep(path, json.dumps(answer))
-    _prune(path.parent)
-    return LibraryReading(**answer)
+    versions = [importlib.metadata.version(p) for p in ("transformers", "tokenizers")]
+    digests = {name: sha256(path) for name, path in sorted(kept.items())}
+    return library_answers.answer(
+        cache_dir() / "tokenizer-readings",
+        [versions, digests, task],
+        lambda: _ask(kept, task),
+        lambda answer: LibraryReading(**answer),
+        most=_KEPT,
+    )
 
 
 def _ask(kept: Mapping[str, Path], task: dict[str, Any]) -> dict[str, Any]:
@@ -98,24 +92,9 @@ def _ask(kept: Mapping[str, Path], task: dict[str, Any]) -> dict[str, Any]:
             there = folder / name
             there.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, there)
-        try:
-            return ask_kept(
-                "kanna.tokenizer.reference_worker", {"folder": str(folder), **task}, "transformers"
-            )
-        except KannaError as error:
-            return {"failure": error.found}
-
-
-def _key(kept: Mapping[str, Path], task: dict[str, Any]) -> str:
-    versions = [importlib.metadata.version(p) for p in ("transformers", "tokenizers")]
-    digests = {name: sha256(path) for name, path in sorted(kept.items())}
-    return hashlib.sha256(json.dumps([versions, digests, task]).encode()).hexdigest()[:24]
-
-
-def _prune(folder: Path) -> None:
-    newest = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in newest[_CACHED:]:
-        old.unlink(missing_ok=True)
+        return ask_kept(
+            "kanna.tokenizer.reference_worker", {"folder": str(folder), **task}, "transformers"
+        )
 
 
 def own_tokenizer(source: Source) -> Any:

@@ -6,35 +6,23 @@ without it transformers loads in a fraction of the time.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from kanna._util.hidden_packages import hide
 from kanna._util.kept_process import serve
 from kanna.errors import KannaError, TemplateLimitError
 from kanna.tokenizer.chat import render
 
 _SKIPPED = ("torch", "tensorflow", "jax", "flax")
+"""Packages that models alone need."""
 _SECONDS, _MEMORY = 20.0, 1 << 30
 """Processor time and bytes in which transformers renders every conversation."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
-
-
-@functools.cache
-def _without_torch() -> None:
-    """Let transformers find none of the packages that models alone need."""
-    find = importlib.util.find_spec
-
-    def found(name: str, package: str | None = None) -> ModuleSpec | None:
-        return None if name.partition(".")[0] in _SKIPPED else find(name, package)
-
-    importlib.util.find_spec = found
 
 
 def read(
@@ -48,7 +36,7 @@ def read(
         conversations: What its chat template renders, with and without a prompt for the answer.
     """
     os.environ.update(_OFFLINE)
-    _without_torch()
+    hide(*_SKIPPED)
     import transformers
 
     try:

@@ -7,32 +7,20 @@ position turns.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import inspect
 import json
 import os
 import sys
 import tempfile
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from kanna._util.hidden_packages import hide
 from kanna._util.kept_process import serve
 
 _SKIPPED = ("tensorflow", "jax", "flax", "scipy", "sklearn", "torchvision", "torchaudio", "peft")
 """Packages that transformers loads where they are, and a config has no use for."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-
-
-@functools.cache
-def _without_others() -> None:
-    find = importlib.util.find_spec
-
-    def search(name: str, package: str | None = None) -> ModuleSpec | None:
-        return None if name.partition(".")[0] in _SKIPPED else find(name, package)
-
-    importlib.util.find_spec = search
 
 
 def read(config: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +30,7 @@ def read(config: dict[str, Any]) -> dict[str, Any]:
         config: config.json.
     """
     os.environ.update(_OFFLINE)
-    _without_others()
+    hide(*_SKIPPED)
     import torch
     import transformers
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kanna._util.atomic import write_text
+from kanna._util import library_answers
 from kanna._util.kept_process import ask_kept
-from kanna.errors import KannaError
 from kanna.sources.packages import cache_dir
 from kanna.verification.written_config.computation import Computation
 
@@ -33,7 +30,6 @@ _IDLE = frozenset(
 )
 """Keys that no number here depends on: configs that differ in these alone are asked about once."""
 _FOLDER = "config-readings"
-_CACHED = 256
 
 
 def read_by_library(config: Mapping[str, Any]) -> Computation | str:
@@ -60,23 +56,9 @@ def read(module: str, config: Mapping[str, Any], packages: Sequence[str]) -> Com
         return f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
     config = {k: v for k, v in config.items() if k not in _IDLE}
     versions = [importlib.metadata.version(p) for p in packages]
-    key = hashlib.sha256(
-        json.dumps([module, versions, config], sort_keys=True).encode()
-    ).hexdigest()
-    path = cache_dir() / _FOLDER / f"{key[:24]}.json"
-    try:
-        return Computation.of_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):  # none, or one of an earlier version
-        pass
-    try:
-        answer = ask_kept(module, {"config": config}, packages[-1])
-    except KannaError as error:
-        return error.found
-    if "failure" in answer:
-        return str(answer["failure"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(answer))
-    newest = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in newest[_CACHED:]:
-        old.unlink(missing_ok=True)
-    return Computation.of_json(answer)
+    return library_answers.answer(
+        cache_dir() / _FOLDER,
+        [module, versions, config],
+        lambda: ask_kept(module, {"config": config}, packages[-1]),
+        Computation.of_json,
+    )

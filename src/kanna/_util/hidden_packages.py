@@ -1,0 +1,22 @@
+"""Packages that a library loads where it finds them, and a process of ours has no use for."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from importlib.machinery import ModuleSpec
+
+
+@functools.cache
+def hide(*names: str) -> None:
+    """Let nothing in this process find these packages when it looks whether they are here.
+
+    Args:
+        names: As they are imported.
+    """
+    find = importlib.util.find_spec
+
+    def search(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name.partition(".")[0] in names else find(name, package)
+
+    importlib.util.find_spec = search
