@@ -52,9 +52,9 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         import ctypes
 
+        parent = os.environ.pop(_PARENT, str(os.getppid()))
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        # A parent that ended before leaves us to another one.
-        if str(os.getppid()) != os.environ.pop(_PARENT, str(os.getppid())):
+        if str(os.getppid()) != parent:  # it ended before we asked, and left us to another one
             os._exit(1)
     elif os.environ.pop(_PARENT, None) is not None:
         threading.Thread(target=_wait_for_end_of_input, daemon=True).start()

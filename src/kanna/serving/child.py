@@ -27,18 +27,6 @@ _OOM_SCORE = 500
 """Of engines, where the gateway has 0 and what the kernel ends first has 1000."""
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent is gone; only Linux can."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before we asked
-
-
 def lower_in_oom_order() -> None:
     """Ask Linux to end this process before the gateway when memory is short."""
     with suppress(OSError):
@@ -69,13 +57,13 @@ def _exit_with_stdin() -> None:
 
 def main() -> int:
     """Run the engine that the command line names; returns an exit code."""
-    from kanna._util.processes import mark_disposable
+    from kanna._util.processes import end_with_parent, mark_disposable
     from kanna.errors import KannaError
     from kanna.formats import folder_files
     from kanna.serving import engines
     from kanna.serving.engines.handshake import redirect_stdout
 
-    die_with_parent()
+    end_with_parent()
     lower_in_oom_order()
     mark_disposable()
     redirect_stdout()

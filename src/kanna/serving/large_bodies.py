@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import marshal
-import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from kanna.serving import requests
+from kanna.serving.launch import environment
 from kanna.serving.problems import ApiError, overloaded
 
 LARGE = 64 << 10
@@ -92,7 +91,6 @@ class LargeBodies:
 
     async def _started(self) -> Process:
         if self._process is None or self._process.returncode is not None:
-            paths = dict.fromkeys([str(Path(__file__).parents[2]), *(p for p in sys.path if p)])
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -100,7 +98,7 @@ class LargeBodies:
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=_BUFFER,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                env=environment(),
             )
         return self._process
 

@@ -38,11 +38,12 @@ def _data_bytes() -> int:
 
 def main() -> int:
     """Answer until standard input closes; returns an exit code."""
+    from kanna._util.processes import end_with_parent
     from kanna.serving import engines
-    from kanna.serving.child import die_with_parent, lower_in_oom_order
+    from kanna.serving.child import lower_in_oom_order
     from kanna.serving.engines.handshake import redirect_stdout, send_line
 
-    die_with_parent()
+    end_with_parent()
     lower_in_oom_order()
     redirect_stdout()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
