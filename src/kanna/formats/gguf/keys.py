@@ -13,7 +13,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kanna._util.typed import FLAG, LARGEST_COUNT, MOST_TEXT, FieldKind, number, shown, text, whole
+from kanna._util.typed import (
+    FLAG,
+    LARGEST_COUNT,
+    MOST_TEXT,
+    FieldKind,
+    either,
+    number,
+    shown,
+    text,
+    whole,
+)
 from kanna.errors import FormatError
 from kanna.model import MetaValue, Tensor, ValueType, num_weights
 
@@ -58,13 +68,6 @@ def _array(words: str, items: set[ValueType], holds: Callable[[Any], bool]) -> F
     return FieldKind(words, convert)
 
 
-def _either(one: FieldKind[MetaValue], other: FieldKind[MetaValue]) -> FieldKind[MetaValue]:
-    def convert(entry: object) -> MetaValue | None:
-        return one.convert(entry) or other.convert(entry)
-
-    return FieldKind(f"{one.words}, or {other.words}", convert)
-
-
 def _within(low: int, high: int) -> Callable[[Any], bool]:
     """Whether an array has values, all from `low` to `high`."""
     return lambda values: bool(
@@ -97,7 +100,7 @@ def _free_text(entry: object) -> MetaValue | None:
 
 
 _COUNT, _ID, _FLAG = _whole(), _whole(0, _MOST_ID), _scalar(FLAG, {ValueType.BOOL})
-_PER_LAYER = _either(_COUNT, _array("one per layer", _INTEGERS, _within(0, LARGEST_COUNT)))
+_PER_LAYER = either(_COUNT, _array("one per layer", _INTEGERS, _within(0, LARGEST_COUNT)))
 _NAME = _words(64, 1)
 _FREE = FieldKind("a text", _free_text)
 _TEXTS = _array("an array of texts", {ValueType.STR}, lambda _: True)
@@ -148,9 +151,9 @@ PATTERNS: tuple[tuple[re.Pattern[str], FieldKind[MetaValue]], ...] = tuple(
             r"|source\..+|base_model\.\d+\..+)",
             _FREE,
         ),
-        (r"kanna\..+", _either(_words(), _either(_TEXTS, _number()))),
+        (r"kanna\..+", either(_words(), either(_TEXTS, _number()))),
         (r"quantize\.imatrix\.(file|dataset)", _FREE),
-        (r"quantize\.imatrix\..+", _either(_COUNT, _FREE)),
+        (r"quantize\.imatrix\..+", either(_COUNT, _FREE)),
         (r"tokenizer\.chat_template\..+", _words()),
         (r"tokenizer\.ggml\.\w+_token_id", _ID),
         (r"tokenizer\.ggml\.(add_\w+|remove_extra_whitespaces)", _FLAG),
@@ -163,7 +166,7 @@ OF_ARCHITECTURE: Mapping[str, FieldKind[MetaValue]] = {
     "attention.head_count_kv": _PER_LAYER,
     "attention.key_length": _COUNT,
     "attention.sliding_window": _COUNT,
-    "attention.sliding_window_pattern": _either(
+    "attention.sliding_window_pattern": either(
         _COUNT,
         _array("one per layer", {ValueType.BOOL, *_INTEGERS}, lambda values: len(values) > 0),
     ),

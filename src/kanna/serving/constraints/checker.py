@@ -7,7 +7,6 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -58,8 +57,7 @@ class ConstraintChecker:
             await self._measure(body, param)
         if engine.constraint_trial is None or sys.platform == "win32":
             return
-        constraints = await self._collect(body, every_tool=not engine.forces_tool_calls)
-        for constraint in constraints:
+        for constraint in kinds.constraints_of(body, every_tool=not engine.forces_tool_calls):
             key = _key(engine.name, config.path, constraint)
             if key not in self._known:
                 await self._try(engine, config, constraint, key, client)
@@ -80,11 +78,6 @@ class ConstraintChecker:
                 kinds.measure(body, param)
         except ConstraintError as error:
             raise _refusal(param, str(error)) from None
-
-    async def _collect(self, body: dict[str, Any], *, every_tool: bool) -> Iterable[Constraint]:
-        if not kinds.params_of(body):
-            return ()
-        return kinds.constraints_of(body, every_tool=every_tool)
 
     async def _try(
         self,
