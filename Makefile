@@ -46,7 +46,7 @@ test: $(VENV)/.dev ## lint and every test, on a fresh clone
 	$(BIN)/pip install -q --force-reinstall --no-deps .
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/python -m pytest -q --durations=10 tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 tests
 
 lint: $(VENV)/.dev ## style, format, types
 	$(BIN)/ruff check $(CODE)

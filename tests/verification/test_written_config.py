@@ -228,13 +228,13 @@ def test_a_refused_conversion_leaves_nothing(
     rope = RotaryEmbedding.of([1.0] * 32, 1.0)
     layer = Layer(heads=4, kv_heads=2, head_size=64, rope=0)
     other = Computation(name="another", layers=[layer] * 3, ropes=[rope])
-    monkeypatch.setattr(readings, "read_by_library", _answer(other))
     asked = {"mlx": "mlx.ask", "safetensors": "safetensors.read_by_library"}
-    if form in asked:
+    if form in asked:  # first: a module imported while the next is patched would keep the patch
         monkeypatch.setattr(
             f"kanna.verification.written_config.{asked[form]}",
             _answer(replace(other, ropes=[RotaryEmbedding.of([1.0] * 16, 1.0)])),
         )
+    monkeypatch.setattr(readings, "read_by_library", _answer(other))
     with pytest.raises(GateError, match="another model"):
         kanna.convert(source, out, encoding="f16", format=form, threads=1)
     left = [p for p in tmp_path.rglob("*") if source not in p.parents and p not in (source, out)]
