@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
+from kanna._util.interpreter import module_command
 from kanna._util.processes import environment, mark_disposable
 from kanna.errors import KannaError
 
@@ -38,7 +39,7 @@ class KeptProcess:
         self.variables = environment()
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._child = subprocess.Popen(
-            [sys.executable, "-m", module],
+            module_command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from kanna._util.interpreter import SAFE_VARIABLES, module_command
 from kanna.errors import KannaError, MissingError
 
 _disposable = False
@@ -162,7 +163,8 @@ def openmp_patience() -> dict[str, str]:
 def environment() -> dict[str, str]:
     """This process's environment, in which a child imports kanna from the same place."""
     places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return os.environ | openmp_patience() | {"PYTHONPATH": os.pathsep.join(p for p in places if p)}
+    paths = os.pathsep.join(place for place in places if place)
+    return os.environ | openmp_patience() | SAFE_VARIABLES | {"PYTHONPATH": paths}
 
 
 def ask(
@@ -180,7 +182,7 @@ def ask(
         MissingError: The child lacks something.
         KannaError: It failed otherwise.
     """
-    command = [sys.executable, "-m", module, json.dumps(task)]
+    command = module_command(module, json.dumps(task))
     done = run(command, variables=variables)
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from kanna._util.interpreter import SAFE_VARIABLES, module_command
 from kanna.chat_templates import LIMIT
 from kanna.errors import FormatError, KannaError, TemplateLimitError
 
@@ -39,11 +40,11 @@ class RenderProcess:
         variables = {name: os.environ[name] for name in _KEPT if name in os.environ}
         self.late = False
         self.child = subprocess.Popen(
-            [sys.executable, "-m", "kanna.chat_templates.worker"],
+            module_command("kanna.chat_templates.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=variables | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
+            env=variables | SAFE_VARIABLES | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))},
         )
         if self._within(_START, self._receive) is None:
             self.kill()

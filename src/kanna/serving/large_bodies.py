@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import marshal
-import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
 
+from kanna._util.interpreter import module_command
 from kanna.serving import requests
 from kanna.serving.launch import environment
 from kanna.serving.problems import ApiError, overloaded
@@ -92,9 +92,7 @@ class LargeBodies:
     async def _started(self) -> Process:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "kanna.serving.body_worker",
+                *module_command("kanna.serving.body_worker"),
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=_BUFFER,

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from kanna._util.interpreter import SAFE_VARIABLES, module_command
 from kanna._util.processes import openmp_patience
 from kanna.serving.engines.base import EngineConfig
 
@@ -27,7 +28,7 @@ def launch(engine: str) -> subprocess.Popen[bytes]:
     Call it from the main thread only: on Linux a child dies with the thread that made it.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "kanna.serving.child", engine],
+        module_command("kanna.serving.child", engine),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,7 +39,7 @@ def launch(engine: str) -> subprocess.Popen[bytes]:
 def environment() -> dict[str, str]:
     """The environment of the gateway's children, who import kanna from the same place."""
     places = os.pathsep.join(place for place in sys.path if place)
-    return os.environ | openmp_patience() | _QUIET | {"PYTHONPATH": places}
+    return os.environ | openmp_patience() | _QUIET | SAFE_VARIABLES | {"PYTHONPATH": places}
 
 
 class EngineRun:

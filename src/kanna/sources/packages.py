@@ -22,6 +22,7 @@ from typing import IO
 
 from kanna._util import verified
 from kanna._util.folders import own_cache_folder
+from kanna._util.interpreter import module_command
 from kanna._util.progress import Progress, Silent
 from kanna.errors import FormatError, MissingError
 from kanna.sources import npm_archive, pinned
@@ -191,21 +192,9 @@ def _move(made: Path, final: Path) -> None:
 def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Path]:
     """The wheel of one requirement, in a folder that goes away afterwards."""
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--require-hashes",
-            "-d",
-            folder,
-            "-r",
-            "wanted.txt",
-        ]
+        options = ["-q", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        files = ["-d", folder, "-r", "wanted.txt"]
+        command = module_command("pip", "download", *options, *files)
         hashes = "".join(f" --hash=sha256:{digest}" for digest in pinned.WHEELS[requirement])
         Path(folder, "wanted.txt").write_text(f"{requirement}{hashes}\n", encoding="utf-8")
         _run(command, Path(folder), requirement, size, progress)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kanna._util.extras import command
+from kanna._util.interpreter import module_command
 from kanna._util.processes import started
 from kanna._util.progress import Progress
 from kanna.errors import KannaError, MissingError, UnsupportedError
@@ -123,7 +123,7 @@ def build(
         progress=progress,
     )
     task = {"source": str(source), "out": str(out), "scratch": str(scratch / "cache")}
-    command = [sys.executable, "-m", "kanna.formats.onnx.build_worker", json.dumps(task)]
+    command = module_command("kanna.formats.onnx.build_worker", json.dumps(task))
     output: deque[str] = deque(maxlen=40)
     layers = int(config["num_hidden_layers"])
     progress.start("build the graph", layers, "layers")

@@ -6,11 +6,11 @@ Which sources are one, and their graph as torch exports it.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kanna._util.interpreter import module_command
 from kanna._util.processes import run
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
@@ -45,7 +45,7 @@ def export(source: Path, out: Path, progress: Progress) -> None:
     Raises KannaError with torch's last words when it fails.
     """
     task = json.dumps({"source": str(source), "out": str(out)})
-    command = [sys.executable, "-m", "kanna.formats.onnx.encoder_worker", task]
+    command = module_command("kanna.formats.onnx.encoder_worker", task)
     progress.start("export the graph", None, "graphs")
     try:
         done = run(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kanna._util.interpreter import module_command
 from kanna._util.processes import run
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
@@ -58,7 +58,7 @@ def quantize(
         "exclude": list(exclude),
         "smoothing": smoothing,
     }
-    command = [sys.executable, "-m", "kanna.formats.onnx.int8_worker", json.dumps(task)]
+    command = module_command("kanna.formats.onnx.int8_worker", json.dumps(task))
     progress.start("quantize to int8", None, "products")
     try:
         done = run(command)

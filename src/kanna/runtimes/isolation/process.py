@@ -8,13 +8,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import weakref
 from contextlib import suppress
 from typing import IO, Any
 
 from kanna import errors
+from kanna._util.interpreter import module_command
 from kanna._util.processes import environment
 from kanna.errors import CrashError, KannaError
 from kanna.runtimes.isolation.shared_memory import SharedMemory
@@ -79,7 +79,7 @@ class Child:
         # A file and not a pipe: nobody reads it unless the child dies.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as it lives
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kanna.runtimes.isolation.child", self.memory.name],
+            module_command("kanna.runtimes.isolation.child", self.memory.name),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

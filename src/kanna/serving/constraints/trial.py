@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from contextlib import suppress
 
+from kanna._util.interpreter import module_command
 from kanna.serving.launch import environment
 
 _MAX_LINE = 1 << 16
@@ -65,10 +65,7 @@ class TrialProcess:
     async def _start(self) -> bool:
         """Whether it came up."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "kanna.serving.constraints.trial_child",
-            *self._key,
+            *module_command("kanna.serving.constraints.trial_child", *self._key),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from kanna._util.interpreter import module_command
 from kanna._util.processes import answer, environment
 from kanna.serving.problems import ApiError
 
@@ -42,7 +43,7 @@ class Estimator:
         """
         async with self._slots:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", __name__, json.dumps(task)),
+                *module_command(__name__, json.dumps(task)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

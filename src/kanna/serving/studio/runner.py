@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from kanna._util.interpreter import module_command
 from kanna._util.processes import environment
 from kanna.serving.studio.jobs import (
     CANCELLED,
@@ -85,7 +85,7 @@ class JobRunner:
         self.store.save(job)
         with (folder / "log.txt").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", _WORKER, str(folder)),
+                *module_command(_WORKER, str(folder)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
