@@ -8,7 +8,7 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
 
-.PHONY: docs-site man help demo wheels lock audit test lint bench docs clean
+.PHONY: docs-site help demo wheels lock audit test lint bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -57,7 +57,7 @@ bench: $(VENV)/.dev ## the tables of docs/benchmarks/gguf.md that need no calibr
 	@for benchmark in $(BENCHMARKS); do \
 		echo "\n## $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
-docs: $(VENV)/.run ## docs/components.md from the code
+docs: $(VENV)/.run ## docs/components.md and man/kanna.1 from the code
 	$(BIN)/python tools/components.py
 	$(BIN)/python tools/tokenizer_fields.py
 	$(BIN)/python tools/config_keys.py
@@ -68,10 +68,6 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 
 docs-site: $(VENV)/.docs ## the documentation as a site in build/site, with search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
-
-man: $(VENV)/.run ## the manual page, build/man/kanna.1
-	mkdir -p build/man
-	$(BIN)/kanna completion man > build/man/kanna.1
 
 clean:
 	rm -rf $(VENV) build out

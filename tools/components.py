@@ -1,13 +1,21 @@
-"""Write docs/components.md from the code: `python tools/components.py`. A test compares the two."""
+"""Write docs/components.md and man/kanna.1 from the code: `python tools/components.py`.
+
+Tests compare both with it.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
 
+from kanna import __version__
 from kanna.catalog import Component, ComponentOption, Listing, components
+from kanna.cli.main import cli
+from kanna.cli.man import man_page
 
-PAGE = Path(__file__).parent.parent / "docs" / "components.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "components.md"
+MANUAL = ROOT / "man" / "kanna.1"
 HEAD = """\
 # Components
 
@@ -111,3 +119,4 @@ def _row(cells: list[str]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    MANUAL.write_text(man_page(cli, __version__), encoding="utf-8")

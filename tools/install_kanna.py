@@ -13,7 +13,7 @@ from pathlib import Path
 import compiling
 
 ROOT = Path(__file__).resolve().parents[1]
-_CODE = ("native", "src", "CMakeLists.txt", "pyproject.toml")
+_CODE = ("man", "native", "src", "CMakeLists.txt", "pyproject.toml")
 
 
 def fitting_wheel() -> Path | None:

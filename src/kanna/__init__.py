@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from kanna.comparison import compare as compare
     from kanna.comparison.demonstration import demo as demo
     from kanna.diagnosis import doctor as doctor
+    from kanna.embedding import embed as embed
     from kanna.errors import KannaError as KannaError
     from kanna.evaluation import evaluate as evaluate
     from kanna.families import load_model as load_model
+    from kanna.fault_report import bug_report as bug_report
     from kanna.generation import chat as chat
     from kanna.generation import generate as generate
     from kanna.inspection import inspect as inspect
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "KannaError": "kanna.errors",
     "bench": "kanna.benchmark",
+    "bug_report": "kanna.fault_report",
     "cache": "kanna.storage.places",
     "calibrate": "kanna.calibration",
     "chat": "kanna.generation",
@@ -56,6 +59,7 @@ _WHERE = {
     "convert": "kanna.verified_conversion",
     "demo": "kanna.comparison.demonstration",
     "doctor": "kanna.diagnosis",
+    "embed": "kanna.embedding",
     "evaluate": "kanna.evaluation",
     "fit": "kanna.sizing",
     "generate": "kanna.generation",

@@ -10,8 +10,9 @@ from typing import Any
 from kanna import runtimes
 from kanna._util.bars import shown
 from kanna._util.results import Result
-from kanna.errors import UsageError
-from kanna.runtimes.base import Engine, GenerationStats, Sampling
+from kanna.errors import UnsupportedError, UsageError
+from kanna.runtimes.adapters import AdapterChoice, scales
+from kanna.runtimes.base import Engine, GenerationStats, Sampling, TakesAdapters
 from kanna.sources import locate
 from kanna.tokenizer.chat import Message, render
 
@@ -118,6 +119,7 @@ def generate(
     threads: int | None = None,
     context: int = 4096,
     chat: bool = False,
+    adapter: AdapterChoice = None,
     offline: bool = False,
 ) -> Answer:
     """Continue `prompt` with the artefact at `path`, yielding text as it comes.
@@ -136,9 +138,10 @@ def generate(
         threads: Threads to use; None: one per physical core that other programs leave free.
         context: Tokens of prompt and answer together.
         chat: Put the prompt into the model's chat template first.
+        adapter: A LoRA adapter in GGUF, `lora.gguf` or `lora.gguf:0.5` with its scale, or several.
         offline: Use only what is on this machine already.
     """
-    engine = open_engine(path, threads=threads, context=context, offline=offline)
+    engine = open_engine(path, threads=threads, context=context, adapter=adapter, offline=offline)
     if chat:
         ids = chat_ids(engine, [{"role": "user", "content": prompt}])
     else:
@@ -162,9 +165,11 @@ def chat(
     temperature: float = 0.0,
     top_p: float = 0.95,
     seed: int | None = 0,
+    system: str | None = None,
     stop: str | Sequence[str] = (),
     threads: int | None = None,
     context: int = 4096,
+    adapter: AdapterChoice = None,
     offline: bool = False,
 ) -> Answer:
     """Answer a conversation; options as for `generate`.
@@ -181,13 +186,17 @@ def chat(
         temperature: 0 takes the likeliest token each time.
         top_p: Take from the likeliest tokens that together have this much of the probability.
         seed: Of the random choices; None: another one each time.
+        system: A system message that comes first.
         stop: Text or texts that end the answer.
         threads: None: one per physical core that other programs leave free.
         context: Tokens of the conversation and the answer together.
+        adapter: A LoRA adapter in GGUF, `lora.gguf` or `lora.gguf:0.5` with its scale, or several.
         offline: Use only what is on this machine already.
     """
     conversation = as_messages(messages)
-    engine = open_engine(path, threads=threads, context=context, offline=offline)
+    if system:
+        conversation = [{"role": "system", "content": system}, *conversation]
+    engine = open_engine(path, threads=threads, context=context, adapter=adapter, offline=offline)
     ids = chat_ids(engine, conversation)
     pieces = engine.generate(
         ids,
@@ -244,19 +253,44 @@ def _text(engine: Engine, token: int | None) -> str:
 
 
 def open_engine(
-    path: str | Path, *, threads: int | None = None, context: int = 4096, offline: bool = False
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    context: int = 4096,
+    adapter: AdapterChoice = None,
+    offline: bool = False,
 ) -> Engine:
     """The engine of an artefact, which stays open until another one is opened."""
+    adapters = scales(adapter)
     path = _local(path, offline)
-    try:
-        stat = path.stat()
-        key = (str(path.resolve()), stat.st_mtime_ns, stat.st_size, threads, context)
-    except OSError:
-        key = (str(path),)
+    key = (_state(path), threads, context, *((_state(Path(a)), s) for a, s in adapters.items()))
     if key not in _open:
         close()
-        _open[key] = runtimes.of(path).open(path, threads=threads, context=context)
+        _open[key] = _opened(path, adapters, threads=threads, context=context)
     return _open[key]
+
+
+def _state(path: Path) -> tuple[str | int, ...]:
+    """What a file or folder is, by its place, time and size."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return (str(path),)
+    return (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+
+
+def _opened(
+    path: Path, adapters: Mapping[str, float], *, threads: int | None, context: int
+) -> Engine:
+    runtime = runtimes.of(path)
+    if not adapters:
+        return runtime.open(path, threads=threads, context=context)
+    if not isinstance(runtime, TakesAdapters):
+        raise UnsupportedError(
+            f"{path} runs in {runtime.title}, which kanna gives no adapters",
+            todo="merge the adapter into the original model, and convert that; or use a GGUF",
+        )
+    return runtime.open_adapted(path, adapters, threads=threads, context=context)
 
 
 def _local(path: str | Path, offline: bool) -> Path:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import kanna
 from kanna import __version__
-from kanna.cli.last_error import FILE, redacted
+from kanna._util.last_error import FILE, redacted
 from kanna.cli.main import cli
+from kanna.errors import OutputError
 
 SECRETS = (
     "kanna-0a1b2c3d-Zm9vYmFyYmF6cXV4",
@@ -66,3 +68,13 @@ def test_secrets_and_the_home_folder_are_left_out(monkeypatch: pytest.MonkeyPatc
 def test_the_command_has_one_name() -> None:
     assert invoke("bug-report", "--help").exit_code == 0
     assert invoke("bug_report", "--help").exit_code == 2
+
+
+def test_the_function_gives_what_the_command_prints(home: Path) -> None:
+    assert invoke("inspect", home / "absent").exit_code == 1
+    report = kanna.bug_report(out=home / "report.md")
+    assert report.text == (home / "report.md").read_text()
+    assert report.last_error is not None and "absent" in repr(report)
+    assert set(report.to_dict()) == set(json.loads(invoke("bug-report", "--json").stdout))
+    with pytest.raises(OutputError, match="cannot be written"):
+        kanna.bug_report(out=home / "absent" / "report.md")

@@ -72,3 +72,9 @@ def test_the_manual_has_every_command() -> None:
     assert "\\-\\-split\\-max\\-size" in page
     if program := shutil.which("mandoc"):
         subprocess.run([program, "-T", "lint", "-W", "error"], input=page, text=True, check=True)
+
+
+def test_the_manual_that_is_installed_is_current() -> None:
+    written = Path(__file__).parents[2] / "man" / "kanna.1"
+    current = CliRunner().invoke(cli, ["completion", "man"]).stdout
+    assert written.read_text(encoding="utf-8") == current, "python tools/components.py"

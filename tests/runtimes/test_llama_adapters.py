@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from helpers import needs, tiny_models
 from safetensors.numpy import load_file, save_file
 
 import kanna
-from kanna import libllama
-from kanna.errors import FormatError, UsageError
+from kanna import generation, libllama
+from kanna.cli.main import cli
+from kanna.errors import FormatError, KannaError, UsageError
 from kanna.libllama import builds
 from kanna.runtimes.llama_embeddings import Pooling
 from kanna.runtimes.llamacpp import RUNTIME
@@ -132,3 +135,58 @@ def test_vectors_are_those_of_transformers(build: str, made: dict[str, Any]) -> 
             engine.embed(["word " * 100])
         with pytest.raises(UsageError):
             engine.embed([])
+
+
+def test_generate_and_chat_take_adapters(made: dict[str, Any]) -> None:
+    folder, prompt = made["folder"], "Once upon"
+    model, adapter = folder / "model.gguf", folder / "adapter.gguf"
+
+    def answer(path: Path, **options: Any) -> str:
+        return kanna.generate(path, prompt, max_tokens=6, threads=1, context=64, **options).text
+
+    plain, merged = answer(model), answer(folder / "merged.gguf")
+    assert plain != merged
+    for given in (adapter, str(adapter), [adapter], f"{adapter}:1", {adapter: 1.0}):
+        assert answer(model, adapter=given) == merged
+    assert answer(model, adapter=f"{adapter}:0") == plain == answer(model)
+    words = ["generate", str(model), prompt, "--adapter", str(adapter), "--context", "64"]
+    words += ["--max-tokens", "6", "--threads", "1", "--json"]
+    run = CliRunner().invoke(cli, words)
+    assert run.exit_code == 0 and json.loads(run.stdout)["text"] == merged
+    generation.close()
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
+def test_a_scale_that_is_no_number_is_refused(made: dict[str, Any], scale: str) -> None:
+    adapter = made["folder"] / "adapter.gguf"
+    with pytest.raises(UsageError, match="scale"):
+        kanna.generate(made["folder"] / "model.gguf", "x", adapter=f"{adapter}:{scale}")
+
+
+def test_adapters_that_are_not_there_or_twice_are_refused(made: dict[str, Any]) -> None:
+    model, adapter = made["folder"] / "model.gguf", made["folder"] / "adapter.gguf"
+    for given in ("absent.gguf", "absent.gguf:0.5", [adapter, f"{adapter}:0.5"]):
+        with pytest.raises(KannaError, match="absent|twice"):
+            kanna.generate(model, "x", adapter=given)
+
+
+def test_embed_gives_what_the_runtime_gives(made: dict[str, Any], tmp_path: Path) -> None:
+    model = made["folder"] / "model.gguf"
+    with RUNTIME.open(model, context=64, threads=1) as engine:
+        wanted = engine.embed(TEXTS)
+    vectors = kanna.embed(model, TEXTS, threads=1)
+    assert np.array_equal(vectors.vectors, wanted)
+    assert repr(vectors) == f"<Vectors: 3 vectors of {wanted.shape[1]} numbers>"
+    common = ["embed", str(model), "--threads", "1"]
+    for name in ("v.npy", "v.json"):
+        assert CliRunner().invoke(cli, [*common, *TEXTS, "-o", str(tmp_path / name)]).exit_code == 0
+    assert np.array_equal(np.load(tmp_path / "v.npy"), wanted)
+    assert np.array_equal(
+        np.float32(json.loads((tmp_path / "v.json").read_text())["vectors"]), wanted
+    )
+    lines = CliRunner().invoke(cli, [*common, "-"], input="\n".join(TEXTS)).stdout.splitlines()
+    assert np.array_equal(np.float32([json.loads(line) for line in lines]), wanted)
+    refused = CliRunner().invoke(cli, [*common, "x", "-o", str(tmp_path / "v.npy")])
+    assert refused.exit_code == 1 and "exists" in refused.stderr
+    assert CliRunner().invoke(cli, [*common, "x", "-o", str(tmp_path / "v.csv")]).exit_code == 2
+    assert CliRunner().invoke(cli, [*common, "-"], input="").exit_code == 2

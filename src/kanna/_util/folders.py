@@ -8,6 +8,9 @@ from pathlib import Path
 
 from kanna.errors import RefusedError
 
+SETTINGS = "kanna.toml"
+"""Name of a file with defaults of options."""
+
 
 def cache_folder() -> Path:
     """What can be made again: $KANNA_CACHE, $XDG_CACHE_HOME/kanna, or ~/.cache/kanna."""
@@ -56,6 +59,11 @@ def state_folder() -> Path:
 def config_folder() -> Path:
     """Settings: $KANNA_CONFIG, $XDG_CONFIG_HOME/kanna, or ~/.config/kanna."""
     return _folder("KANNA_CONFIG", "XDG_CONFIG_HOME", ".config")
+
+
+def settings_files() -> list[Path]:
+    """The settings that are there: the user's own, then those of the working folder."""
+    return [p for p in (config_folder() / SETTINGS, Path.cwd() / SETTINGS) if p.is_file()]
 
 
 def data_folder() -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from kanna._util.folders import config_folder
+from kanna._util.folders import SETTINGS, config_folder, settings_files
 from kanna.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -18,7 +18,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FILE = "kanna.toml"
 # A folder that came from elsewhere must not open a port, hand out keys or name a program to run.
 _ONLY_OWN = {
     "cors_origin",
@@ -42,11 +41,6 @@ _ONE_OF = (
 """Options of which a command takes one."""
 
 
-def files() -> list[Path]:
-    """The files that are there: the user's own, then the one of the working folder."""
-    return [p for p in (config_folder() / FILE, Path.cwd() / FILE) if p.is_file()]
-
-
 def defaults(group: click.Group, ctx: click.Context) -> dict[str, Any]:
     """Click's map of defaults for the command that is run; later files win.
 
@@ -58,12 +52,12 @@ def defaults(group: click.Group, ctx: click.Context) -> dict[str, Any]:
     if command is None:
         return {}
     merged: dict[str, Any] = {}
-    for path in files():
+    for path in settings_files():
         for key, value in _read(path, name, command, group.list_commands(ctx)).items():
             if path.parent != config_folder() and key in _ONLY_OWN:
                 raise UsageError(
                     f"{path} sets {key.replace('_', '-')} of {name}",
-                    expected=f"that in {config_folder() / FILE}, which only you write",
+                    expected=f"that in {config_folder() / SETTINGS}, which only you write",
                 )
             merged[key] = value
     return {name: merged}

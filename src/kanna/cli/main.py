@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from kanna import __version__
-from kanna._util import extras, plugins, processes
-from kanna.cli import config, last_error, streams
+from kanna._util import extras, folders, last_error, plugins, processes
+from kanna.cli import config, streams
 from kanna.cli.options import common_options
 from kanna.cli.settings import settings
 from kanna.errors import KannaError
@@ -39,6 +39,7 @@ ORDER = (
     "optimize",
     "generate",
     "chat",
+    "embed",
     "serve",
     "ps",
     "swap",
@@ -222,7 +223,7 @@ def cli(ctx: click.Context) -> None:
     # Libraries must not talk over our output.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if config.files() and isinstance(ctx.command, click.Group):
+    if folders.settings_files() and isinstance(ctx.command, click.Group):
         ctx.default_map = config.defaults(ctx.command, ctx)
 
 

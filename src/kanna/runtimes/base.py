@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from kanna.model import F32
 
@@ -245,5 +245,64 @@ class Runtime(Protocol):
             MissingError: The runtime is not installed here.
             FormatError: The artefact cannot be loaded.
             UsageError: The context is negative.
+        """
+        ...
+
+
+@runtime_checkable
+class TakesAdapters(Protocol):
+    """A runtime that computes a model together with LoRA adapters."""
+
+    def open_adapted(
+        self,
+        path: str | Path,
+        adapters: Mapping[str, float],
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+    ) -> Engine:
+        """Load an artefact as `Runtime.open` does, and adapters of it.
+
+        Args:
+            path: A file or folder that `opens` takes.
+            adapters: Files with the scale of each; 1 is as trained.
+            context: Tokens of prompt and answer together; 0: as many as the model was trained on.
+            threads: None: one per physical core.
+
+        Raises:
+            FormatError: A file is no adapter, or one of another model.
+        """
+        ...
+
+
+class Encoder(Protocol):
+    """A loaded artefact that turns texts into vectors. A context manager."""
+
+    def embed(self, texts: Sequence[str]) -> F32:
+        """One vector of length 1 per text, f32 [texts, width], pooled as the artefact says."""
+        ...
+
+    def close(self) -> None:
+        """Free the model; may be called twice."""
+        ...
+
+    def __enter__(self) -> Encoder: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class MakesVectors(Protocol):
+    """A runtime that turns texts into vectors."""
+
+    def open_encoder(self, path: str | Path, *, threads: int | None = None) -> Encoder:
+        """Load an artefact for its vectors.
+
+        Args:
+            path: A file or folder that `opens` takes.
+            threads: None: one per physical core.
+
+        Raises:
+            FormatError: The artefact cannot be loaded, or gives no vectors.
         """
         ...

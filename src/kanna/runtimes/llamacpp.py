@@ -195,6 +195,23 @@ class LlamaCppRuntime:
             raise
         return engine
 
+    def open_adapted(
+        self,
+        path: str | Path,
+        adapters: Mapping[str, float],
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+    ) -> LlamaEngine | IsolatedLlamaEngine:
+        """Load a GGUF with LoRA adapters; see `TakesAdapters`."""
+        return self.open(path, context=context, threads=threads, adapters=dict(adapters))
+
+    def open_encoder(
+        self, path: str | Path, *, threads: int | None = None
+    ) -> LlamaEngine | IsolatedLlamaEngine:
+        """Load a GGUF for its vectors, of texts as long as it was trained on."""
+        return self.open(path, context=0, threads=threads)
+
 
 def _better(used: libllama.Library, native: bool) -> str:
     """The command that gets a faster build; "" where one is here, whether it is used or not."""

@@ -132,6 +132,11 @@ class OnnxRuntime:
         path, threads = Path(path), threads or default_threads()
         _check_installed()
         folder = files.read_folder(path)
+        if not files.is_encoder(path):
+            raise FormatError(
+                f"{path} generates text: its graph gives no vectors",
+                expected="a folder that kanna made of an encoder, such as builtin:minilm-l6-v2",
+            )
         if not is_disposable():
             return IsolatedEncoder(self.name, self.title, path, {"threads": threads})
         from kanna.runtimes.onnx_encoder import OnnxEncoder

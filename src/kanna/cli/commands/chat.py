@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 _HISTORY = "chat-history"
+_OF_ENGINE = ("threads", "context", "adapter", "offline")
+"""Options with which a model is loaded."""
 
 
 @command("chat", when_interrupted="Stopped.")
@@ -43,7 +45,7 @@ def chat_command(terminal: Terminal, model: str, system: str | None, **choices: 
 
     choices["threads"] = terminal.threads(choices["threads"])
     # A file that does not load is said before a message is asked for.
-    open_engine(model, **{key: choices[key] for key in ("threads", "context", "offline")})
+    open_engine(model, **{key: choices[key] for key in _OF_ENGINE})
     conversation = Conversation(model=str(model), system=system or "", choices=choices)
     reader = LineReader(NAMES, state_folder() / _HISTORY)
     if reader.interactive:
@@ -128,7 +130,7 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
         if not pieces:
             del conversation.turns[-2:]
         return
-    loaded = {key: choices[key] for key in ("threads", "context", "offline")}
+    loaded = {key: choices[key] for key in _OF_ENGINE}
     reason = open_engine(conversation.model, **loaded).last.reason
     if reason == "length":
         count = choices["max_tokens"]

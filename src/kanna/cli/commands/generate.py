@@ -20,6 +20,12 @@ def sampling(function: Any) -> Any:
     """Add the options of `generate` and `chat` alike."""
     for option in (
         options.offline,
+        click.option(
+            "--adapter",
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="A LoRA adapter in GGUF, scaled where it says so (may be given several times).",
+        ),
         options.threads,
         click.option(
             "--seed", type=int, default=0, show_default=True, help="Seed of the random choices."
@@ -52,6 +58,11 @@ def sampling(function: Any) -> Any:
             show_default=True,
             help="Stop after this many new tokens.",
         ),
+        click.option(
+            "--stop",
+            multiple=True,
+            help="Stop where this text appears (may be given several times).",
+        ),
     ):
         function = option(function)
     return function
@@ -61,9 +72,6 @@ def sampling(function: Any) -> Any:
 @click.argument("model", type=options.MODEL)
 @click.argument("prompt")
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
-@click.option(
-    "--stop", multiple=True, help="Stop where this text appears (may be given several times)."
-)
 @sampling
 def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any) -> None:
     """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""
