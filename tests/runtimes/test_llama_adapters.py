@@ -185,7 +185,7 @@ def test_embed_gives_what_the_runtime_gives(made: dict[str, Any], tmp_path: Path
         np.float32(json.loads((tmp_path / "v.json").read_text())["vectors"]), wanted
     )
     lines = CliRunner().invoke(cli, [*common, "-"], input="\n".join(TEXTS)).stdout.splitlines()
-    assert np.array_equal(np.float32([json.loads(line) for line in lines]), wanted)
+    assert np.array_equal(np.array([json.loads(line) for line in lines], np.float32), wanted)
     refused = CliRunner().invoke(cli, [*common, "x", "-o", str(tmp_path / "v.npy")])
     assert refused.exit_code == 1 and "exists" in refused.stderr
     assert CliRunner().invoke(cli, [*common, "x", "-o", str(tmp_path / "v.csv")]).exit_code == 2

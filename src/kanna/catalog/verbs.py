@@ -12,13 +12,15 @@ from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, command_options, of_object
 
 COMMANDS = "kanna.cli.commands"
+_NO_STEP = {"bug_report"}
+"""Functions of `kanna` that a workflow has no use for."""
 
 
 def _find() -> Iterator[Component]:
     commands = plugins.names(COMMANDS, "COMMAND")
     for name in kanna.__all__:
         verb = getattr(kanna, name)
-        if name not in commands or not inspect.isfunction(verb):
+        if name not in commands or name in _NO_STEP or not inspect.isfunction(verb):
             continue
         module = importlib.import_module(verb.__module__)
         extra = getattr(module, "EXTRA", "")

@@ -7,7 +7,7 @@ import click
 
 def man_page(group: click.Group, version: str) -> str:
     """The page `kanna(1)` in troff, with every command and its options."""
-    ctx = click.Context(group, info_name="kanna")
+    ctx = click.Context(group, info_name="kanna", **group.context_settings)
     lines = [
         f'.TH KANNA 1 "" "kanna {version}" "User Commands"',
         ".SH NAME",

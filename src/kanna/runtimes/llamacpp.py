@@ -204,7 +204,7 @@ class LlamaCppRuntime:
         threads: int | None = None,
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF with LoRA adapters; see `TakesAdapters`."""
-        return self.open(path, context=context, threads=threads, adapters=dict(adapters))
+        return self.open(path, context=context, threads=threads, adapters={**adapters})
 
     def open_encoder(
         self, path: str | Path, *, threads: int | None = None
