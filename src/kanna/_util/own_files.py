@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -108,6 +109,44 @@ def remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def put(folder: Path, out: Path) -> None:
+    """Give a complete folder its final name; an earlier one of that name is removed.
+
+    Where the system can exchange two names in one step, one of both is there under the final name
+    at any time, whatever ends the process; elsewhere the earlier one is moved away just before.
+    """
+    if not out.is_dir() or out.is_symlink():
+        folder.replace(out)
+        return
+    if _exchange(folder, out):
+        remove(folder)
+        return
+    before = fresh_name(out)
+    out.rename(before)
+    try:
+        folder.replace(out)
+    except BaseException:
+        before.rename(out)
+        raise
+    remove(before)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot."""
+    import ctypes
+
+    names = os.fsencode(first.absolute()), os.fsencode(second.absolute())
+    try:
+        library = ctypes.CDLL(None)
+        if sys.platform == "linux":
+            here = ctypes.c_int(-100)  # AT_FDCWD
+            swap = ctypes.c_uint(2)  # RENAME_EXCHANGE
+            return library.renameat2(here, names[0], here, names[1], swap) == 0
+        return library.renamex_np(*names, ctypes.c_uint(2)) == 0  # RENAME_SWAP
+    except (AttributeError, OSError, TypeError):  # no such function, or no such library
+        return False
 
 
 def left_by_others(folder: Path, *, deep: bool = False) -> Iterator[Path]:

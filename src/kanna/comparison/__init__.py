@@ -128,7 +128,8 @@ def compare(
             notes=list(dict.fromkeys([*context.model.notes, *planned.notes])),
         )
         try:
-            _fill(live, planned, say, overwrite=overwrite, repeat=repeat)
+            with live.beating():
+                _fill(live, planned, say, overwrite=overwrite, repeat=repeat)
         except BaseException:
             live.stop()
             raise

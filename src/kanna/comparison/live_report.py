@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from kanna.recommendation import source_facts
 from kanna.sizing import room
 
 _NOT_YET = "Not everything is measured yet."
+_BEAT = 4.0
+"""Seconds between two times that the page of a living run is written."""
 _STOPPED = "stopped before everything was measured; run the command below again to go on"
 
 
@@ -42,6 +48,8 @@ class LiveReport:
     rows: list[Row] = field(default_factory=list[Row])
     notes: list[str] = field(default_factory=list[str])
     evaluation: dict[str, Any] = field(default_factory=dict[str, Any])
+    _shown: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
+    _writing: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def add_notes(self, notes: list[str]) -> None:
         """Add those that are new."""
@@ -53,7 +61,30 @@ class LiveReport:
         Args:
             doing: What is done now.
         """
-        report.write_page(self._result(doing).to_dict(), self.folder)
+        data = self._result(doing).to_dict()
+        with self._writing:
+            self._shown = data
+            report.write_page(data, self.folder)
+
+    @contextmanager
+    def beating(self) -> Generator[None]:
+        """Write the page again every few seconds, so that one that is not tells of a dead run."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(_BEAT):
+                with self._writing, suppress(OSError):  # a full disk is the next step's to tell
+                    if self._shown and not over.is_set():
+                        self._shown["unfinished"]["written"] = time.time()
+                        report.write_page(self._shown, self.folder)
+
+        thread = threading.Thread(target=beat, name="report", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def stop(self) -> None:
         """Write the page of a comparison that was stopped."""
@@ -84,5 +115,7 @@ class LiveReport:
             pairs=[] if doing else pairs(self.rows),
             notes=self.notes,
             report=str(self.folder / "report.html"),
-            unfinished={"doing": doing, "stopped": stopped} if doing else {},
+            unfinished=(
+                {"doing": doing, "stopped": stopped, "written": time.time()} if doing else {}
+            ),
         )

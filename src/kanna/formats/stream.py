@@ -173,22 +173,17 @@ def replacing(out: Path) -> Generator[Path, None, None]:
     """
     with locks.holding(out, "convert"):
         own_files.sweep_for(out)
-        folder, before = own_files.fresh_name(out), own_files.fresh_name(out)
+        folder = own_files.fresh_name(out)
         try:
             yield folder
             for path in folder.rglob("*"):
                 if path.is_file():
                     sync_file(path)
-            if out.is_dir():  # moved away and not removed: it is whole until the new one stands
-                out.rename(before)
-            folder.replace(out)
+            own_files.put(folder, out)
         except OSError as error:
             raise explain(error, out) from error
         finally:
-            if before.exists() and not out.exists():
-                before.rename(out)
             own_files.remove(folder)
-            own_files.remove(before)
 
 
 def explain(error: OSError, path: Path) -> OutputError:

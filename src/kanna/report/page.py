@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timezone
 from typing import Any
 
 from kanna._util.units import format_size
@@ -18,8 +19,8 @@ from kanna.report.words import words
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-_REFRESH = 5
-"""Seconds until a page that grows is read again."""
+REFRESH = 15
+"""Seconds until a page that grows is read again; it is written several times meanwhile."""
 
 
 def html_page(data: dict[str, Any]) -> str:
@@ -65,10 +66,24 @@ def html_page(data: dict[str, Any]) -> str:
 
 
 def _refresh(data: dict[str, Any]) -> str:
-    """While it goes on, the page is read again now and then."""
+    """While it goes on, the page is read again now and then, under an address that says its stamp.
+
+    A page without scripts cannot ask how old it is. But if it was not written again meanwhile, it
+    has the element that its address names, and the style below shows what `:target` selects.
+    """
     state = data.get("unfinished") or {}
-    going = state and not state["stopped"]
-    return f'<meta http-equiv="refresh" content="{_REFRESH}">\n' if going else ""
+    if not state or state["stopped"]:
+        return ""
+    stamp = _stamp(state)
+    return (
+        f'<meta http-equiv="refresh" content="{REFRESH}; url=?{stamp}#{stamp}">\n'
+        "<style>.interrupted{display:none}.interrupted:target{display:block}"
+        ".interrupted:target+.pick{display:none}</style>\n"
+    )
+
+
+def _stamp(state: dict[str, Any]) -> str:
+    return f"written-{int(state.get('written', 0) * 1000)}"
 
 
 def _unfinished(data: dict[str, Any]) -> str:
@@ -76,13 +91,30 @@ def _unfinished(data: dict[str, Any]) -> str:
     state = data.get("unfinished") or {}
     if not state:
         return ""
-    head = "Stopped" if state["stopped"] else "Being measured"
-    more = "" if state["stopped"] else "This page shows each result when it is there. "
+    if state["stopped"]:
+        return _state("Stopped", state["doing"])
+    interrupted = _state(
+        "Interrupted",
+        f"nothing was written here for {REFRESH} seconds while {state['doing']}: the run was "
+        "ended, or it waits. Run the command below again to go on, then load this page again",
+        f' id="{_stamp(state)}"',
+        "pick interrupted",
+    )
+    more = "This page shows each result when it is there. "
+    if written := state.get("written"):
+        at = datetime.fromtimestamp(written, timezone.utc)
+        more += f"Written at {at:%H:%M:%S} UTC, and again every few seconds while the run lives. "
+    return interrupted + _state("Being measured", state["doing"], more=more)
+
+
+def _state(
+    head: str, text: str, attributes: str = "", kind: str = "pick", *, more: str = ""
+) -> str:
     return (
-        f'<section class="pick" aria-label="{head}"><p class="kicker">{head}</p>'
-        f"<p>{html_text(state['doing'][:1].upper() + state['doing'][1:])}.</p>"
-        f'<p class="muted">{more}Nothing is recommended before everything is measured.</p>'
-        "</section>"
+        f'<section class="{kind}" aria-label="{head}"{attributes}><p class="kicker">{head}</p>'
+        f"<p>{html_text(text[:1].upper() + text[1:])}.</p>"
+        f'<p class="muted">{html_text(more)}Nothing is recommended before everything is measured.'
+        "</p></section>"
     )
 
 
