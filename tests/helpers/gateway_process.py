@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -48,7 +49,10 @@ class Running:
             return error.code, error.read().decode()
 
 
-def start(model: Path, state: Path, *options: str) -> Running:
+def start(
+    model: Path, state: Path, *options: str, environment: dict[str, str] | None = None
+) -> Running:
+    """A gateway of the model `small`; `environment`: more of its variables."""
     command = [
         sys.executable,
         "-m",
@@ -60,7 +64,12 @@ def start(model: Path, state: Path, *options: str) -> Running:
         "--state",
         str(state),
     ]
-    process = subprocess.Popen([*command, *SMALL, *options], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *SMALL, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
     assert process.stderr
     for line in process.stderr:
         if address := re.search(r"(https?://\S+)/v1", line):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -16,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import engine_artefacts
+from helpers import disturbances, engine_artefacts
 from helpers.gateways import Local, local, until
+from helpers.honest_clients import Outcome, ask
 
 from kanna.errors import KannaError
 from kanna.serving import key_management
 from kanna.serving.guard import keyring
+from kanna.serving.guard.audit import AuditLog
 from kanna.serving.guard.keyring import KeyRing
 from kanna.serving.guard.keys import ApiKey, KeyUsage, today
 from kanna.serving.guard.ledger import Ledger
@@ -135,6 +139,43 @@ def test_requests_at_once_reserve_before_they_work(gateway: Local) -> None:
     for thread in threads:
         thread.join()
     assert sorted(answers) == [200, 429, 429, 429, 429, 429]
+
+
+@pytest.mark.parametrize("limit", ["tokens_per_day", "tokens_per_minute"])
+def test_requests_without_a_number_of_tokens_leave_room_for_others(limit: str) -> None:
+    limiter, key = RateLimiter(_none_used, lambda: 1.8e9), _key(**{limit: 20_000})
+    assert limiter.share(_key()) is None
+    shares: list[int] = []
+    for _ in range(6):
+        shares.append(limiter.share(key) or 0)
+        limiter.reserve(key, shares[-1])
+    assert shares[0] == 5000 and shares == sorted(shares, reverse=True)
+    assert sum(shares) < 20_000
+    assert limiter.share(_key(**{limit: 60})) == 512
+
+
+def test_a_key_with_a_small_quota_asks_twice_at_once(tiny_gguf: Path, tmp_path: Path) -> None:
+    """Neither request says how long its answer may be."""
+    settings = {"keys": True, "context": 4096}
+    with local(tiny_gguf, tmp_path, settings=settings) as running:
+        _, key = running.store.create("small", tokens_per_day=1500)
+        body = {"prompt": "hi", "replay": {"tokens": 8, "wait": 0.5}}
+        answers: list[tuple[int, Any]] = []
+        threads = [
+            threading.Thread(
+                target=lambda: answers.append(_post(running, "/v1/completions", key, body))
+            )
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [status for status, _ in answers] == [200, 200]
+        assert {sent["max_tokens"] for sent in running.engine()["bodies"][-2:]} == {512}
+        _, unlimited = running.store.create("unlimited")
+        assert _post(running, "/v1/completions", unlimited, body)[0] == 200
+        assert "max_tokens" not in running.engine()["bodies"][-1]
 
 
 def test_a_request_that_fails_gives_back_what_it_reserved(gateway: Local) -> None:
@@ -375,3 +416,58 @@ def test_a_command_on_a_locked_file_says_so(tmp_path: Path) -> None:
         key, _ = store.create("x")
     with _locked(tmp_path / "keys.sqlite"), pytest.raises(KannaError, match="locked"):
         key_management.keys("revoke", key.id, state=tmp_path)
+
+
+def test_the_audit_log_is_whole_after_its_disk_was_full(tmp_path: Path) -> None:
+    """A full disk takes a part of a line, and the rest of it comes first when there is room."""
+    with disturbances.small_disk(tmp_path / "logs", "64k") as logs:
+        log = AuditLog(logs / "audit.jsonl")
+        filler = logs / "filler"
+        filler.write_bytes(b"x" * (56 << 10))
+        lines = [json.dumps({"n": n, "text": "x" * 100}) for n in range(200)]
+        with pytest.raises(OSError, match="space"):
+            log.write(lines[:150])
+        with pytest.raises(OSError, match="space"):
+            log.write(lines[150:])
+        assert log.waits
+        filler.unlink()
+        log.write([])
+        log.close()
+        assert (logs / "audit.jsonl").read_text().splitlines() == lines
+
+
+def test_an_audit_log_without_room_keeps_no_more_than_it_may(tmp_path: Path) -> None:
+    log = AuditLog(Path("/dev/full"))
+    for _ in range(50):
+        with pytest.raises(OSError, match="space"):
+            log.write(["x" * (1 << 20)])
+    assert len(log._unwritten) <= 4 << 20
+    log.close()
+
+
+@pytest.mark.parametrize("engines", ["gguf", "mlx"], indirect=True)
+def test_a_stream_whose_engine_ended_counts_what_was_sent(engines: Local) -> None:
+    """And an answer that did not come counts nothing."""
+    before = len(engines.log())
+    options: Any = {"prompt": "hi", "max_tokens": 1900, "ignore_eos": True, "model": "m"}
+    outcomes: list[Outcome] = []
+
+    def ask_for(more: dict[str, Any]) -> None:
+        outcomes.append(ask(engines.url, "none", options | more))
+
+    asking = [threading.Thread(target=ask_for, args=({"stream": s},)) for s in (True, False)]
+    for thread in asking:
+        thread.start()
+    until(lambda: _generated(engines) > 10, 30)
+    os.kill(engines.main.pid, signal.SIGKILL)
+    for thread in asking:
+        thread.join()
+    [broken] = [outcome for outcome in outcomes if outcome.broken]
+    [failed] = [outcome for outcome in outcomes if not outcome.broken]
+    assert failed.status == 503 and failed.retryable and broken.retryable
+    until(lambda: len(engines.log()) == before + 2)
+    counted = {
+        (entry["prompt_tokens"], entry["completion_tokens"]) for entry in engines.log()[before:]
+    }
+    assert counted == {(0, broken.completion), (0, 0)} and broken.completion > 5
+    until(lambda: engines.main.state == "ready", 60)

@@ -309,3 +309,57 @@ def test_a_schema_is_tried_once(gateway: Local, tmp_path: Path) -> None:
         assert gateway.post(CHAT, body)[0] == 200
         times.append(time.monotonic() - started)
     assert min(times[1:]) <= times[0]
+
+
+CALLING = (
+    "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""A template that says how calls are written, from which llama.cpp makes a grammar."""
+OPTIONAL = {
+    "type": "object",
+    "properties": {"v": {"type": "string", "pattern": "^(a?b?c?){0,300}$"}},
+    "required": ["v"],
+}
+"""Small as it is written, no work for llguidance, and more ways than llama.cpp's grammars bear."""
+
+
+def _tools(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}]}
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF of a model that is shown tools and writes calls."""
+    folder = tmp_path_factory.mktemp("calling")
+    engine_artefacts.source(folder / "source")
+    path = folder / "source" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": CALLING}))
+    return engine_artefacts.artefact("gguf", folder / "source", folder / "calling")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        _tools(OPTIONAL),
+        _tools(OPTIONAL) | {"tool_choice": "required"},
+        _form(OPTIONAL),
+    ],
+    ids=["tools", "tools that are required", "schema"],
+)
+def test_what_a_chat_asks_for_is_compiled_on_trial_as_its_engine_does(
+    calling: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    with local(calling, tmp_path, replay=False, settings={"context": 1024}) as running:
+        honest = {"type": "object", "properties": {"v": {"enum": ["a", "b"]}}}
+        for answered in (_tools(honest), _tools(honest) | {"tool_choice": "required"}):
+            status, answer = running.post(CHAT, {"messages": HELLO, "max_tokens": 2, **answered})
+            assert status == 200, answer
+        status, answer = running.post(CHAT, {"messages": HELLO, "max_tokens": 2, **fields})
+        assert (status, answer["error"]["code"]) == (400, "constraint_too_large")
+        assert running.post(COMPLETION, {"prompt": "a", "max_tokens": 2})[0] == 200
+        assert running.main.restarts == 0

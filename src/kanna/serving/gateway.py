@@ -140,10 +140,11 @@ class Gateway:
             )
         return model
 
-    def _limit_tokens(self, body: dict[str, Any]) -> None:
+    def _limit_tokens(self, key: ApiKey, body: dict[str, Any]) -> None:
         """Hold the number of new tokens to the limit; a request that names none gets the limit.
 
-        Afterwards it is `max_tokens`, whatever the client called it.
+        It gets no more than its share of what its key may still use, so that a reservation for it
+        leaves room for others. Afterwards it is `max_tokens`, whatever the client called it.
         """
         limit = self.settings.limits.max_tokens
         wanted = None
@@ -156,6 +157,9 @@ class Gateway:
             wanted = count if wanted is None else wanted
         if wanted is None:
             wanted = limit or None
+            share = self.limiter.share(key)
+            if share is not None and share < (wanted or self.settings.context):
+                wanted = share
         if wanted is not None:
             body["max_tokens"] = wanted
 
@@ -166,7 +170,7 @@ class Gateway:
         body = await self.read_body(request, kind)
         model = self.find_model(key, body["model"])
         if issubclass(kind, requests.GenerationParameters):
-            self._limit_tokens(body)
+            self._limit_tokens(key, body)
         if kind is requests.Chat:
             requests.normalize_tool_choice(body)
         body["model"] = model.name

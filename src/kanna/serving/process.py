@@ -18,7 +18,7 @@ from kanna.serving import engines
 from kanna.serving.engines.base import EMBED, GENERATE, SCORE, EngineConfig
 from kanna.serving.launch import EngineRun
 from kanna.serving.problems import ApiError, engine_down
-from kanna.serving.watchdog import Watchdog, Watched
+from kanna.serving.watchdog import Watchdog, Watched, until_stalled
 
 LOG = logging.getLogger("kanna.serve")
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -73,6 +73,7 @@ class EngineProcess:
         self._run: EngineRun | None = None
         self._settled = asyncio.Event()  # it is ready, or will not be
         self._supervisor: asyncio.Task[None] | None = None
+        self._best_limit: float | None = None  # of a watchdog, from earlier lives
 
     @property
     def url(self) -> str:
@@ -167,7 +168,7 @@ class EngineProcess:
 
     async def _until_ready(self, session: aiohttp.ClientSession, run: EngineRun) -> None:
         """Return when it answers; raises RuntimeError when it ends before, or TimeoutError."""
-        announced = await asyncio.wait_for(asyncio.wrap_future(run.ready), LOAD_TIMEOUT)
+        announced = await asyncio.wait_for(_announcement(run), LOAD_TIMEOUT)
         self.port = int(announced["port"])
         if not announced.get("listening", True):
             await asyncio.wait_for(self._until_healthy(session, run), LOAD_TIMEOUT)
@@ -194,7 +195,8 @@ class EngineProcess:
     async def _until_end(self, session: aiohttp.ClientSession, run: EngineRun) -> str:
         """Return when the process has ended, with the reason; one that hangs is killed."""
         ended = asyncio.ensure_future(asyncio.wrap_future(run.ended))
-        watching = asyncio.ensure_future(Watchdog(self._watched(run), session).watch())
+        watchdog = Watchdog(self._watched(run), session, self._best_limit)
+        watching = asyncio.ensure_future(watchdog.watch())
         try:
             await asyncio.wait([ended, watching], return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
@@ -207,6 +209,7 @@ class EngineProcess:
             return reason
         finally:
             watching.cancel()
+            self._best_limit = watchdog.best
 
     def _watched(self, run: EngineRun) -> Watched:
         return Watched(
@@ -224,3 +227,16 @@ class EngineProcess:
         self._settled.clear()
         self.template_capabilities = None
         self.state = "restarting"
+
+
+async def _announcement(run: EngineRun) -> dict[str, Any]:
+    """What a process says when it has loaded; raises RuntimeError when it ends or stands still."""
+    ready = asyncio.ensure_future(asyncio.wrap_future(run.ready))
+    stalled = asyncio.ensure_future(until_stalled(run.process.pid))
+    try:
+        await asyncio.wait([ready, stalled], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            return ready.result()
+        raise RuntimeError(stalled.result())
+    finally:
+        stalled.cancel()

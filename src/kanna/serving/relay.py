@@ -176,7 +176,7 @@ async def stream(
     """
     body = unfinished.marked(body)
     clock = _StreamClock(metrics, backend.config.name, started)
-    unsent, last, ended, count = b"", b"", False, 0
+    unsent, last, ended, count, left = b"", b"", False, 0, True
     opening = asyncio.ensure_future(_open(backend, path, body, backend.main))
     try:
         response = await asyncio.shield(opening)
@@ -197,15 +197,17 @@ async def stream(
                 events = _take_usage(events, usage, include_usage)
             if events:
                 yield events
-    except EngineConnectionError:
-        pass
+    except (EngineConnectionError, ApiError) as error:
+        left = False  # it refused, or ended and cannot be asked: what was sent counts
+        if isinstance(error, ApiError):
+            raise
     finally:
-        if usage.prompt:
-            _leave(opening)
-        else:
-            # A chat's first event has a role and no token.
-            usage.completion = max(0, count - (path == CHAT))
+        if not usage.prompt:
+            usage.completion = max(0, count - (path == CHAT))  # a chat's first event has none
+        if left and not usage.prompt:
             await _count_left(backend.main, path, body, usage, leave=lambda: _leave(opening))
+        else:
+            _leave(opening)
     if not ended:
         raise engine_down(backend.config.name)
 

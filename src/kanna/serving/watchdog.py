@@ -29,6 +29,12 @@ _PATIENCE = 4.0
 """How many times the time of its largest batch an engine may take for one."""
 _UNMEASURED = 120.0
 """Seconds it may take before it was measured."""
+_STARTED_AGAIN = 20.0
+"""Seconds more that an engine has until it is measured, which was in an earlier life."""
+_SLOWED = 2.0
+"""How many times its least limit an engine gets, where other work slows it down."""
+_STALLED_START = 20.0
+"""Seconds in which an engine that starts has to compute or read something."""
 _INTERVAL = 1.0
 """Seconds between two looks at it."""
 _BUSY = 0.2
@@ -66,13 +72,18 @@ class Watchdog:
     Args:
         watched: The process.
         session: For requests to it.
+        best: The `best` of an earlier life; None: this is the first.
 
     Attributes:
         limit: Seconds without a sign of progress after which it counts as hung.
+        best: The least limit that was measured.
     """
 
-    def __init__(self, watched: Watched, session: aiohttp.ClientSession) -> None:
-        self.limit = _UNMEASURED
+    def __init__(
+        self, watched: Watched, session: aiohttp.ClientSession, best: float | None = None
+    ) -> None:
+        self.best = best
+        self.limit = min(_UNMEASURED, best + _STARTED_AGAIN) if best else _UNMEASURED
         self._watched, self._session = watched, session
         self._moved = time.monotonic()
         self._busy_since: float | None = None
@@ -108,7 +119,9 @@ class Watchdog:
                 await response.read()
             batch_time = (time.monotonic() - started) * (self._watched.batch or _BATCH)
             batch_time /= len(PROBE_PROMPT)
-            self.limit = min(_MOST, _LEAST + _PATIENCE * batch_time)
+            measured = min(_MOST, _LEAST + _PATIENCE * batch_time)
+            self.best = min(measured, self.best or measured)
+            self.limit = min(measured, _SLOWED * self.best)
 
     async def _watch_progress(self) -> str:
         while True:
@@ -160,6 +173,27 @@ class Watchdog:
             return 0.0
         self._busy_since = self._busy_since or now
         return now - self._busy_since
+
+
+async def until_stalled(pid: int) -> str:
+    """Return when a process that starts has stood still for too long, with the reason."""
+    moved, last = time.monotonic(), (0.0, 0)
+    while True:
+        work = _processor_time_of(pid), _bytes_read_by(pid)
+        if work[1] > last[1] or work[0] > last[0] + 0.01:
+            moved, last = time.monotonic(), work
+        if (seconds := time.monotonic() - moved) > _STALLED_START:
+            return f"it has not moved for {seconds:.0f} seconds while it started"
+        await asyncio.sleep(_INTERVAL)
+
+
+def _bytes_read_by(pid: int) -> int:
+    """Bytes that a process got from disks, also through maps; 0 where nobody counts them."""
+    import psutil
+
+    with suppress(psutil.Error, AttributeError, OSError):
+        return int(psutil.Process(pid).io_counters().read_bytes)
+    return 0
 
 
 def _memory_of(pid: int) -> int:

@@ -8,13 +8,11 @@ some tokens are tried, in a child process with limits of time and memory.
 from __future__ import annotations
 
 from kanna.serving.constraints.checker import ConstraintChecker
-from kanna.serving.constraints.kinds import GRAMMAR, SCHEMA, Constraint, constraints_of
+from kanna.serving.constraints.kinds import Constraint, constraints_of
 from kanna.serving.constraints.limits import ConstraintError
 from kanna.serving.constraints.schema_size import is_branching
 
 __all__ = [
-    "GRAMMAR",
-    "SCHEMA",
     "Constraint",
     "ConstraintChecker",
     "ConstraintError",

@@ -8,10 +8,11 @@ from typing import Any
 
 from kanna.serving.constraints.limits import MAX_GRAMMAR, hold
 from kanna.serving.constraints.repetition import measure_rules
-from kanna.serving.constraints.schema_size import SchemaMeter
+from kanna.serving.constraints.schema_size import SchemaMeter, is_branching
 from kanna.serving.engines import tool_calls
+from kanna.serving.engines.shapes import CHAT, GRAMMAR, SCHEMA
 
-SCHEMA, GRAMMAR = "schema", "grammar"
+_CHAT_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -19,8 +20,8 @@ class Constraint:
     """What an answer is held to.
 
     Attributes:
-        kind: `schema` or `grammar`.
-        text: A schema as JSON, a grammar as it is.
+        kind: `schema`, `grammar` or `chat`.
+        text: A schema as JSON, a grammar as it is, the fields of a chat as JSON.
         param: The field of the request that has it.
     """
 
@@ -57,7 +58,8 @@ def constraints_of(body: dict[str, Any], *, every_tool: bool) -> list[Constraint
 
     Args:
         body: Of the request, checked and measured.
-        every_tool: Whether the engine compiles the tools of a chat that need not be called, too.
+        every_tool: Whether the engine compiles the tools of a chat that need not be called, too,
+            and makes a grammar of its own of a chat's tools and schemas.
     """
     constraints: list[Constraint] = []
     for param in params_of(body):
@@ -68,7 +70,27 @@ def constraints_of(body: dict[str, Any], *, every_tool: bool) -> list[Constraint
         elif every_tool or body.get("tool_choice") == "required":
             schema = tool_calls.schema(body["tools"], "required")
             constraints += [_constraint(schema, param)] if schema else []
+    if every_tool and "messages" in body and (fields := _chat_fields(body)):
+        param = "tools" if body.get("tools") else "response_format"
+        constraints.append(Constraint(kind=CHAT, text=json.dumps(fields), param=param))
     return constraints
+
+
+def _chat_fields(body: dict[str, Any]) -> dict[str, Any]:
+    """What an engine turns into a grammar of its own; empty: nothing, or llguidance is asked."""
+    fields = {name: body[name] for name in _CHAT_FIELDS if body.get(name)}
+    if body.get("tools"):
+        if body.get("tool_choice") != "required":
+            return fields
+        # Such an answer is held to a schema: `kanna.serving.tool_choice`.
+        schema: Any = tool_calls.schema(body["tools"], "required")
+        fields = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+    elif not fields.get("response_format"):
+        return {}
+    else:
+        shape = fields["response_format"]
+        schema = (shape.get("json_schema") or shape).get("schema") or {}
+    return {} if is_branching(schema) else fields
 
 
 def _constraint(schema: dict[str, Any], param: str) -> Constraint:

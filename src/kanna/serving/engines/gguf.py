@@ -258,7 +258,7 @@ def constraint_trial(artefact: str) -> Callable[[str, str], str]:
     """Compiles constraints as the engine does, in a process of its own."""
     from kanna.serving.engines import _llama_grammar_trial
 
-    return _llama_grammar_trial.prepare(artefact)
+    return _llama_grammar_trial.prepare(artefact, chat_check(Path(artefact)))
 
 
 ENGINE = ServingEngine(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import queue
 import sqlite3
 import threading
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from kanna.serving.guard.audit import AuditLog
 from kanna.serving.guard.keys import KeyUsage, today
 from kanna.serving.guard.store import KeyStore
 
@@ -27,7 +26,7 @@ _RETRY = 1.0
 class Ledger:
     """Records what was used.
 
-    A full disk stops no request: what could not be written is kept and tried again with the next.
+    A full disk stops no request: what could not be written is kept, and tried again every second.
 
     Args:
         store: Gets the usage.
@@ -42,11 +41,7 @@ class Ledger:
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._unsaved: dict[tuple[str, str], KeyUsage] = {}
         self.failures = 0
-        self._audit: IO[str] | None = None
-        if audit:
-            audit.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(audit, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            self._audit = open(descriptor, "a", encoding="utf-8")  # noqa: PTH123 SIM115
+        self._audit = AuditLog(audit) if audit else None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -65,20 +60,24 @@ class Ledger:
         self._queue.put(None)
         self._thread.join(10)
         if self._audit:
-            with suppress(OSError):  # what the disk did not take
-                self._audit.close()
+            self._audit.close()
 
     def _run(self) -> None:
         closing = False
         while not closing:
             try:
-                batch = [self._queue.get(timeout=_RETRY if self._unsaved else None)]
+                batch = [self._queue.get(timeout=_RETRY if self._waits else None)]
             except queue.Empty:
                 batch = []  # what was not written is tried again
             while not self._queue.empty() and len(batch) < _MAX_BATCH:
                 batch.append(self._queue.get())
             closing = None in batch
             self._save([entry for entry in batch if entry is not None])
+
+    @property
+    def _waits(self) -> bool:
+        """Whether something found no room, and is tried again."""
+        return bool(self._unsaved) or (self._audit is not None and self._audit.waits)
 
     def _save(self, entries: list[_Entry]) -> None:
         for usage, _, _ in entries:
@@ -97,8 +96,7 @@ class Ledger:
                     for _, entry, _ in entries
                     if entry
                 ]
-                self._audit.write("".join(line + "\n" for line in lines))
-                self._audit.flush()
+                self._audit.write(lines)
         except OSError:
             self.failures += 1
         for _, _, done in entries:

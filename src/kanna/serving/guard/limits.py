@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from kanna.serving.guard.keys import DAY, ApiKey
 from kanna.serving.problems import ApiError
 
+_USUAL_ANSWER = 512
+"""Tokens for an answer of a key with limits, however little it may still use."""
+
 
 @dataclass(slots=True)
 class TokenBucket:
@@ -109,6 +112,22 @@ class RateLimiter:
                     bucket.seconds_until(1),
                 )
             bucket.level -= 1
+
+    def share(self, key: ApiKey) -> int | None:
+        """How many tokens a request may generate that names no number; None: no limit of the key's.
+
+        A quarter of what is neither used nor reserved, and 512 at least: an answer that long is
+        usual, and the last tokens are enough for one more request.
+        """
+        now, free = self.now(), list[float]()
+        if key.tokens_per_day is not None:
+            self._start_day(now)
+            free.append(key.tokens_per_day - self._tokens_today.get(key.id, 0))
+        if key.tokens_per_minute is not None:
+            free.append(self._bucket(key.id, "tokens", key.tokens_per_minute, now).level)
+        if not free:
+            return None
+        return max(_USUAL_ANSWER, int(min(free) - self._reserved.get(key.id, 0)) // 4)
 
     def reserve(self, key: ApiKey, tokens: int) -> Reservation:
         """Set tokens aside for a request; `settle` gives back what it did not use.

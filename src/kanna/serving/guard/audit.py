@@ -1,0 +1,54 @@
+"""The audit log: one line of JSON per request, whole and in order."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_MOST_KEPT = 4 << 20
+"""Bytes of lines that found no room and are kept; what comes then is lost."""
+
+
+class AuditLog:
+    """A file that lines are appended to.
+
+    A disk that is full takes part of a line: what is left of it is kept and written first when
+    there is room again.
+
+    Args:
+        path: Of the file, which is made for its owner only when it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._unwritten = bytearray()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are lines that found no room."""
+        return bool(self._unwritten)
+
+    def write(self, lines: list[str]) -> None:
+        """Append lines, after those that wait.
+
+        Args:
+            lines: Without their ends.
+
+        Raises:
+            OSError: There is no room; the lines are kept, as far as they may.
+        """
+        for line in lines:
+            data = line.encode("utf-8", "replace") + b"\n"
+            if len(self._unwritten) + len(data) <= _MOST_KEPT:
+                self._unwritten += data
+        while self._unwritten:
+            written = os.write(self._descriptor, self._unwritten)
+            del self._unwritten[:written]
+
+    def close(self) -> None:
+        """Close the file; lines that still find no room are lost."""
+        with suppress(OSError):
+            self.write([])
+        os.close(self._descriptor)
