@@ -445,7 +445,7 @@ def test_an_audit_log_without_room_keeps_no_more_than_it_may(tmp_path: Path) -> 
     log.close()
 
 
-@pytest.mark.parametrize("engines", ["gguf", "mlx"], indirect=True)
+@pytest.mark.parametrize("engines", ["gguf"], indirect=True)
 def test_a_stream_whose_engine_ended_counts_what_was_sent(engines: Local) -> None:
     """And an answer that did not come counts nothing."""
     before = len(engines.log())
