@@ -31,6 +31,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """Import names that each extra brings, as far as kanna imports them by name."""
 
+LEAST_PYTHON = {"onnx": (3, 11), "mlx": (3, 11)}
+"""The oldest Python that packages of an extra have wheels for; the others take what kanna takes."""
+
 
 def missing(extra: str) -> list[str]:
     """Import names that are not installed, of `extra` or of several by comma.
@@ -42,7 +45,13 @@ def missing(extra: str) -> list[str]:
 
 
 def command(extra: str) -> str:
-    """What installs it, or several by comma, on this machine."""
+    """What installs it, or several by comma, on this machine; or the Python that it needs."""
+    here = sys.version_info[:2]
+    for name in (part.strip() for part in extra.split(",")):
+        least = LEAST_PYTHON.get(name, here)
+        if here < least:
+            needed, present = (".".join(map(str, version)) for version in (least, here))
+            return f"install kanna in Python {needed} or newer: {name} needs it, this is {present}"
     return install_command(extra)
 
 
