@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-minutes", type=float, default=30.0, help="How long `-m chaos` attacks a gateway."
     )
+    parser.addoption(
+        "--kill-points", type=int, default=200, help="How often `-m kill` ends a command."
+    )
 
 
 @pytest.fixture(scope="session")

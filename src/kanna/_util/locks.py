@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna._util.uninterrupted import uninterrupted
 from kanna.errors import OutputError
 
 SUFFIX = ".kanna-lock"
@@ -71,6 +72,12 @@ def holding(out: Path, doing: str, *, parents: bool = False) -> Generator[None]:
                 del _held[key]
                 _release(place, mine.descriptor)
         _remove_empty(made)
+
+
+def remove_stale(out: Path) -> None:
+    """Remove the lock of a run that was killed, where an output that is there is left alone."""
+    with suppress(OutputError), holding(out, "look at"):
+        pass
 
 
 def _make_parents(folder: Path) -> list[Path]:
@@ -128,7 +135,7 @@ def _acquire(place: Path, out: Path, doing: str) -> int:
 def _release(place: Path, descriptor: int) -> None:
     if descriptor < 0:
         return
-    with suppress(OSError):
+    with uninterrupted(), suppress(OSError):
         if sys.platform == "win32":  # an open file cannot be removed there
             os.close(descriptor)
             place.unlink(missing_ok=True)

@@ -23,6 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from kanna._util.uninterrupted import uninterrupted
+
 PARTIAL = ".partial"
 _OURS = re.compile(r"\.kanna-([0-9a-f]{8})-(\d+)-([0-9a-f]+)-[0-9a-f]{8}\.partial$")
 _ABANDONED = 86_400.0
@@ -104,7 +106,7 @@ def scratch(folder: Path | None = None, label: str = "work") -> Generator[Path]:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder of ours, if it is there; a link alone goes, not what it names."""
-    with suppress(OSError):
+    with uninterrupted(), suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kanna import formats
+from kanna._util import locks
 from kanna._util.arguments import names
 from kanna._util.bars import shown
-from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
@@ -142,6 +142,7 @@ def package(
     """
     folder = Path(out)
     if folder.exists() or folder.is_symlink():
+        locks.remove_stale(folder)
         raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
     to = names(to)
     _with_needs(to)  # unknown targets are refused before anything is hashed
@@ -152,7 +153,7 @@ def package(
     needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
     installs = wheel is not None or any(targets.get(n).installs for n in _with_needs(to))
     with (
-        holding(folder, "package"),
+        locks.holding(folder, "package"),
         wheel_to_ship(wheel) if installs else nullcontext() as shipped,
     ):
         service = Service(
