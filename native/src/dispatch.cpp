@@ -4,7 +4,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
+
+#include "kanna/together.hpp"
 
 namespace kanna {
 namespace {
@@ -82,24 +83,18 @@ void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int 
         for (int64_t g = next++; g < groups; g = next++)
             grid.feedback(job, g * 16, std::min(g * 16 + 16, rows), memory);
     };
-    std::vector<std::thread> pool;
-    for (int64_t t = 1; t < std::min<int64_t>(threads, groups); ++t) pool.emplace_back(loop);
-    loop();
-    for (std::thread& thread : pool) thread.join();
+    together(std::min<int64_t>(threads, groups), loop);
 }
 
 void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out) {
-    // BlockParts begin at multiples of 16 blocks, so that every block meets the same neighbours in its lanes.
-    const int64_t step = (blocks / std::max(threads, 1) + 15) / 16 * 16;
-    if (threads <= 1 || step >= blocks) {
-        codec.encode(job, 0, blocks, out);
-        return;
-    }
-    std::vector<std::thread> pool;
-    for (int64_t first = step; first < blocks; first += step)
-        pool.emplace_back([&, first] { codec.encode(job, first, std::min(first + step, blocks), out); });
-    codec.encode(job, 0, step, out);
-    for (std::thread& thread : pool) thread.join();
+    // Parts begin at multiples of 16 blocks, so that every block meets the same neighbours in its lanes.
+    const int64_t sixteens = (blocks + 15) / 16, workers = std::clamp<int64_t>(threads, 1, std::max<int64_t>(sixteens, 1));
+    const int64_t step = std::max<int64_t>((sixteens + workers - 1) / workers, 1) * 16;
+    std::atomic<int64_t> next{0};
+    together(workers, [&] {
+        for (int64_t first = step * next++; first < blocks; first = step * next++)
+            codec.encode(job, first, std::min(first + step, blocks), out);
+    });
 }
 
 void decode(const Codec& codec, const uint8_t* data, int64_t blocks, float* out) { codec.decode(data, blocks, out); }

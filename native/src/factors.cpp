@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <thread>
 #include <vector>
+
+#include "kanna/together.hpp"
 
 namespace kanna {
 namespace {
@@ -22,10 +23,7 @@ void parallel(int64_t count, int threads, const Work& work) {
     auto loop = [&] {
         for (int64_t i = next++; i < count; i = next++) work(i);
     };
-    std::vector<std::thread> pool;
-    for (int t = 1; t < threads; ++t) pool.emplace_back(loop);
-    loop();
-    for (std::thread& thread : pool) thread.join();
+    together(std::min<int64_t>(threads, count), loop);
 }
 
 // Row i of a lower triangle whose rows follow one another.

@@ -5,6 +5,8 @@
 
 namespace kanna {
 
+// Packed: the bytes of a row may begin anywhere.
+#pragma pack(push, 1)
 struct Q4_0 { static constexpr int values = 32; uint16_t d; uint8_t qs[16]; };
 struct Q4_1 { static constexpr int values = 32; uint16_t d, m; uint8_t qs[16]; };
 struct Q5_0 { static constexpr int values = 32; uint16_t d; uint8_t qh[4], qs[16]; };
@@ -21,6 +23,7 @@ struct IQ4_XS { static constexpr int values = 256; uint16_t d, scales_h; uint8_t
 struct Q2_0 { static constexpr int values = 64; uint16_t d; uint8_t qs[16]; };
 struct TQ2_0 { static constexpr int values = 256; uint8_t qs[64]; uint16_t d; };
 struct TQ1_0 { static constexpr int values = 256; uint8_t qs[48], qh[4]; uint16_t d; };
+#pragma pack(pop)
 static_assert(sizeof(Q2_0) == 18 && sizeof(TQ2_0) == 66 && sizeof(TQ1_0) == 54);
 static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 && sizeof(Q5_1) == 24);
 static_assert(sizeof(Q8_0) == 34 && sizeof(IQ4_NL) == 18 && sizeof(IQ4_XS) == 136);

@@ -8,9 +8,12 @@
 
 namespace kanna {
 
+// Packed: the bytes of a row may begin anywhere.
+#pragma pack(push, 1)
 struct Q1_0 { static constexpr int values = 128; uint16_t d; uint8_t qs[16]; };
 struct MXFP4 { static constexpr int values = 32; uint8_t e, qs[16]; };
 struct NVFP4 { static constexpr int values = 64; uint8_t scales[4], qs[32]; };
+#pragma pack(pop)
 static_assert(sizeof(Q1_0) == 18);
 static_assert(sizeof(MXFP4) == 17 && sizeof(NVFP4) == 36);
 

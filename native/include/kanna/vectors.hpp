@@ -11,6 +11,8 @@
 
 namespace kanna {
 
+// Packed: the bytes of a row may begin anywhere.
+#pragma pack(push, 1)
 struct IQ2_XXS { static constexpr int values = 256; uint16_t d; uint8_t groups[8][8]; };
 struct IQ2_XS { static constexpr int values = 256; uint16_t d, qs[32]; uint8_t scales[8]; };
 struct IQ2_S { static constexpr int values = 256; uint16_t d; uint8_t qs[32], signs[32], qh[8], scales[8]; };
@@ -18,6 +20,7 @@ struct IQ3_XXS { static constexpr int values = 256; uint16_t d; uint8_t qs[64], 
 struct IQ3_S { static constexpr int values = 256; uint16_t d; uint8_t qs[64], qh[8], signs[32], scales[4]; };
 struct IQ1_S { static constexpr int values = 256; uint16_t d; uint8_t qs[32]; uint16_t qh[8]; };
 struct IQ1_M { static constexpr int values = 256; uint8_t qs[32], qh[16]; uint16_t scales[4]; };
+#pragma pack(pop)
 static_assert(sizeof(IQ2_XXS) == 66 && sizeof(IQ2_XS) == 74 && sizeof(IQ2_S) == 82);
 static_assert(sizeof(IQ3_XXS) == 98 && sizeof(IQ3_S) == 110);
 static_assert(sizeof(IQ1_S) == 50 && sizeof(IQ1_M) == 56);

@@ -34,6 +34,7 @@ from kanna.hardware.memory import memory
 from kanna.model import Model
 from kanna.sources import Source
 from kanna.sources.packages import cache_dir
+from kanna.tokenizer import library
 
 SELF = "self"
 TEMPERATURE = 1.0
@@ -99,9 +100,10 @@ def _sample(
 ) -> tuple[dict[str, Any], list[Path]]:
     import tokenizers
 
-    tokenizer: Any = tokenizers.Tokenizer.from_str(
-        families.to_hf(model)[2]["tokenizer.json"].decode()
-    )
+    with library.refusals("tokenizer.json cannot be read"):
+        tokenizer: Any = tokenizers.Tokenizer.from_str(
+            families.to_hf(model)[2]["tokenizer.json"].decode()
+        )
     seeds = prompt_seeds(model, tokenizer)
     length = min(WINDOW, model.whole("{arch}.context_length", 0) or WINDOW)
     settings: dict[str, Any] = {

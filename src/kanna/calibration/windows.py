@@ -12,6 +12,7 @@ from kanna import families
 from kanna.calibration.texts import Document
 from kanna.errors import UsageError
 from kanna.model import Model
+from kanna.tokenizer import library
 
 WINDOW = 512
 HELD_OUT = 8
@@ -49,14 +50,15 @@ def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Calibrat
     import tokenizers
 
     files = families.to_hf(model)[2]
-    tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(
-        files["tokenizer.json"].decode()
-    )
     streams: dict[str, list[int]] = {}
-    for document in documents:
-        streams.setdefault(document.domain, []).extend(
-            tokenizer.encode(document.text, add_special_tokens=False).ids
+    with library.refusals("tokenizer.json cannot split the calibration text"):
+        tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(
+            files["tokenizer.json"].decode()
         )
+        for document in documents:
+            streams.setdefault(document.domain, []).extend(
+                tokenizer.encode(document.text, add_special_tokens=False).ids
+            )
     total = sum(map(len, streams.values()))
     context = model.whole("{arch}.context_length", 0) or WINDOW
     size = min(WINDOW, context, total)

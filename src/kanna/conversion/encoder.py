@@ -27,6 +27,7 @@ from kanna.model import num_weights
 from kanna.plan.onnx_derived import DERIVED, Derived
 from kanna.plan.presets import unknown_preset
 from kanna.sources import Source
+from kanna.tokenizer import library
 
 _WINDOWS, _TOKENS = 32, 128
 _WHOLE = Derived(summary="the weights in float32", bits=32)
@@ -115,13 +116,15 @@ class EncoderConversion:
         """Windows of the built-in plain text, framed as the tokenizer frames a text."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self.source.files["tokenizer.json"]))
+        with library.refusals("tokenizer.json cannot be read"):
+            tokenizer = Tokenizer.from_file(str(self.source.files["tokenizer.json"]))
         tokenizer.no_padding()
         tokenizer.enable_truncation(_TOKENS)
         windows: list[list[int]] = []
         for path in sorted(texts.FOLDER.glob("*.txt")):
             lines = path.read_text(encoding="utf-8").split("\n\n")
             pieces = ["\n".join(lines[i : i + 8]) for i in range(0, len(lines), 8)]
-            ids = [tokenizer.encode(p).ids for p in pieces]
+            with library.refusals("tokenizer.json cannot split the calibration text"):
+                ids = [tokenizer.encode(p).ids for p in pieces]
             windows += [i for i in ids if len(i) == _TOKENS][: _WINDOWS // 6]
         return np.array(windows[:_WINDOWS], np.int64)

@@ -33,7 +33,7 @@ def encode(
     if method not in METHODS:
         raise EncodingError(f"unknown method {method!r}", expected=" or ".join(METHODS))
     out = np.empty((x.shape[0], encoding.row_bytes(x.shape[1])), np.uint8)
-    w = None if weights is None else np.ascontiguousarray(weights, np.float32)
+    w = None if weights is None else np.require(weights, np.float32, ["C", "A"])
     # Measured weights count alone. Where there are none, or guesses, the magnitude of a value
     # counts too: that gave the least KL divergence of the five.
     weighting = UNIFORM if w is not None and not guessed else LEVEL_MAGNITUDE

@@ -182,4 +182,6 @@ class Encoding:
         self.row_bytes(x.shape[1])
         if weights is not None and weights.shape != (x.shape[1],):
             raise EncodingError(f"weights have shape {weights.shape}", expected=f"({x.shape[1]},)")
-        return self.encoder(self, np.ascontiguousarray(x), method, weights, threads, guessed)
+        # A tensor of a mapped file may begin at any byte.
+        values = np.require(x, requirements=["C", "A"])
+        return self.encoder(self, values, method, weights, threads, guessed)

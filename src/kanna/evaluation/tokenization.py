@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kanna.errors import GateError
 from kanna.runtimes.base import Engine
 from kanna.sources import Source
+from kanna.tokenizer import library
 from kanna.tokenizer.reference import own_tokenizer
 
 _SAMPLE = 50_000
@@ -53,7 +54,8 @@ def of_source(source: Source, engine: Engine) -> Tokenization:
     own.encode_special_tokens = True
 
     def ids(text: str) -> list[int]:
-        return own.encode(text, add_special_tokens=True).ids
+        with library.refusals("the source's tokenizer cannot split a text"):
+            return own.encode(text, add_special_tokens=True).ids
 
     return Tokenization(ids=ids, owner="the source's tokenizer", notes=[])
 

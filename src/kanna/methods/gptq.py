@@ -43,7 +43,7 @@ class _Feedback(Method):
 
 def _improve(encoding: Encoding, x: F32, data: U8, second_moment: SecondMoment, threads: int) -> U8:
     """Return `data`, uint8 [rows, row bytes], with every row that error feedback betters."""
-    x, group = np.ascontiguousarray(x), _native.grids()[encoding.name]
+    x, group = np.require(x, requirements=["C", "A"]), _native.grids()[encoding.name]
     for block in second_moment.blocks():
         whole = block.stop - block.start == x.shape[1]
         columns = slice(block.start, block.stop)

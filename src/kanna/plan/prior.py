@@ -73,13 +73,15 @@ def _gain(norm: Tensor) -> F32:
 
 def _powers(tensor: Tensor, norm: Tensor, first: int, last: int) -> F32:
     """Σ_c (x_rc γ_c)² of rows [first, last), float32."""
-    gain = np.ascontiguousarray(_gain(norm))
+    gain = np.require(_gain(norm), requirements=["C", "A"])
     out = np.empty(last - first, np.float32)
     step = max(1, _BLOCK // columns(tensor))
     for start in range(first, last, step):
         stop = min(start + step, last)
         _native.row_powers(
-            np.ascontiguousarray(tensor.rows(start, stop)), gain, out[start - first : stop - first]
+            np.require(tensor.rows(start, stop), requirements=["C", "A"]),
+            gain,
+            out[start - first : stop - first],
         )
     return out
 

@@ -10,7 +10,7 @@ from kanna._util.typed import TypedObject, whole
 from kanna.errors import FormatError
 from kanna.formats import folder_files
 from kanna.formats.text_files import read_object
-from kanna.tokenizer import special_tokens, templates
+from kanna.tokenizer import library, special_tokens, templates
 
 TOKENIZER = "tokenizer.json"
 # What a decoder looks back at: enough for the bytes of one character and the space before a word.
@@ -32,12 +32,8 @@ class FolderText:
         from tokenizers import Tokenizer
 
         path = folder / TOKENIZER
-        try:
+        with library.refusals(f"{path} cannot be read"):
             self._tokenizer: Any = Tokenizer.from_file(str(path))
-        except Exception as error:  # a bare Exception is all the library raises
-            raise FormatError(
-                f"{path} cannot be read: {error}", expected="a tokenizer of Hugging Face's"
-            ) from error
         # Some encoders have the length they were trained at written into the tokenizer.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -49,7 +45,7 @@ class FolderText:
         self.bos = self._special_id("bos", named, configs)
         self.eos = self._special_id("eos", named, configs)
         self.ends = frozenset(special_tokens.end_ids(named, configs, self._tokenizer.token_to_id))
-        start = self._tokenizer.encode("", add_special_tokens=True).ids
+        start = self.tokenize("", add_bos=True)
         self.adds_bos = bool(start) and start[0] == self.bos
         self.chat_template = templates.choose(templates.read(folder_files.files(folder), named))
 
@@ -66,11 +62,13 @@ class FolderText:
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
         """Token ids; see `Engine.tokenize`."""
         self._tokenizer.encode_special_tokens = not special
-        return self._tokenizer.encode(text, add_special_tokens=add_bos).ids
+        with library.refusals(f"{TOKENIZER} cannot split a text"):
+            return self._tokenizer.encode(text, add_special_tokens=add_bos).ids
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Text of token ids; see `Engine.detokenize`."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+        with library.refusals(f"{TOKENIZER} cannot write a text"):
+            return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
 
     def stream(self, before: Sequence[int], tokens: Iterator[int]) -> Iterator[str]:
         """Text of `tokens` as it becomes complete, as the continuation of the ids `before`.

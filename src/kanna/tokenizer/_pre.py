@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from kanna.errors import UnsupportedError
+from kanna.tokenizer import library
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -99,8 +100,9 @@ def _merges_make_words(tokenizer: dict[str, Any]) -> bool:
     model = tokenizer["model"]
     added = {a["content"] for a in tokenizer.get("added_tokens") or []}
     pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    merging: Any = tokenizers.models.BPE(vocab=model["vocab"], merges=pairs)  # type: ignore[attr-defined]
-    return all(len(merging.tokenize(w)) == 1 for w in model["vocab"] if w not in added)
+    with library.refusals("tokenizer.json has merges that its vocabulary does not fit"):
+        merging: Any = tokenizers.models.BPE(vocab=model["vocab"], merges=pairs)  # type: ignore[attr-defined]
+        return all(len(merging.tokenize(w)) == 1 for w in model["vocab"] if w not in added)
 
 
 # Names of other models with the same splitting → the name above.

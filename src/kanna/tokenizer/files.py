@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.formats.text_files import read_text
-from kanna.tokenizer import _json, _pre, templates
+from kanna.tokenizer import _json, _pre, form, templates
 from kanna.tokenizer._vocab import check_ids
 from kanna.tokenizer.special_tokens import settings
 
@@ -59,10 +59,16 @@ def read(files: Mapping[str, Path], name: str) -> dict[str, Any]:
         raise SourceError(f"{name} cannot be read: {error}", todo="fetch it again") from error
     except ValueError as error:
         raise SourceError(f"{name} is not JSON: {error}", todo="fetch it again") from error
+    except RecursionError as error:
+        raise SourceError(
+            f"{name} has lists and objects nested deeper than any tokenizer",
+            todo="fetch it again",
+        ) from error
     if not isinstance(value, dict):
         raise SourceError(
             f"{name} holds {type(value).__name__}", expected="an object", todo="fetch it again"
         )
+    form.check(value, name)
     return value
 
 

@@ -14,7 +14,7 @@ from kanna._util import library_answers, own_files
 from kanna._util.digest import sha256
 from kanna._util.kept_process import ask_kept
 from kanna.sources.packages import cache_dir
-from kanna.tokenizer import files
+from kanna.tokenizer import files, library
 from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS, PLAIN
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def own_tokenizer(source: Source) -> Any:
         return None
     from tokenizers import Tokenizer
 
-    tokenizer: Any = Tokenizer.from_file(str(source.files[files.TOKENIZER]))
+    with library.refusals(f"{files.TOKENIZER} cannot be read"):
+        tokenizer: Any = Tokenizer.from_file(str(source.files[files.TOKENIZER]))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

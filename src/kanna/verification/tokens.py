@@ -16,7 +16,7 @@ from kanna.model import Model
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
-from kanna.tokenizer import special_tokens, templates
+from kanna.tokenizer import library, special_tokens, templates
 from kanna.tokenizer.chat import Message, render
 from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS
 from kanna.tokenizer.reference import LibraryReading, own_tokenizer, read_by_library
@@ -101,7 +101,8 @@ def _hf_tokenizer(source: Source) -> Callable[[str], list[int]]:
     if (own := own_tokenizer(source)) is not None:
 
         def fast(text: str) -> list[int]:
-            return own.encode(text, add_special_tokens=False).ids
+            with library.refusals("the source's tokenizer cannot split a text"):
+                return own.encode(text, add_special_tokens=False).ids
 
         return fast
     try:

@@ -15,6 +15,7 @@ from kanna.formats import gguf
 from kanna.model import MetaValue
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
+from kanna.tokenizer import library
 from kanna.tokenizer.chat import render
 from kanna.tokenizer.corpus import CONVERSATIONS, PLAIN
 from kanna.tokenizer.reference import (
@@ -56,7 +57,9 @@ def _ids(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
     if own is None:
         return []
     texts = [*TEXTS, *control_texts(_controls(metadata))]
-    return _judged(metadata, texts, [own.encode(t).ids for t in texts], "the source's tokenizer")
+    with library.refusals("the source's tokenizer cannot split a text"):
+        ids = [own.encode(t).ids for t in texts]
+    return _judged(metadata, texts, ids, "the source's tokenizer")
 
 
 def _judged(
@@ -99,7 +102,9 @@ def _by_library(
     if own is None:
         notes = _judged(metadata, TEXTS, reading.ids, reading.name)
     else:
-        apart = different(TEXTS, [own.encode(t).ids for t in TEXTS], reading.ids)
+        with library.refusals("the source's tokenizer cannot split a text"):
+            ids = [own.encode(t).ids for t in TEXTS]
+        apart = different(TEXTS, ids, reading.ids)
         notes = [
             f"{reading.name} ({reading.kind}) gives other ids than tokenizer.json, whose ids the "
             f"GGUF has, for {len(apart)} of {len(TEXTS)} texts: {shown(*text)}"

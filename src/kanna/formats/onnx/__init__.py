@@ -12,7 +12,7 @@ from kanna.encodings.grouped.nbits import parse
 from kanna.formats import folder_files
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
-from kanna.formats.onnx import files
+from kanna.formats.onnx import constants, files
 from kanna.model import Model
 from kanna.plan import onnx as presets
 
@@ -31,8 +31,8 @@ def _value_bytes(_: Model) -> int:
 def _weights(path: Path) -> StoredWeights:
     folder = files.read_folder(path)
     sizes: dict[str, int] = {}
-    for tensor in files.tensors(files.load(folder.graph).graph):
-        external = {e.key: e.value for e in tensor.external_data}
+    for tensor in constants.tensors(files.load(folder.graph).graph):
+        external = {e.key: e.value for e in tensor.external_data if tensor.data_location == 1}
         sizes[tensor.name] = int(external.get("length", 0)) or tensor.ByteSize()
     return StoredWeights(
         sizes=sizes, nbytes=folder.nbytes, rounds_activations=files.rounds_activations(folder)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna._util.typed import IDS, LAYERS, OBJECT, FieldKind, TypedObject, text, whole
+from kanna._util.typed import IDS, LAYERS, OBJECT, FieldKind, TypedObject, shown, text, whole
 from kanna.errors import FormatError
 from kanna.formats import folder_files
+from kanna.formats.onnx.constants import check_texts, model_tensors, place
 from kanna.formats.text_files import read_object
 
 GENAI = "genai_config.json"
@@ -34,6 +35,8 @@ _DECODER: Mapping[str, FieldKind[Any]] = {
     "outputs": OBJECT,
 }
 _MOST_GRAPH = 2 << 30
+_DIGITS = 10
+"""Fewer than these in the number of tokens of a context."""
 _LIBRARIES = ("custom_ops_library",)
 OLDEST = 13
 """The first opset with the operators of artefacts: QuantizeLinear by column, Cast to bfloat16."""
@@ -147,10 +150,11 @@ def _genai(path: Path) -> Any:
 def _locations(graph: Path) -> set[str]:
     """The files that a graph names for its values; none where it is no graph."""
     try:
-        constants = tensors(load(graph).graph)
+        model = _parse(graph)
     except FormatError:
         return set()
-    entries = (e for t in constants if t.data_location == 1 for e in t.external_data)
+    check_texts(model, graph)
+    entries = (e for t in model_tensors(model) if t.data_location == 1 for e in t.external_data)
     return {e.value for e in entries if e.key == "location"}
 
 
@@ -173,18 +177,10 @@ def _external(graph: Path) -> list[Path]:
             f"{graph} has {graph.stat().st_size} bytes", expected="a graph below 2 GiB"
         )
     needed: dict[str, int] = {}
-    for tensor in tensors(load(graph).graph):
-        if tensor.data_location != 1:
-            continue
-        entries = {e.key: e.value for e in tensor.external_data}
-        try:
-            stop = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-        except ValueError:
-            raise FormatError(f"{graph} places {tensor.name} at no number") from None
-        if int(entries.get("offset", 0)) < 0 or int(entries.get("length", 0)) < 0:
-            raise FormatError(f"{graph} places {tensor.name} before the start of its file")
-        name = entries.get("location", "")
-        needed[name] = max(needed.get(name, 0), stop)
+    for tensor in model_tensors(load(graph)):
+        if tensor.data_location == 1:
+            name, stop = place(graph, tensor)
+            needed[name] = max(needed.get(name, 0), stop)
     paths: list[Path] = []
     for name, stop in needed.items():
         path = folder_files.named(graph.parent, name)
@@ -203,13 +199,8 @@ def load(graph: Path) -> Any:
 
     Raises FormatError for anything else, and for a graph older than `OLDEST`.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(graph), load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise FormatError(f"{graph} is no ONNX graph: {error}", todo="convert again") from None
+    model = _parse(graph)
+    check_texts(model, graph)
     opset = max(
         (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OLDEST
     )
@@ -222,28 +213,32 @@ def load(graph: Path) -> Any:
     return model
 
 
-def tensors(graph: Any) -> list[Any]:
-    """Every initializer and constant of a graph and of the graphs inside its nodes."""
-    constants = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                constants.append(attribute.t)
-            if attribute.HasField("g"):
-                constants += tensors(attribute.g)
-            for inner in attribute.graphs:
-                constants += tensors(inner)
-    return constants
+def _parse(graph: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(str(graph), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise FormatError(f"{graph} is no ONNX graph: {error}", todo=_AGAIN) from None
 
 
 def rope_edge(graph: Path) -> int:
     """Tokens beyond which the graph uses the long factors of rope; 0 where it has one set."""
-    chosen = {
-        n.input[1]
-        for n in load(graph).graph.node
-        if n.name == "/model/rope_caches_subgraph/Greater"
-    }
-    return max((int(name.rpartition("/")[2]) for name in chosen), default=0)
+    nodes = load(graph).graph.node
+    edges = [n for n in nodes if n.name == "/model/rope_caches_subgraph/Greater"]
+    longest = 0
+    for node in edges:
+        name = node.input[1] if len(node.input) > 1 else ""
+        edge = name.rpartition("/")[2]
+        if not (edge.isascii() and edge.isdigit() and len(edge) < _DIGITS):
+            raise FormatError(
+                f"{graph} compares the length of a text with {shown(name)}",
+                expected="a constant named by its number of tokens",
+                todo=_AGAIN,
+            )
+        longest = max(longest, int(edge))
+    return longest
 
 
 def rounds_activations(folder: Folder) -> bool:

@@ -15,7 +15,7 @@ from kanna.formats.text_files import read_object
 from kanna.serving.engines._chat_prompt import render_chat
 from kanna.serving.engines._http_server import BadRequestError
 from kanna.serving.engines._token_bytes import StreamDecoder, TokenBytes
-from kanna.tokenizer import special_tokens, templates
+from kanna.tokenizer import library, special_tokens, templates
 from kanna.tokenizer.chat import render
 
 _OWN_VARIABLES = {"template", "messages", "tools", "bos", "eos"}
@@ -37,12 +37,8 @@ class TextCodec:
     def __init__(self, folder: Path, end_ids: Sequence[int]) -> None:
         if not (folder / "tokenizer.json").is_file():
             raise FormatError(f"{folder} has no tokenizer.json", todo="convert the model again")
-        try:
+        with library.refusals(f"{folder}/tokenizer.json cannot be read"):
             self.tokenizer: Any = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # a bare Exception is all the library raises
-            raise FormatError(
-                f"{folder}/tokenizer.json cannot be read: {error}", todo="convert the model again"
-            ) from error
         config, token_map = (
             read_object(path).values
             for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json")
@@ -70,11 +66,16 @@ class TextCodec:
             text: To encode.
             add_special: Add the tokens that the model wants at the beginning.
         """
-        return list(self.tokenizer.encode(text, add_special_tokens=add_special).ids)
+        try:
+            with library.refusals("the model's tokenizer cannot split this text"):
+                return list(self.tokenizer.encode(text, add_special_tokens=add_special).ids)
+        except FormatError as error:
+            raise BadRequestError(error.found) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens too."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        with library.refusals("the model's tokenizer cannot write this text"):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def stream(self, *, continues: bool) -> StreamDecoder:
         """A decoder for the tokens of one answer.

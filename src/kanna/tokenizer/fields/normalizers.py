@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.tokenizer.corpus import PLAIN
 from kanna.tokenizer.fields.base import Fate, Field, Parts, short
+from kanna.tokenizer.library import is_failure
 
 SPACE = "▁"
 _EDGES = (" a", "a ")
@@ -21,7 +22,9 @@ def normalized(step: Mapping[str, Any], text: str) -> str | None:
     try:
         normalizer: Any = tokenizers.Tokenizer.from_str(json.dumps(made)).normalizer
         return str(normalizer.normalize_str(text))
-    except Exception:  # a bare Exception is all the library raises
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         return None
 
 

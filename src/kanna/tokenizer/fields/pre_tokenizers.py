@@ -8,6 +8,7 @@ from typing import Any
 
 from kanna.tokenizer.fields.base import Fate, Field, Parts, short, steps
 from kanna.tokenizer.fields.normalizers import SPACE
+from kanna.tokenizer.library import is_failure
 
 
 def _metaspace(step: Any, parts: Parts) -> tuple[Fate, str]:
@@ -62,7 +63,12 @@ def _cuts(step: Mapping[str, Any], parts: Parts) -> bool:
     if step.get("type") == "Metaspace":
         return any(SPACE in word[1:] for word in words)
     splitter = _pre_tokenizer(step)
-    return splitter is None or any(len(splitter.pre_tokenize_str(word)) > 1 for word in words)
+    try:
+        return splitter is None or any(len(splitter.pre_tokenize_str(word)) > 1 for word in words)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return True
 
 
 def _pre_tokenizer(step: Mapping[str, Any]) -> Any:
@@ -71,7 +77,9 @@ def _pre_tokenizer(step: Mapping[str, Any]) -> Any:
     made = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": dict(step)}
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(made)).pre_tokenizer
-    except Exception:  # a bare Exception is all the library raises
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         return None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanna.conversion.base import WrittenArtefact
+from kanna.formats.onnx import files
 from kanna.formats.onnx.build import GENAI, GRAPH
 from kanna.verification.written_config.computation import Computation, Layer, RotaryEmbedding
 
@@ -20,10 +21,8 @@ _HALF = 1e-3
 
 def read(written: WrittenArtefact) -> Computation | str:
     """The computation of the graph; why not, where its layers are not GroupQueryAttention nodes."""
-    import onnx
-
     assert written.folder is not None
-    graph: Any = onnx.load(str(written.folder / GRAPH), load_external_data=False).graph
+    graph: Any = files.load(written.folder / GRAPH).graph
     genai = json.loads((written.folder / GENAI).read_text(encoding="utf-8"))["model"]
     nodes = [n for n in graph.node if n.op_type == "GroupQueryAttention"]
     tables = dict(_tables(graph, written.folder))
