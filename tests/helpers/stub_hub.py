@@ -55,7 +55,7 @@ class Hub:
 def serving() -> Iterator[Hub]:
     """A hub that runs until the end of the block."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
+    handler = type("Handler", (Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -80,7 +80,9 @@ def use(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the hub does."""
+
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -117,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = json.dumps(
             {"id": repo, "sha": self.hub.commit(repo, name), "siblings": siblings}
         ).encode()
-        self._send(200, data, {"Content-Type": "application/json"})
+        self.send(200, data, {"Content-Type": "application/json"})
 
     def _file(self, repo: str, revision: str, name: str, asked: str, body: bool) -> None:
         files = self.hub.revision(repo, revision)
@@ -140,15 +142,15 @@ class _Handler(BaseHTTPRequestHandler):
             data, status = data[start : end + 1], 206
         limit = self.hub.break_at.get(name)
         if body and limit is not None and start + len(data) > limit:
-            self._send(status, data[: max(0, limit - start)], headers, promised=len(data))
+            self.send(status, data[: max(0, limit - start)], headers, promised=len(data))
             self.close_connection = True
             return
-        self._send(status, data if body else b"", headers, promised=len(data))
+        self.send(status, data if body else b"", headers, promised=len(data))
 
     def _refuse(self, code: str) -> None:
-        self._send(404, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+        self.send(404, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
 
-    def _send(
+    def send(
         self, status: int, data: bytes, headers: dict[str, str], promised: int | None = None
     ) -> None:
         self.send_response(status)

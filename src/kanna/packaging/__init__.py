@@ -18,6 +18,7 @@ from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
+from kanna.formats.text_files import parse_json, read_text
 from kanna.packaging import bom, checksums, signing, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.readme import readme
@@ -217,7 +218,8 @@ def check(
             f"{path} is not as it was packaged: {', '.join(changes[:8])}{more}",
             todo="package it again",
         )
-    text = (path / bom.FILE).read_text(encoding="utf-8") if (path / bom.FILE).is_file() else ""
+    text = read_text(path / bom.FILE) if (path / bom.FILE).is_file() else ""
+    parse_json(text, bom.FILE)  # its validator's own parser has no limits
     bom.validate(text)
     if key is not None:
         signing.verify(path, Path(key))

@@ -8,6 +8,7 @@ from pathlib import Path
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.errors import FormatError
+from kanna.formats.text_files import read_text
 
 FILE = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -25,7 +26,7 @@ def read(folder: Path) -> dict[str, str]:
         FormatError: A line is no hash and path, or a path leads out of the package.
     """
     hashes: dict[str, str] = {}
-    for number, line in enumerate((folder / FILE).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(folder / FILE).splitlines(), 1):
         parts = _LINE.fullmatch(line)
         if parts is None:
             raise FormatError(

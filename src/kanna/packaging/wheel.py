@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import zipfile
+import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from kanna.packaging import source_wheel, wheel_archive
 FOLDER = "wheels"
 VARIABLE = "KANNA_WHEEL"
 _NOT_SHIPPED = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
+
+_MOST_ABOUT = 1 << 20  # bytes of METADATA; ours has some thousands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +96,8 @@ def _check(path: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             about = next((n for n in names if n.endswith(".dist-info/METADATA")), None)
-            text = archive.read(about).decode("utf-8", "replace") if about else ""
-    except (zipfile.BadZipFile, OSError) as error:
+            text = _start_of(archive, about) if about else ""
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
         raise UsageError(f"{path} is not a wheel of kanna: {error}") from error
     if about is None:
         raise UsageError(f"{path} is not a wheel of kanna: it has no METADATA")
@@ -109,6 +112,12 @@ def _check(path: Path) -> Path:
             expected=f"{kanna.__version__}, which writes this package and whose needs are pinned",
         )
     return path
+
+
+def _start_of(archive: zipfile.ZipFile, name: str) -> str:
+    # What it says of its size may be wrong, and a kilobyte may unpack to gigabytes.
+    with archive.open(name) as file:
+        return file.read(_MOST_ABOUT).decode("utf-8", "replace")
 
 
 def _is_ours(path: Path) -> bool:

@@ -22,7 +22,7 @@ from kanna.formats.safetensors.read import DTYPES, header_size, parse_header
 from kanna.formats.safetensors.shards import INDEX, SINGLE, shard_names
 from kanna.formats.stored import HeaderTensor
 from kanna.model import Tensor
-from kanna.sources import blobs
+from kanna.sources import blobs, hub_answers
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 log = logging.getLogger("kanna.sources.hub")
@@ -107,15 +107,15 @@ def look_up(repo_id: str, revision: str | None) -> Repository:
 
     try:
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        files = {s.rfilename: int(s.size or 0) for s in info.siblings or []}
+        named = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
+        hashes = {name: h for name, h in named.items() if h and re.fullmatch(_HASH, h)}
     except Exception as error:
         raise _explain(error, repo_id, revision) from error
-    files = {s.rfilename: int(s.size or 0) for s in info.siblings or []}
     wanted = revision or "main"
-    named = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
-    hashes = {name: h for name, h in named.items() if h and re.fullmatch(_HASH, h)}
-    return Repository(
-        id=repo_id, revision=wanted, commit=info.sha or wanted, files=files, hashes=hashes
-    )
+    commit = info.sha or wanted
+    hub_answers.check_names(repo_id, files, commit)
+    return Repository(id=repo_id, revision=wanted, commit=commit, files=files, hashes=hashes)
 
 
 def headers(repository: Repository) -> dict[str, Tensor]:
@@ -153,13 +153,15 @@ def read_range(repository: Repository, name: str, start: int, size: int) -> byte
     url = hf_hub_url(repository.id, name, revision=repository.commit)
     asked = build_hf_headers() | {"Range": f"bytes={start}-{start + size - 1}"}
     try:
-        answer = get_session().get(url, headers=asked)
-        hf_raise_for_status(answer)
+        with get_session().stream(
+            "GET", url, headers=asked | {"Accept-Encoding": "identity"}
+        ) as answer:
+            hf_raise_for_status(answer)
+            # A server that ignores ranges sends the file from its start.
+            skipped = 0 if answer.status_code == 206 else start
+            return hub_answers.part(answer.iter_raw(), skipped, size)
     except Exception as error:
         raise _explain(error, repository.id, repository.commit) from error
-    content: bytes = answer.content
-    # A server that ignores ranges sends the file from its start.
-    return content if answer.status_code == 206 else content[start : start + size]
 
 
 def fetch(
@@ -175,10 +177,13 @@ def fetch(
         for name in names:
             if name.endswith(_WEIGHTS):
                 _fetch_weights(repository, name, bar)
-            meter: Any = _meter(bar)
-            paths[name] = Path(
-                hf_hub_download(repository.id, name, revision=repository.commit, tqdm_class=meter)
-            )
+            size = repository.files.get(name) or hub_answers.MOST_UNANNOUNCED
+            meter: Any = _meter(bar, name, size)
+            with hub_answers.held():
+                path = hf_hub_download(
+                    repository.id, name, revision=repository.commit, tqdm_class=meter
+                )
+            paths[name] = Path(path)
     except Exception as error:
         raise _explain(error, repository.id, repository.commit) from error
     finally:
@@ -199,6 +204,12 @@ def _fetch_weights(repository: Repository, name: str, bar: Progress) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     about = get_hf_file_metadata(hf_hub_url(repository.id, name, revision=repository.commit))
+    announced = repository.files.get(name) or about.size
+    if about.size != announced:
+        raise SourceError(
+            f"{name} has {about.size} bytes by its own head, and {announced} in the list of files",
+            todo="run the command again; if it happens again, the hub is at fault",
+        )
     if not (about.etag and about.size and re.fullmatch("[0-9a-f]{64}", about.etag)):
         return  # no hash to hold the pieces to: left to the library
     folder = _cache(repository) / "blobs"
@@ -237,9 +248,11 @@ def _patiently(repository: Repository, name: str, start: int, size: int) -> byte
     )
 
 
-def _meter(bar: Progress) -> Any:
-    """A tqdm that draws nothing and passes the bytes on."""
+def _meter(bar: Progress, name: str, size: int) -> Any:
+    """A tqdm that draws nothing, passes the bytes on, and ends a file that has more than `size`."""
     from huggingface_hub.utils import tqdm
+
+    arrived = 0
 
     class Meter(tqdm):  # pyright: ignore[reportUntypedBaseClass]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -247,6 +260,13 @@ def _meter(bar: Progress) -> Any:
             super().__init__(*args, **(kwargs | {"file": open(os.devnull, "w")}))  # noqa: SIM115, PTH123
 
         def update(self, n: float | None = 1) -> bool | None:
+            nonlocal arrived
+            arrived += int(n or 0)
+            if arrived > size:
+                raise SourceError(
+                    f"{name} goes on after {size} bytes, which is all that the hub announced",
+                    todo="run the command again; if it happens again, the hub is at fault",
+                )
             bar.advance(int(n or 0))
             return super().update(n)
 

@@ -7,6 +7,7 @@ and no server is asked.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from kanna.sources.packages import cache_dir
 
 REGISTRY, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 _LAYER = "application/vnd.ollama.image."
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _SYSTEM_STORES = ("/usr/share/ollama/.ollama/models", "/var/lib/ollama/models", "/var/lib/ollama")
 
 
@@ -141,6 +143,12 @@ def _read(store: Path, manifest: Path) -> OllamaModel:
     if "/" in digest or not blob.is_file():
         raise FormatError(
             f"{blob}, which {manifest} names, is not there", todo=f"ollama pull {name}"
+        )
+    if not _DIGEST.fullmatch(digest):  # by another name there is nothing to hold the blob to
+        raise FormatError(
+            f"{manifest} names the blob {digest[:80]!r}",
+            expected="sha256: and 64 hexadecimal digits",
+            todo=f"ollama pull {name}",
         )
     return OllamaModel(
         name=name,

@@ -36,6 +36,9 @@ _REPORT_POLICY = (
 )
 
 
+_LOG_BYTES = 65536
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -218,8 +221,15 @@ def _add_jobs(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> None:
     async def log(request: Request, job_id: str) -> Response:
         await gateway.authorize(request, "admin")
         path = store.folder(store.find(job_id)) / "log.txt"
-        text = path.read_bytes()[-65536:] if path.exists() else b""
+        text = await asyncio.to_thread(_end_of, path) if path.exists() else b""
         return Response(text, media_type="text/plain; charset=utf-8")
+
+
+def _end_of(path: Path) -> bytes:
+    """The last lines of a log, however long it is."""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - _LOG_BYTES))
+        return log.read(_LOG_BYTES)
 
 
 def _add_job_actions(routes: APIRouter, gateway: Gateway, parts: StudioParts) -> None:

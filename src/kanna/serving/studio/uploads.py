@@ -31,12 +31,16 @@ class Upload:
         folder: Where its files are until all of them are there.
         sizes: Bytes of each file, by its name.
         arrived: Names of the files that are there.
+        under_way: Names of the files that are being sent.
+        over: Whether it was abandoned.
     """
 
     id: str
     folder: Path
     sizes: dict[str, int]
     arrived: set[str] = field(default_factory=set[str])
+    under_way: set[str] = field(default_factory=set[str])
+    over: bool = False
 
 
 class UploadStore:
@@ -109,25 +113,33 @@ class UploadStore:
         """
         if name not in upload.sizes:
             raise ApiError(404, f"no file {name[:100]!r} was announced", code="not_found")
+        if name in upload.under_way:
+            raise ApiError(409, f"{name} is being sent already", code="under_way")
         size, arrived = upload.sizes[name], 0
         partial = upload.folder / f"{name}{_PARTIAL}"
+        upload.under_way.add(name)
+        upload.arrived.discard(name)
         try:
             with partial.open("wb") as file:
                 async for part in parts:
                     arrived += len(part)
-                    if arrived > size:
+                    if arrived > size or upload.over:
                         break
                     file.write(part)
+            if upload.over:
+                raise ApiError(404, "this upload is over", code="not_found", todo="drop it again")
             if arrived != size:
                 raise ApiError(400, f"{name} was announced with {size} bytes, and differs")
             partial.replace(upload.folder / name)
         finally:
+            upload.under_way.discard(name)
             partial.unlink(missing_ok=True)
         upload.arrived.add(name)
         return self._finish(upload) if upload.arrived == set(upload.sizes) else None
 
     def abandon(self, upload: Upload) -> None:
         """Delete what has arrived of a model."""
+        upload.over = True
         self._uploads.pop(upload.id, None)
         shutil.rmtree(upload.folder, ignore_errors=True)
 
