@@ -6,6 +6,7 @@ KannaError                 exit 1
 │   ├── FormatError        a file is truncated, contradicts itself or is not what it claims
 │   │   ├── CrashError     a runtime's process ended while it worked on a file
 │   │   └── TemplateLimitError  a chat template that takes more than it may
+│   ├── ChangedError       a file is cut, written to or replaced while it is read
 │   ├── UnsupportedError   a family, tokenizer, tensor or type we do not know
 │   └── RefusedError       pickled or otherwise unsafe input
 ├── EncodingError          values or shapes an encoding cannot hold
@@ -54,6 +55,10 @@ class SourceError(KannaError):
 
 class FormatError(SourceError):
     """A file is truncated, contradicts itself or is not what it claims to be."""
+
+
+class ChangedError(SourceError):
+    """A file was cut, written to, replaced or removed while it was read."""
 
 
 class CrashError(FormatError):

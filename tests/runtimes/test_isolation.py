@@ -163,7 +163,12 @@ def test_errors_keep_their_kind(engine: IsolatedLlamaEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sign", "reason"), [(signal.SIGABRT, "SIGABRT"), (signal.SIGKILL, "memory")]
+    ("sign", "reason"),
+    [
+        (signal.SIGABRT, "SIGABRT"),
+        (signal.SIGKILL, "memory"),
+        (signal.SIGBUS, "the file was cut while it was read"),
+    ],
 )
 def test_a_crash_is_an_error_and_the_next_call_loads_again(
     engine: IsolatedLlamaEngine, sign: signal.Signals, reason: str
@@ -184,6 +189,32 @@ def test_a_crash_in_the_middle_of_an_answer(engine: IsolatedLlamaEngine) -> None
     child_of(engine).kill()
     with pytest.raises(CrashError):
         list(pieces)
+
+
+def test_what_is_read_on_after_its_process_is_gone_is_an_error_and_no_end(
+    engine: IsolatedLlamaEngine,
+) -> None:
+    ids = engine.tokenize("Hello world, hello world", add_bos=True)
+    pieces = engine.generate(ids, max_tokens=200, ignore_eog=True)
+    parts = engine.logits_in_parts(ids, part=2)
+    next(pieces)
+    child_of(engine).kill()
+    with pytest.raises(CrashError):
+        engine.tokenize("Hello")
+    with pytest.raises(UsageError, match="cannot go on"):
+        list(pieces)
+    next(parts)
+    child_of(engine).kill()
+    with pytest.raises(CrashError):
+        engine.logits(ids)
+    engine.logits(ids)  # in a new process, which knows nothing of the parts
+    with pytest.raises(UsageError, match="cannot go on"):
+        next(parts)
+    first = engine.logits_in_parts(ids, part=2)
+    next(first)
+    next(engine.logits_in_parts(ids, part=2))
+    with pytest.raises(UsageError, match="cannot go on"):
+        next(first)
 
 
 def test_a_child_is_used_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from kanna.conversion.base import (
 )
 from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.errors import OutputError, UsageError
+from kanna.formats import stored_file
 from kanna.formats.stream import WriteResult
 from kanna.model import Model
 from kanna.recommendation import Candidate, objection, side_bytes, source_facts
@@ -122,11 +124,16 @@ def convert(
     result = conversion.describe()
     if dry_run or path is None:
         return _advised(result, opened, format, planned=True)
-    with locks.holding(path, "convert"):
+    with _watching(opened), locks.holding(path, "convert"):
         own_files.sweep_for(path)
         conversion.check(result, overwrite=options.overwrite)
         done = _completed(result, conversion.write(options), started)
     return _advised(done, opened, format, planned=False)
+
+
+def _watching(source: Source) -> AbstractContextManager[None]:
+    """Whatever may end up in the artefact stays as it is until the artefact has its name."""
+    return stored_file.watching([*source.weight_files, *source.files.values()])
 
 
 def _advised(result: ConvertResult, source: Source, format: str, *, planned: bool) -> ConvertResult:

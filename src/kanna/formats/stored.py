@@ -1,22 +1,19 @@
-"""A tensor that lies in a mapped file."""
+"""A tensor that lies in a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from kanna import encodings
 from kanna.encodings import Encoding
-from kanna.errors import FormatError, SourceError
-from kanna.formats.text_files import refuse_stand_in
+from kanna.errors import SourceError
+from kanna.formats.stored_file import Part
 from kanna.model import F32, U8, columns
 
 
 @dataclass(slots=True)
 class StoredTensor:
-    """A view of a mapped file: `data` is uint8 [num_rows * row bytes].
+    """A part of a file, `data`: num_rows * row bytes.
 
     Nothing is read before it is asked for.
     """
@@ -24,7 +21,7 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     encoding: Encoding
-    data: U8
+    data: Part
 
     @property
     def dtype(self) -> str:
@@ -39,7 +36,7 @@ class StoredTensor:
     def raw(self, start: int, stop: int) -> U8:
         """Rows [start, stop) as they lie in the file, uint8 [rows, row bytes]."""
         size = self.encoding.row_bytes(columns(self))
-        return self.data[start * size : stop * size].reshape(stop - start, size)
+        return self.data.read(start * size, stop * size).reshape(stop - start, size)
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop), decoded, float32 [rows, columns]."""
@@ -64,22 +61,6 @@ class HeaderTensor:
         raise SourceError(f"the values of {self.name} were not fetched")
 
 
-def map_file(path: Path) -> U8:
-    """The bytes of a file as uint8, mapped.
-
-    Raises:
-        FormatError: It is empty, or a pointer of git-lfs or a web page in its place.
-        SourceError: It is not there.
-    """
-    if not path.is_file():
-        raise SourceError(f"{path} is not a file", todo="check the path")
-    if path.stat().st_size == 0:
-        raise FormatError(f"{path} is empty", expected="a model file", todo="fetch it again")
-    data = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-    refuse_stand_in(data[:512].tobytes(), "the file")
-    return data
-
-
-def stored(name: str, shape: tuple[int, ...], dtype: str, data: U8) -> StoredTensor:
-    """A tensor of the encoding named `dtype` over its bytes, uint8 [nbytes]."""
+def stored(name: str, shape: tuple[int, ...], dtype: str, data: Part) -> StoredTensor:
+    """A tensor of the encoding named `dtype` over its bytes."""
     return StoredTensor(name, shape, encodings.get(dtype), data)

@@ -26,7 +26,7 @@ from kanna._util.progress import Progress
 from kanna._util.special_files import is_special
 from kanna.encodings import transcoding
 from kanna.errors import EncodingError, OutputError
-from kanna.formats import overflow
+from kanna.formats import overflow, stored_file
 from kanna.model import U8, columns, num_rows
 from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
@@ -150,6 +150,7 @@ def fill(
         try:
             for file, path in zip(files, partials, strict=True):
                 _fill(file, path, threads, progress, nonfinite, peak)
+            stored_file.refuse_changes()
             for file, path in zip(files, partials, strict=True):
                 path.replace(file.path)
             sync_folder(files[0].path.absolute().parent)
@@ -179,6 +180,7 @@ def replacing(out: Path) -> Generator[Path, None, None]:
             for path in folder.rglob("*"):
                 if path.is_file():
                     sync_file(path)
+            stored_file.refuse_changes()
             own_files.put(folder, out)
         except OSError as error:
             raise explain(error, out) from error

@@ -38,7 +38,7 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 class Strings(Sequence[str]):
-    """An array of strings in a mapped file, decoded when asked for.
+    """An array of strings of a header, decoded when asked for.
 
     Bytes that are not UTF-8 become lone surrogates, so that they are written back as they were.
     """
@@ -92,12 +92,25 @@ def cut(claim: str, size: int) -> FormatError:
     )
 
 
-class Cursor:
-    """Reads values one after another and never past the end."""
+class LongerError(Exception):
+    """The header goes on after the bytes that were read, to `num_bytes` at least."""
 
-    def __init__(self, data: U8) -> None:
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(num_bytes)
+        self.num_bytes = num_bytes
+
+
+class Cursor:
+    """Reads values one after another and never past the end.
+
+    Args:
+        data: The first bytes of a file.
+        size: Bytes of the file; None: it has no others.
+    """
+
+    def __init__(self, data: U8, size: int | None = None) -> None:
         self.data = data.data
-        self.size, self.at = data.size, 0
+        self.size, self.at = data.size if size is None else size, 0
         self._arrays = 0
 
     @property
@@ -107,6 +120,8 @@ class Cursor:
     def take(self, size: int) -> memoryview:
         if size > self.left:
             raise cut(f"the header wants {size} bytes at byte {self.at}", self.size)
+        if self.at + size > self.data.nbytes:
+            raise LongerError(self.at + size)
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -174,6 +189,8 @@ class Cursor:
                 at += 8 + unpack(data, at)[0]
             self.take(at)
         except (struct.error, OverflowError, FormatError):
+            if self.at + at + 8 <= self.size and self.data.nbytes < self.size:
+                raise LongerError(self.at + at + 8) from None
             raise cut(
                 f"an array of strings from byte {self.at} ends past the file", self.size
             ) from None

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna.errors import FormatError, KannaError
+from kanna.errors import ChangedError, FormatError, KannaError
 from kanna.formats import folder_files
-from kanna.formats.gguf.cursor import MAX_KEY, Cursor, TensorInfo, cut
+from kanna.formats.gguf.cursor import MAX_KEY, Cursor, LongerError, TensorInfo, cut
 from kanna.formats.gguf.keys import check_sizes, checked
-from kanna.formats.stored import HeaderTensor, StoredTensor, map_file
+from kanna.formats.stored import HeaderTensor, StoredTensor
+from kanna.formats.stored_file import StoredFile
 from kanna.model import U8, MetaValue, Tensor
 
 MAGIC = b"GGUF"
@@ -22,6 +23,10 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MOST_KEYS = MOST_TENSORS = 1 << 16
 """Of one file: published ones have hundreds, and each takes more memory than its bytes."""
+_HEADER_BYTES = 1 << 20
+"""Read at first; where the header goes on, four times as many, and so on."""
+MAX_HEADER = 1 << 29
+"""Bytes; the longest in use have a twentieth of it."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 # Smallest size of one entry, to refuse counts that the file cannot hold before anything is
@@ -93,7 +98,7 @@ def read_header(path: Path, data: U8, size: int) -> GGUFFile:
 
     Raises FormatError, SourceError, UnsupportedError; FormatError when the header is longer.
     """
-    file = _parse(path, data, Cursor(data), size)
+    file = _parse(path, Cursor(data), size)
     file.num_remote_bytes = size
     return file
 
@@ -139,10 +144,21 @@ def _without_split_keys(file: GGUFFile) -> GGUFFile:
 
 
 def _read_part(path: Path) -> GGUFFile:
-    data = map_file(path)
-    cursor = Cursor(data)
     try:
-        return _parse(path, data, cursor, data.size)
+        file = StoredFile(path)
+        num_bytes = min(_HEADER_BYTES, file.size)
+        while True:
+            try:
+                return _parse(path, Cursor(file.read(0, num_bytes), file.size), file.size, file)
+            except LongerError as error:
+                if num_bytes >= MAX_HEADER:
+                    raise FormatError(
+                        f"the header has more than {MAX_HEADER} bytes",
+                        expected="a header of metadata, a vocabulary and names of tensors",
+                    ) from error
+                num_bytes = min(max(4 * num_bytes, error.num_bytes), file.size, MAX_HEADER)
+    except ChangedError:
+        raise
     except KannaError as error:
         raise _named(error, path) from None
 
@@ -152,7 +168,7 @@ def _named(error: KannaError, path: Path) -> KannaError:
     return type(error)(f"{path.name}: {error.found}", expected=error.expected, todo=error.todo)
 
 
-def _parse(path: Path, data: U8, cursor: Cursor, size: int) -> GGUFFile:
+def _parse(path: Path, cursor: Cursor, size: int, file: StoredFile | None = None) -> GGUFFile:
     if (magic := bytes(cursor.take(4))) != MAGIC:
         raise FormatError(
             f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file"
@@ -172,7 +188,7 @@ def _parse(path: Path, data: U8, cursor: Cursor, size: int) -> GGUFFile:
         )
     num_tensors, num_kv = cursor.u64(), cursor.u64()
     if num_tensors * _LEAST_TENSOR + num_kv * _LEAST_KV > cursor.left:
-        raise cut(f"the header promises {num_tensors} tensors and {num_kv} keys", data.size)
+        raise cut(f"the header promises {num_tensors} tensors and {num_kv} keys", cursor.size)
     if num_tensors > MOST_TENSORS or num_kv > MOST_KEYS:
         raise FormatError(
             f"the header has {num_tensors} tensors and {num_kv} keys",
@@ -194,14 +210,14 @@ def _parse(path: Path, data: U8, cursor: Cursor, size: int) -> GGUFFile:
         )
     infos = [cursor.tensor_info() for _ in range(num_tensors)]
     start = -(-cursor.at // alignment) * alignment
-    tensors = _place(infos, data, start, alignment=alignment, size=size)
+    tensors = _place(infos, file, start, alignment=alignment, size=size)
     return GGUFFile(
         paths=[path], version=version, alignment=alignment, metadata=metadata, tensors=tensors
     )
 
 
 def _place(
-    infos: list[TensorInfo], data: U8, start: int, *, alignment: int, size: int
+    infos: list[TensorInfo], file: StoredFile | None, start: int, *, alignment: int, size: int
 ) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for info in infos:
@@ -218,11 +234,11 @@ def _place(
                 " truncated",
                 todo="fetch the file again",
             )
-        if size > data.size:  # only the header is here
+        if file is None:  # only the header is here
             tensors[info.name] = HeaderTensor(info.name, info.shape, info.encoding.name, info.size)
             continue
         tensors[info.name] = StoredTensor(
-            info.name, info.shape, info.encoding, data[begin : begin + info.size]
+            info.name, info.shape, info.encoding, file.part(begin, begin + info.size)
         )
     end, before = 0, ""
     for info in sorted(infos, key=lambda i: i.offset):

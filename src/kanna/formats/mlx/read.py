@@ -13,6 +13,7 @@ from kanna.encodings import Encoding, affine_codes
 from kanna.encodings.grouped import affine, mx
 from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.formats.safetensors.read import maker
+from kanna.formats.stored_file import Part
 from kanna.formats.text_files import read_json
 from kanna.model import F32, U8, Tensor
 
@@ -52,11 +53,11 @@ class Packed:
         return self.encoding.join([self._plane(p, start, stop) for p in self.planes])
 
     def _plane(self, plane: Tensor, start: int, stop: int) -> U8:
-        data: U8 | None = getattr(plane, "data", None)
+        data: Part | None = getattr(plane, "data", None)
         if data is None:
             raise SourceError(f"the values of {plane.name} were not fetched")
         size = plane.nbytes // self.shape[0]
-        return data[start * size : stop * size].reshape(stop - start, size)
+        return data.read(start * size, stop * size).reshape(stop - start, size)
 
 
 def is_mlx(config: Mapping[str, Any]) -> bool:

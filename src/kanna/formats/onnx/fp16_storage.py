@@ -16,6 +16,7 @@ from kanna import encodings
 from kanna.errors import EncodingError
 from kanna.formats.onnx import files
 from kanna.formats.overflow import largest_of
+from kanna.formats.stored_file import StoredFile
 
 _ALIGN = 4096  # so that a runtime may map each tensor
 _BLOCK = 1 << 22
@@ -41,7 +42,7 @@ def halve(source: Path, out: Path, encoding: str) -> None:
                 continue
             known = {e.key: e.value for e in tensor.external_data}
             begin, size = int(known.get("offset", 0)), int(known["length"])
-            raw = np.memmap(source / known["location"], np.uint8, "r", begin, (size,))
+            raw = StoredFile(source / known["location"]).part(begin, begin + size)
             half = (
                 tensor.data_type == TensorProto.FLOAT
                 and len(tensor.dims) > 1
@@ -50,7 +51,7 @@ def halve(source: Path, out: Path, encoding: str) -> None:
             data.write(bytes(-data.tell() % _ALIGN))
             start = data.tell()
             for at in range(0, size, _BLOCK):
-                part = raw[at : at + _BLOCK]
+                part = raw.read(at, at + _BLOCK)
                 data.write(
                     (
                         _encoded(part.view(np.float32), encoding, tensor.name) if half else part

@@ -11,7 +11,8 @@ from typing import Any
 from kanna.encodings.grouped.nbits import NBits
 from kanna.formats.onnx.build import DATA
 from kanna.formats.onnx.packing import Planes, join, split
-from kanna.formats.stored import map_file, stored
+from kanna.formats.stored import stored
+from kanna.formats.stored_file import Part, StoredFile
 from kanna.model import F32, U8, columns, num_rows
 from kanna.plan.types import TensorPlan
 
@@ -68,7 +69,7 @@ class GraphData:
         self.offsets: list[int] = []
         self.places: dict[int, MatrixPlace] = {}
         self.end = 0
-        self._maps: dict[str, U8] = {}
+        self._files: dict[str, StoredFile] = {}
 
     def take(self, nbytes: int) -> int:
         """Reserve bytes of the file, aligned; their offset."""
@@ -94,10 +95,10 @@ class GraphData:
             self.initializers.append(old)
             return
         data = self.old_bytes(old)
-        offset = self.take(len(data))
+        offset = self.take(data.size)
         self.external(old.name, old.data_type, old.dims, offset)
-        if len(data):
-            tensor = stored(old.name, (len(data),), "i8", data)
+        if data.size:
+            tensor = stored(old.name, (data.size,), "i8", data)
             self._add(
                 TensorPlan(
                     name=old.name, tensor=tensor, encoding=tensor.encoding, method="nearest"
@@ -105,14 +106,14 @@ class GraphData:
                 offset,
             )
 
-    def old_bytes(self, tensor: Any) -> U8:
-        """Bytes of an initializer in the external data of the float graph, uint8 [bytes]."""
+    def old_bytes(self, tensor: Any) -> Part:
+        """Bytes of an initializer in the external data of the float graph."""
         entries = {e.key: e.value for e in tensor.external_data}
         name = entries["location"]
-        if name not in self._maps:
-            self._maps[name] = map_file(self.folder / name)
+        if name not in self._files:
+            self._files[name] = StoredFile(self.folder / name)
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
-        return self._maps[name][offset : offset + length]
+        return self._files[name].part(offset, offset + length)
 
     def floats(self, name: str, entry: TensorPlan) -> None:
         """A matrix of the model in float32, as Gather reads it."""
@@ -167,7 +168,7 @@ class GraphData:
 class StoredMatrix:
     """A part of a node, read from the external data row by row."""
 
-    def __init__(self, entry: TensorPlan, place: MatrixPlace, data: U8) -> None:
+    def __init__(self, entry: TensorPlan, place: MatrixPlace, data: StoredFile) -> None:
         self.name, self.shape, self.encoding = entry.name, tuple(entry.tensor.shape), entry.encoding
         self._place, self._data, self._above = place, data, place.above[id(entry)]
 
@@ -191,7 +192,7 @@ class StoredMatrix:
 
         def plane(at: int, row_bytes: int) -> U8:
             first, last = (at + (self._above + row) * row_bytes for row in (start, stop))
-            return self._data[first:last].reshape(stop - start, row_bytes)
+            return self._data.read(first, last).reshape(stop - start, row_bytes)
 
         codes = plane(self._place.codes, groups * kind.code_bytes)
         scales = plane(self._place.scales, groups * kind.scale_bytes)

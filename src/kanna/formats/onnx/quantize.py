@@ -18,7 +18,7 @@ from kanna._util.progress import Progress
 from kanna.errors import GateError, UnsupportedError
 from kanna.formats.onnx.build import DATA, GRAPH
 from kanna.formats.onnx.graph_data import FLOAT, UINT8, GraphData, Matrix, MatrixPlace, StoredMatrix
-from kanna.formats.stored import map_file
+from kanna.formats.stored_file import StoredFile
 from kanna.formats.stream import File, Spread, fill
 from kanna.model import Tensor, num_rows
 from kanna.plan.types import TensorPlan
@@ -73,7 +73,7 @@ class Prepared:
 
     def held(self, folder: Path, entry: TensorPlan) -> Tensor:
         """The matrix of an entry, which is part of a node, as the written `folder` holds it."""
-        return StoredMatrix(entry, self.places[id(entry)], map_file(folder / DATA))
+        return StoredMatrix(entry, self.places[id(entry)], StoredFile(folder / DATA))
 
     @property
     def nbytes(self) -> int:
@@ -270,7 +270,7 @@ def _check(weight: Any, matrix: Matrix, data: GraphData) -> None:
         )
     if weight.data_type != FLOAT:
         raise UnsupportedError(f"{weight.name} is not float32", expected="a graph in float32")
-    values = data.old_bytes(weight).view(np.float32).reshape(matrix.cols, matrix.rows)
+    values = data.old_bytes(weight).read().view(np.float32).reshape(matrix.cols, matrix.rows)
     row = 0
     for part in matrix.parts:
         wanted = np.nan_to_num(part.tensor.rows(0, 1)[0])

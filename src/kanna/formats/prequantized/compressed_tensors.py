@@ -22,6 +22,7 @@ from kanna.formats.prequantized.groups import (
     spread_words,
     words,
 )
+from kanna.formats.stored_file import Part
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
@@ -60,9 +61,9 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
             f"{base} is no packed matrix", expected="weight_packed, weight_scale and weight_shape"
         )
     rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
-    data: U8 | None = getattr(shape, "data", None)
+    data: Part | None = getattr(shape, "data", None)
     if data is not None:
-        sizes = np.frombuffer(data, "<i8").tolist() if shape.dtype == "i64" else []
+        sizes = np.frombuffer(data.read(), "<i8").tolist() if shape.dtype == "i64" else []
         if len(sizes) != 2 or sizes[0] != rows or weight.shape[1] not in _lengths(bits, sizes[1]):
             raise FormatError(
                 f"{base}.weight_shape says {sizes}", expected=f"{rows} rows of about {cols}"
@@ -88,7 +89,7 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], bits: int) -> Grouped:
     middle = np.float32(1 << (bits - 1))
 
     def read(start: int, stop: int) -> tuple[U8, F32, F32]:
-        codes = _codes(words(weight)[start:stop], bits, cols)
+        codes = _codes(words(weight, start, stop), bits, cols)
         scale = numbers(scales)[start:stop]
         if zeros is None:
             return codes, scale, np.full(scale.shape, middle, np.float32)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from kanna._util.typed import FieldKind, TypedObject, whole
 from kanna.encodings import affine_codes
 from kanna.encodings.grouped import affine
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.stored_file import Part
 from kanna.model import F32, U8, Tensor
 
 T = TypeVar("T")
@@ -92,22 +95,58 @@ def _stored(x: F32, number: str) -> U8:
     return stored.view(np.uint8).reshape(len(x), -1)
 
 
-def words(tensor: Tensor) -> U32:
-    """A tensor of 32-bit words as uint32 of its shape, mapped.
+class _Recent:
+    """The parts that were read last: columns of a matrix are asked for block by block."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._arrays: WeakKeyDictionary[Part, U8] = WeakKeyDictionary()
+
+    def whole(self, part: Part) -> U8:
+        """All bytes of a part; not to be written to."""
+        with self._lock:
+            array = self._arrays.pop(part, None)
+        if array is None:
+            array = part.read()
+        with self._lock:
+            self._arrays[part] = array
+            sizes = [(key, each.size) for key, each in self._arrays.items()]
+            spare = sum(size for _, size in sizes) - _RECENT_BYTES
+            for key, size in sizes[:-1]:  # the oldest first, and never the newest
+                if spare <= 0:
+                    break
+                del self._arrays[key]
+                spare -= size
+        return array
+
+
+_RECENT_BYTES = 32 << 20
+_recent = _Recent()
+
+
+def words(tensor: Tensor, start: int = 0, stop: int | None = None) -> U32:
+    """A tensor of 32-bit words as uint32 of its shape.
+
+    Args:
+        tensor: The tensor.
+        start: First of its rows to read.
+        stop: The row after the last one; None: all of them.
 
     Raises:
         FormatError: The tensor holds another type.
         SourceError: Its values were not fetched.
     """
-    data: U8 | None = getattr(tensor, "data", None)
+    data: Part | None = getattr(tensor, "data", None)
     if tensor.dtype not in ("i32", "u32"):
         raise FormatError(f"{tensor.name} holds {tensor.dtype}", expected="32-bit words")
     if data is None:
         raise SourceError(f"the values of {tensor.name} were not fetched")
     if 0 in tensor.shape:
         raise FormatError(f"{tensor.name} has shape {list(tensor.shape)}", expected="values")
-    # Where a header is of an odd length, its tensors begin between two words.
-    return np.frombuffer(data, "<u4").reshape(tensor.shape)
+    if stop is None:
+        return _recent.whole(data).view("<u4").reshape(tensor.shape)
+    size = data.size // tensor.shape[0]
+    return data.read(start * size, stop * size).view("<u4").reshape(-1, *tensor.shape[1:])
 
 
 def numbers(tensor: Tensor) -> F32:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.typed import is_plain, shown
-from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.errors import ChangedError, FormatError, SourceError, UnsupportedError
 from kanna.formats.safetensors.shards import INDEX, WeightFiles, weight_files
-from kanna.formats.stored import map_file, stored
+from kanna.formats.stored import stored
+from kanna.formats.stored_file import Part, StoredFile
 from kanna.formats.text_files import refuse_bomb
-from kanna.model import U8, Tensor
+from kanna.model import Tensor
 
 MAX_HEADER = 100_000_000
 MAX_AXES = 8
@@ -153,14 +154,16 @@ def maker(path: Path) -> str:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Tensors of one file by name, mapped."""
+    """Tensors of one file by name, lazy."""
     try:
-        data = map_file(path)
-        size = header_size(data[:8].tobytes())
-        if 8 + size > data.size:
-            raise FormatError(f"the header says it has {size} bytes, the file has {data.size}")
-        body = data[8 + size :]
-        entries = parse_header(data[8 : 8 + size].tobytes(), body.size)
+        file = StoredFile(path)
+        size = header_size(file.read(0, min(8, file.size)).tobytes())
+        if 8 + size > file.size:
+            raise FormatError(f"the header says it has {size} bytes, the file has {file.size}")
+        begin = 8 + size
+        entries = parse_header(file.read(8, begin).tobytes(), file.size - begin)
+    except ChangedError:
+        raise
     except SourceError as error:
         raise type(error)(
             f"{path.name}: {error.found}", expected=error.expected, todo=error.todo
@@ -169,7 +172,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     for e in entries:
         # Types without an encoding are kept as bytes: the family says whether their values are
         # needed.
-        part, dtype = body[e.begin : e.end], DTYPES.get(e.dtype)
+        part, dtype = file.part(begin + e.begin, begin + e.end), DTYPES.get(e.dtype)
         if dtype:
             tensors[e.name] = stored(e.name, e.shape, dtype, part)
         else:
@@ -179,12 +182,12 @@ def read_file(path: Path) -> dict[str, Tensor]:
 
 @dataclass(slots=True)
 class Unreadable:
-    """A tensor of a type without an encoding: packed codes or 8-bit floats, uint8 [nbytes]."""
+    """A tensor of a type without an encoding: packed codes or 8-bit floats."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    data: U8
+    data: Part
 
     @property
     def nbytes(self) -> int:

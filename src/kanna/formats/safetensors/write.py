@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,14 @@ def write_folder(
         shards[-1] = replace(shards[-1], late=lambda: _nothing_after(late))
     total = sum(s.total_bytes for s in shards)
     check_folder(folder, overwrite=overwrite, needed=total + sum(map(len, files.values())))
-    folder.mkdir(exist_ok=True)
-    peak = fill(
-        shards, threads=threads, progress=progress or Silent(), nonfinite=nonfinite, stage="write"
-    )
+    with _made(folder):
+        peak = fill(
+            shards,
+            threads=threads,
+            progress=progress or Silent(),
+            nonfinite=nonfinite,
+            stage="write",
+        )
     side = dict(files)
     if len(shards) > 1:
         names = {n: s.path.name for s in shards for e in s.tensors for n in stored_names(e)}
@@ -84,6 +89,20 @@ def write_folder(
         seconds=time.perf_counter() - started,
         peak_bytes=peak,
     )
+
+
+@contextmanager
+def _made(folder: Path) -> Generator[None, None, None]:
+    """The folder, which does not stay empty behind an error when it was not there before."""
+    new = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # somebody else put something in it
+                folder.rmdir()
+        raise
 
 
 def _nothing_after(late: Callable[[], object]) -> list[tuple[int, bytes]]:

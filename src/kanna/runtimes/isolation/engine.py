@@ -59,6 +59,7 @@ class IsolatedEngine:
         self._child: Child | None = None
         self._stream: _Stream | None = None
         self._closed = False
+        self._in_parts: dict[str, Any] | None = None  # whose rows the child gives next
         self._open()
 
     def _doing(self, what: str) -> str:
@@ -122,13 +123,17 @@ class IsolatedEngine:
         child.send(request | {"stream": stream.number})
         return stream
 
-    def _next(self, stream: _Stream, what: str) -> dict[str, Any] | None:
-        """The stream's next answer; None after the last one."""
+    def _next(self, stream: _Stream, what: str) -> dict[str, Any]:
+        """The stream's next answer, the last of which says that it is.
+
+        Raises:
+            UsageError: The stream was ended with its process, by another call or by `close`.
+        """
         if stream.waiting:
             return stream.waiting.popleft()
         child = self._child
         if stream.ended or child is None:
-            return None
+            raise self._left(what)
         try:
             return stream.take(child.receive(self._doing(what)))
         except (CrashError, KeyboardInterrupt):
@@ -138,6 +143,15 @@ class IsolatedEngine:
         except Exception:
             stream.ended = True
             raise
+
+    def _left(self, what: str) -> UsageError:
+        """The error for an iterator that is read on when what it reads from is gone."""
+        return UsageError(
+            f"{self._doing(what)} cannot go on: another call ended what it was reading",
+            expected="an iterator that is read to its end while its engine is open and well",
+            todo="ask again, and read the answer to its end before the engine is closed or asked "
+            "for another text in parts",
+        )
 
     def _settle(self) -> None:
         """Wait for the running stream's end, and keep what it gives."""
@@ -218,11 +232,10 @@ class IsolatedEngine:
             }
         )
         try:
-            while (answer := self._next(stream, "answering from")) is not None:
+            while "end" not in (answer := self._next(stream, "answering from")):
                 self._note(answer)
-                if "end" in answer:
-                    return
                 yield answer["text"]
+            self._note(answer)
         finally:
             self._end(stream)
 
@@ -275,10 +288,15 @@ class IsolatedLlamaEngine(IsolatedEngine):
     def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
         """`logits` of every position, at most `part` of them at a time.
 
-        Each array is valid until the next. Raises UsageError when the ids do not fit the context.
+        Each array is valid until the next. Raises UsageError when the ids do not fit the context,
+        or when another text was begun in between, or the engine's process was replaced.
         """
         request: dict[str, Any] = {"do": "next_part", "ids": [int(i) for i in ids], "part": part}
+        self._in_parts = request
         while count := self._ask(request, "scoring with")["rows"]:
-            assert self._child is not None
-            yield self._child.memory.rows(count, self.vocab_size)
+            child = self._child
+            assert child is not None
+            yield child.memory.rows(count, self.vocab_size)
+            if self._child is not child or self._in_parts is not request:
+                raise self._left("scoring with")
             request["ids"] = None

@@ -135,6 +135,13 @@ class Child:
                 f"{doing} was killed by the system, most likely for want of memory",
                 todo="free memory, or use a smaller --context or model",
             )
+        if code == -getattr(signal, "SIGBUS", 0) != 0:
+            # A runtime maps the file it runs: this signal says that a page of it is gone.
+            return CrashError(
+                f"{doing} ended the runtime's process: the file was cut while it was read",
+                expected="a file that stays as it is while a runtime uses it",
+                todo="let whatever writes it finish, then run the command again",
+            )
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return CrashError(
             f"{doing} ended the runtime's process ({why}){': ' + text if text else ''}",
