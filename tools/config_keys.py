@@ -10,7 +10,8 @@ from typing import Any
 from kanna import families
 from kanna.errors import KannaError
 from kanna.families import _config_keys, _rope_checks
-from kanna.families.base import Config, Family
+from kanna.families._config import Config
+from kanna.families.base import Family
 
 PAGE = Path(__file__).parent.parent / "docs" / "config.md"
 HEAD = """\

@@ -15,7 +15,7 @@ from helpers.tiny_models import write_tokenizer
 from kanna import families
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families._rope import llama3_factors, rope_of
-from kanna.families.base import Config
+from kanna.families._config import Config
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.formats import gguf
 from kanna.formats.stored import HeaderTensor, stored
@@ -35,6 +35,7 @@ SIZES = {
 EXTRA = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
+    "qwen3moe": {"num_experts": 4, "norm_topk_prob": True},
 }
 
 

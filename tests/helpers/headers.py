@@ -5,23 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 from kanna import families
-from kanna.families.base import SHAPES, Config
+from kanna.families._config import Config
+from kanna.families._places import expected_shape, layer_of, part_of, places
 from kanna.formats.stored import HeaderTensor
+from kanna.model import Tensor
 
 
-def tensors_of(family: families.base.Family, config: Config) -> dict[str, HeaderTensor]:
-    """Headers of every tensor a family needs."""
-    tensors: dict[str, HeaderTensor] = {}
-    for theirs, ours in family.names.items():
-        part = ours.split(".")[-1]
-        shape = tuple(config.sizes[s] for s in (family.shapes.get(part) or SHAPES[part]))
-        for layer in range(config.layers) if "{}" in theirs else (0,):
-            base = theirs.replace("{}", str(layer))
-            tensors[f"{base}.weight"] = HeaderTensor(
-                f"{base}.weight", shape, "bf16", 2 * int(np.prod(shape))
-            )
-            if part in family.biases:
-                tensors[f"{base}.bias"] = HeaderTensor(
-                    f"{base}.bias", shape[:1], "bf16", 2 * shape[0]
-                )
+def tensors_of(family: families.base.Family, config: Config) -> dict[str, Tensor]:
+    """Headers of every tensor a family needs, as checkpoints name them."""
+    where = places(family, config)
+    wanted = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in where.modules.items()}
+    wanted |= {
+        f"{theirs}.bias": f"{ours}.bias"
+        for theirs, ours in where.modules.items()
+        if part_of(ours) in family.biases
+    }
+    tensors: dict[str, Tensor] = {}
+    for theirs, ours in (wanted | dict(where.tensors)).items():
+        shape = expected_shape(family, family.all_sizes(config, layer_of(ours)), ours)
+        if (form := family.forms.get(part_of(ours))) is not None:
+            shape = form.hf_shape(shape)
+        tensors[theirs] = HeaderTensor(theirs, shape, "bf16", 2 * int(np.prod(shape)))
+    for block in family.blocks:
+        if block.regrouping is not None:
+            tensors = block.regrouping.spread(tensors, config)
     return tensors

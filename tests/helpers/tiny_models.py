@@ -40,6 +40,8 @@ class Recipe:
     values: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "spm"
     long: int = 160
+    routed: bool = False
+    """Tokens are routed to experts."""
     window_lost: bool = False
     """llama.cpp attends to everything where the model has a window.
 
@@ -124,6 +126,20 @@ RECIPES: dict[str, Recipe] = {
         "Qwen3Config",
         {"head_dim": 96, "tie_word_embeddings": True},
         tokenizer="qwen2",
+    ),
+    "qwen3-moe": Recipe(
+        "qwen3moe",
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {
+            "head_dim": 96,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 96,
+            "norm_topk_prob": True,
+        },
+        tokenizer="qwen2",
+        routed=True,
     ),
     "gemma2": Recipe(
         "gemma2", "Gemma2ForCausalLM", "Gemma2Config", GEMMA | {"num_hidden_layers": 4}

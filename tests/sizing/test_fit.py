@@ -18,7 +18,7 @@ import kanna
 from kanna import convert, families
 from kanna.cli.main import cli
 from kanna.errors import UnsupportedError, UsageError
-from kanna.families.base import Config
+from kanna.families._config import Config
 from kanna.sources import packages
 
 SIZES = {

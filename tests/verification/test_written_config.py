@@ -20,7 +20,7 @@ from kanna.conversion.base import WrittenArtefact
 from kanna.conversion.mlx import MLXSizes
 from kanna.errors import GateError
 from kanna.families import get, load_model
-from kanna.families.base import Config
+from kanna.families._config import Config
 from kanna.model import ValueType, array, f32, string, u32
 from kanna.sources import open_source
 from kanna.verification.written_config import begin, examine, readings

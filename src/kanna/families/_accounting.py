@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kanna._util.typed import shown
-from kanna.families._config_keys import ONLY, READ, neutral
-from kanna.families.base import Config, Family, Problem
+from kanna.families._config_keys import ONLY, READ, SYNONYMS, neutral
+from kanna.families._config import Config
+from kanna.families.base import Family, Problem
 
 _SHOWN = 6
 _WRAPPERS = ("text_config", "vision_config", "audio_config")
@@ -30,6 +31,15 @@ def problems(family: Family, config: Config) -> list[Problem]:
         for key, value in given.items()
         if key in family.fixed and not _is_one_of(value, family.fixed[key])
     ]
+    wrong += [
+        Problem(
+            f"config.json has {other} = {shown(given[other])} and {key} = {shown(given[key])}",
+            "one number: both mean the same",
+            "fetch config.json again from where the model was published",
+        )
+        for other, key in SYNONYMS.items()
+        if key in family.reads and given.get(other, given.get(key)) != given.get(key)
+    ]
     rest = {k: v for k, v in given.items() if k not in known(family)}
     for key in sorted(rest.keys() & ONLY.keys()):
         if not _is_one_of(value := rest.pop(key), ONLY[key]):
@@ -46,7 +56,8 @@ def problems(family: Family, config: Config) -> list[Problem]:
 
 def known(family: Family) -> frozenset[str]:
     """Keys that are read for a family, fixed by it, or neutral everywhere."""
-    return READ | family.reads | family.fixed.keys() | family.bias_flags.keys() | neutral()
+    own = READ | family.reads | family.fixed.keys() | family.bias_flags.keys() | neutral()
+    return own | {other for other, key in SYNONYMS.items() if key in own}
 
 
 def _is_one_of(value: Any, allowed: Iterable[Any]) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kanna.errors import SourceError, UnsupportedError
-from kanna.families._mapping import expected_shape
+from kanna.families._places import expected_shape, part_of
 from kanna.families._registry import family_of_arch
-from kanna.families.base import Config
+from kanna.families._config import Config
+from kanna.families.base import Family
 from kanna.model import Model, Tensor
 
 _LAYERS, _WIDTH = 1024, 1 << 20
@@ -15,10 +16,11 @@ _LAYERS, _WIDTH = 1024, 1 << 20
 _AGAIN = "fetch the model again: config.json and weights are not of one model"
 
 
-def check_config(config: Config, tensors: Mapping[str, Tensor]) -> None:
+def check_config(family: Family, config: Config, tensors: Mapping[str, Tensor]) -> None:
     """Raise SourceError for sizes in config.json that no tensor of the source has.
 
     Args:
+        family: The family of the model.
         config: The config.
         tensors: Those of the source.
     """
@@ -31,7 +33,7 @@ def check_config(config: Config, tensors: Mapping[str, Tensor]) -> None:
             todo=_AGAIN,
         )
     widest = max(_WIDTH, *(n for t in tensors.values() for n in t.shape)) if tensors else _WIDTH
-    for symbol, size in config.sizes.items():
+    for symbol, size in family.all_sizes(config).items():
         if size > widest and symbol not in ("2ff", "qkv"):
             raise SourceError(
                 f"config.json makes a model {size} wide ({symbol}), its widest tensor has {widest}",
@@ -55,11 +57,9 @@ def check_stored(model: Model) -> None:
         sizes = _sizes(model)
     except UnsupportedError:
         return
-    parts = {name.rpartition(".")[2] for name in family.names.values()}
+    parts = {part_of(name) for name in (*family.names.values(), *family.tensors.values())}
     for name, tensor in model.tensors.items():
-        module, _, kind = name.rpartition(".")
-        part = module.rpartition(".")[2]
-        if kind not in ("weight", "bias") or part not in parts:
+        if part_of(name) not in parts:
             continue
         try:
             expected = expected_shape(family, sizes, name)

@@ -45,6 +45,12 @@ NULLABLE = frozenset(
 )
 """Keys whose null means none, where their absence means the default of the family."""
 
+SYNONYMS: Mapping[str, str] = {
+    "num_local_experts": "num_experts",
+    "n_routed_experts": "num_experts",
+}
+"""Keys that mean the same as another, which is read in their place."""
+
 NEUTRAL: Mapping[str, tuple[str, ...]] = {
     "names and versions": (
         "_name_or_path",

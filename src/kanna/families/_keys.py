@@ -8,7 +8,7 @@ from kanna.families._rope import scaling_metadata
 from kanna.model import MetaValue, f32, u32
 
 if TYPE_CHECKING:
-    from kanna.families.base import Config
+    from kanna.families._config import Config
 
 
 def common(

@@ -10,7 +10,8 @@ from kanna.families import _accounting, _bounds, _rope_checks
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
-from kanna.families.base import Config, Family, Problem
+from kanna.families._config import Config
+from kanna.families.base import Family, Problem
 from kanna.model import MetaValue, Model, ValueType, num_weights, string
 from kanna.tokenizer.files import side_files
 from kanna.tokenizer.repeated import repeated
@@ -33,7 +34,7 @@ def load_model(source: Source) -> Model:
         return _from_gguf(source)
     _, family = family_of(source.config)
     config = Config(source.config, family.defaults)
-    _bounds.check_config(config, source.tensors)
+    _bounds.check_config(family, config, source.tensors)
     problems = _config_problems(family, config)
     tensors, tensor_problems = map_tensors(source, family, config)
     problems += tensor_problems
@@ -41,6 +42,8 @@ def load_model(source: Source) -> Model:
     shaped = {t.name: t for t in tensors}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors), family.arch)
     metadata |= family.metadata(config)
+    for block in family.blocks:
+        metadata |= block.metadata(family.arch, config)
     tokens = tokenizer.load(source, rows=config.vocab, surplus=family.surplus)
     metadata |= tokens.metadata
     name, tokenizer_notes = tokens.adapt(str(metadata["general.name"].value))
@@ -81,7 +84,7 @@ def check(source: Source) -> list[Problem]:
     try:
         _, family = family_of(source.config)
         config = Config(source.config, family.defaults)
-        _bounds.check_config(config, source.tensors)
+        _bounds.check_config(family, config, source.tensors)
         problems = _config_problems(family, config) + map_tensors(source, family, config)[1]
     except KannaError as error:
         return [Problem(error.found, error.expected, error.todo)]
@@ -127,6 +130,8 @@ def _config_problems(family: Family, c: Config) -> list[Problem]:
                 "an even head size, and heads a multiple of key-value heads",
             )
         )
+    for block in family.blocks:
+        problems += block.checks(c)
     return problems + family.checks(c)
 
 

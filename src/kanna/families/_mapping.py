@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import KeysView
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanna import encodings
 from kanna.errors import SourceError, UnsupportedError
-from kanna.families.base import IGNORED, SHAPES, Config, Family, Problem
+from kanna.families import _mapping_problems as wrong
+from kanna.families import _places
+from kanna.families._config import Config
+from kanna.families._places import Places, expected_shape, layer_of, part_of, split, text_name
+from kanna.families.base import IGNORED, Family, Form, Problem
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.model import Tensor, columns, num_rows
 
@@ -22,106 +26,83 @@ _COMPARED = 1 << 22
 """Values of two matrices that are compared at once."""
 
 
-def _modules(names: Mapping[str, str], layers: int) -> dict[str, str]:
-    """Every module of the model: Hugging Face name → GGUF name."""
-    modules: dict[str, str] = {}
-    for hf_name, gguf_name in names.items():
-        for layer in range(layers) if "{}" in hf_name else (0,):
-            modules[hf_name.replace("{}", str(layer))] = gguf_name.replace("{}", str(layer))
-    return modules
-
-
-def _part(gguf_name: str) -> str:
-    """`attn_q` of `blk.0.attn_q`."""
-    return re.sub(r"^blk\.\d+\.", "", gguf_name)
-
-
-def _may_have(family: Family, gguf_name: str, kind: str) -> bool:
-    """Whether a module may have a `weight` or `bias`."""
-    part = _part(gguf_name)
-    return kind == "weight" or (
-        kind == "bias" and (part in family.biases or f"{part}.bias" in family.optional)
-    )
-
-
-def _text_name(name: str) -> str:
-    """A name without the prefixes multimodal wrappers put before the language model."""
-    for prefix in ("model.language_model.", "language_model.model.", "language_model."):
-        if name.startswith(prefix):
-            suffix = name.removeprefix(prefix)
-            return suffix if suffix.startswith("lm_head") else "model." + suffix
-    return name
-
-
-def expected_shape(family: Family, sizes: Mapping[str, int], gguf_name: str) -> tuple[int, ...]:
-    """Shape a tensor must have, from the config; biases are vectors of the first size."""
-    base, _, kind = gguf_name.rpartition(".")
-    part = _part(base)
-    symbols = family.shapes.get(part) or SHAPES[part]
-    shape = tuple(sizes[s] for s in symbols)
-    return shape[:1] if kind == "bias" else shape
-
-
 def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[Problem]]:
     """GGUF tensors of the source in layer order, and unknown, missing or misshapen ones."""
-    modules = _modules(family.names, c.layers)
-    sizes, problems = c.sizes, list[Problem]()
+    places = _places.places(family, c)
+    given, problems = _own_tensors(source, family)
+    names = given.keys()
+    for block in family.blocks:
+        if block.regrouping is not None:
+            given = block.regrouping.gather(given, c)
     mapped: dict[str, Tensor] = {}
     present: set[str] = set()
+    for name, tensor in given.items():
+        gguf_name = _gguf_name(places, family, name)
+        if gguf_name is None:
+            problems.append(wrong.unknown(name, tensor, family))
+            continue
+        base, kind = split(gguf_name)
+        if kind == "bias" and (flag := _absent_bias(family, base, c)):
+            problems.append(wrong.ignored_bias(name, flag))
+            continue
+        present.add(gguf_name)
+        shape = expected_shape(family, family.all_sizes(c, layer_of(gguf_name)), gguf_name)
+        form = _form(family, gguf_name)
+        shape = form.hf_shape(shape) if form else shape
+        if tuple(tensor.shape) != shape:
+            problems.append(wrong.misshapen(name, tuple(tensor.shape), shape))
+            continue
+        if not _has_values(tensor.dtype):
+            problems.append(wrong.no_floats(name, tensor.dtype))
+            continue
+        mapped[gguf_name] = _view(family, gguf_name, tensor, c)
+    problems += _missing(family, places, present, names, c) + _tied_head(mapped, family, c)
+    computed = [
+        Computed(name, np.ascontiguousarray(v, dtype=np.float32))
+        for name, v in family.extra(c).items()
+    ]
+    order = {name: i for i, name in enumerate(places.in_order())}
+    ordered = sorted(mapped, key=lambda n: (order[split(n)[0]], n.endswith(".bias")))
+    return [*computed, *(mapped[n] for n in ordered)], problems
+
+
+def _own_tensors(source: Source, family: Family) -> tuple[dict[str, Tensor], list[Problem]]:
+    """Tensors of the text model by the names they have without a wrapper."""
+    given: dict[str, Tensor] = {}
     skipped = 0
     for hf_name, tensor in source.tensors.items():
         if any(re.fullmatch(p, hf_name) for p in family.skipped):
             skipped += 1
             continue
-        name = _text_name(hf_name)
-        if any(re.fullmatch(p, name) for p in IGNORED):
-            continue
-        module, _, kind = name.rpartition(".")
-        gguf_module = modules.get(module)
-        if gguf_module is None or not _may_have(family, gguf_module, kind):
-            problems.append(_unknown(hf_name, tensor, family))
-            continue
-        gguf_name = f"{gguf_module}.{kind}"
-        if kind == "bias" and (flag := _absent_bias(family, gguf_module, c)):
-            problems.append(_ignored_bias(hf_name, flag))
-            continue
-        present.add(gguf_name)
-        shape = expected_shape(family, sizes, gguf_name)
-        if tuple(tensor.shape) != shape:
-            problems.append(_misshapen(hf_name, tuple(tensor.shape), shape))
-            continue
-        if not _has_values(tensor.dtype):
-            problems.append(_no_floats(hf_name, tensor.dtype))
-            continue
-        mapped[gguf_name] = _view(family, gguf_name, tensor, c)
-    if skipped:
-        problems.append(
-            Problem(
-                f"{skipped} vision tensors are left out: the text model is converted", fatal=False
-            )
-        )
-    problems += _missing(family, modules, present, c) + _tied_head(mapped, family, c)
-    computed = [
-        Computed(name, np.ascontiguousarray(v, dtype=np.float32))
-        for name, v in family.extra(c).items()
-    ]
-    order = {name: i for i, name in enumerate(_sorted(modules))}
-    names = sorted(mapped, key=lambda n: (order[n.rpartition(".")[0]], not n.endswith(".weight")))
-    return [*computed, *(mapped[n] for n in names)], problems
+        name = text_name(hf_name)
+        if not any(re.fullmatch(p, name) for p in IGNORED):
+            given[name] = tensor
+    if not skipped:
+        return given, []
+    note = f"{skipped} vision tensors are left out: the text model is converted"
+    return given, [Problem(note, fatal=False)]
+
+
+def _gguf_name(places: Places, family: Family, name: str) -> str | None:
+    """The GGUF name of a Hugging Face tensor; None where the family has no place for it."""
+    if name in places.tensors:
+        return places.tensors[name]
+    module, _, kind = name.rpartition(".")
+    gguf_module = places.modules.get(module)
+    if gguf_module is None:
+        return None
+    part = part_of(gguf_module)
+    may = kind == "weight" or (
+        kind == "bias" and (part in family.biases or f"{part}.bias" in family.optional)
+    )
+    return f"{gguf_module}.{kind}" if may else None
 
 
 def _absent_bias(family: Family, gguf_module: str, c: Config) -> str | None:
     """The config key by which transformers has no bias at this module, or None."""
-    flags = (f for f, parts in family.bias_flags.items() if _part(gguf_module) in parts)
+    flags = (f for f, parts in family.bias_flags.items() if part_of(gguf_module) in parts)
     return next((f for f in flags if c.get(f) is not True), None)
 
-
-def _ignored_bias(name: str, flag: str) -> Problem:
-    return Problem(
-        f"{name} is in the weights, and config.json has no {flag}: transformers leaves it out",
-        f"{flag} true, or no such tensor",
-        f"set {flag} to true in config.json if the model was trained with it",
-    )
 
 
 def _tied_head(mapped: dict[str, Tensor], family: Family, c: Config) -> list[Problem]:
@@ -174,21 +155,6 @@ def same_values(one: Tensor, other: Tensor) -> bool:
     return True
 
 
-def _sorted(modules: Mapping[str, str]) -> list[str]:
-    """GGUF names in the order they are written: embedding, layers one by one, the end."""
-    outer = [m for m in modules.values() if not m.startswith("blk.")]
-    inner = [m for m in modules.values() if m.startswith("blk.")]
-    inner.sort(key=lambda m: int(m.split(".")[1]))
-    return outer[:1] + inner + outer[1:]
-
-
-def _unknown(name: str, tensor: Tensor, family: Family) -> Problem:
-    return Problem(
-        f"tensor {name} {list(tensor.shape)} has no place in {family.arch}",
-        todo="the model differs from its class: a fork, an adapter or a part of a pipeline",
-    )
-
-
 def _has_values(dtype: str) -> bool:
     """Whether a tensor of this type is read as numbers of a matrix."""
     try:
@@ -197,63 +163,64 @@ def _has_values(dtype: str) -> bool:
         return False
 
 
-def _no_floats(name: str, dtype: str) -> Problem:
-    return Problem(
-        f"{name} holds {dtype} values",
-        "a floating type: f16, bf16, f32 or f64",
-        "use the 16-bit release of this model, or store the tensor in a floating type",
-    )
-
-
-def _misshapen(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> Problem:
-    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-        rows = shape[0] if shape else 0
-        return Problem(
-            f"{name} has {rows} rows, config.json says vocab_size {expected[0]}",
-            "as many embedding rows as vocab_size",
-            "set vocab_size in config.json to the rows there are (or resize the embeddings and "
-            "save the model again)",
-        )
-    return Problem(
-        f"{name} has shape {list(shape)}",
-        f"{list(expected)} from config.json",
-        "fetch the model again",
-    )
 
 
 def _missing(
-    family: Family, modules: Mapping[str, str], present: set[str], c: Config
+    family: Family, places: Places, present: set[str], given: KeysView[str], c: Config
 ) -> list[Problem]:
     """Tensors the architecture needs and the source lacks."""
+    needed: dict[str, str] = {}
+    for hf_name, gguf_name in places.modules.items():
+        needed[f"{gguf_name}.weight"] = f"{hf_name}.weight"
+        if part_of(gguf_name) in family.biases:
+            needed[f"{gguf_name}.bias"] = f"{hf_name}.bias"
+    needed |= {gguf_name: hf_name for hf_name, gguf_name in places.tensors.items()}
     problems: list[Problem] = []
-    for hf_name, gguf_name in modules.items():
-        part = _part(gguf_name)
-        for kind in ("weight", "bias") if part in family.biases else ("weight",):
-            if f"{gguf_name}.{kind}" in present or f"{part}.{kind}" in family.optional:
-                continue
-            if part == "output":
-                # Without a head of its own a model reads its embedding backwards.
-                if not c.tied:
-                    problems.append(
-                        Problem(
-                            "lm_head.weight is absent: the embedding is used as the output matrix",
-                            fatal=False,
-                        )
+    for gguf_name, hf_name in needed.items():
+        kind = split(gguf_name)[1]
+        optional = f"{part_of(gguf_name)}.{kind}".rstrip(".") in family.optional
+        if gguf_name in present or optional:
+            continue
+        if gguf_name == "output.weight":
+            # Without a head of its own a model reads its embedding backwards.
+            if not c.tied:
+                problems.append(
+                    Problem(
+                        "lm_head.weight is absent: the embedding is used as the output matrix",
+                        fatal=False,
                     )
-                continue
-            problems.append(
-                Problem(
-                    f"tensor {hf_name}.{kind} is missing",
-                    f"every tensor of the {c.layers} layers config.json names",
-                    "a shard is missing or the download stopped: fetch the model again",
                 )
+            continue
+        lost = next((n for n in _pieces(family, hf_name, c) if n not in given), hf_name)
+        problems.append(
+            Problem(
+                f"tensor {lost} is missing",
+                f"every tensor of the {c.layers} layers config.json names",
+                "a shard is missing or the download stopped: fetch the model again",
             )
+        )
     return problems
+
+
+def _pieces(family: Family, hf_name: str, c: Config) -> list[str]:
+    """What a tensor is made of in a checkpoint."""
+    for block in family.blocks:
+        if block.regrouping is not None:
+            pieces = block.regrouping.pieces(hf_name, c)
+            if pieces != [hf_name]:
+                return pieces
+    return [hf_name]
+
+
+def _form(family: Family, gguf_name: str) -> Form | None:
+    return family.forms.get(part_of(gguf_name))
 
 
 def _view(family: Family, gguf_name: str, tensor: Tensor, c: Config) -> Tensor:
     """The tensor as llama.cpp expects it."""
-    part = gguf_name.split(".")[-2]
+    part = part_of(gguf_name)
+    if (form := _form(family, gguf_name)) is not None:
+        return form.to_gguf(gguf_name, tensor, c)
     if family.rotate_half and part in ("attn_q", "attn_k"):
         return HeadRows(gguf_name, tensor, c.head_dim)
     if family.norm_offset and part.endswith("norm"):

@@ -7,7 +7,8 @@ from typing import Any
 
 from kanna._util.typed import real, shown
 from kanna.families._rope import LAYER_TYPES, Rope, given_parameters
-from kanna.families.base import Config, Family, Problem
+from kanna.families._config import Config
+from kanna.families.base import Family, Problem
 
 _BASE = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 _YARN = {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}

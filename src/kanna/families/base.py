@@ -9,30 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
-from kanna._util.typed import FLAG, FieldKind, TypedObject, number, read, shown, whole
-from kanna.errors import SourceError
-from kanna.families._config_keys import NULLABLE
-from kanna.families._rope import LAYER_TYPES, Rope, rope_of
-from kanna.model import F32, MetaValue, Model
+from kanna.families._config import Config
+from kanna.model import F32, MetaValue, Model, Tensor
 
 Metadata = dict[str, MetaValue]
 Shape = tuple[str, ...]
-T = TypeVar("T")
-_PART = number(0.0, 1.0)
 
-NAMES: dict[str, str] = {
-    "model.embed_tokens": "token_embd",
-    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+ATTENTION: dict[str, str] = {
     "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
     "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
     "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
     "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
-    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+}
+QK_NORMS: dict[str, str] = {
+    "model.layers.{}.self_attn.q_norm": "blk.{}.attn_q_norm",
+    "model.layers.{}.self_attn.k_norm": "blk.{}.attn_k_norm",
+}
+FEED_FORWARD: dict[str, str] = {
     "model.layers.{}.mlp.gate_proj": "blk.{}.ffn_gate",
     "model.layers.{}.mlp.up_proj": "blk.{}.ffn_up",
     "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
+}
+PRE_NORMS: dict[str, str] = {
+    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+}
+ENDS: dict[str, str] = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+NAMES: dict[str, str] = {
+    "model.embed_tokens": "token_embd",
+    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+    **ATTENTION,
+    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+    **FEED_FORWARD,
     "model.norm": "output_norm",
     "lm_head": "output",
 }
@@ -76,147 +90,6 @@ class Problem:
     fatal: bool = True
 
 
-class Config:
-    """config.json seen through a family.
-
-    Nested text config merged, both spellings, defaults filled in.
-    """
-
-    def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.raw = raw
-        text = TypedObject(raw, "config.json").part("text_config").values
-        merged = {**raw, **text}
-        self.values: dict[str, Any] = {
-            **defaults,
-            **{k: v for k, v in merged.items() if v is not None or k in NULLABLE},
-        }
-        self.given = merged
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default`."""
-        return self.values.get(key, default)
-
-    def count(self, key: str) -> int:
-        """A positive integer of the config; SourceError when absent or something else."""
-        return self._typed(key, FieldKind("a positive integer", whole(1).convert))
-
-    def number(self, key: str) -> float:
-        """A number of the config; SourceError when absent or something else."""
-        return self._typed(key, number())
-
-    def read(self, key: str, kind: FieldKind[T], default: T) -> T:
-        """A value of another kind, or `default` where it is absent; SourceError for others."""
-        return default if self.values.get(key) is None else self._typed(key, kind)
-
-    def flag(self, key: str) -> bool:
-        """Whether a key is true; SourceError for anything but true, false and null."""
-        return self.read(key, FLAG, False)
-
-    def _typed(self, key: str, kind: FieldKind[T]) -> T:
-        value = self.values.get(key)
-        converted = kind.convert(value)
-        if converted is None:
-            raise SourceError(
-                f"config.json has {key} = {shown(value)}",
-                expected=kind.words,
-                todo="fetch config.json again from where the model was published",
-            )
-        return converted
-
-    @property
-    def window(self) -> int | None:
-        """Tokens that a layer with a window sees; None: no layer has one."""
-        return self.read("sliding_window", whole(), 0) or None
-
-    def rotary_part(self) -> float:
-        """Share of a head that rotates, among the parameters of the rotary embedding or beside."""
-        params = self.rope().params
-        if params.get("partial_rotary_factor") is None:
-            return self.read("partial_rotary_factor", _PART, 1.0)
-        return read(params["partial_rotary_factor"], _PART, "partial_rotary_factor", "config.json")
-
-    @property
-    def layers(self) -> int:
-        """Number of layers."""
-        return self.count("num_hidden_layers")
-
-    @property
-    def hidden(self) -> int:
-        """Width of the residual stream."""
-        return self.count("hidden_size")
-
-    @property
-    def heads(self) -> int:
-        """Query heads."""
-        return self.count("num_attention_heads")
-
-    @property
-    def kv_heads(self) -> int:
-        """Key-value heads."""
-        return self.count("num_key_value_heads") if self.get("num_key_value_heads") else self.heads
-
-    @property
-    def head_dim(self) -> int:
-        """Values of a head."""
-        return self.count("head_dim") if self.get("head_dim") else self.hidden // self.heads
-
-    @property
-    def ff(self) -> int:
-        """Width of the feed-forward part."""
-        return self.count("intermediate_size")
-
-    @property
-    def vocab(self) -> int:
-        """Rows of the embedding."""
-        return self.count("vocab_size")
-
-    @property
-    def context(self) -> int:
-        """Tokens of context the model was trained for."""
-        return self.count("max_position_embeddings")
-
-    @property
-    def tied(self) -> bool:
-        """Whether the output matrix is the embedding."""
-        return self.flag("tie_word_embeddings")
-
-    def rope(self, layers: str = "full_attention") -> Rope:
-        """Rotary embedding of the full (or sliding) attention layers, from either spelling."""
-        return rope_of(self.values, layers)
-
-    def layer_kinds(self) -> list[str] | None:
-        """`layer_types`, one per layer, or None; SourceError for other kinds or another number."""
-        given = self.get("layer_types")
-        if given is None:
-            return None
-        if (
-            not isinstance(given, list)
-            or len(given) != self.layers
-            or any(kind not in LAYER_TYPES for kind in given)
-        ):
-            raise SourceError(
-                f"config.json has layer_types = {shown(given)}",
-                expected=f"{self.layers} of {' and '.join(LAYER_TYPES)}, one per layer",
-                todo="no stock runtime computes other kinds of layers of this family",
-            )
-        return given
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Sizes by the symbols of SHAPES."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "vocab": self.vocab,
-            "hidden": self.hidden,
-            "q": q,
-            "kv": kv,
-            "qkv": q + 2 * kv,
-            "head": self.head_dim,
-            "ff": self.ff,
-            "2ff": 2 * self.ff,
-        }
-
-
 def _nothing(_: Config) -> dict[str, F32]:
     return {}
 
@@ -229,6 +102,92 @@ def _no_problems(_: Config) -> list[Problem]:
     return []
 
 
+def _no_keys(_: str, __: Config) -> Metadata:
+    return {}
+
+
+def _no_sizes(_: Config) -> dict[str, int]:
+    return {}
+
+
+def _no_layer_sizes(_: Config, __: int) -> dict[str, int]:
+    return {}
+
+
+def every_layer(_: Config, __: int) -> bool:
+    """A block that every layer has."""
+    return True
+
+
+class Form(Protocol):
+    """How the values of a tensor differ between Hugging Face and GGUF."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in Hugging Face of a tensor that has `shape` in GGUF."""
+        ...
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """The tensor of a source, under its GGUF name, as llama.cpp expects it."""
+        ...
+
+    def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """The tensor of a GGUF, under its Hugging Face name, as transformers expects it."""
+        ...
+
+
+class Regrouping(Protocol):
+    """How the tensors of a checkpoint are put together, or apart, as GGUF stores them."""
+
+    def gather(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
+        """Tensors of a checkpoint by name → as GGUF groups them, named as in `Block.tensors`."""
+        ...
+
+    def spread(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
+        """The way back, to the names that checkpoints are published with."""
+        ...
+
+    def pieces(self, name: str, c: Config) -> list[str]:
+        """Names in a checkpoint of what a tensor of `Block.tensors` is made of."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A part of the network that several families share, as data.
+
+    Attributes:
+        names: Hugging Face module → GGUF tensor, both with weight and bias.
+        tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
+        shapes: Shape of each GGUF part, in the sizes of `Config.sizes` and of `sizes` here.
+        optional: As in `Family`.
+        where: Whether a layer has this block.
+        sizes: Config → further sizes by their symbols.
+        forms: GGUF part → how its values are changed.
+        metadata: Architecture and config → keys of the GGUF.
+        to_config: Model → config keys of this block, for the way back to Hugging Face.
+        defaults: As in `Family`.
+        fixed: As in `Family`.
+        reads: As in `Family`.
+        checks: As in `Family`.
+        regrouping: How its tensors are put together where GGUF groups them in another way.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    tensors: Mapping[str, str] = field(default_factory=dict[str, str])
+    shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
+    optional: frozenset[str] = frozenset()
+    where: Callable[[Config, int], bool] = every_layer
+    sizes: Callable[[Config], dict[str, int]] = _no_sizes
+    forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
+    metadata: Callable[[str, Config], Metadata] = _no_keys
+    to_config: Callable[[Model], dict[str, Any]] = _no_config
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    reads: frozenset[str] = frozenset()
+    checks: Callable[[Config], list[Problem]] = _no_problems
+    regrouping: Regrouping | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One architecture as data.
@@ -238,7 +197,9 @@ class Family:
         summary: What it is, in a line.
         architectures: Class names in config.json that mean this family.
         metadata: Config → the `{arch}.*` keys.
-        names: Hugging Face module → GGUF tensor.
+        names: Hugging Face module → GGUF tensor; with those of the blocks.
+        tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
+        blocks: Parts that other families have too; what they bring is merged into the fields here.
         optional: GGUF tensors (last part, with .weight or .bias) that may be absent.
         biases: GGUF modules (last part) that must have a bias.
         shapes: Differences from SHAPES.
@@ -247,6 +208,9 @@ class Family:
         rope_types: Rotary scalings this family may use.
         rotate_half: Q and k rows are stored half by half and go to llama.cpp interleaved.
         norm_offset: Added to every norm weight.
+        forms: GGUF part → how its values are changed beside the two above.
+        sizes: Config → further sizes by their symbols.
+        layer_sizes: Config and layer → sizes that differ in this layer.
         extra: Config → computed f32 tensors.
         skipped: Patterns of tensors that belong to other parts (vision), dropped with a note.
         surplus: Added tokens beyond the embedding rows that may be dropped.
@@ -265,6 +229,8 @@ class Family:
     architectures: tuple[str, ...]
     metadata: Callable[[Config], Metadata]
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
+    tensors: Mapping[str, str] = field(default_factory=dict[str, str])
+    blocks: tuple[Block, ...] = ()
     optional: frozenset[str] = frozenset()
     biases: frozenset[str] = frozenset()
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
@@ -273,6 +239,9 @@ class Family:
     rope_types: frozenset[str] = frozenset({"default", "linear", "yarn"})
     rotate_half: bool = False
     norm_offset: float = 0.0
+    forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
+    sizes: Callable[[Config], dict[str, int]] = _no_sizes
+    layer_sizes: Callable[[Config, int], dict[str, int]] = _no_layer_sizes
     extra: Callable[[Config], dict[str, F32]] = _nothing
     skipped: tuple[str, ...] = ()
     surplus: frozenset[str] = frozenset()
@@ -283,3 +252,32 @@ class Family:
     model_type: str
     model_types: tuple[str, ...] = ()
     to_config: Callable[[Model], dict[str, Any]] = _no_config
+
+    def __post_init__(self) -> None:
+        """Merge what the blocks bring; what the family says itself goes before."""
+        for name in ("names", "tensors", "shapes", "forms", "defaults", "fixed"):
+            merged = dict(getattr(self, name))
+            for block in self.blocks:
+                merged = {**merged, **getattr(block, name), **getattr(self, name)}
+            object.__setattr__(self, name, merged)
+        for name in ("optional", "reads"):
+            brought = (getattr(block, name) for block in self.blocks)
+            object.__setattr__(self, name, getattr(self, name).union(*brought))
+
+    def has(self, c: Config, layer: int, gguf_name: str) -> bool:
+        """Whether a layer has a tensor, by the block that names it.
+
+        Args:
+            c: The config.
+            layer: Number of the layer.
+            gguf_name: The tensor's name with `{}` for the layer.
+        """
+        blocks = [b for b in self.blocks if gguf_name in (*b.names.values(), *b.tensors.values())]
+        return not blocks or any(b.where(c, layer) for b in blocks)
+
+    def all_sizes(self, c: Config, layer: int | None = None) -> dict[str, int]:
+        """Sizes by the symbols of shapes: those of every family, of the blocks, of a layer."""
+        sizes = c.sizes
+        for part in (*self.blocks, self):
+            sizes |= part.sizes(c)
+        return sizes if layer is None else sizes | self.layer_sizes(c, layer)

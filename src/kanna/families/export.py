@@ -12,6 +12,8 @@ import numpy as np
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families._bounds import check_stored
+from kanna.families._config import Config
+from kanna.families._places import layer_of, part_of, split
 from kanna.families._registry import family_of_arch
 from kanna.families._rope import Rope, given_parameters, llama3_factors, yarn_scale
 from kanna.families.base import Family
@@ -39,10 +41,13 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     config = hf_config(model)
     if not model.config:  # of a GGUF: its metadata is all there is to build on
         check_stored(model)
-    head_dim = head_dim_of(model)
     tensors: dict[str, Tensor] = {}
+    given = Config(config, family.defaults)
     for gguf_name, name in hf_names(model).items():
-        tensors[name] = _view(family, name, gguf_name, model.tensors[gguf_name], head_dim)
+        tensors[name] = _hf_view(model, name, gguf_name, model.tensors[gguf_name], given)
+    for block in family.blocks:
+        if block.regrouping is not None:
+            tensors = block.regrouping.spread(tensors, given)
     files = side_files(model)
     files.setdefault("generation_config.json", _json(_generation(model, config)))
     if card := _card(model):
@@ -63,17 +68,20 @@ def side_files(model: Model) -> dict[str, bytes]:
 def hf_names(model: Model) -> dict[str, str]:
     """Hugging Face's name of every tensor that has one, by its GGUF name."""
     _, family = family_of_arch(model.family)
-    back = {gguf_name: hf_name for hf_name, gguf_name in family.names.items()}
+    modules = {gguf_name: hf_name for hf_name, gguf_name in family.names.items()}
+    tensors = {gguf_name: hf_name for hf_name, gguf_name in family.tensors.items()}
     hf_by_gguf: dict[str, str] = {}
     for gguf_name in model.tensors:
         if gguf_name in COMPUTED:
             continue
-        base, _, kind = gguf_name.rpartition(".")
-        layer = re.match(r"blk\.(\d+)\.", base)
-        hf_name = back.get(re.sub(r"^blk\.\d+\.", "blk.{}.", base))
+        pattern = re.sub(r"^blk\.\d+\.", "blk.{}.", gguf_name)
+        module, kind = split(pattern)
+        hf_name = tensors.get(pattern)
+        if hf_name is None and module in modules:
+            hf_name = f"{modules[module]}.{kind}"
         if hf_name is None:
             raise UnsupportedError(f"tensor {gguf_name} has no place in {family.architectures[0]}")
-        hf_by_gguf[gguf_name] = f"{hf_name.replace('{}', layer[1] if layer else '')}.{kind}"
+        hf_by_gguf[gguf_name] = hf_name.replace("{}", str(layer_of(gguf_name)))
     return hf_by_gguf
 
 
@@ -89,14 +97,15 @@ def hf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
 
     Its name stays.
     """
-    return _view(
-        family_of_arch(model.family)[1], tensor.name, gguf_name, tensor, head_dim_of(model)
-    )
+    return _hf_view(model, tensor.name, gguf_name, tensor)
 
 
 def gguf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
     """`tensor`, in the row order of Hugging Face, as GGUF stores the matrix `gguf_name`."""
-    if _interleaves(family_of_arch(model.family)[1], gguf_name):
+    _, family = family_of_arch(model.family)
+    if (form := family.forms.get(part_of(gguf_name))) is not None:
+        return form.to_gguf(gguf_name, tensor, Config(hf_config(model), family.defaults))
+    if _interleaves(family, gguf_name):
         return HeadRows(gguf_name, tensor, head_dim_of(model))
     return Renamed(gguf_name, tensor)
 
@@ -105,10 +114,16 @@ def _interleaves(family: Family, gguf_name: str) -> bool:
     return family.rotate_half and gguf_name.rpartition(".")[0].endswith((".attn_q", ".attn_k"))
 
 
-def _view(family: Family, name: str, gguf_name: str, tensor: Tensor, head_dim: int) -> Tensor:
+def _hf_view(
+    model: Model, name: str, gguf_name: str, tensor: Tensor, given: Config | None = None
+) -> Tensor:
+    """`tensor`, stored as `gguf_name` is in GGUF, as Hugging Face stores it."""
+    _, family = family_of_arch(model.family)
+    if (form := family.forms.get(part_of(gguf_name))) is not None:
+        return form.to_hf(name, tensor, given or Config(hf_config(model), family.defaults))
     if _interleaves(family, gguf_name):
-        return HeadRows(name, tensor, head_dim, interleave=False)
-    if family.norm_offset and gguf_name.rpartition(".")[0].endswith("norm"):
+        return HeadRows(name, tensor, head_dim_of(model), interleave=False)
+    if family.norm_offset and part_of(gguf_name).endswith("norm"):
         return Shifted(name, tensor, -family.norm_offset)
     return Renamed(name, tensor)
 
@@ -163,6 +178,8 @@ def hf_config(model: Model) -> dict[str, Any]:
     for gguf_name, hf_name in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
         # Written as null where there is none, or transformers takes the family's default.
         config[f"{hf_name}_token_id"] = meta(f"tokenizer.ggml.{gguf_name}_token_id")
+    for block in family.blocks:
+        config |= block.to_config(model)
     return config | family.to_config(model)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kanna.families._keys import common
 from kanna.families._rope import llama3_factors
-from kanna.families.base import Config, Family, Metadata
+from kanna.families._config import Config
+from kanna.families.base import Family, Metadata
 from kanna.model import F32, u32
 
 ARCH = "llama"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kanna.families import llama
-from kanna.families.base import Config, Family, Problem
+from kanna.families._config import Config
+from kanna.families.base import Family, Problem
 
 
 def checks(c: Config) -> list[Problem]:
