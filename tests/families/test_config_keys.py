@@ -14,8 +14,8 @@ from families.test_families_checks import make_source
 from kanna import families
 from kanna.errors import KannaError
 from kanna.families import _accounting, _config_keys, _rope_checks
-from kanna.families._rope import llama3_factors, rope_of, yarn_attention_factor
 from kanna.families._config import Config
+from kanna.families._rope import llama3_factors, rope_of, yarn_attention_factor
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = families.names()

@@ -15,8 +15,8 @@ from helpers.tiny_models import write_tokenizer
 
 from kanna import families
 from kanna.errors import KannaError, SourceError, UnsupportedError
-from kanna.families._rope import llama3_factors, rope_of
 from kanna.families._config import Config
+from kanna.families._rope import llama3_factors, rope_of
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.formats import gguf
 from kanna.formats.stored import HeaderTensor, stored
@@ -36,6 +36,7 @@ SIZES = {
 EXTRA = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
     "qwen3moe": {"num_experts": 4, "norm_topk_prob": True},
 }
 

@@ -159,6 +159,73 @@ RECIPES: dict[str, Recipe] = {
         tokenizer="llama-bpe",
         long=300,
     ),
+    "olmo2": Recipe("olmo2", "Olmo2ForCausalLM", "Olmo2Config", tokenizer="qwen2"),
+    "olmo3": Recipe(
+        "olmo2",
+        "Olmo3ForCausalLM",
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 64,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 1e4,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 256,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        tokenizer="qwen2",
+    ),
+    "ernie": Recipe("ernie4_5", "Ernie4_5ForCausalLM", "Ernie4_5Config", {"head_dim": 64}),
+    "hunyuan": Recipe(
+        "hunyuan",
+        "HunYuanDenseV1ForCausalLM",
+        "HunYuanDenseV1Config",
+        {
+            "head_dim": 64,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 1e4,
+                "factor": 1.0,
+                "alpha": 1e3,
+            },
+        },
+        tokenizer="qwen2",
+    ),
+    "exaone4": Recipe(
+        "exaone4",
+        "Exaone4ForCausalLM",
+        "Exaone4Config",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 3,
+            "rope_parameters": LLAMA3_ROPE,
+        },
+        tokenizer="qwen2",
+    ),
+    "ministral3": Recipe(
+        "ministral3",
+        "Ministral3ForCausalLM",
+        "Ministral3Config",
+        {
+            "head_dim": 64,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 16.0,
+                "original_max_position_embeddings": 64,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+        tokenizer="tekken",
+    ),
     "qwen3-moe": Recipe(
         "qwen3moe",
         "Qwen3MoeForCausalLM",

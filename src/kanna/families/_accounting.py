@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kanna._util.typed import shown
-from kanna.families._config_keys import ONLY, READ, SYNONYMS, neutral
 from kanna.families._config import Config
+from kanna.families._config_keys import ONLY, READ, SYNONYMS, neutral
 from kanna.families.base import Family, Problem
 
 _SHOWN = 6

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kanna.errors import SourceError, UnsupportedError
+from kanna.families._config import Config
 from kanna.families._places import expected_shape, part_of
 from kanna.families._registry import family_of_arch
-from kanna.families._config import Config
 from kanna.families.base import Family
 from kanna.model import Model, Tensor
 

@@ -1,4 +1,4 @@
-"""config.json seen through a family: nested text config merged, both spellings, defaults filled in."""
+"""config.json seen through a family: text config merged, both spellings, defaults filled in."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from kanna import tokenizer
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families import _accounting, _bounds, _rope_checks
+from kanna.families._config import Config
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
-from kanna.families._config import Config
 from kanna.families.base import Family, Problem
 from kanna.model import MetaValue, Model, ValueType, num_weights, string
 from kanna.tokenizer.files import side_files

@@ -104,7 +104,6 @@ def _absent_bias(family: Family, gguf_module: str, c: Config) -> str | None:
     return next((f for f in flags if c.get(f) is not True), None)
 
 
-
 def _tied_head(mapped: dict[str, Tensor], family: Family, c: Config) -> list[Problem]:
     """A head that was saved beside the embedding it is said to be: left out where it is the same.
 
@@ -161,8 +160,6 @@ def _has_values(dtype: str) -> bool:
         return encodings.get(dtype).decoder is not None
     except UnsupportedError:
         return False
-
-
 
 
 def _missing(

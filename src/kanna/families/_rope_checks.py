@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna._util.typed import real, shown
-from kanna.families._rope import LAYER_TYPES, Rope, given_parameters
 from kanna.families._config import Config
+from kanna.families._rope import LAYER_TYPES, Rope, given_parameters
 from kanna.families.base import Family, Problem
 
 _BASE = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
@@ -15,6 +15,7 @@ _YARN = {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "default": _BASE,
     "linear": _BASE | {"factor"},
+    "dynamic": _BASE | _YARN | {"alpha", "factor"},
     "yarn": _BASE | _YARN | {"factor", "original_max_position_embeddings"},
     "llama3": _BASE
     | {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
@@ -68,14 +69,18 @@ def problems(family: Family, config: Config) -> list[Problem]:
                 "no stock runtime computes this model",
             )
         )
-    return wrong + _parameters(rope, longrope="longrope" in kinds)
+    return wrong + _parameters(rope, family.rope_reads, longrope="longrope" in kinds)
 
 
-def _parameters(rope: Rope, *, longrope: bool) -> list[Problem]:
+def _parameters(rope: Rope, own: frozenset[str], *, longrope: bool) -> list[Problem]:
     """Parameters that the rope type does not read, and values llama.cpp has not."""
     kind = "longrope" if rope.kind in _LONGROPE or (longrope and rope.kind != "default") else ""
     kind = kind or rope.kind
-    given = {k: v for k, v in rope.params.items() if v is not None and k not in LAYER_TYPES}
+    given = {
+        k: v
+        for k, v in rope.params.items()
+        if v is not None and k not in LAYER_TYPES and k not in own
+    }
     wrong = [
         Problem(
             f"the rotary embedding has the parameter {key} = {shown(given[key])}",

@@ -206,6 +206,7 @@ class Family:
         defaults: What transformers assumes when the config is silent.
         fixed: Config key → the values stock llama.cpp computes; any other is refused.
         rope_types: Rotary scalings this family may use.
+        rope_reads: Parameters of the rotary embedding that this family alone reads.
         rotate_half: Q and k rows are stored half by half and go to llama.cpp interleaved.
         norm_offset: Added to every norm weight.
         forms: GGUF part → how its values are changed beside the two above.
@@ -237,6 +238,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     rope_types: frozenset[str] = frozenset({"default", "linear", "yarn"})
+    rope_reads: frozenset[str] = frozenset()
     rotate_half: bool = False
     norm_offset: float = 0.0
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])

@@ -15,10 +15,10 @@ from kanna.families._bounds import check_stored
 from kanna.families._config import Config
 from kanna.families._places import layer_of, part_of, split
 from kanna.families._registry import family_of_arch
-from kanna.families._rope import Rope, given_parameters, llama3_factors, yarn_scale
+from kanna.families._stored_rope import scaling, short
 from kanna.families.base import Family
 from kanna.families.views import HeadRows, Renamed, Shifted
-from kanna.model import F32, Model, Tensor
+from kanna.model import Model, Tensor
 from kanna.tokenizer import special_tokens
 from kanna.tokenizer.files import TOKENIZER, configured, generation, read, texts_by_id
 
@@ -159,8 +159,8 @@ def hf_config(model: Model) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(model) or heads,
         "max_position_embeddings": size("context_length"),
-        "rms_norm_eps": _short(need("attention.layer_norm_rms_epsilon")),
-        "rope_theta": _short(
+        "rms_norm_eps": short(need("attention.layer_norm_rms_epsilon")),
+        "rope_theta": short(
             meta("{arch}.rope.freq_base") or family.defaults.get("rope_theta", 10000.0)
         ),
         "tie_word_embeddings": "output.weight" not in model.tensors,
@@ -169,8 +169,8 @@ def hf_config(model: Model) -> dict[str, Any]:
         config["head_dim"] = length
     if (activation := family.fixed.get("hidden_act")) is not None:
         config["hidden_act"] = activation[0]
-    if (scaling := _scaling(model)) is not None:
-        config["rope_scaling"] = scaling
+    if (scaled := scaling(model)) is not None:
+        config["rope_scaling"] = scaled
     if family.optional & {"attn_q.bias"}:
         config["attention_bias"] = "blk.0.attn_q.bias" in model.tensors
     if family.optional & {"ffn_up.bias"}:
@@ -191,61 +191,6 @@ def _kv_heads(model: Model) -> int:
         if len(counts) == 1:
             return counts.pop()
     return model.whole("{arch}.attention.head_count_kv", 0)
-
-
-def _short(value: float) -> float:
-    """A float32 as the shortest decimal that is the same float32."""
-    return float(str(np.float32(value)))
-
-
-def _scaling(model: Model) -> dict[str, Any] | None:
-    """`rope_scaling` from metadata (linear, yarn) or from the factors of Llama 3.1's scaling."""
-    kind = model.meta("{arch}.rope.scaling.type")
-    if kind in ("linear", "yarn"):
-        scaling: dict[str, Any] = {
-            "rope_type": kind,
-            "factor": _short(model.meta("{arch}.rope.scaling.factor", 1.0)),
-        }
-        if (original := model.meta("{arch}.rope.scaling.original_context_length")) is not None:
-            scaling["original_max_position_embeddings"] = int(original)
-        for gguf_name, hf_name in (
-            ("yarn_beta_fast", "beta_fast"),
-            ("yarn_beta_slow", "beta_slow"),
-        ):
-            if (value := model.meta(f"{{arch}}.rope.scaling.{gguf_name}")) is not None:
-                scaling[hf_name] = _short(value)
-        if kind == "yarn" and (ratio := model.meta("{arch}.rope.scaling.attn_factor")) is not None:
-            scaling["attention_factor"] = _short(ratio * yarn_scale(scaling["factor"]))
-        return scaling
-    factors = model.tensors.get("rope_freqs.weight")
-    if factors is None:
-        return None
-    own = {k: v for k, v in given_parameters(model.config).items() if k != "rope_theta"}
-    if (own.get("rope_type") or own.get("type")) == "llama3":
-        return own
-    values = factors.rows(0, 1).reshape(-1)
-    theta = float(model.meta("{arch}.rope.freq_base") or 10000.0)
-    return _llama3(values, theta)
-
-
-def _llama3(values: F32, theta: float) -> dict[str, Any]:
-    """The parameters that give these factors, among the ones models are published with."""
-    for original in (8192, 4096, 2048, 16384, 32768, 1024, 512, 256, 128, 64):
-        for low, high in ((1.0, 4.0), (1.0, 2.0), (1.0, 8.0)):
-            params = {
-                "rope_type": "llama3",
-                "factor": _short(float(values.max())),
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original,
-            }
-            made = llama3_factors(Rope(theta, "llama3", params), 2 * len(values))
-            if np.allclose(made, values, rtol=1e-4):
-                return params
-    raise UnsupportedError(
-        "the factors in rope_freqs.weight are not those of a published Llama 3 scaling",
-        todo="write a GGUF instead: there the factors stay as they are",
-    )
 
 
 def end_ids(model: Model) -> list[int]:
@@ -276,7 +221,7 @@ def _generation(model: Model, config: dict[str, Any]) -> dict[str, Any]:
         ("penalty_repeat", "repetition_penalty"),
     ):
         if (value := model.meta(f"general.sampling.{gguf_name}")) is not None:
-            values[hf_name] = _short(value) if isinstance(value, float) else value
+            values[hf_name] = short(value) if isinstance(value, float) else value
             values["do_sample"] = True
     return values
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanna.families._keys import common
 from kanna.families._config import Config
+from kanna.families._keys import common
 from kanna.families.base import NAMES, Family, Metadata, Problem
 from kanna.model import Model, f32, u32
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kanna._util.typed import whole
-from kanna.families._keys import common
 from kanna.families._config import Config
+from kanna.families._keys import common
 from kanna.families.base import Family, Metadata, Problem
 from kanna.families.gemma2 import ACTIVATIONS, GEMMA_NAMES, READS, layer_types, scale_problems
 from kanna.model import Model, ValueType, array, f32, u32

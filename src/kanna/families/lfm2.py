@@ -7,6 +7,7 @@ from typing import Any
 from kanna._util.typed import number
 from kanna.families._config import Config
 from kanna.families._keys import common
+from kanna.families._stored_rope import short
 from kanna.families.base import Block, Family, Metadata
 from kanna.families.blocks.short_convolution import SHORT_CONVOLUTION, is_attention
 from kanna.model import Model, ValueType, array, u32
@@ -40,7 +41,7 @@ def to_config(model: Model) -> dict[str, Any]:
     """Config keys of LFM2, back from the metadata."""
     heads = list(model.meta("{arch}.attention.head_count_kv"))
     return {
-        "norm_eps": float(f"{model.meta('{arch}.attention.layer_norm_rms_epsilon'):.7g}"),
+        "norm_eps": short(model.meta("{arch}.attention.layer_norm_rms_epsilon")),
         "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention" if n else "conv" for n in heads],
     }

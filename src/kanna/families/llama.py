@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families._rope import llama3_factors
-from kanna.families._config import Config
 from kanna.families.base import Family, Metadata
 from kanna.model import F32, u32
 

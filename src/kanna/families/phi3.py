@@ -9,8 +9,8 @@ import numpy as np
 
 from kanna._util.typed import listed, number
 from kanna.errors import SourceError
-from kanna.families._keys import common
 from kanna.families._config import Config
+from kanna.families._keys import common
 from kanna.families.base import Family, Metadata, Problem
 from kanna.model import F32, Model, f32, u32
 

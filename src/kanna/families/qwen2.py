@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kanna._util.typed import whole
-from kanna.families._keys import common
 from kanna.families._config import Config
+from kanna.families._keys import common
 from kanna.families.base import Family, Metadata, Problem
 
 ARCH = "qwen2"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kanna.families import qwen2
-from kanna.families._keys import common
 from kanna.families._config import Config
+from kanna.families._keys import common
 from kanna.families.base import NAMES, Family, Metadata
 
 ARCH = "qwen3"

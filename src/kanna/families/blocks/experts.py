@@ -40,7 +40,9 @@ class Spelling:
         return self.down if kind == "down" else f"{self.gate_up.rpartition('.')[0]}.{kind}_proj"
 
 
-QWEN = Spelling(each={k: f"model.layers.{{}}.mlp.experts.{{expert}}.{k}_proj.weight" for k in KINDS})
+QWEN = Spelling(
+    each={k: f"model.layers.{{}}.mlp.experts.{{expert}}.{k}_proj.weight" for k in KINDS}
+)
 
 
 def experts(
@@ -96,7 +98,9 @@ def experts(
 
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(
-        re.escape(name).replace(r"\{\}", r"(?P<layer>\d+)").replace(r"\{expert\}", r"(?P<expert>\d+)")
+        re.escape(name)
+        .replace(r"\{\}", r"(?P<layer>\d+)")
+        .replace(r"\{expert\}", r"(?P<expert>\d+)")
     )
 
 
@@ -156,9 +160,7 @@ class _Stacks:
         return self.spelling.each[kind].replace("{}", layer).replace("{expert}", str(index))
 
 
-def _first(
-    patterns: Mapping[str, re.Pattern[str]], name: str
-) -> tuple[str, re.Match[str] | None]:
+def _first(patterns: Mapping[str, re.Pattern[str]], name: str) -> tuple[str, re.Match[str] | None]:
     """The kind whose pattern a name is, and the match."""
     matches = ((kind, p.fullmatch(name)) for kind, p in patterns.items())
     return next(((kind, match) for kind, match in matches if match), ("", None))

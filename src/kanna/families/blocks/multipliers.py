@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from kanna.families._config import Config
+from kanna.families._stored_rope import short
 from kanna.families.base import Block, Metadata
 from kanna.model import Model, f32
 
@@ -25,7 +24,7 @@ def _metadata(arch: str, c: Config) -> Metadata:
 
 def _to_config(model: Model) -> dict[str, Any]:
     values = {theirs: model.meta(f"{{arch}}.{ours}", 1.0) for theirs, ours in KEYS.items()}
-    return {key: float(str(np.float32(value))) for key, value in values.items()}
+    return {key: short(value) for key, value in values.items()}
 
 
 MULTIPLIERS = Block(

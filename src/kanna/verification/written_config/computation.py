@@ -50,6 +50,7 @@ class Layer:
     """One layer; None: not known of this runtime.
 
     Attributes:
+        attends: Whether it has attention; what follows is of that.
         heads: Query heads.
         kv_heads: Key-value heads.
         head_size: Values of a head.
@@ -60,10 +61,11 @@ class Layer:
         epsilon: Of the norms.
     """
 
-    heads: int | None
-    kv_heads: int | None
-    head_size: int | None
-    rope: int
+    attends: bool = True
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+    rope: int = 0
     scale: float | None = None
     window: int | None = None
     softcap: float | None = None
@@ -129,6 +131,10 @@ def compare(expected: Computation, actual: Computation) -> Differences:
     seen: set[str] = set()
     for number, (a, b) in enumerate(zip(expected.layers, actual.layers, strict=True)):
         rope_a, rope_b = expected.ropes[a.rope], actual.ropes[b.rope]
+        if not (a.attends and b.attends):
+            if a.attends != b.attends:
+                differences.wrong.append(f"layer {number}: attention in one of the two alone")
+            continue
         wrong = [*_of_layer(a, b), *_of_rope(rope_a, rope_b, actual.precision)]
         partial = [*_of_window(a, b, expected.context)]
         short = _frequencies(rope_a.frequencies, rope_b.frequencies, actual.precision)

@@ -24,6 +24,10 @@ _WIDE = {"gemma2": 46, "gemma3": 62}
 """Layers of those whose attention llama.cpp scales by the width of all heads."""
 _SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (0.0, 0.0)}
 """Of attention and of logits, where the keys are absent; other architectures read neither."""
+_SCALED = frozenset({"granite"})
+"""Architectures that read attention.scale."""
+_STILL = {"smollm3": 4}
+"""Architectures whose last layer of so many has no rotary embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +67,40 @@ def read(written: WrittenArtefact) -> Computation:
     attention, logits = "attn_logit_softcapping", "final_logit_softcapping"
     reads = keys.arch in _SOFTCAPS
     windows = _windows(keys, count)
+    scale = float(keys.get("attention.scale", 0.0)) if keys.arch in _SCALED else 0.0
+    full, period = _full(keys, size), _STILL.get(keys.arch, count + 1)
     layers = [
         Layer(
+            attends=kv_heads > 0,
             heads=heads,
-            kv_heads=int(keys.get("attention.head_count_kv", heads)),
+            kv_heads=kv_heads,
             head_size=size,
-            rope=1 if window else 0,
-            scale=1 / math.sqrt(hidden // heads if wide else size),
+            rope=2 if (number + 1) % period == 0 else 1 if window else 0,
+            scale=scale or 1 / math.sqrt(hidden // heads if wide else size),
             window=window,
             softcap=float(keys.get(attention, caps[0])) if reads else 0.0,
             epsilon=float(keys.get("attention.layer_norm_rms_epsilon")),
         )
-        for window in windows
+        for number, (window, kv_heads) in enumerate(
+            zip(windows, _kv_heads(keys, heads, count), strict=True)
+        )
     ]
     embedding = written.tensors.get("token_embd.weight")
     return Computation(
         name="llama.cpp",
         layers=layers,
-        ropes=[_full(keys, size), _sliding(keys, size)],
+        ropes=[full, _sliding(keys, size), RotaryEmbedding.of([0.0] * len(full.frequencies), 1.0)],
         vocabulary=None if embedding is None else embedding.shape[0],
         context=int(keys.get("context_length")),
         own_head="output.weight" in written.tensors,
         final_softcap=float(keys.get(logits, caps[1])) if reads else 0.0,
     )
+
+
+def _kv_heads(keys: _Keys, heads: int, count: int) -> list[int]:
+    """Key-value heads of each layer; a layer without any has no attention."""
+    given = keys.get("attention.head_count_kv", heads)
+    return [int(given)] * count if isinstance(given, int) else [int(n) for n in given]
 
 
 def _windows(keys: _Keys, count: int) -> list[int | None]:

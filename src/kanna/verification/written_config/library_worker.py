@@ -61,13 +61,16 @@ def _computation(torch: Any, version: str, model: Any, config: Any) -> dict[str,
         if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))
     )
     real = type(rotary)(config)
+    ropes = [_rope(torch, real, config, kind) for kind in names]
+    ropes.append(_unturned(ropes[0]))
+    layers: list[dict[str, Any]] = []
+    for number, (layer, kind) in enumerate(zip(decoder.layers, kinds, strict=True)):
+        rotates = _rotates(layer, config, number)
+        layers.append(_layer(layer, config, names.index(kind) if rotates else len(names)))
     return {
         "name": f"transformers {version}",
-        "layers": [
-            _layer(layer, config, names.index(kind))
-            for layer, kind in zip(decoder.layers, kinds, strict=True)
-        ],
-        "ropes": [_rope(torch, real, config, kind) for kind in names],
+        "layers": layers,
+        "ropes": ropes,
         "vocabulary": int(config.vocab_size),
         "context": int(config.max_position_embeddings),
         "own_head": not config.tie_word_embeddings,
@@ -75,13 +78,36 @@ def _computation(torch: Any, version: str, model: Any, config: Any) -> dict[str,
     }
 
 
+def _rotates(layer: Any, config: Any, number: int) -> bool:
+    """Whether the layer has a rotary embedding at all."""
+    listed = getattr(config, "no_rope_layers", None)
+    attention = getattr(layer, "self_attn", None)
+    return bool(getattr(attention, "use_rope", listed[number] if listed else 1))
+
+
+def _unturned(rope: dict[str, Any]) -> dict[str, Any]:
+    """The embedding of a layer that has none: nothing turns."""
+    still = [0.0] * len(rope["frequencies"])
+    return {
+        "frequencies": still,
+        "factor": 1.0,
+        "long_frequencies": still,
+        "long_factor": 1.0,
+    }
+
+
 def _layer(layer: Any, config: Any, rope: int) -> dict[str, Any]:
-    attention, norm = layer.self_attn, layer.input_layernorm
+    attention = getattr(layer, "self_attn", None)
+    norm = next(
+        m for n, m in layer.named_children() if n in ("input_layernorm", "operator_norm", "norm")
+    )
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    if attention is None:
+        return {"attends": False, "epsilon": epsilon and float(epsilon)}
     heads = int(config.num_attention_heads)
     window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
     if getattr(config, "use_sliding_window", True) is False:
         window = None
-    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     return {
         "heads": heads,
         "kv_heads": heads // int(attention.num_key_value_groups),

@@ -42,6 +42,9 @@ def _computation(mx: Any, model: Any) -> dict[str, Any]:
     args, ropes = model.args, []
     layers: list[dict[str, Any]] = []
     for number, layer in enumerate(model.layers):
+        if not hasattr(layer, "self_attn"):
+            layers.append({"attends": False})
+            continue
         size = int(getattr(layer.self_attn, "head_dim", 0) or _head_size(args))
         rope = _rope(mx, layer.self_attn.rope, size)
         if rope not in ropes:
@@ -68,15 +71,20 @@ def _head_size(args: Any) -> int:
 def _layer(args: Any, model: Any, layer: Any, number: int, size: int, rope: int) -> dict[str, Any]:
     attention = layer.self_attn
     return {
-        "heads": int(attention.n_heads),
-        "kv_heads": int(attention.n_kv_heads),
+        "heads": int(getattr(attention, "n_heads", 0) or args.num_attention_heads),
+        "kv_heads": int(getattr(attention, "n_kv_heads", 0) or args.num_key_value_heads),
         "head_size": size,
         "rope": rope,
         "scale": float(attention.scale),
         "window": _window(args, layer, number),
         "softcap": float(getattr(attention, "attn_logit_softcapping", None) or 0),
-        "epsilon": float(layer.input_layernorm.eps),
+        "epsilon": _epsilon(layer),
     }
+
+
+def _epsilon(layer: Any) -> float | None:
+    norm = getattr(layer, "input_layernorm", getattr(layer, "operator_norm", None))
+    return None if norm is None else float(norm.eps)
 
 
 def _window(args: Any, layer: Any, number: int) -> int:

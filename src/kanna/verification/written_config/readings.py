@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from kanna._util import library_answers
@@ -58,7 +61,15 @@ def read(module: str, config: Mapping[str, Any], packages: Sequence[str]) -> Com
     versions = [importlib.metadata.version(p) for p in packages]
     return library_answers.answer(
         cache_dir() / _FOLDER,
-        [module, versions, config],
+        [module, _text_of(module), versions, config],
         lambda: ask_kept(module, {"config": config}, packages[-1]),
         Computation.of_json,
     )
+
+
+@cache
+def _text_of(module: str) -> str:
+    """SHA-256 of the code that asks: a newer one may ask for more."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
