@@ -40,9 +40,8 @@ class Spelling:
         return self.down if kind == "down" else f"{self.gate_up.rpartition('.')[0]}.{kind}_proj"
 
 
-QWEN = Spelling(
-    each={k: f"model.layers.{{}}.mlp.experts.{{expert}}.{k}_proj.weight" for k in KINDS}
-)
+_EACH = "model.layers.{}.mlp.experts.{expert}"
+QWEN = Spelling(each={kind: f"{_EACH}.{kind}_proj.weight" for kind in KINDS})
 
 
 def experts(
