@@ -40,6 +40,10 @@ class Recipe:
     values: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "spm"
     long: int = 160
+    noise: float = 1.0
+    """How much more arithmetic costs than elsewhere: states add up what every token brings."""
+    next_tokens: bool = False
+    """A head for the token after the next is added, which transformers has no class for."""
     routed: bool = False
     """Tokens are routed to experts."""
     window_lost: bool = False
@@ -226,6 +230,37 @@ RECIPES: dict[str, Recipe] = {
         },
         tokenizer="tekken",
     ),
+    "qwen35": Recipe(
+        "qwen35",
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 64,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 6,
+            "layer_types": [
+                "linear_attention",
+                "full_attention",
+                "linear_attention",
+                "linear_attention",
+                "full_attention",
+            ],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "partial_rotary_factor": 0.25,
+                "mrope_section": [3, 3, 2],
+                "mrope_interleaved": True,
+            },
+        },
+        tokenizer="qwen2",
+        long=300,
+        noise=3.0,
+        next_tokens=True,
+    ),
     "qwen3-moe": Recipe(
         "qwen3moe",
         "Qwen3MoeForCausalLM",
@@ -306,8 +341,30 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
             elif "embed" not in parameter_name:
                 parameter.mul_(3.0)  # far from uniform logits
     model.save_pretrained(folder)
+    if recipe.next_tokens:
+        add_next_tokens(folder, layer=1)
     write_tokenizer(recipe.tokenizer, folder, config.vocab_size)
     return model
+
+
+def add_next_tokens(folder: Path, layer: int) -> None:
+    """Add a head that predicts the token after the next, built as layer `layer` is."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    like = f"model.layers.{layer}."
+    inner = {n.removeprefix(like): t for n, t in tensors.items() if n.startswith(like)}
+    tensors |= {f"mtp.layers.0.{n}": torch.randn_like(t) * 0.1 for n, t in inner.items()}
+    hidden = tensors["model.norm.weight"].shape[0]
+    tensors["mtp.fc.weight"] = torch.randn(hidden, 2 * hidden) * 0.05
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+        tensors[f"mtp.{name}.weight"] = torch.randn(hidden) * 0.1
+    save_file(tensors, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["mtp_num_hidden_layers"] = 1
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 SPECIAL = ["<unk>", "<s>", "</s>"]

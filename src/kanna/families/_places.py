@@ -63,8 +63,11 @@ class Places:
 
 def places(family: Family, c: Config) -> Places:
     """The places of every tensor that a model with this config has."""
+    modules = dict(_in_layers(family, c, family.names))
+    for block in family.blocks:
+        modules |= block.more_names(c)
     return Places(
-        modules=dict(_in_layers(family, c, family.names)),
+        modules=modules,
         tensors=dict(_in_layers(family, c, family.tensors)),
     )
 

@@ -106,6 +106,10 @@ def _no_keys(_: str, __: Config) -> Metadata:
     return {}
 
 
+def _no_names(_: Config) -> dict[str, str]:
+    return {}
+
+
 def _no_sizes(_: Config) -> dict[str, int]:
     return {}
 
@@ -158,6 +162,7 @@ class Block:
     Attributes:
         names: Hugging Face module → GGUF tensor, both with weight and bias.
         tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
+        more_names: Config → further modules by both names, of layers beside the model's.
         shapes: Shape of each GGUF part, in the sizes of `Config.sizes` and of `sizes` here.
         optional: As in `Family`.
         where: Whether a layer has this block.
@@ -174,6 +179,7 @@ class Block:
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     tensors: Mapping[str, str] = field(default_factory=dict[str, str])
+    more_names: Callable[[Config], dict[str, str]] = _no_names
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
     optional: frozenset[str] = frozenset()
     where: Callable[[Config, int], bool] = every_layer

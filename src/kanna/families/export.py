@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families._bounds import check_stored
 from kanna.families._config import Config
-from kanna.families._places import layer_of, part_of, split
+from kanna.families._places import part_of, places, split
 from kanna.families._registry import family_of_arch
 from kanna.families._stored_rope import scaling, short
 from kanna.families.base import Family
@@ -68,20 +67,20 @@ def side_files(model: Model) -> dict[str, bytes]:
 def hf_names(model: Model) -> dict[str, str]:
     """Hugging Face's name of every tensor that has one, by its GGUF name."""
     _, family = family_of_arch(model.family)
-    modules = {gguf_name: hf_name for hf_name, gguf_name in family.names.items()}
-    tensors = {gguf_name: hf_name for hf_name, gguf_name in family.tensors.items()}
+    where = places(family, Config(hf_config(model), family.defaults))
+    modules = {gguf_name: hf_name for hf_name, gguf_name in where.modules.items()}
+    tensors = {gguf_name: hf_name for hf_name, gguf_name in where.tensors.items()}
     hf_by_gguf: dict[str, str] = {}
     for gguf_name in model.tensors:
         if gguf_name in COMPUTED:
             continue
-        pattern = re.sub(r"^blk\.\d+\.", "blk.{}.", gguf_name)
-        module, kind = split(pattern)
-        hf_name = tensors.get(pattern)
+        module, kind = split(gguf_name)
+        hf_name = tensors.get(gguf_name)
         if hf_name is None and module in modules:
             hf_name = f"{modules[module]}.{kind}"
         if hf_name is None:
             raise UnsupportedError(f"tensor {gguf_name} has no place in {family.architectures[0]}")
-        hf_by_gguf[gguf_name] = hf_name.replace("{}", str(layer_of(gguf_name)))
+        hf_by_gguf[gguf_name] = hf_name
     return hf_by_gguf
 
 

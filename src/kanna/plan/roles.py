@@ -29,6 +29,8 @@ _KEPT = (
     "laurel",
     "per_layer_model_proj",
     "ssm_conv1d",
+    "ssm_alpha",  # llama.cpp rounds these two, and what a delta net remembers goes with them
+    "ssm_beta",
     "shortconv.conv.weight",
     "indexer.k_proj.weight",
     "indexer.q_proj.weight",
