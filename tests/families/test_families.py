@@ -175,7 +175,13 @@ def test_logits_agree_with_transformers(
             # differ, and the others must not.
             mean, worst = np.median(values), np.median(np.abs(theirs - ours)) / theirs.std()
         print(f"MEASURE {name} {encoding} {length} kl={mean:.3g} max={worst:.3g}")
-        assert mean < loose * bound[0] and worst < recipe.noise * bound[1], (name, encoding, length, mean, worst)
+        assert mean < loose * bound[0] and worst < recipe.noise * bound[1], (
+            name,
+            encoding,
+            length,
+            mean,
+            worst,
+        )
 
 
 def test_back_to_hugging_face(tiny: tuple[str, Path, Any], tmp_path: Path) -> None:

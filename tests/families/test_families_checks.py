@@ -36,6 +36,12 @@ SIZES = {
 EXTRA = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
+    "gemma4": {
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "sliding_window": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
     "qwen3moe": {"num_experts": 4, "norm_topk_prob": True},
 }

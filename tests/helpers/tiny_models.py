@@ -42,6 +42,8 @@ class Recipe:
     long: int = 160
     noise: float = 1.0
     """How much more arithmetic costs than elsewhere: states add up what every token brings."""
+    heads: float = 1.0
+    """What norms of q and k are multiplied by: attention without a scale is as sharp as they are."""
     next_tokens: bool = False
     """A head for the token after the next is added, which transformers has no class for."""
     routed: bool = False
@@ -300,6 +302,43 @@ RECIPES: dict[str, Recipe] = {
             },
         },
     ),
+    "gemma4": Recipe(
+        "gemma4",
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        {
+            "num_hidden_layers": 7,
+            "num_key_value_heads": 1,
+            "head_dim": 64,
+            "global_head_dim": 128,
+            "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": 512,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "sliding_window": 32,
+            "final_logit_softcapping": 30.0,
+            "layer_types": ["sliding_attention"] + ["sliding_attention", "full_attention"] * 3,
+            "tie_word_embeddings": True,
+        },
+        heads=0.3,
+    ),
+    "gemma4-wide": Recipe(
+        "gemma4",
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 64,
+            "global_head_dim": 128,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
+            "sliding_window": 32,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "tie_word_embeddings": True,
+        },
+        heads=0.3,
+    ),
     "phi3": Recipe("phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": None}),
     "phi3-window": Recipe(
         "phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": 64}, window_lost=True
@@ -338,6 +377,8 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
             # Random norms and biases, so that a lost offset or a swapped vector shows.
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+                if parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
+                    parameter.mul_(recipe.heads)
             elif "embed" not in parameter_name:
                 parameter.mul_(3.0)  # far from uniform logits
     model.save_pretrained(folder)

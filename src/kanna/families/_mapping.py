@@ -29,7 +29,7 @@ _COMPARED = 1 << 22
 def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor], list[Problem]]:
     """GGUF tensors of the source in layer order, and unknown, missing or misshapen ones."""
     places = _places.places(family, c)
-    given, problems = _own_tensors(source, family)
+    given, problems = _own_tensors(source, family, c)
     names = given.keys()
     for block in family.blocks:
         if block.regrouping is not None:
@@ -66,15 +66,20 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
     return [*computed, *(mapped[n] for n in ordered)], problems
 
 
-def _own_tensors(source: Source, family: Family) -> tuple[dict[str, Tensor], list[Problem]]:
+def _own_tensors(
+    source: Source, family: Family, c: Config
+) -> tuple[dict[str, Tensor], list[Problem]]:
     """Tensors of the text model by the names they have without a wrapper."""
     given: dict[str, Tensor] = {}
+    unused = _places.unused(family, c)
     skipped = 0
     for hf_name, tensor in source.tensors.items():
         if any(re.fullmatch(p, hf_name) for p in family.skipped):
             skipped += 1
             continue
         name = text_name(hf_name)
+        if name.rpartition(".")[0] in unused:
+            continue
         if not any(re.fullmatch(p, name) for p in IGNORED):
             given[name] = tensor
     if not skipped:

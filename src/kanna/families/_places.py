@@ -82,6 +82,15 @@ def _in_layers(family: Family, c: Config, names: Mapping[str, str]) -> Iterator[
                 yield hf_name.replace("{}", str(layer)), gguf_name.replace("{}", str(layer))
 
 
+def unused(family: Family, c: Config) -> frozenset[str]:
+    """Hugging Face modules that checkpoints have and no runtime reads."""
+    block = family.unused
+    if block is None:
+        return frozenset()
+    layers = [layer for layer in range(c.layers) if block.where(c, layer)]
+    return frozenset(name.replace("{}", str(i)) for name in block.names for i in layers)
+
+
 def expected_shape(family: Family, sizes: Mapping[str, int], gguf_name: str) -> tuple[int, ...]:
     """Shape a tensor must have; a bias has that of its weight without the columns.
 

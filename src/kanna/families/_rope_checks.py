@@ -14,6 +14,7 @@ _BASE = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 _YARN = {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"}
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "default": _BASE,
+    "proportional": _BASE,
     "linear": _BASE | {"factor"},
     "dynamic": _BASE | _YARN | {"alpha", "factor"},
     "yarn": _BASE | _YARN | {"factor", "original_max_position_embeddings"},

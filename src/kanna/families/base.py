@@ -206,6 +206,7 @@ class Family:
         names: Hugging Face module → GGUF tensor; with those of the blocks.
         tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
         blocks: Parts that other families have too; what they bring is merged into the fields here.
+        unused: Modules that checkpoints have and no runtime reads; their GGUF names are empty.
         optional: GGUF tensors (last part, with .weight or .bias) that may be absent.
         biases: GGUF modules (last part) that must have a bias.
         shapes: Differences from SHAPES.
@@ -238,6 +239,7 @@ class Family:
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
     tensors: Mapping[str, str] = field(default_factory=dict[str, str])
     blocks: tuple[Block, ...] = ()
+    unused: Block | None = None
     optional: frozenset[str] = frozenset()
     biases: frozenset[str] = frozenset()
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])

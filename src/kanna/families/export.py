@@ -153,7 +153,7 @@ def hf_config(model: Model) -> dict[str, Any]:
         "model_type": family.model_type,
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": size("feed_forward_length"),
+        "intermediate_size": _first(model, "feed_forward_length"),
         "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(model) or heads,
@@ -168,8 +168,6 @@ def hf_config(model: Model) -> dict[str, Any]:
         config["head_dim"] = length
     if (activation := family.fixed.get("hidden_act")) is not None:
         config["hidden_act"] = activation[0]
-    if (scaled := scaling(model)) is not None:
-        config["rope_scaling"] = scaled
     if family.optional & {"attn_q.bias"}:
         config["attention_bias"] = "blk.0.attn_q.bias" in model.tensors
     if family.optional & {"ffn_up.bias"}:
@@ -179,16 +177,25 @@ def hf_config(model: Model) -> dict[str, Any]:
         config[f"{hf_name}_token_id"] = meta(f"tokenizer.ggml.{gguf_name}_token_id")
     for block in family.blocks:
         config |= block.to_config(model)
-    return config | family.to_config(model)
+    config |= family.to_config(model)
+    if "rope_parameters" not in config and (scaled := scaling(model)) is not None:
+        config["rope_scaling"] = scaled
+    return config
+
+
+def _first(model: Model, key: str) -> int:
+    """A size of the first layer, of which families know how the others differ."""
+    value = model.meta(f"{{arch}}.{key}")
+    if isinstance(value, np.ndarray | list) and len(value):
+        return int(value[0])
+    return model.whole(f"{{arch}}.{key}", least=1)
 
 
 def _kv_heads(model: Model) -> int:
     """Key-value heads of the layers that have any; 0 where the file does not say."""
     given = model.meta("{arch}.attention.head_count_kv", 0)
     if isinstance(given, np.ndarray | list):
-        counts = {int(n) for n in given if n}
-        if len(counts) == 1:
-            return counts.pop()
+        return next((int(n) for n in given if n), 0)
     return model.whole("{arch}.attention.head_count_kv", 0)
 
 
