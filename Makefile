@@ -61,6 +61,7 @@ docs: $(VENV)/.run ## docs/components.md and man/kanna.1 from the code
 	$(BIN)/python tools/components.py
 	$(BIN)/python tools/tokenizer_fields.py
 	$(BIN)/python tools/config_keys.py
+	$(BIN)/python tools/family_table.py
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q 'mkdocs-material>=9.7' 'mkdocstrings[python]>=1'

@@ -269,3 +269,13 @@ def test_the_page_is_what_the_code_says() -> None:
     assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == tool["page"](), (
         "run `make docs`"
     )
+
+
+def test_the_table_is_what_the_code_says() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "family_table.py"))
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert text == tool["page"](text), "run `make docs`"
+    for name in families.names():
+        page = (ROOT / "docs" / "families" / f"{name}.md").read_text(encoding="utf-8")
+        for reason in families.get(name).refused.values():
+            assert reason in page, name

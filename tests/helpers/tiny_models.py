@@ -43,7 +43,7 @@ class Recipe:
     noise: float = 1.0
     """How much more arithmetic costs than elsewhere: states add up what every token brings."""
     heads: float = 1.0
-    """What norms of q and k are multiplied by: attention without a scale is as sharp as they are."""
+    """What norms of q and k are multiplied by: without a scale, attention is as sharp as they."""
     next_tokens: bool = False
     """A head for the token after the next is added, which transformers has no class for."""
     routed: bool = False

@@ -37,7 +37,16 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return families.load_model(open_source(folder))
 
 
-@pytest.mark.parametrize("recipe", list(tiny_models.RECIPES))
+_AFTER = {"olmo2", "exaone4"}
+"""Families whose norms come after what reads."""
+NORMED = [
+    name
+    for name, recipe in tiny_models.RECIPES.items()
+    if recipe.family not in _AFTER and "calibration" not in families.get(recipe.family).refused
+]
+
+
+@pytest.mark.parametrize("recipe", NORMED)
 def test_every_matrix_behind_a_norm_has_a_guess(recipe: str, tmp_path: Path) -> None:
     tiny_models.make(recipe, tmp_path / "m")
     model = families.load_model(open_source(tmp_path / "m"))

@@ -58,6 +58,7 @@ class Network:
     """
 
     def __init__(self, model: Model, device: str | None = None) -> None:
+        families.require(model, "calibration")
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)

@@ -76,7 +76,7 @@ class FloatConversion:
         refuse_unused(request, f"onnx:{self.preset}")
         self.source, self.model = source, model
         self.out = out or Path(f"{source.name}-onnx")
-        folder = hf_folder(source, model)
+        folder = hf_folder(source, model, "onnx")
         self.tensors, self.files = folder.tensors, folder.files
         build.preflight(folder.config, self.tensors)
         extras = build.extras(model.config, families.end_ids(model))

@@ -6,6 +6,7 @@ to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 
 from kanna.families._bounds import check_stored
 from kanna.families._load import check, load_for_gguf, load_model, require_tokenizer
+from kanna.families._refusals import require
 from kanna.families._registry import family_of, get, names
 from kanna.families.base import Problem
 from kanna.families.export import (
@@ -36,6 +37,7 @@ __all__ = [
     "load_for_gguf",
     "load_model",
     "names",
+    "require",
     "require_tokenizer",
     "side_files",
     "to_hf",

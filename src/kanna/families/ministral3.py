@@ -7,7 +7,7 @@ from typing import Any
 from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families._stored_rope import scaling, short
-from kanna.families.base import Family, Metadata
+from kanna.families.base import Family, Metadata, Problem
 from kanna.model import Model, f32, u32
 
 ARCH = "mistral3"
@@ -25,6 +25,20 @@ def metadata(c: Config) -> Metadata:
         keys[f"{ARCH}.rope.scaling.yarn_log_multiplier"] = f32(rope.number("mscale_all_dim", 0.0))
         keys[f"{ARCH}.attention.temperature_scale"] = f32(rope.number("llama_4_scaling_beta", 0.0))
     return keys
+
+
+def checks(c: Config) -> list[Problem]:
+    """llama.cpp takes the first of two scales of yarn for 1."""
+    scale = c.rope().number("mscale", 1.0) if c.rope().kind == "yarn" else 1.0
+    if scale == 1.0:
+        return []
+    return [
+        Problem(
+            f"rope scaling 'yarn' has mscale = {scale:g}",
+            "1, which llama.cpp computes whatever the file says",
+            "no stock runtime computes this model",
+        )
+    ]
 
 
 def to_config(model: Model) -> dict[str, Any]:
@@ -67,5 +81,9 @@ FAMILY = Family(
     rope_reads=frozenset({"llama_4_scaling_beta", "max_position_embeddings"}),
     rotate_half=True,
     skipped=(r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*"),
+    checks=checks,
     to_config=to_config,
+    refused={
+        "onnx": "its graph was not proved here yet",
+    },
 )

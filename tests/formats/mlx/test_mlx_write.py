@@ -31,6 +31,14 @@ FAMILIES = (
     "gemma2",
     "gemma3",
     "phi3",
+    "smollm3",
+    "granite",
+    "olmo2",
+    "olmo3",
+    "ernie",
+    "hunyuan",
+    "exaone4",
+    "ministral3",
 )
 
 

@@ -18,12 +18,14 @@ from kanna.conversion.base import WrittenArtefact
 from kanna.model import MetaValue, Tensor
 from kanna.verification.written_config.computation import Computation, Layer, RotaryEmbedding
 
-_PERIODS = {"gemma2": 2, "gemma3": 6}
+_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma4": 6, "olmo2": 4}
 """Architectures whose windows llama.cpp reads: the last of so many layers has none."""
 _WIDE = {"gemma2": 46, "gemma3": 62}
 """Layers of those whose attention llama.cpp scales by the width of all heads."""
-_SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (0.0, 0.0)}
+_SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (0.0, 0.0), "gemma4": (0.0, 0.0)}
 """Of attention and of logits, where the keys are absent; other architectures read neither."""
+_UNSCALED = frozenset({"gemma4"})
+"""Architectures whose products of queries and keys are taken as they are."""
 _SCALED = frozenset({"granite"})
 """Architectures that read attention.scale."""
 _STILL = {"smollm3": 4}
@@ -60,21 +62,23 @@ def read(written: WrittenArtefact) -> Computation:
     """The computation of the keys and the tensors that are written."""
     keys = _Keys(written.metadata, written.tensors)
     heads, hidden = int(keys.get("attention.head_count")), int(keys.get("embedding_length"))
-    count, size = int(keys.get("block_count")), int(keys.get("attention.key_length", 0))
-    size = size or hidden // heads
+    count = int(keys.get("block_count")) - int(keys.get("nextn_predict_layers", 0))
+    size = int(keys.get("attention.key_length", 0)) or hidden // heads
+    local = int(keys.get("attention.key_length_swa", size))
     wide = count == _WIDE.get(keys.arch)
     caps = _SOFTCAPS.get(keys.arch, (0.0, 0.0))
     attention, logits = "attn_logit_softcapping", "final_logit_softcapping"
     reads = keys.arch in _SOFTCAPS
     windows = _windows(keys, count)
     scale = float(keys.get("attention.scale", 0.0)) if keys.arch in _SCALED else 0.0
+    scale = 1.0 if keys.arch in _UNSCALED else scale
     full, period = _full(keys, size), _STILL.get(keys.arch, count + 1)
     layers = [
         Layer(
             attends=kv_heads > 0,
             heads=heads,
             kv_heads=kv_heads,
-            head_size=size,
+            head_size=local if window else size,
             rope=2 if (number + 1) % period == 0 else 1 if window else 0,
             scale=scale or 1 / math.sqrt(hidden // heads if wide else size),
             window=window,
@@ -89,7 +93,7 @@ def read(written: WrittenArtefact) -> Computation:
     return Computation(
         name="llama.cpp",
         layers=layers,
-        ropes=[full, _sliding(keys, size), RotaryEmbedding.of([0.0] * len(full.frequencies), 1.0)],
+        ropes=[full, _sliding(keys, local), RotaryEmbedding.of([0.0] * len(full.frequencies), 1.0)],
         vocabulary=None if embedding is None else embedding.shape[0],
         context=int(keys.get("context_length")),
         own_head="output.weight" in written.tensors,
@@ -100,7 +104,9 @@ def read(written: WrittenArtefact) -> Computation:
 def _kv_heads(keys: _Keys, heads: int, count: int) -> list[int]:
     """Key-value heads of each layer; a layer without any has no attention."""
     given = keys.get("attention.head_count_kv", heads)
-    return [int(given)] * count if isinstance(given, int) else [int(n) for n in given]
+    each = [int(given)] * count if isinstance(given, int) else [int(n) for n in given][:count]
+    recurrent = keys.get("attention.recurrent_layers", [False] * count)
+    return [0 if r else n for n, r in zip(each, recurrent, strict=False)]
 
 
 def _windows(keys: _Keys, count: int) -> list[int | None]:
@@ -130,7 +136,8 @@ def _full(keys: _Keys, size: int) -> RotaryEmbedding:
     frequencies = _plain(base, rotating)
     if kind == "yarn":
         frequencies *= _yarn(keys, base, rotating, factor)
-        scale *= 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
+        multiplier = float(keys.get("rope.scaling.yarn_log_multiplier", 0.0))
+        scale *= _mscale(factor, 1.0) / (_mscale(factor, multiplier) if multiplier else 1.0)
     else:
         frequencies /= factor
     half, long = rotating // 2, "rope_factors_long.weight"
@@ -143,6 +150,10 @@ def _full(keys: _Keys, size: int) -> RotaryEmbedding:
             long_factor=scale,
         )
     return RotaryEmbedding.of(list(frequencies / keys.factors("rope_freqs.weight", half)), scale)
+
+
+def _mscale(factor: float, multiplier: float) -> float:
+    return 1 + 0.1 * multiplier * math.log(factor) if factor > 1 else 1.0
 
 
 def _yarn(keys: _Keys, base: float, rotating: int, factor: float) -> NDArray[np.float64]:
@@ -160,7 +171,8 @@ def _yarn(keys: _Keys, base: float, rotating: int, factor: float) -> NDArray[np.
 
 def _sliding(keys: _Keys, size: int) -> RotaryEmbedding:
     base = float(keys.get("rope.freq_base_swa", 10000.0))
-    return RotaryEmbedding.of(list(_plain(base, int(keys.get("rope.dimension_count", size)))), 1.0)
+    rotating = int(keys.get("rope.dimension_count_swa", keys.get("rope.dimension_count", size)))
+    return RotaryEmbedding.of(list(_plain(base, rotating)), 1.0)
 
 
 READER = read

@@ -98,9 +98,7 @@ def _unturned(rope: dict[str, Any]) -> dict[str, Any]:
 
 def _layer(layer: Any, config: Any, rope: int) -> dict[str, Any]:
     attention = getattr(layer, "self_attn", None)
-    norm = next(
-        m for n, m in layer.named_children() if n in ("input_layernorm", "operator_norm", "norm")
-    )
+    norm = next(m for n, m in layer.named_children() if n.endswith("norm"))
     epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     if attention is None:
         return {"attends": False, "epsilon": epsilon and float(epsilon)}
