@@ -44,22 +44,57 @@ def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
 
     The sizes are llama.cpp's; those of other runtimes differ by what one step of 256 tokens takes.
     """
-    layers = model.whole("{arch}.block_count", 0)
+    layers = model.whole("{arch}.block_count", 0) - model.whole("{arch}.nextn_predict_layers", 0)
+    layers = max(0, layers)
     heads = _per_layer(model.meta("{arch}.attention.head_count", 0), layers)
     kv_heads = _per_layer(model.meta("{arch}.attention.head_count_kv", heads), layers)
     hidden = model.whole("{arch}.embedding_length", 0)
     default = hidden // heads[0] if layers and heads[0] else 0
-    head = model.whole("{arch}.attention.key_length", default)
+    keys = model.whole("{arch}.attention.key_length", default)
     values = model.whole("{arch}.attention.value_length", default)
-    pattern = WINDOW_PATTERN.get(model.family, 1)
+    short_keys = model.whole("{arch}.attention.key_length_swa", keys)
+    short_values = model.whole("{arch}.attention.value_length_swa", values)
     window = model.whole("{arch}.attention.sliding_window", 0)
     full = _up(context, CACHE_STEP)
-    short = min(full, _up(window + BATCH, CACHE_STEP)) if window and pattern > 1 else full
+    short = min(full, _up(window + BATCH, CACHE_STEP))
     total = 0
-    for layer in range(layers):
-        tokens = full if (layer + 1) % pattern == 0 else short
-        total += tokens * kv_heads[layer] * (head + values) * size
+    for layer, kind in enumerate(_kinds(model, layers)[: max(0, layers - _shared(model))]):
+        if kind == RECURRENT or not kv_heads[layer]:
+            total += _state_bytes(model)
+        elif kind == SLIDING and window:
+            total += short * kv_heads[layer] * (short_keys + short_values) * size
+        else:
+            total += full * kv_heads[layer] * (keys + values) * size
     return total
+
+
+RECURRENT, SLIDING, FULL = "recurrent", "sliding", "full"
+
+
+def _kinds(model: Model, layers: int) -> list[str]:
+    """What each layer keeps: a state, the keys and values of a window, or those of everything."""
+    recurrent = _per_layer(model.meta("{arch}.attention.recurrent_layers", 0), layers)
+    pattern = model.meta("{arch}.attention.sliding_window_pattern")
+    if pattern is None or isinstance(pattern, int):
+        period = pattern or WINDOW_PATTERN.get(model.family, 1)
+        pattern = [period > 1 and (i + 1) % period != 0 for i in range(layers)]
+    windows = _per_layer(pattern, layers)
+    return [RECURRENT if recurrent[i] else SLIDING if windows[i] else FULL for i in range(layers)]
+
+
+def _shared(model: Model) -> int:
+    """Layers at the end that read the keys and values of others."""
+    return model.whole("{arch}.attention.shared_kv_layers", 0)
+
+
+def _state_bytes(model: Model) -> int:
+    """Bytes of the state of a layer without attention, in float32, for one text."""
+    if kernel := model.whole("{arch}.shortconv.l_cache", 0):
+        return 4 * (kernel - 1) * model.whole("{arch}.embedding_length", 0)
+    inner = model.whole("{arch}.ssm.inner_size", 0)
+    state, groups = (model.whole(f"{{arch}}.ssm.{k}", 0) for k in ("state_size", "group_count"))
+    kernel = model.whole("{arch}.ssm.conv_kernel", 1)
+    return 4 * (state * inner + (kernel - 1) * (inner + 2 * groups * state))
 
 
 def buffer_bytes(model: Model, context: int) -> int:

@@ -101,6 +101,7 @@ def _free_text(entry: object) -> MetaValue | None:
 
 _COUNT, _ID, _FLAG = _whole(), _whole(0, _MOST_ID), _scalar(FLAG, {ValueType.BOOL})
 _PER_LAYER = either(_COUNT, _array("one per layer", _INTEGERS, _within(0, LARGEST_COUNT)))
+_PATTERN = _array("one per layer", {ValueType.BOOL, *_INTEGERS}, lambda values: len(values) > 0)
 _NAME = _words(64, 1)
 _FREE = FieldKind("a text", _free_text)
 _TEXTS = _array("an array of texts", {ValueType.STR}, lambda _: True)
@@ -165,21 +166,33 @@ OF_ARCHITECTURE: Mapping[str, FieldKind[MetaValue]] = {
     "attention.head_count": _PER_LAYER,
     "attention.head_count_kv": _PER_LAYER,
     "attention.key_length": _COUNT,
+    "attention.key_length_swa": _COUNT,
+    "attention.recurrent_layers": _PATTERN,
+    "attention.scale": _number(),
+    "attention.shared_kv_layers": _COUNT,
     "attention.sliding_window": _COUNT,
-    "attention.sliding_window_pattern": either(
-        _COUNT,
-        _array("one per layer", {ValueType.BOOL, *_INTEGERS}, lambda values: len(values) > 0),
-    ),
+    "attention.sliding_window_pattern": either(_COUNT, _PATTERN),
+    "attention.temperature_scale": _number(),
     "attention.value_length": _COUNT,
+    "attention.value_length_swa": _COUNT,
     "attn_logit_softcapping": _number(),
     "block_count": _COUNT,
     "context_length": _COUNT,
     "embedding_length": _COUNT,
+    "embedding_length_per_layer_input": _COUNT,
+    "embedding_scale": _number(),
     "expert_count": _COUNT,
+    "expert_feed_forward_length": _COUNT,
     "expert_used_count": _COUNT,
     "feed_forward_length": _PER_LAYER,
     "final_logit_softcapping": _number(),
+    "full_attention_interval": _whole(1),
+    "logit_scale": _number(),
+    "nextn_predict_layers": _COUNT,
+    "residual_scale": _number(),
     "rope.dimension_count": _COUNT,
+    "rope.dimension_count_swa": _COUNT,
+    "rope.dimension_sections": _array("four counts", _INTEGERS, _within(0, LARGEST_COUNT)),
     "rope.freq_base": _number(0.0),
     "rope.freq_base_swa": _number(0.0),
     "rope.scaling.attn_factor": _number(),
@@ -188,6 +201,13 @@ OF_ARCHITECTURE: Mapping[str, FieldKind[MetaValue]] = {
     "rope.scaling.type": _words(64),
     "rope.scaling.yarn_beta_fast": _number(),
     "rope.scaling.yarn_beta_slow": _number(),
+    "rope.scaling.yarn_log_multiplier": _number(),
+    "shortconv.l_cache": _COUNT,
+    "ssm.conv_kernel": _COUNT,
+    "ssm.group_count": _COUNT,
+    "ssm.inner_size": _COUNT,
+    "ssm.state_size": _COUNT,
+    "ssm.time_step_rank": _COUNT,
     "vocab_size": _COUNT,
 }
 """By their name after that of the architecture."""
@@ -197,7 +217,9 @@ _WIDTHS = (
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
+    "attention.key_length_swa",
     "attention.value_length",
+    "attention.value_length_swa",
     "embedding_length",
     "expert_count",
     "feed_forward_length",
