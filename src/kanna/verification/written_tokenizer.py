@@ -28,6 +28,9 @@ from kanna.tokenizer.reference import (
 
 _ADDED = (3, 4)
 """Types of control tokens and of user-defined ones."""
+_NORMAL = 1
+_BRACKETS = ("<>", "[]", "▁>", "_>")
+_MOST_BRACKETED = 256
 
 
 def examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
@@ -56,7 +59,11 @@ def _ids(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
     own = own_tokenizer(source)
     if own is None:
         return []
-    texts = [*TEXTS, *control_texts(_controls(metadata))]
+    texts = [
+        *TEXTS,
+        *control_texts(_controls(metadata)),
+        *(f"a{token}b {token}" for token in _bracketed(metadata)),
+    ]
     with library.refusals("the source's tokenizer cannot split a text"):
         ids = [own.encode(t).ids for t in texts]
     return _judged(metadata, texts, ids, "the source's tokenizer")
@@ -133,6 +140,19 @@ def _controls(metadata: Mapping[str, MetaValue]) -> list[str]:
     return [
         t for wanted in _ADDED for t, kind in zip(tokens, types, strict=True) if int(kind) == wanted
     ]
+
+
+def _bracketed(metadata: Mapping[str, MetaValue]) -> list[str]:
+    """Plain tokens that look like control tokens: by names alone llama.cpp makes some of them so.
+
+    `</s>` of a vocabulary that trained on HTML is one, and is then cut out of every text.
+    """
+    tokens, types = (metadata[f"tokenizer.ggml.{k}"].value for k in ("tokens", "token_type"))
+    return [
+        token
+        for token, kind in zip(tokens, types, strict=True)
+        if int(kind) == _NORMAL and token[:1] + token[-1:] in _BRACKETS and len(token) > 2
+    ][:_MOST_BRACKETED]
 
 
 def _in_llama_cpp(metadata: Mapping[str, MetaValue], texts: Sequence[str]) -> list[list[int]]:
