@@ -19,7 +19,7 @@ from kanna.families._config import Config
 from kanna.families._rope import llama3_factors, rope_of
 from kanna.families.views import Computed, HeadRows, Renamed, Shifted
 from kanna.formats import gguf
-from kanna.formats.stored import HeaderTensor, stored
+from kanna.formats.stored import HeaderTensor
 from kanna.model import MetaValue, ValueType, num_rows, string
 from kanna.plan import TensorPlan
 from kanna.sources import open_source
@@ -251,7 +251,7 @@ def test_llama3_factors_keep_short_and_stretch_long_wavelengths() -> None:
 
 def test_head_rows_read_only_what_they_need_and_go_back() -> None:
     values = np.arange(24 * 32, dtype=np.float32).reshape(24, 32)
-    inner = stored("x", (24, 32), "f32", values.view(np.uint8).reshape(-1))
+    inner = Computed("x", values)
     there = HeadRows("y", inner, 8)
     # Row 1 of a head is the first row of its second half.
     assert np.array_equal(there.rows(0, 24)[1], values[4]) and np.array_equal(
@@ -272,7 +272,7 @@ def test_head_rows_permute_biases_by_column() -> None:
 
 
 def test_shifted_norms_are_computed_and_renamed_tensors_are_not() -> None:
-    inner = stored("n", (4,), "f32", np.zeros(4, np.float32).view(np.uint8))
+    inner = Computed("n", np.zeros(4, np.float32))
     assert (
         Shifted("m", inner, 1.0).rows(0, 1).tolist() == [[1.0] * 4]
         and Shifted("m", inner, 1.0).raw(0, 1) is None

@@ -13,6 +13,7 @@ from kanna.errors import FormatError
 from kanna.formats.base import FolderContents, Format
 from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.stored import stored
+from kanna.formats.stored_file import StoredFile
 from kanna.model import Model, Tensor
 from kanna.plan import Plan
 from kanna.plan.presets import MakePlan, Preset
@@ -57,10 +58,11 @@ def _contents(path: Path) -> FolderContents:
     for name, entry in header.items():
         paths.append(path / WEIGHTS / f"{name}.npy")
         try:
-            data = np.load(paths[-1], mmap_mode="r").view(np.ndarray)
+            array = np.load(paths[-1], mmap_mode="r")
         except (OSError, ValueError) as error:
             raise FormatError(f"{paths[-1]} cannot be read: {error}") from error
-        tensors[name] = stored(name, tuple(entry["shape"]), entry["encoding"], data.reshape(-1))
+        data = StoredFile(paths[-1]).part(array.offset, array.offset + array.nbytes)
+        tensors[name] = stored(name, tuple(entry["shape"]), entry["encoding"], data)
     return FolderContents(tensors=tensors, weight_files=paths)
 
 
