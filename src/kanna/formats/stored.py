@@ -13,15 +13,15 @@ from kanna.model import F32, U8, columns
 
 @dataclass(slots=True)
 class StoredTensor:
-    """A part of a file, `data`: num_rows * row bytes.
+    """A part of a file, `data`: num_rows * row bytes; or such an array, uint8.
 
-    Nothing is read before it is asked for.
+    Of a file, nothing is read before it is asked for.
     """
 
     name: str
     shape: tuple[int, ...]
     encoding: Encoding
-    data: Part
+    data: Part | U8
 
     @property
     def dtype(self) -> str:
@@ -36,7 +36,9 @@ class StoredTensor:
     def raw(self, start: int, stop: int) -> U8:
         """Rows [start, stop) as they lie in the file, uint8 [rows, row bytes]."""
         size = self.encoding.row_bytes(columns(self))
-        return self.data.read(start * size, stop * size).reshape(stop - start, size)
+        first, last = start * size, stop * size
+        part = self.data.read(first, last) if isinstance(self.data, Part) else self.data[first:last]
+        return part.reshape(stop - start, size)
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop), decoded, float32 [rows, columns]."""
@@ -61,6 +63,6 @@ class HeaderTensor:
         raise SourceError(f"the values of {self.name} were not fetched")
 
 
-def stored(name: str, shape: tuple[int, ...], dtype: str, data: Part) -> StoredTensor:
+def stored(name: str, shape: tuple[int, ...], dtype: str, data: Part | U8) -> StoredTensor:
     """A tensor of the encoding named `dtype` over its bytes."""
     return StoredTensor(name, shape, encodings.get(dtype), data)
