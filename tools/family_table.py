@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanna import families
+from kanna.calibration import network as calibration
+from kanna.formats.mlx import write as mlx
+from kanna.formats.onnx import build as onnx
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 START, END = "<!-- table of families -->\n", "<!-- end of the table -->\n"
-COLUMNS = ("onnx", "mlx", "calibration")
+REFUSALS = (onnx.REFUSED, mlx.REFUSED, calibration.REFUSED)
 
 
 def table() -> str:
@@ -19,11 +22,17 @@ def table() -> str:
     ]
     for name in families.names():
         family = families.get(name)
-        marks = " | ".join("no" if c in family.refused else "yes" for c in COLUMNS)
+        marks = " | ".join("no" if family.arch in refused else "yes" for refused in REFUSALS)
         lines.append(
             f"| [{name}](families/{name}.md) | {family.summary} | `{family.arch}` | yes | {marks} |"
         )
     return "\n".join([*lines, ""])
+
+
+def reasons(name: str) -> list[str]:
+    """Why a family has no graph, no folder or no calibration."""
+    arch = families.get(name).arch
+    return [refused[arch] for refused in REFUSALS if arch in refused]
 
 
 def page(text: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 import kanna
 from kanna import _native, families, plan
+from kanna.calibration import network
 from kanna.model import Model, num_rows
 from kanna.plan.prior import prior_of
 from kanna.sources import open_source
@@ -42,7 +43,7 @@ _AFTER = {"olmo2", "exaone4"}
 NORMED = [
     name
     for name, recipe in tiny_models.RECIPES.items()
-    if recipe.family not in _AFTER and "calibration" not in families.get(recipe.family).refused
+    if recipe.family not in _AFTER and families.get(recipe.family).arch not in network.REFUSED
 ]
 
 

@@ -95,7 +95,7 @@ def test_every_pre_tokenizer_is_recognised_in_its_own_form(name: str) -> None:
         (
             '{"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}}',
             KannaError,
-            "pre-tokenizer",
+            r"model\.vocab\['a'\]",
         ),
     ],
 )

@@ -51,6 +51,15 @@ def values(tensor: Tensor) -> F32:
     return out
 
 
+REFUSED = {
+    "gemma4": "layers that share keys and values are not calibrated yet",
+    "lfm2": "its convolutions are not calibrated yet",
+    "qwen35": "its delta nets are not calibrated yet",
+    "qwen3moe": "experts are not calibrated yet",
+}
+"""GGUF architectures whose layers are not run one by one yet, and why."""
+
+
 class Network:
     """A model's layers as torch modules without weights; `layer` fills one, `whole` all of them.
 
@@ -58,7 +67,7 @@ class Network:
     """
 
     def __init__(self, model: Model, device: str | None = None) -> None:
-        families.require(model, "calibration")
+        families.require(model, REFUSED, "calibration")
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)

@@ -21,7 +21,10 @@ _PLACE = ("name", "inner", "shape", "dtype")
 _VIEWS = {
     "computed": "Values made from the config, kept in memory (a few hundred numbers)",
     "head-rows": "Rows of a q or k projection in the other rotary order, head by head",
+    "mapped": "Every value through a function, in float32",
+    "picked-columns": "Columns in another order",
     "renamed": "The same tensor under another name",
+    "reshaped": "The same rows of the same columns under another shape",
     "shifted": "Every value plus a constant, in float32",
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+_HELP = ("-h, --help", "Show this message and exit.")
+
 
 def man_page(group: click.Group, version: str) -> str:
     """The page `kanna(1)` in troff, with every command and its options."""
@@ -39,8 +41,9 @@ def _command(ctx: click.Context, command: click.Command) -> list[str]:
     lines = [f".SS {_text(f'kanna {ctx.info_name} {usage}')}"]
     for paragraph in (command.help or "").split("\n\n"):
         lines += [_text(" ".join(paragraph.split())), ".PP"]
-    for parameter in command.get_params(ctx):
-        record = parameter.get_help_record(ctx)
+    # Without click's own option for help, which it keeps from whatever context asked first.
+    records = [parameter.get_help_record(ctx) for parameter in command.params]
+    for record in (*records, _HELP):
         if record is not None:
             lines += [".TP", f"\\fB{_text(record[0])}\\fR", _text(record[1]) or "\\&"]
     return lines

@@ -36,22 +36,16 @@ class HFFolder:
     files: dict[str, bytes]
 
 
-def hf_folder(source: Source, model: Model, format: str) -> HFFolder:
+def hf_folder(source: Source, model: Model) -> HFFolder:
     """The model of `source` as Hugging Face holds it.
 
     Config, tokenizer and generation config of a Hugging Face source are its own; the spelling of
     transformers 4 stands beside its own, since runtimes read that. The text part of a larger model
     is written under the names of its family, with a config of that.
 
-    Args:
-        source: Where the model comes from.
-        model: The model.
-        format: What is made of it.
-
     Raises:
-        UnsupportedError: The model has no Hugging Face form, or the format not its family.
+        UnsupportedError: The model has no Hugging Face form.
     """
-    families.require(model, format)
     made, tensors, files = families.to_hf(model)
     if source.kind != "hf":
         return HFFolder(config=made, tensors=tensors, files=files)

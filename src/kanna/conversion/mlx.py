@@ -65,7 +65,8 @@ class MLXSizes:
         self._float_type = float_type or presets.float_type(model)
         self.notes: list[str] = []
         self._names = families.hf_names(model)
-        folder = hf_folder(source, model, "mlx")
+        families.require(model, mlx.REFUSED, "MLX folder")
+        folder = hf_folder(source, model)
         self.config: Mapping[str, Any] = folder.config
         self._tensors = folder.tensors
         self.files = folder.files

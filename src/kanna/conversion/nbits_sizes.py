@@ -86,7 +86,8 @@ class NBitsSizes:
 
     @cached_property
     def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
-        folder = hf_folder(self.source, self.model, "onnx")
+        families.require(self.model, build.REFUSED, "ONNX graph")
+        folder = hf_folder(self.source, self.model)
         build.preflight(folder.config, folder.tensors)
         extras = build.extras(self.model.config, families.end_ids(self.model))
         return with_dtype(folder.config | extras, "float32"), folder.tensors, folder.files

@@ -72,11 +72,12 @@ class FloatConversion:
     def __init__(
         self, source: Source, model: Model, out: Path | None, request: ConversionRequest
     ) -> None:
-        self.preset = get_preset(presets.PRESETS, request.preset or presets.WHOLE, "onnx").name
+        self.preset = get_preset(presets.PRESETS, request.preset or presets.WHOLE).name
         refuse_unused(request, f"onnx:{self.preset}")
         self.source, self.model = source, model
         self.out = out or Path(f"{source.name}-onnx")
-        folder = hf_folder(source, model, "onnx")
+        families.require(model, build.REFUSED, "ONNX graph")
+        folder = hf_folder(source, model)
         self.tensors, self.files = folder.tensors, folder.files
         build.preflight(folder.config, self.tensors)
         extras = build.extras(model.config, families.end_ids(model))

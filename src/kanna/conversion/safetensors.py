@@ -48,7 +48,7 @@ class SafetensorsConversion:
         self.encoding = encoding or (
             max(sizes, key=lambda n: sizes[n]) if any(sizes.values()) else "f16"
         )
-        folder = hf_folder(source, model, "safetensors")
+        folder = hf_folder(source, model)
         names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
         self.config, self.files = with_dtype(folder.config, names[self.encoding]), folder.files
         self.resolved = floats(folder.tensors, self.encoding)

@@ -1,27 +1,27 @@
-"""What cannot be made of a family's models here, and why."""
+"""What cannot be made of models of some families here, and why."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from kanna.errors import UnsupportedError
 from kanna.families._registry import family_of_arch
 from kanna.model import Model
 
 
-def require(model: Model, purpose: str) -> None:
-    """Raise UnsupportedError where a family's `refused` names `purpose`.
+def require(model: Model, refused: Mapping[str, str], what: str) -> None:
+    """Raise UnsupportedError where `refused` names the architecture of a model.
 
     Args:
         model: The model.
-        purpose: A format, or `calibration`.
+        refused: Why not, by GGUF architecture.
+        what: What is to be made of it.
     """
-    try:
-        _, family = family_of_arch(model.family)
-    except UnsupportedError:  # the way to Hugging Face says so itself
-        return
-    reason = family.refused.get(purpose)
+    reason = refused.get(model.family)
     if reason is not None:
+        _, family = family_of_arch(model.family)
         raise UnsupportedError(
-            f"{family.architectures[0]} has no {purpose} here: {reason}",
+            f"{family.architectures[0]} has no {what} here: {reason}",
             expected="GGUF or safetensors, which every family has",
             todo="write a GGUF: --format gguf",
         )

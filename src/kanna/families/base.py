@@ -230,7 +230,6 @@ class Family:
         model_type: What config.json calls it.
         model_types: What it calls models that hold this one as their text part.
         to_config: Model → config keys of this family alone, for the way back to Hugging Face.
-        refused: Format, or `calibration`, that its models cannot have here → why.
     """
 
     arch: str
@@ -262,7 +261,6 @@ class Family:
     sliding: bool = False
     model_type: str
     model_types: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
     to_config: Callable[[Model], dict[str, Any]] = _no_config
 
     def __post_init__(self) -> None:

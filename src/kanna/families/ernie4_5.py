@@ -36,7 +36,4 @@ FAMILY = Family(
     },
     fixed={"hidden_act": ("silu", "swish"), "use_bias": (False,)},
     rope_types=frozenset({"default"}),
-    refused={
-        "onnx": "its graph was not proved here yet",
-    },
 )

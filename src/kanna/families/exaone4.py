@@ -87,7 +87,4 @@ FAMILY = Family(
     extra=llama.extra,
     checks=checks,
     to_config=to_config,
-    refused={
-        "onnx": "onnxruntime-genai 0.18 has no builder of it",
-    },
 )

@@ -61,7 +61,7 @@ class DepthwiseConvolution:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowOrder:
     """Rows (of a vector: values) in another order.
 
     Attributes:
@@ -88,7 +88,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ColumnOrder:
     """Columns in another order.
 
     Attributes:

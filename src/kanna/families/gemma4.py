@@ -298,9 +298,4 @@ FAMILY = Family(
     ),
     checks=checks,
     to_config=to_config,
-    refused={
-        "onnx": "its graph was not proved here yet",
-        "mlx": "its embeddings per layer are not written for mlx-lm yet",
-        "calibration": "layers that share keys and values are not calibrated yet",
-    },
 )

@@ -58,7 +58,4 @@ FAMILY = Family(
     fixed={"hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,)},
     rotate_half=True,
     checks=checks,
-    refused={
-        "onnx": "its graph was not proved here yet",
-    },
 )

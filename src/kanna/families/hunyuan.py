@@ -61,7 +61,4 @@ FAMILY = Family(
     rope_types=frozenset({"default", "dynamic"}),
     reads=frozenset({"eod_token_id", "num_experts"}),
     to_config=to_config,
-    refused={
-        "onnx": "onnxruntime-genai 0.18 has no builder of it",
-    },
 )

@@ -106,9 +106,4 @@ FAMILY = Family(
     ),
     rope_types=frozenset({"default"}),
     to_config=to_config,
-    refused={
-        "onnx": "its graph was not proved here yet",
-        "mlx": "its convolutions are not written for mlx-lm yet",
-        "calibration": "its convolutions are not calibrated yet",
-    },
 )

@@ -83,7 +83,4 @@ FAMILY = Family(
     skipped=(r"(model\.)?vision_tower\..*", r"(model\.)?multi_modal_projector\..*"),
     checks=checks,
     to_config=to_config,
-    refused={
-        "onnx": "its graph was not proved here yet",
-    },
 )

@@ -106,7 +106,4 @@ FAMILY = Family(
     sliding=True,
     checks=checks,
     to_config=to_config,
-    refused={
-        "onnx": "onnxruntime-genai 0.18 has no builder of it",
-    },
 )

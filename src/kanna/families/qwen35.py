@@ -133,9 +133,4 @@ FAMILY = Family(
     skipped=SKIPPED,
     checks=checks,
     to_config=to_config,
-    refused={
-        "onnx": "its graph was not proved here yet",
-        "mlx": "mlx-lm stores its delta nets in another way, which is not written yet",
-        "calibration": "its delta nets are not calibrated yet",
-    },
 )

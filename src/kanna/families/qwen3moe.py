@@ -49,9 +49,4 @@ FAMILY = Family(
     bias_flags={"attention_bias": ("attn_q", "attn_k", "attn_v")},
     checks=qwen2.checks,
     to_config=lambda _: {"norm_topk_prob": True},
-    refused={
-        "onnx": "onnxruntime-genai 0.18 has no builder of it",
-        "mlx": "stacks of experts are not packed for mlx-lm yet",
-        "calibration": "experts are not calibrated yet",
-    },
 )

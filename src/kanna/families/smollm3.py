@@ -81,7 +81,4 @@ FAMILY = Family(
     rotate_half=True,
     checks=checks,
     to_config=to_config,
-    refused={
-        "onnx": "its graph was not proved here yet",
-    },
 )

@@ -34,10 +34,7 @@ FAMILIES = (
     "smollm3",
     "granite",
     "olmo2",
-    "olmo3",
-    "ernie",
     "hunyuan",
-    "exaone4",
     "ministral3",
 )
 

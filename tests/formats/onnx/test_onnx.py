@@ -14,6 +14,7 @@ from helpers.onnx_logits import logits
 import kanna
 from kanna import families
 from kanna.errors import PlanError, UnsupportedError, UsageError
+from kanna.formats.onnx import build
 
 LIMIT = 5e-5
 """Largest difference of logits, in their standard deviations; 1e-5 was measured."""
@@ -31,7 +32,7 @@ OWN_FACTOR = replace(
     | {"rope_parameters": PHI.values["rope_parameters"] | {"attention_factor": 1.5}},
 )
 RECIPES = tiny_models.RECIPES | {"qwen2-window": HALF_WINDOWED, "phi-factor": OWN_FACTOR}
-WRITTEN = {n: r for n, r in RECIPES.items() if "onnx" not in families.get(r.family).refused}
+WRITTEN = {n: r for n, r in RECIPES.items() if families.get(r.family).arch not in build.REFUSED}
 COVERED = {"llama", "phi3", "qwen2"}
 """What another recipe does, and something beside it."""
 

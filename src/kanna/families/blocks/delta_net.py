@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kanna._util.typed import whole
 from kanna.families._config import Config
 from kanna.families.base import Block, Metadata
-from kanna.families.forms import Columns, DepthwiseConvolution, Order, Rows, Same
+from kanna.families.forms import ColumnOrder, DepthwiseConvolution, Order, RowOrder, Same
 from kanna.model import Model, ValueType, array, u32
 
 KINDS = ("linear_attention", "full_attention")
@@ -102,9 +102,9 @@ def _to_config(model: Model) -> dict[str, Any]:
     }
 
 
-def _vector(order: Order) -> Rows:
+def _vector(order: Order) -> RowOrder:
     """The logarithm of the decay, which llama.cpp wants as the decay, below zero."""
-    return Rows(order, there=lambda x: -np.exp(x), back=lambda x: np.log(-x))
+    return RowOrder(order, there=lambda x: -np.exp(x), back=lambda x: np.log(-x))
 
 
 DELTA_NET = Block(
@@ -135,15 +135,15 @@ DELTA_NET = Block(
     where=_is_recurrent,
     sizes=_sizes,
     forms={
-        "attn_qkv": Rows(_queries_keys_values),
-        "attn_gate": Rows(_values),
-        "ssm_alpha": Rows(_heads),
-        "ssm_beta": Rows(_heads),
+        "attn_qkv": RowOrder(_queries_keys_values),
+        "attn_gate": RowOrder(_values),
+        "ssm_alpha": RowOrder(_heads),
+        "ssm_beta": RowOrder(_heads),
         "ssm_conv1d": DepthwiseConvolution(_queries_keys_values),
         "ssm_norm": Same(),
-        "ssm_out": Columns(_values),
+        "ssm_out": ColumnOrder(_values),
         "ssm_a": _vector(_heads),
-        "ssm_dt": Rows(_heads),
+        "ssm_dt": RowOrder(_heads),
     },
     metadata=_metadata,
     to_config=_to_config,

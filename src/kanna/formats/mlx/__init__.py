@@ -9,12 +9,21 @@ from kanna.encodings.grouped.affine import NUMBERS
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.mlx.read import is_folder, is_mlx, unpacked
-from kanna.formats.mlx.write import settings, weight_bytes, write_folder
+from kanna.formats.mlx.write import REFUSED, settings, weight_bytes, write_folder
 from kanna.formats.safetensors import read_folder
 from kanna.model import Model
 from kanna.plan import mlx as presets
 
-__all__ = ["FORMAT", "is_folder", "is_mlx", "settings", "unpacked", "weight_bytes", "write_folder"]
+__all__ = [
+    "FORMAT",
+    "REFUSED",
+    "is_folder",
+    "is_mlx",
+    "settings",
+    "unpacked",
+    "weight_bytes",
+    "write_folder",
+]
 
 # Bytes of a value of the floating types.
 _VALUE_BYTES = {"f32": 4, "f16": 2, "bf16": 2}

@@ -43,6 +43,24 @@ def require(names: Sequence[str] = NEEDED) -> None:
         )
 
 
+_NO_BUILDER = "onnxruntime-genai 0.18 has no builder of it"
+_UNPROVED = "its graph was not proved here yet"
+REFUSED = {
+    "ernie4_5": _UNPROVED,
+    "exaone4": _NO_BUILDER,
+    "gemma4": _UNPROVED,
+    "granite": _UNPROVED,
+    "hunyuan-dense": _NO_BUILDER,
+    "lfm2": _UNPROVED,
+    "mistral3": _UNPROVED,
+    "olmo2": _NO_BUILDER,
+    "qwen35": _UNPROVED,
+    "qwen3moe": _NO_BUILDER,
+    "smollm3": _UNPROVED,
+}
+"""GGUF architectures that have no graph here, and why."""
+
+
 def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise UnsupportedError for what the builder cannot express, before anything is built.
 
