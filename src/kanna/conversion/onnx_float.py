@@ -72,7 +72,7 @@ class FloatConversion:
     def __init__(
         self, source: Source, model: Model, out: Path | None, request: ConversionRequest
     ) -> None:
-        self.preset = get_preset(presets.PRESETS, request.preset or presets.WHOLE).name
+        self.preset = get_preset(presets.PRESETS, request.preset or presets.WHOLE, "onnx").name
         refuse_unused(request, f"onnx:{self.preset}")
         self.source, self.model = source, model
         self.out = out or Path(f"{source.name}-onnx")

@@ -126,15 +126,15 @@ def every_layer(_: Config, __: int) -> bool:
 class Form(Protocol):
     """How the values of a tensor differ between Hugging Face and GGUF."""
 
-    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def hf_shape(self, shape: tuple[int, ...], /) -> tuple[int, ...]:
         """The shape in Hugging Face of a tensor that has `shape` in GGUF."""
         ...
 
-    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+    def to_gguf(self, name: str, tensor: Tensor, c: Config, /) -> Tensor:
         """The tensor of a source, under its GGUF name, as llama.cpp expects it."""
         ...
 
-    def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+    def to_hf(self, name: str, tensor: Tensor, c: Config, /) -> Tensor:
         """The tensor of a GGUF, under its Hugging Face name, as transformers expects it."""
         ...
 
@@ -142,15 +142,15 @@ class Form(Protocol):
 class Regrouping(Protocol):
     """How the tensors of a checkpoint are put together, or apart, as GGUF stores them."""
 
-    def gather(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
+    def gather(self, tensors: Mapping[str, Tensor], c: Config, /) -> dict[str, Tensor]:
         """Tensors of a checkpoint by name → as GGUF groups them, named as in `Block.tensors`."""
         ...
 
-    def spread(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
+    def spread(self, tensors: Mapping[str, Tensor], c: Config, /) -> dict[str, Tensor]:
         """The way back, to the names that checkpoints are published with."""
         ...
 
-    def pieces(self, name: str, c: Config) -> list[str]:
+    def pieces(self, name: str, c: Config, /) -> list[str]:
         """Names in a checkpoint of what a tensor of `Block.tensors` is made of."""
         ...
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kanna._util.typed import number
 from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families._stored_rope import short
@@ -21,10 +20,10 @@ def feed_forward(c: Config) -> int:
     if not c.flag("block_auto_adjust_ff_dim"):
         return width
     width = 2 * width // 3
-    if (multiplier := c.read("block_ffn_dim_multiplier", number(), 1.0)) is not None:
-        step = c.count("block_multiple_of")
-        width = -(-int(multiplier * width) // step) * step
-    return width
+    if c.given.get("block_ffn_dim_multiplier", 1.0) is None:  # null: not even rounded
+        return width
+    multiplier, step = c.number("block_ffn_dim_multiplier"), c.count("block_multiple_of")
+    return -(-int(multiplier * width) // step) * step
 
 
 def metadata(c: Config) -> Metadata:
