@@ -23,8 +23,7 @@ _VIEWS = {
     "head-rows": "Rows of a q or k projection in the other rotary order, head by head",
     "mapped": "Every value through a function, in float32",
     "picked-columns": "Columns in another order",
-    "renamed": "The same tensor under another name",
-    "reshaped": "The same rows of the same columns under another shape",
+    "renamed": "The same rows under another name, and under another shape where one is given",
     "shifted": "Every value plus a constant, in float32",
 }
 

@@ -130,8 +130,6 @@ def _config_problems(family: Family, c: Config) -> list[Problem]:
                 "an even head size, and heads a multiple of key-value heads",
             )
         )
-    for block in family.blocks:
-        problems += block.checks(c)
     return problems + family.checks(c)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import KeysView
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,7 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
     for block in family.blocks:
         if block.regrouping is not None:
             given = block.regrouping.gather(given, c)
+    sizes = cache(partial(family.all_sizes, c))
     mapped: dict[str, Tensor] = {}
     present: set[str] = set()
     for name, tensor in given.items():
@@ -46,7 +48,7 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
             problems.append(wrong.ignored_bias(name, flag))
             continue
         present.add(gguf_name)
-        shape = expected_shape(family, family.all_sizes(c, layer_of(gguf_name)), gguf_name)
+        shape = expected_shape(family, sizes(layer_of(gguf_name)), gguf_name)
         form = _form(family, gguf_name)
         shape = form.hf_shape(shape) if form else shape
         if tuple(tensor.shape) != shape:

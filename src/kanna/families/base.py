@@ -102,6 +102,19 @@ def _no_problems(_: Config) -> list[Problem]:
     return []
 
 
+def derived_head_size(c: Config) -> list[Problem]:
+    """A problem where a head size of its own is given, and llama.cpp derives it from the width."""
+    if c.head_dim == c.hidden // c.heads:
+        return []
+    return [
+        Problem(
+            f"config.json has head_dim = {c.head_dim}",
+            f"{c.hidden // c.heads}, hidden_size by num_attention_heads",
+            "no stock runtime computes this model",
+        )
+    ]
+
+
 def _no_keys(_: str, __: Config) -> Metadata:
     return {}
 
@@ -164,7 +177,6 @@ class Block:
         tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
         more_names: Config → further modules by both names, of layers beside the model's.
         shapes: Shape of each GGUF part, in the sizes of `Config.sizes` and of `sizes` here.
-        optional: As in `Family`.
         where: Whether a layer has this block.
         sizes: Config → further sizes by their symbols.
         forms: GGUF part → how its values are changed.
@@ -173,7 +185,6 @@ class Block:
         defaults: As in `Family`.
         fixed: As in `Family`.
         reads: As in `Family`.
-        checks: As in `Family`.
         regrouping: How its tensors are put together where GGUF groups them in another way.
     """
 
@@ -181,7 +192,6 @@ class Block:
     tensors: Mapping[str, str] = field(default_factory=dict[str, str])
     more_names: Callable[[Config], dict[str, str]] = _no_names
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
-    optional: frozenset[str] = frozenset()
     where: Callable[[Config, int], bool] = every_layer
     sizes: Callable[[Config], dict[str, int]] = _no_sizes
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
@@ -190,7 +200,6 @@ class Block:
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     reads: frozenset[str] = frozenset()
-    checks: Callable[[Config], list[Problem]] = _no_problems
     regrouping: Regrouping | None = None
 
 
@@ -270,9 +279,8 @@ class Family:
             for block in self.blocks:
                 merged = {**merged, **getattr(block, name), **getattr(self, name)}
             object.__setattr__(self, name, merged)
-        for name in ("optional", "reads"):
-            brought = (getattr(block, name) for block in self.blocks)
-            object.__setattr__(self, name, getattr(self, name).union(*brought))
+        reads = self.reads.union(*(block.reads for block in self.blocks))
+        object.__setattr__(self, "reads", reads)
 
     def has(self, c: Config, layer: int, gguf_name: str) -> bool:
         """Whether a layer has a tensor, by the block that names it.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kanna.families._config import Config
 from kanna.families.stacked import Picked
-from kanna.families.views import Mapped, PickedColumns, Renamed, Reshaped
+from kanna.families.views import Mapped, PickedColumns, Renamed
 from kanna.model import F32, Tensor
 
 Order = Callable[[Config], NDArray[np.int64]]
@@ -50,14 +50,14 @@ class DepthwiseConvolution:
 
     def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
         """Without the axis of one."""
-        flat = Reshaped(name, tensor, (tensor.shape[0], tensor.shape[-1]))
+        flat = Renamed(name, tensor, (tensor.shape[0], tensor.shape[-1]))
         return flat if self.order is None else Picked(name, flat, flat.shape, self.order(c))
 
     def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
         """With it."""
         if self.order is not None:
             tensor = Picked(name, tensor, tensor.shape, np.argsort(self.order(c)))
-        return Reshaped(name, tensor, (tensor.shape[0], 1, tensor.shape[1]))
+        return Renamed(name, tensor, (tensor.shape[0], 1, tensor.shape[1]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from kanna.families._config import Config
 from kanna.families._keys import common
-from kanna.families.base import Family, Metadata, Problem
+from kanna.families.base import Family, Metadata, derived_head_size
 from kanna.families.blocks.multipliers import MULTIPLIERS
 from kanna.model import u32
 
@@ -19,19 +19,6 @@ def metadata(c: Config) -> Metadata:
         f"{ARCH}.vocab_size": u32(c.vocab),
         f"{ARCH}.rope.dimension_count": u32(c.head_dim),
     }
-
-
-def checks(c: Config) -> list[Problem]:
-    """llama.cpp derives the head size from the width."""
-    if c.head_dim == c.hidden // c.heads:
-        return []
-    return [
-        Problem(
-            f"config.json has head_dim = {c.head_dim}",
-            f"{c.hidden // c.heads}, hidden_size by num_attention_heads",
-            "no stock runtime computes this model",
-        )
-    ]
 
 
 DEFAULTS: dict[str, Any] = {
@@ -57,5 +44,5 @@ FAMILY = Family(
     defaults=DEFAULTS,
     fixed={"hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,)},
     rotate_half=True,
-    checks=checks,
+    checks=derived_head_size,
 )

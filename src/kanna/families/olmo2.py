@@ -7,7 +7,16 @@ from typing import Any
 from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families._stored_rope import scaling, short
-from kanna.families.base import ATTENTION, ENDS, FEED_FORWARD, QK_NORMS, Family, Metadata, Problem
+from kanna.families.base import (
+    ATTENTION,
+    ENDS,
+    FEED_FORWARD,
+    QK_NORMS,
+    Family,
+    Metadata,
+    Problem,
+    derived_head_size,
+)
 from kanna.model import Model, ValueType, array, f32, u32
 
 ARCH = "olmo2"
@@ -44,15 +53,7 @@ def checks(c: Config) -> list[Problem]:
     problems: list[Problem] = []
     if _windows(c) and c.rope().theta != c.rope("sliding_attention").theta:
         problems.append(Problem("config.json has two values of rope_theta", "one for all layers"))
-    if c.head_dim != c.hidden // c.heads:
-        problems.append(
-            Problem(
-                f"config.json has head_dim = {c.head_dim}",
-                f"{c.hidden // c.heads}, hidden_size by num_attention_heads",
-                "no stock runtime computes this model",
-            )
-        )
-    return problems
+    return problems + derived_head_size(c)
 
 
 def to_config(model: Model) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from kanna._util.typed import listed, number
 from kanna.errors import SourceError
 from kanna.families._config import Config
 from kanna.families._keys import common
-from kanna.families.base import Family, Metadata, Problem
+from kanna.families.base import Family, Metadata, Problem, derived_head_size
 from kanna.model import F32, Model, f32, u32
 
 ARCH = "phi3"
@@ -82,15 +82,7 @@ def extra(c: Config) -> dict[str, F32]:
 
 def checks(c: Config) -> list[Problem]:
     """What llama.cpp does otherwise: no window, and one choice of factors for a whole context."""
-    notes: list[Problem] = []
-    if c.head_dim != c.hidden // c.heads:
-        notes.append(
-            Problem(
-                f"config.json has head_dim = {c.head_dim}",
-                f"{c.hidden // c.heads}, hidden_size by num_attention_heads",
-                "no stock runtime computes this model",
-            )
-        )
+    notes = derived_head_size(c)
     window = c.window
     if window is not None and window < c.context:
         notes.append(

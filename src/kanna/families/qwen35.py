@@ -34,16 +34,11 @@ ATTENTION_LAYER = ATTENTION | QK_NORMS
 
 def metadata(c: Config) -> Metadata:
     """The `qwen35.*` keys."""
-    return rotary_metadata(ARCH, c) | {}
-
-
-def rotary_metadata(arch: str, c: Config) -> Metadata:
-    """Keys that every model of this line has."""
     sections = c.rope().params.get("mrope_section", list(SECTIONS))
     parts = read(sections, listed(whole()), "mrope_section", "config.json")
-    return common(arch, c, head_dim=True) | {
-        f"{arch}.rope.dimension_sections": array([*parts, 0], ValueType.I32),
-        f"{arch}.rope.dimension_count": u32(int(c.head_dim * c.rotary_part())),
+    return common(ARCH, c, head_dim=True) | {
+        f"{ARCH}.rope.dimension_sections": array([*parts, 0], ValueType.I32),
+        f"{ARCH}.rope.dimension_count": u32(int(c.head_dim * c.rotary_part())),
     }
 
 

@@ -17,15 +17,15 @@ from kanna.model import F32, U8, Tensor
 
 @dataclass(slots=True)
 class Renamed:
-    """The same tensor under another name."""
+    """The same rows under another name, and under another shape where one is given."""
 
     name: str
     inner: Tensor
-    shape: tuple[int, ...] = field(init=False)
+    shape: tuple[int, ...] = ()
     dtype: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shape, self.dtype = self.inner.shape, self.inner.dtype
+        self.shape, self.dtype = self.shape or self.inner.shape, self.inner.dtype
 
     @property
     def nbytes(self) -> int:
@@ -117,32 +117,6 @@ class Shifted:
     def raw(self, start: int, stop: int) -> U8 | None:
         """Rows [start, stop) as stored, or None where they must be computed."""
         return None
-
-
-@dataclass(slots=True)
-class Reshaped:
-    """The same rows of the same columns under another shape."""
-
-    name: str
-    inner: Tensor
-    shape: tuple[int, ...]
-    dtype: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.dtype = self.inner.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values as they are read here."""
-        return self.inner.nbytes
-
-    def rows(self, start: int, stop: int) -> F32:
-        """Rows [start, stop) as float32 [stop - start, columns]."""
-        return self.inner.rows(start, stop)
-
-    def raw(self, start: int, stop: int) -> U8 | None:
-        """Rows [start, stop) as stored, or None where they must be computed."""
-        return self.inner.raw(start, stop)
 
 
 @dataclass(slots=True)
