@@ -11,6 +11,7 @@ import pytest
 from kanna.conversion import ConversionRequest, convert
 from kanna.errors import PlanError
 from kanna.formats import gguf
+from kanna.model import num_rows
 
 pytest.importorskip("transformers")
 from helpers import tiny_models  # noqa: E402
@@ -44,7 +45,7 @@ def made(source: Path, out: Path, **options: object) -> tuple[dict[str, bytes], 
     request = ConversionRequest(preset="Q4_0", **options)  # pyright: ignore[reportArgumentType]
     notes = " ".join(convert(source, out, request).notes)
     tensors = gguf.read(out).tensors
-    return {n: bytes(t.data) for n, t in tensors.items()}, notes  # pyright: ignore
+    return {n: bytes(t.raw(0, num_rows(t))) for n, t in tensors.items()}, notes
 
 
 HOLES = {
