@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kanna.generation import chat as chat
     from kanna.generation import generate as generate
     from kanna.inspection import inspect as inspect
+    from kanna.merging import merge as merge
     from kanna.optimization import optimize as optimize
     from kanna.packaging import package as package
     from kanna.serving import serve as serve
@@ -67,6 +68,7 @@ _WHERE = {
     "keys": "kanna.serving.key_management",
     "list": "kanna.storage.inventory",
     "load_model": "kanna.families",
+    "merge": "kanna.merging",
     "optimize": "kanna.optimization",
     "package": "kanna.packaging",
     "open_source": "kanna.sources",

@@ -124,7 +124,7 @@ def _encodings(resolved: Resolved) -> dict[str, int]:
 
 def source_hashes(source: Source, hashes: Mapping[str, str] | None) -> MetaValue:
     """The value of SOURCE_HASHES; of the same length for any hashes."""
-    digests = {path.name: (hashes or {}).get(path.name, "0" * 64) for path in source.decisive_files}
+    digests = {name: (hashes or {}).get(name, "0" * 64) for name in source.decisive_names}
     return string(json.dumps(digests, separators=(",", ":")))
 
 
@@ -137,9 +137,17 @@ def _plain_name(source: Source) -> str:
     )
 
 
+def _last(name: str) -> str:
+    """An adapter with its weight, without the folders before its name."""
+    return Path(name).name if Path(name.partition("=")[0]).exists() else name
+
+
 def command(source: Source, options: Mapping[str, object]) -> str:
     """The command that makes the artefact again, without names of outputs and folders."""
     parts = ["kanna", "convert", argument(_plain_name(source))]
+    if source.merged:
+        parts = ["kanna", "merge", argument(_plain_name(source))]
+        parts += [argument(_last(name)) for name in source.merged]
     for name, value in options.items():
         if value is not None:
             text = value.name if isinstance(value, Path) else str(value)

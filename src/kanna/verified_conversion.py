@@ -90,8 +90,8 @@ def convert(
         threads=threads or default_threads(),
         overwrite=overwrite,
         nonfinite=nonfinite,
-        examine=_examine,
-        begin_examination=_begin_examination,
+        examine=examine,
+        begin_examination=begin_examination,
         progress=shown(progress),
     )
     result = conversion.convert(
@@ -119,16 +119,21 @@ def convert(
     return replace(result, verify=proof)
 
 
-def _examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
-    """Check the tokenizer that is about to be written; see `written_tokenizer.examine`."""
+def examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
+    """Check the tokenizer that is about to be written; see `written_tokenizer.examine`.
+
+    Args:
+        source: What is converted.
+        metadata: Keys of the file.
+    """
     if source.kind != "hf":
         return []
-    from kanna.verification.written_tokenizer import examine  # the runtime loads for it alone
+    from kanna.verification import written_tokenizer  # the runtime loads for it alone
 
-    return examine(source, metadata)
+    return written_tokenizer.examine(source, metadata)
 
 
-def _begin_examination(source: Source) -> Examination:
+def begin_examination(source: Source) -> Examination:
     """Check rope and sizes of what is written; see `written_config.begin`."""
     from kanna.verification.written_config import begin  # loads for this alone
 

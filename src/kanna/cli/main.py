@@ -31,6 +31,7 @@ ORDER = (
     "inspect",
     "fit",
     "convert",
+    "merge",
     "verify",
     "evaluate",
     "bench",

@@ -6,6 +6,7 @@ to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 
 from kanna.families._bounds import check_stored
 from kanna.families._load import check, load_for_gguf, load_model, require_tokenizer
+from kanna.families._places import text_name
 from kanna.families._refusals import require
 from kanna.families._registry import family_of, get, names
 from kanna.families.base import Problem
@@ -39,6 +40,7 @@ __all__ = [
     "names",
     "require",
     "require_tokenizer",
+    "text_name",
     "side_files",
     "to_hf",
 ]

@@ -24,7 +24,7 @@ from kanna.formats.text_files import (
     repeated_keys,
 )
 from kanna.model import Tensor
-from kanna.sources import adapter, blobs, hub, hub_files, ollama, packages, references
+from kanna.sources import adapter, blobs, hub, hub_files, no_model, ollama, packages, references
 from kanna.sources.references import Reference
 
 # Side files that decide what an artefact holds.
@@ -63,6 +63,7 @@ class Source:
         files: Side files by name, such as tokenizer.json.
         given: The source as the user wrote it.
         notes: What the user must know of the files that were read, and those that were not.
+        merged: Adapters that are merged into its tensors, which `path` does not have.
     """
 
     kind: str
@@ -76,6 +77,7 @@ class Source:
     revision: str | None = None
     weight_files: list[Path] = field(default_factory=list[Path])
     notes: list[str] = field(default_factory=list[str])
+    merged: tuple[str, ...] = ()
 
     @property
     def decisive_files(self) -> list[Path]:
@@ -83,17 +85,25 @@ class Source:
         return self.weight_files + [self.files[n] for n in _DECISIVE if n in self.files]
 
     @property
+    def decisive_names(self) -> dict[str, Path]:
+        """Those files by name, with their folder where a name is there before."""
+        names: dict[str, Path] = {}
+        for path in self.decisive_files:
+            names[f"{path.parent.name}/{path.name}" if path.name in names else path.name] = path
+        return names
+
+    @property
     def has_weights(self) -> bool:
         """Whether its weights are on this machine."""
         return bool(self.weight_files) and all(p.is_file() for p in self.weight_files)
 
     def hashes(self, progress: Progress | None = None) -> dict[str, str]:
-        """SHA-256 of every decisive file, by file name."""
+        """SHA-256 of every decisive file, by `decisive_names`."""
         digests: dict[str, str] = {}
         if progress:
             progress.start("hash the source", sum(p.stat().st_size for p in self.decisive_files))
-        for path in self.decisive_files:
-            digests[path.name] = sha256(
+        for name, path in self.decisive_names.items():
+            digests[name] = sha256(
                 path, partial(progress.advance, detail=path.name) if progress else None
             )
         if progress:
@@ -221,7 +231,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     files = folder_files.files(path)
     adapter.refuse(files, given)
     if "config.json" not in files:
-        raise _no_config(path, files)
+        raise no_model.error(path, files)
     weights = [p for n, p in files.items() if n.endswith(".safetensors")]
     contents = _contents(path) if not weights else None
     if contents is None and not weights and safetensors.INDEX not in files:
@@ -254,27 +264,6 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         revision=revision,
         weight_files=weights,
         notes=notes,
-    )
-
-
-def _no_config(path: Path, files: dict[str, Path]) -> SourceError:
-    """The error for a folder without config.json."""
-    if "genai_config.json" in files or "model.onnx" in files:
-        return SourceError(
-            f"{path} is an ONNX folder: nothing is read back from it",
-            expected="the source it was made from",
-            todo=f"kanna verify SRC {path}, kanna evaluate {path} --reference SRC, "
-            f"kanna bench {path}",
-        )
-    ggufs = [n for n in files if n.endswith(".gguf")]
-    if ggufs:
-        return SourceError(
-            f"{path} is a folder of GGUF files", todo=f"give one of them: {path / ggufs[0]}"
-        )
-    return SourceError(
-        f"{path} has no config.json",
-        expected="a Hugging Face model folder",
-        todo="give the folder of the model",
     )
 
 

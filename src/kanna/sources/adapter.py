@@ -11,10 +11,6 @@ from kanna.formats.text_files import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_MERGE = (
-    "merge it first: peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload()"
-    ".save_pretrained(OUT), then tokenizer.save_pretrained(OUT), and give OUT; or convert the base"
-)
 
 
 def base_of(path: Path) -> str:
@@ -36,7 +32,8 @@ def refusal(given: str, base: str) -> UnsupportedError:
     return UnsupportedError(
         f"{given} is a LoRA adapter{named}, not a model",
         expected=f"the base model{f' ({base})' if base else ''} with the adapter merged into it",
-        todo=_MERGE,
+        todo=f"merge it: kanna merge {base or 'BASE'} {given} -o merged/ (a GGUF as well, with "
+        "-o tuned.gguf --preset Q4_K_M); or convert the base",
     )
 
 

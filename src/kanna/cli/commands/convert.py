@@ -127,13 +127,21 @@ def convert_command(
     result = convert(
         source, out, dry_run=dry_run, progress=terminal.progress(memory=True), **choices
     )
-    terminal.result(result, lambda screen, data: _draw(screen, data, dry_run, out))
+    terminal.result(result, lambda screen, data: draw(screen, data, dry_run, out))
     gate = result.to_dict().get("verify")
     if gate and gate["status"] != "proved":
         click.get_current_context().exit(EXIT[gate["status"]])
 
 
-def _draw(screen: Console, data: dict[str, Any], dry_run: bool, out: str | None) -> None:
+def draw(screen: Console, data: dict[str, Any], dry_run: bool, out: str | None) -> None:
+    """Print what was written, or would be.
+
+    Args:
+        screen: Where it is printed.
+        data: The result as JSON has it.
+        dry_run: Whether nothing was written.
+        out: What the user named the output.
+    """
     from kanna._util.units import format_size, precision_class
     from kanna.cli.commands.verify import draw_checks
     from kanna.cli.ui import duration, facts, notes, table

@@ -80,6 +80,6 @@ def _published(source: Source) -> dict[str, Any]:
     """config.json as it was published; weights and how they are stored are of no interest."""
     path = source.files.get("config.json")
     config: Any = dict(source.config)
-    if path is not None:
+    if path is not None and not source.merged:  # new tokens are more rows than were published
         config = json.loads(path.read_text(encoding="utf-8"))
     return {k: v for k, v in config.items() if k != "quantization_config"}

@@ -1,0 +1,80 @@
+"""Adapters: small changes that were trained beside a model, read as PEFT and mlx-lm save them.
+
+open_adapter(folder) → LoraAdapter    merged_source(source, adapters) → a source with them merged in
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kanna._util import plugins
+from kanna.adapters.base import AdapterLayout, LoraAdapter, LowRank
+from kanna.adapters.choice import AdapterWeights, weights
+from kanna.adapters.merged_source import merged_source
+from kanna.errors import SourceError, UnsupportedError
+from kanna.formats import folder_files
+from kanna.sources import adapter as names
+from kanna.sources import hub, locate
+
+__all__ = [
+    "LoraAdapter",
+    "AdapterWeights",
+    "AdapterLayout",
+    "LowRank",
+    "merged_source",
+    "open_adapter",
+    "open_adapters",
+]
+
+
+def layouts() -> list[AdapterLayout]:
+    """The layouts that are known, by their file names."""
+    return [plugins.load(__name__, name, "LAYOUT") for name in plugins.names(__name__, "LAYOUT")]
+
+
+def open_adapter(given: str | Path, *, offline: bool = False) -> LoraAdapter:
+    """Open an adapter; nothing but headers is read.
+
+    Args:
+        given: Its folder, or a hub id.
+        offline: Use only what is on this machine.
+
+    Raises:
+        SourceError: It is none, or something of it cannot be taken exactly; says what to do.
+    """
+    path = locate(given, offline=offline)
+    if path.is_file() and path.name in {*names.WEIGHTS, *(one.weights for one in layouts())}:
+        raise SourceError(f"{given} is one file of an adapter", todo=f"give {path.parent}")
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise SourceError(
+            f"the adapter {given} {what}",
+            expected="a folder with adapter_config.json and its weights",
+            todo="an adapter in GGUF is applied as it is: kanna generate model.gguf --adapter FILE"
+            if path.exists()
+            else "check the path",
+        )
+    files = folder_files.files(path)
+    for layout in layouts():
+        if layout.recognizes(files):
+            if layout.weights not in files:
+                raise hub.pickled(next(n for n in names.WEIGHTS if n in files))
+            return layout.read(str(given), path, files)
+    if names.CONFIG in files:
+        raise SourceError(
+            f"{given} has {names.CONFIG} and no weights",
+            expected=" or ".join(sorted(one.weights for one in layouts())),
+            todo="fetch or save the adapter again",
+        )
+    raise UnsupportedError(
+        f"{given} is no adapter",
+        expected=f"a folder with {names.CONFIG}, as PEFT and mlx-lm save it",
+        todo="give the adapter after its base model",
+    )
+
+
+def open_adapters(
+    given: AdapterWeights, *, offline: bool = False
+) -> list[tuple[LoraAdapter, float]]:
+    """Every adapter that is named, with its weight; raises as `open_adapter` does."""
+    return [(open_adapter(one, offline=offline), weight) for one, weight in weights(given)]

@@ -1,0 +1,119 @@
+"""The verb `merge`: adapters computed into their base model while it is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from kanna import adapters, conversion, formats
+from kanna._util.bars import shown
+from kanna._util.progress import Progress
+from kanna._util.units import Size, optional_size
+from kanna.adapters import AdapterWeights
+from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
+from kanna.errors import UsageError
+from kanna.evaluation.reference import reference_folder
+from kanna.formats.base import FLOATS
+from kanna.formats.safetensors import FORMAT as FOLDER
+from kanna.hardware.cpu import default_threads
+from kanna.sources import Source, open_source
+from kanna.verified_conversion import begin_examination, examine
+
+__all__ = ["merge"]
+
+
+def merge(
+    source: str | Path | Source,
+    adapter: AdapterWeights,
+    out: str | Path | None = None,
+    *,
+    format: str | None = None,
+    preset: str | None = None,
+    encoding: str | None = None,
+    split_max_size: Size | None = None,
+    dry_run: bool = False,
+    threads: int | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> ConvertResult:
+    """Write `source` with adapters merged into it, in float32 arithmetic, tensor by tensor.
+
+    Nothing is loaded whole: memory stays at a few blocks of rows. An adapter that cannot be taken
+    exactly, or was trained on another base, is refused before anything is written.
+
+    Args:
+        source: The base model, best as it was published, in 16 bits.
+        adapter: A folder that PEFT or mlx-lm saved, `folder=0.5` with a weight, or several.
+        out: File or folder to write; None: only with dry_run.
+        format: What is written; None: what the name of `out` says (.gguf), else a Hugging Face
+            folder.
+        preset: A named plan, such as Q4_K_M; None: the floating type of the base.
+        encoding: One encoding for every matrix.
+        split_max_size: Largest size of a part, as 2GB or bytes.
+        dry_run: Check adapters and base, and only describe what would be written.
+        threads: Threads to use; None: all cores.
+        overwrite: Replace what is at `out`.
+        verify: Prove what was written in its runtime, against the merged model in float32.
+        revision: Branch, tag or commit of a base on the hub.
+        offline: Use only what is on this machine.
+        progress: Where progress is reported; None: a bar in terminals and notebooks.
+
+    Returns:
+        What was written, or with `dry_run` what would be.
+
+    Raises:
+        SourceError: Adapter and base do not fit, or one cannot be taken exactly.
+    """
+    progress = shown(progress)
+    opened = open_source(source, revision=revision, offline=offline, progress=progress)
+    read = adapters.open_adapters(adapter, offline=offline)
+    merged = adapters.merged_source(opened, read)
+    format = format or _format_of(out)
+    chosen, preset = formats.parse_preset(format, preset)
+    if preset is None and encoding is None and chosen != FOLDER.name:
+        preset = _whole(merged, chosen)
+    result = conversion.convert(
+        merged,
+        out,
+        ConversionRequest(
+            preset=preset, encoding=encoding, split_max_size=optional_size(split_max_size)
+        ),
+        format=chosen,
+        dry_run=dry_run,
+        options=WriteOptions(
+            threads=threads or default_threads(),
+            overwrite=overwrite,
+            examine=examine,
+            begin_examination=begin_examination,
+            progress=progress,
+        ),
+    )
+    if dry_run or not verify:
+        return result
+    from kanna.verification import verify as prove  # runtimes load only for a proof
+
+    proof = prove(reference_folder(merged, progress=progress), result.paths[0], threads=threads)
+    return replace(result, verify=proof)
+
+
+def _format_of(out: str | Path | None) -> str:
+    """The format that the name of a file means; a folder is one of Hugging Face's."""
+    suffix = Path(out).suffix.lower() if out is not None else ""
+    named = (n for n in conversion.names() if suffix and formats.get(n).suffix == suffix)
+    return next(named, FOLDER.name)
+
+
+def _whole(source: Source, format: str) -> str:
+    """The preset that keeps the base's own floating type."""
+    sizes: dict[str, int] = dict.fromkeys(FLOATS, 0)
+    for tensor in source.tensors.values():
+        if tensor.dtype in sizes:
+            sizes[tensor.dtype] += tensor.nbytes
+    presets = formats.get(format).whole_presets
+    best = max(presets, key=lambda name: sizes.get(name, 0), default=None)
+    if best is None:
+        raise UsageError(f"{format} needs a preset", expected="--preset")
+    return presets[best]
