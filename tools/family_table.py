@@ -1,4 +1,7 @@
-"""Write the table of docs/families.md from the code: `python tools/family_table.py`."""
+"""Write the table of docs/families.md, and what each family's page refuses, from the code.
+
+`python tools/family_table.py`
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from kanna.formats.mlx import write as mlx
 from kanna.formats.onnx import build as onnx
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
+PAGES = PAGE.parent / "families"
 START, END = "<!-- table of families -->\n", "<!-- end of the table -->\n"
-REFUSALS = (onnx.REFUSED, mlx.REFUSED, calibration.REFUSED)
+REFUSALS = {
+    "no ONNX": onnx.REFUSED,
+    "no MLX": mlx.REFUSED,
+    "no calibration": calibration.REFUSED,
+}
 
 
 def table() -> str:
@@ -22,17 +30,18 @@ def table() -> str:
     ]
     for name in families.names():
         family = families.get(name)
-        marks = " | ".join("no" if family.arch in refused else "yes" for refused in REFUSALS)
+        marks = " | ".join("no" if name in refused else "yes" for refused in REFUSALS.values())
         lines.append(
             f"| [{name}](families/{name}.md) | {family.summary} | `{family.arch}` | yes | {marks} |"
         )
     return "\n".join([*lines, ""])
 
 
-def reasons(name: str) -> list[str]:
-    """Why a family has no graph, no folder or no calibration."""
-    arch = families.get(name).arch
-    return [refused[arch] for refused in REFUSALS if arch in refused]
+def own_page(name: str, text: str) -> str:
+    """The page of a family, whose last rows say what it is not written as, and why."""
+    kept = [line for line in text.splitlines() if not line.startswith("| no ")]
+    refused = [f"| {what} | {r[name]} |" for what, r in REFUSALS.items() if name in r]
+    return "\n".join([*kept, *refused, ""])
 
 
 def page(text: str) -> str:
@@ -44,3 +53,6 @@ def page(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for family_name in families.names():
+        own = PAGES / f"{family_name}.md"
+        own.write_text(own_page(family_name, own.read_text(encoding="utf-8")), encoding="utf-8")

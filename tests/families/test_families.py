@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import needs, tiny_models
-from helpers.tiny_models import TEXT, Recipe, make
+from helpers.tiny_models import TEXT, make
+from helpers.tiny_recipe import Recipe
 
 from kanna import encodings, families
 from kanna.formats import gguf

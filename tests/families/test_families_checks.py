@@ -43,6 +43,11 @@ EXTRA = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "granite4": {"layer_types": ["attention"] * 2, "position_embedding_type": "rope"},
+    "granitehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4}
+    | {"mamba_d_head": 32, "num_local_experts": 4},
+    "lfm2moe": {"num_dense_layers": 1, "num_experts": 4},
+    "olmoe": {"num_key_value_heads": 4},
     "qwen3moe": {"num_experts": 4, "norm_topk_prob": True},
 }
 
@@ -91,7 +96,7 @@ def test_unaccounted_tensor_is_named(source: Any) -> None:
 
 
 def test_missing_tensor_is_named(source: Any) -> None:
-    name = next(n for n in source.tensors if "down_proj" in n or ".w2." in n)
+    name = next(n for n in source.tensors if re.search(r"down_proj|\.w2\.|output_linear", n))
     del source.tensors[name]
     (problem,) = fatal(source)
     assert name in problem.found and "shard" in problem.todo

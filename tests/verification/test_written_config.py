@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import tiny_dense, tiny_models
 
 import kanna
 from kanna.conversion import Guidance
@@ -56,7 +56,7 @@ GEMMA3 = GEMMA | {"model_type": "gemma3_text", "tie_word_embeddings": True}
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {"model_type": "llama", "rope_theta": 5e5},
     "linear": {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
-    "llama3": {"model_type": "llama", "head_dim": 48, "rope_scaling": tiny_models.LLAMA3_ROPE},
+    "llama3": {"model_type": "llama", "head_dim": 48, "rope_scaling": tiny_dense.LLAMA3_ROPE},
     "yarn": {"model_type": "qwen2", "rope_theta": 1e6, "rope_scaling": YARN},
     "yarn with a factor": {
         "model_type": "qwen3",

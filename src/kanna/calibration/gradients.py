@@ -24,7 +24,7 @@ from kanna.calibration.network import Network, torch_modules
 from kanna.calibration.windows import CalibrationWindows
 from kanna.errors import KannaError
 from kanna.families import gguf_view
-from kanna.families.export import family_of_arch
+from kanna.families.export import family_of_model
 from kanna.families.views import Computed
 from kanna.formats import safetensors
 from kanna.model import F32, Model
@@ -146,7 +146,7 @@ def _backward(network: Network, windows: CalibrationWindows, progress: Progress)
 
 def _as_gguf(model: Model, by_module: dict[str, F32]) -> dict[str, F32]:
     """The same under the names and in the row orders of GGUF."""
-    family = family_of_arch(model.family)[1]
+    family = family_of_model(model)[1]
     out: dict[str, F32] = {}
     for name, rows in by_module.items():
         if name == "embedding":

@@ -11,7 +11,7 @@ import numpy as np
 from kanna import families
 from kanna._util import extras
 from kanna.errors import KannaError, MissingError
-from kanna.families.export import family_of_arch
+from kanna.families.export import family_of_model
 from kanna.model import F32, Model, Tensor, num_rows
 
 _BLOCK = 1 << 22
@@ -51,13 +51,21 @@ def values(tensor: Tensor) -> F32:
     return out
 
 
+_EXPERTS = "experts are not calibrated yet"
 REFUSED = {
     "gemma4": "layers that share keys and values are not calibrated yet",
+    "granitehybrid": "its states are not calibrated yet",
+    "granitemoe": _EXPERTS,
     "lfm2": "its convolutions are not calibrated yet",
+    "lfm2moe": _EXPERTS,
+    "mixtral": _EXPERTS,
+    "olmoe": _EXPERTS,
+    "qwen2moe": _EXPERTS,
     "qwen35": "its delta nets are not calibrated yet",
-    "qwen3moe": "experts are not calibrated yet",
+    "qwen35moe": _EXPERTS,
+    "qwen3moe": _EXPERTS,
 }
-"""GGUF architectures whose layers are not run one by one yet, and why."""
+"""Families whose layers are not run one by one yet, and why."""
 
 
 class Network:
@@ -71,7 +79,7 @@ class Network:
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)
-        self.names = family_of_arch(model.family)[1].names
+        self.names = family_of_model(model)[1].names
         settings = transformers.AutoConfig.for_model(**self.config)
         with torch.device("meta"):
             self.skeleton = transformers.AutoModelForCausalLM.from_config(

@@ -16,7 +16,7 @@ import numpy as np
 
 from kanna.calibration.network import Network, torch_modules, values
 from kanna.families import gguf_view, hf_view
-from kanna.families.export import family_of_arch
+from kanna.families.export import family_of_model
 from kanna.families.views import Computed
 from kanna.model import F32, Model, num_weights
 
@@ -94,7 +94,7 @@ class Student:
         network = Network(model, device)
         self.model, self.device = model, network.device
         self.whole = network.whole().requires_grad_(False)
-        self.family = family_of_arch(model.family)[1]
+        self.family = family_of_model(model)[1]
         self.theta: dict[str, Any] = {}
         self.delta: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}

@@ -23,6 +23,7 @@ _VIEWS = {
     "head-rows": "Rows of a q or k projection in the other rotary order, head by head",
     "mapped": "Every value through a function, in float32",
     "picked-columns": "Columns in another order",
+    "refolded": "The values of a vector, or of a matrix back as one, in rows of another length",
     "renamed": "The same rows under another name, and under another shape where one is given",
     "shifted": "Every value plus a constant, in float32",
 }

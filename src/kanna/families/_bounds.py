@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families._config import Config
 from kanna.families._places import expected_shape, part_of
-from kanna.families._registry import family_of_arch
+from kanna.families._registry import family_of_model
 from kanna.families.base import Family
 from kanna.model import Model, Tensor
 
@@ -53,7 +53,7 @@ def check_stored(model: Model) -> None:
         model: The GGUF as a model.
     """
     try:
-        _, family = family_of_arch(model.family)
+        _, family = family_of_model(model)
         sizes = _sizes(model)
     except UnsupportedError:
         return

@@ -103,8 +103,8 @@ class Config:
 
     @property
     def ff(self) -> int:
-        """Width of the feed-forward part."""
-        return self.count("intermediate_size")
+        """Width of the feed-forward part; 0 where every layer has experts instead."""
+        return self.read("intermediate_size", whole(1), 0)
 
     @property
     def vocab(self) -> int:

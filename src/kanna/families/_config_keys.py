@@ -78,6 +78,7 @@ NEUTRAL: Mapping[str, tuple[str, ...]] = {
         "pretraining_tp",
         "resid_pdrop",
         "router_aux_loss_coef",
+        "router_jitter_noise",
     ),
     "how transformers runs it": (
         "_attn_implementation",

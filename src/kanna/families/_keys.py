@@ -34,7 +34,7 @@ def common(
         f"{arch}.block_count": u32(c.layers),
         f"{arch}.context_length": u32(c.context),
         f"{arch}.embedding_length": u32(c.hidden),
-        f"{arch}.feed_forward_length": u32(c.ff),
+        **({f"{arch}.feed_forward_length": u32(c.ff)} if c.ff else {}),
         f"{arch}.attention.head_count": u32(c.heads),
         f"{arch}.attention.head_count_kv": u32(c.kv_heads),
     }

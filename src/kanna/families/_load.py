@@ -42,7 +42,7 @@ def load_model(source: Source) -> Model:
     shaped = {t.name: t for t in tensors}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors), family.arch)
     metadata |= family.metadata(config)
-    for block in family.blocks:
+    for block in family.blocks_of(config):
         metadata |= block.metadata(family.arch, config)
     tokens = tokenizer.load(source, rows=config.vocab, surplus=family.surplus)
     metadata |= tokens.metadata

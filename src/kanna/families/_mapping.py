@@ -32,7 +32,7 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
     places = _places.places(family, c)
     given, problems = _own_tensors(source, family, c)
     names = given.keys()
-    for block in family.blocks:
+    for block in family.blocks_of(c):
         if block.regrouping is not None:
             given = block.regrouping.gather(given, c)
     sizes = cache(partial(family.all_sizes, c))
@@ -208,7 +208,7 @@ def _missing(
 
 def _pieces(family: Family, hf_name: str, c: Config) -> list[str]:
     """What a tensor is made of in a checkpoint."""
-    for block in family.blocks:
+    for block in family.blocks_of(c):
         if block.regrouping is not None:
             pieces = block.regrouping.pieces(hf_name, c)
             if pieces != [hf_name]:

@@ -64,12 +64,11 @@ class Places:
 def places(family: Family, c: Config) -> Places:
     """The places of every tensor that a model with this config has."""
     modules = dict(_in_layers(family, c, family.names))
-    for block in family.blocks:
-        modules |= block.more_names(c)
-    return Places(
-        modules=modules,
-        tensors=dict(_in_layers(family, c, family.tensors)),
-    )
+    tensors = dict(_in_layers(family, c, family.tensors))
+    for block in family.blocks_of(c):
+        for hf_name, gguf_name in block.more_names(c).items():
+            (tensors if split(gguf_name)[1] else modules)[hf_name] = gguf_name
+    return Places(modules=modules, tensors=tensors)
 
 
 def _in_layers(family: Family, c: Config, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

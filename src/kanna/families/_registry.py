@@ -10,6 +10,7 @@ from kanna._util.typed import TypedObject, text
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families.base import Family
 from kanna.formats.onnx import encoder
+from kanna.model import Model
 
 PACKAGE = "kanna.families"
 _NAME = text(255)
@@ -32,7 +33,11 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
     """
     classes = architectures_of(config)
     typed = _by_model_type(config)
-    named = [name for name in names() if any(a in get(name).architectures for a in classes)]
+    named = [
+        name
+        for name in names()
+        if any(a in get(name).architectures for a in classes) and get(name).suits(config)
+    ]
     if len(named) > 1:
         raise SourceError(
             f"config.json names architectures of several families: {', '.join(classes)}",
@@ -99,14 +104,22 @@ def _unsupported(config: Mapping[str, Any], classes: list[str]) -> UnsupportedEr
     )
 
 
-def family_of_arch(arch: str) -> tuple[str, Family]:
-    """The family that writes `arch`; where several do, the one of that name."""
-    writers = [n for n in names() if get(n).arch == arch]
+def family_of_model(model: Model) -> tuple[str, Family]:
+    """The family that writes models of this architecture.
+
+    Where several do: the one whose `signature` the model has, else the one of that name.
+    """
+    writers = [n for n in names() if get(n).arch == model.family]
     if not writers:
         raise UnsupportedError(
-            f"the architecture {arch!r} has no Hugging Face form here",
+            f"the architecture {model.family!r} has no Hugging Face form here",
             expected=", ".join(sorted({get(n).arch for n in names()})),
             todo="requantize to GGUF instead: that needs no knowledge of the architecture",
         )
-    name = arch if arch in writers else writers[0]
+    for name in writers:
+        signature = get(name).signature
+        if signature and any(f".{signature}." in tensor for tensor in model.tensors):
+            return name, get(name)
+    plain = [n for n in writers if not get(n).signature]
+    name = model.family if model.family in plain else (plain or writers)[0]
     return name, get(name)

@@ -131,6 +131,14 @@ def _no_layer_sizes(_: Config, __: int) -> dict[str, int]:
     return {}
 
 
+def _any_config(_: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _always(_: Config) -> bool:
+    return True
+
+
 def every_layer(_: Config, __: int) -> bool:
     """A block that every layer has."""
     return True
@@ -175,9 +183,11 @@ class Block:
     Attributes:
         names: Hugging Face module → GGUF tensor, both with weight and bias.
         tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
-        more_names: Config → further modules by both names, of layers beside the model's.
+        more_names: Config → further modules and tensors by both names, of layers beside the
+            model's.
         shapes: Shape of each GGUF part, in the sizes of `Config.sizes` and of `sizes` here.
         where: Whether a layer has this block.
+        present: Whether a model has it at all; else its sizes and keys are not asked for.
         sizes: Config → further sizes by their symbols.
         forms: GGUF part → how its values are changed.
         metadata: Architecture and config → keys of the GGUF.
@@ -193,6 +203,7 @@ class Block:
     more_names: Callable[[Config], dict[str, str]] = _no_names
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
     where: Callable[[Config, int], bool] = every_layer
+    present: Callable[[Config], bool] = _always
     sizes: Callable[[Config], dict[str, int]] = _no_sizes
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
     metadata: Callable[[str, Config], Metadata] = _no_keys
@@ -209,8 +220,10 @@ class Family:
 
     Attributes:
         arch: GGUF architecture name.
+        signature: GGUF part that tells its models from others of its `arch`; "" for none.
         summary: What it is, in a line.
         architectures: Class names in config.json that mean this family.
+        suits: Whether a config.json of these classes is this family's, where others have them too.
         metadata: Config → the `{arch}.*` keys.
         names: Hugging Face module → GGUF tensor; with those of the blocks.
         tensors: Hugging Face tensor → GGUF tensor, of those that are named in another way.
@@ -242,8 +255,10 @@ class Family:
     """
 
     arch: str
+    signature: str = ""
     summary: str = ""
     architectures: tuple[str, ...]
+    suits: Callable[[Mapping[str, Any]], bool] = _any_config
     metadata: Callable[[Config], Metadata]
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
     tensors: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -291,11 +306,15 @@ class Family:
             gguf_name: The tensor's name with `{}` for the layer.
         """
         blocks = [b for b in self.blocks if gguf_name in (*b.names.values(), *b.tensors.values())]
-        return not blocks or any(b.where(c, layer) for b in blocks)
+        return not blocks or any(b.present(c) and b.where(c, layer) for b in blocks)
+
+    def blocks_of(self, c: Config) -> tuple[Block, ...]:
+        """The blocks that a model with this config has."""
+        return tuple(b for b in self.blocks if b.present(c))
 
     def all_sizes(self, c: Config, layer: int | None = None) -> dict[str, int]:
         """Sizes by the symbols of shapes: those of every family, of the blocks, of a layer."""
         sizes = c.sizes
-        for part in (*self.blocks, self):
+        for part in (*self.blocks_of(c), self):
             sizes |= part.sizes(c)
         return sizes if layer is None else sizes | self.layer_sizes(c, layer)

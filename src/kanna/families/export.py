@@ -13,7 +13,7 @@ from kanna.errors import SourceError, UnsupportedError
 from kanna.families._bounds import check_stored
 from kanna.families._config import Config
 from kanna.families._places import part_of, places, split
-from kanna.families._registry import family_of_arch
+from kanna.families._registry import family_of_model
 from kanna.families._stored_rope import scaling, short
 from kanna.families.base import Family
 from kanna.families.views import HeadRows, Renamed, Shifted
@@ -36,7 +36,7 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     Raises:
         UnsupportedError: An architecture, tensor or tokenizer has no Hugging Face form.
     """
-    _, family = family_of_arch(model.family)
+    _, family = family_of_model(model)
     config = hf_config(model)
     if not model.config:  # of a GGUF: its metadata is all there is to build on
         check_stored(model)
@@ -44,7 +44,7 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     given = Config(config, family.defaults)
     for gguf_name, name in hf_names(model).items():
         tensors[name] = _hf_view(model, name, gguf_name, model.tensors[gguf_name], given)
-    for block in family.blocks:
+    for block in family.blocks_of(given):
         if block.regrouping is not None:
             tensors = block.regrouping.spread(tensors, given)
     files = side_files(model)
@@ -66,7 +66,7 @@ def side_files(model: Model) -> dict[str, bytes]:
 
 def hf_names(model: Model) -> dict[str, str]:
     """Hugging Face's name of every tensor that has one, by its GGUF name."""
-    _, family = family_of_arch(model.family)
+    _, family = family_of_model(model)
     where = places(family, Config(hf_config(model), family.defaults))
     modules = {gguf_name: hf_name for hf_name, gguf_name in where.modules.items()}
     tensors = {gguf_name: hf_name for hf_name, gguf_name in where.tensors.items()}
@@ -101,7 +101,7 @@ def hf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
 
 def gguf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
     """`tensor`, in the row order of Hugging Face, as GGUF stores the matrix `gguf_name`."""
-    _, family = family_of_arch(model.family)
+    _, family = family_of_model(model)
     if (form := family.forms.get(part_of(gguf_name))) is not None:
         return form.to_gguf(gguf_name, tensor, Config(hf_config(model), family.defaults))
     if _interleaves(family, gguf_name):
@@ -117,7 +117,7 @@ def _hf_view(
     model: Model, name: str, gguf_name: str, tensor: Tensor, given: Config | None = None
 ) -> Tensor:
     """`tensor`, stored as `gguf_name` is in GGUF, as Hugging Face stores it."""
-    _, family = family_of_arch(model.family)
+    _, family = family_of_model(model)
     if (form := family.forms.get(part_of(gguf_name))) is not None:
         return form.to_hf(name, tensor, given or Config(hf_config(model), family.defaults))
     if _interleaves(family, gguf_name):
@@ -129,7 +129,7 @@ def _hf_view(
 
 def hf_config(model: Model) -> dict[str, Any]:
     """config.json in the spelling that transformers 4 and 5 both read. Raises as `to_hf` does."""
-    _, family = family_of_arch(model.family)
+    _, family = family_of_model(model)
     meta = model.meta
 
     def need(key: str) -> Any:
@@ -153,7 +153,6 @@ def hf_config(model: Model) -> dict[str, Any]:
         "model_type": family.model_type,
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": _first(model, "feed_forward_length"),
         "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(model) or heads,
@@ -164,6 +163,8 @@ def hf_config(model: Model) -> dict[str, Any]:
         ),
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
+    if feed := _first(model, "feed_forward_length"):
+        config["intermediate_size"] = feed
     if length := model.whole("{arch}.attention.key_length", 0):
         config["head_dim"] = length
     if (activation := family.fixed.get("hidden_act")) is not None:
@@ -184,11 +185,11 @@ def hf_config(model: Model) -> dict[str, Any]:
 
 
 def _first(model: Model, key: str) -> int:
-    """A size of the first layer, of which families know how the others differ."""
+    """A size of the first layer, of which families know how the others differ; 0: none is given."""
     value = model.meta(f"{{arch}}.{key}")
     if isinstance(value, np.ndarray | list) and len(value):
         return int(value[0])
-    return model.whole(f"{{arch}}.{key}", least=1)
+    return model.whole(f"{{arch}}.{key}", 0)
 
 
 def _kv_heads(model: Model) -> int:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanna.families._config import Config
 from kanna.families.stacked import Picked
-from kanna.families.views import Mapped, PickedColumns, Renamed
+from kanna.families.views import Mapped, PickedColumns, Refolded, Renamed
 from kanna.model import F32, Tensor
 
 Order = Callable[[Config], NDArray[np.int64]]
 """Which row (or column) of Hugging Face's tensor each one of GGUF's is."""
+
+
+def _one(_: Config) -> int:
+    return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,51 @@ class Same:
 
 
 @dataclass(frozen=True, slots=True)
+class OneRow:
+    """A matrix of one row, which is a vector in GGUF."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the matrix."""
+        return (1, *shape)
+
+    def to_gguf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """The row alone."""
+        return Renamed(name, tensor, tensor.shape[1:])
+
+    def to_hf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """As a matrix."""
+        return Renamed(name, tensor, (1, *tensor.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class AsMatrix:
+    """A vector, which is a matrix in GGUF.
+
+    Attributes:
+        columns: Values in a row of the matrix.
+        there: Changes the values on the way to GGUF.
+        back: Changes them on the way back.
+    """
+
+    columns: Callable[[Config], int] = _one
+    there: Callable[[F32], F32] | None = None
+    back: Callable[[F32], F32] | None = None
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The length of the vector."""
+        return (prod(shape),)
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """In rows."""
+        columns = self.columns(c)
+        return Refolded(name, tensor, (tensor.shape[0] // columns, columns), self.there)
+
+    def to_hf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """As a vector."""
+        return Refolded(name, tensor, (prod(tensor.shape),), self.back)
+
+
+@dataclass(frozen=True, slots=True)
 class DepthwiseConvolution:
     """A convolution over time, [channels, 1, kernel] in torch and [channels, kernel] in GGUF.
 
@@ -45,16 +95,20 @@ class DepthwiseConvolution:
     order: Order | None = None
 
     def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in torch."""
-        return (shape[0], 1, shape[1])
+        """The shape in torch; a bias has the same in both."""
+        return shape if len(shape) == 1 else (shape[0], 1, shape[1])
 
     def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
         """Without the axis of one."""
+        if len(tensor.shape) == 1:
+            return Renamed(name, tensor)
         flat = Renamed(name, tensor, (tensor.shape[0], tensor.shape[-1]))
         return flat if self.order is None else Picked(name, flat, flat.shape, self.order(c))
 
     def to_hf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
         """With it."""
+        if len(tensor.shape) == 1:
+            return Renamed(name, tensor)
         if self.order is not None:
             tensor = Picked(name, tensor, tensor.shape, np.argsort(self.order(c)))
         return Renamed(name, tensor, (tensor.shape[0], 1, tensor.shape[1]))

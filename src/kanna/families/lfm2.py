@@ -27,24 +27,56 @@ def feed_forward(c: Config) -> int:
 
 
 def metadata(c: Config) -> Metadata:
-    """The `lfm2.*` keys: key-value heads are 0 in layers without attention."""
+    """The `lfm2.*` keys."""
+    return keys(ARCH, c) | {f"{ARCH}.feed_forward_length": u32(feed_forward(c))}
+
+
+def keys(arch: str, c: Config) -> Metadata:
+    """Those that models with experts have too: key-value heads are 0 where nothing attends."""
     heads = [c.kv_heads if is_attention(c, layer) else 0 for layer in range(c.layers)]
-    return common(ARCH, c, epsilon="norm_eps", head_dim=False) | {
-        f"{ARCH}.feed_forward_length": u32(feed_forward(c)),
-        f"{ARCH}.attention.head_count_kv": array(heads, ValueType.I32),
-        f"{ARCH}.vocab_size": u32(c.vocab),
+    return common(arch, c, epsilon="norm_eps", head_dim=False) | {
+        f"{arch}.attention.head_count_kv": array(heads, ValueType.I32),
+        f"{arch}.vocab_size": u32(c.vocab),
     }
 
 
 def to_config(model: Model) -> dict[str, Any]:
     """Config keys of LFM2, back from the metadata."""
+    return layers_to_config(model) | {"block_auto_adjust_ff_dim": False}
+
+
+def layers_to_config(model: Model) -> dict[str, Any]:
+    """Those that models with experts have too."""
     heads = list(model.meta("{arch}.attention.head_count_kv"))
     return {
         "norm_eps": short(model.meta("{arch}.attention.layer_norm_rms_epsilon")),
-        "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention" if n else "conv" for n in heads],
     }
 
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.layers.{}.operator_norm": "blk.{}.attn_norm",
+    "model.layers.{}.ffn_norm": "blk.{}.ffn_norm",
+    "model.embedding_norm": "token_embd_norm",
+    "lm_head": "output",
+}
+FEED_FORWARD = {
+    "model.layers.{}.feed_forward.w1": "blk.{}.ffn_gate",
+    "model.layers.{}.feed_forward.w3": "blk.{}.ffn_up",
+    "model.layers.{}.feed_forward.w2": "blk.{}.ffn_down",
+}
+ATTENTION = Block(
+    names={
+        "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
+        "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
+        "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
+        "model.layers.{}.self_attn.out_proj": "blk.{}.attn_output",
+        "model.layers.{}.self_attn.q_layernorm": "blk.{}.attn_q_norm",
+        "model.layers.{}.self_attn.k_layernorm": "blk.{}.attn_k_norm",
+    },
+    where=is_attention,
+)
 
 FAMILY = Family(
     arch=ARCH,
@@ -52,28 +84,9 @@ FAMILY = Family(
     architectures=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
     model_type="lfm2",
     metadata=metadata,
-    names={
-        "model.embed_tokens": "token_embd",
-        "model.layers.{}.operator_norm": "blk.{}.attn_norm",
-        "model.layers.{}.ffn_norm": "blk.{}.ffn_norm",
-        "model.layers.{}.feed_forward.w1": "blk.{}.ffn_gate",
-        "model.layers.{}.feed_forward.w3": "blk.{}.ffn_up",
-        "model.layers.{}.feed_forward.w2": "blk.{}.ffn_down",
-        "model.embedding_norm": "token_embd_norm",
-        "lm_head": "output",
-    },
+    names=NAMES | FEED_FORWARD,
     blocks=(
-        Block(
-            names={
-                "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
-                "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
-                "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
-                "model.layers.{}.self_attn.out_proj": "blk.{}.attn_output",
-                "model.layers.{}.self_attn.q_layernorm": "blk.{}.attn_q_norm",
-                "model.layers.{}.self_attn.k_layernorm": "blk.{}.attn_k_norm",
-            },
-            where=is_attention,
-        ),
+        ATTENTION,
         SHORT_CONVOLUTION,
     ),
     shapes={"token_embd_norm": ("hidden",)},

@@ -32,14 +32,19 @@ NORMS = {
 ATTENTION_LAYER = ATTENTION | QK_NORMS
 
 
-def metadata(c: Config) -> Metadata:
-    """The `qwen35.*` keys."""
+def metadata(c: Config, arch: str = ARCH) -> Metadata:
+    """The keys of `arch`."""
     sections = c.rope().params.get("mrope_section", list(SECTIONS))
     parts = read(sections, listed(whole()), "mrope_section", "config.json")
-    return common(ARCH, c, head_dim=True) | {
-        f"{ARCH}.rope.dimension_sections": array([*parts, 0], ValueType.I32),
-        f"{ARCH}.rope.dimension_count": u32(int(c.head_dim * c.rotary_part())),
+    return common(arch, c, head_dim=True) | {
+        f"{arch}.rope.dimension_sections": array([*parts, 0], ValueType.I32),
+        f"{arch}.rope.dimension_count": u32(int(c.head_dim * c.rotary_part())),
     }
+
+
+def sizes(c: Config) -> dict[str, int]:
+    """Queries and their gates."""
+    return {"2q": 2 * c.heads * c.head_dim}
 
 
 def checks(c: Config) -> list[Problem]:
@@ -103,6 +108,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "mlp_only_layers": ([],),
 }
 READS = frozenset({"partial_rotary_factor", "mamba_ssm_dtype", "mtp_use_dedicated_embeddings"})
+ROPE_READS = frozenset({"mrope_section", "mrope_interleaved"})
 SKIPPED = (r"(model\.)?visual\..*",)
 
 FAMILY = Family(
@@ -118,12 +124,12 @@ FAMILY = Family(
         DELTA_NET,
         next_tokens(NORMS | ATTENTION_LAYER | FEED_FORWARD),
     ),
-    sizes=lambda c: {"2q": 2 * c.heads * c.head_dim},
+    sizes=sizes,
     defaults=DEFAULTS,
     fixed=FIXED,
     reads=READS,
     rope_types=frozenset({"default"}),
-    rope_reads=frozenset({"mrope_section", "mrope_interleaved"}),
+    rope_reads=ROPE_READS,
     norm_offset=1.0,
     skipped=SKIPPED,
     checks=checks,

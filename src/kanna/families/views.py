@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from kanna.model import F32, U8, Tensor
+from kanna.model import F32, U8, Tensor, num_rows
 
 
 @dataclass(slots=True)
@@ -176,6 +176,34 @@ class Mapped:
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32 [stop - start, columns]."""
         return self.change(self.inner.rows(start, stop))
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
+        return None
+
+
+@dataclass(slots=True)
+class Refolded:
+    """The values of a vector, or of a matrix back as one, in rows of another length.
+
+    All of them are read at once: for what has a value per head or per channel.
+    """
+
+    name: str
+    inner: Tensor
+    shape: tuple[int, ...]
+    change: Callable[[F32], F32] | None = None
+    dtype: str = "f32"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return 4 * prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        values = self.inner.rows(0, num_rows(self.inner)).reshape(-1, self.shape[-1])[start:stop]
+        return values if self.change is None else self.change(values)
 
     def raw(self, start: int, stop: int) -> U8 | None:
         """Rows [start, stop) as stored, or None where they must be computed."""

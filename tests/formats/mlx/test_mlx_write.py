@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import tiny_models
+from helpers import tiny_models, tiny_recipe
 from helpers.same_bytes import differences
 
 from kanna import convert, runtimes
@@ -187,7 +187,7 @@ def test_rows_that_no_group_divides_stay_floats_and_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hf").mkdir()
-    odd = tiny_models.Recipe(
+    odd = tiny_recipe.Recipe(
         "llama", "LlamaForCausalLM", "LlamaConfig", {"hidden_size": 224, "intermediate_size": 488}
     )
     monkeypatch.setitem(tiny_models.RECIPES, "odd", odd)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import in_process, tiny_models
+from helpers import in_process, tiny_models, tiny_recipe
 from helpers.onnx_logits import logits
 
 import kanna
@@ -19,7 +19,7 @@ from kanna.formats.onnx import build
 LIMIT = 5e-5
 """Largest difference of logits, in their standard deviations; 1e-5 was measured."""
 
-HALF_WINDOWED = tiny_models.Recipe(
+HALF_WINDOWED = tiny_recipe.Recipe(
     "qwen2",
     "Qwen2ForCausalLM",
     "Qwen2Config",

@@ -50,15 +50,23 @@ REFUSED = {
     "exaone4": _NO_BUILDER,
     "gemma4": _UNPROVED,
     "granite": _UNPROVED,
-    "hunyuan-dense": _NO_BUILDER,
+    "granite4": _UNPROVED,
+    "granitehybrid": _UNPROVED,
+    "granitemoe": _NO_BUILDER,
+    "hunyuan": _NO_BUILDER,
     "lfm2": _UNPROVED,
-    "mistral3": _UNPROVED,
+    "lfm2moe": _UNPROVED,
+    "ministral3": _UNPROVED,
+    "mixtral": _NO_BUILDER,
     "olmo2": _NO_BUILDER,
+    "olmoe": _NO_BUILDER,
+    "qwen2moe": _NO_BUILDER,
     "qwen35": _UNPROVED,
+    "qwen35moe": _UNPROVED,
     "qwen3moe": _NO_BUILDER,
     "smollm3": _UNPROVED,
 }
-"""GGUF architectures that have no graph here, and why."""
+"""Families that have no graph here, and why."""
 
 
 def preflight(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

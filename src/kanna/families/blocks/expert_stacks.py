@@ -1,0 +1,137 @@
+"""How checkpoints hold the experts of a layer, and the way to GGUF's stacks and back.
+
+Checkpoints hold a matrix per expert, or all of a layer in one tensor with gate above up; GGUF holds
+one stack [experts, rows, columns] for each of gate, up and down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kanna.families._config import Config
+from kanna.families.stacked import Stacked, one_of, part_of_each
+from kanna.families.views import Renamed
+from kanna.model import Tensor
+
+KINDS = ("gate", "up", "down")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelling:
+    """How checkpoints of a family name what a layer's experts are made of, inside the layer.
+
+    Attributes:
+        each: Names of one expert's gate, up and down; `{expert}` is its number.
+        gate_up: Name of the tensor with all gates and ups.
+        down: Name of the tensor with all downs.
+        router: Module of the router.
+        fused: Models are published with the tensors of all experts, not with a matrix per expert.
+    """
+
+    each: Mapping[str, str]
+    gate_up: str = "mlp.experts.gate_up_proj"
+    down: str = "mlp.experts.down_proj"
+    router: str = "mlp.gate"
+    fused: bool = False
+
+    def stack(self, kind: str) -> str:
+        """Name of the stack of one kind, between the two forms."""
+        if kind == "down":
+            return self.down
+        before, dot, last = self.gate_up.rpartition(".")
+        return f"{before}{dot}{kind}_of_{last}"
+
+
+_EACH = "mlp.experts.{expert}"
+QWEN = Spelling(each={kind: f"{_EACH}.{kind}_proj.weight" for kind in KINDS})
+
+
+class Stacks:
+    """Stacks of gate, up and down, from a matrix per expert or from one tensor per layer.
+
+    Args:
+        spelling: What checkpoints call them.
+        count: Key of config.json with how many experts there are.
+    """
+
+    def __init__(self, spelling: Spelling, count: str) -> None:
+        self.spelling, self.count = spelling, count
+        self._each = {kind: _pattern(name) for kind, name in spelling.each.items()}
+        self._fused = _pattern(spelling.gate_up)
+        self._stacks = {kind: _pattern(spelling.stack(kind)) for kind in KINDS}
+
+    def gather(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
+        """Stacks in place of what they are made of; one that is not whole is left out."""
+        out: dict[str, Tensor] = {}
+        single: dict[str, dict[int, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, match = _first(self._each, name)
+            if match is not None:
+                stack = match["layer"] + self.spelling.stack(kind)
+                single.setdefault(stack, {})[int(match["expert"])] = tensor
+            elif (match := self._fused.fullmatch(name)) and len(tensor.shape) == 3:
+                half = tensor.shape[1] // 2
+                for number, kind in enumerate(("gate", "up")):
+                    stack = match["layer"] + self.spelling.stack(kind)
+                    out[stack] = part_of_each(stack, tensor, number * half, half)
+            else:
+                out[name] = tensor
+        experts = c.count(self.count)
+        for stack, parts in single.items():
+            whole = len(parts) == experts and max(parts) == experts - 1
+            if whole and len({tuple(part.shape) for part in parts.values()}) == 1:
+                out[stack] = Stacked(stack, [parts[i] for i in range(experts)])
+        return out
+
+    def spread(self, tensors: Mapping[str, Tensor], _: Config) -> dict[str, Tensor]:
+        """As models are published: a matrix per expert, or gates and ups in one tensor."""
+        out: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            kind, match = _first(self._stacks, name)
+            if match is None:
+                out[name] = tensor
+            elif not self.spelling.fused:
+                for index in range(tensor.shape[0]):
+                    each = self._name(kind, match["layer"], index)
+                    out[each] = one_of(each, tensor, index)
+            elif kind == "down":
+                out[name] = tensor
+            elif kind == "gate":
+                fused = match["layer"] + self.spelling.gate_up
+                up = tensors[match["layer"] + self.spelling.stack("up")]
+                out[fused] = _above(fused, tensor, up)
+        return out
+
+    def pieces(self, name: str, c: Config) -> list[str]:
+        """Names of one stack's matrices."""
+        kind, match = _first(self._stacks, name)
+        if match is None:
+            return [name]
+        if self.spelling.fused:
+            whole = self.spelling.down if kind == "down" else self.spelling.gate_up
+            return [match["layer"] + whole]
+        return [self._name(kind, match["layer"], i) for i in range(c.count(self.count))]
+
+    def _name(self, kind: str, layer: str, index: int) -> str:
+        return layer + self.spelling.each[kind].replace("{expert}", str(index))
+
+
+def _above(name: str, gates: Tensor, ups: Tensor) -> Tensor:
+    """Stacks [experts, rows, columns] as one [experts, 2 rows, columns], gates above ups."""
+    experts, rows, columns = gates.shape
+    parts = [one_of(name, stack, i) for i in range(experts) for stack in (gates, ups)]
+    return Renamed(name, Stacked(name, parts), (experts, 2 * rows, columns))
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """A full match of a name inside any layer, those beside the model's (`mtp.layers`) included."""
+    inside = re.escape(name).replace(r"\{expert\}", r"(?P<expert>\d+)")
+    return re.compile(r"(?P<layer>(?:model|mtp)\.layers\.\d+\.)" + inside)
+
+
+def _first(patterns: Mapping[str, re.Pattern[str]], name: str) -> tuple[str, re.Match[str] | None]:
+    """The kind whose pattern a name is, and the match."""
+    matches = ((kind, p.fullmatch(name)) for kind, p in patterns.items())
+    return next(((kind, match) for kind, match in matches if match), ("", None))
