@@ -20,7 +20,7 @@ from helpers.tiny_recipe import Recipe
 from kanna import encodings, families
 from kanna.formats import gguf
 from kanna.model import Model, columns
-from kanna.plan import TensorPlan
+from kanna.plan import TensorPlan, roles
 from kanna.sources import open_source
 
 needs.llama_cpp()
@@ -41,7 +41,7 @@ def write(model: Model, path: Path, encoding: str) -> Path:
     """Every matrix in one encoding, vectors in f32."""
     plans = []
     for name, tensor in model.tensors.items():
-        matrix = len(tensor.shape) > 1 and columns(tensor) % 32 == 0
+        matrix = roles.quantizable(tensor) and columns(tensor) % 32 == 0
         plans.append(
             TensorPlan(
                 name=name, tensor=tensor, encoding=encodings.get(encoding if matrix else "f32")
