@@ -11,6 +11,7 @@ from kanna import families
 from kanna.calibration import network as calibration
 from kanna.formats.mlx import write as mlx
 from kanna.formats.onnx import build as onnx
+from kanna.formats.onnx import encoder
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 PAGES = PAGE.parent / "families"
@@ -30,17 +31,29 @@ def table() -> str:
     ]
     for name in families.names():
         family = families.get(name)
-        marks = " | ".join("no" if name in refused else "yes" for refused in REFUSALS.values())
+        refused = refusals(name)
+        marks = " | ".join("no" if what in refused else "yes" for what in REFUSALS)
         lines.append(
             f"| [{name}](families/{name}.md) | {family.summary} | `{family.arch}` | yes | {marks} |"
         )
     return "\n".join([*lines, ""])
 
 
+def refusals(name: str) -> dict[str, str]:
+    """What a family is not written as, and why."""
+    family = families.get(name)
+    if not family.encodes:
+        return {what: refused[name] for what, refused in REFUSALS.items() if name in refused}
+    exported = any(cls in encoder.ARCHITECTURES for cls in family.architectures)
+    both = "both are of models that predict tokens"
+    why = {} if exported else {"no ONNX": "its graph was not proved here yet"}
+    return why | {"no MLX": both, "no calibration": both}
+
+
 def own_page(name: str, text: str) -> str:
     """The page of a family, whose last rows say what it is not written as, and why."""
     kept = [line for line in text.splitlines() if not line.startswith("| no ")]
-    refused = [f"| {what} | {r[name]} |" for what, r in REFUSALS.items() if name in r]
+    refused = [f"| {what} | {why} |" for what, why in refusals(name).items()]
     return "\n".join([*kept, *refused, ""])
 
 

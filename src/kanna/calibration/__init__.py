@@ -120,9 +120,13 @@ def calibrate(
     if tokens < WINDOW:
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
     opened = open_source(
-        source, revision=revision, offline=offline, preflight=families.load_model, progress=progress
+        source,
+        revision=revision,
+        offline=offline,
+        preflight=families.load_decoder,
+        progress=progress,
     )
-    model = families.load_model(opened)
+    model = families.load_decoder(opened)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise OutputError(

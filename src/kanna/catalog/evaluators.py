@@ -24,7 +24,7 @@ _SUMMARIES = {
         "Energy of this machine's processors, from the counters that Linux exposes (RAPL); no "
         "estimate"
     ),
-    "embeddings": "The checks of an encoder: its vectors against the source's",
+    "embeddings": "The checks of an encoder's ONNX folder: its vectors against the source's",
     "independent": "The reference itself, checked against an independent implementation",
     "parity": (
         "Logits of a file against the source in float32, on a short and on a long prompt, "
@@ -47,6 +47,8 @@ _SUMMARIES = {
         "The tokenizer's metadata is carried over, and ids in the runtime equal those of the "
         "source's own tokenizer"
     ),
+    "vectors": "The checks of a GGUF that makes vectors: ids, and cosines with the source's own",
+    "words": "The tokenizer of a model that makes vectors, as far as llama.cpp can be like it",
 }
 # Of these names `kanna` itself has the functions.
 bench, evaluate, verify = (

@@ -30,7 +30,7 @@ def _find() -> Iterator[Component]:
         "encoder",
         encoder,
         "is_encoder",
-        summary="Encoders: models that turn text into one vector",
+        summary="Encoders as ONNX graphs: models that turn text into one vector",
         extra=build.EXTRA,
         facts={"architectures": encoder.ARCHITECTURES},
     )

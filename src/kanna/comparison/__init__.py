@@ -89,7 +89,11 @@ def compare(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out} is a file", expected="a folder, which is made when it is absent")
     opened = open_source(
-        source, revision=revision, offline=offline, preflight=families.load_model, progress=progress
+        source,
+        revision=revision,
+        offline=offline,
+        preflight=families.load_decoder,
+        progress=progress,
     )
     if text is not None:
         read_text(text)  # raises UsageError before anything is written
@@ -100,7 +104,7 @@ def compare(
         sweep_for(folder)
         context = ComparisonContext(
             source=opened,
-            model=families.load_model(opened),
+            model=families.load_decoder(opened),
             cache=ResultCache(folder, opened.hashes(bar), ", ".join(versions(used).values())),
             text=text,
             extent=extent,

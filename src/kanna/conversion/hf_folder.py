@@ -58,7 +58,7 @@ def hf_folder(source: Source, model: Model) -> HFFolder:
         for k, v in source.config.items()
         if k not in _NOT_CARRIED and (v is not None or k not in made)
     }
-    config = made | own | {key: made[key] for key in _OF_TENSORS}
+    config = made | own | {key: made[key] for key in _OF_TENSORS if key in made}
     if not str((config["architectures"] or [""])[0]).endswith(("ForCausalLM", "LMHeadModel")):
         config["architectures"] = made["architectures"]
     return HFFolder(

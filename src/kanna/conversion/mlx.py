@@ -304,7 +304,7 @@ def _alike(stored: Encoding, wanted: Encoding) -> bool:
 
 def begin(source: Source, out: Path | None, request: ConversionRequest) -> MLXConversion:
     """Plan the conversion of a source."""
-    return MLXConversion(source, families.load_model(source), out, request)
+    return MLXConversion(source, families.load_decoder(source), out, request)
 
 
 CONVERSION = Converter(

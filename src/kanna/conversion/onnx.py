@@ -17,7 +17,7 @@ from kanna.conversion.nbits_sizes import NBitsSizes
 from kanna.conversion.onnx_derived import DerivedConversion
 from kanna.conversion.onnx_float import FloatConversion, sized_whole
 from kanna.errors import UsageError
-from kanna.families import load_model
+from kanna.families import load_decoder
 from kanna.formats.onnx import encoder
 from kanna.plan import Plan
 from kanna.plan import onnx as presets
@@ -40,7 +40,7 @@ def begin(source: Source, out: Path | None, request: ConversionRequest) -> Conve
     """The conversion that a preset, an encoding or a plan asks for."""
     if encoder.is_encoder(source.config):
         return EncoderConversion(source, out, request)
-    model = load_model(source)
+    model = load_decoder(source)
     if request.preset in DERIVED:
         return DerivedConversion(source, model, out, request)
     if request.encoding or request.plan or (request.preset or presets.DEFAULT) in presets.NBITS:

@@ -5,7 +5,7 @@ to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 """
 
 from kanna.families._bounds import check_stored
-from kanna.families._load import check, load_for_gguf, load_model, require_tokenizer
+from kanna.families._load import check, load_decoder, load_for_gguf, load_model, require_tokenizer
 from kanna.families._places import text_name
 from kanna.families._refusals import require
 from kanna.families._registry import family_of, get, names
@@ -35,6 +35,7 @@ __all__ = [
     "hf_config",
     "hf_names",
     "hf_view",
+    "load_decoder",
     "load_for_gguf",
     "load_model",
     "names",

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from kanna import tokenizer
 from kanna.errors import KannaError, SourceError, UnsupportedError
-from kanna.families import _accounting, _bounds, _rope_checks
+from kanna.families import _accounting, _bounds, _pooling, _rope_checks
 from kanna.families._config import Config
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
 from kanna.families.base import Family, Problem
+from kanna.formats.vectors import encodes
 from kanna.model import MetaValue, Model, ValueType, num_weights, string
 from kanna.tokenizer.files import side_files
 from kanna.tokenizer.repeated import repeated
@@ -37,13 +38,15 @@ def load_model(source: Source) -> Model:
     _bounds.check_config(family, config, source.tensors)
     problems = _config_problems(family, config)
     tensors, tensor_problems = map_tensors(source, family, config)
-    problems += tensor_problems
+    pooling, pooling_problems = _pooling.pooling_of(source, family, config)
+    problems += tensor_problems + pooling_problems
     _raise_fatal(problems)
     shaped = {t.name: t for t in tensors}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors), family.arch)
     metadata |= family.metadata(config)
     for block in family.blocks_of(config):
         metadata |= block.metadata(family.arch, config)
+    metadata |= _pooling.metadata(family, pooling)
     tokens = tokenizer.load(source, rows=config.vocab, surplus=family.surplus)
     metadata |= tokens.metadata
     name, tokenizer_notes = tokens.adapt(str(metadata["general.name"].value))
@@ -55,7 +58,7 @@ def load_model(source: Source) -> Model:
         metadata=metadata,
         config=dict(source.config),
         notes=[*source.notes, *(_sentence(p) for p in problems), *notes],
-        side_files=side_files(source.files),
+        side_files=side_files(source.files) | _pooling.side_files(source.files),
         tokenizer_refusal=tokens.refusal,
         tokenizer_notes=tokenizer_notes,
     )
@@ -65,6 +68,23 @@ def load_for_gguf(source: Source) -> Model:
     """As `load_model`; raises UnsupportedError for a tokenizer that llama.cpp cannot have."""
     model = load_model(source)
     require_tokenizer(model)
+    return model
+
+
+def load_decoder(source: Source) -> Model:
+    """As `load_model`, of a model that predicts tokens.
+
+    Raises:
+        UnsupportedError: It is an encoder, whose outputs no text is generated from.
+    """
+    model = load_model(source)
+    if encodes(model):
+        raise UnsupportedError(
+            f"{source.given} is an encoder ({model.family}): it makes vectors, no text",
+            expected="a model that generates text",
+            todo="encoders are converted to GGUF (--preset Q8_0) and to ONNX (--preset onnx:int8), "
+            "and proved by their vectors: kanna convert SRC -o FILE --verify",
+        )
     return model
 
 
@@ -86,6 +106,7 @@ def check(source: Source) -> list[Problem]:
         config = Config(source.config, family.defaults)
         _bounds.check_config(family, config, source.tensors)
         problems = _config_problems(family, config) + map_tensors(source, family, config)[1]
+        problems += _pooling.pooling_of(source, family, config)[1]
     except KannaError as error:
         return [Problem(error.found, error.expected, error.todo)]
     try:
@@ -123,7 +144,7 @@ def _config_problems(family: Family, c: Config) -> list[Problem]:
             )
         )
     problems += _accounting.problems(family, c) + _rope_checks.problems(family, c)
-    if c.head_dim % 2 or c.heads % c.kv_heads:
+    if (family.rope_types and c.head_dim % 2) or c.heads % c.kv_heads:
         problems.append(
             Problem(
                 f"{c.heads} heads of {c.head_dim} with {c.kv_heads} key-value heads",

@@ -52,7 +52,7 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
         form = _form(family, gguf_name)
         shape = form.hf_shape(shape) if form else shape
         if tuple(tensor.shape) != shape:
-            problems.append(wrong.misshapen(name, tuple(tensor.shape), shape))
+            problems.append(wrong.misshapen(name, gguf_name, tuple(tensor.shape), shape))
             continue
         if not _has_values(tensor.dtype):
             problems.append(wrong.no_floats(name, tensor.dtype))
@@ -79,7 +79,7 @@ def _own_tensors(
         if any(re.fullmatch(p, hf_name) for p in family.skipped):
             skipped += 1
             continue
-        name = text_name(hf_name)
+        name = family.respell(text_name(hf_name))
         if name.rpartition(".")[0] in unused:
             continue
         if not any(re.fullmatch(p, name) for p in IGNORED):

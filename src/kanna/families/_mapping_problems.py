@@ -32,9 +32,11 @@ def no_floats(name: str, dtype: str) -> Problem:
     )
 
 
-def misshapen(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> Problem:
+def misshapen(
+    name: str, gguf_name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> Problem:
     """A tensor of another shape than the config gives it."""
-    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+    if gguf_name in ("token_embd.weight", "output.weight"):
         rows = shape[0] if shape else 0
         return Problem(
             f"{name} has {rows} rows, config.json says vocab_size {expected[0]}",

@@ -43,8 +43,10 @@ def problems(family: Family, config: Config) -> list[Problem]:
         family: The family of the model.
         config: Its config.
     """
-    rope = config.rope()
     kinds = family.rope_types
+    if not kinds:
+        return []
+    rope = config.rope()
     sliding = config.rope("sliding_attention") if family.sliding else None
     unknown = {r.kind for r in (rope, sliding) if r is not None} - kinds
     if unknown:

@@ -139,6 +139,14 @@ def _always(_: Config) -> bool:
     return True
 
 
+def _never(_: Config) -> bool:
+    return False
+
+
+def _as_it_is(name: str) -> str:
+    return name
+
+
 def every_layer(_: Config, __: int) -> bool:
     """A block that every layer has."""
     return True
@@ -234,7 +242,7 @@ class Family:
         shapes: Differences from SHAPES.
         defaults: What transformers assumes when the config is silent.
         fixed: Config key → the values stock llama.cpp computes; any other is refused.
-        rope_types: Rotary scalings this family may use.
+        rope_types: Rotary scalings this family may use; none: it has no rotary embedding.
         rope_reads: Parameters of the rotary embedding that this family alone reads.
         rotate_half: Q and k rows are stored half by half and go to llama.cpp interleaved.
         norm_offset: Added to every norm weight.
@@ -252,6 +260,12 @@ class Family:
         model_type: What config.json calls it.
         model_types: What it calls models that hold this one as their text part.
         to_config: Model → config keys of this family alone, for the way back to Hugging Face.
+        encodes: Whether it turns a text into a vector, and predicts no token.
+        ranks: Config → whether a head turns a question and a text into one score.
+        steps: Kinds of steps that may follow pooling in this family, as sentence-transformers calls
+            them.
+        respell: Name of a tensor in a checkpoint → as `names` and `tensors` spell it.
+        whole_config: Model → config.json, where it is not that of a decoder; None: it is.
     """
 
     arch: str
@@ -286,6 +300,11 @@ class Family:
     model_type: str
     model_types: tuple[str, ...] = ()
     to_config: Callable[[Model], dict[str, Any]] = _no_config
+    encodes: bool = False
+    ranks: Callable[[Config], bool] = _never
+    steps: frozenset[str] = frozenset()
+    respell: Callable[[str], str] = _as_it_is
+    whole_config: Callable[[Model], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         """Merge what the blocks bring; what the family says itself goes before."""

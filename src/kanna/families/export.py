@@ -10,6 +10,7 @@ import numpy as np
 
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
+from kanna.families import _pooling
 from kanna.families._bounds import check_stored
 from kanna.families._config import Config
 from kanna.families._places import part_of, places, split
@@ -49,6 +50,8 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
             tensors = block.regrouping.spread(tensors, given)
     files = side_files(model)
     files.setdefault("generation_config.json", _json(_generation(model, config)))
+    if not model.side_files:
+        files |= _pooling.to_hf(model)
     if card := _card(model):
         files["README.md"] = card
     return config, tensors, files
@@ -130,6 +133,12 @@ def _hf_view(
 def hf_config(model: Model) -> dict[str, Any]:
     """config.json in the spelling that transformers 4 and 5 both read. Raises as `to_hf` does."""
     _, family = family_of_model(model)
+    if family.whole_config is not None:
+        return family.whole_config(model)
+    return _decoder_config(model, family)
+
+
+def _decoder_config(model: Model, family: Family) -> dict[str, Any]:
     meta = model.meta
 
     def need(key: str) -> Any:

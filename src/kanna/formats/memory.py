@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kanna.formats import vectors
 from kanna.model import Model
 
 # llama.cpp computes prompts in batches of 512 tokens, rounds caches up to 256 and keeps them in
@@ -44,6 +45,8 @@ def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
 
     The sizes are llama.cpp's; those of other runtimes differ by what one step of 256 tokens takes.
     """
+    if vectors.encodes(model):
+        return 0
     layers = model.whole("{arch}.block_count", 0) - model.whole("{arch}.nextn_predict_layers", 0)
     layers = max(0, layers)
     heads = _per_layer(model.meta("{arch}.attention.head_count", 0), layers)
@@ -100,9 +103,12 @@ def _state_bytes(model: Model) -> int:
 def buffer_bytes(model: Model, context: int) -> int:
     """Bytes of llama.cpp's working buffers.
 
-    Logits and activations of one batch, and the attention mask.
+    Logits and activations of one batch, and the attention mask; of an encoder those of a whole
+    text, without logits.
     """
     hidden = model.whole("{arch}.embedding_length", 0)
+    if vectors.encodes(model):  # a text is read at once, and no token is predicted
+        return 4 * context * (3 * hidden + 2 * feed_forward(model) + context)
     batch = min(BATCH, context)
     return 4 * batch * (vocabulary(model) + 3 * hidden + 2 * feed_forward(model)) + 2 * batch * _up(
         context, CACHE_STEP

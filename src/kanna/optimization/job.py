@@ -165,10 +165,10 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         request.source,
         revision=request.revision,
         offline=request.offline,
-        preflight=families.load_model,
+        preflight=families.load_decoder,
         progress=context.progress,
     )
-    model = families.load_model(source)
+    model = families.load_decoder(source)
     request.check_budget()
     adapter = adapter_type(
         Workspace(source=source, model=model, folder=request.out, context=context)

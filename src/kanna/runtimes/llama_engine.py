@@ -14,6 +14,7 @@ import numpy as np
 
 from kanna import encodings
 from kanna.errors import FormatError, KannaError, UsageError
+from kanna.formats.gguf import purpose
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
@@ -115,6 +116,8 @@ class LlamaEngine:
             raise UsageError(f"{self.path} is closed")
         if self._ctx is not None and self._ctx_mode == mode and outputs <= self._outputs:
             return self._ctx
+        if not self._ctx_mode:  # the first context for text
+            purpose.require_text(self.path)
         self._free_context()
         params = self._lib.llama_context_default_params()
         params.n_ctx = self.context
@@ -430,8 +433,8 @@ class LlamaEngine:
         """Bytes by purpose as llama.cpp allocated them: weights, kv, compute, output."""
         self._use(self._ctx_mode or "generate", 1)
         total: dict[str, int] = {"weights": 0, "kv": 0, "compute": 0, "output": 0}
-        for _device, purpose, size in self._weights + self._buffers:
-            total[purpose] += size
+        for _device, use, size in self._weights + self._buffers:
+            total[use] += size
         return total
 
     @cached_property

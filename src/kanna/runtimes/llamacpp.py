@@ -11,6 +11,7 @@ from kanna import libllama
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats import gguf
+from kanna.formats.gguf import purpose
 from kanna.hardware.cpu import cpu
 from kanna.hardware.threads import choose_threads
 from kanna.runtimes._llama_log import LOG
@@ -162,10 +163,6 @@ class LlamaCppRuntime:
             mmap: Map the file; otherwise its tensors are read into memory of the process.
             adapters: LoRA adapters in GGUF with the scale of each; 1 is as trained.
         """
-        path = Path(path)
-        lib = library()
-        if not path.is_file():
-            raise FormatError(f"{path} is not a file", expected="a .gguf file")
         if context < 0 or 0 < context < _LEAST_CONTEXT:
             raise UsageError(
                 f"a context of {context} tokens",
@@ -173,7 +170,6 @@ class LlamaCppRuntime:
             )
         if cache not in CACHES:
             raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
-        check_header(path)
         options: dict[str, Any] = {
             "context": context,
             "threads": threads or choose_threads().count,
@@ -183,7 +179,19 @@ class LlamaCppRuntime:
             "mmap": mmap,
         }
         scales = {str(name): float(scale) for name, scale in (adapters or {}).items()}
+        return self._load(Path(path), options, scales, text=not vocab_only)
+
+    def _load(
+        self, path: Path, options: dict[str, Any], scales: dict[str, float], *, text: bool
+    ) -> LlamaEngine | IsolatedLlamaEngine:
+        """The engine; `text` refuses a file that generates none."""
+        lib = library()
+        if not path.is_file():
+            raise FormatError(f"{path} is not a file", expected="a .gguf file")
+        check_header(path)
         if not is_disposable():
+            if text:
+                purpose.require_text(path)
             return IsolatedLlamaEngine(self.name, self.title, path, {**options, "adapters": scales})
         from kanna.runtimes.llama_engine import LlamaEngine
 
@@ -210,7 +218,8 @@ class LlamaCppRuntime:
         self, path: str | Path, *, threads: int | None = None
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF for its vectors, of texts as long as it was trained on."""
-        return self.open(path, context=0, threads=threads)
+        options = {"context": 0, "threads": threads or choose_threads().count, "gpu_layers": None}
+        return self._load(Path(path), options, {}, text=False)
 
 
 def _better(used: libllama.Library, native: bool) -> str:

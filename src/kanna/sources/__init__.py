@@ -26,6 +26,7 @@ from kanna.formats.text_files import (
 from kanna.model import Tensor
 from kanna.sources import adapter, blobs, hub, hub_files, no_model, ollama, packages, references
 from kanna.sources.references import Reference
+from kanna.sources.sentence_modules import with_steps
 
 # Side files that decide what an artefact holds.
 _DECISIVE = (
@@ -228,7 +229,7 @@ def _file(path: Path, given: str) -> Source:
 
 
 def _folder(path: Path, given: str, name: str | None = None, revision: str | None = None) -> Source:
-    files = folder_files.files(path)
+    files = with_steps(path, folder_files.files(path))
     adapter.refuse(files, given)
     if "config.json" not in files:
         raise no_model.error(path, files)

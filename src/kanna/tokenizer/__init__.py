@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.model import MetaValue, ValueType, array, boolean, string
 from kanna.tokenizer import _special, files, templates
+from kanna.tokenizer._models import from_json
 from kanna.tokenizer._strip import runtime_name, strip_notes, stripping
 from kanna.tokenizer._to_hf import to_hf
-from kanna.tokenizer._vocab import Vocab, from_json
+from kanna.tokenizer._vocab import Vocab
 from kanna.tokenizer.fields import Fate, Parts, judge
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def _load(source: Source, rows: int | None, surplus: frozenset[str]) -> Read:
         entries[f"{KEY}.merges"] = array(vocab.merges, ValueType.STR)
     special, notes = _special.special_ids(vocab.tokens, config, _configs(source, generation))
     entries |= special
-    frame, more = _special.framing(tokenizer, config, entries, default_bos=vocab.model == "llama")
-    entries |= frame
+    frame, more = _special.framing(tokenizer, config, entries, model=vocab.model)
+    entries |= frame | vocab.keys
     if vocab.space_prefix is not None:
         entries[f"{KEY}.add_space_prefix"] = boolean(vocab.space_prefix)
     if suppressed := _suppressed(generation, len(vocab.tokens)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kanna.errors import UnsupportedError
 from kanna.model import MetaValue, ValueType, array, boolean, string, u32
 from kanna.tokenizer import templates as chat_templates
 from kanna.tokenizer.special_tokens import end_ids, ids_of, text_of
@@ -123,7 +124,7 @@ def framing(
     tokenizer: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
     ids: Mapping[str, MetaValue],
-    default_bos: bool,
+    model: str,
 ) -> tuple[dict[str, MetaValue], list[str]]:
     """add_bos_token and add_eos_token with the ids they add, and remarks.
 
@@ -133,11 +134,16 @@ def framing(
         tokenizer: The object in tokenizer.json; None where there is none.
         settings: The one in tokenizer_config.json.
         ids: Keys of special tokens that are known.
-        default_bos: Whether such a vocabulary begins texts with a token where nothing says so.
+        model: Kind of the vocabulary in a GGUF, see `_vocab.Vocab`.
+
+    Raises:
+        UnsupportedError: llama.cpp frames texts of this kind in another way.
     """
     bos, eos = settings.get("add_bos_token"), settings.get("add_eos_token")
     steps = list(_processors((tokenizer or {}).get("post_processor")))
     frame = next((f for f in map(_frame, steps) if f is not None), None)
+    if model in _SEPARATES:
+        return _separated(frame, ids), []
     if frame is not None:
         return _framed(frame, ids)
     if steps:
@@ -149,7 +155,7 @@ def framing(
     ):
         # without a post-processor nothing is added, whatever the config says
         bos, eos = False, False
-    bos = default_bos if bos is None else bos
+    bos = model == "llama" if bos is None else bos
     return _flags(bool(bos), bool(eos)), []
 
 
@@ -200,6 +206,29 @@ def _framed(
                 + ("llama.cpp takes the first for both" if name == "bos" else "llama.cpp adds that")
             )
     return entries, notes
+
+
+_SEPARATES = ("bert",)
+"""Kinds of vocabularies that end every text with their separator in llama.cpp."""
+
+
+def _separated(
+    frame: tuple[int | None, int | None] | None, ids: Mapping[str, MetaValue]
+) -> dict[str, MetaValue]:
+    """The keys of a frame that llama.cpp puts around every text, whatever the file says."""
+    first, last = frame or (None, None)
+    if first is None or last is None or min(first, last) < 0:
+        raise UnsupportedError(
+            "the post-processor does not put a token before a text and one after it",
+            expected="[CLS] text [SEP]: llama.cpp frames every text of a WordPiece vocabulary so",
+            todo="write an ONNX folder, which keeps the tokenizer as it is: --preset onnx:int8",
+        )
+    return {
+        f"{KEY}.bos_token_id": u32(first),
+        f"{KEY}.seperator_token_id": u32(last),
+        **_flags(True, False),
+        f"{KEY}.add_sep_token": boolean(True),
+    }
 
 
 def _flags(bos: bool, eos: bool) -> dict[str, MetaValue]:

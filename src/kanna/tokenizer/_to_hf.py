@@ -9,7 +9,7 @@ from typing import Any
 from kanna.errors import SourceError, UnsupportedError
 from kanna.model import MetaValue
 from kanna.sources.sentencepiece_merges import merges
-from kanna.tokenizer import _pre
+from kanna.tokenizer import _pre, _wordpiece
 from kanna.tokenizer._vocab import SPACE, Type
 
 KEY = "tokenizer.ggml"
@@ -36,10 +36,11 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
     tokens = list(tokens)
     types = [int(t) for t in meta("token_type", [Type.NORMAL] * len(tokens))]
     kind = meta("model")
+    implied = _wordpiece.IMPLIED if kind == _wordpiece.MODEL else {}
     special = {
         hf: tokens[i]
         for ours, hf in _TOKENS.items()
-        if 0 <= (i := int(meta(f"{ours}_token_id", -1))) < len(tokens)
+        if 0 <= (i := int(meta(f"{ours}_token_id", implied.get(ours, -1)))) < len(tokens)
     }
     if kind == "llama":
         tokenizer = _sentencepiece(
@@ -47,9 +48,13 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
         )
     elif kind == "gpt2":
         tokenizer = _byte_level(tokens, types, list(meta("merges", [])), str(meta("pre", "")))
+    elif kind == _wordpiece.MODEL:
+        flags = _wordpiece.stored_normalization(metadata)
+        tokenizer = _wordpiece.to_json(tokens, types, special, flags)
+        special = {"cls" if name == "bos" else name: text for name, text in special.items()}
     else:
         raise UnsupportedError(
-            f"a {kind!r} tokenizer has no tokenizer.json form", expected="llama or gpt2"
+            f"a {kind!r} tokenizer has no tokenizer.json form", expected="llama, gpt2 or bert"
         )
     tokenizer["added_tokens"] = [
         _added(i, text, type_ == Type.CONTROL or text == special.get("unk"))
@@ -58,7 +63,11 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
     ]
     add_bos = bool(meta("add_bos_token", kind == "llama")) and "bos" in special
     add_eos = bool(meta("add_eos_token", False)) and "eos" in special
-    tokenizer["post_processor"] = _frame(tokens, special, add_bos, add_eos, kind == "gpt2")
+    tokenizer["post_processor"] = (
+        _separated(tokens, special)
+        if kind == _wordpiece.MODEL
+        else _frame(tokens, special, add_bos, add_eos, kind == "gpt2")
+    )
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": add_bos,
@@ -190,3 +199,28 @@ def _frame(
         "special_tokens": {t: {"id": t, "ids": [tokens.index(t)], "tokens": [t]} for t in used},
     }
     return {"type": "Sequence", "processors": [byte_step, template]} if bytes_ else template
+
+
+def _separated(tokens: list[str], special: dict[str, str]) -> dict[str, Any]:
+    """Post-processor that begins every text with one token, and ends every part with another."""
+    first, last = special.get("cls"), special.get("sep")
+    if first is None or last is None:
+        raise SourceError(
+            "the GGUF does not say which tokens frame a text",
+            expected="tokenizer.ggml.bos_token_id and tokenizer.ggml.seperator_token_id",
+        )
+
+    def token(text: str, number: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": text, "type_id": number}}
+
+    def part(name: str, number: int) -> list[dict[str, Any]]:
+        return [{"Sequence": {"id": name, "type_id": number}}, token(last, number)]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": [token(first, 0), *part("A", 0)],
+        "pair": [token(first, 0), *part("A", 0), *part("B", 1)],
+        "special_tokens": {
+            t: {"id": t, "ids": [tokens.index(t)], "tokens": [t]} for t in (first, last)
+        },
+    }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain
 from typing import Any
 
 from kanna.errors import SourceError, UnsupportedError
+from kanna.model import MetaValue
 from kanna.tokenizer import _pre
 from kanna.tokenizer._json import Merges
 
@@ -25,9 +26,19 @@ class Type(IntEnum):
 
 @dataclass(slots=True, kw_only=True)
 class Vocab:
-    """model: `gpt2` (byte-level BPE) or `llama` (SentencePiece).
+    """A vocabulary as a GGUF has it.
 
-    Scores only for the second, merges for the first.
+    Attributes:
+        model: `gpt2` (byte-level BPE), `llama` (SentencePiece's BPE), `bert` (WordPiece) or `t5`
+            (Unigram).
+        pre: llama.cpp's name of how text is split before.
+        tokens: Texts by id.
+        types: Their types.
+        scores: Of SentencePiece's kinds.
+        merges: Of byte-level BPE.
+        space_prefix: Whether a text gets a space before it; None: not a question of this kind.
+        keys: Further keys, of this kind alone.
+        notes: What llama.cpp does otherwise.
     """
 
     model: str
@@ -37,6 +48,7 @@ class Vocab:
     scores: list[float] | None = None
     merges: list[str] | None = None
     space_prefix: bool | None = None
+    keys: dict[str, MetaValue] = field(default_factory=dict[str, MetaValue])
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -50,23 +62,15 @@ def looks_special(text: str) -> bool:
     )
 
 
-def from_json(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
-    """Vocabulary of a tokenizer.json.
+def from_bpe(tokenizer: dict[str, Any], rows: int | None, surplus: frozenset[str]) -> Vocab:
+    """Vocabulary of a tokenizer.json with a BPE model.
 
     Args:
         tokenizer: The parsed file.
         rows: Rows of the embedding, to which the vocabulary is padded; None: as many as tokens.
         surplus: Added tokens that may lie beyond the rows and are dropped there.
     """
-    model = tokenizer.get("model") or {}
-    # Old files name no type; merges make it BPE.
-    kind = model.get("type") or ("BPE" if "merges" in model else None)
-    if kind != "BPE" or not isinstance(model.get("vocab"), dict):
-        raise UnsupportedError(
-            f"tokenizer.json holds a {kind} model",
-            expected="BPE, byte-level or with byte fallback",
-            todo="give tokenizer.model beside it if the model has one, or a GGUF of the model",
-        )
+    model = tokenizer["model"]
     if model.get("byte_fallback"):
         return _sentencepiece_like(tokenizer, model, rows, surplus)
     return _byte_level(tokenizer, model, rows, surplus)
@@ -111,7 +115,8 @@ def place(entries: dict[int, str], rows: int | None, surplus: frozenset[str]) ->
     return tokens
 
 
-def _entries(model: dict[str, Any], added: list[dict[str, Any]]) -> dict[int, str]:
+def token_texts(model: Mapping[str, Any], added: list[dict[str, Any]]) -> dict[int, str]:
+    """Texts by id: those of the vocabulary, and the added tokens; SourceError for broken ones."""
     try:
         entries = {int(i): str(t) for t, i in model["vocab"].items()}
         entries |= {int(a["id"]): str(a["content"]) for a in added}
@@ -129,7 +134,7 @@ def _byte_level(
 ) -> Vocab:
     pre = _pre.detect(tok)
     added = tok.get("added_tokens") or []
-    texts = place(_entries(model, added), rows, surplus)
+    texts = place(token_texts(model, added), rows, surplus)
     tokens, types = fill(texts)
     for a in added:
         if (i := int(a["id"])) < len(tokens):
@@ -149,7 +154,7 @@ def _sentencepiece_like(
     SentencePiece trained it in, whatever its id.
     """
     added = tok.get("added_tokens") or []
-    texts = place(_entries(model, added), rows, surplus)
+    texts = place(token_texts(model, added), rows, surplus)
     tokens, types = fill(texts)
     pieces = dict.fromkeys(chain.from_iterable(_pieces(model)))
     rank = dict(zip(pieces, range(len(pieces)), strict=True))
@@ -183,6 +188,7 @@ def _sentencepiece_like(
 
 
 def added_token(text: str, special: bool) -> tuple[str, int]:
+    """An added token as llama.cpp looks for it, and its type."""
     if special or looks_special(text):
         return text, Type.CONTROL
     # llama.cpp looks for user-defined tokens in raw text, where a space is a space.

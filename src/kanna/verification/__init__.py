@@ -15,6 +15,8 @@ from kanna.checks import Check, VerifyResult
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
 from kanna.formats.onnx import encoder
+from kanna.formats.onnx import files as onnx_files
+from kanna.formats.vectors import makes_vectors
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model, Tensor
 from kanna.runtimes import Engine, Runtime
@@ -75,7 +77,7 @@ def verify(
             f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads"
         )
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
-    if encoder.is_encoder(opened.config):
+    if encoder.is_encoder(opened.config) and onnx_files.is_onnx(artefact):
         from kanna.verification.embeddings import verify as verify_encoder
 
         return VerifyResult(
@@ -167,6 +169,10 @@ def _check_in_runtime(
         runnable = artefact
         if artefact.is_dir() and runtime is LLAMA:
             runnable = reference_gguf(artefact, progress=progress)
+        if makes_vectors(model) and runtime is LLAMA:
+            from kanna.verification.vectors import check as check_vectors
+
+            return check_vectors(source, model, runnable, threads)
         with runtime.open(runnable, threads=threads, context=1024) as engine:
             checks = [check(source, model, engine) for check in _ENGINE_CHECKS]
             prompts = parity.prompts(engine, model)

@@ -18,7 +18,7 @@ from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import Source
 from kanna.tokenizer import library, special_tokens, templates
 from kanna.tokenizer.chat import Message, render
-from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS
+from kanna.tokenizer.corpus import CONVERSATIONS, CORPUS, PLAIN
 from kanna.tokenizer.reference import LibraryReading, own_tokenizer, read_by_library
 
 
@@ -39,6 +39,31 @@ def check_tokenizer(source: Source, model: Model, engine: Engine) -> Check:
         return Check(name="tokenizer", ok=False, detail=detail)
     prefix = "" if engine.path.is_dir() else "metadata equal, "
     return Check(name="tokenizer", ok=True, detail=f"{prefix}the same ids on {len(texts)} texts")
+
+
+def check_words(source: Source, model: Model, engine: Engine) -> Check:
+    """As `check_tokenizer`, of a model that makes vectors.
+
+    llama.cpp splits some scripts into other words than BERT's library: such texts are named, and
+    none of them is plain.
+    """
+    lost = [] if engine.path.is_dir() else _not_carried(model, engine.path)
+    if lost:
+        return Check(name="tokenizer", ok=False, detail=f"not carried over: {', '.join(lost[:6])}")
+    try:
+        plain = _differing(source, engine, list(PLAIN))
+        others = _differing(source, engine, list(CORPUS))
+    except (ImportError, MissingError) as error:
+        return Check(
+            name="tokenizer", ok=None, detail=f"the source's tokenizer cannot be run here: {error}"
+        )
+    count = len(PLAIN) + len(CORPUS)
+    if plain:
+        return Check(name="tokenizer", ok=False, detail=f"plain text differs: {plain[0]}")
+    detail = f"the same ids on {count - len(others)} of {count} texts"
+    return Check(
+        name="tokenizer", ok=True, detail=detail + (f"; {'; '.join(others[:2])}" if others else "")
+    )
 
 
 # What llama.cpp takes for a key that is not there, by kind of tokenizer.

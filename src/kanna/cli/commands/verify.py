@@ -66,11 +66,12 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
         ]
         rows.add_row(mark, check["name"], str(check.get("detail", "")))
     screen.print(rows)
+    vectors = any(check["name"] == "embeddings" for check in data["checks"])
     words = {
         "proved": (
             "green",
-            "Intact: it holds the source at its precision, and runs. How close its answers "
-            "are: kanna evaluate.",
+            "Intact: it holds the source at its precision, and runs. "
+            + ("Above: how close its vectors are." if vectors else _CLOSENESS),
         ),
         "failed": ("bold red", "Failed: do not use it."),
         "unprovable": ("yellow", "Not checkable here: see the checks that could not run."),
@@ -79,4 +80,5 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
     screen.print(sentence, style=style)
 
 
+_CLOSENESS = "How close its answers are: kanna evaluate."
 COMMAND = verify_command

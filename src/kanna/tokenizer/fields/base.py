@@ -25,7 +25,8 @@ class Parts:
     Attributes:
         tokenizer: The object in tokenizer.json.
         settings: The one in tokenizer_config.json, with the tokens of special_tokens_map.json.
-        bytes_: Whether the vocabulary is byte-level; otherwise it is like SentencePiece's.
+        bytes_: Whether the vocabulary is byte-level; otherwise it is like SentencePiece's, or
+            WordPiece's.
     """
 
     tokenizer: Mapping[str, Any]
@@ -36,6 +37,16 @@ class Parts:
     def model(self) -> Mapping[str, Any]:
         """The part with the vocabulary."""
         return self.tokenizer.get("model") or {}
+
+    @property
+    def words(self) -> bool:
+        """Whether the vocabulary is WordPiece's."""
+        return kind_of(self.model) == "WordPiece"
+
+
+def kind_of(model: Mapping[str, Any]) -> str | None:
+    """The kind of a vocabulary in tokenizer.json; old files name none, and merges make it BPE."""
+    return model.get("type") or ("BPE" if "merges" in model else None)
 
 
 Judge = Callable[[Any, Parts], tuple[Fate, str]]

@@ -28,6 +28,14 @@ def normalized(step: Mapping[str, Any], text: str) -> str | None:
         return None
 
 
+def normalization(tokenizer: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a tokenizer of words makes letters small, and whether it takes accents off."""
+    step = tokenizer.get("normalizer") or {}
+    lower = bool(step.get("lowercase", True)) if step.get("type") == "BertNormalizer" else False
+    strip = step.get("strip_accents")
+    return lower, lower if strip is None else bool(strip)
+
+
 def _changes(step: Any, parts: Parts) -> tuple[Fate, str]:
     """Refused where it changes plain text, else noted."""
     named = f"the tokenizer's normalizer {short(step)}"
@@ -59,6 +67,19 @@ def _prepend(step: Any, parts: Parts) -> tuple[Fate, str]:
     return _changes(step, parts)
 
 
+def _bert(step: Any, parts: Parts) -> tuple[Fate, str]:
+    """Of a vocabulary of words: a step of llama.cpp, which cleans texts always."""
+    if not parts.words:
+        return _changes(step, parts)
+    off = [f for f in ("clean_text", "handle_chinese_chars") if step.get(f, True) is not True]
+    if not off:
+        return Fate.CARRIED, ""
+    return Fate.NOTED, (
+        f"the tokenizer's normalizer has {' and '.join(off)} off, llama.cpp does both always: "
+        "control characters and Chinese text get other token ids"
+    )
+
+
 _LACKS = "no step of llama.cpp: refused where it changes plain text, else named in a note"
 TABLE = (
     Field(name="NFC", how="no step of llama.cpp: named in a note", judge=_nfc),
@@ -83,8 +104,12 @@ TABLE = (
             "Strip",
             "Nmt",
             "Precompiled",
-            "BertNormalizer",
             "ByteLevel",
         )
+    ),
+    Field(
+        name="BertNormalizer",
+        how="of WordPiece `normalizer.lowercase` and `normalizer.strip_accents`; else as NFKC",
+        judge=_bert,
     ),
 )

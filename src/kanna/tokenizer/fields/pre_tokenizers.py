@@ -36,9 +36,17 @@ def scheme(step: Mapping[str, Any]) -> str:
 
 
 def _splits(step: Any, parts: Parts) -> tuple[Fate, str]:
-    """Byte-level vocabularies: the steps as a whole are looked up. Others: no token may be cut."""
-    if parts.bytes_:
+    """Byte-level vocabularies: the steps as a whole are looked up. Others: no token may be cut.
+
+    Words are split as BERT splits them, and in no other way.
+    """
+    if parts.bytes_ or (parts.words and step.get("type") == "BertPreTokenizer"):
         return Fate.CARRIED, ""
+    if parts.words:
+        return Fate.REFUSED, (
+            f"the pre-tokenizer {short(step)} splits text into other words than BERT's does, and "
+            "llama.cpp has no other for such a vocabulary"
+        )
     return _refused(step) if _cuts(step, parts) else (Fate.NEUTRAL, "")
 
 
@@ -85,7 +93,8 @@ def _pre_tokenizer(step: Mapping[str, Any]) -> Any:
 
 _SPLITS = (
     "byte-level: `pre`, where all steps together are those of one of llama.cpp's, else refused; "
-    "others: changes nothing where no token is split, else refused"
+    "of WordPiece BertPreTokenizer alone is carried; others: changes nothing where no token is "
+    "split, else refused"
 )
 TABLE = (
     Field(

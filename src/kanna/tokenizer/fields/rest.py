@@ -22,6 +22,8 @@ def _all_bytes(parts: Parts) -> bool:
 
 
 def _unknown(value: Any, parts: Parts) -> tuple[Fate, str]:
+    if parts.words:
+        return Fate.CARRIED, ""
     if _all_bytes(parts):
         return Fate.NEUTRAL, ""
     if value is None:
@@ -32,13 +34,35 @@ def _unknown(value: Any, parts: Parts) -> tuple[Fate, str]:
     )
 
 
+def _inside(value: Any, parts: Parts) -> tuple[Fate, str]:
+    """WordPiece marks pieces inside a word, others do not; its own reader refuses other marks."""
+    if parts.words or value in (None, ""):
+        return Fate.CARRIED, ""
+    return Fate.REFUSED, _CHANGED.replace("{name}", "continuing_subword_prefix").replace(
+        "{}", short(value)
+    )
+
+
+def _word_length(value: Any, parts: Parts) -> tuple[Fate, str]:
+    if not parts.words:
+        return Fate.NEUTRAL, ""
+    return Fate.NOTED, (
+        f"the tokenizer writes its unknown token for words of more than {value} letters, llama.cpp "
+        "splits them like others"
+    )
+
+
 _CHANGED = "the tokenizer has {name} = {}, which llama.cpp does not know: ids would differ"
 MODEL = (
-    carried("type", "BPE is `tokenizer.ggml.model`; any other type is refused"),
+    carried("type", "BPE and WordPiece are `tokenizer.ggml.model`; any other type is refused"),
     carried("vocab", "`tokens`, `token_type`"),
     carried("merges", "`merges`, or `scores` in vocabularies like SentencePiece's"),
     carried("byte_fallback", "`tokenizer.ggml.model`: `llama`"),
-    Field(name="unk_token", how="changes nothing where all 256 bytes are tokens", judge=_unknown),
+    Field(
+        name="unk_token",
+        how="`unknown_token_id` of WordPiece; else changes nothing where all 256 bytes are tokens",
+        judge=_unknown,
+    ),
     Field(
         name="fuse_unk",
         how="where all 256 bytes are tokens; else unk_token is named in a note",
@@ -50,16 +74,19 @@ MODEL = (
         (0, 0.0),
         "the tokenizer leaves out merges at random (dropout {}), llama.cpp never does",
     ),
-    unless(
-        "continuing_subword_prefix",
-        ("",),
-        _CHANGED.replace("{name}", "continuing_subword_prefix"),
-        Fate.REFUSED,
+    Field(
+        name="continuing_subword_prefix",
+        how="## of WordPiece is carried; else refused unless it is empty",
+        judge=_inside,
     ),
     unless(
         "end_of_word_suffix", ("",), _CHANGED.replace("{name}", "end_of_word_suffix"), Fate.REFUSED
     ),
-    neutral("max_input_chars_per_word", "no field of BPE"),
+    Field(
+        name="max_input_chars_per_word",
+        how="no field of BPE; of WordPiece named in a note",
+        judge=_word_length,
+    ),
 )
 
 
@@ -120,6 +147,8 @@ ADDED = (
 
 def _decoder(step: Any, parts: Parts) -> tuple[Fate, str]:
     kind = step.get("type")
+    if parts.words and kind == "WordPiece":
+        return Fate.CARRIED, ""
     if kind == "ByteLevel" if parts.bytes_ else _like_sentencepiece(step):
         return Fate.CARRIED, ""
     if kind == "Fuse":

@@ -6,6 +6,7 @@ from typing import Any
 
 from kanna.tokenizer import templates
 from kanna.tokenizer.fields.base import Fate, Field, Parts, carried, neutral, short, unless
+from kanna.tokenizer.fields.normalizers import normalization
 from kanna.tokenizer.special_tokens import text_of
 
 
@@ -77,6 +78,27 @@ def _remote(value: Any, parts: Parts) -> tuple[Fate, str]:
 _EITHER = "tokenizer_config.json has {name} = {}: transformers does so, llama.cpp does not"
 
 
+def _small(value: Any, parts: Parts) -> tuple[Fate, str]:
+    return _of_normalizer("do_lower_case", value, parts, 0)
+
+
+def _plain_letters(value: Any, parts: Parts) -> tuple[Fate, str]:
+    return _of_normalizer("strip_accents", value, parts, 1)
+
+
+def _of_normalizer(name: str, value: Any, parts: Parts, place: int) -> tuple[Fate, str]:
+    """A setting that the normalizer of WordPiece has too: that one counts."""
+    own = normalization(parts.tokenizer)[place] if parts.words else False
+    if value is None or value is own:
+        return Fate.CARRIED if parts.words else Fate.NEUTRAL, ""
+    if not parts.words:
+        return Fate.NOTED, _EITHER.replace("{name}", name).replace("{}", short(value))
+    return Fate.NOTED, (
+        f"tokenizer_config.json has {name} = {short(value)}, and the normalizer of tokenizer.json "
+        "does otherwise: the GGUF has what tokenizer.json says"
+    )
+
+
 def _option(name: str, *values: Any) -> Field:
     return unless(name, values, _EITHER.replace("{name}", name))
 
@@ -97,7 +119,7 @@ TOKENIZER_CONFIG = (
             ("mask", "mask"),
         )
     ),
-    neutral("cls_token", "nothing adds it to texts of a decoder"),
+    neutral("cls_token", "the post-processor names it where texts begin with it"),
     carried("add_bos_token", "`add_bos_token`, where no post-processor decides"),
     carried("add_eos_token", "`add_eos_token`, where no post-processor decides"),
     Field(name="chat_template", how="`tokenizer.chat_template`, others by name", judge=_template),
@@ -106,9 +128,17 @@ TOKENIZER_CONFIG = (
     Field(name="extra_special_tokens", how="`tokens`, `token_type`", judge=_listed),
     Field(name="auto_map", how="code of a tokenizer is named in a note", judge=_remote),
     _option("split_special_tokens", False),
-    _option("do_lower_case", False),
+    Field(
+        name="do_lower_case",
+        how="of WordPiece, as its normalizer has it; else changes nothing at null, false",
+        judge=_small,
+    ),
     _option("do_lowercase_and_remove_accent", False),
-    _option("strip_accents", False),
+    Field(
+        name="strip_accents",
+        how="of WordPiece, as its normalizer has it; else changes nothing at null, false",
+        judge=_plain_letters,
+    ),
     _option("keep_accents", True),
     _option("sp_model_kwargs", {}),
     _option("add_prefix_space", False, True),
@@ -117,7 +147,8 @@ TOKENIZER_CONFIG = (
         for why, names in {
             "what it says is in tokenizer.json": (
                 "legacy from_slow tokenizer_class tokenizer_file vocab_file merges_file "
-                "tokenizer_object add_dummy_prefix_space trim_offsets use_regex"
+                "tokenizer_object add_dummy_prefix_space trim_offsets use_regex "
+                "tokenize_chinese_chars do_basic_tokenize never_split wordpieces_prefix"
             ),
             "decoding for readers alone; ids stay": (
                 "clean_up_tokenization_spaces spaces_between_special_tokens errors"

@@ -1,0 +1,48 @@
+"""What a GGUF is for, by its metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kanna.errors import FormatError
+from kanna.formats import vectors
+from kanna.formats.gguf.read import GGUFFile, read
+
+
+def makes_vectors(file: GGUFFile) -> bool:
+    """Whether texts become vectors or scores in this file's model, and not further text.
+
+    A decoder that was trained for vectors does too: it says how to pool the states of its tokens.
+    """
+    return pooling(file) != vectors.NONE or _encodes(file)
+
+
+def ranks(file: GGUFFile) -> bool:
+    """Whether a question and a text become a score."""
+    return pooling(file) == vectors.RANK
+
+
+def generates(file: GGUFFile) -> bool:
+    """Whether llama.cpp generates text with it."""
+    return not ranks(file) and not _encodes(file)
+
+
+def require_text(path: Path) -> None:
+    """Raise FormatError for a file that generates no text."""
+    if not generates(read(path)):
+        raise FormatError(
+            f"{path} makes vectors or scores of texts: it generates none",
+            expected="a GGUF of a model that generates text",
+            todo="vectors are made by `kanna embed` and by /v1/embeddings of `kanna serve`",
+        )
+
+
+def pooling(file: GGUFFile) -> int:
+    """How it pools; NONE where it does not say."""
+    value = file.value(f"{file.value('general.architecture')}.pooling_type")
+    return value if isinstance(value, int) else vectors.NONE
+
+
+def _encodes(file: GGUFFile) -> bool:
+    arch = str(file.value("general.architecture"))
+    return vectors.reads_both_ways(arch, lambda key: file.value(key.replace("{arch}", arch)))

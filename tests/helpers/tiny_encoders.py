@@ -1,0 +1,122 @@
+"""Tiny random encoders as Hugging Face folders, one recipe per kind, with small tokenizers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.tiny_models import TEXT
+
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+MODES = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make one tiny encoder."""
+
+    family: str
+    model: str
+    config: str
+    tokenizer: Callable[[Path, int], None]
+    values: dict[str, Any] = field(default_factory=dict)
+    pooling: str = "mean"
+
+
+def words(folder: Path, size: int, *, lower: bool = True) -> None:
+    """A WordPiece tokenizer like BERT's."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers.processors import TemplateProcessing
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size - 8,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=[chr(i) for i in range(33, 127)],
+    )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {f"{t[1:-1].lower()}_token": t for t in special}
+    _write(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **named})
+
+
+def cased_words(folder: Path, size: int) -> None:
+    """The same, that tells large letters from small ones."""
+    words(folder, size, lower=False)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    _write(folder / "tokenizer_config.json", config | {"do_lower_case": False})
+
+
+RECIPES: dict[str, Recipe] = {
+    "bert": Recipe("bert", "BertModel", "BertConfig", words),
+    "bert-cls": Recipe("bert", "BertModel", "BertConfig", words, pooling="cls"),
+    "bert-cased": Recipe("bert", "BertModel", "BertConfig", cased_words),
+}
+
+
+def make(name: str, folder: Path, seed: int = 0) -> Any:
+    """Write recipe `name` to `folder` and return the model, in float32."""
+    import torch
+    import transformers
+
+    recipe = RECIPES[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, recipe.config)(**{**SMALL, **recipe.values})
+    model = getattr(transformers, recipe.model)(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(3.0)
+    model.save_pretrained(folder)
+    recipe.tokenizer(folder, config.vocab_size)
+    write_pooling(folder, recipe.pooling, config.hidden_size)
+    return model
+
+
+def write_pooling(folder: Path, mode: str, width: int, *between: str) -> None:
+    """modules.json and the config of the pooling, as sentence-transformers saves them.
+
+    Args:
+        folder: Of the model.
+        mode: A key of MODES.
+        width: Of the vectors.
+        between: Folders of dense layers between pooling and normalization.
+    """
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    kinds += [(path, "Dense") for path in between]
+    kinds.append((f"{len(kinds)}_Normalize", "Normalize"))
+    steps = [
+        {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{k}"}
+        for i, (p, k) in enumerate(kinds)
+    ]
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    _write(folder / "modules.json", steps)
+    modes = {f"pooling_mode_{name}": key == mode for key, name in MODES.items()}
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
