@@ -43,6 +43,7 @@ EXTRA = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "gpt_oss": {"head_dim": 16},
     "granite4": {"layer_types": ["attention"] * 2, "position_embedding_type": "rope"},
     "granitehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4}
     | {"mamba_d_head": 32, "num_local_experts": 4},

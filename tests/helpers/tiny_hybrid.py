@@ -206,4 +206,20 @@ RECIPES: dict[str, Recipe] = {
         },
         tokenizer="qwen2",
     ),
+    "gpt-oss": Recipe(
+        "gpt_oss",
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 64,
+            "intermediate_size": 96,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 2,
+            "sliding_window": 64,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
+        },
+        tokenizer="gpt-4o",
+        routed=True,
+    ),
 }

@@ -54,6 +54,7 @@ def values(tensor: Tensor) -> F32:
 _EXPERTS = "experts are not calibrated yet"
 REFUSED = {
     "gemma4": "layers that share keys and values are not calibrated yet",
+    "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not calibrated yet",
     "granitemoe": _EXPERTS,
     "lfm2": "its convolutions are not calibrated yet",

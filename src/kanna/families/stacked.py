@@ -99,6 +99,49 @@ class Picked:
         return np.concatenate(blocks)
 
 
+@dataclass(slots=True)
+class Turned:
+    """Matrices [experts, columns, rows] as [experts, rows, columns]; one is held at a time."""
+
+    name: str
+    inner: Tensor
+    shape: tuple[int, ...] = field(init=False)
+    dtype: str = field(init=False)
+    _held: tuple[int, F32] | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        *stack, rows, columns = self.inner.shape
+        self.shape, self.dtype = (*stack, columns, rows), "f32"
+        if self.inner.dtype in ("f16", "bf16"):
+            self.dtype = self.inner.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return self.inner.nbytes
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        size = self.shape[-2]
+        blocks = [
+            self._matrix(index)[max(start - index * size, 0) : stop - index * size]
+            for index in range(start // size, -(-stop // size))
+        ]
+        return np.concatenate(blocks)
+
+    def _matrix(self, index: int) -> F32:
+        held = self._held
+        if held is None or held[0] != index:
+            size = self.inner.shape[-2]
+            rows = self.inner.rows(index * size, (index + 1) * size)
+            held = self._held = index, np.ascontiguousarray(rows.T)
+        return held[1]
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """None: the values are moved."""
+        return None
+
+
 _GAP = 4
 """Rows between two wanted ones that are read along."""
 

@@ -187,6 +187,9 @@ class Refolded:
     """The values of a vector, or of a matrix back as one, in rows of another length.
 
     All of them are read at once: for what has a value per head or per channel.
+
+    Attributes:
+        change: What becomes of the values as they lie in `inner`, before they are folded.
     """
 
     name: str
@@ -202,8 +205,10 @@ class Refolded:
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop) as float32 [stop - start, columns]."""
-        values = self.inner.rows(0, num_rows(self.inner)).reshape(-1, self.shape[-1])[start:stop]
-        return values if self.change is None else self.change(values)
+        values = self.inner.rows(0, num_rows(self.inner))
+        if self.change is not None:
+            values = self.change(values)
+        return values.reshape(-1, self.shape[-1])[start:stop]
 
     def raw(self, start: int, stop: int) -> U8 | None:
         """Rows [start, stop) as stored, or None where they must be computed."""

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from kanna.families._config import Config
-from kanna.families.stacked import Stacked, one_of, part_of_each
-from kanna.families.views import Renamed
+from kanna.families.stacked import Picked, Stacked, Turned, one_of, part_of_each
 from kanna.model import Tensor
 
 KINDS = ("gate", "up", "down")
@@ -28,6 +29,8 @@ class Spelling:
         down: Name of the tensor with all downs.
         router: Module of the router.
         fused: Models are published with the tensors of all experts, not with a matrix per expert.
+        transposed: Those tensors are [experts, columns, rows].
+        interleaved: Rows of gate and up alternate.
     """
 
     each: Mapping[str, str]
@@ -35,6 +38,8 @@ class Spelling:
     down: str = "mlp.experts.down_proj"
     router: str = "mlp.gate"
     fused: bool = False
+    transposed: bool = False
+    interleaved: bool = False
 
     def stack(self, kind: str) -> str:
         """Name of the stack of one kind, between the two forms."""
@@ -72,18 +77,37 @@ class Stacks:
                 stack = match["layer"] + self.spelling.stack(kind)
                 single.setdefault(stack, {})[int(match["expert"])] = tensor
             elif (match := self._fused.fullmatch(name)) and len(tensor.shape) == 3:
-                half = tensor.shape[1] // 2
-                for number, kind in enumerate(("gate", "up")):
-                    stack = match["layer"] + self.spelling.stack(kind)
-                    out[stack] = part_of_each(stack, tensor, number * half, half)
+                out |= self._halves(match["layer"], tensor)
             else:
-                out[name] = tensor
+                out[name] = self._turned(name, tensor) if self._is_down(name) else tensor
         experts = c.count(self.count)
         for stack, parts in single.items():
             whole = len(parts) == experts and max(parts) == experts - 1
             if whole and len({tuple(part.shape) for part in parts.values()}) == 1:
                 out[stack] = Stacked(stack, [parts[i] for i in range(experts)])
         return out
+
+    def _halves(self, layer: str, tensor: Tensor) -> dict[str, Tensor]:
+        """The stacks of gates and ups of a layer."""
+        tensor = self._turned(layer, tensor)
+        half = tensor.shape[1] // 2
+        stacks: dict[str, Tensor] = {}
+        for number, kind in enumerate(("gate", "up")):
+            stack = layer + self.spelling.stack(kind)
+            if self.spelling.interleaved:
+                stacks[stack] = part_of_each(stack, tensor, number, half, 2)
+            else:
+                stacks[stack] = part_of_each(stack, tensor, number * half, half)
+        return stacks
+
+    def _is_down(self, name: str) -> bool:
+        return self._stacks["down"].fullmatch(name) is not None
+
+    def _turned(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of a layer's experts with rows before columns, or the way back."""
+        if not self.spelling.transposed or len(tensor.shape) != 3:
+            return tensor
+        return Turned(name, tensor)
 
     def spread(self, tensors: Mapping[str, Tensor], _: Config) -> dict[str, Tensor]:
         """As models are published: a matrix per expert, or gates and ups in one tensor."""
@@ -97,11 +121,12 @@ class Stacks:
                     each = self._name(kind, match["layer"], index)
                     out[each] = one_of(each, tensor, index)
             elif kind == "down":
-                out[name] = tensor
+                out[name] = self._turned(name, tensor)
             elif kind == "gate":
                 fused = match["layer"] + self.spelling.gate_up
                 up = tensors[match["layer"] + self.spelling.stack("up")]
-                out[fused] = _above(fused, tensor, up)
+                both = _both(fused, tensor, up, interleaved=self.spelling.interleaved)
+                out[fused] = self._turned(fused, both)
         return out
 
     def pieces(self, name: str, c: Config) -> list[str]:
@@ -118,11 +143,13 @@ class Stacks:
         return layer + self.spelling.each[kind].replace("{expert}", str(index))
 
 
-def _above(name: str, gates: Tensor, ups: Tensor) -> Tensor:
-    """Stacks [experts, rows, columns] as one [experts, 2 rows, columns], gates above ups."""
+def _both(name: str, gates: Tensor, ups: Tensor, *, interleaved: bool) -> Tensor:
+    """Stacks [experts, rows, columns] as one [experts, 2 rows, columns]."""
     experts, rows, columns = gates.shape
-    parts = [one_of(name, stack, i) for i in range(experts) for stack in (gates, ups)]
-    return Renamed(name, Stacked(name, parts), (experts, 2 * rows, columns))
+    pair = Stacked(name, [gates, ups])
+    order = (1, 2, 0) if interleaved else (1, 0, 2)
+    places = np.arange(2 * experts * rows).reshape(2, experts, rows).transpose(order).reshape(-1)
+    return Picked(name, pair, (experts, 2 * rows, columns), places)
 
 
 def _pattern(name: str) -> re.Pattern[str]:

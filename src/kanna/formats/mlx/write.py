@@ -23,6 +23,7 @@ REFUSED = {
     "ernie4_5": "mlx-lm 0.32 computes other rotary angles",
     "exaone4": "mlx-lm 0.32 does not take its config",
     "gemma4": "its embeddings per layer are not written for mlx-lm yet",
+    "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not written for mlx-lm yet",
     "granitemoe": _EXPERTS,
     "lfm2": "its convolutions are not written for mlx-lm yet",

@@ -49,6 +49,7 @@ REFUSED = {
     "ernie4_5": _UNPROVED,
     "exaone4": _NO_BUILDER,
     "gemma4": _UNPROVED,
+    "gpt_oss": _UNPROVED,
     "granite": _UNPROVED,
     "granite4": _UNPROVED,
     "granitehybrid": _UNPROVED,

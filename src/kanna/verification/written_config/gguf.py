@@ -18,7 +18,7 @@ from kanna.conversion.base import WrittenArtefact
 from kanna.model import MetaValue, Tensor
 from kanna.verification.written_config.computation import Computation, Layer, RotaryEmbedding
 
-_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma4": 6, "olmo2": 4}
+_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma4": 6, "gpt-oss": 2, "olmo2": 4}
 """Architectures whose windows llama.cpp reads: the last of so many layers has none."""
 _WIDE = {"gemma2": 46, "gemma3": 62}
 """Layers of those whose attention llama.cpp scales by the width of all heads."""
@@ -26,8 +26,17 @@ _SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (0.0, 0.0), "gemma4": (0.0, 0.0)}
 """Of attention and of logits, where the keys are absent; other architectures read neither."""
 _UNSCALED = frozenset({"gemma4"})
 """Architectures whose products of queries and keys are taken as they are."""
-_SCALED = frozenset({"granite"})
+_SCALED = frozenset({"granite", "granitehybrid", "granitemoe"})
 """Architectures that read attention.scale."""
+_UNROUNDED = frozenset({"gpt-oss"})
+"""Architectures whose ramp of yarn has ends that are no whole numbers.
+
+llama.cpp rounds them, which the family says whenever one is converted; the keys are checked here.
+"""
+_ONE_ROPE = frozenset({"gpt-oss"})
+"""Architectures whose layers with a window turn as the others do."""
+_SWITCHED = frozenset({"granitehybrid"})
+"""Architectures that turn nothing where rope.scaling.finetuned is false."""
 _STILL = {"smollm3": 4}
 """Architectures whose last layer of so many has no rotary embedding."""
 
@@ -73,13 +82,16 @@ def read(written: WrittenArtefact) -> Computation:
     scale = float(keys.get("attention.scale", 0.0)) if keys.arch in _SCALED else 0.0
     scale = 1.0 if keys.arch in _UNSCALED else scale
     full, period = _full(keys, size), _STILL.get(keys.arch, count + 1)
+    if keys.arch in _SWITCHED and not keys.get("rope.scaling.finetuned", True):
+        period = 1
+    turns_apart = keys.arch not in _ONE_ROPE
     layers = [
         Layer(
             attends=kv_heads > 0,
             heads=heads,
             kv_heads=kv_heads,
             head_size=local if window else size,
-            rope=2 if (number + 1) % period == 0 else 1 if window else 0,
+            rope=2 if (number + 1) % period == 0 else 1 if window and turns_apart else 0,
             scale=scale or 1 / math.sqrt(hidden // heads if wide else size),
             window=window,
             softcap=float(keys.get(attention, caps[0])) if reads else 0.0,
@@ -163,8 +175,10 @@ def _yarn(keys: _Keys, base: float, rotating: int, factor: float) -> NDArray[np.
     def pair(turns: float) -> float:
         return rotating * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-    low = max(0.0, math.floor(pair(32.0)))
-    high = min(rotating - 1.0, math.ceil(pair(1.0)))
+    low, high = pair(32.0), pair(1.0)
+    if keys.arch not in _UNROUNDED:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(0.0, low), min(rotating - 1.0, high)
     ramp = np.clip((np.arange(rotating // 2) - low) / max(0.001, high - low), 0.0, 1.0)
     return ramp / factor + (1 - ramp)
 

@@ -55,14 +55,14 @@ def _computation(torch: Any, version: str, model: Any, config: Any) -> dict[str,
     decoder = model.get_decoder()
     kinds = list(getattr(config, "layer_types", None) or [None] * len(decoder.layers))
     names = list(dict.fromkeys(kinds))
-    rotary = next(
-        m
-        for m in model.modules()
-        if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))
-    )
-    real = type(rotary)(config)
-    ropes = [_rope(torch, real, config, kind) for kind in names]
-    ropes.append(_unturned(ropes[0]))
+    rotary = next((m for m in model.modules() if _is_rotary(m)), None)
+    if rotary is None:
+        size = next(m.head_dim for m in model.modules() if hasattr(m, "head_dim"))
+        ropes = [_unturned(int(size) // 2)] * len(names)
+    else:
+        real = type(rotary)(config)
+        ropes = [_rope(torch, real, config, kind) for kind in names]
+    ropes.append(_unturned(len(ropes[0]["frequencies"])))
     layers: list[dict[str, Any]] = []
     for number, (layer, kind) in enumerate(zip(decoder.layers, kinds, strict=True)):
         rotates = _rotates(layer, config, number)
@@ -85,9 +85,13 @@ def _rotates(layer: Any, config: Any, number: int) -> bool:
     return bool(getattr(attention, "use_rope", listed[number] if listed else 1))
 
 
-def _unturned(rope: dict[str, Any]) -> dict[str, Any]:
+def _is_rotary(module: Any) -> bool:
+    return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
+
+
+def _unturned(pairs: int) -> dict[str, Any]:
     """The embedding of a layer that has none: nothing turns."""
-    still = [0.0] * len(rope["frequencies"])
+    still = [0.0] * pairs
     return {
         "frequencies": still,
         "factor": 1.0,
@@ -125,8 +129,10 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
 
     def ask(last: int) -> tuple[list[float], float]:
         cosine, sine = rotary(torch.zeros(1, 1, 1), torch.tensor([[0, 1, last]]), *more)
-        half = cosine.shape[-1] // 2
-        c, s = cosine[0, 1, :half].double(), sine[0, 1, :half].double()
+        c, s = cosine[0, 1].double(), sine[0, 1].double()
+        half = len(c) // 2
+        if torch.equal(c[:half], c[half:]) and torch.equal(s[:half], s[half:]):
+            c, s = c[:half], s[:half]  # most families have each pair's twice
         return torch.atan2(s, c).tolist(), float(torch.hypot(s, c).mean())
 
     short, factor = ask(1)
