@@ -16,6 +16,9 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.typed import whole
 from kanna._util.units import format_size, precision_class
+from kanna.calibration.expert_coverage import coverage
+from kanna.calibration.statistics import is_statistics
+from kanna.calibration.statistics import read as read_statistics
 from kanna.errors import KannaError, SourceError
 from kanna.formats import folder_files, gguf
 from kanna.formats.onnx import encoder
@@ -48,6 +51,8 @@ class Inspection(Result):
             read unasked.
         provenance: What converters wrote about themselves.
         problems: Why it cannot be converted.
+        statistics: Of a folder of calibration statistics, what is in it: `text`, `tokens`,
+            `sites` and, where there are experts, `coverage`. None for a model.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Inspection(Result):
     tensors: list[dict[str, Any]]
     notes: list[str]
     problems: list[dict[str, str]]
+    statistics: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -79,6 +85,9 @@ class Inspection(Result):
 
     def headline(self) -> str:
         """Family, size and precision."""
+        if self.statistics is not None:
+            sites, tokens = self.statistics["sites"], self.statistics["tokens"]
+            return f"{self.name}: statistics of {sites} inputs, {tokens:,} tokens"
         return (
             f"{self.name}: {self.family}, {self.parameters / 1e6:.1f}M parameters, "
             f"{format_size(self.bytes)}, {self.bits_per_weight:.2f} bits per weight"
@@ -129,6 +138,8 @@ def inspect(
     """
     problems: list[dict[str, str]] = []
     progress = shown(progress)
+    if not isinstance(source, Source) and is_statistics(Path(source).expanduser()):
+        return _statistics(Path(source).expanduser())
     try:
         opened = open_source(
             source, revision=revision, offline=offline, weights=False, progress=progress
@@ -181,6 +192,41 @@ def inspect(
         tensors=[_row(tensor) for tensor in tensors],
         notes=list(model.notes),
         problems=problems,
+    )
+
+
+def _statistics(folder: Path) -> Inspection:
+    """What is known of a folder that `calibrate` wrote."""
+    statistics = read_statistics(folder)
+    layers = [asdict(layer) for layer in coverage(statistics.sites)]
+    return Inspection(
+        name=folder.absolute().name,
+        path=str(folder),
+        kind="calibration statistics",
+        family="",
+        known_family=False,
+        parameters=0,
+        num_tensors=0,
+        bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
+        bits_per_weight=0.0,
+        precision_class="",
+        types=[],
+        shape={},
+        context=None,
+        tokenizer={"kind": None, "size": 0, "pre": None},
+        chat_template={"present": False, "length": 0, "excerpt": ""},
+        license=None,
+        hash=None,
+        provenance={"kanna.version": statistics.info.get("kanna")},
+        tensors=[],
+        notes=[],
+        problems=[],
+        statistics={
+            "text": statistics.info["text"]["name"],
+            "tokens": statistics.info["tokens"],
+            "sites": len(statistics.sites),
+            "coverage": layers,
+        },
     )
 
 

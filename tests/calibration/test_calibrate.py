@@ -32,6 +32,7 @@ SITES = {
     "gate_proj": "ffn_in",
     "gate_up_proj": "ffn_in",
     "down_proj": "ffn_mid",
+    "gate": "ffn_in",
     "lm_head": "head",
 }
 
@@ -86,7 +87,9 @@ def test_layer_by_layer_is_the_whole_forward_pass(name: str, tmp_path: Path, tex
         # A window that the runtime does not know is not in the statistics either.
         model.config.sliding_window = None
     expected = forward(model, windows_of(tmp_path / "model", text, TOKENS).ids)
-    assert set(found.sites) == set(expected)
+    # What the experts of a layer hand on inside is held against transformers' in test_experts.
+    inside = {s for s in found.sites if found.sites[s].experts and s.endswith("ffn_mid")}
+    assert set(found.sites) == set(expected) | inside
     for site, whole in expected.items():
         (block,) = found.read(site, "second")
         np.testing.assert_allclose(

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import kanna
-from kanna import _native, families, plan
+from kanna import _native, encodings, families, plan
 from kanna.calibration import network
+from kanna.conversion import ConversionRequest, convert
+from kanna.formats import gguf
 from kanna.model import Model, num_rows
 from kanna.plan.prior import prior_of
 from kanna.sources import open_source
@@ -61,7 +63,8 @@ def test_every_matrix_behind_a_norm_has_a_guess(recipe: str, tmp_path: Path) -> 
             continue
         assert entry.prior is not None, entry.name
         weights = entry.prior.weights()
-        assert weights.shape == (entry.tensor.shape[-1],)
+        own = (entry.tensor.shape[0],) if "ffn_down_exps" in entry.name else ()
+        assert weights.shape == (*own, entry.tensor.shape[-1])
         assert np.isfinite(weights).all() and weights.max() == 1 and weights.min() >= 0
 
 
@@ -83,6 +86,28 @@ def test_guesses_are_what_they_claim(llama: Model) -> None:
     )
     found = prior_of(llama, "blk.1.ffn_down.weight")
     assert found is not None and np.allclose(found.weights(), scaled(product), rtol=1e-4)
+
+
+def test_each_expert_has_a_guess_of_its_own(tmp_path: Path) -> None:
+    tiny_models.make("qwen3-moe", tmp_path / "m")
+    model = families.load_model(open_source(tmp_path / "m"))
+    gain = np.square(values(model, "blk.1.ffn_norm.weight")[0])
+    gate, up = (values(model, f"blk.1.ffn_{k}_exps.weight") for k in ("gate", "up"))
+    product = ((np.square(gate) @ gain) * (np.square(up) @ gain)).reshape(6, 96)
+    name = "blk.1.ffn_down_exps.weight"
+    found = prior_of(model, name)
+    assert found is not None and np.allclose(found.weights(), scaled(product), rtol=1e-4)
+    convert(tmp_path / "m", tmp_path / "m.gguf", ConversionRequest(encoding="q4_0"))
+    made, q4_0 = gguf.read(tmp_path / "m.gguf").tensors[name], encodings.get("q4_0")
+    for expert in range(6):
+        at = (expert * 256, (expert + 1) * 256)
+        expected = q4_0.encode(
+            model.tensors[name].rows(*at),
+            method="search",
+            weights=found.weights()[expert],
+            guessed=True,
+        )
+        np.testing.assert_array_equal(made.raw(*at), expected)
 
 
 def test_measured_weights_take_the_place_of_guesses(llama: Model) -> None:

@@ -16,6 +16,7 @@ from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
+from kanna.calibration.expert_coverage import coverage, facts
 from kanna.calibration.run import clear, run
 from kanna.calibration.windows import WINDOW, CalibrationWindows, cut
 from kanna.errors import FormatError, OutputError, UsageError
@@ -58,6 +59,8 @@ class CalibrateResult(Result):
         seconds: Time it took.
         reused: Whether the statistics were there already.
         notes: Remarks.
+        coverage: Where experts are: by layer, the tokens that went to each, and which of them saw
+            too few (`layer`, `tokens`, `few`).
     """
 
     folder: str
@@ -71,10 +74,15 @@ class CalibrateResult(Result):
     seconds: float
     reused: bool = False
     notes: list[str] = field(default_factory=list[str])
+    coverage: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def headline(self) -> str:
         """Where the statistics are."""
         return f"{self.folder}: {self.sites} matrices, {self.tokens} tokens"
+
+    def facts(self) -> list[tuple[str, object]]:
+        """Which experts the text reached."""
+        return [*facts(self.coverage)]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -198,6 +206,7 @@ def _result(
         bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
         seconds=seconds,
         reused=reused,
+        coverage=[asdict(layer) for layer in coverage(sites)],
     )
 
 

@@ -5,7 +5,8 @@ its share of the Fisher information: an error δ there costs about ½ E[g²] δ�
 (second order, tokens and rows taken as independent). Saved as gradients.safetensors in the folder
 of the statistics:
 
-    TENSOR            f32 [rows]    mean square gradient of each output row, per token
+    TENSOR            f32 [rows]    mean square gradient of each output row, per token of the text;
+                                    of a stack, the rows of all experts in order
     embedding         f32 [hidden]  the same for the columns of the embedding
 """
 
@@ -19,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
+from kanna import families
 from kanna._util.progress import Progress
 from kanna.calibration.network import Network, torch_modules
 from kanna.calibration.windows import CalibrationWindows
 from kanna.errors import KannaError
 from kanna.families import gguf_view
-from kanna.families.export import family_of_model
 from kanna.families.views import Computed
 from kanna.formats import safetensors
-from kanna.model import F32, Model
+from kanna.model import F32, Model, num_rows
 
 FILE = "gradients.safetensors"
 TOKENS = 6144
@@ -146,19 +147,18 @@ def _backward(network: Network, windows: CalibrationWindows, progress: Progress)
 
 def _as_gguf(model: Model, by_module: dict[str, F32]) -> dict[str, F32]:
     """The same under the names and in the row orders of GGUF."""
-    family = family_of_model(model)[1]
+    places = families.hf_places(model)
     out: dict[str, F32] = {}
     for name, rows in by_module.items():
         if name == "embedding":
             out[name] = rows
             continue
-        layer = name.split(".")[2] if name.startswith("model.layers.") else ""
-        gguf_name = family.names[
-            name.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else name
-        ]
-        gguf_name = gguf_name.replace("{}", layer)
-        if gguf_name == "output" and "output.weight" not in model.tensors:
-            gguf_name = "token_embd"
-        tensor = f"{gguf_name}.weight"
-        out[tensor] = gguf_view(model, tensor, Computed(gguf_name, rows)).rows(0, 1)[0]
+        tied = name == "lm_head" and "output.weight" not in model.tensors
+        tensor, expert = ("token_embd.weight", None) if tied else places[f"{name}.weight"]
+        if expert is None:
+            out[tensor] = gguf_view(model, tensor, Computed(tensor, rows)).rows(0, 1)[0]
+            continue
+        # An expert that no token went to has no gradient.
+        stack = out.setdefault(tensor, np.zeros(num_rows(model.tensors[tensor]), np.float32))
+        stack[expert * len(rows) : (expert + 1) * len(rows)] = rows
     return out

@@ -6,15 +6,19 @@ Two layouts: GGUF (`NAME.in_sum2` and `NAME.counts`, llama.cpp tools/imatrix) an
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kanna import encodings
 from kanna._util.digest import sha256
 from kanna.errors import FormatError, PlanError
+from kanna.families.views import Computed
 from kanna.formats import gguf
-from kanna.model import F32, num_rows
+from kanna.model import F32, ValueType, array, num_rows, string, u32
+from kanna.plan.types import TensorPlan
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_NAME = 4096
@@ -136,3 +140,45 @@ def _not_empty(path: Path, weights: dict[str, F32]) -> dict[str, F32]:
     if not weights:
         raise FormatError(f"{path.name} has no entries", todo="make the imatrix again")
     return weights
+
+
+def write(
+    path: Path,
+    weights: Mapping[str, F32],
+    counts: Mapping[str, Sequence[int]],
+    *,
+    tokens: int,
+    window: int,
+    datasets: Sequence[str],
+) -> None:
+    """Write an importance matrix as llama-imatrix does (llama.cpp tools/imatrix): sums and counts.
+
+    Args:
+        path: File to write; an existing one is replaced.
+        weights: Mean square of each input column by tensor name, f32 [columns] or [experts,
+            columns].
+        counts: Tokens of each expert, of the tensors that have some.
+        tokens: Tokens that all others were measured on.
+        window: Tokens of a window, a chunk to llama.cpp.
+        datasets: Names of the texts.
+    """
+    metadata = {
+        "general.type": string("imatrix"),
+        "imatrix.datasets": array(list(datasets), ValueType.STR),
+        "imatrix.chunk_count": u32(max(1, tokens // window)),
+        "imatrix.chunk_size": u32(window),
+    }
+    f32 = encodings.get("f32")
+    entries: list[TensorPlan] = []
+    for name in sorted(weights):
+        count = np.array(counts.get(name, [max(1, tokens)]), np.float32).reshape(-1, 1)
+        sums = np.atleast_2d(weights[name]).astype(np.float32) * count
+        for part, values in ((".in_sum2", sums), (".counts", count)):
+            # One matrix has one axis, a stack has two.
+            tensor = Computed(
+                name + part, np.ascontiguousarray(values[0] if len(values) == 1 else values)
+            )
+            entries.append(
+                TensorPlan(name=tensor.name, tensor=tensor, encoding=f32, method="nearest")
+            )
+    gguf.write(path, metadata=metadata, tensors=entries, overwrite=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from kanna import families
 from kanna._util import extras
+from kanna.calibration.experts import take_apart
 from kanna.errors import KannaError, MissingError
-from kanna.families.export import family_of_model
 from kanna.model import F32, Model, Tensor, num_rows
 
 _BLOCK = 1 << 22
@@ -64,7 +64,6 @@ REFUSED = {
     "qwen2moe": _EXPERTS,
     "qwen35": "its delta nets are not calibrated yet",
     "qwen35moe": _EXPERTS,
-    "qwen3moe": _EXPERTS,
 }
 """Families whose layers are not run one by one yet, and why."""
 
@@ -80,13 +79,14 @@ class Network:
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)
-        self.names = family_of_model(model)[1].names
+        self.places = families.hf_places(model)
         settings = transformers.AutoConfig.for_model(**self.config)
         with torch.device("meta"):
             self.skeleton = transformers.AutoModelForCausalLM.from_config(
                 settings, dtype=torch.float32
             )
         self.skeleton.eval()
+        take_apart(self.skeleton, torch)
         self.body = self.skeleton.model
         # Rotary frequencies are computed, not stored.
         self.body.rotary_emb = type(self.body.rotary_emb)(config=settings).to(self.device)
@@ -153,12 +153,19 @@ class Network:
 
         return self._fill(deepcopy(self.body.norm), "model.norm")
 
-    def linears(self, module: Any) -> Iterator[tuple[str, Any]]:
-        """(last part of the GGUF name, torch module) of every matrix of a layer."""
+    def readers(self, index: int, module: Any) -> Iterator[tuple[str, int | None, Any]]:
+        """(GGUF name, number of the expert, torch module) of everything that reads in a layer.
+
+        Experts as a whole come before each of them, under the name of their gates.
+        """
         torch, _ = torch_modules()
         for name, part in module.named_modules():
-            if isinstance(part, torch.nn.Linear):
-                yield self.names[f"model.layers.{{}}.{name}"].removeprefix("blk.{}."), part
+            path = f"model.layers.{index}.{name}"
+            if getattr(part, "is_experts", False):
+                yield self.places[f"{path}.0.gate_proj.weight"][0], None, part
+            elif isinstance(part, torch.nn.Linear):
+                tensor, expert = self.places[f"{path}.weight"]
+                yield tensor, expert, part
 
     def whole(self) -> Any:
         """The complete model in memory, float32."""

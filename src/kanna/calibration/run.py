@@ -15,9 +15,11 @@ import numpy as np
 from kanna._util.atomic import write_json
 from kanna._util.progress import Progress
 from kanna.calibration import shrinkage
+from kanna.calibration.listening import Listening
 from kanna.calibration.network import Network, torch_modules
-from kanna.calibration.second_moments import InputSums, block_of
-from kanna.calibration.sites import HEAD, site_of, sites_of
+from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
+from kanna.calibration.shrinkage import ExpertInputs
+from kanna.calibration.sites import HEAD, is_stack, sites_of
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
 from kanna.model import F32, Model
@@ -87,31 +89,15 @@ def _layer(
     network: Network, index: int, spool: _Spool, windows: CalibrationWindows, widest: int
 ) -> dict[str, InputSums]:
     """Run one layer over every window; sums of each of its sites."""
-    sums: dict[str, InputSums] = {}
-    held = False
-
-    def listen(site: str) -> Any:
-        def hook(_module: Any, inputs: Any) -> None:
-            x = inputs[0].reshape(-1, inputs[0].shape[-1])
-            if site not in sums:
-                sums[site] = InputSums(x.shape[1], block_of(x.shape[1], widest), network.device)
-            sums[site].add(x, held)
-
-        return hook
-
     with network.layer(index) as layer:
-        hooked: set[str] = set()
-        for part, module in network.linears(layer.module):  # type: ignore[attr-defined]
-            site = site_of(f"blk.{index}.{part}.weight", tied=False)
-            if site is not None and site not in hooked:
-                hooked.add(site)
-                module.register_forward_pre_hook(listen(site))
+        listening = Listening(network, widest)
+        listening.hook(index, layer.module)  # type: ignore[attr-defined]
         for number in range(len(windows.ids)):
-            held = bool(windows.held[number])
+            listening.held = bool(windows.held[number])
             hidden = layer(spool.window(number))
             network.check(hidden, f"layer {index}")
             spool.put(number, hidden.cpu().numpy())
-    return sums
+    return listening.sums
 
 
 def _head(
@@ -140,16 +126,22 @@ def _save(
     for site, site_sums in sums.items():
         site_arrays = site_sums.arrays(site)
         arrays |= site_arrays
-        tensors = [model.tensors[name] for name in readers[site]]
-        index[site] = {
+        entry: dict[str, Any] = {
             "file": path.name,
             "tensors": readers[site],
             "columns": site_sums.columns,
             "block": site_sums.block,
-            "shrink": shrinkage.choose(
-                tensors, site_arrays[f"{site}.second"], site_arrays[f"{site}.held"]
-            ),
         }
+        tensors = [model.tensors[name] for name in readers[site]]
+        if isinstance(site_sums, ExpertSums):
+            stacks = [tensor for tensor in tensors if is_stack(tensor.name)]
+            trust = shrinkage.choose_for_experts(stacks, ExpertInputs.of(site, site_arrays))
+            entry |= {"shrink": trust.shrink, "shared": trust.shared}
+            entry |= {"experts": site_arrays[f"{site}.tokens"].tolist()}
+        else:
+            second, held = (site_arrays[f"{site}.{what}"] for what in ("second", "held"))
+            entry["shrink"] = shrinkage.choose(tensors, second, held)
+        index[site] = entry
     safetensors.save(path, arrays)
 
 

@@ -1,4 +1,7 @@
-"""Accumulates the second moment of a site's inputs, in blocks along the diagonal."""
+"""Accumulates the second moment of a site's inputs, in blocks along the diagonal.
+
+Where the site is that of experts, also the second moment of what is routed to each of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from kanna.errors import KannaError
 
 HELD_TOKENS = 1024
 """Inputs of so many held-out tokens are stored per site."""
+EXPERT_VALUES = 1 << 26
+"""Values of the second moments of all experts of a layer at one site, at most."""
 _HALF = 65504.0
 """Largest half-precision value: some models have activations beyond it."""
 
@@ -36,7 +41,10 @@ class InputSums:
         total: Sum of x, f32 [columns].
         count: Tokens in the sums.
         held: Held-out inputs, f16 [tokens, columns] each.
+        most_held: So many of them are saved at most.
     """
+
+    most_held = HELD_TOKENS
 
     def __init__(self, columns: int, block: int, device: str) -> None:
         torch, _ = torch_modules()
@@ -73,9 +81,68 @@ class InputSums:
         held = (
             torch.cat(self.held) if self.held else torch.zeros(0, self.columns, dtype=torch.float16)
         )
-        step = max(1, -(-len(held) // HELD_TOKENS))
         return {
             f"{site}.second": (self.second / count).cpu().numpy(),
             f"{site}.mean": (self.total / count).cpu().numpy(),
-            f"{site}.held": np.ascontiguousarray(held[::step].numpy()),
+            f"{site}.held": np.ascontiguousarray(held[:: self.held_step()].numpy()),
+        }
+
+    def held_step(self) -> int:
+        """One in so many of the held-out inputs is saved."""
+        return max(1, -(-sum(map(len, self.held)) // self.most_held))
+
+
+def block_of_experts(columns: int, widest: int, experts: int) -> int:
+    """Width of the blocks of an expert's second moment: those of all take EXPERT_VALUES at most."""
+    return block_of(columns, max(256, min(widest, EXPERT_VALUES // (experts * columns))))
+
+
+class ExpertSums(InputSums):
+    """The same for the inputs of a layer's experts: of all together, and of each.
+
+    Attributes:
+        block_each: Width of the blocks of an expert's second moment.
+        each: Sum of x xᵀ of each expert, f32 [experts, columns / block_each, block_each,
+            block_each].
+        tokens: Tokens in the sums of each, int64 [experts].
+        routes: Which experts held-out inputs go to, int32 [tokens, experts of a token] each.
+    """
+
+    most_held = 4 * HELD_TOKENS
+
+    def __init__(self, columns: int, widest: int, experts: int, device: str) -> None:
+        torch, _ = torch_modules()
+        super().__init__(columns, block_of(columns, widest), device)
+        block = self.block_each = block_of_experts(columns, widest, experts)
+        self.each = torch.zeros(experts, columns // block, block, block, device=device)
+        self.tokens = torch.zeros(experts, dtype=torch.int64)
+        self.routes: list[Any] = []
+
+    def route(self, x: Any, chosen: Any, held: bool) -> None:
+        """Add inputs f32 [tokens, columns] and where they go, [tokens, experts of a token]."""
+        torch, _ = torch_modules()
+        self.add(x, held)
+        if held:
+            self.routes.append(chosen[::2].to(torch.int32).cpu())
+            return
+        for expert in range(len(self.each)):
+            token = torch.where(chosen == expert)[0]
+            if len(token):
+                parts = x[token].reshape(len(token), -1, self.block_each).transpose(0, 1)
+                self.each[expert].baddbmm_(parts.transpose(1, 2), parts)
+                self.tokens[expert] += len(token)
+
+    def arrays(self, site: str) -> dict[str, Any]:
+        """Arrays to save, see `statistics`."""
+        torch, _ = torch_modules()
+        saved = super().arrays(site)
+        routes = torch.cat(self.routes) if self.routes else torch.zeros(0, 1, dtype=torch.int32)
+        step = self.held_step()
+        per_token = self.each / self.tokens.clamp(min=1).to(self.each)[:, None, None, None]
+        squares = per_token.diagonal(dim1=2, dim2=3).reshape(len(per_token), -1)
+        return saved | {
+            f"{site}.experts": per_token.cpu().numpy(),
+            f"{site}.squares": np.ascontiguousarray(squares.cpu().numpy()),
+            f"{site}.tokens": self.tokens.numpy(),
+            f"{site}.routes": np.ascontiguousarray(routes[::step].numpy()),
         }

@@ -15,6 +15,10 @@ _READS = {
     "ffn_gate": "ffn_in",
     "ffn_up": "ffn_in",
     "ffn_down": "ffn_mid",
+    "ffn_gate_inp": "ffn_in",
+    "ffn_gate_exps": "ffn_in",
+    "ffn_up_exps": "ffn_in",
+    "ffn_down_exps": "ffn_mid",
 }
 HEAD = "head"
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
@@ -37,3 +41,8 @@ def sites_of(names: Iterable[str]) -> dict[str, list[str]]:
         if (site := site_of(name, tied=tied)) is not None:
             tensors.setdefault(site, []).append(name)
     return tensors
+
+
+def is_stack(name: str) -> bool:
+    """Whether a GGUF tensor holds a matrix for each expert."""
+    return name.endswith("_exps.weight")

@@ -5,6 +5,11 @@ layer-NNNNN.safetensors, head.safetensors
     SITE.second   f32 [blocks, n, n]     mean of x xᵀ, in blocks along the diagonal
     SITE.mean     f32 [columns]          mean of x
     SITE.held     f16 [tokens, columns]  inputs from text that is held out of the statistics
+  where experts read, besides:
+    SITE.experts  f32 [experts, blocks, m, m]       mean of x xᵀ over the tokens of each expert
+    SITE.squares  f32 [experts, columns]            their diagonals
+    SITE.tokens   i64 [experts]                     tokens of each
+    SITE.routes   i32 [tokens, experts of a token]  where the held-out inputs go
 embedding.safetensors
     counts        i64 [vocabulary]       how often each row is read
 sketch.safetensors                       some values of the source, see `fingerprint`
@@ -13,20 +18,20 @@ sketch.safetensors                       some values of the source, see `fingerp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kanna._util.typed import OBJECT, TEXTS, TypedObject, number, text, whole
-from kanna.calibration import fingerprint
+from kanna._util.typed import OBJECT, TEXTS, TypedObject, listed, number, text, whole
+from kanna.calibration import fingerprint, imatrix
+from kanna.calibration.shrinkage import blended
+from kanna.calibration.sites import is_stack
 from kanna.errors import FormatError, PlanError, SourceError
-from kanna.formats import gguf
 from kanna.formats.text_files import read_object
-from kanna.methods.hessian import SecondMoment
+from kanna.methods.hessian import ExpertMoments, SecondMoment
 from kanna.model import F32, Model, columns
 
 INDEX = "index.json"
@@ -44,6 +49,8 @@ class Site:
         block: Width of the blocks of its second moment.
         tensors: The GGUF names that read here.
         shrink: Shrinkage toward the diagonal, chosen by held-out text.
+        experts: Tokens that went to each expert; none where no experts read.
+        shared: Tokens that the second moment of all experts counts for.
     """
 
     file: str
@@ -51,6 +58,13 @@ class Site:
     columns: int
     block: int
     shrink: float
+    experts: list[int]
+    shared: float
+
+    def shares(self) -> F32:
+        """How much of each expert's statistics is its own, f32 [experts]; the rest is shared."""
+        tokens = np.array(self.experts, np.float64)
+        return (tokens / np.maximum(tokens + self.shared, 1e-12)).astype(np.float32)
 
 
 class Statistics:
@@ -71,37 +85,81 @@ class Statistics:
         """Hash of the index, which holds those of everything the statistics were made from."""
         return hashlib.sha256((self.folder / INDEX).read_bytes()).hexdigest()
 
-    def read(self, site: str, what: str) -> Any:
-        """`second`, `mean` or `held` of a site, as numpy."""
+    def read(self, site: str, what: str, index: int | None = None) -> Any:
+        """`second`, `mean`, `held` … of a site, as numpy, or one part of it along the first axis.
+
+        Args:
+            site: Name of the site.
+            what: The array.
+            index: The part; None: all of it.
+        """
         from safetensors import safe_open
 
         path = self.folder / self.sites[site].file
         try:
             with safe_open(str(path), framework="np") as file:
-                return file.get_tensor(f"{site}.{what}")
+                if index is None:
+                    return file.get_tensor(f"{site}.{what}")
+                return file.get_slice(f"{site}.{what}")[index]
         except Exception as error:  # safetensors raises several types of its own
             raise FormatError(f"{path} cannot be read: {error}", todo="calibrate again") from error
 
     @cached_property
     def weights(self) -> dict[str, F32]:
-        """Mean square of each input column by tensor name: what an imatrix holds."""
+        """Mean square of each input column by tensor name, f32 [columns] or [experts, columns].
+
+        That of an expert is moved toward that of all as its second moment is.
+        """
         weights: dict[str, F32] = {}
         for name, site in self.sites.items():
-            blocks = self.read(name, "second")
-            diagonal = np.concatenate([b.diagonal() for b in blocks]).astype(np.float32)
+            diagonal = self._diagonal(name)
             weights |= dict.fromkeys(site.tensors, diagonal)
+            if site.experts:
+                share = site.shares()[:, None]
+                each = share * self.read(name, "squares") + (1 - share) * diagonal
+                stacks = [tensor for tensor in site.tensors if is_stack(tensor)]
+                weights |= dict.fromkeys(stacks, np.asarray(each, np.float32))
         return weights
+
+    def _diagonal(self, site: str) -> F32:
+        """Mean square of each input column, f32 [columns]."""
+        blocks = self.read(site, "second")
+        return np.concatenate([b.diagonal() for b in blocks]).astype(np.float32)
 
     def second_moment(self, tensor: str) -> SecondMoment | None:
         """The second moment of a tensor's inputs, shared by the tensors of its site."""
         name = self.site_of.get(tensor)
         if name is None:
             return None
-        if name not in self._second_moments:
-            self._second_moments[name] = SecondMoment(
-                lambda: self.read(name, "second"), shrink=self.sites[name].shrink
+        stack = is_stack(tensor)
+        key = f"{name}.experts" if stack else name
+        if key not in self._second_moments:
+            site = self.sites[name]
+            each = [
+                SecondMoment(partial(self._expert, name, e), shrink=site.shrink)
+                for e in range(len(site.experts) if stack else 0)
+            ]
+            shared = partial(self.read, name, "second")
+            self._second_moments[key] = (
+                ExpertMoments(shared, each, shrink=site.shrink)
+                if stack
+                else SecondMoment(shared, shrink=site.shrink)
             )
-        return self._second_moments[name]
+        return self._second_moments[key]
+
+    def _expert(self, name: str, expert: int) -> list[F32]:
+        """Blocks of one expert's second moment, moved toward that of all."""
+        site = self.sites[name]
+        each = self.read(name, "experts", expert)
+        return [*blended(self.read(name, "second"), each, site.experts[expert], site.shared)]
+
+    def held(self, tensor: str, expert: int | None = None) -> F32:
+        """Held-out inputs of a tensor, or of one expert of it, f32 [tokens, columns]."""
+        name = self.site_of[tensor]
+        held = self.read(name, "held")
+        if expert is not None:
+            held = held[(self.read(name, "routes") == expert).any(axis=1)]
+        return held.astype(np.float32)
 
     def check(self, model: Model) -> None:
         """Raise PlanError when these are the statistics of another model, by shapes or values."""
@@ -112,6 +170,12 @@ class Statistics:
                     actual = "no such tensor" if have is None else f"{columns(have)} columns"
                     raise self._other(
                         f"{name} has {site.columns} columns for {tensor}, this model {actual}",
+                        model,
+                    )
+                if is_stack(tensor) and have.shape[0] != len(site.experts):
+                    raise self._other(
+                        f"{name} has {len(site.experts)} experts for {tensor}, this model "
+                        f"{have.shape[0]}",
                         model,
                     )
         try:
@@ -135,14 +199,33 @@ class Statistics:
         )
 
     def save_imatrix(self, path: Path) -> None:
-        """Write the diagonals as a GGUF that llama-quantize takes for --imatrix."""
-        write_imatrix(
+        """Write the diagonals as a GGUF that llama-quantize takes for --imatrix.
+
+        Those of experts are what their own tokens gave, as llama-imatrix has them.
+        """
+        weights: dict[str, F32] = {}
+        counts: dict[str, list[int]] = {}
+        for name, site in self.sites.items():
+            plain = [tensor for tensor in site.tensors if not is_stack(tensor)]
+            weights |= dict.fromkeys(plain, self._diagonal(name))
+            stacks = [tensor for tensor in site.tensors if is_stack(tensor)]
+            if stacks:
+                squares: F32 = self.read(name, "squares")
+                weights |= dict.fromkeys(stacks, squares)
+                counts |= dict.fromkeys(stacks, site.experts)
+        imatrix.write(
             path,
-            self.weights,
-            self.info["tokens"],
-            self.info["window"],
-            [self.info["text"]["name"]],
+            weights,
+            counts,
+            tokens=self.info["tokens"],
+            window=self.info["window"],
+            datasets=[self.info["text"]["name"]],
         )
+
+
+def is_statistics(folder: Path) -> bool:
+    """Whether a folder is one of statistics."""
+    return (folder / INDEX).is_file() and (folder / FINGERPRINT).is_file()
 
 
 def read(folder: Path | str) -> Statistics:
@@ -174,47 +257,19 @@ def _site(given: TypedObject) -> Site:
     file = given.need("file", text(255, 1))
     if Path(file).name != file or "\\" in file:
         raise FormatError(f"{INDEX} names the file {file!r}", expected="a plain file name")
+    tensors = given.need("tensors", TEXTS)
+    experts = given.get("experts", listed(whole(0, 1 << 53)), [])
+    if bool(experts) != any(map(is_stack, tensors)):
+        raise FormatError(
+            f"{INDEX} has tokens of {len(experts)} experts for {', '.join(tensors)}",
+            expected="tokens of every expert where a tensor has some",
+        )
     return Site(
         file=file,
-        tensors=given.need("tensors", TEXTS),
+        tensors=tensors,
         columns=given.need("columns", whole(1)),
         block=given.need("block", whole(1)),
         shrink=given.need("shrink", number(0.0, 1.0)),
+        experts=experts,
+        shared=given.get("shared", number(0.0, 1e9), 0.0),
     )
-
-
-def write_imatrix(
-    path: Path, weights: Mapping[str, F32], tokens: int, window: int, datasets: Sequence[str]
-) -> None:
-    """Write an importance matrix as llama-imatrix does (llama.cpp tools/imatrix): sums and counts.
-
-    Args:
-        path: File to write; an existing one is replaced.
-        weights: Mean square of each input column by tensor name, f32 [columns].
-        tokens: Tokens they were measured on.
-        window: Tokens of a window, a chunk to llama.cpp.
-        datasets: Names of the texts.
-    """
-    from kanna.encodings import get
-    from kanna.families.views import Computed
-    from kanna.model import ValueType, array, string, u32
-    from kanna.plan.types import TensorPlan
-
-    chunks = max(1, tokens // window)
-    metadata = {
-        "general.type": string("imatrix"),
-        "imatrix.datasets": array(list(datasets), ValueType.STR),
-        "imatrix.chunk_count": u32(chunks),
-        "imatrix.chunk_size": u32(window),
-    }
-    entries: list[TensorPlan] = []
-    for name in sorted(weights):
-        # llama.cpp counts chunks and divides sums by counts: any scale of both is the same.
-        sums = np.atleast_2d(weights[name]).astype(np.float32) * np.float32(chunks)
-        counts = np.full((len(sums), 1), chunks, np.float32)
-        for part, values in ((".in_sum2", sums), (".counts", counts)):
-            tensor = Computed(name + part, np.ascontiguousarray(values))
-            entries.append(
-                TensorPlan(name=tensor.name, tensor=tensor, encoding=get("f32"), method="nearest")
-            )
-    gguf.write(path, metadata=metadata, tensors=entries, overwrite=True)

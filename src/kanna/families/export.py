@@ -87,6 +87,21 @@ def hf_names(model: Model) -> dict[str, str]:
     return hf_by_gguf
 
 
+def hf_places(model: Model) -> dict[str, tuple[str, int | None]]:
+    """GGUF name of every tensor of a checkpoint, and which matrix it is where that is a stack."""
+    _, family = family_of_model(model)
+    given = Config(hf_config(model), family.defaults)
+    where: dict[str, tuple[str, int | None]] = {}
+    for gguf_name, hf_name in hf_names(model).items():
+        pieces = [hf_name]
+        for block in family.blocks:
+            if block.regrouping is not None:
+                pieces = [p for name in pieces for p in block.regrouping.pieces(name, given)]
+        whole = pieces == [hf_name]
+        where |= {p: (gguf_name, None if whole else i) for i, p in enumerate(pieces)}
+    return where
+
+
 def head_dim_of(model: Model) -> int:
     """Values of a query or key of one head."""
     heads = model.whole("{arch}.attention.head_count", least=1)

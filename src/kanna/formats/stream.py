@@ -238,12 +238,8 @@ def _jobs(file: File) -> Iterator[_RowBlock]:
         cols, total = columns(entry.tensor), num_rows(entry.tensor)
         size = entry.encoding.row_bytes(cols)
         step = max(1, BLOCK_WEIGHTS // cols)
-        # Experts have importances of their own: no row block crosses from one to the next.
-        group = (
-            total // entry.weights.shape[0]
-            if entry.weights is not None and entry.weights.ndim == 2
-            else total
-        )
+        # Experts have statistics of their own: no row block crosses from one to the next.
+        group = total // _experts(entry)
         for first in range(0, total, max(1, group)):
             for start in range(first, first + group, step):
                 yield _RowBlock(
@@ -339,16 +335,27 @@ def _is_finite(name: str, data: U8) -> bool:
     return not bool(((bits & dtype(mask)) == dtype(mask)).any())
 
 
+def _experts(entry: TensorPlan) -> int:
+    """Into how many runs of rows a tensor falls, each with inputs of its own."""
+    if entry.weights is not None and entry.weights.ndim == 2:
+        return entry.weights.shape[0]
+    if entry.weights is None and entry.prior is not None and len(entry.tensor.shape) == 3:
+        return entry.tensor.shape[0]
+    return 1 if entry.second_moment is None else entry.second_moment.experts
+
+
 def _inputs(entry: TensorPlan, start: int) -> methods.Inputs:
-    """What is known of the inputs of these rows; each expert has weights of its own."""
-    weights = entry.weights
+    """What is known of the inputs of these rows; each expert has its own."""
+    weights, second_moment = entry.weights, entry.second_moment
+    expert = start // max(1, num_rows(entry.tensor) // _experts(entry))
+    guessed = weights is None and entry.prior is not None
     if weights is None and entry.prior is not None:
-        return methods.Inputs(
-            weights=entry.prior.weights(), guessed=True, second_moment=entry.second_moment
-        )
+        weights = entry.prior.weights()
     if weights is not None and weights.ndim == 2:
-        weights = weights[start // (num_rows(entry.tensor) // weights.shape[0])]
-    return methods.Inputs(weights=weights, second_moment=entry.second_moment)
+        weights = weights[expert]
+    if second_moment is not None:
+        second_moment = second_moment.of(expert)
+    return methods.Inputs(weights=weights, guessed=guessed, second_moment=second_moment)
 
 
 class _Sink:

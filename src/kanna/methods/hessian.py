@@ -23,8 +23,11 @@ Factors = tuple[I32, "F32 | None"]
 
 DAMPING = 0.01
 """Share of the diagonal's mean that is added to it; doubled until there are factors."""
-_CACHE_SIZE = 2
-"""Second moments whose blocks stay in memory: tensors that share inputs follow one another."""
+_CACHE_SIZE, _CACHE_VALUES = 2, 1 << 26
+"""Second moments whose blocks stay in memory: tensors that share inputs follow one another.
+
+More of them stay while their values are few, since threads are at several experts at once.
+"""
 
 
 class HessianBlock:
@@ -89,10 +92,19 @@ class SecondMoment:
             if self in _cache:
                 _cache.move_to_end(self)
                 return _cache[self]
-            while len(_cache) >= _CACHE_SIZE:
+            while len(_cache) >= _CACHE_SIZE and _values() > _CACHE_VALUES:
                 _cache.popitem(last=False)
             _cache[self] = self._damped_blocks()
             return _cache[self]
+
+    def of(self, expert: int) -> SecondMoment:
+        """That of the inputs of one expert, where a tensor is a stack; else the same."""
+        return self
+
+    @property
+    def experts(self) -> int:
+        """How many second moments a stack of matrices has."""
+        return 1
 
     def _damped_blocks(self) -> list[HessianBlock]:
         blocks: list[HessianBlock] = []
@@ -103,8 +115,33 @@ class SecondMoment:
         return blocks
 
 
+class ExpertMoments(SecondMoment):
+    """Second moments of the inputs of a stack of matrices: of all together, and of each."""
+
+    def __init__(
+        self, load: Callable[[], Sequence[F32]], each: Sequence[SecondMoment], *, shrink: float
+    ) -> None:
+        """Take `load` for the blocks of all together, and the moments of each."""
+        super().__init__(load, shrink=shrink)
+        self._each = each
+
+    def of(self, expert: int) -> SecondMoment:
+        """That of one expert."""
+        return self._each[expert]
+
+    @property
+    def experts(self) -> int:
+        """How many there are."""
+        return len(self._each)
+
+
 _lock = Lock()
 _cache: OrderedDict[SecondMoment, list[HessianBlock]] = OrderedDict()
+
+
+def _values() -> int:
+    """Values of the Hessians in memory."""
+    return sum(block.hessian.size for blocks in _cache.values() for block in blocks)
 
 
 def _damped(block: F32, start: int, shrink: float) -> HessianBlock:

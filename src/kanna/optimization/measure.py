@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,16 @@ from kanna._util.progress import Progress
 from kanna.calibration import gradients
 from kanna.calibration.statistics import Statistics
 from kanna.encodings import Encoding, grid_detection
+from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.plan import roles
 from kanna.plan.allocate import Choice, Option
 
 CANDIDATES = encodings.candidates()
 ROWS, HEAD_ROWS = 96, 256
+EXPERTS = 8
+"""Experts of a layer whose rows are measured, at most; each has a second moment of its own."""
+_LEAST_HELD = 8
 VALUES = 2
 """Goes up when a method chooses other values, so that costs of before are measured again."""
 InputRounding = Callable[[Encoding, F32], "F32 | None"]
@@ -95,7 +99,7 @@ def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encod
 
 def matrices(model: Model) -> list[str]:
     """Tensors whose encoding is looked for; the others keep full precision."""
-    return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) == 2]
+    return [n for n, t in model.tensors.items() if roles.quantizable(t) and len(t.shape) in (2, 3)]
 
 
 def unmeasured(model: Model, names: Sequence[str] | None = None) -> Measured:
@@ -153,6 +157,34 @@ def measure(
     return Measured(key=key, costs={n: costs[n] for n in tensors})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """Some rows of a matrix.
+
+    Attributes:
+        x: The rows, f32 [rows, columns].
+        share: What each stands for.
+        inputs: What is known of their inputs.
+        held: Held-out inputs, f32 [tokens, columns].
+    """
+
+    x: F32
+    share: Any
+    inputs: methods.Inputs
+    held: F32
+
+    @classmethod
+    def of(
+        cls, tensor: Tensor, sensitivity: F32, count: int, inputs: methods.Inputs, held: F32
+    ) -> _Sample:
+        """`count` rows of a matrix at most, drawn by their sensitivity."""
+        at, share = _sample(sensitivity, count)
+        x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
+        if len(held) == 0 and inputs.weights is not None:
+            held = np.diag(np.sqrt(inputs.weights * len(inputs.weights))).astype(np.float32)
+        return cls(x=x, share=share, inputs=inputs, held=held)
+
+
 class _CostMeter:
     """Measures one tensor after the other."""
 
@@ -178,30 +210,51 @@ class _CostMeter:
             cost_of = self._embedding if name == "token_embd.weight" else self._plain
             results = pool.map(cost_of, [tensor] * len(options), options)
             return {e.name: cost for e, cost in zip(options, results, strict=True)}
-        sensitivity = self._sensitivity(name, tensor)
-        at, share = _sample(sensitivity, HEAD_ROWS if site == "head" else ROWS)
-        x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
-        weights = self.statistics.weights[name]
-        inputs = methods.Inputs(weights=weights, second_moment=self.statistics.second_moment(name))
-        held = self.statistics.read(site, "held").astype(np.float32)
-        if len(held) == 0:
-            held = np.diag(np.sqrt(weights * len(weights))).astype(np.float32)
+        samples = list(self._samples(name, tensor, HEAD_ROWS if site == "head" else ROWS))
 
         def cost(encoding: Encoding) -> float:
-            if encoding.block == 1:
-                data = encoding.encode(x)
-            else:
-                data = self.method.encode(encoding, x, inputs)
-            decoded = encoding.decode(data, x.shape[1])
-            rounded = self.rounding(encoding, held) if self.rounding else None
-            error = (decoded - x) @ held.T if rounded is None else decoded @ rounded.T - x @ held.T
-            per_row = np.square(error).mean(axis=1, dtype=np.float64)
-            total = 0.5 * float(per_row @ share)
+            total = sum(self._sampled(sample, encoding) for sample in samples)
             if name == "token_embd.weight":
                 total += self._embedding(tensor, encoding)
             return total
 
         return {e.name: c for e, c in zip(options, pool.map(cost, options), strict=True)}
+
+    def _samples(self, name: str, tensor: Tensor, count: int) -> Iterator[_Sample]:
+        """Rows to measure, drawn by how much they matter: of the whole matrix, or of experts."""
+        sensitivity = self._sensitivity(name, tensor)
+        moment = self.statistics.second_moment(name)
+        weights = self.statistics.weights[name]
+        if len(tensor.shape) < 3:
+            held = self.statistics.held(name)
+            inputs = methods.Inputs(weights=weights, second_moment=moment)
+            yield _Sample.of(tensor, sensitivity, count, inputs, held)
+            return
+        each = sensitivity.reshape(tensor.shape[0], -1)
+        experts, shares = _sample(each.sum(axis=1), EXPERTS)
+        for expert, share in zip(map(int, experts), shares, strict=True):
+            inputs = methods.Inputs(
+                weights=weights[expert], second_moment=moment and moment.of(expert)
+            )
+            rows, held = each[expert], self.statistics.held(name, expert)
+            if len(held) < _LEAST_HELD:
+                held = held[:0]
+            rows = rows * (share / max(float(rows.sum()), 1e-30))
+            count_each = -(-count // len(experts))
+            yield _Sample.of(one_of(name, tensor, expert), rows, count_each, inputs, held)
+
+    def _sampled(self, sample: _Sample, encoding: Encoding) -> float:
+        """Error of some rows on held-out inputs, by how much each matters."""
+        x, held = sample.x, sample.held
+        if encoding.block == 1:
+            data = encoding.encode(x)
+        else:
+            data = self.method.encode(encoding, x, sample.inputs)
+        decoded = encoding.decode(data, x.shape[1])
+        rounded = self.rounding(encoding, held) if self.rounding else None
+        error = (decoded - x) @ held.T if rounded is None else decoded @ rounded.T - x @ held.T
+        per_row = np.square(error).mean(axis=1, dtype=np.float64)
+        return 0.5 * float(per_row @ sample.share)
 
     def _sensitivity(self, name: str, tensor: Tensor) -> F32:
         """Mean square gradient of each row.
@@ -213,10 +266,14 @@ class _CostMeter:
         rows = num_rows(tensor)
         at = np.unique(np.linspace(0, rows - 1, min(rows, ROWS)).astype(int))
         x = np.concatenate([tensor.rows(int(i), int(i) + 1) for i in at])
-        power = (
-            float((np.square(x, dtype=np.float64) @ self.statistics.weights[name]).mean()) or 1.0
-        )
-        return np.full(rows, 1.0 / (power * rows), np.float32)
+        weights = np.atleast_2d(self.statistics.weights[name])
+        per_expert = rows // len(weights)
+        powers = (np.square(x, dtype=np.float64) * weights[at // per_expert]).sum(axis=1)
+        power = float(powers.mean()) or 1.0
+        # An expert's outputs count as often as tokens go to it.
+        tokens = self.statistics.sites[self.statistics.site_of[name]].experts
+        used = np.array(tokens if len(weights) > 1 else [1.0]) / max(1, sum(tokens or [1]))
+        return np.repeat(used / (power * per_expert), per_expert).astype(np.float32)
 
     def _embedding(self, tensor: Tensor, encoding: Encoding) -> float:
         """The embedding read forwards.

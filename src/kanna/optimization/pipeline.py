@@ -6,12 +6,13 @@ folder under a key of what it depends on, and returns it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from kanna._util.units import format_size
 from kanna.calibration import HELD_TEXT, self_generated, statistics, texts
 from kanna.calibration import calibrate as calibrate_source
 from kanna.calibration import gradients as backward
+from kanna.calibration.expert_coverage import coverage, few_tokens
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
 from kanna.evaluation.stats import MIN_WINDOWS
@@ -84,6 +85,8 @@ def calibrate(job: Job) -> CalibratedSource:
         f"calibrated on {calibrated.tokens:,} tokens"
         + (", kept from before" if calibrated.reused else "")
     )
+    if few := few_tokens(calibrated.coverage):
+        context.note(few)
     documents, _ = texts.documents(paths, workspace.model)
     return CalibratedSource(
         adapter=type(job.adapter)(replace(workspace, statistics=folder)),
@@ -296,6 +299,7 @@ def report(
         "tuned": tuned.to_dict() if tuned else None,
         "measured": costs.key,
         "memory": memory,
+        "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
     }
     reporting.note_outcome(job, proved.best)
     earlier = reporting.earlier_artefacts(job, rows)

@@ -24,17 +24,19 @@ _NORMS = {
     "attn_qkv": "attn_norm",
     "ffn_gate": "ffn_norm",
     "ffn_up": "ffn_norm",
+    "ffn_gate_exps": "ffn_norm",
+    "ffn_up_exps": "ffn_norm",
 }
 
 
 class Prior:
-    """Guessed weights float32 [columns], computed when first asked for."""
+    """Guessed weights float32 [columns], or [experts, columns], computed when first asked for."""
 
     def __init__(self, compute: Callable[[], F32]) -> None:
         self._compute, self._lock, self._weights = compute, Lock(), None
 
     def weights(self) -> F32:
-        """The weights, float32 [columns], at most 1; safe to call from several threads."""
+        """The weights, at most 1; safe to call from several threads."""
         with self._lock:
             if self._weights is None:
                 powers = np.nan_to_num(self._compute(), nan=0.0, posinf=0.0, neginf=0.0)
@@ -50,10 +52,11 @@ def prior_of(model: Model, name: str) -> Prior | None:
 
     def tensor(which: str) -> Tensor | None:
         sibling = tensors.get(f"{before}{which}.weight")
-        return sibling if sibling is not None and len(sibling.shape) <= 2 else None
+        axes = (3,) if which.endswith("_exps") else (0, 1, 2)
+        return sibling if sibling is not None and len(sibling.shape) in axes else None
 
     target = tensors[name]
-    if len(target.shape) != 2:
+    if len(target.shape) != (3 if part.endswith("_exps") else 2):
         return None
     norm = tensor(_NORMS.get(part, "")) if layer else None
     if part == "output" or (part == "token_embd" and "output.weight" not in tensors):
@@ -64,6 +67,8 @@ def prior_of(model: Model, name: str) -> Prior | None:
         return _behind_values(model, tensor, target)
     if part == "ffn_down":
         return _behind_gate(tensor, target)
+    if part == "ffn_down_exps":
+        return _behind_gates(tensor, target)
     return None
 
 
@@ -128,3 +133,17 @@ def _behind_gate(tensor: Callable[[str], Tensor | None], target: Tensor) -> Prio
     if gate is None or num_rows(gate) != width or num_rows(up) != width:
         return None
     return Prior(lambda: _powers(gate, norm, 0, width) * _powers(up, norm, 0, width))
+
+
+def _behind_gates(tensor: Callable[[str], Tensor | None], target: Tensor) -> Prior | None:
+    """The same for each expert of a stack."""
+    norm, gate, up = tensor("ffn_norm"), tensor("ffn_gate_exps"), tensor("ffn_up_exps")
+    if norm is None or gate is None or up is None:
+        return None
+    experts, _, width = target.shape
+    if {gate.shape, up.shape} != {(experts, width, columns(norm))}:
+        return None
+    rows = experts * width
+    return Prior(
+        lambda: (_powers(gate, norm, 0, rows) * _powers(up, norm, 0, rows)).reshape(experts, width)
+    )

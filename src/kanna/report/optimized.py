@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from kanna._util.units import format_size
@@ -30,6 +31,8 @@ def sections(data: dict[str, Any]) -> str:
         parts.append("<h2>Memory</h2>" + markup)
     if markup := pictures(optimization["pictures"]):
         parts.append("<h2>The plan</h2>" + markup)
+    if markup := _coverage(optimization.get("coverage") or []):
+        parts.append("<h2>Experts</h2>" + markup)
     if markup := _swaps(optimization.get("swaps") or []):
         parts.append("<h2>Swaps tried</h2>" + markup)
     if tuning := optimization.get("tuned"):
@@ -106,6 +109,24 @@ def _memory(memory: dict[str, Any] | None) -> str:
     )
     table = _table(caption, head, body, region="Memory by cache", label="Memory by cache")
     return f"{table}<p><code>{html_text(memory['command'])}</code></p>"
+
+
+def _coverage(layers: list[dict[str, Any]]) -> str:
+    if not layers:
+        return ""
+    columns = ("layer", "experts", "fewest tokens", "median", "most tokens", "too few")
+    head = "".join(f'<th scope="col">{c}</th>' for c in columns)
+    body = "".join(
+        f'<tr><th scope="row">{layer["layer"]}</th><td>{len(layer["tokens"])}</td>'
+        f"<td>{min(layer['tokens']):,}</td><td>{median(layer['tokens']):,.0f}</td>"
+        f"<td>{max(layer['tokens']):,}</td><td>{len(layer['few']) or '–'}</td></tr>"
+        for layer in layers
+    )
+    caption = (
+        "Tokens of the calibration text that the model routed to its experts. Where an expert saw "
+        "too few, its statistics are mostly those of all experts of its layer."
+    )
+    return _table(caption, head, body, region="Experts by layer", label="Tokens of experts")
 
 
 def _swaps(trials: list[dict[str, Any]]) -> str:

@@ -60,6 +60,7 @@ def calibrate_command(
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
+    from kanna.calibration import expert_coverage
     from kanna.cli.ui import duration, facts
 
     facts(
@@ -74,6 +75,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Tokens", f"{data['tokens']:,}, and {data['held_tokens']:,} held out"),
             ("Text", ", ".join(f"{name} {count:,}" for name, count in data["domains"].items())),
             ("Shrinkage", ", ".join(f"{s}: {n} inputs" for s, n in data["shrink"].items())),
+            *expert_coverage.facts(data["coverage"]),
             ("Time", "kept from before" if data["reused"] else duration(data["seconds"])),
         ],
     )

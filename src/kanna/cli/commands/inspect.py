@@ -45,7 +45,8 @@ def inspect_command(
 
     Family, tensors, precision, tokenizer, chat template, licence.
 
-    Any GGUF can be inspected, also of an architecture kanna does not know.
+    Any GGUF can be inspected, also of an architecture kanna does not know, and statistics of
+    `kanna calibrate` too.
     """
     from kanna.inspection import inspect
 
@@ -61,6 +62,9 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     from kanna.cli.ui import facts
     from kanna.escaping import visible
 
+    if data["statistics"] is not None:
+        _draw_statistics(screen, data)
+        return
     made = data["provenance"]
     tokenizer, template = data["tokenizer"], data["chat_template"]
     known = (
@@ -98,6 +102,30 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     if every_tensor:
         _draw_tensors(screen, data)
     _draw_remarks(screen, data)
+
+
+def _draw_statistics(screen: Console, data: dict[str, Any]) -> None:
+    """What a calibration left."""
+    from kanna._util.units import format_size
+    from kanna.calibration import expert_coverage
+    from kanna.cli.ui import facts, table
+
+    known = data["statistics"]
+    facts(
+        screen,
+        [
+            ("Statistics", f"{data['path']} ({format_size(data['bytes'])})"),
+            ("Inputs", f"{known['sites']:,}"),
+            ("Tokens", f"{known['tokens']:,} of {known['text']}"),
+            *expert_coverage.facts(known["coverage"]),
+        ],
+    )
+    if known["coverage"]:
+        layers = table("layer>", "tokens of each expert", "too few>")
+        for layer in known["coverage"]:
+            tokens = " ".join(f"{n:,}" for n in layer["tokens"])
+            layers.add_row(str(layer["layer"]), tokens, str(len(layer["few"]) or "–"))
+        screen.print(layers)
 
 
 def _sizes(data: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,70 @@
+"""Experts as one module for each: those of transformers hold the matrices of a layer in two stacks.
+
+Apart, every matrix is a linear layer as any other: its inputs are those of the tokens that are
+routed to it, and it is filled under the name that checkpoints give it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+STACKS = ("gate_up_proj", "down_proj")
+"""Parameters of a module that holds all experts of a layer, [experts, rows, columns]."""
+
+
+def take_apart(network: Any, torch: Any) -> None:
+    """Put a module for each expert in the place of every stack of them; no weights are kept.
+
+    Args:
+        network: A network of transformers without weights.
+        torch: PyTorch.
+    """
+    stacks = [
+        (parent, name, child)
+        for parent in network.modules()
+        for name, child in parent.named_children()
+        if all(getattr(getattr(child, stack, None), "ndim", 0) == 3 for stack in STACKS)
+    ]
+    with torch.device("meta"):
+        for parent, name, child in stacks:
+            setattr(parent, name, _apart(child, torch))
+
+
+def _apart(stack: Any, torch: Any) -> Any:
+    count, hidden, width = stack.down_proj.shape
+
+    class Expert(torch.nn.Module):
+        """One expert: gate, up and down."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_proj = torch.nn.Linear(hidden, width, bias=False)
+            self.up_proj = torch.nn.Linear(hidden, width, bias=False)
+            self.down_proj = torch.nn.Linear(width, hidden, bias=False)
+            self.act_fn = stack.act_fn
+
+        def forward(self, x: Any) -> Any:
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+    class Experts(torch.nn.ModuleList):
+        """All experts of a layer; of each token, those that the router chose are computed."""
+
+        is_experts = True
+
+        def forward(self, hidden_states: Any, chosen: Any, shares: Any) -> Any:
+            """Sum of the chosen experts' outputs.
+
+            Args:
+                hidden_states: [tokens, hidden].
+                chosen: Which experts each token goes to, [tokens, experts of a token].
+                shares: What their outputs are multiplied by, in the same shape.
+            """
+            out = torch.zeros_like(hidden_states)
+            for number, expert in enumerate(self):
+                token, slot = torch.where(chosen == number)
+                if len(token):
+                    part = expert(hidden_states[token]) * shares[token, slot, None]
+                    out = out.index_add(0, token, part)
+            return out
+
+    return Experts([Expert() for _ in range(count)])
