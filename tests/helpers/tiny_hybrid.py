@@ -43,6 +43,26 @@ GRANITE_HYBRID = GRANITE | {
     "mamba_chunk_size": 64,
 }
 
+FALCON_H1 = {
+    "head_dim": 64,
+    "mamba_d_ssm": 384,
+    "mamba_n_heads": 6,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 32,
+    "mamba_chunk_size": 64,
+    "mamba_norm_before_gate": False,
+    "attention_in_multiplier": 0.9,
+    "attention_out_multiplier": 0.8,
+    "embedding_multiplier": 5.0,
+    "key_multiplier": 0.6,
+    "lm_head_multiplier": 0.3,
+    "mlp_multipliers": [0.9, 0.7],
+    "ssm_in_multiplier": 1.2,
+    "ssm_out_multiplier": 0.5,
+    "ssm_multipliers": [0.7, 0.9, 1.1, 0.8, 1.2],
+}
+
 RECIPES: dict[str, Recipe] = {
     "lfm2": Recipe(
         "lfm2",
@@ -221,5 +241,43 @@ RECIPES: dict[str, Recipe] = {
         },
         tokenizer="gpt-4o",
         routed=True,
+    ),
+    "gemma4-moe": Recipe(
+        "gemma4",
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 64,
+            "global_head_dim": 128,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
+            "sliding_window": 32,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "tie_word_embeddings": True,
+            "enable_moe_block": True,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 96,
+        },
+        heads=0.3,
+        routed=True,
+    ),
+    "falcon-h1": Recipe(
+        "falcon_h1",
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        FALCON_H1,
+        tokenizer="qwen2",
+        long=300,
+    ),
+    "falcon-h1-norm": Recipe(
+        "falcon_h1",
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        FALCON_H1 | {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
+        tokenizer="qwen2",
+        long=300,
     ),
 }

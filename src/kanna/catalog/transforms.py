@@ -25,6 +25,7 @@ _VIEWS = {
     "picked-columns": "Columns in another order",
     "refolded": "The values of a vector, or of a matrix back as one, in rows of another length",
     "renamed": "The same rows under another name, and under another shape where one is given",
+    "scaled-rows": "Every row times a number of its own, in float32",
     "shifted": "Every value plus a constant, in float32",
 }
 

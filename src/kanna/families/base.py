@@ -135,7 +135,8 @@ def _any_config(_: Mapping[str, Any]) -> bool:
     return True
 
 
-def _always(_: Config) -> bool:
+def always(_: Config) -> bool:
+    """A block that every model of its family has."""
     return True
 
 
@@ -211,7 +212,7 @@ class Block:
     more_names: Callable[[Config], dict[str, str]] = _no_names
     shapes: Mapping[str, Shape] = field(default_factory=dict[str, Shape])
     where: Callable[[Config, int], bool] = every_layer
-    present: Callable[[Config], bool] = _always
+    present: Callable[[Config], bool] = always
     sizes: Callable[[Config], dict[str, int]] = _no_sizes
     forms: Mapping[str, Form] = field(default_factory=dict[str, Form])
     metadata: Callable[[str, Config], Metadata] = _no_keys

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanna.families._config import Config
 from kanna.families.stacked import Picked
-from kanna.families.views import Mapped, PickedColumns, Refolded, Renamed
+from kanna.families.views import Mapped, PickedColumns, Refolded, Renamed, ScaledRows
 from kanna.model import F32, Tensor
 
 Order = Callable[[Config], NDArray[np.int64]]
@@ -54,6 +56,34 @@ class OneRow:
     def to_hf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
         """As a matrix."""
         return Renamed(name, tensor, (1, *tensor.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Values times a number of the config, which is 1 on the way back.
+
+    Attributes:
+        factor: The number, or one for every row, float32 [rows].
+    """
+
+    factor: Callable[[Config], float | F32]
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape."""
+        return shape
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """Times the number."""
+        factor = self.factor(c)
+        if not isinstance(factor, float):
+            return ScaledRows(name, tensor, factor)
+        return (
+            Renamed(name, tensor) if factor == 1.0 else Mapped(name, tensor, partial(mul, factor))
+        )
+
+    def to_hf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """As they are."""
+        return Renamed(name, tensor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families._stored_rope import short
 from kanna.families.base import ENDS, FEED_FORWARD, Block, Family, Metadata, Problem
+from kanna.families.blocks.expert_stacks import Spelling
+from kanna.families.blocks.experts import experts
 from kanna.families.blocks.per_layer_embeddings import PER_LAYER_EMBEDDINGS
 from kanna.families.gemma2 import ACTIVATIONS, layer_types
 from kanna.model import F32, Model, ValueType, array, f32, u32
@@ -128,7 +130,7 @@ def extra(c: Config) -> dict[str, F32]:
 
 
 def checks(c: Config) -> list[Problem]:
-    """llama.cpp knows one head size for each kind of layer, and no experts of this family here."""
+    """llama.cpp knows one head size for each kind of layer."""
     problems: list[Problem] = []
     sliding = layer_types(c, PERIOD)
     sizes = {(s, head_size(c, i)) for i, s in enumerate(sliding)}
@@ -181,6 +183,7 @@ def to_config(model: Model) -> dict[str, Any]:
         "num_key_value_heads": base,
         "per_layer_config": overrides,
         "attention_k_eq_v": not own_values,
+        "enable_moe_block": bool(model.whole("{arch}.expert_count", 0)),
         "num_kv_shared_layers": shared,
         "use_double_wide_mlp": len(set(widths)) > 1,
         "sliding_window": model.whole("{arch}.attention.sliding_window", least=1),
@@ -204,9 +207,46 @@ def _each(value: Any, layers: int) -> list[int]:
     return [int(value)] * layers if isinstance(value, int) else [int(n) for n in value]
 
 
+def has_experts(c: Config) -> bool:
+    """Whether experts stand beside the feed-forward part (26B-A4B)."""
+    return c.flag("enable_moe_block")
+
+
+EXPERTS = experts(
+    Spelling(
+        each={},
+        gate_up="experts.gate_up_proj",
+        down="experts.down_proj",
+        router="router.proj",
+        fused=True,
+    ),
+    used="top_k_experts",
+    present=has_experts,
+)
+BESIDE = Block(
+    names={
+        "model.layers.{}.post_feedforward_layernorm_1": "blk.{}.post_ffw_norm_1",
+        "model.layers.{}.pre_feedforward_layernorm_2": "blk.{}.pre_ffw_norm_2",
+        "model.layers.{}.post_feedforward_layernorm_2": "blk.{}.post_ffw_norm_2",
+    },
+    tensors={
+        "model.layers.{}.router.scale": "blk.{}.ffn_gate_inp.scale",
+        "model.layers.{}.router.per_expert_scale": "blk.{}.ffn_down_exps.scale",
+    },
+    shapes={
+        "post_ffw_norm_1": ("hidden",),
+        "pre_ffw_norm_2": ("hidden",),
+        "post_ffw_norm_2": ("hidden",),
+        "ffn_gate_inp.scale": ("hidden",),
+        "ffn_down_exps.scale": ("experts",),
+    },
+    present=has_experts,
+)
+"""Norms and scales of the experts."""
+
 FAMILY = Family(
     arch=ARCH,
-    summary="Gemma 4, the text model: E2B, E4B, 12B, 31B",
+    summary="Gemma 4, the text model: E2B, E4B, 12B, 31B, 26B-A4B",
     architectures=(
         "Gemma4ForCausalLM",
         "Gemma4ForConditionalGeneration",
@@ -236,6 +276,8 @@ FAMILY = Family(
             where=_has_keys,
         ),
         Block(names={"model.layers.{}.self_attn.v_proj": "blk.{}.attn_v"}, where=_has_values),
+        EXPERTS,
+        BESIDE,
         PER_LAYER_EMBEDDINGS,
     ),
     unused=Block(
@@ -267,24 +309,21 @@ FAMILY = Family(
     fixed={
         "hidden_activation": ACTIVATIONS,
         "attention_bias": (False,),
-        "enable_moe_block": (False,),
         "attn_logit_softcapping": (),
     },
     reads=frozenset(
         {
             "attention_k_eq_v",
+            "enable_moe_block",
             "final_logit_softcapping",
             "global_head_dim",
             "layer_types",
-            "moe_intermediate_size",
-            "num_experts",
             "num_global_key_value_heads",
             "num_kv_shared_layers",
             "partial_rotary_factor",
             "per_layer_config",
             "rope_local_base_freq",
             "sliding_window",
-            "top_k_experts",
             "use_bidirectional_attention",
             "use_double_wide_mlp",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from kanna._util.typed import whole
 from kanna.families import granite, granite4
 from kanna.families._config import Config
 from kanna.families._keys import common
@@ -26,7 +27,15 @@ from kanna.model import Model, ValueType, array, boolean, u32
 
 ARCH = "granitehybrid"
 KINDS = (*granite4.ATTENDS, "mamba", "linear_attention")
-EXPERTS = experts(SPELLING, count="num_local_experts", width="intermediate_size", optional=True)
+
+
+def _has_experts(c: Config) -> bool:
+    return c.read("num_local_experts", whole(), 0) > 0
+
+
+EXPERTS = experts(
+    SPELLING, count="num_local_experts", width="intermediate_size", present=_has_experts
+)
 
 
 def is_attention(c: Config, layer: int) -> bool:
@@ -40,7 +49,7 @@ def _is_recurrent(c: Config, layer: int) -> bool:
 
 
 def _is_dense(c: Config) -> bool:
-    return not EXPERTS.present(c)
+    return not _has_experts(c)
 
 
 def _dense_names(c: Config) -> dict[str, str]:
@@ -100,6 +109,7 @@ def to_config(model: Model) -> dict[str, Any]:
     rotates = model.meta("{arch}.rope.scaling.finetuned", True)
     return {
         "layer_types": ["attention" if n else "mamba" for n in heads],
+        "num_local_experts": model.whole("{arch}.expert_count", 0),
         SHARED: shared or model.whole("{arch}.feed_forward_length", least=1),
         "position_embedding_type": "rope" if rotates else "nope",
         "mamba_expand": 2,
@@ -127,7 +137,7 @@ FAMILY = Family(
             sizes=lambda c: {"ff": c.count(SHARED)},
             regrouping=HALVES,
         ),
-        replace(SHARED_EXPERT, present=EXPERTS.present),
+        replace(SHARED_EXPERT, present=_has_experts),
     ),
     optional=frozenset({"ssm_conv1d.bias"}),
     defaults=granite.DEFAULTS

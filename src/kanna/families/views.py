@@ -183,6 +183,33 @@ class Mapped:
 
 
 @dataclass(slots=True)
+class ScaledRows:
+    """Every row times a number of its own, in float32."""
+
+    name: str
+    inner: Tensor
+    factors: F32
+    dtype: str = "f32"
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = self.inner.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return 4 * prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        return self.inner.rows(start, stop) * self.factors[start:stop, None]
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """Rows [start, stop) as stored, or None where they must be computed."""
+        return None
+
+
+@dataclass(slots=True)
 class Refolded:
     """The values of a vector, or of a matrix back as one, in rows of another length.
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kanna._util.typed import whole
 from kanna.families._config import Config
-from kanna.families.base import Block, Metadata, every_layer
+from kanna.families.base import Block, Metadata, always, every_layer
 from kanna.families.blocks.expert_stacks import KINDS, QWEN, Spelling, Stacks
 from kanna.families.forms import OneRow
 from kanna.model import Model, u32
 
 _LAYER = "model.layers.{}."
-_USED = "num_experts_per_tok"
 SHARED_WIDTH = "shared_expert_intermediate_size"
 
 
@@ -22,8 +20,9 @@ def experts(
     *,
     count: str = "num_experts",
     width: str = "moe_intermediate_size",
+    used: str = "num_experts_per_tok",
     where: Callable[[Config, int], bool] = every_layer,
-    optional: bool = False,
+    present: Callable[[Config], bool] = always,
 ) -> Block:
     """Routed experts as a block.
 
@@ -31,12 +30,10 @@ def experts(
         spelling: What checkpoints call them.
         count: Key of config.json with how many there are.
         width: Key of config.json with the width of one.
+        used: Key of config.json with how many of them see a token.
         where: Which layers have them.
-        optional: Some models of the family have none.
+        present: Which models of the family have them.
     """
-
-    def present(c: Config) -> bool:
-        return not optional or c.read(count, whole(), 0) > 0
 
     def sizes(c: Config) -> dict[str, int]:
         return {"experts": c.count(count), "expert_ff": c.count(width)}
@@ -44,18 +41,18 @@ def experts(
     def metadata(arch: str, c: Config) -> Metadata:
         return {
             f"{arch}.expert_count": u32(c.count(count)),
-            f"{arch}.expert_used_count": u32(c.count(_USED)),
+            f"{arch}.expert_used_count": u32(c.count(used)),
             f"{arch}.expert_feed_forward_length": u32(c.count(width)),
         }
 
     def to_config(model: Model) -> dict[str, Any]:
-        if optional and not model.whole("{arch}.expert_count", 0):
-            return {count: 0}
+        if not model.whole("{arch}.expert_count", 0):
+            return {}
         # Where all layers have experts some files give their width as that of the layer.
         wide = model.whole("{arch}.expert_feed_forward_length", 0)
         return {
             count: model.whole("{arch}.expert_count", least=1),
-            _USED: model.whole("{arch}.expert_used_count", least=1),
+            used: model.whole("{arch}.expert_used_count", least=1),
             width: wide or model.whole("{arch}.feed_forward_length", least=1),
         }
 
@@ -73,7 +70,7 @@ def experts(
         sizes=sizes,
         metadata=metadata,
         to_config=to_config,
-        reads=frozenset({count, width, _USED}),
+        reads=frozenset({count, width, used}),
         regrouping=Stacks(spelling, count),
     )
 

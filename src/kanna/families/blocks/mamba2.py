@@ -76,27 +76,22 @@ class Mamba2:
         }
 
 
-def mamba2(
-    module: str, where: Callable[[Config, int], bool], keys: Mamba2, *, norm: bool = True
-) -> Block:
+def mamba2(module: str, where: Callable[[Config, int], bool], keys: Mamba2) -> Block:
     """A Mamba 2 layer as a block.
 
     Args:
         module: Its module inside the layer.
         where: Which layers have it.
         keys: Where config.json has its sizes.
-        norm: What it computes is normalised before the last matrix.
     """
     at = f"model.layers.{{}}.{module}"
-    names = {
-        f"{at}.in_proj": "blk.{}.ssm_in",
-        f"{at}.conv1d": "blk.{}.ssm_conv1d",
-        f"{at}.out_proj": "blk.{}.ssm_out",
-    }
-    if norm:
-        names[f"{at}.norm"] = "blk.{}.ssm_norm"
     return Block(
-        names=names,
+        names={
+            f"{at}.in_proj": "blk.{}.ssm_in",
+            f"{at}.conv1d": "blk.{}.ssm_conv1d",
+            f"{at}.norm": "blk.{}.ssm_norm",
+            f"{at}.out_proj": "blk.{}.ssm_out",
+        },
         tensors={
             f"{at}.A_log": "blk.{}.ssm_a",
             f"{at}.D": "blk.{}.ssm_d",
