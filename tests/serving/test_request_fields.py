@@ -15,6 +15,7 @@ BASES: dict[type[Any], dict[str, Any]] = {
     requests.Chat: {"messages": HELLO},
     requests.Completion: {"prompt": "a"},
     requests.Embeddings: {"input": "a"},
+    requests.Rerank: {"query": "a", "documents": ["b"]},
     requests.Detokenize: {"tokens": [1]},
 }
 NAN, INFINITE = float("nan"), float("inf")
@@ -129,7 +130,10 @@ def test_what_is_wrong_is_named(kind: type[Any], field: str, values: list[Any]) 
         *((requests.Completion, {"prompt": p}, "prompt") for p in (None, [], 5, {}, [True])),
         *((requests.Completion, {"prompt": p}, "prompt") for p in ([1.5], [-1], ["a", 1], [[]])),
         *((requests.Embeddings, {"input": i}, "input") for i in ("", [], [""], [2**40], None)),
-        (requests.Embeddings, {"dimensions": 5}, "dimensions"),
+        *((requests.Embeddings, {"dimensions": d}, "dimensions") for d in (0, -1, 1.5, "x")),
+        *((requests.Rerank, {"documents": d}, "documents") for d in ([], "a", [""], [1], [{}])),
+        *((requests.Rerank, {"top_n": n}, "top_n") for n in (0, "x", 2**40)),
+        *((requests.Rerank, {"query": q}, "query") for q in ("", None, 3)),
         (requests.Embeddings, {"encoding_format": "x"}, "encoding_format"),
         (requests.Detokenize, {"tokens": ["x"]}, "tokens"),
     ],

@@ -1,7 +1,7 @@
 """The engine processes of one loaded model, and the queue in front of them.
 
 One process generates; roles such as scoring and embeddings may have their own, started when they
-are first needed.
+are first needed. Of a model that was made for vectors or scores, the one process makes these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import aiohttp
 from kanna.errors import KannaError, TemplateLimitError
 from kanna.serving import engines
 from kanna.serving.admission import AdmissionQueue
-from kanna.serving.engines.base import GENERATE, EngineConfig
+from kanna.serving.engines.base import GENERATE, RANK, EngineConfig
 from kanna.serving.engines.chat_check import PLAIN, ChatCheck
 from kanna.serving.large_bodies import LargeBodies
 from kanna.serving.metrics import Metrics
@@ -72,12 +72,12 @@ class Backend:
         self.config, self.limits, self.metrics = config, limits, metrics
         self._role_bytes = {
             role: self.engine.memory(replace(config, role=role)).total
-            for role in (GENERATE, *self.engine.separate_roles)
+            for role in (config.role, *self._helper_roles())
         }
         # A few more than there are slots are admitted: the engine takes the next one without
         # asking back.
         self.admission = AdmissionQueue(2 * config.slots, limits.queue, limits.queue_time)
-        self.processes: dict[str, EngineProcess] = {GENERATE: self._new_process(GENERATE)}
+        self.processes: dict[str, EngineProcess] = {config.role: self._new_process(config.role)}
         self.in_use = 0
         self.last_used = time.monotonic()
         self._idle = asyncio.Event()
@@ -99,7 +99,7 @@ class Backend:
 
     def _new_process(self, role: str) -> EngineProcess:
         # Roles map the same file: which of them copies the weights is the engine's affair.
-        reckoned = max(self._role_bytes[GENERATE], self._role_bytes.get(role, 0))
+        reckoned = max(self._role_bytes[self.config.role], self._role_bytes.get(role, 0))
         limit = self.config.memory_limit or _MEMORY_SLACK + 2 * reckoned
         return EngineProcess(
             replace(self.config, role=role, memory_limit=limit),
@@ -107,10 +107,16 @@ class Backend:
             is_idle=lambda: self.in_use == 0,
         )
 
+    def _helper_roles(self) -> tuple[str, ...]:
+        """Roles of further processes: a model for vectors has none, and no other can rank."""
+        if self.config.role != GENERATE:
+            return ()
+        return tuple(role for role in self.engine.separate_roles if role != RANK)
+
     @property
     def main(self) -> EngineProcess:
-        """The process that generates."""
-        return self.processes[GENERATE]
+        """The process that every model has: it generates, or makes vectors or scores."""
+        return self.processes[self.config.role]
 
     @property
     def context(self) -> int:
@@ -132,6 +138,8 @@ class Backend:
         Raises:
             ApiError: 501: the engine has no such role; 503: it does not start.
         """
+        if role == self.config.role:
+            return self.main
         if role not in self.engine.roles:
             raise ApiError(
                 501,

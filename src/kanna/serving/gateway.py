@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from kanna.serving import relay, requests, responses
+from kanna.serving import relay, requests, responses, vectors
 from kanna.serving.accounting import Accounting
 from kanna.serving.constraints import ConstraintChecker
 from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST, ClientConnection
@@ -30,6 +30,7 @@ from kanna.serving.responses import ResponseBuilder
 from kanna.serving.served_model import ServedModel
 from kanna.serving.settings import GatewaySettings
 from kanna.serving.traces import TraceExporter
+from kanna.serving.vectors import Exchange
 
 ANONYMOUS = ApiKey(id="anyone", name="anyone", scopes=("infer", "metrics"), created=0)
 """The key of all requests where no keys are needed."""
@@ -170,6 +171,7 @@ class Gateway:
         body = await self.read_body(request, kind)
         model = self.find_model(key, body["model"])
         if issubclass(kind, requests.GenerationParameters):
+            vectors.require_text(model)
             self._limit_tokens(key, body)
         if kind is requests.Chat:
             requests.normalize_tool_choice(body)
@@ -253,7 +255,12 @@ class Gateway:
             await backend.check_chat(call.body)
 
     async def forward(
-        self, request: Request, kind: type[BaseModel], path: str, *, role: str | None = None
+        self,
+        request: Request,
+        kind: type[BaseModel],
+        path: str,
+        *,
+        plan: Callable[[ModelCall], Exchange] = vectors.plain,
     ) -> Response:
         """Answer a request with one answer of the engine: tokens of a text, embeddings.
 
@@ -261,18 +268,23 @@ class Gateway:
             request: As it came.
             kind: What its body has to be.
             path: Of the engine's route.
-            role: Of the process that answers; None: the one that generates.
+            plan: Which process answers, and what becomes of its answer.
         """
         call = await self._admit(request, kind, path)
         try:
-            data = await call.client.run(self._fetch(call, role), self.settings.limits.request_time)
+            data = await call.client.run(self._fetch(call, plan), self.settings.limits.request_time)
             return Response(data, media_type="application/json")
         finally:
             call.client.stop_watching()
 
-    async def _fetch(self, call: ModelCall, role: str | None) -> bytes:
-        async with self.accounting.recorded(call), self.pool.slot(call.model) as backend:
-            process = None
-            if role:
-                process = await self.pool.loader.process_for(call.model, backend, role)
-            return await relay.fetch(backend, call.path, call.body, call.usage, process)
+    async def _fetch(self, call: ModelCall, plan: Callable[[ModelCall], Exchange]) -> bytes:
+        async with self.accounting.recorded(call):
+            exchange = plan(call)
+            async with self.pool.slot(call.model) as backend:
+                process = None
+                if exchange.role:
+                    process = await self.pool.loader.process_for(call.model, backend, exchange.role)
+                data = await relay.fetch(backend, call.path, call.body, call.usage, process)
+            if exchange.finish is bytes:
+                return data
+            return await asyncio.to_thread(exchange.finish, data)

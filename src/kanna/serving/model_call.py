@@ -68,6 +68,7 @@ class ModelCall:
         """
         body = self.body
         given = body.get("messages") or body.get("prompt") or body.get("input")
+        given = given or [body.get("query", ""), *body.get("documents", ())]
         read = _about_tokens(given or body.get("content") or body.get("tokens"))
         if "messages" not in body and "prompt" not in body:
             return read  # nothing is generated
@@ -85,7 +86,8 @@ def check_length(body: dict[str, Any], context: int) -> None:
     Raises:
         ApiError: 400: a prompt, or the messages together, have too many characters.
     """
-    given = body.get("messages") or body.get("input") or body.get("prompt") or ""
+    given = body.get("messages") or body.get("input") or body.get("prompt")
+    given = given or body.get("documents") or ""
     texts = given if isinstance(given, list) and "messages" not in body else [given]
     longest = max(map(_about_tokens, texts), default=0)
     if longest > context * _LONGEST_TOKEN // 2:

@@ -202,6 +202,7 @@ class ModelPool:
         old, model.backend = model.backend, backend
         del self.loader.extra[f"swap:{model.name}"]
         model.spec, model.engine, model.bytes = spec, engine, backend.bytes
+        model.role = backend.config.role
         if old:
             label = f"old:{model.name}:{id(old)}"
             self.loader.extra[label] = old

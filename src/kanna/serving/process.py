@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from kanna.serving import engines
-from kanna.serving.engines.base import EMBED, GENERATE, SCORE, EngineConfig
+from kanna.serving.engines.base import EMBED, GENERATE, RANK, SCORE, EngineConfig
 from kanna.serving.launch import EngineRun
 from kanna.serving.problems import ApiError, engine_down
 from kanna.serving.watchdog import Watchdog, Watched, until_stalled
@@ -26,7 +26,7 @@ BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 MAX_FAILED_STARTS = 3
 """Runs in a row that never became ready before the engine counts as broken."""
 _HEALTH_TIME = 20.0
-_MEASURED = {GENERATE: "/v1/completions", EMBED: "/v1/embeddings"}
+_MEASURED = {GENERATE: "/v1/completions", EMBED: "/v1/embeddings", RANK: "/v1/rerank"}
 """The route by which the speed of an engine is measured, by its role."""
 LOAD_TIMEOUT = 600.0
 
@@ -218,7 +218,7 @@ class EngineProcess:
             pid=run.process.pid,
             probe=self._probe,
             measured=_MEASURED.get(self.config.role, ""),
-            batch=self.config.context if self.config.role == EMBED else 0,
+            batch=self.config.context if self.config.role in (EMBED, RANK) else 0,
             memory=self.config.memory_limit or 0,
             idle=self._is_idle,
         )

@@ -13,11 +13,12 @@ from kanna.serving.settings import GatewaySettings, ModelSpec
 def engine_config(
     spec: ModelSpec, engine: ServingEngine, settings: GatewaySettings
 ) -> EngineConfig:
-    """The configuration of the process that generates."""
+    """The configuration of the process that a model has in any case."""
     return EngineConfig(
         engine=engine.name,
         path=str(spec.path),
         name=spec.name,
+        role=engine.role_of(spec.path),
         context=settings.context,
         slots=settings.slots,
         threads=settings.threads,
@@ -72,7 +73,8 @@ def register(spec: ModelSpec, settings: GatewaySettings, budget: int) -> ServedM
             f"{spec.path} runs in {engine.name}, which is not installed here", todo=todo
         )
     check_companions(spec, engine)
-    needed = engine.memory(engine_config(spec, engine, settings)).total
+    config = engine_config(spec, engine, settings)
+    needed = engine.memory(config).total
     if needed > budget:
         raise UsageError(
             f"{spec.path} needs {format_size(needed)} with {settings.slots} slots of "
@@ -80,4 +82,4 @@ def register(spec: ModelSpec, settings: GatewaySettings, budget: int) -> ServedM
             todo="lower --parallel or --context, raise --memory, or take a smaller model "
             "(`kanna fit`)",
         )
-    return ServedModel(spec=spec, engine=engine, bytes=needed)
+    return ServedModel(spec=spec, engine=engine, bytes=needed, role=config.role)

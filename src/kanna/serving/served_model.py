@@ -23,6 +23,7 @@ class ServedModel:
         spec: What the operator asked to serve.
         engine: What runs it.
         bytes: Memory that it takes when it is loaded.
+        role: What it is for: `generate`, `embed` or `rank`.
         backend: Its processes; None while it is not loaded.
         canary: Another artefact that is tried on a share of its requests.
         loading: Held while it is loaded.
@@ -32,6 +33,7 @@ class ServedModel:
     spec: ModelSpec
     engine: ServingEngine
     bytes: int
+    role: str = GENERATE
     backend: Backend | None = None
     canary: Canary | None = None
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -66,7 +68,7 @@ def _backend_status(backend: Backend) -> dict[str, Any]:
         "program": backend.main.announced.get("program", ""),
         "bytes": backend.bytes,
         "resident": _resident_bytes(backend),
-        "helpers": [role for role in backend.processes if role != GENERATE],
+        "helpers": [role for role in backend.processes if role != backend.config.role],
         "running": backend.admission.running,
         "waiting": backend.admission.waiting,
         "slots": backend.config.slots,

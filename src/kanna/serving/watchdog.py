@@ -106,7 +106,8 @@ class Watchdog:
         if not self._watched.measured:
             return
         body = {"model": "m", "prompt": PROBE_PROMPT, "max_tokens": 1, "cache_prompt": False}
-        body |= {"input": PROBE_PROMPT}  # which is the prompt of embeddings
+        # The same text as the prompt of embeddings, and as what is ranked.
+        body |= {"input": PROBE_PROMPT, "query": "a", "documents": [PROBE_PROMPT]}
         started = time.monotonic()
         with suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
             timeout = aiohttp.ClientTimeout(total=_UNMEASURED)

@@ -3,7 +3,8 @@
 An engine runs in a child process. The child listens on a loopback port, needs the internal key as
 a bearer token on every request, and answers `/health`, `/v1/chat/completions`, `/v1/completions`,
 `/tokenize`, `/detokenize` and `/apply-template` for one choice of one prompt, and `/slots` and
-`/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`; `score` answers
+`/props` as llama.cpp's server does. The role `embed` answers `/v1/embeddings`, `rank` answers
+`/v1/rerank`; `score` answers
 `/score`: {"prompt": text or ids, "top": k} → {"tokens": [{"text", "logprob", "top": [[text,
 logprob], …]}, …]}, one entry per token, the first without a log-probability.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 CONTEXT_EXCEEDED = "exceed_context_size_error"
 """Type of an engine's error for a prompt longer than its context, by llama.cpp's name for it."""
-GENERATE, EMBED, SCORE = "generate", "embed", "score"
+GENERATE, EMBED, RANK, SCORE = "generate", "embed", "rank", "score"
 """The roles that an engine process can have."""
 
 
@@ -33,7 +34,7 @@ class EngineConfig:
         engine: Name of the engine.
         path: The artefact.
         name: Public name of the model, as it stands in answers.
-        role: `generate`, `embed` or `score`.
+        role: `generate`, `embed`, `rank` or `score`.
         key: Internal key, known to the gateway alone.
         context: Tokens per slot.
         slots: Requests computed together.
@@ -49,7 +50,9 @@ class EngineConfig:
     engine: str
     path: str
     name: str
-    role: str = field(default=GENERATE, metadata={"about": "`generate`, `embed` or `score`"})
+    role: str = field(
+        default=GENERATE, metadata={"about": "`generate`, `embed`, `rank` or `score`"}
+    )
     key: str = ""
     context: int = field(default=4096, metadata={"about": "Tokens per slot"})
     slots: int = field(default=8, metadata={"about": "Requests computed together"})
@@ -120,6 +123,10 @@ ProgramChooser = Callable[[EngineConfig, Path, Callable[[str], None]], ProgramCh
 """Chooses a program for a model: its configuration, the state folder, a callback for remarks."""
 
 
+def _generates(_: Path) -> str:
+    return GENERATE
+
+
 @dataclass(slots=True, kw_only=True, frozen=True)
 class ServingEngine:
     """One kind of engine. Everything but `run` happens in the gateway and must not load a model.
@@ -133,6 +140,7 @@ class ServingEngine:
         modules: What `run` imports in any case: a child imports them before it knows its artefact.
         roles: What it can do.
         separate_roles: Those of `roles` that take a process of their own.
+        role_of: What an artefact is for: the role of the process that every model has.
         forces_tool_calls: Whether `tool_choice: required` always gives calls; where it does not,
             the gateway holds the answer to a schema of calls.
         constraint_trial: Makes, in a process of its own and for an artefact, a function that
@@ -162,6 +170,7 @@ class ServingEngine:
     modules: tuple[str, ...]
     roles: tuple[str, ...]
     separate_roles: tuple[str, ...] = ()
+    role_of: Callable[[Path], str] = _generates
     forces_tool_calls: bool = False
     constraint_trial: Callable[[str], Callable[[str, str], str]] | None = None
     vocab_size: Callable[[Path], int] | None = None

@@ -18,6 +18,7 @@ from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.serving.engines.base import (
     EMBED,
     GENERATE,
+    RANK,
     SCORE,
     EngineConfig,
     EngineMemory,
@@ -53,7 +54,7 @@ def memory(config: EngineConfig) -> EngineMemory:
 
     Scoring maps the same file: its weights are in memory already.
     """
-    model = _file_memory(config.path, config.context)
+    model = _file_memory(config.path, _context(config))
     if config.role == SCORE:
         return EngineMemory(weights=0, cache=model.cache, buffers=model.buffers)
     slots = config.slots if config.role == GENERATE else 1
@@ -63,6 +64,36 @@ def memory(config: EngineConfig) -> EngineMemory:
         total.weights += draft.weights
         total.cache += draft.cache * slots
     return total
+
+
+def role_of(path: Path) -> str:
+    """What a file is for, as its pooling says: vectors, scores, or text."""
+    from kanna.formats import gguf
+    from kanna.formats.gguf import purpose
+
+    file = gguf.read(path)
+    if purpose.ranks(file):
+        return RANK
+    return EMBED if purpose.makes_vectors(file) else GENERATE
+
+
+def _pools(path: str) -> bool:
+    """Whether a file says how the states of tokens become a vector."""
+    from kanna.formats import gguf
+    from kanna.formats.gguf import purpose
+
+    return bool(purpose.pooling(gguf.read(Path(path))))
+
+
+def _context(config: EngineConfig) -> int:
+    """Tokens per slot: of an encoder no more than it has positions for."""
+    from kanna.formats import gguf
+
+    if config.role not in (EMBED, RANK):
+        return config.context
+    file = gguf.read(Path(config.path))
+    trained = file.value(f"{file.value('general.architecture')}.context_length")
+    return min(config.context, trained) if isinstance(trained, int) else config.context
 
 
 def run(config: EngineConfig) -> None:
@@ -187,10 +218,14 @@ def _run_xllamacpp(config: EngineConfig) -> None:
         ]
     if config.adapters:
         params.lora_adapters = [_adapter(xllamacpp, path) for path in config.adapters]
-    if config.role == EMBED:
-        params.embedding, params.n_parallel, params.n_ctx = True, 1, config.context
-        params.n_batch = params.n_ubatch = config.context
-        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if config.role in (EMBED, RANK):
+        params.embedding, params.n_parallel, params.n_ctx = True, 1, _context(config)
+        params.n_batch = params.n_ubatch = _context(config)
+        kinds = xllamacpp.llama_pooling_type
+        if config.role == RANK:
+            params.pooling_type = kinds.LLAMA_POOLING_TYPE_RANK
+        elif not _pools(config.path):
+            params.pooling_type = kinds.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
     port = int(str(server.listening_address).rsplit(":", 1)[1])
     announce_ready(
@@ -247,9 +282,14 @@ def native_options(config: EngineConfig, port: int) -> list[str]:
         options["--chat-template"] = config.chat_template
     if config.draft:
         options["-md"] = config.draft
-    if config.role == EMBED:
+    if config.role in (EMBED, RANK):
         flags.append("--embeddings")
-        options |= {"--pooling": "mean", "-b": config.context, "-ub": config.context}
+        context = _context(config)
+        options |= {"-c": context, "-np": 1, "-b": context, "-ub": context}
+        if config.role == RANK:
+            options["--pooling"] = "rank"
+        elif not _pools(config.path):
+            options["--pooling"] = "mean"
     pairs = [*options.items(), *(("--lora", path) for path in config.adapters)]
     return [*flags, *(str(part) for pair in pairs for part in pair)]
 
@@ -268,7 +308,8 @@ ENGINE = ServingEngine(
     suffix=".gguf",
     extra="serve",
     modules=("xllamacpp",),
-    roles=(GENERATE, EMBED, SCORE),
+    roles=(GENERATE, EMBED, RANK, SCORE),
+    role_of=role_of,
     separate_roles=(EMBED, SCORE),
     vocab_size=vocab_size,
     probe="/slots",

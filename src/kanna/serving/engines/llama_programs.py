@@ -23,7 +23,7 @@ from typing import Any
 
 from kanna._util.atomic import write_json
 from kanna.formats import gguf
-from kanna.serving.engines.base import EngineConfig, ProgramChoice
+from kanna.serving.engines.base import GENERATE, EngineConfig, ProgramChoice
 from kanna.serving.launch import EngineRun
 
 LOG = logging.getLogger("kanna.serve")
@@ -57,8 +57,8 @@ def choose(
     """
     native = shutil.which(PROGRAM)
     version = _package_version()
-    if native is None or sys.platform != "linux":
-        return ProgramChoice()
+    if native is None or sys.platform != "linux" or config.role != GENERATE:
+        return ProgramChoice()  # what is measured is how fast text is generated
     if version is None:
         reason = f"{native} runs GGUF files: xllamacpp is not installed"
         return ProgramChoice(program=native, reason=reason)

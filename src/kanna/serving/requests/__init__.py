@@ -17,7 +17,7 @@ from kanna.serving.requests.generation import (
     Completion,
     GenerationParameters,
 )
-from kanna.serving.requests.texts import Detokenize, Embeddings, Tokenize
+from kanna.serving.requests.texts import Detokenize, Embeddings, Rerank, Tokenize
 from kanna.serving.requests.tools import normalize_tool_choice
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Detokenize",
     "Embeddings",
     "GenerationParameters",
+    "Rerank",
     "Tokenize",
     "check",
     "encode",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from kanna.serving.requests.fields import Request
-from kanna.serving.requests.scalars import MAX_INTEGER, Switch, refusal, to_integer, wrong
+from kanna.serving.requests.scalars import MAX_INTEGER, Switch, refusal, to_integer
 
 _MAX_INPUTS = 10_000
 _MAX_TEXT = 1 << 20
@@ -66,19 +66,41 @@ Prompt = Annotated[
 """A text, texts, token ids or lists of ids."""
 
 
-def _refuse_dimensions(value: Any) -> Any:
-    if value is None:
-        return None
-    raise wrong("vectors are not shortened here: leave it out")
+def _to_optional_integer(value: Any) -> Any:
+    return None if value is None else to_integer(value)
+
+
+def _to_documents(value: Any) -> Any:
+    """Texts, or objects with a text each, as several clients send them."""
+    if not isinstance(value, list) or not value or len(value) > _MAX_INPUTS:
+        raise refusal(f"a list of 1 to {_MAX_INPUTS} texts", value)
+    texts = [item.get("text") if isinstance(item, dict) else item for item in value]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise refusal("texts that are not empty", value)
+    return texts
+
+
+Dimensions = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_INTEGER)] | None, BeforeValidator(_to_optional_integer)
+]
 
 
 class Embeddings(Request):
-    """The body of /v1/embeddings; vectors have the model's size."""
+    """The body of /v1/embeddings; vectors have the model's size, or `dimensions` numbers of it."""
 
     input: Annotated[Prompt, BeforeValidator(_to_input)]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[None, BeforeValidator(_refuse_dimensions)] = None
+    dimensions: Dimensions = None
     user: str | None = None
+
+
+class Rerank(Request):
+    """The body of /v1/rerank: texts, by how well they answer a question."""
+
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[list[str], BeforeValidator(_to_documents)]
+    top_n: Dimensions = None
+    return_documents: Switch = None
 
 
 class Tokenize(Request):

@@ -7,8 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from kanna.serving import relay, requests
-from kanna.serving.engines.base import EMBED
+from kanna.serving import relay, requests, vectors
 from kanna.serving.gateway import Gateway
 from kanna.serving.openapi import BodySchemas
 
@@ -25,9 +24,15 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
     async def complete(request: Request) -> Response:
         return await gateway.generate(request, requests.Completion, "/v1/completions")
 
-    @routes.post("/v1/embeddings", openapi_extra=schemas.describe(requests.Embeddings))
+    @routes.post(vectors.EMBEDDINGS, openapi_extra=schemas.describe(requests.Embeddings))
     async def embed(request: Request) -> Response:
-        return await gateway.forward(request, requests.Embeddings, "/v1/embeddings", role=EMBED)
+        return await gateway.forward(
+            request, requests.Embeddings, vectors.EMBEDDINGS, plan=vectors.embeddings
+        )
+
+    @routes.post("/v1/rerank", openapi_extra=schemas.describe(requests.Rerank))
+    async def rerank(request: Request) -> Response:
+        return await gateway.forward(request, requests.Rerank, "/v1/rerank", plan=vectors.ranks)
 
     @routes.post("/tokenize", openapi_extra=schemas.describe(requests.Tokenize))
     async def tokenize(request: Request) -> Response:
