@@ -39,6 +39,7 @@ LAYERS: list[set[str]] = [
     {"comparison"},
     {"optimization"},
     {"packaging", "serving"},
+    {"recipes"},
     {"catalog"},
     {"cli"},
 ]

@@ -70,9 +70,7 @@ def assert_same(folder: Path, other: Path) -> None:
 
 
 CALIBRATED = [
-    name
-    for name, recipe in tiny_models.RECIPES.items()
-    if recipe.family not in network.REFUSED
+    name for name, recipe in tiny_models.RECIPES.items() if recipe.family not in network.REFUSED
 ]
 
 

@@ -48,6 +48,7 @@ FOLDERS = {
     "kanna.runtimes": ("runtimes", "RUNTIME"),
     "kanna.serving.engines": ("engines", "ENGINE"),
     "kanna.packaging.targets": ("targets", "TARGET"),
+    "kanna.recipes.verbs": ("verbs", "VERB"),
     "kanna.formats.prequantized": ("sources", "unpacked"),
 }
 """Folders whose files are components of a kind, and what each file exports."""

@@ -10,6 +10,7 @@ import kanna
 from kanna import runtimes
 from kanna._util import plugins
 from kanna.catalog.base import Component, Kind, command_options, of_object
+from kanna.recipes import verbs as steps
 
 COMMANDS = "kanna.cli.commands"
 _NO_STEP = {"bug_report"}
@@ -25,9 +26,11 @@ def _find() -> Iterator[Component]:
         module = importlib.import_module(verb.__module__)
         extra = getattr(module, "EXTRA", "")
         runs = hasattr(module, "runtimes") and not extra
-        facts = (
+        facts: dict[str, object] = (
             {"needs the runtime of the file, an extra each": list(runtimes.names())} if runs else {}
         )
+        if name in steps.names():
+            facts["as a step of a recipe makes"] = list(steps.get(name).outputs) or "figures"
         yield of_object(
             "verbs",
             name,

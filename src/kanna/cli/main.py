@@ -47,6 +47,7 @@ ORDER = (
     "keys",
     "studio",
     "package",
+    "run",
     "components",
     "completion",
     "bug-report",

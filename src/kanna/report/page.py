@@ -16,7 +16,7 @@ from kanna.report.tables import pairs, small_table, tables
 from kanna.report.words import words
 
 # Even if something slipped into a name or a licence, the page may load and run nothing.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 REFRESH = 15
@@ -31,7 +31,7 @@ def html_page(data: dict[str, Any]) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="generator" content="kanna {html_text(data["version"])}">
 <title>{name}: size, quality, speed</title>
 {_refresh(data)}<style>{CSS}</style>

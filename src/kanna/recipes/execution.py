@@ -1,0 +1,238 @@
+"""A run: every step in order, and a manifest that is whole at any moment."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from kanna import __version__
+from kanna._util import digest, own_files
+from kanna._util.progress import Progress
+from kanna.errors import KannaError
+from kanna.recipes import keys, records, step_run
+from kanna.recipes.document import Value
+from kanna.recipes.expressions import ExpressionError, Operand
+from kanna.recipes.graph import Axis, AxisValue, RecipeGraph, StepInstance
+from kanna.recipes.inputs import RecipeInputs
+from kanna.recipes.records import (
+    BLOCKED,
+    DONE,
+    FAILED,
+    KEPT,
+    SKIPPED,
+    STOPPED,
+    ErrorRecord,
+    FileRecord,
+    Manifest,
+    StepState,
+)
+from kanna.recipes.step_run import StepCall
+from kanna.recipes.values import StepOutput, replaced
+
+STEPS = "steps"
+"""The folder of the steps' folders."""
+_READY = (DONE, KEPT)
+
+
+@dataclass(slots=True, kw_only=True)
+class RecipeRun:
+    """A run of a recipe in a folder.
+
+    Attributes:
+        inputs: Hashes of what steps read from outside.
+        manifest: What is known of the run so far.
+        stops: Combinations of axes whose others are not run any more; an empty one stops the rest.
+    """
+
+    graph: RecipeGraph
+    folder: Path
+    inputs: RecipeInputs
+    manifest: Manifest
+    offline: bool
+    progress: Progress
+    remark: Callable[[str], None]
+    states: dict[str, StepState] = field(default_factory=dict[str, StepState])
+    stops: list[dict[Axis, AxisValue]] = field(default_factory=list[dict[Axis, AxisValue]])
+
+    def execute(self) -> Manifest:
+        """Run what must be run; returns the manifest, which is in the folder, too."""
+        began = time.perf_counter()
+        for instance in self.graph.instances.values():
+            self.states[instance.id] = StepState(
+                id=instance.id,
+                step=instance.step,
+                verb=instance.verb,
+                axes=dict(instance.values),
+            )
+        self.manifest.steps = list(self.states.values())
+        own_files.sweep(self.folder / STEPS)
+        self.save()
+        try:
+            for number, instance in enumerate(self.graph.instances.values(), 1):
+                self._settle(instance, number)
+                self.manifest.seconds = round(time.perf_counter() - began, 3)
+                if self.states[instance.id].state not in (KEPT, SKIPPED, STOPPED, BLOCKED):
+                    self.save()
+            self._finish()
+        finally:
+            self.manifest.inputs = list(self.inputs.used.values())
+            self.manifest.seconds = round(time.perf_counter() - began, 3)
+            self.save()
+        return self.manifest
+
+    def save(self) -> None:
+        """Write the manifest."""
+        records.write(self.folder / records.MANIFEST, self.manifest)
+
+    def _settle(self, instance: StepInstance, number: int) -> None:
+        state = self.states[instance.id]
+        try:
+            state.state, state.why = self._before(instance)
+            if state.state == DONE:
+                self._perform(instance, state, number)
+            if state.state in _READY:
+                self._after(instance)
+        except (KannaError, OSError, ExpressionError) as error:
+            state.state = FAILED
+            state.error = (
+                ErrorRecord(found=f"its condition has no value: {error}")
+                if isinstance(error, ExpressionError)
+                else step_run.problem(error)
+            )
+        if state.error is not None:
+            self.remark(f"{instance.id} failed: {state.error.found}")
+
+    def _before(self, instance: StepInstance) -> tuple[str, str]:
+        """Whether a step runs (`done`), or what becomes of it instead, and why."""
+        for stop in self.stops:
+            if not stop or (
+                stop.keys() <= instance.axes.keys()
+                and any(instance.axes[axis] != value for axis, value in stop.items())
+            ):
+                return STOPPED, "an earlier step had reached its goal"
+        step = self.graph.steps[instance.step]
+        for name, every in step.upstream.items():
+            made = self.graph.of_step(name, {} if every else instance.axes)
+            ready = [one for one in made if self.states[one.id].state in _READY]
+            if not ready or (not every and len(ready) < len(made)):
+                states = {self.states[one.id].state for one in made}
+                failed = states & {FAILED, BLOCKED}
+                return (BLOCKED if failed else SKIPPED), f"{name} did not run"
+        when = step.conditions.get("when")
+        if when is not None and not when.holds(self._values(instance, when.names)):
+            return SKIPPED, f"not {when.text}"
+        return DONE, ""
+
+    def _after(self, instance: StepInstance) -> None:
+        stop = self.graph.steps[instance.step].conditions.get("stop_when")
+        if stop is not None and stop.holds(self._values(instance, stop.names)):
+            self.stops.append(instance.axes)
+
+    def _values(self, instance: StepInstance, names: tuple[str, ...]) -> dict[str, Operand]:
+        """Values of the names in a condition."""
+        values: dict[str, Operand] = {}
+        for name in names:
+            step, _, figure = name.partition(".")
+            if not figure:
+                known: Mapping[str, Value] = {**self.graph.recipe.variables, **instance.values}
+                values[name] = known[name]  # pyright: ignore[reportArgumentType]
+                continue
+            one = instance
+            if step != instance.step:
+                one = self.graph.of_step(step, instance.axes)[0]
+            values[name] = self.states[one.id].figures.get(figure)
+        return values
+
+    def _perform(self, instance: StepInstance, state: StepState, number: int) -> None:
+        ready = {i: s.key for i, s in self.states.items() if s.state in _READY and s.key}
+        state.key = keys.step_key(instance, self.graph, self.inputs, ready)
+        folder = self.folder / STEPS / instance.id
+        record = step_run.kept(folder, state.key)
+        if record is not None:
+            state.state = KEPT
+        else:
+            axes = ", ".join(f"{name} {value}" for name, value in instance.values.items())
+            total = len(self.graph.instances)
+            self.remark(f"[{number}/{total}] {instance.step}{axes and f' ({axes})'}")
+            step = self.graph.steps[instance.step]
+            call = StepCall(
+                instance=instance,
+                verb=step.verb,
+                folder=folder,
+                options=self._options(instance),
+                key=state.key,
+            )
+            record = step_run.run(call, self.progress, self.remark)
+            state.state = DONE if record.error is None else FAILED
+        state.seconds, state.figures, state.notes = record.seconds, record.figures, record.notes
+        state.error = record.error
+        state.outputs = {
+            name: f"{STEPS}/{instance.id}/{path}" for name, path in record.outputs.items()
+        }
+        if state.state == DONE:
+            digest.begin(self.folder / f.name for f in self._output_files([instance]))
+
+    def _options(self, instance: StepInstance) -> dict[str, Value]:
+        from kanna.recipes.options import model  # loads the verb
+
+        def path(output: StepOutput) -> Value:
+            made = [
+                str(self.folder / self.states[i].outputs[output.output])
+                for i in output.instances
+                if output.output in self.states[i].outputs
+            ]
+            if not made:
+                raise KannaError(
+                    f"{', '.join(output.instances)} made no {output.output}",
+                    todo=f"{records.RESULT} of that step says why",
+                )
+            return [*made] if output.every else made[0]
+
+        options = {name: replaced(value, path) for name, value in instance.options.items()}
+        if self.offline and "offline" in model(instance.verb).model_fields:
+            options.setdefault("offline", True)
+        return options
+
+    def _output_files(self, instances: list[StepInstance]) -> list[FileRecord]:
+        paths = [
+            self.folder / path for one in instances for path in self.states[one.id].outputs.values()
+        ]
+        return records.files_of([path for path in paths if path.exists()], self.folder)
+
+    def _finish(self) -> None:
+        """Add the outputs of the recipe, and the hash of every file under an output."""
+        self.manifest.outputs = {
+            name: [
+                self.states[i].outputs[output.output]
+                for i in output.instances
+                if output.output in self.states[i].outputs
+            ]
+            for name, output in self.graph.outputs.items()
+        }
+        before = {(f.name, f.bytes, f.mtime_ns): f.sha256 for f in self.manifest.files}
+        files = self._output_files(list(self.graph.instances.values()))
+        for file in files:
+            known = before.get((file.name, file.bytes, file.mtime_ns))
+            file.sha256 = known or digest.sha256(self.folder / file.name)
+        self.manifest.files = files
+        self.manifest.finished = True
+
+
+def environment() -> dict[str, str]:
+    """What a run runs in."""
+    return {
+        "kanna": __version__,
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "machine": platform.node(),
+    }
+
+
+def now() -> str:
+    """The time, for a manifest."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,99 @@
+"""What `kanna.run` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna._util.results import Result, ResultTable
+from kanna.recipes.prediction import PlannedStep
+from kanna.recipes.records import BLOCKED, DONE, FAILED, KEPT, Manifest, StepState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class RunResult(Result):
+    """A run of a recipe, or with `dry_run` what it would be.
+
+    Attributes:
+        folder: Where everything is.
+        report: The page with the results of all steps; empty for a dry run.
+        steps: What became of every step, in order.
+        planned: Of a dry run, what would become of every step.
+        outputs: Of the recipe, by name: the paths.
+        seconds: Time it took.
+        dry_run: Whether nothing was run.
+    """
+
+    name: str
+    folder: str
+    report: str
+    steps: list[StepState]
+    planned: list[PlannedStep] = field(default_factory=list[PlannedStep])
+    outputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    seconds: float = 0.0
+    dry_run: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest, folder: Path, report: Path) -> RunResult:
+        """The result of a run that ended."""
+        return cls(
+            name=manifest.name,
+            folder=str(folder),
+            report=str(report),
+            steps=manifest.steps,
+            outputs={
+                name: [str(folder / path) for path in paths]
+                for name, paths in manifest.outputs.items()
+            },
+            seconds=manifest.seconds,
+        )
+
+    def count(self, *states: str) -> int:
+        """How many steps are in one of these states."""
+        return sum(step.state in states for step in self.steps)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no step failed."""
+        return not self.count(FAILED, BLOCKED)
+
+    @property
+    def exit_code(self) -> int:
+        """0: all went well; 3: all that failed was not checkable here; else 1."""
+        codes = {step.error.exit_code for step in self.steps if step.error is not None}
+        return 0 if self.ok else 3 if codes == {3} else 1
+
+    def headline(self) -> str:
+        """How many steps ran, and how many did not need to."""
+        if self.dry_run:
+            kept = sum(step.state == KEPT for step in self.planned)
+            return f"{self.name}: {len(self.planned)} steps, {kept} of them made already"
+        parts = [f"{self.count(DONE)} steps run", f"{self.count(KEPT)} kept"]
+        if not self.ok:
+            parts.append(f"{self.count(FAILED, BLOCKED)} failed")
+        return f"{self.name}: {', '.join(parts)}"
+
+    def tables(self) -> Sequence[ResultTable]:
+        """Every step."""
+        rows = [
+            (one.id, one.verb, one.state, f"{one.seconds:.1f}") for one in self.steps or ()
+        ] or [(one.id, one.verb, one.state, "") for one in self.planned]
+        return [ResultTable(columns=("step", "verb", "state", "seconds>"), rows=rows)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "name": self.name,
+            "folder": self.folder,
+            "report": self.report,
+            "dry_run": self.dry_run,
+            "ran": self.count(DONE),
+            "kept": self.count(KEPT),
+            "failed": self.count(FAILED, BLOCKED),
+            "seconds": self.seconds,
+            "steps": [step.model_dump() for step in self.steps],
+            "planned": [asdict(step) for step in self.planned],
+            "outputs": self.outputs,
+        }

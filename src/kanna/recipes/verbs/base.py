@@ -1,0 +1,100 @@
+"""The record of a verb as a step: what it reads, makes and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from kanna.recipes.document import Value
+
+Figure: TypeAlias = Callable[[Value], Value]
+"""Takes something out of a result, None where it was not measured."""
+
+MODEL, STATISTICS, PLAN, REPORT, FOLDER = "model", "statistics", "plan", "report", "folder"
+TEXT, IMATRIX, KEY, WHEEL, ADAPTER = "text", "imatrix", "key", "wheel", "adapter"
+ANEW, SAME, ANY = "anew", "same", "any"
+"""What an earlier run of a step that did not end is good for: nothing, the same, or any options."""
+
+
+def at(*keys: str | int) -> Figure:
+    """What lies at a place of a result; None where there is no such place."""
+
+    def read(result: Value) -> Value:
+        for key in keys:
+            if isinstance(result, dict) and isinstance(key, str):
+                result = result.get(key)
+            elif isinstance(result, list) and isinstance(key, int) and key < len(result):
+                result = result[key]
+            else:
+                return None
+        return result
+
+    return read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFile:
+    """Something a step makes.
+
+    Attributes:
+        kind: What it is; an option of another step takes some kinds.
+        path: Where it is, as the result says.
+        about: What it is, in a line.
+    """
+
+    kind: str
+    path: Figure
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a step would make, known before it runs.
+
+    Attributes:
+        file_bytes: Bytes of the artefacts; None: not known.
+        memory_bytes: Memory that the largest of them takes when it runs, at 4,096 tokens.
+        what: Where the figures are from, in a few words.
+    """
+
+    file_bytes: int | None = None
+    memory_bytes: int | None = None
+    what: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepVerb:
+    """A verb that a recipe can name.
+
+    Attributes:
+        inputs: Options that name files or models, and the kinds that each takes.
+        outputs: What the step makes by name, its main output first.
+        figures: What conditions and the report can use of the result, by name.
+        out: The name of what it writes in the folder of the step, of the step's name and options;
+            None: it writes nothing.
+        resumes: What of an unfinished run can be used: `anew`, `same` or `any`.
+        measures: Whether the result is about this machine.
+        remarks: Whether it takes `remark`.
+        words: What an option for files takes that is none.
+        own: Parameters that are the run's to set, beside its output and progress.
+        check: Raises KannaError for options that it would refuse, before anything runs.
+        predict: What a step with these options would make; raises KannaError where it cannot tell.
+    """
+
+    inputs: Mapping[str, frozenset[str]]
+    outputs: Mapping[str, StepFile] = field(default_factory=dict[str, StepFile])
+    figures: Mapping[str, Figure] = field(default_factory=dict[str, Figure])
+    out: Callable[[str, Mapping[str, Value]], str] | None = None
+    resumes: str = ANEW
+    measures: bool = False
+    remarks: bool = False
+    words: frozenset[str] = frozenset()
+    own: frozenset[str] = frozenset()
+    check: Callable[[Mapping[str, Value]], None] | None = None
+    predict: Callable[[Mapping[str, Value]], Prediction] | None = None
+
+
+def kinds(*names: str) -> frozenset[str]:
+    """Kinds that an option takes."""
+    return frozenset(names)

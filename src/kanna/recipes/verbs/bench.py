@@ -1,0 +1,22 @@
+"""`bench` as a step: size, memory and speed on this machine; its figures are of the first file."""
+
+from __future__ import annotations
+
+from kanna.recipes.verbs.base import MODEL, StepVerb, at, kinds
+
+VERB = StepVerb(
+    inputs={"paths": kinds(MODEL)},
+    figures={
+        name: at("rows", 0, name)
+        for name in (
+            "file_bytes",
+            "load_s",
+            "ttft_s",
+            "prompt_tps",
+            "gen_tps",
+            "peak_bytes",
+            "joules_per_token",
+        )
+    },
+    measures=True,
+)
