@@ -24,7 +24,12 @@ _SUMMARIES = {
         "safetensors: the container of Hugging Face models (huggingface.co/docs/safetensors)"
     ),
     "awq": "AWQ's layout for matrix products",
-    "compressed_tensors": "compressed-tensors, pack-quantized: codes packed along the inputs",
+    "compressed_tensors": (
+        "compressed-tensors: codes packed along the inputs, 8-bit floats and whole numbers, MXFP4 "
+        "and NVFP4, in groups of settings or one"
+    ),
+    "fbgemm_fp8": "8-bit floats of FBGEMM, a scale for each row",
+    "fp8": "8-bit floats of transformers and vLLM, a scale for each matrix, row or block",
     "gptq": (
         "GPTQ's layout: codes packed along the inputs, zeros along the outputs, less one in its "
         "first version (AutoGPTQ)"

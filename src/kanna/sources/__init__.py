@@ -13,7 +13,7 @@ from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
-from kanna.formats import folder_files, gguf, mlx, prequantized, safetensors
+from kanna.formats import folder_files, gguf, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
 from kanna.formats.text_files import (
@@ -24,7 +24,17 @@ from kanna.formats.text_files import (
     repeated_keys,
 )
 from kanna.model import Tensor
-from kanna.sources import adapter, blobs, hub, hub_files, no_model, ollama, packages, references
+from kanna.sources import (
+    adapter,
+    blobs,
+    hub,
+    hub_files,
+    no_model,
+    ollama,
+    packages,
+    packed,
+    references,
+)
 from kanna.sources.references import Reference
 from kanna.sources.sentence_modules import with_steps
 
@@ -253,7 +263,8 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         chosen = safetensors.weight_files(path)
         notes += chosen.notes
         weights = [path / n for n in sorted(chosen.names)]
-        tensors, config = _unpacked(safetensors.read_folder(path, chosen), config)
+        tensors, config, losses = packed.unpacked(safetensors.read_folder(path, chosen), config)
+        notes += losses
     return Source(
         kind="hf",
         path=path,
@@ -289,20 +300,6 @@ def _contents(path: Path) -> FolderContents | None:
     """What the format of an artefact reads back; None for any other folder."""
     format = formats.recognize(path)
     return format.contents(path) if format is not None and format.contents is not None else None
-
-
-def _unpacked(
-    tensors: dict[str, Tensor], config: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors with packed ones as matrices of values, the config without its words on packing."""
-    if mlx.is_mlx(config):
-        tensors = mlx.unpacked(tensors, config)
-    elif method := prequantized.method_of(config):
-        tensors = prequantized.unpacked(tensors, config, method)
-    else:
-        return tensors, config
-    config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
-    return tensors, config
 
 
 def _hub(
@@ -370,7 +367,7 @@ def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Sou
         )
     files = hub.fetch(repository, repository.side_files)
     config, notes = _config(files["config.json"])
-    tensors, config = _unpacked(hub.headers(repository), config)
+    tensors, config, losses = packed.unpacked(hub.headers(repository), config)
     folder = files["config.json"].parent
     return Source(
         kind="hf",
@@ -382,5 +379,5 @@ def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Sou
         files=files,
         revision=repository.commit,
         weight_files=[folder / n for n in sorted(weight_files)],
-        notes=notes,
+        notes=[*notes, *losses],
     )

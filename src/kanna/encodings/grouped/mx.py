@@ -18,15 +18,10 @@ from kanna.encodings._core import METHODS, refuse_nonfinite
 from kanna.encodings.affine_codes import rounded
 from kanna.encodings.base import Decode, Encode, Encoding, Plane
 from kanna.encodings.grouped.affine import NUMBERS
+from kanna.encodings.small_floats import E2M1, E4M3, E8M0, MAGNITUDES_E2M1, MAGNITUDES_E4M3
 from kanna.errors import EncodingError
 from kanna.model import F32, U8
 
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-_NORMAL = [(1 + m / 8) * 2.0 ** (e - 7) for e in range(1, 16) for m in range(8)][:-1]
-E4M3 = np.array([m * 2.0**-9 for m in range(8)] + _NORMAL, np.float32)
-_SIGNED2 = np.concatenate([E2M1, -E2M1])
-_NAN = np.array([np.nan], np.float32)
-_SIGNED4 = np.concatenate([E4M3, _NAN, -E4M3, _NAN])
 _BLOCK = 1 << 16
 
 
@@ -41,7 +36,7 @@ class _Mode:
 
     @property
     def table(self) -> F32:
-        return E2M1 if self.bits == 4 else E4M3
+        return MAGNITUDES_E2M1 if self.bits == 4 else MAGNITUDES_E4M3
 
     @property
     def highest(self) -> int:
@@ -67,16 +62,14 @@ def _nearest(x: F32, table: F32, *, even: bool) -> U8:
 
 
 def _scale_values(mode: _Mode, scales: U8) -> F32:
-    if mode.power:
-        return np.ldexp(np.float32(1), scales.astype(np.int32) - 127).astype(np.float32)
-    return _SIGNED4[scales]
+    return (E8M0 if mode.power else E4M3)[scales]
 
 
 def _plain_scales(mode: _Mode, x: F32, number: str) -> U8:
     """Scale bytes [groups] of values [groups, group] as mx.quantize chooses them."""
     size = rounded(np.abs(x).max(axis=1) / mode.table[-1], number)
     if not mode.power:
-        return _nearest(size, E4M3, even=True)
+        return _nearest(size, MAGNITUDES_E4M3, even=True)
     with np.errstate(divide="ignore"):
         power = np.ceil(np.log2(size, dtype=np.float32))
     return (np.clip(np.where(size == 0, 0, power), -127, 127) + 127).astype(np.uint8)
@@ -97,7 +90,7 @@ def _codes(mode: _Mode, x: F32, scales: U8, number: str) -> U8:
 def _searched(mode: _Mode, x: F32, w: F32) -> tuple[U8, U8]:
     """The scales, and codes, of least weighted error among those around the plain ones."""
     first = _plain_scales(mode, x, "f32").astype(np.int64)
-    signed = _SIGNED2 if mode.bits == 4 else _SIGNED4
+    signed = E2M1 if mode.bits == 4 else E4M3
     best = first.astype(np.uint8)
     codes = _codes(mode, x, best, "f32")
     least = np.full(len(x), np.inf)
@@ -158,9 +151,7 @@ def _decoder(mode: _Mode) -> Decode:
         codes, scales = blocks[:, :-1], blocks[:, -1]
         if mode.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
-        values = (_SIGNED2 if mode.bits == 4 else _SIGNED4)[codes] * _scale_values(mode, scales)[
-            :, None
-        ]
+        values = (E2M1 if mode.bits == 4 else E4M3)[codes] * _scale_values(mode, scales)[:, None]
         return values.reshape(-1, cols).astype(np.float32)
 
     return decode

@@ -216,7 +216,7 @@ def need(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Te
 
 
 def gathered(
-    tensors: Mapping[str, Tensor], parts: Sequence[str], matrix: Callable[[str], Grouped]
+    tensors: Mapping[str, Tensor], parts: Sequence[str], matrix: Callable[[str], Tensor]
 ) -> dict[str, Tensor]:
     """The tensors, with the parts of each packed matrix as one.
 

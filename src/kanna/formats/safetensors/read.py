@@ -203,7 +203,7 @@ class Unreadable:
         raise UnsupportedError(
             f"{self.name} holds {self.dtype} values",
             expected=", ".join(DTYPES),
-            todo="use the 16-bit release of this model; pre-quantized checkpoints are not read yet",
+            todo="use the 16-bit release of this model",
         )
 
 

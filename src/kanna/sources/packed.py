@@ -1,0 +1,28 @@
+"""Weights that were packed before they were published, as matrices of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kanna.formats import mlx, prequantized
+from kanna.model import Tensor
+
+
+def unpacked(
+    tensors: dict[str, Tensor], config: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Tensors with packed ones as matrices of values, and what their user must know.
+
+    The config is without its words on packing.
+    """
+    notes: list[str] = []
+    if mlx.is_mlx(config):
+        tensors = mlx.unpacked(tensors, config)
+    elif method := prequantized.method_of(config):
+        tensors = prequantized.unpacked(tensors, config, method)
+        notes = prequantized.notes(config, method)
+    else:
+        if config.get(prequantized.SETTINGS) is None:
+            prequantized.refuse_unnamed(tensors)
+        return tensors, config, notes
+    return tensors, prequantized.without_settings(config), notes
