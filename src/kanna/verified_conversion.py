@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from kanna import conversion
+from kanna import conversion, formats
 from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size
-from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions
+from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions, lone_adapter
 from kanna.conversion.base import Examination
+from kanna.errors import UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.model import MetaValue
 from kanna.plan import Plan
-from kanna.sources import Source
+from kanna.sources import Source, open_source
 
 __all__ = ["ConvertResult", "convert"]
 
@@ -36,6 +37,7 @@ def convert(
     method: str | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    adapter: str | Path | None = None,
     nonfinite: str = "refuse",
     threads: int | None = None,
     overwrite: bool = False,
@@ -64,6 +66,8 @@ def convert(
         method: How values are chosen; None: `gptq` with statistics, else `search`.
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
         exclude: Patterns of the names of matrix products that such a graph leaves float.
+        adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
+            format to apply beside `source`; `kanna.merge` merges it.
         nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
         threads: Threads to use; None: all cores.
         overwrite: Replace what is at `out`.
@@ -86,6 +90,8 @@ def convert(
         include=tuple(several(include)),
         exclude=tuple(several(exclude)),
     )
+    if adapter is not None:
+        _refuse_with_adapter(request, verify)
     options = WriteOptions(
         threads=threads or default_threads(),
         overwrite=overwrite,
@@ -94,6 +100,19 @@ def convert(
         begin_examination=begin_examination,
         progress=shown(progress),
     )
+    if adapter is not None:
+        opened = open_source(
+            source, revision=revision, offline=offline, weights=False, progress=options.progress
+        )
+        return lone_adapter.convert(
+            opened,
+            adapter,
+            out,
+            format=format or formats.DEFAULT,
+            encoding=encoding,
+            dry_run=dry_run,
+            options=options,
+        )
     result = conversion.convert(
         source,
         out,
@@ -117,6 +136,22 @@ def convert(
         progress=progress,
     )
     return replace(result, verify=proof)
+
+
+def _refuse_with_adapter(request: ConversionRequest, verify: bool) -> None:
+    """UsageError for what is of no use to an adapter that is written alone."""
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(request)
+        if field.name != "encoding" and getattr(request, field.name) not in (None, ())
+    ]
+    given += ["--verify"] if verify else []
+    if given:
+        raise UsageError(
+            f"{given[0]} is of no use with --adapter, which writes the adapter alone",
+            expected="--format and --encoding",
+            todo="kanna merge SRC ADAPTER -o OUT merges it, and takes --preset and --verify",
+        )
 
 
 def examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:

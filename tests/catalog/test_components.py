@@ -42,6 +42,8 @@ FOLDERS = {
     "kanna.encodings.grouped": ("encodings", "ENCODINGS"),
     "kanna.methods": ("methods", "METHOD"),
     "kanna.families": ("families", "FAMILY"),
+    "kanna.adapters": ("adapters", "LAYOUT"),
+    "kanna.conversion.lone_adapter": ("formats", "WRITER"),
     "kanna.conversion": ("formats", "CONVERSION"),
     "kanna.formats": ("formats", "FORMAT"),
     "kanna.optimization.adapters": ("formats", "ADAPTER"),
@@ -249,6 +251,11 @@ def test_sources_by_name(one: Component, source: Path, tmp_path: Path) -> None:
         assert open_source(source).kind == "hf"
     else:
         assert {o.name for o in one.options} == {"revision", "offline", "weights"}
+
+
+@each("adapters")
+def test_adapters_by_name(one: Component) -> None:
+    assert plugins.load("kanna.adapters", one.name, "LAYOUT").weights.endswith(".safetensors")
 
 
 @each("families")

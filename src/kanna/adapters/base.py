@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from kanna.model import F32, Tensor, columns, num_rows
+from kanna.model import F32, U8, Tensor, columns, num_rows
 
 
 class Factor(Protocol):
@@ -29,7 +30,7 @@ class Factor(Protocol):
 class Transposed:
     """A stored matrix with rows and columns exchanged; the whole of it is read each time."""
 
-    inner: Tensor
+    inner: Factor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,8 +39,36 @@ class Transposed:
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop), which are columns where they are stored."""
-        whole = self.inner.rows(0, num_rows(self.inner))
+        whole = self.inner.rows(0, self.inner.shape[0])
         return np.ascontiguousarray(whole[:, start:stop].T)
+
+
+@dataclass(slots=True)
+class FactorTensor:
+    """A factor as a tensor that can be written, each value times a number."""
+
+    name: str
+    inner: Factor
+    ratio: float = 1.0
+    dtype: str = "f32"
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = self.inner.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values as they are read here."""
+        return 4 * prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop) as float32 [stop - start, columns]."""
+        values = self.inner.rows(start, stop)
+        return values if self.ratio == 1.0 else values * np.float32(self.ratio)
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """None: the values are computed."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +93,10 @@ class LowRank:
     def rank(self) -> int:
         """Columns of the left matrix."""
         return self.left.shape[-1]
+
+    def tensors(self, name: str) -> tuple[FactorTensor, FactorTensor]:
+        """Left and right matrix as tensors, called after the module."""
+        return FactorTensor(f"{name}.left", self.left), FactorTensor(f"{name}.right", self.right)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,12 +173,14 @@ class AdapterLayout:
 
     Attributes:
         title: As people call it.
+        summary: What it is, in a line.
         weights: Name of the file with the values.
         recognizes: Whether a folder, by its files, is saved this way.
         read: Reads one: what the user named, its files by name.
     """
 
     title: str
+    summary: str
     weights: str
     recognizes: Callable[[Mapping[str, Path]], bool]
     read: Callable[[str, Path, Mapping[str, Path]], LoraAdapter]

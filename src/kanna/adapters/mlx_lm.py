@@ -101,5 +101,9 @@ def _recognizes(files: Mapping[str, Path]) -> bool:
 
 
 LAYOUT = AdapterLayout(
-    title="mlx-lm", weights="adapters.safetensors", recognizes=_recognizes, read=read
+    title="mlx-lm",
+    summary="Adapters as mlx-lm saves them: both matrices transposed, one scale, or whole layers",
+    weights="adapters.safetensors",
+    recognizes=_recognizes,
+    read=read,
 )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from kanna._util.typed import TypedObject
 from kanna.adapters.base import AdapterLayout, LoraAdapter, LowRank, NewRows, Transposed
 from kanna.adapters.peft_config import PeftConfig
 from kanna.errors import FormatError, UnsupportedError
@@ -145,9 +144,10 @@ def _recognizes(files: Mapping[str, Path]) -> bool:
     return names.CONFIG in files and any(name in files for name in names.WEIGHTS)
 
 
-def config_of(files: Mapping[str, Path]) -> TypedObject:
-    """The object in adapter_config.json."""
-    return read_object(files[names.CONFIG], todo="save the adapter again")
-
-
-LAYOUT = AdapterLayout(title="PEFT", weights=names.WEIGHTS[0], recognizes=_recognizes, read=read)
+LAYOUT = AdapterLayout(
+    title="PEFT",
+    summary="Adapters as PEFT saves them: TRL, Unsloth, Axolotl and LLaMA-Factory do so through it",
+    weights=names.WEIGHTS[0],
+    recognizes=_recognizes,
+    read=read,
+)

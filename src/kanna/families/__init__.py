@@ -6,6 +6,7 @@ to_hf(model) → a Hugging Face folder's config, tensors and tokenizer files
 
 from kanna.families._bounds import check_stored
 from kanna.families._load import check, load_decoder, load_for_gguf, load_model, require_tokenizer
+from kanna.families._mapping import same_values
 from kanna.families._places import text_name
 from kanna.families._refusals import require
 from kanna.families._registry import family_of, get, names
@@ -13,6 +14,7 @@ from kanna.families.base import Problem
 from kanna.families.export import (
     COMPUTED,
     end_ids,
+    gguf_factors,
     gguf_view,
     head_dim_of,
     hf_config,
@@ -31,6 +33,7 @@ __all__ = [
     "end_ids",
     "family_of",
     "get",
+    "gguf_factors",
     "gguf_view",
     "head_dim_of",
     "hf_config",
@@ -43,6 +46,7 @@ __all__ = [
     "names",
     "require",
     "require_tokenizer",
+    "same_values",
     "text_name",
     "side_files",
     "to_hf",

@@ -17,6 +17,7 @@ from kanna.families._places import part_of, places, split
 from kanna.families._registry import family_of_model
 from kanna.families._stored_rope import scaling, short
 from kanna.families.base import Family
+from kanna.families.forms import ColumnOrder, RowOrder, Same
 from kanna.families.views import HeadRows, Renamed, Shifted
 from kanna.model import Model, Tensor
 from kanna.tokenizer import special_tokens
@@ -125,6 +126,38 @@ def gguf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
     if _interleaves(family, gguf_name):
         return HeadRows(gguf_name, tensor, head_dim_of(model))
     return Renamed(gguf_name, tensor)
+
+
+def gguf_factors(
+    model: Model, gguf_name: str, left: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two factors of a change of a matrix, in the orders that GGUF has its rows and columns.
+
+    Args:
+        model: The model that has the matrix.
+        gguf_name: Name of the matrix.
+        left: [rows, rank], in the order of Hugging Face.
+        right: [rank, columns], in the order of Hugging Face.
+
+    Raises:
+        UnsupportedError: GGUF has values of another form there.
+    """
+    _, family = family_of_arch(model.family)
+    form = family.forms.get(part_of(gguf_name))
+    given = Config(hf_config(model), family.defaults)
+    if isinstance(form, RowOrder) and form.there is None:
+        left = form.to_gguf(left.name, left, given)
+    elif isinstance(form, ColumnOrder):
+        right = form.to_gguf(right.name, right, given)
+    elif form is not None and not isinstance(form, Same):
+        raise UnsupportedError(
+            f"{gguf_name} has another form in a GGUF than in Hugging Face",
+            expected="a change of a plain matrix",
+            todo="merge the adapter: kanna merge SRC ADAPTER -o merged.gguf",
+        )
+    elif _interleaves(family, gguf_name):
+        left = HeadRows(left.name, left, head_dim_of(model))
+    return left, right
 
 
 def _interleaves(family: Family, gguf_name: str) -> bool:

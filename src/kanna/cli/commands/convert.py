@@ -77,6 +77,11 @@ if TYPE_CHECKING:
     help="Patterns of products an int8 ONNX graph leaves float.",
 )
 @click.option(
+    "--adapter",
+    type=options.FILE,
+    help="Write this LoRA adapter alone, for a runtime to apply beside SRC (`kanna merge` merges).",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing."
 )
 @click.option(
@@ -106,7 +111,8 @@ def convert_command(
     """
     from kanna._util import digest
 
-    if not dry_run and choices["format"] in (None, formats.DEFAULT):
+    whole = choices["adapter"] is None and not dry_run
+    if whole and choices["format"] in (None, formats.DEFAULT):
         # Needs no lock of Python's: it runs beside the imports that follow.
         given = Path(source).expanduser()
         digest.begin(sorted(given.glob("*.safetensors")) if given.is_dir() else [given])

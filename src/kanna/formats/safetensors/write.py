@@ -37,6 +37,7 @@ def write_folder(
     nonfinite: str = "refuse",
     maker: str = "pt",
     late: Callable[[], object] | None = None,
+    single: str = SINGLE,
 ) -> WriteResult:
     """Stream tensors to `folder` as safetensors, with other files beside them.
 
@@ -53,10 +54,11 @@ def write_folder(
         nonfinite: `refuse` raises EncodingError at the first NaN or infinity, `zero` stores zeros.
         maker: What the metadata calls the format.
         late: Called when weights are written, before a file has its name; it raises to refuse.
+        single: Name of the weight file where there is one.
     """
     started = time.perf_counter()
     folder = Path(folder)
-    shards = _shards(folder, tensors, shard_bytes, maker)
+    shards = _shards(folder, tensors, shard_bytes, maker, single)
     if late is not None:
         shards[-1] = replace(shards[-1], late=lambda: _nothing_after(late))
     total = sum(s.total_bytes for s in shards)
@@ -154,7 +156,9 @@ def stored_names(entry: TensorPlan) -> list[str]:
     return [f"{base}.{p.name}" for p in entry.encoding.planes] or [entry.name]
 
 
-def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int, maker: str) -> list[File]:
+def _shards(
+    folder: Path, tensors: Sequence[TensorPlan], limit: int, maker: str, single: str = SINGLE
+) -> list[File]:
     groups: list[list[TensorPlan]] = [[]]
     used = 0
     for entry in tensors:
@@ -164,7 +168,7 @@ def _shards(folder: Path, tensors: Sequence[TensorPlan], limit: int, maker: str)
         groups[-1].append(entry)
         used += entry.nbytes
     if len(groups) == 1:
-        return [_file(folder / SINGLE, groups[0], maker)]
+        return [_file(folder / single, groups[0], maker)]
     return [
         _file(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group, maker)
         for i, group in enumerate(groups, 1)

@@ -1,0 +1,227 @@
+"""An adapter alone, for a runtime that applies it beside its base: nothing is merged.
+
+Each file beside this one is one format; `kanna.convert(source, adapter=…)` comes here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kanna import adapters, encodings, provenance
+from kanna._util import locks, own_files, plugins, special_files
+from kanna.adapters.placing import EMBEDDING, HEAD, check_base, place
+from kanna.conversion.base import ConvertResult, WriteOptions, described, sized_floats
+from kanna.encodings import Encoding
+from kanna.errors import OutputError, UnsupportedError, UsageError
+from kanna.families import gguf_factors, hf_names, load_model, same_values, text_name
+from kanna.formats.base import FLOATS
+from kanna.formats.stream import WriteResult
+from kanna.model import Model, Tensor
+from kanna.plan import Resolved, TensorPlan
+from kanna.sources import Source, open_source
+
+__all__ = ["AdapterPart", "AdapterWriter", "PlacedAdapter", "convert", "names"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterPart:
+    """One module's change, under the names of the base.
+
+    Attributes:
+        gguf_name: Of the matrix in a GGUF, as `blk.0.attn_q.weight`.
+        hf_name: Of the module in Hugging Face.
+        low_rank: The change.
+    """
+
+    gguf_name: str
+    hf_name: str
+    low_rank: adapters.LowRank
+
+    @property
+    def alpha(self) -> float:
+        """The alpha that gives its strength where that is alpha by rank."""
+        return self.low_rank.scale * self.low_rank.rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedAdapter:
+    """An adapter whose every part has its place in a base.
+
+    Attributes:
+        source: The base.
+        model: The base as a model.
+        adapter: What was given.
+        parts: Every change, all of them low-rank.
+        encoding: The floating type that is written.
+        command: The command that makes it again.
+    """
+
+    source: Source
+    model: Model
+    adapter: adapters.LoraAdapter
+    parts: Sequence[AdapterPart]
+    encoding: Encoding
+    command: str
+
+    def factors(self, part: AdapterPart) -> tuple[Tensor, Tensor]:
+        """Left and right matrix in the orders of a GGUF."""
+        return gguf_factors(self.model, part.gguf_name, *part.low_rank.tensors(part.hf_name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterWriter:
+    """How an adapter alone is written in one format.
+
+    Attributes:
+        plan: Its tensors; raises UnsupportedError for what the runtime would compute otherwise.
+        check: Raises OutputError when it cannot be written there.
+        write: Writes it, whole or not at all.
+    """
+
+    plan: Callable[[PlacedAdapter], list[TensorPlan]]
+    check: Callable[[Path, int, bool], None]
+    write: Callable[[PlacedAdapter, Sequence[TensorPlan], Path, WriteOptions], WriteResult]
+
+
+def names() -> tuple[str, ...]:
+    """Formats that an adapter alone can be written in."""
+    return plugins.names(__name__, "WRITER")
+
+
+def convert(
+    source: str | Path | Source,
+    adapter: str | Path,
+    out: str | Path | None,
+    *,
+    format: str,
+    encoding: str | None = None,
+    dry_run: bool = False,
+    options: WriteOptions | None = None,
+) -> ConvertResult:
+    """Write an adapter for the runtime of a format.
+
+    Args:
+        source: Its base model, of which only headers are read.
+        adapter: The folder that PEFT or mlx-lm saved.
+        out: File or folder to write; None: only with dry_run.
+        format: One of `names()`.
+        encoding: `f32`, `f16` or `bf16`; None: f32.
+        dry_run: Only describe what would be written.
+        options: How it is written.
+
+    Raises:
+        UnsupportedError: Something in it has no place beside a base in this format.
+    """
+    started, options = time.perf_counter(), options or WriteOptions()
+    _check(format, encoding)
+    placed = _placed(open_source(source), adapters.open_adapter(adapter), encoding or "f32", format)
+    writer: AdapterWriter = plugins.load(__name__, format, "WRITER")
+    entries = writer.plan(placed)
+    notes = [*placed.adapter.notes, *check_base(placed.source, [(placed.adapter, 1.0)])]
+    chosen = placed.encoding
+    resolved = Resolved(
+        name=f"adapter in {chosen.name}",
+        entries=entries,
+        substitutions=[],
+        nominal_bits=chosen.bits,
+        bits=chosen.bits,
+    )
+    path = special_files.target(Path(out)) if out is not None else None
+    result = described(
+        sized_floats(resolved), paths=[path] if path else [], command=placed.command, notes=notes
+    )
+    if dry_run or path is None:
+        return result
+    if path.exists() and path.resolve() == placed.adapter.path.resolve():
+        raise OutputError(f"{path} is the adapter itself", todo="choose another name")
+    with locks.holding(path, "convert"):
+        own_files.sweep_for(path)
+        writer.check(path, result.file_bytes, options.overwrite)
+        written = writer.write(placed, entries, path, options)
+    return replace(
+        result,
+        paths=written.paths,
+        file_bytes=written.file_bytes,
+        peak_bytes=written.peak_bytes,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check(format: str, encoding: str | None) -> None:
+    """UsageError for what no adapter alone is written as."""
+    if format not in names():
+        raise UsageError(
+            f"no adapter alone is written as {format}",
+            expected=", ".join(names()),
+            todo="merge it: kanna merge SRC ADAPTER -o OUT --format " + format,
+        )
+    if (encoding or "f32") not in FLOATS:
+        raise UsageError(
+            f"an adapter is not quantized, and --encoding is {encoding}",
+            expected=", ".join(FLOATS),
+            todo="kanna merge SRC ADAPTER -o OUT --encoding ENCODING quantizes the merged model",
+        )
+
+
+def _changed(adapter: adapters.LoraAdapter, base: dict[str, Tensor]) -> list[str]:
+    """Tensors that are given whole and are not those of the base.
+
+    PEFT saves the base's own matrix beside a low-rank change of an embedding.
+    """
+    changed: list[str] = []
+    for name, tensor in adapter.replaced.items():
+        own = base.get(text_name(name))
+        if (
+            own is None
+            or name.removesuffix(".weight") not in adapter.low_rank
+            or own.shape != tensor.shape
+            or (own.dtype in FLOATS and not same_values(own, tensor))
+        ):
+            changed.append(name)
+    return changed
+
+
+def _placed(
+    source: Source, adapter: adapters.LoraAdapter, encoding: str, format: str
+) -> PlacedAdapter:
+    model = load_model(source)
+    gguf_by_hf = {text_name(hf): gguf for gguf, hf in hf_names(model).items()}
+    by_hf = {hf: model.tensors[gguf] for hf, gguf in gguf_by_hf.items()}
+    tied = f"{HEAD}.weight" not in by_hf
+    merge = f"kanna merge {source.given} {adapter.given} -o merged/"
+    whole = [*_changed(adapter, by_hf), *adapter.rows, *adapter.bias]
+    dora = [m for m, change in adapter.low_rank.items() if change.magnitude is not None]
+    shared = [m for m in adapter.low_rank if tied and text_name(m) in (EMBEDDING, HEAD)]
+    for where, why in (
+        (whole, "values of its own for"),
+        (dora, "DoRA on"),
+        (shared, "a change of a matrix that is head and embedding,"),
+    ):
+        if where:
+            raise UnsupportedError(
+                f"{adapter.given} has {why} {where[0]}, which no runtime applies beside a base",
+                expected="LoRA or rsLoRA alone",
+                todo=f"merge it: {merge}",
+            )
+    adapter = replace(adapter, replaced={})
+    place(replace(source, tensors=by_hf), [(adapter, 1.0)])
+    parts = [
+        AdapterPart(
+            gguf_name=gguf_by_hf[f"{text_name(module)}.weight"],
+            hf_name=text_name(module),
+            low_rank=change,
+        )
+        for module, change in adapter.low_rank.items()
+    ]
+    options = {"adapter": Path(adapter.given).name, "format": format, "encoding": encoding}
+    return PlacedAdapter(
+        source=source,
+        model=model,
+        adapter=adapter,
+        parts=sorted(parts, key=lambda part: list(model.tensors).index(part.gguf_name)),
+        encoding=encodings.get(encoding),
+        command=provenance.command(source, options),
+    )
