@@ -142,7 +142,7 @@ def gguf_factors(
     Raises:
         UnsupportedError: GGUF has values of another form there.
     """
-    _, family = family_of_arch(model.family)
+    _, family = family_of_model(model)
     form = family.forms.get(part_of(gguf_name))
     given = Config(hf_config(model), family.defaults)
     if isinstance(form, RowOrder) and form.there is None:

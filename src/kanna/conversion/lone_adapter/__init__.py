@@ -16,7 +16,7 @@ from kanna.adapters.placing import EMBEDDING, HEAD, check_base, place
 from kanna.conversion.base import ConvertResult, WriteOptions, described, sized_floats
 from kanna.encodings import Encoding
 from kanna.errors import OutputError, UnsupportedError, UsageError
-from kanna.families import gguf_factors, hf_names, load_model, same_values, text_name
+from kanna.families import gguf_factors, hf_names, load_decoder, same_values, text_name
 from kanna.formats.base import FLOATS
 from kanna.formats.stream import WriteResult
 from kanna.model import Model, Tensor
@@ -187,7 +187,7 @@ def _changed(adapter: adapters.LoraAdapter, base: dict[str, Tensor]) -> list[str
 def _placed(
     source: Source, adapter: adapters.LoraAdapter, encoding: str, format: str
 ) -> PlacedAdapter:
-    model = load_model(source)
+    model = load_decoder(source)
     gguf_by_hf = {text_name(hf): gguf for gguf, hf in hf_names(model).items()}
     by_hf = {hf: model.tensors[gguf] for hf, gguf in gguf_by_hf.items()}
     tied = f"{HEAD}.weight" not in by_hf
