@@ -12,6 +12,7 @@ import pytest
 from helpers import needs
 from helpers.tiny_encoders import MODES, RECIPES, SMALL, make, write_pooling
 from helpers.tiny_models import TEXT
+from safetensors.torch import load_file
 
 import kanna
 from kanna import families
@@ -54,6 +55,8 @@ def reference(folder: Path, model: Any, pooling: str, texts: tuple[str, ...] = T
         for text in texts:
             hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].numpy()
             row = {"mean": hidden.mean(0), "cls": hidden[0], "last": hidden[-1]}[pooling]
+            for dense in sorted(folder.glob("?_Dense/model.safetensors")):
+                row = load_file(dense)["linear.weight"].numpy() @ row
             rows.append(row / np.linalg.norm(row))
     return np.stack(rows)
 
@@ -194,6 +197,62 @@ def test_a_wrong_pooling_is_refused_before_a_weight_is_read(
     assert not (tmp_path / "model.gguf").exists()
 
 
+TANH = {"in_features": 128, "out_features": 192, "activation_function": "torch.nn.Tanh"}
+BIASED = {"linear.weight": (192, 128), "linear.bias": (192,)}
+BAD_DENSE: dict[str, tuple[str, Any, str]] = {
+    "no weights": ("2_Dense/model.safetensors", None, "2_Dense"),
+    "no config": ("3_Dense/config.json", None, "3_Dense"),
+    "an activation": ("2_Dense/config.json", TANH, "Tanh"),
+    "a list": ("2_Dense/config.json", [1], "config.json"),
+    "another width": ("3_Dense/model.safetensors", {"linear.weight": (128, 96)}, r"\[128, 96\]"),
+    "a bias": ("2_Dense/model.safetensors", BIASED, "bias"),
+    "damaged": ("2_Dense/model.safetensors", "no safetensors", "safetensors|header|bytes"),
+    "reads one way": ("config.json", {"use_bidirectional_attention": False}, "one way"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gemma")
+    make("embedding-gemma", folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", sorted(BAD_DENSE))
+def test_wrong_layers_after_pooling_are_refused(gemma: Path, tmp_path: Path, what: str) -> None:
+    from safetensors.torch import save_file
+
+    name, value, match = BAD_DENSE[what]
+    folder = copy_of(gemma, tmp_path / "model")
+    path = folder / name
+    if value is None:
+        path.unlink()
+    elif name == "config.json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | value))
+    elif isinstance(value, dict) and "linear.weight" in value:
+        save_file({n: torch.zeros(*shape) for n, shape in value.items()}, path)
+    else:
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+    with pytest.raises(KannaError, match=match):
+        families.load_model(open_source(folder))
+
+
+def test_prompts_are_named(gemma: Path, tmp_path: Path) -> None:
+    folder = copy_of(gemma, tmp_path / "model")
+    prompts = {"prompts": {"query": "task: search result | query: ", "none": ""}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    notes = families.load_model(open_source(folder)).notes
+    assert any("task: search result" in note for note in notes)
+
+
+def test_a_decoder_without_a_head_needs_its_pooling(tmp_path: Path) -> None:
+    make("qwen3-embedding", tmp_path)
+    assert families.load_model(open_source(tmp_path)).meta("{arch}.pooling_type") == 3
+    (tmp_path / "modules.json").unlink()
+    with pytest.raises(UnsupportedError, match="without a head"):
+        families.load_model(open_source(tmp_path))
+
+
 BAD_CONFIGS = {
     "activation": ({"hidden_act": "relu"}, "hidden_act"),
     "positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
@@ -219,7 +278,7 @@ def test_a_config_that_llama_cpp_does_not_compute_is_refused(
 
 def test_older_names_and_heads_of_training_are_read(bert: Path, tmp_path: Path) -> None:
     """Checkpoints of 2018 say gamma and beta, and models for masked words have a prefix."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     folder = copy_of(bert, tmp_path / "model")
     old = {

@@ -49,6 +49,12 @@ EXTRA = {
     | {"mamba_d_head": 32, "num_local_experts": 4},
     "lfm2moe": {"num_dense_layers": 1, "num_experts": 4},
     "olmoe": {"num_key_value_heads": 4},
+    "gemma_embedding": {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 32,
+        "use_bidirectional_attention": True,
+    },
     "qwen3moe": {"num_experts": 4, "norm_topk_prob": True},
 }
 

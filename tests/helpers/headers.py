@@ -25,6 +25,8 @@ def tensors_of(family: families.base.Family, config: Config) -> dict[str, Tensor
         shape = expected_shape(family, family.all_sizes(config, layer_of(ours)), ours)
         if (form := family.forms.get(part_of(ours))) is not None:
             shape = form.hf_shape(shape)
+        if 0 in shape:  # of a part that this model does not have
+            continue
         tensors[theirs] = HeaderTensor(theirs, shape, "bf16", 2 * int(np.prod(shape)))
     for block in family.blocks:
         if block.regrouping is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.tiny_models import TEXT
+from helpers.tiny_models import TEXT, write_tokenizer
 
 SMALL = {
     "vocab_size": 320,
@@ -32,6 +32,8 @@ class Recipe:
     tokenizer: Callable[[Path, int], None]
     values: dict[str, Any] = field(default_factory=dict)
     pooling: str = "mean"
+    dense: int = 0
+    """Width between two layers after pooling; 0: there are none."""
 
 
 def words(folder: Path, size: int, *, lower: bool = True) -> None:
@@ -68,10 +70,66 @@ def cased_words(folder: Path, size: int) -> None:
     _write(folder / "tokenizer_config.json", config | {"do_lower_case": False})
 
 
+def ended(folder: Path, size: int) -> None:
+    """A byte-level tokenizer that puts a token behind every text, as Qwen3-Embedding's does."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    write_tokenizer("qwen2", folder, size)
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)]
+    )
+    tokenizer.save(path)
+
+
+def framed(folder: Path, size: int) -> None:
+    """A tokenizer like SentencePiece's that frames every text, as EmbeddingGemma's does."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    write_tokenizer("spm", folder, size)
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    special = [("<s>", 1), ("</s>", 2)]
+    tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=special
+    )
+    tokenizer.save(path)
+
+
+DECODER = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
 RECIPES: dict[str, Recipe] = {
     "bert": Recipe("bert", "BertModel", "BertConfig", words),
     "bert-cls": Recipe("bert", "BertModel", "BertConfig", words, pooling="cls"),
     "bert-cased": Recipe("bert", "BertModel", "BertConfig", cased_words),
+    "qwen3-embedding": Recipe(
+        "qwen3", "Qwen3Model", "Qwen3Config", ended, DECODER | {"head_dim": 48}, pooling="last"
+    ),
+    "embedding-gemma": Recipe(
+        "gemma_embedding",
+        "Gemma3TextModel",
+        "Gemma3TextConfig",
+        framed,
+        DECODER
+        | {
+            "num_hidden_layers": 7,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 24,
+            "use_bidirectional_attention": True,
+        },
+        dense=192,
+    ),
 }
 
 
@@ -91,9 +149,30 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
             else:
                 parameter.mul_(3.0)
     model.save_pretrained(folder)
+    # The class halves the window whenever it reads a config; the published one has the whole.
+    if window := recipe.values.get("sliding_window"):
+        raw = json.loads((folder / "config.json").read_text())
+        _write(folder / "config.json", raw | {"sliding_window": window})
     recipe.tokenizer(folder, config.vocab_size)
-    write_pooling(folder, recipe.pooling, config.hidden_size)
+    between = _write_dense(folder, config.hidden_size, recipe.dense) if recipe.dense else ()
+    write_pooling(folder, recipe.pooling, config.hidden_size, *between)
     return model
+
+
+def _write_dense(folder: Path, width: int, wide: int) -> tuple[str, ...]:
+    """Two layers after pooling, wider and back; their folders."""
+    import torch
+    from safetensors.torch import save_file
+
+    sizes = {"2_Dense": (width, wide), "3_Dense": (wide, width)}
+    for name, (columns, rows) in sizes.items():
+        (folder / name).mkdir()
+        weight = torch.randn(rows, columns) / columns**0.5
+        save_file({"linear.weight": weight}, folder / name / "model.safetensors")
+        values = {"in_features": columns, "out_features": rows, "bias": False}
+        identity = {"activation_function": "torch.nn.modules.linear.Identity"}
+        _write(folder / name / "config.json", values | identity)
+    return tuple(sizes)
 
 
 def write_pooling(folder: Path, mode: str, width: int, *between: str) -> None:

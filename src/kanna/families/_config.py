@@ -9,6 +9,7 @@ from kanna._util.typed import FLAG, FieldKind, TypedObject, number, read, shown,
 from kanna.errors import SourceError
 from kanna.families._config_keys import NULLABLE, SYNONYMS
 from kanna.families._rope import LAYER_TYPES, Rope, rope_of
+from kanna.model import Tensor
 
 T = TypeVar("T")
 _PART = number(0.0, 1.0)
@@ -20,8 +21,13 @@ class Config:
     Nested text config merged, both spellings, defaults filled in.
     """
 
-    def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self.raw = raw
+    def __init__(
+        self,
+        raw: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.raw, self._tensors = raw, tensors or {}
         text = TypedObject(raw, "config.json").part("text_config").values
         merged = {**raw, **text}
         for other, key in SYNONYMS.items():
@@ -32,6 +38,11 @@ class Config:
             **{k: v for k, v in merged.items() if v is not None or k in NULLABLE},
         }
         self.given = merged
+
+    def measured(self, name: str) -> int:
+        """Rows of a tensor of the source that no key gives a size; 0 where it is absent."""
+        tensor = self._tensors.get(name)
+        return 0 if tensor is None or len(tensor.shape) < 2 else tensor.shape[0]
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a key, or `default`."""

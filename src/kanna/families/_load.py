@@ -34,7 +34,7 @@ def load_model(source: Source) -> Model:
     if source.kind == "gguf":
         return _from_gguf(source)
     _, family = family_of(source.config)
-    config = Config(source.config, family.defaults)
+    config = Config(source.config, family.defaults, source.tensors)
     _bounds.check_config(family, config, source.tensors)
     problems = _config_problems(family, config)
     tensors, tensor_problems = map_tensors(source, family, config)
@@ -103,7 +103,7 @@ def check(source: Source) -> list[Problem]:
         return []
     try:
         _, family = family_of(source.config)
-        config = Config(source.config, family.defaults)
+        config = Config(source.config, family.defaults, source.tensors)
         _bounds.check_config(family, config, source.tensors)
         problems = _config_problems(family, config) + map_tensors(source, family, config)[1]
         problems += _pooling.pooling_of(source, family, config)[1]

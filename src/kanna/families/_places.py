@@ -11,6 +11,7 @@ from kanna.families.base import SHAPES, Family
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _WRAPPERS = ("model.language_model.", "language_model.model.", "language_model.")
+_BARE = ("embed_tokens.", "layers.", "norm.")
 
 
 def text_name(name: str) -> str:
@@ -19,7 +20,8 @@ def text_name(name: str) -> str:
         if name.startswith(prefix):
             suffix = name.removeprefix(prefix)
             return suffix if suffix.startswith("lm_head") else "model." + suffix
-    return name
+    # A model without a head is saved without the name of what would hold both.
+    return f"model.{name}" if name.startswith(_BARE) else name
 
 
 def split(gguf_name: str) -> tuple[str, str]:

@@ -7,22 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kanna.errors import SourceError
 from kanna.families._config import Config
+from kanna.families._registry import has_head
 from kanna.families.base import Family, Metadata, Problem
 from kanna.formats import vectors
 from kanna.formats.text_files import read_object
 from kanna.formats.vectors import FIRST, LAST, MEAN, RANK
-from kanna.model import Model, u32
+from kanna.model import Model, Tensor, num_rows, u32
 from kanna.sources import sentence_modules
-from kanna.sources.sentence_modules import Step
+from kanna.sources.sentence_modules import VectorStep
 
 if TYPE_CHECKING:
     from kanna.sources import Source
 
 _MODES = {MEAN: "mean_tokens", FIRST: "cls_token", LAST: "lasttoken"}
 _NAMES = {"mean": MEAN, "cls": FIRST, "lasttoken": LAST}
-_FOLDER, _NORMALIZE = "1_Pooling", "2_Normalize"
+_FOLDER, _DENSE = "1_Pooling", "Dense"
 _PACKAGE = "sentence_transformers.models"
 SIDE_FILES = (
     sentence_modules.NAME,
@@ -32,6 +35,14 @@ SIDE_FILES = (
 """Files of sentence-transformers beside a model, that folders keep."""
 _EXPECTED = "mean, cls or lasttoken, which llama.cpp computes"
 _AGAIN = "write an ONNX folder, or pool the vectors of tokens yourself"
+
+
+_HEADLESS = Problem(
+    f"config.json names a class without a head, and no {sentence_modules.NAME} says how its "
+    "vectors are made",
+    "a model that predicts tokens, or one for vectors with its files of sentence-transformers",
+    "fetch the whole folder, with the folders inside it",
+)
 
 
 def pooling_of(source: Source, family: Family, c: Config) -> tuple[int | None, list[Problem]]:
@@ -50,7 +61,7 @@ def pooling_of(source: Source, family: Family, c: Config) -> tuple[int | None, l
     path = source.files.get(sentence_modules.NAME)
     if path is None:
         if not family.encodes:
-            return None, []
+            return None, [] if has_head(source.config) else [_HEADLESS]
         return MEAN, [
             Problem(
                 f"no {sentence_modules.NAME} says how vectors are made: the mean of all tokens, as "
@@ -59,7 +70,7 @@ def pooling_of(source: Source, family: Family, c: Config) -> tuple[int | None, l
             )
         ]
     steps = sentence_modules.read(path)
-    problems = _steps(steps, family)
+    problems = _steps(steps, family) + _dense(source, steps, family) + _prompts(source)
     pooling = next((step for step in steps if step.kind == "Pooling"), None)
     if pooling is None:
         return (MEAN if family.encodes else None), problems
@@ -72,7 +83,7 @@ def metadata(family: Family, pooling: int | None) -> Metadata:
     return {} if pooling is None else {f"{family.arch}.pooling_type": u32(pooling)}
 
 
-def _steps(steps: list[Step], family: Family) -> list[Problem]:
+def _steps(steps: list[VectorStep], family: Family) -> list[Problem]:
     """Steps that a GGUF cannot have, and that vectors of length 1 are made in any case."""
     allowed = {"Transformer", "Pooling", "Normalize", *family.steps}
     problems = [
@@ -95,7 +106,81 @@ def _steps(steps: list[Step], family: Family) -> list[Problem]:
     return problems
 
 
-def _mode(files: Mapping[str, Path], step: Step) -> tuple[int | None, list[Problem]]:
+def _dense(source: Source, steps: list[VectorStep], family: Family) -> list[Problem]:
+    """Layers after pooling: each has its weights, and nothing but them."""
+    problems: list[Problem] = []
+    for step in steps if _DENSE in family.steps else ():
+        if step.kind != _DENSE:
+            continue
+        name = f"{step.folder}/{sentence_modules.CONFIG}"
+        if f"{step.folder}.linear.weight" not in source.tensors or name not in source.files:
+            problems.append(
+                Problem(
+                    f"{sentence_modules.NAME} names {step.folder}, whose weights are not there",
+                    f"{name} and {sentence_modules.WEIGHTS} beside it",
+                    "fetch the folder again, with the folders inside it",
+                )
+            )
+            continue
+        activation = str(read_object(source.files[name]).values.get("activation_function", ""))
+        if activation.rpartition(".")[2] not in ("", "Identity"):
+            problems.append(
+                Problem(
+                    f"{name} has the activation {activation}",
+                    "Identity, the only one llama.cpp computes after pooling",
+                    _AGAIN,
+                )
+            )
+    return problems
+
+
+def _prompts(source: Source) -> list[Problem]:
+    """What the model was trained to find before a text, which a GGUF has no place for."""
+    path = source.files.get("config_sentence_transformers.json")
+    prompts = read_object(path).values.get("prompts") if path is not None else None
+    if not isinstance(prompts, Mapping):
+        return []
+    shown = [
+        f"{name}: {text!r}" for name, text in prompts.items() if isinstance(text, str) and text
+    ]
+    if not shown:
+        return []
+    return [
+        Problem(
+            f"the model expects a prompt before each text, and a GGUF has no place for them: "
+            f"{', '.join(shown[:2])}{' …' if len(shown) > 2 else ''}",
+            todo="whoever asks for vectors puts it there",
+            fatal=False,
+        )
+    ]
+
+
+def split_off(tensors: dict[str, Tensor]) -> dict[str, bytes]:
+    """Take layers after pooling out of a model's tensors: the files of their folders.
+
+    Args:
+        tensors: By Hugging Face name; those of `2_Dense` and the like leave it.
+    """
+    from safetensors.numpy import save
+
+    files: dict[str, bytes] = {}
+    for name in [n for n in tensors if n.partition(".")[0].endswith(f"_{_DENSE}")]:
+        folder, _, own = name.partition(".")
+        tensor = tensors.pop(name)
+        values = np.ascontiguousarray(tensor.rows(0, num_rows(tensor)).reshape(tensor.shape))
+        files[f"{folder}/{sentence_modules.WEIGHTS}"] = save({own: values})
+        files[f"{folder}/{sentence_modules.CONFIG}"] = _json(
+            {
+                "in_features": tensor.shape[1],
+                "out_features": tensor.shape[0],
+                "bias": False,
+                "activation_function": "torch.nn.modules.linear.Identity",
+            }
+        )
+    return files
+
+
+def _mode(files: Mapping[str, Path], step: VectorStep) -> tuple[int | None, list[Problem]]:
     """The one pooling that a step's config.json names."""
     name = f"{step.folder}/{sentence_modules.CONFIG}"
     if name not in files:
@@ -138,7 +223,9 @@ def to_hf(model: Model) -> dict[str, bytes]:
     config = {"word_embedding_dimension": width} | {
         f"pooling_mode_{mode}": number == pooling for number, mode in _MODES.items()
     }
-    steps = [("", "Transformer"), (_FOLDER, "Pooling"), (_NORMALIZE, "Normalize")]
+    steps = [("", "Transformer"), (_FOLDER, "Pooling")]
+    steps += [(f"{i}_{_DENSE}", _DENSE) for i in (2, 3) if f"dense_{i}.weight" in model.tensors]
+    steps.append((f"{len(steps)}_Normalize", "Normalize"))
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"{_PACKAGE}.{kind}"}
         for i, (path, kind) in enumerate(steps)

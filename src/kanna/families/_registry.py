@@ -73,6 +73,11 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
     return classes
 
 
+def has_head(config: Mapping[str, Any]) -> bool:
+    """Whether the class of a config.json predicts tokens, ranks or classifies; not `…Model`."""
+    return not any(name.endswith("Model") for name in architectures_of(config))
+
+
 def _by_model_type(config: Mapping[str, Any]) -> list[str]:
     """Families whose model type a config.json has, at its top or for its text part."""
     whole = TypedObject.of(config, "config.json")

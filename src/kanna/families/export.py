@@ -49,7 +49,7 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     for block in family.blocks_of(given):
         if block.regrouping is not None:
             tensors = block.regrouping.spread(tensors, given)
-    files = side_files(model)
+    files = side_files(model) | _pooling.split_off(tensors)
     files.setdefault("generation_config.json", _json(_generation(model, config)))
     if not model.side_files:
         files |= _pooling.to_hf(model)

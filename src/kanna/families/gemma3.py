@@ -21,17 +21,22 @@ There llama.cpp scales attention by hidden / heads instead of the head size.
 """
 
 
+def windows(c: Config) -> list[bool]:
+    """For every layer, whether it has a window."""
+    return layer_types(c, c.read("sliding_window_pattern", whole(), 0) or PERIOD)
+
+
 def metadata(c: Config) -> Metadata:
     """The `gemma3.*` keys; the pattern of windows only where it is not llama.cpp's own."""
     keys = common(ARCH, c, head_dim=True)
     if c.get("final_logit_softcapping") is not None:
         keys[f"{ARCH}.final_logit_softcapping"] = f32(c.number("final_logit_softcapping"))
-    windows = layer_types(c, c.read("sliding_window_pattern", whole(), 0) or PERIOD)
-    if any(windows):
+    windowed = windows(c)
+    if any(windowed):
         keys[f"{ARCH}.attention.sliding_window"] = u32(c.count("sliding_window"))
         keys[f"{ARCH}.rope.freq_base_swa"] = f32(c.rope("sliding_attention").theta)
-        if windows != [(i + 1) % PERIOD != 0 for i in range(c.layers)]:
-            keys[f"{ARCH}.attention.sliding_window_pattern"] = array(windows, ValueType.BOOL)
+        if windowed != [(i + 1) % PERIOD != 0 for i in range(c.layers)]:
+            keys[f"{ARCH}.attention.sliding_window_pattern"] = array(windowed, ValueType.BOOL)
     return keys
 
 

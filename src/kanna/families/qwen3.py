@@ -18,7 +18,7 @@ def metadata(c: Config) -> Metadata:
 FAMILY = Family(
     arch=ARCH,
     summary="Qwen3 (dense): a norm on every head of q and k, a head size of its own",
-    architectures=("Qwen3ForCausalLM",),
+    architectures=("Qwen3ForCausalLM", "Qwen3Model"),
     model_type="qwen3",
     metadata=metadata,
     names=NAMES

@@ -35,8 +35,8 @@ from kanna.sources import (
     packed,
     references,
 )
+from kanna.sources import sentence_modules as steps
 from kanna.sources.references import Reference
-from kanna.sources.sentence_modules import with_steps
 
 # Side files that decide what an artefact holds.
 _DECISIVE = (
@@ -239,7 +239,7 @@ def _file(path: Path, given: str) -> Source:
 
 
 def _folder(path: Path, given: str, name: str | None = None, revision: str | None = None) -> Source:
-    files = with_steps(path, folder_files.files(path))
+    files = steps.with_steps(path, folder_files.files(path))
     adapter.refuse(files, given)
     if "config.json" not in files:
         raise no_model.error(path, files)
@@ -265,6 +265,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         weights = [path / n for n in sorted(chosen.names)]
         tensors, config, losses = packed.unpacked(safetensors.read_folder(path, chosen), config)
         notes += losses
+        tensors |= steps.tensors(files)
     return Source(
         kind="hf",
         path=path,
@@ -368,6 +369,7 @@ def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Sou
     files = hub.fetch(repository, repository.side_files)
     config, notes = _config(files["config.json"])
     tensors, config, losses = packed.unpacked(hub.headers(repository), config)
+    tensors |= steps.tensors(files)
     folder = files["config.json"].parent
     return Source(
         kind="hf",

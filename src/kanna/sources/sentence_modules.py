@@ -11,8 +11,9 @@ from pathlib import Path
 
 from kanna._util.typed import TypedObject, text
 from kanna.errors import FormatError
-from kanna.formats import folder_files
+from kanna.formats import folder_files, safetensors
 from kanna.formats.text_files import read_json
+from kanna.model import Tensor
 
 NAME = "modules.json"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -21,7 +22,7 @@ _TEXT = text(255)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class VectorStep:
     """One step.
 
     Attributes:
@@ -33,7 +34,7 @@ class Step:
     folder: str
 
 
-def read(path: Path) -> list[Step]:
+def read(path: Path) -> list[VectorStep]:
     """The steps in a modules.json, in order.
 
     Raises:
@@ -46,7 +47,7 @@ def read(path: Path) -> list[Step]:
             expected='[{"type": …, "path": …}]',
             todo="fetch it again",
         )
-    steps: list[Step] = []
+    steps: list[VectorStep] = []
     for item in value:
         part = TypedObject.of(item, NAME)
         folder = part.get("path", _TEXT, "").rstrip("/")
@@ -54,7 +55,7 @@ def read(path: Path) -> list[Step]:
             raise FormatError(
                 f"{NAME} names the folder {folder!r:.80}", expected="a folder inside the model's"
             )
-        steps.append(Step(kind=part.need("type", _TEXT).rpartition(".")[2], folder=folder))
+        steps.append(VectorStep(kind=part.need("type", _TEXT).rpartition(".")[2], folder=folder))
     return steps
 
 
@@ -75,3 +76,18 @@ def with_steps(folder: Path, beside: Mapping[str, Path]) -> dict[str, Path]:
     ]
     there = {n: folder_files.inside(folder, folder / n) for n in named if (folder / n).is_file()}
     return {**beside, **there}
+
+
+def tensors(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    """Tensors of the steps after a model, by the folder of each and its own name: `2_Dense.…`.
+
+    Args:
+        files: Of the model, as `with_steps` gives them.
+    """
+    steps: dict[str, Tensor] = {}
+    for name, path in files.items():
+        folder, _, file = name.rpartition("/")
+        if folder and file == WEIGHTS:
+            for own, tensor in safetensors.read_file(path).items():
+                steps[f"{folder}.{own}"] = tensor
+    return steps

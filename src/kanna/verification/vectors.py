@@ -17,7 +17,7 @@ from kanna.checks import Check
 from kanna.errors import KannaError
 from kanna.evaluation.reference import reference_folder, reference_gguf
 from kanna.formats import vectors
-from kanna.model import F32, Model
+from kanna.model import F32, Model, num_rows
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch import RUNTIME as TORCH
 from kanna.runtimes.torch_engine import quiet
@@ -116,15 +116,15 @@ def in_transformers(source: Source, model: Model, texts: Sequence[str]) -> F32:
             loaded(input_ids=torch.tensor([tokenizer.encode(t).ids])).last_hidden_state[0].numpy()
             for t in texts
         ]
-    return np.stack([_pooled(row, vectors.pooling(model)) for row in rows])
+    pooled = np.stack([_pooled(row, vectors.pooling(model)) for row in rows])
+    for name in ("dense_2.weight", "dense_3.weight"):  # of EmbeddingGemma
+        if (dense := model.tensors.get(name)) is not None:
+            pooled = pooled @ dense.rows(0, num_rows(dense)).T
+    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
 
 
 def _pooled(hidden: F32, pooling: int) -> F32:
-    """One vector of length 1 of the states of all tokens."""
+    """The states of all tokens as one."""
     if pooling == vectors.FIRST:
-        vector = hidden[0]
-    elif pooling == vectors.LAST:
-        vector = hidden[-1]
-    else:
-        vector = hidden.mean(axis=0)
-    return vector / np.linalg.norm(vector)
+        return hidden[0]
+    return hidden[-1] if pooling == vectors.LAST else hidden.mean(axis=0)

@@ -91,4 +91,6 @@ def _published(source: Source) -> dict[str, Any]:
     config: Any = dict(source.config)
     if path is not None and not source.merged:  # new tokens are more rows than were published
         config = json.loads(path.read_text(encoding="utf-8"))
-    return {k: v for k, v in config.items() if k != "quantization_config"}
+    published = {k: v for k, v in config.items() if k != "quantization_config"}
+    # A model without a head has none to compare: its class with one would make one up.
+    return published if families.has_head(published) else published | {"tie_word_embeddings": True}
