@@ -1,6 +1,6 @@
-"""Write docs/components.md and man/kanna.1 from the code: `python tools/components.py`.
+"""Write docs/components.md, man/kanna.1 and docs/recipe.schema.json from the code.
 
-Tests compare both with it.
+`python tools/components.py` does it; tests compare all three with it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from kanna import __version__
 from kanna.catalog import Component, ComponentOption, Listing, components
 from kanna.cli.main import cli
 from kanna.cli.man import man_page
+from kanna.recipes import recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "components.md"
 MANUAL = ROOT / "man" / "kanna.1"
+SCHEMA = ROOT / "docs" / "recipe.schema.json"
 HEAD = """\
 # Components
 
@@ -120,3 +122,4 @@ def _row(cells: list[str]) -> str:
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     MANUAL.write_text(man_page(cli, __version__), encoding="utf-8")
+    SCHEMA.write_text(recipe("schema").text, encoding="utf-8")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kanna.merging import merge as merge
     from kanna.optimization import optimize as optimize
     from kanna.packaging import package as package
+    from kanna.recipes import recipe as recipe
     from kanna.recipes import run as run
     from kanna.serving import serve as serve
     from kanna.serving.administration import ps as ps
@@ -75,6 +76,7 @@ _WHERE = {
     "open_source": "kanna.sources",
     "ps": "kanna.serving.administration",
     "pull": "kanna.storage.download",
+    "recipe": "kanna.recipes",
     "rm": "kanna.storage.removal",
     "run": "kanna.recipes",
     "serve": "kanna.serving",

@@ -48,6 +48,7 @@ ORDER = (
     "studio",
     "package",
     "run",
+    "recipe",
     "components",
     "completion",
     "bug-report",

@@ -13,6 +13,7 @@ from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna.errors import OutputError, UsageError
 from kanna.recipes import execution, keys, prediction, records, validation
+from kanna.recipes.authoring import recipe
 from kanna.recipes.document import Value
 from kanna.recipes.execution import RecipeRun
 from kanna.recipes.graph import RecipeGraph, build
@@ -22,7 +23,7 @@ from kanna.recipes.problems import Problems, RecipeError
 from kanna.recipes.records import Manifest, Plain
 from kanna.recipes.result import RunResult
 
-__all__ = ["RecipeError", "RunResult", "run"]
+__all__ = ["RecipeError", "RunResult", "recipe", "run"]
 
 REPORT = "report.html"
 

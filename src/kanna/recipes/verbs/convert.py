@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kanna.recipes.document import Value
 from kanna.recipes.verbs.base import (
+    ADAPTER,
     IMATRIX,
     MODEL,
     PLAN,
@@ -64,6 +65,7 @@ VERB = StepVerb(
         "imatrix": kinds(IMATRIX),
         "statistics": kinds(STATISTICS),
         "plan": kinds(PLAN),
+        "adapter": kinds(ADAPTER),
     },
     outputs={"artefact": StepFile(kind=MODEL, path=at("paths", 0), about="the file or folder")},
     figures={
