@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"conversion", "sizing", "inspection", "storage"},
     {"runtimes"},
     {"evaluation", "benchmark", "generation", "embedding"},
-    {"verification", "verified_conversion", "merging", "diagnosis", "fault_report"},
+    {"verification", "verified_conversion", "merging", "training", "diagnosis", "fault_report"},
     {"report"},
     {"comparison"},
     {"optimization"},

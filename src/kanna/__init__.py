@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from kanna.storage.inventory import list as list
     from kanna.storage.places import cache as cache
     from kanna.storage.removal import rm as rm
+    from kanna.training import adapt as adapt
     from kanna.verification import verify as verify
     from kanna.verified_conversion import convert as convert
 
 # Public name → module that holds it. The light ones and the heavy ones alike come on first use.
 _WHERE = {
     "KannaError": "kanna.errors",
+    "adapt": "kanna.training",
     "bench": "kanna.benchmark",
     "bug_report": "kanna.fault_report",
     "cache": "kanna.storage.places",

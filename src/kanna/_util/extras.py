@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "transformers",
     ),
     "mlx": ("mlx", "mlx_lm"),
+    "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),
     "serve": ("aiohttp", "fastapi", "llguidance", "prometheus_client", "uvicorn", "xllamacpp"),
 }

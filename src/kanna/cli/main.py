@@ -31,6 +31,7 @@ ORDER = (
     "inspect",
     "fit",
     "convert",
+    "adapt",
     "merge",
     "verify",
     "evaluate",

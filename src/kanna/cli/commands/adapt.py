@@ -1,0 +1,95 @@
+"""`kanna adapt SRC --data FILE -o OUT`: an adapter from your own chats or texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command(
+    "adapt",
+    when_interrupted=(
+        "Interrupted. Nothing was written under the final name; run the same "
+        "command to start again."
+    ),
+)
+@click.argument("source", type=options.MODEL, metavar="SRC")
+@click.option(
+    "--data",
+    type=options.FILE,
+    multiple=True,
+    required=True,
+    help="Chats or texts: .jsonl, .txt or a folder of them; may be given several times.",
+)
+@click.option(
+    "-o", "--output", "out", type=options.FILE, required=True, help="Folder for the adapter."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["lora", "rslora", "dora"]),
+    default="lora",
+    show_default=True,
+    help="What is trained beside the model.",
+)
+@click.option("--rank", type=int, default=16, show_default=True, help="Rank of the changes.")
+@click.option("--alpha", type=float, help="Strength of the changes. [default: twice the rank]")
+@click.option("--learning-rate", type=float, default=5e-4, show_default=True, help="Of AdamW.")
+@click.option(
+    "--epochs", type=float, default=3.0, show_default=True, help="How often all is read at most."
+)
+@click.option("--steps", type=int, help="Steps at most. [default: by the epochs]")
+@click.option(
+    "--minutes", type=float, default=8.0, show_default=True, help="Minutes of training at most."
+)
+@click.option("--batch", type=int, default=4, show_default=True, help="Examples of one step.")
+@click.option(
+    "--max-length", type=int, default=1024, show_default=True, help="Tokens of an example at most."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split, order and start.")
+@click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@options.threads
+@options.revision
+@options.offline
+def adapt_command(
+    terminal: Terminal, source: str, data: tuple[Any, ...], out: Any, **choices: Any
+) -> None:
+    """Train a LoRA adapter of SRC on your own data, with PEFT and TRL.
+
+    A tenth of the examples is held out before anything is learned. Only answers are learned, and
+    training ends where the held-out loss falls no more. `kanna merge` and `kanna convert --adapter`
+    make files of the adapter.
+    """
+    from kanna.training import adapt
+
+    result = adapt(source, list(data), out, progress=terminal.progress(), **choices)
+    terminal.result(result, _draw)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import duration, facts, notes
+
+    counts = data["examples"]
+    facts(
+        screen,
+        [
+            ("Wrote", data["path"]),
+            ("Held-out loss", f"{data['base_loss']:.4f} before, {data['tuned_loss']:.4f} after"),
+            ("Steps", f"{data['steps']}, the best after {data['best_step']}"),
+            ("Examples", f"{counts['train']} learned, {counts['held_out']} held out"),
+            ("Time", duration(data["seconds"])),
+        ],
+    )
+    notes(screen, data["notes"])
+
+
+COMMAND = adapt_command

@@ -1,0 +1,212 @@
+"""Training data as people have it: chats, prompts with completions, texts; each line checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from kanna._util.arguments import several
+from kanna.errors import UsageError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SHARE_GPT = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
+_FORMS = (
+    '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}, '
+    '{"prompt": …, "completion": …} or {"text": …}'
+)
+_PART = 2000
+"""Characters of a plain text that are one example, about."""
+MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One conversation, prompt with completion, or text.
+
+    Attributes:
+        where: File and line.
+        messages: A conversation; [] for a text.
+        tools: Tools that the conversation may call.
+        prompt: What is given, and not learned.
+        text: What is learned, where it is no conversation.
+    """
+
+    where: str
+    messages: Sequence[Mapping[str, Any]] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
+    prompt: str = ""
+    text: str = ""
+
+    def to_json(self) -> str:
+        """The example as a line of JSON, which `read` reads."""
+        if self.messages:
+            more = {"tools": list(self.tools)} if self.tools else {}
+            return json.dumps({"messages": list(self.messages), **more}, ensure_ascii=False)
+        if self.prompt:
+            pair = {"prompt": self.prompt, "completion": self.text}
+            return json.dumps(pair, ensure_ascii=False)
+        return json.dumps({"text": self.text}, ensure_ascii=False)
+
+
+@dataclass(slots=True, kw_only=True)
+class Examples:
+    """What was read.
+
+    Attributes:
+        examples: Each once.
+        duplicates: Examples that were there before, and are left out.
+        files: Names of the files.
+    """
+
+    examples: list[Example]
+    duplicates: int = 0
+    files: list[str] = field(default_factory=list[str])
+
+
+def read(data: str | Path | Sequence[str | Path]) -> Examples:
+    """Read training data.
+
+    Args:
+        data: Files and folders of them: .jsonl of chats, of prompts with completions, of texts;
+            and .txt and .md.
+
+    Raises:
+        UsageError: A file or a line is none of these; names the line.
+    """
+    files = [path for one in several(data) for path in _files(Path(one))]
+    if not files:
+        raise UsageError("no training data was named", expected="a .jsonl, .txt or .md file")
+    unique: dict[str, Example] = {}
+    count = 0
+    for path in files:
+        for example in _lines(path) if path.suffix == ".jsonl" else _parts(path):
+            count += 1
+            unique.setdefault(example.to_json(), example)
+    if not unique:
+        raise UsageError(f"{files[0]} holds no example", expected=f"lines such as {_FORMS}")
+    return Examples(
+        examples=list(unique.values()),
+        duplicates=count - len(unique),
+        files=[path.name for path in files],
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".txt", ".md"))
+        if not inside:
+            raise UsageError(f"{path} holds no .jsonl, .txt or .md file", expected=_FORMS)
+        return inside
+    if not path.is_file():
+        raise UsageError(f"the training data {path} does not exist", todo="check the path")
+    if path.suffix not in (".jsonl", ".txt", ".md"):
+        raise UsageError(
+            f"{path} is no .jsonl, .txt or .md file",
+            expected=f"text, or lines such as {_FORMS}",
+            todo="write one JSON object per line, and call the file .jsonl",
+        )
+    return [path]
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > MOST_BYTES:
+        raise UsageError(f"{path} has more than a gigabyte", todo="give a part of it")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}", expected="UTF-8") from None
+
+
+def _parts(path: Path) -> Iterator[Example]:
+    """A plain text, cut between paragraphs."""
+    part, begin = "", 1
+    line = 1
+    for paragraph in _text(path).split("\n\n"):
+        if part and len(part) + len(paragraph) > _PART:
+            yield Example(where=f"{path.name}:{begin}", text=part)
+            part, begin = "", line
+        part += ("\n\n" if part else "") + paragraph.strip("\n")
+        line += paragraph.count("\n") + 2
+    if part.strip():
+        yield Example(where=f"{path.name}:{begin}", text=part)
+
+
+def _lines(path: Path) -> Iterator[Example]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{where} is not JSON: {error}", expected=_FORMS) from None
+        if not isinstance(value, dict):
+            raise UsageError(f"{where} is no object", expected=_FORMS)
+        yield _example(cast(dict[str, Any], value), where)
+
+
+def _example(value: dict[str, Any], where: str) -> Example:
+    if "chosen" in value or "rejected" in value:
+        raise UsageError(
+            f"{where} is a pair of preferences", expected=_FORMS, todo="give the chosen answers"
+        )
+    if "conversations" in value and "messages" not in value:
+        value = {**value, "messages": [_renamed(m) for m in _list(value, "conversations", where)]}
+    if "messages" in value:
+        messages = [_message(m, where, i) for i, m in enumerate(_list(value, "messages", where))]
+        if not any(m["role"] == "assistant" for m in messages):
+            raise UsageError(
+                f"{where} has no message of the assistant", expected="an answer to learn"
+            )
+        tools = _list(value, "tools", where) if value.get("tools") else []
+        return Example(where=where, messages=messages, tools=tools)
+    for key in ("prompt", "completion", "text"):
+        if key in value and not isinstance(value[key], str):
+            raise UsageError(f"{where} has a {key} that is no text", expected=_FORMS)
+    if "text" in value:
+        text = value["text"]
+    elif "prompt" in value and "completion" in value:
+        text = value["completion"]
+    else:
+        raise UsageError(f"{where} has the keys {', '.join(value) or 'none'}", expected=_FORMS)
+    if not text.strip():
+        raise UsageError(f"{where} is empty", expected="a text to learn", todo="remove the line")
+    return Example(
+        where=where, prompt=value.get("prompt", "") if "text" not in value else "", text=text
+    )
+
+
+def _list(value: dict[str, Any], key: str, where: str) -> list[Any]:
+    items = value[key]
+    if not isinstance(items, list) or not items:
+        raise UsageError(f"{where} has {key} that are no list of objects", expected=_FORMS)
+    return items
+
+
+def _renamed(message: Any) -> Any:
+    """A message of ShareGPT in OpenAI's words."""
+    if not isinstance(message, dict) or "from" not in message:
+        return message
+    given = cast(dict[str, Any], message)
+    return {"role": _SHARE_GPT.get(given["from"], given["from"]), "content": given.get("value")}
+
+
+def _message(message: Any, where: str, index: int) -> dict[str, Any]:
+    place = f"{where}, message {index + 1}"
+    if not isinstance(message, dict):
+        raise UsageError(f"{place} is no object", expected=_FORMS)
+    given = cast(dict[str, Any], message)
+    if given.get("role") not in ROLES:
+        raise UsageError(
+            f"{place} has the role {given.get('role')!r:.60}", expected=", ".join(ROLES)
+        )
+    content = given.get("content")
+    calls = given.get("tool_calls") or given.get("reasoning_content")
+    if not isinstance(content, str) and not (content is None and calls):
+        raise UsageError(f"{place} has no content that is a text", expected=_FORMS)
+    if given["role"] == "assistant" and not calls and not str(content).strip():
+        raise UsageError(f"{place} is an empty answer", todo="remove it")
+    return given

@@ -1,0 +1,81 @@
+"""How an adapter is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kanna.errors import UsageError
+
+METHODS = ("lora", "rslora", "dora")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """Settings of one run; the defaults are for models of some hundred million weights on a CPU.
+
+    Attributes:
+        method: One of METHODS.
+        rank: Rank of the low-rank changes.
+        alpha: Their strength, by rank; None: twice the rank.
+        learning_rate: Of AdamW.
+        epochs: How often all examples are read at most.
+        steps: Steps at most; None: by the epochs.
+        minutes: Minutes at most; the best state until then is kept.
+        batch: Examples of one step.
+        look_every: Steps between two looks at the held-out loss; None: an eighth of the run.
+        seed: Of the split, the order and the first values.
+        device: `cpu`, `cuda` or `mps`.
+    """
+
+    method: str = "lora"
+    rank: int = 16
+    alpha: float | None = None
+    learning_rate: float = 5e-4
+    epochs: float = 3.0
+    steps: int | None = None
+    minutes: float = 8.0
+    batch: int = 4
+    look_every: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for settings that make no sense."""
+        if self.method not in METHODS:
+            raise UsageError(f"no method {self.method!r}", expected=", ".join(METHODS))
+        limits: list[tuple[str, float | None, float, float]] = [
+            ("rank", self.rank, 1, 1024),
+            ("alpha", self.alpha, 1e-3, 1e4),
+            ("learning-rate", self.learning_rate, 1e-8, 1.0),
+            ("epochs", self.epochs, 1e-3, 1000),
+            ("steps", self.steps, 1, 10**7),
+            ("minutes", self.minutes, 1e-3, 10**6),
+            ("batch", self.batch, 1, 4096),
+        ]
+        for name, value, low, high in limits:
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"--{name} is {value}", expected=f"{low:g} to {high:g}")
+
+    @property
+    def strength(self) -> float:
+        """Alpha."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+    def total_steps(self, examples: int) -> int:
+        """Steps at most, of so many examples."""
+        by_epochs = math.ceil(self.epochs * math.ceil(examples / self.batch))
+        return max(1, min(by_epochs, self.steps or by_epochs))
+
+    def lora(self) -> dict[str, Any]:
+        """Arguments of PEFT's LoraConfig."""
+        return {
+            "r": self.rank,
+            "lora_alpha": self.strength,
+            "lora_dropout": 0.0,
+            "target_modules": "all-linear",
+            "use_rslora": self.method == "rslora",
+            "use_dora": self.method == "dora",
+            "task_type": "CAUSAL_LM",
+        }

@@ -1,0 +1,174 @@
+"""Examples as the device will see them: the model's own template, and which tokens are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna.errors import FormatError, UsageError
+from kanna.tokenizer import templates
+from kanna.tokenizer.chat import render
+from kanna.tokenizer.files import configured
+from kanna.training.examples import Example
+
+UNLEARNED = -100
+"""What transformers leaves out of a loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedExample:
+    """One example in tokens.
+
+    Attributes:
+        ids: Of the whole.
+        labels: The same, or UNLEARNED where nothing is learned.
+    """
+
+    ids: list[int]
+    labels: list[int]
+
+    @property
+    def learned(self) -> int:
+        """Tokens whose prediction counts: the first of all has none."""
+        return sum(label != UNLEARNED for label in self.labels[1:])
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatTokenizer:
+    """Renders and cuts examples for one model.
+
+    Attributes:
+        tokenizer: That of transformers, a fast one.
+        templates: Chat templates by name.
+        most: Tokens of an example at most.
+        cut: Examples that were longer.
+        unlearned: Examples of which no answer was left.
+        partial: Conversations of which only the last answer could be learned.
+    """
+
+    tokenizer: Any
+    templates: Mapping[str, str]
+    most: int
+    cut: int = 0
+    unlearned: int = 0
+    partial: int = 0
+    rendered: list[str] = field(default_factory=list[str])
+
+    @classmethod
+    def of(cls, tokenizer: Any, files: Mapping[str, Path], most: int) -> ChatTokenizer:
+        """One with the templates among the files of a model."""
+        return cls(
+            tokenizer=tokenizer, templates=templates.read(files, configured(files)), most=most
+        )
+
+    def all(self, examples: Sequence[Example]) -> list[TokenizedExample]:
+        """Every example that has something to learn; counts those that have not.
+
+        Raises:
+            UsageError: The template cannot render one.
+        """
+        done = [self._one(example) for example in examples]
+        return [one for one in done if one is not None]
+
+    def _one(self, example: Example) -> TokenizedExample | None:
+        if example.messages:
+            text, spans = self._chat(example)
+            special = False
+        else:
+            end = self.tokenizer.eos_token or ""
+            text = example.prompt + example.text + ("" if example.text.endswith(end) else end)
+            spans, special = [(len(example.prompt), len(text))], True
+        encoded = self.tokenizer(
+            text, add_special_tokens=special, return_offsets_mapping=True, verbose=False
+        )
+        ids: list[int] = encoded["input_ids"]
+        labels = [
+            token if any(b > start and a < stop for start, stop in spans) else UNLEARNED
+            for token, (a, b) in zip(ids, encoded["offset_mapping"], strict=True)
+        ]
+        if not example.messages and not example.prompt:
+            labels = list(ids)
+        if len(ids) > self.most:
+            self.cut += 1
+        one = TokenizedExample(ids=ids[: self.most], labels=labels[: self.most])
+        if not one.learned:
+            self.unlearned += 1
+            return None
+        return one
+
+    def _render(self, example: Example, count: int, *, prompt: bool = False) -> str:
+        template = templates.choose(self.templates, example.tools)
+        if template is None:
+            raise UsageError(
+                f"{example.where} is a conversation, and the model has no chat template",
+                expected="a model that was tuned for chat",
+                todo='give {"prompt": …, "completion": …} or {"text": …}, or add '
+                "chat_template.jinja to the model's folder",
+            )
+        try:
+            return render(
+                template,
+                example.messages[:count],
+                bos=self.tokenizer.bos_token or "",
+                eos=self.tokenizer.eos_token or "",
+                add_generation_prompt=prompt,
+                **({"tools": list(example.tools)} if example.tools else {}),
+            )
+        except FormatError as error:
+            roles = ", ".join(dict.fromkeys(m["role"] for m in example.messages))
+            raise UsageError(
+                f"{example.where}: the model's chat template refuses it: {error.found}",
+                expected=f"a template that takes the roles {roles} in this order",
+                todo="change the conversation to what the template takes",
+            ) from None
+
+    def _chat(self, example: Example) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation, and where in it answers are."""
+        whole = self._render(example, len(example.messages))
+        self._refuse_losses(example, whole)
+        spans: list[tuple[int, int]] = []
+        answers = [i for i, m in enumerate(example.messages) if m["role"] == "assistant"]
+        for index in answers:
+            before = self._render(example, index, prompt=True) if index else ""
+            after = self._render(example, index + 1)
+            if whole.startswith(before) and whole.startswith(after) and len(after) > len(before):
+                spans.append((len(before), len(after)))
+            else:  # a template that writes "assistant" before a first thought, or drops it later
+                spans = _common(before, whole, spans if index == answers[-1] else [])
+        if len(spans) < len(answers):
+            self.partial += 1
+        return whole, spans
+
+    def _refuse_losses(self, example: Example, text: str) -> None:
+        """UsageError where the template leaves out what the conversation has."""
+        for message in example.messages:
+            content = message.get("content")
+            if isinstance(content, str) and content.strip() and content.strip() not in text:
+                if message["role"] == "assistant" and "</think>" in content:
+                    continue  # thoughts of earlier turns are left out on purpose
+                raise UsageError(
+                    f"{example.where}: the model's chat template leaves out a message of the role "
+                    f"{message['role']}",
+                    expected="a template that has a place for this role",
+                    todo="put its text into a message of the user",
+                )
+        for tool in example.tools:
+            function = tool.get("function")
+            name = (function if isinstance(function, Mapping) else tool).get("name")
+            if isinstance(name, str) and name not in text:
+                raise UsageError(
+                    f"{example.where} has the tool {name}, and the model's chat template leaves "
+                    "tools out",
+                    expected="a template that writes tools",
+                    todo="take a model that was tuned for tools, or write them into the system "
+                    "message",
+                )
+
+
+def _common(before: str, whole: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The span from where a prompt and the whole text part ways."""
+    at = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), None)
+    begin = min(len(before), len(whole)) if at is None else at
+    return [*spans, (begin, len(whole))] if begin < len(whole) else spans
