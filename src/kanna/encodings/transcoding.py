@@ -2,7 +2,8 @@
 
 GGUF's blocks of one scale are affine too: d * (q - 8) is d * q + (-8 d), and -8 d is exact in half
 precision. The other way, a group of MLX becomes as many blocks of 32 as it has, where half
-precision holds its scale and bias.
+precision holds its scale and bias. MXFP4 and NVFP4 are the same codes and scales in both, in
+another order of bytes.
 """
 
 from __future__ import annotations
@@ -38,10 +39,16 @@ _BLOCKS = {
 }
 
 
+_FLOATS = {"mxfp4": ("mxfp4g32", 255), "nvfp4": ("nvfp4g16", 127)}
+"""The same groups in MLX, and the first byte of a scale that both do not read alike."""
+
+
 def target(name: str) -> str | None:
     """The encoding of MLX that holds the blocks of `name`, of GGUF or its own, or None."""
     if name.startswith(("affine", "mxfp4g", "mxfp8g", "nvfp4g")):
         return name
+    if name in _FLOATS:
+        return _FLOATS[name][0]
     block = _BLOCKS.get(name)
     return f"affine{block.bits}g32_f16" if block else None
 
@@ -58,11 +65,34 @@ def transcode(source: str, destination: str, data: U8) -> U8 | None:
         and "g" in destination
     ):
         return data  # the same form: the types differ in how `nearest` computes
+    if destination in _FLOATS and source.startswith(_FLOATS[destination][0]):
+        return _to_ggml(source, destination, data)
+    if source in _FLOATS and destination.startswith(_FLOATS[source][0]):
+        return _from_ggml(source, destination, data)
     if source in _BLOCKS and target(source) == destination:
         return _to_affine(source, destination, data)
     if source.startswith("affine") and destination in _BLOCKS:
         return _from_affine(source, destination, data)
     return None
+
+
+def ggml_form(name: str) -> str | None:
+    """The encoding of GGUF that holds the groups of `name`, floats of MLX, or None."""
+    return next((ours for ours, (theirs, _) in _FLOATS.items() if name.startswith(theirs)), None)
+
+
+def _to_ggml(source: str, destination: str, data: U8) -> U8 | None:
+    encoding = grouped.get(source)
+    assert encoding is not None and encoding.to_grid is not None
+    scales = encoding.split(data)[1]
+    return encoding.to_grid(data) if scales.max() < _FLOATS[destination][1] else None
+
+
+def _from_ggml(source: str, destination: str, data: U8) -> U8 | None:
+    encoding = grouped.get(destination)
+    assert encoding is not None and encoding.from_grid is not None
+    rows = encoding.from_grid(data)
+    return rows if encoding.split(rows)[1].max() < _FLOATS[source][1] else None
 
 
 def _to_affine(source: str, destination: str, data: U8) -> U8 | None:

@@ -89,11 +89,12 @@ def candidates(tensor: Tensor, names: Sequence[str] | None = None) -> list[Encod
     """
     if names is None:
         grid = grid_detection.detect(tensor)
-        names = (
-            CANDIDATES
-            if grid is None or grid.encoding in CANDIDATES
-            else (*CANDIDATES, grid.encoding)
-        )
+        further = grid is not None and grid.encoding not in CANDIDATES
+        # Groups of MLX that no block of GGUF holds are no candidate there.
+        if grid is not None and further and encodings.get(grid.encoding).ggml_type is not None:
+            names = (*CANDIDATES, grid.encoding)
+        else:
+            names = CANDIDATES
     return [e for e in map(encodings.get, names) if columns(tensor) % e.block == 0]
 
 
