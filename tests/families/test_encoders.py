@@ -38,7 +38,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=sorted(RECIPES))
+RANKERS = sorted(name for name, recipe in RECIPES.items() if recipe.pooling == "rank")
+
+
+@pytest.fixture(scope="module", params=sorted(RECIPES.keys() - set(RANKERS)))
 def tiny(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Any]:
@@ -314,6 +317,22 @@ def test_an_encoder_generates_nothing(bert: Path, tmp_path: Path) -> None:
             call()
         assert verb and not list(tmp_path.glob("statistics"))
     assert kanna.fit(bert, memory="1GB", context=128).rows[0].kv_bytes == 0
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_scores_agree_with_transformers(name: str, tmp_path: Path) -> None:
+    """A cross-encoder by its head, a decoder by the chance of a word; through the server too."""
+    folder, path = tmp_path / "model", tmp_path / "model.gguf"
+    folder.mkdir()
+    make(name, folder)
+    kanna.convert(folder, path, preset="F32", threads=1)
+    result = verify(folder, path, threads=1)
+    assert result.status == "proved", result.checks
+    assert result.checks[-1].name == "scores"
+    with pytest.raises(FormatError, match="scores"):
+        kanna.embed(path, "a text", threads=1)
+    with pytest.raises(FormatError, match="generates none"):
+        RUNTIME.open(path)
 
 
 QUESTIONS = (

@@ -84,6 +84,22 @@ def ended(folder: Path, size: int) -> None:
     tokenizer.save(path)
 
 
+def answering(folder: Path, size: int) -> None:
+    """A byte-level tokenizer with the words that Qwen3-Reranker answers with."""
+    write_tokenizer("qwen2", folder, size)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    # The library numbers added tokens anew unless the vocabulary has them.
+    vocab |= {a["content"]: a["id"] for a in tokenizer["added_tokens"]}
+    for word in ("y", "ye", "yes", "n", "no"):
+        if word not in vocab:
+            vocab[word] = max(vocab.values()) + 1
+    tokenizer["model"]["merges"] += [["y", "e"], ["ye", "s"], ["n", "o"]]
+    tokenizer["post_processor"] = None
+    _write(path, tokenizer)
+
+
 def framed(folder: Path, size: int) -> None:
     """A tokenizer like SentencePiece's that frames every text, as EmbeddingGemma's does."""
     from tokenizers import Tokenizer
@@ -99,6 +115,84 @@ def framed(folder: Path, size: int) -> None:
     tokenizer.save(path)
 
 
+def bytes_framed(folder: Path, size: int) -> None:
+    """A byte-level tokenizer that frames every text, as RoBERTa's does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 8,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), add_prefix_space=False
+    )
+    _save(tokenizer, folder, special)
+
+
+def pieces(folder: Path, size: int) -> None:
+    """A Unigram tokenizer with SentencePiece's table of replacements, like XLM-R's."""
+    import io
+
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line + "." for line in TEXT.split(".") for _ in range(4)]),
+        model_writer=trained,
+        vocab_size=size - 40,
+        hard_vocab_limit=False,
+        model_type="unigram",
+        character_coverage=1.0,
+        minloglevel=2,
+    )
+    protocol: Any = sentencepiece_model_pb2
+    model = protocol.ModelProto()
+    model.ParseFromString(trained.getvalue())
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocab = [(t, 0.0) for t in special] + [(p.piece, p.score) for p in model.pieces[3:]]
+    tokenizer = Tokenizer(models.Unigram([*vocab, ("<mask>", 0.0)], unk_id=3))
+    tokenizer.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    tokenizer.add_special_tokens([*special, "<mask>"])
+    _save(tokenizer, folder, [*special, "<mask>"])
+
+
+def _save(tokenizer: Any, folder: Path, special: list[str]) -> None:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = dict(zip(("bos", "pad", "eos", "unk", "mask"), special, strict=True))
+    config = {f"{name}_token": text for name, text in named.items()}
+    _write(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "<s>", "sep_token": "</s>"}
+        | config,
+    )
+
+
+KIN = {
+    "vocab_size": 340,
+    "max_position_embeddings": 290,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 DECODER = {
     "vocab_size": 512,
     "hidden_size": 128,
@@ -113,6 +207,24 @@ RECIPES: dict[str, Recipe] = {
     "bert": Recipe("bert", "BertModel", "BertConfig", words),
     "bert-cls": Recipe("bert", "BertModel", "BertConfig", words, pooling="cls"),
     "bert-cased": Recipe("bert", "BertModel", "BertConfig", cased_words),
+    "roberta": Recipe("bert", "RobertaModel", "RobertaConfig", bytes_framed, KIN, pooling="cls"),
+    "xlm-r": Recipe("bert", "XLMRobertaModel", "XLMRobertaConfig", pieces, KIN, pooling="cls"),
+    "xlm-r-rank": Recipe(
+        "bert",
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaConfig",
+        pieces,
+        KIN | {"num_labels": 1},
+        pooling="rank",
+    ),
+    "qwen3-reranker": Recipe(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        answering,
+        DECODER | {"tie_word_embeddings": True},
+        pooling="rank",
+    ),
     "qwen3-embedding": Recipe(
         "qwen3", "Qwen3Model", "Qwen3Config", ended, DECODER | {"head_dim": 48}, pooling="last"
     ),
@@ -155,7 +267,10 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
         _write(folder / "config.json", raw | {"sliding_window": window})
     recipe.tokenizer(folder, config.vocab_size)
     between = _write_dense(folder, config.hidden_size, recipe.dense) if recipe.dense else ()
-    write_pooling(folder, recipe.pooling, config.hidden_size, *between)
+    if recipe.pooling != "rank":
+        write_pooling(folder, recipe.pooling, config.hidden_size, *between)
+    elif recipe.family == "qwen3":
+        (folder / "README.md").write_text("# Qwen3-Reranker-tiny\n")
     return model
 
 

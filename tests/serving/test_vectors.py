@@ -118,3 +118,34 @@ def test_it_is_one_process_and_counts_tokens(gateway: Local) -> None:
     assert status == 200 and answer["tokens"]
     [state] = gateway.pool.status()
     assert state["helpers"] == [] and state["state"] == "ready"
+
+
+@pytest.mark.parametrize("name", ["xlm-r-rank", "qwen3-reranker"])
+def test_rerankers_give_the_scores_of_transformers(name: str, tmp_path: Path) -> None:
+    """The server puts question and text together as the model was trained to read them."""
+    from kanna import families
+    from kanna.sources import open_source
+    from kanna.verification import ranks
+
+    folder, path = tmp_path / "model", tmp_path / "model.gguf"
+    folder.mkdir()
+    tiny_encoders.make(name, folder)
+    kanna.convert(folder, path, preset="F32", threads=1)
+    source = open_source(folder)
+    model, query = families.load_model(source), "what is quick"
+    ids = [ranks.pair_ids(source, model, query, text) for text in TEXTS]
+    expected = ranks.in_transformers(source, model, ids)
+    with local(path, tmp_path, slots=2, replay=False) as running:
+        status, answer = running.post("/v1/rerank", {"query": query, "documents": TEXTS})
+        assert status == 200, answer
+        scores = {r["index"]: r["relevance_score"] for r in answer["results"]}
+        order = [r["index"] for r in answer["results"]]
+        for route, body in {
+            "/v1/embeddings": {"input": "a"},
+            "/v1/completions": {"prompt": "a"},
+        }.items():
+            status, answer = running.post(route, body)
+            assert status == 400 and "scores" in answer["error"]["message"]
+    spread = float(np.ptp(expected))
+    assert [scores[i] for i in range(4)] == pytest.approx(expected.tolist(), abs=0.03 * spread)
+    assert order == np.argsort(-expected).tolist()

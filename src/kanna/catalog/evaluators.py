@@ -47,6 +47,7 @@ _SUMMARIES = {
         "The tokenizer's metadata is carried over, and ids in the runtime equal those of the "
         "source's own tokenizer"
     ),
+    "ranks": "The scores of a model that ranks, against the source's own",
     "vectors": "The checks of a GGUF that makes vectors: ids, and cosines with the source's own",
     "words": "The tokenizer of a model that makes vectors, as far as llama.cpp can be like it",
 }

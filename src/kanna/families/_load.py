@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kanna import tokenizer
 from kanna.errors import KannaError, SourceError, UnsupportedError
-from kanna.families import _accounting, _bounds, _pooling, _rope_checks
+from kanna.families import _accounting, _bounds, _pooling, _reranker, _rope_checks
 from kanna.families._config import Config
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
@@ -49,6 +49,9 @@ def load_model(source: Source) -> Model:
     metadata |= _pooling.metadata(family, pooling)
     tokens = tokenizer.load(source, rows=config.vocab, surplus=family.surplus)
     metadata |= tokens.metadata
+    if (ranking := _reranker.ranking_of(source, family)) is not None:
+        shaped = _reranker.with_head(shaped, ranking, config, tokens.metadata)
+        metadata |= _reranker.metadata(family, ranking)
     name, tokenizer_notes = tokens.adapt(str(metadata["general.name"].value))
     metadata["general.name"] = string(name)
     return Model(

@@ -12,6 +12,7 @@ import numpy as np
 from kanna.errors import SourceError
 from kanna.families._config import Config
 from kanna.families._registry import has_head
+from kanna.families._reranker import ranking_of
 from kanna.families.base import Family, Metadata, Problem
 from kanna.formats import vectors
 from kanna.formats.text_files import read_object
@@ -56,7 +57,7 @@ def pooling_of(source: Source, family: Family, c: Config) -> tuple[int | None, l
     Returns:
         A number of llama.cpp, and what stands against it or should be known.
     """
-    if family.ranks(c):
+    if family.ranks(c) or ranking_of(source, family) is not None:
         return RANK, []
     path = source.files.get(sentence_modules.NAME)
     if path is None:

@@ -186,6 +186,21 @@ class Regrouping(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """How a decoder ranks: by the chance of the first of two words after a prompt.
+
+    Attributes:
+        name: What the names of such models have in them, in small letters.
+        words: Both words, tokens of the vocabulary.
+        prompt: What is put around `{query}` and `{document}`.
+    """
+
+    name: str
+    words: tuple[str, str]
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """A part of the network that several families share, as data.
 
@@ -263,6 +278,7 @@ class Family:
         to_config: Model → config keys of this family alone, for the way back to Hugging Face.
         encodes: Whether it turns a text into a vector, and predicts no token.
         ranks: Config → whether a head turns a question and a text into one score.
+        ranking: How its models rank that are published for it.
         steps: Kinds of steps that may follow pooling in this family, as sentence-transformers calls
             them.
         respell: Name of a tensor in a checkpoint → as `names` and `tensors` spell it.
@@ -303,6 +319,7 @@ class Family:
     to_config: Callable[[Model], dict[str, Any]] = _no_config
     encodes: bool = False
     ranks: Callable[[Config], bool] = _never
+    ranking: Ranking | None = None
     steps: frozenset[str] = frozenset()
     respell: Callable[[str], str] = _as_it_is
     whole_config: Callable[[Model], dict[str, Any]] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
-from kanna.families import _pooling
+from kanna.families import _pooling, _reranker
 from kanna.families._bounds import check_stored
 from kanna.families._config import Config
 from kanna.families._places import part_of, places, split
@@ -42,6 +42,8 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     config = hf_config(model)
     if not model.config:  # of a GGUF: its metadata is all there is to build on
         check_stored(model)
+    if not family.encodes:
+        _reranker.refuse_way_back(model.tensors)
     tensors: dict[str, Tensor] = {}
     given = Config(config, family.defaults)
     for gguf_name, name in hf_names(model).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kanna.families import qwen2
 from kanna.families._config import Config
 from kanna.families._keys import common
-from kanna.families.base import NAMES, Family, Metadata
+from kanna.families.base import NAMES, Family, Metadata, Ranking
 
 ARCH = "qwen3"
 
@@ -15,6 +15,18 @@ def metadata(c: Config) -> Metadata:
     return common(ARCH, c)
 
 
+RANKING = Ranking(
+    name="qwen3-reranker",
+    words=("yes", "no"),
+    prompt=(
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query "
+        'and the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+        "<|im_start|>user\n<Instruct>: Given a web search query, retrieve relevant passages that "
+        "answer the query\n<Query>: {query}\n<Document>: {document}<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    ),
+)
+"""As the models' cards give it: what they were trained on, to the letter."""
 FAMILY = Family(
     arch=ARCH,
     summary="Qwen3 (dense): a norm on every head of q and k, a head size of its own",
@@ -32,4 +44,5 @@ FAMILY = Family(
     reads=qwen2.READS,
     bias_flags={"attention_bias": ("attn_q", "attn_k", "attn_v")},
     checks=qwen2.checks,
+    ranking=RANKING,
 )

@@ -19,7 +19,7 @@ from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
 from kanna.runtimes.llama_adapters import LoraAdapters
-from kanna.runtimes.llama_embeddings import Pooling, embed
+from kanna.runtimes.llama_embeddings import Pooling, embed, rank
 from kanna.runtimes.sampling import StopText
 
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
@@ -177,6 +177,15 @@ class LlamaEngine:
         if (longest := max(map(len, ids), default=0)) > self.context:
             raise UsageError(f"a text of {longest} tokens in a context of {self.context}")
         return embed(self._lib, self._model, ids, params, pooling)
+
+    def rank(self, texts: Sequence[Sequence[int]]) -> F32:
+        """The score of each text, given as ids; f32 [texts]; see `llama_embeddings.rank`."""
+        self._free_context()
+        params = self._lib.llama_context_default_params()
+        params.n_threads = params.n_threads_batch = self.threads
+        if (longest := max(map(len, texts), default=0)) > self.context:
+            raise UsageError(f"a text of {longest} tokens in a context of {self.context}")
+        return rank(self._lib, self._model, texts, params)
 
     # Tokens
 

@@ -218,6 +218,13 @@ class LlamaCppRuntime:
         self, path: str | Path, *, threads: int | None = None
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF for its vectors, of texts as long as it was trained on."""
+        purpose.require_vectors(Path(path))
+        return self.open_ranker(path, threads=threads)
+
+    def open_ranker(
+        self, path: str | Path, *, threads: int | None = None
+    ) -> LlamaEngine | IsolatedLlamaEngine:
+        """Load a GGUF for scores or vectors, of texts as long as it was trained on."""
         options = {"context": 0, "threads": threads or choose_threads().count, "gpu_layers": None}
         return self._load(Path(path), options, {}, text=False)
 

@@ -145,7 +145,8 @@ def framing(
     if model in _SEPARATES:
         return _separated(frame, ids), []
     if frame is not None:
-        return _framed(frame, ids)
+        entries, notes = _framed(frame, ids)
+        return entries | _between(next(s for s in steps if _frame(s) is not None)), notes
     if steps:
         bos, eos = bool(bos), bool(eos)
         if any(s.get("type") == "ByteLevel" for s in steps):
@@ -185,6 +186,30 @@ def _frame(step: Mapping[str, Any]) -> tuple[int | None, int | None] | None:
         return next(iter((known.get(name) or {}).get("ids") or []), -1)
 
     return (added(single[0]), added(single[-1])) if single else (None, None)
+
+
+def _between(step: Mapping[str, Any]) -> dict[str, MetaValue]:
+    """The key of a second token between two texts, as RoBERTa puts it there.
+
+    What llama.cpp's server puts between a question and a text is the end token, and this one.
+    """
+    if step.get("type") == "RobertaProcessing":
+        token = int(step["sep"][1])
+    else:
+        pair, known = step.get("pair") or [], step.get("special_tokens") or {}
+        kinds = ["Sequence" in piece for piece in pair]
+        texts = [i for i, kind in enumerate(kinds) if kind]
+        if len(texts) != len(("A", "B")) or texts[1] - texts[0] != _SEPARATED:
+            return {}
+        name = (pair[texts[1] - 1]["SpecialToken"] or {}).get("id")
+        token = next(iter((known.get(name) or {}).get("ids") or []), -1)
+    if token < 0:
+        return {}
+    return {f"{KEY}.seperator_token_id": u32(token), f"{KEY}.add_sep_token": boolean(True)}
+
+
+_SEPARATED = 3
+"""Places from a text to the next one where two tokens lie between them."""
 
 
 def _framed(

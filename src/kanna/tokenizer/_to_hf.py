@@ -9,7 +9,7 @@ from typing import Any
 from kanna.errors import SourceError, UnsupportedError
 from kanna.model import MetaValue
 from kanna.sources.sentencepiece_merges import merges
-from kanna.tokenizer import _pre, _wordpiece
+from kanna.tokenizer import _pre, _unigram, _wordpiece
 from kanna.tokenizer._vocab import SPACE, Type
 
 KEY = "tokenizer.ggml"
@@ -52,9 +52,11 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
         flags = _wordpiece.stored_normalization(metadata)
         tokenizer = _wordpiece.to_json(tokens, types, special, flags)
         special = {"cls" if name == "bos" else name: text for name, text in special.items()}
+    elif kind == _unigram.MODEL:
+        tokenizer = _unigram.to_json(tokens, types, list(meta("scores", [])), metadata)
     else:
         raise UnsupportedError(
-            f"a {kind!r} tokenizer has no tokenizer.json form", expected="llama, gpt2 or bert"
+            f"a {kind!r} tokenizer has no tokenizer.json form", expected="llama, gpt2, bert or t5"
         )
     tokenizer["added_tokens"] = [
         _added(i, text, type_ == Type.CONTROL or text == special.get("unk"))
@@ -66,8 +68,21 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
     tokenizer["post_processor"] = (
         _separated(tokens, special)
         if kind == _wordpiece.MODEL
-        else _frame(tokens, special, add_bos, add_eos, kind == "gpt2")
+        else _frame(
+            tokens,
+            special,
+            (add_bos, add_eos, bool(meta("add_sep_token", False)) and "sep" in special),
+            kind == "gpt2",
+        )
     )
+    config = _settings(metadata, special, add_bos, add_eos)
+    return {"tokenizer.json": _json(tokenizer), "tokenizer_config.json": _json(config)}
+
+
+def _settings(
+    metadata: Mapping[str, MetaValue], special: Mapping[str, str], add_bos: bool, add_eos: bool
+) -> dict[str, Any]:
+    """tokenizer_config.json: special tokens, what is added to texts, the chat template."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": add_bos,
@@ -77,7 +92,7 @@ def to_hf(metadata: Mapping[str, MetaValue]) -> dict[str, bytes]:
     }
     if (template := _templates(metadata)) is not None:
         config["chat_template"] = template
-    return {"tokenizer.json": _json(tokenizer), "tokenizer_config.json": _json(config)}
+    return config
 
 
 def _templates(metadata: Mapping[str, MetaValue]) -> str | list[dict[str, str]] | None:
@@ -174,10 +189,11 @@ def _sentencepiece(
 
 
 def _frame(
-    tokens: list[str], special: dict[str, str], bos: bool, eos: bool, bytes_: bool
+    tokens: list[str], special: dict[str, str], adds: tuple[bool, bool, bool], bytes_: bool
 ) -> dict[str, Any] | None:
-    """Post-processor that adds the start and end tokens."""
-    used = [special[n] for n, on in (("bos", bos), ("eos", eos)) if on]
+    """Post-processor that adds the start and end tokens, and one more between two texts."""
+    bos, eos, between = adds
+    used = [special[n] for n, on in (("bos", bos), ("eos", eos), ("sep", between)) if on]
     byte_step = {
         "type": "ByteLevel",
         "add_prefix_space": False,
@@ -198,6 +214,9 @@ def _frame(
         "pair": framed("A", 0) + framed("B", 1),
         "special_tokens": {t: {"id": t, "ids": [tokens.index(t)], "tokens": [t]} for t in used},
     }
+    if between:
+        middle = {"SpecialToken": {"id": special["sep"], "type_id": 0}}
+        template["pair"] = [*framed("A", 0), middle, *framed("B", 1)[bos:]]
     return {"type": "Sequence", "processors": [byte_step, template]} if bytes_ else template
 
 

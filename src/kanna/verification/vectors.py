@@ -18,13 +18,15 @@ from kanna.errors import KannaError
 from kanna.evaluation.reference import reference_folder, reference_gguf
 from kanna.formats import vectors
 from kanna.model import F32, Model, num_rows
+from kanna.runtimes.isolation import IsolatedLlamaEngine
+from kanna.runtimes.llama_engine import LlamaEngine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch import RUNTIME as TORCH
 from kanna.runtimes.torch_engine import quiet
 from kanna.sources import Source
 from kanna.tokenizer.corpus import PLAIN
 from kanna.tokenizer.reference import own_tokenizer
-from kanna.verification import parity
+from kanna.verification import parity, ranks
 from kanna.verification.embeddings import SENTENCES
 from kanna.verification.tokens import check_words
 
@@ -43,13 +45,13 @@ def check(source: Source, model: Model, artefact: Path, threads: int | None) -> 
         artefact: A GGUF.
         threads: Threads to use; None: one per physical core.
     """
-    with closing(LLAMA.open_encoder(artefact, threads=threads)) as encoder:
+    with closing(LLAMA.open_ranker(artefact, threads=threads)) as encoder:
         tokens = check_words(source, model, encoder)
         if tokens.ok is not True:
             return [tokens]
-        texts = [
-            t for t in _TEXTS if _framed(source, t) in (None, encoder.tokenize(t, add_bos=True))
-        ]
+        if vectors.ranks(model):
+            return [tokens, ranks.check(source, model, encoder)]
+        texts = _comparable(source, model, encoder)
         try:
             expected, by = _reference(source, model, texts, threads)
         except KannaError as error:
@@ -72,6 +74,19 @@ def _cosine(actual: F32, expected: F32, by: str, artefact: Path, model: Model) -
         detail=f"cosine of {len(cosine)} texts with {by}: {cosine.mean():.6f} on average (at least "
         f"{mean}), {cosine.min():.6f} at worst (at least {least}), at {bits:.1f} bits",
     )
+
+
+def _comparable(
+    source: Source, model: Model, encoder: LlamaEngine | IsolatedLlamaEngine
+) -> list[str]:
+    """Texts that fit the model, and have the same ids in the artefact and the source."""
+    longest = model.whole("{arch}.context_length", 0) or 1 << 30
+    texts: list[str] = []
+    for text in _TEXTS:
+        ids = encoder.tokenize(text, add_bos=True)
+        if len(ids) <= longest and _framed(source, text) in (None, ids):
+            texts.append(text)
+    return texts
 
 
 def _framed(source: Source, text: str) -> list[int] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kanna.errors import FormatError
 from kanna.formats import vectors
-from kanna.formats.gguf.read import GGUFFile, read
+from kanna.formats.gguf.read import GGUFFile, is_gguf, read
 
 
 def makes_vectors(file: GGUFFile) -> bool:
@@ -34,6 +34,16 @@ def require_text(path: Path) -> None:
             f"{path} makes vectors or scores of texts: it generates none",
             expected="a GGUF of a model that generates text",
             todo="vectors are made by `kanna embed` and by /v1/embeddings of `kanna serve`",
+        )
+
+
+def require_vectors(path: Path) -> None:
+    """Raise FormatError for a file that makes scores."""
+    if path.is_file() and is_gguf(path) and ranks(read(path)):
+        raise FormatError(
+            f"{path} makes scores of a question and a text: it makes no vectors",
+            expected="a GGUF that makes vectors, or generates text",
+            todo="scores are made by /v1/rerank of `kanna serve`",
         )
 
 

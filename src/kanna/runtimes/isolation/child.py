@@ -109,6 +109,8 @@ class Server:
             self._logits(**request)
         elif action == "next_part":
             self._next_part(**request)
+        elif action == "rank":
+            self._send_rows(self._ranked(**request))
         elif action in ("embed", "hidden"):
             self._send_rows(getattr(self._engine, action)(**request))
         else:
@@ -117,6 +119,10 @@ class Server:
     def _open(self, runtime: str, path: str, options: dict[str, Any]) -> None:
         self._engine = runtimes.get(runtime).open(path, **options)
         self.answer({"facts": {name: getattr(self._engine, name) for name in FACTS}})
+
+    def _ranked(self, texts: list[list[int]]) -> F32:
+        engine: Any = self._engine
+        return engine.rank(texts).reshape(-1, 1)
 
     def _open_encoder(self, runtime: str, path: str, options: dict[str, Any]) -> None:
         opener: Any = runtimes.get(runtime)

@@ -285,6 +285,12 @@ class IsolatedLlamaEngine(IsolatedEngine):
         assert self._child is not None
         return np.array(self._child.memory.rows(answer["rows"], answer["columns"]))
 
+    def rank(self, texts: Sequence[Sequence[int]]) -> F32:
+        """The score of each text, given as ids; f32 [texts]; see `LlamaEngine.rank`."""
+        answer = self._ask({"do": "rank", "texts": [list(t) for t in texts]}, "ranking with")
+        assert self._child is not None
+        return np.array(self._child.memory.rows(answer["rows"], answer["columns"])).reshape(-1)
+
     def logits_in_parts(self, ids: Sequence[int], *, part: int = 128) -> Iterator[F32]:
         """`logits` of every position, at most `part` of them at a time.
 

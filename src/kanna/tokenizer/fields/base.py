@@ -43,6 +43,19 @@ class Parts:
         """Whether the vocabulary is WordPiece's."""
         return kind_of(self.model) == "WordPiece"
 
+    @property
+    def pieces(self) -> bool:
+        """Whether the vocabulary is Unigram's."""
+        return kind_of(self.model) == "Unigram"
+
+    @property
+    def ids(self) -> Mapping[str, Any]:
+        """The vocabulary's ids by text; Unigram lists its texts in their order."""
+        vocab: Any = self.model.get("vocab") or {}
+        if isinstance(vocab, Mapping):
+            return vocab
+        return {text: i for i, (text, _) in enumerate(vocab)}
+
 
 def kind_of(model: Mapping[str, Any]) -> str | None:
     """The kind of a vocabulary in tokenizer.json; old files name none, and merges make it BPE."""

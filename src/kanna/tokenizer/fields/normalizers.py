@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kanna.tokenizer.corpus import PLAIN
+from kanna.tokenizer.fields import unigram
 from kanna.tokenizer.fields.base import Fate, Field, Parts, short
 from kanna.tokenizer.library import is_failure
 
@@ -37,7 +38,9 @@ def normalization(tokenizer: Mapping[str, Any]) -> tuple[bool, bool]:
 
 
 def _changes(step: Any, parts: Parts) -> tuple[Fate, str]:
-    """Refused where it changes plain text, else noted."""
+    """Refused where it changes plain text, else noted; steps of SentencePiece are carried."""
+    if (fate := unigram.normalizer(step, parts)) is not None:
+        return fate
     named = f"the tokenizer's normalizer {short(step)}"
     if any(normalized(step, text) != text for text in (*PLAIN, *_EDGES)):
         return Fate.REFUSED, f"{named} changes plain text, and llama.cpp has no such step"
@@ -80,7 +83,10 @@ def _bert(step: Any, parts: Parts) -> tuple[Fate, str]:
     )
 
 
-_LACKS = "no step of llama.cpp: refused where it changes plain text, else named in a note"
+_LACKS = (
+    "no step of llama.cpp: refused where it changes plain text, else named in a note; of Unigram "
+    "those of SentencePiece are `precompiled_charsmap` and `remove_extra_whitespaces`"
+)
 TABLE = (
     Field(name="NFC", how="no step of llama.cpp: named in a note", judge=_nfc),
     Field(

@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from kanna.tokenizer.fields import unigram
 from kanna.tokenizer.fields.base import Fate, Field, Parts, short, steps
 from kanna.tokenizer.fields.normalizers import SPACE
 from kanna.tokenizer.library import is_failure
 
 
 def _metaspace(step: Any, parts: Parts) -> tuple[Fate, str]:
+    if (fate := unigram.pre_tokenizer(step, parts)) is not None:
+        return fate
     if parts.bytes_ or step.get("replacement", SPACE) != SPACE:
         return _splits(step, parts)
     if step.get("split", True) and _cuts(step, parts):
@@ -40,6 +43,8 @@ def _splits(step: Any, parts: Parts) -> tuple[Fate, str]:
 
     Words are split as BERT splits them, and in no other way.
     """
+    if (fate := unigram.pre_tokenizer(step, parts)) is not None:
+        return fate
     if parts.bytes_ or (parts.words and step.get("type") == "BertPreTokenizer"):
         return Fate.CARRIED, ""
     if parts.words:
@@ -66,7 +71,7 @@ def _cuts(step: Mapping[str, Any], parts: Parts) -> bool:
     if step.get("type") == "Split" and replaced and (step.get("pattern") or {}) == {"String": " "}:
         return False  # no space is left to split at
     added = {a.get("content") for a in parts.tokenizer.get("added_tokens") or []}
-    vocab = parts.model.get("vocab") or {}
+    vocab = parts.ids
     words = [t for t in vocab if len(t) > 1 and t not in added and not t.startswith("<0x")]
     if step.get("type") == "Metaspace":
         return any(SPACE in word[1:] for word in words)
@@ -93,8 +98,8 @@ def _pre_tokenizer(step: Mapping[str, Any]) -> Any:
 
 _SPLITS = (
     "byte-level: `pre`, where all steps together are those of one of llama.cpp's, else refused; "
-    "of WordPiece BertPreTokenizer alone is carried; others: changes nothing where no token is "
-    "split, else refused"
+    "of WordPiece BertPreTokenizer alone is carried, of Unigram WhitespaceSplit; others: changes "
+    "nothing where no token is split, else refused"
 )
 TABLE = (
     Field(

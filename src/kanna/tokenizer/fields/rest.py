@@ -12,7 +12,7 @@ _BYTES, _ASCII = 256, 128
 
 
 def _all_bytes(parts: Parts) -> bool:
-    vocab = parts.model.get("vocab") or {}
+    vocab = parts.ids
     if not parts.bytes_:
         characters = {b: chr(b) if chr(b) != " " else SPACE for b in range(_ASCII)}
         return all(f"<0x{b:02X}>" in vocab or characters.get(b) in vocab for b in range(_BYTES))
@@ -32,6 +32,14 @@ def _unknown(value: Any, parts: Parts) -> tuple[Fate, str]:
         "the vocabulary lacks some bytes: the tokenizer writes its unknown token for them, "
         "llama.cpp may write something else"
     )
+
+
+def _bytes(value: Any, parts: Parts) -> tuple[Fate, str]:
+    if parts.pieces and value:
+        return Fate.REFUSED, (
+            "the tokenizer writes bytes for what no piece has, and llama.cpp does not with Unigram"
+        )
+    return Fate.CARRIED, ""
 
 
 def _inside(value: Any, parts: Parts) -> tuple[Fate, str]:
@@ -54,10 +62,15 @@ def _word_length(value: Any, parts: Parts) -> tuple[Fate, str]:
 
 _CHANGED = "the tokenizer has {name} = {}, which llama.cpp does not know: ids would differ"
 MODEL = (
-    carried("type", "BPE and WordPiece are `tokenizer.ggml.model`; any other type is refused"),
+    carried("type", "`tokenizer.ggml.model`: BPE, WordPiece, Unigram; any other type is refused"),
+    carried("unk_id", "`token_type` of Unigram: unknown"),
     carried("vocab", "`tokens`, `token_type`"),
     carried("merges", "`merges`, or `scores` in vocabularies like SentencePiece's"),
-    carried("byte_fallback", "`tokenizer.ggml.model`: `llama`"),
+    Field(
+        name="byte_fallback",
+        how="of BPE `tokenizer.ggml.model`: `llama`; of Unigram refused where it is true",
+        judge=_bytes,
+    ),
     Field(
         name="unk_token",
         how="`unknown_token_id` of WordPiece; else changes nothing where all 256 bytes are tokens",

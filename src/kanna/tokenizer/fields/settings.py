@@ -34,13 +34,13 @@ def _added(value: Any, parts: Parts) -> tuple[Fate, str]:
         return (text_of(token), *(bool(token.get(f)) for f in flags))
 
     own = {int(a["id"]): seen(a) for a in parts.tokenizer.get("added_tokens") or []}
-    vocab = parts.model.get("vocab") or {}
+    vocab = parts.ids
     other = [
         str(text_of(token))
         for i, token in value.items()
         if isinstance(token, dict)
         and own.get(int(i)) != seen(token)
-        and vocab.get(text_of(token)) != int(i)
+        and vocab.get(text_of(token) or "") != int(i)
     ]
     if not other:
         return Fate.CARRIED, ""
@@ -57,7 +57,8 @@ def _listed(value: Any, parts: Parts) -> tuple[Fate, str]:
     entries = list(value.values()) if isinstance(value, dict) else value or []
     texts = [t for t in map(text_of, entries) if t]
     own = {a.get("content") for a in parts.tokenizer.get("added_tokens") or []}
-    absent = [t for t in texts if t not in own and t not in (parts.model.get("vocab") or {})]
+    ids = parts.ids
+    absent = [t for t in texts if t not in own and t not in ids]
     if not absent or not parts.tokenizer:
         return Fate.CARRIED, ""
     return Fate.NOTED, (
