@@ -24,6 +24,8 @@ PHI_FACTORS = {
     "long_factor": [1.0 + 0.3 * i for i in range(24)],
 }
 
+QUARTER = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+
 RECIPES: dict[str, Recipe] = {
     "llama": Recipe("llama", "LlamaForCausalLM", "LlamaConfig"),
     "llama-bias": Recipe(
@@ -247,5 +249,35 @@ RECIPES: dict[str, Recipe] = {
         },
         tokenizer="gpt-4o",
         long=300,
+    ),
+    "phi2": Recipe(
+        "phi2",
+        "PhiForCausalLM",
+        "PhiConfig",
+        {
+            "num_key_value_heads": 4,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        tokenizer="qwen2",
+        noise=3.0,
+        gelu=True,
+    ),
+    "stablelm": Recipe(
+        "stablelm",
+        "StableLmForCausalLM",
+        "StableLmConfig",
+        {"use_qkv_bias": True, "rope_parameters": QUARTER},
+        tokenizer="qwen2",
+    ),
+    "stablelm-parallel": Recipe(
+        "stablelm",
+        "StableLmForCausalLM",
+        "StableLmConfig",
+        {"use_parallel_residual": True, "rope_parameters": QUARTER},
+        tokenizer="qwen2",
     ),
 }

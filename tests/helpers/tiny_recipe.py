@@ -36,6 +36,8 @@ class Recipe:
     """How much more arithmetic costs than elsewhere: states add up what every token brings."""
     heads: float = 1.0
     """What norms of q and k are multiplied by: without a scale, attention is as sharp as they."""
+    gelu: bool = False
+    """Its activation is GELU, which ggml takes from a table."""
     next_tokens: bool = False
     """A head for the token after the next is added, which transformers has no class for."""
     routed: bool = False

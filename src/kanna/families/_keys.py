@@ -19,6 +19,7 @@ def common(
     rope_base: bool = True,
     scaling: bool = True,
     epsilon: str = "rms_norm_eps",
+    mean: bool = False,
 ) -> dict[str, MetaValue]:
     """Sizes, norm epsilon, rope base and scaling.
 
@@ -29,6 +30,7 @@ def common(
         rope_base: Write the rope base.
         scaling: Write linear and yarn scaling.
         epsilon: Key of the norms' epsilon in config.json.
+        mean: Norms subtract the mean (layer norms); others do not (RMS norms).
     """
     keys = {
         f"{arch}.block_count": u32(c.layers),
@@ -43,7 +45,8 @@ def common(
         keys |= scaling_metadata(arch, rope, c.context)
     if rope_base:
         keys[f"{arch}.rope.freq_base"] = f32(rope.theta)
-    keys[f"{arch}.attention.layer_norm_rms_epsilon"] = f32(c.number(epsilon))
+    kind = "layer_norm_epsilon" if mean else "layer_norm_rms_epsilon"
+    keys[f"{arch}.attention.{kind}"] = f32(c.number(epsilon))
     if head_dim if head_dim is not None else bool(c.get("head_dim")):
         keys[f"{arch}.attention.key_length"] = u32(c.head_dim)
         keys[f"{arch}.attention.value_length"] = u32(c.head_dim)

@@ -216,7 +216,7 @@ def _decoder_config(model: Model, family: Family) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(model) or heads,
         "max_position_embeddings": size("context_length"),
-        "rms_norm_eps": short(need("attention.layer_norm_rms_epsilon")),
+        **_epsilon(model),
         "rope_theta": short(
             meta("{arch}.rope.freq_base") or family.defaults.get("rope_theta", 10000.0)
         ),
@@ -241,6 +241,18 @@ def _decoder_config(model: Model, family: Family) -> dict[str, Any]:
     if "rope_parameters" not in config and (scaled := scaling(model)) is not None:
         config["rope_scaling"] = scaled
     return config
+
+
+def _epsilon(model: Model) -> dict[str, float]:
+    """The epsilon of the norms, by the kind of norm that the file names."""
+    for ours, theirs in (("rms_epsilon", "rms_norm_eps"), ("epsilon", "layer_norm_eps")):
+        value = model.meta(f"{{arch}}.attention.layer_norm_{ours}")
+        if value is not None:
+            return {theirs: short(value)}
+    raise SourceError(
+        f"the GGUF has no {model.family}.attention.layer_norm_rms_epsilon",
+        todo="it cannot be written as safetensors",
+    )
 
 
 def _first(model: Model, key: str) -> int:
