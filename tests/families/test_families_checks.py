@@ -17,9 +17,10 @@ from kanna import families
 from kanna.errors import KannaError, SourceError, UnsupportedError
 from kanna.families._config import Config
 from kanna.families._rope import llama3_factors, rope_of
-from kanna.families.views import Computed, HeadRows, Renamed, Shifted
+from kanna.families.views import Computed, HeadRows
 from kanna.formats import gguf
 from kanna.formats.stored import HeaderTensor
+from kanna.formats.views import Renamed, Shifted
 from kanna.model import MetaValue, ValueType, num_rows, string
 from kanna.plan import TensorPlan
 from kanna.sources import open_source

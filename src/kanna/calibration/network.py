@@ -53,6 +53,7 @@ def values(tensor: Tensor) -> F32:
 
 _EXPERTS = "experts are not calibrated yet"
 REFUSED = {
+    "falcon_h1": "its states are not calibrated yet",
     "gemma4": "layers that share keys and values are not calibrated yet",
     "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not calibrated yet",
@@ -61,6 +62,7 @@ REFUSED = {
     "lfm2moe": _EXPERTS,
     "mixtral": _EXPERTS,
     "olmoe": _EXPERTS,
+    "phi2": "its attention and feed-forward part stand side by side, which is not run here yet",
     "qwen2moe": _EXPERTS,
     "qwen35": "its delta nets are not calibrated yet",
     "qwen35moe": _EXPERTS,

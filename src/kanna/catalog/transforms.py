@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from kanna.catalog.base import Component, Kind, of_module, of_object, options
 from kanna.encodings import grid_detection
 from kanna.families import views
+from kanna.formats import views as shared_views
 from kanna.formats.mlx.read import Packed
 from kanna.formats.prequantized.groups import Grouped
 from kanna.plan import fallback, prior, tuning
@@ -31,8 +32,10 @@ _VIEWS = {
 
 
 def _find() -> Iterator[Component]:
-    for name, view in inspect.getmembers(views, inspect.isclass):
-        if view.__module__ == views.__name__:
+    every = [*inspect.getmembers(views, inspect.isclass)]
+    every += inspect.getmembers(shared_views, inspect.isclass)
+    for name, view in sorted(every, key=lambda pair: pair[0]):
+        if view.__module__ in (views.__name__, shared_views.__name__):
             kebab = re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
             yield of_object(
                 _KIND, kebab, view, summary=_VIEWS[kebab], options=options(view, without=_PLACE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna import families
-from kanna.families.views import Renamed
+from kanna.formats.views import Renamed
 from kanna.model import Model, Tensor
 from kanna.sources import Source
 
@@ -36,22 +36,24 @@ class HFFolder:
     files: dict[str, bytes]
 
 
-def hf_folder(source: Source, model: Model) -> HFFolder:
-    """The model of `source` as Hugging Face holds it.
+def hf_folder(source: Source, model: Model, *, stacked: bool = False) -> HFFolder:
+    """The model of `source` as Hugging Face holds it; `stacked` as for `families.to_hf`.
 
     Config, tokenizer and generation config of a Hugging Face source are its own; the spelling of
-    transformers 4 stands beside its own, since runtimes read that. The text part of a larger model
-    is written under the names of its family, with a config of that.
+    transformers 4 stands beside its own, since runtimes read that. The text part of a larger model,
+    and one that goes by another class here, is written under the names of its family, with a
+    config of that.
 
     Raises:
         UnsupportedError: The model has no Hugging Face form.
     """
-    made, tensors, files = families.to_hf(model)
+    made, tensors, files = families.to_hf(model, stacked=stacked)
     if source.kind != "hf":
         return HFFolder(config=made, tensors=tensors, files=files)
     if GENERATION not in model.side_files:
         files.pop(GENERATION, None)
-    if isinstance(source.config.get("text_config"), Mapping):
+    other = source.config.get("model_type") not in (None, made["model_type"])
+    if other or isinstance(source.config.get("text_config"), Mapping):
         return HFFolder(config=made, tensors=tensors, files=files)
     own = {
         k: v
@@ -64,11 +66,16 @@ def hf_folder(source: Source, model: Model) -> HFFolder:
     return HFFolder(
         config=config,
         tensors={
-            n: Renamed(n, source.tensors[n]) if n in source.tensors else t
+            n: Renamed(n, source.tensors[n]) if n in source.tensors and _alike(t, stacked) else t
             for n, t in tensors.items()
         },
         files=files,
     )
+
+
+def _alike(tensor: Tensor, stacked: bool) -> bool:
+    """Whether a tensor of this name is the same in the source; stacks may have other axes."""
+    return not stacked or len(tensor.shape) < 3
 
 
 def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -66,8 +66,9 @@ class MLXSizes:
         self.notes: list[str] = []
         self._names = families.hf_names(model)
         families.require(model, mlx.REFUSED, "MLX folder")
-        folder = hf_folder(source, model)
-        self.config: Mapping[str, Any] = folder.config
+        folder = hf_folder(source, model, stacked=True)
+        self._layout = mlx.layout.of(folder.config)
+        self.config: Mapping[str, Any] = self._layout.config(folder.config)
         self._tensors = folder.tensors
         self.files = folder.files
 
@@ -98,11 +99,13 @@ class MLXSizes:
         self.notes = self._guidance.notes(resolved.entries)
         entries: list[TensorPlan] = []
         for entry in resolved.entries:
-            name = self._names.get(entry.name)
-            if name is not None:
+            theirs = self._names.get(entry.name)
+            name = theirs and self._layout.name(theirs)
+            if theirs and name:
                 encoding = entry.encoding if entry.encoding.settings else encodings.get(number)
-                entry = over(self._model, entry, self._tensors[name])
-                entries.append(replace(entry, name=name, encoding=encoding))
+                entry = over(self._model, entry, self._tensors[theirs])
+                tensor = self._layout.values(theirs, entry.tensor)
+                entries.append(replace(entry, name=name, tensor=tensor, encoding=encoding))
         wanted = ", ".join(sorted({s.wanted for s in resolved.substitutions}))
         if resolved.entries and wanted and not any(e.encoding.settings for e in entries):
             raise PlanError(
@@ -115,7 +118,8 @@ class MLXSizes:
             resolved,
             entries=entries,
             substitutions=[
-                replace(s, name=self._names.get(s.name, s.name)) for s in resolved.substitutions
+                replace(s, name=self._layout.name(self._names.get(s.name, s.name)) or s.name)
+                for s in resolved.substitutions
             ],
             bits=8 * total / self._model.num_parameters,
         )

@@ -20,9 +20,9 @@ from kanna.conversion.hf_rows import over
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
 from kanna.families import COMPUTED
-from kanna.families.views import Renamed
 from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.quantize import Matrix
+from kanna.formats.views import Renamed
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model, Tensor, columns, num_rows, num_weights
 from kanna.plan import Plan, Resolved, Substitution, TensorPlan, resolve, roles

@@ -16,7 +16,8 @@ from kanna.families import _places
 from kanna.families._config import Config
 from kanna.families._places import Places, expected_shape, layer_of, part_of, split, text_name
 from kanna.families.base import IGNORED, Family, Form, Problem
-from kanna.families.views import Computed, HeadRows, Renamed, Shifted
+from kanna.families.views import Computed, HeadRows
+from kanna.formats.views import Renamed, Shifted
 from kanna.model import Tensor, columns, num_rows
 
 if TYPE_CHECKING:

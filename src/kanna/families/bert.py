@@ -13,7 +13,7 @@ from kanna.families._stored_rope import short
 from kanna.families.base import Block, Family, Metadata, Problem
 from kanna.families.blocks.ranking import RANKING, has_head
 from kanna.families.stacked import Picked
-from kanna.families.views import Renamed
+from kanna.formats.views import Renamed
 from kanna.model import Model, Tensor, boolean, f32, u32
 
 ARCH = "bert"

@@ -18,7 +18,8 @@ from kanna.families._registry import family_of_model
 from kanna.families._stored_rope import scaling, short
 from kanna.families.base import Family
 from kanna.families.forms import ColumnOrder, RowOrder, Same
-from kanna.families.views import HeadRows, Renamed, Shifted
+from kanna.families.views import HeadRows
+from kanna.formats.views import Renamed, Shifted
 from kanna.model import Model, Tensor
 from kanna.tokenizer import special_tokens
 from kanna.tokenizer.files import TOKENIZER, configured, generation, read, texts_by_id
@@ -28,8 +29,14 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 """Tensors that were made from the config and go back into it."""
 
 
-def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
+def to_hf(
+    model: Model, *, stacked: bool = False
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
     """The model as a Hugging Face folder holds it.
+
+    Args:
+        model: The model.
+        stacked: Tensors stay grouped as in GGUF, under the names that `hf_names` gives them.
 
     Returns:
         config.json, tensors by Hugging Face name, and side files (tokenizer, generation config) by
@@ -49,7 +56,7 @@ def to_hf(model: Model) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, by
     for gguf_name, name in hf_names(model).items():
         tensors[name] = _hf_view(model, name, gguf_name, model.tensors[gguf_name], given)
     for block in family.blocks_of(given):
-        if block.regrouping is not None:
+        if block.regrouping is not None and not stacked:
             tensors = block.regrouping.spread(tensors, given)
     files = side_files(model) | _pooling.split_off(tensors)
     files.setdefault("generation_config.json", _json(_generation(model, config)))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from kanna.families._config import Config
 from kanna.families.stacked import Picked
-from kanna.families.views import Mapped, PickedColumns, Refolded, Renamed, ScaledRows
+from kanna.families.views import Mapped, PickedColumns, ScaledRows
+from kanna.formats.views import Refolded, Renamed
 from kanna.model import F32, Tensor
 
 Order = Callable[[Config], NDArray[np.int64]]

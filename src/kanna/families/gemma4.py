@@ -182,6 +182,9 @@ def to_config(model: Model) -> dict[str, Any]:
         "intermediate_size": widths[0],
         "num_key_value_heads": base,
         "per_layer_config": overrides,
+        # The older spelling of the same, which mlx-lm reads.
+        "global_head_dim": wide,
+        "num_global_key_value_heads": heads[full[-1]],
         "attention_k_eq_v": not own_values,
         "enable_moe_block": bool(model.whole("{arch}.expert_count", 0)),
         "num_kv_shared_layers": shared,

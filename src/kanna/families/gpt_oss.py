@@ -15,7 +15,8 @@ from kanna.families.base import ATTENTION, ENDS, Block, Family, Metadata, Proble
 from kanna.families.blocks.expert_stacks import Spelling
 from kanna.families.blocks.experts import experts
 from kanna.families.stacked import Stacked
-from kanna.families.views import PickedColumns, Refolded
+from kanna.families.views import PickedColumns
+from kanna.formats.views import Refolded
 from kanna.model import F32, Model, Tensor, ValueType, array, u32
 
 ARCH = "gpt-oss"

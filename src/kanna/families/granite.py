@@ -45,4 +45,5 @@ FAMILY = Family(
     fixed={"hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,)},
     rotate_half=True,
     checks=derived_head_size,
+    to_config=lambda _: {"attention_bias": False, "mlp_bias": False},
 )

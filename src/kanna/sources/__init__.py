@@ -13,7 +13,7 @@ from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
-from kanna.formats import folder_files, gguf, safetensors
+from kanna.formats import folder_files, gguf, mlx, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
 from kanna.formats.text_files import (
@@ -263,7 +263,9 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         chosen = safetensors.weight_files(path)
         notes += chosen.notes
         weights = [path / n for n in sorted(chosen.names)]
-        tensors, config, losses = packed.unpacked(safetensors.read_folder(path, chosen), config)
+        tensors, config, losses = packed.unpacked(
+            safetensors.read_folder(path, chosen), config, of_mlx=mlx.is_folder(path)
+        )
         notes += losses
         tensors |= steps.tensors(files)
     return Source(

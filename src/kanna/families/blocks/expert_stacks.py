@@ -43,9 +43,10 @@ class Spelling:
 
     def stack(self, kind: str) -> str:
         """Name of the stack of one kind, between the two forms."""
-        if kind == "down":
+        if kind == "down" and not self.transposed:
             return self.down
-        before, dot, last = self.gate_up.rpartition(".")
+        fused = self.down if kind == "down" else self.gate_up
+        before, dot, last = fused.rpartition(".")
         return f"{before}{dot}{kind}_of_{last}"
 
 
@@ -79,7 +80,7 @@ class Stacks:
             elif (match := self._fused.fullmatch(name)) and len(tensor.shape) == 3:
                 out |= self._halves(match["layer"], tensor)
             else:
-                out[name] = self._turned(name, tensor) if self._is_down(name) else tensor
+                out |= self._down(name, tensor)
         experts = c.count(self.count)
         for stack, parts in single.items():
             whole = len(parts) == experts and max(parts) == experts - 1
@@ -100,8 +101,13 @@ class Stacks:
                 stacks[stack] = part_of_each(stack, tensor, number * half, half)
         return stacks
 
-    def _is_down(self, name: str) -> bool:
-        return self._stacks["down"].fullmatch(name) is not None
+    def _down(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """The stack of downs, or any other tensor as it is."""
+        layer = name.removesuffix(self.spelling.down)
+        if not self.spelling.transposed or layer == name:
+            return {name: tensor}
+        stack = layer + self.spelling.stack("down")
+        return {stack: self._turned(stack, tensor)}
 
     def _turned(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of a layer's experts with rows before columns, or the way back."""
@@ -121,7 +127,8 @@ class Stacks:
                     each = self._name(kind, match["layer"], index)
                     out[each] = one_of(each, tensor, index)
             elif kind == "down":
-                out[name] = self._turned(name, tensor)
+                down = match["layer"] + self.spelling.down
+                out[down] = self._turned(down, tensor)
             elif kind == "gate":
                 fused = match["layer"] + self.spelling.gate_up
                 up = tensors[match["layer"] + self.spelling.stack("up")]

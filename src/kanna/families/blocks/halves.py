@@ -9,7 +9,7 @@ import numpy as np
 
 from kanna.families._config import Config
 from kanna.families.stacked import Picked, Stacked
-from kanna.families.views import Renamed
+from kanna.formats.views import Renamed
 from kanna.model import Tensor, num_rows
 
 _LAYER = r"(?P<layer>model\.layers\.\d+\.)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kanna._util.typed import TypedObject, shown, whole
 from kanna.encodings import Encoding, affine_codes
 from kanna.encodings.grouped import affine, mx
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.formats.mlx import layout
 from kanna.formats.safetensors.read import maker
 from kanna.formats.stored_file import Part
 from kanna.formats.text_files import read_json
@@ -23,7 +25,7 @@ _SAYS, _AGAIN = "as config.json says", "fetch config.json and the weights again,
 
 @dataclass(slots=True)
 class Packed:
-    """A matrix of codes and scales, decoded row by row.
+    """A matrix of codes and scales, or a stack of them, decoded row by row.
 
     Attributes:
         planes: The tensors of its encoding's planes, in order.
@@ -46,7 +48,7 @@ class Packed:
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop), decoded, float32 [rows, columns]."""
-        return self.encoding.decode(self.raw(start, stop), self.shape[1])
+        return self.encoding.decode(self.raw(start, stop), self.shape[-1])
 
     def raw(self, start: int, stop: int) -> U8:
         """Rows [start, stop) with their planes joined, uint8 [rows, row bytes]."""
@@ -56,8 +58,24 @@ class Packed:
         data: Part | None = getattr(plane, "data", None)
         if data is None:
             raise SourceError(f"the values of {plane.name} were not fetched")
-        size = plane.nbytes // self.shape[0]
+        size = plane.nbytes // prod(self.shape[:-1])
         return data.read(start * size, stop * size).reshape(stop - start, size)
+
+
+def as_published(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a folder as Hugging Face stores them, and the config of the model itself.
+
+    Stacks of experts stay stacks, under the names that families give them.
+    """
+    text = config.get("text_config")
+    own = dict(text) if isinstance(text, dict) else dict(config)
+    found = layout.of(own)
+    if not found.wrapped:
+        own = dict(config)
+    back = (found.back(name, tensor) for name, tensor in tensors.items())
+    return dict(back), own
 
 
 def is_mlx(config: Mapping[str, Any]) -> bool:
@@ -145,12 +163,13 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: TypedObject) -> Packe
         )
     planes = [tensors[name] for name in names]
     weight = planes[0]
-    if weight.dtype != "u32" or len(weight.shape) != 2 or 0 in weight.shape:
+    if weight.dtype != "u32" or len(weight.shape) not in (2, 3) or 0 in weight.shape:
         raise FormatError(
             f"{base} is no packed matrix", expected="weight in 32-bit words, scales and biases"
         )
     bits, group = int(encoding.settings["bits"]), encoding.block
-    rows, cols = weight.shape[0], weight.shape[1] * 32 // bits
+    *rows, words = weight.shape
+    cols = words * 32 // bits
     if cols % group:
         raise FormatError(
             f"{base} has rows of {cols} values",
@@ -158,14 +177,14 @@ def _packed(base: str, tensors: Mapping[str, Tensor], own: TypedObject) -> Packe
             todo=_AGAIN,
         )
     for plane, part in zip(encoding.planes[1:], planes[1:], strict=True):
-        if tuple(part.shape) != (rows, cols // group) or part.dtype != plane.dtype:
+        if tuple(part.shape) != (*rows, cols // group) or part.dtype != plane.dtype:
             raise FormatError(
                 f"{part.name} has shape {list(part.shape)} of {part.dtype}",
-                expected=f"{[rows, cols // group]} of {plane.dtype}: {bits} bits in groups of"
+                expected=f"{[*rows, cols // group]} of {plane.dtype}: {bits} bits in groups of"
                 f" {group}, {_SAYS}",
                 todo=_AGAIN,
             )
-    return Packed(f"{base}.weight", (rows, cols), encoding, planes)
+    return Packed(f"{base}.weight", (*rows, cols), encoding, planes)
 
 
 def _list(items: Any) -> str:

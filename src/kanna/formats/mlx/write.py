@@ -18,22 +18,12 @@ from kanna.plan.types import TensorPlan
 _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
 
 
-_EXPERTS = "stacks of experts are not packed for mlx-lm yet"
 REFUSED = {
     "ernie4_5": "mlx-lm 0.32 computes other rotary angles",
     "exaone4": "mlx-lm 0.32 does not take its config",
-    "gemma4": "its embeddings per layer are not written for mlx-lm yet",
-    "gpt_oss": _EXPERTS,
+    "falcon_h1": "mlx-lm multiplies its weights when it loads them, which packed ones cannot take",
     "granitehybrid": "its states are not written for mlx-lm yet",
-    "granitemoe": _EXPERTS,
-    "lfm2": "its convolutions are not written for mlx-lm yet",
-    "lfm2moe": _EXPERTS,
-    "mixtral": _EXPERTS,
-    "olmoe": _EXPERTS,
-    "qwen2moe": _EXPERTS,
-    "qwen35": "mlx-lm stores its delta nets in another way, which is not written yet",
-    "qwen35moe": _EXPERTS,
-    "qwen3moe": _EXPERTS,
+    "granitemoe": "stacks of its experts are not packed for mlx-lm yet",
 }
 """Families that have no folder here, and why."""
 

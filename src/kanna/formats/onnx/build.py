@@ -46,26 +46,26 @@ def require(names: Sequence[str] = NEEDED) -> None:
 _NO_BUILDER = "onnxruntime-genai 0.18 has no builder of it"
 _UNPROVED = "its graph was not proved here yet"
 REFUSED = {
-    "ernie4_5": _UNPROVED,
     "exaone4": _NO_BUILDER,
+    "falcon_h1": _UNPROVED,
     "gemma4": _UNPROVED,
     "gpt_oss": _UNPROVED,
-    "granite": _UNPROVED,
     "granite4": _UNPROVED,
     "granitehybrid": _UNPROVED,
     "granitemoe": _NO_BUILDER,
-    "hunyuan": _NO_BUILDER,
     "lfm2": _UNPROVED,
     "lfm2moe": _UNPROVED,
     "ministral3": _UNPROVED,
     "mixtral": _NO_BUILDER,
     "olmo2": _NO_BUILDER,
     "olmoe": _NO_BUILDER,
+    "phi2": _UNPROVED,
     "qwen2moe": _NO_BUILDER,
     "qwen35": _UNPROVED,
     "qwen35moe": _UNPROVED,
     "qwen3moe": _NO_BUILDER,
     "smollm3": _UNPROVED,
+    "stablelm": _UNPROVED,
 }
 """Families that have no graph here, and why."""
 

@@ -95,7 +95,7 @@ def read(written: WrittenArtefact) -> Computation:
             scale=scale or 1 / math.sqrt(hidden // heads if wide else size),
             window=window,
             softcap=float(keys.get(attention, caps[0])) if reads else 0.0,
-            epsilon=float(keys.get("attention.layer_norm_rms_epsilon")),
+            epsilon=_epsilon(keys),
         )
         for number, (window, kv_heads) in enumerate(
             zip(windows, _kv_heads(keys, heads, count), strict=True)
@@ -111,6 +111,11 @@ def read(written: WrittenArtefact) -> Computation:
         own_head="output.weight" in written.tensors,
         final_softcap=float(keys.get(logits, caps[1])) if reads else 0.0,
     )
+
+
+def _epsilon(keys: _Keys) -> float:
+    rms = keys.get("attention.layer_norm_rms_epsilon")
+    return float(keys.get("attention.layer_norm_epsilon") if rms is None else rms)
 
 
 def _kv_heads(keys: _Keys, heads: int, count: int) -> list[int]:

@@ -70,13 +70,14 @@ def _head_size(args: Any) -> int:
 
 def _layer(args: Any, model: Any, layer: Any, number: int, size: int, rope: int) -> dict[str, Any]:
     attention = layer.self_attn
+    scale = getattr(attention, "scale", None)
     return {
         "heads": int(getattr(attention, "n_heads", 0) or args.num_attention_heads),
         "kv_heads": int(getattr(attention, "n_kv_heads", 0) or args.num_key_value_heads),
         "head_size": size,
         "rope": rope,
-        "scale": float(attention.scale),
-        "window": _window(args, layer, number),
+        "scale": None if scale is None else float(scale),
+        "window": _window(args, model, layer, number),
         "softcap": float(getattr(attention, "attn_logit_softcapping", None) or 0),
         "epsilon": _epsilon(layer),
     }
@@ -87,11 +88,14 @@ def _epsilon(layer: Any) -> float | None:
     return None if norm is None else float(norm.eps)
 
 
-def _window(args: Any, layer: Any, number: int) -> int:
+def _window(args: Any, model: Any, layer: Any, number: int) -> int:
     """Tokens that a layer attends to, 0 for all."""
     window = int(getattr(args, "sliding_window", None) or 0)
     if hasattr(layer, "use_sliding"):
         return window if layer.use_sliding else 0
+    kinds = getattr(getattr(model, "model", None), "layer_types", None)
+    if kind := kinds[number] if kinds else getattr(layer, "layer_type", None):
+        return window if kind == "sliding_attention" else 0
     pattern = getattr(args, "sliding_window_pattern", None)
     if pattern is None:
         return 0
