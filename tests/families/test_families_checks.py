@@ -104,7 +104,7 @@ def test_unaccounted_tensor_is_named(source: Any) -> None:
 
 
 def test_missing_tensor_is_named(source: Any) -> None:
-    pattern = r"down_proj|\.w2\.|output_linear|\d\.output\.dense"
+    pattern = r"down_proj|\.w2\.|output_linear|\d\.output\.dense|fc2"
     name = next(n for n in source.tensors if re.search(pattern, n))
     del source.tensors[name]
     (problem,) = fatal(source)
@@ -113,7 +113,9 @@ def test_missing_tensor_is_named(source: Any) -> None:
 
 def test_misshapen_tensor_is_named(source: Any) -> None:
     name = next(
-        n for n in source.tensors if re.search(r"o(ut)?_proj|attention\.output\.dense\.weight", n)
+        n
+        for n in source.tensors
+        if re.search(r"o(ut)?_proj|attention\.output\.dense\.weight|attn\.dense\.weight", n)
     )
     source.tensors[name].shape = (7, 7)
     (problem,) = fatal(source)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from kanna._util.typed import listed, number
+from kanna._util.typed import FLAG, listed, number
 from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families.base import ATTENTION, Family, Form, Metadata, Problem, every_layer
 from kanna.families.blocks.mamba2 import Mamba2, mamba2
-from kanna.families.forms import Scaled
+from kanna.families.forms import Multiplied
 from kanna.model import F32, Model, u32
 
 ARCH = "falcon-h1"
@@ -33,9 +33,9 @@ def _projected(c: Config) -> F32:
     return np.repeat(each * np.float32(c.number("ssm_in_multiplier")), sizes)
 
 
-def _of(*keys: str) -> Scaled:
+def _of(*keys: str) -> Multiplied:
     """A matrix times the product of some numbers of the config."""
-    return Scaled(lambda c: float(np.prod([c.number(key) for key in keys])))
+    return Multiplied(lambda c: float(np.prod([c.number(key) for key in keys])))
 
 
 FORMS: dict[str, Form] = {
@@ -45,10 +45,10 @@ FORMS: dict[str, Form] = {
     "attn_k": _of("attention_in_multiplier", "key_multiplier"),
     "attn_v": _of("attention_in_multiplier"),
     "attn_output": _of("attention_out_multiplier"),
-    "ssm_in": Scaled(_projected),
+    "ssm_in": Multiplied(_projected),
     "ssm_out": _of("ssm_out_multiplier"),
-    "ffn_gate": Scaled(lambda c: _numbers(c, "mlp_multipliers", 2)[0]),
-    "ffn_down": Scaled(lambda c: _numbers(c, "mlp_multipliers", 2)[1]),
+    "ffn_gate": Multiplied(lambda c: _numbers(c, "mlp_multipliers", 2)[0]),
+    "ffn_down": Multiplied(lambda c: _numbers(c, "mlp_multipliers", 2)[1]),
 }
 ONES = (
     "attention_in_multiplier",
@@ -67,8 +67,16 @@ def metadata(c: Config) -> Metadata:
 
 
 def checks(c: Config) -> list[Problem]:
-    """Two multipliers need two matrices, and heads of a state their number."""
+    """Norms after the gate, two matrices for two multipliers, as many channels as heads have."""
     problems: list[Problem] = []
+    if c.flag("mamba_rms_norm") and c.read("mamba_norm_before_gate", FLAG, True):
+        problems.append(
+            Problem(
+                "config.json has mamba_norm_before_gate = true",
+                "false: llama.cpp normalises after the gate",
+                "no stock runtime computes this model",
+            )
+        )
     if c.tied and c.number("embedding_multiplier") != c.number("lm_head_multiplier"):
         problems.append(
             Problem(
@@ -133,19 +141,18 @@ FAMILY = Family(
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "mamba_d_conv": 4,
+        "mamba_d_ssm": 1024,
         "mamba_d_state": 256,
         "mamba_n_groups": 1,
         "mamba_n_heads": 128,
         **dict.fromkeys(ONES, 1.0),
     },
-    # llama.cpp normalises after the gate.
     fixed={
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
         "mlp_bias": (False,),
         "projectors_bias": (False,),
         "mamba_proj_bias": (False,),
-        "mamba_norm_before_gate": (False,),
     },
     bias_flags={"mamba_conv_bias": ("ssm_conv1d",)},
     reads=frozenset(
@@ -155,6 +162,7 @@ FAMILY = Family(
             "mamba_chunk_size",
             "mamba_d_ssm",
             "mamba_expand",
+            "mamba_norm_before_gate",
             "mamba_rms_norm",
             "mlp_multipliers",
             "num_logits_to_keep",

@@ -60,7 +60,7 @@ class OneRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class Multiplied:
     """Values times a number of the config, which is 1 on the way back.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Lazy views that formats and families share: another name or shape, an offset. None reads ahead."""
+"""Lazy views that formats and families share: another name or shape, an offset."""
 
 from __future__ import annotations
 

@@ -34,6 +34,9 @@ class Mamba2:
 
     def inner(self, c: Config) -> int:
         """Channels of the state."""
+        if c.get(self.head) in (None, "auto"):  # as transformers fills it in
+            own = c.get("mamba_d_ssm") is not None
+            return c.count("mamba_d_ssm") if own else c.count("mamba_expand") * c.hidden
         return c.count(self.heads) * c.count(self.head)
 
     def group(self, c: Config) -> int:

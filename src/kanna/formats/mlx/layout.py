@@ -16,7 +16,7 @@ from kanna.model import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class MLXNames:
     """What differs in one family.
 
     Attributes:
@@ -108,7 +108,7 @@ def _stacks(
     )
 
 
-_QWEN35 = Layout(
+_QWEN35 = MLXNames(
     convolutions=("linear_attn.conv1d.weight",),
     offset=1.0,
     norms=(
@@ -123,9 +123,9 @@ _QWEN35 = Layout(
     wrapped="qwen3_5",
 )
 _QWEN35_EXPERTS = replace(_QWEN35, stacks=_stacks("mlp.experts"), wrapped="qwen3_5_moe")
-LAYOUTS: Mapping[str, Layout] = {
-    "gemma4_text": Layout(stacks=_stacks("experts", own="switch_glu")),
-    "gpt_oss": Layout(
+LAYOUTS: Mapping[str, MLXNames] = {
+    "gemma4_text": MLXNames(stacks=_stacks("experts", own="switch_glu")),
+    "gpt_oss": MLXNames(
         stacks=(
             ("mlp.experts.gate_of_gate_up_proj", "mlp.experts.gate_proj.weight"),
             ("mlp.experts.up_of_gate_up_proj", "mlp.experts.up_proj.weight"),
@@ -135,7 +135,7 @@ LAYOUTS: Mapping[str, Layout] = {
             ("mlp.experts.down_proj_bias", "mlp.experts.down_proj.bias"),
         )
     ),
-    "lfm2": Layout(
+    "lfm2": MLXNames(
         convolutions=("conv.conv.weight",),
         needed={
             "block_auto_adjust_ff_dim": True,
@@ -144,7 +144,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "block_multiple_of": 256,
         },
     ),
-    "lfm2_moe": Layout(
+    "lfm2_moe": MLXNames(
         convolutions=("conv.conv.weight",),
         stacks=(
             *_stacks("feed_forward.experts"),
@@ -153,20 +153,20 @@ LAYOUTS: Mapping[str, Layout] = {
             ("feed_forward.w3.weight", "feed_forward.up_proj.weight"),
         ),
     ),
-    "mixtral": Layout(stacks=_stacks("block_sparse_moe.experts")),
-    "olmoe": Layout(stacks=_stacks("mlp.experts")),
-    "qwen2_moe": Layout(stacks=_stacks("mlp.experts")),
-    "qwen3_moe": Layout(stacks=_stacks("mlp.experts")),
+    "mixtral": MLXNames(stacks=_stacks("block_sparse_moe.experts")),
+    "olmoe": MLXNames(stacks=_stacks("mlp.experts")),
+    "qwen2_moe": MLXNames(stacks=_stacks("mlp.experts")),
+    "qwen3_moe": MLXNames(stacks=_stacks("mlp.experts")),
     "qwen3_5": _QWEN35,
     "qwen3_5_moe": _QWEN35_EXPERTS,
     "qwen3_5_moe_text": _QWEN35_EXPERTS,
     "qwen3_5_text": _QWEN35,
 }
 """By `model_type` of config.json."""
-PLAIN = Layout()
+PLAIN = MLXNames()
 """That of Hugging Face."""
 
 
-def of(config: Mapping[str, Any]) -> Layout:
+def of(config: Mapping[str, Any]) -> MLXNames:
     """The layout of the model that a config.json describes."""
     return LAYOUTS.get(str(config.get("model_type")), PLAIN)

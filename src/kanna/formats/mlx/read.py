@@ -71,10 +71,10 @@ def as_published(
     """
     text = config.get("text_config")
     own = dict(text) if isinstance(text, dict) else dict(config)
-    found = layout.of(own)
-    if not found.wrapped:
+    names = layout.of(own)
+    if not names.wrapped:
         own = dict(config)
-    back = (found.back(name, tensor) for name, tensor in tensors.items())
+    back = (names.back(name, tensor) for name, tensor in tensors.items())
     return dict(back), own
 
 
