@@ -24,6 +24,7 @@ _SUMMARIES = {
         "safetensors: the container of Hugging Face models (huggingface.co/docs/safetensors)"
     ),
     "awq": "AWQ's layout for matrix products",
+    "bitsandbytes": "bitsandbytes: NF4, FP4 (nested or not) and LLM.int8",
     "compressed_tensors": (
         "compressed-tensors: codes packed along the inputs, 8-bit floats and whole numbers, MXFP4 "
         "and NVFP4, in groups of settings or one"

@@ -13,7 +13,11 @@ from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
+<<<<<<< HEAD
 from kanna.formats import folder_files, gguf, mlx, safetensors
+=======
+from kanna.formats import folder_files, gguf, prequantized, safetensors
+>>>>>>> 7e39574 (Read checkpoints of bitsandbytes as sources: NF4, FP4, LLM.int8; settings of older Model-Optimizers)
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
 from kanna.formats.text_files import (
@@ -263,9 +267,14 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         chosen = safetensors.weight_files(path)
         notes += chosen.notes
         weights = [path / n for n in sorted(chosen.names)]
+<<<<<<< HEAD
         tensors, config, losses = packed.unpacked(
             safetensors.read_folder(path, chosen), config, of_mlx=mlx.is_folder(path)
         )
+=======
+        config = packed.with_settings(config, files)
+        tensors, config, losses = packed.unpacked(safetensors.read_folder(path, chosen), config)
+>>>>>>> 7e39574 (Read checkpoints of bitsandbytes as sources: NF4, FP4, LLM.int8; settings of older Model-Optimizers)
         notes += losses
         tensors |= steps.tensors(files)
     return Source(
@@ -358,8 +367,11 @@ def _gguf_headers(reference: Reference, repository: hub.Repository, names: list[
     )
 
 
-def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Source:
-    """A checkpoint on the hub, its side files fetched and its weights not."""
+def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Source | None:
+    """A checkpoint on the hub, its side files fetched and its weights not.
+
+    None where headers do not say how large its matrices are.
+    """
     weight_files = repository.weight_files
     if adapter.CONFIG in repository.files and "config.json" not in repository.files:
         path = hub.fetch(repository, [adapter.CONFIG])[adapter.CONFIG]
@@ -370,6 +382,9 @@ def _checkpoint_headers(reference: Reference, repository: hub.Repository) -> Sou
         )
     files = hub.fetch(repository, repository.side_files)
     config, notes = _config(files["config.json"])
+    config = packed.with_settings(config, files)
+    if prequantized.shapes_need_values(config):
+        return None
     tensors, config, losses = packed.unpacked(hub.headers(repository), config)
     tensors |= steps.tensors(files)
     folder = files["config.json"].parent

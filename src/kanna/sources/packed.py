@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from kanna._util.typed import TypedObject
 from kanna.formats import mlx, prequantized
+from kanna.formats.text_files import read_json
 from kanna.model import Tensor
+
+_OF_MODELOPT = "hf_quant_config.json"
+
+
+def with_settings(config: dict[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
+    """The config with the settings that older releases of Model-Optimizer keep in another file."""
+    if config.get(prequantized.SETTINGS) is not None or _OF_MODELOPT not in files:
+        return config
+    other = TypedObject.of(read_json(files[_OF_MODELOPT]), _OF_MODELOPT)
+    settings = {"quant_method": "modelopt", **other.part("quantization").values}
+    return config | {prequantized.SETTINGS: settings}
 
 
 def unpacked(

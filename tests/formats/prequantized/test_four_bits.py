@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,17 @@ def test_values_of_model_optimizer(plain: Path, tmp_path: Path) -> None:
         wanted = levels[codes.int()] * scales.repeat_interleave(16, 1)
         ours = source.tensors[key].rows(0, len(wanted))
         assert np.array_equal(ours, wanted.numpy()), key
+
+
+def test_settings_of_an_older_model_optimizer_lie_beside(plain: Path, tmp_path: Path) -> None:
+    write(plain, tmp_path / "made", None, modelopt)
+    settings = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    (tmp_path / "made" / "hf_quant_config.json").write_text(json.dumps(settings))
+    assert open_source(tmp_path / "made").tensors[NAME].shape == (256, 512)
+    settings["quantization"] = {"quant_algo": "W4A8_AWQ"}
+    (tmp_path / "made" / "hf_quant_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedError, match="W4A8_AWQ"):
+        open_source(tmp_path / "made")
 
 
 def lost(end: str) -> Callable[[dict[str, Any]], None]:

@@ -9,6 +9,7 @@ settings)`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from kanna._util import plugins
@@ -70,6 +71,14 @@ def unpacked(
             todo="fetch the files again",
         )
     return decoded
+
+
+def shapes_need_values(config: Mapping[str, Any]) -> bool:
+    """Whether headers alone do not say how large the matrices of a checkpoint are."""
+    method = method_of(config)
+    return method is not None and bool(
+        getattr(import_module(f"{__name__}.{method}"), "SHAPES_IN_VALUES", False)
+    )
 
 
 def notes(config: Mapping[str, Any], method: str) -> list[str]:

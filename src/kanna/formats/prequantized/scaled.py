@@ -38,6 +38,7 @@ class ScaledCodes:
         zeros: Codes of zero, one beside each scale.
         whole: What the numbers of `scales` become before use, where a matrix has a scale too.
         carried: The encoding of MLX that holds the same codes and scales; "" for none.
+        factor: What every product is multiplied by at last.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ScaledCodes:
     zeros: Tensor | None = None
     whole: Callable[[F32], F32] | None = None
     carried: str = ""
+    factor: float = 1
 
     @property
     def dtype(self) -> str:
@@ -70,7 +72,8 @@ class ScaledCodes:
         with np.errstate(all="ignore"):  # what overflows is the caller's business
             if self.zeros is not None:
                 values = values - self._spread(self._grid(self.zeros, start, stop))
-            return values * self._spread(scale)
+            values = values * self._spread(scale)
+            return values if self.factor == 1 else values * np.float32(self.factor)
 
     def raw(self, start: int, stop: int) -> U8 | None:
         """Rows [start, stop) in the encoding `carried`, uint8 [rows, row bytes]; None without."""
@@ -97,7 +100,7 @@ class ScaledCodes:
         return start * size, stop * size
 
     def _grid(self, tensor: Tensor, start: int, stop: int) -> F32:
-        return self._places(tensor, start, stop, _values_of)
+        return self._places(tensor, start, stop, values_of)
 
     def _places(
         self, tensor: Tensor, start: int, stop: int, read: Callable[[Tensor, int, int], Any]
@@ -133,7 +136,7 @@ def has_values(tensor: Tensor) -> bool:
     return getattr(tensor, "data", None) is not None
 
 
-def _values_of(tensor: Tensor, start: int, stop: int) -> F32:
+def values_of(tensor: Tensor, start: int, stop: int) -> F32:
     """Numbers [start, stop) of a tensor of scales or zeros, float32 [stop - start]."""
     size = NUMBERS.get(tensor.dtype, 1)
     data = stored_bytes(tensor, start * size, stop * size)
@@ -158,13 +161,18 @@ def scalar(tensor: Tensor) -> np.float32:
             f"{tensor.name} has shape {list(tensor.shape)}", expected="one number", todo=_AGAIN
         )
     check_scales(tensor, tuple(NUMBERS))
-    return _values_of(tensor, 0, 1)[0] if has_values(tensor) else np.float32(1)
+    return values_of(tensor, 0, 1)[0] if has_values(tensor) else np.float32(1)
 
 
-def check_scales(tensor: Tensor, kinds: Sequence[str]) -> None:
+def check_scales(tensor: Tensor, kinds: Sequence[str], *, zero: bool = False) -> None:
     """Refuse scales of another type than `kinds`, and values that can be none.
 
     Every value is read where it is on this machine, some at a time.
+
+    Args:
+        tensor: The scales.
+        kinds: Types they may have.
+        zero: Whether one may be zero, as some libraries leave that of a block of zeros.
 
     Raises:
         FormatError: The type is another, or one of them is zero, negative, infinite or NaN.
@@ -177,14 +185,14 @@ def check_scales(tensor: Tensor, kinds: Sequence[str]) -> None:
         return
     count = prod(tensor.shape)
     for start in range(0, count, _PIECE):
-        values = _values_of(tensor, start, min(start + _PIECE, count))
+        values = values_of(tensor, start, min(start + _PIECE, count))
         with np.errstate(invalid="ignore"):
-            wrong = ~((values > 0) & np.isfinite(values))
+            wrong = ~((values >= 0 if zero else values > 0) & np.isfinite(values))
         if wrong.any():
             raise FormatError(
                 f"{tensor.name} has {int(wrong.sum())} scales that can be none, such as "
                 f"{values[wrong][0]:g} at place {start + int(np.argmax(wrong))}",
-                expected="finite numbers above zero",
+                expected="finite numbers from zero" if zero else "finite numbers above zero",
                 todo=_AGAIN,
             )
 
