@@ -13,11 +13,7 @@ from kanna._util.digest import sha256
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
-<<<<<<< HEAD
-from kanna.formats import folder_files, gguf, mlx, safetensors
-=======
-from kanna.formats import folder_files, gguf, prequantized, safetensors
->>>>>>> 7e39574 (Read checkpoints of bitsandbytes as sources: NF4, FP4, LLM.int8; settings of older Model-Optimizers)
+from kanna.formats import folder_files, gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
 from kanna.formats.text_files import (
@@ -267,14 +263,10 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         chosen = safetensors.weight_files(path)
         notes += chosen.notes
         weights = [path / n for n in sorted(chosen.names)]
-<<<<<<< HEAD
+        config = packed.with_settings(config, files)
         tensors, config, losses = packed.unpacked(
             safetensors.read_folder(path, chosen), config, of_mlx=mlx.is_folder(path)
         )
-=======
-        config = packed.with_settings(config, files)
-        tensors, config, losses = packed.unpacked(safetensors.read_folder(path, chosen), config)
->>>>>>> 7e39574 (Read checkpoints of bitsandbytes as sources: NF4, FP4, LLM.int8; settings of older Model-Optimizers)
         notes += losses
         tensors |= steps.tensors(files)
     return Source(
