@@ -20,6 +20,8 @@ EXAMPLES = dict(re.findall(r"^```yaml\n# (\S+\.yaml)\n(.*?)^```", PAGE, re.M | r
 def test_examples_run(name: str, small: None, llama: Path, text: Path, tmp_path: Path) -> None:
     for other, content in EXAMPLES.items():
         (tmp_path / other).write_text(content, encoding="utf-8")
+    if "search:" in EXAMPLES[name]:
+        pytest.importorskip("optuna")
     (tmp_path / "model").symlink_to(llama)
     (tmp_path / "holdout.txt").symlink_to(text)
     result = kanna.run(tmp_path / name, tmp_path / "out")

@@ -27,6 +27,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "mlx": ("mlx", "mlx_lm"),
     "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
+    "search": ("optuna",),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),
     "serve": ("aiohttp", "fastapi", "llguidance", "prometheus_client", "uvicorn", "xllamacpp"),
 }

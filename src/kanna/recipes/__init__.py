@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kanna import __version__
@@ -12,15 +14,15 @@ from kanna._util.bars import shown
 from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna.errors import OutputError, UsageError
-from kanna.recipes import execution, keys, prediction, records, validation
+from kanna.recipes import execution, keys, prediction, records, search, validation
 from kanna.recipes.authoring import recipe
 from kanna.recipes.document import Value
 from kanna.recipes.execution import RecipeRun
-from kanna.recipes.graph import RecipeGraph, build
+from kanna.recipes.graph import AxisValue, RecipeGraph, build
 from kanna.recipes.inputs import RecipeInputs, find
-from kanna.recipes.loading import load
+from kanna.recipes.loading import LoadedRecipe, load
 from kanna.recipes.problems import Problems, RecipeError
-from kanna.recipes.records import Manifest, Plain
+from kanna.recipes.records import DONE, KEPT, Manifest, Plain
 from kanna.recipes.result import RunResult
 
 __all__ = ["RecipeError", "RunResult", "recipe", "run"]
@@ -59,25 +61,109 @@ def run(
     path, bar, problems = Path(recipe), shown(progress), Problems()
     loaded = load(path, problems, _changes(set))
     problems.raise_any()
-    graph = build(loaded, problems)
-    problems.raise_any()
     folder = Path(out if out is not None else f"{path.stem}-run").absolute()
     earlier = _earlier(folder)
     inputs = RecipeInputs(earlier.inputs if earlier else (), offline=offline, progress=bar)
-    for instance in graph.instances.values():
-        find(instance, graph.steps[instance.step], inputs.names, problems)
-    problems.raise_any()
-    fingerprint = _fingerprint(graph)
-    if earlier is None or earlier.validated != fingerprint:
-        validation.check(graph, problems)  # loads every verb
+    trials = search.corners(loaded.search) if loaded.search else [None]
+    graphs = [_prepared(loaded, inputs, trial) for trial in trials]
+    fingerprint = keys.digest([__version__, [_steps(graph) for graph in graphs]])
+    if earlier is None or earlier.validated != fingerprint or loaded.search:
+        for graph in graphs:
+            validation.check(graph, problems)  # loads every verb
+        if loaded.search:
+            search.check(loaded, graphs[0], problems)
         problems.raise_any()
     if dry_run:
-        planned = prediction.plan(graph, folder, inputs)
+        planned = prediction.plan(graphs[0], folder, inputs)
         bar.finish()
         return RunResult(
             name=loaded.name, folder=str(folder), report="", steps=[], planned=planned, dry_run=True
         )
-    manifest = Manifest(
+    manifest = _manifest(loaded, fingerprint, earlier)
+    with holding(folder, "run", parents=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        first = RecipeRun(
+            graph=graphs[0],
+            folder=folder,
+            inputs=inputs,
+            manifest=manifest,
+            offline=offline,
+            progress=bar,
+            remark=remark or _nothing,
+        )
+        try:
+            if loaded.search:
+                _search(loaded, first, graphs, earlier)
+            else:
+                first.execute()
+        finally:
+            bar.finish()
+            _report(manifest, folder)
+    return RunResult.of(manifest, folder, folder / REPORT)
+
+
+def _prepared(
+    loaded: LoadedRecipe, inputs: RecipeInputs, trial: Mapping[str, AxisValue] | None
+) -> RecipeGraph:
+    """The graph of a recipe, or of one trial of its search; raises RecipeError."""
+    problems = Problems()
+    graph = build(loaded, problems, trial)
+    problems.raise_any()
+    for instance in graph.instances.values():
+        find(instance, graph.steps[instance.step], inputs.names, problems)
+    problems.raise_any()
+    return graph
+
+
+def _search(
+    loaded: LoadedRecipe, first: RecipeRun, graphs: list[RecipeGraph], earlier: Manifest | None
+) -> None:
+    """Run the trials of a search; see `search.py`."""
+    manifest, began = first.manifest, time.perf_counter()
+    content: dict[str, str] = {}
+    for graph in graphs:
+        for instance in graph.instances.values():
+            content[instance.id] = keys.step_key(instance, graph, first.inputs, content)
+    study = search.Study(loaded, first.folder, keys.digest(content))
+    states = {
+        one.id: one.model_copy(update={"state": KEPT if one.state == DONE else one.state})
+        for one in (earlier.steps if earlier else ())
+        if any(one.id in trial.steps for trial in study.records())
+    }
+    manifest.steps = list(states.values())
+
+    def perform(number: int, values: dict[str, AxisValue]) -> search.TrialOutcome:
+        graph = _prepared(loaded, first.inputs, values)
+        current = replace(first, graph=graph, number=number, earlier=states, states={}, stops=[])
+        current.execute()
+        for name, state in current.states.items():
+            if state.state != KEPT or name not in states:
+                states[name] = state
+        _note_trials(study, manifest)
+        return search.TrialOutcome(states=current.states, graph=graph)
+
+    try:
+        study.run(perform)
+    finally:
+        manifest.steps = list(states.values()) or manifest.steps
+        manifest.importance = study.importance()
+        _note_trials(study, manifest)
+        manifest.finished = not study.left
+        manifest.inputs = list(first.inputs.used.values())
+        manifest.seconds = round(time.perf_counter() - began, 3)
+        first.save()
+
+
+def _note_trials(study: search.Study, manifest: Manifest) -> None:
+    """Write what is known of the trials, and the outputs of the best ones."""
+    manifest.trials = study.records()
+    best = {step for trial in manifest.trials if trial.best for step in trial.steps}
+    made = [path for one in manifest.steps if one.id in best for path in one.outputs.values()]
+    manifest.outputs = {"best": list(dict.fromkeys(made))}
+
+
+def _manifest(loaded: LoadedRecipe, fingerprint: str, earlier: Manifest | None) -> Manifest:
+    return Manifest(
         version=__version__,
         recipe=str(loaded.path),
         name=loaded.name,
@@ -90,23 +176,6 @@ def run(
         environment=execution.environment(),
         files=earlier.files if earlier else [],
     )
-    with holding(folder, "run", parents=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        current = RecipeRun(
-            graph=graph,
-            folder=folder,
-            inputs=inputs,
-            manifest=manifest,
-            offline=offline,
-            progress=bar,
-            remark=remark or _nothing,
-        )
-        try:
-            current.execute()
-        finally:
-            bar.finish()
-            _report(manifest, folder)
-    return RunResult.of(manifest, folder, folder / REPORT)
 
 
 def _report(manifest: Manifest, folder: Path) -> None:
@@ -151,10 +220,9 @@ def _changes(given: Mapping[str, object] | str | Sequence[str] | None) -> dict[s
     return changes
 
 
-def _fingerprint(graph: RecipeGraph) -> str:
-    """Of the graph as it is checked."""
-    steps = [(one.id, one.verb, validation.options(one)) for one in graph.instances.values()]
-    return keys.digest([__version__, steps])
+def _steps(graph: RecipeGraph) -> list[tuple[str, str, Mapping[str, Value]]]:
+    """A graph as it is checked."""
+    return [(one.id, one.verb, validation.options(one)) for one in graph.instances.values()]
 
 
 def _plain(value: Value) -> Plain | list[Plain]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,6 +46,8 @@ class RecipeRun:
     Attributes:
         inputs: Hashes of what steps read from outside.
         manifest: What is known of the run so far.
+        earlier: States of earlier trials of a search, by id.
+        number: Which trial of a search it is; 0 for a run without one.
         stops: Combinations of axes whose others are not run any more; an empty one stops the rest.
     """
 
@@ -56,6 +58,8 @@ class RecipeRun:
     offline: bool
     progress: Progress
     remark: Callable[[str], None]
+    earlier: dict[str, StepState] = field(default_factory=dict[str, StepState])
+    number: int = 0
     states: dict[str, StepState] = field(default_factory=dict[str, StepState])
     stops: list[dict[Axis, AxisValue]] = field(default_factory=list[dict[Axis, AxisValue]])
 
@@ -69,7 +73,8 @@ class RecipeRun:
                 verb=instance.verb,
                 axes=dict(instance.values),
             )
-        self.manifest.steps = list(self.states.values())
+        before = {i: s for i, s in self.earlier.items() if i not in self.states}
+        self.manifest.steps = [*before.values(), *self.states.values()]
         own_files.sweep(self.folder / STEPS)
         self.save()
         try:
@@ -158,7 +163,8 @@ class RecipeRun:
         else:
             axes = ", ".join(f"{name} {value}" for name, value in instance.values.items())
             total = len(self.graph.instances)
-            self.remark(f"[{number}/{total}] {instance.step}{axes and f' ({axes})'}")
+            trial = f"trial {self.number}, " if self.number else ""
+            self.remark(f"[{trial}{number}/{total}] {instance.step}{axes and f' ({axes})'}")
             step = self.graph.steps[instance.step]
             call = StepCall(
                 instance=instance,
@@ -175,47 +181,45 @@ class RecipeRun:
             name: f"{STEPS}/{instance.id}/{path}" for name, path in record.outputs.items()
         }
         if state.state == DONE:
-            digest.begin(self.folder / f.name for f in self._output_files([instance]))
+            digest.begin(self.folder / f.name for f in self._output_files([state]))
 
     def _options(self, instance: StepInstance) -> dict[str, Value]:
         from kanna.recipes.options import model  # loads the verb
 
         def path(output: StepOutput) -> Value:
-            made = [
-                str(self.folder / self.states[i].outputs[output.output])
-                for i in output.instances
-                if output.output in self.states[i].outputs
-            ]
+            made: list[Value] = [str(self.folder / one) for one in self._made(output)]
             if not made:
                 raise KannaError(
                     f"{', '.join(output.instances)} made no {output.output}",
                     todo=f"{records.RESULT} of that step says why",
                 )
-            return [*made] if output.every else made[0]
+            return made if output.every else made[0]
 
         options = {name: replaced(value, path) for name, value in instance.options.items()}
         if self.offline and "offline" in model(instance.verb).model_fields:
             options.setdefault("offline", True)
         return options
 
-    def _output_files(self, instances: list[StepInstance]) -> list[FileRecord]:
-        paths = [
-            self.folder / path for one in instances for path in self.states[one.id].outputs.values()
+    def _made(self, output: StepOutput) -> list[str]:
+        """Paths of an output, of the instances that are there."""
+        states = [self.states[i] for i in output.instances]
+        return [
+            s.outputs[output.output]
+            for s in states
+            if s.state in _READY and output.output in s.outputs
         ]
+
+    def _output_files(self, states: Iterable[StepState]) -> list[FileRecord]:
+        paths = [self.folder / path for one in states for path in one.outputs.values()]
         return records.files_of([path for path in paths if path.exists()], self.folder)
 
     def _finish(self) -> None:
         """Add the outputs of the recipe, and the hash of every file under an output."""
         self.manifest.outputs = {
-            name: [
-                self.states[i].outputs[output.output]
-                for i in output.instances
-                if output.output in self.states[i].outputs
-            ]
-            for name, output in self.graph.outputs.items()
+            name: self._made(output) for name, output in self.graph.outputs.items()
         }
         before = {(f.name, f.bytes, f.mtime_ns): f.sha256 for f in self.manifest.files}
-        files = self._output_files(list(self.graph.instances.values()))
+        files = self._output_files(self.manifest.steps)
         for file in files:
             known = before.get((file.name, file.bytes, file.mtime_ns))
             file.sha256 = known or digest.sha256(self.folder / file.name)

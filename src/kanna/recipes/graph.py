@@ -21,6 +21,8 @@ MOST_INSTANCES = 1000
 Axis = tuple[str, str]
 """The step that declares it, and its name."""
 AxisValue = str | int | float | bool
+SEARCH = "search:"
+"""Owner of the axes that are variables of a search; no step has this name."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +32,9 @@ class RecipeStep:
     Attributes:
         verb: What its verb is as a step.
         axes: Its own axes and those of the steps that it takes one instance of.
-        upstream: Steps that end before it begins, and whether it takes all of their instances.
+        upstream: Steps that end before it begins, and whether it takes all of their instances
+            alone.
+        collected: Those of which it takes all instances.
         conditions: `when` and `stop_when`, where it has them.
     """
 
@@ -38,6 +42,7 @@ class RecipeStep:
     verb: StepVerb
     axes: dict[Axis, list[AxisValue]] = field(default_factory=dict[Axis, "list[AxisValue]"])
     upstream: dict[str, bool] = field(default_factory=dict[str, bool])
+    collected: set[str] = field(default_factory=set[str])
     conditions: dict[str, Condition] = field(default_factory=dict[str, Condition])
 
 
@@ -83,12 +88,16 @@ class RecipeGraph:
         ]
 
 
-def build(recipe: LoadedRecipe, problems: Problems) -> RecipeGraph:
+def build(
+    recipe: LoadedRecipe, problems: Problems, trial: Mapping[str, AxisValue] | None = None
+) -> RecipeGraph:
     """Look up every name of a recipe.
 
     Args:
         recipe: As it was read.
         problems: Where to note what is wrong; the graph is of use only where nothing is.
+        trial: Of a search, the values of the variables that it tries: axes of one value, so that
+            steps that no searched variable reaches are the same in every trial.
     """
     graph = RecipeGraph(recipe=recipe, steps={}, instances={}, outputs={})
     for name, loaded in recipe.steps.items():
@@ -108,7 +117,7 @@ def build(recipe: LoadedRecipe, problems: Problems) -> RecipeGraph:
         _upstream(step, graph, problems)
     problems.raise_any()
     for name in _order(graph, problems):
-        _axes(graph.steps[name], graph, problems)
+        _axes(graph.steps[name], graph, problems, trial or {})
         problems.raise_any()
         _instances(name, graph, problems)
         problems.raise_any()
@@ -139,6 +148,7 @@ def _upstream(step: RecipeStep, graph: RecipeGraph, problems: Problems) -> None:
         for one in references(value):
             if one.name in recipe.steps:
                 step.upstream[one.name] = one.every and step.upstream.get(one.name, True)
+                step.collected |= {one.name} if one.every else set()
                 _check_output(one, step, graph, keys, problems)
             elif one.name not in known or one.output or one.every:
                 shown = one.name or one.written
@@ -218,11 +228,19 @@ def _order(graph: RecipeGraph, problems: Problems) -> list[str]:
     return []
 
 
-def _axes(step: RecipeStep, graph: RecipeGraph, problems: Problems) -> None:
+def _axes(
+    step: RecipeStep, graph: RecipeGraph, problems: Problems, trial: Mapping[str, AxisValue]
+) -> None:
     loaded, recipe = step.loaded, graph.recipe
     for name, every in step.upstream.items():
-        if not every:
-            step.axes |= graph.steps[name].axes
+        step.axes |= {
+            axis: values
+            for axis, values in graph.steps[name].axes.items()
+            if axis[0] == SEARCH or not every
+        }
+    used = {one.name for value in loaded.text.options.values() for one in references(value)}
+    used |= {name for condition in step.conditions.values() for name in condition.names}
+    step.axes |= {(SEARCH, name): [trial[name]] for name in trial if name in used}
     for name, written in loaded.text.matrix.items():
         place = loaded.place("for", name)
         values: Value = [*written] if isinstance(written, list) else written
@@ -276,8 +294,8 @@ def _instances(name: str, graph: RecipeGraph, problems: Problems) -> None:
         options = _filled(step, axes, graph, problems)
         upstream = [
             one.id
-            for other, every in step.upstream.items()
-            for one in graph.of_step(other, {} if every else axes)
+            for other in step.upstream
+            for one in graph.of_step(other, {} if other in step.collected else axes)
         ]
         graph.instances[own] = StepInstance(
             id=own,

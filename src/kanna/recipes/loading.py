@@ -10,7 +10,7 @@ from kanna.errors import UsageError
 from kanna.recipes import document as documents
 from kanna.recipes.document import Value, YamlDocument
 from kanna.recipes.problems import Problems, RecipeLine, nearest
-from kanna.recipes.text import StepText, check
+from kanna.recipes.text import SearchText, StepText, check
 from kanna.recipes.values import RootedText, rooted
 
 MOST_FILES = 100
@@ -41,6 +41,7 @@ class LoadedRecipe:
     Attributes:
         path: The file that was named.
         documents: Every file of it, that one last.
+        search: The search of the file that was named, if it has one.
         changed: Variables that were set from outside.
     """
 
@@ -54,6 +55,7 @@ class LoadedRecipe:
     outputs: dict[str, tuple[str, RecipeLine]] = field(
         default_factory=dict[str, "tuple[str, RecipeLine]"]
     )
+    search: SearchText | None = None
     changed: dict[str, Value] = field(default_factory=dict[str, Value])
 
 
@@ -98,7 +100,7 @@ def _read(path: Path, recipe: LoadedRecipe, problems: Problems, above: tuple[Pat
         return
     recipe.documents.append(document)
     if not above:
-        recipe.name, recipe.about = text.name, text.about
+        recipe.name, recipe.about, recipe.search = text.name, text.about, text.search
     for name, value in text.variables.items():
         # A recipe may give what it includes another value.
         recipe.variables[name] = rooted(_copy(value), path.parent)

@@ -99,6 +99,25 @@ class StepState(_Record):
     error: ErrorRecord | None = None
 
 
+class TrialRecord(_Record):
+    """One combination that a search tried.
+
+    Attributes:
+        state: `done`, `failed`, or `skipped` where a goal was not measured.
+        goals: The figures that are wanted, by name.
+        feasible: Whether it met the constraints.
+        best: Whether no other feasible one is better in every goal.
+    """
+
+    number: int
+    values: dict[str, Plain]
+    state: str
+    goals: dict[str, Plain] = {}
+    feasible: bool = True
+    best: bool = False
+    steps: list[str] = []
+
+
 class Manifest(_Record):
     """A run.
 
@@ -123,6 +142,8 @@ class Manifest(_Record):
     environment: dict[str, str] = {}
     inputs: list[InputRecord] = []
     steps: list[StepState] = []
+    trials: list[TrialRecord] = []
+    importance: dict[str, float] = {}
     outputs: dict[str, list[str]] = {}
     files: list[FileRecord] = []
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna._util.results import Result, ResultTable
 from kanna.recipes.prediction import PlannedStep
-from kanna.recipes.records import BLOCKED, DONE, FAILED, KEPT, Manifest, StepState
+from kanna.recipes.records import BLOCKED, DONE, FAILED, KEPT, Manifest, StepState, TrialRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -22,6 +22,8 @@ class RunResult(Result):
         steps: What became of every step, in order.
         planned: Of a dry run, what would become of every step.
         outputs: Of the recipe, by name: the paths.
+        trials: Of a search, every combination that was tried.
+        importance: Of a search, how much of the first goal each variable decides.
         seconds: Time it took.
         dry_run: Whether nothing was run.
     """
@@ -32,6 +34,8 @@ class RunResult(Result):
     steps: list[StepState]
     planned: list[PlannedStep] = field(default_factory=list[PlannedStep])
     outputs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    trials: list[TrialRecord] = field(default_factory=list[TrialRecord])
+    importance: dict[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
     dry_run: bool = False
 
@@ -47,6 +51,8 @@ class RunResult(Result):
                 name: [str(folder / path) for path in paths]
                 for name, paths in manifest.outputs.items()
             },
+            trials=manifest.trials,
+            importance=manifest.importance,
             seconds=manifest.seconds,
         )
 
@@ -95,5 +101,7 @@ class RunResult(Result):
             "seconds": self.seconds,
             "steps": [step.model_dump() for step in self.steps],
             "planned": [asdict(step) for step in self.planned],
+            "trials": [trial.model_dump() for trial in self.trials],
+            "importance": self.importance,
             "outputs": self.outputs,
         }

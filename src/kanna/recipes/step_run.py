@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
@@ -59,6 +61,10 @@ def kept(folder: Path, key: str) -> StepRecord | None:
     record = records.read_step(folder)
     if record is None or record.key != key or record.error is not None:
         return None
+    if any(
+        Path(path).is_absolute() or ".." in Path(path).parts for path in record.outputs.values()
+    ):
+        return None  # no run of ours wrote that
     return record if records.unchanged(record.files, folder) else None
 
 
@@ -104,11 +110,45 @@ def _working_folder(call: StepCall) -> Generator[Path]:
     started = final / records.STARTED
     if call.verb.resumes == SAME and (not started.is_file() or call.key not in started.read_text()):
         own_files.remove(final)
+    if not final.exists():
+        _begin_with_others(call, final)
     final.mkdir(parents=True, exist_ok=True)
     (final / records.STEP).unlink(missing_ok=True)
     (final / "error.txt").unlink(missing_ok=True)
     write_json(started, {"key": call.key})
     yield final
+
+
+def _begin_with_others(call: StepCall, final: Path) -> None:
+    """Give a new folder what another instance of the step has worked out: stages, statistics.
+
+    Nothing is copied where a file can have two names; verbs replace files, and never change them.
+    """
+    name = call.instance.step
+    others = [
+        path
+        for path in (final.parent.iterdir() if final.parent.is_dir() else ())
+        if path.name.startswith(f"{name}-") and (path / records.STARTED).is_file()
+    ]
+    verb = call.verb.out
+    if not others or not call.verb.shared or verb is None:
+        return
+    latest = max(others, key=lambda path: (path / records.STARTED).stat().st_mtime_ns)
+    into = final / verb(call.instance.id, call.options)
+    into.mkdir(parents=True)
+    for file in call.verb.shared:
+        before = latest / latest.name / file
+        if before.is_dir():
+            shutil.copytree(before, into / file, copy_function=_link)
+        elif before.is_file():
+            _link(before, into / file)
+
+
+def _link(before: str | Path, after: str | Path) -> None:
+    try:
+        os.link(before, after)
+    except OSError:
+        shutil.copy2(before, after)
 
 
 def _call(

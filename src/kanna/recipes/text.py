@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -43,6 +43,31 @@ class StepText(_Text):
     )
 
 
+class RangeText(_Text):
+    """Values between two limits, both included."""
+
+    low: int | float
+    high: int | float
+    step: int | float | None = Field(None, gt=0, description="Between two values.")
+    log: bool = Field(False, description="Whether small values are tried as finely as large ones.")
+
+
+class SearchText(_Text):
+    """A search: variables that are tried, and what is wanted."""
+
+    trials: int = Field(20, ge=1, le=10_000, description="Combinations to try.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="The same seed tries the same.")
+    space: dict[Name, list[Scalar] | RangeText] = Field(
+        description="Values of variables: a list to choose from, or low and high."
+    )
+    goals: dict[str, Literal["minimize", "maximize"]] = Field(
+        description="Figures of steps, such as quality.kl_mean: minimize."
+    )
+    constraints: list[str] = Field(
+        default_factory=list[str], description="Conditions that a result must meet."
+    )
+
+
 class RecipeText(_Text):
     """A recipe: steps by name, and what they share."""
 
@@ -57,6 +82,9 @@ class RecipeText(_Text):
     )
     steps: dict[Name, StepText] = Field(
         default_factory=dict[str, StepText], description="Steps by name, in any order."
+    )
+    search: SearchText | None = Field(
+        None, description="Variables to try, and the figures that are wanted."
     )
     outputs: dict[Name, str] = Field(
         default_factory=dict[str, str],

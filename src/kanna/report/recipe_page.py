@@ -55,6 +55,7 @@ def recipe_page(manifest: Mapping[str, Any]) -> str:
 </header>
 <main>
 {_outputs(manifest)}
+{_trials(manifest)}
 <h2>Steps</h2>
 {_steps(manifest)}
 {_errors(manifest)}
@@ -88,6 +89,29 @@ def _outputs(manifest: Mapping[str, Any]) -> str:
         for path in paths
     )
     return f"<h2>Outputs</h2><ul>{items}</ul>" if items else ""
+
+
+def _trials(manifest: Mapping[str, Any]) -> str:
+    """Every combination of a search, those first that no other is better than in every goal."""
+    trials = sorted(manifest["trials"], key=lambda one: (not one["best"], one["number"]))
+    if not trials:
+        return ""
+    variables = list(trials[0]["values"])
+    goals = list(dict.fromkeys(goal for one in trials for goal in one["goals"]))
+    rows = [
+        [
+            f"{'★ ' if one['best'] else ''}{one['number']}",
+            *(str(one["values"].get(name, "–")) for name in variables),
+            *(_shown(goal.partition(".")[2], one["goals"].get(goal)) for goal in goals),
+            one["state"] if one["feasible"] else "breaks a constraint",
+        ]
+        for one in trials
+    ]
+    heads = ("trial", *variables, *goals, "state")
+    table = small_table("★: no other trial is better in every goal", heads, rows)
+    importance = {name: f"{share:.0%}" for name, share in manifest["importance"].items()}
+    shares = _pairs(importance, "How much of the first goal each variable decides")
+    return f"<h2>Search</h2>{table}{shares}"
 
 
 def _link(path: str) -> str:

@@ -85,11 +85,28 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         cells = [step["step"], _axes(step), step["verb"], step["state"], seconds, figures]
         rows.add_row(*cells, style=style.get(step["state"]))
     screen.print(rows)
+    if data["trials"]:
+        _draw_trials(screen, data)
     for name, paths in data["outputs"].items():
         for path in paths:
             screen.print(f"{name}: {path}", soft_wrap=True, markup=False)
     failed = f", {data['failed']} failed" if data["failed"] else ""
     screen.print(f"{data['ran']} steps run, {data['kept']} kept{failed}. Report: {data['report']}")
+
+
+def _draw_trials(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.cli.ui import table
+
+    variables, goals = (list(data["trials"][0][key]) for key in ("values", "goals"))
+    rows = table("trial", *variables, *(f"{goal}>" for goal in goals), "state")
+    for one in data["trials"]:
+        state = one["state"] if one["feasible"] else "breaks a constraint"
+        cells = [f"{'★ ' if one['best'] else '  '}{one['number']}"]
+        cells += [str(one["values"].get(name, "–")) for name in variables]
+        cells += [f"{value:.6g}" if value is not None else "–" for value in one["goals"].values()]
+        cells += ["–"] * (len(goals) - len(one["goals"]))
+        rows.add_row(*cells, state, style="bold green" if one["best"] else None)
+    screen.print(rows)
 
 
 def _figures(figures: dict[str, Any]) -> list[str]:

@@ -74,6 +74,8 @@ class StepVerb:
         out: The name of what it writes in the folder of the step, of the step's name and options;
             None: it writes nothing.
         resumes: What of an unfinished run can be used: `anew`, `same` or `any`.
+        shared: Files of an unfinished or another run of the step that this one can begin with: the
+            verb itself knows what of them still holds.
         measures: Whether the result is about this machine.
         remarks: Whether it takes `remark`.
         words: What an option for files takes that is none.
@@ -87,6 +89,7 @@ class StepVerb:
     figures: Mapping[str, Figure] = field(default_factory=dict[str, Figure])
     out: Callable[[str, Mapping[str, Value]], str] | None = None
     resumes: str = ANEW
+    shared: tuple[str, ...] = ()
     measures: bool = False
     remarks: bool = False
     words: frozenset[str] = frozenset()

@@ -75,6 +75,7 @@ VERB = StepVerb(
     out=lambda step, _: step,
     resumes=ANY,
     words=frozenset({"self"}),
+    shared=("statistics", "measure.json", "probe.json", ".kanna-compare.json"),
     remarks=True,
     check=_check,
     predict=_predict,
