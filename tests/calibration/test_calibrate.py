@@ -32,6 +32,8 @@ SITES = {
     "gate_proj": "ffn_in",
     "gate_up_proj": "ffn_in",
     "down_proj": "ffn_mid",
+    "input_linear": "ffn_in",
+    "output_linear": "ffn_mid",
     "gate": "ffn_in",
     "lm_head": "head",
 }
