@@ -175,3 +175,15 @@ class Model:
                 todo="give the file of a whole language model",
             )
         return value
+
+    def largest(self, key: str, default: int) -> int:
+        """A size that may differ between layers: that of the layer with the most.
+
+        Args:
+            key: As for `meta`.
+            default: Where the key is absent, or no layer has any.
+        """
+        value = self.meta(key)
+        if isinstance(value, np.ndarray | list) and len(value):
+            return max(int(v) for v in value) or default
+        return self.whole(key, 0) or default

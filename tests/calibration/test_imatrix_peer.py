@@ -44,7 +44,9 @@ def tool() -> Path:
     return Path(found or build)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "qwen3-moe"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "gemma3", "gemma4", "lfm2", "qwen35", "qwen3-moe", "qwen2-moe"]
+)
 def test_the_same_tokens_give_the_same_diagonals(name: str, tmp_path: Path) -> None:
     program = tool()
     tiny_models.make(name, tmp_path / "model")

@@ -6,8 +6,13 @@ routed to it, and it is filled under the name that checkpoints give it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+EXPERT = re.compile(
+    r"model\.layers\.(?P<layer>\d+)\..*experts\.(?P<expert>\d+)\.(?P<kind>gate|up|down)_proj"
+)
+"""Path of a matrix of an expert that was taken apart."""
 STACKS = ("gate_up_proj", "down_proj")
 """Parameters of a module that holds all experts of a layer, [experts, rows, columns]."""
 

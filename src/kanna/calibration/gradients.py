@@ -8,6 +8,7 @@ of the statistics:
     TENSOR            f32 [rows]    mean square gradient of each output row, per token of the text;
                                     of a stack, the rows of all experts in order
     embedding         f32 [hidden]  the same for the columns of the embedding
+    layer_embedding   f32 [columns] and of the embeddings that each layer has of its own
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from kanna.formats import safetensors
 from kanna.model import F32, Model, num_rows
 
 FILE = "gradients.safetensors"
+EMBEDDING, LAYER_EMBEDDING = "embedding", "layer_embedding"
 TOKENS = 6144
 """Tokens of the backward pass; the mean squares settle early."""
 _LOGITS = 1 << 26
@@ -72,7 +74,8 @@ def gradients(
         if (file.metadata() or {}).get("key") == digest:
             return
     path.unlink(missing_ok=True)
-    by_module = _backward(Network(model, device), windows, progress)
+    network = Network(model, device)
+    by_module = _backward(network, windows, progress)
     if invalid := [name for name, rows in by_module.items() if not np.isfinite(rows).all()]:
         raise KannaError(
             f"the gradients of {invalid[-1]} are not numbers",
@@ -81,7 +84,7 @@ def gradients(
         )
     safetensors.save(
         path,
-        {name: np.ascontiguousarray(v) for name, v in _as_gguf(model, by_module).items()},
+        {name: np.ascontiguousarray(v) for name, v in _as_gguf(network, by_module).items()},
         {"key": digest},
     )
 
@@ -109,23 +112,28 @@ def _backward(network: Network, windows: CalibrationWindows, progress: Progress)
 
         return hook
 
+    def start(name: str, table: Any) -> Any:
+        # Of the table, not of what leaves it: Gemma multiplies its rows.
+        power = float(getattr(table, "scalar_embed_scale", 1.0)) ** 2
+
+        def hook(_module: Any, _given: Any, out: Any) -> Any:
+            def add(gradient: Any) -> None:
+                squares = gradient[0].square().sum(0) * power
+                sums[name] = sums[name] + squares if name in sums else squares
+
+            out.requires_grad_(True)
+            out.register_hook(add)
+            return out
+
+        return hook
+
     for name, module in whole.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(listen(name))
     embedding = whole.get_input_embeddings()
-    # Of the table, not of what leaves it: Gemma multiplies its rows.
-    power = float(getattr(embedding, "scalar_embed_scale", 1.0)) ** 2
-
-    def start(_module: Any, _given: Any, out: Any) -> Any:
-        def add(gradient: Any) -> None:
-            squares = gradient[0].square().sum(0) * power
-            sums["embedding"] = sums["embedding"] + squares if "embedding" in sums else squares
-
-        out.requires_grad_(True)
-        out.register_hook(add)
-        return out
-
-    embedding.register_forward_hook(start)
+    embedding.register_forward_hook(start(EMBEDDING, embedding))
+    if (table := getattr(whole.model, "embed_tokens_per_layer", None)) is not None:
+        table.register_forward_hook(start(LAYER_EMBEDDING, table))
     vocabulary = embedding.weight.shape[0]
     length = max(64, min(windows.ids.shape[1], _LOGITS // vocabulary))
     chosen = windows.ids[: max(1, TOKENS // length)]
@@ -145,18 +153,24 @@ def _backward(network: Network, windows: CalibrationWindows, progress: Progress)
     return {name: (total / count).cpu().numpy().astype(np.float32) for name, total in sums.items()}
 
 
-def _as_gguf(model: Model, by_module: dict[str, F32]) -> dict[str, F32]:
+def _as_gguf(network: Network, by_module: dict[str, F32]) -> dict[str, F32]:
     """The same under the names and in the row orders of GGUF."""
-    places = families.hf_places(model)
+    model = network.model
     out: dict[str, F32] = {}
     for name, rows in by_module.items():
-        if name == "embedding":
+        if name in (EMBEDDING, LAYER_EMBEDDING):
             out[name] = rows
             continue
         tied = name == "lm_head" and "output.weight" not in model.tensors
-        tensor, expert = ("token_embd.weight", None) if tied else places[f"{name}.weight"]
+        tensor, expert = ("token_embd.weight", None) if tied else network.place(name)
+        if len(model.tensors[tensor].shape) < 2:
+            continue
         if expert is None:
-            out[tensor] = gguf_view(model, tensor, Computed(tensor, rows)).rows(0, 1)[0]
+            same = families.column_order(model, tensor) is not None  # its rows are not moved
+            view = (
+                Computed(tensor, rows) if same else gguf_view(model, tensor, Computed(tensor, rows))
+            )
+            out[tensor] = view.rows(0, 1)[0]
             continue
         # An expert that no token went to has no gradient.
         stack = out.setdefault(tensor, np.zeros(num_rows(model.tensors[tensor]), np.float32))

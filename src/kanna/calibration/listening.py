@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kanna import families
 from kanna.calibration.network import Network, torch_modules
 from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
 from kanna.calibration.sites import site_of
@@ -34,14 +35,18 @@ class Listening:
             if expert is None:
                 hooked.add(site)
                 routed = getattr(part, "is_experts", False)
-                hook = self._routed(site, tensor) if routed else self._plain(site)
+                hook = self._routed(site, tensor) if routed else self._plain(site, tensor)
             else:
                 hook = self._expert(site, tensor, expert)
             part.register_forward_pre_hook(hook)
 
-    def _plain(self, site: str) -> Any:
+    def _plain(self, site: str, tensor: str) -> Any:
+        order = families.column_order(self._network.model, tensor)
+
         def hook(_module: Any, inputs: Any) -> None:
             x = inputs[0].reshape(-1, inputs[0].shape[-1])
+            if order is not None:
+                x = x[:, order]
             if site not in self.sums:
                 block = block_of(x.shape[1], self._widest)
                 self.sums[site] = InputSums(x.shape[1], block, self._network.device)

@@ -10,8 +10,11 @@ import numpy as np
 
 from kanna import families
 from kanna._util import extras
-from kanna.calibration.experts import take_apart
+from kanna.calibration.experts import EXPERT, take_apart
+from kanna.calibration.per_layer_inputs import NORM, PerLayerInputs
+from kanna.calibration.shared_states import SharedStates
 from kanna.errors import KannaError, MissingError
+from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, num_rows
 
 _BLOCK = 1 << 22
@@ -54,20 +57,17 @@ def values(tensor: Tensor) -> F32:
 _EXPERTS = "experts are not calibrated yet"
 REFUSED = {
     "falcon_h1": "its states are not calibrated yet",
-    "gemma4": "layers that share keys and values are not calibrated yet",
     "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not calibrated yet",
     "granitemoe": _EXPERTS,
-    "lfm2": "its convolutions are not calibrated yet",
     "lfm2moe": _EXPERTS,
     "mixtral": _EXPERTS,
-    "olmoe": _EXPERTS,
     "phi2": "its attention and feed-forward part stand side by side, which is not run here yet",
-    "qwen2moe": _EXPERTS,
-    "qwen35": "its delta nets are not calibrated yet",
-    "qwen35moe": _EXPERTS,
 }
 """Families whose layers are not run one by one yet, and why."""
+PER_LAYER, FIRST_SHARED = "hidden_size_per_layer_input", "first_kv_shared_layer_idx"
+"""Attributes of a network of Gemma 4: width of what each layer reads of its own, and the first
+layer that takes keys and values of others."""
 
 
 class Network:
@@ -76,7 +76,9 @@ class Network:
     Raises UnsupportedError for an architecture transformers does not know.
     """
 
-    def __init__(self, model: Model, device: str | None = None) -> None:
+    def __init__(
+        self, model: Model, device: str | None = None, shared: SharedStates | None = None
+    ) -> None:
         families.require(model, REFUSED, "calibration")
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
@@ -93,14 +95,38 @@ class Network:
         # Rotary frequencies are computed, not stored.
         self.body.rotary_emb = type(self.body.rotary_emb)(config=settings).to(self.device)
         self.num_layers = len(self.body.layers)
+        self._last_norm = "norm" if hasattr(self.body, "norm") else "embedding_norm"
         self._layer_arguments: list[dict[str, Any]] = []
+        self._per_layer: PerLayerInputs | None = None
+        self._shared = shared or SharedStates()
 
-    def _fill(self, module: Any, prefix: str) -> Any:
+    def place(self, path: str) -> tuple[str, int | None]:
+        """GGUF name of the weight of a module, and which matrix it is where that is a stack."""
+        if (match := EXPERT.fullmatch(path)) is not None:
+            return f"blk.{match['layer']}.ffn_{match['kind']}_exps.weight", int(match["expert"])
+        return self.places[f"{path}.weight"]
+
+    def _stored(self, name: str) -> Tensor:
+        """The values of a parameter or a buffer, by its name in the network."""
+        if EXPERT.fullmatch(name.removesuffix(".weight")) is None:
+            return self.tensors[name]
+        stack, expert = self.place(name.removesuffix(".weight"))
+        assert expert is not None
+        return one_of(name, self.model.tensors[stack], expert)
+
+    def _copy(self, module: Any, prefix: str = "") -> None:
+        """Fill parameters, and the buffers that checkpoints have."""
         torch, _ = torch_modules()
-        module = module.to_empty(device=self.device)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
-                parameter.copy_(torch.from_numpy(values(self.tensors[f"{prefix}.{name}"])))
+                parameter.copy_(torch.from_numpy(values(self._stored(prefix + name))))
+            for name, buffer in module.named_buffers():
+                if prefix + name in self.tensors:
+                    buffer.copy_(torch.from_numpy(values(self.tensors[prefix + name])))
+
+    def _fill(self, module: Any, prefix: str) -> Any:
+        module = module.to_empty(device=self.device)
+        self._copy(module, f"{prefix}.")
         return module.requires_grad_(False)
 
     def embed(self, ids: Any) -> Any:
@@ -119,31 +145,56 @@ class Network:
         )
         embedding.padding_idx = None
         places = torch.from_numpy(places.reshape(ids.shape)).to(self.device)
-        layers, norm = self.body.layers, self.body.norm
-        recorders = [_recorder(torch) for _ in layers]
-        self.body.layers, self.body.norm = torch.nn.ModuleList(recorders), torch.nn.Identity()
-        try:
+        recorders = [_recorder(torch) for _ in self.body.layers]
+        if getattr(self.body, PER_LAYER, 0):
             with torch.no_grad():
-                hidden = [
-                    self.body(input_ids=p[None], use_cache=False).last_hidden_state[0].cpu()
-                    for p in places
-                ]
-        finally:
-            self.body.layers, self.body.norm = layers, norm
+                every = embedding(torch.arange(len(used), device=self.device))
+            self._per_layer = PerLayerInputs(
+                self.body, self.tensors, used, places.cpu().numpy(), every
+            )
+        aside = {"layers": torch.nn.ModuleList(recorders), self._last_norm: torch.nn.Identity()}
+        # What each layer reads of its own is computed with the layer.
+        without = {PER_LAYER: 0, FIRST_SHARED: -1}
+        aside |= {name: value for name, value in without.items() if hasattr(self.body, name)}
+        with _set(self.body, aside), torch.no_grad():
+            hidden = [
+                self.body(input_ids=p[None], use_cache=False).last_hidden_state[0].cpu()
+                for p in places
+            ]
         self._layer_arguments = [r.arguments for r in recorders]
         embedded = torch.stack(hidden)
         self.check(embedded, "the embedding")
         return embedded
 
     @contextmanager
-    def layer(self, index: int) -> Generator[Callable[[Any], Any]]:
-        """Layer `index` with its weights: a function of hidden states [tokens, hidden]."""
+    def layer(self, index: int) -> Generator[Callable[[Any, int], Any]]:
+        """Layer `index` with its weights: a function of hidden states [tokens, hidden].
+
+        It takes the number of the window, too: some layers read more of it than hidden states.
+        """
         from copy import deepcopy
 
         module = self._fill(deepcopy(self.body.layers[index]), f"model.layers.{index}")
+        arguments = self._layer_arguments[index]
+        further = None
+        if self._per_layer is not None:
+            scale = self._fill(deepcopy(self.body.per_layer_projection_norm), NORM)
+            further = self._per_layer.of_layer(index, scale)
+        attention = getattr(module, "self_attn", None)
+        kind = getattr(attention, "layer_type", "")
+        reads = getattr(attention, "is_kv_shared_layer", False)
+        gives = getattr(attention, "store_full_length_kv", False)
 
-        def run(hidden: Any) -> Any:
-            out = module(hidden[None].to(self.device), **self._layer_arguments[index])
+        def run(hidden: Any, number: int) -> Any:
+            more: dict[str, Any] = {}
+            if further is not None:
+                more["per_layer_input"] = further(number)[None].to(self.device)
+            if reads or gives:
+                states = {kind: self._shared.get(kind, number)} if reads else {}
+                more["shared_kv_states"] = states
+            out = module(hidden[None].to(self.device), **(arguments | more))
+            if gives:
+                self._shared.put(kind, number, more["shared_kv_states"][kind])
             return (out[0] if isinstance(out, tuple) else out)[0]
 
         run.module = module  # type: ignore[attr-defined]
@@ -153,7 +204,8 @@ class Network:
         """The last normalisation, with its weights: what the head reads."""
         from copy import deepcopy
 
-        return self._fill(deepcopy(self.body.norm), "model.norm")
+        norm = deepcopy(getattr(self.body, self._last_norm))
+        return self._fill(norm, f"model.{self._last_norm}")
 
     def readers(self, index: int, module: Any) -> Iterator[tuple[str, int | None, Any]]:
         """(GGUF name, number of the expert, torch module) of everything that reads in a layer.
@@ -164,23 +216,20 @@ class Network:
         for name, part in module.named_modules():
             path = f"model.layers.{index}.{name}"
             if getattr(part, "is_experts", False):
-                yield self.places[f"{path}.0.gate_proj.weight"][0], None, part
+                yield self.place(f"{path}.0.gate_proj")[0], None, part
             elif isinstance(part, torch.nn.Linear):
-                tensor, expert = self.places[f"{path}.weight"]
-                yield tensor, expert, part
+                yield *self.place(path), part
 
     def whole(self) -> Any:
         """The complete model in memory, float32."""
-        torch, _ = torch_modules()
         module = self.skeleton.to_empty(device=self.device)
         module.tie_weights()
         module.model.rotary_emb = type(module.model.rotary_emb)(config=module.config).to(
             self.device
         )
-        _restore_scale(module.model.embed_tokens)
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(torch.from_numpy(values(self.tensors[name])))
+        for table in ("embed_tokens", "embed_tokens_per_layer"):
+            _restore_scale(getattr(module.model, table, None))
+        self._copy(module)
         return module
 
     def check(self, hidden: Any, where: str) -> None:
@@ -192,6 +241,19 @@ class Network:
                 expected="a model that computes in float32",
                 todo="check the weights: `kanna inspect SRC --tensors`",
             )
+
+
+@contextmanager
+def _set(module: Any, attributes: dict[str, Any]) -> Generator[None]:
+    """Attributes of a module as they are given, until the block ends."""
+    before = {name: getattr(module, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 def _restore_scale(embedding: Any) -> None:
@@ -208,7 +270,7 @@ def _recorder(torch: Any) -> Any:
             super().__init__()
             self.arguments: dict[str, Any] = {}
 
-        def forward(self, hidden_states: Any, **arguments: Any) -> Any:
+        def forward(self, hidden_states: Any, *_: Any, **arguments: Any) -> Any:
             self.arguments = arguments
             return hidden_states
 

@@ -18,6 +18,7 @@ from kanna.calibration import shrinkage
 from kanna.calibration.listening import Listening
 from kanna.calibration.network import Network, torch_modules
 from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
+from kanna.calibration.shared_states import SharedStates
 from kanna.calibration.shrinkage import ExpertInputs
 from kanna.calibration.sites import HEAD, is_stack, sites_of
 from kanna.calibration.windows import CalibrationWindows
@@ -52,7 +53,7 @@ def run(
         progress: Where progress is reported.
     """
     torch, _ = torch_modules()
-    network = Network(model, device)
+    network = Network(model, device, SharedStates(folder / STATE_FOLDER))
     spool = _Spool(
         folder / STATE_FOLDER, key, (*windows.ids.shape, int(network.config["hidden_size"]))
     )
@@ -94,7 +95,7 @@ def _layer(
         listening.hook(index, layer.module)  # type: ignore[attr-defined]
         for number in range(len(windows.ids)):
             listening.held = bool(windows.held[number])
-            hidden = layer(spool.window(number))
+            hidden = layer(spool.window(number), number)
             network.check(hidden, f"layer {index}")
             spool.put(number, hidden.cpu().numpy())
     return listening.sums

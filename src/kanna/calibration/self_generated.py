@@ -182,7 +182,7 @@ def _files(folder: Path, batches: list[Path], kinds: Sequence[str]) -> list[Path
 def _require(model: Model, length: int) -> None:
     """Raise KannaError when the whole network, needed for every token, does not fit in memory."""
     layers = model.whole("{arch}.block_count", least=1)
-    heads = model.whole("{arch}.attention.head_count", least=1)
+    heads = model.largest("{arch}.attention.head_count", 1)
     width = families.head_dim_of(model)
     cache = (
         2
@@ -191,7 +191,7 @@ def _require(model: Model, length: int) -> None:
         * length
         * layers
         * width
-        * (model.whole("{arch}.attention.head_count_kv", 0) or heads)
+        * model.largest("{arch}.attention.head_count_kv", heads)
     )
     needed, free = 4 * model.num_parameters + cache, memory().available
     if needed > free:

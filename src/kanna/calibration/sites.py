@@ -19,9 +19,21 @@ _READS = {
     "ffn_gate_exps": "ffn_in",
     "ffn_up_exps": "ffn_in",
     "ffn_down_exps": "ffn_mid",
+    "ffn_gate_inp_shexp": "ffn_in",
+    "ffn_gate_shexp": "ffn_in",
+    "ffn_up_shexp": "ffn_in",
+    "ffn_down_shexp": "ffn_shared_mid",
+    "shortconv.in_proj": "conv_in",
+    "shortconv.out_proj": "conv_out",
+    "attn_gate": "attn_in",
+    "ssm_alpha": "attn_in",
+    "ssm_beta": "attn_in",
+    "ssm_out": "ssm_out",
+    "inp_gate": "layer_in",
+    "proj": "layer_mid",
 }
 HEAD = "head"
-_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+_LAYER = re.compile(r"blk\.(\d+)\.([\w.]+)\.weight")
 
 
 def site_of(name: str, *, tied: bool) -> str | None:

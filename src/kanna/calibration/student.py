@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from kanna import families
 from kanna.calibration.network import Network, torch_modules, values
 from kanna.families import gguf_view, hf_view
-from kanna.families.export import family_of_model
 from kanna.families.views import Computed
 from kanna.model import F32, Model, num_weights
 
@@ -33,7 +33,7 @@ def bytes_needed(model: Model, tokens: int, window: int) -> int:
     """
     table = model.tensors["token_embd.weight"].shape
     hidden, layers = int(table[1]), model.whole("{arch}.block_count", least=1)
-    feed = model.whole("{arch}.feed_forward_length", 0) or 4 * hidden
+    feed = model.largest("{arch}.feed_forward_length", 4 * hidden)
     activations = 4 * window * layers * (16 * hidden + 6 * feed)
     largest = max(num_weights(t) for t in model.tensors.values())
     # Six bytes each: a factor and an offset of 32 weights are in six arrays.
@@ -63,7 +63,7 @@ class Teacher:
         with torch.no_grad():
             for index in range(network.num_layers):
                 with network.layer(index) as layer:
-                    states = [layer(h).cpu() for h in states]
+                    states = [layer(h, number).cpu() for number, h in enumerate(states)]
             norm = network.norm()
             self.states = [norm(h.to(network.device)).cpu() for h in states]
         head = network.tensors.get("lm_head.weight") or network.tensors["model.embed_tokens.weight"]
@@ -94,11 +94,13 @@ class Student:
         network = Network(model, device)
         self.model, self.device = model, network.device
         self.whole = network.whole().requires_grad_(False)
-        self.family = family_of_model(model)[1]
+        self._places = network.places
         self.theta: dict[str, Any] = {}
         self.delta: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}
         for name, sizes in (steps or {}).items():
+            if name not in blocks or families.column_order(model, name) is not None:
+                continue
             ordered = hf_view(model, name, Computed(name, sizes)).rows(0, len(sizes))
             self._steps[name] = torch.from_numpy(np.array(ordered)).to(self.device)
         self._norms: list[tuple[Any, Any, float, str]] = []
@@ -126,15 +128,14 @@ class Student:
                 self._norm(name, module)
 
     def _name(self, path: str) -> str | None:
-        """GGUF name of a module's weight."""
-        layer = (
-            path.split(".")[2] if path.startswith("model.layers.") and path.count(".") > 2 else ""
-        )
-        pattern = path.replace(f"layers.{layer}.", "layers.{}.", 1) if layer else path
-        gguf_name = self.family.names.get(pattern)
+        """GGUF name of a module's weight; None where it is not its own, or one of many."""
         if path == "lm_head" and self._head_name == "token_embd.weight":
             return None  # the embedding is the head
-        return f"{gguf_name.replace('{}', layer)}.weight" if gguf_name else None
+        if f"{path}.weight" not in self._places:
+            return None
+        tensor, expert = self._places[f"{path}.weight"]
+        moved = families.column_order(self.model, tensor) is not None  # so are its blocks
+        return None if moved or expert is not None else tensor
 
     def _free(self, name: str, shape: tuple[int, ...]) -> None:
         torch, _ = torch_modules()

@@ -13,6 +13,7 @@ from kanna.families._registry import family_of, get, has_head, names
 from kanna.families.base import Problem
 from kanna.families.export import (
     COMPUTED,
+    column_order,
     end_ids,
     gguf_factors,
     gguf_view,
@@ -30,6 +31,7 @@ __all__ = [
     "Problem",
     "check",
     "check_stored",
+    "column_order",
     "end_ids",
     "family_of",
     "get",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kanna import tokenizer
 from kanna.errors import SourceError, UnsupportedError
@@ -95,6 +96,15 @@ def hf_names(model: Model) -> dict[str, str]:
             raise UnsupportedError(f"tensor {gguf_name} has no place in {family.architectures[0]}")
         hf_by_gguf[gguf_name] = hf_name
     return hf_by_gguf
+
+
+def column_order(model: Model, gguf_name: str) -> NDArray[np.int64] | None:
+    """Which column of Hugging Face's matrix each one of GGUF's is; None where they are the same."""
+    _, family = family_of_model(model)
+    form = family.forms.get(part_of(gguf_name))
+    if not isinstance(form, ColumnOrder):
+        return None
+    return form.order(Config(hf_config(model), family.defaults))
 
 
 def hf_places(model: Model) -> dict[str, tuple[str, int | None]]:

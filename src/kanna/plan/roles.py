@@ -102,6 +102,15 @@ def quantizable(tensor: Tensor) -> bool:
     )
 
 
+def drafts(model: Model, name: str) -> bool:
+    """Whether a tensor is of a head for further tokens, which plain text does not run through."""
+    match = LAYER.match(name)
+    heads = model.meta("{arch}.nextn_predict_layers", 0)
+    if match is None or not heads:
+        return False
+    return int(match[1]) >= model.whole("{arch}.block_count", least=1) - int(heads)
+
+
 def kept(model: Model, tensor: Tensor) -> str:
     """Encoding of a tensor that no plan may touch: its own, or float32 from a checkpoint."""
     if tensor.dtype in FLOATS and (model.config or len(tensor.shape) == 1):

@@ -36,7 +36,7 @@ from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.rewrite import rewrite
 from kanna.optimization.search import NAME, SizeRange
 from kanna.optimization.tuning.training import ScaleTraining
-from kanna.plan import Plan, RuleModel
+from kanna.plan import Plan, RuleModel, roles
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import open_source
 
@@ -151,10 +151,11 @@ class GGUFProber:
     costs: Mapping[str, Mapping[str, float]]
 
     def kinds(self) -> Mapping[str, Sequence[str]]:
-        """Every kind of matrix."""
+        """Every kind of matrix that text runs through."""
         kinds: dict[str, list[str]] = {}
         for name in self.costs:
-            kinds.setdefault(kind_of(name), []).append(name)
+            if not roles.drafts(self.workspace.model, name):
+                kinds.setdefault(kind_of(name), []).append(name)
         return kinds
 
     def _encoding(self, name: str) -> str:

@@ -28,10 +28,12 @@ from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import SURE, HeldOutWindows
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.optimization.tuning.training import EPOCHS, RATES, ScaleTraining
-from kanna.plan import load
+from kanna.plan import load, roles
 from kanna.plan.tuning import factors, shifts, steps
 
 NAME = "tuned"
+PER_LAYER_TABLE = "per_layer_token_embd.weight"
+"""It takes more memory than all else, and a window reads little of it."""
 PLAN, FILE, STATE = "tuned.json", "tuning.safetensors", "distill.json"
 
 
@@ -205,7 +207,7 @@ def blocks(artefact: Model) -> dict[str, int]:
     return {
         name: columns(t) // encodings.get(t.dtype).block
         for name, t in artefact.tensors.items()
-        if _free(t)
+        if _free(t) and not roles.drafts(artefact, name) and name != PER_LAYER_TABLE
     }
 
 

@@ -1,0 +1,67 @@
+"""What layers read beside hidden states where a model has embeddings for each of them (Gemma 4).
+
+The second table is read where its rows are asked for, one layer's columns at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna.model import F32, Tensor
+
+TABLE = "model.embed_tokens_per_layer"
+PROJECTION = "model.per_layer_model_projection"
+NORM = "model.per_layer_projection_norm"
+
+
+class PerLayerInputs:
+    """The further inputs of the layers, for windows of tokens."""
+
+    def __init__(
+        self,
+        body: Any,
+        tensors: dict[str, Tensor],
+        used: NDArray[np.int32],
+        places: NDArray[np.int64],
+        embedded: Any,
+    ) -> None:
+        """Take what they are computed from.
+
+        Args:
+            body: The model of transformers, without weights.
+            tensors: Weights by Hugging Face name.
+            used: Tokens that occur, [n].
+            places: Which of them each token of each window is, [windows, tokens].
+            embedded: Their scaled embeddings, f32 [n, hidden].
+        """
+        self._body, self._tensors, self._used, self._places = body, tensors, used, places
+        self._embedded = embedded
+        self._width = int(body.hidden_size_per_layer_input)
+
+    def of_layer(self, index: int, norm: Any) -> Any:
+        """A function of the number of a window: the input of layer `index`, f32 [tokens, width].
+
+        Args:
+            index: The layer.
+            norm: The normalisation of what the embeddings are projected to.
+        """
+        import torch
+
+        body, columns = self._body, slice(index * self._width, (index + 1) * self._width)
+        table = self._tensors[f"{TABLE}.weight"]
+        rows = [table.rows(int(t), int(t) + 1)[:, columns] for t in self._used]
+        own = (
+            torch.from_numpy(np.concatenate(rows)) * body.embed_tokens_per_layer.scalar_embed_scale
+        )
+        weight: F32 = self._tensors[f"{PROJECTION}.weight"].rows(columns.start, columns.stop)
+        projected = self._embedded @ torch.from_numpy(np.array(weight)).T
+        projected = norm(projected * body.per_layer_model_projection_scale)
+        both = (projected + own.to(projected)) * body.per_layer_input_scale
+
+        def of_window(number: int) -> Any:
+            return both[torch.from_numpy(self._places[number])]
+
+        return of_window

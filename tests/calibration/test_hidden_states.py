@@ -1,0 +1,129 @@
+"""Layers that differ, one at a time and all at once: hidden states, logits and gradients.
+
+Held against transformers' own model of the same weights, which none of this code is part of.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.calibrating import TOKENS, windows_of
+
+import kanna
+from kanna import families
+from kanna._util.progress import Silent
+from kanna.calibration import gradients
+from kanna.calibration.network import Network
+from kanna.model import Model, Tensor, columns
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from helpers import tiny_models  # noqa: E402 - needs torch
+
+pytestmark = pytest.mark.usefixtures("small")
+NAMES = ("lfm2", "gemma4", "gemma4-wide", "qwen35", "qwen35-moe", "qwen2-moe", "olmoe", "qwen3-moe")
+BOUND = 1e-4
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def both(request: Any, tmp_path_factory: pytest.TempPathFactory, text: Path) -> Any:
+    """A model here, transformers' own, and windows of text."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    whole = tiny_models.make(request.param, folder).requires_grad_(False)
+    model = families.load_model(kanna.open_source(folder))
+    return model, whole, windows_of(folder, text, TOKENS)
+
+
+def apart(ours: Any, theirs: Any) -> float:
+    """Relative distance."""
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def test_one_layer_at_a_time_gives_the_hidden_states(both: Any) -> None:
+    from kanna.calibration.student import Teacher
+
+    model, whole, windows = both
+    teacher = Teacher(model, windows.ids[:2], "cpu")
+    for ids, state in zip(windows.ids[:2], teacher.states, strict=True):
+        given = torch.from_numpy(ids.astype(np.int64))[None]
+        expected = whole.model(input_ids=given, use_cache=False).last_hidden_state[0]
+        assert apart(state, expected) < BOUND
+
+
+def test_all_layers_at_once_give_the_logits(both: Any) -> None:
+    from kanna.calibration.student import Student
+
+    model, whole, windows = both
+    given = torch.from_numpy(windows.ids[0].astype(np.int64))[None]
+    expected = whole(input_ids=given, use_cache=False)
+    ours = Network(model, "cpu").whole()(input_ids=given, use_cache=False)
+    assert apart(ours.logits, expected.logits) < BOUND
+    # A student that learned nothing yet is the model.
+    blocks = {n: columns(t) // 32 for n, t in model.tensors.items() if _matrix(model, n)}
+    student = Student(model, blocks, "cpu")
+    assert student.theta
+    hidden = whole.model(input_ids=given, use_cache=False).last_hidden_state[0]
+    with torch.no_grad():
+        assert apart(student.hidden(windows.ids[0]), hidden) < BOUND
+
+
+def _matrix(model: Model, name: str) -> bool:
+    return len(model.tensors[name].shape) == 2 and columns(model.tensors[name]) % 32 == 0
+
+
+def test_gradients_of_every_kind_of_matrix(both: Any, tmp_path: Path) -> None:
+    model, whole, windows = both
+    gradients.gradients(model, windows, tmp_path, "key", device="cpu", progress=Silent())
+    found = gradients.read(tmp_path)
+    places = families.hf_places(model)
+    sums: dict[str, Any] = {}
+    handles: list[Any] = []
+
+    def listen(name: str, power: float = 1.0) -> Any:
+        def add(gradient: Any) -> None:
+            squares = gradient.reshape(-1, gradient.shape[-1]).double().square().sum(0)
+            sums[name] = sums.get(name, 0) + squares * power
+
+        def hook(_module: Any, _given: Any, out: Any) -> Any:
+            out.requires_grad_(True)
+            out.register_hook(add)
+            return out
+
+        return hook
+
+    weights: dict[str, Any] = {}
+    for name, module in whole.named_modules():
+        if isinstance(module, torch.nn.Linear) and f"{name}.weight" in places:
+            weights[places[f"{name}.weight"][0]] = module.weight.numpy()
+            handles.append(module.register_forward_hook(listen(places[f"{name}.weight"][0])))
+    table = getattr(whole.model, "embed_tokens_per_layer", None)
+    if table is not None:
+        power = float(table.scalar_embed_scale) ** 2
+        handles.append(table.register_forward_hook(listen(gradients.LAYER_EMBEDDING, power)))
+    torch.manual_seed(gradients._SEED)  # pyright: ignore[reportPrivateUsage]
+    for ids in windows.ids:
+        given = torch.from_numpy(ids.astype(np.int64))[None]
+        chances = torch.log_softmax(whole(input_ids=given, use_cache=False).logits[0], -1)
+        chances.gather(1, torch.multinomial(chances.detach().exp(), 1)).sum().backward()
+    for handle in handles:
+        handle.remove()
+    checked = 0
+    for name, total in sums.items():
+        if name in model.tensors and len(model.tensors[name].shape) < 2:
+            continue
+        expected = (total / windows.ids.size).numpy()
+        if name in weights:
+            expected = expected[order_of_rows(model.tensors[name], weights[name])]
+        np.testing.assert_allclose(found[name], expected, rtol=2e-2, err_msg=name)
+        checked += 1
+    assert checked > 10
+
+
+def order_of_rows(ours: Tensor, theirs: np.ndarray) -> list[int]:
+    """Which row of transformers' matrix each of ours is, whatever the order of columns."""
+    place = {np.sort(row).tobytes(): i for i, row in enumerate(theirs)}
+    return [place[np.sort(row).tobytes()] for row in ours.rows(0, len(theirs))]
