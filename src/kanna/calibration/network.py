@@ -13,7 +13,7 @@ from kanna._util import extras
 from kanna.calibration.experts import EXPERT, take_apart
 from kanna.calibration.per_layer_inputs import NORM, PerLayerInputs
 from kanna.calibration.shared_states import SharedStates
-from kanna.errors import KannaError, MissingError
+from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, num_rows
 
@@ -80,6 +80,7 @@ class Network:
         self, model: Model, device: str | None = None, shared: SharedStates | None = None
     ) -> None:
         families.require(model, REFUSED, "calibration")
+        _require_one_kind(model)
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)
@@ -241,6 +242,17 @@ class Network:
                 expected="a model that computes in float32",
                 todo="check the weights: `kanna inspect SRC --tensors`",
             )
+
+
+def _require_one_kind(model: Model) -> None:
+    """Raise UnsupportedError where a layer has experts and, beside them, what all tokens pass."""
+    both = [n for n in model.tensors if n.replace("_exps", "") in model.tensors and "_exps" in n]
+    if both:
+        raise UnsupportedError(
+            f"{model.name} has {both[0]} beside {both[0].replace('_exps', '')}",
+            expected="experts alone, or a feed-forward part alone: both are not calibrated yet",
+            todo="convert it without statistics",
+        )
 
 
 @contextmanager

@@ -255,7 +255,7 @@ def _scale(x: Any, weight: Any, theta: Any, delta: Any, steps: Any) -> Any:
     """
     torch, _ = torch_modules()
 
-    class Scaled(torch.autograd.Function):
+    class ScaledProduct(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Any, theta: Any, delta: Any) -> Any:
             ctx.save_for_backward(x, theta, delta)
@@ -271,7 +271,7 @@ def _scale(x: Any, weight: Any, theta: Any, delta: Any, steps: Any) -> Any:
             into_delta = None if delta is None else whole.sum(-1) * steps * factor
             return into_x, into_theta, into_delta
 
-    return Scaled.apply(x, theta, delta)
+    return ScaledProduct.apply(x, theta, delta)
 
 
 def _times(weight: Any, factor: Any) -> Any:
