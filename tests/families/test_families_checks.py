@@ -104,7 +104,7 @@ def test_unaccounted_tensor_is_named(source: Any) -> None:
 
 
 def test_missing_tensor_is_named(source: Any) -> None:
-    pattern = r"down_proj|\.w2\.|output_linear|\d\.output\.dense|fc2"
+    pattern = r"down_proj|\.w2\.|output_linear|\d\.output\.dense|fc2|mlp\.Wo"
     name = next(n for n in source.tensors if re.search(pattern, n))
     del source.tensors[name]
     (problem,) = fatal(source)
@@ -115,7 +115,7 @@ def test_misshapen_tensor_is_named(source: Any) -> None:
     name = next(
         n
         for n in source.tensors
-        if re.search(r"o(ut)?_proj|attention\.output\.dense\.weight|attn\.dense\.weight", n)
+        if re.search(r"o(ut)?_proj|attention\.output\.dense\.weight|attn\.(dense|Wo)\.weight", n)
     )
     source.tensors[name].shape = (7, 7)
     (problem,) = fatal(source)
@@ -124,7 +124,9 @@ def test_misshapen_tensor_is_named(source: Any) -> None:
 
 def test_embedding_and_vocabulary_must_agree(source: Any) -> None:
     name = next(
-        n for n in source.tensors if re.search(r"(embed_tokens|word_embeddings)\.weight", n)
+        n
+        for n in source.tensors
+        if re.search(r"(embed_tokens|word_embeddings|tok_embeddings)\.weight", n)
     )
     source.tensors[name].shape = (600, 64)
     assert any("600 rows" in p.found and "vocab_size 512" in p.found for p in fatal(source))

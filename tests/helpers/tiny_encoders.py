@@ -209,6 +209,35 @@ RECIPES: dict[str, Recipe] = {
     "bert-cased": Recipe("bert", "BertModel", "BertConfig", cased_words),
     "roberta": Recipe("bert", "RobertaModel", "RobertaConfig", bytes_framed, KIN, pooling="cls"),
     "xlm-r": Recipe("bert", "XLMRobertaModel", "XLMRobertaConfig", pieces, KIN, pooling="cls"),
+    "modern-bert": Recipe(
+        "modern_bert",
+        "ModernBertModel",
+        "ModernBertConfig",
+        bytes_framed,
+        KIN
+        | {
+            "num_hidden_layers": 5,
+            "local_attention": 16,
+            "max_position_embeddings": 512,
+            "cls_token_id": 0,
+            "sep_token_id": 2,
+        },
+    ),
+    "modern-bert-pattern": Recipe(
+        "modern_bert",
+        "ModernBertModel",
+        "ModernBertConfig",
+        bytes_framed,
+        KIN
+        | {
+            "local_attention": 24,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "max_position_embeddings": 512,
+            "cls_token_id": 0,
+            "sep_token_id": 2,
+        },
+        pooling="cls",
+    ),
     "xlm-r-rank": Recipe(
         "bert",
         "XLMRobertaForSequenceClassification",

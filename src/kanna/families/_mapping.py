@@ -42,7 +42,7 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
     for name, tensor in given.items():
         gguf_name = _gguf_name(places, family, name)
         if gguf_name is None:
-            problems.append(wrong.unknown(name, tensor, family))
+            problems.append(wrong.unknown(_published(source, family, name), tensor, family))
             continue
         base, kind = split(gguf_name)
         if kind == "bias" and (flag := _absent_bias(family, base, c)):
@@ -89,6 +89,11 @@ def _own_tensors(
         return given, []
     note = f"{skipped} vision tensors are left out: the text model is converted"
     return given, [Problem(note, fatal=False)]
+
+
+def _published(source: Source, family: Family, name: str) -> str:
+    """The name of a tensor as its file has it; of one that was put together its own."""
+    return next((n for n in source.tensors if family.respell(text_name(n)) == name), name)
 
 
 def _gguf_name(places: Places, family: Family, name: str) -> str | None:
