@@ -16,6 +16,8 @@ gemma3_dithered
     matrices without error, which says little of other models.
 hollow
     Llama-3-8B's shapes and tokenizer over weights that are one hole in a sparse file.
+hollow_experts
+    The same of Qwen3-30B-A3B: 128 experts in each layer, a matrix each.
 """
 
 from __future__ import annotations
@@ -230,20 +232,73 @@ HOLLOW_CONFIG: dict[str, Any] = {
 """Llama-3-8B's, but for the number of layers."""
 
 
+HOLLOW_EXPERTS_CONFIG = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
+"""Qwen3-30B-A3B's, but for the number of layers."""
+
+
 def hollow(layers: int = 32) -> Path:
     """Hugging Face folder in the shape of Llama-3-8B, or of its first layers.
 
     Its weights are bfloat16 zeros that take no disk.
     """
     folder = _cached(f"hollow-8b-{layers}")
+    return _hollow(folder, "llama3", HOLLOW_CONFIG, layers, _hollow_shapes(layers))
+
+
+def hollow_experts(layers: int = 48) -> Path:
+    """The same in the shape of Qwen3-30B-A3B, or of its first layers."""
+    folder = _cached(f"hollow-30b-a3b-{layers}")
+    return _hollow(folder, "qwen3", HOLLOW_EXPERTS_CONFIG, layers, _expert_shapes(layers))
+
+
+def _hollow(
+    folder: Path, tokenizer: str, config: dict[str, Any], layers: int, shapes: dict[str, list[int]]
+) -> Path:
     if not (folder / "model.safetensors").exists():
         folder.mkdir(exist_ok=True)
-        for file in packages.tokenizer("llama3").glob("*.json"):
+        for file in packages.tokenizer(tokenizer).glob("*.json"):
             shutil.copy(file, folder)
-        config = HOLLOW_CONFIG | {"num_hidden_layers": layers}
-        (folder / "config.json").write_text(json.dumps(config))
-        _write_zeros(folder / "model.safetensors", _hollow_shapes(layers))
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+        _write_zeros(folder / "model.safetensors", shapes)
     return folder
+
+
+def _expert_shapes(layers: int) -> dict[str, list[int]]:
+    """Shapes of the weights of Qwen3-30B-A3B's first layers, embedding, head and last norm."""
+    shapes = {"model.embed_tokens": [151936, 2048], "lm_head": [151936, 2048], "model.norm": [2048]}
+    for i in range(layers):
+        b = f"model.layers.{i}."
+        shapes |= {b + "self_attn.q_proj": [4096, 2048], b + "self_attn.o_proj": [2048, 4096]}
+        shapes |= {b + "self_attn.k_proj": [512, 2048], b + "self_attn.v_proj": [512, 2048]}
+        shapes |= {b + "self_attn.q_norm": [128], b + "self_attn.k_norm": [128]}
+        shapes |= {b + "input_layernorm": [2048], b + "post_attention_layernorm": [2048]}
+        shapes |= {b + "mlp.gate": [128, 2048]}
+        for expert in range(128):
+            e = f"{b}mlp.experts.{expert}."
+            shapes |= {e + "gate_proj": [768, 2048], e + "up_proj": [768, 2048]}
+            shapes |= {e + "down_proj": [2048, 768]}
+    return shapes
 
 
 def _hollow_shapes(layers: int) -> dict[str, list[int]]:

@@ -14,6 +14,7 @@ from kanna.sources import packages
 SOURCES = {
     "GGUF, vocabulary 49k": models.dithered,
     "folder, vocabulary 128k, 8B": models.hollow,
+    "folder, vocabulary 152k, 30B-A3B": models.hollow_experts,
     "folder, vocabulary 262k": models.gemma3,
     "GGUF, vocabulary 262k": packages.gemma3_270m_gguf,
 }

@@ -14,6 +14,8 @@ imatrix
 hollow
     bf16 folder in the shape of Llama-3-8B; llama.cpp on its first two layers, whose embedding is
     its peak. Only the memory of this one means something: its weights are zeros.
+hollow_experts
+    The same in the shape of Qwen3-30B-A3B. Writes 18 GB; not among the default cases.
 """
 
 from __future__ import annotations
@@ -75,6 +77,12 @@ def pairs(case: str, presets: list[str], threads: int, folder: Path) -> Iterator
             ours=kanna_commands(models.hollow(), out, "Q4_K_M", threads),
             theirs=llamacpp_commands(models.hollow(2), folder, "Q4_K_M", threads),
         )
+    elif case == "hollow_experts":
+        yield Pair(
+            job="30B-A3B-shaped folder → Q4_K_M",
+            ours=kanna_commands(models.hollow_experts(), out, "Q4_K_M", threads),
+            theirs=llamacpp_commands(models.hollow_experts(2), folder, "Q4_K_M", threads),
+        )
     else:
         source = models.widened()
         imatrix = models.imatrix(source) if case == "imatrix" else None
@@ -118,7 +126,7 @@ def main() -> None:
     for case in options.cases.split(","):
         with tempfile.TemporaryDirectory() as folder:
             for pair in pairs(case, options.presets.split(","), options.threads, Path(folder)):
-                rows.append(row(pair, options.repeats, memory_only=case == "hollow"))
+                rows.append(row(pair, options.repeats, memory_only=case.startswith("hollow")))
     tables.print_rows(rows, options.json)
 
 

@@ -49,7 +49,7 @@ def test_every_key_that_is_read_is_declared(name: str, tmp_path: Path) -> None:
     config.values = recorded = Recorded(config.values)
     family.metadata(config)
     family.extra(config)
-    family.checks(config)
+    family.problems(config)
     _rope_checks.problems(family, config)
     assert recorded.asked <= _accounting.known(family) | family.defaults.keys()
 

@@ -48,6 +48,7 @@ EXTRA = {
     "granite4": {"layer_types": ["attention"] * 2, "position_embedding_type": "rope"},
     "granitehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4}
     | {"mamba_d_head": 32, "num_local_experts": 4},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2moe": {"num_dense_layers": 1, "num_experts": 4},
     "olmoe": {"num_key_value_heads": 4},
     "gemma_embedding": {
@@ -56,7 +57,7 @@ EXTRA = {
         "sliding_window": 32,
         "use_bidirectional_attention": True,
     },
-    "qwen3moe": {"num_experts": 4, "norm_topk_prob": True},
+    "qwen3moe": {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
 }
 
 

@@ -154,7 +154,7 @@ def _config_problems(family: Family, c: Config) -> list[Problem]:
                 "an even head size, and heads a multiple of key-value heads",
             )
         )
-    return problems + family.checks(c)
+    return problems + family.problems(c)
 
 
 def _from_gguf(source: Source) -> Model:

@@ -220,6 +220,7 @@ class Block:
         fixed: As in `Family`.
         reads: As in `Family`.
         regrouping: How its tensors are put together where GGUF groups them in another way.
+        checks: Config → problems of this block.
     """
 
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -236,6 +237,7 @@ class Block:
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     reads: frozenset[str] = frozenset()
     regrouping: Regrouping | None = None
+    checks: Callable[[Config], list[Problem]] = _no_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,6 +350,11 @@ class Family:
     def blocks_of(self, c: Config) -> tuple[Block, ...]:
         """The blocks that a model with this config has."""
         return tuple(b for b in self.blocks if b.present(c))
+
+    def problems(self, c: Config) -> list[Problem]:
+        """Problems of a config that the family knows, or one of its blocks."""
+        of_blocks = [problem for block in self.blocks_of(c) for problem in block.checks(c)]
+        return of_blocks + self.checks(c)
 
     def all_sizes(self, c: Config, layer: int | None = None) -> dict[str, int]:
         """Sizes by the symbols of shapes: those of every family, of the blocks, of a layer."""

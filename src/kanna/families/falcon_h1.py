@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kanna._util.typed import FLAG, listed, number
+from kanna.errors import SourceError
 from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families.base import ATTENTION, Family, Form, Metadata, Problem, every_layer
@@ -22,7 +23,13 @@ _PARTS = 5
 
 def _numbers(c: Config, key: str, count: int) -> list[float]:
     given = c.read(key, listed(number()), [1.0] * count)
-    return given + [1.0] * (count - len(given))
+    if len(given) != count:
+        raise SourceError(
+            f"config.json has {key} = {given}",
+            expected=f"{count} numbers",
+            todo="fetch config.json again from where the model was published",
+        )
+    return given
 
 
 def _projected(c: Config) -> F32:

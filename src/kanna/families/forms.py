@@ -76,7 +76,7 @@ class Multiplied:
     def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
         """Times the number."""
         factor = self.factor(c)
-        if not isinstance(factor, float):
+        if isinstance(factor, np.ndarray):
             return ScaledRows(name, tensor, factor)
         return (
             Renamed(name, tensor) if factor == 1.0 else Mapped(name, tensor, partial(mul, factor))

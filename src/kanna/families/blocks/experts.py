@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kanna.families._config import Config
-from kanna.families.base import Block, Metadata, always, every_layer
+from kanna.families.base import Block, Metadata, Problem, always, every_layer
 from kanna.families.blocks.expert_stacks import KINDS, QWEN, Spelling, Stacks
 from kanna.families.forms import OneRow
 from kanna.model import Model, u32
@@ -56,6 +56,17 @@ def experts(
             width: wide or model.whole("{arch}.feed_forward_length", least=1),
         }
 
+    def checks(c: Config) -> list[Problem]:
+        if c.count(used) <= c.count(count):
+            return []
+        return [
+            Problem(
+                f"config.json has {used} = {c.count(used)}",
+                f"{c.count(count)} at most, which is {count}",
+                "fetch config.json again from where the model was published",
+            )
+        ]
+
     return Block(
         names={_LAYER + spelling.router: "blk.{}.ffn_gate_inp"},
         tensors={_LAYER + spelling.stack(k): f"blk.{{}}.ffn_{k}_exps.weight" for k in KINDS},
@@ -72,6 +83,7 @@ def experts(
         to_config=to_config,
         reads=frozenset({count, width, used}),
         regrouping=Stacks(spelling, count),
+        checks=checks,
     )
 
 
