@@ -35,9 +35,6 @@ def experts(
         present: Which models of the family have them.
     """
 
-    def sizes(c: Config) -> dict[str, int]:
-        return {"experts": c.count(count), "expert_ff": c.count(width)}
-
     def metadata(arch: str, c: Config) -> Metadata:
         return {
             f"{arch}.expert_count": u32(c.count(count)),
@@ -56,17 +53,6 @@ def experts(
             width: wide or model.whole("{arch}.feed_forward_length", least=1),
         }
 
-    def checks(c: Config) -> list[Problem]:
-        if c.count(used) <= c.count(count):
-            return []
-        return [
-            Problem(
-                f"config.json has {used} = {c.count(used)}",
-                f"{c.count(count)} at most, which is {count}",
-                "fetch config.json again from where the model was published",
-            )
-        ]
-
     return Block(
         names={_LAYER + spelling.router: "blk.{}.ffn_gate_inp"},
         tensors={_LAYER + spelling.stack(k): f"blk.{{}}.ffn_{k}_exps.weight" for k in KINDS},
@@ -78,13 +64,30 @@ def experts(
         },
         where=where,
         present=present,
-        sizes=sizes,
+        sizes=lambda c: {"experts": c.count(count), "expert_ff": c.count(width)},
         metadata=metadata,
         to_config=to_config,
         reads=frozenset({count, width, used}),
         regrouping=Stacks(spelling, count),
-        checks=checks,
+        checks=_used_of(used, count),
     )
+
+
+def _used_of(used: str, count: str) -> Callable[[Config], list[Problem]]:
+    """No token sees more experts than there are."""
+
+    def checks(c: Config) -> list[Problem]:
+        if c.count(used) <= c.count(count):
+            return []
+        return [
+            Problem(
+                f"config.json has {used} = {c.count(used)}",
+                f"{c.count(count)} at most, which is {count}",
+                "fetch config.json again from where the model was published",
+            )
+        ]
+
+    return checks
 
 
 def shared_expert(
