@@ -148,19 +148,27 @@ def test_an_olive_config_becomes_a_recipe(tmp_path: Path) -> None:
     path.write_text(json.dumps(OLIVE, indent=2))
     written = kanna.recipe("convert", path)
     recipe = yaml.safe_load(written.text)
-    assert recipe["variables"] == {"model": "org/model"}
+    assert recipe["variables"] == {"model": "org/model", "data": "./data"}
     steps = recipe["steps"]
     assert steps["model_folder"]["for"] == {"preset": ["onnx:int4", "onnx:w8"]}
     assert steps["model_folder"]["with"]["method"] == "gptq"
-    assert list(steps) == ["statistics", "model_folder", "bench", "evaluate"]
+    assert list(steps) == ["statistics", "trained", "merged", "model_folder", "bench", "evaluate"]
+    assert steps["trained"]["with"] == {
+        "source": "${model}",
+        "data": "${data}",
+        "method": "lora",
+        "rank": 64,
+    }
+    assert steps["model_folder"]["with"]["source"] == "${merged}"
     left = "\n".join(written.left_out)
     for words in ("int3", "LoRA", "QNNConversion", "custom", "output_dir", "systems", "data"):
         assert words in left, words
     assert "Peephole" not in left
     target = tmp_path / "recipe.yaml"
     target.write_text(written.text)
+    (tmp_path / "data").mkdir()
     planned = kanna.run(target, tmp_path / "out", dry_run=True, offline=True).planned
-    assert len(planned) == 7
+    assert len(planned) == 9
 
 
 @pytest.mark.parametrize(

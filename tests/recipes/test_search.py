@@ -48,7 +48,7 @@ def test_a_search_tries_each_once_and_goes_on(write: Write, tmp_path: Path) -> N
     assert tried(more)[:4] == tried(first) and len(set(tried(more))) == len(tried(more)) == 6
     assert more.count("done") == 2 * 2
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "★ 1" in page and "small.file_bytes" in page
+    assert "★ 1" in page and "small.file_bytes" in page and page.count("<svg") == 2
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["finished"] and len(manifest["files"]) == 6 == len(manifest["outputs"]["best"])
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kanna._util.typed import MOST_TEXT
 from kanna.errors import FormatError, SourceError
 from kanna.escaping import visible, yaml_text
 from kanna.recipes import document
@@ -50,7 +49,8 @@ _WHOLE_GRAPH = {
     "onnxquantization": "onnx:w8a8",
 }
 _CALIBRATED = ("gptq", "gptqquantizer", "gptqmodel")
-_TRAINED = ("lora", "qlora", "dora", "loha", "lokr", "loftq", "sdlora")
+_TRAINED = {"lora": "lora", "qlora": "lora", "dora": "dora"}
+"""Passes that train an adapter, and the method of `adapt`."""
 _DONE_ANYWAY = {
     "onnxpeepholeoptimizer": "the graph is written as the runtime wants it",
     "orttransformersoptimization": "the graph is written with the runtime's fused operators",
@@ -71,6 +71,7 @@ class _Workflow:
     """What is known of the recipe so far."""
 
     source: str
+    model: str = "${model}"
     options: dict[str, Value] = field(default_factory=dict[str, Value])
     presets: list[str] = field(default_factory=list[str])
     steps: dict[str, Value] = field(default_factory=dict[str, Value])
@@ -104,15 +105,18 @@ def recipe_from(path: Path) -> tuple[str, list[str]]:
     for name in config:
         if name not in known:
             flow.left.append(f"{name}: {_WHY.get(name, 'it has no counterpart')}")
+    variables: dict[str, Value] = {"model": flow.source}
+    if "trained" in flow.steps:
+        variables["data"] = "./data"
     recipe: dict[str, Value] = {
         "name": path.stem,
-        "variables": {"model": flow.source},
+        "variables": variables,
         "steps": flow.steps,
         "outputs": {"model": "${model_folder}"},
     }
     head = [f"Made by `kanna recipe convert` of {path.name}."]
     head += [f"Left out: {one}" for one in flow.left]
-    text = "".join(f"# {visible(line)[:MOST_TEXT]}\n" for line in head)
+    text = "".join(f"# {visible(line)}\n" for line in head)
     return text + yaml_text(recipe, width=100), flow.left
 
 
@@ -163,19 +167,39 @@ def _pass(name: str, given: Value, flow: _Workflow) -> None:
     elif kind in _CALIBRATED:
         used.update(("bits", "precision"))
         flow.presets = _presets(options.get("bits", options.get("precision", "4")), name, flow)
-        flow.steps["statistics"] = {"verb": "calibrate", "with": {"source": "${model}"}}
+        flow.steps["statistics"] = {"verb": "calibrate", "with": {"source": flow.model}}
         flow.options |= {"statistics": "${statistics}", "method": "gptq"}
         flow.left.append(f"{name} ({title}): its data; statistics are of the built-in texts")
+    elif kind in _TRAINED:
+        used |= _train(kind, options, flow)
+        flow.left.append(f"{name} ({title}): its data; set the variable data to yours")
     elif kind in _DONE_ANYWAY:
         return
     else:
-        why = "nothing here trains an adapter: `merge` takes one that exists"
-        why = why if kind in _TRAINED else "kanna has no such pass"
-        flow.left.append(f"{name} ({title}): {why}")
+        flow.left.append(f"{name} ({title}): kanna has no such pass")
         return
     others = sorted(options.keys() - used)
     if others:
-        flow.left.append(f"{name} ({title}): {', '.join(others)}, which the preset decides")
+        flow.left.append(f"{name} ({title}): {', '.join(others)}, which have no counterpart")
+
+
+def _train(kind: str, options: Mapping[str, Value], flow: _Workflow) -> set[str]:
+    """Add the steps that train an adapter and merge it; returns the names of what was used."""
+    names = {"r": "rank", "alpha": "alpha", "learning_rate": "learning_rate"}
+    inner = options.get("training_args")
+    given = {**options, **inner} if isinstance(inner, dict) else options
+    known: dict[str, Value] = {
+        ours: given[theirs] for theirs, ours in names.items() if isinstance(given.get(theirs), int)
+    } | {n: given[n] for n in ("learning_rate",) if isinstance(given.get(n), float)}
+    method: Value = _TRAINED[kind]
+    trained: dict[str, Value] = {"source": "${model}", "data": "${data}", "method": method}
+    flow.steps["trained"] = {"verb": "adapt", "with": trained | known}
+    flow.steps["merged"] = {
+        "verb": "merge",
+        "with": {"source": "${model}", "adapter": "${trained}"},
+    }
+    flow.model = "${merged}"
+    return {"training_args", *names}
 
 
 def _presets(given: Value, name: str, flow: _Workflow) -> list[str]:
@@ -190,7 +214,7 @@ def _presets(given: Value, name: str, flow: _Workflow) -> list[str]:
 
 def _convert(flow: _Workflow) -> None:
     """Add the step that writes the model: kanna does in one verb what Olive does in a chain."""
-    options: dict[str, Value] = {"source": "${model}"}
+    options: dict[str, Value] = {"source": flow.model}
     step: dict[str, Value] = {"verb": "convert"}
     if len(flow.presets) > 1:
         step["for"] = {"preset": [*flow.presets]}
@@ -219,6 +243,6 @@ def _measure(config: Mapping[str, Value], flow: _Workflow) -> None:
         options: dict[str, dict[str, Value]] = {
             "bench": {"paths": "${model_folder}"},
             "inspect": {"source": "${model_folder}"},
-            "evaluate": {"artefact": "${model_folder}", "reference": "${model}"},
+            "evaluate": {"artefact": "${model_folder}", "reference": flow.model},
         }
         flow.steps[verb] = {"verb": verb, "with": options[verb]}

@@ -12,6 +12,7 @@ from kanna.escaping import html_text
 from kanna.report.page import POLICY
 from kanna.report.style import CSS
 from kanna.report.tables import small_table
+from kanna.report.trials import trials
 
 _BYTES = ("file_bytes", "peak_bytes", "memory_bytes", "budget", "bytes", "memory")
 _SHARES = ("top1",)
@@ -55,7 +56,7 @@ def recipe_page(manifest: Mapping[str, Any]) -> str:
 </header>
 <main>
 {_outputs(manifest)}
-{_trials(manifest)}
+{trials(manifest, _shown)}
 <h2>Steps</h2>
 {_steps(manifest)}
 {_errors(manifest)}
@@ -89,29 +90,6 @@ def _outputs(manifest: Mapping[str, Any]) -> str:
         for path in paths
     )
     return f"<h2>Outputs</h2><ul>{items}</ul>" if items else ""
-
-
-def _trials(manifest: Mapping[str, Any]) -> str:
-    """Every combination of a search, those first that no other is better than in every goal."""
-    trials = sorted(manifest["trials"], key=lambda one: (not one["best"], one["number"]))
-    if not trials:
-        return ""
-    variables = list(trials[0]["values"])
-    goals = list(dict.fromkeys(goal for one in trials for goal in one["goals"]))
-    rows = [
-        [
-            f"{'★ ' if one['best'] else ''}{one['number']}",
-            *(str(one["values"].get(name, "–")) for name in variables),
-            *(_shown(goal.partition(".")[2], one["goals"].get(goal)) for goal in goals),
-            one["state"] if one["feasible"] else "breaks a constraint",
-        ]
-        for one in trials
-    ]
-    heads = ("trial", *variables, *goals, "state")
-    table = small_table("★: no other trial is better in every goal", heads, rows)
-    importance = {name: f"{share:.0%}" for name, share in manifest["importance"].items()}
-    shares = _pairs(importance, "How much of the first goal each variable decides")
-    return f"<h2>Search</h2>{table}{shares}"
 
 
 def _link(path: str) -> str:
@@ -154,8 +132,13 @@ def _errors(manifest: Mapping[str, Any]) -> str:
             words += [f"Expected: {error['expected']}"] if error["expected"] else []
             words += [f"What to do: {error['todo']}"] if error["todo"] else []
             shown += f'<div class="note">{"<br>".join(map(html_text, words))}</div>'
+    notes: dict[tuple[str, str], int] = {}
+    for step in manifest["steps"]:
         for note in step["notes"]:
-            shown += f'<p class="muted">{html_text(step["id"])}: {html_text(note)}</p>'
+            notes[step["step"], note] = notes.get((step["step"], note), 0) + 1
+    for (name, note), count in notes.items():
+        often = f" ({count} times)" if count > 1 else ""
+        shown += f'<p class="muted">{html_text(name)}{often}: {html_text(note)}</p>'
     return shown
 
 

@@ -1,0 +1,16 @@
+"""`adapt` as a step: an adapter, trained. The step fails where the held-out loss did not fall."""
+
+from __future__ import annotations
+
+from kanna.recipes.verbs.base import ADAPTER, MODEL, TEXT, StepFile, StepVerb, at, kinds
+
+VERB = StepVerb(
+    inputs={"source": kinds(MODEL), "data": kinds(TEXT)},
+    outputs={"adapter": StepFile(kind=ADAPTER, path=at("path"), about="for merge")},
+    figures={
+        name: at(name)
+        for name in ("base_loss", "tuned_loss", "steps", "best_step", "stopped", "tokens")
+    },
+    out=lambda step, _: step,
+    own=frozenset({"overwrite"}),
+)
