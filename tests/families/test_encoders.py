@@ -256,6 +256,25 @@ def test_a_decoder_without_a_head_needs_its_pooling(tmp_path: Path) -> None:
         families.load_model(open_source(tmp_path))
 
 
+def test_nomics_own_keys_are_read(tmp_path: Path) -> None:
+    """Published configs have the keys of GPT-2; what the code of the model adds is refused."""
+    from kanna.families.nomic_bert import KEYS
+
+    make("nomic-bert", tmp_path)
+    expected = families.load_model(open_source(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    old = {**{theirs: config.pop(ours) for theirs, ours in KEYS.items()}, **config}
+    old |= {"activation_function": "swiglu", "n_positions": 8192, "max_trained_positions": 512}
+    (tmp_path / "config.json").write_text(json.dumps(old | {"rotary_emb_scale_base": None}))
+    model = families.load_model(open_source(tmp_path))
+    assert model.metadata == expected.metadata and list(model.tensors) == list(expected.tensors)
+    for change in ({"prenorm": True}, {"moe_every_n_layers": 2}, {"qkv_proj_bias": True}):
+        (tmp_path / "config.json").write_text(json.dumps(old | change))
+        with pytest.raises(UnsupportedError, match=next(iter(change))):
+            families.load_model(open_source(tmp_path))
+
+
 BAD_CONFIGS = {
     "activation": ({"hidden_act": "relu"}, "hidden_act"),
     "positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type"),

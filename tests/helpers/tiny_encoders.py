@@ -238,6 +238,13 @@ RECIPES: dict[str, Recipe] = {
         },
         pooling="cls",
     ),
+    "nomic-bert": Recipe(
+        "nomic_bert",
+        "NomicBertModel",
+        "NomicBertConfig",
+        words,
+        {"max_position_embeddings": 512, "rope_parameters": {"rope_theta": 1000.0}},
+    ),
     "xlm-r-rank": Recipe(
         "bert",
         "XLMRobertaForSequenceClassification",

@@ -67,11 +67,12 @@ def _is_one_of(value: Any, allowed: Iterable[Any]) -> bool:
 
 def _code(value: Any, family: Family) -> list[Problem]:
     """A note on code of the model's own, which nothing here runs."""
-    if not isinstance(value, Mapping) or "AutoModelForCausalLM" not in value:
+    key = "AutoModel" if family.encodes else "AutoModelForCausalLM"
+    if not isinstance(value, Mapping) or key not in value:
         return []
     return [
         Problem(
-            f"config.json names code of the model's own ({value['AutoModelForCausalLM']!s:.60}): "
+            f"config.json names code of the model's own ({value[key]!s:.60}): "
             f"it is not run, the model is converted as the stock {family.architectures[0]}",
             fatal=False,
         )

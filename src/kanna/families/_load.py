@@ -34,7 +34,7 @@ def load_model(source: Source) -> Model:
     if source.kind == "gguf":
         return _from_gguf(source)
     _, family = family_of(source.config)
-    config = Config(source.config, family.defaults, source.tensors)
+    config = _config_of(source, family)
     _bounds.check_config(family, config, source.tensors)
     problems = _config_problems(family, config)
     tensors, tensor_problems = map_tensors(source, family, config)
@@ -106,7 +106,7 @@ def check(source: Source) -> list[Problem]:
         return []
     try:
         _, family = family_of(source.config)
-        config = Config(source.config, family.defaults, source.tensors)
+        config = _config_of(source, family)
         _bounds.check_config(family, config, source.tensors)
         problems = _config_problems(family, config) + map_tensors(source, family, config)[1]
         problems += _pooling.pooling_of(source, family, config)[1]
@@ -117,6 +117,10 @@ def check(source: Source) -> list[Problem]:
     except KannaError as error:
         problems.append(Problem(error.found, error.expected, error.todo))
     return problems
+
+
+def _config_of(source: Source, family: Family) -> Config:
+    return Config(family.respell_config(source.config), family.defaults, source.tensors)
 
 
 def _raise_fatal(problems: list[Problem]) -> None:

@@ -284,6 +284,7 @@ class Family:
         steps: Kinds of steps that may follow pooling in this family, as sentence-transformers calls
             them.
         respell: Name of a tensor in a checkpoint → as `names` and `tensors` spell it.
+        respell_config: config.json → in the keys that are read here.
         whole_config: Model → config.json, where it is not that of a decoder; None: it is.
     """
 
@@ -324,6 +325,7 @@ class Family:
     ranking: Ranking | None = None
     steps: frozenset[str] = frozenset()
     respell: Callable[[str], str] = _as_it_is
+    respell_config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     whole_config: Callable[[Model], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
