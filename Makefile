@@ -8,7 +8,7 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
 
-.PHONY: docs-site help demo wheels lock audit test lint bench docs clean
+.PHONY: docs-site help demo wheels lock audit test lint bench small-moe bench-experts docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -56,6 +56,12 @@ lint: $(VENV)/.dev ## style, format, types
 bench: $(VENV)/.dev ## the tables of docs/benchmarks/gguf.md that need no calibration; about an hour
 	@for benchmark in $(BENCHMARKS); do \
 		echo "\n## $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+
+small-moe: $(VENV)/.dev ## train the small model with experts that benchmarks use, once; 17 minutes on one core
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python -m benchmarks.common.small_moe
+
+bench-experts: small-moe ## kanna optimize beside llama-quantize on that model
+	$(BIN)/python -m benchmarks.gguf.optimize_quality --model small_moe --classes Q4_K_M,Q3_K_M,Q2_K
 
 docs: $(VENV)/.run ## docs/components.md and man/kanna.1 from the code
 	$(BIN)/python tools/components.py

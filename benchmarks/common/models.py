@@ -14,6 +14,8 @@ gemma3
 gemma3_dithered
     The same with its grid broken like SmolLM2's, as an F16 GGUF. A plan that finds a grid keeps its
     matrices without error, which says little of other models.
+small_moe
+    A small model with experts, trained here: see small_moe.py.
 hollow
     Llama-3-8B's shapes and tokenizer over weights that are one hole in a sparse file.
 hollow_experts
@@ -32,12 +34,13 @@ from typing import Any
 import gguf
 import numpy as np
 from benchmarks.common import llamacpp, sentencepiece_model, stories15m
+from benchmarks.common.small_moe import small_moe as small_moe
 
 import kanna
 from kanna.sources import packages
 
 SEED = 20260101
-NAMES = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered")
+NAMES = ("widened", "dithered", "stories", "gemma3", "gemma3_dithered", "small_moe")
 """The models that `optimize` is measured on."""
 HIDDEN, WIDE = 576, 768
 """Width of SmolLM2-135M's residual stream, and of the widened one."""

@@ -3,7 +3,8 @@
 No package carries a model with experts of float weights. This one is a Qwen3 with 8 experts of
 which each token takes two, 4 layers of 256 columns (9M weights, 4.7M of them active), trained on
 WikiText-2 with a load-balancing loss for SECONDS on one core. The tokenizer is Qwen3's with 8,192
-tokens of the same text. It lies in the cache and is made once; an interrupted training starts anew.
+tokens of the same text. It lies in the cache and is made once (`make small-moe`); an interrupted
+training starts anew.
 """
 
 from __future__ import annotations

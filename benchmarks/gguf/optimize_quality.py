@@ -3,6 +3,7 @@
 Ours with calibrated statistics, theirs with llama-imatrix's matrix.
 
     python -m benchmarks.gguf.optimize_quality --model dithered   # or widened, stories, gemma3
+    python -m benchmarks.gguf.optimize_quality --model small_moe --classes Q4_K_M,Q3_K_M,Q2_K
     python -m benchmarks.gguf.optimize_quality --model dithered --resume   # after an interruption
 
 Both sides see the same calibration text, token for token. `values`: the peer's own plan, our values
@@ -55,6 +56,8 @@ GOALS = {
     "IQ2_M": 0.55,
 }
 """Size class → the KL divergence to reach ÷ the peer's."""
+EXPERT_GOALS = {"Q4_K_M": 0.5, "Q3_K_M": 0.4, "Q2_K": 0.4}
+"""The same for a model with experts."""
 LESS_FLOOR = ("Q6_K", "Q5_K_M")
 """Size classes whose goal is on the KL divergence less the floor."""
 Scores = dict[str, list[tuple[float, float, float]]]
@@ -194,6 +197,7 @@ class Comparison:
         kl = np.array([[score[0] for score in of] for of in scores.values()])  # [kinds, files]
         # [files, ours and reference]
         nll = np.log([[score[1:] for score in of] for of in scores.values()]).mean(axis=0)
+        goals = EXPERT_GOALS if self.options.model == "small_moe" else GOALS
         means, floor = kl.mean(axis=0), float(np.mean(list(self.floor.values())))
         less: list[float | None] = [None] * 3
         if name in LESS_FLOOR and means[0] > floor:
@@ -207,7 +211,7 @@ class Comparison:
             "plan ÷": means[2] / means[0],
             "values ÷ less floor": less[1],
             "plan ÷ less floor": less[2],
-            "goal": GOALS.get(name),
+            "goal": goals.get(name),
             "PPL 16-bit": float(np.exp(nll[0, 1])),
             "PPL llama.cpp": float(np.exp(nll[0, 0])),
             "PPL plan": float(np.exp(nll[2, 0])),
