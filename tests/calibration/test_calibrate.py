@@ -37,9 +37,9 @@ SITES = {
     "input_linear": "ffn_in",
     "output_linear": "ffn_mid",
     "gate": "ffn_in",
+    "router": "ffn_in",
     "w1": "ffn_in",
     "w2": "ffn_mid",
-    "shared_expert.down_proj": "ffn_shared_mid",
     "self_attn.out_proj": "attn_out",
     "conv.in_proj": "conv_in",
     "conv.out_proj": "conv_out",
@@ -63,10 +63,13 @@ def forward(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
         return hook
 
     hooks: list[Any] = []
+    routed = any(name.endswith(".experts") for name, _ in model.named_modules())
     for name, module in model.named_modules():
         parts = name.split(".")
         site = SITES.get(".".join(parts[-2:])) or SITES.get(parts[-1])
-        if site is not None and "shared_expert.gate_proj" not in name:
+        if routed and "shared" in name:  # what the router reads, and a middle of its own
+            site = "ffn_shared_mid" if site == "ffn_mid" else None
+        if site is not None:
             layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
             hooks.append(module.register_forward_pre_hook(listen(f"{layer}{site}")))
     with torch.no_grad():

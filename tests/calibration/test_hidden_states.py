@@ -25,7 +25,18 @@ pytest.importorskip("transformers")
 from helpers import tiny_models  # noqa: E402 - needs torch
 
 pytestmark = pytest.mark.usefixtures("small")
-NAMES = ("lfm2", "gemma4", "gemma4-wide", "qwen35", "qwen35-moe", "qwen2-moe", "olmoe", "qwen3-moe")
+NAMES = (
+    "lfm2",
+    "gemma4",
+    "gemma4-wide",
+    "qwen35",
+    "qwen35-moe",
+    "qwen2-moe",
+    "olmoe",
+    "qwen3-moe",
+    "mixtral",
+    "lfm2-moe",
+)
 BOUND = 1e-4
 
 

@@ -13,6 +13,8 @@ EXPERT = re.compile(
     r"model\.layers\.(?P<layer>\d+)\..*experts\.(?P<expert>\d+)\.(?P<kind>gate|up|down)_proj"
 )
 """Path of a matrix of an expert that was taken apart."""
+ROUTER = re.compile(r"model\.layers\.(?P<layer>\d+)\..*\.(gate|router)\.weight")
+"""Weight of a router, where checkpoints call its module otherwise."""
 STACKS = ("gate_up_proj", "down_proj")
 """Parameters of a module that holds all experts of a layer, [experts, rows, columns]."""
 

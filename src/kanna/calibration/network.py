@@ -10,7 +10,7 @@ import numpy as np
 
 from kanna import families
 from kanna._util import extras
-from kanna.calibration.experts import EXPERT, take_apart
+from kanna.calibration.experts import EXPERT, ROUTER, take_apart
 from kanna.calibration.per_layer_inputs import NORM, PerLayerInputs
 from kanna.calibration.shared_states import SharedStates
 from kanna.errors import KannaError, MissingError, UnsupportedError
@@ -59,9 +59,6 @@ REFUSED = {
     "falcon_h1": "its states are not calibrated yet",
     "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not calibrated yet",
-    "granitemoe": _EXPERTS,
-    "lfm2moe": _EXPERTS,
-    "mixtral": _EXPERTS,
     "phi2": "its attention and feed-forward part stand side by side, which is not run here yet",
 }
 """Families whose layers are not run one by one yet, and why."""
@@ -93,13 +90,18 @@ class Network:
         self.skeleton.eval()
         take_apart(self.skeleton, torch)
         self.body = self.skeleton.model
-        # Rotary frequencies are computed, not stored.
-        self.body.rotary_emb = type(self.body.rotary_emb)(config=settings).to(self.device)
+        self._renew_rotary(self.skeleton)
         self.num_layers = len(self.body.layers)
         self._last_norm = "norm" if hasattr(self.body, "norm") else "embedding_norm"
         self._layer_arguments: list[dict[str, Any]] = []
         self._per_layer: PerLayerInputs | None = None
         self._shared = shared or SharedStates()
+
+    def _renew_rotary(self, network: Any) -> None:
+        """Make the rotary embedding again: its frequencies are computed, not stored."""
+        name = "rotary_emb" if hasattr(network.model, "rotary_emb") else "pos_emb"
+        rotary = type(getattr(network.model, name))(config=network.config)
+        setattr(network.model, name, rotary.to(self.device))
 
     def place(self, path: str) -> tuple[str, int | None]:
         """GGUF name of the weight of a module, and which matrix it is where that is a stack."""
@@ -110,6 +112,8 @@ class Network:
     def _stored(self, name: str) -> Tensor:
         """The values of a parameter or a buffer, by its name in the network."""
         if EXPERT.fullmatch(name.removesuffix(".weight")) is None:
+            if name not in self.tensors and (match := ROUTER.fullmatch(name)) is not None:
+                return self.model.tensors[f"blk.{match['layer']}.ffn_gate_inp.weight"]
             return self.tensors[name]
         stack, expert = self.place(name.removesuffix(".weight"))
         assert expert is not None
@@ -225,9 +229,7 @@ class Network:
         """The complete model in memory, float32."""
         module = self.skeleton.to_empty(device=self.device)
         module.tie_weights()
-        module.model.rotary_emb = type(module.model.rotary_emb)(config=module.config).to(
-            self.device
-        )
+        self._renew_rotary(module)
         for table in ("embed_tokens", "embed_tokens_per_layer"):
             _restore_scale(getattr(module.model, table, None))
         self._copy(module)
