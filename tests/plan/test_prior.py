@@ -44,10 +44,12 @@ _AFTER = {"olmo2", "exaone4"}
 """Families whose norms come after what reads."""
 _OTHER = {"gemma4", "gpt_oss", "lfm2", "lfm2moe", "granitemoe", "qwen2moe", "qwen35", "qwen35moe"}
 """Families with matrices that no rule speaks of, beside those that it does."""
+_SHARED = {"stablelm-parallel"}
+"""Recipes whose feed-forward part reads behind the norm of attention."""
 NORMED = [
     name
     for name, recipe in tiny_models.RECIPES.items()
-    if recipe.family not in _AFTER | _OTHER | set(network.REFUSED)
+    if recipe.family not in _AFTER | _OTHER | set(network.REFUSED) and name not in _SHARED
 ]
 
 
