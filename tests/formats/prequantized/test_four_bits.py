@@ -14,9 +14,10 @@ from helpers.prequantized import bits_of, rewrite, to_bf16, write
 
 from kanna import convert, encodings
 from kanna.encodings import grid_detection, transcoding
-from kanna.errors import FormatError, UnsupportedError
+from kanna.errors import FormatError, SourceError, UnsupportedError
 from kanna.formats import gguf, prequantized
 from kanna.formats.safetensors.read import read_file
+from kanna.formats.stored import HeaderTensor
 from kanna.formats.stream import encode_rows
 from kanna.model import Tensor
 from kanna.plan.types import TensorPlan
@@ -346,3 +347,28 @@ def test_blocks_without_settings_are_refused(tmp_path: Path) -> None:
     save_file(experts(), tmp_path / "x.safetensors")
     with pytest.raises(FormatError, match="no quantization_config"):
         prequantized.refuse_unnamed(read_file(tmp_path / "x.safetensors"))
+
+
+def test_headers_alone_are_enough(tmp_path: Path) -> None:
+    """As for a repository of the hub, of which no weight was fetched."""
+    tensors = {
+        name: HeaderTensor(name, tuple(x.shape), "u8", x.numel()) for name, x in experts().items()
+    }
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    made = prequantized.unpacked(tensors, config, "mxfp4")[EXPERTS]
+    assert made.shape == (3, 10, 96) and made.dtype == "mxfp4g32"
+    with pytest.raises(SourceError, match="were not fetched"):
+        made.rows(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({"quant_method": "fp8"}, False),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, True),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, False),
+        ({"quant_method": "odd"}, False),
+    ],
+)
+def test_where_headers_are_not_enough(settings: dict[str, Any], needed: bool) -> None:
+    assert prequantized.shapes_need_values({"quantization_config": settings}) is needed

@@ -283,3 +283,27 @@ def test_a_group_that_is_not_there_is_refused(plain: Path, tmp_path: Path) -> No
     write(plain, tmp_path / "made", settings, broken)
     with pytest.raises(FormatError, match="names group"):
         open_source(tmp_path / "made")
+
+
+SCALES = {"gptq": "scales", "awq": "scales", "compressed": "weight_scale"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, "i32"])
+@pytest.mark.parametrize("name", SCALES)
+def test_scales_that_can_be_none_are_refused(
+    plain: Path, tmp_path: Path, name: str, value: float | str
+) -> None:
+    settings, make = LAYOUTS[name]()
+
+    def broken(w: np.ndarray) -> tuple[dict, np.ndarray]:
+        parts, x = make(w)
+        scales = np.array(parts[SCALES[name]])
+        if isinstance(value, str):
+            scales = scales.astype(np.int32)
+        else:
+            scales[3, 1] = value
+        return parts | {SCALES[name]: scales}, x
+
+    write(plain, tmp_path / "made", settings, broken)
+    with pytest.raises(FormatError, match="holds i32" if value == "i32" else "can be none"):
+        open_source(tmp_path / "made")

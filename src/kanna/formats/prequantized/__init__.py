@@ -3,7 +3,8 @@
 Packed codes, scales and zeros, decoded exactly.
 
 Each file is a layout, under the `quant_method` of config.json, and exports `unpacked(tensors,
-settings)`.
+settings)`; and `shapes_need_values(settings)`, where headers alone may not say how large a matrix
+is.
 """
 
 from __future__ import annotations
@@ -76,9 +77,11 @@ def unpacked(
 def shapes_need_values(config: Mapping[str, Any]) -> bool:
     """Whether headers alone do not say how large the matrices of a checkpoint are."""
     method = method_of(config)
-    return method is not None and bool(
-        getattr(import_module(f"{__name__}.{method}"), "SHAPES_IN_VALUES", False)
-    )
+    if method is None:
+        return False
+    asked = getattr(import_module(f"{__name__}.{method}"), "shapes_need_values", None)
+    settings = TypedObject.of(_place(config), "config.json").part(SETTINGS)
+    return asked is not None and bool(asked(settings))
 
 
 def notes(config: Mapping[str, Any], method: str) -> list[str]:

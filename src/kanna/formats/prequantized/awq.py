@@ -21,6 +21,7 @@ from kanna.formats.prequantized.groups import (
     setting,
     words,
 )
+from kanna.formats.prequantized.scaled import NUMBERS, check_scales
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales")
@@ -54,6 +55,7 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], settings: TypedObject) -> 
         )
     groups = cols // group
     scales = need(tensors, f"{base}.scales", (groups, rows))
+    check_scales(scales, tuple(NUMBERS), zero=True)
     zeros = tensors.get(f"{base}.qzeros")
     if zeros is not None:
         need(tensors, f"{base}.qzeros", (groups, rows // 8))

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from kanna._util.typed import TypedObject, listed, number, text, whole
+from kanna._util.typed import FLAG, TypedObject, listed, number, text, whole
 from kanna.errors import FormatError
 from kanna.formats.prequantized.groups import setting
 from kanna.formats.prequantized.scaled import (
@@ -27,8 +27,6 @@ from kanna.formats.prequantized.scaled import (
 from kanna.formats.text_files import parse_json
 from kanna.model import F32, U8, Tensor
 
-SHAPES_IN_VALUES = True
-"""Rows and columns are among the values, and no header has them."""
 _STATE = ".quant_state.bitsandbytes__"
 _KINDS = ("nf4", "fp4")
 _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -103,6 +101,11 @@ class Nested:
         scales = np.repeat(values_of(self.scales, first, last), self.block)
         each = scales[start - first * self.block :][: len(codes)]
         return self.table[codes] * each + np.float32(self.offset)
+
+
+def shapes_need_values(settings: TypedObject) -> bool:
+    """Of 4 bits: rows and columns are among the values, and no header has them."""
+    return not settings.get("load_in_8bit", FLAG, False)
 
 
 def unpacked(tensors: Mapping[str, Tensor], settings: TypedObject) -> dict[str, Tensor]:

@@ -41,6 +41,11 @@ class _GroupSettings:
     block: Block
 
 
+def shapes_need_values(settings: TypedObject) -> bool:
+    """Whether words may hold codes of several widths: their columns are among the values."""
+    return len({group.bits for group in _groups(settings) if group.format == WORDS}) > 1
+
+
 def unpacked(tensors: Mapping[str, Tensor], settings: TypedObject) -> dict[str, Tensor]:
     """The tensors with each packed matrix as one; `settings` as config.json has them.
 

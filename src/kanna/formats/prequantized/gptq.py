@@ -22,6 +22,7 @@ from kanna.formats.prequantized.groups import (
     spread_words,
     words,
 )
+from kanna.formats.prequantized.scaled import NUMBERS, check_scales
 from kanna.model import F32, U8, Tensor
 
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -53,6 +54,7 @@ def _matrix(
     group = group_size(settings, ("group_size",), cols)
     groups = -(-cols // group)
     scales = need(tensors, f"{base}.scales", (groups, rows))
+    check_scales(scales, tuple(NUMBERS), zero=True)
     zeros = need(tensors, f"{base}.qzeros", (groups, rows * bits // 32))
     place = tensors.get(f"{base}.g_idx")
     order: I32 | None = None

@@ -20,6 +20,7 @@ from kanna.formats.prequantized.groups import (
     spread_words,
     words,
 )
+from kanna.formats.prequantized.scaled import NUMBERS, check_scales
 from kanna.formats.stored_file import Part
 from kanna.model import F32, U8, Tensor
 
@@ -51,6 +52,7 @@ def _matrix(base: str, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> 
         raise FormatError(
             f"{scales.name} has shape {list(scales.shape)}", expected=f"[{rows}, groups]"
         )
+    check_scales(scales, tuple(NUMBERS), zero=True)
     groups = scales.shape[1]
     zeros = tensors.get(f"{base}.weight_zero_point")
     place = tensors.get(f"{base}.weight_g_idx")
