@@ -20,7 +20,7 @@ from kanna.calibration.expert_coverage import coverage
 from kanna.calibration.statistics import is_statistics
 from kanna.calibration.statistics import read as read_statistics
 from kanna.errors import KannaError, SourceError
-from kanna.formats import folder_files, gguf
+from kanna.formats import folder_files, gguf, vectors
 from kanna.formats.onnx import encoder
 from kanna.model import Model, Tensor, num_weights
 from kanna.sources import Source, open_source
@@ -190,7 +190,7 @@ def inspect(
         hash=_hash(opened, progress) if hash and opened.has_weights else None,
         provenance=_provenance(model, opened),
         tensors=[_row(tensor) for tensor in tensors],
-        notes=list(model.notes),
+        notes=[*model.notes, *_vectors(model)],
         problems=problems,
     )
 
@@ -228,6 +228,23 @@ def _statistics(folder: Path) -> Inspection:
             "coverage": layers,
         },
     )
+
+
+_POOLINGS = {
+    vectors.MEAN: "the mean of all tokens",
+    vectors.FIRST: "the first token",
+    vectors.LAST: "the last token",
+}
+
+
+def _vectors(model: Model) -> list[str]:
+    """What a model is for that makes vectors or scores."""
+    if vectors.ranks(model):
+        return ["it ranks: a question and a text get a score (/v1/rerank of kanna serve)"]
+    if not vectors.makes_vectors(model):
+        return []
+    how = _POOLINGS.get(vectors.pooling(model), "no pooling of its own")
+    return [f"it makes vectors, of {how} (kanna embed, /v1/embeddings of kanna serve)"]
 
 
 def _row(tensor: Tensor) -> dict[str, Any]:

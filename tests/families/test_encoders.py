@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import kanna
 from kanna import families
-from kanna.errors import FormatError, KannaError, UnsupportedError
+from kanna.errors import FormatError, KannaError, UnsupportedError, UsageError
 from kanna.formats import gguf
 from kanna.model import num_rows
 from kanna.runtimes.llamacpp import RUNTIME
@@ -335,6 +335,9 @@ def test_an_encoder_generates_nothing(bert: Path, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match="encoder"):
             call()
         assert verb and not list(tmp_path.glob("statistics"))
+    with pytest.raises(UsageError, match="next token"):
+        kanna.evaluate(path, reference=bert)
+    assert any("mean of all tokens" in note for note in kanna.inspect(path).notes)
     assert kanna.fit(bert, memory="1GB", context=128).rows[0].kv_bytes == 0
 
 
@@ -348,6 +351,7 @@ def test_scores_agree_with_transformers(name: str, tmp_path: Path) -> None:
     result = verify(folder, path, threads=1)
     assert result.status == "proved", result.checks
     assert result.checks[-1].name == "scores"
+    assert any("ranks" in note for note in kanna.inspect(path).notes)
     with pytest.raises(FormatError, match="scores"):
         kanna.embed(path, "a text", threads=1)
     with pytest.raises(FormatError, match="generates none"):

@@ -27,6 +27,7 @@ from kanna.evaluation.reference import open_for_scoring, open_reference, referen
 from kanna.evaluation.stats import exp_ci, mean_ci
 from kanna.evaluation.tokenization import Tokenization
 from kanna.evaluation.windows import EvaluationWindows, cut, read_text
+from kanna.formats.gguf import purpose
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Engine
@@ -240,7 +241,7 @@ def _check_artefact(path: Path) -> None:
             f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
         )
     runtimes.of(path)
-    if files.is_encoder(path):
+    if files.is_encoder(path) or not purpose.may_generate(path):
         raise UsageError(
             f"{path} is an encoder: it has no next token to score",
             todo=f"kanna verify SRC {path} compares vectors",

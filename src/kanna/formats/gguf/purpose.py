@@ -27,6 +27,11 @@ def generates(file: GGUFFile) -> bool:
     return not ranks(file) and not _encodes(file)
 
 
+def may_generate(path: Path) -> bool:
+    """Whether llama.cpp generates text with what is there; True of anything but a GGUF."""
+    return not (path.is_file() and is_gguf(path)) or generates(read(path))
+
+
 def require_text(path: Path) -> None:
     """Raise FormatError for a file that generates no text."""
     if not generates(read(path)):
