@@ -15,10 +15,11 @@ from helpers.tiny_models import TEXT
 from safetensors.torch import load_file
 
 import kanna
-from kanna import families
+from kanna import encodings, families
 from kanna.errors import FormatError, KannaError, UnsupportedError, UsageError
 from kanna.formats import gguf
-from kanna.model import num_rows
+from kanna.model import num_rows, u32
+from kanna.plan import TensorPlan
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import open_source
 from kanna.verification import verify
@@ -356,6 +357,19 @@ def test_scores_agree_with_transformers(name: str, tmp_path: Path) -> None:
         kanna.embed(path, "a text", threads=1)
     with pytest.raises(FormatError, match="generates none"):
         RUNTIME.open(path)
+
+
+def test_a_pooling_that_would_end_llama_cpp_is_refused(bert: Path, tmp_path: Path) -> None:
+    model = families.load_model(open_source(bert))
+    plans = [
+        TensorPlan(name=n, tensor=t, encoding=encodings.get("f32"))
+        for n, t in model.tensors.items()
+    ]
+    for number in (5, 99):
+        keys = model.metadata | {"bert.pooling_type": u32(number)}
+        path = gguf.write(tmp_path / f"{number}.gguf", metadata=keys, tensors=plans).paths[0]
+        with pytest.raises(FormatError, match="pooling_type"):
+            kanna.embed(path, "a text", threads=1)
 
 
 QUESTIONS = (

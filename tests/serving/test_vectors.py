@@ -62,6 +62,16 @@ def test_vectors_are_those_of_the_file(client: openai.OpenAI, expected: np.ndarr
     assert plain.usage.prompt_tokens > one.usage.prompt_tokens > 2
 
 
+def test_langchain_reads_them(gateway: Local, expected: np.ndarray) -> None:
+    """By texts: left to itself it sends ids of OpenAI's own vocabulary."""
+    langchain = pytest.importorskip("langchain_openai")
+    embeddings = langchain.OpenAIEmbeddings(
+        model="m", base_url=gateway.url + "/v1", api_key="none", check_embedding_ctx_length=False
+    )
+    made = np.array(embeddings.embed_documents(TEXTS), np.float32)
+    assert (made * expected).sum(1).min() > 0.99999
+
+
 @pytest.mark.parametrize("form", ["float", "base64"])
 def test_dimensions_cut_vectors_and_give_them_length_1_again(
     gateway: Local, expected: np.ndarray, form: str

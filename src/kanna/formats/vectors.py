@@ -9,6 +9,7 @@ from kanna.model import Model
 
 NONE, MEAN, FIRST, LAST, RANK = 0, 1, 2, 3, 4
 """Numbers of `{arch}.pooling_type`: how the states of all tokens become one vector, or a score."""
+KINDS = frozenset({NONE, MEAN, FIRST, LAST, RANK})
 ENCODERS = frozenset(
     {
         "bert",

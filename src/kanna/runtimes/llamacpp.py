@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kanna import libllama
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
-from kanna.formats import gguf
+from kanna.formats import gguf, vectors
 from kanna.formats.gguf import purpose
 from kanna.hardware.cpu import cpu
 from kanna.hardware.threads import choose_threads
@@ -270,6 +270,8 @@ def _fatal(file: gguf.GGUFFile, arch: object) -> str:
     layers = file.value(f"{arch}.block_count")
     if isinstance(layers, int) and not 1 <= layers <= _MAX_LAYERS and file.tensors:
         return f"{arch}.block_count is {layers}"
+    if (pooling := purpose.pooling(file)) not in vectors.KINDS:
+        return f"{arch}.pooling_type is {pooling}"
     for key, value in file.metadata.items():
         if key.startswith(f"{arch}.") and key.endswith("_epsilon") and not 0 <= value.value < 1:
             return f"{key} is {value.value}"
