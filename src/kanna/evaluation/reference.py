@@ -58,13 +58,14 @@ def reference_folder(
 ) -> Path:
     """A Hugging Face folder with every weight of `source` exactly, for transformers.
 
-    A folder in a floating type is used as it is; positions of BERT are whole numbers. Raises what
-    `open_source` and `convert` raise.
+    A folder in a floating type is used as it is; positions of BERT are whole numbers. What was
+    packed is decoded here: transformers needs libraries and devices of their own for it. Raises
+    what `open_source` and `convert` raise.
     """
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     plain = (
         opened.kind == "hf"
-        and not opened.merged
+        and not (opened.merged or opened.packed)
         and all(t.dtype in {"f32", "f16", "bf16", "i64"} for t in opened.tensors.values())
     )
     # A tokenizer of another kind is converted together with the weights.

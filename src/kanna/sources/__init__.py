@@ -75,6 +75,7 @@ class Source:
         given: The source as the user wrote it.
         notes: What the user must know of the files that were read, and those that were not.
         merged: Adapters that are merged into its tensors, which `path` does not have.
+        packed: Whether `path` has packed weights, of which the tensors are the values.
     """
 
     kind: str
@@ -89,6 +90,7 @@ class Source:
     weight_files: list[Path] = field(default_factory=list[Path])
     notes: list[str] = field(default_factory=list[str])
     merged: tuple[str, ...] = ()
+    packed: bool = False
 
     @property
     def decisive_files(self) -> list[Path]:
@@ -257,6 +259,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
             refuse_stand_in_file(files[side])
     config, notes = _config(files["config.json"])
     notes += adapter.beside_model(files)
+    losses: list[str] = []
     if contents is not None:
         tensors, weights = dict(contents.tensors), list(contents.weight_files)
     else:
@@ -267,7 +270,6 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         tensors, config, losses = packed.unpacked(
             safetensors.read_folder(path, chosen), config, of_mlx=mlx.is_folder(path)
         )
-        notes += losses
         tensors |= steps.tensors(files)
     return Source(
         kind="hf",
@@ -279,7 +281,8 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
         files={n: p for n, p in files.items() if not n.endswith(".safetensors")},
         revision=revision,
         weight_files=weights,
-        notes=notes,
+        notes=[*notes, *losses],
+        packed=bool(losses),
     )
 
 

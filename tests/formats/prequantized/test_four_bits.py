@@ -12,9 +12,10 @@ import pytest
 from helpers import tiny_models
 from helpers.prequantized import bits_of, rewrite, to_bf16, write
 
-from kanna import convert, encodings
+from kanna import convert, encodings, runtimes
 from kanna.encodings import grid_detection, transcoding
 from kanna.errors import FormatError, SourceError, UnsupportedError
+from kanna.evaluation.reference import reference_folder
 from kanna.formats import gguf, prequantized
 from kanna.formats.safetensors.read import read_file
 from kanna.formats.stored import HeaderTensor
@@ -372,3 +373,28 @@ def test_headers_alone_are_enough(tmp_path: Path) -> None:
 )
 def test_where_headers_are_not_enough(settings: dict[str, Any], needed: bool) -> None:
     assert prequantized.shapes_need_values({"quantization_config": settings}) is needed
+
+
+def test_the_reference_of_a_packed_source_is_decoded(plain: Path, tmp_path: Path) -> None:
+    write(plain, tmp_path / "made", MODELOPT, modelopt)
+    source = open_source(tmp_path / "made")
+    assert source.packed and not open_source(plain).packed
+    folder = reference_folder(source)
+    there = open_source(folder).tensors[NAME]
+    assert folder != tmp_path / "made" and there.dtype == "f32"
+    assert np.array_equal(there.rows(0, 256), source.tensors[NAME].rows(0, 256))
+
+
+def test_a_packed_source_becomes_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(tiny_models.SMALL, "intermediate_size", 384)
+    (tmp_path / "plain").mkdir()
+    tiny_models.make("llama", tmp_path / "plain")
+    write(tmp_path / "plain", tmp_path / "made", MODELOPT, modelopt)
+    convert(tmp_path / "made", tmp_path / "out", preset="onnx:fp32", threads=1)
+    ids = list(range(20, 60))
+    with (
+        runtimes.get("onnx").open(tmp_path / "out") as made,
+        runtimes.get("torch").open(reference_folder(tmp_path / "made")) as wanted,
+    ):
+        assert np.abs(made.logits(ids) - wanted.logits(ids)).max() < 1e-3
