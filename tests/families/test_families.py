@@ -230,7 +230,9 @@ def test_both_spellings_of_the_config_give_the_same_file(
     """
     name, folder, _ = tiny
     config = json.loads((folder / "config.json").read_text())
-    rope = config.pop("rope_parameters")
+    rope = config.pop("rope_parameters", None)
+    if rope is None:  # nothing turns
+        return
     if "full_attention" in rope:
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]

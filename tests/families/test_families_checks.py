@@ -50,6 +50,8 @@ EXTRA = {
     | {"mamba_d_head": 32, "num_local_experts": 4},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2moe": {"num_dense_layers": 1, "num_experts": 4},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "mlp"]},
+    "nemotron_h_moe": {"layers_block_type": ["linear_attention", "moe"]},
     "olmoe": {"num_key_value_heads": 4},
     "gemma_embedding": {
         "head_dim": 16,
@@ -127,7 +129,7 @@ def test_embedding_and_vocabulary_must_agree(source: Any) -> None:
     name = next(
         n
         for n in source.tensors
-        if re.search(r"(embed_tokens|word_embeddings|tok_embeddings)\.weight", n)
+        if re.search(r"(embed_tokens|embeddings)\.weight", n)
     )
     source.tensors[name].shape = (600, 64)
     assert any("600 rows" in p.found and "vocab_size 512" in p.found for p in fatal(source))

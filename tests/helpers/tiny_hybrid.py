@@ -63,6 +63,22 @@ FALCON_H1 = {
     "ssm_multipliers": [0.7, 0.9, 1.1, 0.8, 1.2],
 }
 
+LEAST_STEP = 5000.0
+"""transformers takes no step of a state below 0.001, and llama.cpp has no such bound."""
+NEMOTRON = {
+    "num_hidden_layers": 4,
+    "head_dim": 64,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 64,
+    "n_groups": 2,
+    "ssm_state_size": 32,
+    "chunk_size": 64,
+    "n_routed_experts": 6,
+    "moe_intermediate_size": 96,
+    "moe_shared_expert_intermediate_size": 160,
+    "routed_scaling_factor": 2.5,
+}
+
 RECIPES: dict[str, Recipe] = {
     "lfm2": Recipe(
         "lfm2",
@@ -279,5 +295,24 @@ RECIPES: dict[str, Recipe] = {
         FALCON_H1 | {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
         tokenizer="qwen2",
         long=300,
+    ),
+    "nemotron-h": Recipe(
+        "nemotron_h",
+        "NemotronHForCausalLM",
+        "NemotronHConfig",
+        NEMOTRON | {"layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"]},
+        tokenizer="tekken",
+        long=300,
+        noise=LEAST_STEP,
+    ),
+    "nemotron-h-moe": Recipe(
+        "nemotron_h_moe",
+        "NemotronHForCausalLM",
+        "NemotronHConfig",
+        NEMOTRON | {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+        tokenizer="tekken",
+        long=300,
+        noise=LEAST_STEP,
+        routed=True,
     ),
 }

@@ -59,6 +59,8 @@ REFUSED = {
     "falcon_h1": "its states are not calibrated yet",
     "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not calibrated yet",
+    "nemotron_h": "its states are not calibrated yet",
+    "nemotron_h_moe": "its states are not calibrated yet",
     "phi2": "its attention and feed-forward part stand side by side, which is not run here yet",
 }
 """Families whose layers are not run one by one yet, and why."""

@@ -89,7 +89,11 @@ class Config:
 
     @property
     def layers(self) -> int:
-        """Number of layers."""
+        """Number of layers, which some configs say by naming the kind of each."""
+        if self.get("num_hidden_layers") is None:
+            kinds = self.get("layers_block_type")
+            if isinstance(kinds, list) and kinds:
+                return len(kinds)
         return self.count("num_hidden_layers")
 
     @property

@@ -31,6 +31,7 @@ class Spelling:
         fused: Models are published with the tensors of all experts, not with a matrix per expert.
         transposed: Those tensors are [experts, columns, rows].
         interleaved: Rows of gate and up alternate.
+        gated: Experts have a gate; else `gate_up` names the tensor with all ups.
     """
 
     each: Mapping[str, str]
@@ -40,11 +41,19 @@ class Spelling:
     fused: bool = False
     transposed: bool = False
     interleaved: bool = False
+    gated: bool = True
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What an expert is made of."""
+        return KINDS if self.gated else KINDS[1:]
 
     def stack(self, kind: str) -> str:
         """Name of the stack of one kind, between the two forms."""
         if kind == "down" and not self.transposed:
             return self.down
+        if not self.gated:
+            return self.gate_up
         fused = self.down if kind == "down" else self.gate_up
         before, dot, last = fused.rpartition(".")
         return f"{before}{dot}{kind}_of_{last}"
@@ -66,7 +75,7 @@ class Stacks:
         self.spelling, self.count = spelling, count
         self._each = {kind: _pattern(name) for kind, name in spelling.each.items()}
         self._fused = _pattern(spelling.gate_up)
-        self._stacks = {kind: _pattern(spelling.stack(kind)) for kind in KINDS}
+        self._stacks = {kind: _pattern(spelling.stack(kind)) for kind in spelling.kinds}
 
     def gather(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
         """Stacks in place of what they are made of; one that is not whole is left out."""
@@ -77,7 +86,7 @@ class Stacks:
             if match is not None:
                 stack = match["layer"] + self.spelling.stack(kind)
                 single.setdefault(stack, {})[int(match["expert"])] = tensor
-            elif (match := self._fused.fullmatch(name)) and len(tensor.shape) == 3:
+            elif (match := self._fused.fullmatch(name)) and self._has_both(tensor):
                 out |= self._halves(match["layer"], tensor)
             else:
                 out |= self._down(name, tensor)
@@ -87,6 +96,10 @@ class Stacks:
             if whole and len({tuple(part.shape) for part in parts.values()}) == 1:
                 out[stack] = Stacked(stack, [parts[i] for i in range(experts)])
         return out
+
+    def _has_both(self, tensor: Tensor) -> bool:
+        """Whether a tensor may hold gates and ups."""
+        return self.spelling.gated and len(tensor.shape) == 3
 
     def _halves(self, layer: str, tensor: Tensor) -> dict[str, Tensor]:
         """The stacks of gates and ups of a layer."""

@@ -55,7 +55,9 @@ def experts(
 
     return Block(
         names={_LAYER + spelling.router: "blk.{}.ffn_gate_inp"},
-        tensors={_LAYER + spelling.stack(k): f"blk.{{}}.ffn_{k}_exps.weight" for k in KINDS},
+        tensors={
+            _LAYER + spelling.stack(k): f"blk.{{}}.ffn_{k}_exps.weight" for k in spelling.kinds
+        },
         shapes={
             "ffn_gate_inp": ("experts", "hidden"),
             "ffn_gate_exps": ("experts", "expert_ff", "hidden"),

@@ -24,6 +24,8 @@ REFUSED = {
     "falcon_h1": "mlx-lm multiplies its weights when it loads them, which packed ones cannot take",
     "granitehybrid": "its states are not written for mlx-lm yet",
     "granitemoe": "stacks of its experts are not packed for mlx-lm yet",
+    "nemotron_h": "its states are not written for mlx-lm yet",
+    "nemotron_h_moe": "its states are not written for mlx-lm yet",
 }
 """Families that have no folder here, and why."""
 

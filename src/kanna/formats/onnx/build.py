@@ -57,6 +57,8 @@ REFUSED = {
     "lfm2moe": _UNPROVED,
     "ministral3": _UNPROVED,
     "mixtral": _NO_BUILDER,
+    "nemotron_h": _UNPROVED,
+    "nemotron_h_moe": _UNPROVED,
     "olmo2": _NO_BUILDER,
     "olmoe": _NO_BUILDER,
     "phi2": _UNPROVED,

@@ -35,7 +35,7 @@ llama.cpp rounds them, which the family says whenever one is converted; the keys
 """
 _ONE_ROPE = frozenset({"gpt-oss"})
 """Architectures whose layers with a window turn as the others do."""
-_SWITCHED = frozenset({"granitehybrid"})
+_SWITCHED = frozenset({"granitehybrid", "nemotron_h", "nemotron_h_moe"})
 """Architectures that turn nothing where rope.scaling.finetuned is false."""
 _STILL = {"smollm3": 4}
 """Architectures whose last layer of so many has no rotary embedding."""

@@ -78,10 +78,16 @@ def _computation(torch: Any, version: str, model: Any, config: Any) -> dict[str,
     }
 
 
+def _attention(layer: Any) -> Any:
+    """The part of a layer that attends; None where it has none."""
+    mixer = getattr(layer, "mixer", None)
+    return getattr(layer, "self_attn", mixer if hasattr(mixer, "q_proj") else None)
+
+
 def _rotates(layer: Any, config: Any, number: int) -> bool:
     """Whether the layer has a rotary embedding at all."""
     listed = getattr(config, "no_rope_layers", None)
-    attention = getattr(layer, "self_attn", None)
+    attention = _attention(layer)
     return bool(getattr(attention, "use_rope", listed[number] if listed else 1))
 
 
@@ -101,7 +107,7 @@ def _unturned(pairs: int) -> dict[str, Any]:
 
 
 def _layer(layer: Any, config: Any, rope: int) -> dict[str, Any]:
-    attention = getattr(layer, "self_attn", None)
+    attention = _attention(layer)
     norm = next(m for n, m in layer.named_children() if n.endswith("norm"))
     epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     if attention is None:
