@@ -179,6 +179,7 @@ def test_texts_in_tables_are_escaped() -> None:
 SIZES: dict[str, tuple[str, ...]] = {
     "convert": ("split_max_size",),
     "fit": ("memory",),
+    "merge": ("split_max_size",),
     "optimize": ("size", "memory"),
     "serve": ("memory", "engine_memory"),
     "studio": ("memory", "upload_limit"),

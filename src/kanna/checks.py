@@ -43,6 +43,35 @@ class Check:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much of a fine-tune's gain an artefact keeps on held-out examples.
+
+    Losses are in nats per learned token.
+
+    Attributes:
+        share: (base − artefact) / (base − tuned); None: nothing was gained.
+        interval: Its 95 % interval over examples; None for too few of them.
+        base_loss: Of the base model.
+        tuned_loss: Of the tuned model, in float32.
+        artefact_loss: Of the artefact.
+        kl: Mean KL divergence, tuned model ‖ artefact, in nats.
+        examples: How many.
+        tokens: Tokens that were scored.
+        least: The share that is asked for.
+    """
+
+    share: float | None
+    interval: tuple[float, float] | None
+    base_loss: float
+    tuned_loss: float
+    artefact_loss: float
+    kl: float
+    examples: int
+    tokens: int
+    least: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class VerifyResult(Result):
     """All checks of one artefact against its source.
@@ -52,12 +81,14 @@ class VerifyResult(Result):
         artefact: Path of the artefact.
         checks: In the order they were made.
         seconds: Time they took.
+        retention: What it keeps of a fine-tune, where an adapter was named.
     """
 
     source: str
     artefact: str
     checks: list[Check]
     seconds: float
+    retention: Retention | None = None
 
     @property
     def status(self) -> str:

@@ -387,3 +387,17 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
     for words in (("--dry-run",), ("-o", tmp_path / "v.gguf", "--verify")):
         shown = run(source, adapter, *words, "--threads", 1)
         assert shown.exit_code == 0, shown.output
+
+
+def test_references_are_of_the_weight_and_config_they_were_made_with(home: Path) -> None:
+    from kanna.adapters import merged_source, open_adapters
+    from kanna.evaluation.reference import reference_folder
+
+    source, adapter, _ = adapted(home, "rslora")
+    other = home / "other-alpha"
+    shutil.copytree(adapter, other)
+    change_config(other, lora_alpha=1.0)
+    opened = kanna.open_source(source)
+    given = (str(adapter), f"{adapter}=0.5", str(other))
+    folders = [reference_folder(merged_source(opened, open_adapters(one))) for one in given]
+    assert len(set(folders)) == 3 and source not in folders

@@ -132,7 +132,7 @@ class LoraAdapter:
         rows: Module → some rows of its matrix.
         ties: Whether a change of the embedding is one of the head that is the same matrix.
         alpha: The alpha that most modules have, for formats that name it.
-        weight_files: Files that hold its values.
+        weight_files: Files that hold its values, and say how strong they are.
         files: Other files of its folder, by name.
         notes: What the user must know.
     """

@@ -37,7 +37,7 @@ def read(given: str, path: Path, files: Mapping[str, Path]) -> LoraAdapter:
         path=path,
         layout=LAYOUT.title,
         base=config.get("model", text(4096), ""),
-        weight_files=[files[LAYOUT.weights]],
+        weight_files=[files[LAYOUT.weights], files[names.CONFIG]],
         files={n: p for n, p in files.items() if n != LAYOUT.weights},
         ties=True,  # mlx-lm computes a tied head with the embedding's change
     )

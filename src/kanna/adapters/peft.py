@@ -51,7 +51,7 @@ def read(given: str, path: Path, files: Mapping[str, Path]) -> LoraAdapter:
         base=config.base,
         ties=config.ties,
         alpha=config.alpha,
-        weight_files=[files[LAYOUT.weights]],
+        weight_files=[files[LAYOUT.weights], files[names.CONFIG]],
         files={n: p for n, p in files.items() if n != LAYOUT.weights},
     )
     changes: dict[str, dict[str, Tensor]] = {}

@@ -30,6 +30,10 @@ _SUMMARIES = {
         "Logits of a file against the source in float32, on a short and on a long prompt, "
         "in its runtime"
     ),
+    "retention": (
+        "The share of what a fine-tune gained on held-out examples that a file keeps, in its "
+        "runtime"
+    ),
     "runtime": (
         "The file in its own runtime against the reference runtime that computes with its "
         "values, on a few tokens"

@@ -131,7 +131,12 @@ def _cached(source: Source, ending: str, format: str, progress: Progress | None)
     from kanna import __version__
 
     key = hashlib.sha256(
-        json.dumps([__version__, source.hashes()], sort_keys=True, default=str).encode()
+        json.dumps(
+            # Weights of adapters are in no file.
+            [__version__, source.hashes(), *([source.merged] if source.merged else [])],
+            sort_keys=True,
+            default=str,
+        ).encode()
     ).hexdigest()
     folder = packages.cache_dir() / "references"
     folder.mkdir(parents=True, exist_ok=True)

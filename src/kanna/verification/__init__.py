@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,15 @@ from typing import Any
 from kanna import families, formats, provenance, runtimes
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
-from kanna.checks import Check, VerifyResult
+from kanna.adapters import AdapterWeights, LoraAdapter, merged_source, open_adapters
+from kanna.checks import Check, Retention, VerifyResult
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
-from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
+from kanna.evaluation.reference import (
+    open_for_scoring,
+    open_reference,
+    reference_folder,
+    reference_gguf,
+)
 from kanna.formats.onnx import encoder
 from kanna.formats.onnx import files as onnx_files
 from kanna.formats.vectors import makes_vectors
@@ -24,6 +30,8 @@ from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
 from kanna.verification import independent, parity, tensors, tokens
+from kanna.verification import retention as gains
+from kanna.verification.retention import LEAST
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
@@ -48,6 +56,9 @@ def verify(
     source: str | Path | Source,
     artefact: str | Path,
     *,
+    adapter: AdapterWeights | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
+    retention: float = LEAST,
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -64,6 +75,10 @@ def verify(
     Args:
         source: What the artefact was made from.
         artefact: A GGUF file or a folder, or any reference to one.
+        adapter: Adapters that were merged into the source: what was made of both is proved, and
+            how much of their gain it keeps. The artefact may be one of them alone, in GGUF.
+        data: Held-out examples to measure that by; None: those beside the adapter.
+        retention: Least share of the gain that must be kept.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
@@ -86,16 +101,78 @@ def verify(
             checks=verify_encoder(opened, artefact, threads),
             seconds=time.perf_counter() - begin,
         )
-    model = families.load_model(opened)
-    checks = _check_files(model, artefact, progress)
-    if all(c.ok for c in checks):
-        checks += _check_in_runtime(opened, model, artefact, threads, progress)
+    gain: Retention | None = None
+    if adapter is not None:
+        if not 0 <= retention <= 1:
+            raise UsageError(f"a retention of {retention}", expected="a share from 0 to 1")
+        checks, gain = _check_adapted(
+            _AdaptedCase(
+                base=opened,
+                adapters=open_adapters(adapter, offline=offline),
+                artefact=artefact,
+                data=data,
+                least=retention,
+                threads=threads,
+            ),
+            progress,
+        )
+    elif data is not None:
+        raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
+    else:
+        checks = _checks(opened, artefact, threads, progress)
     return VerifyResult(
         source=opened.given,
         artefact=str(artefact),
         checks=checks,
         seconds=time.perf_counter() - begin,
+        retention=gain,
     )
+
+
+def _checks(source: Source, artefact: Path, threads: int | None, progress: Progress) -> list[Check]:
+    """Every check of an artefact against its source."""
+    model = families.load_model(source)
+    checks = _check_files(model, artefact, progress)
+    if all(c.ok for c in checks):
+        checks += _check_in_runtime(source, model, artefact, threads, progress)
+    return checks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AdaptedCase:
+    """An artefact of a base and adapters, and the examples that judge it."""
+
+    base: Source
+    adapters: list[tuple[LoraAdapter, float]]
+    artefact: Path
+    data: str | Path | Sequence[str | Path] | None
+    least: float
+    threads: int | None
+
+
+def _check_adapted(case: _AdaptedCase, progress: Progress) -> tuple[list[Check], Retention | None]:
+    """The checks of an artefact against the merged model, and what it keeps of the gain."""
+    tuned = merged_source(case.base, case.adapters)
+    alone = gains.is_adapter(case.artefact)
+    held = gains.held_out(case.adapters[0][0], case.data, tuned)
+    made: list[Check] = []
+    if not alone:
+        folder = open_source(reference_folder(tuned, progress=progress))
+        made = _checks(folder, case.artefact, case.threads, progress)
+        if any(check.ok is False for check in made):
+            return made, None
+    measured = gains.measure(
+        gains.RetentionCase(
+            base=case.base,
+            tuned=tuned,
+            artefact=case.artefact,
+            examples=held,
+            threads=case.threads or default_threads(),
+        ),
+        case.least,
+        progress,
+    )
+    return made + gains.check(measured, alone=alone), measured
 
 
 def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check]:

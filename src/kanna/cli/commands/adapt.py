@@ -67,7 +67,7 @@ def adapt_command(
 
     A tenth of the examples is held out before anything is learned. Only answers are learned, and
     training ends where the held-out loss falls no more. `kanna merge` and `kanna convert --adapter`
-    make files of the adapter.
+    make files of the adapter, `kanna verify --adapter` measures what they keep of it.
     """
     from kanna.training import adapt
 

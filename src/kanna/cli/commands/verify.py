@@ -20,6 +20,25 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 @command("verify")
 @click.argument("source", type=options.MODEL, metavar="SRC")
 @click.argument("artefact", type=options.MODEL)
+@click.option(
+    "--adapter",
+    multiple=True,
+    help="An adapter that was merged into SRC: measure what ARTEFACT keeps of its gain. ARTEFACT "
+    "may be that adapter alone, in GGUF. FOLDER or FOLDER=WEIGHT; may be given several times.",
+)
+@click.option(
+    "--data",
+    type=options.FILE,
+    multiple=True,
+    help="Held-out examples to measure that by. [default: those that `kanna adapt` left]",
+)
+@click.option(
+    "--retention",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Least share of the gain that must be kept.",
+)
 @options.threads
 @options.revision
 @options.offline
@@ -27,9 +46,10 @@ def verify_command(
     terminal: Terminal,
     source: str,
     artefact: str,
+    adapter: tuple[str, ...],
+    data: tuple[Any, ...],
     threads: int | None,
-    revision: str | None,
-    offline: bool,
+    **choices: Any,
 ) -> None:
     """Check that the file or folder ARTEFACT holds the model SRC, and runs.
 
@@ -44,10 +64,11 @@ def verify_command(
     result = verify(
         source,
         artefact,
+        adapter=list(adapter) or None,
+        data=list(data) or None,
         threads=terminal.threads(threads),
-        revision=revision,
-        offline=offline,
         progress=terminal.progress(),
+        **choices,
     )
     terminal.result(result, draw_checks)
     click.get_current_context().exit(EXIT[result.status])

@@ -1,0 +1,243 @@
+"""Retention: the share of what a fine-tune gained on held-out examples that an artefact keeps.
+
+(loss of the base − loss of the artefact) / (loss of the base − loss of the tuned model), each in
+the runtime that the artefact runs in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna._util.progress import Progress
+from kanna.adapters import LoraAdapter
+from kanna.checks import Check, Retention
+from kanna.errors import UsageError
+from kanna.evaluation.divergence import F64, compare
+from kanna.evaluation.reference import (
+    open_for_scoring,
+    open_reference,
+    reference_folder,
+    reference_gguf,
+)
+from kanna.formats import folder_files, gguf
+from kanna.runtimes.base import Engine
+from kanna.runtimes.llamacpp import RUNTIME as LLAMA
+from kanna.runtimes.torch import RUNTIME as TORCH
+from kanna.sources import Source
+from kanna.training import HELD_OUT, examples
+from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
+
+LEAST = 0.9
+"""Share of the gain that an artefact must keep, unless another is asked for."""
+_MOST = 1024
+"""Tokens of an example that are read."""
+_APART = 1e-4
+"""Most nats of KL divergence between an adapter beside its base, and the two merged."""
+_RESAMPLED = 1000
+_MIN_EXAMPLES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionCase:
+    """What is compared.
+
+    Attributes:
+        base: The model before the fine-tune.
+        tuned: The same with the adapter merged in.
+        artefact: A model, or an adapter alone in GGUF.
+        examples: Held-out examples in tokens.
+        threads: Threads to use.
+    """
+
+    base: Source
+    tuned: Source
+    artefact: Path
+    examples: Sequence[TokenizedExample]
+    threads: int
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest example."""
+        return max(64, *(len(one.ids) for one in self.examples))
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a file is an adapter in GGUF."""
+    return path.is_file() and gguf.read(path).value("general.type") == "adapter"
+
+
+def held_out(
+    adapter: LoraAdapter, data: str | Path | Sequence[str | Path] | None, tuned: Source
+) -> list[TokenizedExample]:
+    """The examples that judge an adapter, in tokens of the tuned model.
+
+    Args:
+        adapter: The adapter; `kanna adapt` leaves its held-out examples beside it.
+        data: Files of others; None: those.
+        tuned: The tuned model.
+
+    Raises:
+        UsageError: There are none.
+        MissingError: transformers is not here, which reads the tokenizer.
+    """
+    if data is None:
+        data = adapter.path / HELD_OUT
+        if not data.is_file():
+            raise UsageError(
+                f"{adapter.given} has no {HELD_OUT}",
+                expected="examples that nothing was learned from",
+                todo="name some: --data held-out.jsonl",
+            )
+    read = examples.read(data)
+    _, transformers = TORCH.load()
+    folder = reference_folder(tuned)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
+    tokens = ChatTokenizer.of(tokenizer, folder_files.files(folder), _MOST).all(read.examples)
+    if not tokens:
+        raise UsageError("no held-out example has an answer", todo="name others: --data FILE")
+    return tokens
+
+
+def measure(case: RetentionCase, least: float, progress: Progress) -> Retention:
+    """Score base, tuned model and artefact on the held-out examples.
+
+    Args:
+        case: What is compared.
+        least: Share that must be kept.
+        progress: Where progress is reported.
+    """
+    progress.start("retention", 2 * len(case.examples), "examples")
+    judged = reference_gguf(case.base) if is_adapter(case.artefact) else case.artefact
+    with open_reference(case.base, [judged], context=case.context, threads=case.threads)[
+        0
+    ] as engine:
+        before = [_nll(engine, one, progress) for one in case.examples]
+    after: list[F64] = []
+    kept: list[F64] = []
+    divergences: list[F64] = []
+    with (
+        open_reference(case.tuned, [judged], context=case.context, threads=case.threads)[
+            0
+        ] as tuned,
+        _opened(case) as artefact,
+    ):
+        for one in case.examples:
+            first, places, targets = _places(one)
+            wanted = tuned.logits(one.ids, first=first, copy=False)[places]
+            given = artefact.logits(one.ids, first=first, copy=False)[places]
+            nll, [scores] = compare(wanted, [given], targets, threads=case.threads)
+            after.append(nll)
+            kept.append(scores.nll)
+            divergences.append(scores.kl)
+            progress.advance(1)
+    progress.finish()
+    return _judged(before, after, kept, float(np.concatenate(divergences).mean()), least)
+
+
+def _opened(case: RetentionCase) -> Engine:
+    context, threads = case.context, case.threads
+    if is_adapter(case.artefact):
+        adapters: dict[str | Path, float] = {case.artefact: 1.0}
+        base = reference_gguf(case.base)
+        return LLAMA.open(base, context=context, threads=threads, adapters=adapters)
+    return open_for_scoring(case.artefact, context=context, threads=threads)[0]
+
+
+def _places(one: TokenizedExample) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+    """First position to compute, rows after it whose next token was learned, those tokens."""
+    learned = [i for i, label in enumerate(one.labels[1:]) if label != UNLEARNED]
+    first = learned[0]
+    targets = np.array([one.labels[i + 1] for i in learned])
+    return first, np.array(learned, dtype=np.int64) - first, targets
+
+
+def _nll(engine: Engine, one: TokenizedExample, progress: Progress) -> F64:
+    first, places, targets = _places(one)
+    logits = engine.logits(one.ids, first=first, copy=False)[places]
+    progress.advance(1)
+    return compare(logits, [], targets)[0]
+
+
+def _judged(
+    before: Sequence[F64], after: Sequence[F64], kept: Sequence[F64], kl: float, least: float
+) -> Retention:
+    sums = np.array([[nll.sum() for nll in losses] for losses in (before, after, kept)])
+    counts = np.array([len(nll) for nll in before])
+    base, tuned, artefact = (float(s) for s in sums.sum(axis=1) / counts.sum())
+    gain = base - tuned
+    return Retention(
+        share=(base - artefact) / gain if gain > 0 else None,
+        interval=_interval(sums) if gain > 0 else None,
+        base_loss=base,
+        tuned_loss=tuned,
+        artefact_loss=artefact,
+        kl=kl,
+        examples=len(counts),
+        tokens=int(counts.sum()),
+        least=least,
+    )
+
+
+def _interval(sums: F64) -> tuple[float, float] | None:
+    """The 95 % interval of the share, by drawing the examples again; None for a few examples."""
+    count = sums.shape[1]
+    if count < _MIN_EXAMPLES:
+        return None
+    drawn = np.random.default_rng(0).integers(0, count, (_RESAMPLED, count))
+    base, tuned, artefact = (row[drawn].sum(axis=1) for row in sums)
+    gains = base - tuned
+    if (gains <= 0).mean() > 0.01:
+        return None
+    shares = ((base - artefact) / gains)[gains > 0]
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def check(retention: Retention, *, alone: bool) -> list[Check]:
+    """What the figures say of the artefact.
+
+    Args:
+        retention: The figures.
+        alone: Whether it is an adapter alone, which must compute what the merged model does.
+    """
+    losses = (
+        f"held-out loss {retention.base_loss:.4f} base, {retention.tuned_loss:.4f} tuned, "
+        f"{retention.artefact_loss:.4f} here"
+    )
+    if retention.share is None:
+        return [
+            Check(
+                name="retention",
+                ok=None,
+                detail=f"the fine-tune gained nothing on these examples ({losses})",
+            )
+        ]
+    around = (
+        f" ({retention.interval[0]:.1%} to {retention.interval[1]:.1%})"
+        if retention.interval
+        else ""
+    )
+    made = [
+        Check(
+            name="retention",
+            ok=retention.share >= retention.least,
+            detail=f"{retention.share:.1%}{around} of the gain is kept, {retention.least:.0%} is "
+            f"asked for; {losses}, KL to the tuned model {retention.kl:.2e}",
+        )
+    ]
+    if alone:
+        made.append(
+            Check(
+                name="strength of the adapter",
+                ok=retention.kl <= _APART,
+                detail=f"KL {retention.kl:.1e} to the merged model, at most {_APART:g}",
+            )
+        )
+    return made
