@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kanna import encodings
 from kanna.encodings import small_floats, transcoding
@@ -142,9 +143,12 @@ def values_of(tensor: Tensor, start: int, stop: int) -> F32:
     data = stored_bytes(tensor, start * size, stop * size)
     if tensor.dtype in NUMBERS:
         return transcoding.numbers(data, tensor.dtype)
-    if tensor.dtype == "i8":
-        return INT8[data]
-    return (small_floats.E4M3 if tensor.dtype == "f8_e4m3" else small_floats.E8M0)[data]
+    return _table(tensor.dtype)[data]
+
+
+def _table(dtype: str) -> F32:
+    """Values of scales and zeros of a byte each."""
+    return {"i8": INT8, "f8_e4m3": small_floats.E4M3}.get(dtype, small_floats.E8M0)
 
 
 def _bytes_of(tensor: Tensor, start: int, stop: int) -> U8:
@@ -185,16 +189,28 @@ def check_scales(tensor: Tensor, kinds: Sequence[str], *, zero: bool = False) ->
         return
     count = prod(tensor.shape)
     for start in range(0, count, _PIECE):
-        values = values_of(tensor, start, min(start + _PIECE, count))
-        with np.errstate(invalid="ignore"):
-            wrong = ~((values >= 0 if zero else values > 0) & np.isfinite(values))
-        if wrong.any():
-            raise FormatError(
-                f"{tensor.name} has {int(wrong.sum())} scales that can be none, such as "
-                f"{values[wrong][0]:g} at place {start + int(np.argmax(wrong))}",
-                expected="finite numbers from zero" if zero else "finite numbers above zero",
-                todo=_AGAIN,
-            )
+        stop = min(start + _PIECE, count)
+        if tensor.dtype in NUMBERS or _has_wrong_byte(tensor, start, stop, zero):
+            values = values_of(tensor, start, stop)
+            wrong = _wrong(values, zero)
+            if wrong.any():
+                raise FormatError(
+                    f"{tensor.name} has {int(wrong.sum())} scales that can be none, such as "
+                    f"{values[wrong][0]:g} at place {start + int(np.argmax(wrong))}",
+                    expected="finite numbers from zero" if zero else "finite numbers above zero",
+                    todo=_AGAIN,
+                )
+
+
+def _wrong(values: F32, zero: bool) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):
+        return ~((values >= 0 if zero else values > 0) & np.isfinite(values))
+
+
+def _has_wrong_byte(tensor: Tensor, start: int, stop: int, zero: bool) -> bool:
+    """Whether scales of a byte each have one that can be none: by a table of all bytes."""
+    wrong = _wrong(_table(tensor.dtype), zero)
+    return bool(wrong[stored_bytes(tensor, start, stop)].any())
 
 
 def need_scales(tensor: Tensor, shape: tuple[int, ...], kinds: Sequence[str]) -> Tensor:
