@@ -126,11 +126,7 @@ def test_misshapen_tensor_is_named(source: Any) -> None:
 
 
 def test_embedding_and_vocabulary_must_agree(source: Any) -> None:
-    name = next(
-        n
-        for n in source.tensors
-        if re.search(r"(embed_tokens|embeddings)\.weight", n)
-    )
+    name = next(n for n in source.tensors if re.search(r"(embed_tokens|embeddings)\.weight", n))
     source.tensors[name].shape = (600, 64)
     assert any("600 rows" in p.found and "vocab_size 512" in p.found for p in fatal(source))
 

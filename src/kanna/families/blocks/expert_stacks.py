@@ -17,6 +17,7 @@ from kanna.families.stacked import Picked, Stacked, Turned, one_of, part_of_each
 from kanna.model import Tensor
 
 KINDS = ("gate", "up", "down")
+_FLOATS = ("bf16", "f16", "f32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,8 @@ class Stacks:
         """A tensor of a layer's experts with rows before columns, or the way back."""
         if not self.spelling.transposed or len(tensor.shape) != 3:
             return tensor
-        return Turned(name, tensor)
+        # Packed checkpoints have rows before columns already.
+        return Turned(name, tensor) if tensor.dtype in _FLOATS else tensor
 
     def spread(self, tensors: Mapping[str, Tensor], _: Config) -> dict[str, Tensor]:
         """As models are published: a matrix per expert, or gates and ups in one tensor."""
