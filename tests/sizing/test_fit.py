@@ -147,7 +147,8 @@ def test_presets_of_folders_are_sized_as_they_will_be_written(format: str, tmp_p
 
 
 def test_an_encoder_is_told_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"architectures": ["MPNetModel"], "model_type": "mpnet"}')
+    config = {"architectures": ["MPNetModel"], "model_type": "mpnet"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({"embeddings.weight": np.zeros((4, 4), np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(UnsupportedError, match="is an encoder.*\n.*\n.*--preset onnx:int8"):
         kanna.fit(tmp_path)
