@@ -26,7 +26,7 @@ def recipe_command(terminal: Terminal, action: str, path: Path | None, out: Path
     """Write the recipe of a run or of an Olive config, or the JSON Schema of recipes.
 
     `from` PATH: the recipe that makes again what lies at PATH, a folder of `run`, `optimize` or
-    `compare`, or an artefact. `convert` PATH: what the Olive config PATH does, with what is left
+    `compare`, or a model. `convert` PATH: what the Olive config PATH does, with what is left
     out. `schema`: for editors, which then complete and check recipes.
     """
     from kanna.recipes import recipe
