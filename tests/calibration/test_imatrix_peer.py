@@ -44,9 +44,11 @@ def tool() -> Path:
     return Path(found or build)
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", "qwen2", "gemma3", "gemma4", "lfm2", "qwen35", "qwen3-moe", "qwen2-moe"]
-)
+DENSE = ("llama", "qwen2", "gemma3", "gemma4", "lfm2", "qwen35")
+EXPERTS = ("qwen3-moe", "qwen2-moe", "mixtral", "lfm2-moe", "granite-moe-shared")
+
+
+@pytest.mark.parametrize("name", (*DENSE, *EXPERTS))
 def test_the_same_tokens_give_the_same_diagonals(name: str, tmp_path: Path) -> None:
     program = tool()
     tiny_models.make(name, tmp_path / "model")

@@ -39,19 +39,26 @@ def take_apart(network: Any, torch: Any) -> None:
 
 def _apart(stack: Any, torch: Any) -> Any:
     count, hidden, width = stack.down_proj.shape
+    if turned := getattr(stack, "is_transposed", False):
+        hidden, width = width, hidden
+    bias, act = getattr(stack, "has_bias", False), getattr(stack, "act_fn", torch.nn.Identity())
 
     class Expert(torch.nn.Module):
         """One expert: gate, up and down."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.gate_proj = torch.nn.Linear(hidden, width, bias=False)
-            self.up_proj = torch.nn.Linear(hidden, width, bias=False)
-            self.down_proj = torch.nn.Linear(width, hidden, bias=False)
-            self.act_fn = stack.act_fn
+            self.gate_proj = torch.nn.Linear(hidden, width, bias=bias)
+            self.up_proj = torch.nn.Linear(hidden, width, bias=bias)
+            self.down_proj = torch.nn.Linear(width, hidden, bias=bias)
 
         def forward(self, x: Any) -> Any:
-            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+            gate, up = self.gate_proj(x), self.up_proj(x)
+            if not turned:
+                return self.down_proj(act(gate) * up)
+            # Of gpt-oss, whose rows of gate and up alternate.
+            both = torch.stack([gate, up], -1).flatten(-2)
+            return self.down_proj(stack._apply_gate(both))
 
     class Experts(torch.nn.ModuleList):
         """All experts of a layer; of each token, those that the router chose are computed."""

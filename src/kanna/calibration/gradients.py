@@ -165,11 +165,16 @@ def _as_gguf(network: Network, by_module: dict[str, F32]) -> dict[str, F32]:
         tensor, expert = ("token_embd.weight", None) if tied else network.place(name)
         if len(model.tensors[tensor].shape) < 2:
             continue
+        parts = network.parts.get(f"{name}.weight", [])
+        if expert is None and len(parts) > 1:  # gate above up, in one matrix
+            sizes = [num_rows(model.tensors[part]) for part, _ in parts]
+            split = np.split(rows, np.cumsum(sizes)[:-1])
+            out |= {part: own for (part, _), own in zip(parts, split, strict=True)}
+            continue
         if expert is None:
-            same = families.column_order(model, tensor) is not None  # its rows are not moved
-            view = (
-                Computed(tensor, rows) if same else gguf_view(model, tensor, Computed(tensor, rows))
-            )
+            view = Computed(tensor, rows)
+            if families.column_order(model, tensor) is None:  # else its columns are moved alone
+                view = gguf_view(model, tensor, view)
             out[tensor] = view.rows(0, 1)[0]
             continue
         # An expert that no token went to has no gradient.

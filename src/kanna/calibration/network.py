@@ -54,10 +54,8 @@ def values(tensor: Tensor) -> F32:
     return out
 
 
-_EXPERTS = "experts are not calibrated yet"
 REFUSED = {
     "falcon_h1": "its states are not calibrated yet",
-    "gpt_oss": _EXPERTS,
     "granitehybrid": "its states are not calibrated yet",
     "nemotron_h": "its states are not calibrated yet",
     "nemotron_h_moe": "its states are not calibrated yet",
@@ -83,7 +81,7 @@ class Network:
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)
-        self.places = families.hf_places(model)
+        self.parts = families.hf_parts(model)
         settings = transformers.AutoConfig.for_model(**self.config)
         with torch.device("meta"):
             self.skeleton = transformers.AutoModelForCausalLM.from_config(
@@ -106,20 +104,24 @@ class Network:
         setattr(network.model, name, rotary.to(self.device))
 
     def place(self, path: str) -> tuple[str, int | None]:
-        """GGUF name of the weight of a module, and which matrix it is where that is a stack."""
+        """GGUF name of the weight of a module, and which matrix it is where that is a stack.
+
+        Of a module that holds several matrices of a GGUF, the first of them.
+        """
         if (match := EXPERT.fullmatch(path)) is not None:
             return f"blk.{match['layer']}.ffn_{match['kind']}_exps.weight", int(match["expert"])
-        return self.places[f"{path}.weight"]
+        return self.parts[f"{path}.weight"][0][0], None
 
     def _stored(self, name: str) -> Tensor:
         """The values of a parameter or a buffer, by its name in the network."""
-        if EXPERT.fullmatch(name.removesuffix(".weight")) is None:
+        path, _, kind = name.rpartition(".")
+        if EXPERT.fullmatch(path) is None:
             if name not in self.tensors and (match := ROUTER.fullmatch(name)) is not None:
                 return self.model.tensors[f"blk.{match['layer']}.ffn_gate_inp.weight"]
             return self.tensors[name]
-        stack, expert = self.place(name.removesuffix(".weight"))
+        stack, expert = self.place(path)
         assert expert is not None
-        return one_of(name, self.model.tensors[stack], expert)
+        return one_of(name, self.model.tensors[stack.removesuffix("weight") + kind], expert)
 
     def _copy(self, module: Any, prefix: str = "") -> None:
         """Fill parameters, and the buffers that checkpoints have."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from kanna import families
 from kanna.calibration.network import Network, torch_modules, values
+from kanna.calibration.sites import is_stack
 from kanna.families import gguf_view, hf_view
 from kanna.families.views import Computed
 from kanna.model import F32, Model, num_weights
@@ -94,7 +95,7 @@ class Student:
         network = Network(model, device)
         self.model, self.device = model, network.device
         self.whole = network.whole().requires_grad_(False)
-        self._places = network.places
+        self._parts = network.parts
         self.theta: dict[str, Any] = {}
         self.delta: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}
@@ -131,11 +132,11 @@ class Student:
         """GGUF name of a module's weight; None where it is not its own, or one of many."""
         if path == "lm_head" and self._head_name == "token_embd.weight":
             return None  # the embedding is the head
-        if f"{path}.weight" not in self._places:
+        parts = self._parts.get(f"{path}.weight", [])
+        if len(parts) != 1 or is_stack(parts[0][0]):
             return None
-        tensor, expert = self._places[f"{path}.weight"]
-        moved = families.column_order(self.model, tensor) is not None  # so are its blocks
-        return None if moved or expert is not None else tensor
+        moved = families.column_order(self.model, parts[0][0]) is not None  # so are its blocks
+        return None if moved else parts[0][0]
 
     def _free(self, name: str, shape: tuple[int, ...]) -> None:
         torch, _ = torch_modules()

@@ -107,19 +107,19 @@ def column_order(model: Model, gguf_name: str) -> NDArray[np.int64] | None:
     return form.order(Config(hf_config(model), family.defaults))
 
 
-def hf_places(model: Model) -> dict[str, tuple[str, int | None]]:
-    """GGUF name of every tensor of a checkpoint, and which matrix it is where that is a stack."""
+def hf_parts(model: Model) -> dict[str, list[tuple[str, int]]]:
+    """What every tensor of a checkpoint holds, in order: GGUF name, and which matrix of a stack."""
     _, family = family_of_model(model)
     given = Config(hf_config(model), family.defaults)
-    where: dict[str, tuple[str, int | None]] = {}
+    parts: dict[str, list[tuple[str, int]]] = {}
     for gguf_name, hf_name in hf_names(model).items():
         pieces = [hf_name]
         for block in family.blocks:
             if block.regrouping is not None:
                 pieces = [p for name in pieces for p in block.regrouping.pieces(name, given)]
-        whole = pieces == [hf_name]
-        where |= {p: (gguf_name, None if whole else i) for i, p in enumerate(pieces)}
-    return where
+        for number, piece in enumerate(pieces):
+            parts.setdefault(piece, []).append((gguf_name, number))
+    return parts
 
 
 def head_dim_of(model: Model) -> int:
