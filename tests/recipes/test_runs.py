@@ -198,6 +198,30 @@ def test_a_mistake_in_a_verb_is_a_failed_step(
     assert "no such luck" in (tmp_path / "out/steps/small-Q8_0/error.txt").read_text()
 
 
+def test_variables_refer_to_variables(write: Write, tmp_path: Path) -> None:
+    path = write(
+        """
+variables: {file: "${folder}/tiny.gguf", folder: ., name: tiny}
+steps:
+  one: {verb: inspect, with: {source: "${file}"}}
+  two: {verb: inspect, with: {source: "./${name}.gguf"}}
+"""
+    )
+    assert kanna.run(path, tmp_path / "out").ok
+
+
+def test_what_others_put_in_the_folder_is_no_step(write: Write, tmp_path: Path) -> None:
+    path, steps = write(MATRIX), tmp_path / "out" / "steps"
+    steps.mkdir(parents=True)
+    (tmp_path / "out" / "manifest.json").write_text("[]")
+    (steps / "small-Q8_0").write_text("a file")
+    (steps / "about-Q8_0").symlink_to(tmp_path)
+    (steps / "small-Q4_0").mkdir()
+    (steps / "small-Q4_0" / "step.json").write_text('{"key": 1}')
+    assert set(states(kanna.run(path, tmp_path / "out")).values()) == {"done"}
+    assert (tmp_path / "tiny.gguf").is_file()
+
+
 def test_an_interrupted_run_goes_on(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,25 @@ WRONG = {
     "a file that includes itself": (f"{STEP}include: [recipe.yaml]\n", 6, "include each other"),
     "a key twice": (f"{STEP}steps: {{}}\n", 6, "here twice, first in line 1"),
     "an object of Python": ("steps: !!python/name:os.system\n", 1, "tag"),
+    "variables in a circle": (
+        f"variables:\n  a: x${{b}}\n  b: ${{a}}\n{STEP}",
+        2,
+        "refer to each other",
+    ),
+    "a variable of a variable that there is not": (
+        f"variables:\n  size: Q8_0\n  a: ${{sise}}\n{STEP}",
+        3,
+        "did you mean size?",
+    ),
+    "a list within a text": (
+        f"variables:\n  many: [a, b]\n  a: x${{many}}\n{STEP}",
+        3,
+        "within a text",
+    ),
+    "a name that no file has": (STEP.replace("tiny", "x" * 5000), 5, "there is no"),
+    "a name with a zero in it": (STEP.replace("tiny.gguf", '"a\\0b"'), 5, "there is no"),
+    "a number without end": (f"{STEP}      threads: {'9' * 400}\n", 6, "400 digits"),
+    "levels without end": (f"steps: {'[' * 50}{']' * 50}\n", 1, "too much"),
     "a budget that is none": (
         "steps:\n  a:\n    verb: optimize\n    with: {source: tiny.gguf}\n",
         4,

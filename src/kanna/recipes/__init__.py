@@ -192,6 +192,9 @@ def _earlier(folder: Path) -> Manifest | None:
         raise OutputError(
             f"{folder} is a file", expected="a folder, which is made when it is absent"
         )
+    steps = folder / execution.STEPS
+    if steps.exists() and not steps.is_dir():
+        raise OutputError(f"{steps} is a file", expected="a folder of an earlier run")
     manifest = records.read_manifest(folder)
     if manifest is None and any(folder.iterdir()) and not (folder / records.MANIFEST).exists():
         raise OutputError(

@@ -152,6 +152,8 @@ class _Reader:
             return int(text)
         if tag == _FLOAT and len(text) <= 300:
             return float(text)
+        if tag in (_INT, _FLOAT):
+            raise self.fail(node, f"a number of {len(text)} digits", "fewer digits")
         if tag != "tag:yaml.org,2002:str":
             raise self.fail(node, f"a value has the tag {tag}", "texts, numbers, true or false")
         return text

@@ -47,7 +47,7 @@ def find(
         name, weight = split_weight(value, step.verb.inputs[option])
         place = folder_of(value, step.loaded) / Path(name).expanduser()
         is_model = MODEL in step.verb.inputs[option]
-        if place.exists():
+        if _exists(place):
             return f"{place.absolute()}{weight}"
         if is_model and (value in names or _SCHEME.match(value) or _on_the_hub(value)):
             return str(value)
@@ -63,6 +63,13 @@ def find(
         instance.options[option] = path(instance.options[option], option)
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def split_weight(value: str, kinds: frozenset[str]) -> tuple[str, str]:
     """What names a file, and the `=0.5` after it, which only an adapter has."""
     match = _WEIGHT.fullmatch(value) if ADAPTER in kinds else None
@@ -74,7 +81,7 @@ def _on_the_hub(value: str) -> bool:
 
     try:
         return references.parse(value).kind == "hub"
-    except KannaError:
+    except (KannaError, OSError, ValueError):
         return False
 
 

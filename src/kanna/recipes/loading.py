@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from kanna.errors import UsageError
@@ -11,7 +12,7 @@ from kanna.recipes import document as documents
 from kanna.recipes.document import Value, YamlDocument
 from kanna.recipes.problems import Problems, RecipeLine, nearest
 from kanna.recipes.text import SearchText, StepText, check
-from kanna.recipes.values import RootedText, rooted
+from kanna.recipes.values import NameReference, Option, RootedText, fill, references, rooted
 
 MOST_FILES = 100
 
@@ -83,9 +84,47 @@ def load(path: Path, problems: Problems, changes: Mapping[str, str] | None = Non
             )
         value = documents.parse(text, Path(f"--set {name}")).value
         recipe.changed[name] = recipe.variables[name] = rooted(value, Path.cwd())
+    _fill_variables(recipe, problems)
     if not recipe.steps and not problems.listed:
         problems.add(RecipeLine(recipe.path, 1), "the recipe has no steps", expected="steps:")
     return recipe
+
+
+def _fill_variables(recipe: LoadedRecipe, problems: Problems) -> None:
+    """Replace variables that variables refer to."""
+    sorter = TopologicalSorter(
+        {name: [one.name for one in references(v)] for name, v in recipe.variables.items()}
+    )
+    try:
+        order = list(sorter.static_order())
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        place = recipe.variable_places[circle[0]]
+        problems.add(place, f"variables refer to each other: {' → '.join(reversed(circle))}")
+        return
+    for name in order:
+        value = recipe.variables.get(name)
+        for one in references(value):
+            if one.name not in recipe.variables or one.output or one.every:
+                hint = nearest(one.name, recipe.variables)
+                shown = one.name or one.written
+                place = recipe.variable_places[name]
+                problems.add(place, f"{name}: there is no variable {shown}{hint}")
+                break
+        else:
+            if name in recipe.variables:
+                recipe.variables[name] = _filled(value, recipe, name, problems)
+
+
+def _filled(value: Value, recipe: LoadedRecipe, name: str, problems: Problems) -> Value:
+    def lookup(one: NameReference) -> Option:
+        return recipe.variables[one.name]  # pyright: ignore[reportReturnType]
+
+    try:
+        return fill(value, lookup)  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        problems.add(recipe.variable_places[name], f"{name}: {error}")
+        return value
 
 
 def _read(path: Path, recipe: LoadedRecipe, problems: Problems, above: tuple[Path, ...]) -> None:

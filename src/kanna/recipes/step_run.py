@@ -97,6 +97,8 @@ def run(call: StepCall, progress: Progress, remark: Callable[[str], None]) -> St
 def _working_folder(call: StepCall) -> Generator[Path]:
     """Where the step writes; what lies there has its final name when the block ends well."""
     final = call.folder
+    if final.is_symlink() or not final.is_dir():
+        own_files.remove(final)  # no step of ours is one
     if call.verb.resumes == ANEW:
         work = own_files.fresh_name(final)
         work.mkdir(parents=True)
