@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from kanna.recipes.verbs.base import MODEL, StepVerb, at, kinds
+from kanna.recipes.verbs.base import ADAPTER, MODEL, TEXT, StepVerb, at, kinds
 
 VERB = StepVerb(
-    inputs={"source": kinds(MODEL), "artefact": kinds(MODEL)},
+    inputs={
+        "source": kinds(MODEL),
+        "artefact": kinds(MODEL, ADAPTER),
+        "adapter": kinds(ADAPTER),
+        "data": kinds(TEXT),
+    },
     figures={"gate": at("status")},
 )
