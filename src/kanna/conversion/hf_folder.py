@@ -52,7 +52,7 @@ def hf_folder(source: Source, model: Model, *, stacked: bool = False) -> HFFolde
         return HFFolder(config=made, tensors=tensors, files=files)
     if GENERATION not in model.side_files:
         files.pop(GENERATION, None)
-    other = source.config.get("model_type") not in (None, made["model_type"])
+    other = families.family_of(source.config)[1].names != families.family_of_model(model)[1].names
     if other or isinstance(source.config.get("text_config"), Mapping):
         return HFFolder(config=made, tensors=tensors, files=files)
     own = {

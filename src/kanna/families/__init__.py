@@ -9,7 +9,7 @@ from kanna.families._load import check, load_decoder, load_for_gguf, load_model,
 from kanna.families._mapping import same_values
 from kanna.families._places import text_name
 from kanna.families._refusals import require
-from kanna.families._registry import family_of, get, has_head, names
+from kanna.families._registry import family_of, family_of_model, get, has_head, names
 from kanna.families.base import Problem
 from kanna.families.export import (
     COMPUTED,
@@ -34,6 +34,7 @@ __all__ = [
     "column_order",
     "end_ids",
     "family_of",
+    "family_of_model",
     "get",
     "gguf_factors",
     "gguf_view",

@@ -26,6 +26,7 @@ class TrialProcess:
     def __init__(self, engine: str, path: str) -> None:
         self._key = (engine, path)
         self._process: asyncio.subprocess.Process | None = None
+        self._came_up: bool | None = None
 
     def serves(self, engine: str, path: str) -> bool:
         """Whether it was started for that engine and artefact."""
@@ -43,7 +44,9 @@ class TrialProcess:
             Why it may not go to the engine, or "". What the compiler refuses at once may: the
             engine says it in its own words.
         """
-        if self._process is None and not await self._start():
+        if self._came_up is None:
+            self._came_up = await self._start()
+        if not self._came_up:
             return ""  # it cannot be tried here, and was measured
         process = self._process
         assert process and process.stdin and process.stdout

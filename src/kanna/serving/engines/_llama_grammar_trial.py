@@ -86,6 +86,8 @@ class _GrammarTrial:
         options = library.llama_model_default_params()
         options.vocab_only = True
         model = library.llama_model_load_from_file(artefact.encode(), options)
+        if not model:
+            raise KannaError(f"llama.cpp loads no vocabulary of {artefact}")
         self._library = library
         self._vocab = library.llama_model_get_vocab(model)
         count = int(library.llama_vocab_n_tokens(self._vocab))
