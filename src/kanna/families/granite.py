@@ -13,11 +13,11 @@ from kanna.model import u32
 ARCH = "granite"
 
 
-def metadata(c: Config) -> Metadata:
-    """The `granite.*` keys."""
-    return common(ARCH, c, head_dim=False) | {
-        f"{ARCH}.vocab_size": u32(c.vocab),
-        f"{ARCH}.rope.dimension_count": u32(c.head_dim),
+def metadata(c: Config, arch: str = ARCH) -> Metadata:
+    """The keys of `arch`."""
+    return common(arch, c, head_dim=False) | {
+        f"{arch}.vocab_size": u32(c.vocab),
+        f"{arch}.rope.dimension_count": u32(c.head_dim),
     }
 
 

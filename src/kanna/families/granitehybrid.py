@@ -8,7 +8,6 @@ from typing import Any
 from kanna._util.typed import whole
 from kanna.families import granite, granite4
 from kanna.families._config import Config
-from kanna.families._keys import common
 from kanna.families.base import (
     ATTENTION,
     ENDS,
@@ -67,10 +66,8 @@ def _rotates(c: Config) -> bool:
 def metadata(c: Config) -> Metadata:
     """The `granitehybrid.*` keys: key-value heads are 0 in layers with a state."""
     heads = [c.kv_heads if is_attention(c, layer) else 0 for layer in range(c.layers)]
-    keys = common(ARCH, c, head_dim=False) | {
+    keys = granite.metadata(c, ARCH) | {
         f"{ARCH}.attention.head_count_kv": array(heads, ValueType.I32),
-        f"{ARCH}.vocab_size": u32(c.vocab),
-        f"{ARCH}.rope.dimension_count": u32(c.head_dim),
         # llama.cpp turns queries and keys where this says so.
         f"{ARCH}.rope.scaling.finetuned": boolean(_rotates(c)),
     }

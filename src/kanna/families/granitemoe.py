@@ -7,7 +7,6 @@ from typing import Any
 from kanna._util.typed import whole
 from kanna.families import granite
 from kanna.families._config import Config
-from kanna.families._keys import common
 from kanna.families.base import (
     ATTENTION,
     ENDS,
@@ -71,10 +70,7 @@ SHARED_EXPERT = Block(
 
 def metadata(c: Config) -> Metadata:
     """The `granitemoe.*` keys."""
-    return common(ARCH, c, head_dim=False) | {
-        f"{ARCH}.vocab_size": u32(c.vocab),
-        f"{ARCH}.rope.dimension_count": u32(c.head_dim),
-    }
+    return granite.metadata(c, ARCH)
 
 
 def to_config(model: Model) -> dict[str, Any]:
