@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from importlib.machinery import ModuleSpec
 
 
-@functools.cache
 def hide(*names: str) -> None:
     """Let nothing in this process find these packages when it looks whether they are here.
+
+    For good: only a process of its own calls it, where it starts.
 
     Args:
         names: As they are imported.

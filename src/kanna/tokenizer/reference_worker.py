@@ -35,8 +35,6 @@ def read(
         texts: What is tokenized, framed as the tokenizer frames a text.
         conversations: What its chat template renders, with and without a prompt for the answer.
     """
-    os.environ.update(_OFFLINE)
-    hide(*_SKIPPED)
     import transformers
 
     try:
@@ -125,5 +123,7 @@ def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict
     return {"text": text}
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
+    os.environ.update(_OFFLINE)
+    hide(*_SKIPPED)
     sys.exit(serve(read))

@@ -29,8 +29,6 @@ def read(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: config.json.
     """
-    os.environ.update(_OFFLINE)
-    hide(*_SKIPPED)
     import torch
     import transformers
 
@@ -151,5 +149,7 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
     }
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
+    os.environ.update(_OFFLINE)
+    hide(*_SKIPPED)
     sys.exit(serve(read))
