@@ -75,7 +75,7 @@ static int64_t count_nonfinite(Floats x) {
 }
 
 static void feedback(const std::string& name, Floats x, BytesOut data, Floats h, std::optional<Floats> factors,
-                     Order order, int rounds, FloatsOut errors, int threads) {
+                     Order order, int rounds, FloatsOut errors, int threads, int passes) {
     const kanna::GridKernel* grid = kanna::find_grid(name);
     if (!grid) throw nb::key_error(name.c_str());
     const size_t rows = x.shape(0), cols = x.shape(1);
@@ -93,7 +93,7 @@ static void feedback(const std::string& name, Floats x, BytesOut data, Floats h,
     require_aligned(x), require_aligned(h), require_aligned(errors);
     if (factors) require_aligned(*factors);
     const kanna::FeedbackJob job{x.data(), int64_t(cols), h.data(), factors ? factors->data() : nullptr, order.data(),
-                                 rounds, data.data(), int64_t(data.shape(1)), errors.data()};
+                                 passes, rounds, data.data(), int64_t(data.shape(1)), errors.data()};
     nb::gil_scoped_release release;
     kanna::feedback(*grid, job, int64_t(rows), threads);
 }
@@ -121,7 +121,7 @@ NB_MODULE(_native, m) {
     m.def("feedback_factors", &feedback_factors, "h"_a, "order"_a, "out"_a.noconvert(), "threads"_a,
           "Factors of a second moment float32 [n, n] for columns visited in int32 [n]; False: not positive definite.");
     m.def("feedback", &feedback, "name"_a, "x"_a, "data"_a.noconvert(), "h"_a, "factors"_a.none(), "order"_a, "rounds"_a, "errors"_a.noconvert(),
-          "threads"_a, "Improve encoded rows uint8 [rows, row bytes] of float32 [rows, n] under h; errors float32 [rows, 2].");
+          "threads"_a, "passes"_a = 1, "Improve encoded rows uint8 [rows, row bytes] of float32 [rows, n] under h; errors float32 [rows, 2].");
     m.def("simd", &kanna::selected, "Instruction set in use.");
     m.def("simd_available", &kanna::available, "Instruction sets this CPU can run, best first.");
     m.def("set_simd", &kanna::select, "isa"_a, "Use another instruction set; False when it is not available.");

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "kanna/together.hpp"
 
@@ -48,6 +49,8 @@ std::vector<std::string> available() {
 
 std::string selected() { return current().load()->isa; }
 
+const Kernels& current_kernels() { return *current().load(); }
+
 bool select(const std::string& isa) {
     const Kernels* found = named(isa);
     if (found) current() = found;
@@ -74,16 +77,17 @@ std::map<std::string, int> grids() {
 }
 
 void feedback(const GridKernel& grid, const FeedbackJob& job, int64_t rows, int threads) {
-    const int64_t groups = (rows + 15) / 16;
+    // Sixteens stay whole; where rows are few, every thread gets some.
+    const int64_t sixteens = (rows + 15) / 16, workers = std::clamp<int64_t>(threads, 1, std::max<int64_t>(sixteens, 1));
+    const int64_t step = std::min((sixteens + workers - 1) / workers * 16, ROWS_TOGETHER);
     std::atomic<int64_t> next{0};
-    auto loop = [&] {
+    together(workers, [&] {
         const size_t bytes = static_cast<size_t>(grid.memory(job.cols));
-        std::vector<uint8_t> room(bytes + 64);
-        auto* memory = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(room.data()) + 63) & ~uintptr_t{63});
-        for (int64_t g = next++; g < groups; g = next++)
-            grid.feedback(job, g * 16, std::min(g * 16 + 16, rows), memory);
-    };
-    together(std::min<int64_t>(threads, groups), loop);
+        const std::unique_ptr<uint8_t[]> room(new uint8_t[bytes + 64]);  // not cleared: most of it may stay unused
+        auto* memory = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(room.get()) + 63) & ~uintptr_t{63});
+        for (int64_t first = step * next++; first < rows; first = step * next++)
+            grid.feedback(job, first, std::min(first + step, rows), memory);
+    });
 }
 
 void encode(const Codec& codec, const Job& job, int64_t blocks, int threads, uint8_t* out) {

@@ -46,8 +46,10 @@ def feedback(
     rounds: int,
     errors: F32,
     threads: int,
+    passes: int = 1,
 ) -> None:
     """Improve encoded rows uint8 [rows, row bytes] of float32 [rows, n] under h, in place.
 
+    passes: of rounding in order, each followed by `rounds` of coordinate descent;
     errors: float32 [rows, 2], the errors of each row before and after
     """

@@ -18,6 +18,9 @@ std::string selected();
 // False when `isa` is not available here.
 bool select(const std::string& isa);
 
+// Its functions.
+const Kernels& current_kernels();
+
 // The codec called `name`, or null.
 const Codec* find(const std::string& name);
 

@@ -7,39 +7,12 @@
 #pragma once
 
 #include "kanna/grids.hpp"
+#include "kanna/tiles.hpp"
 
 namespace kanna {
 namespace KANNA_ISA {
 
-// to[j] -= sum of factors[k] * m[k][j], for k in order. Eight targets stay in registers: counts are whole multiples,
-// since every block is.
-static __attribute__((noinline)) void spread(F* to, int64_t count, const float* m, int64_t stride, const F* factors,
-                                             int64_t terms) {
-    for (int64_t j = 0; j < count; j += 8)
-        for (int piece = 0; piece < PIECES; ++piece) {
-            Piece* at = reinterpret_cast<Piece*>(to + j) + piece;
-            const Piece* factor = reinterpret_cast<const Piece*>(factors) + piece;
-            Piece sums[8];
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; ++i) sums[i] = at[i * PIECES];
-            for (int64_t k = 0; k < terms; ++k) {
-                const float* row = m + k * stride + j;
-#pragma GCC unroll 8
-                for (int i = 0; i < 8; ++i) sums[i] -= factor[k * PIECES] * row[i];
-            }
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; ++i) at[i * PIECES] = sums[i];
-        }
-}
-
 constexpr int64_t PANEL = 32;
-
-// Working memory of sixteen rows, all [cols] unless said otherwise.
-struct Rows {
-    F *w, *level, *error, *gradient, *target, *step;
-    F *scales, *mins;  // whole numbers [cols / N]
-    F *d, *dmin;       // [cols / (N * PER)]
-};
 
 // What a column is rounded to.
 struct Rounded {
@@ -51,48 +24,28 @@ struct Work {
     const FeedbackJob& job;
     Rows r;
 
-    // gradient = H error
-    void measure() const {
-        for (int64_t j = 0; j < job.cols; ++j) {
-            r.gradient[j] = F{};
-            r.step[j] = -r.error[j];
-        }
-        for (int64_t k = 0; k < job.cols; k += PANEL) {
-            const int64_t terms = job.cols - k < PANEL ? job.cols - k : PANEL;
-            spread(r.gradient, job.cols, job.h + k * job.cols, job.cols, r.step + k, terms);
-        }
-    }
-
-    // e' H e
-    F total() const {
-        F sum{};
-        for (int64_t j = 0; j < job.cols; ++j) sum += r.error[j] * r.gradient[j];
-        return sum;
-    }
-
-    // The errors of columns [first, first + count) have moved by r.step: bring the gradient up to date.
-    void moved(int64_t first, int64_t count) const {
+    // The errors of columns [first, first + count) have moved by r.step: bring the gradient of their tile up to date.
+    void moved(const Square& h, int64_t first, int64_t count) const {
         for (int64_t k = first; k < first + count; ++k) r.step[k] = -r.step[k];
-        spread(r.gradient, job.cols, job.h + first * job.cols, job.cols, r.step + first, count);
+        spread(r.gradient + h.first, h.last - h.first, h.at(first, h.first), r.step + first, count);
     }
 
-    // ha = H a over columns [first, first + count); r.target is free outside of rounding.
-    void curvature(int64_t first, int64_t count, const F* a, F* ha) const {
+    // ha = H a over columns [first, first + count), at most a tile's.
+    static void curvature(const Square& h, int64_t first, int64_t count, const F* a, F* ha) {
+        F negative[TILE];
         for (int64_t i = 0; i < count; ++i) {
             ha[i] = F{};
-            r.target[i] = -a[i];
+            negative[i] = -a[i];
         }
-        spread(ha, count, job.h + first * job.cols + first, job.cols, r.target, count);
+        spread(ha, count, h.at(first, first), negative, count);
     }
 
-    // One pass over the columns in job.order: each is rounded to make up for the errors before it.
+    // Columns of a tile in job.order: each is rounded to make up for the errors before it.
     // round(j, wanted) gives the level of column j that is nearest to `wanted`, and its value.
     template <class Round>
-    void round_columns(const Round& round) const {
-        const int64_t n = job.cols;
-        for (int64_t p = 0; p < n; ++p) r.target[p] = r.w[job.order[p]];
-        for (int64_t first = 0; first < n; first += PANEL) {
-            const int64_t last = first + PANEL < n ? first + PANEL : n;
+    void round_columns(const Square& m, const Round& round) const {
+        for (int64_t first = m.first; first < m.last; first += PANEL) {
+            const int64_t last = first + PANEL < m.last ? first + PANEL : m.last;
             for (int64_t p = first; p < last; ++p) {
                 const int64_t j = job.order[p];
                 const Rounded to = round(j, r.target[p]);
@@ -100,23 +53,21 @@ struct Work {
                 r.level[j] = to.level;
                 r.error[j] = error;
                 r.step[p] = error;
-                const float* row = job.m + p * n;
-                for (int64_t q = p + 1; q < last; ++q) r.target[q] -= error * row[q];
+                for (int64_t q = p + 1; q < last; ++q) r.target[q] -= error * m(p, q);
             }
-            spread(r.target + last, n - last, job.m + first * n + last, n, r.step + first, last - first);
+            if (last < m.last) spread(r.target + last, m.last - last, m.at(first, last), r.step + first, last - first);
         }
     }
 
-    // Coordinate descent over codes, rounded as for round_columns.
+    // Coordinate descent over the codes of a tile, rounded as for round_columns.
     template <class Round>
-    void improve_columns(const Round& round) const {
-        const int64_t n = job.cols;
-        for (int64_t first = 0; first < n; first += PANEL) {
-            const int64_t last = first + PANEL < n ? first + PANEL : n;
+    void improve_columns(const Square& h, const Round& round) const {
+        for (int64_t first = h.first; first < h.last; first += PANEL) {
+            const int64_t last = first + PANEL < h.last ? first + PANEL : h.last;
             F near[PANEL];
             for (int64_t k = first; k < last; ++k) near[k - first] = r.gradient[k];
             for (int64_t j = first; j < last; ++j) {
-                const float curvature = job.h[j * n + j];
+                const float curvature = h(j, j);
                 const F slope = near[j - first];
                 const Rounded to = round(j, r.w[j] + r.error[j] - slope * (1.0f / curvature));
                 F move = to.value - r.w[j] - r.error[j];
@@ -125,33 +76,9 @@ struct Work {
                 r.level[j] = choose(better, to.level, r.level[j]);
                 r.error[j] += move;
                 r.step[j] = move;
-                const float* row = job.h + j * n;
-                for (int64_t k = j + 1; k < last; ++k) near[k - first] += move * row[k];
+                for (int64_t k = j + 1; k < last; ++k) near[k - first] += move * h(j, k);
             }
-            moved(first, last - first);
-        }
-    }
-
-    // Sixteen rows from `first`; lanes past the last row repeat it. A row that does not gain is left as it was.
-    template <class Own>
-    void run(const Own& own, int64_t first, int64_t last) const {
-        int64_t rows[LANES];
-        for (int k = 0; k < LANES; ++k) rows[k] = first + k < last ? first + k : last - 1;
-        own.load_rows(rows);
-        own.settle();
-        const F before = total();
-        if (job.m) own.round_in_order();
-        for (int round = 0; round < job.rounds; ++round) {
-            own.settle();
-            own.improve();
-        }
-        own.settle();
-        const F after = total();
-        for (int k = 0; k < LANES && first + k < last; ++k) {
-            const bool better = after[k] < before[k];
-            if (better) own.store_row(rows[k], k);
-            job.errors[2 * rows[k]] = before[k];
-            job.errors[2 * rows[k] + 1] = better ? after[k] : before[k];
+            moved(h, first, last - first);
         }
     }
 };
@@ -170,24 +97,20 @@ struct Feedback : Work {
         return {level, scale * level + offset};
     }
 
-    void round_in_order() const {
-        round_columns([this](int64_t j, F wanted) { return round(j, wanted); });
-    }
-
-    void improve_codes() const {
-        improve_columns([this](int64_t j, F wanted) { return round(j, wanted); });
+    void round_tile(const Square& m) const {
+        round_columns(m, [this](int64_t j, F wanted) { return round(j, wanted); });
     }
 
     // Whole scales and minima: the best step each, one sub-block after another.
-    void improve_scales() const {
+    void improve_scales(const Square& h) const {
         F a[N], ha[N];
-        for (int64_t sub = 0; sub < job.cols / N; ++sub) {
+        for (int64_t sub = h.first / N; sub < h.last / N; ++sub) {
             const int64_t first = sub * N, block = sub / G::PER;
             F moves[N];
             for (int i = 0; i < N; ++i) moves[i] = F{};
             for (int kind = 0; kind < (G::HIGHEST_MIN > 0 ? 2 : 1); ++kind) {
                 for (int i = 0; i < N; ++i) a[i] = kind == 0 ? r.d[block] * r.level[first + i] : -r.dmin[block];
-                curvature(first, N, a, ha);
+                curvature(h, first, N, a, ha);
                 F slope{}, bend{};
                 for (int i = 0; i < N; ++i) {
                     slope += a[i] * r.gradient[first + i] + ha[i] * moves[i];
@@ -206,14 +129,14 @@ struct Feedback : Work {
                 r.error[first + i] += moves[i];
                 r.step[first + i] = moves[i];
             }
-            moved(first, N);
+            moved(h, first, N);
         }
     }
 
     // The half-precision factors of each block, solved for with everything else held.
-    void improve_factors() const {
+    void improve_factors(const Square& h) const {
         F a[BLOCK], ha[BLOCK], b[BLOCK], hb[BLOCK];
-        for (int64_t block = 0; block < job.cols / BLOCK; ++block) {
+        for (int64_t block = h.first / BLOCK; block < h.last / BLOCK; ++block) {
             const int64_t first = block * BLOCK;
             F aa{}, ab{}, bb{}, ag{}, bg{};
             for (int i = 0; i < BLOCK; ++i) {
@@ -221,13 +144,13 @@ struct Feedback : Work {
                 a[i] = r.scales[sub] * r.level[first + i];
                 b[i] = -r.mins[sub];
             }
-            curvature(first, BLOCK, a, ha);
+            curvature(h, first, BLOCK, a, ha);
             for (int i = 0; i < BLOCK; ++i) {
                 aa += a[i] * ha[i];
                 ag += a[i] * r.gradient[first + i];
             }
             if (G::FACTORS == 2) {
-                curvature(first, BLOCK, b, hb);
+                curvature(h, first, BLOCK, b, hb);
                 for (int i = 0; i < BLOCK; ++i) {
                     ab += a[i] * hb[i];
                     bb += b[i] * hb[i];
@@ -252,7 +175,7 @@ struct Feedback : Work {
                 r.error[first + i] += move;
                 r.step[first + i] = move;
             }
-            moved(first, BLOCK);
+            moved(h, first, BLOCK);
         }
     }
 
@@ -262,7 +185,6 @@ struct Feedback : Work {
             const int64_t sub = j / N;
             r.error[j] = scale_of(sub) * r.level[j] + offset_of(sub) - r.w[j];
         }
-        measure();
     }
 
     uint8_t* block_at(int64_t row, int64_t block) const {
@@ -303,32 +225,27 @@ struct Feedback : Work {
         }
     }
 
-    void improve() const {
-        if (G::TOP > G::BOTTOM) improve_scales();
-        if (G::FACTORS > 0) improve_factors();
-        improve_codes();
+    void improve_tile(const Square& h) const {
+        if (G::TOP > G::BOTTOM) improve_scales(h);
+        if (G::FACTORS > 0) improve_factors(h);
+        improve_columns(h, [this](int64_t j, F wanted) { return round(j, wanted); });
     }
 };
 
 template <class G>
 int64_t feedback_memory(int64_t cols) {
-    return static_cast<int64_t>(sizeof(F)) * (6 * cols + 2 * (cols / G::N) + 2 * (cols / (G::N * G::PER)));
+    return room_together(cols, cols / G::N, cols / (G::N * G::PER));
 }
 
 // Rows [first, last) of the job; `memory` has feedback_memory bytes, aligned to 64.
 template <class G>
 __attribute__((noinline)) void feedback_on(const G& grid, const FeedbackJob& job, int64_t first, int64_t last,
                                            void* memory) {
-    F* at = static_cast<F*>(memory);
-    auto take = [&at](int64_t count) {
-        F* here = at;
-        at += count;
-        return here;
-    };
-    const int64_t n = job.cols, subs = n / G::N, blocks = subs / G::PER;
-    Rows rows{take(n), take(n), take(n), take(n), take(n), take(n), take(subs), take(subs), take(blocks), take(blocks)};
-    const Feedback<G> work{{job, rows}, grid};
-    for (int64_t row = first; row < last; row += LANES) work.run(work, row, last);
+    static_assert(TILE % (G::N * G::PER) == 0, "blocks stay within a tile");
+    const int64_t subs = job.cols / G::N, blocks = subs / G::PER;
+    run_together<Feedback<G>>(job, first, last, memory, [&](Room& room) {
+        return Feedback<G>{{job, room.rows(job.cols, subs, blocks)}, grid};
+    });
 }
 
 template <class G>

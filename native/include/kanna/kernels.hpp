@@ -34,17 +34,21 @@ struct FeedbackJob {
     const float* h;        // [cols][cols], symmetric: second moment of the inputs
     const float* m;        // [cols][cols], row p for the column order[p] (factors.cpp); null: no rounding in order
     const int32_t* order;  // [cols]
-    int rounds;            // of coordinate descent
+    int passes, rounds;    // of feedback, and of coordinate descent in each
     uint8_t* data;         // [rows][row_bytes]: where to begin, and where the better rows go
     int64_t row_bytes;
     float* errors;         // [rows][2]: e' H e before and after
 };
+
+// Rows that go through a matrix side by side.
+constexpr int64_t ROWS_TOGETHER = 128;
 
 struct GridKernel {
     const char* name;
     int values, bytes;
     int group;                        // columns that are rounded together: neighbours, in order
     int64_t (*memory)(int64_t cols);  // bytes that feedback() needs to work in
+    // Of rows [first, last), at most ROWS_TOGETHER.
     void (*feedback)(const FeedbackJob& job, int64_t first, int64_t last, void* memory);
 };
 
@@ -58,6 +62,9 @@ struct Kernels {
     const char* isa;
     // out[r] = sum over c of x[r][c]^2 w[c], in one order of additions for every instruction set.
     void (*row_powers)(const float* x, int64_t rows, int64_t cols, const float* w, float* out);
+    // rows[r][c] -= sum over k of factors[r][k] * panel[k * stride + c] for four rows and c < count, for k in order.
+    void (*subtract_products)(double* const* rows, const double* const* factors, const double* panel, int64_t stride,
+                              int64_t terms, int64_t count);
     Table<Codec> codecs[2];  // of values one by one, and of vectors (IQ1, IQ2, IQ3)
     Table<GridKernel> grids[2];
 };

@@ -160,21 +160,17 @@ struct NBitsFeedback : Work {
         return {level, r.d[group] * level};
     }
 
-    void round_in_order() const {
-        round_columns([this](int64_t j, F wanted) { return round(j, wanted); });
-    }
-
-    void improve_codes() const {
-        improve_columns([this](int64_t j, F wanted) { return round(j, wanted); });
+    void round_tile(const Square& m) const {
+        round_columns(m, [this](int64_t j, F wanted) { return round(j, wanted); });
     }
 
     // The scale of each group, solved for with everything else held.
-    void improve_scales() const {
+    void improve_scales(const Square& h) const {
         F a[256], ha[256];
-        for (int64_t group = 0; group < job.cols / n.group; ++group) {
+        for (int64_t group = h.first / n.group; group < h.last / n.group; ++group) {
             const int64_t first = group * n.group;
             for (int i = 0; i < n.group; ++i) a[i] = r.level[first + i];
-            curvature(first, n.group, a, ha);
+            curvature(h, first, n.group, a, ha);
             F aa{}, ag{};
             for (int i = 0; i < n.group; ++i) {
                 aa += a[i] * ha[i];
@@ -190,13 +186,12 @@ struct NBitsFeedback : Work {
                 r.error[first + i] += step * a[i];
                 r.step[first + i] = step * a[i];
             }
-            moved(first, n.group);
+            moved(h, first, n.group);
         }
     }
 
     void settle() const {
         for (int64_t j = 0; j < job.cols; ++j) r.error[j] = r.d[j / n.group] * r.level[j] - r.w[j];
-        measure();
     }
 
     uint8_t* block_at(int64_t row, int64_t group) const { return job.data + row * job.row_bytes + group * n.bytes(); }
@@ -226,28 +221,21 @@ struct NBitsFeedback : Work {
         }
     }
 
-    void improve() const {
-        improve_scales();
-        improve_codes();
+    void improve_tile(const Square& h) const {
+        improve_scales(h);
+        improve_columns(h, [this](int64_t j, F wanted) { return round(j, wanted); });
     }
 };
 
-static inline int64_t nbits_memory(const NBits& n, int64_t cols) {
-    return static_cast<int64_t>(sizeof(F)) * (6 * cols + 3 * (cols / n.group));
-}
+static inline int64_t nbits_memory(const NBits& n, int64_t cols) { return room_together(cols, 0, cols / n.group, cols / n.group); }
 
 static __attribute__((noinline)) void feedback_nbits(const NBits& n, const FeedbackJob& job, int64_t first, int64_t last,
                                                      void* memory) {
-    F* at = static_cast<F*>(memory);
-    auto take = [&at](int64_t count) {
-        F* here = at;
-        at += count;
-        return here;
-    };
-    const int64_t c = job.cols, groups = c / n.group;
-    Rows rows{take(c), take(c), take(c), take(c), take(c), take(c), nullptr, take(groups), take(groups), take(groups)};
-    const NBitsFeedback work{{job, rows}, n};
-    for (int64_t row = first; row < last; row += LANES) work.run(work, row, last);
+    run_together<NBitsFeedback>(job, first, last, memory, [&](Room& room) {
+        Rows rows = room.rows(job.cols, 0, job.cols / n.group);
+        rows.mins = room.take(job.cols / n.group);
+        return NBitsFeedback{{job, rows}, n};
+    });
 }
 
 }  // namespace KANNA_ISA

@@ -27,12 +27,12 @@ struct VectorFeedback : Work {
 
     // Lowers (v - t)' A (v - t), where v = scale * level and `slope` is A (v - t), kept up to date. Returns the change.
     // Where a step did not help, the next one is shorter.
-    F refine(const float* a, int64_t stride, F scale, F* slope, F* level, F* value, I* code, F& shift) const {
+    F refine(const float* a, F scale, F* slope, F* level, F* value, I* code, F& shift) const {
         F total{}, caution = splat(1.0f);
         for (int step = 0; step < STEPS; ++step) {
             F q[GROUP], b[GROUP], move[GROUP], bend[GROUP];
             for (int i = 0; i < GROUP; ++i) {
-                const F curvature = caution * a[i * stride + i];
+                const F curvature = caution * a[i * GROUP + i];
                 q[i] = curvature * scale * scale;
                 b[i] = scale * (curvature * value[i] - slope[i]);
             }
@@ -44,7 +44,7 @@ struct VectorFeedback : Work {
                 bend[i] = F{};
             }
             for (int k = 0; k < GROUP; ++k)
-                for (int i = 0; i < GROUP; ++i) bend[i] += move[k] * a[k * stride + i];
+                for (int i = 0; i < GROUP; ++i) bend[i] += move[k] * a[k * GROUP + i];
             for (int i = 0; i < GROUP; ++i) change += move[i] * (2.0f * slope[i] + bend[i]);
             const I better = change < splat(0.0f);
             total += choose(better, change, F{});
@@ -63,35 +63,32 @@ struct VectorFeedback : Work {
     F scale_of(int64_t sub) const { return r.d[sub / PER] * r.scales[sub]; }
 
     // The metric of the group at place p with the groups after it free to make up: U D U', from the factors.
-    void conditional(int64_t p, float* a) const {
-        const int64_t n = job.cols;
+    static void conditional(const Square& m, int64_t p, float* a) {
         for (int i = 0; i < GROUP; ++i)
             for (int j = 0; j <= i; ++j) {
                 float sum = 0;
                 for (int q = i; q < GROUP; ++q) {
-                    const float diagonal = job.m[(p + q) * n + p + q];
-                    sum += (q == i ? 1.0f : job.m[(p + i) * n + p + q]) * (q == j ? 1.0f : job.m[(p + j) * n + p + q]) *
+                    const float diagonal = m(p + q, p + q);
+                    sum += (q == i ? 1.0f : m(p + i, p + q)) * (q == j ? 1.0f : m(p + j, p + q)) *
                            diagonal;
                 }
                 a[i * GROUP + j] = a[j * GROUP + i] = sum;
             }
     }
 
-    // One pass over the groups in job.order: each is rounded to make up for the errors before it.
-    void round_in_order() const {
-        const int64_t n = job.cols;
-        for (int64_t p = 0; p < n; ++p) r.target[p] = r.w[job.order[p]];
-        for (int64_t first = 0; first < n; first += PANEL) {
-            const int64_t last = first + PANEL < n ? first + PANEL : n;
+    // Groups of a tile in job.order: each is rounded to make up for the errors before it.
+    void round_tile(const Square& m) const {
+        for (int64_t first = m.first; first < m.last; first += PANEL) {
+            const int64_t last = first + PANEL < m.last ? first + PANEL : m.last;
             for (int64_t p = first; p < last; p += GROUP) {
                 const int64_t j = job.order[p];
                 const F scale = scale_of(j / N);
                 float a[GROUP * GROUP];
-                conditional(p, a);
+                conditional(m, p, a);
                 F aim[GROUP], q[GROUP], b[GROUP], slope[GROUP], value[GROUP];
                 for (int i = 0; i < GROUP; ++i) {
                     aim[i] = r.target[p + i];
-                    for (int k = 0; k < i; ++k) aim[i] -= (aim[k] - r.w[j + k]) * job.m[(p + k) * n + p + i];
+                    for (int k = 0; k < i; ++k) aim[i] -= (aim[k] - r.w[j + k]) * m(p + k, p + i);
                     const float curvature = a[i * GROUP + i];
                     q[i] = curvature * scale * scale;
                     b[i] = curvature * scale * aim[i];
@@ -105,25 +102,23 @@ struct VectorFeedback : Work {
                 for (int k = 0; k < GROUP; ++k)
                     for (int i = 0; i < GROUP; ++i) slope[i] += (value[k] - aim[k]) * a[k * GROUP + i];
                 if (G::SHIFTED) shifts[j / GROUP] = found.shift;
-                refine(a, GROUP, scale, slope, found.levels, value, found.codes, shifts[j / GROUP]);
+                refine(a, scale, slope, found.levels, value, found.codes, shifts[j / GROUP]);
                 for (int i = 0; i < CODES; ++i) codes[j / G::LENGTH + i] = found.codes[i];
                 for (int i = 0; i < GROUP; ++i) {
                     const F error = value[i] - r.w[j + i];
                     r.level[j + i] = found.levels[i];
                     r.error[j + i] = error;
                     r.step[p + i] = error;
-                    const float* row = job.m + (p + i) * n;
-                    for (int64_t c = p + GROUP; c < last; ++c) r.target[c] -= error * row[c];
+                    for (int64_t c = p + GROUP; c < last; ++c) r.target[c] -= error * m(p + i, c);
                 }
             }
-            spread(r.target + last, n - last, job.m + first * n + last, n, r.step + first, last - first);
+            if (last < m.last) spread(r.target + last, m.last - last, m.at(first, last), r.step + first, last - first);
         }
     }
 
     // A sub-block with another scale, its groups chosen anew one after another. flip: shifted the other way.
-    __attribute__((noinline)) void attempt(int64_t sub, F scale, bool flip, Trial& t) const {
-        const int64_t first = sub * N, stride = job.cols;
-        const float* h = job.h + first * stride + first;
+    __attribute__((noinline)) void attempt(const Square& h, int64_t sub, F scale, bool flip, Trial& t) const {
+        const int64_t first = sub * N;
         const F size = r.d[sub / PER] * scale, before = scale_of(sub);
         F slope[N], move[N], bend[N];
         for (int i = 0; i < IN_SUB * CODES; ++i) t.code[i] = codes[first / G::LENGTH + i];
@@ -134,7 +129,7 @@ struct VectorFeedback : Work {
             t.value[i] = size * t.level[i];
             move[i] = t.value[i] - before * r.level[first + i];
         }
-        curvature(first, N, move, bend);
+        curvature(h, first, N, move, bend);
         t.scale = scale;
         t.change = F{};
         for (int i = 0; i < N; ++i) {
@@ -145,18 +140,18 @@ struct VectorFeedback : Work {
             const int at = g * GROUP;
             F old[GROUP];
             for (int i = 0; i < GROUP; ++i) old[i] = t.value[at + i];
-            t.change += refine(h + at * stride + at, stride, size, slope + at, t.level + at, t.value + at,
+            t.change += refine(h.at(first + at, first + at), size, slope + at, t.level + at, t.value + at,
                                t.code + g * CODES, t.shift[g]);
             for (int k = 0; k < GROUP; ++k) {
                 const F moved = t.value[at + k] - old[k];
-                for (int i = at + GROUP; i < N; ++i) slope[i] += moved * h[(at + k) * stride + i];
+                for (int i = at + GROUP; i < N; ++i) slope[i] += moved * h(first + at + k, first + i);
             }
         }
     }
 
     // Descent over sub-blocks: codes as they are scaled, or with the next scale up or down, or shifted the other way.
-    void improve_blocks() const {
-        for (int64_t sub = 0; sub < job.cols / N; ++sub) {
+    void improve_blocks(const Square& h) const {
+        for (int64_t sub = h.first / N; sub < h.last / N; ++sub) {
             const int64_t first = sub * N;
             Trial best, t;
             best.change = F{};
@@ -166,7 +161,7 @@ struct VectorFeedback : Work {
             for (int i = 0; i < IN_SUB; ++i) best.shift[i] = shifts[first / GROUP + i];
             for (int flip = 0; flip < (G::SHARED > 1 ? 2 : 1); ++flip)
                 for (int by = -2; by <= 2; by += 2) {
-                    attempt(sub, clamp(r.scales[sub] + static_cast<float>(by), 1.0f, G::TOP), flip != 0, t);
+                    attempt(h, sub, clamp(r.scales[sub] + static_cast<float>(by), 1.0f, G::TOP), flip != 0, t);
                     const I better = t.change < best.change;
                     best.change = choose(better, t.change, best.change);
                     best.scale = choose(better, t.scale, best.scale);
@@ -185,18 +180,18 @@ struct VectorFeedback : Work {
             }
             for (int i = 0; i < IN_SUB * CODES; ++i) codes[first / G::LENGTH + i] = best.code[i];
             for (int i = 0; i < IN_SUB; ++i) shifts[first / GROUP + i] = best.shift[i];
-            moved(first, N);
+            moved(h, first, N);
         }
     }
 
     // The factor of each block, solved for with everything else held. G::UNIT of it is what the file holds.
-    void improve_factors() const {
+    void improve_factors(const Square& h) const {
         F a[BLOCK], ha[BLOCK];
-        for (int64_t block = 0; block < job.cols / BLOCK; ++block) {
+        for (int64_t block = h.first / BLOCK; block < h.last / BLOCK; ++block) {
             const int64_t first = block * BLOCK;
             F slope{}, bend{};
             for (int i = 0; i < BLOCK; ++i) a[i] = r.scales[(first + i) / N] * r.level[first + i];
-            curvature(first, BLOCK, a, ha);
+            curvature(h, first, BLOCK, a, ha);
             for (int i = 0; i < BLOCK; ++i) {
                 bend += a[i] * ha[i];
                 slope += a[i] * r.gradient[first + i];
@@ -209,14 +204,13 @@ struct VectorFeedback : Work {
                 r.error[first + i] += step * a[i];
                 r.step[first + i] = step * a[i];
             }
-            moved(first, BLOCK);
+            moved(h, first, BLOCK);
         }
     }
 
     // Errors as the file will give them.
     void settle() const {
         for (int64_t j = 0; j < job.cols; ++j) r.error[j] = scale_of(j / N) * r.level[j] - r.w[j];
-        measure();
     }
 
     using Block = typename G::Type;
@@ -260,31 +254,26 @@ struct VectorFeedback : Work {
         }
     }
 
-    void improve() const {
-        improve_factors();
-        improve_blocks();
+    void improve_tile(const Square& h) const {
+        improve_factors(h);
+        improve_blocks(h);
     }
 };
 
 template <class G>
 int64_t vector_memory(int64_t cols) {
-    return static_cast<int64_t>(sizeof(F)) * (6 * cols + cols / G::N + cols / 256 + cols / G::LENGTH + cols / GROUP);
+    return room_together(cols, cols / G::N, cols / 256, cols / G::LENGTH + cols / GROUP);
 }
 
 // Rows [first, last) of the job; `memory` has vector_memory bytes, aligned to 64.
 template <class G>
 void vector_feedback(const FeedbackJob& job, int64_t first, int64_t last, void* memory) {
-    F* at = static_cast<F*>(memory);
-    auto take = [&at](int64_t count) {
-        F* here = at;
-        at += count;
-        return here;
-    };
-    const int64_t n = job.cols, subs = n / G::N, blocks = n / 256;
-    const Rows rows{take(n), take(n), take(n), take(n), take(n), take(n), take(subs), nullptr, take(blocks), nullptr};
-    I* codes = reinterpret_cast<I*>(take(n / G::LENGTH));
-    const VectorFeedback<G> work{{job, rows}, codes, take(n / GROUP)};
-    for (int64_t row = first; row < last; row += LANES) work.run(work, row, last);
+    const int64_t n = job.cols;
+    run_together<VectorFeedback<G>>(job, first, last, memory, [&](Room& room) {
+        const Rows rows = room.rows(n, n / G::N, n / 256);
+        I* codes = reinterpret_cast<I*>(room.take(n / G::LENGTH));
+        return VectorFeedback<G>{{job, rows}, codes, room.take(n / GROUP)};
+    });
 }
 
 }  // namespace KANNA_ISA

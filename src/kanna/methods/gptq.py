@@ -52,18 +52,18 @@ def _improve(encoding: Encoding, x: F32, data: U8, second_moment: SecondMoment, 
         codes = data if whole else np.ascontiguousarray(data[:, place])
         errors = np.empty((len(x), 2), np.float32)
         order, factors = block.factors_for(group)
-        for _ in range(PASSES):
-            _native.feedback(
-                encoding.name,
-                values,
-                codes,
-                h=block.hessian,
-                factors=factors,
-                order=order,
-                rounds=ROUNDS,
-                errors=errors,
-                threads=threads,
-            )
+        _native.feedback(
+            encoding.name,
+            values,
+            codes,
+            h=block.hessian,
+            factors=factors,
+            order=order,
+            passes=PASSES,
+            rounds=ROUNDS,
+            errors=errors,
+            threads=threads,
+        )
         data[:, place] = codes
     return data
 
