@@ -11,7 +11,7 @@ from kanna.errors import SourceError
 from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families.base import ATTENTION, Family, Form, Metadata, Problem, every_layer
-from kanna.families.blocks.mamba2 import Mamba2, mamba2
+from kanna.families.blocks.mamba2 import CONVOLUTION_BIAS, Mamba2, mamba2
 from kanna.families.forms import Multiplied
 from kanna.model import F32, Model, u32
 
@@ -111,7 +111,7 @@ def to_config(model: Model) -> dict[str, Any]:
         "mamba_d_ssm": model.whole("{arch}.ssm.inner_size", least=1),
         "mamba_rms_norm": "blk.0.ssm_norm.weight" in model.tensors,
         "mamba_norm_before_gate": False,
-        "mamba_conv_bias": "blk.0.ssm_conv1d.bias" in model.tensors,
+        "mamba_conv_bias": True,
         "mamba_proj_bias": False,
     }
 
@@ -134,7 +134,8 @@ FAMILY = Family(
     },
     tensors={"model.layers.{}.pre_ff_layernorm.weight": "blk.{}.ffn_norm"},
     blocks=(mamba2("mamba", every_layer, STATE),),
-    optional=frozenset({"ssm_conv1d.bias", "ssm_norm.weight"}),
+    biases=CONVOLUTION_BIAS,
+    optional=frozenset({"ssm_norm.weight"}),
     forms=FORMS,
     defaults={
         "vocab_size": 128000,
@@ -160,8 +161,8 @@ FAMILY = Family(
         "mlp_bias": (False,),
         "projectors_bias": (False,),
         "mamba_proj_bias": (False,),
+        "mamba_conv_bias": (True,),
     },
-    bias_flags={"mamba_conv_bias": ("ssm_conv1d",)},
     reads=frozenset(
         {
             *ONES,

@@ -19,7 +19,7 @@ from kanna.families.base import (
     derived_head_size,
 )
 from kanna.families.blocks.experts import experts
-from kanna.families.blocks.mamba2 import Mamba2, mamba2
+from kanna.families.blocks.mamba2 import CONVOLUTION_BIAS, Mamba2, mamba2
 from kanna.families.blocks.multipliers import MULTIPLIERS
 from kanna.families.granitemoe import HALVES, SHARED, SHARED_EXPERT, SHARED_PARTS, SPELLING
 from kanna.model import Model, ValueType, array, boolean, u32
@@ -110,7 +110,7 @@ def to_config(model: Model) -> dict[str, Any]:
         SHARED: shared or model.whole("{arch}.feed_forward_length", least=1),
         "position_embedding_type": "rope" if rotates else "nope",
         "mamba_expand": 2,
-        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in model.tensors),
+        "mamba_conv_bias": True,
         "mamba_proj_bias": False,
     }
 
@@ -136,7 +136,7 @@ FAMILY = Family(
         ),
         replace(SHARED_EXPERT, present=_has_experts),
     ),
-    optional=frozenset({"ssm_conv1d.bias"}),
+    biases=CONVOLUTION_BIAS,
     defaults=granite.DEFAULTS
     | {
         "num_local_experts": 8,
@@ -153,11 +153,11 @@ FAMILY = Family(
         "hidden_act": ("silu", "swish"),
         "attention_bias": (False,),
         "mamba_proj_bias": (False,),
+        "mamba_conv_bias": (True,),
         "mamba_expand": (2,),
         "position_embedding_type": ("nope", "rope"),
     },
     rotate_half=True,
-    bias_flags={"mamba_conv_bias": ("ssm_conv1d",)},
     reads=frozenset({"layer_types", "mamba_chunk_size", "output_router_logits", "time_step_limit"}),
     checks=checks,
     to_config=to_config,

@@ -10,6 +10,7 @@ from kanna.families._config import Config
 from kanna.families._keys import common
 from kanna.families._stored_rope import short
 from kanna.families.base import Block, Family, Metadata
+from kanna.families.blocks.mamba2 import CONVOLUTION_BIAS as CONVOLUTION_BIAS
 from kanna.families.blocks.mamba2 import Mamba2, mamba2
 from kanna.model import Model, ValueType, array, boolean, f32
 
@@ -105,7 +106,7 @@ def to_config(model: Model) -> dict[str, Any]:
         "intermediate_size": max(wide),
         "layer_norm_epsilon": short(model.meta("{arch}.attention.layer_norm_rms_epsilon")),
         "mlp_hidden_act": "relu2",
-        "use_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in model.tensors),
+        "use_conv_bias": True,
     }
 
 
@@ -165,6 +166,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False,),
     "use_bias": (False,),
     "mamba_proj_bias": (False,),
+    "use_conv_bias": (True,),
     "sliding_window": (),
     "num_nextn_predict_layers": (0,),
 }
@@ -209,11 +211,10 @@ FAMILY = Family(
     metadata=metadata,
     names=NAMES,
     blocks=LAYERS,
-    optional=frozenset({"ssm_conv1d.bias"}),
+    biases=CONVOLUTION_BIAS,
     defaults=DEFAULTS,
     fixed=FIXED,
     reads=READS,
-    bias_flags={"use_conv_bias": ("ssm_conv1d",)},
     rope_types=frozenset(),
     respell=respell,
     to_config=to_config,

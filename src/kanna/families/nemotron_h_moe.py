@@ -80,7 +80,7 @@ FAMILY = Family(
             where=_routes,
         ),
     ),
-    optional=frozenset({"ssm_conv1d.bias"}),
+    biases=nemotron_h.CONVOLUTION_BIAS,
     defaults=nemotron_h.DEFAULTS
     | {
         "moe_intermediate_size": 7688,
@@ -96,7 +96,6 @@ FAMILY = Family(
     # llama.cpp has no latent width of experts here that was proved, and chooses among all of them.
     fixed=nemotron_h.FIXED | {"moe_latent_size": (), "n_group": (1,), "topk_group": (1,)},
     reads=nemotron_h.READS,
-    bias_flags={"use_conv_bias": ("ssm_conv1d",)},
     rope_types=frozenset(),
     respell=nemotron_h.respell,
     to_config=to_config,

@@ -12,6 +12,10 @@ from kanna.model import Model
 # llama.cpp computes prompts in batches of 512 tokens, rounds caches up to 256 and keeps them in
 # float16.
 BATCH, CACHE_STEP, CACHE_BYTES = 512, 256, 2
+# What llama.cpp keeps of a token of the vocabulary, in bytes: its text, its score, its place.
+TOKEN_BYTES = 256
+# Bytes above which llama.cpp leaves a table of embeddings per layer in the file.
+LEAST_ON_DEMAND = 4 << 30
 # Every how many layers one sees the whole context, where the others have a sliding window.
 WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
 
@@ -23,10 +27,16 @@ class RuntimeMemory:
     Attributes:
         value_bytes: Bytes of a number in its cache, for a model.
         buffers: Bytes of its working buffers, for a model and tokens of context.
+        on_demand: Whether it leaves a tensor in the file and reads the rows that are asked for, by
+            the tensor's name and bytes.
+        drafts: Bytes of its cache of heads for further tokens, which it has beside the other where
+            they draft.
     """
 
     value_bytes: Callable[[Model], int]
     buffers: Callable[[Model, int], int]
+    on_demand: Callable[[str, int], bool] = lambda _name, _size: False
+    drafts: Callable[[Model, int], int] = lambda _model, _context: 0
 
     def cache(self, model: Model, context: int) -> int:
         """Bytes of a key-value cache of `context` tokens."""
@@ -36,6 +46,11 @@ class RuntimeMemory:
 def llama_cache_value(_: Model) -> int:
     """Bytes of a number in llama.cpp's cache."""
     return CACHE_BYTES
+
+
+def llama_on_demand(name: str, size: int) -> bool:
+    """Whether llama.cpp reads rows of a table as they are asked for: of embeddings per layer."""
+    return name == "per_layer_token_embd.weight" and size > LEAST_ON_DEMAND
 
 
 def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
@@ -61,28 +76,47 @@ def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
     full = _up(context, CACHE_STEP)
     short = min(full, _up(window + BATCH, CACHE_STEP))
     total = 0
-    for layer, kind in enumerate(_kinds(model, layers)[: max(0, layers - _shared(model))]):
-        if kind == RECURRENT or not kv_heads[layer]:
+    windows = _windows(model, layers)
+    for layer in range(max(0, layers - _shared(model))):
+        stateful = _has_state(model, layer)
+        if stateful:
             total += _state_bytes(model)
-        elif kind == SLIDING and window:
+        if stateful and f"blk.{layer}.attn_k.weight" not in model.tensors:
+            continue
+        if windows[layer] and window:
             total += short * kv_heads[layer] * (short_keys + short_values) * size
         else:
             total += full * kv_heads[layer] * (keys + values) * size
     return total
 
 
-RECURRENT, SLIDING, FULL = "recurrent", "sliding", "full"
+def draft_cache_bytes(model: Model, context: int) -> int:
+    """Bytes of llama.cpp's cache of heads for further tokens, which it has only where they draft.
+
+    Their layers see the whole context.
+    """
+    heads = model.whole("{arch}.nextn_predict_layers", 0)
+    if not heads:
+        return 0
+    layers = model.whole("{arch}.block_count", 0)
+    kv_heads = _per_layer(model.meta("{arch}.attention.head_count_kv", 0), layers)
+    widths = sum(model.whole(f"{{arch}}.attention.{k}_length", 0) for k in ("key", "value"))
+    return sum(kv_heads[-heads:]) * widths * _up(context, CACHE_STEP) * CACHE_BYTES
 
 
-def _kinds(model: Model, layers: int) -> list[str]:
-    """What each layer keeps: a state, the keys and values of a window, or those of everything."""
-    recurrent = _per_layer(model.meta("{arch}.attention.recurrent_layers", 0), layers)
+def _has_state(model: Model, layer: int) -> bool:
+    """Whether a layer keeps a state, with or without keys and values beside it."""
+    names = (f"blk.{layer}.{part}.weight" for part in ("ssm_conv1d", "shortconv.conv"))
+    return any(name in model.tensors for name in names)
+
+
+def _windows(model: Model, layers: int) -> list[bool]:
+    """Whether each layer keeps the keys and values of a window alone."""
     pattern = model.meta("{arch}.attention.sliding_window_pattern")
     if pattern is None or isinstance(pattern, int):
         period = pattern or WINDOW_PATTERN.get(model.family, 1)
         pattern = [period > 1 and (i + 1) % period != 0 for i in range(layers)]
-    windows = _per_layer(pattern, layers)
-    return [RECURRENT if recurrent[i] else SLIDING if windows[i] else FULL for i in range(layers)]
+    return [bool(window) for window in _per_layer(pattern, layers)]
 
 
 def _shared(model: Model) -> int:
@@ -101,18 +135,54 @@ def _state_bytes(model: Model) -> int:
 
 
 def buffer_bytes(model: Model, context: int) -> int:
-    """Bytes of llama.cpp's working buffers.
+    """Bytes of llama.cpp's working buffers and of its vocabulary.
 
-    Logits and activations of one batch, and the attention mask; of an encoder those of a whole
-    text, without logits.
+    Activations of one batch and the attention mask, or the logits of that batch where they take
+    more: the memory of the layers is free again when they are computed. Of an encoder, activations
+    and scores of a whole text.
     """
     hidden = model.whole("{arch}.embedding_length", 0)
     if vectors.encodes(model):  # a text is read at once, and no token is predicted
         return 4 * context * (3 * hidden + 2 * feed_forward(model) + context)
-    batch = min(BATCH, context)
-    return 4 * batch * (vocabulary(model) + 3 * hidden + 2 * feed_forward(model)) + 2 * batch * _up(
-        context, CACHE_STEP
+    batch, full = min(BATCH, context), _up(context, CACHE_STEP)
+    window = model.whole("{arch}.attention.sliding_window", 0)
+    short = min(full, _up(window + BATCH, CACHE_STEP)) if window else 0
+    masks = 2 * batch * (full + short)
+    widest = max(_feed_forward_width(model), _state_width(model))
+    layers = masks + 4 * batch * (4 * hidden + widest + 2 * _per_layer_inputs(model))
+    logits = 4 * batch * (vocabulary(model) + 3 * hidden)
+    return max(layers, logits) + TOKEN_BYTES * vocabulary(model)
+
+
+def _feed_forward_width(model: Model) -> int:
+    """Numbers that a feed-forward part keeps of a token: gates, ups and their products.
+
+    Of experts, those of all that a token is sent to, and what they give, with its weights and
+    without.
+    """
+    used = model.whole("{arch}.expert_used_count", 0)
+    one = model.whole("{arch}.expert_feed_forward_length", 0)
+    hidden = model.whole("{arch}.embedding_length", 0)
+    return max(3 * feed_forward(model), used * (3 * one if one > hidden else 2 * hidden))
+
+
+def _state_width(model: Model) -> int:
+    """Numbers that a layer with a state of Mamba 2 keeps of a token, its share of states included.
+
+    Of a delta net it is more than there are, and less than its logits take.
+    """
+    if not any(_has_state(model, i) for i in range(model.whole("{arch}.block_count", 0))):
+        return 0
+    inner, state, groups = (
+        model.whole(f"{{arch}}.ssm.{k}", 0) for k in ("inner_size", "state_size", "group_count")
     )
+    return 5 * inner + 2 * inner * state // BATCH + 6 * groups * state
+
+
+def _per_layer_inputs(model: Model) -> int:
+    """Numbers that all layers together read of their own of a token."""
+    width = model.whole("{arch}.embedding_length_per_layer_input", 0)
+    return width * model.whole("{arch}.block_count", 0)
 
 
 def step_buffers(step: int, value_bytes: Callable[[Model], int]) -> Callable[[Model, int], int]:

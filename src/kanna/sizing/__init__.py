@@ -124,7 +124,12 @@ def fit(
     limit = asked if asked is not None else _free()
     fitted = sorted(rows(opened, model, chosen, limit, context), key=lambda r: -r.file_bytes)
     overhead = fitted[0].kv_bytes + fitted[0].buffer_bytes
-    notes = model.notes + _notes(model, context, overhead, limit)
+    notes = model.notes + _notes(model, context, overhead, limit) + _on_demand(fitted)
+    if chosen.memory is not None and (draft := chosen.memory.drafts(model, context)):
+        notes.append(
+            f"its head for further tokens takes {format_size(draft)} of cache beside this where "
+            f"{chosen.runtime_title} drafts with it"
+        )
     if chosen.size_note:
         notes.append(chosen.size_note)
     verdict = _recommend(fitted, opened, chosen, limit - overhead)
@@ -182,6 +187,16 @@ def _notes(model: Model, context: int, overhead: int, limit: int) -> list[str]:
         )
     if overhead > limit:
         notes.append(f"the cache and buffers alone take {format_size(overhead)}: lower --context")
-    if any(".ssm_" in name for name in model.tensors):
-        notes.append("this model has recurrent layers, whose state is not counted here")
     return notes
+
+
+def _on_demand(fitted: Sequence[FitRow]) -> list[str]:
+    """A note on tables that are not in memory."""
+    left = [row for row in fitted if row.on_demand_bytes]
+    if not left:
+        return []
+    presets, size = ", ".join(row.preset for row in left), left[0].on_demand_bytes
+    return [
+        f"of {presets}, up to {format_size(size)} of embeddings per layer stay in the file: "
+        "llama.cpp reads their rows as they are asked for, and memory is without them"
+    ]

@@ -19,7 +19,8 @@ from kanna.sources import Source
 class FitRow:
     """One preset. Sizes in bytes.
 
-    Memory = weights + cache + buffers; tokens_per_second is an estimate.
+    Memory = weights + cache + buffers; tokens_per_second is an estimate. Weights are without
+    on_demand_bytes: tables whose rows the runtime reads from the file as they are asked for.
     """
 
     preset: str
@@ -35,6 +36,7 @@ class FitRow:
     tokens_per_second: float
     substitutions: int
     fits: bool
+    on_demand_bytes: int = 0
 
 
 def rows(source: Source, model: Model, format: Format, limit: int, context: int) -> list[FitRow]:
@@ -65,7 +67,10 @@ def rows(source: Source, model: Model, format: Format, limit: int, context: int)
         except KannaError as error:
             refused = refused or error
             continue
-        resolved, weights = sized.resolved, sized.weight_bytes
+        resolved = sized.resolved
+        sizes_of = {entry.name: sized.bytes_of(entry) for entry in sized.entries}
+        left = sum(n for at, n in sizes_of.items() if format.memory.on_demand(at, n))
+        weights = sized.weight_bytes - left
         needed = weights + cache + buffers
         fitted.append(
             FitRow(
@@ -82,6 +87,7 @@ def rows(source: Source, model: Model, format: Format, limit: int, context: int)
                 tokens_per_second=_speed(model, sized),
                 substitutions=len(resolved.substitutions),
                 fits=needed <= limit,
+                on_demand_bytes=left,
             )
         )
     if not fitted:

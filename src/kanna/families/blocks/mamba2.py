@@ -79,6 +79,10 @@ class Mamba2:
         }
 
 
+CONVOLUTION_BIAS = frozenset({"ssm_conv1d"})
+"""Its convolution always has a bias: llama.cpp adds it unasked, and crashes where there is none."""
+
+
 def mamba2(module: str, where: Callable[[Config, int], bool], keys: Mamba2) -> Block:
     """A Mamba 2 layer as a block.
 

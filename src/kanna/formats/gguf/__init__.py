@@ -10,7 +10,13 @@ from kanna.formats.gguf.cursor import Strings
 from kanna.formats.gguf.layout import Layout, layout
 from kanna.formats.gguf.read import GGUFFile, is_gguf, read
 from kanna.formats.gguf.write import plan_files, write
-from kanna.formats.memory import RuntimeMemory, buffer_bytes, llama_cache_value
+from kanna.formats.memory import (
+    RuntimeMemory,
+    buffer_bytes,
+    draft_cache_bytes,
+    llama_cache_value,
+    llama_on_demand,
+)
 from kanna.plan import gguf as presets
 
 __all__ = [
@@ -51,7 +57,12 @@ FORMAT = Format(
     compared_presets=("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M", "Q2_K"),
     whole_presets={"bf16": "BF16", "f16": "F16"},
     canonical=presets.canonical,
-    memory=RuntimeMemory(value_bytes=llama_cache_value, buffers=buffer_bytes),
+    memory=RuntimeMemory(
+        value_bytes=llama_cache_value,
+        buffers=buffer_bytes,
+        on_demand=llama_on_demand,
+        drafts=draft_cache_bytes,
+    ),
     weights=_weights,
     keeps_provenance=True,
 )
