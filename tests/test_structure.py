@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"escaping"},
     {"errors"},
-    {"_util", "chat_templates", "checks", "closeness", "model"},
+    {"_util", "chat_templates", "checks", "closeness", "model", "signing"},
     {"libllama"},
     {"_native", "encodings"},
     {"methods"},
@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"adapters", "hardware"},
     {"calibration", "provenance"},
     {"recommendation"},
+    {"registry"},
     {"conversion", "sizing", "inspection", "storage"},
     {"runtimes"},
     {"evaluation", "benchmark", "generation", "embedding"},

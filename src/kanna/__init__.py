@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kanna.merging import merge as merge
     from kanna.optimization import optimize as optimize
     from kanna.packaging import package as package
+    from kanna.packaging.push import push as push
     from kanna.recipes import recipe as recipe
     from kanna.recipes import run as run
     from kanna.serving import serve as serve
@@ -78,6 +79,7 @@ _WHERE = {
     "open_source": "kanna.sources",
     "ps": "kanna.serving.administration",
     "pull": "kanna.storage.download",
+    "push": "kanna.packaging.push",
     "recipe": "kanna.recipes",
     "rm": "kanna.storage.removal",
     "run": "kanna.recipes",

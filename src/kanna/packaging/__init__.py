@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kanna import formats
+from kanna import formats, signing
 from kanna._util import locks
 from kanna._util.arguments import names
 from kanna._util.bars import shown
@@ -19,7 +19,7 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
 from kanna.formats.text_files import parse_json, read_text
-from kanna.packaging import bom, checksums, signing, targets, watch
+from kanna.packaging import bom, checksums, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources

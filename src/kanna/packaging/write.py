@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from kanna import signing
 from kanna._util import own_files
 from kanna.errors import OutputError
 from kanna.formats.stream import explain, sync_file, sync_folder
-from kanna.packaging import checksums, signing
+from kanna.packaging import checksums
 
 
 def write(

@@ -30,6 +30,7 @@ from kanna.sources import (
     hub,
     hub_files,
     no_model,
+    oci,
     ollama,
     packages,
     packed,
@@ -209,6 +210,8 @@ def _here(reference: Reference, progress: Progress | None) -> Path:
         return _builtin(reference.name, progress)
     if reference.kind == "ollama":
         return ollama.path(reference.name)
+    if reference.kind == "oci":
+        return oci.path(reference.name)
     return Path(reference.name)
 
 

@@ -1,6 +1,7 @@
 """What people write for a model, read without opening anything.
 
-A path, a hub id with `@REVISION` and `:FILE`, an address of the hub, `builtin:` or `ollama:`.
+A path, a hub id with `@REVISION` and `:FILE`, an address of the hub, `builtin:`, `ollama:` or
+`oci://`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from kanna.errors import SourceError, UsageError
 
-BUILTIN, OLLAMA = "builtin:", "ollama:"
+BUILTIN, OLLAMA, OCI = "builtin:", "ollama:", "oci://"
 FORMS = (
     "a path, a hub id (org/name, org/name@revision, org/name:file), an address of a model on "
-    "huggingface.co, builtin:NAME, or ollama:NAME"
+    "huggingface.co, builtin:NAME, ollama:NAME, or oci://HOST/NAME:TAG"
 )
 """Every way to name a model, for messages."""
 _HUB = re.compile(
@@ -36,8 +37,8 @@ class Reference:
 
     Attributes:
         given: As the user wrote it.
-        name: The path, the id on the hub, or the name after `builtin:` or `ollama:`.
-        kind: `path`, `hub`, `builtin` or `ollama`.
+        name: The path, the id on the hub, or the name after `builtin:`, `ollama:` or `oci://`.
+        kind: `path`, `hub`, `builtin`, `ollama` or `oci`.
         revision: Branch, tag or commit on the hub; None where none was named.
         file: A file or folder of the repository; None where none was named.
     """
@@ -70,9 +71,9 @@ def parse(given: str | Path, revision: str | None = None) -> Reference:
         UsageError: Two different revisions.
     """
     text = str(given)
-    for prefix in (BUILTIN, OLLAMA):
+    for prefix in (BUILTIN, OLLAMA, OCI):
         if text.startswith(prefix):
-            return Reference(given=text, name=text.removeprefix(prefix), kind=prefix[:-1])
+            return Reference(given=text, name=text.removeprefix(prefix), kind=prefix.rstrip(":/"))
     if (address := _address(text)) is not None:
         return _with_revision(address, revision)
     path = Path(text).expanduser()

@@ -11,7 +11,7 @@ class StoredModel:
 
     Attributes:
         reference: What to write to use it.
-        store: Who keeps it: `hub`, `package` or `ollama`.
+        store: Who keeps it: `hub`, `registry`, `package` or `ollama`.
         num_bytes: What it takes on the disk.
         path: The file or folder.
         revision: Commit of a repository.

@@ -10,9 +10,12 @@ from typing import Any
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result
-from kanna._util.units import format_size
-from kanna.errors import SourceError
-from kanna.sources import hub, hub_files, locate, references
+from kanna._util.units import Size, format_size, optional_size
+from kanna.errors import SourceError, UsageError
+from kanna.hardware.memory import memory as machine_memory
+from kanna.registry import pulling
+from kanna.sources import hub, hub_files, locate, oci, references
+from kanna.sources.references import Reference
 from kanna.storage.builtins import num_bytes
 
 __all__ = ["PullResult", "pull"]
@@ -26,13 +29,20 @@ class PullResult(Result):
         reference: As the user wrote it.
         path: The file or folder.
         num_bytes: What it takes.
-        revision: The commit, of a model on the hub.
+        revision: The commit, of a model on the hub; the digest of the manifest, of a registry.
+        variant: Which of several was taken, of a registry.
+        signature: Of a registry: `good` by the given key, `not checked` without a key, `none`
+            without a signature.
+        gate: Of a registry: verdict of the gate report that it has about these files.
     """
 
     reference: str
     path: str
     num_bytes: int
     revision: str | None = None
+    variant: str | None = None
+    signature: str | None = None
+    gate: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -44,29 +54,52 @@ class PullResult(Result):
 
     def facts(self) -> Sequence[tuple[str, object]]:
         """Where it is."""
-        return [("Path", self.path), ("Revision", self.revision)]
+        return [
+            ("Path", self.path),
+            ("Revision", self.revision),
+            ("Variant", self.variant),
+            ("Signature", self.signature),
+            ("Gate", self.gate),
+        ]
 
 
 def pull(
     model: str | Path,
     *,
     revision: str | None = None,
+    variant: str | None = None,
+    memory: Size | None = None,
+    key: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PullResult:
     """Fetch a model, so that every verb can use it without a network.
 
     Of a repository the files that kanna reads are fetched, into the cache that all Hugging Face
-    libraries share; an interrupted download goes on where it stopped.
+    libraries share; an interrupted download goes on where it stopped. Of a registry (`oci://…`)
+    every file is held to its digest.
 
     Args:
         model: Any reference.
         revision: Branch, tag or commit of a hub id.
+        variant: Of a registry: which of several variants.
+        memory: Of a registry: bytes that the variant may need, as 2GB; None: what is free here.
+            The most precise variant that needs no more is taken.
+        key: Of a registry: the public key of who must have signed it, as PEM.
         progress: Where fetching is reported.
 
     Raises:
         SourceError: There is no such model, or it cannot be fetched.
+        RefusedError: The registry sends something else than it promised.
+        GateError: It is not signed by the owner of the key, or no variant fits.
     """
     reference, progress = references.parse(model, revision), shown(progress)
+    given = {"variant": variant, "memory": memory, "key": key}
+    if reference.kind == "oci":
+        if revision is not None:
+            raise UsageError("--revision is of the hub", expected="a tag: oci://HOST/NAME:TAG")
+        return _of_registry(reference, variant, optional_size(memory), key, progress)
+    if named := [f"--{name}" for name, value in given.items() if value is not None]:
+        raise UsageError(f"{named[0]} is for models of a registry", expected="oci://HOST/NAME:TAG")
     if reference.kind == "hub":
         # Not from the cache alone: who pulls wants what the hub has now.
         repository = hub.look_up(reference.name, reference.revision)
@@ -78,6 +111,32 @@ def pull(
         raise SourceError(f"{reference.given} does not exist", expected=references.FORMS)
     return PullResult(
         reference=reference.given, path=str(path), num_bytes=size_of(path), revision=commit
+    )
+
+
+def _of_registry(
+    reference: Reference,
+    variant: str | None,
+    memory: int | None,
+    key: str | Path | None,
+    progress: Progress,
+) -> PullResult:
+    """Fetch a model of a registry; among variants the one that was named or fits."""
+    if memory is None and variant is None:
+        memory = machine_memory().available
+    artefact = pulling.pull(
+        oci.parse(reference.name),
+        pulling.Wanted(variant=variant, memory=memory, key=Path(key) if key else None),
+        progress,
+    )
+    return PullResult(
+        reference=reference.given,
+        path=str(artefact.path),
+        num_bytes=size_of(artefact.path),
+        revision=artefact.manifest,
+        variant=artefact.variant,
+        signature=artefact.signature,
+        gate=artefact.gate,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
-from kanna.storage import builtins, hub_cache, ollama_store
+from kanna.storage import builtins, hub_cache, oci_store, ollama_store
 from kanna.storage.base import StoredModel
 
 __all__ = ["StoredModel", "StoredModels", "list", "models"]
@@ -39,7 +39,7 @@ class StoredModels(Result):
 
 
 def list() -> StoredModels:  # noqa: A001 - the verb's name
-    """List the models on this machine: fetched from the hub, from packages, or by Ollama.
+    """List the models on this machine: fetched from the hub, registries, packages, or by Ollama.
 
     Returns:
         Models by the references that every verb takes.
@@ -49,7 +49,7 @@ def list() -> StoredModels:  # noqa: A001 - the verb's name
 
 def models() -> Iterator[StoredModel]:
     """Every model of every store, in no order."""
-    for store in (hub_cache, builtins, ollama_store):
+    for store in (hub_cache, builtins, oci_store, ollama_store):
         yield from store.models()
 
 

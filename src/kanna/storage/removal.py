@@ -11,9 +11,9 @@ from typing import Any
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.errors import SourceError, UsageError
-from kanna.sources import references
+from kanna.sources import oci, references
 from kanna.sources.references import Reference
-from kanna.storage import builtins, hub_cache
+from kanna.storage import builtins, hub_cache, oci_store
 
 __all__ = ["Removal", "RmResult", "delete", "rm"]
 
@@ -108,6 +108,12 @@ def _plan(reference: Reference) -> Removal:
         raise UsageError(f"{reference.given} is a path", expected="a model that `kanna list` shows")
     if reference.kind == "ollama":
         raise UsageError(f"{reference.given} belongs to Ollama", todo=f"ollama rm {reference.name}")
+    if reference.kind == "oci":
+        removable = oci_store.removable(oci.parse(reference.name))
+        if removable is not None:
+            paths, freed = removable
+            return Removal(what=reference.given, num_bytes=freed, paths=tuple(map(str, paths)))
+        raise _absent(reference)
     if reference.kind == "builtin":
         path = builtins.place(reference.name)
         if path is not None and path.exists():
@@ -124,6 +130,10 @@ def _plan(reference: Reference) -> Removal:
                 paths=tuple(map(str, files)),
                 commits=tuple(commits),
             )
-    raise SourceError(
+    raise _absent(reference)
+
+
+def _absent(reference: Reference) -> SourceError:
+    return SourceError(
         f"{reference.given} is not on this machine", todo="`kanna list` shows what is"
     )

@@ -29,7 +29,7 @@ from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
-from kanna.verification import independent, parity, tensors, tokens
+from kanna.verification import gate_report, independent, parity, tensors, tokens
 from kanna.verification import retention as gains
 from kanna.verification.retention import LEAST
 
@@ -59,6 +59,7 @@ def verify(
     adapter: AdapterWeights | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
+    gate: str | Path | None = None,
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -79,12 +80,14 @@ def verify(
             how much of their gain it keeps. The artefact may be one of them alone, in GGUF.
         data: Held-out examples to measure that by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
+        gate: A file to write the checks to, with the hashes of the files: `kanna.push` asks for it.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     begin = time.perf_counter()
+    gain: Retention | None = None
     progress = shown(progress)
     artefact = locate(artefact, offline=offline, check=False, progress=progress)
     if not artefact.exists():
@@ -95,14 +98,8 @@ def verify(
     if encoder.is_encoder(opened.config) and onnx_files.is_onnx(artefact):
         from kanna.verification.embeddings import verify as verify_encoder
 
-        return VerifyResult(
-            source=opened.given,
-            artefact=str(artefact),
-            checks=verify_encoder(opened, artefact, threads),
-            seconds=time.perf_counter() - begin,
-        )
-    gain: Retention | None = None
-    if adapter is not None:
+        checks = verify_encoder(opened, artefact, threads)
+    elif adapter is not None:
         if not 0 <= retention <= 1:
             raise UsageError(f"a retention of {retention}", expected="a share from 0 to 1")
         checks, gain = _check_adapted(
@@ -120,13 +117,16 @@ def verify(
         raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
     else:
         checks = _checks(opened, artefact, threads, progress)
-    return VerifyResult(
+    result = VerifyResult(
         source=opened.given,
         artefact=str(artefact),
         checks=checks,
         seconds=time.perf_counter() - begin,
         retention=gain,
     )
+    if gate is not None:
+        gate_report.write(result, Path(gate))
+    return result
 
 
 def _checks(source: Source, artefact: Path, threads: int | None, progress: Progress) -> list[Check]:

@@ -39,6 +39,11 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
     show_default=True,
     help="Least share of the gain that must be kept.",
 )
+@click.option(
+    "--gate",
+    type=options.FILE,
+    help="Write the checks with the hashes of the files to this file, for `kanna push`.",
+)
 @options.threads
 @options.revision
 @options.offline

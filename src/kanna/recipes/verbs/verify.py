@@ -12,4 +12,5 @@ VERB = StepVerb(
         "data": kinds(TEXT),
     },
     figures={"gate": at("status")},
+    own=frozenset({"gate"}),
 )

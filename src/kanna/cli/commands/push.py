@@ -1,0 +1,78 @@
+"""`kanna push oci://HOST/NAME:TAG ARTEFACT…`: artefacts to a registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import options
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("push", when_interrupted="Interrupted. Run the same command to go on from there.")
+@click.argument("destination")
+@click.argument("artefacts", metavar="ARTEFACT...", nargs=-1, required=True, type=options.MODEL)
+@click.option(
+    "--gate",
+    multiple=True,
+    type=options.FILE,
+    help=(
+        "Report that `kanna verify --gate` wrote, one per ARTEFACT in their order. "
+        "[default: ARTEFACT.gate.json]"
+    ),
+)
+@click.option("--unproved", is_flag=True, help="Push what has no report that all checks passed.")
+@click.option(
+    "--sign-key",
+    type=options.FILE,
+    help="A private key (PEM, P-256): the manifests are signed with it.",
+)
+@options.offline
+def push_command(
+    terminal: Terminal,
+    destination: str,
+    artefacts: tuple[str, ...],
+    gate: tuple[Path, ...],
+    **choices: Any,
+) -> None:
+    """Push ARTEFACTs to a registry, at DESTINATION: oci://HOST/NAME:TAG.
+
+    As CNCF ModelPack, with gate report, bill of materials and signature attached. Files that the
+    registry has are not sent again. Several artefacts become variants, of which `kanna pull` takes
+    the one that fits.
+    """
+    from kanna.packaging.push import push
+
+    result = push(
+        destination, list(artefacts), gate=list(gate), progress=terminal.progress(), **choices
+    )
+    terminal.result(result, _draw)
+    terminal.done(result.headline())
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
+    from kanna.cli.ui import notes, table
+
+    rows = table("variant", "size", "sent", "memory", "gate")
+    for one in data["variants"]:
+        rows.add_row(
+            one["variant"],
+            format_size(one["num_bytes"]),
+            format_size(one["sent_bytes"]),
+            format_size(one["memory_bytes"]),
+            one["gate"] or "none",
+        )
+    screen.print(rows)
+    screen.print(f"{data['reference']}\n{data['digest']}", soft_wrap=True)
+    notes(screen, data["notes"])
+
+
+COMMAND = push_command

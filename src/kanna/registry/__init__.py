@@ -1,0 +1,1 @@
+"""OCI registries: models as CNCF ModelPack artefacts, pushed and pulled."""
