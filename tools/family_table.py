@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kanna import families
 from kanna.calibration import network as calibration
+from kanna.families._others import OTHERS
 from kanna.formats.mlx import write as mlx
 from kanna.formats.onnx import build as onnx
 from kanna.formats.onnx import encoder
@@ -16,6 +17,8 @@ from kanna.formats.onnx import encoder
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 PAGES = PAGE.parent / "families"
 START, END = "<!-- table of families -->\n", "<!-- end of the table -->\n"
+OTHERS_START = "<!-- table of other models -->\n"
+RUN_BY_LLAMACPP = "llama.cpp has it, and kanna does not write it from a checkpoint yet"
 REFUSALS = {
     "no ONNX": onnx.REFUSED,
     "no MLX": mlx.REFUSED,
@@ -33,9 +36,23 @@ def table() -> str:
         family = families.get(name)
         refused = refusals(name)
         marks = " | ".join("no" if what in refused else "yes" for what in REFUSALS)
+        models = family.summary + (f". Also {', '.join(family.also)}" if family.also else "")
         lines.append(
-            f"| [{name}](families/{name}.md) | {family.summary} | `{family.arch}` | yes | {marks} |"
+            f"| [{name}](families/{name}.md) | {models} | `{family.arch}` | yes | {marks} |"
         )
+    return "\n".join([*lines, ""])
+
+
+def others() -> str:
+    """The table of models that no family is for; what families took over since is left out."""
+    taken = {cls for name in families.names() for cls in families.get(name).architectures}
+    lines = ["| models | why | instead |", "|---|---|---|"]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for other in OTHERS:
+        if not taken & set(other.classes):
+            reason = RUN_BY_LLAMACPP if other.llama_arch else other.reason
+            rows.setdefault((reason, other.instead), []).append(other.title)
+    lines += [f"| {', '.join(titles)} | {why} | {todo} |" for (why, todo), titles in rows.items()]
     return "\n".join([*lines, ""])
 
 
@@ -58,10 +75,12 @@ def own_page(name: str, text: str) -> str:
 
 
 def page(text: str) -> str:
-    """The page with the table as it is now."""
-    before, _, rest = text.partition(START)
-    after = rest.partition(END)[2]
-    return f"{before}{START}{table()}{END}{after}"
+    """The page with its tables as they are now."""
+    for start, made in ((START, table), (OTHERS_START, others)):
+        before, _, rest = text.partition(start)
+        after = rest.partition(END)[2]
+        text = f"{before}{start}{made()}{END}{after}"
+    return text
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class Inspection(Result):
     """What was found; sizes in bytes, shapes in numpy order.
 
     Attributes:
+        also: Models of other names that are of this family.
         known_family: Whether kanna converts this family; an unknown GGUF can still be requantized.
         types: Per encoding: number of tensors, weights, bytes.
         chat_template: Present, and its first characters.
@@ -77,6 +78,7 @@ class Inspection(Result):
     notes: list[str]
     problems: list[dict[str, str]]
     statistics: dict[str, Any] | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -192,6 +194,7 @@ def inspect(
         tensors=[_row(tensor) for tensor in tensors],
         notes=[*model.notes, *_vectors(model)],
         problems=problems,
+        also=families.other_names(model),
     )
 
 
@@ -290,9 +293,8 @@ def _unknown(source: Source) -> Model:
     metadata = source.gguf.metadata if source.gguf else {}
     family = metadata["general.architecture"].value if "general.architecture" in metadata else None
     classes = source.config.get("architectures")
-    if isinstance(classes, list):
-        classes = next(iter(classes), None)
-    named = source.config.get("model_type") or classes
+    first = next(iter(classes), None) if isinstance(classes, list) else classes
+    named = source.config.get("model_type") or first
     return Model(
         name=source.name,
         family=str(family or named or "unknown"),

@@ -9,7 +9,15 @@ from kanna.families._load import check, load_decoder, load_for_gguf, load_model,
 from kanna.families._mapping import same_values
 from kanna.families._places import text_name
 from kanna.families._refusals import require
-from kanna.families._registry import family_of, family_of_model, get, has_head, names
+from kanna.families._registry import (
+    family_of,
+    family_of_model,
+    get,
+    has_head,
+    names,
+    other_names,
+    require_runtime,
+)
 from kanna.families.base import Problem
 from kanna.families.export import (
     COMPUTED,
@@ -48,7 +56,9 @@ __all__ = [
     "load_for_gguf",
     "load_model",
     "names",
+    "other_names",
     "require",
+    "require_runtime",
     "require_tokenizer",
     "same_values",
     "text_name",

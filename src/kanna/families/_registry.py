@@ -7,13 +7,15 @@ from typing import Any
 
 from kanna._util import plugins
 from kanna._util.typed import TypedObject, text
-from kanna.errors import SourceError, UnsupportedError
+from kanna.errors import KannaError, SourceError, UnsupportedError
+from kanna.families._others import other_of
 from kanna.families.base import Family
 from kanna.formats.onnx import encoder
 from kanna.model import Model
 
 PACKAGE = "kanna.families"
 _NAME = text(255)
+_KNOWN = "a model of a family that `kanna components families` lists"
 
 
 def names() -> list[str]:
@@ -58,6 +60,29 @@ def family_of(config: Mapping[str, Any]) -> tuple[str, Family]:
     raise _unsupported(config, classes)
 
 
+def require_runtime(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for a config.json of a model that is known to run nowhere.
+
+    Other models that no family is for may run as they are, so this is not `family_of`.
+    """
+    try:
+        family_of(config)
+    except UnsupportedError:
+        other = other_of(config, architectures_of(config))
+        if other is not None and not other.runs_somewhere:
+            raise
+    except SourceError:
+        return  # what reads the config next says what is wrong with it
+
+
+def other_names(model: Model) -> tuple[str, ...]:
+    """Models of other names that are of a model's family; none where no family is for it."""
+    try:
+        return (family_of(model.config) if model.config else family_of_model(model))[1].also
+    except KannaError:
+        return ()
+
+
 def architectures_of(config: Mapping[str, Any]) -> list[str]:
     """The architecture classes of a config.json; SourceError when they are no names."""
     given = config.get("architectures")
@@ -93,6 +118,13 @@ def _unsupported(config: Mapping[str, Any], classes: list[str]) -> UnsupportedEr
             expected="a model that generates text",
             todo="encoders go to ONNX: kanna convert SRC -o folder --preset onnx:int8, then "
             "kanna verify SRC folder and kanna bench folder",
+        )
+    if (other := other_of(config, classes)) is not None:
+        named = ", ".join(classes) or config.get("model_type")
+        return UnsupportedError(
+            f"{other.title} ({named}) is not supported: {other.reason}",
+            expected=_KNOWN,
+            todo=other.instead,
         )
     known = sorted(a for name in names() for a in get(name).architectures)
     if classes:

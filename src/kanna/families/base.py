@@ -248,6 +248,7 @@ class Family:
         arch: GGUF architecture name.
         signature: GGUF part that tells its models from others of its `arch`; "" for none.
         summary: What it is, in a line.
+        also: Models of other names whose checkpoints are of this family.
         architectures: Class names in config.json that mean this family.
         suits: Whether a config.json of these classes is this family's, where others have them too.
         metadata: Config → the `{arch}.*` keys.
@@ -291,6 +292,7 @@ class Family:
     arch: str
     signature: str = ""
     summary: str = ""
+    also: tuple[str, ...] = ()
     architectures: tuple[str, ...]
     suits: Callable[[Mapping[str, Any]], bool] = _any_config
     metadata: Callable[[Config], Metadata]

@@ -182,6 +182,14 @@ DEFAULTS = {
 FAMILY = Family(
     arch=ARCH,
     summary="BERT, RoBERTa, XLM-R: encoders with learned positions, norms after each part",
+    also=(
+        "all-MiniLM",
+        "bge",
+        "bge-reranker",
+        "e5",
+        "multilingual-e5",
+        "CamemBERT",
+    ),
     architectures=(
         "BertModel",
         "BertForMaskedLM",

@@ -111,6 +111,7 @@ FAMILY = Family(
         "Gemma 2: norms before and after each part, soft-capped logits, a window in every other "
         "layer"
     ),
+    also=("ShieldGemma",),
     architectures=("Gemma2ForCausalLM",),
     model_type="gemma2",
     metadata=metadata,

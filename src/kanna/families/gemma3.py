@@ -89,6 +89,11 @@ def _period(sliding: list[bool]) -> dict[str, int]:
 FAMILY = Family(
     arch=ARCH,
     summary="Gemma 3, the text model: alone, or the language part of the multimodal ones",
+    also=(
+        "FunctionGemma",
+        "MedGemma",
+        "TranslateGemma",
+    ),
     architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
     model_types=("gemma3",),

@@ -130,6 +130,7 @@ def to_config(model: Model) -> dict[str, Any]:
 FAMILY = Family(
     arch=ARCH,
     summary="gpt-oss: 20B, 120B",
+    also=("gpt-oss-safeguard",),
     architectures=("GptOssForCausalLM",),
     model_type="gpt_oss",
     metadata=metadata,

@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
 FAMILY = Family(
     arch=ARCH,
     summary="Granite 3 and 4 (dense): a llama with four multipliers",
+    also=("Granite Guardian 3",),
     architectures=("GraniteForCausalLM",),
     model_type="granite",
     metadata=metadata,

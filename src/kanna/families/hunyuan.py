@@ -32,6 +32,7 @@ def to_config(_: Model) -> dict[str, Any]:
 FAMILY = Family(
     arch=ARCH,
     summary="Hunyuan (dense): a norm on every head of q and k, after the rotary embedding",
+    also=("Hunyuan-MT",),
     architectures=("HunYuanDenseV1ForCausalLM",),
     model_type="hunyuan_v1_dense",
     metadata=metadata,

@@ -1,4 +1,4 @@
-"""Llama 1 to 3.2, Code Llama, TinyLlama, SmolLM2 and everything published as LlamaForCausalLM."""
+"""Llama 1 to 3.3, and everything published as LlamaForCausalLM."""
 
 from __future__ import annotations
 
@@ -27,9 +27,19 @@ def extra(c: Config) -> dict[str, F32]:
 
 FAMILY = Family(
     arch=ARCH,
-    summary=(
-        "Llama 1 to 3.2, Code Llama, TinyLlama, SmolLM2 and everything published as "
-        "LlamaForCausalLM"
+    summary="Llama 1 to 3.3, and everything published as LlamaForCausalLM",
+    also=(
+        "Llama 3.2",
+        "TinyLlama",
+        "SmolLM2",
+        "Code Llama",
+        "Yi",
+        "DeepSeek-R1-Distill-Llama",
+        "DeepSeek-Coder",
+        "Falcon 3",
+        "EuroLLM",
+        "Vicuna",
+        "SOLAR",
     ),
     architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
     model_type="llama",

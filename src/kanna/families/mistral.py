@@ -24,6 +24,12 @@ def checks(c: Config) -> list[Problem]:
 FAMILY = Family(
     arch=llama.ARCH,
     summary="Mistral 7B and Nemo",
+    also=(
+        "Mathstral",
+        "Codestral",
+        "Mistral Small 3",
+        "Zephyr 7B",
+    ),
     architectures=("MistralForCausalLM",),
     model_type="mistral",
     metadata=llama.metadata,

@@ -34,6 +34,7 @@ FAMILY = Family(
     arch=llama.ARCH,
     signature="ffn_gate_exps",
     summary="Mixtral: a llama whose layers route each token to two of eight experts",
+    also=("Nous Hermes 2 Mixtral",),
     architectures=("MixtralForCausalLM",),
     model_type="mixtral",
     metadata=metadata,

@@ -117,6 +117,7 @@ def whole_config(model: Model) -> dict[str, Any]:
 FAMILY = Family(
     arch=ARCH,
     summary="ModernBERT: an encoder with rotary positions, and a window in two of three layers",
+    also=("gte-modernbert",),
     architectures=("ModernBertModel", "ModernBertForMaskedLM"),
     model_type="modernbert",
     metadata=metadata,

@@ -150,6 +150,11 @@ FAMILY = Family(
         "Phi-3, Phi-3.5 and Phi-4-mini: q, k, v in one matrix, gate and up in one, long rope "
         "factors"
     ),
+    also=(
+        "Phi-4",
+        "Phi-4-mini-reasoning",
+        "Phi-4-reasoning",
+    ),
     architectures=("Phi3ForCausalLM",),
     model_type="phi3",
     metadata=metadata,

@@ -54,6 +54,12 @@ def checks(c: Config) -> list[Problem]:
 FAMILY = Family(
     arch=ARCH,
     summary="Qwen2 and Qwen2.5: q, k and v have biases",
+    also=(
+        "DeepSeek-R1-Distill-Qwen",
+        "Qwen2.5-Coder",
+        "Qwen2.5-Math",
+        "QwQ",
+    ),
     architectures=("Qwen2ForCausalLM",),
     model_type="qwen2",
     metadata=metadata,

@@ -30,6 +30,11 @@ RANKING = Ranking(
 FAMILY = Family(
     arch=ARCH,
     summary="Qwen3 (dense): a norm on every head of q and k, a head size of its own",
+    also=(
+        "DeepSeek-R1-0528-Qwen3",
+        "Qwen3-Embedding",
+        "Qwen3-Reranker",
+    ),
     architectures=("Qwen3ForCausalLM", "Qwen3Model"),
     model_type="qwen3",
     metadata=metadata,

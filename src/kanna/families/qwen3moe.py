@@ -19,6 +19,10 @@ def metadata(c: Config) -> Metadata:
 FAMILY = Family(
     arch=ARCH,
     summary="Qwen3 with experts: 30B-A3B, Coder",
+    also=(
+        "Qwen3-Coder-30B-A3B",
+        "Tongyi DeepResearch",
+    ),
     architectures=("Qwen3MoeForCausalLM",),
     model_type="qwen3_moe",
     metadata=metadata,

@@ -192,6 +192,8 @@ def _folder(path: Path) -> dict[str, Any]:
     else:
         try:
             kind = engines.for_artefact(path).name
+        except UnsupportedError:
+            raise
         except SourceError as error:
             raise UnsupportedError(
                 f"{path} is no model that can be packaged", expected=error.expected

@@ -36,6 +36,7 @@ class TorchEngine(SteppedEngine):
                 OSError,
                 RuntimeError,
                 AttributeError,
+                AssertionError,
             ) as error:
                 raise FormatError(f"transformers cannot load {path}: {error}"[:500]) from error
         # transformers renames the argument: the new name where it is known, or it warns at every

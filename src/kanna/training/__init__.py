@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kanna import __version__
+from kanna import __version__, families
 from kanna._util import extras, own_files
 from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
@@ -172,7 +172,10 @@ def adapt(
     read = examples.read(data)
     training, held_out = _split(read.examples, seed)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
-    opened = open_source(source, revision=revision, offline=offline, progress=progress)
+    opened = open_source(
+        source, revision=revision, offline=offline, preflight=_preflight, progress=progress
+    )
+    _preflight(opened)
     job = _Job(
         source=opened,
         folder=reference_folder(opened, offline=offline, progress=progress),
@@ -184,6 +187,11 @@ def adapt(
         threads=threads or default_threads(),
     )
     return job.run(out, begin, progress)
+
+
+def _preflight(source: Source) -> None:
+    """Refuse a model whose adapter no runtime could use."""
+    families.require_runtime(source.config)
 
 
 def _device(given: str | None) -> str:
@@ -270,7 +278,14 @@ class _Job:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 str(self.folder), dtype=dtype, local_files_only=True, trust_remote_code=False
             )
-        except (ImportError, ValueError, KeyError, OSError, RuntimeError) as error:
+        except (
+            ImportError,
+            ValueError,
+            KeyError,
+            OSError,
+            RuntimeError,
+            AssertionError,
+        ) as error:
             raise FormatError(f"transformers cannot load {self.folder}: {error}"[:500]) from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,7 +84,7 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         screen,
         [
             ("Path", data["path"]),
-            ("Family", data["family"] + known),
+            ("Family", data["family"] + _also(data["also"]) + known),
             *_sizes(data),
             ("Context", f"{data['context']:,} tokens" if data["context"] else ""),
             ("Shape", ", ".join(f"{k} {v:,}" for k, v in data["shape"].items())),
@@ -102,6 +103,13 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     if every_tensor:
         _draw_tensors(screen, data)
     _draw_remarks(screen, data)
+
+
+def _also(names: Sequence[str]) -> str:
+    """A few models of other names that are of this family."""
+    if not names:
+        return ""
+    return f" (also {', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
 
 
 def _draw_statistics(screen: Console, data: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kanna import families
 from kanna._util import plugins
 from kanna.errors import SourceError
+from kanna.runtimes.folder_text import read_json
 from kanna.serving.engines.base import EngineConfig, EngineMemory, ServingEngine
 
 __all__ = ["EngineConfig", "EngineMemory", "ServingEngine", "for_artefact", "get", "names"]
@@ -25,11 +27,18 @@ def get(name: str) -> ServingEngine:
 
 
 def for_artefact(path: Path) -> ServingEngine:
-    """The engine that runs the artefact at `path`; raises SourceError when none does."""
+    """The engine that runs the artefact at `path`.
+
+    Raises:
+        SourceError: None does.
+        UnsupportedError: It is a model that no stock runtime has.
+    """
     engines = [get(name) for name in names()]
     expected = " or ".join(engine.artefact for engine in engines)
     if not path.exists():
         raise SourceError(f"{path} does not exist", expected=expected)
+    if path.is_dir():
+        families.require_runtime(read_json(path / "config.json"))
     for engine in engines:
         if engine.accepts(path):
             return engine
