@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kanna.fault_report import bug_report as bug_report
     from kanna.generation import chat as chat
     from kanna.generation import generate as generate
+    from kanna.hardware.listing import targets as targets
     from kanna.inspection import inspect as inspect
     from kanna.merging import merge as merge
     from kanna.optimization import optimize as optimize
@@ -86,6 +87,7 @@ _WHERE = {
     "serve": "kanna.serving",
     "studio": "kanna.serving.studio",
     "swap": "kanna.serving.administration",
+    "targets": "kanna.hardware.listing",
     "verify": "kanna.verification",
 }
 

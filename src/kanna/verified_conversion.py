@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kanna._util.units import Size, optional_size
 from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions, lone_adapter
 from kanna.conversion.base import Examination
 from kanna.errors import UsageError
+from kanna.hardware import mask, targets
 from kanna.hardware.cpu import default_threads
 from kanna.model import MetaValue
 from kanna.plan import Plan
@@ -38,6 +39,7 @@ def convert(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     adapter: str | Path | None = None,
+    target: str | None = None,
     nonfinite: str = "refuse",
     threads: int | None = None,
     overwrite: bool = False,
@@ -68,6 +70,8 @@ def convert(
         exclude: Patterns of the names of matrix products that such a graph leaves float.
         adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
             format to apply beside `source`; `kanna.merge` merges it.
+        target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon: a
+            plan with tensors that it does not multiply is refused.
         nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
         threads: Threads to use; None: all cores.
         overwrite: Replace what is at `out`.
@@ -91,13 +95,14 @@ def convert(
         exclude=tuple(several(exclude)),
     )
     if adapter is not None:
-        _refuse_with_adapter(request, verify)
+        _refuse_with_adapter(request, verify, target)
     options = WriteOptions(
         threads=threads or default_threads(),
         overwrite=overwrite,
         nonfinite=nonfinite,
         examine=examine,
         begin_examination=begin_examination,
+        approve=_approval(target, formats.parse_preset(format, preset)[0]),
         progress=shown(progress),
     )
     if adapter is not None:
@@ -138,7 +143,21 @@ def convert(
     return replace(result, verify=proof)
 
 
-def _refuse_with_adapter(request: ConversionRequest, verify: bool) -> None:
+def _approval(target: str | None, format: str) -> Callable[[ConvertResult], ConvertResult] | None:
+    """Refuses what a device does not multiply; None without a device."""
+    device = targets.choose_for(target, format)
+    if device is None:
+        return None
+
+    def approve(result: ConvertResult) -> ConvertResult:
+        tensors = [(t["name"], t["encoding"], t["shape"]) for t in result.tensors]
+        notes = mask.check(device, tensors, result.preset)
+        return replace(result, notes=[*result.notes, *notes])
+
+    return approve
+
+
+def _refuse_with_adapter(request: ConversionRequest, verify: bool, target: str | None) -> None:
     """UsageError for what is of no use to an adapter that is written alone."""
     given = [
         f"--{field.name.replace('_', '-')}"
@@ -146,6 +165,7 @@ def _refuse_with_adapter(request: ConversionRequest, verify: bool) -> None:
         if field.name != "encoding" and getattr(request, field.name) not in (None, ())
     ]
     given += ["--verify"] if verify else []
+    given += ["--target"] if target else []
     if given:
         raise UsageError(
             f"{given[0]} is of no use with --adapter, which writes the adapter alone",

@@ -167,3 +167,9 @@ threads = click.option(
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 offline = click.option("--offline", is_flag=True, help="Use only what is on this machine already.")
+target = click.option(
+    "--target",
+    metavar="NAME[:BACKEND]",
+    shell_complete=shells.targets,
+    help="A device it is for, such as raspberry-pi-5 (`kanna targets` lists them).",
+)

@@ -83,6 +83,13 @@ def format_names(
     return names_beginning(formats.names(), incomplete)
 
 
+def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of devices."""
+    from kanna.hardware import targets as profiles
+
+    return names_beginning(profiles.names(), incomplete)
+
+
 def models(incomplete: str) -> list[CompletionItem]:
     """Models on this machine, and files."""
     from kanna import sources

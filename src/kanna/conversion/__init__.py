@@ -121,7 +121,7 @@ def convert(
     if converter.late_hashes and not dry_run:
         digest.begin(opened.decisive_files)  # beside the encoding: the file asks for them last
     conversion = converter.begin(opened, path, request)
-    result = conversion.describe()
+    result = _approved(conversion.describe(), options)
     if dry_run or path is None:
         return _advised(result, opened, format, planned=True)
     with _watching(opened), locks.holding(path, "convert"):
@@ -129,6 +129,10 @@ def convert(
         conversion.check(result, overwrite=options.overwrite)
         done = _completed(result, conversion.write(options), started)
     return _advised(done, opened, format, planned=False)
+
+
+def _approved(result: ConvertResult, options: WriteOptions) -> ConvertResult:
+    return result if options.approve is None else options.approve(result)
 
 
 def _watching(source: Source) -> AbstractContextManager[None]:

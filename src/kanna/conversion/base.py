@@ -174,6 +174,7 @@ class WriteOptions:
         progress: Where the work is reported.
         examine: Looks at the metadata of a file before it is written, and returns notes; it raises
             to refuse. None: nothing is looked at.
+        approve: Looks at what is planned, before anything is written; it raises to refuse it.
         begin_examination: Called when the writing begins, with the source; what it gives is called
             when everything is written but its name. None: nothing is looked at.
     """
@@ -184,6 +185,7 @@ class WriteOptions:
     progress: Progress = field(default_factory=Silent)
     examine: Callable[[Source, Mapping[str, MetaValue]], list[str]] | None = None
     begin_examination: Callable[[Source], Examination] | None = None
+    approve: Callable[[ConvertResult], ConvertResult] | None = None
 
     def examination(self, source: Source) -> Examination:
         """The examination of what is made of a source, begun now, beside the writing."""

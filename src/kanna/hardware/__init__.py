@@ -16,6 +16,7 @@ from kanna.hardware.memory import Memory, bandwidth, memory
 from kanna.hardware.threads import ThreadChoice, choose_threads
 
 __all__ = [
+    "EFFICIENCY",
     "Accelerator",
     "Cpu",
     "Disk",
@@ -31,12 +32,13 @@ __all__ = [
     "estimate_tps",
     "memory",
     "probe",
+    "weights_per_second",
 ]
 
 # Share of the measured bandwidth that llama.cpp reaches; weights one core decodes and multiplies
 # per second, by the width of its vectors; seconds per token that no weight accounts for. Measured
 # with 2 to 8-bit files.
-_EFFICIENCY = 0.85
+EFFICIENCY = 0.85
 _WEIGHTS_PER_SECOND = {"avx512f": 12e9, "avx2": 9e9, "sve": 8e9, "asimddp": 6e9}
 _OVERHEAD = 1e-3
 
@@ -81,6 +83,11 @@ def probe() -> Machine:
     )
 
 
+def weights_per_second() -> float:
+    """Weights that one core of this machine decodes and multiplies per second."""
+    return next((r for flag, r in _WEIGHTS_PER_SECOND.items() if flag in cpu().flags), 3e9)
+
+
 def estimate_tps(
     bytes_per_token: float,
     weights: float = 0,
@@ -98,6 +105,6 @@ def estimate_tps(
         threads: None: one per physical core.
         per_second: Bytes per second of the memory; None: measured.
     """
-    rate = next((r for flag, r in _WEIGHTS_PER_SECOND.items() if flag in cpu().flags), 3e9)
-    memory_bound = bytes_per_token / (_EFFICIENCY * (per_second or bandwidth()))
+    rate = weights_per_second()
+    memory_bound = bytes_per_token / (EFFICIENCY * (per_second or bandwidth()))
     return 1 / (_OVERHEAD + max(memory_bound, weights / (rate * (threads or default_threads()))))

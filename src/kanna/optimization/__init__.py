@@ -13,6 +13,7 @@ from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
+from kanna.hardware import targets
 from kanna.optimization import adapters, pipeline
 from kanna.optimization.context import Context
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
@@ -32,7 +33,8 @@ def optimize(
     bpw: float | None = None,
     like: str | None = None,
     memory: Size | None = None,
-    context: int = 4096,
+    context: int | None = None,
+    target: str | None = None,
     calibration: str | Path | Sequence[str | Path] | None = None,
     tokens: int = TOKENS,
     effort: str = "balanced",
@@ -51,8 +53,9 @@ def optimize(
 ) -> OptimizeResult:
     """Search the best plan within a budget, write it, prove it and report it in the folder `out`.
 
-    Exactly one of size, bpw, like and memory is given. The result of every stage is a file: an
-    interrupted run goes on, and another budget for the same source needs no calibration.
+    Exactly one of size, bpw, like and memory is given; a target alone means its memory.
+    The result of every stage is a file: an interrupted run goes on, and another budget for the same
+    source needs no calibration.
 
     Args:
         source: What is converted.
@@ -62,7 +65,9 @@ def optimize(
         like: A preset, whose size is the budget.
         memory: Bytes that weights, cache and buffers may take in llama.cpp; the encoding of the
             cache is chosen, too.
-        context: Tokens of that cache.
+        context: Tokens of that cache; None: those of the target, else 4096.
+        target: A device and its backend, such as jetson-orin-nano or snapdragon-8-elite:hexagon:
+            only encodings that it multiplies are used, for weights and cache.
         calibration: Texts to calibrate on, as for `calibrate`.
         tokens: To calibrate on.
         effort: `fast` trusts predictions; `balanced` corrects them by measuring every kind of
@@ -91,6 +96,10 @@ def optimize(
         raise UsageError(
             f"--format {format} is not searched", expected=" or ".join(adapters.names())
         )
+    chosen = targets.choose_for(target, format or formats.DEFAULT)
+    limit = optional_size(memory)
+    if chosen is not None and all(one is None for one in (size, bpw, like, limit)):
+        limit = chosen.memory
     request = OptimizeRequest(
         source=source,
         out=Path(out),
@@ -99,8 +108,10 @@ def optimize(
         size=optional_size(size),
         bpw=bpw,
         like=like,
-        memory=optional_size(memory),
-        context=context,
+        memory=limit,
+        context=context if context is not None else chosen.context if chosen else 4096,
+        target=target,
+        chosen_target=chosen,
         calibration=several(calibration) or None,
         tokens=tokens,
         effort=effort,

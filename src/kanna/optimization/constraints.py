@@ -22,6 +22,9 @@ class Constraints:
         rules: Pattern → the encoding that matrices of this name must get; before the other two.
         full: The encoding that `keep` means.
         vocabulary: All encodings that a rule may name.
+        admits: Whether the backend of the target multiplies a tensor in an encoding; None: there
+            is no target.
+        target: Its name.
     """
 
     keep: Sequence[str] = ()
@@ -29,6 +32,8 @@ class Constraints:
     rules: Mapping[str, str] = field(default_factory=dict[str, str])
     full: str = "f16"
     vocabulary: Sequence[str] = CANDIDATES
+    admits: Callable[[str, str], bool] | None = None
+    target: str = ""
 
     def check(self, model: Model) -> None:
         """Check every pattern and encoding against the model.
@@ -54,6 +59,12 @@ class Constraints:
                     f"the pattern {pattern!r} names no matrix", todo="`kanna inspect SRC --tensors`"
                 )
             for name in names:
+                if self.admits is not None and not self.admits(name, encoding.name):
+                    raise UsageError(
+                        f"{self.target} does not multiply {name} in {wanted}, which {pattern!r} "
+                        "asks for",
+                        todo=f"`kanna targets {self.target}` shows its encodings",
+                    )
                 if (width := columns(model.tensors[name])) % encoding.block:
                     raise UsageError(
                         f"{wanted} cannot hold {name}, whose rows have {width} values",
@@ -63,8 +74,11 @@ class Constraints:
     def allow(self) -> Callable[[str, str], bool]:
         """A test whether a tensor may have an encoding."""
         excluded = {encodings.get(e).name for e in self.exclude}
+        admits = self.admits
 
         def allowed(tensor: str, encoding: str) -> bool:
+            if admits is not None and not admits(tensor, encoding):
+                return False
             for pattern, required in self.rules.items():
                 if re.search(pattern, tensor):
                     return encoding == encodings.get(required).name
@@ -73,3 +87,11 @@ class Constraints:
             return encoding not in excluded
 
         return allowed
+
+    def hold(self, chosen: Mapping[str, str]) -> bool:
+        """Whether the target multiplies every tensor.
+
+        Args:
+            chosen: Tensor → encoding.
+        """
+        return self.admits is None or all(self.admits(n, e) for n, e in chosen.items())

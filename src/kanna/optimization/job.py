@@ -183,7 +183,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     feasible = size_range(adapter, choices)
     memory = None
     if request.memory is not None:
-        memory = adapter.memory_budget(request.memory, request.context, feasible)
+        memory = adapter.memory_budget(request, feasible)
     job = Job(
         request=request,
         context=context,

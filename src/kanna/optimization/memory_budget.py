@@ -74,7 +74,12 @@ class MemoryBudget:
     """The memory that one artefact may take in llama.cpp, at one context."""
 
     def __init__(
-        self, workspace: Workspace, memory: int, context: int, feasible: SizeRange
+        self,
+        workspace: Workspace,
+        memory: int,
+        context: int,
+        feasible: SizeRange,
+        caches: Sequence[str] = CACHES,
     ) -> None:
         """Ask llama.cpp what it takes beside the weights with every cache.
 
@@ -83,6 +88,7 @@ class MemoryBudget:
             memory: Bytes that weights, cache and buffers may take.
             context: Tokens of the cache.
             feasible: Bytes of files that make sense.
+            caches: Encodings the cache may have, the most exact first.
 
         Raises:
             MissingError: llama.cpp is not installed.
@@ -95,8 +101,8 @@ class MemoryBudget:
         # What llama.cpp makes of the header is counted as loaded; its bytes are not kept.
         header = exact.stat().st_size - sum(t.nbytes for t in gguf.read(exact).tensors.values())
         self.options: list[CacheOption] = []
-        progress.start("memory", len(CACHES), "caches")
-        for cache in CACHES:
+        progress.start("memory", len(caches), "caches")
+        for cache in caches:
             try:
                 parts = overhead(exact, context=context, cache=cache, threads=threads)
             except MissingError:

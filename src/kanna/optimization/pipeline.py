@@ -39,6 +39,7 @@ from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import OptimizeResult, count_encodings
 from kanna.optimization.search import NAME, search, size_range
 from kanna.optimization.stages import stage
+from kanna.optimization.target_check import for_target
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
 
@@ -217,7 +218,11 @@ def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Wr
     adapter = calibration.adapter
     offers = adapter.offers()
     specs = [ArtefactSpec(name=NAME, path=adapter.artefact(NAME), plan=allocation.plan)]
-    fitting = [p for p, offer in offers.items() if offer.file_bytes <= allocation.budget.nbytes]
+    fitting = [
+        preset
+        for preset, offer in offers.items()
+        if offer.file_bytes <= allocation.budget.nbytes and job.constraints.hold(offer.encodings)
+    ]
     baseline: str | None = None
     if fitting:
         preset = max(fitting, key=lambda p: offers[p].file_bytes)
@@ -327,6 +332,7 @@ def report(
         tuning=tuned.to_dict() if tuned else None,
         memory=memory,
         left=earlier,
+        target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,
         notes=job.context.notes,
     )

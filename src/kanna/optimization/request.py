@@ -10,6 +10,7 @@ from typing import Any
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.escaping import argument, shell_line
+from kanna.hardware.targets import TargetChoice
 
 _DEFAULTS = {"effort": "balanced", "tokens": TOKENS}
 """Values of the command line's options when none is given."""
@@ -52,6 +53,7 @@ class OptimizeRequest:
     Exactly one of size, bpw, like and memory is given.
 
     Attributes:
+        target: The device as the user named it, and `chosen_target` what that is.
         format_named: Whether the user named the format, so that the command line names it, too.
 
     Raises:
@@ -68,6 +70,8 @@ class OptimizeRequest:
     like: str | None = None
     memory: int | None = None
     context: int = 4096
+    target: str | None = None
+    chosen_target: TargetChoice | None = None
     calibration: Sequence[str | Path] | None = None
     tokens: int = TOKENS
     effort: str = "balanced"
@@ -112,6 +116,7 @@ class OptimizeRequest:
             "like": self.like,
             "memory": self.memory,
             "context": self.context if self.memory else None,
+            "target": self.target,
             "effort": self.effort,
             "calibration": tuple(self.calibration or ()),
             "tokens": self.tokens,

@@ -32,6 +32,7 @@ class OptimizeResult(Result):
         tuning: What tuning scales and norms came to; None where it was not tried.
         memory: With `memory`: the limit, the encoding of the cache and why, bytes predicted and
             measured; see docs/optimize.md.
+        target: With `target`: its encodings, tensors of the file outside them, predicted speed.
         left: Artefacts of earlier runs in the same folder.
     """
 
@@ -56,6 +57,7 @@ class OptimizeResult(Result):
     memory: dict[str, Any] | None = None
     grade: str | None = None
     advice: str | None = None
+    target: dict[str, Any] | None = None
     left: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
 

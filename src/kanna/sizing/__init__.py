@@ -15,7 +15,9 @@ from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import UsageError
 from kanna.formats.base import Format
 from kanna.formats.memory import buffer_bytes, cache_bytes
+from kanna.hardware import targets
 from kanna.hardware.memory import memory as machine_memory
+from kanna.hardware.targets import TargetChoice
 from kanna.model import Model
 from kanna.recommendation import (
     Candidate,
@@ -44,6 +46,7 @@ class FitResult(Result):
             None.
         advice: The recommendation as a sentence, with its reason.
         keep_source: Whether the source itself is the file to use.
+        target: The device and backend that were asked about; None: this machine.
     """
 
     name: str
@@ -54,6 +57,7 @@ class FitResult(Result):
     advice: str
     notes: list[str] = field(default_factory=list[str])
     keep_source: bool = False
+    target: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -73,7 +77,7 @@ class FitResult(Result):
                 format_size(r.file_bytes),
                 f"{r.bits_per_weight:.2f}",
                 format_size(r.memory_bytes),
-                f"{r.tokens_per_second:.1f}",
+                f"{r.tokens_per_second:.1f}" if r.tokens_per_second else "not known",
             )
             for r in self.rows
         ]
@@ -89,8 +93,9 @@ def fit(
     source: str | Path | Source,
     *,
     memory: Size | None = None,
-    context: int = CONTEXT,
+    context: int | None = None,
     format: str = formats.DEFAULT,
+    target: str | None = None,
     revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -102,9 +107,12 @@ def fit(
 
     Args:
         source: What would be converted.
-        memory: Bytes, or a text such as 2GB; None: what is free on this machine.
-        context: Tokens of context that the cache must hold.
+        memory: Bytes, or a text such as 2GB; None: what the target has, else what is free on this
+            machine.
+        context: Tokens of context that the cache must hold; None: those of the target, else 4096.
         format: Whose presets they are.
+        target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon;
+            None: this machine.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
@@ -112,6 +120,9 @@ def fit(
     if format not in formats.runnable():
         raise UsageError(f"no presets of {format!r}", expected=", ".join(formats.runnable()))
     chosen = formats.get(format)
+    device = targets.choose_for(target, chosen.name)
+    if context is None:
+        context = device.context if device is not None else CONTEXT
     if context < 1:
         raise UsageError(f"a context of {context} tokens", expected="1 or more")
     opened = open_source(
@@ -121,8 +132,9 @@ def fit(
     if opened.gguf is not None:
         families.check_stored(model)
     asked = optional_size(memory)
-    limit = asked if asked is not None else _free()
-    fitted = sorted(rows(opened, model, chosen, limit, context), key=lambda r: -r.file_bytes)
+    limit = asked if asked is not None else device.memory if device is not None else _free()
+    unsorted = rows(opened, model, chosen, limit, context, target=device)
+    fitted = sorted(unsorted, key=lambda r: -r.file_bytes)
     overhead = fitted[0].kv_bytes + fitted[0].buffer_bytes
     notes = model.notes + _notes(model, context, overhead, limit) + _on_demand(fitted)
     if chosen.memory is not None and (draft := chosen.memory.drafts(model, context)):
@@ -130,6 +142,7 @@ def fit(
             f"its head for further tokens takes {format_size(draft)} of cache beside this where "
             f"{chosen.runtime_title} drafts with it"
         )
+    notes += target_notes(device)
     if chosen.size_note:
         notes.append(chosen.size_note)
     verdict = _recommend(fitted, opened, chosen, limit - overhead)
@@ -142,6 +155,7 @@ def fit(
         advice=verdict.why,
         keep_source=verdict.keep_source,
         notes=notes,
+        target=device.to_dict() if device is not None else None,
     )
 
 
@@ -176,6 +190,28 @@ def _recommend(fitted: list[FitRow], source: Source, format: Format, room: int) 
         for row in fitted
     ]
     return recommend(candidates, source_facts(source, [format.name], room=room), most_precise)
+
+
+def target_notes(device: TargetChoice | None) -> list[str]:
+    """What a user of a target should know of its figures."""
+    if device is None:
+        return []
+    table, error = device.operators, device.backend.error
+    notes = [
+        f"{device.name}: encodings by llama.cpp's operator table of {table.date}; a preset with "
+        "tensors outside it would run partly on the CPU, and does not fit"
+    ]
+    if table.documented:
+        newer = ", ".join(sorted(table.documented))
+        notes.append(f"llama.cpp's page of this backend names {newer} too; its table does not")
+    if device.backend.efficiency is None or error is None:
+        notes.append(f"no speed was measured on {device.name}: tokens/s are not known")
+    else:
+        notes.append(
+            f"speeds of {device.name} are predicted, within a factor of {1 + error.value:.3g}: "
+            f"{error.source}"
+        )
+    return notes
 
 
 def _notes(model: Model, context: int, overhead: int, limit: int) -> list[str]:

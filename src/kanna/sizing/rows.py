@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kanna import formats
 from kanna._util.units import precision_class
@@ -11,6 +11,9 @@ from kanna.conversion.base import SizedPlan
 from kanna.errors import KannaError, UnsupportedError, UsageError
 from kanna.formats.base import Format
 from kanna.hardware import estimate_tps
+from kanna.hardware.mask import Outside, outside
+from kanna.hardware.roofline import PredictedSpeed, Traffic, predict
+from kanna.hardware.targets import TargetChoice
 from kanna.model import Model, num_weights
 from kanna.sources import Source
 
@@ -19,8 +22,14 @@ from kanna.sources import Source
 class FitRow:
     """One preset. Sizes in bytes.
 
-    Memory = weights + cache + buffers; tokens_per_second is an estimate. Weights are without
-    on_demand_bytes: tables whose rows the runtime reads from the file as they are asked for.
+    Memory = weights + cache + buffers; tokens_per_second is an estimate, 0 where a target's profile
+    does not tell. Weights are without on_demand_bytes: tables whose rows the runtime reads from the
+    file as they are asked for.
+
+    Attributes:
+        prompt_tokens_per_second: Tokens that are read; None: not estimated.
+        speed_error: Relative error of both; None: not known.
+        outside: Tensors that the target's backend is not known to multiply; no such preset fits.
     """
 
     preset: str
@@ -37,9 +46,20 @@ class FitRow:
     substitutions: int
     fits: bool
     on_demand_bytes: int = 0
+    prompt_tokens_per_second: float | None = None
+    speed_error: float | None = None
+    outside: int = 0
 
 
-def rows(source: Source, model: Model, format: Format, limit: int, context: int) -> list[FitRow]:
+def rows(
+    source: Source,
+    model: Model,
+    format: Format,
+    limit: int,
+    context: int,
+    *,
+    target: TargetChoice | None = None,
+) -> list[FitRow]:
     """A row per preset that can hold the model, in the order of the format.
 
     Args:
@@ -48,6 +68,7 @@ def rows(source: Source, model: Model, format: Format, limit: int, context: int)
         format: Whose presets they are.
         limit: Bytes of memory.
         context: Tokens of the key-value cache.
+        target: The device; None: this machine.
 
     Raises:
         KannaError: What stands in the way of all of them.
@@ -67,26 +88,19 @@ def rows(source: Source, model: Model, format: Format, limit: int, context: int)
         except KannaError as error:
             refused = refused or error
             continue
-        resolved = sized.resolved
+        row = _row(formats.qualified(format.name, name), preset.summary, model, sized, target)
         sizes_of = {entry.name: sized.bytes_of(entry) for entry in sized.entries}
         left = sum(n for at, n in sizes_of.items() if format.memory.on_demand(at, n))
         weights = sized.weight_bytes - left
         needed = weights + cache + buffers
         fitted.append(
-            FitRow(
-                preset=formats.qualified(format.name, name),
-                use_case=preset.summary[0].lower() + preset.summary[1:],
-                file_bytes=sized.file_bytes,
-                bits_per_weight=resolved.bits,
-                nominal_bits=resolved.nominal_bits,
-                precision_class=precision_class(resolved.bits),
-                weight_bytes=weights,
+            replace(
+                row,
                 kv_bytes=cache,
                 buffer_bytes=buffers,
                 memory_bytes=needed,
-                tokens_per_second=_speed(model, sized),
-                substitutions=len(resolved.substitutions),
-                fits=needed <= limit,
+                weight_bytes=weights,
+                fits=needed <= limit and not row.outside,
                 on_demand_bytes=left,
             )
         )
@@ -95,20 +109,77 @@ def rows(source: Source, model: Model, format: Format, limit: int, context: int)
     return fitted
 
 
-def _speed(model: Model, sized: SizedPlan) -> float:
-    """Estimated tokens per second at a short context.
+def _row(
+    name: str, summary: str, model: Model, sized: SizedPlan, target: TargetChoice | None
+) -> FitRow:
+    """The row of a preset before its cache and buffers are known."""
+    resolved, speed = sized.resolved, _speed(model, sized, target)
+    return FitRow(
+        preset=name,
+        use_case=summary[0].lower() + summary[1:],
+        file_bytes=sized.file_bytes,
+        bits_per_weight=resolved.bits,
+        nominal_bits=resolved.nominal_bits,
+        precision_class=precision_class(resolved.bits),
+        weight_bytes=sized.weight_bytes,
+        kv_bytes=0,
+        buffer_bytes=0,
+        memory_bytes=sized.weight_bytes,
+        tokens_per_second=speed.generation or 0.0,
+        substitutions=len(resolved.substitutions),
+        fits=False,
+        prompt_tokens_per_second=speed.prompt,
+        speed_error=speed.error,
+        outside=len(outside_of(target, sized)),
+    )
+
+
+def outside_of(target: TargetChoice | None, sized: SizedPlan) -> list[Outside]:
+    """The tensors of a plan that the target's backend does not multiply.
+
+    Args:
+        target: The device; None: this machine, which multiplies all of them.
+        sized: The plan.
+    """
+    if target is None:
+        return []
+    entries = ((e.name, e.encoding.name, e.tensor.shape) for e in sized.entries)
+    return outside(target, entries)
+
+
+def _speed(model: Model, sized: SizedPlan, target: TargetChoice | None) -> PredictedSpeed:
+    """Estimated tokens per second at a short context."""
+    traffic = traffic_of(model, sized)
+    if target is not None:
+        return predict(target, traffic)
+    here = estimate_tps(traffic.bytes_read, traffic.weights)
+    return PredictedSpeed(generation=here, prompt=None, error=None)
+
+
+def traffic_of(model: Model, sized: SizedPlan | None = None) -> Traffic:
+    """What a token reads and multiplies.
 
     Each token reads every weight but the rows of an embedding that is no head, and of the experts
     those it is sent to.
+
+    Args:
+        model: The source as tensors with roles.
+        sized: A plan for it; None: as it is stored.
     """
     tied = "output.weight" not in model.tensors
     experts = model.whole("{arch}.expert_count", 0)
     used = model.whole("{arch}.expert_used_count", 0)
-    bytes_read = weights = 0.0
-    for entry in sized.entries:
-        if not tied and ("token_embd" in entry.name or "embed_tokens" in entry.name):
+    stored = [(name, t, t.nbytes) for name, t in model.tensors.items()]
+    planned = [(e.name, e.tensor, sized.bytes_of(e)) for e in sized.entries] if sized else stored
+    bytes_read = weights = head = 0.0
+    for name, tensor, nbytes in planned:
+        embedding = "token_embd" in name or "embed_tokens" in name
+        if not tied and embedding:
             continue
-        share = used / experts if experts and len(entry.tensor.shape) == 3 else 1
-        bytes_read += sized.bytes_of(entry) * share
-        weights += num_weights(entry.tensor) * share
-    return estimate_tps(bytes_read, weights)
+        share = used / experts if experts and len(tensor.shape) == 3 else 1
+        bytes_read += nbytes * share
+        count = num_weights(tensor) * share
+        weights += count
+        if embedding or name in ("output.weight", "lm_head.weight"):
+            head += count
+    return Traffic(bytes_read=bytes_read, weights=weights, head=head)

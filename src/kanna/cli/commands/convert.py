@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="Write this LoRA adapter alone, for a runtime to apply beside SRC (`kanna merge` merges).",
 )
+@options.target
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing."
 )

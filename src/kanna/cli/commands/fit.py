@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 @click.option(
     "--memory",
     type=options.SIZE,
-    help="Memory it may use, such as 2GB. [default: what is free here]",
+    help="Memory it may use, such as 2GB. [default: the target's, else what is free here]",
 )
 @click.option(
     "--context",
     type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Tokens of context to make room for.",
+    help="Tokens of context to make room for. [default: the target's, else 4096]",
 )
 @click.option(
     "--format",
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whose presets to show, a format that a runtime runs.",
 )
+@options.target
 @options.revision
 @options.offline
 def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:
@@ -65,6 +64,11 @@ def _is_substituted(row: dict[str, Any]) -> bool:
     return abs(row["bits_per_weight"] - row["nominal_bits"]) > 0.01
 
 
+def _prompt(row: dict[str, Any]) -> str:
+    speed = row["prompt_tokens_per_second"]
+    return f"{speed:,.0f}" if speed else "?"
+
+
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from textwrap import shorten
 
@@ -72,9 +76,11 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import notes, number, table
 
     common = data["rows"][0]
+    device = data["target"]
+    where = f"{device['title']}, {device['backend']}: in" if device else "In"
     screen.print(
-        f"In {format_size(data['memory'])} at {data['context']:,} tokens of context. Memory is "
-        f"weights + {format_size(common['kv_bytes'])} of cache + "
+        f"{where} {format_size(data['memory'])} at {data['context']:,} tokens of context. Memory "
+        f"is weights + {format_size(common['kv_bytes'])} of cache + "
         f"{format_size(common['buffer_bytes'])} of buffers; tokens/s are estimated.",
         style="bold cyan",
     )
@@ -84,7 +90,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     substituted = {r["preset"] for r in data["rows"] if _is_substituted(r)}
     nominal = ["nominal>"] if wide and substituted else []
     extra, use = ["class"] if wide else [], ["use"] if room >= _LEAST_USE else []
-    columns = ["", "preset", "file>", "bits>", *nominal, *extra, "memory>", "tok/s>", *use]
+    prompts = any(row["prompt_tokens_per_second"] for row in data["rows"])
+    speeds = ["tok/s>", *(["prompt/s>"] if prompts else [])]
+    columns = ["", "preset", "file>", "bits>", *nominal, *extra, "memory>", *speeds, *use]
     rows = table(*columns)
     for row in data["rows"]:
         best = row["preset"] == data["recommended"]
@@ -92,14 +100,15 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         bits = f"{row['nominal_bits']:.2f}" if marked else ""
         phrase = shorten(row["use_case"], max(room, _LEAST_USE), placeholder="…")
         cells = [
-            "★" if best else "✓" if row["fits"] else "✗",
+            "★" if best else "✓" if row["fits"] else "✗" if not row["outside"] else "⊘",
             row["preset"],
             format_size(row["file_bytes"]),
             f"{row['bits_per_weight']:.2f}" + ("*" if marked and not wide else ""),
             *([bits] if nominal else []),
             *([row["precision_class"].split(" (")[0]] if extra else []),
             format_size(row["memory_bytes"]),
-            number(row["tokens_per_second"], 0),
+            number(row["tokens_per_second"], 0) if row["tokens_per_second"] else "?",
+            *([_prompt(row)] if prompts else []),
             *([phrase] if use else []),
         ]
         rows.add_row(*cells, style="bold green" if best else None if row["fits"] else "dim")
@@ -110,6 +119,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             f"{meaning} the preset means, where its encodings do not fit the width of this "
             "model's rows."
         )
+    if refused := [row["preset"] for row in data["rows"] if row["outside"]]:
+        screen.print(f"⊘ has tensors that {data['target']['name']} does not multiply: ", end="")
+        screen.print(", ".join(refused))
     notes(screen, data["notes"])
     style = "bold green" if data["recommended"] else "bold yellow"
     screen.print(f"Recommended: {data['advice']}", style=style)

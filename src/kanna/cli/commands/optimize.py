@@ -47,10 +47,9 @@ if TYPE_CHECKING:
 @click.option(
     "--context",
     type=click.IntRange(1),
-    default=4096,
-    show_default=True,
-    help="Tokens, with --memory.",
+    help="Tokens, with --memory. [default: the target's, else 4096]",
 )
+@options.target
 @click.option(
     "--effort",
     type=click.Choice(["fast", "balanced", "max"]),
@@ -113,9 +112,10 @@ def optimize_command(
 ) -> None:
     """Find the file closest to SRC within a budget, check it, and show what it was up against.
 
-    Give one of --size, --bpw, --like and --memory. SRC is calibrated once, every encoding is
-    measured on every tensor, and bytes go where they save most divergence, never beyond the budget.
-    Run again with another budget, what was measured is used again.
+    Give one of --size, --bpw, --like and --memory, or --target alone, which means its memory. SRC
+    is calibrated once, every encoding is measured on every tensor, and bytes go where they save
+    most divergence, never beyond the budget. Run again with another budget, what was
+    measured is used again.
     """
     from kanna.optimization import optimize
 
@@ -161,6 +161,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Swaps", _swaps(data["swaps"])),
             ("Memory", _memory(data["memory"])),
             ("Run", data["memory"]["command"] if data["memory"] else ""),
+            ("Target", _target(data["target"])),
             ("Tuning", _tuning(data["tuning"])),
             ("Checks", gate_word(data["gate"])),
             (
@@ -187,6 +188,19 @@ def _memory(memory: dict[str, Any] | None) -> str:
     measured = "" if peak is None else f"{format_size(peak)} measured, "
     sizes = f"{format_size(memory['predicted'])} predicted, of {format_size(memory['limit'])}"
     return f"{measured}{sizes}; cache in {memory['cache']}: {memory['why']}"
+
+
+def _target(target: dict[str, Any] | None) -> str:
+    """`raspberry-pi-5-8gb:cpu: 0 tensors outside its encodings; 4.9 tokens/s predicted`."""
+    if target is None:
+        return ""
+    line = f"{target['name']}: {target['outside']} tensors outside its encodings"
+    if (speed := target["tokens_per_second"]) is not None:
+        prompt = target["prompt_tokens_per_second"]
+        also = f", {prompt:,.0f} of a prompt" if prompt else ""
+        line += f"; {speed:.1f} tokens/s{also} predicted, within a factor of "
+        line += f"{1 + target['speed_error']:.3g}"
+    return line
 
 
 def _tuning(tuning: dict[str, Any] | None) -> str:

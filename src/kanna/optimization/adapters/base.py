@@ -300,7 +300,7 @@ class Adapter:
         """Measures in the runtime what kinds of tensors cost."""
         raise NotImplementedError
 
-    def memory_budget(self, memory: int, context: int, feasible: SizeRange) -> MemoryBudget:
+    def memory_budget(self, request: OptimizeRequest, feasible: SizeRange) -> MemoryBudget:
         """What `--memory` leaves for weights."""
         raise NotImplementedError
 

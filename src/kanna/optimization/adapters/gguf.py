@@ -24,6 +24,7 @@ from kanna.encodings import grid_detection
 from kanna.escaping import shell_path
 from kanna.evaluation import reference_gguf
 from kanna.evaluation.windows import cut, read_text
+from kanna.hardware.mask import mask
 from kanna.model import Model
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.constraints import Constraints
@@ -37,7 +38,7 @@ from kanna.optimization.rewrite import rewrite
 from kanna.optimization.search import NAME, SizeRange
 from kanna.optimization.tuning.training import ScaleTraining
 from kanna.plan import Plan, RuleModel, roles
-from kanna.runtimes.llamacpp import RUNTIME
+from kanna.runtimes.llamacpp import CACHES, RUNTIME
 from kanna.sources import open_source
 
 BITS = 4.6
@@ -63,7 +64,15 @@ class GGUFAdapter(Adapter):
 
     def constraints(self, request: OptimizeRequest) -> Constraints:
         """As the user has them."""
-        return Constraints(keep=request.keep, exclude=request.exclude, rules=request.rules)
+        return Constraints(
+            keep=request.keep,
+            exclude=request.exclude,
+            rules=request.rules,
+            admits=mask(request.chosen_target, self.workspace.model.tensors)
+            if request.chosen_target
+            else None,
+            target=request.chosen_target.name if request.chosen_target else "",
+        )
 
     def notes(self) -> list[str]:
         """Which grids the weights lie on already."""
@@ -119,9 +128,14 @@ class GGUFAdapter(Adapter):
         """Probes in llama.cpp."""
         return GGUFProber(workspace=self.workspace, costs=measured.costs)
 
-    def memory_budget(self, memory: int, context: int, feasible: SizeRange) -> MemoryBudget:
+    def memory_budget(self, request: OptimizeRequest, feasible: SizeRange) -> MemoryBudget:
         """What llama.cpp leaves for weights."""
-        return MemoryBudget(self.workspace, memory, context, feasible)
+        assert request.memory is not None, "no memory was asked for"
+        chosen = request.chosen_target
+        caches = [c for c in CACHES if chosen is None or c in chosen.operators.cache]
+        return MemoryBudget(
+            self.workspace, request.memory, request.context, feasible, caches or CACHES[:1]
+        )
 
     def scorer(self, windows: Sequence[Window]) -> KLScorer:
         """Scores in llama.cpp."""

@@ -1,0 +1,80 @@
+"""`kanna targets [NAME]`: devices that models are made for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kanna.cli import shells
+from kanna.cli.options import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kanna.cli.ui import Terminal
+
+
+@command("targets")
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=shells.targets)
+@click.option(
+    "--measure", is_flag=True, help="Measure this machine and add it to the devices as NAME."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the device of that name.")
+def targets_command(terminal: Terminal, name: str | None, measure: bool, overwrite: bool) -> None:
+    """List the devices that --target takes, or show all figures of one with their sources.
+
+    A device has memory, bandwidth and backends, each with the encodings that llama.cpp multiplies
+    there. Your own lie in the folder `targets` of the configuration folder; --measure writes one of
+    this machine.
+    """
+    from kanna.hardware.listing import targets
+
+    terminal.result(targets(name, measure=measure, overwrite=overwrite), _draw)
+
+
+def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna._util.units import format_size
+    from kanna.cli.ui import notes, table
+
+    if data["path"]:
+        screen.print(f"Wrote {data['path']}", style="bold green")
+    listing = table("target", "device", "memory>", "bandwidth>", "backends")
+    for device in data["devices"]:
+        figures = device["figures"]
+        listing.add_row(
+            device["name"],
+            device["title"],
+            format_size(device["memory"]),
+            f"{format_size(figures['bandwidth']['value'])}/s",
+            ", ".join(device["backends"]),
+        )
+    screen.print(listing)
+    for device in data["devices"] if data["whole"] else ():
+        _draw_device(screen, device)
+    notes(screen, data["notes"])
+
+
+def _draw_device(screen: Console, device: dict[str, Any]) -> None:
+    from kanna.cli.ui import table
+
+    screen.print(f"\n{device['title']}", style="bold cyan")
+    figures = table("figure", "value>", "known", "source")
+    figures.columns[-1].overflow = "fold"
+    for name, one in device["figures"].items():
+        value = one["value"]
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        figures.add_row(name, shown, one["basis"], one["source"])
+    screen.print(figures)
+    for name, backend in device["backends"].items():
+        if backend["unavailable"] and not backend["encodings"]:
+            screen.print(f"{name}: {backend['unavailable']}")
+            continue
+        screen.print(
+            f"{name}: weights in {', '.join(backend['encodings'])}; cache in "
+            f"{', '.join(backend['cache'])} (llama.cpp's table {backend['operators']}, "
+            f"{backend['date']})"
+        )
+
+
+COMMAND = targets_command

@@ -1,0 +1,149 @@
+"""What is known of a device, and where each figure comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from kanna.errors import UnsupportedError
+from kanna.hardware.operators import OperatorTable
+
+T = TypeVar("T")
+
+BASES = ("published", "measured", "derived", "assumed")
+"""How a figure is known: by its maker, by somebody's measurement on that device, by arithmetic from
+figures of another one, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure(Generic[T]):
+    """A figure and where it comes from.
+
+    Attributes:
+        value: In bytes, bytes per second, or as its place says.
+        basis: One of BASES.
+        source: An address, or how it was arrived at.
+    """
+
+    value: T
+    basis: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceBackend:
+    """A processor of a device, as llama.cpp reaches it.
+
+    Attributes:
+        name: Such as `cpu` or `vulkan`.
+        operators: What it multiplies; None where no runtime of kanna runs on it.
+        formats: Names of the formats that it runs.
+        unavailable: Why there are no `operators`.
+        efficiency: Share of the bandwidth that generation reaches; None: not known.
+        error: Relative error of predicted speeds.
+        gigaflops: Billions of floating-point operations per second that reading a prompt reaches;
+            None: not known.
+        memory: Bytes that it can use, where that is less than the device's.
+        bandwidth: Bytes per second, where its memory is its own.
+        alignment: Rows of quantized matrices must be a multiple of so many values.
+    """
+
+    name: str
+    operators: OperatorTable | None
+    formats: tuple[str, ...] = ("gguf",)
+    unavailable: str = ""
+    efficiency: Figure[float] | None = None
+    error: Figure[float] | None = None
+    gigaflops: Figure[float] | None = None
+    memory: Figure[int] | None = None
+    bandwidth: Figure[int] | None = None
+    alignment: Figure[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """A device with one size of memory.
+
+    Attributes:
+        name: As `--target` takes it.
+        title: As people call the device.
+        total: Bytes of memory.
+        available: Bytes that a model may take.
+        bandwidth: Bytes per second at which memory is read.
+        cores: Of the processor.
+        context: Tokens that people use on such a device.
+        backends: By name, the preferred one first.
+    """
+
+    name: str
+    title: str
+    total: Figure[int]
+    available: Figure[int]
+    bandwidth: Figure[int]
+    cores: Figure[int]
+    context: Figure[int]
+    backends: Mapping[str, DeviceBackend] = field(default_factory=dict[str, DeviceBackend])
+
+    def figures(self) -> dict[str, Figure[Any]]:
+        """Every figure of the profile by its place in it."""
+        named: dict[str, Figure[Any]] = {
+            name: getattr(self, name)
+            for name in ("total", "available", "bandwidth", "cores", "context")
+        }
+        places = ("efficiency", "error", "gigaflops", "memory", "bandwidth", "alignment")
+        for backend in self.backends.values():
+            for place in places:
+                if (figure := getattr(backend, place)) is not None:
+                    named[f"{backend.name}.{place}"] = figure
+        return named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetChoice:
+    """A device and the backend of it that is used: what `--target` names."""
+
+    target: DeviceProfile
+    backend: DeviceBackend
+
+    @property
+    def name(self) -> str:
+        """`raspberry-pi-5:cpu`."""
+        return f"{self.target.name}:{self.backend.name}"
+
+    @property
+    def operators(self) -> OperatorTable:
+        """What the backend multiplies. Raises UnsupportedError where nothing is known."""
+        if self.backend.operators is None:
+            raise UnsupportedError(f"{self.name}: {self.backend.unavailable}")
+        return self.backend.operators
+
+    @property
+    def memory(self) -> int:
+        """Bytes that weights, cache and buffers may take."""
+        own = self.backend.memory
+        return self.target.available.value if own is None else own.value
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second at which the backend reads weights."""
+        return float((self.backend.bandwidth or self.target.bandwidth).value)
+
+    @property
+    def context(self) -> int:
+        """Tokens when none are named."""
+        return self.target.context.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results say of it."""
+        table = self.operators
+        return {
+            "name": self.name,
+            "title": self.target.title,
+            "backend": self.backend.name,
+            "memory": self.memory,
+            "bandwidth": self.bandwidth,
+            "encodings": sorted(table.matrices),
+            "cache": sorted(table.cache),
+            "operators": f"{table.name} of llama.cpp {table.version}, {table.date}",
+        }
