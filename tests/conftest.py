@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-points", type=int, default=200, help="How often `-m kill` ends a command."
     )
+    parser.addoption("--kill-seed", type=int, default=0, help="Other points for another number.")
 
 
 @pytest.fixture(autouse=True)

@@ -84,6 +84,19 @@ def damaged_bytes(good: bytes, random: Random, among: int) -> bytes:
     return bytes(data)
 
 
+def mutated_bytes(data: bytes, random: Random) -> bytes:
+    """Another file from any one."""
+    return damaged_bytes(data, random, len(data))
+
+
+def mutated_json(data: bytes, random: Random) -> bytes:
+    """Another JSON text from any one; of what is none, other bytes."""
+    try:
+        return damaged_json(data, random)
+    except (ValueError, RecursionError):
+        return mutated_bytes(data, random)
+
+
 def damaged_json(good: bytes, random: Random) -> bytes:
     """A JSON text with some fields of another kind, absent or twice; rarely with odd bytes."""
     if random.random() < 0.1:
@@ -117,15 +130,13 @@ def damaged_gguf(parts: dict[str, bytes], rest: bytes, random: Random) -> bytes:
 
     Args:
         parts: Type and value of every key, packed.
-        rest: The number of tensors in 8 bytes, then what follows the metadata.
+        rest: The number of tensors in 8 bytes, then their descriptions.
         random: Chooses.
     """
     changed = dict(parts)
     for _ in range(random.randint(1, 3)):
         changed[random.choice(list(changed))] = random.choice(_TAGS)
     keys = b"".join(text(key) + value for key, value in changed.items())
-    infos, data = rest[8:].split(b"--DATA--", 1)
-    head = (
-        b"GGUF" + struct.pack("<I", 3) + rest[:8] + struct.pack("<Q", len(changed)) + keys + infos
-    )
-    return head + bytes(-len(head) % 32) + data
+    count = struct.pack("<Q", len(changed))
+    head = b"GGUF" + struct.pack("<I", 3) + rest[:8] + count + keys + rest[8:]
+    return head + bytes(-len(head) % 32)

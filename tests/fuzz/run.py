@@ -1,14 +1,13 @@
 """Fuzz kanna's readers: `PYTHONPATH=src:tests python -m fuzz.run --seconds 60`.
 
-By our own mutations under a seed, or by atheris (`--atheris TARGET`), which follows the branches
-that an input takes.
+By our own mutations under a seed; `fuzz.guided` lets atheris choose, by the branches that an input
+takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import resource
 import sys
 import tempfile
@@ -17,7 +16,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from fuzz import targets
 
@@ -79,7 +77,7 @@ def fuzz(
     return ran
 
 
-def _keep(folder: Path) -> Callable[[str, bytes, str], None]:
+def keep(folder: Path) -> Callable[[str, bytes, str], None]:
     """Keeps one input for each place that fails."""
     seen: set[str] = set()
 
@@ -95,20 +93,6 @@ def _keep(folder: Path) -> Callable[[str, bytes, str], None]:
     return report
 
 
-def _atheris(target: targets.Target, report: Callable[[str, bytes, str], None], name: str) -> None:
-    atheris: Any = importlib.import_module("atheris")  # an extra of this command alone
-
-    def one(data: bytes) -> None:
-        provider = atheris.FuzzedDataProvider(data)
-        # The fuzzer chooses the mutations, so that inputs stay near to good files.
-        damaged = target.damage(Random(provider.ConsumeBytes(16)))
-        if wrong := fault(target, damaged):
-            report(name, damaged, wrong)
-
-    atheris.Setup([sys.argv[0], "-runs=1000000000", "-max_total_time=600"], one)
-    atheris.Fuzz()
-
-
 def main() -> None:
     """Fuzz, keep what fails, print how many inputs ran."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,15 +101,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="a target")
     parser.add_argument("--keep", type=Path, default=CORPUS, help="where failing inputs go")
-    parser.add_argument("--atheris", metavar="TARGET", help="let atheris choose, for 10 minutes")
     options = parser.parse_args()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         made = targets.make(Path(folder))
-        report = _keep(options.keep)
-        if options.atheris:
-            _atheris(made[options.atheris], report, options.atheris)
-            return
+        report = keep(options.keep)
         chosen = {n: t for n, t in made.items() if not options.only or n in options.only}
         ran = fuzz(
             chosen, options.seed, seconds=options.seconds, inputs=options.inputs, report=report

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +22,7 @@ from kanna import encodings, families, provenance
 from kanna.calibration import imatrix, statistics
 from kanna.errors import KannaError
 from kanna.formats import gguf, safetensors
+from kanna.formats import onnx as onnx_format
 from kanna.formats.gguf.layout import pack_metadata
 from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.formats.onnx import files as onnx_files
@@ -42,15 +44,23 @@ class Target:
         path: Where the damaged file goes; its neighbours are good.
         damage: A damaged file, by chance.
         read: Everything that kanna reads it with.
+        good: A file as it should be.
+        mutate: Another file from one, by chance, for inputs that coverage guides.
+        zeros: How many follow the input in the file; they are never written.
     """
 
     path: Path
     damage: Callable[[Random], bytes]
     read: Callable[[], object]
+    good: bytes = b""
+    mutate: Callable[[bytes, Random], bytes] = mutation.mutated_bytes
+    zeros: int = 0
 
     def run(self, data: bytes) -> None:
         """Read a damaged file: nothing happens, or a KannaError is raised."""
         self.path.write_bytes(data)
+        if self.zeros:
+            os.truncate(self.path, len(data) + self.zeros)
         with suppress(KannaError):
             self.read()
 
@@ -68,6 +78,7 @@ def make(folder: Path) -> dict[str, Target]:
         **_safetensors(folder),
         **_source_files(source),
         **_onnx(folder),
+        **_graph(folder),
         **_mlx(folder, source),
         **_own_files(folder),
     }
@@ -91,6 +102,8 @@ def _json(path: Path, *readers: Callable[[], object], good: Any = None) -> Targe
         path=path,
         damage=lambda random: mutation.damaged_json(data, random),
         read=_all(*readers),
+        good=data,
+        mutate=mutation.mutated_json,
     )
 
 
@@ -99,15 +112,12 @@ def _gguf(folder: Path, source: Path) -> dict[str, Target]:
     kanna.convert(source, good, preset="F16")
     file = gguf.read(good)
     parts = {k: pack_metadata({k: v})[8 + len(k) :] for k, v in file.metadata.items()}
-    infos, data = b"", b""
+    infos, nbytes = b"", 0
     for tensor in file.tensors.values():
         kind = encodings.get(tensor.dtype).ggml_type or 0
-        infos += info(tensor.name, list(tensor.shape[::-1]), kind, len(data))
-        values = tensor.raw(0, int(np.prod(tensor.shape[:-1])))
-        assert values is not None
-        data += values.tobytes()
-        data += bytes(-len(data) % 32)
-    rest = struct.pack("<Q", len(file.tensors)) + infos + b"--DATA--" + data
+        infos += info(tensor.name, list(tensor.shape[::-1]), kind, nbytes)
+        nbytes += -(-tensor.nbytes // 32) * 32
+    rest = struct.pack("<Q", len(file.tensors)) + infos
     path = folder / "damaged.gguf"
 
     def read() -> None:
@@ -122,17 +132,22 @@ def _gguf(folder: Path, source: Path) -> dict[str, Target]:
         return kanna.inspect(path, hash=False).to_dict()
 
     check = lambda: llamacpp.check_header(path)  # noqa: E731
-    header = good.read_bytes()
+    whole = good.read_bytes()
+    header = whole[: len(whole) - nbytes]
     return {
         "gguf": Target(
             path=path,
             damage=lambda r: mutation.damaged_gguf(parts, rest, r),
             read=_all(inspect, read, check),
+            good=header,
+            zeros=nbytes,
         ),
         "gguf-bytes": Target(
             path=path,
             damage=lambda r: mutation.damaged_bytes(header, r, 6000),
             read=_all(inspect, read),
+            good=header,
+            zeros=nbytes,
         ),
     }
 
@@ -158,7 +173,7 @@ def _safetensors(folder: Path) -> dict[str, Target]:
     shards = folder / "index"
     shards.mkdir()
     return {
-        "safetensors": Target(path=path, damage=damage, read=lambda: reader(path)),
+        "safetensors": Target(path=path, damage=damage, read=lambda: reader(path), good=whole),
         "index": _json(
             shards / "model.safetensors.index.json",
             lambda: safetensors.read_folder(shards),
@@ -207,9 +222,7 @@ def _source_files(source: Path) -> dict[str, Target]:
     }.items():
         target = _json(source / name, inspect, load, good=good)
         original = target.path.read_bytes() if target.path.exists() else None
-        targets[name] = Target(
-            path=target.path, damage=target.damage, read=_restored(target, original)
-        )
+        targets[name] = replace(target, read=_restored(target, original))
     return targets
 
 
@@ -263,6 +276,54 @@ def _onnx(folder: Path) -> dict[str, Target]:
             lambda: onnx_files.read_folder(place),
             lambda: onnx_engine.memory(_engine(place, "onnx")),
             lambda: artefact.open_artefact(place),
+            good=good,
+        )
+    }
+
+
+def _graph(folder: Path) -> dict[str, Target]:
+    """A model.onnx with constants of every kind beside its graph."""
+    import onnx
+    from onnx import helper
+
+    place = folder / "graph"
+    place.mkdir()
+    (place / "model.onnx.data").write_bytes(bytes(64))
+
+    def constant(name: str) -> Any:
+        tensor = onnx.TensorProto(name=name, data_type=1, dims=[4, 4], data_location=1)
+        for key, value in (("location", "model.onnx.data"), ("offset", "0"), ("length", "64")):
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    inner = helper.make_graph([], "inner", [], [], [constant("c")])
+    nodes = [
+        helper.make_node("Add", ["a", "w"], ["b"], name="add", value=constant("v")),
+        helper.make_node("If", ["b"], ["d"], then_branch=inner, else_branch=inner),
+        helper.make_node(
+            "Greater", ["d", "/c/4096"], ["e"], name="/model/rope_caches_subgraph/Greater"
+        ),
+    ]
+    value = helper.make_tensor_value_info("e", 1, [1, 4])
+    graph = helper.make_graph(nodes, "g", [value], [value], [constant("w")])
+    sparse = graph.sparse_initializer.add()
+    sparse.values.CopyFrom(constant("s"))
+    sparse.indices.CopyFrom(constant("i"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    good = model.SerializeToString()
+    path = place / "model.onnx"
+    weights = onnx_format.FORMAT.weights
+    assert weights is not None
+    return {
+        "model.onnx": Target(
+            path=path,
+            damage=lambda random: mutation.damaged_bytes(good, random, len(good)),
+            read=_all(
+                lambda: onnx_files.read_folder(place),
+                lambda: weights(place),
+                lambda: onnx_files.check_names(place, graphs=True),
+                lambda: onnx_files.rope_edge(path),
+            ),
             good=good,
         )
     }
@@ -334,10 +395,10 @@ def _own_files(folder: Path) -> dict[str, Target]:
 
     return {
         "imatrix-dat": Target(
-            path=dat_path, damage=damaged(dat), read=lambda: imatrix.read(dat_path)
+            path=dat_path, damage=damaged(dat), read=lambda: imatrix.read(dat_path), good=dat
         ),
         "imatrix-gguf": Target(
-            path=matrix, damage=damaged(whole), read=lambda: imatrix.read(matrix)
+            path=matrix, damage=damaged(whole), read=lambda: imatrix.read(matrix), good=whole
         ),
         "statistics": _json(place / "index.json", lambda: statistics.read(place), good=index),
         "kanna.json": _json(place / provenance.FILE, described, good=own),

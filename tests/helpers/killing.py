@@ -7,9 +7,11 @@ the event of a given number it sends the fork a signal. Nothing in `src/` knows 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,11 +163,17 @@ def _line(place: Path, mark: str, session: int) -> str:
     return f"{place.name}: {line}"
 
 
+_NOTE = re.compile(r"cache/verified/[0-9a-f]{32}\.\w+\.json")
+"""Hashes that were computed once: named by place, and one more wherever a cache was read again."""
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Every file below a folder with the hash of its bytes, every folder with nothing."""
     made: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if _NOTE.fullmatch(name):
+            continue
         made[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return made
 
@@ -223,6 +231,13 @@ def _work(task: dict[str, Any]) -> int:
     return 0
 
 
+def _leave() -> None:
+    """What an interpreter does at its end: it waits for threads, then calls what asked for it."""
+    ending: Any = (threading, atexit)
+    ending[0]._shutdown()
+    ending[1]._run_exitfuncs()
+
+
 def _import_everything() -> None:
     """What every command would import again."""
     import importlib
@@ -262,6 +277,7 @@ def serve(everything: bool) -> None:
                 code = _work(task)
             except BaseException as error:  # noqa: BLE001
                 print(repr(error), file=sys.stderr)
+            _leave()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

@@ -215,7 +215,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, packable: Path) -> Iterator[R
 @pytest.mark.parametrize("name", CASES)
 def test_many_points(name: str, runs: Runs, request: pytest.FixtureRequest) -> None:
     points = -(-int(request.config.getoption("--kill-points")) // len(CASES))
-    choice, wrong = random.Random(name), list[str]()
+    seed = request.config.getoption("--kill-seed")
+    choice, wrong = random.Random(f"{seed} {name}" if seed else name), list[str]()
     for number in range(points):
         problems = runs.end_and_repeat(name, choice, twice=True)
         print(f"{name}: {number + 1} of {points}: {problems or 'right'}", flush=True)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.tiny_models import make
 
 import kanna
-from kanna._util import locks, own_files
+from kanna._util import atomic, locks, own_files, processes, verified
 from kanna.errors import OutputError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kanna._util import locks, own_files
+from kanna._util import atomic, locks, own_files, processes, verified
 out = Path(sys.argv[1])
 with locks.holding(out, "convert"):
     own_files.create(own_files.fresh_name(out)).close()
@@ -130,6 +134,88 @@ def test_only_what_is_ours_and_left_is_removed(tmp_path: Path) -> None:
     own_files.sweep(tmp_path)
     left = set(tmp_path.iterdir())
     assert left == {living, away, link, *theirs}
+
+
+ENTERED: dict[str, tuple[Callable[[Path], AbstractContextManager[object]], Any, str]] = {
+    "a lock": (lambda home: locks.holding(home / "x", "convert"), os, "ftruncate"),
+    "a lock in a new folder": (
+        lambda home: locks.holding(home / "a" / "b" / "x", "convert", parents=True),
+        Path,
+        "mkdir",
+    ),
+    "a folder of work": (lambda home: own_files.scratch(home), Path, "mkdir"),
+}
+
+
+@pytest.mark.parametrize("name", ENTERED)
+def test_a_signal_while_something_is_made_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter, owner, function = ENTERED[name]
+    original = getattr(owner, function)
+
+    def interrupted(*values: Any, **options: Any) -> Any:
+        answer = original(*values, **options)
+        monkeypatch.setattr(owner, function, original)
+        signal.raise_signal(signal.SIGTERM)
+        return answer
+
+    with pytest.raises(processes.Terminated), processes.ending_orderly():
+        monkeypatch.setattr(owner, function, interrupted)
+        with enter(tmp_path):
+            pytest.fail("the signal was lost")
+    assert not [*tmp_path.iterdir()]
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "a small file": lambda path: atomic.write_text(path, "new"),
+    "a small file of JSON": lambda path: atomic.write_json(path, {}),
+    "a file of the cache": lambda path: verified.keep(path, "new"),
+    "a file that is copied": lambda path: _complete(path),
+}
+
+
+def _complete(path: Path) -> None:
+    with own_files.complete(path) as partial:
+        partial.write_text("new")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_a_killed_write_left_goes_with_the_next_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the cache, too, where no verb has an output."""
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "cache" / "readings" / "a.json"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "cache" / "verified").mkdir()
+    for folder in (path.parent, tmp_path / "cache" / "verified"):
+        mine = own_files.fresh_name(folder / "a.json").name.split("-")
+        (folder / "-".join([*mine[:2], "999999999", *mine[3:]])).write_text("half")
+    WRITERS[name](path)
+    left = [p.name for p in path.parent.iterdir()]
+    assert left == ["a.json"]
+    if name == "a file of the cache":
+        assert not [*(tmp_path / "cache").rglob("*.partial")]
+
+
+@pytest.mark.parametrize(("form", "preset"), [("mlx", "q4"), ("safetensors", None)])
+def test_a_folder_has_its_name_when_it_is_complete(
+    form: str, preset: str | None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed leaves no folder that a runtime would load, and the next one ignores."""
+    out, seen = tmp_path / "out", list[bool]()
+    replace = Path.replace
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append(out.exists())
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    kanna.convert(model, out, format=form, preset=preset)
+    assert seen and not any(seen)
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= {p.name for p in out.iterdir()}
+    assert {p.name for p in tmp_path.iterdir()} == {"out"}
 
 
 def test_a_fresh_name_is_never_one_that_lies_in_wait(tmp_path: Path) -> None:

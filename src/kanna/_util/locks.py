@@ -28,6 +28,7 @@ _UNABLE = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EI
 
 @dataclass(slots=True)
 class _Held:
+    key: str
     descriptor: int
     thread: int
     count: int
@@ -51,27 +52,42 @@ def holding(out: Path, doing: str, *, parents: bool = False) -> Generator[None]:
     Raises:
         OutputError: Another process or thread writes it; the message names it.
     """
-    made = _make_parents(out.absolute().parent) if parents else []
-    place = _place(out)
+    made, mine, place = list[Path](), None, _place(out)
+    try:
+        # A signal that comes meanwhile is delivered at the end of this block, where the lock and
+        # the folders are known and go again.
+        with uninterrupted():
+            if parents:
+                made += _make_parents(out.absolute().parent)
+            mine = _hold(place, out, doing)
+        yield
+    finally:
+        with uninterrupted():
+            if mine is not None:
+                _let_go(place, mine)
+            _remove_empty(made)
+
+
+def _hold(place: Path, out: Path, doing: str) -> _Held:
+    """The lock at a place, taken or held once more; OutputError when another has it."""
     key = os.path.realpath(place)
     with _guard:
         mine = _held.get(key)
-        if mine is not None and mine.thread == threading.get_ident():
-            mine.count += 1
-        elif mine is not None:
-            raise _taken(out, {"pid": os.getpid(), "doing": doing})
-        else:
+        if mine is None:
             descriptor = _acquire(place, out, doing)
-            mine = _held[key] = _Held(descriptor, threading.get_ident(), 1)
-    try:
-        yield
-    finally:
-        with _guard:
-            mine.count -= 1
-            if not mine.count:
-                del _held[key]
-                _release(place, mine.descriptor)
-        _remove_empty(made)
+            mine = _held[key] = _Held(key, descriptor, threading.get_ident(), 0)
+        elif mine.thread != threading.get_ident():
+            raise _taken(out, {"pid": os.getpid(), "doing": doing})
+        mine.count += 1
+        return mine
+
+
+def _let_go(place: Path, mine: _Held) -> None:
+    with _guard:
+        mine.count -= 1
+        if not mine.count:
+            del _held[mine.key]
+            _release(place, mine.descriptor)
 
 
 def remove_stale(out: Path) -> None:

@@ -76,8 +76,10 @@ def create(path: Path) -> BinaryIO:
 def complete(path: Path) -> Generator[Path]:
     """A fresh name to write a file or a folder under, which is `path` when the block ends.
 
-    On an error it is removed and `path` stays as it was.
+    On an error it is removed and `path` stays as it was. What ended processes left unfinished in
+    the folder goes first: nobody else looks after a cache.
     """
+    sweep(path.parent)
     partial = fresh_name(path)
     try:
         yield partial
@@ -96,12 +98,15 @@ def scratch(folder: Path | None = None, label: str = "work") -> Generator[Path]:
     """
     home = Path(tempfile.gettempdir()) if folder is None else folder
     sweep(home)
-    path = fresh_name(home / f".{label}")
-    path.mkdir(mode=0o700)
+    path, made = fresh_name(home / f".{label}"), False
     try:
+        with uninterrupted():  # a signal comes where the folder is known and goes again
+            path.mkdir(mode=0o700)
+            made = True
         yield path
     finally:
-        remove(path)
+        if made:
+            remove(path)
 
 
 def remove(path: Path) -> None:

@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.errors import RefusedError, SourceError
@@ -298,7 +299,7 @@ def remember(repository: Repository) -> None:
     if repository.revision != repository.commit:
         ref = _cache(repository) / "refs" / repository.revision
         ref.parent.mkdir(parents=True, exist_ok=True)
-        ref.write_text(repository.commit)
+        write_text(ref, repository.commit)
 
 
 def cached(repo_id: str, revision: str | None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from kanna._util.special_files import is_special
 from kanna.errors import OutputError
 from kanna.formats.safetensors.read import DTYPES
 from kanna.formats.safetensors.shards import INDEX, SINGLE
-from kanna.formats.stream import File, WriteResult, check_output, fill
+from kanna.formats.stream import File, WriteResult, check_output, fill, replacing
 from kanna.model import U8, num_rows
 from kanna.plan.types import TensorPlan
 
@@ -58,12 +58,12 @@ def write_folder(
     """
     started = time.perf_counter()
     folder = Path(folder)
-    shards = _shards(folder, tensors, shard_bytes, maker, single)
-    if late is not None:
-        shards[-1] = replace(shards[-1], late=lambda: _nothing_after(late))
-    total = sum(s.total_bytes for s in shards)
-    check_folder(folder, overwrite=overwrite, needed=total + sum(map(len, files.values())))
-    with _made(folder):
+    planned = sum(s.total_bytes for s in _shards(folder, tensors, shard_bytes, maker, single))
+    check_folder(folder, overwrite=overwrite, needed=planned + sum(map(len, files.values())))
+    with _made(folder) as made:
+        shards = _shards(made, tensors, shard_bytes, maker, single)
+        if late is not None:
+            shards[-1] = replace(shards[-1], late=lambda: _nothing_after(late))
         peak = fill(
             shards,
             threads=threads,
@@ -71,8 +71,20 @@ def write_folder(
             nonfinite=nonfinite,
             stage="write",
         )
+        _write_beside(made, shards, files)
+    return WriteResult(
+        paths=[folder / s.path.name for s in shards],
+        file_bytes=planned,
+        seconds=time.perf_counter() - started,
+        peak_bytes=peak,
+    )
+
+
+def _write_beside(folder: Path, shards: Sequence[File], files: Mapping[str, bytes]) -> None:
+    """Write the files beside the weights, and remove weights of a model that was there before."""
     side = dict(files)
     if len(shards) > 1:
+        tensors = [e for s in shards for e in s.tensors]
         names = {n: s.path.name for s in shards for e in s.tensors for n in stored_names(e)}
         side[INDEX] = _dump(
             {"metadata": {"total_size": sum(t.nbytes for t in tensors)}, "weight_map": names}
@@ -85,26 +97,20 @@ def write_folder(
     for old in [*folder.glob("*.safetensors"), folder / INDEX]:
         if old.name not in side and all(old != s.path for s in shards):
             old.unlink(missing_ok=True)
-    return WriteResult(
-        paths=[s.path for s in shards],
-        file_bytes=total,
-        seconds=time.perf_counter() - started,
-        peak_bytes=peak,
-    )
 
 
 @contextmanager
-def _made(folder: Path) -> Generator[None, None, None]:
-    """The folder, which does not stay empty behind an error when it was not there before."""
-    new = not folder.exists()
-    folder.mkdir(exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        if new:
-            with suppress(OSError):  # somebody else put something in it
-                folder.rmdir()
-        raise
+def _made(folder: Path) -> Generator[Path]:
+    """Where the files are written: a new folder gets its name when it is complete.
+
+    One that is there stays, with whatever else it holds: it may be a link, or a mounted volume.
+    """
+    if folder.is_dir():
+        yield folder
+        return
+    with replacing(folder) as made:
+        made.mkdir()
+        yield made
 
 
 def _nothing_after(late: Callable[[], object]) -> list[tuple[int, bytes]]:
