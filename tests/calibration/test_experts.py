@@ -14,7 +14,7 @@ from helpers.calibrating import TOKENS, windows_of
 
 import kanna
 from kanna import encodings, families, methods
-from kanna.calibration import gradients, imatrix, statistics
+from kanna.calibration import backward_pass, gradients, imatrix, statistics
 from kanna.calibration.second_moments import block_of_experts
 from kanna.calibration.shrinkage import blended
 from kanna.cli.main import cli
@@ -275,7 +275,7 @@ def test_gradients_of_each_expert(
         return out.requires_grad_(True)
 
     model.model.embed_tokens.register_forward_hook(start)
-    torch.manual_seed(gradients._SEED)  # pyright: ignore[reportPrivateUsage]
+    torch.manual_seed(backward_pass.SEED)
     for ids in windows.ids:
         logits = model(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False)
         chances = torch.log_softmax(logits.logits[0], -1)

@@ -1,4 +1,4 @@
-"""How sensitive the loss of the whole model is to each output row, by one backward pass.
+"""How sensitive the loss of the whole model is to each output row, by a backward pass.
 
 With labels drawn from the model's own distribution, the mean square of the gradient at an output is
 its share of the Fisher information: an error δ there costs about ½ E[g²] δ² nats of KL divergence
@@ -15,34 +15,52 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kanna import families
 from kanna._util.progress import Progress
-from kanna.calibration.network import Network, torch_modules
+from kanna.calibration.backward_pass import EMBEDDING, LAYER_EMBEDDING, BackwardPass
+from kanna.calibration.network import Network
 from kanna.calibration.windows import CalibrationWindows
 from kanna.errors import KannaError
 from kanna.families import gguf_view
 from kanna.families.views import Computed
 from kanna.formats import safetensors
-from kanna.model import F32, Model, num_rows
+from kanna.model import F32, Model, columns, num_rows, num_weights
 
 FILE = "gradients.safetensors"
-EMBEDDING, LAYER_EMBEDDING = "embedding", "layer_embedding"
+STATE_FOLDER = "gradients-work"
 TOKENS = 6144
 """Tokens of the backward pass; the mean squares settle early."""
 _LOGITS = 1 << 26
 """Logits of one pass at most: the large vocabularies read shorter windows."""
-_SEED = 20260101
+
+
+def vocabulary_of(model: Model) -> int:
+    """Rows of the embedding."""
+    return num_rows(model.tensors["token_embd.weight"])
 
 
 def bytes_needed(model: Model) -> int:
-    """Memory of a backward pass: the weights in float32, and activations of one window."""
-    return 4 * model.num_parameters + 6 * 4 * _LOGITS
+    """Memory of the pass: the largest layer or the head in float32, activations of one window."""
+    layers: dict[str, int] = {}
+    for name, tensor in model.tensors.items():
+        if name.startswith("blk."):
+            layer = name.split(".")[1]
+            layers[layer] = layers.get(layer, 0) + num_weights(tensor)
+    head = num_weights(model.tensors["token_embd.weight"])
+    return 4 * max(head, *layers.values()) + 6 * 4 * _LOGITS
+
+
+def disk_needed(model: Model) -> int:
+    """Disk of the pass: hidden states before every layer, in float32."""
+    hidden = columns(model.tensors["token_embd.weight"])
+    layers = len({name.split(".")[1] for name in model.tensors if name.startswith("blk.")})
+    return 4 * TOKENS * hidden * (layers + 3)
 
 
 def gradients(
@@ -74,8 +92,16 @@ def gradients(
         if (file.metadata() or {}).get("key") == digest:
             return
     path.unlink(missing_ok=True)
-    network = Network(model, device)
-    by_module = _backward(network, windows, progress)
+    length = max(64, min(windows.ids.shape[1], _LOGITS // vocabulary_of(model)))
+    ids = windows.ids[: max(1, TOKENS // length), :length]
+    backward = BackwardPass(
+        model, ids, folder / STATE_FOLDER, digest, device=device, progress=progress
+    )
+    try:
+        by_module = backward.run()
+    except KannaError:  # it would end there again
+        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
+        raise
     if invalid := [name for name, rows in by_module.items() if not np.isfinite(rows).all()]:
         raise KannaError(
             f"the gradients of {invalid[-1]} are not numbers",
@@ -84,7 +110,10 @@ def gradients(
         )
     safetensors.save(
         path,
-        {name: np.ascontiguousarray(v) for name, v in _as_gguf(network, by_module).items()},
+        {
+            name: np.ascontiguousarray(v)
+            for name, v in _as_gguf(backward.network, by_module).items()
+        },
         {"key": digest},
     )
 
@@ -94,63 +123,6 @@ def read(folder: Path) -> dict[str, F32]:
     from safetensors.numpy import load_file
 
     return load_file(folder / FILE) if (folder / FILE).is_file() else {}
-
-
-def _backward(network: Network, windows: CalibrationWindows, progress: Progress) -> dict[str, F32]:
-    torch, _ = torch_modules()
-    whole = network.whole().requires_grad_(False)
-    sums: dict[str, Any] = {}
-
-    def listen(name: str) -> Any:
-        def hook(_module: Any, _given: Any, out: Any) -> None:
-            def add(gradient: Any) -> None:
-                squares = gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
-                sums[name] = sums[name] + squares if name in sums else squares
-
-            if out.requires_grad:
-                out.register_hook(add)
-
-        return hook
-
-    def start(name: str, table: Any) -> Any:
-        # Of the table, not of what leaves it: Gemma multiplies its rows.
-        power = float(getattr(table, "scalar_embed_scale", 1.0)) ** 2
-
-        def hook(_module: Any, _given: Any, out: Any) -> Any:
-            def add(gradient: Any) -> None:
-                squares = gradient[0].square().sum(0) * power
-                sums[name] = sums[name] + squares if name in sums else squares
-
-            out.requires_grad_(True)
-            out.register_hook(add)
-            return out
-
-        return hook
-
-    for name, module in whole.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_forward_hook(listen(name))
-    embedding = whole.get_input_embeddings()
-    embedding.register_forward_hook(start(EMBEDDING, embedding))
-    if (table := getattr(whole.model, "embed_tokens_per_layer", None)) is not None:
-        table.register_forward_hook(start(LAYER_EMBEDDING, table))
-    vocabulary = embedding.weight.shape[0]
-    length = max(64, min(windows.ids.shape[1], _LOGITS // vocabulary))
-    chosen = windows.ids[: max(1, TOKENS // length)]
-    torch.manual_seed(_SEED)
-    progress.start("gradients", len(chosen), "windows")
-    count = 0
-    for ids in chosen:
-        inputs = torch.from_numpy(ids[:length].astype(np.int64))[None].to(network.device)
-        logits = whole(input_ids=inputs, use_cache=False).logits[0]
-        network.check(logits, "the head")
-        log_probability = torch.log_softmax(logits, -1)
-        labels = torch.multinomial(log_probability.detach().exp(), 1)
-        log_probability.gather(1, labels).sum().backward()
-        count += length
-        progress.advance(1)
-    progress.finish()
-    return {name: (total / count).cpu().numpy().astype(np.float32) for name, total in sums.items()}
 
 
 def _as_gguf(network: Network, by_module: dict[str, F32]) -> dict[str, F32]:

@@ -11,7 +11,7 @@ import numpy as np
 from kanna import families
 from kanna._util import extras
 from kanna.calibration.experts import EXPERT, ROUTER, take_apart
-from kanna.calibration.per_layer_inputs import NORM, PerLayerInputs
+from kanna.calibration.per_layer_inputs import NORM, LayerGradients, PerLayerInputs
 from kanna.calibration.shared_states import SharedStates
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.families.stacked import one_of
@@ -95,7 +95,7 @@ class Network:
         self._last_norm = "norm" if hasattr(self.body, "norm") else "embedding_norm"
         self._layer_arguments: list[dict[str, Any]] = []
         self._per_layer: PerLayerInputs | None = None
-        self._shared = shared or SharedStates()
+        self.shared = shared or SharedStates()
 
     def _renew_rotary(self, network: Any) -> None:
         """Make the rotary embedding again: its frequencies are computed, not stored."""
@@ -154,18 +154,14 @@ class Network:
         )
         embedding.padding_idx = None
         places = torch.from_numpy(places.reshape(ids.shape)).to(self.device)
-        recorders = [_recorder(torch) for _ in self.body.layers]
+        self._places = places
         if getattr(self.body, PER_LAYER, 0):
             with torch.no_grad():
                 every = embedding(torch.arange(len(used), device=self.device))
             self._per_layer = PerLayerInputs(
                 self.body, self.tensors, used, places.cpu().numpy(), every
             )
-        aside = {"layers": torch.nn.ModuleList(recorders), self._last_norm: torch.nn.Identity()}
-        # What each layer reads of its own is computed with the layer.
-        without = {PER_LAYER: 0, FIRST_SHARED: -1}
-        aside |= {name: value for name, value in without.items() if hasattr(self.body, name)}
-        with _set(self.body, aside), torch.no_grad():
+        with self._without_layers() as recorders, torch.no_grad():
             hidden = [
                 self.body(input_ids=p[None], use_cache=False).last_hidden_state[0].cpu()
                 for p in places
@@ -176,10 +172,83 @@ class Network:
         return embedded
 
     @contextmanager
-    def layer(self, index: int) -> Generator[Callable[[Any, int], Any]]:
+    def _without_layers(self) -> Generator[list[Any]]:
+        """The body with recorders in place of its layers, and without its last norm."""
+        torch, _ = torch_modules()
+        recorders = [_recorder(torch) for _ in self.body.layers]
+        aside = {"layers": torch.nn.ModuleList(recorders), self._last_norm: torch.nn.Identity()}
+        # What each layer reads of its own is computed with the layer.
+        without = {PER_LAYER: 0, FIRST_SHARED: -1}
+        aside |= {name: value for name, value in without.items() if hasattr(self.body, name)}
+        with _set(self.body, aside):
+            yield recorders
+
+    def embedding_gradient(self, number: int, gradient: Any) -> Any:
+        """The gradient of what leaves the embedding, from that of what enters the first layer.
+
+        Args:
+            number: The window, of those that `embed` was given.
+            gradient: [tokens, hidden].
+        """
+        leaves: list[Any] = []
+
+        def start(_module: Any, _given: Any, out: Any) -> Any:
+            leaves.append(out.detach().requires_grad_())
+            return leaves[0]
+
+        hook = self.body.embed_tokens.register_forward_hook(start)
+        with self._without_layers():
+            ids = self._places[number][None]
+            self.body(input_ids=ids, use_cache=False).last_hidden_state[0].backward(gradient)
+        hook.remove()
+        return leaves[0].grad[0]
+
+    def embedding_scale(self) -> float:
+        """What the rows of the embedding are multiplied by before they leave it."""
+        return float(getattr(self.body.embed_tokens, "scalar_embed_scale", 1.0))
+
+    def per_layer_scale(self) -> float | None:
+        """The same of the embeddings that each layer has of its own; None where it has none."""
+        if self._per_layer is None:
+            return None
+        return float(self.body.embed_tokens_per_layer.scalar_embed_scale)
+
+    @contextmanager
+    def head(self) -> Generator[Callable[[Any], Any]]:
+        """The last norm and the head: logits [tokens, vocabulary] of hidden states."""
+        from copy import deepcopy
+
+        torch, _ = torch_modules()
+        own = "lm_head.weight" if "lm_head.weight" in self.tensors else "model.embed_tokens.weight"
+        linear, norm = deepcopy(self.skeleton.lm_head), self.norm()
+        linear.weight = torch.nn.Parameter(
+            torch.from_numpy(values(self.tensors[own])).to(self.device), requires_grad=False
+        )
+        if linear.bias is not None:
+            bias = torch.from_numpy(values(self.tensors["lm_head.bias"])).to(self.device)
+            linear.bias = torch.nn.Parameter(bias, requires_grad=False)
+        body = _body(torch)
+
+        def run(hidden: Any) -> Any:
+            body.states = norm(hidden)[None]
+            ids = torch.zeros((1, len(hidden)), dtype=torch.int64, device=self.device)
+            return self.skeleton(input_ids=ids, use_cache=False).logits[0]
+
+        run.module = linear  # type: ignore[attr-defined]
+        with _set(self.skeleton, {"model": body, "lm_head": linear}):
+            yield run
+
+    @contextmanager
+    def layer(
+        self, index: int, gradients: LayerGradients | None = None
+    ) -> Generator[Callable[[Any, int], Any]]:
         """Layer `index` with its weights: a function of hidden states [tokens, hidden].
 
         It takes the number of the window, too: some layers read more of it than hidden states.
+
+        Args:
+            index: The layer.
+            gradients: Where gradients of what it reads of its own go; None: none are taken.
         """
         from copy import deepcopy
 
@@ -188,7 +257,7 @@ class Network:
         further = None
         if self._per_layer is not None:
             scale = self._fill(deepcopy(self.body.per_layer_projection_norm), NORM)
-            further = self._per_layer.of_layer(index, scale)
+            further = self._per_layer.of_layer(index, scale, gradients)
         attention = getattr(module, "self_attn", None)
         kind = getattr(attention, "layer_type", "")
         reads = getattr(attention, "is_kv_shared_layer", False)
@@ -199,11 +268,11 @@ class Network:
             if further is not None:
                 more["per_layer_input"] = further(number)[None].to(self.device)
             if reads or gives:
-                states = {kind: self._shared.get(kind, number)} if reads else {}
+                states = {kind: self.shared.get(kind, number)} if reads else {}
                 more["shared_kv_states"] = states
             out = module(hidden[None].to(self.device), **(arguments | more))
             if gives:
-                self._shared.put(kind, number, more["shared_kv_states"][kind])
+                self.shared.put(kind, number, more["shared_kv_states"][kind])
             return (out[0] if isinstance(out, tuple) else out)[0]
 
         run.module = module  # type: ignore[attr-defined]
@@ -278,6 +347,33 @@ def _restore_scale(embedding: Any) -> None:
     """Set the factor of Gemma's embeddings again: it is computed, and an emptied module lost it."""
     if hasattr(embedding, "embed_scale"):
         embedding.embed_scale.fill_(embedding.scalar_embed_scale)
+
+
+def _body(torch: Any) -> Any:
+    class Body(torch.nn.Module):
+        """Takes the place of all layers: gives the hidden states that it was given."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.states: Any = None
+
+        def forward(self, *_: Any, **_arguments: Any) -> Any:
+            return _Output(self.states)
+
+    return Body()
+
+
+class _Output:
+    """What the body of a model of transformers returns; nothing but the last hidden states."""
+
+    def __init__(self, last_hidden_state: Any) -> None:
+        self.last_hidden_state = last_hidden_state
+
+    def __getitem__(self, index: int) -> Any:
+        return self.last_hidden_state if index == 0 else None
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def _recorder(torch: Any) -> Any:

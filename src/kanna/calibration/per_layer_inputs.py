@@ -5,7 +5,7 @@ The second table is read where its rows are asked for, one layer's columns at a 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,18 @@ from kanna.model import F32, Tensor
 TABLE = "model.embed_tokens_per_layer"
 PROJECTION = "model.per_layer_model_projection"
 NORM = "model.per_layer_projection_norm"
+
+
+class LayerGradients(Protocol):
+    """Where the gradients of a layer's own input go."""
+
+    def start(self, rows: Any) -> Any:
+        """The embeddings of a window's tokens, as the start of a graph."""
+        ...
+
+    def watch(self, name: str, layer: int, values: Any) -> None:
+        """Take the gradients of values that a layer reads of a table or a projection."""
+        ...
 
 
 class PerLayerInputs:
@@ -41,12 +53,13 @@ class PerLayerInputs:
         self._embedded = embedded
         self._width = int(body.hidden_size_per_layer_input)
 
-    def of_layer(self, index: int, norm: Any) -> Any:
+    def of_layer(self, index: int, norm: Any, gradients: LayerGradients | None = None) -> Any:
         """A function of the number of a window: the input of layer `index`, f32 [tokens, width].
 
         Args:
             index: The layer.
             norm: The normalisation of what the embeddings are projected to.
+            gradients: Where gradients of what it is made of go; None: none are taken.
         """
         import torch
 
@@ -57,11 +70,27 @@ class PerLayerInputs:
             torch.from_numpy(np.concatenate(rows)) * body.embed_tokens_per_layer.scalar_embed_scale
         )
         weight: F32 = self._tensors[f"{PROJECTION}.weight"].rows(columns.start, columns.stop)
-        projected = self._embedded @ torch.from_numpy(np.array(weight)).T
-        projected = norm(projected * body.per_layer_model_projection_scale)
-        both = (projected + own.to(projected)) * body.per_layer_input_scale
+        projection = torch.from_numpy(np.array(weight)).T.to(self._embedded)
+        own = own.to(self._embedded)
+
+        def combined(projected: Any, own: Any) -> Any:
+            projected = norm(projected * body.per_layer_model_projection_scale)
+            return (projected + own) * body.per_layer_input_scale
+
+        def with_graph(number: int) -> Any:
+            assert gradients is not None
+            places = torch.from_numpy(self._places[number])
+            projected = gradients.start(self._embedded[places]) @ projection
+            gradients.watch(PROJECTION, index, projected)
+            rows = own[places].requires_grad_()
+            gradients.watch(TABLE, index, rows)
+            return combined(projected, rows)
+
+        if gradients is not None:
+            return with_graph
+        every = combined(self._embedded @ projection, own)
 
         def of_window(number: int) -> Any:
-            return both[torch.from_numpy(self._places[number])]
+            return every[torch.from_numpy(self._places[number])]
 
         return of_window

@@ -6,6 +6,7 @@ folder under a key of what it depends on, and returns it.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 
 from kanna._util.units import format_size
@@ -96,17 +97,25 @@ def calibrate(job: Job) -> CalibratedSource:
     )
 
 
-@stage("gradients", "One backward pass → how much the loss feels an error in each row")
+@stage("gradients", "A backward pass, layer by layer → how the loss feels an error in each row")
 def gradients(job: Job, calibration: CalibratedSource) -> None:
     """Write the gradients beside the statistics, where there is memory for a backward pass."""
     model, context = job.workspace.model, job.context
     instead = "tensors were weighed by their relative errors instead of their gradients"
-    needed, free = backward.bytes_needed(model), machine().available
-    if needed > free:
-        context.note(
-            f"a backward pass takes {format_size(needed)}, {format_size(free)} are free: {instead}"
-        )
-        return
+    wanted = {
+        "memory": (backward.bytes_needed(model), machine().available),
+        f"disk in {calibration.statistics}": (
+            backward.disk_needed(model),
+            shutil.disk_usage(calibration.statistics).free,
+        ),
+    }
+    for what, (needed, free) in wanted.items():
+        if needed > free:
+            context.note(
+                f"a backward pass takes {format_size(needed)} of {what}, {format_size(free)} "
+                f"are free: {instead}"
+            )
+            return
     try:
         backward.gradients(
             model,
