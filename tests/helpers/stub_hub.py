@@ -25,11 +25,17 @@ class Hub:
     files:    by repository and revision: name → bytes
     asked:    (method, file or API path, Range header or "") in order
     break_at: bytes of a file after which its connection breaks, every time
+    holes:    bytes of nothing after those of a file, in place of the weights after a header
+    leaked:   bytes of holes that were sent
+    sent:     bytes of files that were sent, these included
     """
 
     files: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     break_at: dict[str, int] = field(default_factory=dict)
+    holes: dict[str, int] = field(default_factory=dict)
+    leaked: int = 0
+    sent: int = 0
     url: str = ""
 
     def add(self, repo: str, folder: Path, revision: str = "main", **extra: bytes) -> None:
@@ -115,7 +121,10 @@ class Handler(BaseHTTPRequestHandler):
         name = next(
             r for n, r in self.hub.files if n == repo and revision in (r, self.hub.commit(repo, r))
         )
-        siblings = [{"rfilename": n, "size": len(d), "blobId": "0"} for n, d in files.items()]
+        siblings = [
+            {"rfilename": n, "size": len(d) + self.hub.holes.get(n, 0), "blobId": "0"}
+            for n, d in files.items()
+        ]
         data = json.dumps(
             {"id": repo, "sha": self.hub.commit(repo, name), "siblings": siblings}
         ).encode()
@@ -134,12 +143,18 @@ class Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": commit,
             "Accept-Ranges": "bytes",
         }
-        start = 0
+        start, whole = 0, len(data) + self.hub.holes.get(name, 0)
         if asked:
             first, last = asked.removeprefix("bytes=").split("-")
-            start, end = int(first), min(int(last or len(data)), len(data) - 1)
-            headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
-            data, status = data[start : end + 1], 206
+            start, end = int(first), min(int(last or whole), whole - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{whole}"
+            stored, status = data[start : end + 1], 206
+            data = stored + bytes(end + 1 - start - len(stored))
+            self.hub.leaked += len(data) - len(stored)
+        elif whole > len(data):  # all of it was asked for
+            self.hub.leaked += whole - len(data)
+        if body:
+            self.hub.sent += len(data)
         limit = self.hub.break_at.get(name)
         if body and limit is not None and start + len(data) > limit:
             self.send(status, data[: max(0, limit - start)], headers, promised=len(data))

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,7 +20,7 @@ from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
 from kanna.errors import RefusedError, SourceError
-from kanna.formats.safetensors.read import DTYPES, header_size, parse_header
+from kanna.formats.safetensors.read import DTYPES, Entry, header_size, parse_header
 from kanna.formats.safetensors.shards import INDEX, SINGLE, shard_names
 from kanna.formats.stored import HeaderTensor
 from kanna.model import Tensor
@@ -51,8 +52,12 @@ SIDE_FILES = (
     "LICENSE*",
     "README.md",
 )
-# Most headers fit the first request; the rest costs a second one.
+# The header of a small model in one file fits the first request; the rest costs a second one.
 _FIRST_BYTES = 1 << 16
+# Bytes at the start of a file that say how long its header is.
+_LENGTH = 8
+# Headers of shards that are asked for at a time.
+_AT_ONCE = 4
 # Weights come in pieces of this size: what an interrupted run has is kept, and the next one goes on
 # from there.
 _PIECE = 1 << 24
@@ -138,18 +143,31 @@ def headers(repository: Repository) -> dict[str, Tensor]:
             raise SourceError(
                 f"{repository.id} lacks {len(missing)} shards of its index, such as {missing[0]}"
             )
-    for name in names:
-        first = read_range(repository, name, 0, _FIRST_BYTES)
-        size = header_size(first)
-        text = first[8 : 8 + size]
-        if len(text) < size:
-            text += read_range(repository, name, 8 + len(text), size - len(text))
-        data = repository.files[name] - 8 - size if repository.files[name] else None
-        for e in parse_header(text, data):
-            tensors[e.name] = HeaderTensor(
-                e.name, e.shape, DTYPES.get(e.dtype, e.dtype.lower()), e.end - e.begin
-            )
+    # A shard's header seldom fits a first request: its length is asked for before it, and no byte
+    # of the weights.
+    first = _FIRST_BYTES if len(names) == 1 else _LENGTH
+
+    def header(name: str) -> list[Entry]:
+        return _header(repository, name, first)
+
+    with ThreadPoolExecutor(_AT_ONCE) as readers:
+        for entries in readers.map(header, names):
+            for e in entries:
+                tensors[e.name] = HeaderTensor(
+                    e.name, e.shape, DTYPES.get(e.dtype, e.dtype.lower()), e.end - e.begin
+                )
     return tensors
+
+
+def _header(repository: Repository, name: str, first_bytes: int) -> list[Entry]:
+    """What the header of a safetensors file names, read in two requests at most."""
+    first = read_range(repository, name, 0, first_bytes)
+    size = header_size(first)
+    text = first[_LENGTH : _LENGTH + size]
+    if len(text) < size:
+        text += read_range(repository, name, _LENGTH + len(text), size - len(text))
+    whole = repository.files[name]
+    return parse_header(text, whole - _LENGTH - size if whole else None)
 
 
 def read_range(repository: Repository, name: str, start: int, size: int) -> bytes:
