@@ -24,6 +24,14 @@ compared with those of the source's own library; where transformers is installed
 rendered chat template and the special tokens. Other ids for plain text are refused, other
 differences are named in a note. `kanna verify` and `kanna evaluate` take their token ids and
 templates from the same libraries.
+
+Folders keep `tokenizer.json`, and their runtimes read it with libraries of their own. Before a
+folder has its name, the ids of onnxruntime-genai's tokenizer (ONNX), or of transformers' (MLX,
+safetensors; mlx-lm takes the same), are compared with those of `tokenizer.json` without the tokens
+that frame a text where the library adds none, and a difference is named in a note, unless it is
+beyond plain text and transformers reads the source so too. What kanna runs itself goes by
+`tokenizer.json`. One that is made of a GGUF is compared with llama.cpp: other ids
+for plain text are refused.
 """
 _PARTS = {
     "": "fields of the file",

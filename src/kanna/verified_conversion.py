@@ -189,7 +189,12 @@ def examine(source: Source, metadata: Mapping[str, MetaValue]) -> list[str]:
 
 
 def begin_examination(source: Source) -> Examination:
-    """Check rope and sizes of what is written; see `written_config.begin`."""
-    from kanna.verification.written_config import begin  # loads for this alone
+    """Check rope, sizes and tokenizer of what is written.
 
-    return begin(source)
+    See `written_config.begin` and `folder_tokenizer.examine`.
+    """
+    from kanna.verification import folder_tokenizer  # both load for this alone
+    from kanna.verification.written_config import begin
+
+    of_config = begin(source)
+    return lambda written: [*of_config(written), *folder_tokenizer.examine(source, written)]

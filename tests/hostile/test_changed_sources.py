@@ -89,6 +89,7 @@ def test_parts_are_those_bytes_and_the_handle_is_closed_with_the_last_of_them(
     assert part.size == 890
     assert np.array_equal(part.read(5, 20), data[15:30])
     assert np.array_equal(part.read(), data[10:900])
+    assert part.tobytes() == data[10:900].tobytes()
     assert _open_files() == before + 1
     del part
     assert _open_files() == before

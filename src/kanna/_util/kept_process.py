@@ -11,8 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from kanna._util.interpreter import module_command
@@ -148,6 +149,34 @@ def serve(work: Callable[..., dict[str, Any]]) -> int:
             answers.write(json.dumps(work(**json.loads(tasks.get()))) + "\n")
             answers.flush()
     return 130
+
+
+@contextmanager
+def limited(seconds: float, memory: int | None = None) -> Generator[None]:
+    """Let the kernel end this process when what is inside takes too much of them.
+
+    Args:
+        seconds: Of processor time.
+        memory: Bytes on top of what the process has now.
+    """
+    try:
+        import resource
+        import signal
+    except ImportError:  # Windows
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with suppress(OSError, ValueError, IndexError):
+        if memory is not None:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            most = pages * resource.getpagesize() + memory
+            resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _read(tasks: queue.SimpleQueue[str]) -> None:

@@ -151,6 +151,7 @@ class WrittenArtefact:
         metadata: Keys of a file.
         tensors: Weights by their names in the file, as they were before encoding.
         config: config.json of a folder.
+        files: Side files of a folder by name, where it does not hold them yet.
         folder: The folder, under a passing name.
     """
 
@@ -158,6 +159,7 @@ class WrittenArtefact:
     metadata: Mapping[str, MetaValue] = field(default_factory=dict[str, MetaValue])
     tensors: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     folder: Path | None = None
 
 

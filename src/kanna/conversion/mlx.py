@@ -250,7 +250,9 @@ class MLXConversion:
             overwrite=options.overwrite,
             nonfinite=options.nonfinite,
             late=lambda: notes.extend(
-                examination(WrittenArtefact(format=mlx.FORMAT.name, config=config))
+                examination(
+                    WrittenArtefact(format=mlx.FORMAT.name, config=config, files=self.sizes.files)
+                )
             ),
         )
         _check_written(self.out, self.sized)

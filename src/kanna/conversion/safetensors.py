@@ -84,7 +84,11 @@ class SafetensorsConversion:
             nonfinite=options.nonfinite,
             shard_bytes=limit or safetensors.SHARD_BYTES,
             late=lambda: notes.extend(
-                examination(WrittenArtefact(format=safetensors.FORMAT.name, config=self.config))
+                examination(
+                    WrittenArtefact(
+                        format=safetensors.FORMAT.name, config=self.config, files=self.files
+                    )
+                )
             ),
         )
         return replace(written, paths=[self.out], notes=[*written.notes, *notes])

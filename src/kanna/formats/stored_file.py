@@ -144,6 +144,10 @@ class Part:
         stop = self.size if stop is None else min(stop, self.size)
         return self._file.read(self._start + start, self._start + stop)
 
+    def tobytes(self) -> bytes:
+        """All bytes of the part, as an array in memory gives them."""
+        return self.read().tobytes()
+
 
 _watched: ContextVar[dict[Path, _State] | None] = ContextVar("watched", default=None)
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from kanna._util.hidden_packages import hide
-from kanna._util.kept_process import serve
+from kanna._util.kept_process import limited, serve
 from kanna.errors import KannaError, TemplateLimitError
 from kanna.tokenizer.chat import render
 
@@ -73,7 +71,7 @@ def _all_rendered(loaded: Any, conversations: list[list[dict[str, str]]]) -> lis
             _vet(loaded, messages, prompt)
     except TemplateLimitError as error:  # transformers would render it without limits
         return [{"error": error.found} for _ in cases]
-    with _limited():
+    with limited(_SECONDS, _MEMORY):
         return [_rendered(loaded, messages, prompt) for messages, prompt in cases]
 
 
@@ -91,28 +89,6 @@ def _vet(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> None:
         raise
     except (KannaError, ValueError):
         return  # transformers says what it thinks of it
-
-
-@contextmanager
-def _limited() -> Generator[None]:
-    """Let the kernel end this process when what is inside takes too much time or memory."""
-    try:
-        import resource
-        import signal
-    except ImportError:  # Windows
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + _MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
-    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict[str, Any]:

@@ -90,6 +90,12 @@ def test_every_family_loads_and_speaks_in_mlx_lm(name: str, tmp_path: Path) -> N
     assert np.abs(ours - theirs).max() < 0.06 * np.abs(theirs).max()
 
 
+def _composing(source: Path) -> None:
+    """Give the tokenizer the normalizer of its class under mlx-lm's name of the model."""
+    data = json.loads((source / "tokenizer.json").read_text())
+    (source / "tokenizer.json").write_text(json.dumps(data | {"normalizer": {"type": "NFC"}}))
+
+
 @pytest.mark.parametrize("name", MIXED)
 def test_what_mlx_lm_stores_in_its_own_way(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +109,8 @@ def test_what_mlx_lm_stores_in_its_own_way(
     source = tmp_path / "hf"
     source.mkdir()
     tiny_models.make(name, source)
+    if name.startswith("qwen35"):
+        _composing(source)
     ids = np.random.default_rng(1).integers(3, 400, 100).tolist()
     with runtimes.get("torch").open(source, context=128) as reference:
         theirs = reference.logits(ids)

@@ -193,10 +193,10 @@ def _keep(out: Path, config: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     for path in out.iterdir():
         if path.is_file() and path.name not in (GRAPH, DATA, GENAI):
             path.unlink()
-    for name, data in {**_template_file(files), **files}.items():
+    for name, data in side_files(config, files).items():
         path = out / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(_bounded(data, config) if name == "tokenizer_config.json" else data)
+        path.write_bytes(data)
     genai = json.loads((out / GENAI).read_text(encoding="utf-8"))
     ends = config.get("eos_token_id")
     if isinstance(ends, list) and ends:
@@ -208,6 +208,19 @@ def _keep(out: Path, config: Mapping[str, Any], files: Mapping[str, bytes]) -> N
     generation = json.loads(files.get("generation_config.json", b"{}"))
     genai["search"] |= {k: generation[k] for k in _SEARCH if generation.get(k) is not None}
     (out / GENAI).write_text(json.dumps(genai, indent=4), encoding="utf-8")
+
+
+def side_files(config: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Side files of a folder by name, as onnxruntime-genai can read them.
+
+    Args:
+        config: config.json.
+        files: Side files of the source.
+    """
+    kept = {**_template_file(files), **files}
+    if (settings := kept.get("tokenizer_config.json")) is not None:
+        kept["tokenizer_config.json"] = _bounded(settings, config)
+    return kept
 
 
 def _template_file(files: Mapping[str, bytes]) -> dict[str, bytes]:
