@@ -26,6 +26,7 @@ from kanna.formats import onnx as onnx_format
 from kanna.formats.gguf.layout import pack_metadata
 from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.formats.onnx import files as onnx_files
+from kanna.hardware.targets import reading
 from kanna.model import ValueType, array, string, u32
 from kanna.packaging import artefact
 from kanna.plan.types import TensorPlan
@@ -407,4 +408,24 @@ def _own_files(folder: Path) -> dict[str, Target]:
             lambda: adapter.base_of(place / adapter.CONFIG),
             good={"base_model_name_or_path": "a/b", "r": 4},
         ),
+        "device.yaml": _json(
+            place / "device.yaml", lambda: reading.read(place / "device.yaml"), good=_device()
+        ),
+    }
+
+
+def _device() -> dict[str, Any]:
+    """A target profile; JSON is YAML."""
+
+    def figure(value: object) -> dict[str, object]:
+        return {"value": value, "basis": "measured", "source": "a desk"}
+
+    cpu = {"operators": "CPU", "efficiency": figure(0.5), "error": figure(0.2)}
+    return {
+        "title": "Board",
+        "memory": {"2gb": {"total": figure("2GiB"), "available": figure("1GiB")}},
+        "bandwidth": figure("10GB"),
+        "cores": figure(4),
+        "context": figure(2048),
+        "backends": {"cpu": cpu | {"memory": figure("1GB"), "gigaflops": figure(9)}},
     }

@@ -162,6 +162,9 @@ def test_a_bad_profile_is_refused(path: str, value: object, words: str, tmp_path
         (b"title: !!python/object:os.system {}\n", "no YAML"),
         (b"#" * 70_000, "64 kB at most"),
         (b"[" * 5000, "no YAML"),
+        (b"title: !!timestamp x", "no YAML"),
+        (b"memory: {1: {}}", "a plain name"),
+        (b"? [1]\n: 2", "no YAML"),
     ],
 )
 def test_what_is_no_profile_is_refused(text: bytes, words: str, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class MemoryBudget:
             PlanError: No cache leaves enough for the smallest file; it names the feasible range.
         """
         self.memory, self.context, self._feasible = memory, context, feasible
-        self._workspace = workspace
+        self._workspace, self._masked = workspace, len(caches) < len(CACHES)
         progress, threads = workspace.context.progress, workspace.context.threads
         exact = reference_gguf(workspace.source, progress=progress)
         # What llama.cpp makes of the header is counted as loaded; its bytes are not kept.
@@ -205,7 +205,11 @@ class MemoryBudget:
         if first.cache != CACHES[0]:
             self.why = "a cache in float16 leaves no room for the smallest file"
         if len(able) == 1:
-            self.why = self.why or "the others do not fit the heads of this model"
+            self.why = self.why or (
+                "the target's attention reads no other that fits the heads of this model"
+                if self._masked
+                else "the others do not fit the heads of this model"
+            )
             return
         if first.nbytes >= feasible.most:
             self.why = "everything fits beside a cache in float16"

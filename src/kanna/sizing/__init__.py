@@ -16,6 +16,7 @@ from kanna.errors import UsageError
 from kanna.formats.base import Format
 from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.hardware import targets
+from kanna.hardware.mask import outside
 from kanna.hardware.memory import memory as machine_memory
 from kanna.hardware.targets import TargetChoice
 from kanna.model import Model
@@ -145,7 +146,10 @@ def fit(
     notes += target_notes(device)
     if chosen.size_note:
         notes.append(chosen.size_note)
-    verdict = _recommend(fitted, opened, chosen, limit - overhead)
+    stored = ((name, t.dtype, t.shape) for name, t in model.tensors.items())
+    # A source with tensors that the target does not multiply is no better than such a preset.
+    runs_whole = device is None or not outside(device, stored)
+    verdict = _recommend(fitted, opened, chosen, limit - overhead if runs_whole else 0)
     return FitResult(
         name=model.name,
         memory=limit,

@@ -25,6 +25,7 @@ _TEXT = typed.text(2000, 1)
 _KB, _TB = 10**3, 10**12
 _TOP = ("title", "memory", "bandwidth", "cores", "context", "backends")
 _SIZES = ("total", "available")
+_BAD_TAGS = (AttributeError, TypeError)
 _FIGURE = ("value", "basis", "source")
 _BACKEND = (
     "operators",
@@ -124,7 +125,8 @@ def read(path: Path) -> list[DeviceProfile]:
         value = yaml.load(path.read_text(encoding="utf-8"), _ProfileLoader)  # noqa: S506  # a SafeLoader
     except UnicodeDecodeError:
         raise FormatError(f"{path} is no text in UTF-8", expected="a profile in YAML") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    # Values with a tag of their own that are none fail in PyYAML with whatever comes.
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, *_BAD_TAGS) as error:
         problem = " ".join(str(error).split())[:200]
         raise FormatError(
             f"{path} is no YAML: {problem}", expected="a profile", todo=_TODO
@@ -145,8 +147,9 @@ def _names(fields: TypedObject, key: str) -> list[str]:
     part = fields.part(key)
     if not part.values:
         raise FormatError(f"{fields.file} has no {key}", expected="NAME: FIGURES", todo=_TODO)
-    for name in part.values:
-        if not str(name).replace("-", "").replace("_", "").isalnum():
+    keys: list[object] = list(part.values)
+    for name in keys:
+        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
             raise FormatError(
                 f"{fields.file} has {key}.{typed.shown(name)}", expected="a plain name", todo=_TODO
             )
