@@ -14,6 +14,7 @@ from helpers import needs
 from kanna import convert, runtimes
 from kanna.benchmark import _parts, bench, file_bytes
 from kanna.benchmark.child import memory
+from kanna.benchmark.drafting import accepted
 from kanna.errors import KannaError, UsageError
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
@@ -164,3 +165,34 @@ def test_a_short_context_shortens_every_prompt_alike(llama: Path) -> None:
     assert [r.prompt_tokens for r in rows] == [64 - 8 - 16] * 2
     short = llama.parent / "short.gguf"
     assert runtimes.of(short).trained_context(short) == 1024
+
+
+@pytest.mark.parametrize(
+    ("right", "drafted", "held", "steps"),
+    [
+        ([True] * 5, 4, 4, 1),
+        ([False] * 3, 3 + 2 + 1, 0, 3),
+        ([True, False, True, True], 4 + 2, 1 + 2, 2),
+        ([], 0, 0, 0),
+    ],
+)
+def test_guesses_count_while_all_before_them_were_right(
+    right: list[bool], drafted: int, held: int, steps: int
+) -> None:
+    figures = accepted(right, ahead=4)
+    assert (figures["drafted"], figures["accepted"]) == (drafted, held)
+    assert figures["tokens_per_step"] * steps == held + steps
+
+
+@needs_llama
+def test_a_model_accepts_all_that_it_guesses_itself() -> None:
+    path = packages.smollm2_gguf()
+    [row] = bench(path, prompt_tokens=8, gen_tokens=10, repeat=1, threads=1, draft=path)
+    assert row.draft and row.draft["acceptance"] == 1 and row.draft["tokens_per_step"] > 3
+
+
+@needs_llama
+def test_a_draft_of_another_vocabulary_is_refused() -> None:
+    path, other = packages.smollm2_gguf(), packages.gemma3_270m_gguf()
+    with pytest.raises(KannaError, match="splits text into other tokens"):
+        bench(path, prompt_tokens=8, gen_tokens=4, repeat=1, threads=1, draft=other)

@@ -57,6 +57,8 @@ class BenchRow:
             cannot be told.
         repeat: Rounds that were measured.
         memory: Bytes by purpose as the runtime allocated them.
+        draft: With a draft model: tokens `drafted` and `accepted`, `acceptance` as a share of them,
+            and `tokens_per_step` of the model that is measured.
     """
 
     path: str
@@ -77,6 +79,7 @@ class BenchRow:
     file_cache: str = "warm"
     samples: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     busy: float | None = None
+    draft: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON has it."""
@@ -124,6 +127,7 @@ def bench(
     gen_tokens: int = 64,
     repeat: int = 3,
     threads: int | None = None,
+    draft: str | Path | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -140,13 +144,15 @@ def bench(
         gen_tokens: Tokens generated after a short prompt.
         repeat: Rounds whose medians are returned; one for an artefact slower than PATIENCE.
         threads: Threads to use; None: one per physical core that other programs leave free.
+        draft: A small model of the same vocabulary: how many of its guesses each artefact accepts.
         offline: Use only what is on this machine already.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     threads = threads or choose_threads().count  # the same in every round
     progress = shown(progress)
     files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
-    for path in files:
+    guesser = locate(draft, offline=offline, progress=progress) if draft is not None else None
+    for path in [*files, *([guesser] if guesser else [])]:
         if not path.exists():
             raise UsageError(
                 f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
@@ -165,6 +171,7 @@ def bench(
     prompt_tokens = max(
         _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - CONTEXT_MARGIN for c in contexts)])
     )
+    guesses = [_drafted(path, guesser, gen_tokens, threads) for path in files]
     for path in files:
         _warm(path)
     runs: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
@@ -184,7 +191,7 @@ def bench(
     progress.finish()
     busy = load.others()
     rows = [_row(path, runs[path], prompt_tokens, gen_tokens) for path in files]
-    return BenchResult(replace(row, busy=busy) for row in rows)
+    return BenchResult(replace(r, busy=busy, draft=d) for r, d in zip(rows, guesses, strict=True))
 
 
 def _measure(
@@ -197,6 +204,14 @@ def _measure(
         "threads": threads,
     }
     return ask("kanna.benchmark.child", task, f"measuring {path}")
+
+
+def _drafted(path: Path, draft: Path | None, tokens: int, threads: int) -> dict[str, Any] | None:
+    """What a draft model is worth to an artefact; None without one."""
+    if draft is None:
+        return None
+    task = {"path": str(path), "draft": str(draft), "tokens": tokens, "threads": threads}
+    return ask("kanna.benchmark.drafting", task, f"guessing what {path} writes")
 
 
 def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:

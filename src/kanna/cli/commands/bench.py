@@ -26,12 +26,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Rounds; medians are shown, and the slowest and fastest round.",
 )
+@click.option(
+    "--draft",
+    type=options.MODEL,
+    metavar="MODEL",
+    help="A small model of the same vocabulary: how many of its guesses each artefact accepts.",
+)
 @options.threads
 @options.offline
 def bench_command(
     terminal: Terminal,
     artefacts: tuple[str, ...],
     repeat: int,
+    draft: str | None,
     threads: int | None,
     offline: bool,
 ) -> None:
@@ -47,6 +54,7 @@ def bench_command(
         list(artefacts),
         repeat=repeat,
         threads=terminal.threads(threads),
+        draft=draft,
         offline=offline,
         progress=terminal.progress(),
     )
@@ -77,6 +85,13 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     for row in data["rows"]:
         made.add_row(Path(row["path"]).name, *(Text(cell(row)) for cell in columns.values()))
     screen.print(made)
+    for row in data["rows"]:
+        if (draft := row["draft"]) is not None:
+            screen.print(
+                f"{Path(row['path']).name} accepts {draft['acceptance']:.0%} of "
+                f"{draft['drafted']} guesses, {draft['ahead']} at a time: "
+                f"{draft['tokens_per_step']:.2f} tokens a step"
+            )
     if any(row["joules_per_token"] is None for row in data["rows"]):
         screen.print(
             "Energy per token: not measurable here (no readable RAPL counter).", style="dim"
