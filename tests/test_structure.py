@@ -36,6 +36,7 @@ LAYERS: list[set[str]] = [
     {"runtimes"},
     {"evaluation", "benchmark", "generation", "embedding"},
     {"verification", "verified_conversion", "merging", "training", "diagnosis", "fault_report"},
+    {"self_testing"},
     {"report"},
     {"comparison"},
     {"optimization"},

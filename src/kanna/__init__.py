@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kanna.packaging.push import push as push
     from kanna.recipes import recipe as recipe
     from kanna.recipes import run as run
+    from kanna.self_testing import selftest as selftest
     from kanna.serving import serve as serve
     from kanna.serving.administration import ps as ps
     from kanna.serving.administration import swap as swap
@@ -84,6 +85,7 @@ _WHERE = {
     "recipe": "kanna.recipes",
     "rm": "kanna.storage.removal",
     "run": "kanna.recipes",
+    "selftest": "kanna.self_testing",
     "serve": "kanna.serving",
     "studio": "kanna.serving.studio",
     "swap": "kanna.serving.administration",

@@ -23,6 +23,7 @@ from kanna.packaging import bom, checksums, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources
+from kanna.packaging.selftest_files import selftest_files
 from kanna.packaging.service import Service, image_of
 from kanna.packaging.wheel import wheel_to_ship
 from kanna.packaging.write import write
@@ -107,6 +108,7 @@ def package(
     image: str | None = None,
     wheel: str | Path | None = None,
     sign_key: str | Path | None = None,
+    selftest: bool = False,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> PackageResult:
@@ -128,6 +130,8 @@ def package(
         wheel: The wheel of kanna that the package installs, for the machine it will run on; None
             takes the one that this kanna was installed from.
         sign_key: A private key (PEM, P-256, P-384 or P-521) to sign the package with.
+        selftest: Take along a self-test: what the artefact answers here, and a runner of it that
+            needs llama.cpp's server and Python alone.
         offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
 
@@ -160,7 +164,7 @@ def package(
         service = Service(
             artefact=opened, resources=needed, image=image_of(opened, image), wheel=shipped
         )
-        return _assemble(folder, service, to, sign_key)
+        return _assemble(folder, service, to, sign_key, selftest)
 
 
 def _assemble(
@@ -168,11 +172,14 @@ def _assemble(
     service: Service,
     to: Sequence[str],
     sign_key: str | Path | None,
+    with_selftest: bool,
 ) -> PackageResult:
     """Write the package of a service."""
     artefact = service.artefact
     usage = {target: targets.get(target).usage(service) for target in to}
     texts = _texts(service, _with_needs(to), usage)
+    if with_selftest:
+        texts |= selftest_files(artefact)
     copied = dict(artefact.files)
     if service.wheel is not None:
         copied[service.wheel.place] = service.wheel.path

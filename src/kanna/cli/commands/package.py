@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="A private key (PEM, P-256): the package is signed with it.",
 )
+@click.option(
+    "--selftest", is_flag=True, help="Take along a self-test for devices: selftest.py and its data."
+)
 @options.offline
 @click.option(
     "--check", is_flag=True, help="Hold the package ARTEFACT to its checksums, bill and signature."
@@ -78,7 +81,7 @@ def package_command(
     from kanna.errors import UsageError
 
     if check:
-        optional = ("to", "name", "context", "image", "wheel", "sign_key")
+        optional = ("to", "name", "context", "image", "wheel", "sign_key", "selftest")
         given = ["-o"] * (out is not None) + [
             f"--{k.replace('_', '-')}" for k in optional if choices[k]
         ]
