@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import run, targets
+from fuzz import native, run, targets
+from kanna import encodings
 
 INPUTS = 12
 """Of each target, in the ordinary suite."""
@@ -50,6 +51,15 @@ def test_a_reader_that_fails_is_seen(tmp_path: Path) -> None:
 
     target = targets.Target(path=tmp_path / "x", damage=lambda _: b"x", read=fail)
     assert "TypeError: unhashable" in _run({"x": target}, seed=0, seconds=60, inputs=1)[0]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_native_core_takes_any_values(seed: int) -> None:
+    """One matrix for each, of values, shapes, weights and bytes by chance."""
+    names = ["Q4_0", "Q4_K", "Q6_K", "IQ4_NL"]
+    names = [name for name in encodings.names() if name.upper() in names]
+    assert len(names) == 4
+    assert min(native.run(seed, seconds=0, names=names).values()) >= 1
 
 
 @pytest.mark.fuzz

@@ -103,7 +103,7 @@ def check_texts(model: Any, graph: Path) -> None:
         FormatError: The message and the field it is in.
     """
     for message in _messages(model):
-        for field, value in message.ListFields():
+        for field, value in _fields(message):
             if field.type != field.TYPE_STRING:
                 continue
             texts = (value,) if isinstance(value, str | bytes) else value
@@ -117,16 +117,19 @@ def check_texts(model: Any, graph: Path) -> None:
 
 
 def _messages(model: Any) -> Iterator[Any]:
-    """Every message in a model but the constants, of which only places and names are wanted."""
+    """Every message in a model, constants among them."""
     waiting = [model]
     while waiting:
         message = waiting.pop()
-        if message.DESCRIPTOR.name == "TensorProto":
-            # As a message of its own without the values, which may take gigabytes.
-            yield type(message)(name=message.name, external_data=message.external_data)
-            waiting += message.external_data
-            continue
         yield message
-        for field, value in message.ListFields():
+        for field, value in _fields(message):
             if field.type == field.TYPE_MESSAGE:
                 waiting += (value,) if hasattr(value, "ListFields") else value
+
+
+def _fields(message: Any) -> list[tuple[Any, Any]]:
+    """The fields of a message with their values; of a constant not those that hold gigabytes."""
+    if message.DESCRIPTOR.name != "TensorProto":
+        return message.ListFields()
+    by_name = message.DESCRIPTOR.fields_by_name
+    return [(by_name[n], getattr(message, n)) for n in ("name", "doc_string", "external_data")]
