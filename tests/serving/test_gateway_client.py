@@ -32,7 +32,19 @@ def test_an_address_as_people_type_it(typed: str, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "ftp://x", "http://", "localhost:x", "localhost:99999999", "http://a?b=c", "/v1"]
+    "typed",
+    [
+        "http://[::1",
+        "[::1",
+        "http://[a]]:1",
+        "",
+        "ftp://x",
+        "http://",
+        "localhost:x",
+        "localhost:99999999",
+        "http://a?b=c",
+        "/v1",
+    ],
 )
 def test_what_is_no_address(typed: str) -> None:
     with pytest.raises(UsageError, match="no address"):

@@ -126,7 +126,9 @@ def test_where_keys_are_asked_for_names_do_not_matter(tiny_gguf: Path, tmp_path:
         assert ask(gateway, "POST", PATH, headers | {"authorization": ""}, ASK)[0] == 401
 
 
-@pytest.mark.parametrize("given", ["chat.example", "https://chat.example/page", "", "https://"])
+@pytest.mark.parametrize(
+    "given", ["chat.example", "https://chat.example/page", "", "https://", "https://[::1"]
+)
 def test_what_is_no_origin(given: str) -> None:
     with pytest.raises(UsageError):
         parse_origin(given)

@@ -78,6 +78,10 @@ def test_what_is_on_the_disk_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
         ("https://huggingface.co/datasets/org/name", None, SourceError, "no address of a model"),
         ("https://huggingface.co/", None, SourceError, "no address of a model"),
         ("hf://name", None, SourceError, "names no model"),
+        ("https://[::1/org/name", None, SourceError, "is no address"),
+        ("https://huggingface.co:port/org/name", None, SourceError, "is no address"),
+        ("", None, SourceError, "is empty"),
+        ("  ", None, SourceError, "is empty"),
         ("org/name@v1", "v2", UsageError, "one of the two"),
     ],
 )

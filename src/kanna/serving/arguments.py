@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
-from urllib.parse import urlsplit
 
+from kanna._util.addresses import parts_of
 from kanna.errors import UsageError
 from kanna.serving import engines
 from kanna.serving.settings import ModelSpec
@@ -134,8 +134,10 @@ def _artefacts() -> str:
 
 def parse_origin(argument: str) -> str:
     """An origin as browsers send it, or `*`; raises UsageError."""
-    parts = urlsplit(argument)
-    if argument != "*" and (not parts.scheme or not parts.netloc or parts.path not in {"", "/"}):
+    parts = parts_of(argument)
+    if argument != "*" and (
+        parts is None or not parts.scheme or not parts.netloc or parts.path not in {"", "/"}
+    ):
         raise UsageError(
             f"{argument!r} is no origin",
             expected="https://chat.example, with its port if any; or *",

@@ -7,8 +7,8 @@ import os
 import urllib.error
 import urllib.request
 from typing import Any
-from urllib.parse import urlsplit
 
+from kanna._util.addresses import parts_of
 from kanna.errors import KannaError, UsageError
 
 URL = "http://127.0.0.1:8000"
@@ -24,12 +24,14 @@ def address(url: str) -> str:
         UsageError: It is neither.
     """
     text = url.strip()
-    parts = urlsplit(text if "://" in text else f"http://{text}")
-    try:
-        valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
-    except ValueError:  # the port is no number
-        valid = False
-    if not valid or parts.query or parts.fragment:
+    parts = parts_of(text if "://" in text else f"http://{text}")
+    if (
+        parts is None
+        or parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+    ):
         raise UsageError(f"{url!r} is no address of a gateway", expected=f"such as {URL}")
     base = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{base}"

@@ -10,8 +10,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
+from kanna._util.addresses import parts_of
 from kanna.errors import SourceError, UsageError
 
 BUILTIN, OLLAMA, OCI = "builtin:", "ollama:", "oci://"
@@ -71,6 +72,8 @@ def parse(given: str | Path, revision: str | None = None) -> Reference:
         UsageError: Two different revisions.
     """
     text = str(given)
+    if not text.strip():  # a path of no name would be the folder one stands in
+        raise SourceError("the name of the model is empty", expected=FORMS)
     for prefix in (BUILTIN, OLLAMA, OCI):
         if text.startswith(prefix):
             return Reference(given=text, name=text.removeprefix(prefix), kind=prefix.rstrip(":/"))
@@ -111,14 +114,21 @@ def _address(text: str) -> Reference | None:
         text = f"https://{text}"
     if not re.match(r"https?://", text, re.IGNORECASE):
         return None
-    parts = urlsplit(text)
+    parts = parts_of(text)
+    if parts is None:
+        raise SourceError(
+            f"{text} is no address",
+            expected="such as https://huggingface.co/org/name",
+            todo="copy the address of the model's page again",
+        )
     host = (parts.hostname or "").lower()
     words = [unquote(word) for word in parts.path.split("/") if word]
     if host in {"ollama.com", "www.ollama.com"} and words:
         name = "/".join(words[1:] if words[0] == "library" else words)
         return Reference(given=text, name=name, kind="ollama")
-    endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc.lower()
-    if host not in _HUB_HOSTS and parts.netloc.lower() != endpoint:
+    endpoint = parts_of(os.environ.get("HF_ENDPOINT", ""))
+    own = endpoint is not None and parts.netloc.lower() == endpoint.netloc.lower()
+    if host not in _HUB_HOSTS and not own:
         raise SourceError(
             f"{text} is no address of the Hugging Face hub",
             expected="such as https://huggingface.co/org/name or …/blob/main/model.gguf",
