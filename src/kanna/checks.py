@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kanna._util.results import Result, ResultTable
@@ -41,6 +42,69 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """The check as JSON has it."""
         return asdict(self)
+
+
+AGREES, OWN, UNCHECKED, DIFFERS = "agrees", "own", "not checked", "differs"
+"""What a `ReferenceCheck` may come to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceCheck:
+    """Whether a reference computes what the source's own library does.
+
+    Attributes:
+        status: `agrees`; `own`, where the reference is the source in that library; `not checked`;
+            `differs`, which no result of a measurement has.
+        library: The library, with its version where it was asked.
+        kl: Mean KL divergence in nats, library ‖ reference; None where it was not computed.
+        limit: Most that it may be.
+        tokens: How many were read.
+        reason: Why it was not checked, or what differs beside the divergence.
+    """
+
+    status: str
+    library: str
+    kl: float | None = None
+    limit: float | None = None
+    tokens: int = 0
+    reason: str = ""
+
+    @property
+    def figures(self) -> str:
+        """What was measured: `64 tokens: KL 1.2e-07 of at most 0.002`."""
+        if self.kl is None:
+            return self.reason
+        return f"{self.tokens} tokens: KL {self.kl:.2g} of at most {self.limit:g}"
+
+    def sentence(self) -> str:
+        """What people read of it; begins with a small letter, no full stop."""
+        if self.status == OWN:
+            return f"the reference is the source itself in {self.library}"
+        if self.status == UNCHECKED:
+            return f"reference not checked against {self.library}: {self.reason}"
+        return f"reference checked against {self.library} on {self.figures}"
+
+    @property
+    def notes(self) -> list[str]:
+        """A remark where it was not checked."""
+        return [self.sentence()] if self.status == UNCHECKED else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def describe_reference(data: Mapping[str, Any]) -> str:
+    """The sentence on the check of a reference, from JSON; "" where none was made.
+
+    Args:
+        data: An evaluation, also of a report of an earlier version.
+    """
+    checked = data.get("reference_check")
+    if not checked:
+        return ""
+    known = {f.name: checked[f.name] for f in fields(ReferenceCheck) if f.name in checked}
+    return ReferenceCheck(**known).sentence()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

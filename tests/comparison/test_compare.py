@@ -203,6 +203,10 @@ def test_files_are_there(compared: tuple[Path, Path, dict[str, Any]]) -> None:
     assert json.loads((out / "report.json").read_text()) == data
     assert data["recommended"]["name"] in (out / "README.md").read_text()
     assert "kanna compare" in (out / "report.html").read_text()
+    checked = data["evaluation"]["reference_check"]
+    assert checked["status"] == "agrees" and checked["kl"] < 1e-5
+    for name in ("report.html", "README.md"):
+        assert "checked against transformers" in (out / name).read_text()
 
 
 def test_second_run_keeps_what_is_there(compared: tuple[Path, Path, dict[str, Any]]) -> None:

@@ -25,8 +25,10 @@ from kanna.verification.parity import bits_per_weight
 from kanna.verification.tensors import bound, error, sample
 
 pytestmark = pytest.mark.skipif(not llamacpp.RUNTIME.available().ok, reason="needs llama.cpp")
-tiny_models = pytest.importorskip("tiny_models")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+from helpers import tiny_models  # noqa: E402 - needs torch
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from kanna.comparison.formats import choices
 from kanna.comparison.gate import gate
 from kanna.comparison.live_report import LiveReport
 from kanna.comparison.planning import PlannedComparison, plan_rows
-from kanna.comparison.quality import measure_floor, measure_quality
+from kanna.comparison.quality import check_reference, measure_floor, measure_quality
 from kanna.comparison.result_cache import ResultCache
 from kanna.comparison.rows import CompareResult, Row, recommend
 from kanna.comparison.speed import REPEAT, measure_speed
@@ -62,9 +62,9 @@ def compare(
     `overwrite`, and so are their results, but for speed. `remark` gets a sentence about each
     finished step.
 
-    Raises PlanError for an unknown preset before anything is written; an artefact that fails the
-    gate is in the result and never recommended. Without llama.cpp the files are made and reported
-    unmeasured.
+    Raises PlanError for an unknown preset, and GateError where our reading of the source is not
+    that of its own library, before anything is written; an artefact that fails the gate is in the
+    result and never recommended. Without llama.cpp the files are made and reported unmeasured.
 
     Args:
         source: What is converted.
@@ -99,6 +99,7 @@ def compare(
         read_text(text)  # raises UsageError before anything is written
     planned = plan_rows(opened, chosen, folder, imatrix)
     used = list(dict.fromkeys(r.format for r in planned.rows))
+    check_reference(opened, used, threads=threads, progress=bar)
     with holding(folder, "compare", parents=True):
         folder.mkdir(parents=True, exist_ok=True)
         sweep_for(folder)

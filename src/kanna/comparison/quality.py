@@ -8,12 +8,17 @@ from typing import Any
 
 from kanna import formats
 from kanna._util.digest import sha256
+from kanna._util.progress import Progress
+from kanna.checks import ReferenceCheck
 from kanna.closeness import grade_name
 from kanna.comparison.context import ComparisonContext
 from kanna.comparison.rows import Row
 from kanna.errors import KannaError, MissingError
 from kanna.evaluation import EvaluateResult, evaluate_many
+from kanna.evaluation.reference import reference_for
+from kanna.evaluation.reference_check import require
 from kanna.report.write import plain
+from kanna.sources import Source
 
 QUALITY = (
     "kl_mean",
@@ -29,6 +34,29 @@ QUALITY = (
     "perplexity_ratio_ci",
 )
 """Figures of an evaluation that a row has."""
+
+
+def check_reference(
+    source: Source,
+    used: Sequence[str],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ReferenceCheck | None:
+    """The check of the reference that artefacts will be compared with; None where none runs here.
+
+    Args:
+        source: What the artefacts will be made of.
+        used: Names of their formats.
+        threads: Threads to use; None: one per physical core.
+        progress: Where progress is reported.
+
+    Raises:
+        GateError: It differs from what the source's own library computes.
+    """
+    names = [formats.get(name).runtime for name in used]
+    reference = reference_for(source, [name for name in names if name], progress=progress)
+    return require(source, reference, threads=threads) if reference else None
 
 
 def measure_quality(
@@ -100,7 +128,7 @@ def setting(evaluated: Mapping[str, Any]) -> dict[str, Any]:
     return {
         k: evaluated[k]
         for k in ("text", "windows", "context", "positions", "reference", "reference_perplexity")
-    }
+    } | {"reference_check": evaluated.get("reference_check")}
 
 
 def _read(context: ComparisonContext) -> tuple[object, ...]:

@@ -18,12 +18,14 @@ from kanna import runtimes
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.results import Result
+from kanna.checks import ReferenceCheck
 from kanna.closeness import grade_name
 from kanna.errors import GateError, UsageError
 from kanna.evaluation import tokenization
 from kanna.evaluation.divergence import F64, Scores, compare
 from kanna.evaluation.precision import Extent, choose, is_reached
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
+from kanna.evaluation.reference_check import require
 from kanna.evaluation.stats import exp_ci, mean_ci
 from kanna.evaluation.tokenization import Tokenization
 from kanna.evaluation.windows import EvaluationWindows, cut, read_text
@@ -55,6 +57,7 @@ class EvaluateResult(Result):
         text: Name of the text.
         reference: What the artefact was compared with.
         seconds: Time it took.
+        reference_check: Whether that computes what the source's own library does.
         notes: Remarks on the text and the runtimes.
     """
 
@@ -80,6 +83,7 @@ class EvaluateResult(Result):
     text: str
     reference: str
     seconds: float
+    reference_check: ReferenceCheck | None = None
     notes: list[str] = field(default_factory=list[str])
 
     def headline(self) -> str:
@@ -97,6 +101,7 @@ class EvaluateResult(Result):
             ("Same top token", _with_interval(self.top1, self.top1_ci)),
             ("Perplexity", _with_interval(self.perplexity, self.perplexity_ci)),
             ("Reference", self.reference),
+            ("Reference check", self.reference_check and self.reference_check.sentence()),
             ("Text", f"{self.text}, {self.positions} positions"),
         ]
 
@@ -132,7 +137,8 @@ def evaluate(
     """Score `artefact`, a GGUF or a folder that a runtime loads, against `reference`, any source.
 
     Raises MissingError without a runtime, UsageError for a text too short, GateError when the
-    artefact's tokenizer differs from the reference's or its logits are not numbers.
+    artefact's tokenizer differs from the reference's, its logits are not numbers, or the reference
+    computes something else than the source's own library.
 
     Args:
         artefact: What is scored, any reference to it.
@@ -191,6 +197,7 @@ def evaluate_many(
     )
     results: list[EvaluateResult] = []
     with engine:
+        checked = require(opened, engine.path, threads=threads)
         tokens = tokenization.of_source(opened, engine)
         cuts = cut(
             engine,
@@ -203,7 +210,8 @@ def evaluate_many(
         run = _Run(
             reference=engine,
             reference_title=title,
-            windows=replace(cuts, notes=cuts.notes + tokens.notes),
+            reference_check=checked,
+            windows=replace(cuts, notes=cuts.notes + tokens.notes + checked.notes),
             tokens=tokens,
             text=content,
             text_name=name,
@@ -225,6 +233,7 @@ class _Run:
 
     reference: Engine
     reference_title: str
+    reference_check: ReferenceCheck
     windows: EvaluationWindows
     tokens: Tokenization
     text: str
@@ -366,6 +375,7 @@ def _result(
         tokens=sum(len(w) for w in read),
         text=run.text_name,
         reference=run.reference_title,
+        reference_check=run.reference_check,
         seconds=seconds,
         notes=remarks,
     )

@@ -21,7 +21,7 @@ from kanna._util import own_files, verified
 from kanna._util.progress import Progress, Silent
 from kanna.conversion import ConversionRequest, WriteOptions, convert
 from kanna.formats import gguf
-from kanna.runtimes.base import Engine
+from kanna.runtimes.base import Engine, Runtime
 from kanna.sources import Source, open_source, packages
 
 # References are four bytes per weight: only the most recently used ones stay.
@@ -89,17 +89,35 @@ def open_reference(
     Raises MissingError without any.
     """
     source = open_source(source, revision=revision, offline=offline, progress=progress)
+    runtime = _judge([runtimes.of(p).name for p in artefacts])
+    path = _made_for(runtime, source, progress)
+    engine = runtime.open(path, context=context, threads=threads)
+    return engine, f"the source in float32 in {runtime.title}"
+
+
+def reference_for(
+    source: Source, used: Sequence[str], *, progress: Progress | None = None
+) -> Path | None:
+    """What artefacts of these runtimes will be compared with; None where nothing here runs it.
+
+    Args:
+        source: What the artefacts will be made of.
+        used: Names of their runtimes.
+        progress: Where progress is reported.
+    """
+    runtime = _judge(used)
+    return _made_for(runtime, source, progress) if runtime.available().ok else None
+
+
+def _judge(used: Sequence[str]) -> Runtime:
+    """The runtime of the reference: llama.cpp for its own artefacts alone, or without torch."""
     llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
-    only_gguf = all(runtimes.of(p) is llama for p in artefacts)
-    if only_gguf or not torch.available().ok:
-        path = reference_gguf(source, progress=progress)
-        return llama.open(
-            path, context=context, threads=threads
-        ), "the source in float32 in llama.cpp"
-    path = reference_folder(source, progress=progress)
-    return torch.open(
-        path, context=context, threads=threads
-    ), "the source in float32 in transformers"
+    return llama if set(used) <= {llama.name} or not torch.available().ok else torch
+
+
+def _made_for(runtime: Runtime, source: Source, progress: Progress | None) -> Path:
+    make = reference_folder if runtime.is_reference else reference_gguf
+    return make(source, progress=progress)
 
 
 def open_for_scoring(

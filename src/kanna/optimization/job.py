@@ -12,6 +12,7 @@ from kanna import families
 from kanna._util import own_files
 from kanna._util.units import format_size
 from kanna.calibration.windows import CalibrationWindows
+from kanna.comparison.quality import check_reference
 from kanna.comparison.rows import Row
 from kanna.errors import UsageError
 from kanna.evaluation.windows import read_text
@@ -159,6 +160,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         UsageError: The request contradicts itself or the source.
         PlanError: The budget is below the smallest artefact; it names the feasible range.
         MissingError: Something that the format needs is not installed.
+        GateError: Our reading of the source is not that of its own library.
     """
     adapter_type = adapters.get(request.format)
     source = open_source(
@@ -200,6 +202,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
             f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, "
             f"{feasible.most:,} the largest"
         )
+    check_reference(source, [request.format], threads=context.threads, progress=context.progress)
     request.out.mkdir(parents=True, exist_ok=True)
     _remove_scratch(request.out)
     return job

@@ -19,6 +19,7 @@ from kanna.calibration.windows import cut
 from kanna.errors import GateError
 from kanna.evaluation import reference_gguf
 from kanna.evaluation.divergence import compare
+from kanna.evaluation.reference_check import require
 from kanna.model import F32, Model
 from kanna.optimization.context import Workspace
 from kanna.runtimes.llamacpp import RUNTIME
@@ -107,6 +108,7 @@ class KLScorer:
             return
         progress = self._progress
         exact = reference_gguf(self._workspace.source, progress=progress)
+        require(self._workspace.source, exact, threads=self._threads)
         progress.start("reference", len(self.windows), "windows")
         paths: list[Path] = []
         with RUNTIME.open(exact, context=self._context, threads=self._threads) as engine:

@@ -340,6 +340,7 @@ def report(
         swaps=report_data.swap_summary(trials, rows[0].name, by_kind) if trials else None,
         tuning=tuned.to_dict() if tuned else None,
         memory=memory,
+        reference_check=proved.evaluation.get("reference_check"),
         left=earlier,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,

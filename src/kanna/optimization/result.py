@@ -33,6 +33,8 @@ class OptimizeResult(Result):
         memory: With `memory`: the limit, the encoding of the cache and why, bytes predicted and
             measured; see docs/optimize.md.
         target: With `target`: its encodings, tensors of the file outside them, predicted speed.
+        reference_check: Whether the reference computes what the source's own library does, as
+            `evaluate` has it.
         left: Artefacts of earlier runs in the same folder.
     """
 
@@ -58,6 +60,7 @@ class OptimizeResult(Result):
     grade: str | None = None
     advice: str | None = None
     target: dict[str, Any] | None = None
+    reference_check: dict[str, Any] | None = None
     left: list[str] = field(default_factory=list[str])
     notes: list[str] = field(default_factory=list[str])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kanna import formats as known
 from kanna._util.units import format_size, with_range
-from kanna.checks import gate_word
+from kanna.checks import describe_reference, gate_word
 from kanna.closeness import agreement, grade, grade_name
 from kanna.escaping import (
     markdown_block,
@@ -134,6 +134,8 @@ def _numbers(data: dict[str, Any], rows: list[dict[str, Any]], own: dict[str, An
             f"\nKL divergence in nats against {markdown_text(evaluation['reference'])}, "
             f"at {evaluation['positions']:,} positions of {markdown_text(evaluation['text'])}."
         )
+        if sentence := describe_reference(evaluation):
+            lines.append(f"{markdown_text(sentence[0].upper() + sentence[1:])}.")
     machine = ", ".join(
         str(environment[k]) for k in ("CPU", "GPU", "llama.cpp") if environment.get(k)
     )

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from kanna._util.units import format_size
+from kanna.checks import describe_reference
 from kanna.escaping import html_text
 from kanna.report.chart import chart
 from kanna.report.headline import headline
@@ -165,6 +166,7 @@ def _how_measured(data: dict[str, Any]) -> str:
         f"perplexity of the reference: {evaluation['reference_perplexity']:.3f}"
         if evaluation.get("reference_perplexity")
         else "",
+        describe_reference(evaluation),
     ]
     return (
         f'<p class="muted">{html_text("; ".join(s for s in sentences if s))}.</p>'

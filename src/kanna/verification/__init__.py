@@ -303,12 +303,7 @@ def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
             if note:
                 with case.runtime.open(case.artefact, threads=threads, context=context) as own:
                     checks.append(parity.same(engine, own, case.prompts[0], case.runtime.name))
-        if case.runtime is not LLAMA:
-            return checks
-        # The context decides which rope factors llama.cpp takes; transformers goes by the length of
-        # the text.
-        with LLAMA.open(reference_gguf(case.source), threads=threads, context=256) as exact:
-            return checks + independent.check(case.source, case.model, exact, case.prompts[0].ids)
+        return checks + independent.check(case.source, reference.path, threads)
     except MissingError as error:
         return [Check(name="logits", ok=None, detail=error.found)]
     except KannaError as error:

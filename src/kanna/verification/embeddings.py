@@ -10,6 +10,7 @@ import numpy as np
 
 from kanna.checks import Check
 from kanna.errors import FormatError, KannaError
+from kanna.evaluation.text import TEXT
 from kanna.formats.onnx import files
 from kanna.model import F32, num_weights
 from kanna.runtimes.folder_text import FolderText
@@ -20,7 +21,6 @@ from kanna.runtimes.torch import RUNTIME as TORCH
 from kanna.runtimes.torch_engine import quiet
 from kanna.sources import Source
 from kanna.tokenizer.corpus import CORPUS
-from kanna.verification.parity import TEXT
 
 EXTRA = "onnx"
 

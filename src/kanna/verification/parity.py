@@ -12,6 +12,7 @@ import numpy as np
 from kanna import formats
 from kanna.checks import Check
 from kanna.evaluation.divergence import compare
+from kanna.evaluation.text import TEXT
 from kanna.formats import safetensors
 from kanna.formats.base import StoredWeights
 from kanna.formats.overflow import LARGEST_HALF
@@ -34,21 +35,6 @@ _SHORT, _TAIL = 96, 96
 _LONGEST = 6144
 _FEW, _SAME = 12, 1e-3
 _IN_LAYER = re.compile(r"^blk\.\d|(^|\.)layers\.\d")
-
-TEXT = (
-    "The hand plane is an old tool with a simple idea: a blade held at a fixed angle takes "
-    "the same thin shaving from every place that stands too high, and leaves what is low "
-    "alone. A joiner who wants a flat board does not look at the board as a whole. She works "
-    "along the grain, listens to the iron, and stops when the sound is even. In 1861 a "
-    "carpenter in Kyoto wrote down what his master had told him about wood: it moves with "
-    "the seasons, it remembers the wind, and it forgives nobody who is in a hurry. Water "
-    "boils at 100 degrees Celsius at sea level; the capital of Japan is Tokyo, and before it "
-    "was called Tokyo, the city was called Edo. def shave(board, depth):\n"
-    "    return [max(0, height - depth) for height in board]\n"
-    "\n"
-    "Es war einmal ein Tischler, der hatte drei Söhne. 木を見て森を見ず。 Quien mucho abarca, poco "
-    "aprieta. "
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

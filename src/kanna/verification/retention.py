@@ -24,6 +24,7 @@ from kanna.evaluation.reference import (
     reference_folder,
     reference_gguf,
 )
+from kanna.evaluation.reference_check import require
 from kanna.formats import folder_files, gguf
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
@@ -118,6 +119,7 @@ def measure(case: RetentionCase, least: float, progress: Progress) -> Retention:
     with open_reference(case.base, [judged], context=case.context, threads=case.threads)[
         0
     ] as engine:
+        require(case.base, engine.path, threads=case.threads)
         before = [_nll(engine, one, progress) for one in case.examples]
     after: list[F64] = []
     kept: list[F64] = []

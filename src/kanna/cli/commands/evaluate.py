@@ -51,6 +51,7 @@ def evaluate_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    from kanna.checks import describe_reference
     from kanna.cli.ui import facts, notes
     from kanna.closeness import describe
 
@@ -79,6 +80,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("  of the reference", with_ci("reference_perplexity", digits=3)),
             ("  ratio of the two", with_ci("perplexity_ratio", digits=4)),
             ("Reference", data.get("reference", "")),
+            ("Reference check", describe_reference(data)),
             ("Positions scored", f"{data['positions']:,}" if data.get("positions") else ""),
         ],
     )
