@@ -18,7 +18,7 @@ from kanna.serving.engines.onnx_decoder import OnnxDecoder
 from kanna.verification import verify
 
 genai: Any = pytest.importorskip("onnxruntime_genai")
-NAMES = ("gemma2", "gemma3-pattern", "phi4-mini")
+NAMES = ("gemma2", "gemma3-pattern", "olmo3", "phi4-mini")
 
 
 @pytest.fixture(scope="module")

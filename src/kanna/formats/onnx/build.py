@@ -46,7 +46,6 @@ def require(names: Sequence[str] = NEEDED) -> None:
 _NO_BUILDER = "onnxruntime-genai 0.18 has no builder of it"
 _UNPROVED = "its graph was not proved here yet"
 REFUSED = {
-    "exaone4": _NO_BUILDER,
     "falcon_h1": _UNPROVED,
     "gemma4": _UNPROVED,
     "gpt_oss": _UNPROVED,
@@ -58,15 +57,11 @@ REFUSED = {
     "mixtral": _NO_BUILDER,
     "nemotron_h": _UNPROVED,
     "nemotron_h_moe": _UNPROVED,
-    "olmo2": _NO_BUILDER,
     "olmoe": _NO_BUILDER,
-    "phi2": "the graph of onnxruntime-genai 0.18 computes another model",
     "qwen2moe": _NO_BUILDER,
     "qwen35": _UNPROVED,
     "qwen35moe": _UNPROVED,
     "qwen3moe": _NO_BUILDER,
-    "smollm3": _UNPROVED,
-    "stablelm": _UNPROVED,
 }
 """Families that have no graph here, and why."""
 

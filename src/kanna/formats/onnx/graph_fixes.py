@@ -6,7 +6,10 @@ line here is held by a tiny model in tests/formats/onnx, whose logits differ wit
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+from kanna.formats.onnx import angles, graph_layers
 
 SCALED = ("linear", "yarn", "llama3")
 """Scalings of rope whose angles come from transformers: the builder omits or rounds them."""
@@ -15,6 +18,8 @@ SCALED = ("linear", "yarn", "llama3")
 def mend(builder: Any, config: Any) -> None:
     """Change the classes of the module `builder` and the `config` for the model it describes."""
     name_windows(config)
+    if graph_layers.replace(builder, config):
+        return
     scale = float(config.hidden_size) ** 0.5
 
     class Gemma2(builder.Gemma2Model):
@@ -44,7 +49,7 @@ def mend(builder: Any, config: Any) -> None:
     elif rope.get("rope_type") in SCALED:
         take_angles(builder, config)
     elif rope.get("rope_type") == "longrope":
-        _, factor = _transformers(config)
+        _, factor = angles.frequencies(config)
         rope |= {"type": "longrope", "short_mscale": factor, "long_mscale": factor}
     elif config.model_type == "phi3":
         # The original context is a default that says nothing unless there are long and short
@@ -60,21 +65,11 @@ def name_windows(config: Any) -> None:
 
 def take_angles(builder: Any, config: Any) -> None:
     """Have the tables of cosines and sines made from the frequencies that transformers computes."""
-    import torch
-
-    frequencies, factor = _transformers(config)
+    own = copy.copy(config)
 
     def tables(self: Any) -> Any:
         """f32 [positions, frequencies] each."""
-        angles = torch.outer(torch.arange(self.rope_attrs["cache_length"]).float(), frequencies)
-        return angles.cos() * factor, angles.sin() * factor
+        return angles.of_config(own, self.rope_attrs["cache_length"])
 
     builder.LlamaModel.__base__.make_rotary_embedding_caches_from_scratch = tables
     config.rope_parameters = config.rope_parameters | {"rope_type": "default"}
-
-
-def _transformers(config: Any) -> tuple[Any, float]:
-    """Inverse frequencies, f32 [rotary / 2], and what cosines and sines are multiplied by."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    return ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, "cpu")
