@@ -30,6 +30,8 @@ def merge(
     format: str | None = None,
     preset: str | None = None,
     encoding: str | None = None,
+    plan: str | Path | None = None,
+    statistics: str | Path | None = None,
     split_max_size: Size | None = None,
     dry_run: bool = False,
     threads: int | None = None,
@@ -52,6 +54,8 @@ def merge(
             folder.
         preset: A named plan, such as Q4_K_M; None: the floating type of the base.
         encoding: One encoding for every matrix.
+        plan: A plan file, as `kanna optimize --adapter` writes it.
+        statistics: A folder of statistics of the merged model.
         split_max_size: Largest size of a part, as 2GB or bytes.
         dry_run: Check adapters and base, and only describe what would be written.
         threads: Threads to use; None: all cores.
@@ -73,13 +77,17 @@ def merge(
     merged = adapters.merged_source(opened, read)
     format = format or _format_of(out)
     chosen, preset = formats.parse_preset(format, preset)
-    if preset is None and encoding is None and chosen != FOLDER.name:
+    if preset is None and encoding is None and plan is None and chosen != FOLDER.name:
         preset = _whole(merged, chosen)
     result = conversion.convert(
         merged,
         out,
         ConversionRequest(
-            preset=preset, encoding=encoding, split_max_size=optional_size(split_max_size)
+            preset=preset,
+            encoding=encoding,
+            plan=Path(plan) if plan is not None else None,
+            statistics=Path(statistics) if statistics is not None else None,
+            split_max_size=optional_size(split_max_size),
         ),
         format=chosen,
         dry_run=dry_run,

@@ -24,6 +24,7 @@ __all__ = [
     "merged_source",
     "open_adapter",
     "open_adapters",
+    "weights",
 ]
 
 

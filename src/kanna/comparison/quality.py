@@ -111,7 +111,7 @@ def _evaluate(
 
     return evaluate_many(
         [r.path or "" for r in rows],
-        reference=context.source.path,
+        reference=context.source if context.source.merged else context.source.path,
         text=context.text,
         extent=context.extent,
         threads=context.threads,

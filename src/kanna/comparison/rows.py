@@ -39,6 +39,7 @@ class Row:
         speed_spread: Lowest and highest value of each figure of the speed test over its rounds.
         speedup_spread: Lowest and highest ratio of rounds that followed each other.
         rounds: Rounds of the speed test; one says nothing of noise.
+        retention: What it keeps of a fine-tune's gain, see `kanna.checks.Retention`.
         busy: Share of the processors that other programs took meanwhile; None: not known.
     """
 
@@ -78,6 +79,7 @@ class Row:
     speedup: float | None = None
     speedup_spread: Sequence[float] | None = None
     less_memory: float | None = None
+    retention: dict[str, Any] | None = None
     reused: bool = False
     seconds: float | None = None
     command: str = ""

@@ -24,6 +24,7 @@ from kanna.checks import AGREES, DIFFERS, OWN, UNCHECKED, ReferenceCheck
 from kanna.errors import GateError
 from kanna.evaluation import source_library
 from kanna.evaluation.divergence import compare
+from kanna.evaluation.reference import reference_folder
 from kanna.evaluation.text import TEXT
 from kanna.hardware.cpu import default_threads
 from kanna.hardware.memory import memory
@@ -76,7 +77,9 @@ def check(source: Source, reference: Path, *, threads: int | None = None) -> Ref
         reference: The file or folder that runs in its place.
         threads: Threads to use; None: one per physical core.
     """
-    if reference == source.path:
+    # Adapters are merged in no folder but that of the reference.
+    path = reference_folder(source) if source.merged else source.path
+    if reference == path:
         return ReferenceCheck(status=OWN, library=runtimes.of(reference).title)
     library = source_library.LIBRARY[-1]
     if why := source_library.cannot_read(source):
@@ -94,7 +97,7 @@ def check(source: Source, reference: Path, *, threads: int | None = None) -> Ref
         _digests(reference),
     ]
     threads = threads or default_threads()
-    return _checked(str(source.path), _needed(source), reference, json.dumps(question), threads)
+    return _checked(str(path), _needed(source), reference, json.dumps(question), threads)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from kanna._util.bars import shown
 from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size
+from kanna.adapters import AdapterWeights, weights
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.hardware import targets
@@ -19,6 +20,7 @@ from kanna.optimization.context import Context
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
 from kanna.optimization.result import OptimizeResult
 from kanna.optimization.stages import STAGES, Stage
+from kanna.verification.retention import LEAST
 
 __all__ = ["EFFORTS", "EXTRA", "STAGES", "Effort", "OptimizeResult", "Stage", "optimize"]
 
@@ -29,6 +31,9 @@ def optimize(
     source: str | Path,
     out: str | Path,
     *,
+    adapter: AdapterWeights | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
+    retention: float = LEAST,
     size: Size | None = None,
     bpw: float | None = None,
     like: str | None = None,
@@ -60,6 +65,11 @@ def optimize(
     Args:
         source: What is converted.
         out: The folder for the artefact, its statistics and the report.
+        adapter: A folder that PEFT or mlx-lm saved, `folder=0.5` with a weight, or several: they
+            are merged into the source while it is read, and the artefact must keep what they
+            gained.
+        data: Held-out examples that this is measured by; None: those beside the adapter.
+        retention: Least share of the gain that must be kept.
         size: Bytes of the file, or a text such as 95MB.
         bpw: Bits per weight of the whole file.
         like: A preset, whose size is the budget.
@@ -68,7 +78,8 @@ def optimize(
         context: Tokens of that cache; None: those of the target, else 4096.
         target: A device and its backend, such as jetson-orin-nano or snapdragon-8-elite:hexagon:
             only encodings that it multiplies are used, for weights and cache.
-        calibration: Texts to calibrate on, as for `calibrate`.
+        calibration: Texts to calibrate on, as for `calibrate`; with an adapter as for `adapt`,
+            and held-out examples among them are left out.
         tokens: To calibrate on.
         effort: `fast` trusts predictions; `balanced` corrects them by measuring every kind of
             tensor in the runtime; `max` then tries swaps of encodings there until none gains (GGUF
@@ -89,6 +100,7 @@ def optimize(
 
     Raises:
         UsageError: The request contradicts itself or the source.
+        SourceError: An adapter does not fit the source.
         PlanError: The budget is below the smallest artefact; it names the feasible range.
         MissingError: torch or the runtime is not installed.
     """
@@ -105,6 +117,9 @@ def optimize(
         out=Path(out),
         format=format or formats.DEFAULT,
         format_named=format is not None,
+        adapter=weights(adapter) if adapter is not None else (),
+        data=several(data) or None,
+        retention=retention,
         size=optional_size(size),
         bpw=bpw,
         like=like,

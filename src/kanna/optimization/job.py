@@ -21,6 +21,7 @@ from kanna.optimization.adapters.base import Adapter, ArtefactSpec, PresetOffer
 from kanna.optimization.budget import Budget
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
+from kanna.optimization.fine_tune import FineTune, open_fine_tune
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import unmeasured
@@ -43,6 +44,7 @@ class Job:
         constraints: What the user demands of some tensors.
         feasible: Bytes of artefacts that make sense.
         memory: What `--memory` leaves; None with any other budget.
+        fine_tune: What is merged into the source, and what an artefact must keep of it.
     """
 
     request: OptimizeRequest
@@ -51,6 +53,7 @@ class Job:
     constraints: Constraints
     feasible: SizeRange
     memory: MemoryBudget | None
+    fine_tune: FineTune | None = None
 
     @property
     def effort(self) -> Effort:
@@ -158,6 +161,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
 
     Raises:
         UsageError: The request contradicts itself or the source.
+        SourceError: An adapter does not fit the source.
         PlanError: The budget is below the smallest artefact; it names the feasible range.
         MissingError: Something that the format needs is not installed.
         GateError: Our reading of the source is not that of its own library.
@@ -172,6 +176,11 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     )
     model = families.load_decoder(source)
     request.check_budget()
+    fine_tune = open_fine_tune(source, request)
+    if fine_tune is not None:
+        source = fine_tune.tuned
+        model = families.load_decoder(source)
+        context.note(*source.notes, *fine_tune.notes)
     adapter = adapter_type(
         Workspace(source=source, model=model, folder=request.out, context=context)
     )
@@ -193,6 +202,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         constraints=constraints,
         feasible=feasible,
         memory=memory,
+        fine_tune=fine_tune,
     )
     budget = budget_of(job, adapter)
     feasible.check(budget.nbytes)

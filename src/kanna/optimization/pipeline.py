@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from kanna._util.units import format_size
 from kanna.calibration import HELD_TEXT, self_generated, statistics, texts
@@ -74,6 +75,10 @@ def calibrate(job: Job) -> CalibratedSource:
         device=context.device,
         progress=context.progress,
     ).paths
+    if job.fine_tune is not None and job.fine_tune.domain:
+        given = {Path(one) for one in request.calibration or ()}
+        sampled = [path for path in paths or () if path not in given]
+        paths = [*job.fine_tune.write_domain(workspace.folder / "domain"), *sampled]
     folder = workspace.folder / "statistics"
     calibrated = calibrate_source(
         workspace.source,
@@ -315,10 +320,9 @@ def report(
         "memory": memory,
         "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
     }
-    reporting.note_outcome(job, proved.best)
-    earlier = reporting.earlier_artefacts(job, rows)
-    page = reporting.write_page(job, proved, section)
     best, baseline = proved.best, proved.row(written.baseline)
+    left = reporting.earlier_artefacts(job, rows)
+    page = reporting.write_page(job, proved, section)
     return OptimizeResult(
         artefact=best.path or "",
         file_bytes=best.file_bytes or 0,
@@ -334,6 +338,7 @@ def report(
         rival=baseline.name if baseline else None,
         rival_kl=baseline.kl_mean if baseline else None,
         gate=best.gate,
+        retention=best.retention,
         report=str(page),
         plan=str(reporting.plan_to_use(adapter, allocation, best)),
         statistics=str(calibration.statistics),
@@ -341,7 +346,7 @@ def report(
         tuning=tuned.to_dict() if tuned else None,
         memory=memory,
         reference_check=proved.evaluation.get("reference_check"),
-        left=earlier,
+        left=left,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,
         notes=job.context.notes,

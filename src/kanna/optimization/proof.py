@@ -61,6 +61,7 @@ def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     )
     for row in rows:
         gate(row, context)
+    judge(job, rows)
     evaluation, notes = measure_quality(rows, context)
     job.context.note(*notes, *measure_speed(rows, context, repeat=1))
     recommended = _recommended(job, rows, budget)
@@ -87,6 +88,7 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
             source, row.path or "", threads=context.threads, progress=context.progress
         ).to_dict()
         row.gate, row.checks = checked["status"], checked["checks"]
+        judge(job, [row])
         if row.gate != "failed":
             break
     context.note(*(note for score in scores for note in score.notes))
@@ -100,6 +102,12 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
         )
     evaluation = setting(scores[0].to_dict())
     return Proof(rows=rows, pick=pick, recommended=recommended, evaluation=evaluation)
+
+
+def judge(job: Job, rows: Sequence[Row]) -> None:
+    """Where an adapter is optimized, check what files keep of its gain."""
+    if job.fine_tune is not None:
+        job.fine_tune.judge(rows, job.context.threads, job.context.progress)
 
 
 def _closest_row(rows: Sequence[Row]) -> Row:

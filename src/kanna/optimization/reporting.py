@@ -59,6 +59,7 @@ def plan_to_use(adapter: Adapter, allocation: Allocation, best: Row) -> Path:
 
 def write_page(job: Job, proved: Proof, section: dict[str, Any]) -> Path:
     """Write the page and its data; returns the page."""
+    note_outcome(job, proved.best)
     adapter, context = job.adapter, job.context
     page = adapter.file("report.html")
     result = CompareResult(

@@ -11,8 +11,9 @@ from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.escaping import argument, shell_line
 from kanna.hardware.targets import TargetChoice
+from kanna.verification.retention import LEAST
 
-_DEFAULTS = {"effort": "balanced", "tokens": TOKENS}
+_DEFAULTS = {"effort": "balanced", "tokens": TOKENS, "retention": LEAST}
 """Values of the command line's options when none is given."""
 
 
@@ -55,16 +56,22 @@ class OptimizeRequest:
     Attributes:
         target: The device as the user named it, and `chosen_target` what that is.
         format_named: Whether the user named the format, so that the command line names it, too.
+        adapter: Adapters that are merged into the source, with their weights.
+        data: Held-out examples of the fine-tune; None: those beside the adapter.
+        retention: Least share of its gain that must be kept.
 
     Raises:
         UsageError: The budget is not given in exactly one way or is nothing, there is no such
-            effort, or the output is a file.
+            effort, the output is a file, or examples judge no adapter.
     """
 
     source: str | Path
     out: Path
     format: str
     format_named: bool = True
+    adapter: Sequence[tuple[str, float]] = ()
+    data: Sequence[str | Path] | None = None
+    retention: float = LEAST
     size: int | None = None
     bpw: float | None = None
     like: str | None = None
@@ -86,6 +93,10 @@ class OptimizeRequest:
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
             raise UsageError(f"no effort {self.effort!r}", expected=" or ".join(EFFORTS))
+        if not 0 <= self.retention <= 1:
+            raise UsageError(f"a retention of {self.retention}", expected="a share from 0 to 1")
+        if self.data is not None and not self.adapter:
+            raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
                 f"{self.out} is a file", expected="a folder, which is made when it is absent"
@@ -110,6 +121,9 @@ class OptimizeRequest:
     def command(self) -> str:
         """The command line that does the same again, without options at their defaults."""
         options: dict[str, Any] = {
+            "adapter": tuple(f"{n}" if w == 1 else f"{n}={w:g}" for n, w in self.adapter),
+            "data": tuple(self.data or ()),
+            "retention": self.retention,
             "format": self.format if self.format_named else None,
             "size": self.size,
             "bpw": self.bpw,

@@ -35,6 +35,7 @@ class OptimizeResult(Result):
         target: With `target`: its encodings, tensors of the file outside them, predicted speed.
         reference_check: Whether the reference computes what the source's own library does, as
             `evaluate` has it.
+        retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
         left: Artefacts of earlier runs in the same folder.
     """
 
@@ -57,6 +58,7 @@ class OptimizeResult(Result):
     swaps: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
+    retention: dict[str, Any] | None = None
     grade: str | None = None
     advice: str | None = None
     target: dict[str, Any] | None = None
@@ -81,6 +83,7 @@ class OptimizeResult(Result):
             ("File", self.artefact),
             ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
             ("Closeness", self.grade),
+            ("Kept of the fine-tune", kept_words(self.retention)),
             ("Plain preset", self.rival),
             ("Report", self.report),
         ]
@@ -107,3 +110,16 @@ def count_encodings(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     for tensor in tensors:
         counts[tensor["encoding"]] = counts.get(tensor["encoding"], 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def kept_words(retention: Mapping[str, Any] | None) -> str:
+    """`98.2% (96.1% to 99.9%) of its gain on 30 held-out examples`; "" without a fine-tune."""
+    if retention is None:
+        return ""
+    if retention["share"] is None:
+        return "not measurable: the adapter gained nothing on its held-out examples"
+    interval = retention["interval"]
+    around = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+    return (
+        f"{retention['share']:.1%}{around} of its gain on {retention['examples']} held-out examples"
+    )

@@ -112,8 +112,8 @@ class Source:
         return bool(self.weight_files) and all(p.is_file() for p in self.weight_files)
 
     def hashes(self, progress: Progress | None = None) -> dict[str, str]:
-        """SHA-256 of every decisive file, by `decisive_names`."""
-        digests: dict[str, str] = {}
+        """SHA-256 of every decisive file, by `decisive_names`, and of weights of adapters not 1."""
+        digests = adapter.weights_digest(self.merged)
         if progress:
             progress.start("hash the source", sum(p.stat().st_size for p in self.decisive_files))
         for name, path in self.decisive_names.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kanna._util.typed import text
@@ -93,3 +94,15 @@ def refuse_gguf(kind: object, name: str) -> None:
             expected="a GGUF of a model",
             todo=f"kanna convert SRC -o OUT --imatrix {name}",
         )
+
+
+def weights_digest(merged: Sequence[str]) -> dict[str, str]:
+    """A digest of the weights that adapters are merged with, which no file has; {} where all are 1.
+
+    Args:
+        merged: Adapters, each with `=WEIGHT` where that is not 1.
+    """
+    weights = [name.rpartition("=")[2] if "=" in name else "1" for name in merged]
+    if set(weights) <= {"1"}:
+        return {}
+    return {"weights of adapters": hashlib.sha256(",".join(weights).encode()).hexdigest()}

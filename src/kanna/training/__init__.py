@@ -5,6 +5,8 @@ kanna writes no trainer: what comes before (data, held-out split, template) and 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families
-from kanna._util import extras, own_files
+from kanna._util import extras
 from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
@@ -25,6 +27,7 @@ from kanna.formats.stream import replacing
 from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
 from kanna.training import examples, loop
+from kanna.training.checkpoints import Checkpoints
 from kanna.training.settings import METHODS, TrainingSettings
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 
@@ -124,7 +127,8 @@ def adapt(
     """Train an adapter of `source` on your own chats or texts, with PEFT and TRL.
 
     A tenth of the examples is held out first; training stops where their loss falls no more, and
-    the best state is what is written, in one step: adapter, report.json and held-out.jsonl.
+    the best state is what is written, in one step: adapter, report.json and held-out.jsonl. A run
+    that was killed goes on from its last checkpoint, and comes to the same weights.
 
     Args:
         source: The base model.
@@ -247,7 +251,8 @@ class _Job:
         )
         training, held_out = chats.all(self.training), chats.all(self.held_out)
         _refuse_nothing(training, held_out, chats)
-        with own_files.scratch(out.absolute().parent) as scratch, replacing(out) as folder:
+        checkpoints = Checkpoints(self._unfinished(out))
+        with replacing(out) as folder, checkpoints:
             folder.mkdir()
             adapted, run = loop.train(
                 model,
@@ -255,7 +260,7 @@ class _Job:
                 training,
                 held_out,
                 self.settings,
-                scratch=scratch,
+                checkpoints=checkpoints,
                 progress=progress,
             )
             result = self._result(out, begin, chats, training, run)
@@ -264,7 +269,22 @@ class _Job:
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
             write_json(folder / REPORT, result.to_dict() | {"kanna": __version__})
             write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in self.held_out))
+        checkpoints.remove()  # the adapter is in its place
         return result
+
+    def _unfinished(self, out: Path) -> Path:
+        """Where checkpoints lie: a name that another base, data or setting changes."""
+        import peft
+        import torch
+        import transformers
+        import trl
+
+        libraries = [one.__version__ for one in (torch, transformers, peft, trl)]
+        settings = asdict(self.settings) | {"minutes": None, "max_length": self.max_length}
+        data = [[one.to_json() for one in part] for part in (self.training, self.held_out)]
+        key = [__version__, libraries, settings, data, self.source.hashes()]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return out.absolute().parent / f".{out.name[:60]}.unfinished-{digest[:16]}"
 
     def _load(self) -> tuple[Any, Any]:
         import torch
@@ -333,6 +353,8 @@ class _Job:
             ),
         ]
         notes = [f"{count} {what}" for count, what in pairs if count]
+        if run.resumed:
+            notes.append(f"went on after step {run.resumed} of a run that had been ended")
         if len(self.read.examples) < _FEW:
             notes.append(
                 f"{len(self.read.examples)} examples are few: a held-out loss of so few says little"

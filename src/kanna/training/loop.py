@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
+from kanna.training.checkpoints import Checkpoints
+from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
-from kanna.training.tokens import UNLEARNED, TokenizedExample
+from kanna.training.tokens import TokenizedExample
+from kanna.training.watching import Watcher, callback, held_out_loss
 
-_PATIENCE = 3
-"""Looks at the held-out loss without an improvement, after which training stops."""
-_LOOKS = 8
-"""Looks at the held-out loss in a run, about."""
-_LEAST = 1e-4
-"""A share of the held-out loss that counts as an improvement."""
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainingRun:
-    """What came of a run.
-
-    Attributes:
-        base_loss: Held-out loss before the first step, in nats per learned token.
-        best_loss: The least there was.
-        best_step: After which step.
-        steps: That were made.
-        tokens: That were read, padding aside.
-        history: Step, training loss, and held-out loss where it was looked at.
-        stopped: Why it ended: `done`, `early`, `time` or `nan`.
-        state: Values of the adapter at its best.
-    """
-
-    base_loss: float = math.nan
-    best_loss: float = math.inf
-    best_step: int = 0
-    steps: int = 0
-    tokens: int = 0
-    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
-    stopped: str = "done"
-    state: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
-def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any) -> float:
-    """Mean loss per learned token, in nats.
-
-    Args:
-        model: A causal language model of transformers.
-        examples: Held-out examples.
-        device: Where it runs.
-    """
-    import torch
-
-    training = model.training
-    model.eval()
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for one in examples:
-            labels = torch.tensor(one.labels[1:], device=device)
-            kept = labels != UNLEARNED
-            if not bool(kept.any()):
-                continue
-            logits = model(input_ids=torch.tensor([one.ids], device=device)).logits[0, :-1]
-            chosen = torch.nn.functional.cross_entropy(
-                logits[kept].float(), labels[kept], reduction="sum"
-            )
-            total, count = total + float(chosen), count + int(kept.sum())
-    model.train(training)
-    return total / max(1, count)
+__all__ = ["TrainingRun", "held_out_loss", "train"]
 
 
 def train(
@@ -83,7 +26,7 @@ def train(
     held_out: Sequence[TokenizedExample],
     settings: TrainingSettings,
     *,
-    scratch: Path,
+    checkpoints: Checkpoints,
     progress: Progress,
 ) -> tuple[Any, TrainingRun]:
     """Train an adapter beside `model`; returns PEFT's model at its best, and the run.
@@ -94,7 +37,7 @@ def train(
         training: What is learned.
         held_out: What the run is judged by.
         settings: How it is trained.
-        scratch: A folder for what TRL writes.
+        checkpoints: Where a run of the same goes on from, and leaves what it came to.
         progress: Where progress is reported.
 
     Raises:
@@ -106,25 +49,39 @@ def train(
     from trl.trainer.sft_trainer import SFTTrainer
 
     datasets.disable_progress_bars()
-    run = TrainingRun()
+    run, latest = checkpoints.begin()
     rows = [{"input_ids": one.ids, "labels": one.labels} for one in training]
     steps = settings.total_steps(len(rows))
     with _quiet(transformers):
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(settings, scratch, steps),
+            args=_arguments(settings, checkpoints.folder, steps),
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=peft.LoraConfig(**settings.lora()),
         )
         trainer.remove_callback(transformers.PrinterCallback)
         adapted: Any = trainer.model
-        device = next(adapted.parameters()).device
-        watch = _watcher(transformers, run, held_out, settings, steps, progress)
-        trainer.add_callback(watch(adapted, device))
+        watcher = Watcher(
+            run=run,
+            model=adapted,
+            held_out=held_out,
+            settings=settings,
+            steps=steps,
+            checkpoints=checkpoints,
+            progress=progress,
+        )
+        trainer.add_callback(callback(transformers, watcher))
         progress.start("train", steps, "steps")
-        trainer.train()
+        progress.advance(run.resumed)
+        trainer.train(resume_from_checkpoint=str(latest) if latest is not None else None)
         progress.finish()
+    _refuse_no_number(run, settings)
+    peft.set_peft_model_state_dict(adapted, run.state)
+    return adapted, run
+
+
+def _refuse_no_number(run: TrainingRun, settings: TrainingSettings) -> None:
     if not run.state or not math.isfinite(run.best_loss):
         raise KannaError(
             f"the loss is no number after {run.steps} steps (learning rate "
@@ -132,8 +89,6 @@ def train(
             expected="a loss that falls",
             todo=f"try --learning-rate {settings.learning_rate / 10:g}",
         )
-    peft.set_peft_model_state_dict(adapted, run.state)
-    return adapted, run
 
 
 def _arguments(settings: TrainingSettings, scratch: Path, steps: int) -> Any:
@@ -161,68 +116,6 @@ def _arguments(settings: TrainingSettings, scratch: Path, steps: int) -> Any:
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=False,
     )
-
-
-def _watcher(
-    transformers: Any,
-    run: TrainingRun,
-    held_out: Sequence[TokenizedExample],
-    settings: TrainingSettings,
-    steps: int,
-    progress: Progress,
-) -> Any:
-    """A callback class of transformers, which is imported only now."""
-    every = max(1, min(settings.look_every or steps // _LOOKS, steps))
-    begin = time.perf_counter()
-
-    class Watch(transformers.TrainerCallback):
-        """Looks at losses and the clock."""
-
-        def __init__(self, model: Any, device: Any) -> None:
-            self._model, self._device, self._waited = model, device, 0
-
-        def _look(self, step: int) -> float:
-            import peft
-
-            loss = held_out_loss(self._model, held_out, self._device)
-            if math.isfinite(loss) and loss < run.best_loss * (1 - _LEAST):
-                state = peft.get_peft_model_state_dict(self._model, save_embedding_layers=False)
-                run.state = {k: v.detach().clone() for k, v in state.items()}
-                run.best_loss, run.best_step, self._waited = loss, step, 0
-            else:
-                self._waited += 1
-            return loss
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            run.base_loss = self._look(0)
-
-        def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            loss = (more.get("logs") or {}).get("loss")
-            if loss is None:
-                return
-            run.history.append({"step": state.global_step, "loss": float(loss)})
-            if not math.isfinite(loss):
-                run.stopped = "nan"
-                control.should_training_stop = True
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            run.steps = state.global_step
-            # transformers logs after this; the loss of a step that went wrong shows there.
-            progress.advance(1, f"held-out loss {run.best_loss:.3f}")
-            late = time.perf_counter() - begin > settings.minutes * 60
-            if state.global_step % every == 0 or late or state.global_step == steps:
-                loss = self._look(state.global_step)
-                run.history.append({"step": state.global_step, "held_out_loss": loss})
-                if not math.isfinite(loss):
-                    run.stopped = "nan"
-                elif self._waited >= _PATIENCE:
-                    run.stopped = "early"
-                elif late and state.global_step < steps:
-                    run.stopped = "time"
-                if run.stopped != "done":
-                    control.should_training_stop = True
-
-    return Watch
 
 
 @contextmanager

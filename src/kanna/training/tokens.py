@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna.errors import FormatError, UsageError
+from kanna.evaluation.reference import reference_folder
+from kanna.formats import folder_files
+from kanna.runtimes.torch import RUNTIME as TORCH
+from kanna.sources import Source
 from kanna.tokenizer import templates
 from kanna.tokenizer.chat import render
-from kanna.tokenizer.files import configured
+from kanna.tokenizer.files import NAMES, TOKENIZER, configured
 from kanna.training.examples import Example
 
 UNLEARNED = -100
@@ -62,6 +68,36 @@ class ChatTokenizer:
         return cls(
             tokenizer=tokenizer, templates=templates.read(files, configured(files)), most=most
         )
+
+    @classmethod
+    def of_source(cls, source: Source, most: int) -> ChatTokenizer:
+        """One for a source, also where adapters are merged into it: no weight is read for it.
+
+        Args:
+            source: The model.
+            most: Tokens of an example at most.
+
+        Raises:
+            MissingError: transformers is not here, which reads the tokenizer.
+        """
+        _, transformers = TORCH.load()
+        names = [name for name in ("config.json", *NAMES) if name in source.files]
+        with tempfile.TemporaryDirectory(prefix="kanna-") as scratch:
+            folder = Path(scratch)
+            for name in names:
+                shutil.copyfile(source.files[name], folder / name)
+            if TOKENIZER not in names:
+                folder = reference_folder(source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            return cls.of(tokenizer, folder_files.files(folder), most)
+
+    def text(self, example: Example) -> str:
+        """An example as the model reads it."""
+        if example.messages:
+            return self._chat(example)[0]
+        return example.prompt + example.text
 
     def all(self, examples: Sequence[Example]) -> list[TokenizedExample]:
         """Every example that has something to learn; counts those that have not.

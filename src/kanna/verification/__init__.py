@@ -161,11 +161,11 @@ def _check_adapted(case: _AdaptedCase, progress: Progress) -> tuple[list[Check],
         made = _checks(folder, case.artefact, case.threads, progress)
         if any(check.ok is False for check in made):
             return made, None
-    measured = gains.measure(
+    [measured] = gains.measure(
         gains.RetentionCase(
             base=case.base,
             tuned=tuned,
-            artefact=case.artefact,
+            artefacts=[case.artefact],
             examples=held,
             threads=case.threads or default_threads(),
         ),

@@ -21,14 +21,12 @@ from kanna.evaluation.divergence import F64, compare
 from kanna.evaluation.reference import (
     open_for_scoring,
     open_reference,
-    reference_folder,
     reference_gguf,
 )
 from kanna.evaluation.reference_check import require
-from kanna.formats import folder_files, gguf
+from kanna.formats import gguf
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
-from kanna.runtimes.torch import RUNTIME as TORCH
 from kanna.sources import Source
 from kanna.training import HELD_OUT, examples
 from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
@@ -50,14 +48,14 @@ class RetentionCase:
     Attributes:
         base: The model before the fine-tune.
         tuned: The same with the adapter merged in.
-        artefact: A model, or an adapter alone in GGUF.
+        artefacts: Models, or adapters alone in GGUF.
         examples: Held-out examples in tokens.
         threads: Threads to use.
     """
 
     base: Source
     tuned: Source
-    artefact: Path
+    artefacts: Sequence[Path]
     examples: Sequence[TokenizedExample]
     threads: int
 
@@ -94,62 +92,66 @@ def held_out(
                 expected="examples that nothing was learned from",
                 todo="name some: --data held-out.jsonl",
             )
-    read = examples.read(data)
-    _, transformers = TORCH.load()
-    folder = reference_folder(tuned)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
-    tokens = ChatTokenizer.of(tokenizer, folder_files.files(folder), _MOST).all(read.examples)
+    tokens = ChatTokenizer.of_source(tuned, _MOST).all(examples.read(data).examples)
     if not tokens:
         raise UsageError("no held-out example has an answer", todo="name others: --data FILE")
     return tokens
 
 
-def measure(case: RetentionCase, least: float, progress: Progress) -> Retention:
-    """Score base, tuned model and artefact on the held-out examples.
+def measure(case: RetentionCase, least: float, progress: Progress) -> list[Retention]:
+    """Score base, tuned model and artefacts on the held-out examples.
 
     Args:
         case: What is compared.
         least: Share that must be kept.
         progress: Where progress is reported.
+
+    Returns:
+        The figures of each artefact.
     """
-    progress.start("retention", 2 * len(case.examples), "examples")
-    judged = reference_gguf(case.base) if is_adapter(case.artefact) else case.artefact
-    with open_reference(case.base, [judged], context=case.context, threads=case.threads)[
-        0
-    ] as engine:
-        require(case.base, engine.path, threads=case.threads)
-        before = [_nll(engine, one, progress) for one in case.examples]
-    after: list[F64] = []
-    kept: list[F64] = []
-    divergences: list[F64] = []
-    with (
-        open_reference(case.tuned, [judged], context=case.context, threads=case.threads)[
-            0
-        ] as tuned,
-        _opened(case) as artefact,
-    ):
-        for one in case.examples:
-            first, places, targets = _places(one)
-            wanted = tuned.logits(one.ids, first=first, copy=False)[places]
-            given = artefact.logits(one.ids, first=first, copy=False)[places]
-            nll, [scores] = compare(wanted, [given], targets, threads=case.threads)
-            after.append(nll)
-            kept.append(scores.nll)
-            divergences.append(scores.kl)
-            progress.advance(1)
-    progress.finish()
-    return _judged(before, after, kept, float(np.concatenate(divergences).mean()), least)
-
-
-def _opened(case: RetentionCase) -> Engine:
+    progress.start("retention", (1 + len(case.artefacts)) * len(case.examples), "examples")
     context, threads = case.context, case.threads
-    if is_adapter(case.artefact):
-        adapters: dict[str | Path, float] = {case.artefact: 1.0}
+    judged = [reference_gguf(case.base) if is_adapter(p) else p for p in case.artefacts]
+    engine, _ = open_reference(case.base, judged, context=context, threads=threads)
+    with engine:
+        require(case.base, engine.path, threads=threads)
+        before = [_nll(engine, one, progress) for one in case.examples]
+    measured: list[Retention] = []
+    tuned, _ = open_reference(case.tuned, judged, context=context, threads=threads)
+    with tuned:
+        for path in case.artefacts:
+            with _opened(case, path) as artefact:
+                scores = [_scores(tuned, artefact, one, case, progress) for one in case.examples]
+            after, kept, divergences = ([s[i] for s in scores] for i in range(3))
+            kl = float(np.concatenate(divergences).mean())
+            measured.append(_judged(before, after, kept, kl, least))
+    progress.finish()
+    return measured
+
+
+def _scores(
+    tuned: Engine,
+    artefact: Engine,
+    one: TokenizedExample,
+    case: RetentionCase,
+    progress: Progress,
+) -> tuple[F64, F64, F64]:
+    """Of each learned token: loss of the tuned model, loss of the artefact, KL divergence."""
+    first, places, targets = _places(one)
+    wanted = tuned.logits(one.ids, first=first, copy=False)[places]
+    given = artefact.logits(one.ids, first=first, copy=False)[places]
+    nll, [scores] = compare(wanted, [given], targets, threads=case.threads)
+    progress.advance(1)
+    return nll, scores.nll, scores.kl
+
+
+def _opened(case: RetentionCase, path: Path) -> Engine:
+    context, threads = case.context, case.threads
+    if is_adapter(path):
+        adapters: dict[str | Path, float] = {path: 1.0}
         base = reference_gguf(case.base)
         return LLAMA.open(base, context=context, threads=threads, adapters=adapters)
-    return open_for_scoring(case.artefact, context=context, threads=threads)[0]
+    return open_for_scoring(path, context=context, threads=threads)[0]
 
 
 def _places(one: TokenizedExample) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     help="Quantize as well, by a named mix such as Q4_K_M. [default: the type of SRC]",
 )
 @click.option("--encoding", help="One encoding for every weight matrix, such as bf16 or f32.")
+@click.option("--plan", type=options.FILE, help="A plan, as `kanna optimize --adapter` leaves it.")
+@click.option(
+    "--statistics", type=options.FILE, help="Statistics of the merged model, from the same folder."
+)
 @click.option(
     "--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this."
 )
@@ -73,8 +77,9 @@ def merge_command(
     from kanna.errors import UsageError
     from kanna.merging import merge
 
-    if choices["preset"] is not None and choices["encoding"] is not None:
-        raise UsageError("--preset and --encoding were given together", expected="one of them")
+    named = [f"--{name}" for name in ("preset", "encoding", "plan") if choices[name] is not None]
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)} were given together", expected="one of them")
     if out is None and not dry_run:
         raise UsageError(
             "no output was named",

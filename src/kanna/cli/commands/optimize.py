@@ -31,6 +31,25 @@ if TYPE_CHECKING:
     required=True,
     help="Folder for the file and the report.",
 )
+@click.option(
+    "--adapter",
+    multiple=True,
+    help="An adapter that is merged into SRC while it is read; the file must keep what it gained. "
+    "FOLDER or FOLDER=WEIGHT; may be given several times.",
+)
+@click.option(
+    "--data",
+    type=options.FILE,
+    multiple=True,
+    help="Held-out examples to measure that by. [default: those that `kanna adapt` left]",
+)
+@click.option(
+    "--retention",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Least share of the gain that must be kept.",
+)
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
 @click.option(
@@ -105,6 +124,8 @@ def optimize_command(
     terminal: Terminal,
     source: str,
     out: Path,
+    adapter: tuple[str, ...],
+    data: tuple[Path, ...],
     calibration: tuple[Path, ...],
     exclude: list[str] | None,
     rule: tuple[str, ...],
@@ -116,12 +137,18 @@ def optimize_command(
     is calibrated once, every encoding is measured on every tensor, and bytes go where they save
     most divergence, never beyond the budget. Run again with another budget, what was
     measured is used again.
+
+    With --adapter, a fine-tune is what is optimized, and the share of its gain on held-out examples
+    that the file keeps is one of the checks. Exit code 1 where a check failed, 3 where the gain
+    cannot be measured.
     """
     from kanna.optimization import optimize
 
     result = optimize(
         source,
         out,
+        adapter=list(adapter) or None,
+        data=data or None,
         calibration=calibration or None,
         exclude=exclude or (),
         rules=rule,
@@ -133,6 +160,8 @@ def optimize_command(
     if result.gate == "failed":
         click.secho(f"A check failed: {result.report} shows which.", err=True, fg="red")
         click.get_current_context().exit(1)
+    if result.retention is not None and result.gate == "unprovable":
+        click.get_current_context().exit(3)
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
@@ -140,6 +169,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
+    from kanna.optimization.result import kept_words
 
     mean, rival = data["kl_mean"], data["rival_kl"]
     kl = f"{mean:.5f}" if mean is not None else "not measured"
@@ -163,6 +193,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Run", data["memory"]["command"] if data["memory"] else ""),
             ("Target", _target(data["target"])),
             ("Tuning", _tuning(data["tuning"])),
+            ("Kept of the fine-tune", kept_words(data["retention"])),
             ("Checks", gate_word(data["gate"])),
             (
                 "Time",

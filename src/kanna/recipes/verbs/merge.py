@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kanna.recipes.document import Value
-from kanna.recipes.verbs.base import ADAPTER, MODEL, StepFile, StepVerb, at, kinds
+from kanna.recipes.verbs.base import ADAPTER, MODEL, PLAN, STATISTICS, StepFile, StepVerb, at, kinds
 
 
 def _out(step: str, options: Mapping[str, Value]) -> str:
@@ -21,7 +21,12 @@ def _out(step: str, options: Mapping[str, Value]) -> str:
 
 
 VERB = StepVerb(
-    inputs={"source": kinds(MODEL), "adapter": kinds(ADAPTER)},
+    inputs={
+        "source": kinds(MODEL),
+        "adapter": kinds(ADAPTER),
+        "plan": kinds(PLAN),
+        "statistics": kinds(STATISTICS),
+    },
     outputs={"artefact": StepFile(kind=MODEL, path=at("paths", 0), about="the file or folder")},
     figures={
         "file_bytes": at("file_bytes"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kanna.recipes.document import Value
 from kanna.recipes.verbs.base import (
+    ADAPTER,
     ANY,
     MODEL,
     PLAN,
@@ -54,7 +55,13 @@ def _predict(options: Mapping[str, Value]) -> Prediction:
 
 
 VERB = StepVerb(
-    inputs={"source": kinds(MODEL), "calibration": kinds(TEXT), "text": kinds(TEXT)},
+    inputs={
+        "source": kinds(MODEL),
+        "calibration": kinds(TEXT),
+        "text": kinds(TEXT),
+        "adapter": kinds(ADAPTER),
+        "data": kinds(TEXT),
+    },
     outputs={
         "artefact": StepFile(kind=MODEL, path=at("artefact"), about="the file or folder to use"),
         "plan": StepFile(kind=PLAN, path=at("plan"), about="its plan"),
@@ -71,6 +78,7 @@ VERB = StepVerb(
         "predicted": at("predicted"),
         "rival_kl": at("rival_kl"),
         "gate": at("gate"),
+        "retention": at("retention", "share"),
     },
     out=lambda step, _: step,
     resumes=ANY,

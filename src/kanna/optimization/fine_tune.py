@@ -1,0 +1,162 @@
+"""A fine-tune that is optimized: its base, the examples that judge it, the text of its domain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from kanna._util.atomic import write_text
+from kanna._util.progress import Progress
+from kanna.adapters import merged_source, open_adapters
+from kanna.calibration.self_generated import SELF
+from kanna.checks import Retention
+from kanna.comparison.rows import Row
+from kanna.errors import UsageError
+from kanna.hardware.cpu import default_threads
+from kanna.optimization.request import OptimizeRequest
+from kanna.sources import Source
+from kanna.training import HELD_OUT, examples
+from kanna.training.tokens import ChatTokenizer, TokenizedExample
+from kanna.verification import retention as gains
+
+_WHOLE = 1 << 20
+"""Tokens of an example that is calibrated on: all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainText:
+    """A file of the user's own text, as the model reads it, without what judges the artefact.
+
+    Attributes:
+        name: Of the file.
+        texts: One for each example.
+    """
+
+    name: str
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTune:
+    """What an artefact is made of besides its base, and what it is held to.
+
+    Attributes:
+        base: The model before the fine-tune.
+        tuned: The same with its adapters, merged when tensors are read.
+        held_out: The examples that judge it.
+        domain: Text to calibrate on; [] where none was named.
+        least: Share of the gain that an artefact must keep.
+        notes: What the user must know.
+    """
+
+    base: Source
+    tuned: Source
+    held_out: Sequence[TokenizedExample]
+    domain: Sequence[DomainText]
+    least: float
+    notes: Sequence[str] = field(default_factory=list[str])
+
+    def write_domain(self, folder: Path) -> list[Path]:
+        """Write the text to calibrate on, in files that `calibrate` reads.
+
+        Args:
+            folder: Where they are written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        paths: list[Path] = []
+        for index, one in enumerate(self.domain):
+            path = folder / f"{index:02d}-{Path(one.name).stem}.jsonl"
+            lines = (json.dumps({"text": text}, ensure_ascii=False) for text in one.texts)
+            write_text(path, "".join(f"{line}\n" for line in lines))
+            paths.append(path)
+        return paths
+
+    def judge(self, rows: Sequence[Row], threads: int | None, progress: Progress) -> None:
+        """Measure what files keep of the gain: a check of each, beside those of its gate.
+
+        Args:
+            rows: The files; those that failed a check before are left out.
+            threads: Threads to use.
+            progress: Where progress is reported.
+        """
+        able = [row for row in rows if row.path and row.gate != "failed"]
+        if not able:
+            return
+        for row, kept in zip(
+            able, self.measure([Path(r.path or "") for r in able], threads, progress), strict=True
+        ):
+            made = gains.check(kept, alone=False)
+            row.retention = asdict(kept)
+            row.checks = [*row.checks, *(check.to_dict() for check in made)]
+            if any(check.ok is False for check in made):
+                row.gate = "failed"
+            elif any(check.ok is None for check in made) and row.gate == "proved":
+                row.gate = "unprovable"
+
+    def measure(
+        self, paths: Sequence[Path], threads: int | None, progress: Progress
+    ) -> list[Retention]:
+        """What files keep of the gain."""
+        case = gains.RetentionCase(
+            base=self.base,
+            tuned=self.tuned,
+            artefacts=paths,
+            examples=self.held_out,
+            threads=threads or default_threads(),
+        )
+        return gains.measure(case, self.least, progress)
+
+
+def open_fine_tune(base: Source, request: OptimizeRequest) -> FineTune | None:
+    """The fine-tune that a request names; None where it names no adapter.
+
+    Raises:
+        SourceError: An adapter does not fit the base.
+        UsageError: There are no held-out examples, or nothing else to calibrate on.
+    """
+    if not request.adapter:
+        return None
+    read = open_adapters(dict(request.adapter), offline=request.offline)
+    tuned = merged_source(base, read)
+    held_out = gains.held_out(read[0][0], request.data, tuned)
+    judging = examples.read(request.data or read[0][0].path / HELD_OUT).examples
+    domain, notes = _domain(request.calibration, {one.to_json() for one in judging}, tuned)
+    return FineTune(
+        base=base,
+        tuned=tuned,
+        held_out=held_out,
+        domain=domain,
+        least=request.retention,
+        notes=notes,
+    )
+
+
+def _domain(
+    given: Sequence[str | Path] | None, judging: set[str], tuned: Source
+) -> tuple[list[DomainText], list[str]]:
+    """The text to calibrate on, without examples that judge what comes of it."""
+    if given is None:
+        note = (
+            "the fine-tune was calibrated on the built-in text: --calibration with text of its "
+            "own domain keeps more of it"
+        )
+        return [], [note]
+    chats: ChatTokenizer | None = None
+    texts: list[DomainText] = []
+    left_out = 0
+    for path in (Path(one) for one in given if str(one) != SELF):
+        read = examples.read(path).examples
+        kept = [one for one in read if one.to_json() not in judging]
+        left_out += len(read) - len(kept)
+        if not kept:
+            raise UsageError(
+                f"{path} holds the held-out examples and nothing else",
+                expected="other text to calibrate on: nothing may be fitted to what judges it",
+                todo="give the data that was trained on, or leave --calibration out",
+            )
+        chats = chats or ChatTokenizer.of_source(tuned, _WHOLE)
+        texts.append(DomainText(name=path.name, texts=[chats.text(one) for one in kept]))
+    notes = [f"{left_out} held-out examples were left out of the calibration text"]
+    return texts, notes if left_out else []

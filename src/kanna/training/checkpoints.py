@@ -1,0 +1,120 @@
+"""Checkpoints of a training run, so that a killed one goes on and comes to the same weights.
+
+A checkpoint has its final name only when all of it is on the disk; the one before it goes then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kanna._util import own_files
+from kanna._util.atomic import write_json
+from kanna.errors import KannaError
+from kanna.training.run import TrainingRun
+
+EVERY = 60.0
+"""Seconds after which a step is followed by a checkpoint."""
+_RUN, _BEST = "run.json", "best.safetensors"
+_COMPLETE = re.compile(r"complete-(\d+)$")
+_NOT_JSON = {"state"}
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of its own beside the output.
+
+    Args:
+        folder: That folder; its name depends on data, base and settings.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Checkpoints:
+        self.prepare()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A run that failed by itself would fail again; one that was interrupted goes on.
+        if isinstance(error, KannaError) or self.latest() is None:
+            self.remove()
+
+    def prepare(self) -> None:
+        """Make the folder, and remove checkpoints of which a killed run wrote only a part."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        latest = self.latest()
+        for path in self.folder.iterdir():
+            if path != latest:
+                own_files.remove(path)
+
+    def latest(self) -> Path | None:
+        """The last complete checkpoint; None where there is none."""
+        steps = {
+            int(match[1]): path
+            for path in self.folder.iterdir()
+            if (match := _COMPLETE.match(path.name)) and (path / _RUN).is_file()
+        }
+        return steps[max(steps)] if steps else None
+
+    def complete(self, made: Path, run: TrainingRun) -> None:
+        """Add the run to what transformers wrote, and give the checkpoint its final name.
+
+        Args:
+            made: The folder that transformers wrote.
+            run: The run so far.
+        """
+        from safetensors.torch import save_file
+
+        before = self.latest()
+        if run.state:
+            save_file({k: v.contiguous() for k, v in run.state.items()}, made / _BEST)
+        values = _figures(run)
+        write_json(made / _RUN, values)
+        for path in made.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        final = self.folder / f"complete-{run.steps}"
+        own_files.remove(final)
+        made.replace(final)
+        if before is not None and before != final:
+            own_files.remove(before)
+
+    def begin(self) -> tuple[TrainingRun, Path | None]:
+        """A run that goes on from the last checkpoint, and that checkpoint; anew where none is."""
+        from safetensors.torch import load_file
+
+        run, path = TrainingRun(), self.latest()
+        if path is None:
+            return run, None
+        values: dict[str, Any] = json.loads((path / _RUN).read_text(encoding="utf-8"))
+        for field in fields(run):
+            if field.name in values:
+                setattr(run, field.name, values[field.name])
+        if (path / _BEST).is_file():
+            run.state = dict(load_file(path / _BEST))
+        run.resumed = run.steps
+        return run, path
+
+    def remove(self) -> None:
+        """Remove all of them: the run has ended."""
+        own_files.remove(self.folder)
+
+
+def _figures(run: TrainingRun) -> dict[str, Any]:
+    """The figures of a run, without the values of the adapter."""
+    return {f.name: getattr(run, f.name) for f in fields(run) if f.name not in _NOT_JSON}
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,38 @@
+"""What is known of a training run while it goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainingRun:
+    """What came of a run.
+
+    Attributes:
+        base_loss: Held-out loss before the first step, in nats per learned token.
+        best_loss: The least there was.
+        best_step: After which step.
+        steps: That were made.
+        tokens: That were read, padding aside.
+        history: Step, training loss, and held-out loss where it was looked at.
+        stopped: Why it ended: `done`, `early`, `time` or `nan`.
+        waited: Looks at the held-out loss since then.
+        seconds: Time that training took, before a run that goes on too.
+        resumed: Step of the checkpoint that it went on from; 0: it began anew.
+        state: Values of the adapter at its best.
+    """
+
+    base_loss: float = math.nan
+    best_loss: float = math.inf
+    best_step: int = 0
+    steps: int = 0
+    tokens: int = 0
+    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    stopped: str = "done"
+    waited: int = 0
+    seconds: float = 0.0
+    resumed: int = 0
+    state: dict[str, Any] = field(default_factory=dict[str, Any])

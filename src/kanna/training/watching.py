@@ -1,0 +1,165 @@
+"""A run is watched: held-out loss, time, losses that are no number; the best state is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kanna._util.progress import Progress
+from kanna.training.checkpoints import EVERY, Checkpoints
+from kanna.training.run import TrainingRun
+from kanna.training.settings import TrainingSettings
+from kanna.training.tokens import UNLEARNED, TokenizedExample
+
+_PATIENCE = 3
+"""Looks at the held-out loss without an improvement, after which training stops."""
+_LOOKS = 8
+"""Looks at the held-out loss in a run, about."""
+_LEAST = 1e-4
+"""A share of the held-out loss that counts as an improvement."""
+
+
+def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any) -> float:
+    """Mean loss per learned token, in nats.
+
+    Args:
+        model: A causal language model of transformers.
+        examples: Held-out examples.
+        device: Where it runs.
+    """
+    import torch
+
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for one in examples:
+            labels = torch.tensor(one.labels[1:], device=device)
+            kept = labels != UNLEARNED
+            if not bool(kept.any()):
+                continue
+            logits = model(input_ids=torch.tensor([one.ids], device=device)).logits[0, :-1]
+            chosen = torch.nn.functional.cross_entropy(
+                logits[kept].float(), labels[kept], reduction="sum"
+            )
+            total, count = total + float(chosen), count + int(kept.sum())
+    model.train(training)
+    return total / max(1, count)
+
+
+@dataclass(slots=True, kw_only=True)
+class Watcher:
+    """Looks at losses and the clock after every step.
+
+    Attributes:
+        run: What is known of the run; filled in while it goes on.
+        model: PEFT's model.
+        held_out: What it is judged by.
+        settings: How it is trained.
+        steps: Steps at most.
+        checkpoints: Where it goes on from when it is killed.
+        progress: Where progress is reported.
+    """
+
+    run: TrainingRun
+    model: Any
+    held_out: Sequence[TokenizedExample]
+    settings: TrainingSettings
+    steps: int
+    checkpoints: Checkpoints
+    progress: Progress
+    _begin: float = field(init=False)
+    _saved: float = field(init=False)
+    _every: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._saved = time.perf_counter()
+        self._begin = self._saved - self.run.seconds
+        wanted = self.settings.look_every or self.steps // _LOOKS
+        self._every = max(1, min(wanted, self.steps))
+
+    def look(self, step: int) -> float:
+        """The held-out loss after a step; keeps the state that is the best."""
+        import peft
+
+        run = self.run
+        loss = held_out_loss(self.model, self.held_out, next(self.model.parameters()).device)
+        if math.isfinite(loss) and loss < run.best_loss * (1 - _LEAST):
+            state = peft.get_peft_model_state_dict(self.model, save_embedding_layers=False)
+            run.state = {k: v.detach().clone() for k, v in state.items()}
+            run.best_loss, run.best_step, run.waited = loss, step, 0
+        else:
+            run.waited += 1
+        return loss
+
+    def logged(self, step: int, loss: float) -> None:
+        """Note the loss of a step."""
+        self.run.history.append({"step": step, "loss": loss})
+        if not math.isfinite(loss):
+            self.run.stopped = "nan"
+
+    def stepped(self, step: int) -> None:
+        """Decide after a step whether the run goes on."""
+        run = self.run
+        run.steps = step
+        # transformers logs after this; the loss of a step that went wrong shows there.
+        self.progress.advance(1, f"held-out loss {run.best_loss:.3f}")
+        run.seconds = time.perf_counter() - self._begin
+        late = run.seconds > self.settings.minutes * 60
+        if step % self._every == 0 or late or step == self.steps:
+            loss = self.look(step)
+            run.history.append({"step": step, "held_out_loss": loss})
+            if not math.isfinite(loss):
+                run.stopped = "nan"
+            elif run.waited >= _PATIENCE:
+                run.stopped = "early"
+            elif late and step < self.steps:
+                run.stopped = "time"
+
+    @property
+    def saves(self) -> bool:
+        """Whether a checkpoint is due."""
+        goes_on = self.run.stopped == "done" and self.run.steps < self.steps
+        return goes_on and time.perf_counter() - self._saved >= EVERY
+
+    def saved(self, made: Path) -> None:
+        """Complete the checkpoint that transformers wrote."""
+        self.checkpoints.complete(made, self.run)
+        self._saved = time.perf_counter()
+
+
+def callback(transformers: Any, watcher: Watcher) -> Any:
+    """A watcher as a callback of transformers, which is imported only now.
+
+    Args:
+        transformers: The library.
+        watcher: What is told of every step.
+    """
+
+    class Watch(transformers.TrainerCallback):
+        """Hands on what the trainer tells."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if not watcher.run.resumed:
+                watcher.run.base_loss = watcher.look(0)
+
+        def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            loss = (more.get("logs") or {}).get("loss")
+            if loss is not None:
+                watcher.logged(state.global_step, float(loss))
+                if watcher.run.stopped == "nan":
+                    control.should_training_stop, control.should_save = True, False
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            watcher.stepped(state.global_step)
+            control.should_training_stop |= watcher.run.stopped != "done"
+            control.should_save = watcher.saves
+
+        def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            watcher.saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    return Watch()

@@ -1,0 +1,153 @@
+"""`kanna optimize --adapter`: a fine-tune within a budget, and what the file keeps of its gain."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import needs
+
+import kanna
+from kanna._util.progress import Silent
+from kanna.comparison.rows import Row
+from kanna.errors import UsageError
+from kanna.optimization import measure
+from kanna.optimization.fine_tune import open_fine_tune
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.result import kept_words
+
+pytest.importorskip("trl")
+needs.llama_cpp()
+
+from helpers import optimizing, tiny_adapters, tiny_models  # noqa: E402 - needs torch
+from helpers.same_bytes import differences  # noqa: E402 - needs torch
+
+WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
+
+
+QUICK = ("q2_k", "q4_0", "q4_k", "q6_k", "q8_0", "f16")
+
+
+def chat(index: int) -> dict[str, Any]:
+    word = WORDS[index % len(WORDS)]
+    question = {"role": "user", "content": f"Say {word} {index}"}
+    return {"messages": [question, {"role": "assistant", "content": f"{word} {word} {word}"}]}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny model, texts, chats, and an adapter that learned something from them."""
+    with optimizing.quick() as patch:
+        patch.setattr(measure, "CANDIDATES", QUICK)
+        patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | {"num_hidden_layers": 2})
+        home = optimizing.fill(tmp_path_factory.mktemp("fine-tune"))
+        lines = [json.dumps(chat(i)) for i in range(80)]
+        (home / "chats.jsonl").write_text("\n".join(lines))
+        kanna.adapt(
+            home / "tiny",
+            home / "chats.jsonl",
+            home / "adapter",
+            rank=4,
+            learning_rate=5e-3,
+            steps=20,
+            threads=1,
+        )
+        yield home
+
+
+def invoke(home: Path, *words: str, out: str) -> Any:
+    adapter = ["--adapter", str(home / "adapter"), "--effort", "fast"]
+    return optimizing.invoke(home, *adapter, *words, out=out)
+
+
+def test_a_fine_tune_is_optimized_on_its_own_text_and_judged(home: Path) -> None:
+    domain = ["--calibration", str(home / "chats.jsonl")]
+    run = invoke(home, "--like", "Q6_K", *domain, out="out")
+    assert run.exit_code == 0, run.stderr + run.output
+    result = json.loads(run.stdout)
+    kept = result["retention"]
+    assert kept["share"] > 0.9 and kept["examples"] == 8 and kept["least"] == 0.9
+    assert kept["tuned_loss"] < kept["base_loss"] and result["file_bytes"] <= result["budget"]
+    assert "8 held-out examples were left out of the calibration text" in result["notes"]
+    text = (home / "out" / "domain" / "01-chats.jsonl").read_text()
+    held = (home / "adapter" / "held-out.jsonl").read_text().splitlines()
+    assert len(text.splitlines()) == 72 and "<|im_start|>" in text
+    asked = [json.loads(line)["messages"][0]["content"] for line in held]
+    assert not any(f"{question}<|im_end|>" in text for question in asked)
+    report = json.loads((home / "out" / "report.json").read_text())
+    best = next(row for row in report["rows"] if row["path"] == result["artefact"])
+    assert best["retention"] == kept and {"retention"} <= {c["name"] for c in best["checks"]}
+    assert "--adapter" in report["command"] and report["source"]["name"] == str(home / "tiny")
+    again = kanna.merge(
+        home / "tiny",
+        home / "adapter",
+        home / "again.gguf",
+        plan=result["plan"],
+        statistics=result["statistics"],
+        threads=1,
+    )
+    differing = differences(home / "out" / "tiny-optimized.gguf", again.paths[0])
+    assert not [line for line in differing[2:] if "kanna." not in line], differing
+
+
+def test_what_keeps_too_little_fails(home: Path) -> None:
+    """Statistics and measurements are those of the run before."""
+    domain = ["--calibration", str(home / "chats.jsonl")]
+    run = invoke(home, "--like", "Q2_K", "--retention", "1", *domain, out="out")
+    assert run.exit_code == 1, run.stderr
+    result = json.loads(run.stdout)
+    assert result["gate"] == "failed" and result["retention"]["share"] < 1
+
+
+def test_an_adapter_that_gained_nothing_cannot_be_judged(home: Path, tmp_path: Path) -> None:
+    idle = tmp_path / "idle"
+    shutil.copytree(home / "adapter", idle)
+    tiny_adapters.change_config(idle, lora_alpha=0.0)
+    request = OptimizeRequest(
+        source=home / "tiny", out=tmp_path, format="gguf", adapter=[(str(idle), 1.0)]
+    )
+    fine_tune = open_fine_tune(kanna.open_source(home / "tiny"), request)
+    assert fine_tune is not None and "built-in text" in fine_tune.notes[0]
+    path = home / "again.gguf"
+    row = Row(name="q", role="candidate", path=str(path), gate="proved")
+    failed = Row(name="f", role="candidate", path=str(path), gate="failed")
+    fine_tune.judge([row, failed], 1, Silent())
+    assert row.gate == "unprovable" and row.retention and row.retention["share"] is None
+    assert failed.retention is None and kept_words(row.retention).startswith("not measurable")
+
+
+def test_the_weight_of_an_adapter_is_part_of_what_is_kept(home: Path) -> None:
+    from kanna.adapters import merged_source, open_adapters
+
+    base = kanna.open_source(home / "tiny")
+    full, half, again = (
+        merged_source(base, open_adapters({str(home / "adapter"): weight})).hashes()
+        for weight in (1.0, 0.5, 0.5)
+    )
+    assert full != half == again
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"adapter": None, "data": "chats.jsonl"}, "no adapter"),
+        ({"retention": 1.5}, "a retention of 1.5"),
+        ({"data": "chats.jsonl", "calibration": "chats.jsonl"}, "nothing else"),
+        ({"data": "absent.jsonl"}, "does not exist"),
+        ({"calibration": "absent.jsonl"}, "does not exist"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(
+    home: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    given: dict[str, Any] = {"adapter": home / "adapter", "like": "Q4_K_M", **options}
+    for name in ("data", "calibration"):
+        if name in given:
+            given[name] = home / given[name]
+    with pytest.raises(UsageError, match=words):
+        kanna.optimize(home / "tiny", tmp_path / "out", **given)
+    assert not (tmp_path / "out" / "plan.json").exists()

@@ -1,0 +1,106 @@
+"""`kanna adapt` after kill -9: the same command goes on, and comes to the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import tiny_adapters
+
+import kanna
+from kanna.errors import KannaError
+from kanna.training import checkpoints
+from kanna.training.run import TrainingRun
+
+pytest.importorskip("trl")
+
+SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "learning_rate": 5e-3, "steps": 24, "batch": 2}
+# A checkpoint after every step, and steps that take long enough to be killed in one.
+CHILD = """
+import json, sys, time
+import kanna
+from kanna.training import watching
+watching.EVERY = 0.0
+loss = watching.held_out_loss
+watching.held_out_loss = lambda *a: (time.sleep(0.3), loss(*a))[1]
+kanna.adapt("source", "chats.jsonl", "out", **json.loads(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    tiny_adapters.base("llama", tmp_path / "source")
+    words = ["fox", "dog", "once", "time"]
+    lines = [
+        json.dumps({"prompt": f"Say {words[i % 4]} {i}", "completion": f" {words[i % 4]}" * 3})
+        for i in range(40)
+    ]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(home: Path) -> None:
+    whole = kanna.adapt(home / "source", home / "chats.jsonl", home / "whole", **SETTINGS)
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, json.dumps(SETTINGS)],
+        cwd=home,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    until = time.monotonic() + 400
+    while time.monotonic() < until and not list(home.glob(".out.unfinished-*/complete-1[0-9]")):
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL and not (home / "out").exists()
+    [folder] = home.glob(".out.unfinished-*")
+    (folder / "checkpoint-99").mkdir()  # what was being written when it was killed
+    # A base is keyed by its bytes: only the paths differ from those of the child.
+    done = kanna.adapt(home / "source", home / "chats.jsonl", home / "out", **SETTINGS)
+    assert any("went on after step 1" in note for note in done.notes)
+    one, two = (home / name / "adapter_model.safetensors" for name in ("whole", "out"))
+    assert one.read_bytes() == two.read_bytes()
+    assert (done.steps, done.best_step) == (whole.steps, whole.best_step)
+    assert (done.base_loss, done.tuned_loss) == (whole.base_loss, whole.tuned_loss)
+    losses = [[h for h in run.history if "loss" in h] for run in (done, whole)]
+    assert losses[0] == losses[1]
+    assert not list(home.glob(".out.unfinished-*"))
+
+
+def test_other_settings_begin_anew(home: Path) -> None:
+    few: dict[str, Any] = SETTINGS | {"steps": 2}
+    kanna.adapt(home / "source", home / "chats.jsonl", home / "one", **few)
+    again = kanna.adapt(home / "source", home / "chats.jsonl", home / "two", **few)
+    assert not any("went on" in note for note in again.notes)
+    assert not [p for p in home.iterdir() if "unfinished" in p.name]
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    kept = checkpoints.Checkpoints(tmp_path / "c")
+    kept.prepare()
+    for step in (3, 12):
+        made = tmp_path / "c" / f"checkpoint-{step}"
+        made.mkdir()
+        (made / "optimizer.pt").write_bytes(b"x")
+        kept.complete(made, TrainingRun(steps=step, base_loss=2.0))
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["complete-12"]
+    (tmp_path / "c" / "complete-40").mkdir()  # without its last file
+    (tmp_path / "c" / "checkpoint-41").mkdir()
+    latest = kept.latest()
+    assert latest is not None and latest.name == "complete-12"
+    kept.prepare()
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["complete-12"]
+    run, path = kept.begin()
+    assert (run.steps, run.resumed, run.base_loss, path) == (12, 12, 2.0, latest)
+    with pytest.raises(KeyboardInterrupt), kept:
+        raise KeyboardInterrupt
+    assert latest.is_dir()
+    with pytest.raises(KannaError), kept:
+        raise KannaError("the loss is no number")
+    assert not kept.folder.exists()
