@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--draft",
     type=options.MODEL,
     metavar="MODEL",
-    help="A small model of the same vocabulary: how many of its guesses each artefact accepts.",
+    help="A small model of the same vocabulary: how many of its guesses each file accepts.",
 )
 @options.threads
 @options.offline

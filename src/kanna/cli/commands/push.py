@@ -45,7 +45,7 @@ def push_command(
     """Push ARTEFACTs to a registry, at DESTINATION: oci://HOST/NAME:TAG.
 
     As CNCF ModelPack, with gate report, bill of materials and signature attached. Files that the
-    registry has are not sent again. Several artefacts become variants, of which `kanna pull` takes
+    registry has are not sent again. Several of them become variants, of which `kanna pull` takes
     the one that fits.
     """
     from kanna.packaging.push import push

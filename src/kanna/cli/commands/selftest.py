@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def selftest_command(
     terminal: Terminal, artefact: str, threads: int | None, **choices: Any
 ) -> None:
-    """Check on a device that ARTEFACT is, and answers, what it did where it was proved.
+    """Check on a device that ARTEFACT is, and answers, what it did where it was checked.
 
     Hashes, the signature of a package, loading, chat template, tokens and log probabilities, speed
     and memory.
