@@ -5,7 +5,7 @@ from __future__ import annotations
 from kanna.recipes.verbs.base import MODEL, StepVerb, at, kinds
 
 VERB = StepVerb(
-    inputs={"paths": kinds(MODEL)},
+    inputs={"paths": kinds(MODEL), "draft": kinds(MODEL)},
     figures={
         name: at("rows", 0, name)
         for name in (
