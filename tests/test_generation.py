@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from kanna.cli.main import cli
 from kanna.errors import FormatError, UsageError
 from kanna.generation import Answer, chat, chat_ids, close, generate, open_engine
-from kanna.runtimes.base import GenerationStats
+from kanna.runtimes.base import GenerationStats, Sampling
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import packages
 from kanna.tokenizer.chat import render
@@ -227,3 +227,19 @@ def test_json_has_the_figures_of_an_answer(model: Path) -> None:
     assert ran.exit_code == 0 and {"model", "prompt", "text", "seconds"} < set(shown)
     assert shown["ok"] and shown["usage"]["tokens"] == 3 and shown["usage"]["reason"] == "length"
     close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": -0.1},
+        {"top_p": float("nan")},
+        {"top_p": 1.5},
+    ],
+    ids=str,
+)
+def test_sampling_that_cannot_be_meant(given: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(given))} is"):
+        Sampling(**given)  # type: ignore[arg-type]

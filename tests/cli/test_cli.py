@@ -262,3 +262,19 @@ def test_every_command_takes_the_common_options() -> None:
         command = cli.get_command(context, name)
         assert command is not None
         assert {"--json", "--quiet", "--debug"} <= {o for p in command.params for o in p.opts}
+
+
+def test_no_option_takes_what_is_no_number() -> None:
+    """NaN is within every range, as nothing is less or greater."""
+    context, tried = click.Context(cli), 0
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        for param in command.params:
+            if not isinstance(param.type, click.types.FloatParamType):
+                continue
+            for value in ("nan", "inf", "-inf", "1e999"):
+                with pytest.raises(click.BadParameter):
+                    param.type.convert(value, param, context)
+                tried += 1
+    assert tried > 40

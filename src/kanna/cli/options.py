@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -95,6 +96,21 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             self.fail(str(error), param, ctx)
 
 
+class Number(click.FloatRange):
+    """A number, which infinity and NaN are not; within a range where one is given."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number to reckon with", param, ctx)
+        return number
+
+
 class Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A comma-separated list of names."""
 
@@ -131,6 +147,8 @@ class ModelReference(click.ParamType):  # pyright: ignore[reportMissingTypeArgum
 FILE = click.Path(path_type=Path)
 MODEL = ModelReference()
 SIZE = Size()
+NUMBER = Number()
+POSITIVE = Number(0, min_open=True)
 NAMES = Names()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from kanna.errors import UsageError
 from kanna.model import F32
 
 
@@ -90,6 +92,15 @@ class Sampling:
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value cannot be meant: NaN passes every other comparison."""
+        bounds = {"temperature": math.inf, "top_k": math.inf, "top_p": 1.0, "min_p": 1.0}
+        for name, highest in bounds.items():
+            value = getattr(self, name)
+            if not (0 <= value <= highest and math.isfinite(value)):
+                upper = "up" if math.isinf(highest) else "to 1"
+                raise UsageError(f"{name} is {value}", expected=f"a number from 0 {upper}")
 
 
 GREEDY = Sampling()

@@ -41,14 +41,26 @@ if TYPE_CHECKING:
     help="What is trained beside the model.",
 )
 @click.option("--rank", type=int, default=16, show_default=True, help="Rank of the changes.")
-@click.option("--alpha", type=float, help="Strength of the changes. [default: twice the rank]")
-@click.option("--learning-rate", type=float, default=5e-4, show_default=True, help="Of AdamW.")
 @click.option(
-    "--epochs", type=float, default=3.0, show_default=True, help="How often all is read at most."
+    "--alpha", type=options.POSITIVE, help="Strength of the changes. [default: twice the rank]"
+)
+@click.option(
+    "--learning-rate", type=options.POSITIVE, default=5e-4, show_default=True, help="Of AdamW."
+)
+@click.option(
+    "--epochs",
+    type=options.POSITIVE,
+    default=3.0,
+    show_default=True,
+    help="How often all is read at most.",
 )
 @click.option("--steps", type=int, help="Steps at most. [default: by the epochs]")
 @click.option(
-    "--minutes", type=float, default=8.0, show_default=True, help="Minutes of training at most."
+    "--minutes",
+    type=options.POSITIVE,
+    default=8.0,
+    show_default=True,
+    help="Minutes of training at most.",
 )
 @click.option("--batch", type=int, default=4, show_default=True, help="Examples of one step.")
 @click.option(

@@ -32,14 +32,14 @@ def sampling(function: Any) -> Any:
         ),
         click.option(
             "--top-p",
-            type=click.FloatRange(0, 1),
+            type=options.Number(0, 1),
             default=0.95,
             show_default=True,
             help="Choose among the likeliest tokens that make up this share.",
         ),
         click.option(
             "--temperature",
-            type=click.FloatRange(0),
+            type=options.Number(0),
             default=0.0,
             show_default=True,
             help="0 always takes the likeliest token.",

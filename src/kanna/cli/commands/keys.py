@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--days",
-    type=click.FloatRange(0, min_open=True),
+    type=options.POSITIVE,
     help="Days until it expires. [default: never]",
 )
 @click.option("--requests-per-minute", type=click.IntRange(1), help="Most requests in a minute.")

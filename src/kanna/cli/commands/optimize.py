@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--retention",
-    type=float,
+    type=options.NUMBER,
     default=0.9,
     show_default=True,
     help="Least share of the gain that must be kept.",
 )
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
-@click.option("--bpw", type=float, help="Budget: bits per weight of the whole file.")
+@click.option("--bpw", type=options.NUMBER, help="Budget: bits per weight of the whole file.")
 @click.option(
     "--like",
     metavar="PRESET",

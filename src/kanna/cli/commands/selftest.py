@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--write", is_flag=True, help="Write the expectations from what it answers here.")
 @click.option("--key", type=options.FILE, help="Public key of who must have signed the package.")
-@click.option("--least-speed", type=float, help="Tokens per second that it must generate.")
+@click.option("--least-speed", type=options.NUMBER, help="Tokens per second that it must generate.")
 @click.option("--most-memory", type=options.SIZE, help="Memory it may take, such as 2GB.")
 @options.threads
 @options.offline

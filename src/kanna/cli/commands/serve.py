@@ -79,14 +79,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--canary-agreement",
-    type=click.FloatRange(0, 1),
+    type=options.Number(0, 1),
     default=0.8,
     show_default=True,
     help="Least share of equal next tokens.",
 )
 @click.option(
     "--canary-slowdown",
-    type=click.FloatRange(0, min_open=True),
+    type=options.POSITIVE,
     default=1.5,
     show_default=True,
     help="Most it may take of the model's time.",
@@ -118,14 +118,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(0, min_open=True),
+    type=options.POSITIVE,
     default=600.0,
     show_default=True,
     help="Seconds an answer may take, whole or streamed.",
 )
 @click.option(
     "--idle",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     default=0.0,
     help="Unload a model unused for so many seconds. [default: never]",
 )

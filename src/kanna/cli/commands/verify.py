@@ -34,7 +34,7 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 )
 @click.option(
     "--retention",
-    type=float,
+    type=options.NUMBER,
     default=0.9,
     show_default=True,
     help="Least share of the gain that must be kept.",
