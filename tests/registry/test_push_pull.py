@@ -122,6 +122,9 @@ def test_the_variant_that_fits_is_taken(registry: str, proved: list[Path]) -> No
     assert small.memory_bytes < large.memory_bytes
     assert kanna.pull(name, memory=large.memory_bytes).variant == "F16"
     assert kanna.pull(name, memory=large.memory_bytes - 1).variant == "Q8_0"
+    assert kanna.pull(name, target="raspberry-pi-5-4gb").variant == "F16"
+    with pytest.raises(kanna.KannaError, match="memory"):
+        kanna.pull(name, target="raspberry-pi-5-4gb", memory="1GB")
     assert kanna.pull(name).variant == "F16"
     assert Path(kanna.pull(name, variant="Q8_0").path).name == proved[0].name
     with pytest.raises(GateError, match="no variant of .* fits"):
@@ -338,7 +341,7 @@ def test_odd_names_are_refused(name: str) -> None:
 
 
 def test_options_of_registries_are_refused_elsewhere(tiny_gguf: Path) -> None:
-    for option in ("--variant=x", "--memory=1GB", "--key=k.pem"):
+    for option in ("--variant=x", "--memory=1GB", "--target=mac-m1", "--key=k.pem"):
         assert CliRunner().invoke(cli, ["pull", str(tiny_gguf), option]).exit_code == 2
     with pytest.raises(SourceError, match="cannot be reached"):
         kanna.pull(f"oci://127.0.0.1:{registries.free_port()}/a:v1")

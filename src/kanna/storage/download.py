@@ -12,6 +12,7 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import SourceError, UsageError
+from kanna.hardware import targets
 from kanna.hardware.memory import memory as machine_memory
 from kanna.registry import pulling
 from kanna.sources import hub, hub_files, locate, oci, references
@@ -69,6 +70,7 @@ def pull(
     revision: str | None = None,
     variant: str | None = None,
     memory: Size | None = None,
+    target: str | None = None,
     key: str | Path | None = None,
     progress: Progress | None = None,
 ) -> PullResult:
@@ -84,6 +86,7 @@ def pull(
         variant: Of a registry: which of several variants.
         memory: Of a registry: bytes that the variant may need, as 2GB; None: what is free here.
             The most precise variant that needs no more is taken.
+        target: Of a registry: the device that it is for, in place of `memory`; docs/targets.md.
         key: Of a registry: the public key of who must have signed it, as PEM.
         progress: Where fetching is reported.
 
@@ -93,11 +96,14 @@ def pull(
         GateError: It is not signed by the owner of the key, or no variant fits.
     """
     reference, progress = references.parse(model, revision), shown(progress)
-    given = {"variant": variant, "memory": memory, "key": key}
+    given = {"variant": variant, "memory": memory, "target": target, "key": key}
     if reference.kind == "oci":
         if revision is not None:
             raise UsageError("--revision is of the hub", expected="a tag: oci://HOST/NAME:TAG")
-        return _of_registry(reference, variant, optional_size(memory), key, progress)
+        if target is not None and memory is not None:
+            raise UsageError("--target says how much --memory there is", expected="one of them")
+        limit = targets.choose(target).memory if target is not None else optional_size(memory)
+        return _of_registry(reference, variant, limit, key, progress)
     if named := [f"--{name}" for name, value in given.items() if value is not None]:
         raise UsageError(f"{named[0]} is for models of a registry", expected="oci://HOST/NAME:TAG")
     if reference.kind == "hub":

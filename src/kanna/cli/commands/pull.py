@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     type=options.SIZE,
     help="Of a registry: memory that the variant may need, as 2GB. [default: what is free here]",
 )
+@options.target
 @click.option(
     "--key", type=options.FILE, help="Of a registry: the public key of who must have signed it."
 )
