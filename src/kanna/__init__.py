@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from kanna._util import former_names, telemetry
+from kanna._util import former_names, outgoing, telemetry
 
 __version__ = "0.1.0"
 
@@ -95,6 +95,7 @@ _WHERE = {
 
 # Before any library is loaded: they read it when they are.
 telemetry.switch_off()
+outgoing.forbid()
 former_names.keep()
 
 # What happens is logged, and whoever wants to see it sets up `logging`.

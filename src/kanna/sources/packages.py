@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from kanna._util import verified
+from kanna._util import outgoing, verified
 from kanna._util.folders import own_cache_folder
 from kanna._util.interpreter import module_command
 from kanna._util.progress import Progress, Silent
@@ -191,6 +191,7 @@ def _move(made: Path, final: Path) -> None:
 @contextmanager
 def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Path]:
     """The wheel of one requirement, in a folder that goes away afterwards."""
+    outgoing.require(requirement)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
         options = ["-q", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         files = ["-d", folder, "-r", "wanted.txt"]
@@ -210,6 +211,7 @@ def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Pa
 @contextmanager
 def _npm(package: str, version: str, progress: Progress | None) -> Generator[Path]:
     """The unpacked files of one npm package, in a folder that goes away afterwards."""
+    outgoing.require(package)
     npm = shutil.which("npm")
     digest = npm_archive.SHA512.get(f"{package}@{version}")
     if npm is None and digest is None:
