@@ -181,6 +181,8 @@ SIZES: dict[str, tuple[str, ...]] = {
     "fit": ("memory",),
     "merge": ("split_max_size",),
     "optimize": ("size", "memory"),
+    "pull": ("memory",),
+    "selftest": ("most_memory",),
     "serve": ("memory", "engine_memory"),
     "studio": ("memory", "upload_limit"),
 }
@@ -212,6 +214,8 @@ NO_SIZES: list[Callable[[Path, Path], object]] = [
     lambda gguf, out: kanna.fit(gguf, memory="much"),
     lambda gguf, out: kanna.convert(gguf, out, split_max_size="much"),
     lambda gguf, out: kanna.optimize(gguf, out, size="much"),
+    lambda gguf, out: kanna.pull("oci://localhost:1/a:b", memory="much"),
+    lambda gguf, out: kanna.selftest(gguf, most_memory="much"),
     lambda gguf, out: kanna.serve(gguf, memory="much"),
     lambda gguf, out: kanna.serve(gguf, engine_memory="much"),
 ]

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
     {"runtimes"},
     {"evaluation", "benchmark", "generation", "embedding"},
     {"verification", "verified_conversion", "merging", "training", "diagnosis", "fault_report"},
-    {"self_testing"},
+    {"self_testing", "auditing"},
     {"report"},
     {"comparison"},
     {"optimization"},

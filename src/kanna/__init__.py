@@ -16,6 +16,7 @@ from kanna._util import former_names, outgoing, telemetry
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from kanna.auditing import audit as audit
     from kanna.benchmark import bench as bench
     from kanna.calibration import calibrate as calibrate
     from kanna.catalog import components as components
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "KannaError": "kanna.errors",
     "adapt": "kanna.training",
+    "audit": "kanna.auditing",
     "bench": "kanna.benchmark",
     "bug_report": "kanna.fault_report",
     "cache": "kanna.storage.places",

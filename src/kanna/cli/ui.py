@@ -24,6 +24,7 @@ from kanna.escaping import json_text, visible, visible_text
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 
 class Terminal:
@@ -153,6 +154,14 @@ def notes(screen: Console, remarks: Iterable[str]) -> None:
     """Print what the user should know, a line each."""
     for remark in remarks:
         screen.print(f"Note: {remark}", style="yellow")
+
+
+def mark(ok: bool | None) -> Text:
+    """How a check went, as a sign: passed, failed, or not made."""
+    from rich.text import Text
+
+    signs = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "yellow")}
+    return signs[ok]
 
 
 def table(*columns: str, title: str = "") -> Table:

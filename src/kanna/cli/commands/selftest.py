@@ -48,15 +48,14 @@ def selftest_command(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import table
+    from kanna.cli.ui import mark, table
 
     if data["status"] == "written":
         screen.print(data["expected"], soft_wrap=True)
         return
     rows = table("", "check", "detail")
     for check in data["checks"]:
-        mark = {True: "[green]✓[/]", False: "[bold red]✗[/]", None: "–"}[check["ok"]]
-        rows.add_row(mark, check["name"], str(check["detail"]))
+        rows.add_row(mark(check["ok"]), check["name"], str(check["detail"]))
     screen.print(rows)
     screen.print(f"{data['status']} in {data['seconds']:.1f} s")
 

@@ -81,16 +81,11 @@ def verify_command(
 
 def draw_checks(screen: Console, data: dict[str, Any]) -> None:
     """Print every check with its verdict, then the verdict of all."""
-    from rich.text import Text
-
-    from kanna.cli.ui import table
+    from kanna.cli.ui import mark, table
 
     rows = table("", "check", "detail")
     for check in data["checks"]:
-        mark = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "yellow")}[
-            check["ok"]
-        ]
-        rows.add_row(mark, check["name"], str(check.get("detail", "")))
+        rows.add_row(mark(check["ok"]), check["name"], str(check.get("detail", "")))
     screen.print(rows)
     vectors = any(check["name"] == "embeddings" for check in data["checks"])
     words = {
