@@ -104,7 +104,7 @@ def selftest(
         SourceError: There is no such artefact.
         MissingError: Its runtime is not installed here.
     """
-    begin = time.perf_counter()
+    begin, limits = time.perf_counter(), (least_speed, optional_size(most_memory))
     location = locate(artefact, offline=offline, check=False, progress=shown(progress))
     if not location.exists():
         raise UsageError(f"{location} does not exist", expected="an artefact or a package")
@@ -126,7 +126,6 @@ def selftest(
     speed: float | None = None
     memory: int | None = None
     if all(check.ok for check in checks):
-        limits = (least_speed, optional_size(most_memory))
         more, speed, memory = _run(home / values["artefact"], values, threads, limits)
         checks += more
     return SelftestResult(
