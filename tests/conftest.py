@@ -16,6 +16,7 @@ from helpers.making import gguf_file, metadata_of_a_llama
 from helpers.packing import ALL, CHATML
 
 from kanna import calibrate
+from kanna._util import kept_process, processes
 from kanna.calibration import statistics
 from kanna.packaging import package
 from kanna.sources import packages
@@ -34,6 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kill-points", type=int, default=200, help="How often `-m kill` ends a command."
     )
     parser.addoption("--kill-seed", type=int, default=0, help="Other points for another number.")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def children_stay() -> Iterator[None]:
+    """Lets children with torch serve many tests: pytest names the test in the environment.
+
+    A child is started anew where the environment is another one, which costs it five seconds.
+    """
+
+    def without_test() -> dict[str, str]:
+        return {k: v for k, v in processes.environment().items() if k != "PYTEST_CURRENT_TEST"}
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kept_process, "environment", without_test)
+        patched.setattr(kept_process, "_IDLE_SECONDS", 90.0)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -122,7 +122,7 @@ def read(path: Path) -> list[DeviceProfile]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise FormatError(f"{path} has {path.stat().st_size} bytes", expected="64 kB at most")
-        value = yaml.load(path.read_text(encoding="utf-8"), _ProfileLoader)  # noqa: S506  # a SafeLoader
+        value = _ProfileLoader(path.read_text(encoding="utf-8")).get_single_data()
     except UnicodeDecodeError:
         raise FormatError(f"{path} is no text in UTF-8", expected="a profile in YAML") from None
     # Values with a tag of their own that are none fail in PyYAML with whatever comes.
