@@ -159,10 +159,11 @@ def test_quality_falls_with_the_bits(smollm: Path, artefacts: dict[str, Path], t
 def test_another_model_is_not_compared(
     artefacts: dict[str, Path], text: Path, tmp_path: Path
 ) -> None:
+    pytest.importorskip("transformers")
+    from helpers import tiny_models
+
     from kanna import convert
 
-    tiny_models = pytest.importorskip("tiny_models")
-    pytest.importorskip("transformers")
     tiny_models.make("smollm", tmp_path)
     other = tmp_path / "other.gguf"
     convert(tmp_path, other, encoding="f16")

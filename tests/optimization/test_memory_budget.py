@@ -209,6 +209,7 @@ def test_what_cannot_be_is_said_with_the_range(home: Path, wide: MemoryBudget) -
 def rooms(least: dict[str, int]) -> MemoryBudget:
     """A footprint with rooms of so many bytes, made without llama.cpp."""
     made = object.__new__(MemoryBudget)
+    made._masked = False
     none = Overhead(loaded=0, kv=0, compute=0, output=0)
     made.options = [CacheOption(cache=c, overhead=none, nbytes=n) for c, n in least.items()]
     made.memory, made.context, made.why = 1000, 64, ""
