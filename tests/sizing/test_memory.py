@@ -219,6 +219,7 @@ NARROW = {
 }
 
 
+@pytest.mark.slow  # code of the library that was never read before counts, too: it differs by build
 @pytest.mark.parametrize("name", NARROW)
 def test_a_process_takes_what_is_counted(name: str, tmp_path: Path) -> None:
     """Weights, vocabulary, a cache of 2,048 tokens and the buffers of a batch are in memory."""
