@@ -3,6 +3,7 @@
 An audit hook of Python (PEP 578) sees every connection and every look-up of a name before it is
 made, whichever library asks. It is added when `kanna` is imported, as every process of ours does
 first; programs that are not Python are told by variables of their own, and not started to fetch.
+Errors are imported when one is raised: what is imported with `kanna` itself could be a stranger's.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from typing import Any
-
-from kanna.errors import RefusedError
 
 VARIABLE = "KANNA_OFFLINE"
 LIBRARIES = {
@@ -41,6 +40,8 @@ def forbid() -> None:
 def require(what: str) -> None:
     """Raise RefusedError where fetching `what` would ask another machine, and nothing may."""
     if forbidden():
+        from kanna.errors import RefusedError
+
         raise RefusedError(
             f"{what} is not on this machine, and {VARIABLE} forbids to fetch it",
             expected="everything that is needed on this machine",
@@ -58,6 +59,8 @@ def _heard(event: str, given: tuple[Any, ...]) -> None:
     else:
         return
     if host and not _here(host):
+        from kanna.errors import RefusedError
+
         raise RefusedError(
             f"{VARIABLE} forbids a connection to {_shown(host)}",
             expected="this machine alone: localhost, 127.0.0.1, ::1",
