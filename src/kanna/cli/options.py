@@ -182,6 +182,19 @@ threads = click.option(
     type=click.IntRange(1),
     help="Threads to use. [default: every core; models run on those that are free]",
 )
+held_out = click.option(
+    "--data",
+    type=FILE,
+    multiple=True,
+    help="Held-out examples to measure that by. [default: those that `kanna adapt` left]",
+)
+retention = click.option(
+    "--retention",
+    type=NUMBER,
+    default=0.9,
+    show_default=True,
+    help="Least share of the gain that must be kept.",
+)
 revision = click.option("--revision", help="Branch, tag or commit of a hub id.")
 yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 offline = click.option("--offline", is_flag=True, help="Use only what is on this machine already.")

@@ -164,6 +164,14 @@ def mark(ok: bool | None) -> Text:
     return signs[ok]
 
 
+def checks(column: str, made: Iterable[dict[str, Any]]) -> Table:
+    """Checks as a table: how each went, its name under `column`, and the figures."""
+    rows = table("", column, "detail")
+    for check in made:
+        rows.add_row(mark(check["ok"]), check["name"], str(check.get("detail", "")))
+    return rows
+
+
 def table(*columns: str, title: str = "") -> Table:
     """A table whose columns are right-aligned when their name ends in `>`."""
     from rich import box

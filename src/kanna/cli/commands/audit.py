@@ -45,12 +45,9 @@ def audit_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import mark, table
+    from kanna.cli.ui import checks
 
-    rows = table("", "link", "detail")
-    for check in data["checks"]:
-        rows.add_row(mark(check["ok"]), check["name"], str(check["detail"]))
-    screen.print(rows)
+    screen.print(checks("link", data["checks"]))
     screen.print(data["status"])
 
 

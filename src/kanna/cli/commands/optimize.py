@@ -37,19 +37,8 @@ if TYPE_CHECKING:
     help="An adapter that is merged into SRC while it is read; the file must keep what it gained. "
     "FOLDER or FOLDER=WEIGHT; may be given several times.",
 )
-@click.option(
-    "--data",
-    type=options.FILE,
-    multiple=True,
-    help="Held-out examples to measure that by. [default: those that `kanna adapt` left]",
-)
-@click.option(
-    "--retention",
-    type=options.NUMBER,
-    default=0.9,
-    show_default=True,
-    help="Least share of the gain that must be kept.",
-)
+@options.held_out
+@options.retention
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=options.NUMBER, help="Budget: bits per weight of the whole file.")
 @click.option(

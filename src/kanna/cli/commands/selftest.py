@@ -48,15 +48,12 @@ def selftest_command(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    from kanna.cli.ui import mark, table
+    from kanna.cli.ui import checks
 
     if data["status"] == "written":
         screen.print(data["expected"], soft_wrap=True)
         return
-    rows = table("", "check", "detail")
-    for check in data["checks"]:
-        rows.add_row(mark(check["ok"]), check["name"], str(check["detail"]))
-    screen.print(rows)
+    screen.print(checks("check", data["checks"]))
     screen.print(f"{data['status']} in {data['seconds']:.1f} s")
 
 

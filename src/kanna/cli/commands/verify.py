@@ -26,19 +26,8 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
     help="An adapter that was merged into SRC: measure what ARTEFACT keeps of its gain. ARTEFACT "
     "may be that adapter alone, in GGUF. FOLDER or FOLDER=WEIGHT; may be given several times.",
 )
-@click.option(
-    "--data",
-    type=options.FILE,
-    multiple=True,
-    help="Held-out examples to measure that by. [default: those that `kanna adapt` left]",
-)
-@click.option(
-    "--retention",
-    type=options.NUMBER,
-    default=0.9,
-    show_default=True,
-    help="Least share of the gain that must be kept.",
-)
+@options.held_out
+@options.retention
 @click.option(
     "--gate",
     type=options.FILE,
@@ -81,12 +70,9 @@ def verify_command(
 
 def draw_checks(screen: Console, data: dict[str, Any]) -> None:
     """Print every check with its verdict, then the verdict of all."""
-    from kanna.cli.ui import mark, table
+    from kanna.cli.ui import checks
 
-    rows = table("", "check", "detail")
-    for check in data["checks"]:
-        rows.add_row(mark(check["ok"]), check["name"], str(check.get("detail", "")))
-    screen.print(rows)
+    screen.print(checks("check", data["checks"]))
     vectors = any(check["name"] == "embeddings" for check in data["checks"])
     words = {
         "proved": (
