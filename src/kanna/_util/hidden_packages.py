@@ -5,6 +5,18 @@ from __future__ import annotations
 import importlib.util
 from importlib.machinery import ModuleSpec
 
+BESIDE_TRANSFORMERS = (
+    "tensorflow",
+    "jax",
+    "flax",
+    "scipy",
+    "sklearn",
+    "torchvision",
+    "torchaudio",
+    "peft",
+)
+"""What transformers loads where it is, and neither a config nor a decoder has a use for."""
+
 
 def hide(*names: str) -> None:
     """Let nothing in this process find these packages when it looks whether they are here.

@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from kanna._util.hidden_packages import hide
+from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, hide
 from kanna._util.kept_process import serve
 
-_SKIPPED = ("tensorflow", "jax", "flax", "scipy", "sklearn", "torchvision", "torchaudio", "peft")
-"""Packages that transformers loads where they are, and a decoder has no use for."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 _NAMED = 3
 
@@ -58,5 +56,5 @@ def read(folder: str, ids: list[int], out: str, threads: int) -> dict[str, Any]:
 
 if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
     os.environ.update(_OFFLINE)
-    hide(*_SKIPPED)
+    hide(*BESIDE_TRANSFORMERS)
     sys.exit(serve(read))
