@@ -22,7 +22,7 @@ def work(word):
     if word == "die":
         print("out of luck", file=sys.stderr)
         os._exit(7)
-    return {"word": word, "process": os.getpid()}
+    return {"word": word, "process": os.getpid(), "folder": os.getcwd()}
 
 if __name__ == "__main__":
     sys.exit(serve(work))
@@ -49,6 +49,19 @@ def test_one_child_answers_many_and_is_replaced_when_it_dies(
     monkeypatch.setenv("KANNA_TEST_VARIABLE", "other")
     assert ask_kept(worker, {"word": "d"}, "it")["process"] != third["process"]
     assert not psutil.pid_exists(third["process"])
+
+
+def test_a_child_stands_where_its_parent_does(
+    worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries ask for the working folder while they load: one that is gone would fail them."""
+    folders = [tmp_path / "gone", tmp_path / "there"]
+    for folder in folders:
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert ask_kept(worker, {"word": "a"}, "it")["folder"] == str(folder)
+    folders[1].rmdir()
+    assert ask_kept(worker, {"word": "a"}, "it")["folder"] == folders[0].anchor
 
 
 def test_a_child_that_is_asked_nothing_ends(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from kanna._util.interpreter import module_command
-from kanna._util.processes import environment, mark_disposable
+from kanna._util.processes import environment, mark_disposable, stand_in, working_folder
 from kanna.errors import KannaError
 
 _IDLE_SECONDS = 20.0
@@ -53,7 +53,8 @@ class KeptProcess:
         """The answer to a task; None when the child ended over it."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
-            self._child.stdin.write(json.dumps(task) + "\n")
+            line = json.dumps({"folder": working_folder(), "task": task})
+            self._child.stdin.write(line + "\n")
             self._child.stdin.flush()
             return json.loads(self._child.stdout.readline())
         except (OSError, ValueError):
@@ -146,7 +147,9 @@ def serve(work: Callable[..., dict[str, Any]]) -> int:
     threading.Thread(target=_read, args=(tasks,), daemon=True).start()
     with suppress(KeyboardInterrupt):
         while True:
-            answers.write(json.dumps(work(**json.loads(tasks.get()))) + "\n")
+            asked = json.loads(tasks.get())
+            stand_in(asked["folder"])
+            answers.write(json.dumps(work(**asked["task"])) + "\n")
             answers.flush()
     return 130
 

@@ -17,6 +17,7 @@ from kanna._util.interpreter import SAFE_VARIABLES, module_command
 from kanna.errors import KannaError, MissingError
 
 _disposable = False
+_ROOT = Path(sys.executable).anchor
 
 
 class Terminated(KeyboardInterrupt):
@@ -158,6 +159,26 @@ def openmp_patience() -> dict[str, str]:
     """Variables that make OpenMP's threads sleep while they wait; none where the user set some."""
     decided = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys()
     return {} if decided else dict(_PATIENCE)
+
+
+def working_folder() -> str:
+    """The folder we stand in, for a child that waits for its next task.
+
+    A folder that somebody deleted since is no place to start from: libraries ask for it while
+    they load, so the root stands for it.
+    """
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return _ROOT
+
+
+def stand_in(folder: str) -> None:
+    """Go where the parent stands; to the root when that is gone."""
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.chdir(_ROOT)
 
 
 def environment() -> dict[str, str]:

@@ -97,6 +97,8 @@ class Server:
 
     def _run(self, request: dict[str, Any]) -> None:
         action = request.pop("do")
+        if "folder" in request:
+            processes.stand_in(request.pop("folder"))
         if action == "open":
             self._open(**request)
         elif action == "open_encoder":

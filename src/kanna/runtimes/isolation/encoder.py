@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanna._util.processes import working_folder
 from kanna.errors import CrashError, KannaError
 from kanna.model import F32
 from kanna.runtimes.isolation import process
@@ -36,9 +37,9 @@ class IsolatedEncoder:
     def __init__(self, runtime: str, title: str, path: Path, options: dict[str, Any]) -> None:
         self.path, self._title = path, title
         self._child = process.start()
-        request = {"runtime": runtime, "path": str(path), "options": options}
+        request = {"folder": working_folder(), "runtime": runtime, "path": str(path)}
         try:
-            answer = self._ask({"do": "open_encoder", **request}, "loading")
+            answer = self._ask({"do": "open_encoder", "options": options, **request}, "loading")
         except KannaError as error:
             if not isinstance(error, CrashError):
                 process.give_back(self._child)

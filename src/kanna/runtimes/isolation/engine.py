@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kanna._util.processes import working_folder
 from kanna.errors import CrashError, KannaError, UsageError
 from kanna.model import F32
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
@@ -74,6 +75,7 @@ class IsolatedEngine:
         child = self._child = process.start()
         request = {
             "do": "open",
+            "folder": working_folder(),
             "runtime": self._runtime,
             "path": str(self.path),
             "options": self._options,
