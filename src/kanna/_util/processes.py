@@ -17,7 +17,7 @@ from kanna._util.interpreter import SAFE_VARIABLES, module_command
 from kanna.errors import KannaError, MissingError
 
 _disposable = False
-_ROOT = Path(sys.executable).anchor
+_ROOT = Path(__file__).anchor
 
 
 class Terminated(KeyboardInterrupt):
