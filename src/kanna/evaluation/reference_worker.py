@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from kanna._util import outgoing
 from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, hide
 from kanna._util.kept_process import serve
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 _NAMED = 3
 
 
@@ -55,6 +55,6 @@ def read(folder: str, ids: list[int], out: str, threads: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
-    os.environ.update(_OFFLINE)
+    os.environ.update(outgoing.LIBRARIES)
     hide(*BESIDE_TRANSFORMERS)
     sys.exit(serve(read))

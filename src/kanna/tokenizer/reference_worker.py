@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kanna._util import outgoing
 from kanna._util.hidden_packages import hide
 from kanna._util.kept_process import limited, serve
 from kanna.errors import KannaError, TemplateLimitError
@@ -20,7 +21,6 @@ _SKIPPED = ("torch", "tensorflow", "jax", "flax")
 """Packages that models alone need."""
 _SECONDS, _MEMORY = 20.0, 1 << 30
 """Processor time and bytes in which transformers renders every conversation."""
-_OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def read(
@@ -100,6 +100,6 @@ def _rendered(loaded: Any, messages: list[dict[str, str]], prompt: bool) -> dict
 
 
 if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
-    os.environ.update(_OFFLINE)
+    os.environ.update(outgoing.LIBRARIES)
     hide(*_SKIPPED)
     sys.exit(serve(read))

@@ -15,10 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from kanna._util import outgoing
 from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, hide
 from kanna._util.kept_process import serve
-
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
 def read(config: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +147,6 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
 
 
 if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
-    os.environ.update(_OFFLINE)
+    os.environ.update(outgoing.LIBRARIES)
     hide(*BESIDE_TRANSFORMERS)
     sys.exit(serve(read))
