@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ FORBIDDEN = {
     r"sites?": "inputs of a matrix",
     r"pieces?": "parts, or tokens",
     r"proved|provable": "intact, checked",
-    r"artefacts?": "file, folder or model",
+    r"(?i:artefacts?)": "file, folder or model",
     r"(?<!`)floor(?!`)": "runtime rounding",
     r"top tokens?": "next token",
     r"rivals?": "the preset of that size",
@@ -63,6 +65,41 @@ def test_pages_are_in_plain_words(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     wrong = violations(re.sub(r"`[^`]*`|\]\([^)]*\)", "``", text))
     assert not wrong
+
+
+def sentences(tree: ast.AST) -> Iterator[str]:
+    """Strings of a module that hold several words and are no docstrings."""
+    docstrings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    constants = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and n not in docstrings)
+    for node in constants:
+        if isinstance(node.value, str) and " " in node.value:
+            yield node.value
+
+
+def test_messages_name_files_and_models() -> None:
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        if "artefact" not in (code := path.read_text(encoding="utf-8")).lower():
+            continue
+        for text in sentences(ast.parse(code)):
+            assert not re.search(r"\bartefacts?\b", text, re.IGNORECASE), f"{path.name}: {text!r}"
+
+
+def descriptions(value: object) -> Iterator[str]:
+    """Every description of a JSON Schema."""
+    if isinstance(value, dict):
+        if isinstance(text := value.get("description"), str):
+            yield text
+        for inner in value.values():
+            yield from descriptions(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from descriptions(inner)
+
+
+def test_the_schema_of_recipes_names_files_and_models() -> None:
+    schema = json.loads((ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8"))
+    texts = [re.sub(r"`[^`]*`", "``", text) for text in descriptions(schema)]
+    assert texts and not [text for text in texts if re.search(r"\bartefacts?\b", text, re.I)]
 
 
 def test_reports_and_cards_are_in_plain_words(data: dict[str, object]) -> None:

@@ -86,12 +86,12 @@ def audit(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> AuditResult:
-    """Hold an artefact against what is known of how it was made.
+    """Hold a file against what is known of how it was made.
 
     Args:
         artefact: A file or folder; of a package, the package.
         source: What it was made from: its files are hashed and compared.
-        gate: The report that `verify` wrote with `gate`; None: ARTEFACT.gate.json, if it is there.
+        gate: The report that `verify` wrote with `gate`; None: MODEL.gate.json, if it is there.
         key: The public key of who must have signed the package, as PEM.
         allow: Licences that are allowed, by their SPDX names, also as one text with commas; None:
             any.
@@ -99,7 +99,7 @@ def audit(
         progress: Where hashing is reported.
 
     Raises:
-        SourceError: There is no such artefact, or it cannot be read.
+        SourceError: There is no such file, or it cannot be read.
         UsageError: The gate report or the key that was named does not exist.
     """
     begin, progress = time.perf_counter(), shown(progress)
@@ -187,7 +187,7 @@ def _gate(artefact: Path, named: Path | None) -> Check:
     path = named or gate_report.beside(artefact)
     if named is None and not path.is_file():
         return Check(
-            name="gate", ok=None, detail=f"no {path.name}: kanna verify SRC ARTEFACT --gate FILE"
+            name="gate", ok=None, detail=f"no {path.name}: kanna verify SRC FILE --gate REPORT"
         )
     report = gate_report.read(path)
     hashes = {place: sha256(file) for place, file in gate_report.files_of(artefact).items()}

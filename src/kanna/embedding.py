@@ -61,7 +61,7 @@ def embed(
     threads: int | None = None,
     offline: bool = False,
 ) -> Vectors:
-    """Turn texts into vectors with the artefact at `path`, pooled as it says, else by the mean.
+    """Turn texts into vectors with the file at `path`, pooled as it says, else by the mean.
 
     Args:
         path: A GGUF, an ONNX folder of an encoder, or any reference to one.
@@ -72,7 +72,7 @@ def embed(
 
     Raises:
         UsageError: There is no text, or one without tokens or too long; `out` is of another kind.
-        UnsupportedError: The runtime of the artefact gives no vectors.
+        UnsupportedError: The runtime of the file gives no vectors.
         OutputError: `out` exists or cannot be written.
     """
     listed = [texts] if isinstance(texts, str) else list(texts)

@@ -122,7 +122,7 @@ def generate(
     adapter: AdapterChoice = None,
     offline: bool = False,
 ) -> Answer:
-    """Continue `prompt` with the artefact at `path`, yielding text as it comes.
+    """Continue `prompt` with the file at `path`, yielding text as it comes.
 
     Raises MissingError without its runtime, FormatError for a file that does not load, UsageError
     when the prompt does not fit the context.

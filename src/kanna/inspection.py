@@ -129,14 +129,14 @@ def inspect(
     A model that cannot be converted is still shown.
 
     Args:
-        source: Any source, or an artefact.
+        source: Any source, or a file or folder that kanna wrote.
         revision: Branch, tag or commit of a hub id.
         offline: Use only what is on this machine already.
         hash: True reads every byte, False none, None reads what takes less than a second.
         progress: Where hashing and fetching are reported.
 
     Raises:
-        SourceError: A file cannot be read at all, and is no artefact of a known format.
+        SourceError: A file cannot be read at all, and is no file of a known format.
     """
     problems: list[dict[str, str]] = []
     progress = shown(progress)

@@ -48,7 +48,7 @@ def convert(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> ConvertResult:
-    """Write `source` as one artefact.
+    """Write `source` as one file.
 
     Raises KannaError before anything is written whenever headers can tell; never leaves a partial
     file under the final name.
@@ -75,7 +75,7 @@ def convert(
         nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
         threads: Threads to use; None: all cores.
         overwrite: Replace what is at `out`.
-        verify: Prove the artefact in its runtime afterwards, as `kanna.verify` does.
+        verify: Check the file in its runtime afterwards, as `kanna.verify` does.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.

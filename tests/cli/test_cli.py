@@ -160,7 +160,7 @@ def test_unknown_command_suggests_the_nearest() -> None:
         (["optimize", "x", "-o", "y", "--size", "big"], "'big' is not a size"),
         (["optimize", "x", "-o", "y", "--rule", "a"], "PATTERN=ENCODING"),
         (["compare", "x", "-o", "y", "--presets", ","], "no name given"),
-        (["bench"], "Missing argument 'ARTEFACT...'"),
+        (["bench"], "Missing argument 'MODEL...'"),
     ],
 )
 def test_usage_errors(words: list[str], said: str) -> None:

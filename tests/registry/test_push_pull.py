@@ -337,7 +337,7 @@ def test_an_upload_is_sent_nowhere_else(
 def test_odd_names_are_refused(name: str) -> None:
     for words in (["pull", name], ["inspect", name]):
         run = CliRunner().invoke(cli, words)
-        assert run.exit_code == 1 and "names no artefact in a registry" in run.output
+        assert run.exit_code == 1 and "names nothing in a registry" in run.output
 
 
 def test_options_of_registries_are_refused_elsewhere(tiny_gguf: Path) -> None:

@@ -131,7 +131,7 @@ def bench(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measure artefacts; rows come in the order of `paths`.
+    """Measure files; rows come in the order of `paths`.
 
     Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError
     when a measurement dies.
@@ -139,12 +139,12 @@ def bench(
     Args:
         paths: GGUF files, and folders that a runtime loads, or any references to them; one of them
             may stand alone.
-        prompt_tokens: Tokens of the prompt that is read; fewer for all artefacts where one has too
+        prompt_tokens: Tokens of the prompt that is read; fewer for all files where one has too
             short a context.
         gen_tokens: Tokens generated after a short prompt.
-        repeat: Rounds whose medians are returned; one for an artefact slower than PATIENCE.
+        repeat: Rounds whose medians are returned; one for a file slower than PATIENCE.
         threads: Threads to use; None: one per physical core that other programs leave free.
-        draft: A small model of the same vocabulary: how many of its guesses each artefact accepts.
+        draft: A small model of the same vocabulary: how many of its guesses each file accepts.
         offline: Use only what is on this machine already.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """

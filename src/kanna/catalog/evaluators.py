@@ -44,8 +44,7 @@ _SUMMARIES = {
         "greedy answer shows it"
     ),
     "template": (
-        "Conversations come out the same from the source's template and from the one in the "
-        "artefact"
+        "Conversations come out the same from the source's template and from the one in the file"
     ),
     "tokenizer": (
         "The tokenizer's metadata is carried over, and ids in the runtime equal those of the "

@@ -214,7 +214,7 @@ def _os_advice(error: OSError) -> str:
         "max_content_width": 110,
         "auto_envvar_prefix": "KANNA",
     },
-    epilog="SRC, MODEL and ARTEFACT are a path, a hub id (org/name, org/name@revision, "
+    epilog="SRC, MODEL and FILE are a path, a hub id (org/name, org/name@revision, "
     "org/name:file), an address on huggingface.co, builtin:NAME, or ollama:NAME. "
     "Exit codes: 0 done, 1 failed or refused, 2 usage, 3 not checkable or not "
     "available here, 130 interrupted, 143 terminated.",

@@ -58,26 +58,26 @@ def compare(
 
     Presets of different formats are paired by total bytes. The baseline is 16 bits in GGUF, or what
     of another format is nearest to the source's own weights. A format that cannot hold the model is
-    left out with a note. Artefacts that are there already with the same provenance are kept, unless
+    left out with a note. Files that are there already with the same provenance are kept, unless
     `overwrite`, and so are their results, but for speed. `remark` gets a sentence about each
     finished step.
 
     Raises PlanError for an unknown preset, and GateError where our reading of the source is not
-    that of its own library, before anything is written; an artefact that fails the gate is in the
+    that of its own library, before anything is written; a file that fails the gate is in the
     result and never recommended. Without llama.cpp the files are made and reported unmeasured.
 
     Args:
         source: What is converted.
         presets: `Q4_K_M` of GGUF, `onnx:int4` of another format; a format without any gets its own.
         formats: Which take part.
-        out: The folder for artefacts and report.
+        out: The folder for files and report.
         text: A file to evaluate on; None: the WikiText-2 test set.
         windows: Windows of 512 tokens to evaluate; None: as many as the precision takes.
         precision: `5%` or 0.05, as of `evaluate`; None: 5 %, unless `windows` are given.
         imatrix: llama.cpp's importance matrix, for presets of GGUF.
         repeat: Rounds of the speed test.
         threads: Threads to use; None: one per physical core.
-        overwrite: Make every artefact again.
+        overwrite: Make every file again.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.

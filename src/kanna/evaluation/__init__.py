@@ -137,7 +137,7 @@ def evaluate(
     """Score `artefact`, a GGUF or a folder that a runtime loads, against `reference`, any source.
 
     Raises MissingError without a runtime, UsageError for a text too short, GateError when the
-    artefact's tokenizer differs from the reference's, its logits are not numbers, or the reference
+    file's tokenizer differs from the reference's, its logits are not numbers, or the reference
     computes something else than the source's own library.
 
     Args:

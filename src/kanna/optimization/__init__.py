@@ -64,9 +64,9 @@ def optimize(
 
     Args:
         source: What is converted.
-        out: The folder for the artefact, its statistics and the report.
+        out: The folder for the file, its statistics and the report.
         adapter: A folder that PEFT or mlx-lm saved, `folder=0.5` with a weight, or several: they
-            are merged into the source while it is read, and the artefact must keep what they
+            are merged into the source while it is read, and the file must keep what they
             gained.
         data: Held-out examples that this is measured by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
@@ -101,7 +101,7 @@ def optimize(
     Raises:
         UsageError: The request contradicts itself or the source.
         SourceError: An adapter does not fit the source.
-        PlanError: The budget is below the smallest artefact; it names the feasible range.
+        PlanError: The budget is below the smallest file; it names the feasible range.
         MissingError: torch or the runtime is not installed.
     """
     if format is not None and format not in adapters.names():

@@ -112,9 +112,9 @@ def package(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> PackageResult:
-    """Write a folder that deploys an artefact.
+    """Write a folder that deploys a file.
 
-    It holds the artefact, the files of each target, alert rules, a bill of materials and
+    It holds the file, the files of each target, alert rules, a bill of materials and
     SHA256SUMS. The folder gets its name only when it is complete.
 
     Args:
@@ -126,11 +126,11 @@ def package(
         parallel: Requests at once.
         cpus: Cores the service may use.
         image: Reference of the container image that docker, compose and kubernetes use; None makes
-            one of the artefact's name and hash.
+            one of the file's name and hash.
         wheel: The wheel of kanna that the package installs, for the machine it will run on; None
             takes the one that this kanna was installed from.
         sign_key: A private key (PEM, P-256, P-384 or P-521) to sign the package with.
-        selftest: Take along a self-test: what the artefact answers here, and a runner of it that
+        selftest: Take along a self-test: what the file answers here, and a runner of it that
             needs llama.cpp's server and Python alone.
         offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
@@ -141,8 +141,8 @@ def package(
     Raises:
         OutputError: `out` exists or cannot be written.
         UsageError: A target, a key, a wheel or a number does not serve.
-        SourceError: The artefact does not exist.
-        UnsupportedError: A target does not run such an artefact.
+        SourceError: The file does not exist.
+        UnsupportedError: A target does not run such a file.
         MissingError: A package that is needed is not installed, or there is no wheel of kanna.
     """
     folder = Path(out)

@@ -175,7 +175,7 @@ def provenance_of(metadata: Mapping[str, MetaValue]) -> dict[str, Any]:
             continue
         value: Any = meta.value
         if key in (SOURCE_HASHES, "kanna.plan.encodings"):
-            written = read(value, text(), key, "the artefact", "convert the model again")
+            written = read(value, text(), key, "the file", "convert the model again")
             value = dict(TypedObject.of(parse_json(written, key), key).values)
         elif not isinstance(value, (str, int, float)):
             value = [str(v) for v in value]

@@ -108,19 +108,19 @@ def push(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> PushResult:
-    """Push artefacts to a registry as CNCF ModelPack, each with the report of its gate.
+    """Push files to a registry as CNCF ModelPack, each with the report of its gate.
 
     Files that the registry has are not sent again; an interrupted push goes on where it stopped.
-    Of several artefacts the tag becomes an index of variants, of which `pull` takes what fits.
+    Of several files the tag becomes an index of variants, of which `pull` takes what fits.
 
     Args:
         destination: `oci://HOST/NAME:TAG`.
         artefacts: Files or folders, or any references to them.
-        gate: Gate reports that `kanna verify --gate` wrote, one per artefact in their order; none
-            takes ARTEFACT.gate.json beside each.
+        gate: Gate reports that `kanna verify --gate` wrote, one per file in their order; none
+            takes MODEL.gate.json beside each.
         unproved: Push what has no report that every check passed, too.
         sign_key: A private key (PEM) to sign the manifests with.
-        offline: Look for artefacts on this machine alone.
+        offline: Look for files on this machine alone.
         progress: Where hashing and sending are reported.
 
     Returns:
@@ -138,11 +138,11 @@ def push(
         raise UsageError(f"{destination} names a digest", expected="a tag, which is set")
     given = [artefacts] if isinstance(artefacts, (str, Path)) else list(artefacts)
     if not given:
-        raise UsageError("no artefact was named", expected="files or folders")
+        raise UsageError("no file was named", expected="files or folders")
     reports = [Path(one) for one in several(gate)]
     if reports and len(reports) != len(given):
         raise UsageError(
-            f"{len(reports)} gate reports for {len(given)} artefacts", expected="one for each"
+            f"{len(reports)} gate reports for {len(given)} files", expected="one for each"
         )
     if sign_key is not None:
         signing.check_key(Path(sign_key))
@@ -206,7 +206,7 @@ def _variant(artefact: Artefact, location: Path, taken: set[str]) -> str:
         name = _ODD.sub("-", option).strip("-.")[:60]
         if name and name not in taken:
             return name
-    raise UsageError(f"{location.name} is named twice", expected="each artefact once")
+    raise UsageError(f"{location.name} is named twice", expected="each file once")
 
 
 def _send(

@@ -45,7 +45,7 @@ def recipe(
     """Write the recipe that reproduces a run or does what an Olive config does, or the schema.
 
     Args:
-        action: `schema`: the JSON Schema of recipes; `from`: the recipe of the run or the artefact
+        action: `schema`: the JSON Schema of recipes; `from`: the recipe of the run or the file
             at `path`; `convert`: that of the Olive config at `path`.
         path: A folder or a file; not for `schema`.
         out: The file to write; None: only return its text.

@@ -55,7 +55,7 @@ _DONE_ANYWAY = {
     "onnxpeepholeoptimizer": "the graph is written as the runtime wants it",
     "orttransformersoptimization": "the graph is written with the runtime's fused operators",
     "onnxscriptfusion": "the graph is written with the runtime's fused operators",
-    "addolivemetadata": "provenance is in every artefact",
+    "addolivemetadata": "provenance is in every file of kanna",
     "onnxiodatatypeconverter": "inputs and outputs have the types that the runtime wants",
 }
 _METRICS = {

@@ -35,7 +35,7 @@ def recipe_from(path: Path) -> tuple[str, list[str]]:
         SourceError: Nothing there says how it was made.
     """
     if not path.exists():
-        raise SourceError(f"{path} does not exist", expected="a run, or an artefact of kanna")
+        raise SourceError(f"{path} does not exist", expected="a run, or a file of kanna")
     manifest = records.read_manifest(path) if path.is_dir() else None
     if manifest is not None and manifest.recipe_text:
         return _of_run(manifest)
@@ -83,12 +83,12 @@ def _command(path: Path) -> tuple[str, dict[str, str]]:
     except KannaError as error:
         raise SourceError(
             f"{path} does not say how it was made: {error.found}",
-            expected="a run, what optimize or compare left, or an artefact of kanna",
+            expected="a run, what optimize or compare left, or a file of kanna",
         ) from None
     command, hashes = provenance.get("kanna.command"), provenance.get("kanna.source.sha256")
     if not isinstance(command, str):
         raise SourceError(
-            f"{path} does not say how it was made", expected="an artefact that kanna wrote"
+            f"{path} does not say how it was made", expected="a file that kanna wrote"
         )
     named = cast(dict[str, object], hashes) if isinstance(hashes, dict) else {}
     return command, {name: str(digest) for name, digest in named.items()}

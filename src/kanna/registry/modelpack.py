@@ -205,7 +205,7 @@ def files_of(manifest: ManifestDocument, what: str) -> dict[str, Descriptor]:
     if not kinds & {MODEL, CONFIG}:
         raise UnsupportedError(
             f"{what} holds {manifest.artifact_type or 'no model'}",
-            expected=f"a ModelPack artefact ({MODEL})",
+            expected=f"a ModelPack manifest ({MODEL})",
         )
     files: dict[str, Descriptor] = {}
     for layer in manifest.children:

@@ -83,14 +83,14 @@ def selftest(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> SelftestResult:
-    """Check on a device that an artefact is, and answers, what it did where it was proved.
+    """Check on a device that a file is, and answers, what it did where it was checked.
 
     Hashes, the signature of a package, loading, chat template, tokens and log probabilities at
     eight places of a text, speed and memory.
 
     Args:
         artefact: A GGUF or a folder, any reference to one, or a package with a selftest.json.
-        expected: The expectations; None: selftest.json of a package, or ARTEFACT.selftest.json.
+        expected: The expectations; None: selftest.json of a package, or MODEL.selftest.json.
         write: Write the expectations of what it answers here, rather than test.
         key: The public key (PEM) of who must have signed the package.
         least_speed: Tokens per second that it must generate.
@@ -101,13 +101,13 @@ def selftest(
 
     Raises:
         UsageError: There are no expectations.
-        SourceError: There is no such artefact.
+        SourceError: There is no such file.
         MissingError: Its runtime is not installed here.
     """
     begin, limits = time.perf_counter(), (least_speed, optional_size(most_memory))
     location = locate(artefact, offline=offline, check=False, progress=shown(progress))
     if not location.exists():
-        raise UsageError(f"{location} does not exist", expected="an artefact or a package")
+        raise UsageError(f"{location} does not exist", expected="a file, a folder or a package")
     packaged = location / runner.NAME
     is_package = location.is_dir() and packaged.is_file()
     file = Path(expected) if expected else packaged if is_package else expectations.beside(location)
@@ -173,7 +173,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return runner.read(file)
     except runner.SelftestError as error:
-        raise FormatError(str(error), todo="kanna selftest ARTEFACT --write") from error
+        raise FormatError(str(error), todo="kanna selftest MODEL --write") from error
 
 
 def _signature(location: Path, key: Path) -> Check:

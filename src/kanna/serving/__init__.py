@@ -55,7 +55,7 @@ def serve(
     started: Callable[[str], None] | None = None,
     remark: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve artefacts until the process is interrupted.
+    """Serve files until the process is interrupted.
 
     Args:
         models: Files or any references to them, or NAME=FILE. The name stands in requests; without
@@ -76,7 +76,7 @@ def serve(
             named as adapters are.
         tls_cert: File of the certificate chain, in PEM.
         tls_key: File of its key, in PEM.
-        canary: [NAME=]PATH[@SHARE]: an artefact to try on a share (0.1) of a model's requests. It
+        canary: [NAME=]PATH[@SHARE]: a file to try on a share (0.1) of a model's requests. It
             is taken back by itself when too few next tokens agree, when it is too slow, when it
             fails three times in a row, or does not load.
         canary_agreement: Share of next tokens that must agree with the model's.

@@ -91,7 +91,7 @@ def parse(given: str) -> OciName:
     )
     if not valid:
         raise SourceError(
-            f"{given!r} names no artefact in a registry",
+            f"{given!r} names nothing in a registry",
             expected=f"{FORM}; names are in lower case",
         )
     return OciName(host=host, repository=repository, tag=tag or "latest", digest=digest or None)

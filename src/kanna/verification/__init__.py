@@ -65,19 +65,19 @@ def verify(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> VerifyResult:
-    """Prove `artefact` (a GGUF, or a folder of another runtime) against the source it was made of.
+    """Check `artefact` (a GGUF, or a folder of another runtime) against the source it was made of.
 
     Checks: tensors present, tensor values, context (of an ONNX folder: that its files are whole and
     its own), tokenizer ids, chat template, end of turn, logits on a short and a long prompt. A
     check that cannot be made here has ok=None, and the result is `unprovable`. Raises SourceError
-    for a source that cannot be read, UsageError for an artefact that does not exist; a fault of the
-    artefact itself is a failed check.
+    for a source that cannot be read, UsageError for a file that does not exist; a fault of the
+    file itself is a failed check.
 
     Args:
-        source: What the artefact was made from.
+        source: What the file was made from.
         artefact: A GGUF file or a folder, or any reference to one.
-        adapter: Adapters that were merged into the source: what was made of both is proved, and
-            how much of their gain it keeps. The artefact may be one of them alone, in GGUF.
+        adapter: Adapters that were merged into the source: what was made of both is checked, and
+            how much of their gain it keeps. The file may be one of them alone, in GGUF.
         data: Held-out examples to measure that by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
         gate: A file to write the checks to, with the hashes of the files: `kanna.push` asks for it.

@@ -93,9 +93,9 @@ def read(path: Path) -> GateReport:
     if not path.is_file():
         raise UsageError(
             f"the gate report {path} does not exist",
-            todo="kanna verify SRC ARTEFACT --gate FILE writes one",
+            todo="kanna verify SRC FILE --gate REPORT writes one",
         )
-    values = read_object(path, "write it again: kanna verify SRC ARTEFACT --gate FILE")
+    values = read_object(path, "write it again: kanna verify SRC FILE --gate REPORT")
     kind = values.need("format", text(100))
     if kind != FORMAT:
         raise UsageError(f"{path} is {kind!r}", expected=FORMAT)
@@ -119,8 +119,8 @@ def require_proof(gate: GateReport, hashes: Mapping[str, str], path: Path) -> No
         )
         raise GateError(
             f"{path} is about other files: {', '.join(differing[:4])} differ",
-            expected="a report about this very artefact",
-            todo="kanna verify SRC ARTEFACT --gate FILE",
+            expected="a report about this very file",
+            todo="kanna verify SRC FILE --gate REPORT",
         )
     if gate.status != "proved":
         raise GateError(

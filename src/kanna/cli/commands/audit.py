@@ -1,4 +1,4 @@
-"""`kanna audit ARTEFACT`: source, plan, gate, signature and licence of an artefact."""
+"""`kanna audit MODEL`: source, plan, gate, signature and licence of an artefact."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EXIT = {"complete": 0, "broken": 1, "incomplete": 3}
 
 
 @command("audit")
-@click.argument("artefact", type=options.MODEL)
+@click.argument("artefact", metavar="MODEL", type=options.MODEL)
 @click.option("--source", type=options.MODEL, help="What it was made from, to compare its hashes.")
 @click.option(
     "--gate",
     type=options.FILE,
-    help="The report that `kanna verify --gate` wrote. [default: ARTEFACT.gate.json]",
+    help="The report that `kanna verify --gate` wrote. [default: MODEL.gate.json]",
 )
 @click.option("--key", type=options.FILE, help="Public key of who must have signed the package.")
 @click.option(
@@ -31,7 +31,7 @@ EXIT = {"complete": 0, "broken": 1, "incomplete": 3}
 )
 @options.offline
 def audit_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
-    """Check what is known of ARTEFACT: source, plan, gate, signature, licence.
+    """Check what is known of MODEL: source, plan, gate, signature, licence.
 
     Nothing is run: every link is held against the files as they are.
 

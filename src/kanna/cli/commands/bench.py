@@ -1,4 +1,4 @@
-"""`kanna bench ARTEFACT…`: size, load time, memory, speed."""
+"""`kanna bench MODEL…`: size, load time, memory, speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command("bench")
-@click.argument("artefacts", type=options.MODEL, nargs=-1, required=True, metavar="ARTEFACT...")
+@click.argument("artefacts", type=options.MODEL, nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--repeat",
     type=click.IntRange(1),

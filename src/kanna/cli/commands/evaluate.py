@@ -1,4 +1,4 @@
-"""`kanna evaluate ARTEFACT`: what the bits cost."""
+"""`kanna evaluate MODEL`: what the bits cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("evaluate")
-@click.argument("artefact", type=options.MODEL)
+@click.argument("artefact", metavar="MODEL", type=options.MODEL)
 @click.option(
     "--reference",
     type=options.MODEL,

@@ -1,4 +1,4 @@
-"""`kanna package ARTEFACT --to TARGET -o FOLDER`: files that deploy an artefact.
+"""`kanna package MODEL --to TARGET -o FOLDER`: files that deploy an artefact.
 
 `--check` holds them to their word.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @command("package", when_interrupted="Interrupted. Nothing was written under the final name.")
-@click.argument("artefact", metavar="ARTEFACT", type=options.MODEL)
+@click.argument("artefact", metavar="MODEL", type=options.MODEL)
 @click.option(
     "-o", "--output", "out", type=options.FILE, help="Folder to write. [required unless --check]"
 )
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 )
 @options.offline
 @click.option(
-    "--check", is_flag=True, help="Hold the package ARTEFACT to its checksums, bill and signature."
+    "--check", is_flag=True, help="Hold the package MODEL to its checksums, bill and signature."
 )
 @click.option("--key", type=options.FILE, help="With --check: the public key of who signed it.")
 def package_command(

@@ -1,4 +1,4 @@
-"""`kanna push oci://HOST/NAME:TAG ARTEFACT…`: artefacts to a registry."""
+"""`kanna push oci://HOST/NAME:TAG MODEL…`: artefacts to a registry."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @command("push", when_interrupted="Interrupted. Run the same command to go on from there.")
 @click.argument("destination")
-@click.argument("artefacts", metavar="ARTEFACT...", nargs=-1, required=True, type=options.MODEL)
+@click.argument("artefacts", metavar="MODEL...", nargs=-1, required=True, type=options.MODEL)
 @click.option(
     "--gate",
     multiple=True,
     type=options.FILE,
     help=(
-        "Report that `kanna verify --gate` wrote, one per ARTEFACT in their order. "
-        "[default: ARTEFACT.gate.json]"
+        "Report that `kanna verify --gate` wrote, one per MODEL in their order. "
+        "[default: MODEL.gate.json]"
     ),
 )
 @click.option("--unproved", is_flag=True, help="Push what has no report that all checks passed.")
@@ -42,7 +42,7 @@ def push_command(
     gate: tuple[Path, ...],
     **choices: Any,
 ) -> None:
-    """Push ARTEFACTs to a registry, at DESTINATION: oci://HOST/NAME:TAG.
+    """Push every MODEL to a registry, at DESTINATION: oci://HOST/NAME:TAG.
 
     As CNCF ModelPack, with gate report, bill of materials and signature attached. Files that the
     registry has are not sent again. Several of them become variants, of which `kanna pull` takes

@@ -1,4 +1,4 @@
-"""`kanna selftest ARTEFACT`: whether an artefact still is and answers what it did."""
+"""`kanna selftest MODEL`: whether an artefact still is and answers what it did."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @command("selftest")
-@click.argument("artefact", type=options.MODEL)
+@click.argument("artefact", metavar="MODEL", type=options.MODEL)
 @click.option(
     "--expected",
     type=options.FILE,
-    help="The expectations. [default: selftest.json of a package, or ARTEFACT.selftest.json]",
+    help="The expectations. [default: selftest.json of a package, or MODEL.selftest.json]",
 )
 @click.option("--write", is_flag=True, help="Write the expectations from what it answers here.")
 @click.option("--key", type=options.FILE, help="Public key of who must have signed the package.")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def selftest_command(
     terminal: Terminal, artefact: str, threads: int | None, **choices: Any
 ) -> None:
-    """Check on a device that ARTEFACT is, and answers, what it did where it was checked.
+    """Check on a device that MODEL is, and answers, what it did where it was checked.
 
     Hashes, the signature of a package, loading, chat template, tokens and log probabilities, speed
     and memory.

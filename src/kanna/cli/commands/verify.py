@@ -1,4 +1,4 @@
-"""`kanna verify SRC ARTEFACT`: the gate."""
+"""`kanna verify SRC FILE`: the gate."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 
 @command("verify")
 @click.argument("source", type=options.MODEL, metavar="SRC")
-@click.argument("artefact", type=options.MODEL)
+@click.argument("artefact", metavar="FILE", type=options.MODEL)
 @click.option(
     "--adapter",
     multiple=True,
-    help="An adapter that was merged into SRC: measure what ARTEFACT keeps of its gain. ARTEFACT "
+    help="An adapter that was merged into SRC: measure what FILE keeps of its gain. FILE "
     "may be that adapter alone, in GGUF. FOLDER or FOLDER=WEIGHT; may be given several times.",
 )
 @options.held_out
 @options.retention
 @click.option(
     "--gate",
+    metavar="REPORT",
     type=options.FILE,
     help="Write the checks with the hashes of the files to this file, for `kanna push`.",
 )
@@ -45,7 +46,7 @@ def verify_command(
     threads: int | None,
     **choices: Any,
 ) -> None:
-    """Check that the file or folder ARTEFACT holds the model SRC, and runs.
+    """Check that FILE, a file or folder, holds the model SRC, and runs.
 
     Tensors, tokenizer, chat template, end of turn, and logits in the real runtime. How close its
     answers are, `kanna evaluate` measures.
