@@ -140,6 +140,14 @@ def test_ranks_that_mlx_lm_cannot_have_are_refused(home: Path) -> None:
         kanna.convert(source, home / "refused", adapter=adapter, format="mlx")
 
 
+def test_a_change_of_weights_that_mlx_lm_holds_multiplied_is_refused(home: Path) -> None:
+    source = tiny_adapters.base("falcon-h1", home / "falcon-h1")
+    adapter = home / "falcon-h1-adapter"
+    tiny_adapters.make(source, adapter, target_modules=["q_proj"])
+    with pytest.raises(UnsupportedError, match=r"(?s)q_proj.*kanna merge"):
+        kanna.convert(source, home / "refused", adapter=adapter, format="mlx")
+
+
 def test_another_base_and_a_wrong_config_are_refused(home: Path, tmp_path: Path) -> None:
     source, adapter, _ = adapted(home, "lora")
     other, _, _ = adapted(home, "fused")

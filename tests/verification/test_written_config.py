@@ -255,3 +255,30 @@ def test_mlx_lm_is_asked_what_it_computes(name: str, tmp_path: Path) -> None:
     differences = compare(Computation.of_json(library_worker.read(config)), actual)
     assert not differences.wrong
     assert bool(differences.partial) == (name == "phi4-mini")
+
+
+def test_mlx_lm_turns_what_exaone_does_where_some_layers_have_windows() -> None:
+    """The kinds of layers, as a letter each; those without a window turn nothing."""
+    pytest.importorskip("mlx_lm")
+    from kanna.formats.mlx import layout
+    from kanna.verification.written_config import library_worker, mlx_worker
+
+    kinds = [*["sliding_attention"] * 3, "full_attention"] * 2
+    config = {
+        **SIZES,
+        "model_type": "exaone4",
+        "num_hidden_layers": 8,
+        "layer_types": kinds,
+        "sliding_window": 64,
+        "rope_theta": 1e4,
+        "tie_word_embeddings": False,
+    }
+    expected = Computation.of_json(library_worker.read(config))
+    written = layout.of(config).config(config)
+    assert written["sliding_window_pattern"] == "LLLGLLLG"
+    actual = Computation.of_json(mlx_worker.read(written))
+    differences = compare(expected, actual)
+    assert [layer.window for layer in actual.layers] == [64, 64, 64, 0] * 2
+    assert not differences.wrong + differences.partial
+    still = {number for number, la in enumerate(actual.layers) if la.rope != actual.layers[0].rope}
+    assert still == {3, 7}

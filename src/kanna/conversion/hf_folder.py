@@ -36,13 +36,21 @@ class HFFolder:
     files: dict[str, bytes]
 
 
-def hf_folder(source: Source, model: Model, *, stacked: bool = False) -> HFFolder:
-    """The model of `source` as Hugging Face holds it; `stacked` as for `families.to_hf`.
+def hf_folder(
+    source: Source, model: Model, *, stacked: bool = False, folded: bool = False
+) -> HFFolder:
+    """The model of `source` as Hugging Face holds it.
 
     Config, tokenizer and generation config of a Hugging Face source are its own; the spelling of
     transformers 4 stands beside its own, since runtimes read that. The text part of a larger model,
     and one that goes by another class here, is written under the names of its family, with a
     config of that.
+
+    Args:
+        source: Where the model came from.
+        model: The source as tensors with roles.
+        stacked: As for `families.to_hf`.
+        folded: Multipliers of the config are 1, and in the weights, as a GGUF has them.
 
     Raises:
         UnsupportedError: The model has no Hugging Face form.
@@ -53,7 +61,7 @@ def hf_folder(source: Source, model: Model, *, stacked: bool = False) -> HFFolde
     if GENERATION not in model.side_files:
         files.pop(GENERATION, None)
     other = families.family_of(source.config)[1].names != families.family_of_model(model)[1].names
-    if other or isinstance(source.config.get("text_config"), Mapping):
+    if folded or other or isinstance(source.config.get("text_config"), Mapping):
         return HFFolder(config=made, tensors=tensors, files=files)
     own = {
         k: v

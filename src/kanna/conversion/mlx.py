@@ -22,6 +22,7 @@ from kanna.conversion.base import (
 from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.conversion.hf_rows import over
+from kanna.conversion.mlx_halves import joined, whole_name
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.errors import GateError, KannaError, PlanError, UsageError
@@ -66,11 +67,18 @@ class MLXSizes:
         self.notes: list[str] = []
         self._names = families.hf_names(model)
         families.require(model, mlx.REFUSED, "MLX folder")
-        folder = hf_folder(source, model, stacked=True)
-        self._layout = mlx.layout.of(folder.config)
+        self._layout = mlx.layout.of(families.hf_config(model))
+        folder = hf_folder(source, model, stacked=True, folded=self._layout.folded)
+        self._require(folder.config)
         self.config: Mapping[str, Any] = self._layout.config(folder.config)
         self._tensors = folder.tensors
         self.files = folder.files
+
+    def _require(self, config: Mapping[str, Any]) -> None:
+        """Raise UnsupportedError where mlx-lm computes something else of a config."""
+        if reason := self._layout.refuses(config):
+            name, _ = families.family_of_model(self._model)
+            families.require(self._model, {name: reason}, "MLX folder")
 
     def preset(self, name: str) -> Plan:
         """The plan of a preset for this model; raises PlanError for an unknown one."""
@@ -102,10 +110,14 @@ class MLXSizes:
             theirs = self._names.get(entry.name)
             name = theirs and self._layout.name(theirs)
             if theirs and name:
-                encoding = entry.encoding if entry.encoding.settings else encodings.get(number)
+                encoding = entry.encoding
+                if not encoding.settings:
+                    wide = name.endswith(self._layout.wide or ("\0",))
+                    encoding = encodings.get("f32" if wide else number)
                 entry = over(self._model, entry, self._tensors[theirs])
                 tensor = self._layout.values(theirs, entry.tensor)
                 entries.append(replace(entry, name=name, tensor=tensor, encoding=encoding))
+        entries = joined(entries, self._layout.halves)
         wanted = ", ".join(sorted({s.wanted for s in resolved.substitutions}))
         if resolved.entries and wanted and not any(e.encoding.settings for e in entries):
             raise PlanError(
@@ -117,12 +129,14 @@ class MLXSizes:
         return replace(
             resolved,
             entries=entries,
-            substitutions=[
-                replace(s, name=self._layout.name(self._names.get(s.name, s.name)) or s.name)
-                for s in resolved.substitutions
-            ],
+            substitutions=[replace(s, name=self._own_name(s.name)) for s in resolved.substitutions],
             bits=8 * total / self._model.num_parameters,
         )
+
+    def _own_name(self, name: str) -> str:
+        """mlx-lm's name of a tensor of a GGUF's name."""
+        own = self._layout.name(self._names.get(name, name)) or name
+        return whole_name(own, self._layout.halves)
 
     def sized(self, plan: Plan) -> SizedPlan:
         """The plan tensor by tensor, with the bytes of the weight files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from helpers.same_bytes import differences
 from kanna import convert, families, runtimes
 from kanna.errors import KannaError, OutputError, PlanError, UnsupportedError, UsageError
 from kanna.formats import gguf
+from kanna.formats.mlx import layout
 from kanna.model import num_rows
 from kanna.plan import Plan
 from kanna.sources import open_source
@@ -42,6 +44,8 @@ FAMILIES = (
     "stablelm",
     "stablelm-parallel",
     "granite4",
+    "ernie",
+    "exaone4",
 )
 MIXED = (
     "gemma4",
@@ -54,12 +58,38 @@ MIXED = (
     "olmoe",
     "qwen2-moe",
     "qwen3-moe",
-    "qwen35-periodic",
-    "qwen35-moe-periodic",
+    "granite-moe",
+    "falcon-h1",
+    "nemotron-h",
+    "nemotron-h-moe",
 )
 """Families with experts, states or several kinds of layers, which mlx-lm stores in its own way."""
-PERIODIC = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
+PERIODIC = {
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "num_hidden_layers": 4,
+}
 """mlx-lm reads no layer_types of Qwen3.5."""
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "qwen35-periodic": ("qwen35", PERIODIC),
+    "qwen35-moe-periodic": ("qwen35-moe", PERIODIC),
+    "granite-hybrid-one-group": ("granite-hybrid", {"mamba_n_groups": 1}),
+    "granite-hybrid-moe-one-group": (
+        "granite-hybrid-moe",
+        {"mamba_n_groups": 1, "num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
+    ),
+    "exaone4-windows": (
+        "exaone4",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 64,
+            "sliding_window": 32,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 16,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
+}
+"""Models of those families that mlx-lm and llama.cpp take: a recipe, and what differs from it."""
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +126,20 @@ def _composing(source: Path) -> None:
     (source / "tokenizer.json").write_text(json.dumps(data | {"normalizer": {"type": "NFC"}}))
 
 
-@pytest.mark.parametrize("name", MIXED)
+def _slow_where_deep(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow) if name == "exaone4-windows" else name
+
+
+@pytest.mark.parametrize("name", [*MIXED, *map(_slow_where_deep, VARIANTS)])
 def test_what_mlx_lm_stores_in_its_own_way(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In floats it is the model; packed it loads; both are read again as sources."""
-    if name.endswith("-periodic"):
-        like = tiny_models.RECIPES[name.removesuffix("-periodic")]
-        changes = {"layer_types": PERIODIC, "num_hidden_layers": len(PERIODIC)}
-        periodic = replace(like, values=like.values | changes, next_tokens=False)
-        monkeypatch.setitem(tiny_models.RECIPES, name, periodic)
+    if name in VARIANTS:
+        like, changes = VARIANTS[name]
+        recipe = tiny_models.RECIPES[like]
+        variant = replace(recipe, values=recipe.values | changes, next_tokens=False)
+        monkeypatch.setitem(tiny_models.RECIPES, name, variant)
     source = tmp_path / "hf"
     source.mkdir()
     tiny_models.make(name, source)
@@ -134,6 +168,30 @@ def test_what_mlx_lm_stores_in_its_own_way(
             limit = 1e-6 if encoding == "f32" else 0.02
             values = own.rows(0, rows)
             assert np.abs(tensor.rows(0, rows) - values).max() <= limit * np.abs(values).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("granite-hybrid", "normalises all groups of a state together"),
+        ("falcon-h1-norm", "normalises all groups of a state together"),
+        ("granite-moe-shared", "no shared expert"),
+    ],
+)
+def test_what_mlx_lm_computes_otherwise_is_refused_by_config(
+    name: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "hf").mkdir()
+    tiny_models.make(name, tmp_path / "hf")
+    with pytest.raises(UnsupportedError, match=says):
+        convert(tmp_path / "hf", tmp_path / "mlx", format="mlx", encoding="affine8g32")
+    assert not (tmp_path / "mlx").exists()
+
+
+def test_a_shared_head_where_mlx_lm_has_one_of_its_own_is_refused() -> None:
+    config = {"model_type": "nemotron_h", "tie_word_embeddings": True}
+    assert "a head of its own" in layout.of(config).refuses(config)
+    assert not layout.of(config).refuses({"model_type": "nemotron_h"})
 
 
 @pytest.mark.parametrize(

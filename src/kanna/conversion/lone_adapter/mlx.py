@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from kanna import families
 from kanna.adapters.base import FactorTensor, Transposed
 from kanna.adapters.mlx_lm import LAYOUT
 from kanna.conversion.base import WriteOptions
 from kanna.conversion.lone_adapter import AdapterWriter, PlacedAdapter
 from kanna.errors import UnsupportedError
-from kanna.formats import safetensors
+from kanna.formats import mlx, safetensors
 from kanna.formats.stream import WriteResult
 from kanna.plan import TensorPlan
 from kanna.sources.adapter import CONFIG
@@ -29,6 +30,7 @@ def plan(placed: PlacedAdapter) -> list[TensorPlan]:
             todo=f"merge it: kanna merge {placed.source.given} {placed.adapter.given} -o merged/ "
             "--format mlx",
         )
+    _require_alike(placed)
     scale = _scale(placed)
     entries: list[TensorPlan] = []
     for part in placed.parts:
@@ -44,6 +46,20 @@ def plan(placed: PlacedAdapter) -> list[TensorPlan]:
             for name, inner, factor in (("lora_a", right, 1.0), ("lora_b", left, ratio))
         ]
     return entries
+
+
+def _require_alike(placed: PlacedAdapter) -> None:
+    """Raise UnsupportedError where mlx-lm names or holds a changed matrix in its own way."""
+    layout = mlx.layout.of(families.hf_config(placed.model))
+    weights = [f"{part.hf_name}.weight" for part in placed.parts]
+    other = weights if layout.folded else [w for w in weights if layout.name(w) != w]
+    if other:
+        raise UnsupportedError(
+            f"{placed.adapter.given} has a change of {other[0]}",
+            expected="changes of matrices that mlx-lm holds as the checkpoint does",
+            todo=f"merge it: kanna merge {placed.source.given} {placed.adapter.given} -o merged/ "
+            "--format mlx",
+        )
 
 
 def _scale(placed: PlacedAdapter) -> float:

@@ -18,15 +18,7 @@ from kanna.plan.types import TensorPlan
 _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
 
 
-REFUSED = {
-    "ernie4_5": "mlx-lm 0.32 computes other rotary angles",
-    "exaone4": "mlx-lm 0.32 does not take its config",
-    "falcon_h1": "mlx-lm multiplies its weights when it loads them, which packed ones cannot take",
-    "granitehybrid": "its states are not written for mlx-lm yet",
-    "granitemoe": "stacks of its experts are not packed for mlx-lm yet",
-    "nemotron_h": "its states are not written for mlx-lm yet",
-    "nemotron_h_moe": "its states are not written for mlx-lm yet",
-}
+REFUSED: Mapping[str, str] = {}
 """Families that have no folder here, and why."""
 
 

@@ -18,7 +18,7 @@ from kanna.conversion.base import WrittenArtefact
 from kanna.model import MetaValue, Tensor
 from kanna.verification.written_config.computation import Computation, Layer, RotaryEmbedding
 
-_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma4": 6, "gpt-oss": 2, "olmo2": 4}
+_PERIODS = {"exaone4": 4, "gemma2": 2, "gemma3": 6, "gemma4": 6, "gpt-oss": 2, "olmo2": 4}
 """Architectures whose windows llama.cpp reads: the last of so many layers has none."""
 _WIDE = {"gemma2": 46, "gemma3": 62}
 """Layers of those whose attention llama.cpp scales by the width of all heads."""
@@ -33,10 +33,12 @@ _UNROUNDED = frozenset({"gpt-oss"})
 
 llama.cpp rounds them, which the family says whenever one is converted; the keys are checked here.
 """
-_ONE_ROPE = frozenset({"gpt-oss"})
+_ONE_ROPE = frozenset({"exaone4", "gpt-oss"})
 """Architectures whose layers with a window turn as the others do."""
 _SWITCHED = frozenset({"granitehybrid", "nemotron_h", "nemotron_h_moe"})
 """Architectures that turn nothing where rope.scaling.finetuned is false."""
+_STILL_AMONG_WINDOWS = frozenset({"exaone4"})
+"""Architectures that turn nothing in a layer without a window, where others have one."""
 _STILL = {"smollm3": 4}
 """Architectures whose last layer of so many has no rotary embedding."""
 
@@ -85,13 +87,16 @@ def read(written: WrittenArtefact) -> Computation:
     if keys.arch in _SWITCHED and not keys.get("rope.scaling.finetuned", True):
         period = 1
     turns_apart = keys.arch not in _ONE_ROPE
+    among = keys.arch in _STILL_AMONG_WINDOWS and any(windows)
     layers = [
         Layer(
             attends=kv_heads > 0,
             heads=heads,
             kv_heads=kv_heads,
             head_size=local if window else size,
-            rope=2 if (number + 1) % period == 0 else 1 if window and turns_apart else 0,
+            rope=2
+            if (number + 1) % period == 0 or (among and not window)
+            else int(bool(window) and turns_apart),
             scale=scale or 1 / math.sqrt(hidden // heads if wide else size),
             window=window,
             softcap=float(keys.get(attention, caps[0])) if reads else 0.0,

@@ -83,6 +83,8 @@ def _rotates(layer: Any, config: Any, number: int) -> bool:
     """Whether the layer has a rotary embedding at all."""
     listed = getattr(config, "no_rope_layers", None)
     attention = _attention(layer)
+    if hasattr(attention, "sliding_window_pattern"):  # EXAONE 4: where others have a window
+        return attention.sliding_window is None or attention.is_sliding
     return bool(getattr(attention, "use_rope", listed[number] if listed else 1))
 
 
@@ -109,7 +111,7 @@ def _layer(layer: Any, config: Any, rope: int) -> dict[str, Any]:
         return {"attends": False, "epsilon": epsilon and float(epsilon)}
     heads = int(config.num_attention_heads)
     window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
-    if getattr(config, "use_sliding_window", True) is False:
+    if not (getattr(config, "use_sliding_window", True) and getattr(attention, "is_sliding", True)):
         window = None
     return {
         "heads": heads,

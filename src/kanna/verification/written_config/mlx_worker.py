@@ -42,11 +42,12 @@ def _computation(mx: Any, model: Any) -> dict[str, Any]:
     args, ropes = model.args, []
     layers: list[dict[str, Any]] = []
     for number, layer in enumerate(model.layers):
-        if not hasattr(layer, "self_attn"):
+        attention = _attention(layer)
+        if attention is None:
             layers.append({"attends": False})
             continue
-        size = int(getattr(layer.self_attn, "head_dim", 0) or _head_size(args))
-        rope = _rope(mx, layer.self_attn.rope, size)
+        size = int(getattr(attention, "head_dim", 0) or _head_size(args))
+        rope = _rope(mx, getattr(attention, "rope", None), size)
         if rope not in ropes:
             ropes.append(rope)
         layers.append(_layer(args, model, layer, number, size, ropes.index(rope)))
@@ -60,6 +61,12 @@ def _computation(mx: Any, model: Any) -> dict[str, Any]:
     }
 
 
+def _attention(layer: Any) -> Any:
+    """The part of a layer that attends; None where it has none."""
+    mixer = getattr(layer, "mixer", None)
+    return getattr(layer, "self_attn", mixer if hasattr(mixer, "q_proj") else None)
+
+
 def _tied(model: Any) -> bool:
     return not hasattr(model, "lm_head")
 
@@ -69,7 +76,7 @@ def _head_size(args: Any) -> int:
 
 
 def _layer(args: Any, model: Any, layer: Any, number: int, size: int, rope: int) -> dict[str, Any]:
-    attention = layer.self_attn
+    attention = _attention(layer)
     scale = getattr(attention, "scale", None)
     return {
         "heads": int(getattr(attention, "n_heads", 0) or args.num_attention_heads),
@@ -84,7 +91,8 @@ def _layer(args: Any, model: Any, layer: Any, number: int, size: int, rope: int)
 
 
 def _epsilon(layer: Any) -> float | None:
-    norm = getattr(layer, "input_layernorm", getattr(layer, "operator_norm", None))
+    names = ("input_layernorm", "operator_norm", "norm", "post_attention_layernorm")
+    norm = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
     return None if norm is None else float(norm.eps)
 
 
@@ -99,6 +107,8 @@ def _window(args: Any, model: Any, layer: Any, number: int) -> int:
     pattern = getattr(args, "sliding_window_pattern", None)
     if pattern is None:
         return 0
+    if isinstance(pattern, str):  # a letter for each layer
+        return window if pattern[number % len(pattern)] == "L" else 0
     return window if (number + 1) % int(pattern) else 0
 
 
@@ -106,10 +116,16 @@ def _rope(mx: Any, rope: Any, size: int) -> dict[str, Any]:
     """Frequencies and factor, of what a vector of ones and zeros becomes at position 1."""
     half = size // 2
     rotating = int(getattr(rope, "dims", None) or getattr(rope, "dim", None) or size) // 2
-    vector = mx.zeros((1, 1, 1, size))
-    vector[..., :rotating] = 1.0
-    turned: list[float] = rope(vector, offset=1).reshape(-1).tolist()
-    cosine, sine = turned[:rotating], turned[rotating : 2 * rotating]
+    if rope is None:
+        cosine, sine = [1.0] * half, [0.0] * half
+    else:
+        vector = mx.zeros((1, 1, 1, size))
+        apart = getattr(rope, "traditional", False)  # pairs side by side, or half by half
+        ones = slice(0, 2 * rotating, 2) if apart else slice(0, rotating)
+        vector[..., ones] = 1.0
+        turned: list[float] = rope(vector, offset=1).reshape(-1).tolist()
+        others = slice(1, 2 * rotating, 2) if apart else slice(rotating, 2 * rotating)
+        cosine, sine = turned[ones], turned[others]
     factor = sum(map(math.hypot, cosine, sine)) / max(1, min(half, rotating))
     frequencies = [math.atan2(s, c) for c, s in zip(cosine, sine, strict=True)]
     return {
