@@ -19,6 +19,7 @@ from kanna import calibrate
 from kanna._util import kept_process, processes
 from kanna.calibration import statistics
 from kanna.packaging import package
+from kanna.sizing import closeness
 from kanna.sources import packages
 
 # A shell's background jobs ignore Ctrl-C, and so would every process that a test starts.
@@ -50,6 +51,14 @@ def children_stay() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(kept_process, "environment", without_test)
         patched.setattr(kept_process, "_IDLE_SECONDS", 90.0)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_figures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what comparisons of tests measure out of the cache, where `fit` goes by it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(closeness, "FOLDER", str(tmp_path_factory.mktemp("closeness")))
         yield
 
 

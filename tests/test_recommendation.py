@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,19 +19,20 @@ from kanna import convert, fit, formats
 from kanna.comparison.formats import choices
 from kanna.comparison.planning import plan_rows
 from kanna.comparison.rows import Row, recommend
+from kanna.comparison.rows import measured as figures
 from kanna.conversion import ConvertResult
 from kanna.recommendation import (
     Candidate,
     SourceFacts,
     closest,
     knee,
-    most_precise,
     objection,
     side_bytes,
     source_facts,
 )
 from kanna.recommendation import recommend as pick_by
-from kanna.sizing import FitResult
+from kanna.sizing import FitResult, closeness
+from kanna.sizing.closeness import MeasuredCloseness, remember
 from kanna.sources import open_source
 
 FAMILIES = ("llama", "qwen2", "gemma3")
@@ -112,15 +114,59 @@ def test_no_two_verdicts(
         assert row.file_bytes < facts.file_bytes
         assert made.advice is None, "convert advises against what fit recommends"
 
-    compared = recommend(measured(planned(path, format), kls), facts)
-    here = fitted(path, format, None)
-    assert compared["keep_source"] == here.keep_source
+    done = measured(planned(path, format), kls)
+    compared = recommend(done, facts)
+    remember(source, format, figures(done, format))
+    here = fit(path, format=format)
+    assert (compared["name"] or None, compared["keep_source"]) == (
+        here.recommended,
+        here.keep_source,
+    )
     if compared["name"]:
         assert rows[compared["name"]].file_bytes < facts.file_bytes
         assert sized(path, compared["name"]).advice is None
     if here.keep_source:
         assert "keep the source" in here.advice and compared["name"] == ""
         assert all(sized(path, preset).advice for preset in rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("format", ["gguf", "mlx"])
+def test_before_anything_is_measured_the_rule_is_the_same(
+    folder: Path, name: str, format: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a comparison measures what the bits promised, it picks what `fit` recommended."""
+    monkeypatch.setattr(closeness, "FOLDER", str(tmp_path))
+    path, advised = folder / name, fit(folder / name, format=format)
+    expected = {row.preset: row.expected_kl for row in advised.rows}
+    rows = [
+        replace(row, gate="proved", kl_mean=expected[row.name]) for row in planned(path, format)
+    ]
+    compared = recommend(rows, source_facts(open_source(path), [format]))
+    assert compared["keep_source"] == advised.keep_source
+    assert compared["name"] in (advised.recommended, "")
+
+
+def test_fit_and_demo_star_the_same_preset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the figures that the demo measures: Q6_K, as its bits promise."""
+    monkeypatch.setattr(closeness, "FOLDER", str(tmp_path))
+    advised = fit("builtin:stories15m")
+    figures = {"Q8_0": 0.0008, "Q6_K": 0.0051, "Q4_K_M": 0.0391, "Q3_K_M": 0.109, "Q2_K": 0.407}
+    sizes = {row.preset: row.file_bytes for row in advised.rows}
+    files = [Candidate(name=n, file_bytes=sizes[n], kl_mean=kl) for n, kl in figures.items()]
+    assert knee(files)[0].name == advised.recommended == "Q6_K"
+
+
+def test_what_was_measured_of_other_bytes_does_not_count(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    shutil.copytree(folder / "llama-float16", path)
+    remember(
+        open_source(path), "gguf", {n: MeasuredCloseness(kl_mean=0.001) for n in ("Q2_K", "Q8_0")}
+    )
+    assert fit(path).recommended == "Q2_K" and "0.0010 nats" in fit(path).advice
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert fit(path).recommended == fit(folder / "llama-float16").recommended != "Q2_K"
 
 
 def test_a_written_file_is_advised_against_as_it_was_before(folder: Path, tmp_path: Path) -> None:
@@ -157,7 +203,7 @@ CANDIDATE = st.builds(
 def test_every_rule_obeys_what_speaks_against_a_file(
     candidates: list[Candidate], source: SourceFacts
 ) -> None:
-    verdicts = [pick_by(candidates, source, rule) for rule in (most_precise, knee, closest)]
+    verdicts = [pick_by(candidates, source, rule) for rule in (knee, closest)]
     assert len({(v.keep_source, v.name is None) for v in verdicts}) == 1
     for verdict in verdicts:
         assert verdict.why and verdict.rule

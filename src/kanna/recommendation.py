@@ -39,6 +39,8 @@ class Candidate:
         special: Whether it is made for special models, and never recommended for another.
         exact: Whether it keeps the blocks of a quantized source.
         fits: Whether it fits in the memory there is.
+        kl_mean: Nats, measured, or what its bits let expect.
+        expected: Whether that is an expectation, and nothing was measured.
         speed: Tokens per second, slowest and fastest round; rounds that are one decide nothing.
     """
 
@@ -51,6 +53,7 @@ class Candidate:
     fits: bool = True
     gate: str | None = None
     kl_mean: float | None = None
+    expected: bool = False
     top1: float | None = None
     gen_tps: float | None = None
     speed: Range | None = None
@@ -186,7 +189,7 @@ def recommend(
     Args:
         candidates: What there is to choose from.
         source: What they are made of; None where that is not known.
-        rule: Picks among those that nothing speaks against: `most_precise`, `knee` or `closest`.
+        rule: Picks among those that nothing speaks against: `knee`, or `closest` within a budget.
     """
     if source is not None and source.stays:
         return Recommendation(name=None, keep_source=True, why=KEEP, rule=_STAYS)
@@ -226,13 +229,6 @@ def _none(candidates: Sequence[Candidate], sound: Sequence[Candidate]) -> str:
 def _exact(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
     rule = "the blocks of the source as they are, where another runtime is to read them"
     return able[0], f"{able[0].name}: {rule}", rule
-
-
-def most_precise(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
-    """The most bits per weight, the smaller file of equals: where nothing was measured."""
-    best = max(able, key=lambda c: (c.bits_per_weight or 0.0, -c.file_bytes))
-    rule = "the most precise quantized preset that fits and is smaller than the source"
-    return best, f"{best.name}: {rule}", rule
 
 
 def closest(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
@@ -322,10 +318,13 @@ def _why(pick: Candidate, able: Sequence[Candidate]) -> str:
 
 
 def _closeness(c: Candidate) -> str:
+    if c.expected and (close := grade(c.kl_mean)) is not None:
+        return f"{close.name} by its bits (about {c.kl_mean:.2g} nats of KL divergence expected)"
     return f"{describe(c.kl_mean, c.top1)} (mean KL divergence {c.kl_mean:.4f} nats)"
 
 
 def _step(other: Candidate, pick: Candidate, word: str) -> str:
     """What the neighbour in size would give."""
     size = abs(1 - other.file_bytes / pick.file_bytes)
-    return f"{other.name} is {size:.0%} {word} at {other.kl_mean:.4f} nats."
+    figure = f"about {other.kl_mean:.2g}" if other.expected else f"{other.kl_mean:.4f}"
+    return f"{other.name} is {size:.0%} {word} at {figure} nats."

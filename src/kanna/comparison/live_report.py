@@ -15,9 +15,10 @@ from kanna.comparison.context import ComparisonContext
 from kanna.comparison.description import describe_source
 from kanna.comparison.pairs import pairs
 from kanna.comparison.planning import base_name
-from kanna.comparison.rows import CompareResult, Row, recommend
+from kanna.comparison.rows import CompareResult, Row, measured, recommend
 from kanna.recommendation import source_facts
 from kanna.sizing import room
+from kanna.sizing.closeness import remember
 
 _NOT_YET = "Not everything is measured yet."
 _BEAT = 4.0
@@ -95,6 +96,8 @@ class LiveReport:
         """Write the whole report, with a card for every artefact."""
         result = self._result()
         report.write(result.to_dict(), self.folder)
+        for name in self.formats:
+            remember(self.context.source, name, measured(self.rows, name))
         return result
 
     def _result(self, doing: str = "", *, stopped: bool = False) -> CompareResult:

@@ -23,6 +23,7 @@ from kanna.recommendation import (
     knee,
 )
 from kanna.recommendation import recommend as pick_by
+from kanna.sizing.closeness import MeasuredCloseness
 
 __all__ = ["KNEE", "RULE", "RULE_ACROSS", "CompareResult", "Row", "recommend", "verdict"]
 
@@ -170,6 +171,16 @@ def verdict(rows: Sequence[Row], source: SourceFacts | None, rule: Rule) -> Reco
         why = "No file was both measured and free of failed checks."
         return Recommendation(name=None, why=why, rule=RULE)
     return pick_by(candidates, source, rule)
+
+
+def measured(rows: Sequence[Row], format: str) -> dict[str, MeasuredCloseness]:
+    """What was measured of the files of a format that did not fail, by preset."""
+    return {
+        row.name: MeasuredCloseness(kl_mean=row.kl_mean, top1=row.top1)
+        for row in rows
+        if row.role == "candidate" and row.format == format and row.gate != "failed"
+        if row.kl_mean is not None
+    }
 
 
 def candidate(row: Row) -> Candidate:

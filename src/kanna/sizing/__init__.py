@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from kanna.model import Model
 from kanna.recommendation import (
     Candidate,
     Recommendation,
-    most_precise,
+    knee,
     recommend,
     side_bytes,
     source_facts,
 )
+from kanna.sizing.closeness import MeasuredCloseness, recall
 from kanna.sizing.rows import FitRow, rows
 from kanna.sources import Source, open_source
 
@@ -43,7 +44,7 @@ class FitResult(Result):
 
     Attributes:
         rows: Every preset, the largest first.
-        recommended: The most precise quantized preset that fits and is smaller than the source, or
+        recommended: The preset at the knee of size and closeness that fits, as of `compare`, or
             None.
         advice: The recommendation as a sentence, with its reason.
         keep_source: Whether the source itself is the file to use.
@@ -156,7 +157,7 @@ def fit(
         context=context,
         rows=fitted,
         recommended=verdict.name,
-        advice=verdict.why,
+        advice=f"{verdict.name}: {verdict.why}" if verdict.name else verdict.why,
         keep_source=verdict.keep_source,
         notes=notes,
         target=device.to_dict() if device is not None else None,
@@ -178,10 +179,36 @@ def _free() -> int:
 
 
 def _recommend(fitted: list[FitRow], source: Source, format: Format, room: int) -> Recommendation:
+    """By the rule of `compare`: among the files that it compared here, else among those it makes.
+
+    Only where none of those can be used, all presets are looked at.
+    """
+    facts = source_facts(source, [format.name], room=room)
+    measured = recall(source, format.name)
+    usual = {formats.qualified(format.name, format.canonical(p)) for p in format.compared_presets}
+    exact = formats.qualified(format.name, format.exact_preset)
+    candidates = _candidates(fitted, source, format, measured)
+    among = [
+        [c for c in candidates if c.name in measured and len(measured) > 1],
+        [c for c in candidates if c.name in {*usual, *measured, exact}],
+    ]
+    for those in among:
+        verdict = recommend(those, facts, knee)
+        if verdict.name or verdict.keep_source:
+            return verdict
+    return recommend(candidates, facts, knee)
+
+
+def _candidates(
+    fitted: list[FitRow],
+    source: Source,
+    format: Format,
+    measured: Mapping[str, MeasuredCloseness],
+) -> list[Candidate]:
     special = {formats.qualified(format.name, p.name) for p in format.presets.values() if p.special}
     exact = formats.qualified(format.name, format.exact_preset)
     sides = 0 if format.suffix else side_bytes(source)
-    candidates = [
+    return [
         Candidate(
             name=row.preset,
             file_bytes=row.file_bytes + sides,
@@ -190,10 +217,12 @@ def _recommend(fitted: list[FitRow], source: Source, format: Format, room: int) 
             special=row.preset in special,
             exact=row.preset == exact,
             fits=row.fits,
+            kl_mean=known.kl_mean if (known := measured.get(row.preset)) else row.expected_kl,
+            top1=known.top1 if known else None,
+            expected=row.preset not in measured,
         )
         for row in fitted
     ]
-    return recommend(candidates, source_facts(source, [format.name], room=room), most_precise)
 
 
 def target_notes(device: TargetChoice | None) -> list[str]:

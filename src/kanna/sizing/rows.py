@@ -15,6 +15,7 @@ from kanna.hardware.mask import Outside, outside
 from kanna.hardware.roofline import PredictedSpeed, Traffic, predict
 from kanna.hardware.targets import TargetChoice
 from kanna.model import Model, num_weights
+from kanna.sizing.closeness import expected_kl
 from kanna.sources import Source
 
 
@@ -30,6 +31,7 @@ class FitRow:
         prompt_tokens_per_second: Tokens that are read; None: not estimated.
         speed_error: Relative error of both; None: not known.
         outside: Tensors that the target's backend is not known to multiply; no such preset fits.
+        expected_kl: Mean KL divergence in nats that its bits let expect; None: not known.
     """
 
     preset: str
@@ -49,6 +51,7 @@ class FitRow:
     prompt_tokens_per_second: float | None = None
     speed_error: float | None = None
     outside: int = 0
+    expected_kl: float | None = None
 
 
 def rows(
@@ -131,6 +134,7 @@ def _row(
         prompt_tokens_per_second=speed.prompt,
         speed_error=speed.error,
         outside=len(outside_of(target, sized)),
+        expected_kl=expected_kl(sized),
     )
 
 

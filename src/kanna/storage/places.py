@@ -20,8 +20,8 @@ from kanna.storage.removal import Removal, delete
 __all__ = ["ACTIONS", "CacheResult", "CachePlace", "cache"]
 
 ACTIONS = ("show", "prune")
-# What kanna computes again when it is asked to: reference models, sampled texts, links.
-_DERIVED = ("references", "sampled", "ollama")
+# What kanna computes again when it is asked to: reference models, sampled texts, links, figures.
+_DERIVED = ("references", "sampled", "ollama", "closeness")
 _SCRATCH_AGE = 3600.0
 """Seconds after which a folder that a fetch was working in is left over from an interrupted one."""
 
