@@ -22,7 +22,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q '.[llamacpp,torch,adapt,package,onnx,mlx,serve,otel,search,dev,docs]'
+	$(BIN)/pip install -q '.[llamacpp,torch,adapt,package,onnx,mlx,openvino,serve,otel,search,dev,docs]'
 	@touch $@
 
 demo: $(VENV)/.run ## convert, check, measure and report a small model; open out/report.html

@@ -241,7 +241,7 @@ def test_a_class_makes_its_own_instances() -> None:
     refuse("__new__", violations)
 
 
-FORMAT_NAMES = {"gguf", "onnx", "mlx"}
+FORMAT_NAMES = {"gguf", "onnx", "mlx", "openvino"}
 FORMAT_ADAPTERS = (
     "kanna/formats/",
     "kanna/conversion/",

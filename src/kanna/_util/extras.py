@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "transformers",
     ),
     "mlx": ("mlx", "mlx_lm"),
+    "openvino": ("openvino", "openvino_tokenizers", "openvino_genai", "transformers"),
     "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
     "search": ("optuna",),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),

@@ -20,6 +20,7 @@ _SUMMARIES = {
     "mlx": (
         "MLX folders: safetensors with packed codes, scales and biases, and settings in config.json"
     ),
+    "openvino": "OpenVINO folders that kanna wrote: a graph in IR and its weights",
     "safetensors": (
         "safetensors: the container of Hugging Face models (huggingface.co/docs/safetensors)"
     ),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     shell_complete=shells.format_names,
     default=formats.DEFAULT,
     show_default=True,
-    help="gguf, onnx, mlx, by comma.",
+    help="gguf, onnx, mlx, openvino, by comma.",
 )
 @click.option(
     "--presets",

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     type=click.Choice(plugins.names("kanna.conversion", "CONVERSION")),
     help="Container to write; safetensors makes a Hugging Face folder, onnx one "
     "for onnxruntime-genai, mlx one "
-    "for mlx-lm. [default: gguf]",
+    "for mlx-lm, openvino one for openvino-genai. [default: gguf]",
 )
 @click.option(
     "--split-max-size", type=options.SIZE, help="Split the file into parts no larger than this."

@@ -1,4 +1,4 @@
-"""ONNX's MatMulNBits and GatherBlockQuantized.
+"""ONNX's MatMulNBits and GatherBlockQuantized; also the groups of OpenVINO.
 
 2-, 4- and 8-bit codes, one scale and one whole zero per group.
 

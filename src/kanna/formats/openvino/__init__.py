@@ -1,0 +1,58 @@
+"""OpenVINO folders: a graph in IR and its weights, as openvino-genai loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kanna.encodings import Encoding
+from kanna.formats.base import Format, StoredWeights
+from kanna.formats.memory import RuntimeMemory, step_buffers
+from kanna.formats.openvino import weights
+from kanna.formats.openvino.read import MODEL, WEIGHTS, read_folder
+from kanna.model import Model
+from kanna.plan import openvino as presets
+
+__all__ = ["FORMAT", "MODEL", "WEIGHTS", "read_folder"]
+
+# Tokens of a prompt that kanna's engine reads at once.
+_STEP = 512
+
+
+def _opens(path: Path) -> bool:
+    return path.is_dir() and (path / MODEL).is_file()
+
+
+def _carries(encoding: Encoding) -> bool:
+    return weights.holds(encoding.name)
+
+
+def _cache_bytes(_: Model) -> int:
+    return 2  # keys and values are bytes on a CPU, with a scale and a zero per head and token
+
+
+def _value_bytes(_: Model) -> int:
+    return 4
+
+
+def _weights(path: Path) -> StoredWeights:
+    return StoredWeights.of_tensors(read_folder(path).tensors)
+
+
+FORMAT = Format(
+    name="openvino",
+    title="OpenVINO",
+    opens=_opens,
+    carries=_carries,
+    runtime="openvino",
+    runtime_title="OpenVINO",
+    presets=presets.PRESETS,
+    default_preset=presets.DEFAULT,
+    compared_presets=("int8", "int4-mixed", "int4"),
+    whole_presets={"bf16": "f32", "f16": "f16"},
+    memory=RuntimeMemory(value_bytes=_cache_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    weights=_weights,
+    contents=read_folder,
+    keeps_provenance=True,
+    size_note="file sizes are of the graph and its weights; those of the tokenizer come on top",
+    symbol=((0, 1.2), (1.04, -0.6), (-1.04, -0.6)),
+)

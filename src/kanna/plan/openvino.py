@@ -1,0 +1,111 @@
+"""Presets of OpenVINO: the width and the groups of every matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from kanna.encodings.grouped.nbits import GROUPS
+from kanna.model import Model, columns
+from kanna.plan import roles
+from kanna.plan.file import Plan, RuleModel
+from kanna.plan.presets import Preset, rule_for
+
+DEFAULT = "int4"
+WIDE_GROUP = 128
+"""Values per scale of head and embedding, whose 8 bits need no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """What matrices get.
+
+    Attributes:
+        bits: Of the matrices of layers; head and embedding have 8.
+        group: Values per scale; a shorter one where it does not divide the rows.
+        symmetric: Codes around 0, without a zero of their own per group.
+        more: 8 bits for values and the way down in some layers.
+        encoding: A floating type for all of them.
+    """
+
+    summary: str
+    bits: int = 0
+    group: int = 0
+    symmetric: bool = False
+    more: bool = False
+    encoding: str = ""
+
+
+def _int4() -> dict[str, Widths]:
+    made: dict[str, Widths] = {}
+    for group in (32, 64, 128):
+        for symmetric in (False, True):
+            name = "int4" + ("-sym" if symmetric else "") + (f"-g{group}" if group != 32 else "")
+            made[name] = Widths(
+                summary=f"4 bits in groups of {group}{', symmetric' if symmetric else ''}; head and"
+                " embedding in 8",
+                bits=4,
+                group=group,
+                symmetric=symmetric,
+            )
+    return made
+
+
+WIDTHS = {
+    **_int4(),
+    "int4-mixed": Widths(
+        summary="4 bits in groups of 32; 8 for head, embedding, and values and the way down in some"
+        " layers",
+        bits=4,
+        group=32,
+        more=True,
+    ),
+    "int8": Widths(summary="8 bits in groups of 128", bits=8, group=128),
+    "int8-sym": Widths(
+        summary="8 bits in groups of 128, symmetric", bits=8, group=128, symmetric=True
+    ),
+    "f16": Widths(summary="every matrix in float16", encoding="f16"),
+    "f32": Widths(summary="the weights in float32", encoding="f32"),
+}
+
+
+def _plan(name: str, model: Model, _weighted: bool, _float_type: str) -> Plan:
+    """One rule per matrix of `model`; a group is the largest that divides its rows."""
+    widths = WIDTHS[name]
+    if widths.encoding:
+        return Plan(name=f"openvino:{name}", encoding=widths.encoding)
+    layers = model.whole("{arch}.block_count", 0)
+    tied = "output.weight" not in model.tensors
+    rules: list[RuleModel] = []
+    for tensor_name, tensor in model.tensors.items():
+        if not roles.quantizable(tensor):
+            continue
+        role = roles.role(tensor_name, tied=tied)
+        bits, most = widths.bits, widths.group
+        more = widths.more and role in ("attn_v", "ffn_down")
+        if role in ("output", "embedding"):
+            bits, most = 8, WIDE_GROUP
+        elif more and roles.in_more_bits(roles.layer(tensor_name) or 0, layers):
+            bits = 8
+        group = max((g for g in GROUPS if g <= most and columns(tensor) % g == 0), default=0)
+        end = "s" if widths.symmetric else ""
+        rules.append(rule_for(tensor_name, f"nbits{bits}g{group}{end}" if group else "f16"))
+    return Plan(name=f"openvino:{name}", encoding="f16", rules=rules)
+
+
+def _facts(widths: Widths) -> dict[str, object]:
+    if widths.encoding:
+        return {"encoding": widths.encoding}
+    return {"bits": widths.bits, "group": widths.group}
+
+
+PRESETS = {
+    name: Preset(
+        name=name,
+        summary=widths.summary,
+        make=partial(_plan, name),
+        facts=_facts(widths),
+        where=f"{__name__}:PRESETS",
+    )
+    for name, widths in WIDTHS.items()
+}

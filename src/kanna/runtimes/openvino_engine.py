@@ -1,0 +1,117 @@
+"""A decoder's graph compiled by OpenVINO for the CPU, its keys and values kept as states.
+
+Sums are float32: OpenVINO would take bfloat16 where the processor has it, and the same artefact
+would be another one on the next machine. All else is as openvino-genai has it: keys and values of 8
+bits, and inputs of packed matrices rounded to 8 bits group by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna.errors import FormatError, KannaError
+from kanna.formats.openvino import MODEL, WEIGHTS
+from kanna.formats.openvino.decoder import INPUTS, LOGITS
+from kanna.model import F32
+from kanna.runtimes.folder_text import FolderText, read_json
+from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
+
+_TOKENS = 2
+"""The axis of a state along which tokens lie: [batch, heads, tokens, values]."""
+_SCALES = 8
+"""Bytes of the scale and the zero of a head's keys or values of one token."""
+
+
+class OpenVINOEngine(SteppedEngine):
+    """One model; see `Engine`."""
+
+    def __init__(self, openvino: Any, path: Path, *, context: int, threads: int) -> None:
+        self._openvino = openvino
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        try:
+            core = openvino.Core()
+            graph = core.read_model(path / MODEL)
+            compiled = core.compile_model(graph, "CPU", options)
+            names = {name for port in compiled.inputs for name in port.names}
+            sizes = compiled.output(LOGITS).partial_shape
+            vocabulary = sizes[2].get_length() if len(sizes) == 3 and sizes[2].is_static else 0
+        except RuntimeError as error:
+            raise FormatError(
+                f"OpenVINO cannot load {path}: {' '.join(str(error).split())[:400]}",
+                todo="convert again",
+            ) from error
+        if names != set(INPUTS) or not vocabulary:
+            raise FormatError(
+                f"the graph of {path} has the inputs {', '.join(sorted(names))}",
+                expected=f"{', '.join(INPUTS)}, and logits over a vocabulary",
+                todo="convert again",
+            )
+        self._request: Any = compiled.create_infer_request()
+        config = read_json(path / "config.json")
+        states = [state.state.shape for state in self._request.query_state()]
+        self._state_values = sum(int(shape[1]) * (int(shape[3]) + _SCALES) for shape in states)
+        self._length = 0
+        super().__init__(
+            path,
+            FolderText(path, [config]),
+            vocab_size=vocabulary,
+            trained_context=int(config.get("max_position_embeddings") or 0),
+            context=context,
+            threads=threads,
+        )
+
+    def forward(self, ids: Sequence[int], keep: int) -> F32:
+        """Logits after the last `keep` of `ids`; see `SteppedEngine`."""
+        stop = self._length + len(ids)
+        values = (
+            np.array([ids], np.int64),
+            np.ones((1, stop), np.int64),
+            np.arange(self._length, stop, dtype=np.int64)[None],
+            np.zeros(1, np.int32),
+        )
+        try:
+            given = dict(zip(INPUTS, values, strict=True))
+            rows = self._request.infer(given, share_outputs=True)[LOGITS][0]
+        except RuntimeError as error:
+            self._past = []
+            self.rewind(0)
+            raise KannaError(
+                f"OpenVINO failed on {self.path}: {' '.join(str(error).split())[:300]}"
+            ) from error
+        self._length = stop
+        # The buffer is used again by the next call.
+        return np.array(rows[len(rows) - keep :], np.float32)
+
+    def rewind(self, length: int) -> int:
+        """Keep the first `length` tokens of the cache."""
+        if length < self._length:
+            if length:
+                for state in self._request.query_state():
+                    kept = np.take(state.state.data, range(length), axis=_TOKENS)
+                    state.state = self._openvino.Tensor(np.ascontiguousarray(kept))
+            else:
+                self._request.reset_state()
+            self._length = length
+        return self._length
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the weights, of the cache for the context, and of the logits of one batch."""
+        batch = min(PROMPT_BATCH, self.context)
+        return {
+            "weights": (self.path / WEIGHTS).stat().st_size,
+            "kv": self._state_values * self.context,
+            "output": batch * self.vocab_size * 4,
+        }
+
+    def free(self) -> None:
+        """Let go of the model."""
+        self._request = None

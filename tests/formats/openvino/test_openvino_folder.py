@@ -1,0 +1,106 @@
+"""OpenVINO folders: the verbs take them, and openvino-genai itself loads them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import engine_artefacts, tiny_models
+
+from kanna import bench, convert, evaluate, formats, generate, inspect, verify
+from kanna.generation import close
+
+for _package in ("openvino", "openvino_genai", "openvino_tokenizers", "torch"):
+    pytest.importorskip(_package)
+
+PROMPT = "Once upon a time there was a small model"
+GENAI = """
+import json, sys
+import kanna
+import openvino_genai
+folder, prompt = sys.argv[1:]
+pipe = openvino_genai.LLMPipeline(
+    folder, "CPU", INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32")
+config = openvino_genai.GenerationConfig(
+    max_new_tokens=12, do_sample=False, ignore_eos=True, apply_chat_template=False)
+tokens = pipe.get_tokenizer().encode(prompt).input_ids.data[0].tolist()
+chat = pipe.get_tokenizer().apply_chat_template([{"role": "user", "content": "hi"}], False)
+print(json.dumps([tokens, pipe.generate(prompt, config), chat]))
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny decoder with a tokenizer and a chat template."""
+    folder = tmp_path_factory.mktemp("source") / "decoder"
+    folder.mkdir()
+    engine_artefacts.source(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artefact(source: Path) -> Iterator[Path]:
+    """Its folder in 8 bits."""
+    out = source.parent / "int8"
+    convert(source, out, preset="openvino:int8", threads=1)
+    yield out
+    close()
+
+
+def test_stock_openvino_genai_generates_what_transformers_does(
+    source: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    convert(source, tmp_path / "f32", preset="openvino:f32", threads=1)
+    command = [sys.executable, "-c", GENAI, str(tmp_path / "f32"), PROMPT]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    ids, text, chat = json.loads(ran.stdout.splitlines()[-1])
+    tokenizer: Any = AutoTokenizer.from_pretrained(source)
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    given = tokenizer(PROMPT, return_tensors="pt").input_ids
+    assert ids == given[0].tolist()
+    with torch.no_grad():
+        made = model.generate(
+            given, max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=511
+        )
+    assert text == tokenizer.decode(made[0, given.shape[1] :], skip_special_tokens=True)
+    talk = [{"role": "user", "content": "hi"}]
+    assert chat == tokenizer.apply_chat_template(talk, tokenize=False)
+
+
+def test_the_gate_proves_it_and_refuses_another(
+    source: Path, artefact: Path, tmp_path: Path
+) -> None:
+    result = verify(source, artefact, threads=1)
+    assert result.status == "proved", result
+    assert {"tensor values", "chat template", "logits, long prompt"} <= {
+        c.name for c in result.checks
+    }
+    tiny_models.make("smollm", tmp_path / "other", seed=1)
+    assert verify(tmp_path / "other", artefact, threads=1).status == "failed"
+
+
+def test_verbs_take_it(source: Path, artefact: Path, tmp_path: Path) -> None:
+    assert formats.of(artefact).name == "openvino"
+    shown = inspect(artefact)
+    assert (shown.kind, shown.family) == ("OpenVINO folder", "llama")
+    assert "--preset int8" in shown.provenance["kanna.command"]
+    assert isinstance("".join(generate(artefact, "Once upon", max_tokens=3)), str)
+    text = tmp_path / "text.txt"
+    text.write_text("The plane takes a shaving so thin that light passes through it. " * 40)
+    scored = evaluate(artefact, reference=source, text=text, context=64, windows=2, threads=1)
+    assert 0 <= scored.kl_mean < 0.05
+    [row] = bench([artefact], prompt_tokens=32, gen_tokens=4, repeat=1, threads=1)
+    assert row.runtime == "openvino" and row.prompt_tps > 0
+
+
+def test_its_size_is_known_before(source: Path, artefact: Path, tmp_path: Path) -> None:
+    planned = convert(source, tmp_path / "dry", preset="openvino:int8", dry_run=True)
+    assert planned.file_bytes == sum(p.stat().st_size for p in artefact.glob("openvino_model.*"))
