@@ -21,12 +21,21 @@ CONTEXT = click.Context(cli)
 
 
 def options(command: click.Command) -> set[str]:
-    return {
+    """Options of a command, and of those in it."""
+    own = {
         o
         for p in command.params
         if isinstance(p, click.Option)
         for o in (*p.opts, *p.secondary_opts)
     }
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return own.union(*map(options, inner))
+
+
+def named(words: list[str]) -> click.Command:
+    """The command that words begin with."""
+    one = command(words[0])
+    return one.commands[words[1]] if isinstance(one, click.Group) and words[1:] else one
 
 
 def command(name: str) -> click.Command:
@@ -72,7 +81,7 @@ def test_commands_in_documents_exist(path: Path) -> None:
     for words in kanna_calls(path):
         if words[0].startswith("-"):
             continue
-        known = options(command(words[0])) | {"-h", "--help"}
+        known = options(named(words)) | {"-h", "--help"}
         used = {w.split("=")[0] for w in words[1:] if re.match(r"--?[a-zA-Z]", w)}
         assert used <= known, f"{path.name}: kanna {' '.join(words)} uses {used - known}"
 

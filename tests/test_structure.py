@@ -41,6 +41,7 @@ LAYERS: list[set[str]] = [
     {"comparison"},
     {"optimization"},
     {"packaging", "serving"},
+    {"fleet"},
     {"recipes"},
     {"catalog"},
     {"cli"},

@@ -12,6 +12,12 @@ from kanna.cli.main import cli
 
 CONTEXT = click.Context(cli)
 COMMANDS = cli.list_commands(CONTEXT)
+GROUPS = {
+    name: one for name in COMMANDS if isinstance(one := cli.get_command(CONTEXT, name), click.Group)
+}
+IN_GROUPS = [(name, one) for name, group in GROUPS.items() for one in group.commands]
+OF_A_SERVER = {"server", "key_file", "ca_file", "insecure_http"}
+"""Options that are one parameter, `server`, of the functions of a fleet."""
 NO_FUNCTION = {"completion"}
 """It is about the shell."""
 OF_TERMINALS = {"json", "quiet", "debug", "yes"}
@@ -31,7 +37,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in NO_FUNCTION])
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n not in NO_FUNCTION | GROUPS.keys()])
 def test_a_function_takes_what_its_command_takes(name: str) -> None:
     command = cli.get_command(CONTEXT, name)
     assert command is not None
@@ -42,6 +48,19 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
         if option.name not in OF_TERMINALS
         and (name, option.name) not in ELSEWHERE
         and OTHER_NAMES.get((name, str(option.name)), option.name) not in parameters
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize(("group", "name"), IN_GROUPS)
+def test_a_package_has_what_its_group_has(group: str, name: str) -> None:
+    function = getattr(getattr(kanna, group), name.replace("-", "_"))
+    parameters = inspect.signature(function).parameters
+    at_server = OF_A_SERVER if "server" in parameters else set[str]()
+    missing = [
+        option.name
+        for option in GROUPS[group].commands[name].params
+        if option.name not in OF_TERMINALS | at_server and option.name not in parameters
     ]
     assert not missing
 

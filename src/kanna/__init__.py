@@ -16,6 +16,7 @@ from kanna._util import former_names, outgoing, telemetry
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from kanna import fleet as fleet
     from kanna.auditing import audit as audit
     from kanna.benchmark import bench as bench
     from kanna.calibration import calibrate as calibrate
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kanna.evaluation import evaluate as evaluate
     from kanna.families import load_model as load_model
     from kanna.fault_report import bug_report as bug_report
+    from kanna.fleet.device.polling import agent as agent
     from kanna.generation import chat as chat
     from kanna.generation import generate as generate
     from kanna.hardware.listing import targets as targets
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "KannaError": "kanna.errors",
     "adapt": "kanna.training",
+    "agent": "kanna.fleet.device.polling",
     "audit": "kanna.auditing",
     "bench": "kanna.benchmark",
     "bug_report": "kanna.fault_report",
@@ -95,6 +98,9 @@ _WHERE = {
     "verify": "kanna.verification",
 }
 
+# Packages whose functions are the commands of a group, `kanna fleet status`.
+_GROUPS = {"fleet"}
+
 # Before any library is loaded: they read it when they are.
 telemetry.switch_off()
 outgoing.forbid()
@@ -107,6 +113,8 @@ __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll
 
 
 def __getattr__(name: str) -> Any:
+    if name in _GROUPS:
+        return importlib.import_module(f"kanna.{name}")
     where = _WHERE.get(name)
     if where is None:
         raise AttributeError(f"module 'kanna' has no attribute {name!r}")
@@ -116,4 +124,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> Iterable[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*globals(), *_WHERE, *_GROUPS})

@@ -29,3 +29,13 @@ def module_command(module: str, *arguments: str) -> list[str]:
     if sys.version_info >= _SAFE_PATH:
         return [sys.executable, "-P", "-m", module, *arguments]
     return [sys.executable, "-c", _WITHOUT_SAFE_PATH, module, *arguments]
+
+
+def file_command(file: str, *arguments: str) -> list[str]:
+    """The command that runs a file that needs Python's standard library alone.
+
+    Args:
+        file: Its path.
+        arguments: What it gets.
+    """
+    return [sys.executable, "-I", "-S", file, *arguments]

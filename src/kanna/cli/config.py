@@ -20,12 +20,18 @@ else:
 
 # A folder that came from elsewhere must not open a port, hand out keys or name a program to run.
 _ONLY_OWN = {
+    "ca_file",
     "cors_origin",
     "host",
+    "insecure_http",
     "key",
+    "key_file",
     "keys",
     "llama_server",
+    "on_swap",
     "open_to_all",
+    "self_test",
+    "server",
     "sign_key",
     "state",
     "traces",

@@ -48,6 +48,8 @@ ORDER = (
     "keys",
     "studio",
     "package",
+    "fleet",
+    "agent",
     "run",
     "recipe",
     "components",

@@ -38,7 +38,7 @@ def man_page(group: click.Group, version: str) -> str:
 
 def _command(ctx: click.Context, command: click.Command) -> list[str]:
     usage = " ".join(command.collect_usage_pieces(ctx))
-    lines = [f".SS {_text(f'kanna {ctx.info_name} {usage}')}"]
+    lines = [f".SS {_text(f'{ctx.command_path} {usage}')}"]
     for paragraph in (command.help or "").split("\n\n"):
         lines += [_text(" ".join(paragraph.split())), ".PP"]
     # Without click's own option for help, which it keeps from whatever context asked first.
@@ -46,6 +46,9 @@ def _command(ctx: click.Context, command: click.Command) -> list[str]:
     for record in (*records, _HELP):
         if record is not None:
             lines += [".TP", f"\\fB{_text(record[0])}\\fR", _text(record[1]) or "\\&"]
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            lines += _command(click.Context(inner, info_name=name, parent=ctx), inner)
     return lines
 
 

@@ -10,13 +10,12 @@ from typing import Protocol
 import aiohttp
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kanna import __version__
 from kanna.serving import openapi, page
 from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST
 from kanna.serving.gateway import Gateway
+from kanna.serving.guard.headers import SecurityHeaders
 from kanna.serving.guard.ledger import Ledger
 from kanna.serving.guard.origins import OriginGuard
 from kanna.serving.guard.store import KeyStore
@@ -25,14 +24,6 @@ from kanna.serving.problems import ApiError
 from kanna.serving.routes import inference, keys, models, monitoring
 from kanna.serving.settings import GatewaySettings
 from kanna.serving.traces import TraceExporter
-
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-}
 
 
 class AppExtension(Protocol):
@@ -55,25 +46,6 @@ class AppExtension(Protocol):
     async def stop(self) -> None:
         """The gateway ends."""
         ...
-
-
-class SecurityHeaders:
-    """ASGI middleware that adds _HEADERS to every answer that has not set them itself."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 def create_app(

@@ -81,7 +81,7 @@ def run(specs: list[ModelSpec], settings: GatewaySettings, options: ServerOption
 
         if not options.wait_for_key:
             _check_keys(settings, store, options.state)
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
         canaries = [
             CanarySpec.parse(
                 artefact, specs[0].name, options.canaries.agreement, options.canaries.slowdown
@@ -173,7 +173,7 @@ def _choose_program(pool: ModelPool, options: ServerOptions) -> None:
             return
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections from now on; raises KannaError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

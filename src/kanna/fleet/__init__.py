@@ -1,0 +1,37 @@
+"""A fleet of devices: rollouts of models that quality stops.
+
+`serve` keeps devices, models and rollouts; `kanna.agent` runs on each device; the others are what
+operators do.
+"""
+
+from __future__ import annotations
+
+from kanna.fleet.connection import FleetServer
+from kanna.fleet.operations import (
+    add_device,
+    devices,
+    pause,
+    publish,
+    remove_device,
+    renew_key,
+    resume,
+    rollback,
+    rollout,
+    status,
+)
+from kanna.fleet.server import serve
+
+__all__ = [
+    "FleetServer",
+    "add_device",
+    "devices",
+    "pause",
+    "publish",
+    "remove_device",
+    "renew_key",
+    "resume",
+    "rollback",
+    "rollout",
+    "serve",
+    "status",
+]

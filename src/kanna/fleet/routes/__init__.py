@@ -1,0 +1,1 @@
+"""The routes of the server of a fleet, by who asks."""

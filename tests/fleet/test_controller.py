@@ -1,0 +1,278 @@
+"""Rollouts without a network: who gets what and when, on a store in a file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kanna.errors import UsageError
+from kanna.fleet.controller import Controller
+from kanna.fleet.records import FleetDevice, FleetRollout
+from kanna.fleet.rings import Ring, parse_ring
+from kanna.fleet.store import FleetStore
+
+GOOD, BETTER, BAD = "a" * 64, "b" * 64, "c" * 64
+ALL = (Ring(percent=100),)
+
+
+class Crowd:
+    """Devices that do what they are told, and fail where a function says so."""
+
+    def __init__(self, store: FleetStore, count: int) -> None:
+        self.store, self.controller = store, Controller(store)
+        self.names = [f"d{n:03}" for n in range(count)]
+        self.current: dict[str, str | None] = dict.fromkeys(self.names)
+        self.good: dict[str, str | None] = dict.fromkeys(self.names)
+        self.settled = dict.fromkeys(self.names, (0, ""))
+        for sequence, digest in enumerate((GOOD, BETTER, BAD), 1):
+            store.add_artefact(digest, sequence, digest[:1], 1, ("{}", None))
+        for name in self.names:
+            self.controller.add_device(name)
+
+    def device(self, name: str) -> FleetDevice:
+        made = self.store.device(name)
+        assert made is not None
+        return made
+
+    def ask(
+        self, name: str, fails: Callable[[str, str], bool] = lambda _, __: False, lost: bool = False
+    ) -> None:
+        """A device asks, follows and reports; `lost`: the report does not arrive."""
+        number, outcome = self.settled[name]
+        told = self.controller.poll(self.device(name), self.current[name], number, outcome)
+        if told.wanted is None or told.number == number:
+            return
+        assert told.number > number
+        outcome = "passed"
+        if told.wanted != self.current[name]:
+            if told.wanted != self.good[name] and fails(name, told.wanted):
+                outcome = "failed"
+            else:
+                self.good[name], self.current[name] = self.current[name], told.wanted
+        self.settled[name] = (told.number, outcome)
+        if not lost:
+            self.controller.report(self.device(name), told.number, outcome, "", None)
+
+    def all_ask(self, fails: Callable[[str, str], bool] = lambda _, __: False) -> None:
+        for name in self.names:
+            self.ask(name, fails)
+        self.controller.tick(1.0)
+
+    def start(self, digest: str, *rings: str) -> int:
+        return self.controller.start(digest, tuple(map(parse_ring, rings)) or ALL).id
+
+    def rollout(self, number: int) -> FleetRollout:
+        made = self.store.rollout(number)
+        assert made is not None
+        return made
+
+    def have(self, digest: str | None) -> int:
+        return sum(1 for one in self.current.values() if one == digest)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FleetStore]:
+    with closing(FleetStore(tmp_path / "f.sqlite")) as made:
+        yield made
+
+
+@pytest.fixture
+def crowd(store: FleetStore) -> Crowd:
+    """Forty devices that all have the good one."""
+    made = Crowd(store, 40)
+    number = made.start(GOOD)
+    made.all_ask()
+    assert made.rollout(number).state == "done" and made.have(GOOD) == 40
+    return made
+
+
+def test_rings_open_one_after_another(crowd: Crowd) -> None:
+    number = crowd.start(BETTER, "5%:soak=3s", "50%", "100%")
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 2
+    crowd.controller.tick(1.0)
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 2 and crowd.rollout(number).ring == 1
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 20 and crowd.rollout(number).ring == 2
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 40 and crowd.rollout(number).state == "done"
+
+
+def test_a_failure_stops_it_and_sends_everybody_back(crowd: Crowd) -> None:
+    number = crowd.start(BAD, "10%", "100%")
+    bad = {"n": 0}
+
+    def third(_: str, digest: str) -> bool:
+        bad["n"] += digest == BAD
+        return digest == BAD and bad["n"] == 3
+
+    crowd.all_ask(third)
+    stopped = crowd.rollout(number)
+    assert stopped.state == "stopped" and "1 of 4 devices of ring 1 failed" in stopped.reason
+    crowd.all_ask()
+    assert crowd.have(GOOD) == 40
+    crowd.controller.tick(1e9)
+    crowd.all_ask()
+    assert crowd.have(GOOD) == 40 and crowd.rollout(number).ring == 0
+
+
+def test_as_many_may_fail_as_a_ring_allows(crowd: Crowd) -> None:
+    number = crowd.start(BETTER, "10%:passes=75%:failures=1", "100%:failures=40")
+    failing: list[str] = []
+
+    def first(name: str, digest: str) -> bool:
+        failing.append(name)
+        return name == failing[0]
+
+    crowd.all_ask(first)
+    assert crowd.rollout(number).ring == 1
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 39 and crowd.current[failing[0]] == GOOD
+
+
+def test_devices_that_were_away_catch_up(crowd: Crowd) -> None:
+    away, present = crowd.names[:3], crowd.names[3:]
+    number = crowd.start(BETTER, "100%:passes=90%")
+    for name in present:
+        crowd.ask(name)
+    crowd.controller.tick(1.0)
+    assert crowd.rollout(number).state == "done"
+    stopped = crowd.start(BAD, "100%:passes=90%")
+    crowd.ask(present[0], lambda _, digest: digest == BAD)
+    assert crowd.rollout(stopped).state == "stopped"
+    for name in away:
+        crowd.ask(name)
+    assert crowd.have(BETTER) == 40
+
+
+def test_a_late_failure_ends_a_rollout_that_was_done(crowd: Crowd) -> None:
+    number = crowd.start(BAD, "100%:passes=90%")
+    for name in crowd.names[1:]:
+        crowd.ask(name)
+    crowd.controller.tick(1.0)
+    assert crowd.rollout(number).state == "done"
+    crowd.ask(crowd.names[0], lambda _, __: True)
+    assert crowd.rollout(number).state == "stopped"
+    crowd.all_ask()
+    assert crowd.have(GOOD) == 40
+
+
+def test_what_is_paused_is_offered_to_nobody(crowd: Crowd) -> None:
+    number = crowd.start(BETTER)
+    for name in crowd.names[:5]:
+        crowd.ask(name)
+    crowd.controller.pause(number)
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 5
+    crowd.controller.resume(number)
+    crowd.all_ask()
+    assert crowd.have(BETTER) == 40
+    with pytest.raises(UsageError, match="cannot be running"):
+        crowd.controller.resume(number)
+
+
+def test_an_operator_takes_it_back(crowd: Crowd) -> None:
+    number = crowd.start(BETTER)
+    crowd.all_ask()
+    crowd.controller.rollback(number)
+    crowd.all_ask()
+    assert crowd.have(GOOD) == 40 and crowd.rollout(number).state == "rolled back"
+    with pytest.raises(UsageError, match="is rolled back"):
+        crowd.controller.rollback(number)
+
+
+def test_what_had_nothing_before_keeps_what_passed(store: FleetStore) -> None:
+    crowd = Crowd(store, 3)
+    number = crowd.start(GOOD)
+    for name in crowd.names[:2]:
+        crowd.ask(name)
+    crowd.controller.rollback(number)
+    crowd.all_ask()
+    assert crowd.have(GOOD) == 2 and crowd.have(None) == 1
+
+
+def test_a_report_that_was_lost_is_known_by_the_next_question(crowd: Crowd) -> None:
+    number = crowd.start(BETTER)
+    for name in crowd.names:
+        crowd.ask(name, lost=True)
+    crowd.controller.tick(1.0)
+    assert crowd.rollout(number).state == "running"
+    crowd.all_ask()
+    assert crowd.rollout(number).state == "done"
+
+
+def test_a_failure_whose_report_was_lost_stops_it(crowd: Crowd) -> None:
+    number = crowd.start(BAD, "10%", "100%")
+    for name in crowd.names:
+        crowd.ask(name, lambda _, digest: digest == BAD, lost=True)
+    crowd.all_ask()
+    assert crowd.rollout(number).state == "stopped"
+
+
+def test_a_new_device_comes_last(crowd: Crowd) -> None:
+    crowd.start(BETTER, "10%:soak=1h", "100%")
+    crowd.names.append("new")
+    crowd.controller.add_device("new")
+    crowd.current["new"] = crowd.good["new"] = None
+    crowd.settled["new"] = (0, "")
+    crowd.all_ask()
+    assert crowd.current["new"] == GOOD
+    with pytest.raises(UsageError, match="there is a device 'new'"):
+        crowd.controller.add_device("new")
+
+
+def test_one_rollout_at_a_time_per_device(crowd: Crowd) -> None:
+    number = crowd.start(BETTER, "10%:soak=1h", "100%")
+    with pytest.raises(UsageError, match=f"rollout {number} is running"):
+        crowd.start(BAD)
+    with pytest.raises(UsageError, match="nothing of"):
+        crowd.controller.start("d" * 64, ALL)
+
+
+def test_targets_have_rollouts_of_their_own(store: FleetStore) -> None:
+    crowd = Crowd(store, 2)
+    crowd.controller.add_device("jetson-1", target="jetson")
+    crowd.controller.start(GOOD, ALL, "jetson")
+    crowd.all_ask()
+    assert crowd.have(None) == 2
+    told = crowd.controller.poll(crowd.device("jetson-1"), None, 0, "")
+    assert told.wanted == GOOD
+    with pytest.raises(UsageError, match="no device"):
+        crowd.controller.start(GOOD, ALL, "nowhere")
+
+
+def trial(store: FleetStore, rng: random.Random) -> None:
+    """A bad model goes out to some devices, in some rings, and fails on some share of them."""
+    crowd = Crowd(store, rng.randint(2, 120))
+    crowd.start(GOOD)
+    crowd.all_ask()
+    share = rng.choice([1, 2, 5, 10, 25])
+    number = crowd.start(BAD, f"{share}%:passes={rng.choice([100, 60, 1])}%", "50%", "100%")
+    first = {one.device for one in store.assigned(number) if one.ring == 0}
+    for _ in range(30):
+        present = rng.sample(crowd.names, rng.randint(0, len(crowd.names)))
+        for name in present:
+            crowd.ask(name, lambda _, digest: digest == BAD, lost=rng.random() < 0.3)
+        crowd.controller.tick(rng.random() * 100)
+        ever = {one.device for one in store.assigned(number) if one.status != "pending"}
+        assert ever <= first, "it left the first ring"
+        assert all(current == GOOD for current in crowd.current.values())
+    for _ in range(2):
+        crowd.all_ask(lambda _, digest: digest == BAD)
+    assert crowd.rollout(number).state == "stopped" and crowd.rollout(number).ring == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bad_model_never_leaves_the_first_ring(store: FleetStore, seed: int) -> None:
+    trial(store, random.Random(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 200))
+def test_a_bad_model_never_leaves_the_first_ring_in_a_hundred(store: FleetStore, seed: int) -> None:
+    trial(store, random.Random(seed))
