@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import wheels
+from helpers import made_once, wheels
 from helpers.making import gguf_file, metadata_of_a_llama
 from helpers.packing import ALL, CHATML
 
@@ -59,6 +59,13 @@ def own_figures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps what comparisons of tests measure out of the cache, where `fit` goes by it."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(closeness, "FOLDER", str(tmp_path_factory.mktemp("closeness")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def graphs_stay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lets conversions of one source to ONNX share the float graph that they start from."""
+    with made_once.graphs(made_once.shared_folder(tmp_path_factory) / "graphs"):
         yield
 
 

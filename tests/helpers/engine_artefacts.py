@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import kanna
-from helpers import tiny_models
+from helpers import made_once, tiny_models
 
 ENGINES = ("gguf", "onnx", "mlx")
 TEMPLATE = (
@@ -36,13 +37,12 @@ def source(folder: Path) -> Any:
 
 def shared(engine: str, folders: pytest.TempPathFactory) -> Path:
     """The same for the tests of a whole run, made when it is first asked for."""
-    folder = folders.getbasetemp() / "engine-artefacts"
-    if not (folder / "source").is_dir():
-        (folder / "source").mkdir(parents=True)
-        source(folder / "source")
-    out = folder / engine
-    made = out.with_suffix(".gguf") if engine == "gguf" else out
-    return made if made.exists() else artefact(engine, folder / "source", out)
+    folder = made_once.shared_folder(folders) / "engine-artefacts"
+    made_once.once(folder / "source", source)
+    name = f"{engine}.gguf" if engine == "gguf" else engine
+    with FileLock(folder / f"{engine}.lock"):
+        made = folder / name
+        return made if made.exists() else artefact(engine, folder / "source", folder / engine)
 
 
 def artefact(engine: str, folder: Path, out: Path) -> Path:

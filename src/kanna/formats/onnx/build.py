@@ -145,10 +145,27 @@ def build(
         nonfinite=nonfinite,
         progress=progress,
     )
-    task = {"source": str(source), "out": str(out), "scratch": str(scratch / "cache")}
+    run_builder(source, out, scratch / "cache", int(config["num_hidden_layers"]), progress)
+    _keep(out, config, files)
+    return out
+
+
+def run_builder(source: Path, out: Path, scratch: Path, layers: int, progress: Progress) -> None:
+    """Have the builder make the float32 graph of the Hugging Face folder `source` in `out`.
+
+    Args:
+        source: config.json, weights and tokenizer.
+        out: Folder that gets the graph.
+        scratch: What the builder keeps beside it.
+        layers: As many as it tells of.
+        progress: Where it is told.
+
+    Raises:
+        KannaError: The builder failed; with its last line.
+    """
+    task = {"source": str(source), "out": str(out), "scratch": str(scratch)}
     command = module_command("kanna.formats.onnx.build_worker", json.dumps(task))
     output: deque[str] = deque(maxlen=40)
-    layers = int(config["num_hidden_layers"])
     progress.start("build the graph", layers, "layers")
     try:
         with started(command, variables={"PYTHONUNBUFFERED": "1"}, merged=True) as child:
@@ -164,8 +181,6 @@ def build(
             f"the model builder ended with code {child.returncode}: {last}",
             todo="write a GGUF instead: --format gguf",
         )
-    _keep(out, config, files)
-    return out
 
 
 _TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad"))
