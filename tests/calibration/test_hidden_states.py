@@ -5,6 +5,7 @@ Held against transformers' own model of the same weights, which none of this cod
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,32 @@ NAMES = (
     "granite-moe",
     "granite-moe-shared",
     "gpt-oss",
+    "phi2",
+    "granite-hybrid",
+    "granite-hybrid-moe",
+    "falcon-h1",
+    "falcon-h1-of-ones",
+    "nemotron-h",
+    "nemotron-h-moe",
 )
 BOUND = 1e-4
+MULTIPLIED = tiny_models.RECIPES["falcon-h1"]
+OF_ONES = {
+    key: [1.0] * len(value) if isinstance(value, list) else 1.0
+    for key, value in MULTIPLIED.values.items()
+    if key.endswith(("multiplier", "multipliers"))
+}
+"""Our weights of Falcon-H1 hold its multipliers, so rows are compared where those are 1."""
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def both(request: Any, tmp_path_factory: pytest.TempPathFactory, text: Path) -> Any:
     """A model here, transformers' own, and windows of text."""
     folder = tmp_path_factory.mktemp("model") / "model"
-    whole = tiny_models.make(request.param, folder).requires_grad_(False)
+    with pytest.MonkeyPatch.context() as patch:
+        of_ones = replace(MULTIPLIED, values=MULTIPLIED.values | OF_ONES)
+        patch.setitem(tiny_models.RECIPES, "falcon-h1-of-ones", of_ones)
+        whole = tiny_models.make(request.param, folder).requires_grad_(False)
     model = families.load_model(kanna.open_source(folder))
     return model, whole, windows_of(folder, text, TOKENS)
 
@@ -83,6 +101,15 @@ def test_all_layers_at_once_give_the_logits(both: Any) -> None:
     hidden = whole.model(input_ids=given, use_cache=False).last_hidden_state[0]
     with torch.no_grad():
         assert apart(student.hidden(windows.ids[0]), hidden) < BOUND
+    # From a teacher without any states: what the head adds, divides by and caps is all there is.
+    nothing, bias = torch.zeros_like(hidden), whole.lm_head.bias
+    flat = torch.zeros_like(expected.logits[0]) + (0.0 if bias is None else bias)
+    target = torch.log_softmax(flat / getattr(whole.config, "logits_scaling", 1.0), -1)
+    predicted = torch.log_softmax(expected.logits[0], -1)
+    wanted = float((target.exp() * (target - predicted)).sum(-1).mean())
+    head = torch.zeros_like(whole.lm_head.weight)
+    measured = student.divergence(windows.ids[0], nothing, head, learn=False)
+    assert measured == pytest.approx(wanted, rel=1e-3)
 
 
 def _matrix(model: Model, name: str) -> bool:
@@ -91,6 +118,8 @@ def _matrix(model: Model, name: str) -> bool:
 
 def test_gradients_of_every_kind_of_matrix(both: Any, tmp_path: Path) -> None:
     model, whole, windows = both
+    if getattr(whole.config, "key_multiplier", 1.0) != 1.0:
+        pytest.skip("the rows of what is multiplied are not those of transformers")
     gradients.gradients(model, windows, tmp_path, "key", device="cpu", progress=Silent())
     found = gradients.read(tmp_path)
     parts = families.hf_parts(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ import pytest
 from kanna import convert, encodings
 from kanna.errors import SourceError, UsageError
 from kanna.families import load_model
+from kanna.families.views import Computed
 from kanna.formats import gguf
+from kanna.formats.views import Refolded, Renamed
 from kanna.model import MetaValue, boolean, columns, num_rows, u32
 from kanna.plan import Plan, RuleModel, TensorPlan
 from kanna.runtimes import llamacpp
 from kanna.sources import open_source, packages
 from kanna.verification import VerifyResult, verify
 from kanna.verification.parity import bits_per_weight
-from kanna.verification.tensors import bound, error, sample
+from kanna.verification.tensors import bound, error, sample, stored_as
 
 pytestmark = pytest.mark.skipif(not llamacpp.RUNTIME.available().ok, reason="needs llama.cpp")
 pytest.importorskip("torch")
@@ -250,6 +252,23 @@ def test_what_llama_cpp_implies_need_not_be_said(good: Path, tmp_path: Path) -> 
     assert _not_carried(model, without) == [key]
 
 
+@dataclass
+class StoredHalves:
+    """Values of a file in half precision."""
+
+    name: str
+    shape: tuple[int, ...]
+    inner: Computed
+    dtype: str = "f16"
+    nbytes: int = 64
+
+    def rows(self, start: int, stop: int) -> Any:
+        return self.inner.rows(0, 4).reshape(1, -1)[start:stop]
+
+    def raw(self, start: int, stop: int) -> None:
+        return None
+
+
 def test_bounds_tell_right_from_wrong() -> None:
     x = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
     for name in (
@@ -274,6 +293,13 @@ def test_bounds_tell_right_from_wrong() -> None:
         assert error(heavy, encoding.decode(encoding.encode(heavy), 512)) <= bound(name), name
     assert error(x * 0, x * 0) == 0
     assert error(x * 0, x) == np.inf
+
+
+def test_a_view_that_computes_from_halves_has_no_more_digits_than_they() -> None:
+    values = Computed("x", np.ones((4, 8), np.float32))
+    halves = StoredHalves("x", (32,), values)
+    assert stored_as(Refolded("x", Renamed("x", halves), (4, 8))) == "f16"
+    assert stored_as(Refolded("x", values, (32,))) == "f32" and stored_as(halves) == "f16"
 
 
 def test_samples_reach_from_the_first_row_to_the_last() -> None:

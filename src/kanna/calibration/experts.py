@@ -15,8 +15,9 @@ EXPERT = re.compile(
 """Path of a matrix of an expert that was taken apart."""
 ROUTER = re.compile(r"model\.layers\.(?P<layer>\d+)\..*\.(gate|router)\.weight")
 """Weight of a router, where checkpoints call its module otherwise."""
-STACKS = ("gate_up_proj", "down_proj")
-"""Parameters of a module that holds all experts of a layer, [experts, rows, columns]."""
+STACKS = (("gate_up_proj", "down_proj"), ("up_proj", "down_proj"))
+"""Parameters of a module that holds all experts of a layer, [experts, rows, columns]; those of
+Nemotron have no gates."""
 
 
 def take_apart(network: Any, torch: Any) -> None:
@@ -30,11 +31,15 @@ def take_apart(network: Any, torch: Any) -> None:
         (parent, name, child)
         for parent in network.modules()
         for name, child in parent.named_children()
-        if all(getattr(getattr(child, stack, None), "ndim", 0) == 3 for stack in STACKS)
+        if any(all(_is_stack(child, name) for name in names) for names in STACKS)
     ]
     with torch.device("meta"):
         for parent, name, child in stacks:
             setattr(parent, name, _apart(child, torch))
+
+
+def _is_stack(module: Any, name: str) -> bool:
+    return getattr(getattr(module, name, None), "ndim", 0) == 3
 
 
 def _apart(stack: Any, torch: Any) -> Any:
@@ -42,17 +47,21 @@ def _apart(stack: Any, torch: Any) -> Any:
     if turned := getattr(stack, "is_transposed", False):
         hidden, width = width, hidden
     bias, act = getattr(stack, "has_bias", False), getattr(stack, "act_fn", torch.nn.Identity())
+    gated = hasattr(stack, "gate_up_proj")
 
     class Expert(torch.nn.Module):
-        """One expert: gate, up and down."""
+        """One expert: gate, if it has one, up and down."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.gate_proj = torch.nn.Linear(hidden, width, bias=bias)
+            if gated:
+                self.gate_proj = torch.nn.Linear(hidden, width, bias=bias)
             self.up_proj = torch.nn.Linear(hidden, width, bias=bias)
             self.down_proj = torch.nn.Linear(width, hidden, bias=bias)
 
         def forward(self, x: Any) -> Any:
+            if not gated:
+                return self.down_proj(act(self.up_proj(x)))
             gate, up = self.gate_proj(x), self.up_proj(x)
             if not turned:
                 return self.down_proj(act(gate) * up)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,13 @@ from kanna._util import extras
 from kanna.calibration.experts import EXPERT, ROUTER, take_apart
 from kanna.calibration.per_layer_inputs import NORM, LayerGradients, PerLayerInputs
 from kanna.calibration.shared_states import SharedStates
+from kanna.calibration.stand_ins import (
+    body_of_states,
+    called,
+    put_aside,
+    recorder_of,
+    restore_computed,
+)
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, num_rows
@@ -54,13 +61,7 @@ def values(tensor: Tensor) -> F32:
     return out
 
 
-REFUSED = {
-    "falcon_h1": "its states are not calibrated yet",
-    "granitehybrid": "its states are not calibrated yet",
-    "nemotron_h": "its states are not calibrated yet",
-    "nemotron_h_moe": "its states are not calibrated yet",
-    "phi2": "its attention and feed-forward part stand side by side, which is not run here yet",
-}
+REFUSED: Mapping[str, str] = {}
 """Families whose layers are not run one by one yet, and why."""
 PER_LAYER, FIRST_SHARED = "hidden_size_per_layer_input", "first_kv_shared_layer_idx"
 """Attributes of a network of Gemma 4: width of what each layer reads of its own, and the first
@@ -92,16 +93,18 @@ class Network:
         self.body = self.skeleton.model
         self._renew_rotary(self.skeleton)
         self.num_layers = len(self.body.layers)
-        self._last_norm = "norm" if hasattr(self.body, "norm") else "embedding_norm"
+        self._last_norm = called(self.body, "norm", "embedding_norm", "final_layernorm", "norm_f")
+        self._table = called(self.body, "embed_tokens", "embeddings")
         self._layer_arguments: list[dict[str, Any]] = []
         self._per_layer: PerLayerInputs | None = None
         self.shared = shared or SharedStates()
 
     def _renew_rotary(self, network: Any) -> None:
-        """Make the rotary embedding again: its frequencies are computed, not stored."""
-        name = "rotary_emb" if hasattr(network.model, "rotary_emb") else "pos_emb"
-        rotary = type(getattr(network.model, name))(config=network.config)
-        setattr(network.model, name, rotary.to(self.device))
+        """Make the rotary embedding again, if it has one: frequencies are computed, not stored."""
+        for name in ("rotary_emb", "pos_emb"):
+            if (rotary := getattr(network.model, name, None)) is not None:
+                renewed = type(rotary)(config=network.config)
+                setattr(network.model, name, renewed.to(self.device))
 
     def place(self, path: str) -> tuple[str, int | None]:
         """GGUF name of the weight of a module, and which matrix it is where that is a stack.
@@ -111,6 +114,16 @@ class Network:
         if (match := EXPERT.fullmatch(path)) is not None:
             return f"blk.{match['layer']}.ffn_{match['kind']}_exps.weight", int(match["expert"])
         return self.parts[f"{path}.weight"][0][0], None
+
+    @property
+    def table(self) -> str:
+        """Hugging Face's name of the embedding."""
+        return f"model.{self._table}.weight"
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix of the head, which may be the embedding."""
+        return self.tensors.get("lm_head.weight") or self.tensors[self.table]
 
     def _stored(self, name: str) -> Tensor:
         """The values of a parameter or a buffer, by its name in the network."""
@@ -136,6 +149,7 @@ class Network:
     def _fill(self, module: Any, prefix: str) -> Any:
         module = module.to_empty(device=self.device)
         self._copy(module, f"{prefix}.")
+        restore_computed(module)
         return module.requires_grad_(False)
 
     def embed(self, ids: Any) -> Any:
@@ -145,10 +159,10 @@ class Network:
         """
         torch, _ = torch_modules()
         used, places = np.unique(ids, return_inverse=True)
-        table = self.tensors["model.embed_tokens.weight"]
+        table = self.tensors[self.table]
         rows = np.concatenate([table.rows(int(t), int(t) + 1) for t in used])
-        embedding = self.body.embed_tokens.to_empty(device=self.device)
-        _restore_scale(embedding)
+        embedding = getattr(self.body, self._table).to_empty(device=self.device)
+        restore_computed(embedding)
         embedding.weight = torch.nn.Parameter(
             torch.from_numpy(rows).to(self.device), requires_grad=False
         )
@@ -175,12 +189,12 @@ class Network:
     def _without_layers(self) -> Generator[list[Any]]:
         """The body with recorders in place of its layers, and without its last norm."""
         torch, _ = torch_modules()
-        recorders = [_recorder(torch) for _ in self.body.layers]
+        recorders = [recorder_of(layer, torch) for layer in self.body.layers]
         aside = {"layers": torch.nn.ModuleList(recorders), self._last_norm: torch.nn.Identity()}
         # What each layer reads of its own is computed with the layer.
         without = {PER_LAYER: 0, FIRST_SHARED: -1}
         aside |= {name: value for name, value in without.items() if hasattr(self.body, name)}
-        with _set(self.body, aside):
+        with put_aside(self.body, aside):
             yield recorders
 
     def embedding_gradient(self, number: int, gradient: Any) -> Any:
@@ -196,7 +210,7 @@ class Network:
             leaves.append(out.detach().requires_grad_())
             return leaves[0]
 
-        hook = self.body.embed_tokens.register_forward_hook(start)
+        hook = getattr(self.body, self._table).register_forward_hook(start)
         with self._without_layers():
             ids = self._places[number][None]
             self.body(input_ids=ids, use_cache=False).last_hidden_state[0].backward(gradient)
@@ -205,7 +219,7 @@ class Network:
 
     def embedding_scale(self) -> float:
         """What the rows of the embedding are multiplied by before they leave it."""
-        return float(getattr(self.body.embed_tokens, "scalar_embed_scale", 1.0))
+        return float(getattr(getattr(self.body, self._table), "scalar_embed_scale", 1.0))
 
     def per_layer_scale(self) -> float | None:
         """The same of the embeddings that each layer has of its own; None where it has none."""
@@ -219,15 +233,14 @@ class Network:
         from copy import deepcopy
 
         torch, _ = torch_modules()
-        own = "lm_head.weight" if "lm_head.weight" in self.tensors else "model.embed_tokens.weight"
         linear, norm = deepcopy(self.skeleton.lm_head), self.norm()
         linear.weight = torch.nn.Parameter(
-            torch.from_numpy(values(self.tensors[own])).to(self.device), requires_grad=False
+            torch.from_numpy(values(self.head_weight)).to(self.device), requires_grad=False
         )
         if linear.bias is not None:
             bias = torch.from_numpy(values(self.tensors["lm_head.bias"])).to(self.device)
             linear.bias = torch.nn.Parameter(bias, requires_grad=False)
-        body = _body(torch)
+        body = body_of_states(torch)
 
         def run(hidden: Any) -> Any:
             body.states = norm(hidden)[None]
@@ -235,7 +248,7 @@ class Network:
             return self.skeleton(input_ids=ids, use_cache=False).logits[0]
 
         run.module = linear  # type: ignore[attr-defined]
-        with _set(self.skeleton, {"model": body, "lm_head": linear}):
+        with put_aside(self.skeleton, {"model": body, "lm_head": linear}):
             yield run
 
     @contextmanager
@@ -288,13 +301,14 @@ class Network:
     def readers(self, index: int, module: Any) -> Iterator[tuple[str, int | None, Any]]:
         """(GGUF name, number of the expert, torch module) of everything that reads in a layer.
 
-        Experts as a whole come before each of them, under the name of their gates.
+        Experts as a whole come before each of them, under the name of their first matrices.
         """
         torch, _ = torch_modules()
         for name, part in module.named_modules():
             path = f"model.layers.{index}.{name}"
             if getattr(part, "is_experts", False):
-                yield self.place(f"{path}.0.gate_proj")[0], None, part
+                first = "gate_proj" if hasattr(part[0], "gate_proj") else "up_proj"
+                yield self.place(f"{path}.0.{first}")[0], None, part
             elif isinstance(part, torch.nn.Linear):
                 yield *self.place(path), part
 
@@ -303,9 +317,8 @@ class Network:
         module = self.skeleton.to_empty(device=self.device)
         module.tie_weights()
         self._renew_rotary(module)
-        for table in ("embed_tokens", "embed_tokens_per_layer"):
-            _restore_scale(getattr(module.model, table, None))
         self._copy(module)
+        restore_computed(module)
         return module
 
     def check(self, hidden: Any, where: str) -> None:
@@ -328,64 +341,3 @@ def _require_one_kind(model: Model) -> None:
             expected="experts alone, or a feed-forward part alone: both are not calibrated yet",
             todo="convert it without statistics",
         )
-
-
-@contextmanager
-def _set(module: Any, attributes: dict[str, Any]) -> Generator[None]:
-    """Attributes of a module as they are given, until the block ends."""
-    before = {name: getattr(module, name) for name in attributes}
-    try:
-        for name, value in attributes.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
-
-
-def _restore_scale(embedding: Any) -> None:
-    """Set the factor of Gemma's embeddings again: it is computed, and an emptied module lost it."""
-    if hasattr(embedding, "embed_scale"):
-        embedding.embed_scale.fill_(embedding.scalar_embed_scale)
-
-
-def _body(torch: Any) -> Any:
-    class Body(torch.nn.Module):
-        """Takes the place of all layers: gives the hidden states that it was given."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.states: Any = None
-
-        def forward(self, *_: Any, **_arguments: Any) -> Any:
-            return _Output(self.states)
-
-    return Body()
-
-
-class _Output:
-    """What the body of a model of transformers returns; nothing but the last hidden states."""
-
-    def __init__(self, last_hidden_state: Any) -> None:
-        self.last_hidden_state = last_hidden_state
-
-    def __getitem__(self, index: int) -> Any:
-        return self.last_hidden_state if index == 0 else None
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-def _recorder(torch: Any) -> Any:
-    class Recorder(torch.nn.Module):
-        """Takes the place of a layer: passes hidden states on and records the other arguments."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.arguments: dict[str, Any] = {}
-
-        def forward(self, hidden_states: Any, *_: Any, **arguments: Any) -> Any:
-            self.arguments = arguments
-            return hidden_states
-
-    return Recorder()

@@ -26,6 +26,7 @@ _READS = {
     "shortconv.in_proj": "conv_in",
     "shortconv.out_proj": "conv_out",
     "attn_gate": "attn_in",
+    "ssm_in": "attn_in",
     "ssm_alpha": "attn_in",
     "ssm_beta": "attn_in",
     "ssm_out": "ssm_out",

@@ -67,8 +67,7 @@ class Teacher:
                     states = [layer(h, number).cpu() for number, h in enumerate(states)]
             norm = network.norm()
             self.states = [norm(h.to(network.device)).cpu() for h in states]
-        head = network.tensors.get("lm_head.weight") or network.tensors["model.embed_tokens.weight"]
-        self.head = torch.from_numpy(values(head)).to(network.device)
+        self.head = torch.from_numpy(values(network.head_weight)).to(network.device)
 
 
 class Student:
@@ -108,6 +107,7 @@ class Student:
         self._base: dict[str, F32] = {}
         self._unit: dict[str, float] = {}
         self.cap = getattr(self.whole.config, "final_logit_softcapping", None)
+        self._divisor = float(getattr(self.whole.config, "logits_scaling", 1.0))
         tied = "output.weight" not in model.tensors
         self._head_name = "token_embd.weight" if tied else "output.weight"
         for path, module in list(self.whole.named_modules()):
@@ -198,16 +198,23 @@ class Student:
     def _loss(self, hidden: Any, state: Any, teacher: Any) -> Any:
         torch, _ = torch_modules()
         with torch.no_grad():
-            target = torch.log_softmax(self._capped(state @ teacher.T), -1)
+            target = torch.log_softmax(self._logits(state @ teacher.T), -1)
         weight, name = self.whole.lm_head.weight, self._head_name
-        logits = (
+        products = (
             _scale(hidden, weight, *self._moves(name)) if name in self.theta else hidden @ weight.T
         )
-        predicted = torch.log_softmax(self._capped(logits), -1)
+        predicted = torch.log_softmax(self._logits(products), -1)
         return (target.exp() * (target - predicted)).sum()
 
-    def _capped(self, logits: Any) -> Any:
+    def _logits(self, products: Any) -> Any:
+        """Logits of the products with a head: its bias, Granite's divisor and Gemma's cap.
+
+        No bias is quantized or tuned, so that of the teacher is the same.
+        """
         torch, _ = torch_modules()
+        bias = self.whole.lm_head.bias
+        logits = products if bias is None else products + bias
+        logits = logits / self._divisor
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def scales(self) -> Iterator[tuple[str, F32]]:

@@ -18,7 +18,7 @@ from kanna.families._places import part_of, places, split
 from kanna.families._registry import family_of_model
 from kanna.families._stored_rope import scaling, short
 from kanna.families.base import Family
-from kanna.families.forms import ColumnOrder, RowOrder, Same
+from kanna.families.forms import ColumnOrder, Multiplied, RowOrder, Same
 from kanna.families.views import HeadRows
 from kanna.formats.views import Renamed, Shifted
 from kanna.model import Model, Tensor
@@ -140,7 +140,8 @@ def hf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
 def gguf_view(model: Model, gguf_name: str, tensor: Tensor) -> Tensor:
     """`tensor`, in the row order of Hugging Face, as GGUF stores the matrix `gguf_name`."""
     _, family = family_of_model(model)
-    if (form := family.forms.get(part_of(gguf_name))) is not None:
+    form = family.forms.get(part_of(gguf_name))
+    if form is not None and not isinstance(form, Multiplied):  # whose numbers are 1 by now
         return form.to_gguf(gguf_name, tensor, Config(hf_config(model), family.defaults))
     if _interleaves(family, gguf_name):
         return HeadRows(gguf_name, tensor, head_dim_of(model))

@@ -43,6 +43,16 @@ def bound(encoding: str) -> float:
     return min(_MOST, _BOUND / 2 ** encodings.get(encoding).bits)
 
 
+def stored_as(tensor: Tensor) -> str:
+    """Encoding of the values in the file: a view that computes from halves has no more digits."""
+    name, inner = tensor.dtype, getattr(tensor, "inner", None)
+    while name == "f32" and inner is not None:
+        if inner.dtype in ("f16", "bf16"):
+            return inner.dtype
+        inner = getattr(inner, "inner", None)
+    return name
+
+
 def error(expected: F32, actual: F32) -> float:
     """Root mean square of the error over that of the largest |expected| in each 32 columns.
 
@@ -123,7 +133,8 @@ def check(
 def _compare(expected: Tensor, written: Tensor, worst: Worst, tuned: bool) -> str:
     """The problem of one tensor; empty when there is none."""
     rows, cols = num_rows(expected), columns(expected)
-    limit = bound(written.dtype)
+    stored = stored_as(written)
+    limit = bound(stored)
     if tuned:
         limit = _TUNED if len(expected.shape) == 1 else limit + _MOVED
     total, parts = 0.0, 0
@@ -137,16 +148,16 @@ def _compare(expected: Tensor, written: Tensor, worst: Worst, tuned: bool) -> st
         if off > limit * 4:  # one broken block of rows must not hide behind good ones
             return (
                 f"rows {start} to {stop} are off by {off:.2g} of their largest values; "
-                f"{written.dtype} allows {limit:.2g}"
+                f"{stored} allows {limit:.2g}"
             )
         total, parts = total + off * off, parts + 1
     off = (total / max(1, parts)) ** 0.5
     if off > limit:
-        return f"off by {off:.2g} of its largest values; {written.dtype} allows {limit:.2g}"
+        return f"off by {off:.2g} of its largest values; {stored} allows {limit:.2g}"
     if limit and off / limit > worst.share:
         worst.share, worst.line = (
             off / limit,
-            f"{written.name} ({written.dtype}), error {off:.2g} of at most {limit:.2g}",
+            f"{written.name} ({stored}), error {off:.2g} of at most {limit:.2g}",
         )
     return ""
 

@@ -12,12 +12,14 @@ import pytest
 from helpers import tiny_models, tiny_recipe
 from helpers.same_bytes import differences
 
-from kanna import convert, families, runtimes
+from kanna import convert, encodings, families, runtimes
+from kanna.conversion.mlx_halves import joined
 from kanna.errors import KannaError, OutputError, PlanError, UnsupportedError, UsageError
+from kanna.families.views import Computed
 from kanna.formats import gguf
 from kanna.formats.mlx import layout
 from kanna.model import num_rows
-from kanna.plan import Plan
+from kanna.plan import Plan, TensorPlan
 from kanna.sources import open_source
 
 mx = pytest.importorskip("mlx.core")
@@ -186,6 +188,20 @@ def test_what_mlx_lm_computes_otherwise_is_refused_by_config(
     with pytest.raises(UnsupportedError, match=says):
         convert(tmp_path / "hf", tmp_path / "mlx", format="mlx", encoding="affine8g32")
     assert not (tmp_path / "mlx").exists()
+
+
+def test_halves_of_one_matrix_have_one_encoding_and_no_more_bytes_than_planned() -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    names = ("a.gate.weight", "a.up.weight")
+    encoded = [encodings.get(name) for name in ("affine6g32", "affine4g32")]
+    entries = [
+        TensorPlan(name=name, tensor=Computed(name, rows + i), encoding=encoding)
+        for i, (name, encoding) in enumerate(zip(names, encoded, strict=True))
+    ]
+    (one,) = joined(entries, {"whole.weight": ("gate.weight", "up.weight")})
+    assert (one.name, one.encoding.name) == ("a.whole.weight", "affine4g32")
+    assert one.nbytes <= sum(entry.nbytes for entry in entries)
+    assert np.array_equal(one.tensor.rows(0, 8), np.concatenate([rows, rows + 1]))
 
 
 def test_a_shared_head_where_mlx_lm_has_one_of_its_own_is_refused() -> None:
