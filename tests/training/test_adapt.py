@@ -66,7 +66,7 @@ def test_it_lowers_the_held_out_loss_and_says_so(home: Path, trained: AdaptResul
     import torch
     import transformers
 
-    from kanna.training.loop import held_out_loss
+    from kanna.training.objectives.base import held_out_loss
 
     assert trained.ok and trained.tuned_loss < 0.8 * trained.base_loss
     assert trained.examples["train"] == 36 and trained.examples["held_out"] == 4

@@ -16,7 +16,7 @@ from helpers import tiny_adapters
 
 import kanna
 from kanna.errors import KannaError
-from kanna.training import checkpoints
+from kanna.training import checkpoints, watching
 from kanna.training.run import TrainingRun
 
 pytest.importorskip("trl")
@@ -28,28 +28,43 @@ import json, sys, time
 import kanna
 from kanna.training import watching
 watching.EVERY = 0.0
-loss = watching.held_out_loss
-watching.held_out_loss = lambda *a: (time.sleep(0.3), loss(*a))[1]
+look = watching.Watcher.look
+watching.Watcher.look = lambda *a: (time.sleep(0.3), look(*a))[1]
 kanna.adapt("source", "chats.jsonl", "out", **json.loads(sys.argv[1]))
 """
+
+
+WORDS = ["fox", "dog", "once", "time"]
+
+
+def write_data(folder: Path, objective: str) -> Path:
+    asked = [(f"Say {WORDS[i % 4]} {i}", f" {WORDS[i % 4]}" * 3) for i in range(40)]
+    if objective == "sft":
+        lines = [{"prompt": prompt, "completion": answer} for prompt, answer in asked]
+    else:
+        lines = [{"prompt": p, "chosen": a, "rejected": " brown"} for p, a in asked]
+    path = folder / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     tiny_adapters.base("llama", tmp_path / "source")
-    words = ["fox", "dog", "once", "time"]
-    lines = [
-        json.dumps({"prompt": f"Say {words[i % 4]} {i}", "completion": f" {words[i % 4]}" * 3})
-        for i in range(40)
-    ]
-    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    write_data(tmp_path, "sft")
     return tmp_path
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(home: Path) -> None:
-    whole = kanna.adapt(home / "source", home / "chats.jsonl", home / "whole", **SETTINGS)
+@pytest.mark.parametrize(
+    "objective",
+    ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "orpo"))],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(home: Path, objective: str) -> None:
+    write_data(home, objective)
+    settings: dict[str, Any] = SETTINGS | {"objective": objective}
+    whole = kanna.adapt(home / "source", home / "chats.jsonl", home / "whole", **settings)
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, json.dumps(SETTINGS)],
+        [sys.executable, "-c", CHILD, json.dumps(settings)],
         cwd=home,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
@@ -62,15 +77,41 @@ def test_a_killed_run_goes_on_to_the_same_weights(home: Path) -> None:
     [folder] = home.glob(".out.unfinished-*")
     (folder / "checkpoint-99").mkdir()  # what was being written when it was killed
     # A base is keyed by its bytes: only the paths differ from those of the child.
-    done = kanna.adapt(home / "source", home / "chats.jsonl", home / "out", **SETTINGS)
+    done = kanna.adapt(home / "source", home / "chats.jsonl", home / "out", **settings)
     assert any("went on after step 1" in note for note in done.notes)
     one, two = (home / name / "adapter_model.safetensors" for name in ("whole", "out"))
     assert one.read_bytes() == two.read_bytes()
     assert (done.steps, done.best_step) == (whole.steps, whole.best_step)
     assert (done.base_loss, done.tuned_loss) == (whole.base_loss, whole.tuned_loss)
+    assert (done.base_figures, done.tuned_figures) == (whole.base_figures, whole.tuned_figures)
     losses = [[h for h in run.history if "loss" in h] for run in (done, whole)]
     assert losses[0] == losses[1]
     assert not list(home.glob(".out.unfinished-*"))
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+def test_interrupted_pairs_go_on_to_the_same_weights(
+    home: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_data(home, objective)
+    settings: dict[str, Any] = SETTINGS | {"objective": objective, "steps": 8}
+    whole = kanna.adapt(home / "source", data, home / "whole", **settings)
+    monkeypatch.setattr(watching, "EVERY", 0.0)
+    stepped = watching.Watcher.stepped
+
+    def ended(watcher: watching.Watcher, step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+        stepped(watcher, step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(watching.Watcher, "stepped", ended)
+        kanna.adapt(home / "source", data, home / "out", **settings)
+    done = kanna.adapt(home / "source", data, home / "out", **settings)
+    assert any("went on after step 5" in note for note in done.notes)
+    one, two = (home / name / "adapter_model.safetensors" for name in ("whole", "out"))
+    assert one.read_bytes() == two.read_bytes()
+    assert (done.base_figures, done.tuned_figures) == (whole.base_figures, whole.tuned_figures)
 
 
 def test_other_settings_begin_anew(home: Path) -> None:

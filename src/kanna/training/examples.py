@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from kanna._util.arguments import several
 from kanna.errors import UsageError
@@ -51,8 +51,24 @@ class Example:
         return json.dumps({"text": self.text}, ensure_ascii=False)
 
 
+class Record(Protocol):
+    """One line of data: an example, or a pair of preferences."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        ...
+
+    def to_json(self) -> str:
+        """The same as a line of JSON."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+
 @dataclass(slots=True, kw_only=True)
-class Examples:
+class Examples(Generic[R]):
     """What was read.
 
     Attributes:
@@ -61,12 +77,12 @@ class Examples:
         files: Names of the files.
     """
 
-    examples: list[Example]
+    examples: list[R]
     duplicates: int = 0
     files: list[str] = field(default_factory=list[str])
 
 
-def read(data: str | Path | Sequence[str | Path]) -> Examples:
+def read(data: str | Path | Sequence[str | Path]) -> Examples[Example]:
     """Read training data.
 
     Args:
@@ -76,17 +92,41 @@ def read(data: str | Path | Sequence[str | Path]) -> Examples:
     Raises:
         UsageError: A file or a line is none of these; names the line.
     """
-    files = [path for one in several(data) for path in _files(Path(one))]
+    return gather(data, (".jsonl", ".txt", ".md"), _example, _FORMS, parts=_parts)
+
+
+def gather(
+    data: str | Path | Sequence[str | Path],
+    kinds: Sequence[str],
+    one: Callable[[dict[str, Any], str], R],
+    forms: str,
+    *,
+    parts: Callable[[Path], Iterator[R]] | None = None,
+) -> Examples[R]:
+    """Read records from files and folders, each once.
+
+    Args:
+        data: The files and folders.
+        kinds: Suffixes of files that are read.
+        one: Makes a record of an object and the place of its line.
+        forms: What a line may be, in words.
+        parts: Makes records of a file that is not .jsonl.
+
+    Raises:
+        UsageError: A file or a line is none of these; names the line.
+    """
+    files = [path for given in several(data) for path in _files(Path(given), kinds, forms)]
     if not files:
-        raise UsageError("no training data was named", expected="a .jsonl, .txt or .md file")
-    unique: dict[str, Example] = {}
+        raise UsageError("no training data was named", expected=f"a {_either(kinds)} file")
+    unique: dict[str, R] = {}
     count = 0
     for path in files:
-        for example in _lines(path) if path.suffix == ".jsonl" else _parts(path):
+        whole = parts(path) if parts and path.suffix != ".jsonl" else None
+        for record in whole or (one(*line) for line in _lines(path, forms)):
             count += 1
-            unique.setdefault(example.to_json(), example)
+            unique.setdefault(record.to_json(), record)
     if not unique:
-        raise UsageError(f"{files[0]} holds no example", expected=f"lines such as {_FORMS}")
+        raise UsageError(f"{files[0]} holds no example", expected=f"lines such as {forms}")
     return Examples(
         examples=list(unique.values()),
         duplicates=count - len(unique),
@@ -94,18 +134,22 @@ def read(data: str | Path | Sequence[str | Path]) -> Examples:
     )
 
 
-def _files(path: Path) -> list[Path]:
+def _either(kinds: Sequence[str]) -> str:
+    return " or ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)
+
+
+def _files(path: Path, kinds: Sequence[str], forms: str) -> list[Path]:
     if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".txt", ".md"))
+        inside = sorted(p for p in path.iterdir() if p.suffix in kinds)
         if not inside:
-            raise UsageError(f"{path} holds no .jsonl, .txt or .md file", expected=_FORMS)
+            raise UsageError(f"{path} holds no {_either(kinds)} file", expected=forms)
         return inside
     if not path.is_file():
         raise UsageError(f"the training data {path} does not exist", todo="check the path")
-    if path.suffix not in (".jsonl", ".txt", ".md"):
+    if path.suffix not in kinds:
         raise UsageError(
-            f"{path} is no .jsonl, .txt or .md file",
-            expected=f"text, or lines such as {_FORMS}",
+            f"{path} is no {_either(kinds)} file",
+            expected=f"lines such as {forms}" if len(kinds) == 1 else f"text, or {forms}",
             todo="write one JSON object per line, and call the file .jsonl",
         )
     return [path]
@@ -134,7 +178,8 @@ def _parts(path: Path) -> Iterator[Example]:
         yield Example(where=f"{path.name}:{begin}", text=part)
 
 
-def _lines(path: Path) -> Iterator[Example]:
+def _lines(path: Path, forms: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every object of a .jsonl file, and its place."""
     for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -142,26 +187,30 @@ def _lines(path: Path) -> Iterator[Example]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where} is not JSON: {error}", expected=_FORMS) from None
+            raise UsageError(f"{where} is not JSON: {error}", expected=forms) from None
         if not isinstance(value, dict):
-            raise UsageError(f"{where} is no object", expected=_FORMS)
-        yield _example(cast(dict[str, Any], value), where)
+            raise UsageError(f"{where} is no object", expected=forms)
+        yield cast(dict[str, Any], value), where
 
 
 def _example(value: dict[str, Any], where: str) -> Example:
     if "chosen" in value or "rejected" in value:
         raise UsageError(
-            f"{where} is a pair of preferences", expected=_FORMS, todo="give the chosen answers"
+            f"{where} is a pair of preferences",
+            expected=_FORMS,
+            todo="learn from pairs with --objective dpo, or give the chosen answers alone",
         )
     if "conversations" in value and "messages" not in value:
-        value = {**value, "messages": [_renamed(m) for m in _list(value, "conversations", where)]}
+        value = {**value, "messages": [_renamed(m) for m in list_of(value, "conversations", where)]}
     if "messages" in value:
-        messages = [_message(m, where, i) for i, m in enumerate(_list(value, "messages", where))]
+        messages = [
+            message_of(m, where, i) for i, m in enumerate(list_of(value, "messages", where))
+        ]
         if not any(m["role"] == "assistant" for m in messages):
             raise UsageError(
                 f"{where} has no message of the assistant", expected="an answer to learn"
             )
-        tools = _list(value, "tools", where) if value.get("tools") else []
+        tools = list_of(value, "tools", where) if value.get("tools") else []
         return Example(where=where, messages=messages, tools=tools)
     for key in ("prompt", "completion", "text"):
         if key in value and not isinstance(value[key], str):
@@ -179,7 +228,8 @@ def _example(value: dict[str, Any], where: str) -> Example:
     )
 
 
-def _list(value: dict[str, Any], key: str, where: str) -> list[Any]:
+def list_of(value: dict[str, Any], key: str, where: str) -> list[Any]:
+    """The list under a key; UsageError for anything else, and for an empty one."""
     items = value[key]
     if not isinstance(items, list) or not items:
         raise UsageError(f"{where} has {key} that are no list of objects", expected=_FORMS)
@@ -194,7 +244,8 @@ def _renamed(message: Any) -> Any:
     return {"role": _SHARE_GPT.get(given["from"], given["from"]), "content": given.get("value")}
 
 
-def _message(message: Any, where: str, index: int) -> dict[str, Any]:
+def message_of(message: Any, where: str, index: int) -> dict[str, Any]:
+    """A message of OpenAI's form; UsageError, which names the place, for anything else."""
     place = f"{where}, message {index + 1}"
     if not isinstance(message, dict):
         raise UsageError(f"{place} is no object", expected=_FORMS)

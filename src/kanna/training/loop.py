@@ -10,20 +10,21 @@ from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
+from kanna.training import objectives
 from kanna.training.checkpoints import Checkpoints
+from kanna.training.objectives.base import TrainerParts
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
-from kanna.training.tokens import TokenizedExample
-from kanna.training.watching import Watcher, callback, held_out_loss
+from kanna.training.watching import Watcher, callback
 
-__all__ = ["TrainingRun", "held_out_loss", "train"]
+__all__ = ["TrainingRun", "train"]
 
 
 def train(
     model: Any,
     tokenizer: Any,
-    training: Sequence[TokenizedExample],
-    held_out: Sequence[TokenizedExample],
+    training: Sequence[Any],
+    held_out: Sequence[Any],
     settings: TrainingSettings,
     *,
     checkpoints: Checkpoints,
@@ -46,26 +47,28 @@ def train(
     import datasets
     import peft
     import transformers
-    from trl.trainer.sft_trainer import SFTTrainer
 
     datasets.disable_progress_bars()
     run, latest = checkpoints.begin()
-    rows = [{"input_ids": one.ids, "labels": one.labels} for one in training]
-    steps = settings.total_steps(len(rows))
+    objective = objectives.get(settings.objective)
+    steps = settings.total_steps(len(training))
     with _quiet(transformers):
-        trainer = SFTTrainer(
-            model=model,
-            args=_arguments(settings, checkpoints.folder, steps),
-            train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=tokenizer,
-            peft_config=peft.LoraConfig(**settings.lora()),
+        trainer = objective.trainer(
+            TrainerParts(
+                model=model,
+                tokenizer=tokenizer,
+                training=training,
+                lora=peft.LoraConfig(**settings.lora()),
+                arguments=arguments(settings, checkpoints.folder, steps),
+                settings=settings,
+            )
         )
         trainer.remove_callback(transformers.PrinterCallback)
         adapted: Any = trainer.model
         watcher = Watcher(
             run=run,
             model=adapted,
-            held_out=held_out,
+            judge=objective.judge(held_out, settings),
             settings=settings,
             steps=steps,
             checkpoints=checkpoints,
@@ -91,31 +94,33 @@ def _refuse_no_number(run: TrainingRun, settings: TrainingSettings) -> None:
         )
 
 
-def _arguments(settings: TrainingSettings, scratch: Path, steps: int) -> Any:
-    from trl.trainer.sft_config import SFTConfig
+def arguments(settings: TrainingSettings, scratch: Path, steps: int) -> dict[str, Any]:
+    """What every trainer of TRL takes.
 
-    return SFTConfig(
-        output_dir=str(scratch),
-        max_steps=steps,
-        per_device_train_batch_size=settings.batch,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(10, max(1, steps // 10)),
-        max_grad_norm=1.0,
-        weight_decay=0.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=settings.device == "cpu",
-        bf16=settings.device == "cuda",
-        gradient_checkpointing=settings.device != "cpu",
-        seed=settings.seed,
-        packing=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=False,
-    )
+    Args:
+        settings: How it is trained.
+        scratch: Where checkpoints lie.
+        steps: Steps at most.
+    """
+    return {
+        "output_dir": str(scratch),
+        "max_steps": steps,
+        "per_device_train_batch_size": settings.batch,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": min(10, max(1, steps // 10)),
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": settings.device == "cpu",
+        "bf16": settings.device == "cuda",
+        "gradient_checkpointing": settings.device != "cpu",
+        "seed": settings.seed,
+        "dataloader_pin_memory": False,
+    }
 
 
 @contextmanager

@@ -14,6 +14,8 @@ class TrainingRun:
     Attributes:
         base_loss: Held-out loss before the first step, in nats per learned token.
         best_loss: The least there was.
+        base_figures: All held-out figures before the first step.
+        best_figures: Those of the least loss.
         best_step: After which step.
         steps: That were made.
         tokens: That were read, padding aside.
@@ -27,6 +29,8 @@ class TrainingRun:
 
     base_loss: float = math.nan
     best_loss: float = math.inf
+    base_figures: dict[str, float] = field(default_factory=dict[str, float])
+    best_figures: dict[str, float] = field(default_factory=dict[str, float])
     best_step: int = 0
     steps: int = 0
     tokens: int = 0

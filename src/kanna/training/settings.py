@@ -16,10 +16,12 @@ class TrainingSettings:
     """Settings of one run; the defaults are for models of some hundred million weights on a CPU.
 
     Attributes:
+        objective: What is learned: a file of `objectives`.
         method: One of METHODS.
         rank: Rank of the low-rank changes.
         alpha: Their strength, by rank; None: twice the rank.
         learning_rate: Of AdamW.
+        beta: How much a preference weighs, where pairs are learned.
         epochs: How often all examples are read at most.
         steps: Steps at most; None: by the epochs.
         minutes: Minutes at most; the best state until then is kept.
@@ -29,10 +31,12 @@ class TrainingSettings:
         device: `cpu`, `cuda` or `mps`.
     """
 
+    objective: str = "sft"
     method: str = "lora"
     rank: int = 16
     alpha: float | None = None
     learning_rate: float = 5e-4
+    beta: float = 0.1
     epochs: float = 3.0
     steps: int | None = None
     minutes: float = 8.0
@@ -49,6 +53,7 @@ class TrainingSettings:
             ("rank", self.rank, 1, 1024),
             ("alpha", self.alpha, 1e-3, 1e4),
             ("learning-rate", self.learning_rate, 1e-8, 1.0),
+            ("beta", self.beta, 1e-4, 100.0),
             ("epochs", self.epochs, 1e-3, 1000),
             ("steps", self.steps, 1, 10**7),
             ("minutes", self.minutes, 1e-3, 10**6),

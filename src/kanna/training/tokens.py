@@ -18,6 +18,7 @@ from kanna.tokenizer import templates
 from kanna.tokenizer.chat import render
 from kanna.tokenizer.files import NAMES, TOKENIZER, configured
 from kanna.training.examples import Example
+from kanna.training.preferences import PreferencePair
 
 UNLEARNED = -100
 """What transformers leaves out of a loss."""
@@ -39,6 +40,31 @@ class TokenizedExample:
     def learned(self) -> int:
         """Tokens whose prediction counts: the first of all has none."""
         return sum(label != UNLEARNED for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPair:
+    """One prompt with two answers in tokens.
+
+    Attributes:
+        prompt: What both begin with.
+        chosen: The answer that is preferred.
+        rejected: The other.
+    """
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    @property
+    def learned(self) -> int:
+        """Tokens of both answers; none where one has none."""
+        return len(self.chosen) + len(self.rejected) if self.chosen and self.rejected else 0
+
+    def example(self, answer: list[int]) -> TokenizedExample:
+        """The prompt with one of the answers."""
+        labels = [UNLEARNED] * len(self.prompt) + answer
+        return TokenizedExample(ids=self.prompt + answer, labels=labels)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +134,45 @@ class ChatTokenizer:
         done = [self._one(example) for example in examples]
         return [one for one in done if one is not None]
 
+    def pairs(self, pairs: Sequence[PreferencePair]) -> list[TokenizedPair]:
+        """Every pair that differs within the length; counts those that do not.
+
+        Raises:
+            UsageError: The template cannot render one.
+        """
+        done = [self._pair(pair) for pair in pairs]
+        return [one for one in done if one is not None]
+
+    def _pair(self, pair: PreferencePair) -> TokenizedPair | None:
+        (chosen, chosen_labels), (rejected, rejected_labels) = (
+            self._whole(example) for example in (pair.chosen, pair.rejected)
+        )
+        begin = min(_last_answer(chosen_labels), _last_answer(rejected_labels))
+        at = 0
+        while at < begin and chosen[at] == rejected[at]:
+            at += 1
+        if max(len(chosen), len(rejected)) > self.most:
+            self.cut += 1
+        made = TokenizedPair(
+            prompt=chosen[:at], chosen=chosen[at : self.most], rejected=rejected[at : self.most]
+        )
+        if not made.prompt or not made.learned or made.chosen == made.rejected:
+            self.unlearned += 1
+            return None
+        return made
+
     def _one(self, example: Example) -> TokenizedExample | None:
+        ids, labels = self._whole(example)
+        if len(ids) > self.most:
+            self.cut += 1
+        one = TokenizedExample(ids=ids[: self.most], labels=labels[: self.most])
+        if not one.learned:
+            self.unlearned += 1
+            return None
+        return one
+
+    def _whole(self, example: Example) -> tuple[list[int], list[int]]:
+        """Tokens and labels of an example, not cut."""
         if example.messages:
             text, spans = self._chat(example)
             special = False
@@ -126,13 +190,7 @@ class ChatTokenizer:
         ]
         if not example.messages and not example.prompt:
             labels = list(ids)
-        if len(ids) > self.most:
-            self.cut += 1
-        one = TokenizedExample(ids=ids[: self.most], labels=labels[: self.most])
-        if not one.learned:
-            self.unlearned += 1
-            return None
-        return one
+        return ids, labels
 
     def _render(self, example: Example, count: int, *, prompt: bool = False) -> str:
         template = templates.choose(self.templates, example.tools)
@@ -201,6 +259,14 @@ class ChatTokenizer:
                     todo="take a model that was tuned for tools, or write them into the system "
                     "message",
                 )
+
+
+def _last_answer(labels: Sequence[int]) -> int:
+    """The place of the first token of the last answer; the end, where there is none."""
+    at = next((i for i in reversed(range(len(labels))) if labels[i] != UNLEARNED), len(labels))
+    while at > 0 and at < len(labels) and labels[at - 1] != UNLEARNED:
+        at -= 1
+    return at
 
 
 def _common(before: str, whole: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.training.checkpoints import EVERY, Checkpoints
+from kanna.training.objectives.base import HeldOutFigures, Judge
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
-from kanna.training.tokens import UNLEARNED, TokenizedExample
 
 _PATIENCE = 3
 """Looks at the held-out loss without an improvement, after which training stops."""
@@ -23,34 +22,6 @@ _LEAST = 1e-4
 """A share of the held-out loss that counts as an improvement."""
 
 
-def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any) -> float:
-    """Mean loss per learned token, in nats.
-
-    Args:
-        model: A causal language model of transformers.
-        examples: Held-out examples.
-        device: Where it runs.
-    """
-    import torch
-
-    training = model.training
-    model.eval()
-    total, count = 0.0, 0
-    with torch.inference_mode():
-        for one in examples:
-            labels = torch.tensor(one.labels[1:], device=device)
-            kept = labels != UNLEARNED
-            if not bool(kept.any()):
-                continue
-            logits = model(input_ids=torch.tensor([one.ids], device=device)).logits[0, :-1]
-            chosen = torch.nn.functional.cross_entropy(
-                logits[kept].float(), labels[kept], reduction="sum"
-            )
-            total, count = total + float(chosen), count + int(kept.sum())
-    model.train(training)
-    return total / max(1, count)
-
-
 @dataclass(slots=True, kw_only=True)
 class Watcher:
     """Looks at losses and the clock after every step.
@@ -58,7 +29,7 @@ class Watcher:
     Attributes:
         run: What is known of the run; filled in while it goes on.
         model: PEFT's model.
-        held_out: What it is judged by.
+        judge: What it is judged by.
         settings: How it is trained.
         steps: Steps at most.
         checkpoints: Where it goes on from when it is killed.
@@ -67,7 +38,7 @@ class Watcher:
 
     run: TrainingRun
     model: Any
-    held_out: Sequence[TokenizedExample]
+    judge: Judge
     settings: TrainingSettings
     steps: int
     checkpoints: Checkpoints
@@ -87,11 +58,15 @@ class Watcher:
         import peft
 
         run = self.run
-        loss = held_out_loss(self.model, self.held_out, next(self.model.parameters()).device)
+        judged = self.judge(self.model)
+        loss, figures = judged.loss, _known(judged)
+        if step == 0:
+            run.base_figures = figures
         if math.isfinite(loss) and loss < run.best_loss * (1 - _LEAST):
             state = peft.get_peft_model_state_dict(self.model, save_embedding_layers=False)
             run.state = {k: v.detach().clone() for k, v in state.items()}
             run.best_loss, run.best_step, run.waited = loss, step, 0
+            run.best_figures = figures
         else:
             run.waited += 1
         return loss
@@ -130,6 +105,16 @@ class Watcher:
         """Complete the checkpoint that transformers wrote."""
         self.checkpoints.complete(made, self.run)
         self._saved = time.perf_counter()
+
+
+def _known(judged: HeldOutFigures) -> dict[str, float]:
+    """The figures that there are, without the loss."""
+    named = {
+        "domain_loss": judged.domain_loss,
+        "accuracy": judged.accuracy,
+        "margin": judged.margin,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def callback(transformers: Any, watcher: Watcher) -> Any:

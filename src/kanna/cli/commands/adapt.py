@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     "-o", "--output", "out", type=options.FILE, required=True, help="Folder for the adapter."
 )
 @click.option(
+    "--objective",
+    type=click.Choice(["sft", "dpo", "orpo"]),
+    default="sft",
+    show_default=True,
+    help="Learn answers as they are, or prefer one of two.",
+)
+@click.option(
     "--method",
     type=click.Choice(["lora", "rslora", "dora"]),
     default="lora",
@@ -45,7 +52,10 @@ if TYPE_CHECKING:
     "--alpha", type=options.POSITIVE, help="Strength of the changes. [default: twice the rank]"
 )
 @click.option(
-    "--learning-rate", type=options.POSITIVE, default=5e-4, show_default=True, help="Of AdamW."
+    "--learning-rate", type=options.POSITIVE, help="Of AdamW. [default: by the objective]"
+)
+@click.option(
+    "--beta", type=options.POSITIVE, default=0.1, show_default=True, help="Weight of a preference."
 )
 @click.option(
     "--epochs",
@@ -78,8 +88,10 @@ def adapt_command(
     """Train a LoRA adapter of SRC on your own data, with PEFT and TRL.
 
     A tenth of the examples is held out before anything is learned. Only answers are learned, and
-    training ends where the held-out loss falls no more. `kanna merge` and `kanna convert --adapter`
-    make files of the adapter, `kanna verify --adapter` measures what they keep of it.
+    training ends where the held-out loss falls no more. With `--objective dpo` or `orpo` the data
+    are pairs: a prompt, a chosen answer, a rejected one. `kanna merge` and
+    `kanna convert --adapter` make files of the adapter, `kanna verify --adapter` measures what they
+    keep of it.
     """
     from kanna.training import adapt
 
@@ -89,6 +101,7 @@ def adapt_command(
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import duration, facts, notes
+    from kanna.training.result import preference_facts
 
     counts = data["examples"]
     facts(
@@ -96,6 +109,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         [
             ("Wrote", data["path"]),
             ("Held-out loss", f"{data['base_loss']:.4f} before, {data['tuned_loss']:.4f} after"),
+            *preference_facts(data),
             ("Steps", f"{data['steps']}, the best after {data['best_step']}"),
             ("Examples", f"{counts['train']} learned, {counts['held_out']} held out"),
             ("Time", duration(data["seconds"])),

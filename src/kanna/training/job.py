@@ -1,0 +1,207 @@
+"""One training run from a checked request: model, data in tokens, what is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kanna import __version__
+from kanna._util.atomic import write_json, write_text
+from kanna._util.progress import Progress
+from kanna.errors import FormatError, UsageError
+from kanna.formats import folder_files
+from kanna.formats.stream import replacing
+from kanna.sources import Source
+from kanna.training import loop, objectives
+from kanna.training.checkpoints import Checkpoints
+from kanna.training.examples import Examples
+from kanna.training.result import AdaptResult
+from kanna.training.settings import TrainingSettings
+from kanna.training.tokens import ChatTokenizer
+
+REPORT, HELD_OUT = "report.json", "held-out.jsonl"
+"""Beside the adapter: the run, and the examples that it was judged by and did not learn."""
+HELD_OUT_PAIRS = "held-out-pairs.jsonl"
+"""The same with both answers, where pairs were learned."""
+_FEW = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run, with everything it needs."""
+
+    source: Source
+    folder: Path
+    read: Examples[Any]
+    training: list[Any]
+    held_out: list[Any]
+    settings: TrainingSettings
+    max_length: int
+    threads: int
+
+    def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
+        """Train, and write what came of it."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(self.settings.seed)
+        tokenizer, model = self._load()
+        context = int(getattr(model.config, "max_position_embeddings", 0) or self.max_length)
+        chats = ChatTokenizer.of(
+            tokenizer, folder_files.files(self.folder), min(self.max_length, context)
+        )
+        objective = objectives.get(self.settings.objective)
+        training, held_out = (
+            objective.tokens(chats, part) for part in (self.training, self.held_out)
+        )
+        _refuse_nothing(training, held_out, chats)
+        checkpoints = Checkpoints(self._unfinished(out))
+        with replacing(out) as folder, checkpoints:
+            folder.mkdir()
+            adapted, run = loop.train(
+                model,
+                tokenizer,
+                training,
+                held_out,
+                self.settings,
+                checkpoints=checkpoints,
+                progress=progress,
+            )
+            result = self._result(out, begin, chats, training, run)
+            adapted.peft_config["default"].base_model_name_or_path = self.source.given
+            adapted.save_pretrained(str(folder), save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
+            write_json(folder / REPORT, result.to_dict() | {"kanna": __version__})
+            wanted = objective.wanted(self.held_out)
+            write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
+            if self.settings.objective != objectives.DEFAULT:
+                pairs = "".join(f"{e.to_json()}\n" for e in self.held_out)
+                write_text(folder / HELD_OUT_PAIRS, pairs)
+        checkpoints.remove()  # the adapter is in its place
+        return result
+
+    def _unfinished(self, out: Path) -> Path:
+        """Where checkpoints lie: a name that another base, data or setting changes."""
+        import peft
+        import torch
+        import transformers
+        import trl
+
+        libraries = [one.__version__ for one in (torch, transformers, peft, trl)]
+        settings = asdict(self.settings) | {"minutes": None, "max_length": self.max_length}
+        data = [[one.to_json() for one in part] for part in (self.training, self.held_out)]
+        key = [__version__, libraries, settings, data, self.source.hashes()]
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return out.absolute().parent / f".{out.name[:60]}.unfinished-{digest[:16]}"
+
+    def _load(self) -> tuple[Any, Any]:
+        import torch
+        import transformers
+
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(self.folder), local_files_only=True, trust_remote_code=False
+            )
+            dtype = torch.bfloat16 if self.settings.device == "cuda" else torch.float32
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                str(self.folder), dtype=dtype, local_files_only=True, trust_remote_code=False
+            )
+        except (
+            ImportError,
+            ValueError,
+            KeyError,
+            OSError,
+            RuntimeError,
+            AssertionError,
+        ) as error:
+            raise FormatError(f"transformers cannot load {self.folder}: {error}"[:500]) from error
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        return tokenizer, model
+
+    def _result(
+        self,
+        out: Path,
+        begin: float,
+        chats: ChatTokenizer,
+        training: Sequence[Any],
+        run: loop.TrainingRun,
+    ) -> AdaptResult:
+        return AdaptResult(
+            path=str(out),
+            base=self.source.given,
+            objective=self.settings.objective,
+            base_loss=run.base_loss,
+            tuned_loss=run.best_loss,
+            base_figures=run.base_figures,
+            tuned_figures=run.best_figures,
+            steps=run.steps,
+            best_step=run.best_step,
+            stopped=run.stopped,
+            examples={
+                "train": len(training),
+                "held_out": len(self.held_out),
+                "duplicates": self.read.duplicates,
+                "cut": chats.cut,
+                "unlearned": chats.unlearned,
+            },
+            tokens=sum(one.learned for one in training),
+            settings=asdict(self.settings) | {"max_length": self.max_length},
+            history=run.history,
+            seconds=time.perf_counter() - begin,
+            notes=self._notes(chats, run),
+        )
+
+    @property
+    def _unlearned(self) -> str:
+        if self.settings.objective == objectives.DEFAULT:
+            return "examples had no answer left within that length"
+        return "pairs were left out: within that length an answer is empty, or both are equal"
+
+    def _notes(self, chats: ChatTokenizer, run: loop.TrainingRun) -> list[str]:
+        pairs = [
+            (self.read.duplicates, "examples were there twice, and are left out once"),
+            (chats.cut, f"examples are longer than {chats.most} tokens, and were cut"),
+            (chats.unlearned, self._unlearned),
+            (
+                chats.partial,
+                "conversations teach their last answer alone: the template writes "
+                "earlier ones otherwise",
+            ),
+        ]
+        notes = [f"{count} {what}" for count, what in pairs if count]
+        if run.resumed:
+            notes.append(f"went on after step {run.resumed} of a run that had been ended")
+        if len(self.read.examples) < _FEW:
+            notes.append(
+                f"{len(self.read.examples)} examples are few: a held-out loss of so few says little"
+            )
+        if run.best_step == 0:
+            notes.append(
+                "nothing that was tried lowers the held-out loss: the adapter changes "
+                "nothing. Try more examples, or a lower --learning-rate"
+            )
+        if run.stopped == "nan":
+            notes.append(
+                "the loss was no number in the end: the best state before it is kept. "
+                "Try a lower --learning-rate"
+            )
+        return notes
+
+
+def _refuse_nothing(
+    training: Sequence[Any],
+    held_out: Sequence[Any],
+    chats: ChatTokenizer,
+) -> None:
+    if not training or not held_out:
+        raise UsageError(
+            f"no answer begins within {chats.most} tokens in {chats.unlearned} examples",
+            expected="examples that fit",
+            todo="raise --max-length, or shorten the prompts",
+        )

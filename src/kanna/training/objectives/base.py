@@ -1,0 +1,113 @@
+"""The contract of an objective: its data, its trainer of TRL, and how a held-out part is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kanna.training.examples import Example, Examples
+from kanna.training.settings import TrainingSettings
+from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutFigures:
+    """How a model does on the held-out part.
+
+    Attributes:
+        loss: What the objective lowers.
+        domain_loss: Nats per learned token of the answers that are wanted.
+        accuracy: Share of pairs whose chosen answer is likelier, per token, than the rejected one;
+            None where there are no pairs.
+        margin: By how many nats per token it is likelier, in the mean.
+    """
+
+    loss: float
+    domain_loss: float
+    accuracy: float | None = None
+    margin: float | None = None
+
+
+Judge = Callable[[Any], HeldOutFigures]
+"""Judges a model of PEFT as it is now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerParts:
+    """What a trainer of TRL is made from.
+
+    Attributes:
+        model: A causal language model of transformers.
+        tokenizer: Its tokenizer.
+        training: Tokenized records.
+        lora: PEFT's configuration.
+        arguments: What every trainer takes.
+        settings: How it is trained.
+    """
+
+    model: Any
+    tokenizer: Any
+    training: Sequence[Any]
+    lora: Any
+    arguments: dict[str, Any]
+    settings: TrainingSettings
+
+
+class Objective(Protocol):
+    """What a run learns.
+
+    Attributes:
+        learning_rate: Unless another is asked for.
+    """
+
+    learning_rate: float
+
+    def read(self, data: str | Path | Sequence[str | Path]) -> Examples[Any]:
+        """Read and check data."""
+        ...
+
+    def tokens(self, chats: ChatTokenizer, records: Sequence[Any]) -> list[Any]:
+        """Records in tokens, without those that have nothing to learn."""
+        ...
+
+    def wanted(self, records: Sequence[Any]) -> list[Example]:
+        """The answers that are wanted, as examples."""
+        ...
+
+    def trainer(self, parts: TrainerParts) -> Any:
+        """A trainer of TRL."""
+        ...
+
+    def judge(self, held_out: Sequence[Any], settings: TrainingSettings) -> Judge:
+        """What judges a model by held-out records in tokens."""
+        ...
+
+
+def held_out_loss(model: Any, examples: Sequence[TokenizedExample], device: Any) -> float:
+    """Mean loss per learned token, in nats.
+
+    Args:
+        model: A causal language model of transformers.
+        examples: Held-out examples.
+        device: Where it runs.
+    """
+    import torch
+
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for one in examples:
+            labels = torch.tensor(one.labels[1:], device=device)
+            kept = labels != UNLEARNED
+            if not bool(kept.any()):
+                continue
+            logits = model(input_ids=torch.tensor([one.ids], device=device)).logits[0, :-1]
+            chosen = torch.nn.functional.cross_entropy(
+                logits[kept].float(), labels[kept], reduction="sum"
+            )
+            total, count = total + float(chosen), count + int(kept.sum())
+    model.train(training)
+    return total / max(1, count)

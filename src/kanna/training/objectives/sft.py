@@ -1,0 +1,63 @@
+"""Supervised fine-tuning: the answers of examples are learned as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kanna.training import examples
+from kanna.training.examples import Example, Examples
+from kanna.training.objectives.base import HeldOutFigures, Judge, TrainerParts, held_out_loss
+from kanna.training.settings import TrainingSettings
+from kanna.training.tokens import ChatTokenizer, TokenizedExample
+
+
+class Supervised:
+    """Loss on answers alone, by TRL's SFTTrainer."""
+
+    learning_rate = 5e-4
+
+    def read(self, data: str | Path | Sequence[str | Path]) -> Examples[Example]:
+        """Chats, prompts with completions, texts."""
+        return examples.read(data)
+
+    def tokens(self, chats: ChatTokenizer, records: Sequence[Example]) -> list[TokenizedExample]:
+        """Examples in tokens."""
+        return chats.all(records)
+
+    def wanted(self, records: Sequence[Example]) -> list[Example]:
+        """The examples themselves."""
+        return list(records)
+
+    def trainer(self, parts: TrainerParts) -> Any:
+        """SFTTrainer, given tokens and labels."""
+        import datasets
+        from trl.trainer.sft_config import SFTConfig
+        from trl.trainer.sft_trainer import SFTTrainer
+
+        rows = [{"input_ids": one.ids, "labels": one.labels} for one in parts.training]
+        return SFTTrainer(
+            model=parts.model,
+            args=SFTConfig(
+                **parts.arguments,
+                packing=False,
+                max_length=None,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=parts.tokenizer,
+            peft_config=parts.lora,
+        )
+
+    def judge(self, held_out: Sequence[TokenizedExample], settings: TrainingSettings) -> Judge:
+        """The loss on held-out answers."""
+
+        def judged(model: Any) -> HeldOutFigures:
+            loss = held_out_loss(model, held_out, next(model.parameters()).device)
+            return HeldOutFigures(loss=loss, domain_loss=loss)
+
+        return judged
+
+
+OBJECTIVE = Supervised()

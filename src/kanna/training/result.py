@@ -1,0 +1,94 @@
+"""What came of training an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kanna._util.results import Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class AdaptResult(Result):
+    """An adapter that was trained, and how.
+
+    Losses are in nats per learned token of held-out examples; those of pairs are what their
+    objective lowers.
+
+    Attributes:
+        path: The adapter's folder.
+        base: The model it was trained on.
+        objective: What was learned: `sft`, `dpo` or `orpo`.
+        base_loss: Without the adapter.
+        tuned_loss: With it.
+        base_figures: Held-out figures without the adapter: `domain_loss`, nats per token of the
+            wanted answers; of pairs, `accuracy`, the share whose chosen answer is likelier per
+            token, and `margin`, by how many nats.
+        tuned_figures: The same with it.
+        steps: Steps that were made.
+        best_step: The step whose state was kept.
+        stopped: Why it ended: `done`, `early` (no more improvement), `time` or `nan`.
+        examples: Numbers of examples: `train`, `held_out`, `duplicates`, `cut`, `unlearned`.
+        tokens: Learned tokens of the training examples.
+        settings: How it was trained.
+        history: Losses by step.
+        seconds: Time it took.
+        notes: Remarks.
+    """
+
+    path: str
+    base: str
+    objective: str = "sft"
+    base_loss: float
+    tuned_loss: float
+    base_figures: dict[str, float] = field(default_factory=dict[str, float])
+    tuned_figures: dict[str, float] = field(default_factory=dict[str, float])
+    steps: int
+    best_step: int
+    stopped: str
+    examples: dict[str, int]
+    tokens: int
+    settings: dict[str, Any]
+    history: list[dict[str, float]]
+    seconds: float
+    notes: list[str] = field(default_factory=list[str])
+
+    @property
+    def ok(self) -> bool:
+        """Whether the held-out loss fell."""
+        return self.tuned_loss < self.base_loss
+
+    def headline(self) -> str:
+        """What it learned."""
+        return f"{self.path}: held-out loss {self.base_loss:.4f} → {self.tuned_loss:.4f}"
+
+    def facts(self) -> list[tuple[str, object]]:
+        """The figures."""
+        counts = self.examples
+        return [
+            ("Adapter", self.path),
+            ("Held-out loss", f"{self.base_loss:.4f} before, {self.tuned_loss:.4f} after"),
+            *preference_facts(self.to_dict()),
+            ("Steps", f"{self.steps}, the best after {self.best_step} ({self.stopped})"),
+            ("Examples", f"{counts['train']} learned, {counts['held_out']} held out"),
+            ("Seconds", f"{self.seconds:.0f}"),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return asdict(self)
+
+
+def preference_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lines about pairs of preferences, for people; none where there were no pairs.
+
+    Args:
+        data: A result as a dictionary.
+    """
+    before, after = data["base_figures"], data["tuned_figures"]
+    if "accuracy" not in before:
+        return []
+    return [
+        ("Preferred answer likelier", f"{before['accuracy']:.1%} → {after['accuracy']:.1%}"),
+        ("Margin per token", f"{before['margin']:+.4f} → {after['margin']:+.4f} nats"),
+    ]
