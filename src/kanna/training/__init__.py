@@ -23,7 +23,7 @@ from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
 from kanna.training import objectives
 from kanna.training.examples import Record
-from kanna.training.job import HELD_OUT, REPORT, Job
+from kanna.training.job import HELD_OUT, REPORT, AdapterJob
 from kanna.training.result import AdaptResult
 from kanna.training.settings import METHODS, TrainingSettings
 
@@ -123,7 +123,7 @@ def adapt(
         source, revision=revision, offline=offline, preflight=_preflight, progress=progress
     )
     _preflight(opened)
-    job = Job(
+    job = AdapterJob(
         source=opened,
         folder=reference_folder(opened, offline=offline, progress=progress),
         read=read,

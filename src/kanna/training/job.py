@@ -32,7 +32,7 @@ _FEW = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class AdapterJob:
     """One run, with everything it needs."""
 
     source: Source

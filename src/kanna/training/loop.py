@@ -38,36 +38,33 @@ def train(
         training: What is learned.
         held_out: What the run is judged by.
         settings: How it is trained.
-        checkpoints: Where a run of the same goes on from, and leaves what it came to.
+        checkpoints: Where a run of the same goes on from.
         progress: Where progress is reported.
 
     Raises:
         KannaError: The loss was no number before anything improved.
     """
-    import datasets
     import peft
     import transformers
 
-    datasets.disable_progress_bars()
     run, latest = checkpoints.begin()
+    resume = str(latest) if latest is not None else None
     objective = objectives.get(settings.objective)
     steps = settings.total_steps(len(training))
     with _quiet(transformers):
-        trainer = objective.trainer(
-            TrainerParts(
-                model=model,
-                tokenizer=tokenizer,
-                training=training,
-                lora=peft.LoraConfig(**settings.lora()),
-                arguments=arguments(settings, checkpoints.folder, steps),
-                settings=settings,
-            )
+        parts = TrainerParts(
+            model=model,
+            tokenizer=tokenizer,
+            training=training,
+            lora=peft.LoraConfig(**settings.lora()),
+            arguments=arguments(settings, checkpoints.folder, steps),
+            settings=settings,
         )
+        trainer = objective.trainer(parts)
         trainer.remove_callback(transformers.PrinterCallback)
-        adapted: Any = trainer.model
         watcher = Watcher(
             run=run,
-            model=adapted,
+            model=trainer.model,
             judge=objective.judge(held_out, settings),
             settings=settings,
             steps=steps,
@@ -77,11 +74,11 @@ def train(
         trainer.add_callback(callback(transformers, watcher))
         progress.start("train", steps, "steps")
         progress.advance(run.resumed)
-        trainer.train(resume_from_checkpoint=str(latest) if latest is not None else None)
+        trainer.train(resume_from_checkpoint=resume)
         progress.finish()
     _refuse_no_number(run, settings)
-    peft.set_peft_model_state_dict(adapted, run.state)
-    return adapted, run
+    peft.set_peft_model_state_dict(trainer.model, run.state)
+    return trainer.model, run
 
 
 def _refuse_no_number(run: TrainingRun, settings: TrainingSettings) -> None:
@@ -129,6 +126,9 @@ def _quiet(transformers: Any) -> Any:
     import logging
     import warnings
 
+    import datasets
+
+    datasets.disable_progress_bars()
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     logger = logging.getLogger("trl")

@@ -22,7 +22,7 @@ class Direct(OfPairs):
         from trl.trainer.dpo_config import DPOConfig
         from trl.trainer.dpo_trainer import DPOTrainer
 
-        class Prepared(DPOTrainer):
+        class DPOOfTokens(DPOTrainer):
             """Takes tokens as they are; TRL has no setting for that here, as SFTTrainer has."""
 
             def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -32,7 +32,7 @@ class Direct(OfPairs):
             {"prompt_ids": one.prompt, "chosen_ids": one.chosen, "rejected_ids": one.rejected}
             for one in parts.training
         ]
-        return Prepared(
+        return DPOOfTokens(
             model=parts.model,
             args=DPOConfig(**parts.arguments, max_length=None, beta=parts.settings.beta),
             train_dataset=datasets.Dataset.from_list(rows),

@@ -21,13 +21,13 @@ class OddsRatio(OfPairs):
         import datasets
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-        class Prepared(ORPOTrainer):
+        class ORPOOfTokens(ORPOTrainer):
             """Takes tokens as they are."""
 
             def tokenize_row(self, feature: Any, model: Any = None) -> Any:
                 return feature
 
-        return Prepared(
+        return ORPOOfTokens(
             model=parts.model,
             args=ORPOConfig(
                 **parts.arguments,
