@@ -12,7 +12,12 @@ from click.testing import CliRunner
 from gguf import GGUFWriter
 
 import kanna
+from kanna import families
 from kanna.cli.main import cli
+from kanna.comparison.formats import choices
+from kanna.comparison.planning import plan_rows
+from kanna.sources import open_source
+from kanna.verification import parity
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -62,6 +67,57 @@ def test_artefact_tells_how_it_was_made(folder: Path, tmp_path: Path) -> None:
         "kanna convert tiny-llama --preset Q4_K_M" in run.stdout
         and "blk.2.ffn_down.weight" in run.stdout
     )
+
+
+def test_what_kanna_wrote_is_no_source_that_was_quantized(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiny.gguf"
+    kanna.convert(folder, out, preset="Q4_K_M")
+    found = kanna.inspect(out)
+    assert found.made is not None and found.made["gate"] == ""
+    assert (found.made["plan"], found.made["source"]) == ("Q4_K_M", "tiny-llama")
+    assert sum(found.made["encodings"].values()) == found.num_tensors
+    assert not [n for n in found.notes if "already quantized" in n]
+    assert any("made by kanna from tiny-llama" in n for n in found.notes)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    report = {"format": "kanna.gate/1", "status": "proved", "checks": [{}, {}]}
+    beside = tmp_path / "tiny.gguf.gate.json"
+    beside.write_text(json.dumps(report | {"files": {"tiny.gguf": digest}}))
+    run = CliRunner().invoke(cli, ["inspect", str(out)])
+    assert "intact, 2 checks (tiny.gguf.gate.json)" in run.stdout and "q4_k × " in run.stdout
+    assert "was not looked at" in (kanna.inspect(out, hash=False).made or {})["gate"]
+    for files in ({"tiny.gguf": "0" * 64}, {"/dev/zero": digest}, {}):
+        beside.write_text(json.dumps(report | {"files": files}))
+        assert (kanna.inspect(out).made or {})["gate"].endswith("about other files than these")
+    beside.write_text("[]")
+    assert (kanna.inspect(out).made or {})["gate"] == ""
+
+
+@pytest.mark.parametrize("preset", ["Q4_K_M", "Q8_0", "mlx:q4", "onnx:int4"])
+def test_every_verb_says_the_same_bits_per_weight(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`convert`, a plan of it, `fit`, `compare`, `inspect`, and what `verify` shows."""
+    monkeypatch.setitem(tiny_models.SMALL, "intermediate_size", 640)
+    monkeypatch.setitem(tiny_models.SMALL, "vocab_size", 544)
+    source = tmp_path / "tiny"
+    tiny_models.make("smollm", source)
+    written = kanna.convert(source, tmp_path / "out.gguf", preset=preset, threads=1)
+    format = preset.partition(":")[0] if ":" in preset else "gguf"
+    fitted = {row.preset: row.bits_per_weight for row in kanna.fit(source, format=format).rows}
+    rows = plan_rows(open_source(source), choices([], [preset]), tmp_path, None).rows
+    opened = families.load_model(open_source(source))
+    said = {
+        "dry run": kanna.convert(source, preset=preset, dry_run=True).bits_per_weight,
+        "fit": fitted[preset],
+        "compare": next(row.bits_per_weight for row in rows if row.name == preset),
+    }
+    whole = parity.whole_bits(written.paths[0], opened)
+    if format == "onnx":  # nothing is read back from one
+        assert whole is None and "4.5" in parity.in_words(4.5, whole)
+    else:
+        said |= {"verify": whole, "inspect": kanna.inspect(written.paths[0]).bits_per_weight}
+        assert parity.in_words(2.0, whole).startswith(f"{written.bits_per_weight:.2f} bits per w")
+    assert said == pytest.approx(dict.fromkeys(said, written.bits_per_weight), abs=0.005)
 
 
 def test_gguf_of_an_unknown_architecture(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from kanna.calibration.statistics import read as read_statistics
 from kanna.errors import KannaError, SourceError
 from kanna.formats import folder_files, gguf, vectors
 from kanna.formats.onnx import encoder
-from kanna.model import Model, Tensor, num_weights
+from kanna.model import Model, Tensor, bits_per_weight, num_weights
 from kanna.sources import Source, open_source
 
 # Hashing reads every byte: at about 1 GB/s this much goes unnoticed.
@@ -51,6 +50,8 @@ class Inspection(Result):
         hash: SHA-256 of the weights (of several files: of their hashes); None when too large to
             read unasked.
         provenance: What converters wrote about themselves.
+        made: Of what kanna wrote: its version, source, plan, number of tensors by encoding, and
+            what the gate report beside it says. None for other sources.
         problems: Why it cannot be converted.
         statistics: Of a folder of calibration statistics, what is in it: `text`, `tokens`,
             `sites` and, where there are experts, `coverage`. None for a model.
@@ -79,6 +80,7 @@ class Inspection(Result):
     problems: list[dict[str, str]]
     statistics: dict[str, Any] | None = None
     also: tuple[str, ...] = ()
+    made: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -103,6 +105,8 @@ class Inspection(Result):
             *self.shape.items(),
             ("Context", self.context),
             ("Licence", self.license),
+            ("Made by", self.made and f"kanna {self.made['version']}: {self.made['command']}"),
+            ("Gate", self.made and self.made["gate"]),
             ("Problem", "; ".join(problem["found"] for problem in self.problems)),
         ]
 
@@ -166,10 +170,12 @@ def inspect(
     tensors = list(opened.tensors.values())
     weights = sum(num_weights(t) for t in tensors)
     num_bytes = sum(t.nbytes for t in tensors) if tensors else _file_bytes(opened)
-    bits = num_bytes * 8 / weights if weights else 0.0
+    bits = bits_per_weight(num_bytes, weights)
     if hash is None:
         sizes = [p.stat().st_size for p in opened.weight_files if p.is_file()]
         hash = 0 < sum(sizes) <= _HASH_AT_ONCE
+    written = provenance.of(model, opened)
+    made = provenance.making(written, opened.path, compared=hash and opened.has_weights)
     return Inspection(
         name=model.name,
         path=str(opened.path),
@@ -190,9 +196,10 @@ def inspect(
         chat_template=_template(model, opened),
         license=_licence(model, opened),
         hash=_hash(opened, progress) if hash and opened.has_weights else None,
-        provenance=_provenance(model, opened),
+        provenance=written,
+        made=made.to_dict() if made else None,
         tensors=[_row(tensor) for tensor in tensors],
-        notes=[*model.notes, *_vectors(model)],
+        notes=[*(made.notes(model.notes) if made else model.notes), *_vectors(model)],
         problems=problems,
         also=families.other_names(model),
     )
@@ -364,30 +371,6 @@ def _licence(model: Model, source: Source) -> str | None:
         return str(named)
     file = next((n for n in source.files if n.upper().startswith(("LICENSE", "LICENCE"))), None)
     return f"see {file}" if file else None
-
-
-def _provenance(model: Model, source: Source) -> dict[str, Any]:
-    """What kanna, or another converter, left about how the file was made.
-
-    JSON values are parsed.
-    """
-    import json
-
-    entries: dict[str, Any] = {}
-    written = {key: meta.value for key, meta in model.metadata.items()}
-    if source.path.is_dir():
-        written |= provenance.of_folder(source.path)
-    for key, value in written.items():
-        if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
-            if isinstance(value, str) and value.startswith("{"):
-                with suppress(ValueError, RecursionError):
-                    value = json.loads(value)
-            entries[key] = (
-                list(value)
-                if hasattr(value, "__len__") and not isinstance(value, (str, dict))
-                else value
-            )
-    return entries
 
 
 def _hash(source: Source, progress: Progress | None) -> str:

@@ -63,6 +63,22 @@ def num_rows(tensor: Tensor) -> int:
     return prod(tensor.shape[:-1])
 
 
+ALREADY_QUANTIZED = "the source is already quantized"
+"""How the note on such a source begins."""
+
+
+def bits_per_weight(nbytes: int, weights: int) -> float:
+    """Bits of a file per weight: of all its tensors, norms and scales among them.
+
+    Every verb reports this figure. 0 where there are no weights.
+
+    Args:
+        nbytes: Bytes of the tensors; what else a container holds does not count.
+        weights: How many weights they have.
+    """
+    return 8 * nbytes / weights if weights else 0.0
+
+
 def num_weights(tensor: Tensor) -> int:
     """Product of all axes."""
     return prod(tensor.shape)

@@ -6,15 +6,31 @@ Sources, plan, statistics, version, and the command that makes it again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from kanna import __version__
+from kanna._util import verified
+from kanna._util.typed import text
 from kanna.calibration.imatrix import Imatrix
-from kanna.errors import FormatError
+from kanna.checks import gate_word
+from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import argument, shell_line
+from kanna.formats import folder_files, gguf
 from kanna.formats.text_files import read_object
-from kanna.model import MetaValue, Model, ValueType, array, num_weights, string, u32
+from kanna.model import (
+    ALREADY_QUANTIZED,
+    MetaValue,
+    Model,
+    ValueType,
+    array,
+    num_weights,
+    string,
+    u32,
+)
 from kanna.plan import Resolved
 from kanna.sources import Source
 
@@ -34,6 +50,119 @@ def of_folder(folder: Path) -> dict[str, str]:
     except FormatError:
         return {}
     return {k: v for k, v in values.items() if k.startswith("kanna.") and isinstance(v, str)}
+
+
+def of(model: Model, source: Source) -> dict[str, Any]:
+    """What kanna, or another converter, left about how a file or folder was made.
+
+    JSON values are parsed.
+    """
+    entries: dict[str, Any] = {}
+    written: dict[str, Any] = {key: meta.value for key, meta in model.metadata.items()}
+    if source.path.is_dir():
+        written |= of_folder(source.path)
+    for key, value in written.items():
+        if key.startswith("kanna.") or key in ("general.quantized_by", "quantize.imatrix.file"):
+            if isinstance(value, str) and value.startswith("{"):
+                with suppress(ValueError, RecursionError):
+                    value = json.loads(value)
+            entries[key] = (
+                list(value)
+                if hasattr(value, "__len__") and not isinstance(value, (str, dict))
+                else value
+            )
+    return entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How kanna made a file or folder.
+
+    Attributes:
+        version: Of kanna.
+        source: What it was made from.
+        plan: The preset, or the name of the plan.
+        encodings: Number of tensors by encoding and method, `q4_k:search`.
+        command: What makes it again.
+        source_quantized: Encodings of a source that was quantized before; "" for another.
+        gate: What the gate report beside it says, as a sentence; "" where there is none.
+    """
+
+    version: str
+    source: str
+    plan: str
+    encodings: Mapping[str, int]
+    command: str
+    source_quantized: str = ""
+    gate: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    def notes(self, notes: Sequence[str]) -> list[str]:
+        """Notes on a source, with one on this file in the place of that on quantized sources."""
+        told = (
+            f"it was made by kanna from {self.source}: to make another preset, start from that, "
+            "not from this file, whose losses would stay"
+        )
+        others = [n for n in notes if not n.startswith(ALREADY_QUANTIZED)]
+        return others if others == list(notes) else [told, *others]
+
+
+GATE = ".gate.json"
+"""What the name of a gate report adds to that of its file."""
+
+
+def making(written: Mapping[str, Any], path: Path, *, compared: bool) -> Making | None:
+    """How kanna made what says this of itself; None for what kanna did not write.
+
+    Args:
+        written: As `of` gives it.
+        path: The file or folder.
+        compared: Whether the files are hashed, to tell whether a gate report is about them.
+    """
+    version, source = written.get("kanna.version"), written.get("kanna.source")
+    if not isinstance(version, str) or not isinstance(source, str):
+        return None
+    mix = written.get("kanna.plan.encodings")
+    return Making(
+        version=version,
+        source=source,
+        plan=str(written.get("kanna.plan") or ""),
+        encodings={k: v for k, v in mix.items() if isinstance(v, int)}
+        if isinstance(mix, dict)
+        else {},
+        command=str(written.get("kanna.command") or ""),
+        source_quantized=str(written.get("kanna.source.quantized") or ""),
+        gate=_gate(path, compared),
+    )
+
+
+def _gate(path: Path, compared: bool) -> str:
+    """What the report beside a file says of it."""
+    report = path.absolute().with_name(path.absolute().name + GATE)
+    try:
+        values = read_object(report)
+        status, files = values.need("status", text(40)), values.part("files").values
+        checks = len(values.values.get("checks") or ())
+    except (KannaError, TypeError):
+        return ""
+    said = f"{gate_word(status)}, {checks} checks ({report.name})"
+    if not compared:
+        return f"{said}; whether it is about these very files was not looked at"
+    same = {place: verified.digest(file) for place, file in files_of(path).items()} == dict(files)
+    return said if same else f"{report.name} is about other files than these"
+
+
+def files_of(artefact: Path) -> dict[str, Path]:
+    """Files of an artefact by their path in it."""
+    if artefact.is_dir():
+        return {str(place): path for place, path in folder_files.walked(artefact)}
+    try:
+        return {path.name: path for path in gguf.read(artefact).paths}
+    except SourceError:  # what was checked may be anything
+        return {artefact.name: artefact}
 
 
 def quantized_source(model: Model | Source) -> dict[str, int]:

@@ -23,7 +23,7 @@ from kanna.conversion.onnx_float import refuse_unused
 from kanna.formats import safetensors
 from kanna.formats.onnx import build, encoder, fp16_storage, int8
 from kanna.formats.stream import WriteResult, replacing
-from kanna.model import num_weights
+from kanna.model import bits_per_weight, num_weights
 from kanna.plan.onnx_derived import DERIVED, Derived
 from kanna.plan.presets import unknown_preset
 from kanna.sources import Source
@@ -61,7 +61,7 @@ class EncoderConversion:
             for bits in [self.kind.bits if len(t.shape) > 1 else 32]
         ]
         total = sum(r["bytes"] for r in rows)
-        bits = 8 * total / max(1, sum(num_weights(t) for t in self.source.tensors.values()))
+        bits = bits_per_weight(total, sum(map(num_weights, self.source.tensors.values())))
         return ConvertResult(
             paths=[self.out],
             file_bytes=total,

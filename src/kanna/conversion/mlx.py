@@ -28,7 +28,7 @@ from kanna.encodings.grouped.affine import NUMBERS
 from kanna.errors import GateError, KannaError, PlanError, UsageError
 from kanna.formats import mlx, safetensors
 from kanna.formats.stream import WriteResult
-from kanna.model import Model, Tensor
+from kanna.model import Model, Tensor, bits_per_weight
 from kanna.plan import Plan, Resolved, TensorPlan, resolve
 from kanna.plan import mlx as presets
 from kanna.plan.presets import unknown_preset
@@ -130,7 +130,7 @@ class MLXSizes:
             resolved,
             entries=entries,
             substitutions=[replace(s, name=self._own_name(s.name)) for s in resolved.substitutions],
-            bits=8 * total / self._model.num_parameters,
+            bits=bits_per_weight(total, self._model.num_parameters),
         )
 
     def _own_name(self, name: str) -> str:

@@ -13,7 +13,7 @@ from kanna.families._mapping import map_tensors
 from kanna.families._registry import family_of
 from kanna.families.base import Family, Problem
 from kanna.formats.vectors import encodes
-from kanna.model import MetaValue, Model, ValueType, num_weights, string
+from kanna.model import ALREADY_QUANTIZED, MetaValue, Model, ValueType, num_weights, string
 from kanna.tokenizer.files import side_files
 from kanna.tokenizer.repeated import repeated
 
@@ -192,7 +192,6 @@ def _from_gguf(source: Source) -> Model:
     if quantized:
         kinds = sorted({t.dtype for t in quantized})
         model.notes.append(
-            f"the source is already quantized ({', '.join(kinds)}): its losses stay, and more are "
-            "added to them"
+            f"{ALREADY_QUANTIZED} ({', '.join(kinds)}): its losses stay, and more are added to them"
         )
     return model

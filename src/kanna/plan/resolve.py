@@ -10,7 +10,7 @@ from kanna import encodings, methods
 from kanna.encodings import Encoding
 from kanna.errors import PlanError
 from kanna.methods.hessian import SecondMoment
-from kanna.model import F32, Model, Tensor, columns, num_weights
+from kanna.model import F32, Model, Tensor, bits_per_weight, columns, num_weights
 from kanna.plan import gguf, roles
 from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan, RuleModel
@@ -98,7 +98,7 @@ def resolve(
         entries=entries,
         substitutions=substitutions,
         nominal_bits=nominal / total,
-        bits=8 * sum(e.nbytes for e in entries) / total,
+        bits=bits_per_weight(sum(e.nbytes for e in entries), total),
         tuning=tuning.sha256 if tuning else None,
     )
 

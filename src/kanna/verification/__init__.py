@@ -292,7 +292,8 @@ def _parity(case: _ParityCase, progress: Progress) -> list[Check]:
         with reference, scored as engine:
             stored = parity.stored_weights(case.artefact)
             precision = parity.Precision(
-                bits=parity.bits_per_weight(case.artefact, case.model),
+                bits=parity.decisive_bits(case.artefact, case.model),
+                whole=parity.whole_bits(case.artefact, case.model),
                 rounded=stored.rounds_activations,
             )
             checks = parity.check(

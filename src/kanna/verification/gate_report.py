@@ -12,12 +12,12 @@ from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
 from kanna._util.typed import text
 from kanna.checks import VerifyResult
-from kanna.errors import GateError, SourceError, UsageError
-from kanna.formats import folder_files, gguf
+from kanna.errors import GateError, UsageError
 from kanna.formats.text_files import read_object
+from kanna.provenance import GATE, files_of
 
 FORMAT = "kanna.gate/1"
-SUFFIX = ".gate.json"
+SUFFIX = GATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +38,6 @@ class GateReport:
 def beside(artefact: Path) -> Path:
     """Where the report of an artefact is looked for."""
     return artefact.with_name(artefact.name + SUFFIX)
-
-
-def files_of(artefact: Path) -> dict[str, Path]:
-    """Files of an artefact by their path in it."""
-    if artefact.is_dir():
-        return {str(place): path for place, path in folder_files.walked(artefact)}
-    try:
-        return {path.name: path for path in gguf.read(artefact).paths}
-    except SourceError:  # what was checked may be anything
-        return {artefact.name: artefact}
 
 
 def report(result: VerifyResult) -> dict[str, Any]:

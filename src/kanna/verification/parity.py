@@ -11,14 +11,16 @@ import numpy as np
 
 from kanna import formats
 from kanna.checks import Check
+from kanna.errors import SourceError
 from kanna.evaluation.divergence import compare
 from kanna.evaluation.text import TEXT
 from kanna.formats import safetensors
 from kanna.formats.base import StoredWeights
 from kanna.formats.overflow import LARGEST_HALF
-from kanna.model import Model, num_weights
+from kanna.model import Model, bits_per_weight, num_weights
 from kanna.runtimes.base import Engine
 from kanna.runtimes.torch_engine import TorchEngine
+from kanna.sources import open_source
 
 # Mean KL in nats that an artefact may cost, by bits per weight. Far above what a right file of a
 # small model costs (the floor of activations quantized to 8 bits is 0.004; Q4_0 0.5, Q2_K 1.5 on
@@ -28,6 +30,7 @@ _KL = ((15.0, 0.005), (7.5, 0.05), (5.5, 0.2), (4.25, 0.8), (3.0, 1.5), (2.0, 3.
 # From 8 bits on, positions that the reference decides clearly must be decided alike.
 _MARGIN = 0.5
 _AGREE = ((15.0, 0.99), (7.5, 0.97))
+_ALIKE = 0.005  # bits per weight that read as the same
 # Int8 arithmetic: one range of 256 steps for the activations of all tokens costs more than the
 # weights do (0.1 to 0.7 on 135M parameters, see docs/onnx.md).
 _ROUNDED = 1.5
@@ -57,22 +60,33 @@ class Precision:
     """How precisely an artefact computes, which bounds what it may differ.
 
     Attributes:
-        bits: Bits per weight.
+        bits: Bits per weight of its matrices, or of its layers' if fewer.
+        whole: Bits per weight, as every verb reports them; None where that is not known.
         rounded: Whether activations are in 8 bits too.
     """
 
     bits: float
+    whole: float | None = None
     rounded: bool = False
 
 
-def bits_per_weight(path: Path, model: Model) -> float:
+def whole_bits(path: Path, model: Model) -> float | None:
+    """Bits per weight, as every verb reports them; None where nothing of a folder is read back."""
+    try:
+        nbytes = sum(tensor.nbytes for tensor in open_source(path).tensors.values())
+    except SourceError:
+        return None
+    return bits_per_weight(nbytes, sum(map(num_weights, model.tensors.values())))
+
+
+def decisive_bits(path: Path, model: Model) -> float:
     """Bits of the artefact's weights per weight of its matrices, or of its layers' if fewer.
 
     An embedding in many bits, more than half of a small model, would hide the cost of layers in few
     bits.
     """
     stored = stored_weights(path)
-    whole = 8 * stored.nbytes / max(1, sum(num_weights(t) for t in model.tensors.values()))
+    whole = bits_per_weight(stored.nbytes, sum(map(num_weights, model.tensors.values())))
     weights = sum(
         num_weights(t)
         for name, t in model.tensors.items()
@@ -80,6 +94,14 @@ def bits_per_weight(path: Path, model: Model) -> float:
     )
     layer_bytes = sum(size for name, size in stored.sizes.items() if _IN_LAYER.search(name))
     return min(whole, 8 * layer_bytes / weights) if layer_bytes and weights else whole
+
+
+def in_words(bits: float, whole: float | None) -> str:
+    """`5.73 bits per weight, 4.72 in its layers`: the reported figure, then what decides."""
+    if whole is None:
+        return f"{bits:.2f} bits per weight of its layers"
+    words = f"{whole:.2f} bits per weight"
+    return words + (f", {bits:.2f} in its layers" if whole - bits > _ALIKE else "")
 
 
 def stored_weights(path: Path) -> StoredWeights:
@@ -156,7 +178,8 @@ def check(
         clear = (top2[:, 1] - top2[:, 0]) > _MARGIN
         share = float(scores.top1[clear].mean()) if clear.any() else 1.0
         ok = kl <= limit and (agree is None or share >= agree)
-        detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at {bits:.2f} bits"
+        detail = f"{len(prompt.ids)} tokens: KL {kl:.2g} of at most {limit:g} at "
+        detail += in_words(bits, precision.whole)
         detail += " and activations of 8" if rounded else ""
         detail += f"; next token {scores.top1.mean():.1%} alike, {share:.1%} where it is clear"
         checks.append(

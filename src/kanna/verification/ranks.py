@@ -48,14 +48,15 @@ def check(source: Source, model: Model, engine: LlamaEngine | IsolatedLlamaEngin
     actual, expected = engine.rank(ids), in_transformers(source, model, ids)
     if not np.isfinite(actual).all():
         return Check(name="scores", ok=False, detail="not finite")
-    bits = parity.bits_per_weight(Path(engine.path), model)
+    bits = parity.decisive_bits(Path(engine.path), model)
     least = next(low for most, low in _CORRELATION if bits >= most)
     correlation = float(np.corrcoef(actual, expected)[0, 1])
     return Check(
         name="scores",
         ok=correlation >= least,
         detail=f"correlation of {len(pairs)} scores with transformers in float32: "
-        f"{correlation:.6f} (at least {least}), at {bits:.1f} bits",
+        f"{correlation:.6f} (at least {least}), at "
+        f"{parity.in_words(bits, parity.whole_bits(Path(engine.path), model))}",
     )
 
 

@@ -66,13 +66,14 @@ def _cosine(actual: F32, expected: F32, by: str, artefact: Path, model: Model) -
     if not np.isfinite(actual).all():
         return Check(name="embeddings", ok=False, detail="not finite")
     cosine = (actual * expected).sum(axis=1)
-    bits = parity.bits_per_weight(artefact, model)
+    bits = parity.decisive_bits(artefact, model)
     least, mean = next((low, middle) for most, low, middle in _COSINE if bits >= most)
     return Check(
         name="embeddings",
         ok=bool(cosine.min() >= least and cosine.mean() >= mean),
         detail=f"cosine of {len(cosine)} texts with {by}: {cosine.mean():.6f} on average (at least "
-        f"{mean}), {cosine.min():.6f} at worst (at least {least}), at {bits:.1f} bits",
+        f"{mean}), {cosine.min():.6f} at worst (at least {least}), at "
+        f"{parity.in_words(bits, parity.whole_bits(artefact, model))}",
     )
 
 

@@ -20,6 +20,7 @@ _MADE = (
     ("Made from", "kanna.source"),
     ("  which was", "kanna.source.quantized"),
     ("Made by", "kanna.command"),
+    ("Plan", "kanna.plan"),
     ("With kanna", "kanna.version"),
     ("Quantized by", "general.quantized_by"),
     ("Imatrix", "quantize.imatrix.file"),
@@ -96,6 +97,8 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
             ("Licence", data["license"] or "not stated"),
             ("Hash", data["hash"]),
             *((label, made.get(key)) for label, key in _MADE),
+            ("Encodings", _mix(data["made"])),
+            ("Gate", _gate(data)),
         ],
     )
     if data["types"]:
@@ -103,6 +106,19 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     if every_tensor:
         _draw_tensors(screen, data)
     _draw_remarks(screen, data)
+
+
+def _mix(made: dict[str, Any] | None) -> str:
+    """Tensors by encoding, as the file says that it was planned."""
+    mix = made["encodings"] if made else {}
+    return ", ".join(f"{name.partition(':')[0]} × {count}" for name, count in mix.items())
+
+
+def _gate(data: dict[str, Any]) -> str:
+    """What the gate report beside a file of kanna says, or how to have one."""
+    if not data["made"]:
+        return ""
+    return data["made"]["gate"] or "no report beside it: kanna verify SRC FILE --gate REPORT"
 
 
 def _also(names: Sequence[str]) -> str:

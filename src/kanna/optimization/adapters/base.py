@@ -291,8 +291,8 @@ class Adapter:
         work.write(self.workspace.context.running())
 
     def bits_per_weight(self, row: Row) -> float:
-        """Bits per weight of what a budget counts."""
-        return 8 * (row.file_bytes or 0) / self.workspace.model.num_parameters
+        """Bits per weight of a row."""
+        return row.bits_per_weight or 0.0
 
     # What not every format supports
 

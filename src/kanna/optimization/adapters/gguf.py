@@ -120,10 +120,6 @@ class GGUFAdapter(Adapter):
         make(row, request, self.comparison_context(), overwrite=False)
         return row
 
-    def bits_per_weight(self, row: Row) -> float:
-        """Bits per weight of the tensors."""
-        return row.bits_per_weight or 0.0
-
     def prober(self, measured: Measured) -> GGUFProber:
         """Probes in llama.cpp."""
         return GGUFProber(workspace=self.workspace, costs=measured.costs)
