@@ -22,6 +22,7 @@ from kanna.checks import Check
 from kanna.errors import GateError, UsageError
 from kanna.formats import gguf
 from kanna.inspection import Inspection
+from kanna.provenance import files_of
 from kanna.sources import open_source
 from kanna.verification import gate_report
 
@@ -190,7 +191,7 @@ def _gate(artefact: Path, named: Path | None) -> Check:
             name="gate", ok=None, detail=f"no {path.name}: kanna verify SRC FILE --gate REPORT"
         )
     report = gate_report.read(path)
-    hashes = {place: sha256(file) for place, file in gate_report.files_of(artefact).items()}
+    hashes = {place: sha256(file) for place, file in files_of(artefact).items()}
     try:
         gate_report.require_proof(report, hashes, path)
     except GateError as error:

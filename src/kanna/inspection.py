@@ -155,17 +155,7 @@ def inspect(
         if opened is None:
             raise
         problems = [_problem(error)]
-    try:
-        model = _unknown(opened) if problems else families.load_model(opened)
-    except KannaError as error:
-        model = _unknown(opened)
-        if encoder.is_encoder(opened.config):
-            model.notes.append(
-                "an encoder: it makes vectors and no text. It goes to ONNX: kanna convert "
-                f"{opened.given} -o folder --preset onnx:int8"
-            )
-        else:
-            problems = [_problem(error)]
+    model = _model(opened, problems)
     # What is in the files, not what a conversion would make of it: tied copies count too.
     tensors = list(opened.tensors.values())
     weights = sum(num_weights(t) for t in tensors)
@@ -203,6 +193,24 @@ def inspect(
         problems=problems,
         also=families.other_names(model),
     )
+
+
+def _model(opened: Source, problems: list[dict[str, str]]) -> Model:
+    """The source as a model, or what is known of it; what stands in the way goes to `problems`."""
+    if problems:
+        return _unknown(opened)
+    try:
+        return families.load_model(opened)
+    except KannaError as error:
+        model = _unknown(opened)
+        if encoder.is_encoder(opened.config):
+            model.notes.append(
+                "an encoder: it makes vectors and no text. It goes to ONNX: kanna convert "
+                f"{opened.given} -o folder --preset onnx:int8"
+            )
+        else:
+            problems.append(_problem(error))
+        return model
 
 
 def _statistics(folder: Path) -> Inspection:

@@ -23,7 +23,7 @@ from kanna.plan import Plan, RuleModel, TensorPlan
 from kanna.runtimes import llamacpp
 from kanna.sources import open_source, packages
 from kanna.verification import VerifyResult, verify
-from kanna.verification.parity import bits_per_weight
+from kanna.verification.parity import decisive_bits
 from kanna.verification.tensors import bound, error, sample, stored_as
 
 pytestmark = pytest.mark.skipif(not llamacpp.RUNTIME.available().ok, reason="needs llama.cpp")
@@ -332,8 +332,8 @@ def test_the_bound_is_that_of_the_layers(source: Path, tmp_path: Path) -> None:
         rules=[RuleModel(pattern="token_embd|^output", encoding="q4_0", method="nearest")],
     )
     convert(source, tmp_path / "high.gguf", plan=high)
-    assert bits_per_weight(tmp_path / "low.gguf", model) == pytest.approx(4.5, abs=0.1)
-    assert 4.5 < bits_per_weight(tmp_path / "high.gguf", model) < 8.5
+    assert decisive_bits(tmp_path / "low.gguf", model) == pytest.approx(4.5, abs=0.1)
+    assert 4.5 < decisive_bits(tmp_path / "high.gguf", model) < 8.5
     # Scales in float32, as a source in float32 gets them, make no code finer.
     convert(source, tmp_path / "mlx", preset="mlx:q4")
-    assert bits_per_weight(tmp_path / "mlx", model) == pytest.approx(4.5, abs=0.1)
+    assert decisive_bits(tmp_path / "mlx", model) == pytest.approx(4.5, abs=0.1)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from kanna import __version__
+from kanna import __version__, provenance
 from kanna.errors import FormatError, UsageError
 from kanna.runtimes.base import Engine
 from kanna.self_testing import runner
 from kanna.tokenizer.chat import Message, render
-from kanna.verification import gate_report, parity
+from kanna.verification import parity
 
 SUFFIX = ".selftest.json"
 TOKENS, POSITIONS = 128, 8
@@ -89,7 +89,7 @@ def files_of(artefact: Path, prefix: str) -> dict[str, Path]:
         artefact: The file or folder.
         prefix: The path from there to what names of its files begin at; "" or with a slash.
     """
-    files = gate_report.files_of(artefact)
+    files = provenance.files_of(artefact)
     inner = f"{artefact.name}/" if artefact.is_dir() else ""
     return {f"{prefix}{inner}{name}": path for name, path in files.items()}
 
