@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"registry"},
     {"conversion", "sizing", "inspection", "storage"},
     {"runtimes"},
-    {"evaluation", "benchmark", "generation", "embedding"},
+    {"evaluation", "benchmark", "generation", "embedding", "tasks"},
     {"verification", "verified_conversion", "merging", "training", "diagnosis", "fault_report"},
     {"self_testing", "auditing"},
     {"report"},

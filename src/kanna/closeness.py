@@ -90,7 +90,7 @@ def grade(
 
 def grade_name(row: Mapping[str, Any]) -> str | None:
     """The word for a row of a report: of its figures, so that reports of earlier runs have it."""
-    known = grade(row.get("kl_mean"), row.get("top1"))
+    known = grade(row.get("kl_mean"), row.get("top1"), row.get("task_loss"))
     return known.name if known else None
 
 
@@ -104,9 +104,9 @@ def agreement(top1: float | None) -> str:
     return f"{share:.{1 if share > 99 else 0}f} of 100 next tokens the same"
 
 
-def describe(kl_mean: float | None, top1: float | None) -> str:
+def describe(kl_mean: float | None, top1: float | None, task_loss: float | None = None) -> str:
     """`close: 92 of 100 next tokens the same`; "" where nothing was measured."""
-    known = grade(kl_mean, top1)
+    known = grade(kl_mean, top1, task_loss)
     if known is None:
         return ""
     return ": ".join(p for p in (known.name, agreement(top1)) if p)

@@ -227,11 +227,11 @@ def _is_message(given: object) -> bool:
     return isinstance(given, dict) and isinstance(given.get("role"), str)  # pyright: ignore[reportUnknownMemberType]
 
 
-def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
+def chat_ids(engine: Engine, messages: Sequence[Message], **variables: Any) -> list[int]:
     """Token ids of a conversation up to where the assistant begins.
 
     They begin with exactly one BOS where the model has one. Raises UsageError when the model
-    carries no chat template.
+    carries no chat template, and what `render` raises, which gets the variables.
     """
     if not engine.chat_template:
         raise UsageError(
@@ -242,6 +242,7 @@ def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
         messages,
         bos=_text(engine, engine.bos),
         eos=_text(engine, engine.eos),
+        **variables,
     )
     ids = engine.tokenize(text, add_bos=True, special=True)
     # The template wrote BOS already and the tokenizer added it again.

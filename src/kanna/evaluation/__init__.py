@@ -8,24 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kanna import runtimes
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
-from kanna._util.results import Result
 from kanna.checks import ReferenceCheck
-from kanna.closeness import grade_name
 from kanna.errors import GateError, UsageError
 from kanna.evaluation import tokenization
+from kanna.evaluation.behaviour import compare_behaviour
 from kanna.evaluation.divergence import F64, Scores, compare
 from kanna.evaluation.precision import Extent, choose, is_reached
 from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
 from kanna.evaluation.reference_check import require
+from kanna.evaluation.result import EvaluateResult
 from kanna.evaluation.stats import exp_ci, mean_ci
 from kanna.evaluation.tokenization import Tokenization
 from kanna.evaluation.windows import EvaluationWindows, cut, read_text
@@ -34,87 +33,9 @@ from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes.base import Engine
 from kanna.sources import Source, locate, open_source
+from kanna.tasks import choose as choose_tasks
 
 __all__ = ["EvaluateResult", "Extent", "evaluate", "evaluate_many", "reference_gguf"]
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class EvaluateResult(Result):
-    """Figures of one artefact.
-
-    KL is in nats, reference ‖ artefact; every `_ci` is the 95 % interval over windows, None for too
-    few of them; percentages are fractions of 1.
-
-    Attributes:
-        path: The artefact.
-        top1: Share of positions at which both find the same token likeliest.
-        windows: Windows that were read.
-        context: Tokens of each.
-        positions: Positions that were scored, over all windows.
-        tokens: Tokens that were read, over all windows.
-        text: Name of the text.
-        reference: What the artefact was compared with.
-        seconds: Time it took.
-        reference_check: Whether that computes what the source's own library does.
-        notes: Remarks on the text and the runtimes.
-    """
-
-    path: str
-    perplexity: float
-    perplexity_ci: Interval | None
-    reference_perplexity: float
-    reference_perplexity_ci: Interval | None
-    perplexity_ratio: float
-    perplexity_ratio_ci: Interval | None
-    kl_mean: float
-    kl_mean_ci: Interval | None
-    kl_median: float
-    kl_p99: float
-    kl_p999: float
-    kl_max: float
-    top1: float
-    top1_ci: Interval | None
-    windows: int
-    context: int
-    positions: int
-    tokens: int
-    text: str
-    reference: str
-    seconds: float
-    reference_check: ReferenceCheck | None = None
-    notes: list[str] = field(default_factory=list[str])
-
-    def headline(self) -> str:
-        """How close it is."""
-        return (
-            f"{Path(self.path).name}: KL {self.kl_mean:.5f}, "
-            f"{self.top1:.1%} of next tokens the same"
-        )
-
-    def facts(self) -> list[tuple[str, object]]:
-        """The figures, with their intervals."""
-        return [
-            ("KL divergence, mean", _with_interval(self.kl_mean, self.kl_mean_ci)),
-            ("KL divergence, 99 %", f"{self.kl_p99:.5f}"),
-            ("Same top token", _with_interval(self.top1, self.top1_ci)),
-            ("Perplexity", _with_interval(self.perplexity, self.perplexity_ci)),
-            ("Reference", self.reference),
-            ("Reference check", self.reference_check and self.reference_check.sentence()),
-            ("Text", f"{self.text}, {self.positions} positions"),
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON has them, with the grade of closeness."""
-        figures = asdict(self)
-        return figures | {"grade": grade_name(figures)}
-
-
-def _with_interval(value: float, interval: Interval | None) -> str:
-    around = f" ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-    return f"{value:.4f}{around}"
-
 
 Watch = Callable[[list[EvaluateResult]], None]
 _SHOW_EVERY = 5.0
@@ -128,6 +49,8 @@ def evaluate(
     text: str | Path | None = None,
     windows: int | None = None,
     precision: float | str | None = None,
+    tasks: str | Sequence[str] = (),
+    examples: int | None = None,
     context: int = 512,
     threads: int | None = None,
     revision: str | None = None,
@@ -147,6 +70,9 @@ def evaluate(
         windows: How many windows of `context` tokens; None: as many as the precision takes.
         precision: `5%` or 0.05: stop where half the 95 % interval of the mean KL divergence is
             within this share of it; None: 5 %, unless `windows` are given.
+        tasks: What both models are asked beside it, answered greedily: `maths`, `tool-calls`,
+            `json`, `turns`, `choice:FILE.jsonl`; one text with commas, or several.
+        examples: Questions of each task at most; None: each task's own number.
         context: Tokens of a window, of which the second half is scored.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
@@ -154,6 +80,7 @@ def evaluate(
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
     extent = choose(precision, windows, context)
+    chosen = choose_tasks(tasks, examples)
     if revision is not None:
         reference = open_source(reference, revision=revision, offline=offline, progress=progress)
     [result] = evaluate_many(
@@ -165,7 +92,23 @@ def evaluate(
         offline=offline,
         progress=progress,
     )
-    return result
+    if not chosen:
+        return result
+    [behaviour] = compare_behaviour(
+        [Path(result.path)],
+        chosen,
+        reference=reference,
+        threads=threads,
+        offline=offline,
+        progress=progress,
+    )
+    return replace(
+        result,
+        tasks=behaviour.scores,
+        task_loss=behaviour.loss,
+        seconds=result.seconds + behaviour.seconds,
+        notes=result.notes + behaviour.notes,
+    )
 
 
 def evaluate_many(

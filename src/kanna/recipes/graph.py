@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from itertools import product
 
+from kanna._util.nearest import nearest
 from kanna.recipes import expressions, verbs
 from kanna.recipes.document import Value
 from kanna.recipes.expressions import Condition, ExpressionError
 from kanna.recipes.loading import LoadedRecipe, LoadedStep
-from kanna.recipes.problems import Problems, nearest
+from kanna.recipes.problems import Problems
 from kanna.recipes.values import NameReference, Option, StepOutput, fill, references, rooted
 from kanna.recipes.verbs.base import StepVerb
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from kanna._util.nearest import nearest
 from kanna.errors import UsageError
 from kanna.recipes import document as documents
 from kanna.recipes.document import Value, YamlDocument
-from kanna.recipes.problems import Problems, RecipeLine, nearest
+from kanna.recipes.problems import Problems, RecipeLine
 from kanna.recipes.text import SearchText, StepText, check
 from kanna.recipes.values import NameReference, Option, RootedText, fill, references, rooted
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from kanna.errors import UsageError
@@ -79,10 +77,3 @@ class Problems:
         if files:
             order = sorted(self.listed, key=lambda p: (files.index(p.place.file), p.place.line))
             raise RecipeError(order)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean NAME?)` where a known name is like `name`, else nothing."""
-    lower = {k.lower(): k for k in known}
-    close = get_close_matches(name.lower(), lower, 1)
-    return f" (did you mean {lower[close[0]]}?)" if close else ""

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from kanna._util import extras
+from kanna._util.nearest import nearest
 from kanna.errors import MissingError
 from kanna.recipes import expressions, keys
 from kanna.recipes.expressions import Condition, ExpressionError, Operand
 from kanna.recipes.graph import AxisValue, RecipeGraph
 from kanna.recipes.loading import LoadedRecipe
-from kanna.recipes.problems import Problems, RecipeLine, nearest
+from kanna.recipes.problems import Problems, RecipeLine
 from kanna.recipes.records import BLOCKED, DONE, FAILED, KEPT, SKIPPED, StepState, TrialRecord
 from kanna.recipes.text import RangeText, SearchText
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from kanna._util.nearest import nearest
 from kanna.recipes.document import YamlDocument
-from kanna.recipes.problems import Problems, nearest
+from kanna.recipes.problems import Problems
 from kanna.recipes.values import NAME
 
 Scalar: TypeAlias = str | int | float | bool

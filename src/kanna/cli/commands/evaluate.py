@@ -34,10 +34,23 @@ if TYPE_CHECKING:
     ),
 )
 @options.precision
+@click.option(
+    "--tasks",
+    type=options.NAMES,
+    metavar="TASK,…",
+    help="What both answer, too: maths, tool-calls, json, turns, choice:FILE.jsonl.",
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(1),
+    help="Questions of each task at most. [default: 30 to 50, and all of a file]",
+)
 @options.threads
 @options.revision
 @options.offline
-def evaluate_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
+def evaluate_command(
+    terminal: Terminal, artefact: str, tasks: list[str] | None, **choices: Any
+) -> None:
     """Measure KL divergence, perplexity and top-1 agreement with the source, with 95 % intervals.
 
     Both models read the same text side by side, the file in its own runtime; the reference runs
@@ -46,7 +59,7 @@ def evaluate_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
     from kanna.evaluation import evaluate
 
     choices["threads"] = terminal.threads(choices["threads"])
-    result = evaluate(artefact, progress=terminal.progress(), **choices)
+    result = evaluate(artefact, tasks=tasks or (), progress=terminal.progress(), **choices)
     terminal.result(result, _draw)
 
 
@@ -54,6 +67,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import describe_reference
     from kanna.cli.ui import facts, notes
     from kanna.closeness import describe
+    from kanna.tasks.pairing import flip_lines, from_json
+
+    scores = from_json(data.get("tasks", []))
 
     def with_ci(name: str, scale: float = 1.0, digits: int = 4) -> str:
         value = data.get(name)
@@ -70,7 +86,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     facts(
         screen,
         [
-            ("Closeness", describe(data.get("kl_mean"), data.get("top1"))),
+            ("Closeness", describe(*(data.get(n) for n in ("kl_mean", "top1", "task_loss")))),
             ("KL divergence, mean", with_ci("kl_mean", digits=6)),
             ("  median", with_ci("kl_median", digits=6)),
             ("  99 %", with_ci("kl_p99", digits=5)),
@@ -82,8 +98,11 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Reference", data.get("reference", "")),
             ("Reference check", describe_reference(data)),
             ("Positions scored", f"{data['positions']:,}" if data.get("positions") else ""),
+            *((f"Task {s.name}", s.words()) for s in scores),
         ],
     )
+    for line in flip_lines(scores):
+        screen.print(line, markup=False, highlight=False)
     notes(screen, data.get("notes", []))
 
 

@@ -19,6 +19,7 @@ VERB = StepVerb(
             "reference_perplexity",
             "perplexity_ratio",
             "grade",
+            "task_loss",
             "positions",
         )
     },

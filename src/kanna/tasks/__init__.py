@@ -1,0 +1,71 @@
+"""Tasks: what a model must still be able to do. Each file is one, under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kanna._util import arguments, plugins
+from kanna._util.nearest import nearest
+from kanna.errors import UsageError
+from kanna.tasks.base import Task
+
+__all__ = ["ChosenTask", "Task", "choose", "get", "names"]
+
+MOST_EXAMPLES = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenTask:
+    """A task as the user named it, with its questions.
+
+    Attributes:
+        name: As it was named, `choice:FILE` with its file.
+        task: What that is.
+        examples: Its questions.
+    """
+
+    name: str
+    task: Task[Any]
+    examples: tuple[Any, ...]
+
+
+def names() -> list[str]:
+    """Names of all tasks, sorted."""
+    return sorted(n.replace("_", "-") for n in plugins.names(__name__, "TASK"))
+
+
+def get(name: str) -> Task[Any]:
+    """The task called `name`; UsageError names the known ones, and the one that was meant."""
+    if name not in names():
+        raise UsageError(
+            f"no task named {name!r}{nearest(name, names())}", expected=", ".join(names())
+        )
+    return plugins.load(__name__, name.replace("-", "_"), "TASK")
+
+
+def choose(given: str | Iterable[str], count: int | None = None) -> list[ChosenTask]:
+    """The tasks that were named, with their questions.
+
+    Args:
+        given: Names, by comma or one by one, such as `maths,choice:questions.jsonl`.
+        count: Questions of each at most; None: each task's own number.
+
+    Raises:
+        UsageError: A name is not known or named twice, or a file is missing, empty or malformed.
+    """
+    if count is not None and not 1 <= count <= MOST_EXAMPLES:
+        raise UsageError(f"{count} questions of a task", expected=f"from 1 to {MOST_EXAMPLES:,}")
+    chosen: list[ChosenTask] = []
+    for named in arguments.names(given):
+        name, _, argument = named.partition(":")
+        task = get(name)
+        if bool(argument) != bool(task.argument):
+            form = f"{name}:{task.argument}" if task.argument else name
+            raise UsageError(f"the task {named!r}", expected=form)
+        if any(named == other.name for other in chosen):
+            raise UsageError(f"the task {named!r} was named twice", expected="each task once")
+        examples = tuple(task.examples(argument, count))
+        chosen.append(ChosenTask(name=named, task=task, examples=examples))
+    return chosen
