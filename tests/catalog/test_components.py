@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 import kanna
-from kanna import convert, encodings, families, methods, runtimes
+from kanna import convert, encodings, families, methods, runtimes, tasks
 from kanna._util import extras, plugins
 from kanna.calibration import texts
 from kanna.catalog import Component, components, kinds
@@ -51,6 +51,7 @@ FOLDERS = {
     "kanna.serving.engines": ("engines", "ENGINE"),
     "kanna.packaging.targets": ("targets", "TARGET"),
     "kanna.recipes.verbs": ("verbs", "VERB"),
+    "kanna.tasks": ("tasks", "TASK"),
     "kanna.formats.prequantized": ("sources", "unpacked"),
 }
 """Folders whose files are components of a kind, and what each file exports."""
@@ -80,7 +81,8 @@ def test_there_are_many_and_each_has_one_name() -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_file_of_a_folder_is_listed(folder: str) -> None:
     kind, export = FOLDERS[folder]
-    assert set(plugins.names(folder, export)) <= {c.name for c in BY_KIND[kind]}
+    names = {n.replace("_", "-") if kind == "tasks" else n for n in plugins.names(folder, export)}
+    assert names <= {c.name for c in BY_KIND[kind]}
 
 
 def test_every_folder_of_files_is_known_here() -> None:
@@ -255,6 +257,14 @@ def test_sources_by_name(one: Component, source: Path, tmp_path: Path) -> None:
         assert open_source(source).kind == "hf"
     else:
         assert {o.name for o in one.options} == {"revision", "offline", "weights"}
+
+
+@each("tasks")
+def test_tasks_by_name(one: Component) -> None:
+    argument = one.facts["form"].partition(":")[2]
+    assert tasks.get(one.name).argument == argument
+    if not argument:
+        assert tasks.choose(one.name, 1)[0].examples
 
 
 @each("adapters")
