@@ -33,10 +33,12 @@ def main(folder: Path) -> None:
     decoder, encoder = folder / "decoder", folder / "encoder"
     text = folder / "text.txt"
     text.write_text(TEXT * 40)
-    made = {"gguf": folder / "model.gguf", "onnx": folder / "onnx", "mlx": folder / "mlx"}
+    served = {"gguf": folder / "model.gguf", "onnx": folder / "onnx", "mlx": folder / "mlx"}
+    made = {**served, "openvino": folder / "openvino"}
     kanna.convert(decoder, made["gguf"], preset="Q8_0", threads=1)
     kanna.convert(decoder, made["onnx"], preset="onnx:int8", threads=1)
     kanna.convert(decoder, made["mlx"], preset="mlx:q4", threads=1)
+    kanna.convert(decoder, made["openvino"], preset="openvino:int4", threads=1)
     for artefact in made.values():
         list(kanna.generate(artefact, "Once", max_tokens=2))
         kanna.verify(decoder, artefact, threads=1)
@@ -44,7 +46,7 @@ def main(folder: Path) -> None:
     kanna.bench(made["onnx"], repeat=1, threads=1)
     kanna.convert(encoder, folder / "vectors", preset="onnx:int8", threads=1)
     kanna.verify(encoder, folder / "vectors", threads=1)
-    for name, artefact in made.items():
+    for name, artefact in served.items():
         serve(artefact, folder / f"state-{name}")
     print("every library", os.getpid())
 

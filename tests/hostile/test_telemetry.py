@@ -13,7 +13,8 @@ from helpers import engine_artefacts, needs, tiny_encoder, watching
 import kanna
 from kanna._util import telemetry
 
-for _package in ("torch", "transformers", "onnxruntime", "onnxruntime_genai", "mlx_lm"):
+NEEDED = ("torch", "transformers", "onnxruntime", "onnxruntime_genai", "mlx_lm", "openvino")
+for _package in NEEDED:
     pytest.importorskip(_package)
 
 TESTS = Path(__file__).parents[1]
@@ -85,10 +86,11 @@ def test_what_calls_home_is_seen(program: str, tmp_path: Path) -> None:
     assert seen.asked
 
 
-def test_onnxruntime_alone_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_a_library_alone_is_seen(library: str, tmp_path: Path) -> None:
     """Without the switch it writes a device id; where it no longer does, the switch may go."""
     environment = _environment(tmp_path)
-    program = "import onnxruntime, tempfile; open(tempfile.gettempdir() + '/mine', 'w')"
+    program = f"import {library}, tempfile; open(tempfile.gettempdir() + '/mine', 'w')"
     for switch, quiet in (("", False), ("import kanna\n", True)):
         seen = watching.run([sys.executable, "-c", switch + program], tmp_path, environment)
         assert tmp_path / "tmp" / "mine" in seen.written, seen.output

@@ -148,16 +148,16 @@ class OpenVINOSizes:
             )
         return _Laid(graph=graph, layout=weights.lay_out(bytes(graph.small)))
 
-    def xml(self, laid: _Laid, resolved: Resolved) -> bytes:
+    def xml(self, laid: _Laid) -> bytes:
         """The graph's own file."""
-        about = {"kanna": {"plan": resolved.name, "version": provenance.__version__}}
+        about = {"kanna": {"version": provenance.__version__}}  # kanna.json says the rest
         return ir.to_xml(laid.graph, self._model.family, laid.layout.places, about)
 
     def sized(self, plan: Plan) -> SizedPlan:
         """The plan tensor by tensor, with the bytes of the graph and its weights."""
         resolved = self.resolved(plan)
         laid = self.laid(resolved)
-        total = laid.layout.total_bytes + len(self.xml(laid, resolved))
+        total = laid.layout.total_bytes + len(self.xml(laid))
         return SizedPlan(resolved=resolved, file_bytes=total)
 
     def of(self, plan: Plan) -> int:
@@ -247,7 +247,7 @@ class OpenVINOConversion:
             **self.sizes.files,
             "config.json": config.encode(),
             provenance.FILE: self._provenance(),
-            MODEL: self.sizes.xml(laid, self.sized.resolved),
+            MODEL: self.sizes.xml(laid),
         }
 
     def _provenance(self) -> bytes:
