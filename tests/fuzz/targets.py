@@ -21,11 +21,14 @@ from fuzz import mutation
 from kanna import encodings, families, provenance
 from kanna.calibration import imatrix, statistics
 from kanna.errors import KannaError
-from kanna.formats import gguf, safetensors
+from kanna.families.views import Computed
+from kanna.formats import gguf, openvino, safetensors
 from kanna.formats import onnx as onnx_format
 from kanna.formats.gguf.layout import pack_metadata
 from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.formats.onnx import files as onnx_files
+from kanna.formats.openvino import ir
+from kanna.formats.openvino.weights import Weights
 from kanna.hardware.targets import reading
 from kanna.model import ValueType, array, string, u32
 from kanna.packaging import artefact
@@ -81,6 +84,7 @@ def make(folder: Path) -> dict[str, Target]:
         **_onnx(folder),
         **_graph(folder),
         **_mlx(folder, source),
+        **_openvino(folder),
         **_own_files(folder),
     }
     return dict(sorted(made.items()))
@@ -346,6 +350,41 @@ def _mlx(folder: Path, source: Path) -> dict[str, Target]:
             lambda: folder_text.trained_context(place),
             lambda: artefact.open_artefact(place),
             lambda: kanna.inspect(place, hash=False).to_dict(),
+        )
+    }
+
+
+def _openvino(folder: Path) -> dict[str, Target]:
+    """A graph with matrices of every kind, and the file of their values."""
+    place = folder / "openvino"
+    place.mkdir()
+    rows = np.ones((3, 64), np.float32)
+    entries = {
+        f"{name}.weight": TensorPlan(
+            name=f"{name}.weight",
+            tensor=Computed(f"{name}.weight", rows),
+            encoding=encodings.get(name),
+            method="nearest",
+        )
+        for name in ("nbits4g64", "nbits4g32s", "nbits8g32", "f16", "f32")
+    }
+    graph, weights = ir.Graph(), Weights(entries)
+    for name in entries:
+        weights(graph, name)
+    file = weights.lay_out(bytes(graph.small))
+    (place / openvino.WEIGHTS).write_bytes(bytes(file.total_bytes))
+    good = ir.to_xml(graph, "small", file.places, {"kanna": {"version": "1"}})
+
+    def read() -> None:
+        for tensor in openvino.read_folder(place).tensors.values():
+            tensor.rows(0, min(2, tensor.shape[0]))
+
+    return {
+        "openvino_model.xml": Target(
+            path=place / openvino.MODEL,
+            damage=lambda random: mutation.damaged_bytes(good, random, len(good)),
+            read=read,
+            good=good,
         )
     }
 

@@ -100,7 +100,8 @@ if TYPE_CHECKING:
     shell_complete=shells.format_names,
     default=formats.DEFAULT,
     show_default=True,
-    help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm.",
+    help="Container to write; onnx makes a folder for onnxruntime-genai, mlx one for mlx-lm, "
+    "openvino one for openvino-genai.",
 )
 @click.option(
     "--device",
