@@ -5,7 +5,7 @@
 Both sides put their weights into kanna's graph of the same source, and are scored by OpenVINO on
 the same windows of five kinds of text, none of it calibration text, against the source in float32
 in transformers. nncf gives head and embedding 8 bits per row, as its default and optimum's is;
-kanna in groups of 128, which takes more bytes: they count.
+kanna in groups of 256, which takes more bytes: they count.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from kanna.plan.file import Plan, RuleModel
 from kanna.plan.presets import Preset, rule_for
 
 DEFAULT = "int4"
-WIDE_GROUP = 128
+WIDE_GROUP = 256
 """Values per scale of head and embedding, whose 8 bits need no more."""
 
 
