@@ -30,6 +30,7 @@ NAMES = (
     "lfm2",
     "gemma4",
     "gemma4-wide",
+    "gemma4-moe",
     "qwen35",
     "qwen35-moe",
     "qwen2-moe",
@@ -41,11 +42,9 @@ NAMES = (
     "granite-moe-shared",
     "gpt-oss",
     "phi2",
-    "granite-hybrid",
     "granite-hybrid-moe",
     "falcon-h1",
     "falcon-h1-of-ones",
-    "nemotron-h",
     "nemotron-h-moe",
 )
 BOUND = 1e-4

@@ -27,13 +27,12 @@ OWN = {
     "qwen35": ("blk.0.attn_qkv.weight", "blk.2.ssm_out.weight", "blk.3.attn_gate.weight"),
     "qwen35-moe": ("blk.0.ffn_down_shexp.weight", "blk.1.ffn_gate_exps.weight"),
     "falcon-h1": ("blk.0.ssm_in.weight", "blk.1.ssm_out.weight", "blk.2.attn_k.weight"),
-    "granite-hybrid": ("blk.0.ssm_in.weight", "blk.2.ssm_out.weight", "blk.3.ffn_gate.weight"),
+    "gemma4-moe": ("blk.0.ffn_gate.weight", "blk.1.ffn_up_exps.weight", "blk.2.ffn_down.weight"),
     "nemotron-h-moe": (
         "blk.0.ssm_in.weight",
         "blk.1.ffn_up_exps.weight",
         "blk.3.ffn_up_shexp.weight",
     ),
-    "phi2": ("blk.0.attn_output.weight", "blk.1.ffn_up.weight", "blk.2.ffn_down.weight"),
 }
 """Matrices that only these models have."""
 KEPT = ("ssm_alpha", "ssm_beta", "ssm_conv1d", "shortconv.conv", "ffn_gate_inp")

@@ -7,7 +7,7 @@ from typing import Any
 from kanna import families
 from kanna.calibration.network import Network, torch_modules
 from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
-from kanna.calibration.sites import site_of
+from kanna.calibration.sites import has_both, site_of
 
 
 class Listening:
@@ -21,6 +21,7 @@ class Listening:
     def __init__(self, network: Network, widest: int) -> None:
         self._network, self._widest, self.held = network, widest, False
         self.sums: dict[str, InputSums] = {}
+        self._both = has_both(network.model.tensors)
 
     def hook(self, index: int, module: Any) -> None:
         """Listen once at every site of layer `index`, and to every expert where it has some."""
@@ -29,7 +30,7 @@ class Listening:
         # What all experts read is heard with where it goes.
         readers.sort(key=lambda reader: not getattr(reader[2], "is_experts", False))
         for tensor, expert, part in readers:
-            site = site_of(tensor, tied=False)
+            site = site_of(tensor, tied=False, both=self._both)
             if site is None or site in hooked:
                 continue
             if expert is None:

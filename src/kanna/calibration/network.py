@@ -20,7 +20,7 @@ from kanna.calibration.stand_ins import (
     recorder_of,
     restore_computed,
 )
-from kanna.errors import KannaError, MissingError, UnsupportedError
+from kanna.errors import KannaError, MissingError
 from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, num_rows
 
@@ -78,7 +78,6 @@ class Network:
         self, model: Model, device: str | None = None, shared: SharedStates | None = None
     ) -> None:
         families.require(model, REFUSED, "calibration")
-        _require_one_kind(model)
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
         self.config, self.tensors, _ = families.to_hf(model)
@@ -330,14 +329,3 @@ class Network:
                 expected="a model that computes in float32",
                 todo="check the weights: `kanna inspect SRC --tensors`",
             )
-
-
-def _require_one_kind(model: Model) -> None:
-    """Raise UnsupportedError where a layer has experts and, beside them, what all tokens pass."""
-    both = [n for n in model.tensors if n.replace("_exps", "") in model.tensors and "_exps" in n]
-    if both:
-        raise UnsupportedError(
-            f"{model.name} has {both[0]} beside {both[0].replace('_exps', '')}",
-            expected="experts alone, or a feed-forward part alone: both are not calibrated yet",
-            todo="convert it without statistics",
-        )
