@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +28,7 @@ class Crowd:
         self.names = [f"d{n:03}" for n in range(count)]
         self.current: dict[str, str | None] = dict.fromkeys(self.names)
         self.good: dict[str, str | None] = dict.fromkeys(self.names)
-        self.settled = dict.fromkeys(self.names, (0, ""))
+        self.settled: dict[str, tuple[int, str]] = dict.fromkeys(self.names, (0, ""))
         for sequence, digest in enumerate((GOOD, BETTER, BAD), 1):
             store.add_artefact(digest, sequence, digest[:1], 1, ("{}", None))
         for name in self.names:
@@ -211,6 +212,24 @@ def test_a_failure_whose_report_was_lost_stops_it(crowd: Crowd) -> None:
     for name in crowd.names:
         crowd.ask(name, lambda _, digest: digest == BAD, lost=True)
     crowd.all_ask()
+    assert crowd.rollout(number).state == "stopped"
+
+
+def test_a_device_that_falls_silent_counts_where_it_was_told_to(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = crowd.start(BAD, "10%:silent=1h", "100%")
+    first = next(one.device for one in crowd.store.assigned(number) if one.ring == 0)
+    crowd.controller.poll(crowd.device(first), GOOD, *crowd.settled[first])
+    now = time.time()
+    monkeypatch.setattr("kanna.fleet.store.time.time", lambda: now + 3700)
+    crowd.controller.tick(60)
+    assert crowd.rollout(number).state == "running", "the server was not up to hear it"
+    crowd.store.saw([(first, now + 3000)])
+    crowd.controller.tick(3600)
+    assert crowd.rollout(number).state == "running", "it was heard of"
+    crowd.store.saw([(first, now)])
+    crowd.controller.tick(1)
     assert crowd.rollout(number).state == "stopped"
 
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +17,7 @@ from helpers.fleets import HereFleet, ServerProcess
 import kanna
 from kanna import fleet
 from kanna.cli.main import cli
-from kanna.errors import OutputError, UsageError
+from kanna.errors import KannaError, OutputError, UsageError
 from kanna.fleet import manifest, page
 from kanna.self_testing import runner
 
@@ -146,6 +141,38 @@ def test_a_folder_has_one_server(tmp_path: Path) -> None:
         fleet.serve(tmp_path / "state", host="0.0.0.0")  # noqa: S104
 
 
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    about = ["-nodes", "-days", "2", "-subj", "/CN=fleet", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*make, *about, *files], check=True, capture_output=True)
+    return cert, key
+
+
+def test_https_is_held_to_the_certificates_that_were_named(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "ours")
+    other, _ = certificate(tmp_path, "other")
+    server = ServerProcess(
+        tmp_path / "state", "--port", "0", "--tls-cert", str(cert), "--tls-key", str(key)
+    )
+    try:
+        assert server.url.startswith("https://")
+        at: dict[str, Any] = {"url": server.url, "key_file": tmp_path / "state" / "operator.key"}
+        assert fleet.status(server=fleet.FleetServer(**at, ca_file=cert)).status["devices"] == 0
+        for wrong in (other, None):
+            with pytest.raises(KannaError, match="the certificate of .* does not hold"):
+                fleet.status(server=fleet.FleetServer(**at, ca_file=wrong))
+        with pytest.raises(UsageError, match="holds no certificates"):
+            fleet.status(server=fleet.FleetServer(**at, ca_file=key))
+        plain = fleet.FleetServer(**at | {"url": server.url.replace("https", "http")})
+        with pytest.raises(KannaError, match="does not answer"):
+            fleet.status(server=plain)
+    finally:
+        server.stop()
+
+
 def test_the_page_shows_text_as_text(here: HereFleet) -> None:
     files = page.files()
     with httpx.Client(base_url=here.url) as anybody:
@@ -228,42 +255,3 @@ def test_a_real_model_from_the_command_line(
         assert listed["wanted"] == listed["reported"] == digest
     finally:
         server.stop()
-
-
-def agent_process(here: HereFleet, name: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable, "-m", "kanna", "agent", "--state", str(here.home(name)),
-        "--server", here.url, "--key-file", str(here.folder / f"{name}.key"),
-        "--self-test", str(here.check),
-    ]  # fmt: skip
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
-    )
-
-
-def kill_at_random(here: HereFleet, name: str, kills: int, rng: random.Random) -> None:
-    """Kill -9 an agent while models come; at any moment `current` names a whole good one."""
-    contents = [b"good %d" % n + rng.randbytes(3 << 20) for n in range(3)]
-    seen = 0
-    for number in range(kills):
-        here.publish(contents[number % 3])
-        rollout = here.rollout()
-        process = agent_process(here, name)
-        time.sleep(0.12 + 0.25 * rng.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (here.home(name) / "current").exists():
-            assert here.content(name) in contents
-            seen += 1
-        assert here.agent(name), "the next run ends what was begun"
-        assert here.content(name) == contents[number % 3]
-        here.until(rollout, "done")
-        left = [p.name for p in here.home(name).iterdir() if ".partial" in p.name]
-        assert not left
-    assert seen >= kills - 1
-
-
-def test_kill_9_of_an_agent_leaves_a_working_model(tmp_path: Path) -> None:
-    with fleets.here(tmp_path / "fleet", poll=0.1) as here:
-        here.add("pi")
-        kill_at_random(here, "pi", 8, random.Random(1))

@@ -16,8 +16,8 @@ def rings(*texts: str) -> list[Ring]:
 
 
 def test_rings_are_read_as_they_are_typed() -> None:
-    assert parse_ring("1%:passes=95%:failures=2:soak=1.5h") == Ring(
-        percent=1, passes=0.95, failures=2, soak=5400
+    assert parse_ring("1%:passes=95%:failures=2:soak=1.5h:silent=2d") == Ring(
+        percent=1, passes=0.95, failures=2, soak=5400, silent=172_800
     )
     check_rings(rings(*DEFAULT_RINGS))
 

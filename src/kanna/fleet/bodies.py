@@ -77,6 +77,7 @@ class RingBody(_Strict):
     passes: float = Field(0.9, gt=0, le=1, allow_inf_nan=False)
     failures: int = Field(0, ge=0, le=10**9)
     soak: float = Field(0.0, ge=0, le=1e9, allow_inf_nan=False)
+    silent: float = Field(0.0, ge=0, le=1e9, allow_inf_nan=False)
 
 
 class RolloutBody(_Strict):

@@ -55,6 +55,7 @@ class Controller:
         self, store: FleetStore, changed: Callable[[FleetRollout], None] = lambda _: None
     ) -> None:
         self.store, self._changed = store, changed
+        self._up = 0.0
 
     # Devices
 
@@ -148,10 +149,14 @@ class Controller:
     def _offer(self, one: Assignment, device: FleetDevice, current: str | None) -> Instruction:
         rollout = self.store.rollout(one.rollout)
         assert rollout is not None
-        number = self.store.next("instruction")
+        number = self._number()
         self.store.set_assignment(replace(one, status=OFFERED, number=number, earlier=current))
         self.store.want(device.id, rollout.artefact, number)
         return Instruction(number=number, wanted=rollout.artefact)
+
+    def _number(self) -> int:
+        """Larger than every number before, also where the store is a copy of an earlier day's."""
+        return self.store.next("instruction", int(time.time() * 1000))
 
     def report(
         self, device: FleetDevice, number: int, outcome: str, detail: str, selftest: str | None
@@ -231,12 +236,13 @@ class Controller:
         Args:
             elapsed: Seconds since the last time, of a clock that nobody sets.
         """
+        self._up += elapsed
         for rollout in self.store.rollouts_in((RUNNING,)):
             with self.store.transaction():
                 self._decide(rollout, elapsed)
 
     def _decide(self, rollout: FleetRollout, elapsed: float) -> None:
-        tallies = self.store.tallies(rollout)
+        tallies = self.store.tallies(rollout, self._up)
         decision = decide(
             rollout.rings, tallies, ring=rollout.ring, soaked=rollout.soaked, elapsed=elapsed
         )
@@ -297,15 +303,7 @@ class Controller:
         """Give the devices that have an artefact, or are about to, what they had before."""
         after = replace(rollout, state=state, reason=reason, ended=time.time())
         self.store.set_rollout(after)
-        for one in self.store.assigned(rollout.id):
-            if one.status == PENDING:
-                continue
-            device = self.store.device(one.device)
-            if device is not None and device.number == one.number:
-                # None: it had nothing before, and what passed there is better than no model.
-                self.store.want(one.device, one.earlier, self.store.next("instruction"))
-            if one.status in (OFFERED, PASSED, UNABLE):
-                self.store.set_assignment(replace(one, status=RETURNED))
+        self.store.send_back(rollout.id, self._number())
         self.store.note(state, reason, rollout=rollout.id)
         self._changed(after)
         return after

@@ -17,7 +17,7 @@ class Tally:
     Attributes:
         size: Devices in it.
         passed: Those whose self-test passed.
-        failed: Those whose self-test failed, or that refused what they were sent.
+        failed: Those whose self-test failed, that refused what they were sent, or fell silent.
     """
 
     size: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ def publish(
     connection = FleetConnection(server)
     model, files = collecting.collect(location)
     latest = connection.ask("GET", "/v1/status")["artefacts"][:1]
-    sequence = latest[0]["sequence"] + 1 if latest else 1
+    # The time, so that a server that was set up again, or from a copy, takes up no old numbers.
+    sequence = max(int(time.time()), latest[0]["sequence"] + 1 if latest else 1)
     described = collecting.written(name or location.name, sequence, model, files, bars)
     signature = collecting.signature_of(described, Path(sign_key)) if sign_key else None
     sent = 0
@@ -174,8 +176,9 @@ def rollout(
     Args:
         artefact: Digest of what was published, or the beginning of it; empty: the latest.
         server: Where the fleet is.
-        ring: `PERCENT%[:passes=SHARE%][:failures=N][:soak=TIME]` each: devices that have their
-            turn, how many must pass, how many may fail, and for how long that must hold.
+        ring: `PERCENT%[:passes=SHARE%][:failures=N][:soak=TIME][:silent=TIME]` each: devices that
+            have their turn, how many must pass and may fail, for how long that must hold, and
+            after how long without a word one has failed.
         target: Devices of one target alone.
 
     Raises:

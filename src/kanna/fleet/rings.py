@@ -29,12 +29,15 @@ class Ring:
         passes: Share of its devices that must have passed before the next ring.
         failures: Devices of it that may fail; one more stops the rollout.
         soak: Seconds for which that must hold.
+        silent: Seconds without a word after which a device that was given it counts as failed; 0:
+            it is waited for.
     """
 
     percent: float
     passes: float = 0.9
     failures: int = 0
     soak: float = 0.0
+    silent: float = 0.0
 
     def needed(self, size: int) -> int:
         """Devices that must have passed, of a ring of so many."""
@@ -47,7 +50,7 @@ class Ring:
 
 
 def parse_ring(text: str) -> Ring:
-    """A ring as people type it: `PERCENT%[:passes=SHARE%][:failures=N][:soak=TIME]`.
+    """A ring as people type it: `PERCENT%[:passes=SHARE%][:failures=N][:soak=TIME][:silent=TIME]`.
 
     Raises:
         UsageError: It is something else.
@@ -62,7 +65,7 @@ def parse_ring(text: str) -> Ring:
             values[name] = _share(value, text)
         elif name == "failures" and re.fullmatch("[0-9]{1,9}", value):
             values[name] = int(value)
-        elif name == "soak" and (time := _TIME.fullmatch(value)):
+        elif name in ("soak", "silent") and (time := _TIME.fullmatch(value)):
             values[name] = float(time[1]) * _SECONDS[time[2]]
         else:
             raise UsageError(f"the ring {text!r} has {setting!r}", expected=_EXPECTED)

@@ -1,4 +1,4 @@
-"""Devices, artefacts, rollouts and what happened, in one SQLite file: the only file with SQL.
+"""Devices, artefacts, rollouts and what happened, in one SQLite file: SQL is here and in schema.py.
 
 Its statements are those that PostgreSQL takes, too. What is committed outlives the end of the
 process; against the end of the machine, devices say again what they reported last.
@@ -19,39 +19,8 @@ from kanna.errors import KannaError
 from kanna.fleet.decision import Tally
 from kanna.fleet.records import FAILED, PASSED, REFUSED, Assignment, FleetDevice, FleetRollout
 from kanna.fleet.rings import Ring
+from kanna.fleet.schema import SCHEMA
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (
-  id TEXT PRIMARY KEY, hash TEXT NOT NULL, role TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS devices (
-  id TEXT PRIMARY KEY, key_id TEXT NOT NULL UNIQUE, key_hash TEXT NOT NULL,
-  expires DOUBLE PRECISION, target TEXT NOT NULL, ring INTEGER, added DOUBLE PRECISION NOT NULL,
-  wanted TEXT, number BIGINT NOT NULL, reported TEXT, outcome TEXT NOT NULL, detail TEXT NOT NULL,
-  selftest TEXT, seen DOUBLE PRECISION
-);
-CREATE TABLE IF NOT EXISTS artefacts (
-  digest TEXT PRIMARY KEY, sequence BIGINT NOT NULL UNIQUE, name TEXT NOT NULL,
-  bytes BIGINT NOT NULL, manifest TEXT NOT NULL, signature TEXT, published DOUBLE PRECISION NOT NULL
-);
-CREATE TABLE IF NOT EXISTS rollouts (
-  id BIGINT PRIMARY KEY, artefact TEXT NOT NULL, target TEXT NOT NULL, rings TEXT NOT NULL,
-  state TEXT NOT NULL, ring INTEGER NOT NULL, soaked DOUBLE PRECISION NOT NULL,
-  reason TEXT NOT NULL, started DOUBLE PRECISION NOT NULL, ended DOUBLE PRECISION
-);
-CREATE TABLE IF NOT EXISTS assignments (
-  rollout BIGINT NOT NULL, device TEXT NOT NULL, ring INTEGER NOT NULL, status TEXT NOT NULL,
-  number BIGINT NOT NULL, earlier TEXT, changed DOUBLE PRECISION NOT NULL,
-  PRIMARY KEY (rollout, device)
-);
-CREATE INDEX IF NOT EXISTS assignments_of_devices ON assignments (device, rollout);
-CREATE INDEX IF NOT EXISTS assignments_by_status ON assignments (rollout, ring, status);
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL);
-CREATE TABLE IF NOT EXISTS events (
-  id BIGINT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, kind TEXT NOT NULL, rollout BIGINT,
-  device TEXT, detail TEXT NOT NULL
-);
-"""
 _DEVICE = (
     "id, key_id, key_hash, expires, target, ring, added, wanted, number, reported, outcome, detail,"
     " selftest, seen"
@@ -77,7 +46,7 @@ class FleetStore:
             )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise KannaError(
                 f"{path} cannot be used for a fleet: {error}", todo="give another folder"
@@ -109,13 +78,13 @@ class FleetStore:
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
-    def next(self, counter: str) -> int:
-        """The next number of a counter, from 1."""
+    def next(self, counter: str, least: int = 1) -> int:
+        """The next number of a counter, at least as large as it must be."""
         with self.transaction():
             self._rows(
-                "INSERT INTO counters VALUES (?, 1)"
-                " ON CONFLICT (name) DO UPDATE SET value = counters.value + 1",
-                counter,
+                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value ="
+                " CASE WHEN counters.value < ? THEN ? ELSE counters.value + 1 END",
+                *(counter, least, least, least),
             )
             return int(self._rows("SELECT value FROM counters WHERE name = ?", counter)[0][0])
 
@@ -320,6 +289,27 @@ class FleetStore:
             *(one.status, one.number, one.earlier, time.time(), one.rollout, one.device),
         )  # fmt: skip
 
+    def send_back(self, rollout: int, number: int) -> None:
+        """Let devices that follow a rollout want what they had before it.
+
+        Those that had nothing keep what passed there; those that follow a later rollout do so.
+        """
+        followed = (
+            "SELECT a.{} FROM assignments a WHERE a.device = devices.id AND a.rollout = ?"
+            " AND a.status <> 'pending' AND a.number = devices.number"
+        )
+        with self.transaction():
+            self._rows(
+                f"UPDATE devices SET wanted = ({followed.format('earlier')}), number = ?"
+                f" WHERE EXISTS ({followed.format('device')})",
+                *(rollout, number, rollout),
+            )
+            self._rows(
+                "UPDATE assignments SET status = 'returned', changed = ? WHERE rollout = ?"
+                " AND status IN ('offered', 'passed', 'unable')",
+                *(time.time(), rollout),
+            )
+
     def statuses(self, rollout: int) -> dict[tuple[int, str], int]:
         """How many devices of each ring have each status."""
         rows = self._rows(
@@ -329,17 +319,35 @@ class FleetStore:
         )
         return {(ring, status): int(count) for ring, status, count in rows}
 
-    def tallies(self, rollout: FleetRollout) -> list[Tally]:
-        """What the devices of each ring reported."""
+    def tallies(self, rollout: FleetRollout, up: float) -> list[Tally]:
+        """What the devices of each ring reported, or did not in time.
+
+        Args:
+            rollout: With its rings.
+            up: Seconds for which devices could be heard.
+        """
         counts = self.statuses(rollout.id)
         return [
             Tally(
                 size=sum(count for (at, _), count in counts.items() if at == ring),
                 passed=counts.get((ring, PASSED), 0),
-                failed=counts.get((ring, FAILED), 0) + counts.get((ring, REFUSED), 0),
+                failed=counts.get((ring, FAILED), 0)
+                + counts.get((ring, REFUSED), 0)
+                + (self._silent(rollout.id, ring, one.silent) if 0 < one.silent <= up else 0),
             )
-            for ring in range(len(rollout.rings))
+            for ring, one in enumerate(rollout.rings)
         ]
+
+    def _silent(self, rollout: int, ring: int, seconds: float) -> int:
+        """Devices that were given something and said nothing since, for that long."""
+        since = time.time() - seconds
+        rows = self._rows(
+            "SELECT COUNT(*) FROM assignments a JOIN devices d ON d.id = a.device WHERE"
+            " a.rollout = ? AND a.ring = ? AND a.status = 'offered' AND a.changed < ?"
+            " AND COALESCE(d.seen, 0) < ?",
+            *(rollout, ring, since, since),
+        )
+        return int(rows[0][0])
 
     # What happened
 

@@ -184,7 +184,7 @@ def publish_command(terminal: Terminal, artefact: Path, **choices: Any) -> None:
     "--ring",
     multiple=True,
     metavar="RING",
-    help="PERCENT%[:passes=SHARE%][:failures=N][:soak=TIME]; repeatable. "
+    help="PERCENT%[:passes=SHARE%][:failures=N][:soak=TIME][:silent=TIME]; repeatable. "
     "[default: 1%:soak=10m, 10%:soak=10m, 100%]",
 )
 @click.option("--target", default="", metavar="NAME", help="Devices of one target alone.")

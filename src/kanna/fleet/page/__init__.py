@@ -22,6 +22,7 @@ def files() -> dict[str, tuple[str, bytes]]:
     shared = gateway_page.files()
     return {
         "/": (gateway_page.TYPES[".html"], (FOLDER / "index.html").read_bytes()),
+        "/page/fleet.css": (gateway_page.TYPES[".css"], (FOLDER / "fleet.css").read_bytes()),
         "/page/fleet.js": (gateway_page.TYPES[".js"], (FOLDER / "fleet.js").read_bytes()),
         **{path: shared[path] for path in _SHARED},
     }
