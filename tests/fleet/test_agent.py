@@ -151,7 +151,7 @@ def test_a_server_that_lies_about_a_manifest_is_refused(settled: HereFleet, case
     assert texts is not None
     changed = CHANGES[case](texts[0])
     assert changed != texts[0]
-    settled.store._rows("UPDATE artefacts SET manifest = ? WHERE digest = ?", changed, digest)  # pyright: ignore[reportPrivateUsage]
+    settled.store._rows("UPDATE models SET manifest = ? WHERE digest = ?", changed, digest)  # pyright: ignore[reportPrivateUsage]
     result = settled.agent("pi")
     assert result.outcome == "refused" and "manifest" in result.detail
     assert settled.content("pi") == GOOD
@@ -255,7 +255,7 @@ def test_with_a_public_key_only_what_its_owner_signed_comes(
     result = here.agent("pi", key=other)
     assert result.outcome == "refused" and "signature does not hold" in result.detail
     here.until(refused, "stopped")
-    begin(here, key=public)
+    here.until(begin(here, key=public), "done")
     assert here.content("pi") == GOOD
     here.publish(BETTER)
     begin(here, key=public)

@@ -89,10 +89,10 @@ BAD: list[tuple[str, str, str, Any]] = [
     ("operator", "PUT", f"/v1/uploads/{ANY}?size=1&offset=0", b"x" * (9 << 20)),
     ("operator", "POST", "/v1/artefacts", {"manifest": "{}"}),
     ("operator", "POST", "/v1/artefacts", {"manifest": "\ud800"}),
-    ("operator", "POST", "/v1/rollouts", {"artefact": ANY, "rings": [{"percent": 100}]}),
-    ("operator", "POST", "/v1/rollouts", {"artefact": ANY, "rings": [{"percent": 50}]}),
-    ("operator", "POST", "/v1/rollouts", {"artefact": ANY, "rings": []}),
-    ("operator", "POST", "/v1/rollouts", {"artefact": "x", "rings": [{"percent": 100}]}),
+    ("operator", "POST", "/v1/rollouts", {"model": ANY, "rings": [{"percent": 100}]}),
+    ("operator", "POST", "/v1/rollouts", {"model": ANY, "rings": [{"percent": 50}]}),
+    ("operator", "POST", "/v1/rollouts", {"model": ANY, "rings": []}),
+    ("operator", "POST", "/v1/rollouts", {"model": "x", "rings": [{"percent": 100}]}),
     ("operator", "POST", "/v1/rollouts/0/pause", {}),
     ("operator", "POST", "/v1/rollouts/99/pause", {}),
     ("operator", "POST", "/v1/rollouts/1/explode", {}),
@@ -234,7 +234,7 @@ def test_a_real_model_from_the_command_line(
         (state / "pi.key").write_text(key)
         digest = run(*words("fleet", "publish", tiny, **at))["digest"]
         made = run(*words("fleet", "rollout", digest[:10], "--ring", "100%", **at))
-        assert made["state"] == "running" and made["artefact"] == digest
+        assert made["state"] == "running" and made["model"] == digest
         home = ["agent", "--state", str(tmp_path / "pi"), "--once"]
         result = run(*words(*home, **at, key="pi"))
         assert result["outcome"] == "passed" and result["current"] == digest

@@ -83,6 +83,6 @@ class RingBody(_Strict):
 class RolloutBody(_Strict):
     """A new rollout."""
 
-    artefact: Digest
+    model: Digest
     target: Target = ""
     rings: list[RingBody] = Field(min_length=1, max_length=MOST_RINGS)

@@ -48,7 +48,7 @@ def collect(location: Path) -> tuple[str, dict[str, Path]]:
     try:
         artefact = str(runner.read(test)["artefact"])
     except runner.SelftestError as error:
-        raise FormatError(str(error), todo="kanna selftest ARTEFACT --write") from error
+        raise FormatError(str(error), todo=f"kanna selftest {location} --write") from error
     return artefact, files
 
 

@@ -151,8 +151,8 @@ class Controller:
         assert rollout is not None
         number = self._number()
         self.store.set_assignment(replace(one, status=OFFERED, number=number, earlier=current))
-        self.store.want(device.id, rollout.artefact, number)
-        return Instruction(number=number, wanted=rollout.artefact)
+        self.store.want(device.id, rollout.model, number)
+        return Instruction(number=number, wanted=rollout.model)
 
     def _number(self) -> int:
         """Larger than every number before, also where the store is a copy of an earlier day's."""
@@ -216,7 +216,7 @@ class Controller:
             number = self.store.next("rollout")
             rollout = FleetRollout(
                 id=number,
-                artefact=artefact,
+                model=artefact,
                 target=target,
                 rings=rings,
                 state=RUNNING,

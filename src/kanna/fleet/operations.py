@@ -189,7 +189,7 @@ def rollout(
     check_rings(rings)
     connection = FleetConnection(server)
     body = {
-        "artefact": _find(connection, artefact),
+        "model": _find(connection, artefact),
         "target": target,
         "rings": [one.to_dict() for one in rings],
     }

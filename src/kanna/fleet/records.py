@@ -52,7 +52,7 @@ class FleetRollout:
 
     Attributes:
         id: Larger than that of every rollout before.
-        artefact: Digest of what is rolled out.
+        model: Digest of what is rolled out.
         target: The devices it is for; empty: all.
         rings: In their order.
         state: `running`, `paused`, `stopped`, `done` or `rolled back`.
@@ -62,7 +62,7 @@ class FleetRollout:
     """
 
     id: int
-    artefact: str
+    model: str
     target: str
     rings: tuple[Ring, ...]
     state: str

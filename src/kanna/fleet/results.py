@@ -131,7 +131,7 @@ class FleetStatus(Result):
     def tables(self) -> Sequence[ResultTable]:
         """A row per rollout."""
         rows = [
-            (one["id"], one["artefact"][:12], one["state"], one["ring"], one["reason"])
+            (one["id"], one["model"][:12], one["state"], one["ring"], one["reason"])
             for one in self.status["rollouts"]
         ]
         return [ResultTable(columns=("rollout>", "model", "state", "ring>", ""), rows=rows)]

@@ -25,7 +25,7 @@ _DEVICE = (
     "id, key_id, key_hash, expires, target, ring, added, wanted, number, reported, outcome, detail,"
     " selftest, seen"
 )
-_ROLLOUT = "id, artefact, target, rings, state, ring, soaked, reason, started, ended"
+_ROLLOUT = "id, model, target, rings, state, ring, soaked, reason, started, ended"
 _EVENTS_KEPT = 10_000
 
 
@@ -186,20 +186,20 @@ class FleetStore:
     ) -> None:
         """Keep a manifest and its signature; raises sqlite3.IntegrityError for a taken sequence."""
         self._rows(
-            "INSERT INTO artefacts VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(digest, sequence, name, size, *texts, time.time()),
         )  # fmt: skip
 
     def artefact(self, digest: str) -> tuple[str, str | None] | None:
         """Manifest and signature of a digest."""
-        rows = self._rows("SELECT manifest, signature FROM artefacts WHERE digest = ?", digest)
+        rows = self._rows("SELECT manifest, signature FROM models WHERE digest = ?", digest)
         return (rows[0][0], rows[0][1]) if rows else None
 
     def artefacts(self, most: int = 100) -> list[dict[str, Any]]:
         """What was published, the latest first."""
         rows = self._rows(
             "SELECT digest, sequence, name, bytes, signature IS NOT NULL, published"
-            " FROM artefacts ORDER BY sequence DESC LIMIT ?",
+            " FROM models ORDER BY sequence DESC LIMIT ?",
             most,
         )
         names = ("digest", "sequence", "name", "bytes", "signed", "published")

@@ -165,7 +165,7 @@ def _draw_devices(screen: Console, data: dict[str, Any]) -> None:
 
 
 @command("publish", when_interrupted="Interrupted. The same command goes on where it stopped.")
-@click.argument("artefact", type=options.FILE)
+@click.argument("artefact", metavar="MODEL", type=options.FILE)
 @click.option("--name", help="For people. [default: that of the file]")
 @click.option("--sign-key", type=options.FILE, help="Private key (PEM) to sign it with.")
 @_at_server
@@ -251,7 +251,7 @@ def _draw_rollout(screen: Console, data: dict[str, Any]) -> None:
 
     why = f": {data['reason']}" if data["reason"] else ""
     screen.print(
-        f"rollout {data['id']} of {data['artefact'][:12]} is {data['state']}{why}", markup=False
+        f"rollout {data['id']} of {data['model'][:12]} is {data['state']}{why}", markup=False
     )
     rows = table("ring>", "devices>", "passed>", "failed>", "wanted>", "")
     for number, ring in enumerate(data["rings"], 1):

@@ -38,7 +38,7 @@ async function show() {
     $("state").textContent =
       `${status.devices} devices, ${status.seen} seen lately, ${status.current} have what they should`;
     $("rollouts").replaceChildren(...table("Rollouts", ["rollout", "model", "state", "ring", "devices", "why"],
-      status.rollouts.map((r) => [r.id, short(r.artefact), r.state, `${r.ring} of ${r.rings.length}`,
+      status.rollouts.map((r) => [r.id, short(r.model), r.state, `${r.ring} of ${r.rings.length}`,
         r.rings.map((ring, n) => h("div", {}, `ring ${n + 1}: ${counts(ring.statuses) || "none"}`)), r.reason])));
     $("devices").replaceChildren(...table("Devices", ["device", "target", "has", "should have", "last", "seen"],
       devices.map((d) => [d.id, d.target, short(d.reported), short(d.wanted), `${d.outcome} ${d.detail}`, when(d.seen)])));

@@ -59,7 +59,7 @@ def router(service: FleetService) -> APIRouter:
         await service.device(request)
         texts = await service.call(lambda: store.artefact(digest))
         if texts is None:
-            raise problems.bad(f"no artefact {digest}", 404, "not_found")
+            raise problems.bad(f"nothing of {digest} was published", 404, "not_found")
         return {"manifest": texts[0], "signature": texts[1]}
 
     @routes.get("/v1/blobs/{digest}")

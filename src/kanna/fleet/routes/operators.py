@@ -186,7 +186,7 @@ def _rollouts(routes: APIRouter, service: FleetService) -> None:
         rings = tuple(Ring(**ring.model_dump()) for ring in body.rings)
         return await service.call(
             lambda: service.controller.describe(
-                service.controller.start(body.artefact, rings, body.target)
+                service.controller.start(body.model, rings, body.target)
             )
         )
 
