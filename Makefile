@@ -7,8 +7,9 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 	"gguf.preset_quality --model stories" "gguf.preset_quality --model widened" \
 	"gguf.preset_quality --model dithered"
 CODE := src tests benchmarks tools
+BUILT := src native man CMakeLists.txt pyproject.toml # installed anew when newer than the environment
 
-.PHONY: docs-site help demo wheels lock audit test lint bench small-moe bench-experts docs clean
+.PHONY: style docs-site help demo wheels lock audit test lint bench small-moe bench-experts docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -20,10 +21,10 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python tools/install_kanna.py llamacpp
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.run
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q '.[llamacpp,torch,adapt,package,onnx,mlx,openvino,serve,otel,search,dev,docs]'
-	@touch $@
+	$(BIN)/python tools/install_kanna.py llamacpp,torch,adapt,package,onnx,mlx,openvino,serve,otel,search,dev,docs
+	@touch $(VENV)/.run $@
 
 demo: $(VENV)/.run ## convert, check, measure and report a small model; open out/report.html
 	$(BIN)/kanna demo --presets $(PRESETS) -o out/
@@ -42,15 +43,16 @@ audit: | $(BIN)/python ## known vulnerabilities of what is pinned; asks the pack
 	@for lock in src/kanna/packaging/locks/*.txt; do \
 		$(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
-test: $(VENV)/.dev ## lint and every test, on a fresh clone
-	$(BIN)/pip install -q --force-reinstall --no-deps .
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 tests
+test: $(VENV)/.dev style ## lint and every test, on a fresh clone
+	@test -z "$$(find $(BUILT) -newer $(VENV)/.dev ! -name '*.pyc' ! -name __pycache__ ! -name '*.so' -print -quit)" \
+		|| $(BIN)/pip install -q --force-reinstall --no-deps .
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests
 
-lint: $(VENV)/.dev ## style, format, types
+style: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+
+lint: $(VENV)/.dev style ## style, format, types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## the tables of docs/benchmarks/gguf.md that need no calibration; about an hour

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import made_once, wheels
+from helpers import longest_first, made_once, wheels
 from helpers.making import gguf_file, metadata_of_a_llama
 from helpers.packing import ALL, CHATML
 
@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kill-points", type=int, default=200, help="How often `-m kill` ends a command."
     )
     parser.addoption("--kill-seed", type=int, default=0, help="Other points for another number.")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first."""
+    longest_first.order(items)
 
 
 @pytest.fixture(autouse=True, scope="session")
