@@ -22,6 +22,8 @@ from kanna import encodings, families, provenance
 from kanna.calibration import imatrix, statistics
 from kanna.errors import KannaError
 from kanna.families.views import Computed
+from kanna.fleet import manifest as fleet_manifest
+from kanna.fleet.device.versions import DeviceFolder
 from kanna.formats import gguf, openvino, safetensors
 from kanna.formats import onnx as onnx_format
 from kanna.formats.gguf.layout import pack_metadata
@@ -446,6 +448,31 @@ def _own_files(folder: Path) -> dict[str, Target]:
             place / adapter.CONFIG,
             lambda: adapter.base_of(place / adapter.CONFIG),
             good={"base_model_name_or_path": "a/b", "r": 4},
+        ),
+        "fleet-manifest.json": _json(
+            place / "fleet-manifest.json",
+            lambda: fleet_manifest.read((place / "fleet-manifest.json").read_bytes(), "manifest"),
+            good={
+                "format": fleet_manifest.FORMAT,
+                "name": "a",
+                "sequence": 1,
+                "artefact": "a/m.gguf",
+                "files": [
+                    {"path": path, "sha256": "a" * 64, "size": 1}
+                    for path in ("a/m.gguf", "selftest.json")
+                ],
+            },
+        ),
+        "agent.json": _json(
+            place / "agent.json",
+            lambda: DeviceFolder(place).memory(),
+            good={
+                "highest": 3,
+                "number": 2,
+                "wanted": "a" * 64,
+                "outcome": "passed",
+                "reported": 1,
+            },
         ),
         "device.yaml": _json(
             place / "device.yaml", lambda: reading.read(place / "device.yaml"), good=_device()
