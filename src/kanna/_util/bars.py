@@ -10,7 +10,7 @@ from typing import Any
 from kanna._util.peak_memory import Peak
 from kanna._util.progress import Progress, Silent
 from kanna._util.units import format_size
-from kanna.escaping import html_text, visible
+from kanna.escaping import html_text, visible, visible_text
 
 LINE_EVERY = 10.0
 """Seconds between plain progress lines where no bar can be drawn; shorter work says nothing."""
@@ -141,6 +141,10 @@ class Bars:
             self._task = None
         self._bars.stop()
 
+    def remark(self, text: str) -> None:
+        """Show lines above the bars."""
+        self._bars.console.print(visible_text(text), markup=False, highlight=False)
+
 
 class Lines:
     """Plain lines for logs.
@@ -178,6 +182,10 @@ class Lines:
     def finish(self) -> None:
         """End the stage."""
         pass
+
+    def remark(self, text: str) -> None:
+        """Show lines."""
+        print(visible_text(text), file=sys.stderr, flush=True)
 
 
 def _amount(done: float, total: float | None, unit: str) -> str:

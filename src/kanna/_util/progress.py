@@ -26,3 +26,15 @@ class Silent:
 
     def finish(self) -> None:
         pass
+
+
+def remark(progress: Progress, text: str) -> None:
+    """Show lines above the bars, where what draws them has a place for lines.
+
+    Args:
+        progress: Where progress is reported.
+        text: One line or more.
+    """
+    show = getattr(progress, "remark", None)
+    if show is not None:
+        show(text)

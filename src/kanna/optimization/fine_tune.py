@@ -17,7 +17,7 @@ from kanna.errors import UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.optimization.request import OptimizeRequest
 from kanna.sources import Source
-from kanna.training import HELD_OUT, examples
+from kanna.training import HELD_OUT, examples, near_duplicates
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 from kanna.verification import retention as gains
 
@@ -122,7 +122,7 @@ def open_fine_tune(base: Source, request: OptimizeRequest) -> FineTune | None:
     tuned = merged_source(base, read)
     held_out = gains.held_out(read[0][0], request.data, tuned)
     judging = examples.read(request.data or read[0][0].path / HELD_OUT).examples
-    domain, notes = _domain(request.calibration, {one.to_json() for one in judging}, tuned)
+    domain, notes = _domain(request.calibration, judging, tuned)
     return FineTune(
         base=base,
         tuned=tuned,
@@ -134,7 +134,7 @@ def open_fine_tune(base: Source, request: OptimizeRequest) -> FineTune | None:
 
 
 def _domain(
-    given: Sequence[str | Path] | None, judging: set[str], tuned: Source
+    given: Sequence[str | Path] | None, judging: Sequence[examples.Example], tuned: Source
 ) -> tuple[list[DomainText], list[str]]:
     """The text to calibrate on, without examples that judge what comes of it."""
     if given is None:
@@ -145,11 +145,13 @@ def _domain(
         return [], [note]
     chats: ChatTokenizer | None = None
     texts: list[DomainText] = []
-    left_out = 0
+    equal = {one.to_json() for one in judging}
+    left_out, near = 0, 0
     for path in (Path(one) for one in given if str(one) != SELF):
         read = examples.read(path).examples
-        kept = [one for one in read if one.to_json() not in judging]
-        left_out += len(read) - len(kept)
+        kept = apart(read, judging)
+        same = sum(one.to_json() in equal for one in read)
+        left_out, near = left_out + same, near + len(read) - len(kept) - same
         if not kept:
             raise UsageError(
                 f"{path} holds the held-out examples and nothing else",
@@ -158,5 +160,22 @@ def _domain(
             )
         chats = chats or ChatTokenizer.of_source(tuned, _WHOLE)
         texts.append(DomainText(name=path.name, texts=[chats.text(one) for one in kept]))
-    notes = [f"{left_out} held-out examples were left out of the calibration text"]
-    return texts, notes if left_out else []
+    counted = [
+        (left_out, "held-out examples were left out of the calibration text"),
+        (near, "examples that are nearly the same as held-out ones were left out too"),
+    ]
+    return texts, [f"{count} {what}" for count, what in counted if count]
+
+
+def apart(
+    given: Sequence[examples.Example], judging: Sequence[examples.Example]
+) -> list[examples.Example]:
+    """Examples that are not, or nearly, among those that judge.
+
+    Args:
+        given: The examples.
+        judging: Those that judge.
+    """
+    cluster = near_duplicates.clusters([one.words() for one in (*judging, *given)])
+    held = set(cluster[: len(judging)])
+    return [one for one, c in zip(given, cluster[len(judging) :], strict=True) if c not in held]

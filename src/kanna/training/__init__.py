@@ -5,12 +5,10 @@ kanna writes no trainer: what comes before (data, held-out split, template) and 
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from kanna import families
 from kanna._util import extras
@@ -21,8 +19,7 @@ from kanna.evaluation.reference import reference_folder
 from kanna.formats import safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
-from kanna.training import objectives
-from kanna.training.examples import Record
+from kanna.training import objectives, splitting
 from kanna.training.job import HELD_OUT, REPORT, AdapterJob
 from kanna.training.result import AdaptResult
 from kanna.training.settings import METHODS, TrainingSettings
@@ -30,9 +27,6 @@ from kanna.training.settings import METHODS, TrainingSettings
 __all__ = ["HELD_OUT", "METHODS", "REPORT", "AdaptResult", "TrainingSettings", "adapt"]
 
 EXTRA = "adapt"
-_SHARE = 0.1
-_MOST_HELD = 64
-R = TypeVar("R", bound=Record)
 
 
 def adapt(
@@ -117,7 +111,7 @@ def adapt(
     if max_length < 8:
         raise UsageError(f"--max-length is {max_length}", expected="8 or more")
     read = chosen.read(data)
-    training, held_out = _split(read.examples, seed)
+    parts = splitting.split(read.examples, seed)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
     opened = open_source(
         source, revision=revision, offline=offline, preflight=_preflight, progress=progress
@@ -127,8 +121,7 @@ def adapt(
         source=opened,
         folder=reference_folder(opened, offline=offline, progress=progress),
         read=read,
-        training=training,
-        held_out=held_out,
+        split=parts,
         settings=replace(settings, device=_device(device)),
         max_length=max_length,
         threads=threads or default_threads(),
@@ -150,17 +143,3 @@ def _device(given: str | None) -> str:
     if given is not None and given not in here:
         raise UsageError(f"no device {given!r} here", expected=", ".join(here))
     return given or here[-1]
-
-
-def _split(every: Sequence[R], seed: int) -> tuple[list[R], list[R]]:
-    """Training and held-out examples; the order does not depend on that of the files."""
-    if len(every) < 2:
-        raise UsageError(
-            f"there is {len(every)} example",
-            expected="at least 2: one is held out, and judges what is learned",
-            todo="some hundred are a good start",
-        )
-    order = sorted(every, key=lambda example: example.to_json())
-    random.Random(seed).shuffle(order)
-    held = min(_MOST_HELD, max(1, round(len(order) * _SHARE)))
-    return order[held:], order[:held]

@@ -50,6 +50,13 @@ class Example:
             return json.dumps(pair, ensure_ascii=False)
         return json.dumps({"text": self.text}, ensure_ascii=False)
 
+    def words(self) -> str:
+        """Its text, without instructions of the system, which many examples share."""
+        if not self.messages:
+            return f"{self.prompt} {self.text}"
+        kept = [m for m in self.messages if m["role"] not in ("system", "developer")]
+        return " ".join(f"{m.get('content') or ''} {m.get('tool_calls') or ''}" for m in kept)
+
 
 class Record(Protocol):
     """One line of data: an example, or a pair of preferences."""
@@ -61,6 +68,10 @@ class Record(Protocol):
 
     def to_json(self) -> str:
         """The same as a line of JSON."""
+        ...
+
+    def words(self) -> str:
+        """What near duplicates are told by: questions and answers."""
         ...
 
 

@@ -17,11 +17,12 @@ from kanna.errors import FormatError, UsageError
 from kanna.formats import folder_files
 from kanna.formats.stream import replacing
 from kanna.sources import Source
-from kanna.training import loop, objectives
+from kanna.training import lengths, loop, objectives
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import Examples
 from kanna.training.result import AdaptResult
 from kanna.training.settings import TrainingSettings
+from kanna.training.splitting import Split
 from kanna.training.tokens import ChatTokenizer
 
 REPORT, HELD_OUT = "report.json", "held-out.jsonl"
@@ -38,8 +39,7 @@ class AdapterJob:
     source: Source
     folder: Path
     read: Examples[Any]
-    training: list[Any]
-    held_out: list[Any]
+    split: Split[Any]
     settings: TrainingSettings
     max_length: int
     threads: int
@@ -57,9 +57,10 @@ class AdapterJob:
         )
         objective = objectives.get(self.settings.objective)
         training, held_out = (
-            objective.tokens(chats, part) for part in (self.training, self.held_out)
+            objective.tokens(chats, part) for part in (self.split.training, self.split.held_out)
         )
         _refuse_nothing(training, held_out, chats)
+        lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
         checkpoints = Checkpoints(self._unfinished(out))
         with replacing(out) as folder, checkpoints:
             folder.mkdir()
@@ -77,10 +78,10 @@ class AdapterJob:
             adapted.save_pretrained(str(folder), save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
             write_json(folder / REPORT, result.to_dict() | {"kanna": __version__})
-            wanted = objective.wanted(self.held_out)
+            wanted = objective.wanted(self.split.held_out)
             write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
             if self.settings.objective != objectives.DEFAULT:
-                pairs = "".join(f"{e.to_json()}\n" for e in self.held_out)
+                pairs = "".join(f"{e.to_json()}\n" for e in self.split.held_out)
                 write_text(folder / HELD_OUT_PAIRS, pairs)
         checkpoints.remove()  # the adapter is in its place
         return result
@@ -94,7 +95,9 @@ class AdapterJob:
 
         libraries = [one.__version__ for one in (torch, transformers, peft, trl)]
         settings = asdict(self.settings) | {"minutes": None, "max_length": self.max_length}
-        data = [[one.to_json() for one in part] for part in (self.training, self.held_out)]
+        data = [
+            [one.to_json() for one in part] for part in (self.split.training, self.split.held_out)
+        ]
         key = [__version__, libraries, settings, data, self.source.hashes()]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return out.absolute().parent / f".{out.name[:60]}.unfinished-{digest[:16]}"
@@ -145,11 +148,13 @@ class AdapterJob:
             stopped=run.stopped,
             examples={
                 "train": len(training),
-                "held_out": len(self.held_out),
+                "held_out": len(self.split.held_out),
                 "duplicates": self.read.duplicates,
+                "near_duplicates": self.split.near,
                 "cut": chats.cut,
                 "unlearned": chats.unlearned,
             },
+            lengths=asdict(lengths.measure(chats.lengths, chats.most)),
             tokens=sum(one.learned for one in training),
             settings=asdict(self.settings) | {"max_length": self.max_length},
             history=run.history,
@@ -166,6 +171,11 @@ class AdapterJob:
     def _notes(self, chats: ChatTokenizer, run: loop.TrainingRun) -> list[str]:
         pairs = [
             (self.read.duplicates, "examples were there twice, and are left out once"),
+            (
+                self.split.near,
+                "examples are nearly the same as another one: they are kept, and none of them is "
+                "held out while the other is learned",
+            ),
             (chats.cut, f"examples are longer than {chats.most} tokens, and were cut"),
             (chats.unlearned, self._unlearned),
             (

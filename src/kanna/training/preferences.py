@@ -44,6 +44,10 @@ class PreferencePair:
             value = dict(zip(("prompt", "chosen", "rejected"), texts, strict=True))
         return json.dumps(value, ensure_ascii=False)
 
+    def words(self) -> str:
+        """The prompt and the chosen answer."""
+        return self.chosen.words()
+
 
 def read(data: str | Path | Sequence[str | Path]) -> Examples[PreferencePair]:
     """Read pairs of preferences.

@@ -28,7 +28,9 @@ class AdaptResult(Result):
         steps: Steps that were made.
         best_step: The step whose state was kept.
         stopped: Why it ended: `done`, `early` (no more improvement), `time` or `nan`.
-        examples: Numbers of examples: `train`, `held_out`, `duplicates`, `cut`, `unlearned`.
+        examples: Numbers of examples: `train`, `held_out`, `duplicates`, `near_duplicates`, `cut`,
+            `unlearned`.
+        lengths: Tokens of examples before they are cut: `median`, `p90`, `most`, `limit`, `bins`.
         tokens: Learned tokens of the training examples.
         settings: How it was trained.
         history: Losses by step.
@@ -47,6 +49,7 @@ class AdaptResult(Result):
     best_step: int
     stopped: str
     examples: dict[str, int]
+    lengths: dict[str, Any] = field(default_factory=dict[str, Any])
     tokens: int
     settings: dict[str, Any]
     history: list[dict[str, float]]

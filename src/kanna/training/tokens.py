@@ -78,6 +78,7 @@ class ChatTokenizer:
         cut: Examples that were longer.
         unlearned: Examples of which no answer was left.
         partial: Conversations of which only the last answer could be learned.
+        lengths: Tokens of every example before it is cut; of a pair, those of the longer side.
     """
 
     tokenizer: Any
@@ -86,7 +87,7 @@ class ChatTokenizer:
     cut: int = 0
     unlearned: int = 0
     partial: int = 0
-    rendered: list[str] = field(default_factory=list[str])
+    lengths: list[int] = field(default_factory=list[int])
 
     @classmethod
     def of(cls, tokenizer: Any, files: Mapping[str, Path], most: int) -> ChatTokenizer:
@@ -151,8 +152,7 @@ class ChatTokenizer:
         at = 0
         while at < begin and chosen[at] == rejected[at]:
             at += 1
-        if max(len(chosen), len(rejected)) > self.most:
-            self.cut += 1
+        self._measure(max(len(chosen), len(rejected)))
         made = TokenizedPair(
             prompt=chosen[:at], chosen=chosen[at : self.most], rejected=rejected[at : self.most]
         )
@@ -161,10 +161,13 @@ class ChatTokenizer:
             return None
         return made
 
+    def _measure(self, tokens: int) -> None:
+        self.lengths.append(tokens)
+        self.cut += tokens > self.most
+
     def _one(self, example: Example) -> TokenizedExample | None:
         ids, labels = self._whole(example)
-        if len(ids) > self.most:
-            self.cut += 1
+        self._measure(len(ids))
         one = TokenizedExample(ids=ids[: self.most], labels=labels[: self.most])
         if not one.learned:
             self.unlearned += 1
