@@ -31,7 +31,15 @@ WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
 
 def fast(**more: Any) -> dict[str, Any]:
     """Settings of a run of seconds."""
-    return {"threads": 1, "rank": 4, "learning_rate": 5e-3, "steps": 16, "batch": 4, **more}
+    return {
+        "threads": 1,
+        "rank": 4,
+        "learning_rate": 5e-3,
+        "steps": 16,
+        "batch": 4,
+        "samples": 0,
+        **more,
+    }
 
 
 def chat(index: int) -> dict[str, Any]:
@@ -72,7 +80,8 @@ def test_it_lowers_the_held_out_loss_and_says_so(home: Path, trained: AdaptResul
     assert trained.examples["train"] == 36 and trained.examples["held_out"] == 4
     assert trained.examples["duplicates"] == 1
     out = home / "out"
-    names = {"adapter_config.json", "adapter_model.safetensors", "report.json", "held-out.jsonl"}
+    reports = {"report.json", "report.html", "held-out.jsonl"}
+    names = {"adapter_config.json", "adapter_model.safetensors", *reports}
     assert {p.name for p in out.iterdir()} == names
     report = json.loads((out / "report.json").read_text())
     assert report["tuned_loss"] == trained.tuned_loss and report["history"]
@@ -84,6 +93,24 @@ def test_it_lowers_the_held_out_loss_and_says_so(home: Path, trained: AdaptResul
     adapter = open_adapter(out)
     assert adapter.base == str(home / "source") and len(adapter.low_rank) == 21
     assert kanna.merge(home / "source", out, dry_run=True).notes == []
+
+
+def test_the_page_shows_the_run(home: Path) -> None:
+    done = kanna.adapt(
+        home / "source", home / "chats.jsonl", home / "paged", **fast(steps=6, samples=1)
+    )
+    page = (home / "paged" / "report.html").read_text()
+    assert done.report == str(home / "paged" / "report.html")
+    [sample] = done.samples
+    assert sample["prompt"].count("Say") == 1 and sample["wanted"] in page
+    for words in ("<polyline", "general loss", "Sample answers", "Tokens of examples", "predicted"):
+        assert words in page, words
+    assert f"{done.base_figures['general_loss']:.4f}" in page
+    assert f"{done.tuned_figures['general_loss']:.4f}" in page
+    assert done.base_figures["general_loss"] != done.tuned_figures["general_loss"]
+    costs = done.costs
+    assert costs["predicted_seconds"] > 0 and 0 < costs["predicted_bytes"] < costs["peak_bytes"]
+    assert "<script" not in page and not page.count("http://") + page.count("https://")
 
 
 def test_the_same_seed_gives_the_same_adapter(home: Path, trained: AdaptResult) -> None:

@@ -21,7 +21,14 @@ from kanna.training.run import TrainingRun
 
 pytest.importorskip("trl")
 
-SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "learning_rate": 5e-3, "steps": 24, "batch": 2}
+SETTINGS: dict[str, Any] = {
+    "threads": 1,
+    "rank": 4,
+    "learning_rate": 5e-3,
+    "steps": 24,
+    "batch": 2,
+    "samples": 0,
+}
 # A checkpoint after every step, and steps that take long enough to be killed in one.
 CHILD = """
 import json, sys, time

@@ -26,7 +26,15 @@ WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
 
 
 def fast(**more: Any) -> dict[str, Any]:
-    return {"threads": 1, "rank": 4, "learning_rate": 5e-3, "steps": 12, "batch": 4, **more}
+    return {
+        "threads": 1,
+        "rank": 4,
+        "learning_rate": 5e-3,
+        "steps": 12,
+        "batch": 4,
+        "samples": 0,
+        **more,
+    }
 
 
 def pair(index: int) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def adapt(
     batch: int = 4,
     max_length: int = 1024,
     seed: int = 0,
+    samples: int = 2,
     device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -79,6 +80,7 @@ def adapt(
         batch: Examples of one step.
         max_length: Tokens of an example at most; what is longer is cut, and counted.
         seed: Of the split, the order and the first values.
+        samples: Held-out prompts that base and tuned model answer for the page.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         threads: Threads to use; None: one per physical core.
         overwrite: Replace what is at `out`.
@@ -108,6 +110,8 @@ def adapt(
         batch=batch,
         seed=seed,
     )
+    if not 0 <= samples <= 64:
+        raise UsageError(f"--samples is {samples}", expected="0 to 64")
     if max_length < 8:
         raise UsageError(f"--max-length is {max_length}", expected="8 or more")
     read = chosen.read(data)
@@ -124,6 +128,7 @@ def adapt(
         split=parts,
         settings=replace(settings, device=_device(device)),
         max_length=max_length,
+        samples=samples,
         threads=threads or default_threads(),
     )
     return job.run(out, begin, progress)

@@ -16,8 +16,10 @@ from kanna._util.progress import Progress
 from kanna.errors import FormatError, UsageError
 from kanna.formats import folder_files
 from kanna.formats.stream import replacing
+from kanna.report import adapt_page
+from kanna.report.write import plain
 from kanna.sources import Source
-from kanna.training import lengths, loop, objectives
+from kanna.training import examination, lengths, loop, objectives
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import Examples
 from kanna.training.result import AdaptResult
@@ -25,8 +27,8 @@ from kanna.training.settings import TrainingSettings
 from kanna.training.splitting import Split
 from kanna.training.tokens import ChatTokenizer
 
-REPORT, HELD_OUT = "report.json", "held-out.jsonl"
-"""Beside the adapter: the run, and the examples that it was judged by and did not learn."""
+REPORT, PAGE, HELD_OUT = "report.json", "report.html", "held-out.jsonl"
+"""Beside the adapter: the run, its page, and the examples that judged it and were not learned."""
 HELD_OUT_PAIRS = "held-out-pairs.jsonl"
 """The same with both answers, where pairs were learned."""
 _FEW = 20
@@ -42,6 +44,7 @@ class AdapterJob:
     split: Split[Any]
     settings: TrainingSettings
     max_length: int
+    samples: int
     threads: int
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
@@ -61,6 +64,8 @@ class AdapterJob:
         )
         _refuse_nothing(training, held_out, chats)
         lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
+        longest = min(chats.most, max(chats.lengths))
+        predicted = examination.predicted_bytes(model, self.settings, longest)
         checkpoints = Checkpoints(self._unfinished(out))
         with replacing(out) as folder, checkpoints:
             folder.mkdir()
@@ -73,11 +78,15 @@ class AdapterJob:
                 checkpoints=checkpoints,
                 progress=progress,
             )
-            result = self._result(out, begin, chats, training, run)
+            changed = self._examine(adapted, chats, objective.wanted(self.split.held_out), run)
+            changed["costs"]["predicted_bytes"] = predicted
+            result = self._result(out, begin, chats, training, run, changed)
             adapted.peft_config["default"].base_model_name_or_path = self.source.given
             adapted.save_pretrained(str(folder), save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
-            write_json(folder / REPORT, result.to_dict() | {"kanna": __version__})
+            data = result.to_dict() | {"kanna": __version__}
+            write_json(folder / REPORT, data)
+            write_text(folder / PAGE, adapt_page(plain(data)))
             wanted = objective.wanted(self.split.held_out)
             write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
             if self.settings.objective != objectives.DEFAULT:
@@ -127,6 +136,24 @@ class AdapterJob:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         return tokenizer, model
 
+    def _examine(
+        self, adapted: Any, chats: ChatTokenizer, wanted: list[Any], run: loop.TrainingRun
+    ) -> dict[str, Any]:
+        """What the adapter changed, and what it cost."""
+        peak = examination.peak_bytes(self.settings.device)
+        base, tuned = examination.general_losses(adapted, chats.tokenizer)
+        samples = examination.sample_answers(adapted, chats, wanted[: self.samples])
+        return {
+            "base_figures": run.base_figures | {"general_loss": base},
+            "tuned_figures": run.best_figures | {"general_loss": tuned},
+            "samples": [asdict(one) for one in samples],
+            "costs": {
+                "predicted_seconds": run.predicted_seconds,
+                "training_seconds": run.seconds,
+                "peak_bytes": peak,
+            },
+        }
+
     def _result(
         self,
         out: Path,
@@ -134,6 +161,7 @@ class AdapterJob:
         chats: ChatTokenizer,
         training: Sequence[Any],
         run: loop.TrainingRun,
+        changed: dict[str, Any],
     ) -> AdaptResult:
         return AdaptResult(
             path=str(out),
@@ -141,8 +169,6 @@ class AdapterJob:
             objective=self.settings.objective,
             base_loss=run.base_loss,
             tuned_loss=run.best_loss,
-            base_figures=run.base_figures,
-            tuned_figures=run.best_figures,
             steps=run.steps,
             best_step=run.best_step,
             stopped=run.stopped,
@@ -159,6 +185,8 @@ class AdapterJob:
             settings=asdict(self.settings) | {"max_length": self.max_length},
             history=run.history,
             seconds=time.perf_counter() - begin,
+            report=str(out / PAGE),
+            **changed,
             notes=self._notes(chats, run),
         )
 

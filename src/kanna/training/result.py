@@ -21,9 +21,9 @@ class AdaptResult(Result):
         objective: What was learned: `sft`, `dpo` or `orpo`.
         base_loss: Without the adapter.
         tuned_loss: With it.
-        base_figures: Held-out figures without the adapter: `domain_loss`, nats per token of the
-            wanted answers; of pairs, `accuracy`, the share whose chosen answer is likelier per
-            token, and `margin`, by how many nats.
+        base_figures: Figures without the adapter: `domain_loss`, nats per token of wanted held-out
+            answers; `general_loss`, of built-in text; of pairs, `accuracy`, the share whose chosen
+            answer is likelier per token, and `margin`, by how many nats.
         tuned_figures: The same with it.
         steps: Steps that were made.
         best_step: The step whose state was kept.
@@ -34,7 +34,12 @@ class AdaptResult(Result):
         tokens: Learned tokens of the training examples.
         settings: How it was trained.
         history: Losses by step.
+        samples: Held-out prompts with the answers of base and tuned model: `prompt`, `wanted`,
+            `before`, `after`.
+        costs: Time and memory of training, predicted and measured: `predicted_seconds`,
+            `training_seconds`, `predicted_bytes`, `peak_bytes`.
         seconds: Time it took.
+        report: The page.
         notes: Remarks.
     """
 
@@ -53,7 +58,10 @@ class AdaptResult(Result):
     tokens: int
     settings: dict[str, Any]
     history: list[dict[str, float]]
+    samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    costs: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float
+    report: str = ""
     notes: list[str] = field(default_factory=list[str])
 
     @property
@@ -71,7 +79,7 @@ class AdaptResult(Result):
         return [
             ("Adapter", self.path),
             ("Held-out loss", f"{self.base_loss:.4f} before, {self.tuned_loss:.4f} after"),
-            *preference_facts(self.to_dict()),
+            *figure_facts(self.to_dict()),
             ("Steps", f"{self.steps}, the best after {self.best_step} ({self.stopped})"),
             ("Examples", f"{counts['train']} learned, {counts['held_out']} held out"),
             ("Seconds", f"{self.seconds:.0f}"),
@@ -82,16 +90,21 @@ class AdaptResult(Result):
         return asdict(self)
 
 
-def preference_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
-    """Lines about pairs of preferences, for people; none where there were no pairs.
+def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lines about general text and pairs of preferences, for people; none of what was not measured.
 
     Args:
         data: A result as a dictionary.
     """
     before, after = data["base_figures"], data["tuned_figures"]
+    lines: list[tuple[str, str]] = []
+    if "general_loss" in before and "general_loss" in after:
+        general = f"{before['general_loss']:.4f} before, {after['general_loss']:.4f} after"
+        lines.append(("Loss on general text", general))
     if "accuracy" not in before:
-        return []
+        return lines
     return [
+        *lines,
         ("Preferred answer likelier", f"{before['accuracy']:.1%} → {after['accuracy']:.1%}"),
         ("Margin per token", f"{before['margin']:+.4f} → {after['margin']:+.4f} nats"),
     ]

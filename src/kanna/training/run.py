@@ -23,6 +23,7 @@ class TrainingRun:
         stopped: Why it ended: `done`, `early`, `time` or `nan`.
         waited: Looks at the held-out loss since then.
         seconds: Time that training took, before a run that goes on too.
+        predicted_seconds: Time that all steps would take, as the first ones said.
         resumed: Step of the checkpoint that it went on from; 0: it began anew.
         state: Values of the adapter at its best.
     """
@@ -38,5 +39,6 @@ class TrainingRun:
     stopped: str = "done"
     waited: int = 0
     seconds: float = 0.0
+    predicted_seconds: float = 0.0
     resumed: int = 0
     state: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -126,6 +126,15 @@ class ChatTokenizer:
             return self._chat(example)[0]
         return example.prompt + example.text
 
+    def question(self, example: Example) -> tuple[str, str]:
+        """The prompt of an example as the model reads it, and its last answer; "" for a text."""
+        if not example.messages:
+            return example.prompt, example.text
+        last = max(i for i, m in enumerate(example.messages) if m["role"] == "assistant")
+        answer = example.messages[last]
+        wanted = str(answer.get("content") or answer.get("tool_calls") or "")
+        return (self._render(example, last, prompt=True) if last else ""), wanted
+
     def all(self, examples: Sequence[Example]) -> list[TokenizedExample]:
         """Every example that has something to learn; counts those that have not.
 

@@ -18,6 +18,8 @@ _PATIENCE = 3
 """Looks at the held-out loss without an improvement, after which training stops."""
 _LOOKS = 8
 """Looks at the held-out loss in a run, about."""
+_FIRST = 5
+"""Steps by which the time of all is predicted."""
 _LEAST = 1e-4
 """A share of the held-out loss that counts as an improvement."""
 
@@ -84,6 +86,8 @@ class Watcher:
         # transformers logs after this; the loss of a step that went wrong shows there.
         self.progress.advance(1, f"held-out loss {run.best_loss:.3f}")
         run.seconds = time.perf_counter() - self._begin
+        if not run.predicted_seconds and step >= min(_FIRST, self.steps):
+            run.predicted_seconds = run.seconds * self.steps / step
         late = run.seconds > self.settings.minutes * 60
         if step % self._every == 0 or late or step == self.steps:
             loss = self.look(step)

@@ -77,6 +77,9 @@ if TYPE_CHECKING:
     "--max-length", type=int, default=1024, show_default=True, help="Tokens of an example at most."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of split, order and start.")
+@click.option(
+    "--samples", type=int, default=2, show_default=True, help="Held-out prompts that are answered."
+)
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @options.threads
@@ -101,7 +104,7 @@ def adapt_command(
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import duration, facts, notes
-    from kanna.training.result import preference_facts
+    from kanna.training.result import figure_facts
 
     counts = data["examples"]
     facts(
@@ -109,10 +112,11 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         [
             ("Wrote", data["path"]),
             ("Held-out loss", f"{data['base_loss']:.4f} before, {data['tuned_loss']:.4f} after"),
-            *preference_facts(data),
+            *figure_facts(data),
             ("Steps", f"{data['steps']}, the best after {data['best_step']}"),
             ("Examples", f"{counts['train']} learned, {counts['held_out']} held out"),
             ("Time", duration(data["seconds"])),
+            ("Report", data["report"]),
         ],
     )
     notes(screen, data["notes"])

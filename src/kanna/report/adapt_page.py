@@ -1,0 +1,169 @@
+"""The page of a training run: losses, what changed, sample answers, the data, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kanna._util.units import format_size
+from kanna.escaping import html_text
+from kanna.report.losses import losses
+from kanna.report.page import POLICY
+from kanna.report.style import CSS
+from kanna.report.tables import NONE, small_table
+
+_STOPPED = {
+    "done": "all steps were made",
+    "early": "the held-out loss fell no more",
+    "time": "the time was over",
+    "nan": "the loss was no number; the best state before it is kept",
+}
+
+
+def adapt_page(data: Mapping[str, Any]) -> str:
+    """Returns the report of `AdaptResult.to_dict()` as one self-contained page.
+
+    Args:
+        data: The result, in JSON's own types, with `kanna`, the version.
+    """
+    name = html_text(data["path"])
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="generator" content="kanna {html_text(data["kanna"])}">
+<title>{name}: an adapter, trained</title>
+<style>{CSS}</style>
+</head>
+<body>
+<header>
+<h1>{name}</h1>
+<p class="muted">An adapter of {html_text(data["base"])}, trained by {html_text(data["objective"])}
+with {html_text(data["settings"]["method"])}</p>
+</header>
+<main>
+{_headline(data)}
+<h2>Losses</h2>
+{losses(data["history"]) or "<p>Too few steps for a chart.</p>"}
+<h2>Before and after</h2>
+{_changes(data)}
+{_samples(data)}
+<h2>Data</h2>
+{_data(data)}
+<h2>Time and memory</h2>
+{_costs(data)}
+<h2>Settings</h2>
+{small_table("How it was trained", ("setting", "value"), _pairs(data["settings"]))}
+{_notes(data)}
+</main>
+<footer>Made with kanna {html_text(data["kanna"])}. The numbers of this page are in report.json
+beside it.</footer>
+</body>
+</html>
+"""
+
+
+def _headline(data: Mapping[str, Any]) -> str:
+    base, tuned = data["base_loss"], data["tuned_loss"]
+    fell = base is not None and tuned is not None and tuned < base
+    head = "It learned" if fell else "It learned nothing that held"
+    stopped = _STOPPED.get(data["stopped"], str(data["stopped"]))
+    return (
+        f'<section class="pick" aria-label="Outcome"><p class="kicker">{head}</p>'
+        f'<p class="file">held-out loss {_number(base)} → {_number(tuned)}</p>'
+        f"<p>{data['steps']} steps, the best after {data['best_step']}: {html_text(stopped)}.</p>"
+        "</section>"
+    )
+
+
+def _changes(data: Mapping[str, Any]) -> str:
+    names = (
+        ("domain_loss", "domain loss"),
+        ("general_loss", "general loss"),
+        ("accuracy", "preference accuracy"),
+        ("margin", "margin"),
+    )
+    sides = (("base", data["base_figures"]), ("tuned", data["tuned_figures"]))
+    used = [(key, words) for key, words in names if any(key in side for _, side in sides)]
+    rows = [(side, *(_figure(key, figures.get(key)) for key, _ in used)) for side, figures in sides]
+    meaning = (
+        "Nats per token: domain, the held-out answers; general, built-in text that nobody trains "
+        "on, which rises where a model forgets."
+    )
+    if any(key == "accuracy" for key, _ in used):
+        meaning += (
+            " Preference accuracy: held-out pairs whose chosen answer is likelier per token; "
+            "margin: by how many nats."
+        )
+    return small_table(meaning, ("model", *(words for _, words in used)), rows)
+
+
+def _figure(key: str, value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.1%}" if key == "accuracy" else _number(value)
+
+
+def _samples(data: Mapping[str, Any]) -> str:
+    rows = [(s["prompt"], s["wanted"], s["before"], s["after"]) for s in data["samples"]]
+    columns = ("prompt", "wanted", "base", "tuned")
+    caption = "Held-out prompts, answered greedily and cut"
+    return f"<h2>Sample answers</h2>{small_table(caption, columns, rows)}" if rows else ""
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    words: dict[str, str] = {
+        "train": "learned",
+        "held_out": "held out",
+        "duplicates": "there twice, left out once",
+        "near_duplicates": "nearly the same as another, kept on its side",
+        "cut": "longer than the limit, cut",
+        "unlearned": "without an answer within it, left out",
+    }
+    rows = [(words.get(key, str(key)), str(count)) for key, count in data["examples"].items()]
+    rows.append(("learned tokens", f"{data['tokens']:,}"))
+    lengths = data["lengths"]
+    bins = [(f"up to {end:,}", str(count)) for end, count in lengths["bins"]]
+    caption = (
+        f"Tokens of examples: half have at most {lengths['median']:,}, nine of ten "
+        f"{lengths['p90']:,}, the longest {lengths['most']:,}; the limit is {lengths['limit']:,}"
+    )
+    return small_table("Examples", ("which", "how many"), rows) + small_table(
+        caption, ("tokens", "examples"), bins
+    )
+
+
+def _costs(data: Mapping[str, Any]) -> str:
+    costs = data["costs"]
+    rows = [
+        (
+            "time of training",
+            f"{costs['predicted_seconds']:.0f} s for all steps, by the first ones",
+            f"{costs['training_seconds']:.0f} s for {data['steps']} steps",
+        ),
+        (
+            "memory",
+            f"{format_size(costs['predicted_bytes'])}, of weights and training alone",
+            f"{format_size(costs['peak_bytes'])}, the whole process"
+            if costs["peak_bytes"]
+            else "not measured here",
+        ),
+    ]
+    return small_table("What it cost", ("", "predicted", "measured"), rows)
+
+
+def _pairs(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), NONE if v is None else str(v)) for key, v in settings.items()]
+
+
+def _notes(data: Mapping[str, Any]) -> str:
+    notes = "".join(
+        f'<p class="note" role="note">{html_text(n[:1].upper() + n[1:])}</p>' for n in data["notes"]
+    )
+    return f"<h2>Notes</h2>{notes}" if notes else ""
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4f}"

@@ -1,0 +1,137 @@
+"""What an adapter changed beside what it learned: general text, answers, time and memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanna.calibration.texts import FOLDER
+from kanna.training.examples import Example
+from kanna.training.objectives.base import held_out_loss
+from kanna.training.settings import TrainingSettings
+from kanna.training.tokens import ChatTokenizer, TokenizedExample
+
+_TEXTS = ("prose_1.txt", "prose_3.txt", "code_python.txt", "languages_1.txt")
+_WINDOW = 192
+_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleAnswer:
+    """One held-out prompt, answered greedily.
+
+    Attributes:
+        prompt: As the model reads it.
+        wanted: The answer that was held out.
+        before: That of the base.
+        after: With the adapter.
+    """
+
+    prompt: str
+    wanted: str
+    before: str
+    after: str
+
+
+def general_losses(adapted: Any, tokenizer: Any) -> tuple[float, float]:
+    """Nats per token of built-in text that no one trains on: of the base, and with the adapter.
+
+    Args:
+        adapted: PEFT's model.
+        tokenizer: That of transformers.
+    """
+    windows: list[TokenizedExample] = []
+    for name in _TEXTS:
+        text = (FOLDER / name).read_text(encoding="utf-8")[: _WINDOW * 12]
+        ids: list[int] = tokenizer(text, verbose=False)["input_ids"][:_WINDOW]
+        windows.append(TokenizedExample(ids=ids, labels=list(ids)))
+    device = next(adapted.parameters()).device
+    with adapted.disable_adapter():
+        base = held_out_loss(adapted, windows, device)
+    return base, held_out_loss(adapted, windows, device)
+
+
+def sample_answers(
+    adapted: Any, chats: ChatTokenizer, examples: Sequence[Example]
+) -> list[SampleAnswer]:
+    """Answers to held-out prompts before and after; examples without a prompt give none.
+
+    Args:
+        adapted: PEFT's model.
+        chats: Renders the prompts.
+        examples: Held-out examples.
+    """
+    samples: list[SampleAnswer] = []
+    for example in examples:
+        prompt, wanted = chats.question(example)
+        if not prompt:
+            continue
+        with adapted.disable_adapter():
+            before = _answer(adapted, chats, prompt, chat=bool(example.messages))
+        after = _answer(adapted, chats, prompt, chat=bool(example.messages))
+        samples.append(SampleAnswer(prompt=prompt, wanted=wanted, before=before, after=after))
+    return samples
+
+
+def _answer(adapted: Any, chats: ChatTokenizer, prompt: str, *, chat: bool) -> str:
+    import torch
+
+    tokenizer = chats.tokenizer
+    ids: list[int] = tokenizer(prompt, add_special_tokens=not chat, verbose=False)["input_ids"]
+    ids = ids[-chats.most :]
+    adapted.eval()
+    given = torch.tensor([ids], device=next(adapted.parameters()).device)
+    with torch.inference_mode():
+        made = adapted.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    return str(tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)).strip()
+
+
+def predicted_bytes(model: Any, settings: TrainingSettings, length: int) -> int:
+    """Memory that training takes, about.
+
+    The weights; values, gradients and two moments of AdamW for what is trained; what the backward
+    pass keeps of every layer; logits in float32, their gradient and their softmax.
+
+    Args:
+        model: A causal language model of transformers, before it is adapted.
+        settings: How it is trained.
+        length: Tokens of the longest example.
+    """
+    config = model.config.get_text_config()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    inner = int(getattr(config, "intermediate_size", 0) or 4 * hidden)
+    matrices = [m for m in model.modules() if type(m).__name__ == "Linear"]
+    trained = sum(settings.rank * (m.in_features + m.out_features) for m in matrices)
+    sides = 1 if settings.objective == "sft" else 2
+    tokens = settings.batch * length * sides
+    # Of one token, a layer keeps about ten vectors of its width and four of its inner width.
+    width = 2 if settings.device == "cuda" else 4
+    kept = layers * (10 * hidden + 4 * inner) if settings.device == "cpu" else layers * hidden
+    return weights + 16 * trained + tokens * (kept * width + 12 * int(config.vocab_size))
+
+
+def peak_bytes(device: str) -> int | None:
+    """The most memory this process held, or PyTorch on its device; None where it is not told.
+
+    Args:
+        device: Where it trained.
+    """
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
