@@ -18,7 +18,7 @@ from kanna.errors import KannaError, OutputError, PlanError, UnsupportedError, U
 from kanna.families.views import Computed
 from kanna.formats import gguf
 from kanna.formats.mlx import layout
-from kanna.model import num_rows
+from kanna.model import Model, num_rows
 from kanna.plan import Plan, TensorPlan
 from kanna.sources import open_source
 
@@ -120,6 +120,15 @@ def test_every_family_loads_and_speaks_in_mlx_lm(name: str, tmp_path: Path) -> N
     with runtimes.get("torch").open(tmp_path / "hf", context=64) as reference:
         theirs = reference.logits(prompt.tolist())
     assert np.abs(ours - theirs).max() < 0.06 * np.abs(theirs).max()
+    assert_a_config_of_metadata_is_taken(families.load_model(open_source(tmp_path / "hf")))
+
+
+def assert_a_config_of_metadata_is_taken(model: Model) -> None:
+    """What is written of a GGUF, whose metadata is all there is of the config."""
+    config = families.hf_config(model)
+    config = layout.of(config).config(config)
+    _, arguments = mlx_lm.utils._get_classes(config)
+    arguments.from_dict(config)
 
 
 def _composing(source: Path) -> None:
@@ -151,6 +160,7 @@ def test_what_mlx_lm_stores_in_its_own_way(
     with runtimes.get("torch").open(source, context=128) as reference:
         theirs = reference.logits(ids)
     published = families.load_model(open_source(source))
+    assert_a_config_of_metadata_is_taken(published)
     for encoding in ("f32", "affine8g32"):
         out = tmp_path / encoding
         result = convert(source, out, format="mlx", encoding=encoding)

@@ -44,6 +44,7 @@ _QWEN35 = MLXNames(
 _QWEN35_EXPERTS = replace(_QWEN35, stacks=stacks("mlp.experts"), wrapped="qwen3_5_moe")
 LAYOUTS: Mapping[str, MLXNames] = {
     **STATES,
+    "ernie4_5": MLXNames(needed={"use_bias": False}),
     "exaone4": MLXNames(
         needed={"rope_scaling": None, "sliding_window": None}, respelled=_letters_of_windows
     ),
@@ -70,6 +71,7 @@ LAYOUTS: Mapping[str, MLXNames] = {
         },
     ),
     "lfm2_moe": MLXNames(
+        needed={"norm_topk_prob": True, "use_expert_bias": True},
         convolutions=("conv.conv.weight",),
         stacks=(
             *stacks("feed_forward.experts"),
@@ -81,7 +83,9 @@ LAYOUTS: Mapping[str, MLXNames] = {
     "mixtral": MLXNames(stacks=stacks("block_sparse_moe.experts")),
     "olmoe": MLXNames(stacks=stacks("mlp.experts")),
     "qwen2_moe": MLXNames(stacks=stacks("mlp.experts")),
-    "qwen3_moe": MLXNames(stacks=stacks("mlp.experts")),
+    "qwen3_moe": MLXNames(
+        stacks=stacks("mlp.experts"), needed={"decoder_sparse_step": 1, "mlp_only_layers": []}
+    ),
     "qwen3_5": _QWEN35,
     "qwen3_5_moe": _QWEN35_EXPERTS,
     "qwen3_5_moe_text": _QWEN35_EXPERTS,
