@@ -103,6 +103,7 @@ def measured(source: str | Path, folder: Path, given: Any) -> list[dict[str, Any
             reference=source,
             text=path,
             extent=Extent(context=context, windows=given.windows),
+            threads=1,
         )
         for row, result in zip(rows, results, strict=True):
             row[kind] = result.kl_mean
