@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import engine_artefacts, fleets, needs
 from helpers.fleets import HereFleet, ServerProcess
+from self_testing.test_selftest import SERVER
 
 import kanna
 from kanna import fleet
@@ -223,6 +225,7 @@ def test_a_real_model_from_the_command_line(
 ) -> None:
     """A server in a process, a GGUF, its real self-test; then one that answers something else."""
     needs.llama_cpp()
+    pytest.importorskip("xllamacpp")
     state = tmp_path / "state"
     tiny = tmp_path / "tiny.gguf"
     tiny.write_bytes(engine_artefacts.shared("gguf", tmp_path_factory).read_bytes())
@@ -247,11 +250,16 @@ def test_a_real_model_from_the_command_line(
         expected.write_text(json.dumps(values))
         run(*words("fleet", "publish", tiny, "--name", "other", **at))
         run(*words("fleet", "rollout", "--ring", "100%", **at))
-        result = run(*words(*home, **at, key="pi"), code=1)
+        program = tmp_path / "llama-server"
+        program.write_text(SERVER.format(python=sys.executable))
+        program.chmod(0o755)
+        runner_alone = ["--llama-server", str(program)]
+        result = run(*words(*home, *runner_alone, **at, key="pi"), code=1)
         assert result["outcome"] == "failed" and "tokens" in result["detail"]
         assert result["current"] == digest
         assert run(*status, code=1)["rollouts"][0]["state"] == "stopped"
         [listed] = run(*words("fleet", "devices", **at))["devices"]
+        assert json.loads(listed["selftest"])["tokens_per_second"] > 0
         assert listed["wanted"] == listed["reported"] == digest
     finally:
         server.stop()
