@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kanna.auditing import audit as audit
     from kanna.benchmark import bench as bench
     from kanna.calibration import calibrate as calibrate
+    from kanna.calibration.shards import statistics as statistics
     from kanna.catalog import components as components
     from kanna.comparison import compare as compare
     from kanna.comparison.demonstration import demo as demo
@@ -92,6 +93,7 @@ _WHERE = {
     "run": "kanna.recipes",
     "selftest": "kanna.self_testing",
     "serve": "kanna.serving",
+    "statistics": "kanna.calibration.shards",
     "studio": "kanna.serving.studio",
     "swap": "kanna.serving.administration",
     "targets": "kanna.hardware.listing",

@@ -55,8 +55,8 @@ def test_gradients_are_those_of_the_rows(
         "lm_head",
     ):
         whole.get_submodule(name).register_forward_hook(listen(name))
-    torch.manual_seed(backward_pass.SEED)
-    for row in windows.ids:
+    for number, row in enumerate(windows.ids):
+        torch.manual_seed(backward_pass.SEED + number)
         logits = whole(
             input_ids=torch.from_numpy(row.astype(np.int64))[None], use_cache=False
         ).logits[0]
@@ -108,8 +108,8 @@ def test_gradients_of_a_scaled_embedding_are_of_the_table(
         return out
 
     embedding.register_forward_hook(listen)
-    torch.manual_seed(backward_pass.SEED)
-    for row in windows.ids:
+    for number, row in enumerate(windows.ids):
+        torch.manual_seed(backward_pass.SEED + number)
         ids = torch.from_numpy(row.astype(np.int64))[None]
         chances = torch.log_softmax(whole(input_ids=ids, use_cache=False).logits[0], -1)
         chances.gather(1, torch.multinomial(chances.detach().exp(), 1)).sum().backward()

@@ -92,7 +92,7 @@ def test_the_same_tokens_give_the_same_diagonals(name: str, tmp_path: Path) -> N
     if adds:
         ids[:, 0] = begin
     windows = CalibrationWindows(
-        ids=ids, domains=[""] * CHUNKS, held=np.zeros(CHUNKS, np.bool_), held_text=""
+        ids=ids, domains=[""] * CHUNKS, held=np.zeros(CHUNKS, np.bool_), held_texts=[]
     )
     (tmp_path / "stats").mkdir()
     sites = run(

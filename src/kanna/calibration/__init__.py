@@ -15,11 +15,14 @@ from kanna._util.locks import holding
 from kanna._util.own_files import sweep_for
 from kanna._util.progress import Progress
 from kanna._util.results import Result
-from kanna.calibration import fingerprint, gradients, self_generated, statistics, texts
+from kanna.calibration import fingerprint, self_generated, statistics, texts
+from kanna.calibration import gradients as backward
 from kanna.calibration.expert_coverage import coverage, facts
 from kanna.calibration.run import clear, run
+from kanna.calibration.shards.part import Shard
+from kanna.calibration.statistics import HELD_TEXT, IMATRIX
 from kanna.calibration.windows import WINDOW, CalibrationWindows, cut
-from kanna.errors import FormatError, OutputError, UsageError
+from kanna.errors import FormatError, OutputError, PlanError, UsageError
 from kanna.model import Model
 from kanna.sources import Source, open_source
 
@@ -35,10 +38,6 @@ TEXTS = {
 }
 """What can be calibrated on, and what it is."""
 TOKENS = 24_576
-HELD_TEXT = "held.txt"
-"""In the folder of the statistics: the text that was held out of them."""
-IMATRIX = "imatrix.gguf"
-"""In the same folder: the diagonals, for llama.cpp."""
 WIDEST = 4096
 """Second moments are whole up to so many columns; wider sites get blocks along the diagonal."""
 
@@ -96,6 +95,8 @@ def calibrate(
     calibration: Sequence[str | Path] | str | Path | None = None,
     tokens: int = TOKENS,
     widest: int = WIDEST,
+    shard: str | None = None,
+    gradients: bool = False,
     device: str | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -117,6 +118,9 @@ def calibrate(
         tokens: Tokens to read; one window in eight is held out.
         widest: Columns up to which a whole second moment (the mean of x·xᵀ over inputs x) is
             stored; wider matrices get blocks along its diagonal.
+        shard: `2/4`: read the second of four parts of the text alone, to be merged by
+            `statistics`; None: all of it.
+        gradients: Write the gradients of every matrix's outputs, too, which `optimize` needs.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
@@ -125,6 +129,7 @@ def calibrate(
     """
     started = time.perf_counter()
     progress = shown(progress)
+    part = Shard.parse(shard) if shard is not None else None
     if tokens < WINDOW:
         raise UsageError(f"{tokens} tokens", expected=f"at least {WINDOW}")
     opened = open_source(
@@ -158,11 +163,23 @@ def calibrate(
         "tokens": windows.num_tokens,
         "widest": widest,
     }
+    if part is not None:
+        windows = part.of(windows)
+        key[statistics.SHARD] = asdict(part) | {"first": windows.first}
     with holding(folder, "calibrate", parents=True):
         reused = not overwrite and _is_complete(folder, key)
         if not reused:
             _write(model, windows, folder, key, device=device, progress=progress)
-    return _result(folder, windows, reused=reused, seconds=time.perf_counter() - started)
+        if gradients:
+            digest = statistics.read(folder, shard=part is not None).sha256
+            backward.gradients(model, windows, folder, digest, device=device, progress=progress)
+    return _result(
+        folder,
+        windows,
+        shard=part is not None,
+        reused=reused,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _write(
@@ -177,21 +194,22 @@ def _write(
     """Run the text through the model and write the folder of its statistics."""
     folder.mkdir(parents=True, exist_ok=True)
     sweep_for(folder)
-    for stale in (statistics.INDEX, gradients.FILE):
+    for stale in (statistics.INDEX, backward.FILE):
         (folder / stale).unlink(missing_ok=True)
     sites = run(model, windows, folder, key, widest=key["widest"], device=device, progress=progress)
     write_text(folder / HELD_TEXT, windows.held_text)
     fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(model))
     index = key | {"sites": sites}
-    statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
+    if statistics.SHARD not in key:
+        statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
     write_json(folder / statistics.INDEX, index)  # last: a folder with an index is complete
     clear(folder)
 
 
 def _result(
-    folder: Path, windows: CalibrationWindows, *, reused: bool, seconds: float
+    folder: Path, windows: CalibrationWindows, *, shard: bool, reused: bool, seconds: float
 ) -> CalibrateResult:
-    sites = statistics.read(folder).sites
+    sites = statistics.read(folder, shard=shard).sites
     shrinkage = [f"{s.shrink:g}" for s in sites.values()]
     return CalibrateResult(
         folder=str(folder),
@@ -215,10 +233,11 @@ def _is_complete(folder: Path, key: dict[str, Any]) -> bool:
     if not (folder / statistics.INDEX).is_file():
         return False
     try:
-        earlier = statistics.read(folder)
-    except FormatError:
+        earlier = statistics.read(folder, shard=statistics.SHARD in key)
+    except (FormatError, PlanError):
         return False
     files = {site.file for site in earlier.sites.values()}
-    files |= {IMATRIX, HELD_TEXT, statistics.FINGERPRINT}
+    files |= {HELD_TEXT, statistics.FINGERPRINT}
+    files |= set() if statistics.SHARD in key else {IMATRIX}
     same = {k: earlier.info.get(k) for k in key} == key
     return same and all((folder / name).is_file() for name in files)

@@ -89,6 +89,7 @@ class BackwardPass:
         folder: Path,
         key: str,
         *,
+        first: int = 0,
         device: str | None,
         progress: Progress,
     ) -> None:
@@ -99,12 +100,14 @@ class BackwardPass:
             ids: Tokens [windows, tokens].
             folder: A folder of its own, where an interrupted run finds what was done.
             key: Hash of what the gradients depend on; files of another are not used.
+            first: Where these windows begin in the whole text: labels are drawn by that.
             device: cpu, cuda or mps; None: an accelerator when there is one.
             progress: Where progress is reported.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.network = Network(model, device, SharedStates(folder))
         self._ids, self._folder, self._key, self._progress = ids, folder, key, progress
+        self._first = first
 
     def run(self) -> dict[str, F32]:
         """Mean squares of the gradients of every module's outputs per token, f32 [rows]."""
@@ -153,10 +156,10 @@ class BackwardPass:
         network, squares, gradients = self.network, _Squares(), list[F32]()
         states = self._read(self._states(network.num_layers))
         assert states is not None
-        torch.manual_seed(SEED)
         with network.head() as head:
             squares.hook(HEAD, head.module)  # type: ignore[attr-defined]
-            for window in torch.from_numpy(states[_STATES]):
+            for number, window in enumerate(torch.from_numpy(states[_STATES]), self._first):
+                torch.manual_seed(SEED + number)  # a shard draws what the whole text does
                 hidden = window.to(network.device).requires_grad_()
                 logits = head(hidden)
                 network.check(logits, "the head")

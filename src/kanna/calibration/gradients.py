@@ -16,17 +16,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kanna import families
 from kanna._util.progress import Progress
 from kanna.calibration.backward_pass import EMBEDDING, LAYER_EMBEDDING, BackwardPass
 from kanna.calibration.network import Network
 from kanna.calibration.windows import CalibrationWindows
-from kanna.errors import KannaError
+from kanna.errors import FormatError, KannaError
 from kanna.families import gguf_view
 from kanna.families.views import Computed
 from kanna.formats import safetensors
@@ -43,6 +45,12 @@ _LOGITS = 1 << 26
 def vocabulary_of(model: Model) -> int:
     """Rows of the embedding."""
     return num_rows(model.tensors["token_embd.weight"])
+
+
+def windows_read(model: Model, length: int) -> tuple[int, int]:
+    """Windows of a text that the pass reads at most, and tokens of each, of windows of `length`."""
+    length = max(64, min(length, _LOGITS // vocabulary_of(model)))
+    return max(1, TOKENS // length), length
 
 
 def bytes_needed(model: Model) -> int:
@@ -86,16 +94,23 @@ def gradients(
     """
     from safetensors import SafetensorError, safe_open
 
-    path = folder / FILE
-    digest = hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
+    path, digest = folder / FILE, _digest(key)
     with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
-        if (file.metadata() or {}).get("key") == digest:
+        if (file.metadata() or {}).get("key", "").partition(":")[0] == digest:
             return
     path.unlink(missing_ok=True)
-    length = max(64, min(windows.ids.shape[1], _LOGITS // vocabulary_of(model)))
-    ids = windows.ids[: max(1, TOKENS // length), :length]
+    most, length = windows_read(model, windows.ids.shape[1])
+    ids = windows.ids[: max(0, most - windows.first), :length]
+    if not len(ids):
+        return  # of this shard nothing is read
     backward = BackwardPass(
-        model, ids, folder / STATE_FOLDER, digest, device=device, progress=progress
+        model,
+        ids,
+        folder / STATE_FOLDER,
+        digest,
+        first=windows.first,
+        device=device,
+        progress=progress,
     )
     try:
         by_module = backward.run()
@@ -114,8 +129,46 @@ def gradients(
             name: np.ascontiguousarray(v)
             for name, v in _as_gguf(backward.network, by_module).items()
         },
-        {"key": digest},
+        _marks(digest, ids.size),
     )
+
+
+def merge(parts: Sequence[Path], folder: Path, key: str) -> None:
+    """Write the gradients of a whole text from those of its shards.
+
+    Args:
+        parts: Folders of the statistics of all shards that have some.
+        folder: Folder of the statistics of the whole text.
+        key: As `gradients` has it.
+
+    Raises:
+        FormatError: One of the files is damaged, or of another model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    sums: dict[str, NDArray[np.float64]] = {}
+    total = 0
+    for path in [part / FILE for part in parts]:
+        try:
+            with safe_open(str(path), framework="np") as file:
+                tokens = int(file.metadata()["key"].partition(":")[2])
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    rows = file.get_tensor(name).astype(np.float64) * tokens
+                    sums[name] = rows + sums[name] if name in sums else rows
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise FormatError(f"{path} cannot be read: {error}", todo="calibrate again") from error
+        total += tokens
+    means = {name: (rows / total).astype(np.float32) for name, rows in sums.items()}
+    safetensors.save(folder / FILE, means, _marks(_digest(key), total))
+
+
+def _marks(digest: str, tokens: int) -> dict[str, str]:
+    """Metadata of the file; one entry, since safetensors writes several in any order."""
+    return {"key": f"{digest}:{tokens}"}
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
 
 
 def read(folder: Path) -> dict[str, F32]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,34 @@ import numpy as np
 
 from kanna._util.atomic import write_json
 from kanna._util.progress import Progress
-from kanna.calibration import shrinkage
 from kanna.calibration.listening import Listening
 from kanna.calibration.network import Network, torch_modules
-from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
+from kanna.calibration.second_moments import InputSums, block_of
 from kanna.calibration.shared_states import SharedStates
-from kanna.calibration.shrinkage import ExpertInputs
-from kanna.calibration.sites import HEAD, is_stack, sites_of
+from kanna.calibration.site_entry import site_entry
+from kanna.calibration.sites import HEAD, sites_of
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
 from kanna.model import F32, Model
 
 STATE_FOLDER = "work"
+EMBEDDING = "embedding.safetensors"
 _STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is saved of every layer.
+
+    Attributes:
+        model: The model.
+        readers: The tensors that read at each site.
+        shard: Whether the text is a part of one, to be merged with others.
+    """
+
+    model: Model
+    readers: dict[str, list[str]]
+    shard: bool
 
 
 def run(
@@ -47,7 +63,8 @@ def run(
         model: The model.
         windows: Calibration text.
         folder: Folder of the statistics.
-        key: Whatever the statistics depend on; state of another key is not used.
+        key: Whatever the statistics depend on; state of another key is not used. That of a shard
+            names it.
         widest: Columns up to which a second moment is not cut into blocks.
         device: cpu, cuda or mps; None: an accelerator when there is one.
         progress: Where progress is reported.
@@ -57,7 +74,7 @@ def run(
     spool = _Spool(
         folder / STATE_FOLDER, key, (*windows.ids.shape, int(network.config["hidden_size"]))
     )
-    readers = sites_of(model.tensors)
+    job = _Job(model=model, readers=sites_of(model.tensors), shard="shard" in key)
     progress.start("calibrate", network.num_layers + 1, "layers")
     hidden = network.embed(windows.ids)  # also records the arguments of the layers
     if spool.done == 0:
@@ -67,15 +84,15 @@ def run(
     with torch.no_grad():
         for index in range(spool.done, network.num_layers):
             sums = _layer(network, index, spool, windows, widest)
-            _save(folder / f"layer-{index:05}.safetensors", sums, spool.sites, readers, model)
+            _save(folder / f"layer-{index:05}.safetensors", sums, spool, job)
             spool.next()
             progress.advance(1, f"layer {index}")
         head = _head(network, spool, windows, widest)
-        _save(folder / "head.safetensors", head, spool.sites, readers, model)
+        _save(folder / "head.safetensors", head, spool, job)
         counts = np.bincount(
             windows.ids.ravel(), minlength=model.tensors["token_embd.weight"].shape[0]
         )
-        safetensors.save(folder / "embedding.safetensors", {"counts": counts.astype(np.int64)})
+        safetensors.save(folder / EMBEDDING, {"counts": counts.astype(np.int64)})
         progress.advance(1, "head")
     progress.finish()
     return spool.close()
@@ -115,34 +132,13 @@ def _head(
     return sums
 
 
-def _save(
-    path: Path,
-    sums: dict[str, InputSums],
-    index: dict[str, Any],
-    readers: dict[str, list[str]],
-    model: Model,
-) -> None:
+def _save(path: Path, sums: dict[str, InputSums], spool: _Spool, job: _Job) -> None:
     """Write the sites of one layer and add them to the index, with the shrinkage each gets."""
     arrays: dict[str, Any] = {}
     for site, site_sums in sums.items():
-        site_arrays = site_sums.arrays(site)
-        arrays |= site_arrays
-        entry: dict[str, Any] = {
-            "file": path.name,
-            "tensors": readers[site],
-            "columns": site_sums.columns,
-            "block": site_sums.block,
-        }
-        tensors = [model.tensors[name] for name in readers[site]]
-        if isinstance(site_sums, ExpertSums):
-            stacks = [tensor for tensor in tensors if is_stack(tensor.name)]
-            trust = shrinkage.choose_for_experts(stacks, ExpertInputs.of(site, site_arrays))
-            entry |= {"shrink": trust.shrink, "shared": trust.shared}
-            entry |= {"experts": site_arrays[f"{site}.tokens"].tolist()}
-        else:
-            second, held = (site_arrays[f"{site}.{what}"] for what in ("second", "held"))
-            entry["shrink"] = shrinkage.choose(tensors, second, held)
-        index[site] = entry
+        arrays |= site_sums.arrays(site, shard=job.shard)
+        tensors = [job.model.tensors[name] for name in job.readers[site]]
+        spool.sites[site] = site_entry(site, path.name, arrays, tensors, shard=job.shard)
     safetensors.save(path, arrays)
 
 

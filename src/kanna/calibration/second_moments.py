@@ -65,10 +65,14 @@ class InputSums:
         self.total += x.sum(0)
         self.count += len(x)
 
-    def arrays(self, site: str) -> dict[str, Any]:
+    def arrays(self, site: str, *, shard: bool = False) -> dict[str, Any]:
         """Arrays to save, see `statistics`.
 
         Raises KannaError when squares of activations are beyond float32.
+
+        Args:
+            site: Its name.
+            shard: Save what merging needs, too: every held-out input, and the number of tokens.
         """
         torch, _ = torch_modules()
         count = max(1, self.count)
@@ -84,12 +88,17 @@ class InputSums:
         return {
             f"{site}.second": (self.second / count).cpu().numpy(),
             f"{site}.mean": (self.total / count).cpu().numpy(),
-            f"{site}.held": np.ascontiguousarray(held[:: self.held_step()].numpy()),
-        }
+            f"{site}.held": np.ascontiguousarray(held[:: 1 if shard else self.held_step()].numpy()),
+        } | ({f"{site}.count": np.array([self.count], np.int64)} if shard else {})
 
     def held_step(self) -> int:
         """One in so many of the held-out inputs is saved."""
-        return max(1, -(-sum(map(len, self.held)) // self.most_held))
+        return step_within(sum(map(len, self.held)), self.most_held)
+
+
+def step_within(have: int, most: int) -> int:
+    """One in so many of `have` leaves `most` at most."""
+    return max(1, -(-have // most))
 
 
 def block_of_experts(columns: int, widest: int, experts: int) -> int:
@@ -132,12 +141,12 @@ class ExpertSums(InputSums):
                 self.each[expert].baddbmm_(parts.transpose(1, 2), parts)
                 self.tokens[expert] += len(token)
 
-    def arrays(self, site: str) -> dict[str, Any]:
+    def arrays(self, site: str, *, shard: bool = False) -> dict[str, Any]:
         """Arrays to save, see `statistics`."""
         torch, _ = torch_modules()
-        saved = super().arrays(site)
+        saved = super().arrays(site, shard=shard)
         routes = torch.cat(self.routes) if self.routes else torch.zeros(0, 1, dtype=torch.int32)
-        step = self.held_step()
+        step = 1 if shard else self.held_step()
         per_token = self.each / self.tokens.clamp(min=1).to(self.each)[:, None, None, None]
         squares = per_token.diagonal(dim1=2, dim2=3).reshape(len(per_token), -1)
         return saved | {

@@ -10,6 +10,8 @@ layer-NNNNN.safetensors, head.safetensors
     SITE.squares  f32 [experts, columns]            their diagonals
     SITE.tokens   i64 [experts]                     tokens of each
     SITE.routes   i32 [tokens, experts of a token]  where the held-out inputs go
+  in a shard, besides:
+    SITE.count    i64 [1]                tokens of the means; held-out inputs are all there
 embedding.safetensors
     counts        i64 [vocabulary]       how often each row is read
 sketch.safetensors                       some values of the source, see `fingerprint`
@@ -36,6 +38,12 @@ from kanna.model import F32, Model, columns
 
 INDEX = "index.json"
 FINGERPRINT = "sketch.safetensors"
+HELD_TEXT = "held.txt"
+"""In the folder: the text that was held out."""
+IMATRIX = "imatrix.gguf"
+"""In the same folder: the diagonals, for llama.cpp."""
+SHARD = "shard"
+"""In the index of a shard: which part of the text it is of."""
 VERSION = 2
 
 
@@ -228,8 +236,17 @@ def is_statistics(folder: Path) -> bool:
     return (folder / INDEX).is_file() and (folder / FINGERPRINT).is_file()
 
 
-def read(folder: Path | str) -> Statistics:
-    """Open statistics. Raises PlanError when there are none, FormatError for damaged ones."""
+def read(folder: Path | str, *, shard: bool = False) -> Statistics:
+    """Open statistics.
+
+    Args:
+        folder: Where they are.
+        shard: Whether those of a shard are wanted; others are refused then, as shards are else.
+
+    Raises:
+        PlanError: There are none, or a shard is where a whole is wanted.
+        FormatError: They are damaged.
+    """
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         raise PlanError(
@@ -242,6 +259,7 @@ def read(folder: Path | str) -> Statistics:
             index.need("tokens", whole(0, 1 << 53))
             index.need("window", whole(1))
             index.part("text").need("name", text(4096))
+            _require(folder, index, shard)
             return Statistics(folder, dict(index.values))
     except FormatError as error:
         raise FormatError(
@@ -250,6 +268,23 @@ def read(folder: Path | str) -> Statistics:
             todo="calibrate again",
         ) from None
     raise FormatError(f"{folder} has statistics of version {version}", todo="calibrate again")
+
+
+def _require(folder: Path, index: TypedObject, shard: bool) -> None:
+    """Raise PlanError for a shard where a whole is wanted, and the other way round."""
+    part = index.get(SHARD, OBJECT, {})
+    if shard and not part:
+        raise PlanError(
+            f"{folder} holds the statistics of a whole text",
+            expected="those of a shard",
+            todo="kanna calibrate SRC --shard I/N -o FOLDER",
+        )
+    if part and not shard:
+        raise PlanError(
+            f"{folder} holds shard {part.get('number')} of {part.get('count')}",
+            expected="statistics of the whole text",
+            todo="kanna statistics merge SHARD … -o FOLDER --source SRC",
+        )
 
 
 def _site(given: TypedObject) -> Site:

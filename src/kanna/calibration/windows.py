@@ -28,18 +28,25 @@ class CalibrationWindows:
         ids: Token ids, int32 [windows, tokens].
         domains: The kind of text of each window.
         held: Whether each window is held out of the statistics, bool [windows].
-        held_text: The text of those that are.
+        held_texts: The texts of those that are.
+        first: Where these windows begin in those of the whole text; not 0 in a shard.
     """
 
     ids: NDArray[np.int32]
     domains: list[str]
     held: NDArray[np.bool_]
-    held_text: str
+    held_texts: list[str]
+    first: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Tokens that count, without those held out."""
         return int((~self.held).sum()) * self.ids.shape[1]
+
+    @property
+    def held_text(self) -> str:
+        """The text of the windows that are held out."""
+        return "".join(self.held_texts)
 
 
 def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> CalibrationWindows:
@@ -81,14 +88,14 @@ def cut(documents: Sequence[Document], model: Model, *, tokens: int) -> Calibrat
     chosen = chosen[: max(1, round(tokens / size))]
     ids = np.array([pieces[name][turn] for name, turn in chosen], np.int32)
     held = np.array([turn % HELD_OUT == HELD_OUT // 2 for _, turn in chosen])
-    held_text = "".join(
+    held_texts = [
         tokenizer.decode(list(map(int, row)), skip_special_tokens=False) for row in ids[held]
-    )
+    ]
     begin = model.meta("tokenizer.ggml.bos_token_id")
     if begin is not None and model.meta(
         "tokenizer.ggml.add_bos_token", model.meta("tokenizer.ggml.model") == "llama"
     ):
         ids[:, 0] = int(begin)
     return CalibrationWindows(
-        ids=ids, domains=[name for name, _ in chosen], held=held, held_text=held_text
+        ids=ids, domains=[name for name, _ in chosen], held=held, held_texts=held_texts
     )

@@ -19,7 +19,7 @@ from kanna._util.atomic import write_json
 from kanna._util.progress import Silent
 from kanna._util.units import format_size
 from kanna.benchmark.resident import Overhead, Resident, overhead, resident
-from kanna.calibration import IMATRIX
+from kanna.calibration.statistics import IMATRIX
 from kanna.comparison.rows import Row
 from kanna.conversion.base import ConversionRequest
 from kanna.conversion.gguf import GGUFConversion

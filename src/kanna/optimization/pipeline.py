@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from kanna._util.units import format_size
-from kanna.calibration import HELD_TEXT, self_generated, statistics, texts
 from kanna.calibration import calibrate as calibrate_source
 from kanna.calibration import gradients as backward
+from kanna.calibration import self_generated, statistics, texts
 from kanna.calibration.expert_coverage import coverage, few_tokens
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
@@ -153,7 +153,7 @@ def measure(job: Job, calibration: CalibratedSource) -> Measured:
 def probe(job: Job, calibration: CalibratedSource, costs: Measured) -> dict[str, float]:
     """Factors on the costs of each tensor; {} where there is no text to measure on."""
     adapter = calibration.adapter
-    if not (calibration.statistics / HELD_TEXT).read_text(encoding="utf-8").strip():
+    if not (calibration.statistics / statistics.HELD_TEXT).read_text(encoding="utf-8").strip():
         job.context.note(
             "the calibration text is too short to hold some of it out: predictions were not "
             "measured"

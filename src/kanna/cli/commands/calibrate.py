@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 @click.option(
     "--tokens", type=click.IntRange(512), default=24_576, show_default=True, help="Tokens to read."
 )
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Read part I of N of the text alone; `kanna statistics merge` adds all parts up.",
+)
+@click.option(
+    "--gradients",
+    is_flag=True,
+    help="Write how the loss feels an error in each row, too: `optimize` needs it.",
+)
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
 @click.option(
     "--overwrite", is_flag=True, help="Calibrate again, also when the same statistics are there."

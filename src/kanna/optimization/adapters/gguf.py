@@ -14,7 +14,7 @@ from kanna import encodings, families
 from kanna._util import own_files
 from kanna._util.digest import sha256
 from kanna._util.progress import Progress, Silent
-from kanna.calibration import HELD_TEXT, IMATRIX
+from kanna.calibration.statistics import HELD_TEXT, IMATRIX
 from kanna.comparison.artefacts import make
 from kanna.comparison.planning import planned_row
 from kanna.comparison.rows import Row

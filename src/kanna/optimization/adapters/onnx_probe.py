@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kanna._util import own_files
-from kanna.calibration import HELD_TEXT
+from kanna.calibration.statistics import HELD_TEXT
 from kanna.evaluation.divergence import compare
 from kanna.model import F32
 from kanna.optimization.context import Workspace
