@@ -31,7 +31,7 @@ _STATE = "state.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _SavedLayers:
     """What is saved of every layer.
 
     Attributes:
@@ -74,7 +74,7 @@ def run(
     spool = _Spool(
         folder / STATE_FOLDER, key, (*windows.ids.shape, int(network.config["hidden_size"]))
     )
-    job = _Job(model=model, readers=sites_of(model.tensors), shard="shard" in key)
+    job = _SavedLayers(model=model, readers=sites_of(model.tensors), shard="shard" in key)
     progress.start("calibrate", network.num_layers + 1, "layers")
     hidden = network.embed(windows.ids)  # also records the arguments of the layers
     if spool.done == 0:
@@ -132,7 +132,7 @@ def _head(
     return sums
 
 
-def _save(path: Path, sums: dict[str, InputSums], spool: _Spool, job: _Job) -> None:
+def _save(path: Path, sums: dict[str, InputSums], spool: _Spool, job: _SavedLayers) -> None:
     """Write the sites of one layer and add them to the index, with the shrinkage each gets."""
     arrays: dict[str, Any] = {}
     for site, site_sums in sums.items():

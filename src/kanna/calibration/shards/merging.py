@@ -29,7 +29,7 @@ _Arrays = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
+class MergedShards:
     """What was merged, from which shards, and whether gradients were among it."""
 
     statistics: Statistics
@@ -39,7 +39,7 @@ class Merged:
 
 def merged(
     folders: Sequence[Path], out: Path, model: Model, *, overwrite: bool, progress: Progress
-) -> Merged:
+) -> MergedShards:
     """Write the statistics of a whole text from those of its shards.
 
     Args:
@@ -71,7 +71,7 @@ def merged(
         if with_gradients:
             gradients.merge([shard.folder for shard in with_gradients], out, made.sha256)
         progress.finish()
-    return Merged(statistics=made, shards=shards, gradients=bool(with_gradients))
+    return MergedShards(statistics=made, shards=shards, gradients=bool(with_gradients))
 
 
 def _with_gradients(shards: Sequence[Statistics], model: Model) -> list[Statistics]:
