@@ -102,12 +102,12 @@ class Making:
 
     def notes(self, notes: Sequence[str]) -> list[str]:
         """Notes on a source, with one on this file in the place of that on quantized sources."""
-        told = (
+        better_start = (
             f"it was made by kanna from {self.source}: to make another preset, start from that, "
             "not from this file, whose losses would stay"
         )
         others = [n for n in notes if not n.startswith(ALREADY_QUANTIZED)]
-        return others if others == list(notes) else [told, *others]
+        return others if others == list(notes) else [better_start, *others]
 
 
 GATE = ".gate.json"
@@ -148,11 +148,11 @@ def _gate(path: Path, compared: bool) -> str:
         checks = len(values.values.get("checks") or ())
     except (KannaError, TypeError):
         return ""
-    said = f"{gate_word(status)}, {checks} checks ({report.name})"
+    verdict = f"{gate_word(status)}, {checks} checks ({report.name})"
     if not compared:
-        return f"{said}; whether it is about these very files was not looked at"
+        return f"{verdict}; whether it is about these very files was not looked at"
     same = {place: verified.digest(file) for place, file in files_of(path).items()} == dict(files)
-    return said if same else f"{report.name} is about other files than these"
+    return verdict if same else f"{report.name} is about other files than these"
 
 
 def files_of(artefact: Path) -> dict[str, Path]:
