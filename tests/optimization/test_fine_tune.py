@@ -81,6 +81,11 @@ def test_a_fine_tune_is_optimized_on_its_own_text_and_judged(home: Path) -> None
     report = json.loads((home / "out" / "report.json").read_text())
     best = next(row for row in report["rows"] if row["path"] == result["artefact"])
     assert best["retention"] == kept and {"retention"} <= {c["name"] for c in best["checks"]}
+    page = (home / "out" / "report.html").read_text()
+    for words in ("What is kept of the fine-tune", "base, as it was given", "tuned, 16 bits"):
+        assert words in page
+    for loss in (kept["base_loss"], kept["tuned_loss"], kept["artefact_loss"]):
+        assert f"{loss:.4f}" in page
     assert "--adapter" in report["command"] and report["source"]["name"] == str(home / "tiny")
     again = kanna.merge(
         home / "tiny",

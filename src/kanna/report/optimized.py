@@ -8,6 +8,7 @@ from typing import Any
 from kanna._util.units import format_size
 from kanna.escaping import html_text
 from kanna.report.curve import curve
+from kanna.report.fine_tuned import fine_tuned
 from kanna.report.picture import pictures
 
 
@@ -17,6 +18,8 @@ def sections(data: dict[str, Any]) -> str:
     if not optimization:
         return ""
     parts: list[str] = []
+    if markup := fine_tuned(data):
+        parts.append("<h2>What is kept of the fine-tune</h2>" + markup)
     if markup := curve(data):
         parts.append(
             "<h2>Divergence by size</h2>"

@@ -1,0 +1,73 @@
+"""docs/tutorials/fine-tune.md: its commands, in its order, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers import tiny_adapters
+
+from kanna.cli.main import cli
+
+pytest.importorskip("trl")
+
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "fine-tune.md"
+WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
+MORE = {
+    "adapt": "--steps 24 --rank 4 --learning-rate 5e-3 --samples 1 --threads 1",
+    "merge": "--threads 1",
+    "verify": "--threads 1",
+    "optimize": "--effort fast --threads 1",
+}
+"""What makes a command of the page one of seconds."""
+
+
+def commands() -> list[list[str]]:
+    """The page's own commands of kanna, without comments."""
+    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [words[1:] for words in lines if words and words[0] == "kanna"]
+
+
+def chat(index: int) -> dict[str, object]:
+    word = WORDS[index % len(WORDS)]
+    asked = {"role": "user", "content": f"Say {word} {index}"}
+    return {"messages": [asked, {"role": "assistant", "content": f"{word} {word} {word}"}]}
+
+
+def run(words: list[str], home: Path, **changes: str) -> int:
+    words = [changes.get(word, word) for word in words]
+    given = [str(home / "source") if word == "SRC" else word for word in words]
+    result = CliRunner().invoke(cli, [*given, *shlex.split(MORE[words[0]])])
+    assert result.exit_code in (0, 1), (words, result.output)
+    return result.exit_code
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tiny_adapters.base("llama", tmp_path / "source")
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(chat(i)) for i in range(80)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_goes_from_chats_to_a_file(home: Path) -> None:
+    verbs = [words[0] for words in commands()]
+    assert verbs == ["adapt", "optimize", "merge", "verify"]
+    adapt, _, merge, verify = commands()
+    assert run(adapt, home) == 0
+    assert (home / "adapter" / "report.html").is_file()
+    assert run(merge, home, Q4_K_M="Q8_0") == 0
+    assert run(verify, home) == 0
+
+
+@pytest.mark.slow
+def test_the_page_optimizes_on_the_same_chats(home: Path) -> None:
+    adapt, optimize, *_ = commands()
+    assert run(adapt, home) == 0
+    run(optimize, home)
+    assert "What is kept of the fine-tune" in (home / "out" / "report.html").read_text()
