@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from helpers import tiny_adapters
+from helpers import optimizing, tiny_adapters
 
 from kanna.cli.main import cli
+from kanna.optimization import measure
 
 pytest.importorskip("trl")
 
@@ -69,5 +70,7 @@ def test_the_page_goes_from_chats_to_a_file(home: Path) -> None:
 def test_the_page_optimizes_on_the_same_chats(home: Path) -> None:
     adapt, optimize, *_ = commands()
     assert run(adapt, home) == 0
-    run(optimize, home)
+    with optimizing.quick() as patch:
+        patch.setattr(measure, "CANDIDATES", ("q2_k", "q4_0", "q4_k", "q6_k", "q8_0", "f16"))
+        run(optimize, home)
     assert "What is kept of the fine-tune" in (home / "out" / "report.html").read_text()
