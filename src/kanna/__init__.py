@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kanna.optimization import optimize as optimize
     from kanna.packaging import package as package
     from kanna.packaging.push import push as push
+    from kanna.promotion import promote as promote
     from kanna.recipes import recipe as recipe
     from kanna.recipes import run as run
     from kanna.self_testing import selftest as selftest
@@ -85,6 +86,7 @@ _WHERE = {
     "optimize": "kanna.optimization",
     "package": "kanna.packaging",
     "open_source": "kanna.sources",
+    "promote": "kanna.promotion",
     "ps": "kanna.serving.administration",
     "pull": "kanna.storage.download",
     "push": "kanna.packaging.push",

@@ -28,6 +28,16 @@ def serve(model: Path, state: Path) -> None:
         gateway_process.stop(running)
 
 
+def track(folder: Path) -> None:
+    """A recipe whose runs go into a database, as `--track` does."""
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        "name: one\nsteps:\n  what:\n    verb: inspect\n    with: {source: ./decoder}\n"
+    )
+    result = kanna.run(recipe, folder / "run", track=f"sqlite:///{folder / 'runs.db'}")
+    assert result.ok, result
+
+
 def main(folder: Path) -> None:
     """Everything, in order."""
     decoder, encoder = folder / "decoder", folder / "encoder"
@@ -48,6 +58,7 @@ def main(folder: Path) -> None:
     kanna.verify(encoder, folder / "vectors", threads=1)
     for name, artefact in served.items():
         serve(artefact, folder / f"state-{name}")
+    track(folder)
     print("every library", os.getpid())
 
 

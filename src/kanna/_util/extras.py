@@ -29,6 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino", "openvino_tokenizers", "openvino_genai", "transformers"),
     "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
     "search": ("optuna",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),
     "serve": ("aiohttp", "fastapi", "llguidance", "prometheus_client", "uvicorn", "xllamacpp"),
 }

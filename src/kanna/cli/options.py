@@ -204,3 +204,23 @@ target = click.option(
     shell_complete=shells.targets,
     help="A device it is for, such as raspberry-pi-5 (`kanna targets` lists them).",
 )
+
+
+def tracking(function: F) -> F:
+    """Add --track, --experiment and --track-weights."""
+    for name, keywords in (
+        (
+            "--track-weights",
+            {"is_flag": True, "help": "Send weights there, too, not only hash and path."},
+        ),
+        ("--experiment", {"help": "Where the run belongs there. [default: kanna]"}),
+        (
+            "--track",
+            {
+                "metavar": "SERVER",
+                "help": "Tell an MLflow server of the run: http://HOST:PORT or sqlite:///FILE.",
+            },
+        ),
+    ):
+        function = click.option(name, **keywords)(function)  # pyright: ignore[reportArgumentType]
+    return function

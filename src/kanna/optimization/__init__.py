@@ -20,6 +20,8 @@ from kanna.optimization.context import Context
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
 from kanna.optimization.result import OptimizeResult
 from kanna.optimization.stages import STAGES, Stage
+from kanna.optimization.tracked import follow, note_result
+from kanna.tracking import TrackRequest
 from kanna.verification.retention import LEAST
 
 __all__ = ["EFFORTS", "EXTRA", "STAGES", "Effort", "OptimizeResult", "Stage", "optimize"]
@@ -53,6 +55,9 @@ def optimize(
     revision: str | None = None,
     offline: bool = False,
     format: str | None = None,
+    track: str | None = None,
+    experiment: str | None = None,
+    track_weights: bool = False,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
@@ -95,6 +100,10 @@ def optimize(
         offline: Use only what is on this machine already.
         format: `gguf` (the default), `onnx`, whose budget counts every file of the folder, or
             `mlx`, whose budget counts the weight files.
+        track: A tracking server, such as http://127.0.0.1:5000 or sqlite:///runs.db, that is told
+            of the run (extra `mlflow`); None: nobody is.
+        experiment: Where the run belongs there; None: kanna.
+        track_weights: Send the weights, too, not only their hash and path.
         progress: Where to report.
         remark: Is given one line when a stage has ended.
 
@@ -103,6 +112,7 @@ def optimize(
         SourceError: An adapter does not fit the source.
         PlanError: The budget is below the smallest file; it names the feasible range.
         MissingError: torch or the runtime is not installed.
+        SourceError: The tracking server does not answer.
     """
     if format is not None and format not in adapters.names():
         raise UsageError(
@@ -141,8 +151,11 @@ def optimize(
     resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark
-    with holding(request.out, "optimize", parents=True):
-        return pipeline.run(request, resources)
+    server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
+    with holding(request.out, "optimize", parents=True), follow(request, server, remark) as tracked:
+        result = pipeline.run(request, resources)
+        note_result(tracked, result)
+        return result
 
 
 def _rules(rules: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from kanna._util.bars import shown
 from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna.errors import OutputError, UsageError
-from kanna.recipes import execution, keys, prediction, records, search, validation
+from kanna.recipes import execution, keys, prediction, records, search, tracked, validation
 from kanna.recipes.authoring import recipe
 from kanna.recipes.document import Value
 from kanna.recipes.execution import RecipeRun
@@ -24,6 +24,7 @@ from kanna.recipes.loading import LoadedRecipe, load
 from kanna.recipes.problems import Problems, RecipeError
 from kanna.recipes.records import DONE, KEPT, Manifest, Plain
 from kanna.recipes.result import RunResult
+from kanna.tracking import TrackRequest
 
 __all__ = ["RecipeError", "RunResult", "recipe", "run"]
 
@@ -37,6 +38,9 @@ def run(
     set: Mapping[str, object] | str | Sequence[str] | None = None,
     dry_run: bool = False,
     offline: bool = False,
+    track: str | None = None,
+    experiment: str | None = None,
+    track_weights: bool = False,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -51,14 +55,20 @@ def run(
         set: Variables of the recipe, as a mapping or as texts such as `preset=Q4_K_M`.
         dry_run: Only say what would run, and what it would make.
         offline: Use only what is on this machine already.
+        track: A tracking server, such as http://127.0.0.1:5000 or sqlite:///runs.db, that is told
+            of the run and, below it, of every step (extra `mlflow`); None: nobody is.
+        experiment: Where the run belongs there; None: kanna.
+        track_weights: Send the weights, too, not only their hash and path.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
         remark: Called with a sentence about each step.
 
     Raises:
         RecipeError: Something is wrong with the recipe; it says where.
         OutputError: The folder cannot be used.
+        SourceError: The tracking server does not answer.
     """
     path, bar, problems = Path(recipe), shown(progress), Problems()
+    server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     loaded = load(path, problems, _changes(set))
     problems.raise_any()
     folder = Path(out if out is not None else f"{path.stem}-run").absolute()
@@ -80,7 +90,10 @@ def run(
             name=loaded.name, folder=str(folder), report="", steps=[], planned=planned, dry_run=True
         )
     manifest = _manifest(loaded, fingerprint, earlier)
-    with holding(folder, "run", parents=True):
+    with (
+        holding(folder, "run", parents=True),
+        tracked.follow(server, manifest, folder, remark) as run_tracked,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         first = RecipeRun(
             graph=graphs[0],
@@ -90,6 +103,7 @@ def run(
             offline=offline,
             progress=bar,
             remark=remark or _nothing,
+            tracked=run_tracked,
         )
         try:
             if loaded.search:
@@ -99,6 +113,7 @@ def run(
         finally:
             bar.finish()
             _report(manifest, folder)
+            tracked.note_run(run_tracked, manifest, folder, REPORT)
     return RunResult.of(manifest, folder, folder / REPORT)
 
 

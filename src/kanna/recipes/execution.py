@@ -14,7 +14,7 @@ from kanna import __version__
 from kanna._util import digest, own_files
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
-from kanna.recipes import keys, records, step_run
+from kanna.recipes import keys, records, step_run, tracked
 from kanna.recipes.document import Value
 from kanna.recipes.expressions import ExpressionError, Operand
 from kanna.recipes.graph import Axis, AxisValue, RecipeGraph, StepInstance
@@ -33,6 +33,7 @@ from kanna.recipes.records import (
 )
 from kanna.recipes.step_run import StepCall
 from kanna.recipes.values import StepOutput, replaced
+from kanna.tracking import TrackedRun
 
 STEPS = "steps"
 """The folder of the steps' folders."""
@@ -48,6 +49,7 @@ class RecipeRun:
         manifest: What is known of the run so far.
         earlier: States of earlier trials of a search, by id.
         number: Which trial of a search it is; 0 for a run without one.
+        tracked: The run at a tracking server.
         stops: Combinations of axes whose others are not run any more; an empty one stops the rest.
     """
 
@@ -58,6 +60,7 @@ class RecipeRun:
     offline: bool
     progress: Progress
     remark: Callable[[str], None]
+    tracked: TrackedRun
     earlier: dict[str, StepState] = field(default_factory=dict[str, StepState])
     number: int = 0
     states: dict[str, StepState] = field(default_factory=dict[str, StepState])
@@ -111,6 +114,7 @@ class RecipeRun:
             )
         if state.error is not None:
             self.remark(f"{instance.id} failed: {state.error.found}")
+        tracked.note_step(self.tracked, state, instance.options, (number, self.folder))
 
     def _before(self, instance: StepInstance) -> tuple[str, str]:
         """Whether a step runs (`done`), or what becomes of it instead, and why."""

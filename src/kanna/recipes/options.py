@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 import kanna
 from kanna.recipes import verbs
 
-_OF_THE_RUN = frozenset({"out", "progress", "remark"})
+_OF_THE_RUN = frozenset({"out", "progress", "remark", "track", "experiment", "track_weights"})
 _PLAIN = (str, int, float, bool, Path, type(None))
 
 

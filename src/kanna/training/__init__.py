@@ -6,11 +6,11 @@ kanna writes no trainer: what comes before (data, held-out split, template) and 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from kanna import families
+from kanna import families, tracking
 from kanna._util import extras
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
@@ -19,6 +19,7 @@ from kanna.evaluation.reference import reference_folder
 from kanna.formats import safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
+from kanna.tracking import TrackRequest
 from kanna.training import objectives, splitting
 from kanna.training.job import HELD_OUT, REPORT, AdapterJob
 from kanna.training.result import AdaptResult
@@ -52,7 +53,11 @@ def adapt(
     overwrite: bool = False,
     revision: str | None = None,
     offline: bool = False,
+    track: str | None = None,
+    experiment: str | None = None,
+    track_weights: bool = False,
     progress: Progress | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> AdaptResult:
     """Train an adapter of `source` on your own chats or texts, with PEFT and TRL.
 
@@ -86,14 +91,21 @@ def adapt(
         overwrite: Replace what is at `out`.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
+        track: A tracking server, such as http://127.0.0.1:5000 or sqlite:///runs.db, that is told
+            of the run (extra `mlflow`); None: nobody is.
+        experiment: Where the run belongs there; None: kanna.
+        track_weights: Send the weights, too, not only their hash and path.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
+        remark: Is told when the tracking server is lost.
 
     Raises:
         MissingError: The extra `adapt` is not installed.
         UsageError: The data cannot be used; names file and line.
         KannaError: The loss was no number before anything improved.
+        SourceError: The tracking server does not answer.
     """
     begin, progress, out = time.perf_counter(), shown(progress), Path(out)
+    request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     if missing := extras.missing(EXTRA):
         raise MissingError(f"training needs {', '.join(missing)}", todo=extras.command(EXTRA))
     chosen = objectives.get(objective)
@@ -117,21 +129,31 @@ def adapt(
     read = chosen.read(data)
     parts = splitting.split(read.examples, seed)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
-    opened = open_source(
-        source, revision=revision, offline=offline, preflight=_preflight, progress=progress
-    )
-    _preflight(opened)
-    job = AdapterJob(
-        source=opened,
-        folder=reference_folder(opened, offline=offline, progress=progress),
-        read=read,
-        split=parts,
-        settings=replace(settings, device=_device(device)),
-        max_length=max_length,
-        samples=samples,
-        threads=threads or default_threads(),
-    )
-    return job.run(out, begin, progress)
+    asked = {"source": getattr(source, "given", source), "max_length": max_length}
+    with tracking.following(
+        request,
+        "adapt",
+        out.name,
+        unsent=out.with_name(f"{out.name}.untracked.jsonl"),
+        parameters=asked | asdict(settings),
+        remark=remark,
+    ) as tracked:
+        opened = open_source(
+            source, revision=revision, offline=offline, preflight=_preflight, progress=progress
+        )
+        _preflight(opened)
+        job = AdapterJob(
+            source=opened,
+            folder=reference_folder(opened, offline=offline, progress=progress),
+            read=read,
+            split=parts,
+            settings=replace(settings, device=_device(device)),
+            max_length=max_length,
+            samples=samples,
+            threads=threads or default_threads(),
+            tracked=tracked,
+        )
+        return job.run(out, begin, progress)
 
 
 def _preflight(source: Source) -> None:

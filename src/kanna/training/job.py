@@ -16,9 +16,11 @@ from kanna._util.progress import Progress
 from kanna.errors import FormatError, UsageError
 from kanna.formats import folder_files
 from kanna.formats.stream import replacing
+from kanna.provenance import SOURCE_HASHES
 from kanna.report import adapt_page
 from kanna.report.write import plain
 from kanna.sources import Source
+from kanna.tracking import TrackedRun, lineage
 from kanna.training import examination, lengths, loop, objectives
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import Examples
@@ -46,6 +48,7 @@ class AdapterJob:
     max_length: int
     samples: int
     threads: int
+    tracked: TrackedRun
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
         """Train, and write what came of it."""
@@ -77,6 +80,7 @@ class AdapterJob:
                 self.settings,
                 checkpoints=checkpoints,
                 progress=progress,
+                tracked=self.tracked,
             )
             changed = self._examine(adapted, chats, objective.wanted(self.split.held_out), run)
             changed["costs"]["predicted_bytes"] = predicted
@@ -93,7 +97,17 @@ class AdapterJob:
                 pairs = "".join(f"{e.to_json()}\n" for e in self.split.held_out)
                 write_text(folder / HELD_OUT_PAIRS, pairs)
         checkpoints.remove()  # the adapter is in its place
+        self._track(out, result)
         return result
+
+    def _track(self, out: Path, result: AdaptResult) -> None:
+        if not self.tracked.on:
+            return
+        self.tracked.tags({**lineage.of_artefact(out), SOURCE_HASHES: self.source.hashes()})
+        names = ("base_loss", "tuned_loss", "best_step", "tokens", "seconds")
+        figures = result.to_dict()
+        self.tracked.metrics({name: figures[name] for name in names}, result.steps)
+        self.tracked.file(out, "adapter")
 
     def _unfinished(self, out: Path) -> Path:
         """Where checkpoints lie: a name that another base, data or setting changes."""

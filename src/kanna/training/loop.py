@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.errors import KannaError
+from kanna.tracking import TrackedRun
 from kanna.training import objectives
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.objectives.base import TrainerParts
@@ -29,6 +30,7 @@ def train(
     *,
     checkpoints: Checkpoints,
     progress: Progress,
+    tracked: TrackedRun,
 ) -> tuple[Any, TrainingRun]:
     """Train an adapter beside `model`; returns PEFT's model at its best, and the run.
 
@@ -40,6 +42,7 @@ def train(
         settings: How it is trained.
         checkpoints: Where a run of the same goes on from.
         progress: Where progress is reported.
+        tracked: Is told the losses of every step.
 
     Raises:
         KannaError: The loss was no number before anything improved.
@@ -48,7 +51,6 @@ def train(
     import transformers
 
     run, latest = checkpoints.begin()
-    resume = str(latest) if latest is not None else None
     objective = objectives.get(settings.objective)
     steps = settings.total_steps(len(training))
     with _quiet(transformers):
@@ -70,18 +72,20 @@ def train(
             steps=steps,
             checkpoints=checkpoints,
             progress=progress,
+            tracked=tracked,
         )
         trainer.add_callback(callback(transformers, watcher))
         progress.start("train", steps, "steps")
         progress.advance(run.resumed)
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=latest and str(latest))
         progress.finish()
-    _refuse_no_number(run, settings)
-    peft.set_peft_model_state_dict(trainer.model, run.state)
+    _keep_best(trainer.model, run, settings)
     return trainer.model, run
 
 
-def _refuse_no_number(run: TrainingRun, settings: TrainingSettings) -> None:
+def _keep_best(model: Any, run: TrainingRun, settings: TrainingSettings) -> None:
+    import peft
+
     if not run.state or not math.isfinite(run.best_loss):
         raise KannaError(
             f"the loss is no number after {run.steps} steps (learning rate "
@@ -89,6 +93,7 @@ def _refuse_no_number(run: TrainingRun, settings: TrainingSettings) -> None:
             expected="a loss that falls",
             todo=f"try --learning-rate {settings.learning_rate / 10:g}",
         )
+    peft.set_peft_model_state_dict(model, run.state)
 
 
 def arguments(settings: TrainingSettings, scratch: Path, steps: int) -> dict[str, Any]:

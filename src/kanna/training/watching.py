@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
+from kanna.tracking import TrackedRun
 from kanna.training.checkpoints import EVERY, Checkpoints
 from kanna.training.objectives.base import HeldOutFigures, Judge
 from kanna.training.run import TrainingRun
@@ -36,6 +37,7 @@ class Watcher:
         steps: Steps at most.
         checkpoints: Where it goes on from when it is killed.
         progress: Where progress is reported.
+        tracked: Is told the losses of every step.
     """
 
     run: TrainingRun
@@ -45,6 +47,7 @@ class Watcher:
     steps: int
     checkpoints: Checkpoints
     progress: Progress
+    tracked: TrackedRun
     _begin: float = field(init=False)
     _saved: float = field(init=False)
     _every: int = field(init=False)
@@ -76,6 +79,7 @@ class Watcher:
     def logged(self, step: int, loss: float) -> None:
         """Note the loss of a step."""
         self.run.history.append({"step": step, "loss": loss})
+        self.tracked.metrics({"loss": loss}, step)
         if not math.isfinite(loss):
             self.run.stopped = "nan"
 
@@ -92,6 +96,7 @@ class Watcher:
         if step % self._every == 0 or late or step == self.steps:
             loss = self.look(step)
             run.history.append({"step": step, "held_out_loss": loss})
+            self.tracked.metrics({"held_out_loss": loss}, step)
             if not math.isfinite(loss):
                 run.stopped = "nan"
             elif run.waited >= _PATIENCE:

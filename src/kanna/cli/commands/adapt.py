@@ -85,6 +85,7 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
+@options.tracking
 def adapt_command(
     terminal: Terminal, source: str, data: tuple[Any, ...], out: Any, **choices: Any
 ) -> None:
@@ -98,7 +99,9 @@ def adapt_command(
     """
     from kanna.training import adapt
 
-    result = adapt(source, list(data), out, progress=terminal.progress(), **choices)
+    result = adapt(
+        source, list(data), out, progress=terminal.progress(), remark=terminal.note, **choices
+    )
     terminal.result(result, _draw)
 
 

@@ -110,6 +110,7 @@ if TYPE_CHECKING:
 @options.threads
 @options.revision
 @options.offline
+@options.tracking
 def optimize_command(
     terminal: Terminal,
     source: str,

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would run, and what it would make.")
 @options.offline
+@options.tracking
 def run_command(
     terminal: Terminal,
     recipe: Path,
     out: Path | None,
     set: tuple[str, ...],
-    dry_run: bool,
-    offline: bool,
+    **choices: Any,
 ) -> None:
     """Run the steps of the file RECIPE, those alone whose options or inputs have changed.
 
@@ -60,10 +60,9 @@ def run_command(
         recipe,
         out,
         set=set,
-        dry_run=dry_run,
-        offline=offline,
         progress=terminal.progress(),
         remark=terminal.note,
+        **choices,
     )
     terminal.result(result, _draw)
     click.get_current_context().exit(result.exit_code)
