@@ -147,7 +147,8 @@ def take_quality(row: Row, data: Mapping[str, Any], names: Sequence[str] = QUALI
     """Give a row the figures of an evaluation."""
     for name in names:
         setattr(row, name, data[name])
-    row.grade = grade_name({"kl_mean": row.kl_mean, "top1": row.top1})
+    measured = {"kl_mean": row.kl_mean, "top1": row.top1, "task_loss": row.task_loss}
+    row.grade = grade_name(measured)
 
 
 def measure_floor(rows: Sequence[Row], context: ComparisonContext) -> Row | None:

@@ -36,6 +36,8 @@ def optimize(
     adapter: AdapterWeights | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
+    guard: str | Sequence[str] = (),
+    examples: int | None = None,
     size: Size | None = None,
     bpw: float | None = None,
     like: str | None = None,
@@ -75,6 +77,9 @@ def optimize(
             gained.
         data: Held-out examples that this is measured by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
+        guard: Tasks of `evaluate` that the file must not lose, `maths:0.05` with the share that
+            may be lost, or several: a sure loss beyond it fails the file.
+        examples: Questions of each of them at most; None: each task's own number.
         size: Bytes of the file, or a text such as 95MB.
         bpw: Bits per weight of the whole file.
         like: A preset, whose size is the budget.
@@ -130,6 +135,8 @@ def optimize(
         adapter=weights(adapter) if adapter is not None else (),
         data=several(data) or None,
         retention=retention,
+        guard=names(guard),
+        examples=examples,
         size=optional_size(size),
         bpw=bpw,
         like=like,

@@ -22,6 +22,7 @@ from kanna.optimization.budget import Budget
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.fine_tune import FineTune, open_fine_tune
+from kanna.optimization.guard import Guard, open_guard
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import unmeasured
@@ -45,6 +46,7 @@ class Job:
         feasible: Bytes of artefacts that make sense.
         memory: What `--memory` leaves; None with any other budget.
         fine_tune: What is merged into the source, and what an artefact must keep of it.
+        guard: Tasks that an artefact must not lose.
     """
 
     request: OptimizeRequest
@@ -54,6 +56,7 @@ class Job:
     feasible: SizeRange
     memory: MemoryBudget | None
     fine_tune: FineTune | None = None
+    guard: Guard | None = None
 
     @property
     def effort(self) -> Effort:
@@ -167,6 +170,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         GateError: Our reading of the source is not that of its own library.
     """
     adapter_type = adapters.get(request.format)
+    guard = open_guard(request.guard, request.examples)
     source = open_source(
         request.source,
         revision=request.revision,
@@ -203,6 +207,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         feasible=feasible,
         memory=memory,
         fine_tune=fine_tune,
+        guard=guard,
     )
     budget = budget_of(job, adapter)
     feasible.check(budget.nbytes)

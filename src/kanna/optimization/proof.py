@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from kanna.closeness import grade_name
 from kanna.comparison.gate import gate
 from kanna.comparison.quality import measure_quality, setting, take_quality
 from kanna.comparison.rows import Row, as_json, candidate
@@ -105,9 +106,15 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
 
 
 def judge(job: Job, rows: Sequence[Row]) -> None:
-    """Where an adapter is optimized, check what files keep of its gain."""
+    """Check what files keep of an adapter's gain, and of the tasks that guard them."""
     if job.fine_tune is not None:
         job.fine_tune.judge(rows, job.context.threads, job.context.progress)
+    if job.guard is not None:
+        context, source = job.context, job.workspace.source
+        context.note(*job.guard.judge(rows, source, context.threads, context.progress))
+        for row in rows:
+            measured = {"kl_mean": row.kl_mean, "top1": row.top1, "task_loss": row.task_loss}
+            row.grade = grade_name(measured)
 
 
 def _closest_row(rows: Sequence[Row]) -> Row:

@@ -59,6 +59,7 @@ class OptimizeRequest:
         adapter: Adapters that are merged into the source, with their weights.
         data: Held-out examples of the fine-tune; None: those beside the adapter.
         retention: Least share of its gain that must be kept.
+        guard: Tasks that the file must not lose, with tolerances; `examples` of each at most.
 
     Raises:
         UsageError: The budget is not given in exactly one way or is nothing, there is no such
@@ -72,6 +73,8 @@ class OptimizeRequest:
     adapter: Sequence[tuple[str, float]] = ()
     data: Sequence[str | Path] | None = None
     retention: float = LEAST
+    guard: Sequence[str] = ()
+    examples: int | None = None
     size: int | None = None
     bpw: float | None = None
     like: str | None = None
@@ -124,6 +127,8 @@ class OptimizeRequest:
             "adapter": tuple(f"{n}" if w == 1 else f"{n}={w:g}" for n, w in self.adapter),
             "data": tuple(self.data or ()),
             "retention": self.retention,
+            "guard": tuple(self.guard),
+            "examples": self.examples,
             "format": self.format if self.format_named else None,
             "size": self.size,
             "bpw": self.bpw,

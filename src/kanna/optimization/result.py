@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
+from kanna.tasks.pairing import from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -36,6 +37,7 @@ class OptimizeResult(Result):
         reference_check: Whether the reference computes what the source's own library does, as
             `evaluate` has it.
         retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
+        tasks: How it did on the tasks that guard it, and `task_loss`, what it surely lost.
         left: Artefacts of earlier runs in the same folder.
     """
 
@@ -59,6 +61,8 @@ class OptimizeResult(Result):
     tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     retention: dict[str, Any] | None = None
+    tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    task_loss: float | None = None
     grade: str | None = None
     advice: str | None = None
     target: dict[str, Any] | None = None
@@ -84,6 +88,7 @@ class OptimizeResult(Result):
             ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
             ("Closeness", self.grade),
             ("Kept of the fine-tune", kept_words(self.retention)),
+            *((f"Task {s.name}", s.words()) for s in from_json(self.tasks)),
             ("Plain preset", self.rival),
             ("Report", self.report),
         ]

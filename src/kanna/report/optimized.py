@@ -10,6 +10,7 @@ from kanna.escaping import html_text
 from kanna.report.curve import curve
 from kanna.report.fine_tuned import fine_tuned
 from kanna.report.picture import pictures
+from kanna.tasks.pairing import TaskScore, from_json
 
 
 def sections(data: dict[str, Any]) -> str:
@@ -30,6 +31,8 @@ def sections(data: dict[str, Any]) -> str:
         )
     if markup := _domains(optimization["domains"]):
         parts.append("<h2>Kinds of text</h2>" + markup)
+    if markup := _behaviour(data["rows"]):
+        parts.append("<h2>Behaviour</h2>" + markup)
     if markup := _memory(optimization.get("memory")):
         parts.append("<h2>Memory</h2>" + markup)
     if markup := pictures(optimization["pictures"]):
@@ -69,6 +72,42 @@ def _domains(domains: dict[str, Any]) -> str:
     return _table(
         caption, head, body, region="By kind of text", label="Mean KL divergence by kind of text"
     )
+
+
+_MOST_FLIPS = 12
+"""Of each file, on the page."""
+
+
+def _behaviour(rows: list[dict[str, Any]]) -> str:
+    """What files solved of the tasks that guard them, and the questions that flipped."""
+    guarded = [(row["name"], from_json(row.get("tasks") or [])) for row in rows]
+    lines = [(name, score) for name, scores in guarded for score in scores]
+    if not lines:
+        return ""
+    head = "".join(f'<th scope="col" class="text">{c}</th>' for c in ("file", "task", "solved"))
+    body = "".join(
+        f'<tr><th scope="row" class="text">{html_text(name)}</th>'
+        f'<td class="text">{html_text(s.name)}</td>'
+        f'<td class="text">{html_text(s.words())}</td></tr>'
+        for name, s in lines
+    )
+    caption = "Questions that the original and the file answered, greedily; losses with their "
+    table = _table(caption + "95 % interval.", head, body, region="Tasks", label="Tasks")
+    return table + "".join(_flips(name, scores) for name, scores in guarded if scores)
+
+
+def _flips(name: str, scores: list[TaskScore]) -> str:
+    flips = [flip for score in scores for flip in score.flips]
+    items = "".join(
+        f"<dt>{html_text(' / '.join(f.prompt))}</dt><dd>expected: {html_text(f.expected)}</dd>"
+        f"<dd>original: {html_text(' / '.join(f.reference))}</dd>"
+        f"<dd>file, now {f.became}: {html_text(' / '.join(f.answer))}</dd>"
+        for f in flips[:_MOST_FLIPS]
+    )
+    if not items:
+        return ""
+    shown = f"{min(len(flips), _MOST_FLIPS)} of {len(flips)}"
+    return f"<details><summary>{html_text(name)}: {shown} flips</summary><dl>{items}</dl></details>"
 
 
 def _memory(memory: dict[str, Any] | None) -> str:

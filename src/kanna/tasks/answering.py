@@ -138,7 +138,9 @@ def _choose(engine: Engine, prompt: TaskPrompt, chat: bool) -> TaskAnswer:
         targets = np.array(ids[first:])
         scores.append(float((logits[np.arange(len(targets)), targets] - total).sum()) / size)
     picked = int(np.argmax(scores))
-    return TaskAnswer(texts=(prompt.choices[picked],), reasons=("",), picked=picked)
+    return TaskAnswer(
+        texts=(prompt.choices[picked],), reasons=("",), picked=picked, scores=tuple(scores)
+    )
 
 
 def _continued(

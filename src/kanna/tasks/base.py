@@ -40,6 +40,7 @@ class TaskAnswer:
         texts: The answer to each turn; of a choice its text.
         reasons: Why each ended; see `GenerationStats.reason`.
         picked: Index of the choice.
+        scores: Of each choice, its log-probability per byte, in nats.
         failure: Why there is no answer; "" where there is one.
         markers: Pieces of the chat template that stand for roles and turns.
     """
@@ -47,6 +48,7 @@ class TaskAnswer:
     texts: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     picked: int | None = None
+    scores: tuple[float, ...] = ()
     failure: str = ""
     markers: tuple[str, ...] = ()
 

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 )
 @options.held_out
 @options.retention
+@click.option(
+    "--guard",
+    type=options.NAMES,
+    metavar="TASK[:TOLERANCE],…",
+    help="Tasks of `evaluate` that the file must not lose, such as tool-calls,maths:0.05.",
+)
+@click.option("--examples", type=click.IntRange(1), help="Questions of each guard at most.")
 @click.option("--size", type=options.SIZE, help="Budget: bytes of the file, such as 95MB.")
 @click.option("--bpw", type=options.NUMBER, help="Budget: bits per weight of the whole file.")
 @click.option(
@@ -120,6 +127,7 @@ def optimize_command(
     calibration: tuple[Path, ...],
     exclude: list[str] | None,
     rule: tuple[str, ...],
+    guard: list[str] | None,
     **choices: Any,
 ) -> None:
     """Find the file closest to SRC within a budget, check it, and show what it was up against.
@@ -130,8 +138,9 @@ def optimize_command(
     measured is used again.
 
     With --adapter, a fine-tune is what is optimized, and the share of its gain on held-out examples
-    that the file keeps is one of the checks. Exit code 1 where a check failed, 3 where the gain
-    cannot be measured.
+    that the file keeps is one of the checks. With --guard, so are tasks: a file that surely lost
+    more than it may is passed over for the next closest within the budget. Exit code 1 where a
+    check of the chosen file failed, 3 where gain or tasks cannot be measured.
     """
     from kanna.optimization import optimize
 
@@ -143,6 +152,7 @@ def optimize_command(
         calibration=calibration or None,
         exclude=exclude or (),
         rules=rule,
+        guard=guard or (),
         progress=terminal.progress(memory=True),
         remark=terminal.note,
         **choices,
@@ -151,7 +161,7 @@ def optimize_command(
     if result.gate == "failed":
         click.secho(f"A check failed: {result.report} shows which.", err=True, fg="red")
         click.get_current_context().exit(1)
-    if result.retention is not None and result.gate == "unprovable":
+    if (result.retention is not None or result.tasks) and result.gate == "unprovable":
         click.get_current_context().exit(3)
 
 
@@ -161,6 +171,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
     from kanna.optimization.result import kept_words
+    from kanna.tasks.pairing import from_json
 
     mean, rival = data["kl_mean"], data["rival_kl"]
     kl = f"{mean:.5f}" if mean is not None else "not measured"
@@ -185,6 +196,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Target", _target(data["target"])),
             ("Tuning", _tuning(data["tuning"])),
             ("Kept of the fine-tune", kept_words(data["retention"])),
+            *((f"Task {s.name}", s.words()) for s in from_json(data["tasks"])),
             ("Checks", gate_word(data["gate"])),
             (
                 "Time",

@@ -79,6 +79,7 @@ VERB = StepVerb(
         "rival_kl": at("rival_kl"),
         "gate": at("gate"),
         "retention": at("retention", "share"),
+        "task_loss": at("task_loss"),
     },
     out=lambda step, _: step,
     resumes=ANY,
