@@ -28,7 +28,7 @@ pytest.importorskip("torch")
 
 from helpers import optimizing, tiny_models  # noqa: E402 - needs torch
 
-QUESTIONS = 60
+QUESTIONS = 30
 
 
 def questions(path: Path, model: Path) -> Path:

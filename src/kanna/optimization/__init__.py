@@ -36,7 +36,7 @@ def optimize(
     adapter: AdapterWeights | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
-    guard: str | Sequence[str] = (),
+    guard: str | Sequence[str] | None = None,
     examples: int | None = None,
     size: Size | None = None,
     bpw: float | None = None,

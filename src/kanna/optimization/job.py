@@ -196,9 +196,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     adapter.prepare()
     choices = adapter.choices(unmeasured(model, adapter.candidates()), constraints)
     feasible = size_range(adapter, choices)
-    memory = None
-    if request.memory is not None:
-        memory = adapter.memory_budget(request, feasible)
+    memory = adapter.memory_budget(request, feasible) if request.memory is not None else None
     job = Job(
         request=request,
         context=context,

@@ -316,14 +316,12 @@ def report(
         "domains": by_kind,
         "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
         "tuned": tuned.to_dict() if tuned else None,
-        "guard": dict(job.guard.tolerances) if job.guard else None,
         "measured": costs.key,
         "memory": memory,
         "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
     }
     best, baseline = proved.best, proved.row(written.baseline)
-    left = reporting.earlier_artefacts(job, rows)
-    page = reporting.write_page(job, proved, section)
+    left, page = reporting.earlier_artefacts(job, rows), reporting.write_page(job, proved, section)
     return OptimizeResult(
         artefact=best.path or "",
         file_bytes=best.file_bytes or 0,
@@ -341,7 +339,6 @@ def report(
         gate=best.gate,
         retention=best.retention,
         tasks=best.tasks,
-        task_loss=best.task_loss,
         report=str(page),
         plan=str(reporting.plan_to_use(adapter, allocation, best)),
         statistics=str(calibration.statistics),

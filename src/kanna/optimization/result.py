@@ -10,7 +10,7 @@ from typing import Any
 
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
-from kanna.tasks.pairing import from_json
+from kanna.tasks.pairing import certain_loss, from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -37,7 +37,7 @@ class OptimizeResult(Result):
         reference_check: Whether the reference computes what the source's own library does, as
             `evaluate` has it.
         retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
-        tasks: How it did on the tasks that guard it, and `task_loss`, what it surely lost.
+        tasks: How it did on the tasks that guard it; `task_loss` in JSON is what it surely lost.
         left: Artefacts of earlier runs in the same folder.
     """
 
@@ -62,7 +62,6 @@ class OptimizeResult(Result):
     memory: dict[str, Any] | None = None
     retention: dict[str, Any] | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    task_loss: float | None = None
     grade: str | None = None
     advice: str | None = None
     target: dict[str, Any] | None = None
@@ -106,7 +105,7 @@ class OptimizeResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return asdict(self)
+        return asdict(self) | {"task_loss": certain_loss(from_json(self.tasks))}
 
 
 def count_encodings(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:

@@ -127,7 +127,6 @@ def optimize_command(
     calibration: tuple[Path, ...],
     exclude: list[str] | None,
     rule: tuple[str, ...],
-    guard: list[str] | None,
     **choices: Any,
 ) -> None:
     """Find the file closest to SRC within a budget, check it, and show what it was up against.
@@ -152,7 +151,6 @@ def optimize_command(
         calibration=calibration or None,
         exclude=exclude or (),
         rules=rule,
-        guard=guard or (),
         progress=terminal.progress(memory=True),
         remark=terminal.note,
         **choices,
