@@ -104,7 +104,9 @@ def test_every_function_is_in_the_reference(pages: dict[Path, Page], site: Path)
     assert not missing, "add them to docs/api.md"
 
 
-@pytest.mark.parametrize("reader", ["laptop", "raspberry-pi", "mac", "windows", "phone", "fine-tune"])
+@pytest.mark.parametrize(
+    "reader", ["laptop", "raspberry-pi", "mac", "windows", "phone", "fine-tune"]
+)
 def test_commands_of_tutorials_exist(reader: str) -> None:
     """Every `kanna` line has a command and options that the command line knows."""
     from kanna.cli.main import cli
