@@ -157,7 +157,10 @@ def test_fit_and_demo_star_the_same_preset(monkeypatch: pytest.MonkeyPatch, tmp_
     assert knee(files)[0].name == advised.recommended == "Q6_K"
 
 
-def test_what_was_measured_of_other_bytes_does_not_count(folder: Path, tmp_path: Path) -> None:
+def test_what_was_measured_of_other_bytes_does_not_count(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closeness, "FOLDER", str(tmp_path / "figures"))
     path = tmp_path / "model"
     shutil.copytree(folder / "llama-float16", path)
     remember(
