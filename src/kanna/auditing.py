@@ -16,6 +16,7 @@ from kanna import inspection, provenance, signing
 from kanna._util.arguments import names
 from kanna._util.bars import shown
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.checks import Check
@@ -207,7 +208,7 @@ def _signature(artefact: Path, key: Path | None) -> Check:
         there = "signed: check it with --key" if signed else "not signed"
         return Check(name="signature", ok=None, detail=there)
     if not key.is_file():
-        raise UsageError(f"the key {key} does not exist", expected="a public key, as PEM")
+        raise UsageError(f"the key {absent(key)}", expected="a public key, as PEM")
     try:
         signing.verify(folder, key)
     except GateError as error:

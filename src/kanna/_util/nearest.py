@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+
+_MOST_ENTRIES = 10_000
+"""Of a folder that are compared."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -11,3 +17,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
     lower = {k.lower(): k for k in known}
     close = get_close_matches(name.lower(), lower, 1)
     return f" (did you mean {lower[close[0]]}?)" if close else ""
+
+
+def absent(path: str | os.PathLike[str]) -> str:
+    """`PATH does not exist`, with what may have been meant, or the folder that is not there.
+
+    Args:
+        path: Where somebody looked for a file or a folder, and found nothing.
+    """
+    wanted = Path(path).expanduser()
+    given = f"{path} does not exist"
+    try:
+        with os.scandir(wanted.parent) as entries:
+            beside = [entry.name for entry in islice(entries, _MOST_ENTRIES)]
+    except OSError:
+        missing = next((p for p in reversed(wanted.parents) if not p.exists()), None)
+        return f"{given}: there is no folder {missing}" if missing is not None else given
+    lower = {name.lower(): name for name in beside}
+    close = get_close_matches(wanted.name.lower(), lower, 1)
+    return f"{given} (did you mean {wanted.parent / lower[close[0]]}?)" if close else given
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> str:
+    """Why a file could not be read, in words: as `absent` has it where there is none.
+
+    Args:
+        path: Of the file.
+        error: What reading it raised.
+    """
+    if isinstance(error, FileNotFoundError):
+        return absent(path)
+    return f"{path} cannot be read: {error.strerror or error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanna._util import plugins
+from kanna._util.nearest import absent
 from kanna.adapters.base import AdapterLayout, LoraAdapter, LowRank
 from kanna.adapters.choice import AdapterWeights, weights
 from kanna.adapters.merged_source import merged_source
@@ -47,9 +48,9 @@ def open_adapter(given: str | Path, *, offline: bool = False) -> LoraAdapter:
     if path.is_file() and path.name in {*names.WEIGHTS, *(one.weights for one in layouts())}:
         raise SourceError(f"{given} is one file of an adapter", todo=f"give {path.parent}")
     if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
+        what = f"{given} is a file" if path.exists() else absent(given)
         raise SourceError(
-            f"the adapter {given} {what}",
+            f"the adapter {what}",
             expected="a folder with adapter_config.json and its weights",
             todo="an adapter in GGUF is applied as it is: kanna generate model.gguf --adapter FILE"
             if path.exists()

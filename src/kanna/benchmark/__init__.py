@@ -18,6 +18,7 @@ from typing import Any
 from kanna import runtimes
 from kanna._util.arguments import several
 from kanna._util.bars import shown
+from kanna._util.nearest import absent
 from kanna._util.processes import ask
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
@@ -155,7 +156,7 @@ def bench(
     for path in [*files, *([guesser] if guesser else [])]:
         if not path.exists():
             raise UsageError(
-                f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
+                absent(path), expected="a .gguf file, or a folder that a runtime loads"
             )
     if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError(

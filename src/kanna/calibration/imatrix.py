@@ -14,6 +14,7 @@ import numpy as np
 
 from kanna import encodings
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna.errors import FormatError, PlanError
 from kanna.families.views import Computed
 from kanna.formats import gguf
@@ -51,7 +52,7 @@ def read(path: Path | str) -> Imatrix:
     path = Path(path)
     if not path.is_file():
         raise PlanError(
-            f"the imatrix {path} does not exist",
+            f"the imatrix {absent(path)}",
             todo="check the path, or make it with llama-imatrix",
         )
     digest = sha256(path)

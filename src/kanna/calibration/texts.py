@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna._util.nearest import unreadable
 from kanna.errors import FormatError, TemplateLimitError, UsageError
 from kanna.model import Model
 from kanna.tokenizer.chat import render
@@ -56,7 +57,7 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
             ) from error
         except OSError as error:
             raise UsageError(
-                f"{path} cannot be read: {error.strerror}", expected="a text file"
+                unreadable(path, error), expected="a text or JSON-lines file"
             ) from error
         if "\0" in text:
             raise UsageError(

@@ -27,7 +27,7 @@ from kanna.comparison.rows import CompareResult, Row, recommend
 from kanna.comparison.speed import REPEAT, measure_speed
 from kanna.errors import UsageError
 from kanna.evaluation.precision import choose as evaluation_extent
-from kanna.evaluation.windows import read_text
+from kanna.evaluation.windows import read_text, text_for
 from kanna.sources import open_source
 
 __all__ = ["CompareResult", "Row", "compare", "recommend"]
@@ -107,7 +107,7 @@ def compare(
             source=opened,
             model=families.load_decoder(opened),
             cache=ResultCache(folder, opened.hashes(bar), ", ".join(versions(used).values())),
-            text=text,
+            text=text_for(opened, text),
             extent=extent,
             threads=threads,
             progress=bar,

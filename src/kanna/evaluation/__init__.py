@@ -15,6 +15,7 @@ import numpy as np
 
 from kanna import runtimes
 from kanna._util.bars import shown
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.checks import ReferenceCheck
 from kanna.errors import GateError, UsageError
@@ -27,7 +28,7 @@ from kanna.evaluation.reference_check import require
 from kanna.evaluation.result import EvaluateResult
 from kanna.evaluation.stats import exp_ci, mean_ci
 from kanna.evaluation.tokenization import Tokenization
-from kanna.evaluation.windows import EvaluationWindows, cut, read_text
+from kanna.evaluation.windows import EvaluationWindows, cut, read_text, text_for
 from kanna.formats.gguf import purpose
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
@@ -130,11 +131,12 @@ def evaluate_many(
     """
     progress, extent = shown(progress), extent or Extent()
     context = extent.context
-    content, name = read_text(text, offline=offline)
+    named = None if text is None else read_text(text)  # refused before anything is fetched
     paths = [locate(path, offline=offline, progress=progress) for path in artefacts]
     for path in paths:
         _check_artefact(path)
     opened = open_source(reference, offline=offline, progress=progress)
+    content, name = named or read_text(text_for(opened, None), offline=offline)
     engine, title = open_reference(
         opened, paths, context=context, threads=threads, offline=offline, progress=progress
     )
@@ -189,9 +191,7 @@ class _Run:
 def _check_artefact(path: Path) -> None:
     """Raise UsageError or FormatError for what has no next token to score."""
     if not path.exists():
-        raise UsageError(
-            f"{path} does not exist", expected="a .gguf file, or a folder that a runtime loads"
-        )
+        raise UsageError(absent(path), expected="a .gguf file, or a folder that a runtime loads")
     runtimes.of(path)
     if files.is_encoder(path) or not purpose.may_generate(path):
         raise UsageError(

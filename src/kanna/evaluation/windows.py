@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanna._util.nearest import unreadable
 from kanna.errors import UsageError
 from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.runtimes.base import Engine
+from kanna.sources import Source, packages
 
 _MIN_TOKENS = 32
 _DEFAULT_WINDOWS = 32
@@ -34,14 +36,17 @@ class EvaluationWindows:
         return sum(len(w) - 1 - self.first for w in self.ids)
 
 
+def text_for(source: Source, text: str | Path | None) -> str | Path | None:
+    """The text that a source is measured on: a built-in model may have one of its own."""
+    return packages.own_text(source.path) if text is None else text
+
+
 def read_text(text: str | Path | None, *, offline: bool = False) -> tuple[str, str]:
     """The text to score and its name; None is the WikiText-2 test set.
 
     Raises UsageError when it cannot be read.
     """
     if text is None:
-        from kanna.sources import packages
-
         path = packages.wikitext()
     else:
         path = Path(text)
@@ -52,9 +57,7 @@ def read_text(text: str | Path | None, *, offline: bool = False) -> tuple[str, s
             f"{path} is not UTF-8 text: {error}", expected="a plain text file"
         ) from error
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}", expected="a plain text file"
-        ) from error
+        raise UsageError(unreadable(path, error), expected="a plain text file") from error
     # llama-perplexity drops one newline at the end of a file.
     return content.removesuffix("\n"), "WikiText-2 test" if text is None else path.name
 

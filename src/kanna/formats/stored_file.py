@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from kanna._util.nearest import absent
 from kanna.errors import ChangedError, FormatError, SourceError
 from kanna.formats.text_files import refuse_stand_in
 from kanna.model import U8
@@ -67,7 +68,9 @@ class StoredFile:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise SourceError(f"{path} is not a file", todo="check the path")
+            raise SourceError(
+                f"{path} is not a file" if path.exists() else absent(path), todo="check the path"
+            )
         self.path, self._lock = path.absolute(), Lock()
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         self._handle = os.open(self.path, flags)

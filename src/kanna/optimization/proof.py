@@ -12,6 +12,7 @@ from kanna.comparison.quality import measure_quality, setting, take_quality
 from kanna.comparison.rows import Row, as_json, candidate
 from kanna.comparison.speed import measure_speed
 from kanna.evaluation import Extent, evaluate_many
+from kanna.evaluation.windows import text_for
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.job import Allocation, Job, Proof, Written
 from kanna.optimization.tuning import distillation
@@ -57,7 +58,7 @@ def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     """Gate, quality and speed of every row, as in a comparison."""
     context = replace(
         job.adapter.comparison_context(),
-        text=job.request.text,
+        text=text_for(job.workspace.source, job.request.text),
         extent=Extent(windows=job.request.windows),
     )
     for row in rows:

@@ -11,6 +11,7 @@ from typing import Any
 
 from kanna import families, formats
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress, Silent
 from kanna._util.typed import LAYERS, TypedObject, read, text, whole
 from kanna.errors import KannaError, RefusedError, SourceError, UnsupportedError
@@ -95,9 +96,7 @@ def open_artefact(
     """
     location = locate(path, offline=offline, progress=progress)
     if not location.exists():
-        raise SourceError(
-            f"{location} does not exist", expected="a .gguf file, or an ONNX or MLX folder"
-        )
+        raise SourceError(absent(location), expected="a .gguf file, or an ONNX or MLX folder")
     description = _folder(location) if location.is_dir() else _gguf(location)
     files = description.pop("files")
     label = name or (

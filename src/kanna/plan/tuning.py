@@ -19,6 +19,7 @@ import numpy as np
 
 from kanna import encodings
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna.encodings.base import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError
@@ -102,9 +103,7 @@ def read(path: Path) -> Tuning:
     from safetensors.numpy import load_file
 
     if not path.is_file():
-        raise PlanError(
-            f"{path} does not exist", expected="the tuning that the plan names, beside the plan"
-        )
+        raise PlanError(absent(path), expected="the tuning that the plan names, beside the plan")
     try:
         arrays = load_file(path)
     except Exception as error:  # safetensors raises several types of its own

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import yaml
 
+from kanna._util.nearest import unreadable
 from kanna.errors import SourceError
 from kanna.recipes.problems import RecipeError, RecipeLine, RecipeProblem
 
@@ -84,7 +85,7 @@ def read(path: Path) -> YamlDocument:
     except UnicodeDecodeError:
         raise SourceError(f"{path} is no text in UTF-8", expected="a recipe in YAML") from None
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror or error}", todo="check the path") from None
+        raise SourceError(unreadable(path, error), todo="check the path") from None
     return parse(text, path)
 
 

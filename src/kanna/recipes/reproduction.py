@@ -10,6 +10,7 @@ from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from kanna._util.nearest import absent
 from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import visible, yaml_text
 from kanna.recipes import records, verbs
@@ -35,7 +36,7 @@ def recipe_from(path: Path) -> tuple[str, list[str]]:
         SourceError: Nothing there says how it was made.
     """
     if not path.exists():
-        raise SourceError(f"{path} does not exist", expected="a run, or a file of kanna")
+        raise SourceError(absent(path), expected="a run, or a file of kanna")
     manifest = records.read_manifest(path) if path.is_dir() else None
     if manifest is not None and manifest.recipe_text:
         return _of_run(manifest)

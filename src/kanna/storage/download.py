@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.bars import shown
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna._util.units import Size, format_size, optional_size
@@ -114,7 +115,7 @@ def pull(
     else:
         path, commit = locate(model, progress=progress), None
     if not path.exists():
-        raise SourceError(f"{reference.given} does not exist", expected=references.FORMS)
+        raise SourceError(absent(reference.given), expected=references.FORMS)
     return PullResult(
         reference=reference.given, path=str(path), num_bytes=size_of(path), revision=commit
     )

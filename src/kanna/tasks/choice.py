@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanna._util.nearest import unreadable
 from kanna.errors import UsageError
 from kanna.tasks.base import Task, TaskAnswer, TaskPrompt
 
@@ -32,7 +33,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UsageError(f"{path} is not UTF-8 text: {error}", expected="JSON lines") from error
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read: {error.strerror}",
+            unreadable(path, error),
             expected=f"a file of JSON lines, each {_FORM}",
         ) from error
     for number, line in enumerate(text.split("\n"), 1):

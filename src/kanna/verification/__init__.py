@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna import families, formats, provenance, runtimes
 from kanna._util.bars import shown
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.adapters import AdapterWeights, LoraAdapter, merged_source, open_adapters
 from kanna.checks import Check, Retention, VerifyResult
@@ -92,7 +93,7 @@ def verify(
     artefact = locate(artefact, offline=offline, check=False, progress=progress)
     if not artefact.exists():
         raise UsageError(
-            f"{artefact} does not exist", expected="a .gguf file, or a folder that a runtime loads"
+            absent(artefact), expected="a .gguf file, or a folder that a runtime loads"
         )
     opened = open_source(source, revision=revision, offline=offline, progress=progress)
     if encoder.is_encoder(opened.config) and onnx_files.is_onnx(artefact):

@@ -10,6 +10,7 @@ from typing import Any
 from kanna import __version__
 from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna._util.typed import text
 from kanna.checks import VerifyResult
 from kanna.errors import GateError, UsageError
@@ -82,7 +83,7 @@ def read(path: Path) -> GateReport:
     """
     if not path.is_file():
         raise UsageError(
-            f"the gate report {path} does not exist",
+            f"the gate report {absent(path)}",
             todo="kanna verify SRC FILE --gate REPORT writes one",
         )
     values = read_object(path, "write it again: kanna verify SRC FILE --gate REPORT")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util import atomic
+from kanna._util.nearest import unreadable
 from kanna.errors import SourceError, UsageError
 
 ROLES = ("system", "user", "assistant")
@@ -63,7 +64,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+        raise SourceError(unreadable(path, error)) from None
     except (ValueError, RecursionError):
         raise SourceError(f"{path} is no JSON", expected=_EXPECTED) from None
     messages = value.get("messages") if isinstance(value, dict) else None

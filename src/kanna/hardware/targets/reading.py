@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from kanna._util import typed
+from kanna._util.nearest import unreadable
 from kanna._util.typed import FieldKind, TypedObject
 from kanna._util.units import format_size, parse_size
 from kanna.errors import FormatError, UsageError
@@ -132,7 +133,7 @@ def read(path: Path) -> list[DeviceProfile]:
             f"{path} is no YAML: {problem}", expected="a profile", todo=_TODO
         ) from None
     except OSError as error:
-        raise FormatError(f"{path}: {error.strerror or error}", todo="check the path") from None
+        raise FormatError(unreadable(path, error), todo="check the path") from None
     top = _Part.of(TypedObject.of(value, str(path), _TODO), _TOP)
     sizes = _names(top.fields, "memory")
     backends = {
