@@ -275,8 +275,8 @@ def test_gradients_of_each_expert(
         return out.requires_grad_(True)
 
     model.model.embed_tokens.register_forward_hook(start)
-    torch.manual_seed(backward_pass.SEED)
-    for ids in windows.ids:
+    for number, ids in enumerate(windows.ids):
+        torch.manual_seed(backward_pass.SEED + number)
         logits = model(input_ids=torch.from_numpy(ids.astype(np.int64))[None], use_cache=False)
         chances = torch.log_softmax(logits.logits[0], -1)
         chances.gather(1, torch.multinomial(chances.detach().exp(), 1)).sum().backward()

