@@ -172,7 +172,7 @@ def test_another_model_is_not_compared(
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="does not exist"):
         evaluate(tmp_path / "a.gguf", reference="x", text=tmp_path / "absent.txt")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UsageError, match="UTF-8"):
