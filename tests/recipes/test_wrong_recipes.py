@@ -184,7 +184,7 @@ def test_an_alias_that_repeats_itself_is_refused(write: Write, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"\xff\xfe", "UTF-8"), (b"# " + b"x" * (1 << 20), "at most"), (None, "No such file")],
+    [(b"\xff\xfe", "UTF-8"), (b"# " + b"x" * (1 << 20), "at most"), (None, "does not exist")],
 )
 def test_a_file_that_cannot_be_a_recipe(
     content: bytes | None, words: str, write: Write, tmp_path: Path
