@@ -162,7 +162,7 @@ def test_names_and_files_that_are_not_there(tmp_path: Path) -> None:
         ("choice", "choice:FILE.jsonl"),
         ("maths:3", "the task 'maths:3'"),
         ("maths,maths", "named twice"),
-        (f"choice:{tmp_path}/none.jsonl", "cannot be read"),
+        (f"choice:{tmp_path}/none.jsonl", "does not exist"),
         (f"choice:{tmp_path}/empty.jsonl", "holds no question"),
     ):
         with pytest.raises(UsageError) as caught:
