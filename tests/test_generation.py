@@ -161,7 +161,7 @@ def test_bos_comes_once_and_a_template_is_needed(
 
 @needs_llama
 def test_files_that_cannot_run(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="not a file"):
+    with pytest.raises(FormatError, match="does not exist"):
         generate(tmp_path / "absent.gguf", "x")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(FormatError):
