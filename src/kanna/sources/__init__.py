@@ -299,10 +299,9 @@ def _config(path: Path) -> tuple[dict[str, Any], list[str]]:
             f"{path.name} is not an object", expected='{"architectures": …}', todo="fetch it again"
         )
     TypedObject.of(config, path.name).part("text_config")
-    repeated = repeated_keys(text)
     notes = [
         f"{path.name} has {name!r} more than once with different values: the last one counts"
-        for name in repeated
+        for name in repeated_keys(text)
     ]
     return config, notes
 
