@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanna import methods
+from kanna import methods, provenance
 from kanna.calibration import imatrix as imatrix_files
 from kanna.calibration import statistics as statistics_files
 from kanna.calibration.imatrix import Imatrix
@@ -14,7 +15,7 @@ from kanna.calibration.statistics import Statistics
 from kanna.errors import UsageError
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model
-from kanna.plan import TensorPlan
+from kanna.plan import Resolved, TensorPlan
 from kanna.sources import Source
 
 
@@ -47,6 +48,29 @@ class Guidance:
     def unusual_method(self) -> str | None:
         """The method where it is not the one that would be taken anyway."""
         return None if self.method == _usual(self.statistics) else self.method
+
+    def provenance_file(
+        self, model: Model, source: Source, resolved: Resolved, command: str
+    ) -> bytes:
+        """What `provenance.FILE` of a folder holds: how it was made.
+
+        Args:
+            model: What was converted.
+            source: Where it came from.
+            resolved: The plan, tensor by tensor.
+            command: The command that makes the folder again.
+        """
+        keys = provenance.keys(
+            model,
+            source,
+            resolved,
+            hashes=source.hashes(),
+            command=command,
+            imatrix=self.imatrix,
+            statistics=self.statistics.sha256 if self.statistics else None,
+        )
+        own = {k: v.value for k, v in keys.items() if k.startswith("kanna.")}
+        return (json.dumps(own, indent=2) + "\n").encode()
 
     def notes(self, entries: Iterable[TensorPlan]) -> list[str]:
         """What the user must know of an importance matrix that has holes, or is of a larger model.

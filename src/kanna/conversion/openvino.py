@@ -251,18 +251,8 @@ class OpenVINOConversion:
         }
 
     def _provenance(self) -> bytes:
-        statistics = self.guidance.statistics
-        keys = provenance.keys(
-            self.model,
-            self.source,
-            self.sized.resolved,
-            hashes=self.source.hashes(),
-            command=self.command,
-            imatrix=self.guidance.imatrix,
-            statistics=statistics.sha256 if statistics else None,
-        )
-        own = {k: v.value for k, v in keys.items() if k.startswith("kanna.")}
-        return (json.dumps(own, indent=2) + "\n").encode()
+        resolved = self.sized.resolved
+        return self.guidance.provenance_file(self.model, self.source, resolved, self.command)
 
 
 def _window(model: Model) -> list[str]:

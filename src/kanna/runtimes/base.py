@@ -12,6 +12,12 @@ from kanna.errors import UsageError
 from kanna.model import F32
 
 
+def require_context(context: int) -> None:
+    """Raise UsageError for a context, in tokens, that no folder can be opened with."""
+    if context < 0:
+        raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
     """Whether a runtime can be used here, and how well it was built.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
 from kanna._util.processes import is_disposable
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError
 from kanna.formats import mlx, safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
-from kanna.runtimes.base import Availability
+from kanna.runtimes.base import Availability, require_context
 from kanna.runtimes.folder_text import read_json, trained_context
 from kanna.runtimes.isolation import IsolatedEngine
 
@@ -64,8 +64,7 @@ class MlxRuntime:
         """
         path = Path(path)
         _packages.check(self.available(), self.name, extras.command("mlx"))
-        if context < 0:
-            raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        require_context(context)
         if not self.opens(path):
             raise FormatError(
                 f"{path} is no MLX folder", expected="config.json and safetensors that mlx-lm wrote"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
 from kanna._util.processes import is_disposable
-from kanna.errors import FormatError, MissingError, UsageError
+from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx import files
 from kanna.hardware.cpu import default_threads
-from kanna.runtimes.base import Availability
+from kanna.runtimes.base import Availability, require_context
 from kanna.runtimes.isolation import IsolatedEncoder, IsolatedEngine
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class OnnxRuntime:
         """
         path = Path(path)
         _check_installed()
-        if context < 0:
-            raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        require_context(context)
         if not files.is_onnx(path):
             raise FormatError(
                 f"{path} is no ONNX folder", expected="a folder with genai_config.json"

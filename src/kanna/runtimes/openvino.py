@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
 from kanna._util.processes import is_disposable
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError
 from kanna.formats.openvino import FORMAT, MODEL
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
-from kanna.runtimes.base import Availability
+from kanna.runtimes.base import Availability, require_context
 from kanna.runtimes.folder_text import trained_context
 from kanna.runtimes.isolation import IsolatedEngine
 
@@ -62,8 +62,7 @@ class OpenVINORuntime:
         """
         path = Path(path)
         _packages.check(self.available(), self.name, extras.command(self.extra))
-        if context < 0:
-            raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        require_context(context)
         if not self.opens(path):
             raise FormatError(f"{path} is no OpenVINO folder", expected=f"a folder with {MODEL}")
         threads = threads or default_threads()

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError
 from kanna.hardware.cpu import default_threads
 from kanna.runtimes import _packages
-from kanna.runtimes.base import Availability
+from kanna.runtimes.base import Availability, require_context
 from kanna.runtimes.folder_text import trained_context
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class TorchRuntime:
         """Load a folder in float32 on the CPU. Raises MissingError, FormatError, UsageError."""
         path = Path(path)
         torch, transformers = self.load()
-        if context < 0:
-            raise UsageError(f"a context of {context} tokens", expected="0 (as trained) or more")
+        require_context(context)
         if not self.opens(path):
             raise FormatError(
                 f"{path} is no Hugging Face folder", expected="config.json and safetensors files"
