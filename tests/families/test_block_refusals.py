@@ -95,6 +95,59 @@ CASES: dict[str, tuple[str, Change, str]] = {
         config(hidden_size_per_layer_input=8),
         "per_layer",
     ),
+    "a table of fewer columns per layer": (
+        "gemma3n",
+        shaped("embed_tokens_per_layer", 500, 256),
+        "embed_tokens_per_layer",
+    ),
+    "another width per layer": ("gemma3n", config(hidden_size_per_layer_input=128), "per_layer"),
+    "streams of another number": ("gemma3n", config(altup_num_inputs=3), "altup_num_inputs"),
+    "another active stream": ("gemma3n", config(altup_active_idx=1), "altup_active_idx"),
+    "a stream without its projection": (
+        "gemma3n",
+        lost("altup_projections.1"),
+        "altup_projections.1.weight is missing",
+    ),
+    "a stream too many": (
+        "gemma3n",
+        lambda s: s.tensors.update(
+            {"model.altup_projections.3.weight": s.tensors["model.altup_projections.0.weight"]}
+        ),
+        "altup_projections.3",
+    ),
+    "no router of streams": ("gemma3n", lost("altup.modality_router"), "modality_router.weight"),
+    "a residual of another rank": ("gemma3n", config(laurel_rank=32), "laurel_rank"),
+    "a low-rank matrix of another rank": (
+        "gemma3n",
+        shaped("laurel.linear_left", 32, 64),
+        "laurel",
+    ),
+    "sparse in other layers": (
+        "gemma3n",
+        config(activation_sparsity_pattern=[0.0, 0.95]),
+        "activation_sparsity_pattern",
+    ),
+    "sparse in more layers than there are": (
+        "gemma3n",
+        config(activation_sparsity_pattern=[0.95] * 3),
+        "activation_sparsity_pattern",
+    ),
+    "sparse by words": (
+        "gemma3n",
+        config(activation_sparsity_pattern=["much", "little"]),
+        "activation_sparsity_pattern",
+    ),
+    "windows elsewhere": (
+        "gemma3n",
+        config(layer_types=["full_attention", "sliding_attention"]),
+        "layer_types",
+    ),
+    "shared keys before the twentieth layer": (
+        "gemma3n",
+        config(num_kv_shared_layers=1),
+        "num_kv_shared_layers",
+    ),
+    "layers of several widths": ("gemma3n", config(intermediate_size=[96, 128]), "intermediate"),
     "more shared layers than layers": ("gemma4", config(num_kv_shared_layers=9), "share|shared"),
 }
 

@@ -101,7 +101,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no thinking, no prompt": {"add_generation_prompt": False, **OFF},
 }
 TAKES_TOOLS = frozenset(STYLES) - {
-    *("ernie4_5", "gemma2", "gemma3", "mixtral", "olmoe", "stablelm"),
+    *("ernie4_5", "gemma2", "gemma3", "gemma3n", "mixtral", "olmoe", "stablelm"),
 }
 """Families with a published template that shows tools."""
 THINKS = {"exaone4", "gemma4", "gpt_oss", "granite", "hunyuan", "nemotron_h", "qwen3", "qwen35"} | {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,26 @@ def tiny(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny_models, "RECIPES", RECIPES)
         model = make(request.param, folder)
-    if RECIPES[request.param].window_lost:
-        # The known difference of llama.cpp, named exactly: it computes the model without a window.
+    return request.param, folder, as_llama_cpp(RECIPES[request.param], model)
+
+
+def as_llama_cpp(recipe: Recipe, model: Any) -> Any:
+    """The model with the known differences of llama.cpp, each named exactly."""
+    if recipe.window_lost:  # it computes the model without a window
         model.config.sliding_window = None
         for layer in model.model.layers:
             layer.self_attn.sliding_window = None
-    return request.param, folder, model
+    if recipe.deviation_of_sample:  # it divides by one less
+        for layer in model.model.layers:
+            layer.mlp._gaussian_topk = partial(sparse_activations, layer.mlp.activation_sparsity)
+    return model
+
+
+def sparse_activations(part: float, values: Any) -> Any:
+    """What is above the quantile `part` of a normal distribution, of the sample's deviation."""
+    above = torch.distributions.normal.Normal(0, 1).icdf(torch.tensor(part))
+    mean, deviation = values.mean(-1, keepdim=True), values.std(-1, keepdim=True, unbiased=True)
+    return torch.relu(values - mean - deviation * above)
 
 
 def test_every_family_has_a_tiny_model() -> None:
@@ -203,9 +218,8 @@ def test_back_to_hugging_face(tiny: tuple[str, Path, Any], tmp_path: Path) -> No
     auto = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "hf", dtype="float32", attn_implementation="eager"
     )
+    auto = as_llama_cpp(RECIPES[name], auto)
     ids = np.random.default_rng(1).integers(3, 400, RECIPES[name].long).tolist()
-    if RECIPES[name].window_lost:
-        ids = ids[:32]
     difference = np.abs(reference_logits(auto, ids) - reference_logits(reference, ids)).max()
     assert difference < 1e-4, difference
     theirs, ours = (

@@ -37,6 +37,12 @@ SIZES = {
 EXTRA = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
     "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
+    "gemma3n": {
+        "head_dim": 16,
+        "num_kv_shared_layers": 0,
+        "sliding_window": 32,
+        "vocab_size_per_layer_input": 500,
+    },
     "gemma4": {
         "head_dim": 16,
         "global_head_dim": 32,

@@ -42,6 +42,11 @@ class Recipe:
     """A head for the token after the next is added, which transformers has no class for."""
     routed: bool = False
     """Tokens are routed to experts."""
+    deviation_of_sample: bool = False
+    """llama.cpp divides by one less where sparse activations take a standard deviation.
+
+    Equal to the model that does so.
+    """
     window_lost: bool = False
     """llama.cpp attends to everything where the model has a window.
 

@@ -61,7 +61,9 @@ def values(tensor: Tensor) -> F32:
     return out
 
 
-REFUSED: Mapping[str, str] = {}
+REFUSED: Mapping[str, str] = {
+    "gemma3n": "its layers read four streams at once, and calibration runs layers of one",
+}
 """Families whose layers are not run one by one yet, and why."""
 PER_LAYER, FIRST_SHARED = "hidden_size_per_layer_input", "first_kv_shared_layer_idx"
 """Attributes of a network of Gemma 4: width of what each layer reads of its own, and the first

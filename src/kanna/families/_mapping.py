@@ -59,14 +59,15 @@ def map_tensors(source: Source, family: Family, c: Config) -> tuple[list[Tensor]
             problems.append(wrong.no_floats(name, tensor.dtype))
             continue
         mapped[gguf_name] = _view(family, gguf_name, tensor, c)
+    for name, array in family.extra(c).items():
+        if name not in present:
+            present.add(name)
+            mapped[name] = Computed(name, np.ascontiguousarray(array, dtype=np.float32))
     problems += _missing(family, places, present, names, c) + _tied_head(mapped, family, c)
-    computed = [
-        Computed(name, np.ascontiguousarray(v, dtype=np.float32))
-        for name, v in family.extra(c).items()
-    ]
     order = {name: i for i, name in enumerate(places.in_order())}
-    ordered = sorted(mapped, key=lambda n: (order[split(n)[0]], n.endswith(".bias")))
-    return [*computed, *(mapped[n] for n in ordered)], problems
+    # What is computed from the config and has no place in a checkpoint comes first.
+    ordered = sorted(mapped, key=lambda n: (order.get(split(n)[0], -1), n.endswith(".bias")))
+    return [mapped[n] for n in ordered], problems
 
 
 def _own_tensors(

@@ -129,12 +129,6 @@ OTHERS: tuple[Other, ...] = (
     ),
     _in_llamacpp("Gemma 1", "GemmaForCausalLM", "gemma", "gemma"),
     _in_llamacpp(
-        "Gemma 3n",
-        "Gemma3nForCausalLM Gemma3nForConditionalGeneration",
-        "gemma3n gemma3n_text",
-        "gemma3n",
-    ),
-    _in_llamacpp(
         "Llama 4",
         "Llama4ForCausalLM Llama4ForConditionalGeneration",
         "llama4 llama4_text",

@@ -43,6 +43,25 @@ class Same:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstRowRepeated:
+    """A table that has fewer rows than the vocabulary: tokens beyond them read the first."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the table, by which the family names it."""
+        return shape
+
+    def to_gguf(self, name: str, tensor: Tensor, c: Config) -> Tensor:
+        """With a row for every token."""
+        rows = tensor.shape[0]
+        places = np.append(np.arange(rows), np.zeros(max(c.vocab - rows, 0), np.int64))
+        return Picked(name, tensor, (len(places), *tensor.shape[1:]), places)
+
+    def to_hf(self, name: str, tensor: Tensor, _: Config) -> Tensor:
+        """All rows: config.json says how many there are."""
+        return Renamed(name, tensor)
+
+
+@dataclass(frozen=True, slots=True)
 class OneRow:
     """A matrix of one row, which is a vector in GGUF."""
 

@@ -19,6 +19,7 @@ STYLES: dict[str, tuple[str, ...]] = {
     "falcon_h1": ("chatml", "qwen2_5"),
     "gemma2": ("gemma3",),
     "gemma3": ("gemma3",),
+    "gemma3n": ("gemma3",),
     "gemma4": ("gemma4",),
     "gpt_oss": ("gpt_oss",),
     "granite": ("granite",),

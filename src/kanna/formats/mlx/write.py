@@ -18,7 +18,9 @@ from kanna.plan.types import TensorPlan
 _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
 
 
-REFUSED: Mapping[str, str] = {}
+REFUSED: Mapping[str, str] = {
+    "gemma3n": "mlx-lm reads it inside the multimodal model alone, which kanna does not write",
+}
 """Families that have no folder here, and why."""
 
 

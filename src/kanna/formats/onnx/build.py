@@ -47,6 +47,7 @@ _NO_BUILDER = "onnxruntime-genai 0.18 has no builder of it"
 _UNPROVED = "its graph was not proved here yet"
 REFUSED = {
     "falcon_h1": _UNPROVED,
+    "gemma3n": _NO_BUILDER,
     "gemma4": _UNPROVED,
     "gpt_oss": _UNPROVED,
     "granitehybrid": _UNPROVED,

@@ -18,13 +18,26 @@ from kanna.conversion.base import WrittenArtefact
 from kanna.model import MetaValue, Tensor
 from kanna.verification.written_config.computation import Computation, Layer, RotaryEmbedding
 
-_PERIODS = {"exaone4": 4, "gemma2": 2, "gemma3": 6, "gemma4": 6, "gpt-oss": 2, "olmo2": 4}
+_PERIODS = {
+    "exaone4": 4,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gemma4": 6,
+    "gpt-oss": 2,
+    "olmo2": 4,
+}
 """Architectures whose windows llama.cpp reads: the last of so many layers has none."""
 _WIDE = {"gemma2": 46, "gemma3": 62}
 """Layers of those whose attention llama.cpp scales by the width of all heads."""
-_SOFTCAPS = {"gemma2": (50.0, 30.0), "gemma3": (0.0, 0.0), "gemma4": (0.0, 0.0)}
+_SOFTCAPS = {
+    "gemma2": (50.0, 30.0),
+    "gemma3": (0.0, 0.0),
+    "gemma3n": (0.0, 30.0),
+    "gemma4": (0.0, 0.0),
+}
 """Of attention and of logits, where the keys are absent; other architectures read neither."""
-_UNSCALED = frozenset({"gemma4"})
+_UNSCALED = frozenset({"gemma3n", "gemma4"})
 """Architectures whose products of queries and keys are taken as they are."""
 _SCALED = frozenset({"granite", "granitehybrid", "granitemoe"})
 """Architectures that read attention.scale."""
