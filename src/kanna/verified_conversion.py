@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kanna import conversion, formats
@@ -69,7 +69,8 @@ def convert(
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
         exclude: Patterns of the names of matrix products that such a graph leaves float.
         adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
-            format to apply beside `source`; `kanna.merge` merges it.
+            format to apply beside `source`; `kanna.merge` merges it. In ONNX a base whose graph
+            takes it is written too, unless the output ends on `.onnx_adapter`.
         target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon: a
             plan with tensors that it does not multiply is refused.
         nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
@@ -95,7 +96,7 @@ def convert(
         exclude=tuple(several(exclude)),
     )
     if adapter is not None:
-        _refuse_with_adapter(request, verify, target)
+        _refuse_with_adapter(verify, target)
     options = WriteOptions(
         threads=threads or default_threads(),
         overwrite=overwrite,
@@ -106,15 +107,20 @@ def convert(
         progress=shown(progress),
     )
     if adapter is not None:
+        format, preset = formats.parse_preset(format, preset)
         opened = open_source(
-            source, revision=revision, offline=offline, weights=False, progress=options.progress
+            source,
+            revision=revision,
+            offline=offline,
+            weights=lone_adapter.needs_base(format, out) and not dry_run,
+            progress=options.progress,
         )
         return lone_adapter.convert(
             opened,
             adapter,
             out,
-            format=format or formats.DEFAULT,
-            encoding=encoding,
+            format=format,
+            request=replace(request, preset=preset),
             dry_run=dry_run,
             options=options,
         )
@@ -157,16 +163,9 @@ def _approval(target: str | None, format: str) -> Callable[[ConvertResult], Conv
     return approve
 
 
-def _refuse_with_adapter(request: ConversionRequest, verify: bool, target: str | None) -> None:
+def _refuse_with_adapter(verify: bool, target: str | None) -> None:
     """UsageError for what is of no use to an adapter that is written alone."""
-    given = [
-        f"--{field.name.replace('_', '-')}"
-        for field in fields(request)
-        if field.name != "encoding" and getattr(request, field.name) not in (None, ())
-    ]
-    given += ["--verify"] if verify else []
-    given += ["--target"] if target else []
-    if given:
+    if given := [name for name, value in (("--verify", verify), ("--target", target)) if value]:
         raise UsageError(
             f"{given[0]} is of no use with --adapter, which writes the adapter alone",
             expected="--format and --encoding",

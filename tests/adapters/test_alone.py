@@ -158,7 +158,7 @@ def test_another_base_and_a_wrong_config_are_refused(home: Path, tmp_path: Path)
     with pytest.raises(KannaError, match="ranks"):
         kanna.convert(source, tmp_path / "x.gguf", adapter=tmp_path / "wrong")
     with pytest.raises(UsageError, match="no adapter alone"):
-        kanna.convert(source, tmp_path / "x", adapter=adapter, format="onnx")
+        kanna.convert(source, tmp_path / "x", adapter=adapter, format="openvino")
     refused: list[dict[str, Any]] = [{"preset": "Q4_K_M"}, {"verify": True}, {"encoding": "q8_0"}]
     for options in refused:
         with pytest.raises(UsageError, match="kanna merge"):

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from kanna import adapters, encodings, provenance
 from kanna._util import locks, own_files, plugins, special_files
 from kanna.adapters.placing import EMBEDDING, HEAD, check_base, place
-from kanna.conversion.base import ConvertResult, WriteOptions, described, sized_floats
+from kanna.conversion.base import (
+    ConversionRequest,
+    ConvertResult,
+    WriteOptions,
+    described,
+    sized_floats,
+)
 from kanna.encodings import Encoding
 from kanna.errors import OutputError, UnsupportedError, UsageError
 from kanna.families import gguf_factors, hf_names, load_decoder, same_values, text_name
@@ -23,7 +29,7 @@ from kanna.model import Model, Tensor
 from kanna.plan import Resolved, TensorPlan
 from kanna.sources import Source, open_source
 
-__all__ = ["AdapterPart", "AdapterWriter", "PlacedAdapter", "convert", "names"]
+__all__ = ["AdapterPart", "AdapterWriter", "PlacedAdapter", "convert", "names", "needs_base"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ class PlacedAdapter:
         parts: Every change, all of them low-rank.
         encoding: The floating type that is written.
         command: The command that makes it again.
+        request: What was asked for.
     """
 
     source: Source
@@ -65,6 +72,7 @@ class PlacedAdapter:
     parts: Sequence[AdapterPart]
     encoding: Encoding
     command: str
+    request: ConversionRequest
 
     def factors(self, part: AdapterPart) -> tuple[Tensor, Tensor]:
         """Left and right matrix in the orders of a GGUF."""
@@ -79,16 +87,42 @@ class AdapterWriter:
         plan: Its tensors; raises UnsupportedError for what the runtime would compute otherwise.
         check: Raises OutputError when it cannot be written there.
         write: Writes it, whole or not at all.
+        takes: Fields of a request that it has a use for; with `encoding` alone, the adapter's own.
+        describe: What would be written, where that is more than the adapter; it gets the path and
+            the result of the adapter alone.
+        needs_base: Whether the weights of the base are read, by the output's name.
     """
 
     plan: Callable[[PlacedAdapter], list[TensorPlan]]
     check: Callable[[Path, int, bool], None]
     write: Callable[[PlacedAdapter, Sequence[TensorPlan], Path, WriteOptions], WriteResult]
+    takes: Sequence[str] = ("encoding",)
+    describe: (
+        Callable[[PlacedAdapter, Sequence[TensorPlan], Path | None, ConvertResult], ConvertResult]
+        | None
+    ) = None
+    needs_base: Callable[[Path | None], bool] = lambda _: False
 
 
 def names() -> tuple[str, ...]:
     """Formats that an adapter alone can be written in."""
     return plugins.names(__name__, "WRITER")
+
+
+def _writer(format: str) -> AdapterWriter:
+    """The writer of a format; UsageError for one that no adapter alone is written in."""
+    if format not in names():
+        raise UsageError(
+            f"no adapter alone is written as {format}",
+            expected=", ".join(names()),
+            todo="merge it: kanna merge SRC ADAPTER -o OUT --format " + format,
+        )
+    return plugins.load(__name__, format, "WRITER")
+
+
+def needs_base(format: str, out: str | Path | None) -> bool:
+    """Whether weights of the base are read; raises UsageError for a format without adapters."""
+    return _writer(format).needs_base(Path(out) if out is not None else None)
 
 
 def convert(
@@ -97,7 +131,7 @@ def convert(
     out: str | Path | None,
     *,
     format: str,
-    encoding: str | None = None,
+    request: ConversionRequest | None = None,
     dry_run: bool = False,
     options: WriteOptions | None = None,
 ) -> ConvertResult:
@@ -108,7 +142,8 @@ def convert(
         adapter: The folder that PEFT or mlx-lm saved.
         out: File or folder to write; None: only with dry_run.
         format: One of `names()`.
-        encoding: `f32`, `f16` or `bf16`; None: f32.
+        request: Its `encoding` is `f32`, `f16` or `bf16` and f32 by default; of ONNX it is the
+            base's, and so are preset and plan.
         dry_run: Only describe what would be written.
         options: How it is written.
 
@@ -116,9 +151,9 @@ def convert(
         UnsupportedError: Something in it has no place beside a base in this format.
     """
     started, options = time.perf_counter(), options or WriteOptions()
-    _check(format, encoding)
-    placed = _placed(open_source(source), adapters.open_adapter(adapter), encoding or "f32", format)
-    writer: AdapterWriter = plugins.load(__name__, format, "WRITER")
+    writer, request = _writer(format), request or ConversionRequest()
+    _check(format, writer, request)
+    placed = _placed(open_source(source), adapters.open_adapter(adapter), format, request)
     entries = writer.plan(placed)
     notes = [*placed.adapter.notes, *check_base(placed.source, [(placed.adapter, 1.0)])]
     chosen = placed.encoding
@@ -133,8 +168,12 @@ def convert(
     result = described(
         sized_floats(resolved), paths=[path] if path else [], command=placed.command, notes=notes
     )
+    if writer.describe is not None:
+        result = writer.describe(placed, entries, path, result)
     if dry_run or path is None:
         return result
+    if path.exists() and path.resolve() == placed.source.path.resolve():
+        raise OutputError(f"{path} is the source itself", todo="choose another name")
     if path.exists() and path.resolve() == placed.adapter.path.resolve():
         raise OutputError(f"{path} is the adapter itself", todo="choose another name")
     with locks.holding(path, "convert"):
@@ -146,21 +185,25 @@ def convert(
         paths=written.paths,
         file_bytes=written.file_bytes,
         peak_bytes=written.peak_bytes,
+        notes=result.notes + written.notes,
         seconds=time.perf_counter() - started,
     )
 
 
-def _check(format: str, encoding: str | None) -> None:
-    """UsageError for what no adapter alone is written as."""
-    if format not in names():
+def _check(format: str, writer: AdapterWriter, request: ConversionRequest) -> None:
+    """UsageError for options that the adapters of a format have no use for."""
+    for field in fields(request):
+        if field.name not in writer.takes and getattr(request, field.name) not in (None, ()):
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} is of no use with --adapter, which writes the "
+                "adapter alone"
+                + (", beside a base that takes it" if "preset" in writer.takes else ""),
+                expected=", ".join(f"--{name}" for name in ("format", *writer.takes)),
+                todo="kanna merge SRC ADAPTER -o OUT merges it, and takes --preset and --verify",
+            )
+    if "preset" not in writer.takes and (request.encoding or "f32") not in FLOATS:
         raise UsageError(
-            f"no adapter alone is written as {format}",
-            expected=", ".join(names()),
-            todo="merge it: kanna merge SRC ADAPTER -o OUT --format " + format,
-        )
-    if (encoding or "f32") not in FLOATS:
-        raise UsageError(
-            f"an adapter is not quantized, and --encoding is {encoding}",
+            f"an adapter is not quantized, and --encoding is {request.encoding}",
             expected=", ".join(FLOATS),
             todo="kanna merge SRC ADAPTER -o OUT --encoding ENCODING quantizes the merged model",
         )
@@ -185,8 +228,10 @@ def _changed(adapter: adapters.LoraAdapter, base: dict[str, Tensor]) -> list[str
 
 
 def _placed(
-    source: Source, adapter: adapters.LoraAdapter, encoding: str, format: str
+    source: Source, adapter: adapters.LoraAdapter, format: str, request: ConversionRequest
 ) -> PlacedAdapter:
+    own = "preset" not in _writer(format).takes  # else the encoding is the base's
+    encoding = (request.encoding if own else None) or "f32"
     model = load_decoder(source)
     gguf_by_hf = {text_name(hf): gguf for gguf, hf in hf_names(model).items()}
     by_hf = {hf: model.tensors[gguf] for hf, gguf in gguf_by_hf.items()}
@@ -216,7 +261,11 @@ def _placed(
         )
         for module, change in adapter.low_rank.items()
     ]
-    options = {"adapter": Path(adapter.given).name, "format": format, "encoding": encoding}
+    options = {"adapter": Path(adapter.given).name, "format": format} | (
+        {"encoding": encoding}
+        if own
+        else {k: v for k in ("preset", "encoding") if (v := getattr(request, k)) is not None}
+    )
     return PlacedAdapter(
         source=source,
         model=model,
@@ -224,4 +273,5 @@ def _placed(
         parts=sorted(parts, key=lambda part: list(model.tensors).index(part.gguf_name)),
         encoding=encodings.get(encoding),
         command=provenance.command(source, options),
+        request=request,
     )
