@@ -108,21 +108,13 @@ def convert(
     )
     if adapter is not None:
         format, preset = formats.parse_preset(format, preset)
+        whole = lone_adapter.needs_base(format, out) and not dry_run
         opened = open_source(
-            source,
-            revision=revision,
-            offline=offline,
-            weights=lone_adapter.needs_base(format, out) and not dry_run,
-            progress=options.progress,
+            source, revision=revision, offline=offline, weights=whole, progress=options.progress
         )
+        request = replace(request, preset=preset)
         return lone_adapter.convert(
-            opened,
-            adapter,
-            out,
-            format=format,
-            request=replace(request, preset=preset),
-            dry_run=dry_run,
-            options=options,
+            opened, adapter, out, request, format=format, dry_run=dry_run, options=options
         )
     result = conversion.convert(
         source,

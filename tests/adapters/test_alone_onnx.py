@@ -101,9 +101,7 @@ def test_a_base_of_4_bits_takes_adapters_of_any_rank(home: Path) -> None:
     """Ranks by pattern, rsLoRA, one part of a node that multiplies by q, k and v at once."""
     source, adapter, model = adapted(home, "rank-pattern")
     out = home / "int4"
-    result = kanna.convert(
-        source, out, adapter=adapter, format="onnx", plan=EXACT, threads=1
-    )
+    result = kanna.convert(source, out, adapter=adapter, format="onnx", plan=EXACT, threads=1)
     written = sum(p.stat().st_size for p in out.iterdir())
     assert result.file_bytes == written and "--adapter" in result.command
     round_base(model)
@@ -161,8 +159,6 @@ def test_a_dry_run_tells_the_bytes_of_both(home: Path) -> None:
     source, adapter, _ = adapted(home, "rslora")
     base = kanna.convert(source, format="onnx", dry_run=True)
     both = kanna.convert(source, format="onnx", adapter=adapter, dry_run=True)
-    alone = kanna.convert(
-        source, "x.onnx_adapter", format="onnx", adapter=adapter, dry_run=True
-    )
+    alone = kanna.convert(source, "x.onnx_adapter", format="onnx", adapter=adapter, dry_run=True)
     assert both.file_bytes == base.file_bytes + alone.file_bytes
     assert both.preset == base.preset and len(both.tensors) > len(base.tensors)

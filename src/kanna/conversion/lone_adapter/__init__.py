@@ -129,9 +129,9 @@ def convert(
     source: str | Path | Source,
     adapter: str | Path,
     out: str | Path | None,
+    request: ConversionRequest | None = None,
     *,
     format: str,
-    request: ConversionRequest | None = None,
     dry_run: bool = False,
     options: WriteOptions | None = None,
 ) -> ConvertResult:
@@ -141,9 +141,9 @@ def convert(
         source: Its base model, of which only headers are read.
         adapter: The folder that PEFT or mlx-lm saved.
         out: File or folder to write; None: only with dry_run.
-        format: One of `names()`.
         request: Its `encoding` is `f32`, `f16` or `bf16` and f32 by default; of ONNX it is the
             base's, and so are preset and plan.
+        format: One of `names()`.
         dry_run: Only describe what would be written.
         options: How it is written.
 
@@ -156,14 +156,7 @@ def convert(
     placed = _placed(open_source(source), adapters.open_adapter(adapter), format, request)
     entries = writer.plan(placed)
     notes = [*placed.adapter.notes, *check_base(placed.source, [(placed.adapter, 1.0)])]
-    chosen = placed.encoding
-    resolved = Resolved(
-        name=f"adapter in {chosen.name}",
-        entries=entries,
-        substitutions=[],
-        nominal_bits=chosen.bits,
-        bits=chosen.bits,
-    )
+    resolved = _resolved(placed.encoding, entries)
     path = special_files.target(Path(out)) if out is not None else None
     result = described(
         sized_floats(resolved), paths=[path] if path else [], command=placed.command, notes=notes
@@ -172,10 +165,9 @@ def convert(
         result = writer.describe(placed, entries, path, result)
     if dry_run or path is None:
         return result
-    if path.exists() and path.resolve() == placed.source.path.resolve():
-        raise OutputError(f"{path} is the source itself", todo="choose another name")
-    if path.exists() and path.resolve() == placed.adapter.path.resolve():
-        raise OutputError(f"{path} is the adapter itself", todo="choose another name")
+    for what, given in (("source", placed.source.path), ("adapter", placed.adapter.path)):
+        if path.exists() and path.resolve() == given.resolve():
+            raise OutputError(f"{path} is the {what} itself", todo="choose another name")
     with locks.holding(path, "convert"):
         own_files.sweep_for(path)
         writer.check(path, result.file_bytes, options.overwrite)
@@ -187,6 +179,16 @@ def convert(
         peak_bytes=written.peak_bytes,
         notes=result.notes + written.notes,
         seconds=time.perf_counter() - started,
+    )
+
+
+def _resolved(chosen: Encoding, entries: list[TensorPlan]) -> Resolved:
+    return Resolved(
+        name=f"adapter in {chosen.name}",
+        entries=entries,
+        substitutions=[],
+        nominal_bits=chosen.bits,
+        bits=chosen.bits,
     )
 
 
