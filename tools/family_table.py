@@ -18,7 +18,6 @@ PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 PAGES = PAGE.parent / "families"
 START, END = "<!-- table of families -->\n", "<!-- end of the table -->\n"
 OTHERS_START = "<!-- table of other models -->\n"
-RUN_BY_LLAMACPP = "llama.cpp has it, and kanna does not write it from a checkpoint yet"
 REFUSALS = {
     "no ONNX": onnx.REFUSED,
     "no MLX": mlx.REFUSED,
@@ -50,7 +49,7 @@ def others() -> str:
     rows: dict[tuple[str, str], list[str]] = {}
     for other in OTHERS:
         if not taken & set(other.classes):
-            reason = RUN_BY_LLAMACPP if other.llama_arch else other.reason
+            reason = other.reason.replace(f"has it ({other.llama_arch})", "has it")
             rows.setdefault((reason, other.instead), []).append(other.title)
     lines += [f"| {', '.join(titles)} | {why} | {todo} |" for (why, todo), titles in rows.items()]
     return "\n".join([*lines, ""])
