@@ -58,6 +58,12 @@ EXTRA = {
     "lfm2moe": {"num_dense_layers": 1, "num_experts": 4},
     "nemotron_h": {"layers_block_type": ["linear_attention", "mlp"]},
     "nemotron_h_moe": {"layers_block_type": ["linear_attention", "moe"]},
+    "llama4": {
+        "head_dim": 16,
+        "intermediate_size_mlp": 128,
+        "num_local_experts": 4,
+        "interleave_moe_layer_step": 2,
+    },
     "olmoe": {"num_key_value_heads": 4},
     "gemma_embedding": {
         "head_dim": 16,

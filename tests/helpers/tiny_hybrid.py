@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helpers.tiny_dense import LLAMA3_ROPE
 from helpers.tiny_recipe import Recipe
 
 QWEN35 = {
@@ -149,6 +150,36 @@ RECIPES: dict[str, Recipe] = {
         },
         tokenizer="llama-bpe",
         long=300,
+        routed=True,
+    ),
+    "llama4": Recipe(
+        "llama4",
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        {
+            "num_hidden_layers": 5,
+            "head_dim": 64,
+            "intermediate_size": 96,
+            "intermediate_size_mlp": 192,
+            "num_local_experts": 6,
+            "interleave_moe_layer_step": 2,
+        },
+        tokenizer="gpt-4o",
+        routed=True,
+    ),
+    "llama4-every": Recipe(
+        "llama4",
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 64,
+            "intermediate_size": 96,
+            "intermediate_size_mlp": 192,
+            "num_local_experts": 6,
+            "rope_parameters": LLAMA3_ROPE,
+        },
+        tokenizer="gpt-4o",
         routed=True,
     ),
     "mixtral": Recipe(

@@ -63,6 +63,7 @@ def values(tensor: Tensor) -> F32:
 
 REFUSED: Mapping[str, str] = {
     "gemma3n": "its layers read four streams at once, and calibration runs layers of one",
+    "llama4": "its router scales what experts read, and calibration weights what they give",
 }
 """Families whose layers are not run one by one yet, and why."""
 PER_LAYER, FIRST_SHARED = "hidden_size_per_layer_input", "first_kv_shared_layer_idx"

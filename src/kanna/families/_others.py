@@ -129,12 +129,6 @@ OTHERS: tuple[Other, ...] = (
     ),
     _in_llamacpp("Gemma 1", "GemmaForCausalLM", "gemma", "gemma"),
     _in_llamacpp(
-        "Llama 4",
-        "Llama4ForCausalLM Llama4ForConditionalGeneration",
-        "llama4 llama4_text",
-        "llama4",
-    ),
-    _in_llamacpp(
         "DeepSeek V2, V3, R1 and kin",
         "DeepseekV2ForCausalLM DeepseekV3ForCausalLM Kimi_K25ForConditionalGeneration "
         "Glm4MoeLiteForCausalLM YoutuForCausalLM",

@@ -17,7 +17,7 @@ TOKEN_BYTES = 256
 # Bytes above which llama.cpp leaves a table of embeddings per layer in the file.
 LEAST_ON_DEMAND = 4 << 30
 # Every how many layers one sees the whole context, where the others have a sliding window.
-WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
+WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6, "llama4": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

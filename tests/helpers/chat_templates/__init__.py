@@ -30,6 +30,7 @@ STYLES: dict[str, tuple[str, ...]] = {
     "lfm2": ("lfm2",),
     "lfm2moe": ("lfm2",),
     "llama": ("llama3_1", "llama3_2", "deepseek_v3", "chatml", "instructions"),
+    "llama4": ("llama4",),
     "ministral3": ("ministral3",),
     "mistral": ("mistral_nemo", "instructions"),
     "mixtral": ("instructions",),

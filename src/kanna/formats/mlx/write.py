@@ -18,8 +18,10 @@ from kanna.plan.types import TensorPlan
 _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
 
 
+_INSIDE = "mlx-lm reads it inside the multimodal model alone, which kanna does not write"
 REFUSED: Mapping[str, str] = {
-    "gemma3n": "mlx-lm reads it inside the multimodal model alone, which kanna does not write",
+    "gemma3n": _INSIDE,
+    "llama4": _INSIDE,
 }
 """Families that have no folder here, and why."""
 

@@ -54,6 +54,7 @@ REFUSED = {
     "granitemoe": _NO_BUILDER,
     "lfm2": _UNPROVED,
     "lfm2moe": _UNPROVED,
+    "llama4": _NO_BUILDER,
     "ministral3": _UNPROVED,
     "mixtral": _NO_BUILDER,
     "nemotron_h": _UNPROVED,

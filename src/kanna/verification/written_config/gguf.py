@@ -52,7 +52,7 @@ _SWITCHED = frozenset({"granitehybrid", "nemotron_h", "nemotron_h_moe"})
 """Architectures that turn nothing where rope.scaling.finetuned is false."""
 _STILL_AMONG_WINDOWS = frozenset({"exaone4"})
 """Architectures that turn nothing in a layer without a window, where others have one."""
-_STILL = {"smollm3": 4}
+_STILL = {"llama4": 4, "smollm3": 4}
 """Architectures whose last layer of so many has no rotary embedding."""
 
 

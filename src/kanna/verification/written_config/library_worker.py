@@ -48,6 +48,7 @@ def read(config: dict[str, Any]) -> dict[str, Any]:
 
 def _computation(torch: Any, version: str, model: Any, config: Any) -> dict[str, Any]:
     decoder = model.get_decoder()
+    decoder = decoder if hasattr(decoder, "layers") else decoder.model
     kinds = list(getattr(config, "layer_types", None) or [None] * len(decoder.layers))
     names = list(dict.fromkeys(kinds))
     rotary = next((m for m in model.modules() if _is_rotary(m)), None)
@@ -131,7 +132,9 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
     more = (kind,) if takes_kind else ()
 
     def ask(last: int) -> tuple[list[float], float]:
-        cosine, sine = rotary(torch.zeros(1, 1, 1), torch.tensor([[0, 1, last]]), *more)
+        turned = rotary(torch.zeros(1, 1, 1), torch.tensor([[0, 1, last]]), *more)
+        # Llama 4 turns pairs as complex numbers.
+        cosine, sine = (turned.real, turned.imag) if torch.is_tensor(turned) else turned
         c, s = cosine[0, 1].double(), sine[0, 1].double()
         half = len(c) // 2
         if torch.equal(c[:half], c[half:]) and torch.equal(s[:half], s[half:]):
