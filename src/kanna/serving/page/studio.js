@@ -56,7 +56,7 @@ function drawFit(answer) {
       h("span", { class: "num extra" }, `~${Math.round(r.tokens_per_second)} tok/s`), h("span", { class: "badge" }, BADGES[kind]));
   };
   $("presets").replaceChildren($("presets").firstElementChild, ...answer.rows.map(line));
-  $("fit-advice").replaceChildren(h("strong", {}, answer.name), ` · ${size(answer.memory)} of memory are free here. `, answer.advice[0].toUpperCase() + answer.advice.slice(1), ".");
+  $("fit-advice").replaceChildren(h("strong", {}, answer.name), ` · ${size(answer.memory)} of memory are free here. `, answer.advice[0].toUpperCase() + answer.advice.slice(1).replace(/\.$/, ""), ".");
   $("fit-state").replaceChildren(...answer.notes.map((text) => h("p", { class: "hint" }, text)));
   $("make-form").hidden = false;
   const list = $("presets"), row = list.querySelector(":checked").closest("label");
