@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from kanna import conversion, formats
@@ -11,7 +11,13 @@ from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size
-from kanna.conversion import ConversionRequest, ConvertResult, WriteOptions, lone_adapter
+from kanna.conversion import (
+    ConversionRequest,
+    ConvertResult,
+    WriteOptions,
+    lone_adapter,
+    lone_tower,
+)
 from kanna.conversion.base import Examination
 from kanna.errors import UsageError
 from kanna.hardware import mask, targets
@@ -39,6 +45,7 @@ def convert(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     adapter: str | Path | None = None,
+    mmproj: bool = False,
     target: str | None = None,
     nonfinite: str = "refuse",
     threads: int | None = None,
@@ -71,6 +78,8 @@ def convert(
         adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
             format to apply beside `source`; `kanna.merge` merges it. In ONNX a base whose graph
             takes it is written too, unless the output ends on `.onnx_adapter`.
+        mmproj: The vision tower alone is written, as llama.cpp's mmproj, for its runtime to read
+            beside the GGUF of the text: in f16, or by `encoding` in f32, bf16 or q8_0.
         target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon: a
             plan with tensors that it does not multiply is refused.
         nonfinite: `refuse` a source with NaN or infinity, or store `zero` in their place.
@@ -106,6 +115,13 @@ def convert(
         approve=_approval(target, formats.parse_preset(format, preset)[0]),
         progress=shown(progress),
     )
+    if mmproj:
+        others = {"adapter": adapter, "format": format, "target": target, "verify": verify}
+        _refuse_with_tower(request, others)
+        tower = lone_tower.open_tower(
+            source, weights=not dry_run, revision=revision, offline=offline, options=options
+        )
+        return lone_tower.convert(tower, out, encoding=encoding, dry_run=dry_run, options=options)
     if adapter is not None:
         format, preset = formats.parse_preset(format, preset)
         whole = lone_adapter.needs_base(format, out) and not dry_run
@@ -153,6 +169,26 @@ def _approval(target: str | None, format: str) -> Callable[[ConvertResult], Conv
         return replace(result, notes=[*result.notes, *notes])
 
     return approve
+
+
+def _refuse_with_tower(request: ConversionRequest, others: Mapping[str, object]) -> None:
+    """UsageError for what is of no use to a vision tower that is written alone.
+
+    Args:
+        request: The request; a tower takes its encoding.
+        others: Further options by name.
+    """
+    given = {f.name: getattr(request, f.name) for f in fields(request)} | dict(others)
+    for name, value in given.items():
+        if value in (None, (), False) or (name, value) == ("format", formats.DEFAULT):
+            continue
+        if name != "encoding":
+            raise UsageError(
+                f"--{name.replace('_', '-')} is of no use with --mmproj, which writes the vision "
+                "tower alone",
+                expected="--encoding",
+                todo="convert the model of text by a command of its own",
+            )
 
 
 def _refuse_with_adapter(verify: bool, target: str | None) -> None:

@@ -184,7 +184,7 @@ class GGUFConversion:
             nonfinite=options.nonfinite,
             late=late,
         )
-        file = _check_written(written.paths, self.metadata, self.resolved)
+        file = check_written(written.paths, self.metadata, self.resolved)
         grids = grid_detection.detect_all(self.model.tensors)
         pairs = [(self.model.tensors[name], file.tensors[name]) for name in grids]
         note = grid_detection.describe_errors(
@@ -200,7 +200,7 @@ class GGUFConversion:
         }
 
 
-def _check_written(
+def check_written(
     paths: list[Path], keys: dict[str, MetaValue], resolved: Resolved
 ) -> gguf.GGUFFile:
     """Read the artefact again: every tensor with its type and shape, every key with its value."""

@@ -32,9 +32,14 @@ class Log:
 
         The callback object must outlive the library's use of it.
         """
+        library.llama_log_set(self.callback, None)
+
+    @property
+    def callback(self) -> Any:
+        """What the library calls with each line; one for the process."""
         if self._callback is None:
             self._callback = LOG_CALLBACK(self._receive)
-        library.llama_log_set(self._callback, None)
+        return self._callback
 
     def _receive(self, level: int, text: bytes, _data: Any) -> None:
         # An exception in a C callback would be printed by ctypes, so nothing here may raise.

@@ -42,6 +42,8 @@ SIDE_FILES = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "additional_chat_templates/*.jinja",
     "modules.json",
     "sentence_bert_config.json",

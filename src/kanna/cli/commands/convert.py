@@ -81,6 +81,12 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="Write this LoRA adapter alone, for a runtime to apply beside SRC (`kanna merge` merges).",
 )
+@click.option(
+    "--mmproj",
+    is_flag=True,
+    help="Write the vision tower alone, for llama.cpp to read beside the GGUF of the text; "
+    "--encoding is f16, f32, bf16 or q8_0.",
+)
 @options.target
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be written, to the byte; write nothing."
@@ -112,7 +118,7 @@ def convert_command(
     """
     from kanna._util import digest
 
-    whole = choices["adapter"] is None and not dry_run
+    whole = choices["adapter"] is None and not (choices["mmproj"] or dry_run)
     if whole and choices["format"] in (None, formats.DEFAULT):
         # Needs no lock of Python's: it runs beside the imports that follow.
         given = Path(source).expanduser()

@@ -1,0 +1,8 @@
+"""Vision towers: what a part that sees is called in Hugging Face and in llama.cpp's mmproj.
+
+One data file per tower; `load(source)` gives the tower of a checkpoint as a Model.
+"""
+
+from kanna.families.towers.loading import LoadedTower, load, names, rounding
+
+__all__ = ["LoadedTower", "load", "names", "rounding"]

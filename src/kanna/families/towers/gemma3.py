@@ -1,0 +1,90 @@
+"""Gemma 3's tower: SigLIP, its patches averaged in squares, a norm and one matrix."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from kanna._util.typed import number, whole
+from kanna.families.base import Problem
+from kanna.families.towers import _siglip
+from kanna.families.towers.base import Metadata, Sizes, Tower, TowerConfig
+from kanna.formats.views import Shifted
+from kanna.model import Tensor, boolean, f32, u32
+
+_PROJECTION = "mm.input_projection.weight"
+_NORM = "mm.soft_emb_norm.weight"
+_LARGEST_SIDE = 4096
+
+
+def _side(c: TowerConfig) -> int:
+    """Patches of a side of the picture."""
+    side = c.vision.need("image_size", whole(1, 1 << 16))
+    return side // c.vision.need("patch_size", whole(1, 1 << 16))
+
+
+def _tokens(c: TowerConfig) -> int:
+    return c.whole.get("mm_tokens_per_image", whole(1, _LARGEST_SIDE**2), 256)
+
+
+def _sizes(c: TowerConfig) -> Sizes:
+    return {"positions": _side(c) ** 2}
+
+
+def _metadata(c: TowerConfig) -> Metadata:
+    return {
+        "clip.use_gelu": boolean(True),
+        "clip.vision.attention.layer_norm_epsilon": f32(
+            c.vision.get("layer_norm_eps", number(0, 0.9), 1e-6)
+        ),
+        "clip.vision.projector.scale_factor": u32(_side(c) // isqrt(_tokens(c))),
+    }
+
+
+def _checks(c: TowerConfig) -> list[Problem]:
+    side, tokens = _side(c), _tokens(c)
+    row = isqrt(tokens)
+    if row * row == tokens and side >= row and side % row == 0:
+        return []
+    return [
+        Problem(
+            f"config.json has mm_tokens_per_image = {tokens}, of {side} × {side} patches",
+            "the square of a number that divides the patches of a side",
+        )
+    ]
+
+
+def _shifted(name: str, tensor: Tensor) -> Tensor:
+    return Shifted(name, tensor, 1.0)
+
+
+TOWER = Tower(
+    projector="gemma3",
+    summary="Gemma 3: SigLIP, its patches averaged in squares",
+    architectures=("Gemma3ForConditionalGeneration",),
+    owns=(
+        r"(?:model\.)?vision_tower\.(?:vision_model\.)?",
+        r"(?:model\.)?(?=multi_modal_projector\.)",
+    ),
+    unused=(r"head\..*",),
+    names=_siglip.NAMES
+    | {
+        "multi_modal_projector.mm_input_projection_weight": _PROJECTION,
+        "multi_modal_projector.mm_soft_emb_norm.weight": _NORM,
+    },
+    shapes=_siglip.SHAPES | {_PROJECTION: ("hidden", "text"), _NORM: ("hidden",)},
+    sizes=_sizes,
+    forms={_NORM: _shifted},
+    whole=_siglip.WHOLE | {_PROJECTION: "f16"},
+    metadata=_metadata,
+    defaults={
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+    },
+    fixed={"hidden_act": _siglip.ACTIVATIONS, "num_channels": (3,)},
+    checks=_checks,
+)

@@ -1,0 +1,174 @@
+"""Vision towers: stock llama.cpp sees with an mmproj what transformers sees with the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny_vision
+from safetensors.numpy import load_file, save_file
+
+import kanna
+from kanna._util.progress import Silent
+from kanna.errors import KannaError, SourceError, UnsupportedError, UsageError
+from kanna.formats import gguf
+
+# Largest difference of an embedding, in standard deviations of all: three times what was measured.
+BOUNDS = {"f32": 0.05, "f16": 0.05, "q8_0": 1.0}
+
+
+class Checkpoint:
+    """A tiny checkpoint, its text model as a GGUF, and what transformers sees in a picture."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.folder, self.kind = folder / "model", kind
+        self.folder.mkdir()
+        model = tiny_vision.make(kind, self.folder)
+        self.picture = tiny_vision.picture(kind)
+        self.expected = tiny_vision.seen(kind, model, self.picture)
+        self.text = folder / "text.gguf"
+        kanna.convert(self.folder, self.text, encoding="f32", progress=Silent())
+
+
+@pytest.fixture(scope="module", params=tiny_vision.KINDS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return Checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gemma3") / "model"
+    folder.mkdir()
+    tiny_vision.make("gemma3", folder)
+    return folder
+
+
+@pytest.fixture
+def copy(gemma3: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(gemma3, tmp_path / "copy"))
+
+
+def convert(folder: Path, out: Path | None = None, **options: Any) -> Any:
+    return kanna.convert(
+        folder, out, mmproj=True, dry_run=out is None, progress=Silent(), **options
+    )
+
+
+def test_llama_cpp_sees_what_transformers_sees(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    from kanna.runtimes import sight
+
+    logits: list[Any] = []
+    for encoding, bound in BOUNDS.items():
+        out = tmp_path / f"{encoding}.gguf"
+        convert(checkpoint.folder, out, encoding=encoding)
+        seen = sight.see(checkpoint.text, out, checkpoint.picture)
+        assert seen.embeddings.shape == checkpoint.expected.shape
+        off = np.abs(seen.embeddings - checkpoint.expected).max() / checkpoint.expected.std()
+        assert off < bound, encoding
+        logits.append(seen.logits)
+    assert np.isfinite(logits[0]).all()
+    blank = sight.see(checkpoint.text, tmp_path / "f32.gguf", checkpoint.picture * 0)
+    assert not np.allclose(blank.logits, logits[0], atol=1e-3)  # the text model looks at it
+
+
+def test_a_dry_run_gives_the_size_of_the_file(gemma3: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mmproj.gguf"
+    written = convert(gemma3, out)
+    assert written.file_bytes == out.stat().st_size
+    assert convert(gemma3).preset == "mmproj in f16"
+    file = gguf.read(out)
+    assert file.value("general.type") == "mmproj"
+    assert file.value("clip.projector_type") == "gemma3"
+    assert {t.dtype for t in file.tensors.values()} == {"f16", "f32"}
+
+
+def edit(folder: Path, name: str, **changes: Any) -> None:
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image_mean": [0.5]}, "values of image_mean"),
+        ({"image_std": [0, 0, 0]}, "image_std"),
+        ({"image_mean": "white"}, "image_mean"),
+        ({"image_mean": [1e30, 1, 1]}, "image_mean"),
+    ],
+)
+def test_absurd_settings_of_pictures_are_refused(
+    copy: Path, changes: dict[str, Any], words: str
+) -> None:
+    edit(copy, "preprocessor_config.json", **changes)
+    with pytest.raises(KannaError, match=words):
+        convert(copy)
+
+
+def test_a_checkpoint_without_settings_of_pictures_is_refused(copy: Path) -> None:
+    (copy / "preprocessor_config.json").unlink()
+    with pytest.raises(SourceError, match="image_mean"):
+        convert(copy)
+
+
+def test_settings_are_read_from_the_processors_file(copy: Path) -> None:
+    settings = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").unlink()
+    (copy / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    assert convert(copy).paths == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("mm_tokens_per_image", 5, "mm_tokens_per_image"),
+        ("mm_tokens_per_image", 10**12, "mm_tokens_per_image"),
+        ("vision_config", {"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ("vision_config", {"num_hidden_layers": 4}, "missing"),
+        ("vision_config", {"hidden_size": 0}, "hidden_size"),
+        ("vision_config", {"hidden_size": 63}, "heads"),
+        ("vision_config", {"patch_size": 7}, "shape"),
+        ("vision_config", {"patch_size": 1000}, "patch"),
+        ("vision_config", {"hidden_act": "relu"}, "hidden_act"),
+    ],
+)
+def test_an_absurd_config_is_refused(copy: Path, key: str, value: Any, words: str) -> None:
+    if key == "vision_config":
+        value = json.loads((copy / "config.json").read_text())[key] | value
+    edit(copy, "config.json", **{key: value})
+    with pytest.raises(KannaError, match=words):
+        convert(copy)
+
+
+def test_a_missing_a_misshapen_and_a_foreign_tensor_are_named(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    tensors = load_file(path)
+    norm = "vision_tower.encoder.layers.1.layer_norm1.weight"
+    for changed, words in (
+        ({k: v for k, v in tensors.items() if k != norm}, "layer_norm1.weight of the vision tower"),
+        (tensors | {norm: np.ones(3, np.float32)}, "shape"),
+        (tensors | {"vision_tower.adapter.weight": np.ones(3, np.float32)}, "no place"),
+    ):
+        save_file(changed, path)
+        with pytest.raises(UnsupportedError, match=words):
+            convert(copy)
+
+
+def test_a_model_without_a_tower_and_one_with_another_are_refused(copy: Path) -> None:
+    edit(copy, "config.json", architectures=["Gemma3nForConditionalGeneration"])
+    with pytest.raises(UnsupportedError, match="Gemma3nForConditionalGeneration"):
+        convert(copy)
+    edit(copy, "config.json", architectures=["LlamaForCausalLM"], vision_config=None)
+    with pytest.raises(UnsupportedError, match="no vision tower"):
+        convert(copy)
+
+
+def test_what_is_of_no_use_with_a_tower_is_refused(gemma3: Path) -> None:
+    for options in ({"preset": "Q4_K_M"}, {"verify": True}, {"format": "mlx"}):
+        with pytest.raises(UsageError, match="--mmproj"):
+            convert(gemma3, **options)
+    with pytest.raises(UsageError, match="vision tower"):
+        convert(gemma3, encoding="q4_k")

@@ -1,0 +1,85 @@
+"""Tiny random models that see, made with transformers: a tower, a projector, a model of text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers import tiny_models
+from helpers.tiny_recipe import SMALL
+
+MEAN, STD = [0.5, 0.45, 0.4], [0.5, 0.6, 0.7]
+SIDE = 56
+_SIGLIP = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": SIDE,
+    "patch_size": 14,
+}
+_TEXT = SMALL | {"tie_word_embeddings": True}
+
+
+def _gemma3() -> Any:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = _TEXT | {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 32}
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text,
+            vision_config={**_SIGLIP, "vision_use_head": False},
+            mm_tokens_per_image=4,
+            image_token_index=500,
+            boi_token_index=501,
+            eoi_token_index=502,
+        )
+    )
+
+
+_MODELS = {"gemma3": _gemma3}
+KINDS = tuple(_MODELS)
+
+
+def make(kind: str, folder: Path) -> Any:
+    """Write a model to `folder` and return it, in float32."""
+    import torch
+
+    torch.manual_seed(0)
+    model = _MODELS[kind]().float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or "position" in name or "projection_weight" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif "embed" not in name:
+                parameter.mul_(2.0)
+    model.save_pretrained(folder)
+    tiny_models.write_tokenizer("spm", folder, 512)
+    write_settings(folder)
+    return model
+
+
+def write_settings(folder: Path, **changes: Any) -> None:
+    """Write preprocessor_config.json."""
+    values = {"image_mean": MEAN, "image_std": STD, "size": {"height": SIDE, "width": SIDE}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values | changes))
+
+
+def picture(kind: str) -> Any:
+    """A picture of the size that a tower takes as it is: u8 [height, width, 3]."""
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def seen(kind: str, model: Any, pixels: Any) -> Any:
+    """What a model's tower and projector make of a picture: f32 [tokens, width]."""
+    import torch
+
+    values = ((pixels / 255.0 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+    inputs = torch.tensor(values.transpose(2, 0, 1)[None])
+    with torch.no_grad():
+        rows = model.model.get_image_features(inputs).pooler_output
+    return rows.reshape(-1, rows.shape[-1]).numpy()
