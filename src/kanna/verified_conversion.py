@@ -116,11 +116,8 @@ def convert(
         progress=shown(progress),
     )
     if mmproj:
-        others = {"adapter": adapter, "format": format, "target": target, "verify": verify}
-        _refuse_with_tower(request, others)
-        tower = lone_tower.open_tower(
-            source, weights=not dry_run, revision=revision, offline=offline, options=options
-        )
+        _refuse_with_tower(request, adapter=adapter, format=format, target=target, verify=verify)
+        tower = lone_tower.open_tower(source, revision, offline, not dry_run, options)
         return lone_tower.convert(tower, out, encoding=encoding, dry_run=dry_run, options=options)
     if adapter is not None:
         format, preset = formats.parse_preset(format, preset)
@@ -171,14 +168,14 @@ def _approval(target: str | None, format: str) -> Callable[[ConvertResult], Conv
     return approve
 
 
-def _refuse_with_tower(request: ConversionRequest, others: Mapping[str, object]) -> None:
+def _refuse_with_tower(request: ConversionRequest, **others: object) -> None:
     """UsageError for what is of no use to a vision tower that is written alone.
 
     Args:
         request: The request; a tower takes its encoding.
         others: Further options by name.
     """
-    given = {f.name: getattr(request, f.name) for f in fields(request)} | dict(others)
+    given = {f.name: getattr(request, f.name) for f in fields(request)} | others
     for name, value in given.items():
         if value in (None, (), False) or (name, value) == ("format", formats.DEFAULT):
             continue

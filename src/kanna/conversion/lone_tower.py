@@ -25,19 +25,18 @@ DEFAULT = "f16"
 
 def open_tower(
     source: str | Path | Source,
-    *,
-    weights: bool,
     revision: str | None,
     offline: bool,
+    weights: bool,
     options: WriteOptions,
 ) -> Source:
     """A checkpoint whose tower can be written: it is refused before its weights are fetched.
 
     Args:
         source: What the user named.
-        weights: Whether weights are fetched.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
+        weights: Whether weights are fetched.
         options: Where fetching is reported.
     """
     return open_source(
