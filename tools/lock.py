@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "src" / "kanna" / "packaging" / "locks"
-SETS = {"serve": "3.10", "serve-onnx": "3.11", "serve-mlx": "3.11"}
+SETS = {"serve": "3.10", "serve-onnx": "3.11", "serve-mlx": "3.11", "serve-openvino": "3.11"}
 """Sets of extras that models are served with, and the oldest Python that all of it supports."""
 
 

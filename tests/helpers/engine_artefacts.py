@@ -13,13 +13,18 @@ from filelock import FileLock
 import kanna
 from helpers import made_once, tiny_models
 
-ENGINES = ("gguf", "onnx", "mlx")
+ENGINES = ("gguf", "onnx", "mlx", "openvino")
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}{% endif %}"
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-_NEEDED = {"gguf": "xllamacpp", "onnx": "onnxruntime_genai", "mlx": "mlx_lm"}
+_NEEDED = {
+    "gguf": "xllamacpp",
+    "onnx": "onnxruntime_genai",
+    "mlx": "mlx_lm",
+    "openvino": "openvino_tokenizers",
+}
 
 
 def source(folder: Path) -> Any:
@@ -57,6 +62,8 @@ def artefact(engine: str, folder: Path, out: Path) -> Path:
         return out.with_suffix(".gguf")
     if engine == "onnx":
         kanna.convert(folder, out, preset="onnx:fp32", threads=1)
+    elif engine == "openvino":
+        kanna.convert(folder, out, preset="openvino:f32", threads=1)
     else:
         from mlx_lm import convert
 

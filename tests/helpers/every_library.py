@@ -43,8 +43,8 @@ def main(folder: Path) -> None:
     decoder, encoder = folder / "decoder", folder / "encoder"
     text = folder / "text.txt"
     text.write_text(TEXT * 40)
-    served = {"gguf": folder / "model.gguf", "onnx": folder / "onnx", "mlx": folder / "mlx"}
-    made = {**served, "openvino": folder / "openvino"}
+    made = {"gguf": folder / "model.gguf"}
+    made |= {name: folder / name for name in ("onnx", "mlx", "openvino")}
     kanna.convert(decoder, made["gguf"], preset="Q8_0", threads=1)
     kanna.convert(decoder, made["onnx"], preset="onnx:int8", threads=1)
     kanna.convert(decoder, made["mlx"], preset="mlx:q4", threads=1)
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     kanna.bench(made["onnx"], repeat=1, threads=1)
     kanna.convert(encoder, folder / "vectors", preset="onnx:int8", threads=1)
     kanna.verify(encoder, folder / "vectors", threads=1)
-    for name, artefact in served.items():
+    for name, artefact in made.items():
         serve(artefact, folder / f"state-{name}")
     track(folder)
     print("every library", os.getpid())

@@ -87,6 +87,25 @@ def test_an_onnx_folder_is_read_by_its_own_configuration(tmp_path: Path) -> None
     assert found.resources["kv_bytes"] == 4 * 512 * 2 * 2 * 32 * 2
 
 
+def test_an_openvino_folder_is_read_by_its_graph(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-openvino"
+    folder.mkdir()
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 300, "vocab_size": 64}
+    (folder / "config.json").write_text(json.dumps(sizes | {"model_type": "llama"}))
+    (folder / "openvino_model.bin").write_bytes(b"x")
+    for options, number_bytes, scales in (
+        ("", 1, 16),
+        ('<KV_CACHE_PRECISION value="f32" />', 4, 0),
+    ):
+        (folder / "openvino_model.xml").write_text(f"<net><rt_info>{options}</rt_info></net>")
+        found = package(folder, tmp_path / f"out{scales}", to=["docker", "systemd"])
+        assert (found.kind, found.resources["context"]) == ("openvino", 300)
+        token_bytes = 2 * 2 * (2 * 16 * number_bytes + scales)
+        assert found.resources["kv_bytes"] % token_bytes == 0
+    assert ".whl[serve,openvino]" in (tmp_path / "out0" / "Dockerfile").read_text()
+
+
 # Each target before its own program
 
 

@@ -1,6 +1,6 @@
-"""ONNX and MLX folders behind the gateway.
+"""ONNX, MLX and OpenVINO folders behind the gateway.
 
-What transformers says, said by both, alone and together.
+What transformers says, said by all, alone and together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, engine_artefacts.source(folder)
 
 
-@pytest.fixture(scope="module", params=["onnx", "mlx"])
+@pytest.fixture(scope="module", params=["onnx", "mlx", "openvino"])
 def gateway(
     request: pytest.FixtureRequest,
     source: tuple[Path, Any],
@@ -204,7 +204,7 @@ def test_tokens_and_status(gateway: Local, tokenizer: Any) -> None:
         tokenizer.encode("hello", add_special_tokens=False).ids,
     )
     assert gateway.post("/detokenize", {"tokens": answer["tokens"]}) == (200, {"content": "hello"})
-    assert gateway.pool.status()[0]["program"] in {"onnxruntime", "mlx-lm"}
+    assert gateway.pool.status()[0]["program"] in {"onnxruntime", "mlx-lm", "openvino"}
 
 
 @pytest.mark.parametrize(

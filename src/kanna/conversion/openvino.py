@@ -148,16 +148,19 @@ class OpenVINOSizes:
             )
         return _Laid(graph=graph, layout=weights.lay_out(bytes(graph.small)))
 
-    def xml(self, laid: _Laid) -> bytes:
+    def xml(self, laid: _Laid, resolved: Resolved) -> bytes:
         """The graph's own file."""
-        about = {"kanna": {"version": provenance.__version__}}  # kanna.json says the rest
+        # kanna.json says the rest.
+        about: dict[str, Any] = {"kanna": {"version": provenance.__version__}}
+        kinds = {entry.encoding.name for entry in resolved.entries}
+        about["runtime_options"] = presets.runtime_options(kinds)
         return ir.to_xml(laid.graph, self._model.family, laid.layout.places, about)
 
     def sized(self, plan: Plan) -> SizedPlan:
         """The plan tensor by tensor, with the bytes of the graph and its weights."""
         resolved = self.resolved(plan)
         laid = self.laid(resolved)
-        total = laid.layout.total_bytes + len(self.xml(laid))
+        total = laid.layout.total_bytes + len(self.xml(laid, resolved))
         return SizedPlan(resolved=resolved, file_bytes=total)
 
     def of(self, plan: Plan) -> int:
@@ -247,7 +250,7 @@ class OpenVINOConversion:
             **self.sizes.files,
             "config.json": config.encode(),
             provenance.FILE: self._provenance(),
-            MODEL: self.sizes.xml(laid),
+            MODEL: self.sizes.xml(laid, self.sized.resolved),
         }
 
     def _provenance(self) -> bytes:

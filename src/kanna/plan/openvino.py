@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,20 @@ from kanna.plan.presets import Preset, rule_for
 DEFAULT = "int4"
 WIDE_GROUP = 256
 """Values per scale of head and embedding, whose 8 bits need no more."""
+
+
+def runtime_options(encodings: Collection[str]) -> dict[str, str]:
+    """What a graph tells OpenVINO of how to run it, where whoever loads it says nothing.
+
+    OpenVINO would round the inputs of packed matrices to 8 bits. Where sums are bfloat16 too, that
+    spoils models with large activations.
+
+    Args:
+        encodings: Of the tensors.
+    """
+    if set(encodings) == {"f32"}:
+        return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f32"}
+    return {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """A decoder's graph compiled by OpenVINO for the CPU, its keys and values kept as states.
 
 Sums are float32: OpenVINO would take bfloat16 where the processor has it, and the same artefact
-would be another one on the next machine. All else is as openvino-genai has it: keys and values of 8
-bits, and inputs of packed matrices rounded to 8 bits group by group.
+would be another one on the next machine. All else is as openvino-genai has it: the graph says how
+keys and values are kept, and whether inputs of packed matrices are rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class OpenVINOEngine(SteppedEngine):
         self._request: Any = compiled.create_infer_request()
         config = read_json(path / "config.json")
         states = [state.state.shape for state in self._request.query_state()]
-        self._state_values = sum(int(shape[1]) * (int(shape[3]) + _SCALES) for shape in states)
+        size = int(compiled.get_property("KV_CACHE_PRECISION").size)
+        scales = _SCALES if size == 1 else 0
+        self._token_bytes = sum(int(s[1]) * (int(s[3]) * size + scales) for s in states)
         self._length = 0
         super().__init__(
             path,
@@ -108,7 +110,7 @@ class OpenVINOEngine(SteppedEngine):
         batch = min(PROMPT_BATCH, self.context)
         return {
             "weights": (self.path / WEIGHTS).stat().st_size,
-            "kv": self._state_values * self.context,
+            "kv": self._token_bytes * self.context,
             "output": batch * self.vocab_size * 4,
         }
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import engine_artefacts, tiny_models
 
@@ -25,7 +26,7 @@ import kanna
 import openvino_genai
 folder, prompt = sys.argv[1:]
 pipe = openvino_genai.LLMPipeline(
-    folder, "CPU", INFERENCE_PRECISION_HINT="f32", KV_CACHE_PRECISION="f32")
+    folder, "CPU", INFERENCE_PRECISION_HINT="f32")
 config = openvino_genai.GenerationConfig(
     max_new_tokens=12, do_sample=False, ignore_eos=True, apply_chat_template=False)
 tokens = pipe.get_tokenizer().encode(prompt).input_ids.data[0].tolist()
@@ -73,6 +74,41 @@ def test_stock_openvino_genai_generates_what_transformers_does(
     assert text == tokenizer.decode(made[0, given.shape[1] :], skip_special_tokens=True)
     talk = [{"role": "user", "content": "hi"}]
     assert chat == tokenizer.apply_chat_template(talk, tokenize=False)
+
+
+DEFAULTS = """
+import json, sys
+import kanna
+import numpy, openvino
+folder, ids = sys.argv[1], json.loads(sys.argv[2])
+compiled = openvino.Core().compile_model(folder + "/openvino_model.xml", "CPU")
+given = [numpy.array([ids]), numpy.ones((1, len(ids)), int), numpy.arange(len(ids))[None]]
+rows = compiled([*given, numpy.zeros(1, numpy.int32)])["logits"][0]
+group = compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")
+print(json.dumps([group, str(compiled.get_property("KV_CACHE_PRECISION")), rows.tolist()]))
+"""
+
+
+def test_stock_openvino_rounds_no_inputs_where_nobody_says_so(
+    source: Path, artefact: Path, tmp_path: Path
+) -> None:
+    """Loaded without any option, its next tokens are those of transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    convert(source, tmp_path / "f32", preset="openvino:f32", threads=1)
+    ids = list(range(3, 99))
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).logits[0].numpy()
+    for folder, kept in ((artefact, "uint8"), (tmp_path / "f32", "float32")):
+        command = [sys.executable, "-c", DEFAULTS, str(folder), json.dumps(ids)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        group, cache, rows = json.loads(ran.stdout.splitlines()[-1])
+        assert int(group) == 0 and kept in cache
+        assert (np.array(rows).argmax(1) == wanted.argmax(1)).mean() >= 0.8, (
+            "bfloat16 alone may cost"
+        )
 
 
 def test_the_gate_proves_it_and_refuses_another(

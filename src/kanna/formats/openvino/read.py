@@ -23,6 +23,7 @@ from kanna.formats.stored_file import Part, StoredFile
 from kanna.model import F32, U8, Tensor
 
 MODEL, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
+_TAIL = 4096
 _MOST_BYTES = 256 << 20
 _MOST_LAYERS = 1 << 20
 _LONGEST = 255
@@ -200,3 +201,10 @@ class StoredGroups:
 
     def _read(self, plane: int, first: int, stop: int) -> U8:
         return np.asarray(self._parts[plane].read(first, stop))
+
+
+def keeps_floats(folder: Path) -> bool:
+    """Whether the graph asks for keys and values in float32; they are bytes otherwise."""
+    file = StoredFile(folder / MODEL)
+    end = file.read(max(0, file.size - _TAIL), file.size).tobytes()
+    return b'<KV_CACHE_PRECISION value="f32"' in end

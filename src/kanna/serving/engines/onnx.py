@@ -49,8 +49,8 @@ def memory(config: EngineConfig) -> EngineMemory:
 def run(config: EngineConfig) -> None:
     """Load the folder and serve it until the process ends."""
     from kanna.hardware.cpu import default_threads
-    from kanna.serving.engines._onnx_scheduler import OnnxScheduler
     from kanna.serving.engines._openai_routes import OpenAiRoutes
+    from kanna.serving.engines._row_scheduler import RowScheduler
     from kanna.serving.engines._text_codec import TextCodec
     from kanna.serving.engines._worker import Worker
     from kanna.serving.engines.onnx_decoder import OnnxDecoder
@@ -60,12 +60,12 @@ def run(config: EngineConfig) -> None:
     text = TextCodec(folder, eos_ids if isinstance(eos_ids, list) else [eos_ids])
     threads = config.threads or default_threads()
 
-    def make() -> OnnxScheduler:
+    def make() -> RowScheduler:
         # A row more than there are slots: prompts are scored in it.
         decoder = OnnxDecoder(
             folder, context=config.context, rows=config.slots + 1, threads=threads
         )
-        return OnnxScheduler(decoder, config.slots)
+        return RowScheduler(decoder, config.slots)
 
     OpenAiRoutes(config, Worker(make), text, program="onnxruntime").serve()
 

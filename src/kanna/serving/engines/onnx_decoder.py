@@ -8,7 +8,7 @@ may come and go between any two steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
 
-PREFILL = 256
-"""Prompt tokens read between two steps of the rows that generate already."""
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -164,15 +162,3 @@ class OnnxDecoder:
                 f"the graph's logits are of the type {kind}", expected=" or ".join(_TYPES)
             )
         return _TYPES[kind]
-
-    def score(self, ids: Sequence[int]) -> Iterator[F32]:
-        """Logits after each of `ids`, in blocks: f32 [positions, vocab_size].
-
-        They are computed in a free row, which is given back.
-        """
-        row = self.begin()
-        try:
-            for start in range(0, len(ids), PREFILL):
-                yield self.read(row, ids[start : start + PREFILL])
-        finally:
-            self.end(row)

@@ -1,4 +1,4 @@
-"""Jobs of the ONNX engine: which row each is in, and what happens in a step."""
+"""Jobs in the rows of a decoder: which row each is in, and what happens in a step."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator, Sequence
 
 from kanna.model import F32
 from kanna.serving.engines._jobs import GeneratedToken, GenerationJob
+from kanna.serving.engines._rows import PREFILL, RowDecoder, score
 from kanna.serving.engines._sampler import TokenSampler
-from kanna.serving.engines.onnx_decoder import PREFILL, OnnxDecoder
 
 _Output = tuple[GenerationJob, "GeneratedToken | Exception"]
 
 
-class OnnxScheduler:
-    """Jobs in the rows of an OnnxDecoder.
+class RowScheduler:
+    """Jobs in the rows of a decoder.
 
     The first rows generate; the row after them is the one whose prompt is being read.
     """
 
-    def __init__(self, decoder: OnnxDecoder, slots: int) -> None:
+    def __init__(self, decoder: RowDecoder, slots: int) -> None:
         self._decoder, self.slots = decoder, slots
         self.vocab_size, self.context = decoder.vocab_size, decoder.context
         self._waiting: deque[GenerationJob] = deque()
@@ -111,7 +111,7 @@ class OnnxScheduler:
 
     def score(self, ids: Sequence[int]) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
-        return self._decoder.score(ids)
+        return score(self._decoder, ids)
 
 
 def _choose(job: GenerationJob, logits: F32) -> GeneratedToken | Exception:

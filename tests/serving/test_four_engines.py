@@ -1,4 +1,4 @@
-"""Three engines behind one gateway, as `kanna serve` starts them.
+"""Four engines behind one gateway, as `kanna serve` starts them.
 
 And a model with a draft beside it.
 """
@@ -24,7 +24,7 @@ from kanna.serving.metrics import Metrics
 from kanna.serving.pool import ModelPool
 from kanna.serving.settings import GatewaySettings, ModelSpec
 
-NAMES = ("small", "onnx", "mlx")
+NAMES = ("small", "onnx", "mlx", "openvino")
 GAUGES = (
     "kanna_requests_running",
     "kanna_queue_depth",
@@ -49,7 +49,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def server(
     artefacts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    more = [f"{name}={artefacts[name]}" for name in ("onnx", "mlx")]
+    more = [f"{name}={artefacts[name]}" for name in NAMES[1:]]
     running = start(
         artefacts["gguf"], tmp_path_factory.mktemp("state"), *more, "--alias", "tiny=mlx"
     )
@@ -129,7 +129,7 @@ def test_ps_says_what_runs_each(server: Running) -> None:
         server.client().completions.create(model=name, prompt="a", max_tokens=1)
     command = [sys.executable, "-m", "kanna", "ps", "--url", server.url]
     drawn = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for program in ("xllamacpp", "onnxruntime", "mlx-lm"):
+    for program in ("xllamacpp", "onnxruntime", "mlx-lm", "openvino"):
         assert program in drawn
     assert server.client().completions.create(model="tiny", prompt="a", max_tokens=1).model == "mlx"
 

@@ -1,0 +1,59 @@
+"""Sequences in the rows of a decoder: what the scheduler of rows asks of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from kanna.model import F32
+
+PREFILL = 256
+"""Prompt tokens read between two steps of the rows that generate already."""
+
+
+class RowDecoder(Protocol):
+    """Rows of `context` tokens, of which the first `active` are in use."""
+
+    vocab_size: int
+    context: int
+
+    @property
+    def active(self) -> int:
+        """Rows in use."""
+        ...
+
+    def begin(self) -> int:
+        """The index of a new, empty row; the caller makes sure that one is free."""
+        ...
+
+    def move(self, row: int, to: int) -> None:
+        """Put what one row holds in the place of another."""
+        ...
+
+    def end(self, row: int) -> None:
+        """Forget the last row, which `row` must be."""
+        ...
+
+    def read(self, row: int, ids: Sequence[int]) -> F32:
+        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
+        ...
+
+    def step(self, ids: Sequence[int]) -> F32:
+        """Append one token to each of the first rows; logits after it, f32 [rows, vocab_size].
+
+        The next step may overwrite them.
+        """
+        ...
+
+
+def score(decoder: RowDecoder, ids: Sequence[int]) -> Iterator[F32]:
+    """Logits after each of `ids`, in blocks: f32 [positions, vocab_size].
+
+    They are computed in a free row, which is given back.
+    """
+    row = decoder.begin()
+    try:
+        for start in range(0, len(ids), PREFILL):
+            yield decoder.read(row, ids[start : start + PREFILL])
+    finally:
+        decoder.end(row)

@@ -1,0 +1,129 @@
+"""Continuous batching of an OpenVINO decoder: sequences in pages of one shared cache.
+
+OpenVINO turns a graph whose keys and values are states into one with paged attention, as
+openvino-genai's own pipeline has it do. Such a graph reads tokens of several sequences one after
+the other, and each sequence says in which blocks of the cache its keys and values lie: rows come
+and go between any two steps, and nothing is copied. openvino-genai's pipeline itself gives no
+logits, which biases, the likeliest tokens and the scoring of a prompt need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanna._util import extras
+from kanna.errors import FormatError, MissingError
+from kanna.formats.openvino import MODEL
+from kanna.model import F32
+
+_BLOCK_AXIS = 2
+"""The axis of a cache of values along which the tokens of a block lie."""
+
+
+class OpenVINODecoder:
+    """Rows of `context` tokens, each with blocks of its own; see `RowDecoder`.
+
+    Sums are float32, as where kanna verifies and evaluates a folder.
+
+    Raises:
+        MissingError: OpenVINO is not here.
+        FormatError: The graph is none of a decoder with states.
+    """
+
+    def __init__(self, folder: Path, *, context: int, rows: int, threads: int | None) -> None:
+        try:
+            self._openvino: Any = importlib.import_module("openvino")
+            passes: Any = importlib.import_module("openvino._offline_transformations")
+        except ImportError as error:
+            raise MissingError(
+                f"OpenVINO does not load: {error}", todo=extras.command("openvino")
+            ) from error
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = self._openvino.Core()
+            graph = core.read_model(folder / MODEL)
+            passes.paged_attention_transformation(graph)
+            compiled = core.compile_model(graph, "CPU", options)
+            self._request: Any = compiled.create_infer_request()
+            self.vocab_size = int(compiled.output("logits").partial_shape[2].get_length())
+            caches = [port for port in compiled.inputs if "_cache." in port.any_name]
+            values = next(port for port in caches if port.any_name.startswith("value_cache."))
+            self._block = int(values.partial_shape[_BLOCK_AXIS].get_length())
+        except (RuntimeError, StopIteration) as error:
+            reason = " ".join(str(error).split())[:400] or "it keeps no keys and values"
+            raise FormatError(
+                f"OpenVINO cannot serve {folder}: {reason}", todo="convert again"
+            ) from error
+        self.context = context
+        self._row_blocks = -(-context // self._block)
+        for port in caches:
+            sizes = [int(size.get_length()) for size in list(port.partial_shape)[1:]]
+            shape = self._openvino.Shape([rows * self._row_blocks, *sizes])
+            cache = self._openvino.Tensor(port.element_type, shape)
+            self._request.set_tensor(port.any_name, cache)
+        self._lengths: list[int] = []
+        self._places = list(range(rows))  # of each row, where its blocks begin
+
+    @property
+    def active(self) -> int:
+        """Rows in use."""
+        return len(self._lengths)
+
+    def begin(self) -> int:
+        """The index of a new, empty row; the caller makes sure that one is free."""
+        self._lengths.append(0)
+        return len(self._lengths) - 1
+
+    def move(self, row: int, to: int) -> None:
+        """Put what one row holds in the place of another, which gets the blocks of the first."""
+        self._lengths[to] = self._lengths[row]
+        self._places[row], self._places[to] = self._places[to], self._places[row]
+
+    def end(self, row: int) -> None:
+        """Forget the last row, which `row` must be."""
+        assert row == len(self._lengths) - 1
+        self._lengths.pop()
+
+    def read(self, row: int, ids: Sequence[int]) -> F32:
+        """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
+        return self._run([row], ids, len(ids))
+
+    def step(self, ids: Sequence[int]) -> F32:
+        """Append one token to each of the first `len(ids)` rows.
+
+        Returns:
+            Logits after it, f32 [len(ids), vocab_size].
+        """
+        return self._run(range(len(ids)), ids, 1)
+
+    def _run(self, rows: Sequence[int], ids: Sequence[int], each: int) -> F32:
+        """Append `each` tokens to every one of `rows`; `ids` has them row after row."""
+        past = np.array([self._lengths[row] for row in rows], np.int32)
+        counts = -(-(past + each) // self._block)
+        blocks = [
+            self._places[row] * self._row_blocks + np.arange(count, dtype=np.int32)
+            for row, count in zip(rows, counts, strict=True)
+        ]
+        values = {
+            "input_ids": np.asarray(ids, np.int64),
+            "position_ids": (past[:, None] + np.arange(each)).astype(np.int64).reshape(-1),
+            "past_lens": past,
+            "subsequence_begins": np.arange(len(past) + 1, dtype=np.int32) * np.int32(each),
+            "block_indices": np.concatenate(blocks).astype(np.int32),
+            "block_indices_begins": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+            "max_context_len": np.array(past.max() + each, np.int32),
+        }
+        for name, value in values.items():
+            self._request.set_tensor(name, self._openvino.Tensor(value))
+        self._request.infer()
+        for row in rows:
+            self._lengths[row] += each
+        logits = self._request.get_tensor("logits").data
+        return np.array(logits.reshape(len(ids), self.vocab_size), np.float32)
