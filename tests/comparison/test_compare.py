@@ -303,15 +303,15 @@ def test_across_formats_memory_and_speed_count() -> None:
     assert recommend([slow, replace(fast, format="gguf")])["name"] == "Q4_K_M"
 
 
-def three_formats(home: Path, text: Path) -> list[str]:
-    """The command that compares a tiny model in three formats."""
+def four_formats(home: Path, text: Path) -> list[str]:
+    """The command that compares a tiny model in four formats."""
     return [
         "compare",
         str(home / "tiny"),
         "--presets",
-        "F16,onnx:fp32,mlx:q8",
+        "F16,onnx:fp32,mlx:q8,openvino:f32",
         "--formats",
-        "gguf,onnx,mlx",
+        "gguf,onnx,mlx,openvino",
         "-o",
         str(home / "out"),
         "--text",
@@ -327,11 +327,12 @@ def three_formats(home: Path, text: Path) -> list[str]:
     ]
 
 
-def test_three_formats_in_one_report(
+def test_four_formats_in_one_report(
     compared: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime_genai")
     pytest.importorskip("mlx_lm")
+    pytest.importorskip("openvino_tokenizers")
     folder = compared[0]
     from helpers import tiny_models
 
@@ -340,23 +341,24 @@ def test_three_formats_in_one_report(
             tiny_models.SMALL, "intermediate_size", 640
         )  # as many rows as the vocabulary are refused
         tiny_models.make("llama", tmp_path / "tiny")
-    words = three_formats(tmp_path, text=folder.parent / "text.txt")
+    others = ["onnx:fp32", "mlx:q8", "openvino:f32"]
+    words = four_formats(tmp_path, text=folder.parent / "text.txt")
     for turn in range(2):
         run = CliRunner().invoke(cli, words, env={"KANNA_CACHE": str(folder.parent / "cache")})
         assert run.exit_code == 0, run.stderr
         data = json.loads(run.stdout)
         rows = {r["name"]: r for r in data["rows"]}
-        assert list(rows) == ["F16", "onnx:fp32", "mlx:q8"]
-        for one in ("onnx:fp32", "mlx:q8"):
+        assert list(rows) == ["F16", *others]
+        for one in others:
             whole = sum(p.stat().st_size for p in Path(rows[one]["path"]).rglob("*") if p.is_file())
             assert rows[one]["file_bytes"] == whole
         assert all(
             r["gate"] == "proved" and r["gen_tps"] > 0 and r["peak_bytes"] > 0
             for r in rows.values()
         )
-        assert rows["onnx:fp32"]["kl_mean"] < 1e-8
+        assert rows["onnx:fp32"]["kl_mean"] < 1e-8 > rows["openvino:f32"]["kl_mean"]
         assert 0 < rows["mlx:q8"]["kl_mean"] < 0.01
-        assert all(rows[name]["reused"] == (turn == 1) for name in ("onnx:fp32", "mlx:q8"))
+        assert all(rows[name]["reused"] == (turn == 1) for name in others)
         assert "transformers" in data["evaluation"]["reference"]
         if sys.platform != "darwin":
             assert any(
@@ -364,12 +366,14 @@ def test_three_formats_in_one_report(
             )
         assert "onnxruntime" in data["environment"]["ONNX"]
         assert "mlx-lm" in data["environment"]["MLX"]
-        assert data["recommended"]["name"] in ("onnx:fp32", "mlx:q8")
+        assert "openvino" in data["environment"]["OpenVINO"]
+        assert data["recommended"]["name"] in others
     page = (tmp_path / "out" / "report.html").read_text()
     for said in (
         "GGUF</text>",
         "ONNX</text>",
         "MLX</text>",
+        "OpenVINO</text>",
         "tokens/s (yellow is faster)",
         "peak memory",
     ):
