@@ -15,6 +15,7 @@ from kanna._util import atomic
 from kanna._util.bars import shown
 from kanna._util.results import Result
 from kanna.errors import OutputError, UnsupportedError, UsageError
+from kanna.formats import prompts
 from kanna.model import F32
 from kanna.runtimes.base import MakesVectors
 from kanna.sources import locate
@@ -57,6 +58,7 @@ def embed(
     path: str | Path,
     texts: str | Sequence[str],
     *,
+    prompt: str | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
     offline: bool = False,
@@ -66,12 +68,15 @@ def embed(
     Args:
         path: A GGUF, an ONNX folder of an encoder, or any reference to one.
         texts: A text, or several.
+        prompt: Name of the model's prompt that goes before each text, such as `query`; None: its
+            default, if it has one; "": none.
         out: File to write, an array (.npy) or an object (.json); None: none.
         threads: Threads to use; None: one per physical core.
         offline: Use only what is on this machine already.
 
     Raises:
-        UsageError: There is no text, or one without tokens or too long; `out` is of another kind.
+        UsageError: There is no text, or one without tokens or too long; the model has no such
+            prompt; `out` is of another kind.
         UnsupportedError: The runtime of the file gives no vectors.
         OutputError: `out` exists or cannot be written.
     """
@@ -88,8 +93,10 @@ def embed(
             expected="a GGUF, or an ONNX folder of an encoder",
             todo=f"convert it: kanna convert {path} -o FOLDER --format onnx",
         )
+    before = prompts.of_artefact(Path(artefact)).text(prompt)
     with runtime.open_encoder(artefact, threads=threads) as encoder:
-        made = Vectors(model=str(path), texts=listed, vectors=encoder.embed(listed))
+        vectors = encoder.embed([before + text for text in listed])
+    made = Vectors(model=str(path), texts=listed, vectors=vectors)
     if out is not None:
         _write(Path(out), made)
     return made

@@ -18,7 +18,7 @@ import kanna
 from kanna import encodings, families
 from kanna.errors import FormatError, KannaError, UnsupportedError, UsageError
 from kanna.formats import gguf
-from kanna.model import num_rows, u32
+from kanna.model import Model, num_rows, u32
 from kanna.plan import TensorPlan
 from kanna.runtimes.llamacpp import RUNTIME
 from kanna.sources import open_source
@@ -241,12 +241,69 @@ def test_wrong_layers_after_pooling_are_refused(gemma: Path, tmp_path: Path, wha
         families.load_model(open_source(folder))
 
 
-def test_prompts_are_named(gemma: Path, tmp_path: Path) -> None:
-    folder = copy_of(gemma, tmp_path / "model")
-    prompts = {"prompts": {"query": "task: search result | query: ", "none": ""}}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    notes = families.load_model(open_source(folder)).notes
-    assert any("task: search result" in note for note in notes)
+PROMPTS = {"query": "task: search result | query: ", "document": "title: none | text: "}
+
+
+def with_prompts(folder: Path, **more: Any) -> Path:
+    """The folder with prompts, and what else their file says."""
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": PROMPTS, "default_prompt_name": None} | more)
+    )
+    return folder
+
+
+def written(model: Model, path: Path) -> Path:
+    """The model as a GGUF, in float32."""
+    f32 = encodings.get("f32")
+    plans = [TensorPlan(name=n, tensor=t, encoding=f32) for n, t in model.tensors.items()]
+    gguf.write(path, metadata=model.metadata, tensors=plans)
+    return path
+
+
+def test_prompts_are_kept_there_and_back(bert: Path, tmp_path: Path) -> None:
+    folder = with_prompts(copy_of(bert, tmp_path / "model"), default_prompt_name="document")
+    model = families.load_model(open_source(folder))
+    assert any("task: search result" in note for note in model.notes)
+    path = written(model, tmp_path / "model.gguf")
+    made = {name: kanna.embed(path, "honey", prompt=name).vectors for name in ("query", "", None)}
+    texts = (PROMPTS["query"] + "honey", "honey", PROMPTS["document"] + "honey")
+    for vectors, text in zip(made.values(), texts, strict=True):
+        assert np.array_equal(vectors, kanna.embed(path, text, prompt="").vectors)
+    assert not np.allclose(made["query"], made[""])
+    with pytest.raises(KannaError, match="no prompt is called 'passage'") as refused:
+        kanna.embed(path, "honey", prompt="passage")
+    assert "query" in refused.value.expected
+    _, _, files = families.to_hf(families.load_model(open_source(path)))
+    kept = json.loads(files["config_sentence_transformers.json"])
+    assert kept == {"prompts": PROMPTS, "default_prompt_name": "document"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"prompts": ["query: "]}, {"prompts": {"query": 1}}, {"default_prompt_name": "other"}]
+)
+def test_prompts_that_are_none_are_refused(bert: Path, tmp_path: Path, wrong: Any) -> None:
+    folder = with_prompts(copy_of(bert, tmp_path / "model"), **wrong)
+    with pytest.raises(KannaError, match="prompt"):
+        families.load_model(open_source(folder))
+
+
+def test_prompts_of_a_file_that_contradict_each_other_are_refused(
+    bert: Path, tmp_path: Path
+) -> None:
+    model = families.load_model(open_source(with_prompts(copy_of(bert, tmp_path / "model"))))
+    model.metadata["sentence_transformers.prompts.names"].value.append("third")
+    path = written(model, tmp_path / "model.gguf")
+    with pytest.raises(KannaError, match="3 names of prompts and 2 prompts"):
+        kanna.embed(path, "honey")
+
+
+def test_prompts_that_are_not_pooled_are_left_out_and_said(bert: Path, tmp_path: Path) -> None:
+    folder = with_prompts(copy_of(bert, tmp_path / "model"))
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+    model = families.load_model(open_source(folder))
+    assert any("prompts are left out" in note for note in model.notes)
+    assert not any("prompt" in key for key in model.metadata)
 
 
 def test_a_decoder_without_a_head_needs_its_pooling(tmp_path: Path) -> None:

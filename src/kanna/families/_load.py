@@ -46,7 +46,7 @@ def load_model(source: Source) -> Model:
     metadata |= family.metadata(config)
     for block in family.blocks_of(config):
         metadata |= block.metadata(family.arch, config)
-    metadata |= _pooling.metadata(family, pooling)
+    metadata |= _pooling.metadata(family, pooling, source.files)
     tokens = tokenizer.load(source, rows=config.vocab, surplus=family.surplus)
     metadata |= tokens.metadata
     if (ranking := _reranker.ranking_of(source, family)) is not None:

@@ -14,7 +14,7 @@ from kanna.families._config import Config
 from kanna.families._registry import has_head
 from kanna.families._reranker import ranking_of
 from kanna.families.base import Family, Metadata, Problem
-from kanna.formats import vectors
+from kanna.formats import prompts, vectors
 from kanna.formats.text_files import read_object
 from kanna.formats.vectors import FIRST, LAST, MEAN, RANK
 from kanna.model import Model, Tensor, num_rows, u32
@@ -31,7 +31,7 @@ _PACKAGE = "sentence_transformers.models"
 SIDE_FILES = (
     sentence_modules.NAME,
     "sentence_bert_config.json",
-    "config_sentence_transformers.json",
+    prompts.FILE,
 )
 """Files of sentence-transformers beside a model, that folders keep."""
 _EXPECTED = "mean, cls or lasttoken, which llama.cpp computes"
@@ -79,9 +79,12 @@ def pooling_of(source: Source, family: Family, c: Config) -> tuple[int | None, l
     return mode, problems + more
 
 
-def metadata(family: Family, pooling: int | None) -> Metadata:
-    """The key of a pooling, and that nothing is predicted from what comes before alone."""
-    return {} if pooling is None else {f"{family.arch}.pooling_type": u32(pooling)}
+def metadata(family: Family, pooling: int | None, files: Mapping[str, Path]) -> Metadata:
+    """The key of a pooling, and the prompts of a model that makes vectors."""
+    if pooling is None:
+        return {}
+    kept = {} if pooling == RANK else prompts_of(files).metadata()
+    return {f"{family.arch}.pooling_type": u32(pooling)} | kept
 
 
 def _steps(steps: list[VectorStep], family: Family) -> list[Problem]:
@@ -135,22 +138,39 @@ def _dense(source: Source, steps: list[VectorStep], family: Family) -> list[Prob
     return problems
 
 
+def prompts_of(files: Mapping[str, Path]) -> prompts.Prompts:
+    """The prompts of a source; none where they are not pooled with the text."""
+    path = files.get(prompts.FILE)
+    if path is None or _left_out(files):
+        return prompts.Prompts()
+    return prompts.of_values(read_object(path))
+
+
+def _left_out(files: Mapping[str, Path]) -> bool:
+    """Whether tokens of a prompt are read and not pooled, which no runtime here does."""
+    path = files.get(f"{_FOLDER}/{sentence_modules.CONFIG}")
+    return path is not None and read_object(path).values.get("include_prompt") is False
+
+
 def _prompts(source: Source) -> list[Problem]:
-    """What the model was trained to find before a text, which a GGUF has no place for."""
-    path = source.files.get("config_sentence_transformers.json")
-    prompts = read_object(path).values.get("prompts") if path is not None else None
-    if not isinstance(prompts, Mapping):
-        return []
-    shown = [
-        f"{name}: {text!r}" for name, text in prompts.items() if isinstance(text, str) and text
-    ]
-    if not shown:
+    """What the model was trained to find before a text."""
+    if prompts.FILE in source.files and _left_out(source.files):
+        return [
+            Problem(
+                f"{_FOLDER} pools without the tokens of prompts: prompts are left out",
+                todo="whoever asks for vectors with a prompt asks sentence-transformers",
+                fatal=False,
+            )
+        ]
+    known = prompts_of(source.files)
+    listed = [f"{name}: {text!r}" for name, text in known.texts.items() if text]
+    if not listed:
         return []
     return [
         Problem(
-            f"the model expects a prompt before each text, and a GGUF has no place for them: "
-            f"{', '.join(shown[:2])}{' …' if len(shown) > 2 else ''}",
-            todo="whoever asks for vectors puts it there",
+            "the model expects a prompt before each text: "
+            f"{', '.join(listed[:2])}{' …' if len(listed) > 2 else ''}",
+            todo="`kanna embed --prompt NAME` puts it there; so does whoever asks another runtime",
             fatal=False,
         )
     ]
@@ -231,7 +251,8 @@ def to_hf(model: Model) -> dict[str, bytes]:
         {"idx": i, "name": str(i), "path": path, "type": f"{_PACKAGE}.{kind}"}
         for i, (path, kind) in enumerate(steps)
     ]
-    return {
+    known = prompts.of_metadata(model.metadata)
+    return ({prompts.FILE: known.file()} if known.texts else {}) | {
         sentence_modules.NAME: _json(modules),
         f"{_FOLDER}/{sentence_modules.CONFIG}": _json(config),
         "sentence_bert_config.json": _json(

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 @click.argument("model", type=options.MODEL)
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @click.option(
+    "--prompt",
+    metavar="NAME",
+    help="Prompt of the model that goes before each TEXT, such as `query`; an empty name: none. "
+    "[default: the model's own default, if it has one]",
+)
+@click.option(
     "-o",
     "--output",
     "out",
