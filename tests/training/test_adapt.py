@@ -326,3 +326,68 @@ def test_the_command_and_ctrl_c(home: Path, tmp_path: Path) -> None:
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130 and "Nothing was written" in errors
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["out"]
+
+
+def test_a_base_of_few_bits_computes_what_its_blocks_hold(home: Path) -> None:
+    """Values, gradients with regard to the input, and no parameter of the matrices in floats."""
+    import numpy as np
+    import torch
+    import transformers
+
+    from kanna import encodings
+    from kanna._util.progress import Silent
+    from kanna.training import quantized_base
+
+    for family in ("llama", "llama-tied"):
+        source = tiny_adapters.base(family, home / f"bits-{family}")
+        held = quantized_base.load(source, 4, 1, Silent())
+        plain = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        matrices = {n: m for n, m in held.named_modules() if type(m).__name__ == "BlockLinear"}
+        assert len(matrices) == 7 * plain.config.num_hidden_layers + 1
+        assert sum(p.numel() for p in held.parameters()) < 0.02 * sum(
+            p.numel() for p in plain.parameters()
+        )
+        with torch.no_grad():
+            for name, parameter in plain.named_parameters():
+                if parameter.ndim == 2:
+                    ends = "embed" in name or "lm_head" in name
+                    cols = parameter.shape[1]
+                    kind = "bf16" if ends else "q4_0" if cols % 256 else "q4_k"
+                    encoding = encodings.get(kind)
+                    x = np.ascontiguousarray(parameter.numpy())
+                    parameter.copy_(
+                        torch.from_numpy(encoding.decode(encoding.encode(x), x.shape[1]))
+                    )
+        ids = torch.arange(3, 30)[None]
+        with torch.no_grad():
+            assert torch.allclose(held(ids).logits, plain(ids).logits, atol=1e-4)
+        gradients: list[torch.Tensor] = []
+        for model in (held, plain):
+            x = torch.linspace(-1, 1, 5 * plain.config.hidden_size).reshape(1, 5, -1)
+            x.requires_grad_()
+            model(inputs_embeds=x).logits.square().sum().backward()
+            assert x.grad is not None
+            gradients.append(x.grad)
+        assert torch.allclose(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[1].abs().max()))
+
+
+def test_an_adapter_is_trained_beside_a_base_of_4_bits(home: Path) -> None:
+    done = kanna.adapt(
+        home / "source", home / "chats.jsonl", home / "of-4", base_bits=4, **fast(samples=1)
+    )
+    assert done.tuned_loss < 0.8 * done.base_loss and done.settings["base_bits"] == 4
+    assert len(open_adapter(home / "of-4").low_rank) == 21
+    kanna.merge(home / "source", home / "of-4", home / "of-4-merged", threads=1)
+
+
+def test_bits_that_no_base_is_held_in_are_refused(home: Path) -> None:
+    for options, reason in (
+        ({"base_bits": 3}, "4 or 8"),
+        ({"base_bits": 4, "method": "dora"}, "lora or rslora"),
+        ({"base_bits": 4, "device": "cuda"}, "decodes on the CPU"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            kanna.adapt(home / "source", home / "chats.jsonl", home / "no", **options)
+    asked = ["adapt", str(home / "source"), "--data", str(home / "chats.jsonl"), "-o", "no"]
+    assert CliRunner().invoke(cli, [*asked, "--base-bits", "3"]).exit_code == 2
+    assert not (home / "no").exists()

@@ -42,6 +42,7 @@ kanna.adapt("source", "chats.jsonl", "out", **json.loads(sys.argv[1]))
 
 
 WORDS = ["fox", "dog", "once", "time"]
+SLOW = [("dpo", None), ("orpo", None), ("sft", 4)]
 
 
 def write_data(folder: Path, objective: str) -> Path:
@@ -63,12 +64,17 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "objective",
-    ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "orpo"))],
+    ("objective", "base_bits"),
+    [
+        ("sft", None),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+    ],
 )
-def test_a_killed_run_goes_on_to_the_same_weights(home: Path, objective: str) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights(
+    home: Path, objective: str, base_bits: int | None
+) -> None:
     write_data(home, objective)
-    settings: dict[str, Any] = SETTINGS | {"objective": objective}
+    settings: dict[str, Any] = SETTINGS | {"objective": objective, "base_bits": base_bits}
     whole = kanna.adapt(home / "source", home / "chats.jsonl", home / "whole", **settings)
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, json.dumps(settings)],

@@ -48,6 +48,7 @@ def adapt(
     max_length: int = 1024,
     seed: int = 0,
     samples: int = 2,
+    base_bits: int | None = None,
     device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -86,6 +87,8 @@ def adapt(
         max_length: Tokens of an example at most; what is longer is cut, and counted.
         seed: Of the split, the order and the first values.
         samples: Held-out prompts that base and tuned model answer for the page.
+        base_bits: Hold the base in `4` or `8` bits, decoded as it is used, on the CPU; None: as
+            floats.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         threads: Threads to use; None: one per physical core.
         overwrite: Replace what is at `out`.
@@ -121,7 +124,14 @@ def adapt(
         minutes=minutes,
         batch=batch,
         seed=seed,
+        base_bits=base_bits,
     )
+    if base_bits is not None and device not in (None, "cpu"):
+        raise UsageError(
+            f"--base-bits decodes on the CPU, and --device is {device}",
+            expected="cpu",
+            todo="leave one of them out",
+        )
     if not 0 <= samples <= 64:
         raise UsageError(f"--samples is {samples}", expected="0 to 64")
     if max_length < 8:
@@ -147,7 +157,7 @@ def adapt(
             folder=reference_folder(opened, offline=offline, progress=progress),
             read=read,
             split=parts,
-            settings=replace(settings, device=_device(device)),
+            settings=replace(settings, device="cpu" if base_bits else _device(device)),
             max_length=max_length,
             samples=samples,
             threads=threads or default_threads(),

@@ -16,6 +16,7 @@ from kanna.training.tokens import ChatTokenizer, TokenizedExample
 _TEXTS = ("prose_1.txt", "prose_3.txt", "code_python.txt", "languages_1.txt")
 _WINDOW = 192
 _NEW_TOKENS = 48
+_LINEAR = ("Linear", "BlockLinear")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +107,11 @@ def predicted_bytes(model: Any, settings: TrainingSettings, length: int) -> int:
         length: Tokens of the longest example.
     """
     config = model.config.get_text_config()
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    held = [*model.parameters(), *model.buffers()]  # a base of few bits has buffers
+    weights = sum(p.numel() * p.element_size() for p in held)
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
     inner = int(getattr(config, "intermediate_size", 0) or 4 * hidden)
-    matrices = [m for m in model.modules() if type(m).__name__ == "Linear"]
+    matrices = [m for m in model.modules() if type(m).__name__ in _LINEAR]
     trained = sum(settings.rank * (m.in_features + m.out_features) for m in matrices)
     sides = 1 if settings.objective == "sft" else 2
     tokens = settings.batch * length * sides

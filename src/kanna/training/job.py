@@ -21,7 +21,7 @@ from kanna.report import adapt_page
 from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.tracking import TrackedRun, lineage
-from kanna.training import examination, lengths, loop, objectives
+from kanna.training import examination, lengths, loop, objectives, quantized_base
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import Examples
 from kanna.training.result import AdaptResult
@@ -56,7 +56,7 @@ class AdapterJob:
 
         torch.set_num_threads(self.threads)
         torch.manual_seed(self.settings.seed)
-        tokenizer, model = self._load()
+        tokenizer, model = self._load(progress)
         context = int(getattr(model.config, "max_position_embeddings", 0) or self.max_length)
         chats = ChatTokenizer.of(
             tokenizer, folder_files.files(self.folder), min(self.max_length, context)
@@ -125,18 +125,14 @@ class AdapterJob:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return out.absolute().parent / f".{out.name[:60]}.unfinished-{digest[:16]}"
 
-    def _load(self) -> tuple[Any, Any]:
-        import torch
+    def _load(self, progress: Progress) -> tuple[Any, Any]:
         import transformers
 
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 str(self.folder), local_files_only=True, trust_remote_code=False
             )
-            dtype = torch.bfloat16 if self.settings.device == "cuda" else torch.float32
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                str(self.folder), dtype=dtype, local_files_only=True, trust_remote_code=False
-            )
+            model = self._base(progress)
         except (
             ImportError,
             ValueError,
@@ -149,6 +145,18 @@ class AdapterJob:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         return tokenizer, model
+
+    def _base(self, progress: Progress) -> Any:
+        """The base, as floats or in few bits."""
+        import torch
+        import transformers
+
+        if (bits := self.settings.base_bits) is not None:
+            return quantized_base.load(self.folder, bits, self.threads, progress)
+        dtype = torch.bfloat16 if self.settings.device == "cuda" else torch.float32
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            str(self.folder), dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
 
     def _examine(
         self, adapted: Any, chats: ChatTokenizer, wanted: list[Any], run: loop.TrainingRun

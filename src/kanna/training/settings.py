@@ -29,6 +29,7 @@ class TrainingSettings:
         look_every: Steps between two looks at the held-out loss; None: an eighth of the run.
         seed: Of the split, the order and the first values.
         device: `cpu`, `cuda` or `mps`.
+        base_bits: Bits that the base is held in; None: as floats.
     """
 
     objective: str = "sft"
@@ -44,11 +45,20 @@ class TrainingSettings:
     look_every: int | None = None
     seed: int = 0
     device: str = "cpu"
+    base_bits: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError for settings that make no sense."""
         if self.method not in METHODS:
             raise UsageError(f"no method {self.method!r}", expected=", ".join(METHODS))
+        if self.base_bits not in (None, 4, 8):
+            raise UsageError(f"--base-bits is {self.base_bits}", expected="4 or 8")
+        if self.base_bits is not None and self.method == "dora":
+            raise UsageError(
+                "--method dora needs the lengths of the base's own rows, and --base-bits holds "
+                "them in few bits",
+                expected="lora or rslora",
+            )
         limits: list[tuple[str, float | None, float, float]] = [
             ("rank", self.rank, 1, 1024),
             ("alpha", self.alpha, 1e-3, 1e4),

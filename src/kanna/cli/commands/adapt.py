@@ -80,6 +80,9 @@ if TYPE_CHECKING:
 @click.option(
     "--samples", type=int, default=2, show_default=True, help="Held-out prompts that are answered."
 )
+@click.option(
+    "--base-bits", type=click.Choice(["4", "8"]), help="Hold the base in few bits, on the CPU."
+)
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @options.threads
@@ -99,6 +102,8 @@ def adapt_command(
     """
     from kanna.training import adapt
 
+    bits = choices.pop("base_bits")
+    choices["base_bits"] = bits and int(bits)
     result = adapt(
         source, list(data), out, progress=terminal.progress(), remark=terminal.note, **choices
     )
