@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kanna import families
 from kanna.calibration import network as calibration
+from kanna.conversion import openvino
 from kanna.families._others import OTHERS
 from kanna.formats.mlx import write as mlx
 from kanna.formats.onnx import build as onnx
@@ -21,6 +22,7 @@ OTHERS_START = "<!-- table of other models -->\n"
 REFUSALS = {
     "no ONNX": onnx.REFUSED,
     "no MLX": mlx.REFUSED,
+    "no OpenVINO": openvino.REFUSED,
     "no calibration": calibration.REFUSED,
 }
 
@@ -28,8 +30,9 @@ REFUSALS = {
 def table() -> str:
     """The table, a line for each family."""
     lines = [
-        "| family | models | GGUF architecture | GGUF | ONNX | MLX | calibrate, optimize |",
-        "|---|---|---|---|---|---|---|",
+        "| family | models | GGUF architecture | GGUF | ONNX | MLX | OpenVINO "
+        "| calibrate, optimize |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in families.names():
         family = families.get(name)
@@ -63,7 +66,7 @@ def refusals(name: str) -> dict[str, str]:
     exported = any(cls in encoder.ARCHITECTURES for cls in family.architectures)
     both = "both are of models that predict tokens"
     why = {} if exported else {"no ONNX": "its graph was not proved here yet"}
-    return why | {"no MLX": both, "no calibration": both}
+    return why | {"no MLX": both, "no OpenVINO": both, "no calibration": both}
 
 
 def own_page(name: str, text: str) -> str:

@@ -28,6 +28,8 @@ from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.conversion.hf_folder import hf_folder
 from kanna.conversion.hf_rows import over
 from kanna.errors import GateError, KannaError, UnsupportedError, UsageError
+from kanna.families import smollm3
+from kanna.families.blocks import multipliers
 from kanna.formats import safetensors
 from kanna.formats.openvino import FORMAT, MODEL, WEIGHTS, ir, read_folder, tokenizers
 from kanna.formats.openvino.decoder import Decoder, DecoderShape
@@ -39,17 +41,28 @@ from kanna.plan import Plan, Resolved, TensorPlan, resolve, roles
 from kanna.plan import openvino as presets
 from kanna.sources import Source
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = (
+    "ernie4_5",
+    "exaone4",
+    "granite",
+    "hunyuan",
+    "llama",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
 """Families whose graph is here."""
+REFUSED = {n: "its graph is not written yet" for n in families.names() if n not in FAMILIES}
 
 
 def preflight(source: Source) -> Model:
     """The model of a source whose graph is here; raises UnsupportedError for others."""
     model = families.load_decoder(source)
     reason = f"only {', '.join(FAMILIES)} have one"
-    families.require(
-        model, {n: reason for n in families.names() if n not in FAMILIES}, "OpenVINO graph"
-    )
+    families.require(model, dict.fromkeys(REFUSED, reason), "OpenVINO graph")
     _shape(model)
     return model
 
@@ -62,14 +75,36 @@ def _shape(model: Model) -> DecoderShape:
         raise UnsupportedError(
             f"its heads have {size} values of keys and {values} of values", expected="as many"
         )
+    layers = model.whole("{arch}.block_count")
+    if model.meta("{arch}.attention.sliding_window_pattern", None):
+        raise UnsupportedError(
+            "some of its layers see a window alone",
+            expected="layers that see all tokens",
+            todo="write a GGUF instead: --format gguf",
+        )
+    smollm = range(smollm3.PERIOD - 1, layers, smollm3.PERIOD)
     return DecoderShape(
-        layers=model.whole("{arch}.block_count"),
+        layers=layers,
         heads=heads,
         kv_heads=model.whole("{arch}.attention.head_count_kv", heads, least=1),
         head_size=size,
         epsilon=float(model.meta("{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
         rotation=rotation(model, size),
+        unturned=frozenset(smollm if model.family == "smollm3" else ()),
+        paired=model.family == "ernie4_5",
+        scales=_scales(model, size) if model.family == "granite" else {},
     )
+
+
+def _scales(model: Model, head_size: int) -> dict[str, float]:
+    """Granite's multipliers as the graph has them."""
+    scale = {name: float(model.meta(f"{{arch}}.{name}", 1.0)) for name in multipliers.KEYS.values()}
+    return {
+        "embedding": scale["embedding_scale"],
+        "residual": scale["residual_scale"],
+        "queries": scale["attention.scale"] * head_size**0.5,
+        "logits": 1 / scale["logit_scale"],
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,13 @@ RECIPES = (
     "qwen2",
     "qwen2-yarn",
     "qwen3",
+    "ernie",
+    "exaone4",
+    "granite",
+    "hunyuan",
+    "olmo2",
+    "phi3",
+    "smollm3",
 )
 IDS = np.random.default_rng(3).integers(3, 490, 48).tolist()
 
@@ -131,9 +138,13 @@ def convert_values(source: Path) -> np.ndarray:
 
 
 def test_other_families_and_encodings_are_refused(llama: Path, tmp_path: Path) -> None:
-    tiny_models.make("granite", tmp_path / "granite")
-    with pytest.raises(UnsupportedError, match="GraniteForCausalLM has no OpenVINO graph here"):
-        convert(tmp_path / "granite", tmp_path / "ir", preset="openvino:int4")
+    for recipe, reason in (
+        ("gemma2", "Gemma2ForCausalLM has no OpenVINO graph here"),
+        ("olmo3", "some of its layers see a window alone"),
+    ):
+        tiny_models.make(recipe, tmp_path / recipe)
+        with pytest.raises(UnsupportedError, match=reason):
+            convert(tmp_path / recipe, tmp_path / "ir", preset="openvino:int4")
     with pytest.raises(UsageError, match="OpenVINO has no Q4_K"):
         convert(llama, tmp_path / "ir", format="openvino", encoding="q4_k")
     with pytest.raises(UsageError, match="nbits2g32"):

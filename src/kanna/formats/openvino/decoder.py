@@ -1,4 +1,4 @@
-"""The graph of a decoder: Llama, Mistral, Qwen2, Qwen3, with keys and values as states.
+"""The graph of a decoder of the Llama kind, with keys and values as states.
 
 Inputs and outputs are those that openvino-genai gives and takes; its forms of norms, rotation and
 attention are those that OpenVINO's transformations recognize and compute as one operation.
@@ -7,16 +7,18 @@ attention are those that OpenVINO's transformations recognize and compute as one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from kanna.formats.openvino.ir import Graph, Shape, Value
+from kanna.formats.openvino.ir import NUMPY, Graph, Shape, Value
 from kanna.formats.openvino.rotation import Rotation
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
 LOGITS = "logits"
+# Names of the norms of heads that have turned already.
+_LATE_NORM = "_layernorm.weight"
 _LEAST = float(np.finfo(np.float32).min)
 _FLAT: Shape = (-1, -1)
 
@@ -31,6 +33,10 @@ class DecoderShape:
         head_size: Values of a head.
         epsilon: Added to the mean square in norms.
         rotation: Angles of positions.
+        unturned: Layers that know no positions.
+        paired: Whether the values that turn together lie side by side, not half a head apart.
+        scales: What is multiplied: `embedding`, `residual`, `queries`, `logits`; those missing, by
+            1.
     """
 
     layers: int
@@ -39,10 +45,22 @@ class DecoderShape:
     head_size: int
     epsilon: float
     rotation: Rotation
+    unturned: frozenset[int] = frozenset()
+    paired: bool = False
+    scales: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 Weight = Callable[[Graph, str], Value]
 """Adds a tensor of the model to the graph by its Hugging Face name, as f32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Past:
+    """What attention sees besides its own tokens: the mask, the batch's size, chosen beams."""
+
+    mask: Value
+    batch: Value
+    beams: Value
 
 
 class Decoder:
@@ -65,21 +83,48 @@ class Decoder:
         ids, attended, positions = (g.parameter(n, "i64", _FLAT) for n in INPUTS[:3])
         beams = g.parameter(INPUTS[3], "i32", (-1,))
         embedding = self._weight(EMBEDDING)
-        x = g.gather(embedding, g.convert(ids, "i32"), 0)
+        x = self._scaled(g.gather(embedding, g.convert(ids, "i32"), 0), "embedding")
         batch = g.size_of(ids, 0)
         mask = self._mask(ids, attended)
         turn = self._angles(positions)
+        past = _Past(mask=mask, batch=batch, beams=beams)
         for layer in range(self._shape.layers):
             name = f"model.layers.{layer}."
-            h = self._norm(x, name + "input_layernorm.weight")
-            x = g.binary("Add", x, self._attention(name, h, turn, mask, batch, beams))
-            h = self._norm(x, name + "post_attention_layernorm.weight")
-            x = g.binary("Add", x, self._feed_forward(name, h))
+            angles = None if layer in self._shape.unturned else turn
+            x = self._layer(name, x, lambda h, n=name, a=angles: self._attention(n, h, a, past))
         x = self._norm(x, NORM)
         head = self._weight(HEAD) if HEAD in self._tensors else embedding
-        logits = g.matmul(x, head, transposed=True, names=LOGITS)
+        scaled = "logits" in self._shape.scales
+        logits = g.matmul(x, head, transposed=True, names="" if scaled else LOGITS)
+        if scaled:
+            factor = g.constant(self._shape.scales["logits"], "f32")
+            logits = g.add(
+                "Multiply", [logits, factor], ("f32", logits.shape), attributes=NUMPY, names=LOGITS
+            )
         g.add("Result", [logits], None)
         return g
+
+    def _layer(self, name: str, x: Value, attention: Callable[[Value], Value]) -> Value:
+        """A layer, whose norms stand before its two parts or after them."""
+        g, last = self.graph, f"{name}post_feedforward_layernorm.weight"
+        middle = f"{name}post_attention_layernorm.weight"
+        if last in self._tensors:
+            h = self._norm(attention(x), middle)
+            x = g.binary("Add", x, self._scaled(h, "residual"))
+            h = self._norm(self._feed_forward(name, x), last)
+        else:
+            h = attention(self._norm(x, f"{name}input_layernorm.weight"))
+            x = g.binary("Add", x, self._scaled(h, "residual"))
+            h = self._feed_forward(name, self._norm(x, middle))
+        return g.binary("Add", x, self._scaled(h, "residual"))
+
+    def _scaled(self, x: Value, what: str) -> Value:
+        factor = self._shape.scales.get(what, 1.0)
+        return (
+            x
+            if factor == 1
+            else self.graph.binary("Multiply", x, self.graph.constant(factor, "f32"))
+        )
 
     @property
     def used(self) -> set[str]:
@@ -175,37 +220,62 @@ class Decoder:
         crossed = g.binary("Multiply", g.concat([negative, first], -1), sine)
         return g.binary("Add", g.binary("Multiply", x, cosine), crossed)
 
-    def _heads(self, x: Value, count: int, norm: str) -> Value:
-        """[batch, new, count * size] as [batch, count, new, size], each head with its norm."""
-        g, size = self.graph, self._shape.head_size
-        x = g.reshape(x, [0, 0, count, size], (-1, -1, count, size))
-        if norm in self._tensors:
+    def _heads(self, x: Value, count: int, norm: str, turn: tuple[Value, Value] | None) -> Value:
+        """[batch, new, count * size] as [batch, count, new, size], normed and turned."""
+        g, s, size = self.graph, self._shape, self._shape.head_size
+        whole = norm in self._tensors and tuple(self._tensors[norm]) == (count * size,) != (size,)
+        if whole:
             x = self._norm(x, norm)
-        return g.transpose(x, [0, 2, 1, 3])
+        x = g.reshape(x, [0, 0, count, size], (-1, -1, count, size))
+        each = norm in self._tensors and not whole
+        turned_first = norm.endswith(_LATE_NORM)
+        if each and not turned_first:
+            x = self._norm(x, norm)
+        if turn and s.paired:
+            pairs = g.reshape(x, [0, 0, count, size // 2, 2], (-1, -1, count, size // 2, 2))
+            x = g.transpose(pairs, [0, 1, 2, 4, 3])
+            x = g.reshape(x, [0, 0, count, size], (-1, -1, count, size))
+        x = g.transpose(x, [0, 2, 1, 3])
+        if turn:
+            x = self._rotated(x, turn)
+        return self._norm(x, norm) if each and turned_first else x
+
+    def _inputs(self, own: str, x: Value) -> tuple[Value, Value, Value]:
+        """Queries, keys and values of a layer, which may come from one matrix."""
+        g, s = self.graph, self._shape
+        if f"{own}qkv_proj.weight" not in self._tensors:
+            q, k, v = (self._linear(x, f"{own}{kind}_proj") for kind in "qkv")
+            return q, k, v
+        joined = self._linear(x, f"{own}qkv_proj")
+        wide, narrow = s.heads * s.head_size, s.kv_heads * s.head_size
+        ends = (0, wide, wide + narrow, wide + 2 * narrow)
+        q, k, v = (g.slice(joined, a, b, b - a) for a, b in zip(ends, ends[1:], strict=False))
+        return q, k, v
 
     def _attention(
-        self,
-        name: str,
-        x: Value,
-        turn: tuple[Value, Value],
-        mask: Value,
-        batch: Value,
-        beams: Value,
+        self, name: str, x: Value, turn: tuple[Value, Value] | None, past: _Past
     ) -> Value:
         g, s = self.graph, self._shape
         own = f"{name}self_attn."
-        q = self._heads(self._linear(x, own + "q_proj"), s.heads, own + "q_norm.weight")
-        k = self._heads(self._linear(x, own + "k_proj"), s.kv_heads, own + "k_norm.weight")
-        v = self._heads(self._linear(x, own + "v_proj"), s.kv_heads, "")
-        q, k = self._rotated(q, turn), self._rotated(k, turn)
+        q, k, v = self._inputs(own, x)
+        q_norm, k_norm = (
+            next((n for n in names if n in self._tensors), "")
+            for names in (
+                (f"{own}q_norm.weight", f"{own}query_layernorm.weight"),
+                (f"{own}k_norm.weight", f"{own}key_layernorm.weight"),
+            )
+        )
+        q = self._scaled(self._heads(q, s.heads, q_norm, turn), "queries")
+        k = self._heads(k, s.kv_heads, k_norm, turn)
+        v = self._heads(v, s.kv_heads, "", None)
         k, v = (
-            self._repeated(self._state(f"{name}{kind}", new, batch, beams))
+            self._repeated(self._state(f"{name}{kind}", new, past.batch, past.beams))
             for kind, new in (("key", k), ("value", v))
         )
         shape = (-1, s.heads, -1, s.head_size)
         mixed = g.add(
             "ScaledDotProductAttention",
-            [q, k, v, mask],
+            [q, k, v, past.mask],
             ("f32", shape),
             version="opset13",
             attributes={"causal": False},
@@ -247,7 +317,13 @@ class Decoder:
 
     def _feed_forward(self, name: str, x: Value) -> Value:
         g = self.graph
-        gate = self._linear(x, f"{name}mlp.gate_proj")
+        joined = f"{name}mlp.gate_up_proj"
+        if f"{joined}.weight" in self._tensors:
+            both = self._linear(x, joined)
+            size = both.shape[-1] // 2
+            gate, up = (g.slice(both, a, a + size, size) for a in (0, size))
+        else:
+            gate = self._linear(x, f"{name}mlp.gate_proj")
+            up = self._linear(x, f"{name}mlp.up_proj")
         gate = g.unary("Swish", gate, version="opset4")
-        up = self._linear(x, f"{name}mlp.up_proj")
         return self._linear(g.binary("Multiply", gate, up), f"{name}mlp.down_proj")

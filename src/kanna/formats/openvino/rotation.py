@@ -35,6 +35,8 @@ def rotation(model: Model, head_size: int) -> Rotation:
     """
     turned = model.whole("{arch}.rope.dimension_count", head_size)
     kind = model.meta("{arch}.rope.scaling.type", "none")
+    if "rope_factors_long.weight" in model.tensors:
+        kind = "longrope"
     if turned != head_size or kind not in ("none", "linear", "yarn"):
         what = f"turns {turned} of {head_size} values" if turned != head_size else f"is of {kind}"
         raise UnsupportedError(
