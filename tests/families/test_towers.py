@@ -20,6 +20,8 @@ from kanna.formats import gguf
 # Largest difference of an embedding, in standard deviations of all: three times what was measured.
 BOUNDS = {"f32": 0.05, "f16": 0.05, "q8_0": 1.0}
 
+CHECKS = ("tensors present", "tensor values", "settings of pictures", "a picture in llama.cpp")
+
 
 class Checkpoint:
     """A tiny checkpoint, its text model as a GGUF, and what transformers sees in a picture."""
@@ -71,6 +73,8 @@ def test_llama_cpp_sees_what_transformers_sees(checkpoint: Checkpoint, tmp_path:
         assert off < bound, encoding
         logits.append(seen.logits)
     assert np.isfinite(logits[0]).all()
+    proof = kanna.verify(checkpoint.folder, tmp_path / "f16.gguf", progress=Silent())
+    assert [(c.name, c.ok) for c in proof.checks] == [(name, True) for name in CHECKS]
     blank = sight.see(checkpoint.text, tmp_path / "f32.gguf", checkpoint.picture * 0)
     assert not np.allclose(blank.logits, logits[0], atol=1e-3)  # the text model looks at it
 
@@ -84,6 +88,19 @@ def test_a_dry_run_gives_the_size_of_the_file(gemma3: Path, tmp_path: Path) -> N
     assert file.value("general.type") == "mmproj"
     assert file.value("clip.projector_type") == "gemma3"
     assert {t.dtype for t in file.tensors.values()} == {"f16", "f32"}
+
+
+def test_verify_sees_another_tower_and_other_settings(gemma3: Path, copy: Path) -> None:
+    out = copy / "mmproj.gguf"
+    convert(gemma3, out)
+    tiny_vision.write_settings(copy, image_mean=[0.5, 0.5, 0.5])
+    result = kanna.verify(copy, out, progress=Silent())
+    assert [c.name for c in result.checks if not c.ok] == ["settings of pictures"]
+    tensors = load_file(copy / "model.safetensors")
+    tensors["multi_modal_projector.mm_input_projection_weight"] *= -1
+    save_file(tensors, copy / "model.safetensors")
+    result = kanna.verify(copy, out, progress=Silent())
+    assert "tensor values" in [c.name for c in result.checks if not c.ok]
 
 
 def edit(folder: Path, name: str, **changes: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,23 @@ def _gemma3() -> Any:
     )
 
 
-_MODELS = {"gemma3": _gemma3}
+def _idefics3() -> Any:
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    return SmolVLMForConditionalGeneration(
+        SmolVLMConfig(
+            text_config=_TEXT | {"model_type": "llama"},
+            vision_config=_SIGLIP,
+            scale_factor=2,
+            image_token_id=500,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+_MODELS = {"gemma3": _gemma3, "idefics3": _idefics3}
 KINDS = tuple(_MODELS)
+_MARKERS = {"idefics3": ("\n\n", "\n", "<fake_token_around_image>", "<global-img>")}
 
 
 def make(kind: str, folder: Path) -> Any:
@@ -58,13 +74,23 @@ def make(kind: str, folder: Path) -> Any:
                 parameter.mul_(2.0)
     model.save_pretrained(folder)
     tiny_models.write_tokenizer("spm", folder, 512)
+    _add_tokens(folder / "tokenizer.json", _MARKERS.get(kind, ()))
     write_settings(folder)
     return model
 
 
+def _add_tokens(path: Path, texts: Iterable[str]) -> None:
+    """Tokens that llama.cpp puts around a picture."""
+    from tokenizers import AddedToken, Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in texts])
+    tokenizer.save(str(path))
+
+
 def write_settings(folder: Path, **changes: Any) -> None:
     """Write preprocessor_config.json."""
-    values = {"image_mean": MEAN, "image_std": STD, "size": {"height": SIDE, "width": SIDE}}
+    values = {"image_mean": MEAN, "image_std": STD, "size": {"longest_edge": SIDE}}
     (folder / "preprocessor_config.json").write_text(json.dumps(values | changes))
 
 
@@ -81,5 +107,10 @@ def seen(kind: str, model: Any, pixels: Any) -> Any:
     values = ((pixels / 255.0 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
     inputs = torch.tensor(values.transpose(2, 0, 1)[None])
     with torch.no_grad():
+        if kind == "idefics3":
+            inputs = inputs[None]  # pictures of one prompt
         rows = model.model.get_image_features(inputs).pooler_output
-    return rows.reshape(-1, rows.shape[-1]).numpy()
+        rows = torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows
+    rows = rows.reshape(-1, rows.shape[-1]).numpy()
+    # llama.cpp reads the whole first, then its one tile, which is the same.
+    return np.concatenate([rows, rows]) if kind == "idefics3" else rows

@@ -13,6 +13,7 @@ from kanna.catalog.base import Component, Kind, command_options, of_module, of_o
 
 _KIND = "evaluators"
 _SUMMARIES = {
+    "towers": "Tensors and settings of a vision tower, and that llama.cpp reads a picture with it",
     "divergence": (
         "KL divergence, perplexity and top-1 agreement against the source, in the real runtimes"
     ),

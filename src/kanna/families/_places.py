@@ -10,7 +10,12 @@ from kanna.families._config import Config
 from kanna.families.base import SHAPES, Family
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_WRAPPERS = ("model.language_model.", "language_model.model.", "language_model.")
+_WRAPPERS = (
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.text_model.",
+)
 _BARE = ("embed_tokens.", "layers.", "norm.")
 
 

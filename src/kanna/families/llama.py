@@ -11,6 +11,22 @@ from kanna.model import F32, u32
 ARCH = "llama"
 
 
+VISION = frozenset(
+    {
+        "_pad_token_id",
+        "image_token_id",
+        "is_llama_config",
+        "perceiver_config",
+        "pixel_shuffle_factor",
+        "scale_factor",
+        "use_reentrant_checkpointing",
+        "use_resampler",
+        "transformers.js_config",
+    }
+)
+"""Keys of SmolVLM and Idefics 3 that are about their tower."""
+
+
 def metadata(c: Config) -> Metadata:
     """The `llama.*` keys."""
     return common(ARCH, c) | {
@@ -40,9 +56,16 @@ FAMILY = Family(
         "EuroLLM",
         "Vicuna",
         "SOLAR",
+        "the model of text of SmolVLM, SmolVLM2 and Idefics 3",
     ),
-    architectures=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    architectures=(
+        "LlamaForCausalLM",
+        "LLaMAForCausalLM",
+        "SmolVLMForConditionalGeneration",
+        "Idefics3ForConditionalGeneration",
+    ),
     model_type="llama",
+    model_types=("smolvlm", "idefics3"),
     metadata=metadata,
     optional=frozenset(
         f"{part}.bias"
@@ -59,7 +82,13 @@ FAMILY = Family(
         "hidden_act": "silu",
         "tie_word_embeddings": False,
     },
-    fixed={"hidden_act": ("silu", "swish"), "rope_interleaved": (False,)},
+    fixed={
+        "hidden_act": ("silu", "swish"),
+        "rope_interleaved": (False,),
+        "qk_layer_norms": (False,),
+    },
+    reads=VISION,
+    skipped=(r"model\.vision_model\..*", r"model\.connector\..*"),
     bias_flags={
         "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
         "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),

@@ -30,7 +30,7 @@ from kanna.runtimes import Engine, Runtime
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.runtimes.torch_engine import TorchEngine
 from kanna.sources import Source, locate, open_source
-from kanna.verification import gate_report, independent, parity, tensors, tokens
+from kanna.verification import gate_report, independent, parity, tensors, tokens, towers
 from kanna.verification import retention as gains
 from kanna.verification.retention import LEAST
 
@@ -76,7 +76,8 @@ def verify(
 
     Args:
         source: What the file was made from.
-        artefact: A GGUF file or a folder, or any reference to one.
+        artefact: A GGUF file or a folder, or any reference to one. Of an mmproj the tensors and
+            the settings of pictures are checked, and that llama.cpp reads a picture with it.
         adapter: Adapters that were merged into the source: what was made of both is checked, and
             how much of their gain it keeps. The file may be one of them alone, in GGUF.
         data: Held-out examples to measure that by; None: those beside the adapter.
@@ -132,6 +133,8 @@ def verify(
 
 def _checks(source: Source, artefact: Path, threads: int | None, progress: Progress) -> list[Check]:
     """Every check of an artefact against its source."""
+    if towers.is_mmproj(artefact):
+        return towers.check(source, artefact, threads or default_threads(), progress)
     model = families.load_model(source)
     checks = _check_files(model, artefact, progress)
     if all(c.ok for c in checks):
