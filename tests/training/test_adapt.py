@@ -391,3 +391,19 @@ def test_bits_that_no_base_is_held_in_are_refused(home: Path) -> None:
     asked = ["adapt", str(home / "source"), "--data", str(home / "chats.jsonl"), "-o", "no"]
     assert CliRunner().invoke(cli, [*asked, "--base-bits", "3"]).exit_code == 2
     assert not (home / "no").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+def test_pairs_are_learned_beside_a_base_of_4_bits(home: Path, objective: str) -> None:
+    pairs = [{"prompt": f"Say {i}", "chosen": f" fox {i}", "rejected": " dog"} for i in range(20)]
+    (home / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    done = kanna.adapt(
+        home / "source",
+        home / "pairs.jsonl",
+        home / f"{objective}-of-4",
+        objective=objective,
+        base_bits=4,
+        **fast(steps=8, batch=2),
+    )
+    assert done.tuned_loss < 0.8 * done.base_loss
