@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Sequence
 
 from kanna._util.distribution import install_command, requirements
+from kanna.errors import MissingError
 
 _PREBUILT_LLAMA = "llama_cpp_py_sync" if sys.platform == "win32" else "xllamacpp"
 
@@ -31,6 +33,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "search": ("optuna",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),
+    "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "serve": ("aiohttp", "fastapi", "llguidance", "prometheus_client", "uvicorn", "xllamacpp"),
 }
 """Import names that each extra brings, as far as kanna imports them by name."""
@@ -46,6 +49,26 @@ def missing(extra: str) -> list[str]:
     """
     wanted = [name for one in extra.split(",") if one for name in EXTRAS[one]]
     return [name for name in dict.fromkeys(wanted) if not _found(name)]
+
+
+def require(extra: str, what: str, modules: Sequence[str] | None = None) -> None:
+    """Raise MissingError with the command that installs an extra, unless it is here.
+
+    A verb asks before its first work: nothing is read for minutes, and no folder made, for what
+    cannot be done.
+
+    Args:
+        extra: Its name.
+        what: What needs it, as the error begins.
+        modules: Import names that are looked for; None: all of the extra.
+    """
+    absent = missing(extra) if modules is None else [name for name in modules if not _found(name)]
+    if absent:
+        raise MissingError(
+            f"{what} needs {', '.join(absent)}, which is not installed here",
+            expected=f"the extra {extra}",
+            todo=command(extra),
+        )
 
 
 def command(extra: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__, families
+from kanna._util import extras
 from kanna._util.atomic import write_json, write_text
 from kanna._util.bars import shown
 from kanna._util.locks import holding
@@ -166,6 +167,8 @@ def calibrate(
     if part is not None:
         windows = part.of(windows)
         key[statistics.SHARD] = asdict(part) | {"first": windows.first}
+    if overwrite or not _is_complete(folder, key):
+        extras.require(EXTRA, "calibration", ("torch", "transformers"))
     with holding(folder, "calibrate", parents=True):
         reused = not overwrite and _is_complete(folder, key)
         if not reused:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanna import families
+from kanna import conversion, families
 from kanna import formats as known_formats
 from kanna._util.arguments import names
 from kanna._util.bars import shown
@@ -99,6 +99,7 @@ def compare(
         read_text(text)  # raises UsageError before anything is written
     planned = plan_rows(opened, chosen, folder, imatrix)
     used = list(dict.fromkeys(r.format for r in planned.rows))
+    conversion.require_installed(used)
     check_reference(opened, used, threads=threads, progress=bar)
     with holding(folder, "compare", parents=True):
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from kanna import formats
-from kanna._util import digest, locks, own_files, plugins, special_files
+from kanna._util import digest, extras, locks, own_files, plugins, special_files
 from kanna.conversion.base import (
     Conversion,
     ConversionRequest,
@@ -54,6 +54,13 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Converter:
     """How sources become artefacts of a format; raises UnsupportedError naming those there are."""
     return plugins.load(__name__, name, "CONVERSION")
+
+
+def require_installed(formats: Sequence[str]) -> None:
+    """Raise MissingError for the first of these formats that cannot be written here."""
+    for name in formats:
+        converter = get(name)
+        extras.require(converter.extra, f"the format {name}", converter.modules)
 
 
 def sizes(format: str, source: Source, model: Model, guidance: Guidance | None = None) -> Sizes:

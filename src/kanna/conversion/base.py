@@ -294,6 +294,7 @@ class Converter:
             path is None for a dry run without a name.
         sizes: Makes what sizes plans of a model; None: the format has no plans.
         extra: What must be installed to write it; "" for the base install.
+        modules: Import names of that extra without which nothing is written.
         late_hashes: Whether the files of the source are hashed while weights are written.
         check: Refuses a request, before the source is opened.
         preflight: Refuses a source by its headers, before a weight of it is fetched.
@@ -306,6 +307,7 @@ class Converter:
     begin: Callable[[Source, Path | None, ConversionRequest], Conversion]
     sizes: Callable[[Source, Model, Guidance], Sizes] | None = None
     extra: str = ""
+    modules: Sequence[str] = ()
     late_hashes: bool = False
     check: Callable[[ConversionRequest], None] | None = None
     preflight: Callable[[Source], object] = load_model

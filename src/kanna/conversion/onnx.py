@@ -18,7 +18,7 @@ from kanna.conversion.onnx_derived import DerivedConversion
 from kanna.conversion.onnx_float import FloatConversion, sized_whole
 from kanna.errors import UsageError
 from kanna.families import load_decoder
-from kanna.formats.onnx import encoder
+from kanna.formats.onnx import build, encoder
 from kanna.plan import Plan
 from kanna.plan import onnx as presets
 from kanna.plan.onnx_derived import DERIVED
@@ -72,5 +72,6 @@ CONVERSION = Converter(
     begin=begin,
     sizes=ONNXSizes,
     extra="onnx",
+    modules=build.NEEDED,
     check=check,
 )

@@ -329,5 +329,6 @@ CONVERSION = Converter(
     begin=OpenVINOConversion,
     sizes=OpenVINOSizes,
     extra="openvino",
+    modules=tokenizers.NEEDED,
     preflight=preflight,
 )

@@ -23,7 +23,12 @@ from kanna.evaluation import tokenization
 from kanna.evaluation.behaviour import compare_behaviour
 from kanna.evaluation.divergence import F64, Scores, compare
 from kanna.evaluation.precision import Extent, choose, is_reached
-from kanna.evaluation.reference import open_for_scoring, open_reference, reference_gguf
+from kanna.evaluation.reference import (
+    open_for_scoring,
+    open_reference,
+    reference_gguf,
+    require_runtime,
+)
 from kanna.evaluation.reference_check import require
 from kanna.evaluation.result import EvaluateResult
 from kanna.evaluation.stats import exp_ci, mean_ci
@@ -198,6 +203,7 @@ def _check_artefact(path: Path) -> None:
             f"{path} is an encoder: it has no next token to score",
             todo=f"kanna verify SRC {path} compares vectors",
         )
+    require_runtime(path)  # before a reference is made
 
 
 def _group_size(reference: Engine, context: int) -> int:

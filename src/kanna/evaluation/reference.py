@@ -120,6 +120,18 @@ def _made_for(runtime: Runtime, source: Source, progress: Progress | None) -> Pa
     return make(source, progress=progress)
 
 
+def require_runtime(artefact: Path) -> None:
+    """Raise MissingError where the runtime that `open_for_scoring` takes is not here."""
+    runtime = runtimes.of(artefact)
+    if not _is_replaced(runtime) and not runtime.available().ok:
+        runtime.load()
+
+
+def _is_replaced(runtime: Runtime) -> bool:
+    """Whether artefacts are scored by their values in another runtime."""
+    return runtime.slow_on_cpu and sys.platform != "darwin"
+
+
 def open_for_scoring(
     artefact: Path, *, context: int, threads: int | None = None, progress: Progress | None = None
 ) -> tuple[Engine, str]:
@@ -130,7 +142,7 @@ def open_for_scoring(
     reference. `kanna verify` compares its own runtime with them on a short prompt.
     """
     runtime = runtimes.of(artefact)
-    if not runtime.slow_on_cpu or sys.platform == "darwin":
+    if not _is_replaced(runtime):
         return runtime.open(artefact, context=context, threads=threads), ""
     llama, torch = runtimes.get("llamacpp"), runtimes.get("torch")
     if torch.available().ok:

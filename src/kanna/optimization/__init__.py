@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kanna import formats
+from kanna import conversion, formats
+from kanna._util import extras
 from kanna._util.arguments import names, several
 from kanna._util.bars import shown
 from kanna._util.locks import holding
@@ -155,6 +156,9 @@ def optimize(
         revision=revision,
         offline=offline,
     )
+    if not request.out.exists():  # the stages of an earlier run may be all that is needed
+        extras.require("torch", "calibration", ("torch", "transformers"))
+        conversion.require_installed([request.format])
     resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark

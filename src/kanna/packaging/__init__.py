@@ -23,7 +23,7 @@ from kanna.packaging import bom, checksums, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources
-from kanna.packaging.selftest_files import selftest_files
+from kanna.packaging.selftest_files import require_runtime, selftest_files
 from kanna.packaging.service import Service, image_of
 from kanna.packaging.wheel import wheel_to_ship
 from kanna.packaging.write import write
@@ -154,6 +154,8 @@ def package(
     if sign_key is not None:
         signing.check_key(Path(sign_key))
     opened = open_artefact(artefact, name=name, offline=offline, progress=shown(progress))
+    if selftest:
+        require_runtime(opened)
     context = context or min(4096, opened.trained_context or 4096)
     needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
     installs = wheel is not None or any(targets.get(n).installs for n in _with_needs(to))

@@ -5,10 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kanna import runtimes
 from kanna.packaging.artefact import Artefact
 from kanna.self_testing import made, runner
 
 RUNNER = "selftest.py"
+
+
+def require_runtime(artefact: Artefact) -> None:
+    """Raise MissingError where the runtime that answers the questions is not here."""
+    runtime = runtimes.of(_location(artefact))
+    if not runtime.available().ok:
+        runtime.load()
+
+
+def _location(artefact: Artefact) -> Path:
+    """The file or the folder of an artefact."""
+    place, path = next(iter(artefact.files.items()))
+    inside = place.removeprefix(artefact.place).strip("/")
+    return path.parents[inside.count("/")] if inside else path
 
 
 def selftest_files(artefact: Artefact) -> dict[str, str]:
@@ -17,10 +32,7 @@ def selftest_files(artefact: Artefact) -> dict[str, str]:
     Raises:
         MissingError: The runtime of the artefact is not installed here.
     """
-    place, path = next(iter(artefact.files.items()))
-    inside = place.removeprefix(artefact.place).strip("/")
-    location = path.parents[inside.count("/")] if inside else path
-    values = made(location, "")
+    values = made(_location(artefact), "")
     values |= {"artefact": artefact.place, "files": dict(sorted(artefact.hashes.items()))}
     return {
         RUNNER: Path(runner.__file__).read_text(encoding="utf-8"),

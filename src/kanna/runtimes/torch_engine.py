@@ -106,7 +106,7 @@ class TorchEngine(SteppedEngine):
             if self._length != length or length == 0:
                 self._cache, self._length = None, 0
         elif length < self._length:
-            self._cache.crop(length)
+            self._cache.crop(length - self._length)  # how many go, below 0
             self._length = length
         return self._length
 

@@ -5,14 +5,12 @@ It supervises their processes, and has keys, limits, usage and metrics.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kanna._util import extras
 from kanna._util.arguments import several
 from kanna._util.units import Size, optional_size
-from kanna.errors import MissingError
 
 __all__ = ["serve"]
 
@@ -107,7 +105,7 @@ def serve(
         KannaError: The address is taken.
     """
     check_installed()
-    from kanna.serving import arguments, server
+    from kanna.serving import arguments, registration, server
     from kanna.serving.settings import GatewayLimits, GatewaySettings
 
     settings = GatewaySettings(
@@ -129,6 +127,9 @@ def serve(
     )
     specs = arguments.parse_models(several(models), several(alias), offline=offline)
     arguments.add_companions(specs, several(adapter), several(draft), offline=offline)
+    registration.check_installed(specs, settings)
+    if traces:
+        extras.require("otel", "traces")
     options = server.ServerOptions(
         state=state,
         tls=arguments.parse_tls(tls_cert, tls_key),
@@ -145,9 +146,5 @@ def serve(
 
 
 def check_installed() -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingError(
-            f"the gateway needs {missing[0]}, which is not installed here",
-            todo=extras.command("serve"),
-        )
+    """Raise MissingError where a package of the gateway is absent."""
+    extras.require("serve", "the gateway", _NEEDED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kanna._util.units import format_size
 from kanna.errors import MissingError, UsageError
 from kanna.serving import engines
@@ -33,6 +35,21 @@ def engine_config(
 def missing(spec: ModelSpec, engine: ServingEngine, settings: GatewaySettings) -> str:
     """The command that installs what a model's engine lacks; empty when everything is here."""
     return "" if engine_config(spec, engine, settings).program else engine.missing()
+
+
+def check_installed(specs: Sequence[ModelSpec], settings: GatewaySettings) -> None:
+    """Raise MissingError for the first model whose engine is not installed.
+
+    Raises SourceError where no engine runs it.
+    """
+    for spec in specs:
+        engine = engines.for_artefact(spec.path)
+        if todo := missing(spec, engine, settings):
+            raise MissingError(
+                f"{spec.path} runs in {engine.name}, which is not installed here",
+                expected=f"the extra {engine.extra}",
+                todo=todo,
+            )
 
 
 def check_companions(spec: ModelSpec, engine: ServingEngine) -> None:
@@ -67,11 +84,8 @@ def register(spec: ModelSpec, settings: GatewaySettings, budget: int) -> ServedM
         MissingError: Its engine is not installed.
         UsageError: It does not fit the budget, or has companions that its engine does not take.
     """
+    check_installed([spec], settings)
     engine = engines.for_artefact(spec.path)
-    if todo := missing(spec, engine, settings):
-        raise MissingError(
-            f"{spec.path} runs in {engine.name}, which is not installed here", todo=todo
-        )
     check_companions(spec, engine)
     config = engine_config(spec, engine, settings)
     needed = engine.memory(config).total

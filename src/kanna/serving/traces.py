@@ -7,7 +7,6 @@ what people write.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -28,14 +27,7 @@ class TraceExporter:
     """
 
     def __init__(self, url: str) -> None:
-        if (
-            importlib.util.find_spec("opentelemetry") is None
-            or importlib.util.find_spec("opentelemetry.sdk") is None
-        ):
-            raise MissingError(
-                "traces need OpenTelemetry, which is not installed here",
-                todo=extras.command("otel"),
-            )
+        extras.require("otel", "traces")
         try:
             sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
             export: Any = importlib.import_module("opentelemetry.sdk.trace.export")

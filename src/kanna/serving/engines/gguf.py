@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanna._util import extras
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.serving.engines.base import (
     EMBED,
@@ -31,7 +32,6 @@ from kanna.serving.engines.handshake import announce_ready
 if TYPE_CHECKING:
     from kanna.serving.engines.chat_check import ChatCheck
 
-INSTALL = "pip install xllamacpp"
 _BATCH = 512
 """Prompt tokens between two answers to a probe; llama.cpp computes no more at a time."""
 
@@ -46,7 +46,9 @@ def accepts(path: Path) -> bool:
 
 def missing() -> str:
     """How to install xllamacpp where neither it nor `llama-server` is here; otherwise empty."""
-    return "" if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server") else INSTALL
+    if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server"):
+        return ""
+    return extras.command("serve")
 
 
 def memory(config: EngineConfig) -> EngineMemory:
@@ -190,7 +192,7 @@ def _cached_chat_check(path: Path, mtime_ns: int) -> ChatCheck:
 
 def _run_xllamacpp(config: EngineConfig) -> None:
     if importlib.util.find_spec("xllamacpp") is None:
-        raise MissingError("xllamacpp is not installed here", todo=INSTALL)
+        raise MissingError("xllamacpp is not installed here", todo=extras.command("serve"))
     xllamacpp: Any = importlib.import_module("xllamacpp")
     params: Any = xllamacpp.CommonParams()
     params.model.path = config.path

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+from kanna._util import extras
 from kanna._util.typed import IDS, LAYERS, whole
 from kanna.formats.onnx.files import genai_model
 from kanna.serving.engines.base import (
@@ -16,7 +17,6 @@ from kanna.serving.engines.base import (
     ServingEngine,
 )
 
-INSTALL = "pip install onnxruntime"
 _BUFFER_ROWS = 256
 """Rows of activations that the working buffers hold: a prompt is read in such blocks."""
 
@@ -28,7 +28,7 @@ def accepts(path: Path) -> bool:
 
 def missing() -> str:
     """How to install onnxruntime where it is not here; otherwise empty."""
-    return "" if importlib.util.find_spec("onnxruntime") else INSTALL
+    return "" if importlib.util.find_spec("onnxruntime") else extras.command("onnx")
 
 
 def memory(config: EngineConfig) -> EngineMemory:
