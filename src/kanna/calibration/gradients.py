@@ -38,7 +38,7 @@ FILE = "gradients.safetensors"
 STATE_FOLDER = "gradients-work"
 TOKENS = 6144
 """Tokens of the backward pass; the mean squares settle early."""
-_LOGITS = 1 << 26
+LOGITS = 1 << 26
 """Logits of one pass at most: the large vocabularies read shorter windows."""
 
 
@@ -49,7 +49,7 @@ def vocabulary_of(model: Model) -> int:
 
 def windows_read(model: Model, length: int) -> tuple[int, int]:
     """Windows of a text that the pass reads at most, and tokens of each, of windows of `length`."""
-    length = max(64, min(length, _LOGITS // vocabulary_of(model)))
+    length = max(64, min(length, LOGITS // vocabulary_of(model)))
     return max(1, TOKENS // length), length
 
 
@@ -61,7 +61,7 @@ def bytes_needed(model: Model) -> int:
             layer = name.split(".")[1]
             layers[layer] = layers.get(layer, 0) + num_weights(tensor)
     head = num_weights(model.tensors["token_embd.weight"])
-    return 4 * max(head, *layers.values()) + 6 * 4 * _LOGITS
+    return 4 * max(head, *layers.values()) + 6 * 4 * LOGITS
 
 
 def disk_needed(model: Model) -> int:
@@ -168,7 +168,7 @@ def _marks(digest: str, tokens: int) -> dict[str, str]:
 
 
 def _digest(key: str) -> str:
-    return hashlib.sha256(json.dumps([key, TOKENS, _LOGITS]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([key, TOKENS, LOGITS]).encode()).hexdigest()
 
 
 def read(folder: Path) -> dict[str, F32]:

@@ -11,13 +11,14 @@ from kanna._util.arguments import names, several
 from kanna._util.bars import shown
 from kanna._util.locks import holding
 from kanna._util.progress import Progress
-from kanna._util.units import Size, optional_size
+from kanna._util.units import Size, optional_size, parse_duration
 from kanna.adapters import AdapterWeights, weights
 from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.hardware import targets
 from kanna.optimization import adapters, pipeline
 from kanna.optimization.context import Context
+from kanna.optimization.dry_run import dry_run as forecast_only
 from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
 from kanna.optimization.result import OptimizeResult
 from kanna.optimization.stages import STAGES, Stage
@@ -46,8 +47,9 @@ def optimize(
     context: int | None = None,
     target: str | None = None,
     calibration: str | Path | Sequence[str | Path] | None = None,
-    tokens: int = TOKENS,
-    effort: str = "balanced",
+    tokens: int | None = None,
+    effort: str | None = None,
+    time_budget: float | str | None = None,
     keep: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     rules: Mapping[str, str] | str | Sequence[str] | None = None,
@@ -61,6 +63,7 @@ def optimize(
     track: str | None = None,
     experiment: str | None = None,
     track_weights: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> OptimizeResult:
@@ -91,10 +94,13 @@ def optimize(
             only encodings that it multiplies are used, for weights and cache.
         calibration: Texts to calibrate on, as for `calibrate`; with an adapter as for `adapt`,
             and held-out examples among them are left out.
-        tokens: To calibrate on.
+        tokens: To calibrate on; None: 24,576, or what a time budget leaves.
         effort: `fast` trusts predictions; `balanced` corrects them by measuring every kind of
             tensor in the runtime; `max` then tries swaps of encodings there until none gains (GGUF
-            alone), and tunes scales and norms.
+            alone), and tunes scales and norms. None: `balanced`, or the most that a time budget
+            has room for.
+        time_budget: Time that all stages may take, such as 2h, or seconds: how far the search goes
+            and how much text is read is chosen by it, where it is not named.
         keep: Patterns of tensors that stay at 16 bits.
         exclude: Encodings not to be used.
         rules: Pattern → encoding, or texts such as `ffn_down=q6_k`.
@@ -110,6 +116,8 @@ def optimize(
             of the run (extra `mlflow`); None: nobody is.
         experiment: Where the run belongs there; None: kanna.
         track_weights: Send the weights, too, not only their hash and path.
+        dry_run: Only say what every stage would take here: time, memory and disk. Headers are all
+            that is read, and nothing is written.
         progress: Where to report.
         remark: Is given one line when a stage has ended.
 
@@ -146,8 +154,10 @@ def optimize(
         target=target,
         chosen_target=chosen,
         calibration=several(calibration) or None,
-        tokens=tokens,
-        effort=effort,
+        tokens=TOKENS if tokens is None else tokens,
+        effort=effort or "balanced",
+        time_budget=None if time_budget is None else parse_duration(time_budget),
+        named=_named(effort=effort, tokens=tokens, windows=windows),
         keep=several(keep),
         exclude=names(exclude),
         rules=_rules(rules),
@@ -162,11 +172,18 @@ def optimize(
     resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark
+    if dry_run:
+        return forecast_only(request, resources)
     server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     with holding(request.out, "optimize", parents=True), follow(request, server, remark) as tracked:
         result = pipeline.run(request, resources)
         note_result(tracked, result)
         return result
+
+
+def _named(**options: object) -> tuple[str, ...]:
+    """Names of the options that are given."""
+    return tuple(name for name, value in options.items() if value is not None)
 
 
 def _rules(rules: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:

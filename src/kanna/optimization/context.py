@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kanna._util.bars import duration
 from kanna._util.progress import Progress, Silent
 from kanna.conversion.base import WriteOptions
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
 from kanna.sources import Source
+
+_WORTH_TELLING = 5.0
+"""Seconds below which nobody waits for a stage."""
 
 
 def _ignore(_: str) -> None:
@@ -23,21 +29,41 @@ def _never() -> bool:
 
 
 class StageClock:
-    """Seconds of every stage; each lap begins where the last one ended."""
+    """Seconds of every stage; each lap begins where the last one ended.
+
+    Attributes:
+        seconds: By the clock on the wall.
+        cpu: Of processors, those of child processes included.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self.cpu: dict[str, float] = {}
+        self._last, self._last_cpu = time.perf_counter(), cpu_seconds()
 
     def restart(self) -> None:
         """Begin the next lap now."""
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), cpu_seconds()
 
     def lap(self, name: str) -> None:
         """Record the time since the last lap under `name`."""
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), cpu_seconds()
         self.seconds[name] = round(now - self._last, 2)
-        self._last = now
+        self.cpu[name] = round(max(0.0, cpu - self._last_cpu), 2)
+        self._last, self._last_cpu = now, cpu
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process so far, and of children: those that ended and those that run."""
+    import psutil
+
+    own = os.times()
+    total = own.user + own.system + own.children_user + own.children_system
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            spent = child.cpu_times()
+            total += spent.user + spent.system
+    return total
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +78,7 @@ class Context:
         cancelled: Whether to stop; asked before every stage. Finished stages stay on the disk.
         notes: Notes of the result, in the order they were made.
         clock: Seconds of the stages.
+        expected: Seconds and CPU seconds that were predicted of a stage, by its name.
     """
 
     threads: int | None = None
@@ -61,6 +88,7 @@ class Context:
     cancelled: Callable[[], bool] = _never
     notes: list[str] = field(default_factory=list[str])
     clock: StageClock = field(default_factory=StageClock)
+    expected: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
 
     @property
     def workers(self) -> int:
@@ -70,6 +98,18 @@ class Context:
     def note(self, *texts: str) -> None:
         """Add notes to the result; one that is there already is not repeated."""
         self.notes += [text for text in dict.fromkeys(texts) if text not in self.notes]
+
+    def tell_time(self, stage: str, lap: str) -> None:
+        """Say how long a stage took, and how long it was expected to take.
+
+        Args:
+            stage: Its name.
+            lap: Its name on the clock.
+        """
+        predicted, _ = self.expected.get(stage, (0.0, 0.0))
+        taken = self.clock.seconds.get(lap, 0.0)
+        if stage in self.expected and max(predicted, taken) >= _WORTH_TELLING:
+            self.on_message(f"{stage}: {duration(taken)}, {duration(predicted)} were predicted")
 
     def check_cancelled(self) -> None:
         """Raise KeyboardInterrupt when the run is to stop, as when a user interrupts it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from kanna.optimization.budget import Budget
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.fine_tune import FineTune, open_fine_tune
+from kanna.optimization.forecast import Forecast, machine_rates, shapes_of
 from kanna.optimization.guard import Guard, open_guard
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.local_search import LocalSearch
-from kanna.optimization.measure import unmeasured
+from kanna.optimization.measure import CANDIDATES, unmeasured
 from kanna.optimization.memory_budget import MemoryBudget
-from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
+from kanna.optimization.request import Effort, OptimizeRequest
 from kanna.optimization.search import PlannedArtefact, SizeRange, size_range
+from kanna.optimization.time_budget import check_disk, choose
 from kanna.plan.allocate import Choice
 from kanna.sources import open_source
 
@@ -45,6 +47,7 @@ class Job:
         constraints: What the user demands of some tensors.
         feasible: Bytes of artefacts that make sense.
         memory: What `--memory` leaves; None with any other budget.
+        forecast: How much is done, and how long each stage takes.
         fine_tune: What is merged into the source, and what an artefact must keep of it.
         guard: Tasks that an artefact must not lose.
     """
@@ -55,13 +58,25 @@ class Job:
     constraints: Constraints
     feasible: SizeRange
     memory: MemoryBudget | None
+    forecast: Forecast
     fine_tune: FineTune | None = None
     guard: Guard | None = None
 
     @property
     def effort(self) -> Effort:
         """How far to go."""
-        return EFFORTS[self.request.effort]
+        return self.forecast.extent.effort
+
+    def candidates(self, adapter: Adapter) -> Sequence[str] | None:
+        """Encodings that are measured: all of the format's, or what a time budget leaves of them.
+
+        Args:
+            adapter: The format.
+        """
+        extent = self.forecast.extent
+        every = adapter.candidates()
+        left = len(extent.candidates) < len(every or CANDIDATES)
+        return extent.candidates if left else every
 
     @property
     def probes(self) -> bool:
@@ -197,8 +212,14 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     choices = adapter.choices(unmeasured(model, adapter.candidates()), constraints)
     feasible = size_range(adapter, choices)
     memory = adapter.memory_budget(request, feasible) if request.memory is not None else None
+    forecast = choose(request, adapter, shapes_of(model), machine_rates(), context.workers)
+    extent = forecast.extent
+    request = replace(request, tokens=extent.tokens, windows=extent.windows)
+    check_disk(forecast, request.out)
+    context.expected = {one.stage: (one.seconds, one.cpu_seconds) for one in forecast.stages}
     job = Job(
         request=request,
+        forecast=forecast,
         context=context,
         adapter=adapter,
         constraints=constraints,

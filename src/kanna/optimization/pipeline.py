@@ -23,6 +23,7 @@ from kanna.optimization import earlier as earlier_files
 from kanna.optimization import proof, report_data, reporting
 from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
+from kanna.optimization.deadline import Deadline, tell_forecast
 from kanna.optimization.job import (
     Allocation,
     CalibratedSource,
@@ -42,6 +43,8 @@ from kanna.optimization.result import OptimizeResult, count_encodings
 from kanna.optimization.search import NAME, search, size_range
 from kanna.optimization.stages import stage
 from kanna.optimization.target_check import for_target
+from kanna.optimization.time_budget import chosen
+from kanna.optimization.times import times
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
 
@@ -49,16 +52,19 @@ from kanna.optimization.tuning.distillation import TuningResult
 def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     """Go through every stage; see docs/optimize.md."""
     job = open_job(request, context)
+    tell_forecast(job)
+    deadline = Deadline(job)
     context.clock.restart()
     calibration = calibrate(job)
     gradients(job, calibration)
     costs = measure(job, calibration)
-    scale = probe(job, calibration, costs) if job.probes else {}
+    scale = probe(job, calibration, costs) if job.probes and deadline.allows("probe") else {}
     allocation = allocate(job, calibration, costs, scale)
     written = write(job, calibration, allocation)
-    if allocation.local_search is not None:
+    if allocation.local_search is not None and deadline.allows("local-search"):
         local_search(job, allocation.local_search, allocation, written)
-    tuned = tuning(job, calibration, allocation, written) if allocation.tuned else None
+    tunes = allocation.tuned and deadline.allows("tuning")
+    tuned = tuning(job, calibration, allocation, written) if tunes else None
     proved = prove(job, calibration, allocation, written, tuned)
     return report(job, calibration, allocation, written, costs=costs, tuned=tuned, proved=proved)
 
@@ -144,7 +150,7 @@ def measure(job: Job, calibration: CalibratedSource) -> Measured:
         adapter.file("measure.json"),
         threads=job.context.workers,
         progress=job.context.progress,
-        names=adapter.candidates(),
+        names=job.candidates(adapter),
         rounding=adapter.rounding,
     )
 
@@ -317,6 +323,7 @@ def report(
         "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
         "tuned": tuned.to_dict() if tuned else None,
         "measured": costs.key,
+        "times": times(job.forecast, job.context.clock),
         "memory": memory,
         "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
     }
@@ -349,5 +356,7 @@ def report(
         left=left,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,
+        times=times(job.forecast, job.context.clock),
+        time_budget=chosen(job.request, job.forecast),
         notes=job.context.notes,
     )

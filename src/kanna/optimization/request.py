@@ -60,6 +60,8 @@ class OptimizeRequest:
         data: Held-out examples of the fine-tune; None: those beside the adapter.
         retention: Least share of its gain that must be kept.
         guard: Tasks that the file must not lose, with tolerances; `examples` of each at most.
+        time_budget: Seconds that all stages together may take; None: as long as it takes.
+        named: Of effort, tokens and windows, those that such a budget leaves as they are.
 
     Raises:
         UsageError: The budget is not given in exactly one way or is nothing, there is no such
@@ -85,6 +87,8 @@ class OptimizeRequest:
     calibration: Sequence[str | Path] | None = None
     tokens: int = TOKENS
     effort: str = "balanced"
+    time_budget: float | None = None
+    named: Sequence[str] = ("effort", "tokens", "windows")
     keep: Sequence[str] = ()
     exclude: Sequence[str] = ()
     rules: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -136,9 +140,10 @@ class OptimizeRequest:
             "memory": self.memory,
             "context": self.context if self.memory else None,
             "target": self.target,
-            "effort": self.effort,
+            "effort": self.effort if "effort" in self.named else None,
+            "time-budget": f"{self.time_budget:g}s" if self.time_budget else None,
             "calibration": tuple(self.calibration or ()),
-            "tokens": self.tokens,
+            "tokens": self.tokens if "tokens" in self.named else None,
             "keep": tuple(self.keep),
             "exclude": ",".join(self.exclude) or None,
             "rule": tuple(f"{p}={e}" for p, e in self.rules.items()),

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kanna._util.bars import duration
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
+from kanna.optimization.times import TIME_COLUMNS, time_rows, total
 from kanna.tasks.pairing import certain_loss, from_json
 
 
@@ -39,6 +41,11 @@ class OptimizeResult(Result):
         retention: With an adapter: what the file keeps of its gain, see `kanna.checks.Retention`.
         tasks: How it did on the tasks that guard it; `task_loss` in JSON is what it surely lost.
         left: Artefacts of earlier runs in the same folder.
+        times: By stage: seconds and CPU seconds that were predicted and taken, memory and disk that
+            it was expected to need.
+        time_budget: With a time budget: its seconds, what was chosen by it, and the seconds that
+            were predicted.
+        dry_run: Whether nothing was made, and only `times` and `time_budget` are known.
     """
 
     artefact: str
@@ -67,6 +74,9 @@ class OptimizeResult(Result):
     target: dict[str, Any] | None = None
     reference_check: dict[str, Any] | None = None
     left: list[str] = field(default_factory=list[str])
+    times: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    time_budget: dict[str, Any] | None = None
+    dry_run: bool = False
     notes: list[str] = field(default_factory=list[str])
 
     @property
@@ -76,12 +86,16 @@ class OptimizeResult(Result):
 
     def headline(self) -> str:
         """What was made."""
+        if self.dry_run:
+            return f"{self.artefact}: about {duration(total(self.times, 'predicted_seconds'))}"
         return f"{self.artefact}, {format_size(self.file_bytes)} of {format_size(self.budget)}" + (
             f", KL {self.kl_mean:.5f}" if self.kl_mean is not None else ""
         )
 
     def facts(self) -> list[tuple[str, object]]:
         """Size, closeness, and the plain preset it was up against."""
+        if self.dry_run:
+            return [("Time", duration(total(self.times, "predicted_seconds")))]
         return [
             ("File", self.artefact),
             ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
@@ -100,7 +114,9 @@ class OptimizeResult(Result):
         return notebook_chart(json.loads(data.read_text("utf-8"))) if data.is_file() else ""
 
     def tables(self) -> list[ResultTable]:
-        """How many matrices have each encoding."""
+        """How many matrices have each encoding; of a dry run, every stage."""
+        if self.dry_run:
+            return [ResultTable(columns=TIME_COLUMNS, rows=time_rows(self.times))]
         return [ResultTable(columns=("encoding", "tensors>"), rows=[*self.encodings.items()])]
 
     def to_dict(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def stage(
             job.context.check_cancelled()
             result = function(job, *args, **kwargs)
             job.context.clock.lap(seconds or name)
+            job.context.tell_time(name, seconds or name)
             return result
 
         STAGES[name] = Stage(name=name, function=timed, summary=summary)

@@ -68,9 +68,8 @@ if TYPE_CHECKING:
 @click.option(
     "--effort",
     type=click.Choice(["fast", "balanced", "max"]),
-    default="balanced",
-    show_default=True,
-    help="Trust predictions, correct them in the runtime, or then tune what may still move.",
+    help="Trust predictions, correct them in the runtime, or then tune what may still move. "
+    "[default: balanced, or what --time-budget has room for]",
 )
 @click.option(
     "--calibration",
@@ -81,9 +80,18 @@ if TYPE_CHECKING:
 @click.option(
     "--tokens",
     type=click.IntRange(512),
-    default=24_576,
-    show_default=True,
-    help="Tokens to calibrate on.",
+    help="Tokens to calibrate on. [default: 24576, or what --time-budget has room for]",
+)
+@click.option(
+    "--time-budget",
+    metavar="TIME",
+    help="Time that all of it may take, such as 2h or 90min: effort, tokens and windows that are "
+    "not named are chosen by it.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only show what every stage would take here: time, memory and disk.",
 )
 @click.option(
     "--keep", multiple=True, metavar="PATTERN", help="Tensors to leave at 16 bits; may be repeated."
@@ -164,6 +172,9 @@ def optimize_command(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    if data["dry_run"]:
+        _draw_forecast(screen, data)
+        return
     from kanna._util.units import format_size
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
@@ -208,6 +219,21 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     notes(screen, data["notes"])
     if data["advice"]:
         screen.print(f"Recommended: {data['advice']}", style="bold yellow")
+
+
+def _draw_forecast(screen: Console, data: dict[str, Any]) -> None:
+    """A table of the stages, and what a time budget chose."""
+    from kanna.cli.ui import facts, notes, table
+    from kanna.optimization.times import TIME_COLUMNS, time_rows
+
+    shown = table(*TIME_COLUMNS[:-1])
+    for row in time_rows(data["times"]):
+        shown.add_row(*row[:-1])
+    screen.print(shown)
+    budget = data["time_budget"]
+    facts(screen, [("Chosen", budget["chosen"] if budget else "")])
+    screen.print("On this machine with nothing else to do; nothing was read but headers.")
+    notes(screen, data["notes"])
 
 
 def _memory(memory: dict[str, Any] | None) -> str:

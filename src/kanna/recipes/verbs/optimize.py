@@ -83,6 +83,7 @@ VERB = StepVerb(
     },
     out=lambda step, _: step,
     resumes=ANY,
+    own=frozenset({"dry_run"}),
     words=frozenset({"self"}),
     shared=("statistics", "measure.json", "probe.json", ".kanna-compare.json"),
     remarks=True,

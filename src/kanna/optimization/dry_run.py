@@ -1,0 +1,65 @@
+"""`optimize --dry-run`: how long every stage would take, from headers alone."""
+
+from __future__ import annotations
+
+from kanna import families
+from kanna.errors import UsageError
+from kanna.optimization import adapters
+from kanna.optimization.context import Context, Workspace
+from kanna.optimization.forecast import machine_rates, shapes_of
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.result import OptimizeResult
+from kanna.optimization.search import NAME
+from kanna.optimization.time_budget import choose, chosen
+from kanna.optimization.times import times
+from kanna.sources import open_source
+
+
+def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
+    """What an optimization would take; no weight is read and nothing is written.
+
+    Raises:
+        UsageError: No budget is given, or nothing fits the time budget.
+    """
+    request.check_budget()
+    source = open_source(
+        request.source,
+        revision=request.revision,
+        offline=request.offline,
+        weights=False,
+        preflight=families.load_decoder,
+        progress=context.progress,
+    )
+    model = families.load_decoder(source)
+    workspace = Workspace(source=source, model=model, folder=request.out, context=context)
+    adapter = adapters.get(request.format)(workspace)
+    if request.memory is not None and not adapter.supports_memory:
+        raise UsageError(
+            f"--memory has no use for {adapter.format}", expected="one of --size, --bpw and --like"
+        )
+    shapes = shapes_of(model)
+    forecast = choose(request, adapter, shapes, machine_rates(), context.workers)
+    bits = forecast.extent.bits
+    nbytes = request.size or request.memory or int(bits * shapes.parameters / 8)
+    return OptimizeResult(
+        artefact=str(adapter.artefact(NAME)),
+        file_bytes=0,
+        budget=nbytes,
+        said=f"about {bits:.2f} bits per weight",
+        bits_per_weight=bits,
+        encodings={},
+        predicted=0.0,
+        kl_mean=None,
+        top1=None,
+        rival=None,
+        rival_kl=None,
+        gate=None,
+        report="",
+        plan="",
+        statistics="",
+        seconds={},
+        times=times(forecast),
+        time_budget=chosen(request, forecast),
+        dry_run=True,
+        notes=list(model.notes),
+    )

@@ -1,0 +1,52 @@
+"""How much an optimization does: what the time of its stages depends on, beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kanna.calibration.windows import HELD_OUT
+from kanna.optimization.request import Effort
+
+DEFAULT_WINDOWS = 32
+"""Windows of the default text that `evaluate` reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How much is done.
+
+    Attributes:
+        effort: How far the search goes.
+        tokens: To calibrate on.
+        windows: Of text to evaluate on; None: as `evaluate` does.
+        candidates: Names of the encodings that are measured.
+        bits: Bits per weight of the result.
+        threads: Cores that are used.
+        probes: Whether the format measures kinds of matrices in its runtime.
+        swaps: Trials of the local search at most.
+        tunes: Whether scales are tuned.
+        compares: Whether every file goes through all checks, in llama.cpp.
+    """
+
+    effort: Effort
+    tokens: int
+    windows: int | None
+    candidates: Sequence[str]
+    bits: float
+    threads: int
+    probes: bool
+    swaps: int
+    tunes: bool
+    compares: bool = True
+
+    @property
+    def held_inputs(self) -> int:
+        """Held-out inputs that are stored of every site."""
+        held = self.tokens // HELD_OUT // 2
+        return held // max(1, -(-held // 1024))
+
+    @property
+    def evaluated(self) -> int:
+        """Windows that the result is evaluated on."""
+        return self.windows or DEFAULT_WINDOWS

@@ -1,0 +1,57 @@
+"""CPU seconds of encoding: what `search` and `gptq` take for a weight of every encoding.
+
+The times beside the shapes were measured on one core (benchmarks/gguf/gptq_speed.py); the rates of
+a machine scale them.
+"""
+
+from __future__ import annotations
+
+from kanna import encodings
+from kanna.optimization.forecast.rates import MachineRates
+
+# Encodings by their first letters → searches of Q4_K that one search takes, and columns that a
+# weight counts for beside those of its row: what does not grow with the columns.
+_KINDS = {
+    "iq1": (25.0, 2450),
+    "iq2": (8.5, 730),
+    "iq3_xxs": (14.5, 1330),
+    "iq3_s": (9.7, 950),
+    "iq4": (1.4, 200),
+    "q8_0": (0.25, 130),
+}
+_PLAIN = (0.8, 200)
+_GROWS = 0.82
+"""Of the time at 1024 columns, the part that grows with them."""
+_CUBES, _SQUARES = 0.43, 650.0
+"""Of a factor of 1024 columns, the part that grows with their cube, and what grows with their
+square, as operations for each."""
+
+
+def _kind(name: str) -> tuple[float, int]:
+    return next((v for start, v in _KINDS.items() if name.startswith(start)), _PLAIN)
+
+
+def vectors(name: str) -> bool:
+    """Whether codes of an encoding stand for several values, so that columns go together."""
+    return name.startswith(("iq1", "iq2", "iq3"))
+
+
+def search_seconds(name: str, weights: float, rates: MachineRates) -> float:
+    """CPU seconds of `search`."""
+    if encodings.get(name).block == 1:
+        return weights * 8 / rates.copied
+    return weights * _kind(name)[0] / rates.search
+
+
+def gptq_seconds(name: str, weights: float, block: int, rates: MachineRates) -> float:
+    """CPU seconds of `gptq` for weights in blocks of so many columns, without factors."""
+    if encodings.get(name).block == 1:
+        return weights * 8 / rates.copied
+    passes = weights * (_GROWS * block + _kind(name)[1]) / rates.feedback
+    return search_seconds(name, weights, rates) + passes
+
+
+def factor_seconds(columns: int, block: int, rates: MachineRates) -> float:
+    """CPU seconds of the factors of a second moment in blocks along its diagonal."""
+    each = _CUBES * block**3 + _SQUARES * block**2
+    return max(1, columns // block) * each / rates.factor

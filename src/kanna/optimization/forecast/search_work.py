@@ -1,0 +1,247 @@
+"""What measuring, writing and proving files take."""
+
+from __future__ import annotations
+
+from kanna import encodings
+from kanna.optimization import measure as costs
+from kanna.optimization.forecast.calibration_work import TORCH, TORCH_BYTES, forward, read
+from kanna.optimization.forecast.effort import Extent
+from kanna.optimization.forecast.encoding_work import (
+    factor_seconds,
+    gptq_seconds,
+    search_seconds,
+    vectors,
+)
+from kanna.optimization.forecast.rates import MachineRates
+from kanna.optimization.forecast.shapes import Matrix, ModelShapes
+from kanna.optimization.forecast.work import Work
+
+RUNTIME = 0.55
+"""What llama.cpp multiplies in a second beside torch."""
+LOADED = 0.1
+"""CPU seconds until a file is open in llama.cpp."""
+BASE_BYTES = 250 << 20
+"""Memory of kanna, of the runtime, and of what they load."""
+CELL = 0.0015
+"""CPU seconds of Python to measure one encoding on one matrix."""
+_COMPARED = 6
+"""Times that logits are read and written when they are compared."""
+_PROBE_WINDOWS, _TRIAL_WINDOWS = 6, 12
+_REFERENCE_CHECK = 4.0
+"""CPU seconds of the check of the reference: torch in a process of its own."""
+_CHECKED = 2.0
+"""CPU seconds of the checks of one file, beside what depends on the model."""
+_SPEED_TOKENS = 1200
+"""Tokens that `bench` reads and generates, as work on weights."""
+_CHANGED = 0.12
+"""Part of the weights that a swap encodes again."""
+
+
+def runs(shapes: ModelShapes, tokens: float, rates: MachineRates, *, scored: float = 0.5) -> float:
+    """CPU seconds of llama.cpp over tokens; of `scored` of them there are logits to compare."""
+    products = 2 * (shapes.active + scored * shapes.head) * tokens / (RUNTIME * rates.products)
+    return products + 4 * _COMPARED * scored * tokens * shapes.vocabulary / rates.copied
+
+
+def measure(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """Every encoding on some rows of every matrix."""
+    parallel = alone = 0.0
+    known: set[str] = set()
+    several = any(vectors(name) for name in extent.candidates)
+    for matrix in shapes.matrices:
+        parts = min(costs.EXPERTS, matrix.experts)
+        count = costs.HEAD_ROWS if matrix.site in (None, "head") else costs.ROWS
+        rows = min(count, matrix.rows)
+        if matrix.site is not None and matrix.site not in known:
+            known.add(matrix.site)
+            times = parts * (2 if several and matrix.columns % 256 == 0 else 1)
+            parallel += times * factor_seconds(matrix.columns, matrix.block, rates)
+        parallel += _cells(matrix, rows, extent, rates)
+        alone += rates.slowness * (5e-5 * rows + 0.01)
+    blocks = [m for m in shapes.matrices if m.site is not None]
+    moments = max((m.columns * m.block * 4 for m in blocks), default=0)
+    rows_bytes = 4 * costs.HEAD_ROWS * max((m.columns for m in shapes.matrices), default=0)
+    return Work(
+        parallel=parallel,
+        alone=alone,
+        memory=BASE_BYTES + 6 * moments + 4 * extent.threads * rows_bytes,
+    )
+
+
+def _cells(matrix: Matrix, rows: int, extent: Extent, rates: MachineRates) -> float:
+    seconds = 0.0
+    for name in extent.candidates:
+        if matrix.columns % encodings.get(name).block:
+            continue
+        weights = rows * matrix.columns
+        if matrix.site is None:
+            seconds += search_seconds(name, weights, rates)
+        else:
+            seconds += gptq_seconds(name, weights, matrix.block, rates)
+            seconds += 2 * weights * extent.held_inputs / rates.products
+        seconds += rates.slowness * CELL
+    return seconds
+
+
+def whole(shapes: ModelShapes, bits: float, rates: MachineRates) -> float:
+    """CPU seconds of every weight by `gptq`, at about so many bits each, with all factors."""
+    seconds = 0.0
+    for site in shapes.sites():
+        first = site[0]
+        named = _nearest(bits, first.columns)
+        times = first.experts * (2 if vectors(named) else 1)
+        seconds += times * factor_seconds(first.columns, first.block, rates)
+    for matrix in shapes.matrices:
+        named = _nearest(bits, matrix.columns)
+        if matrix.site is None:
+            seconds += search_seconds(named, matrix.weights, rates)
+        else:
+            seconds += gptq_seconds(named, matrix.weights, matrix.block, rates)
+    return seconds + read(sum(m.weights for m in shapes.matrices), rates)
+
+
+def _nearest(bits: float, columns: int) -> str:
+    """The candidate nearest to so many bits, of those whose blocks divide the columns."""
+    able = [n for n in costs.CANDIDATES if columns % encodings.get(n).block == 0]
+    return min(able, key=lambda name: abs(encodings.get(name).bits - bits), default="f16")
+
+
+def reference(shapes: ModelShapes, rates: MachineRates) -> Work:
+    """The source in float32 for llama.cpp, and the check that it is what its library computes."""
+    return Work(
+        parallel=read(2 * shapes.parameters, rates) + forward(shapes, 64, rates),
+        alone=rates.slowness * _REFERENCE_CHECK,
+        written=4 * shapes.parameters,
+        cache=4 * shapes.parameters,
+    )
+
+
+def probe(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """Every kind of matrix quantized alone, in the runtime."""
+    files = shapes.kinds + 1
+    half = 2 * shapes.parameters
+    tokens = _PROBE_WINDOWS * shapes.window
+    first = reference(shapes, rates)
+    scored = runs(shapes, tokens * (files + 1), rates)
+    logits = 2 * _PROBE_WINDOWS * shapes.window * shapes.vocabulary
+    copied = 3 * half * files / rates.copied
+    return Work(
+        parallel=first.parallel + scored + whole(shapes, 4.6, rates),
+        alone=first.alone + copied + rates.slowness * LOADED * (files + 1),
+        written=first.written + half * files,
+        memory=BASE_BYTES + 6 * shapes.window * shapes.vocabulary + _moments(shapes),
+        disk=2 * half + logits,
+        cache=first.cache,
+    )
+
+
+def _moments(shapes: ModelShapes) -> float:
+    return 4 * max((4 * m.columns * m.block for m in shapes.matrices), default=0)
+
+
+def allocate(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """The plan."""
+    cells = len(shapes.matrices) * len(extent.candidates)
+    return Work(alone=rates.slowness * (0.3 + 3e-4 * cells), memory=BASE_BYTES)
+
+
+def write(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """The file, and the plain preset of that size."""
+    size = shapes.parameters * extent.bits / 8
+    plain = sum(
+        search_seconds(_nearest(extent.bits, m.columns), m.weights, rates) for m in shapes.matrices
+    )
+    checked = read(2 * shapes.parameters, rates)
+    return Work(
+        parallel=whole(shapes, extent.bits, rates) + plain + checked,
+        alone=rates.slowness * 2.0,
+        written=2 * size,
+        memory=BASE_BYTES + _moments(shapes),
+        disk=2 * size,
+        kept=2 * size,
+    )
+
+
+def local_search(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """At most so many swaps of encodings, each scored in the runtime."""
+    size = shapes.parameters * extent.bits / 8
+    tokens = _TRIAL_WINDOWS * shapes.window
+    once = runs(shapes, tokens, rates) + _CHANGED * whole(shapes, extent.bits, rates)
+    return Work(
+        parallel=extent.swaps * once + 2 * runs(shapes, tokens, rates),
+        alone=extent.swaps * (rates.slowness * (LOADED + 0.5) + 2 * size / rates.copied),
+        written=size * extent.swaps,
+        memory=BASE_BYTES + 6 * shapes.window * shapes.vocabulary + _moments(shapes),
+        disk=size + 2 * tokens * shapes.vocabulary,
+    )
+
+
+def prove(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """Checks, divergence and speed of the files."""
+    files = 3 if extent.tunes else 2
+    tokens = extent.evaluated * shapes.window
+    if not extent.compares:
+        checked = 1
+        spent = (files + 1) * forward(shapes, tokens, rates)
+        spent += 2 * (files + 1) * shapes.head * tokens / rates.products
+    else:
+        checked = files
+        spent = runs(shapes, (files + 1) * tokens, rates)
+        spent += (
+            files * 2 * (shapes.active + shapes.head) * _SPEED_TOKENS / (RUNTIME * rates.products)
+        )
+    spent += checked * read(2 * shapes.parameters, rates)
+    first = Work() if extent.probes else reference(shapes, rates)
+    return Work(
+        parallel=first.parallel + spent,
+        alone=first.alone + rates.slowness * (checked * _CHECKED + 1.5),
+        written=first.written,
+        memory=BASE_BYTES + 10 * shapes.window * shapes.vocabulary,
+        disk=2 * _TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
+        cache=first.cache,
+    )
+
+
+def report(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """The page, and the divergence on each kind of text."""
+    files = 4 if extent.tunes else 3
+    scored = runs(shapes, files * _TRIAL_WINDOWS * shapes.window, rates) if extent.compares else 0.0
+    return Work(
+        parallel=scored,
+        alone=rates.slowness * 1.5,
+        memory=BASE_BYTES + 6 * shapes.window * shapes.vocabulary,
+        disk=2 * _TRIAL_WINDOWS * shapes.window * shapes.vocabulary,
+    )
+
+
+def tuning(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+    """Scales and norms, learnt in torch."""
+    from kanna.optimization.tuning.training import EPOCHS
+
+    windows = 2 * max(1, extent.tokens // shapes.window)
+    tokens, watched = windows * shapes.window, _TRIAL_WINDOWS * shapes.window
+    teacher = forward(shapes, tokens + watched, rates) + read(shapes.parameters, rates)
+    # Forward; back to the inputs and to the weights; three times the weights times their factors.
+    learned = 3 * forward(shapes, tokens, rates) + windows * 5 * 8 * shapes.body / rates.copied
+    learned += 12 * shapes.head * tokens / rates.products
+    learned += 4 * 14 * shapes.vocabulary * tokens / rates.copied
+    seen = forward(shapes, watched, rates) + 4 * shapes.head * watched / rates.products
+    written = shapes.parameters * extent.bits / 8
+    return Work(
+        parallel=teacher
+        + EPOCHS * (learned + seen)
+        + seen
+        + runs(shapes, 3 * watched, rates)
+        + 0.5 * whole(shapes, extent.bits, rates),
+        alone=rates.slowness * TORCH,
+        written=written,
+        memory=TORCH_BYTES
+        + 6 * shapes.parameters
+        + 4 * shapes.head
+        + 4 * (tokens + watched) * shapes.hidden
+        + 4 * shapes.window * shapes.layers * 34 * shapes.hidden
+        + (1 << 29),
+        disk=written,
+        kept=written,
+        optional=True,
+    )

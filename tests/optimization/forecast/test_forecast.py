@@ -1,0 +1,229 @@
+"""What an optimization is expected to take, and what is chosen by a time budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from helpers import hollow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kanna
+from kanna._util.units import parse_duration
+from kanna.cli.main import cli
+from kanna.errors import OutputError, UsageError
+from kanna.optimization import STAGES, forecast, time_budget
+from kanna.optimization.forecast import Extent, MachineRates, ModelShapes, predict, rates
+from kanna.optimization.forecast.shapes import Matrix
+from kanna.optimization.measure import CANDIDATES
+from kanna.optimization.request import EFFORTS, OptimizeRequest
+
+RATES = MachineRates(
+    products=8e10,
+    feedback=3e9,
+    search=8e7,
+    factor=2.4e10,
+    copied=1e10,
+    disk=5e8,
+    python=rates.REFERENCE_PYTHON,
+)
+LLAMA_8B = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+
+
+def _shapes(
+    layers: int, hidden: int = 512, vocabulary: int = 2000, experts: int = 1
+) -> ModelShapes:
+    def matrix(name: str, site: str | None, rows: int) -> Matrix:
+        stacked = experts if "exps" in name else 1
+        return Matrix(
+            name=name,
+            kind=name.split(".")[-1],
+            site=site,
+            rows=rows * stacked,
+            columns=hidden,
+            experts=stacked,
+            block=hidden,
+        )
+
+    body = [
+        matrix(f"blk.{i}.{part}", f"blk.{i}.{site}", hidden)
+        for i in range(layers)
+        for part, site in (("attn_q", "attn_in"), ("ffn_up_exps", "ffn_in"))
+    ]
+    matrices = (matrix("token_embd.weight", "head", vocabulary), *body)
+    return ModelShapes(
+        matrices=matrices,
+        vocabulary=vocabulary,
+        hidden=hidden,
+        layers=layers,
+        heads=hidden,
+        used=min(2, experts),
+        parameters=sum(m.weights for m in matrices),
+        window=512,
+    )
+
+
+def _extent(effort: str = "max", tokens: int = 8192, windows: int = 8, threads: int = 2) -> Extent:
+    chosen = EFFORTS[effort]
+    return Extent(
+        effort=chosen,
+        tokens=tokens,
+        windows=windows,
+        candidates=CANDIDATES,
+        bits=4.5,
+        threads=threads,
+        probes=chosen.probing,
+        swaps=chosen.swaps,
+        tunes=chosen.tuning,
+    )
+
+
+def _adapter() -> Any:
+    return SimpleNamespace(
+        candidates=lambda: None,
+        supports_probing=True,
+        supports_local_search=True,
+        supports_tuning=True,
+        compares=True,
+    )
+
+
+def _predicted(shapes: ModelShapes, extent: Extent) -> forecast.Forecast:
+    return predict(shapes, extent, RATES, available=1 << 50)
+
+
+def test_every_stage_is_predicted() -> None:
+    stages = _predicted(_shapes(2), _extent()).stages
+    assert [stage.stage for stage in stages] == [*STAGES]
+    assert all(stage.seconds > 0 and stage.memory > 0 for stage in stages)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    layers=st.integers(1, 40),
+    tokens=st.integers(512, 30_000),
+    more=st.integers(1, 8),
+    experts=st.sampled_from([1, 8]),
+)
+def test_more_takes_longer(layers: int, tokens: int, more: int, experts: int) -> None:
+    base = _predicted(_shapes(layers, experts=experts), _extent(tokens=tokens))
+    deeper = _predicted(_shapes(layers + more, experts=experts), _extent(tokens=tokens))
+    longer = _predicted(_shapes(layers, experts=experts), _extent(tokens=tokens + 512 * more))
+    assert deeper.cpu_seconds > base.cpu_seconds and deeper.disk > base.disk
+    assert longer.cpu_seconds > base.cpu_seconds and longer.disk > base.disk
+    for stage, other in zip(base.stages, deeper.stages, strict=True):
+        assert other.cpu_seconds >= stage.cpu_seconds and other.disk >= stage.disk
+    cores = _predicted(_shapes(layers, experts=experts), _extent(tokens=tokens, threads=4))
+    assert cores.seconds < base.seconds and cores.cpu_seconds == base.cpu_seconds
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seconds=st.floats(20, 1e6),
+    layers=st.integers(1, 60),
+    named=st.sampled_from([(), ("effort",), ("tokens",), ("windows", "effort")]),
+)
+def test_a_budget_is_kept_or_refused(seconds: float, layers: int, named: tuple[str, ...]) -> None:
+    request = OptimizeRequest(
+        source="", out=Path("none"), format="gguf", bpw=4.5, time_budget=seconds, named=named
+    )
+    shapes = _shapes(layers)
+    try:
+        made = time_budget.choose(request, _adapter(), shapes, RATES, 2)
+    except UsageError as error:
+        least = parse_duration(str(error.expected).split("at least ")[1].split(" on this")[0])
+        assert least > 0.98 * seconds
+        return
+    assert time_budget.MARGIN * made.seconds <= seconds
+    assert "effort" not in named or made.extent.effort == EFFORTS["balanced"]
+    assert "tokens" not in named or made.extent.tokens == request.tokens
+
+
+def test_more_time_is_used() -> None:
+    request = OptimizeRequest(
+        source="", out=Path("none"), format="gguf", bpw=4.5, time_budget=1e6, named=()
+    )
+    made = time_budget.choose(request, _adapter(), _shapes(4), RATES, 2)
+    assert made.extent.swaps == 64 and made.extent.tunes
+
+
+def test_what_does_not_fit_into_memory_is_left_out() -> None:
+    made = predict(_shapes(4), _extent(), RATES, available=1 << 20)
+    assert {s.stage for s in made.stages if s.note} == {"gradients", "tuning"}
+
+
+def test_a_full_disk_is_found_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = _predicted(_shapes(4), _extent())
+    time_budget.check_disk(made, tmp_path / "out")
+    free = SimpleNamespace(free=1000)
+    monkeypatch.setattr(time_budget.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OutputError, match="free") as error:
+        time_budget.check_disk(made, tmp_path / "out")
+    assert "MB" in str(error.value.expected)
+
+
+def test_the_shape_of_8b(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From headers alone: nothing is written, and every stage has its figures."""
+    monkeypatch.setattr("kanna.optimization.dry_run.machine_rates", lambda: RATES)
+    folder = hollow.folder("llama", LLAMA_8B, tmp_path / "source")
+    made = kanna.optimize(folder, tmp_path / "out", bpw=4.8, threads=2, dry_run=True)
+    assert made.dry_run and not (tmp_path / "out").exists()
+    assert [row["stage"] for row in made.times] == [*STAGES]
+    hours = sum(row["predicted_seconds"] for row in made.times) / 3600
+    assert 2 < hours < 20
+    assert max(row["memory_bytes"] for row in made.times) < 6e9
+    assert 20e9 < max(row["disk_bytes"] for row in made.times) < 60e9
+    with pytest.raises(UsageError, match="time budget") as error:
+        kanna.optimize(folder, tmp_path / "out", bpw=4.8, time_budget="1min", dry_run=True)
+    assert "at least" in str(error.value.expected)
+    words = ["optimize", str(folder), "-o", str(tmp_path / "out"), "--bpw", "4.8", "--dry-run"]
+    done = CliRunner().invoke(cli, [*words, "--time-budget", "100h", "--json", "--quiet"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["dry_run"] and said["time_budget"]["seconds"] == 360_000
+    shown = CliRunner().invoke(cli, words)
+    assert "local-search" in shown.output and " GB" in shown.output, shown.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_rates_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KANNA_CACHE", str(tmp_path))
+    monkeypatch.setattr(rates, "_measured", lambda: RATES)
+    assert rates.machine_rates() == RATES
+    monkeypatch.setattr(rates, "_measured", lambda: pytest.fail("measured again"))
+    assert rates.machine_rates() == RATES
+    [path] = (tmp_path / "machine-rates").glob("*.json")
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(pytest.fail.Exception):
+        rates.machine_rates()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2h", 7200), ("90 min", 5400), ("1h30m", 5400), ("45s", 45), ("45", 45), (60, 60)],
+)
+def test_times_mean_the_same(text: str | int, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "", "2 weeks", "0s", "h", "-5s"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_duration(text)
