@@ -212,11 +212,8 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     choices = adapter.choices(unmeasured(model, adapter.candidates()), constraints)
     feasible = size_range(adapter, choices)
     memory = adapter.memory_budget(request, feasible) if request.memory is not None else None
-    forecast = choose(request, adapter, shapes_of(model), machine_rates(), context.workers)
-    extent = forecast.extent
-    request = replace(request, tokens=extent.tokens, windows=extent.windows)
-    check_disk(forecast, request.out)
-    context.expected = {one.stage: (one.seconds, one.cpu_seconds) for one in forecast.stages}
+    forecast = _forecast(request, adapter)
+    request = replace(request, tokens=forecast.extent.tokens, windows=forecast.extent.windows)
     job = Job(
         request=request,
         forecast=forecast,
@@ -230,16 +227,31 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     )
     budget = budget_of(job, adapter)
     feasible.check(budget.nbytes)
-    context.note(*model.notes, *adapter.notes())
-    if budget.nbytes > feasible.most:
-        context.note(
-            f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, "
-            f"{feasible.most:,} the largest"
-        )
+    _note(job, budget)
     check_reference(source, [request.format], threads=context.threads, progress=context.progress)
     request.out.mkdir(parents=True, exist_ok=True)
     _remove_scratch(request.out)
     return job
+
+
+def _note(job: Job, budget: Budget) -> None:
+    """Note what the user should know before anything is made."""
+    adapter, feasible = job.adapter, job.feasible
+    job.context.note(*adapter.workspace.model.notes, *adapter.notes())
+    if budget.nbytes > feasible.most:
+        job.context.note(
+            f"the budget is more than can be used: {feasible.least:,} bytes are the smallest file, "
+            f"{feasible.most:,} the largest"
+        )
+
+
+def _forecast(request: OptimizeRequest, adapter: Adapter) -> Forecast:
+    """How much is done and what it takes; raises KannaError where time or disk are too short."""
+    context, shapes = adapter.workspace.context, shapes_of(adapter.workspace.model)
+    forecast = choose(request, adapter, shapes, machine_rates(), context.workers)
+    check_disk(forecast, request.out)
+    context.expected = {one.stage: (one.seconds, one.cpu_seconds) for one in forecast.stages}
+    return forecast
 
 
 def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:

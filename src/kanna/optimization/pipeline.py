@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from kanna._util.units import format_size
 from kanna.calibration import calibrate as calibrate_source
@@ -21,7 +22,7 @@ from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.hardware.memory import memory as machine
 from kanna.optimization import earlier as earlier_files
 from kanna.optimization import proof, report_data, reporting
-from kanna.optimization.adapters.base import ArtefactSpec
+from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.context import Context
 from kanna.optimization.deadline import Deadline, tell_forecast
 from kanna.optimization.job import (
@@ -296,6 +297,16 @@ def prove(
     return proof.prove(job, rows, allocation.budget.nbytes)
 
 
+def _curve(adapter: Adapter, allocation: Allocation, written: Written) -> dict[str, Any]:
+    """Predicted divergence by size, of plans and of the plain presets."""
+    return report_data.curve(
+        allocation.choices,
+        allocation.unconstrained,
+        allocation.planned.fixed,
+        {adapter.label(preset): offer for preset, offer in written.offers.items()},
+    )
+
+
 @stage("report", "Figures, curve, plans and kinds of text → report.html")
 def report(
     job: Job,
@@ -313,12 +324,7 @@ def report(
     memory = job.memory.summary(proved.best, calibration.held_out.proof) if job.memory else None
     section = {
         "pictures": report_data.pictures(rows, adapter.names),
-        "curve": report_data.curve(
-            allocation.choices,
-            allocation.unconstrained,
-            allocation.planned.fixed,
-            {adapter.label(preset): offer for preset, offer in written.offers.items()},
-        ),
+        "curve": _curve(adapter, allocation, written),
         "domains": by_kind,
         "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
         "tuned": tuned.to_dict() if tuned else None,

@@ -12,7 +12,7 @@ from kanna._util.bars import duration
 from kanna._util.units import format_size
 from kanna.errors import KannaError, OutputError, UsageError
 from kanna.optimization.adapters.base import Adapter
-from kanna.optimization.forecast import Extent, Forecast, MachineRates, ModelShapes, predict
+from kanna.optimization.forecast import Forecast, MachineRates, ModelShapes, SearchExtent, predict
 from kanna.optimization.forecast.encoding_work import vectors
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, OptimizeRequest
@@ -70,10 +70,10 @@ def bits_of(request: OptimizeRequest, adapter: Adapter, shapes: ModelShapes) -> 
 
 def extent_of(
     request: OptimizeRequest, adapter: Adapter, shapes: ModelShapes, threads: int
-) -> Extent:
+) -> SearchExtent:
     """What the request asks for, without a time budget."""
     effort = EFFORTS[request.effort]
-    return Extent(
+    return SearchExtent(
         effort=effort,
         tokens=request.tokens,
         windows=request.windows,
@@ -119,7 +119,9 @@ def choose(
     )
 
 
-def _extents(request: OptimizeRequest, adapter: Adapter, asked: Extent) -> Iterator[Extent]:
+def _extents(
+    request: OptimizeRequest, adapter: Adapter, asked: SearchExtent
+) -> Iterator[SearchExtent]:
     """What may be done, from the most to the least, with what the user named as it is."""
     for rung in _LADDER:
         if "effort" in request.named and rung.effort != request.effort:
@@ -149,7 +151,7 @@ def _extents(request: OptimizeRequest, adapter: Adapter, asked: Extent) -> Itera
             )
 
 
-def words(extent: Extent) -> str:
+def words(extent: SearchExtent) -> str:
     """`balanced, 24,576 tokens, 21 encodings, 32 windows, no tuning`."""
     name = next(
         (n for n, e in EFFORTS.items() if replace(e, swaps=0) == replace(extent.effort, swaps=0)),

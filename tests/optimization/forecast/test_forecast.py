@@ -18,8 +18,8 @@ from kanna._util.units import parse_duration
 from kanna.cli.main import cli
 from kanna.errors import OutputError, UsageError
 from kanna.optimization import STAGES, forecast, time_budget
-from kanna.optimization.forecast import Extent, MachineRates, ModelShapes, predict, rates
-from kanna.optimization.forecast.shapes import Matrix
+from kanna.optimization.forecast import MachineRates, ModelShapes, SearchExtent, predict, rates
+from kanna.optimization.forecast.shapes import MatrixShape
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, OptimizeRequest
 
@@ -50,9 +50,9 @@ LLAMA_8B = {
 def _shapes(
     layers: int, hidden: int = 512, vocabulary: int = 2000, experts: int = 1
 ) -> ModelShapes:
-    def matrix(name: str, site: str | None, rows: int) -> Matrix:
+    def matrix(name: str, site: str | None, rows: int) -> MatrixShape:
         stacked = experts if "exps" in name else 1
-        return Matrix(
+        return MatrixShape(
             name=name,
             kind=name.split(".")[-1],
             site=site,
@@ -80,9 +80,11 @@ def _shapes(
     )
 
 
-def _extent(effort: str = "max", tokens: int = 8192, windows: int = 8, threads: int = 2) -> Extent:
+def _extent(
+    effort: str = "max", tokens: int = 8192, windows: int = 8, threads: int = 2
+) -> SearchExtent:
     chosen = EFFORTS[effort]
-    return Extent(
+    return SearchExtent(
         effort=chosen,
         tokens=tokens,
         windows=windows,
@@ -105,7 +107,7 @@ def _adapter() -> Any:
     )
 
 
-def _predicted(shapes: ModelShapes, extent: Extent) -> forecast.Forecast:
+def _predicted(shapes: ModelShapes, extent: SearchExtent) -> forecast.Forecast:
     return predict(shapes, extent, RATES, available=1 << 50)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from kanna._util.units import format_size
 from kanna.hardware.memory import memory
 from kanna.optimization.forecast import calibration_work, search_work
-from kanna.optimization.forecast.effort import Extent
+from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.rates import MachineRates, machine_rates
 from kanna.optimization.forecast.shapes import ModelShapes, shapes_of
 from kanna.optimization.forecast.work import StageForecast, Work
 
 __all__ = [
-    "Extent",
+    "SearchExtent",
     "Forecast",
     "MachineRates",
     "ModelShapes",
@@ -25,7 +25,7 @@ __all__ = [
     "shapes_of",
 ]
 
-_WORK: Mapping[str, Callable[[ModelShapes, Extent, MachineRates], Work]] = {
+_WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] = {
     "calibrate": calibration_work.calibrate,
     "gradients": calibration_work.backward,
     "measure": search_work.measure,
@@ -50,7 +50,7 @@ class Forecast:
     """
 
     stages: Sequence[StageForecast]
-    extent: Extent
+    extent: SearchExtent
 
     @property
     def seconds(self) -> float:
@@ -87,7 +87,7 @@ class Forecast:
 
 
 def predict(
-    shapes: ModelShapes, extent: Extent, rates: MachineRates, *, available: int | None = None
+    shapes: ModelShapes, extent: SearchExtent, rates: MachineRates, *, available: int | None = None
 ) -> Forecast:
     """What every stage takes.
 

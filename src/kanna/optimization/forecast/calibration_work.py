@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kanna.calibration import gradients, shrinkage
 from kanna.calibration.windows import HELD_OUT
-from kanna.optimization.forecast.effort import Extent
+from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import factor_seconds, gptq_seconds
 from kanna.optimization.forecast.rates import MachineRates
-from kanna.optimization.forecast.shapes import Matrix, ModelShapes
+from kanna.optimization.forecast.shapes import MatrixShape, ModelShapes
 from kanna.optimization.forecast.work import Work
 
 TORCH = 5.0
@@ -38,7 +38,7 @@ def read(weights: float, rates: MachineRates) -> float:
     return 16 * weights / rates.copied
 
 
-def calibrate(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Second moments of the inputs of every matrix, and how far each is trusted."""
     tokens = extent.tokens
     summed = tokens * (HELD_OUT - 1) / HELD_OUT
@@ -66,7 +66,9 @@ def calibrate(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
     )
 
 
-def _shrinkage(site: list[Matrix], extent: Extent, rates: MachineRates) -> tuple[float, float]:
+def _shrinkage(
+    site: list[MatrixShape], extent: SearchExtent, rates: MachineRates
+) -> tuple[float, float]:
     """CPU seconds on every core, and on one, of the choices of one site."""
     first = site[0]
     choices, experts, rows = len(shrinkage.CHOICES), 1, 0
@@ -85,7 +87,7 @@ def _shrinkage(site: list[Matrix], extent: Extent, rates: MachineRates) -> tuple
     )
 
 
-def backward(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def backward(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The gradients of every matrix's outputs."""
     length = max(64, min(shapes.window, gradients.LOGITS // shapes.vocabulary))
     windows = min(max(1, gradients.TOKENS // length), max(1, extent.tokens // shapes.window))

@@ -13,7 +13,7 @@ DEFAULT_WINDOWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
+class SearchExtent:
     """How much is done.
 
     Attributes:

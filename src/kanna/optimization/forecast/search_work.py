@@ -5,7 +5,7 @@ from __future__ import annotations
 from kanna import encodings
 from kanna.optimization import measure as costs
 from kanna.optimization.forecast.calibration_work import TORCH, TORCH_BYTES, forward, read
-from kanna.optimization.forecast.effort import Extent
+from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.encoding_work import (
     factor_seconds,
     gptq_seconds,
@@ -13,7 +13,7 @@ from kanna.optimization.forecast.encoding_work import (
     vectors,
 )
 from kanna.optimization.forecast.rates import MachineRates
-from kanna.optimization.forecast.shapes import Matrix, ModelShapes
+from kanna.optimization.forecast.shapes import MatrixShape, ModelShapes
 from kanna.optimization.forecast.work import Work
 
 RUNTIME = 0.55
@@ -43,7 +43,7 @@ def runs(shapes: ModelShapes, tokens: float, rates: MachineRates, *, scored: flo
     return products + 4 * _COMPARED * scored * tokens * shapes.vocabulary / rates.copied
 
 
-def measure(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def measure(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Every encoding on some rows of every matrix."""
     parallel = alone = 0.0
     known: set[str] = set()
@@ -68,7 +68,7 @@ def measure(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
     )
 
 
-def _cells(matrix: Matrix, rows: int, extent: Extent, rates: MachineRates) -> float:
+def _cells(matrix: MatrixShape, rows: int, extent: SearchExtent, rates: MachineRates) -> float:
     seconds = 0.0
     for name in extent.candidates:
         if matrix.columns % encodings.get(name).block:
@@ -116,7 +116,7 @@ def reference(shapes: ModelShapes, rates: MachineRates) -> Work:
     )
 
 
-def probe(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def probe(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Every kind of matrix quantized alone, in the runtime."""
     files = shapes.kinds + 1
     half = 2 * shapes.parameters
@@ -139,13 +139,13 @@ def _moments(shapes: ModelShapes) -> float:
     return 4 * max((4 * m.columns * m.block for m in shapes.matrices), default=0)
 
 
-def allocate(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def allocate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The plan."""
     cells = len(shapes.matrices) * len(extent.candidates)
     return Work(alone=rates.slowness * (0.3 + 3e-4 * cells), memory=BASE_BYTES)
 
 
-def write(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def write(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The file, and the plain preset of that size."""
     size = shapes.parameters * extent.bits / 8
     plain = sum(
@@ -162,7 +162,7 @@ def write(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
     )
 
 
-def local_search(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def local_search(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """At most so many swaps of encodings, each scored in the runtime."""
     size = shapes.parameters * extent.bits / 8
     tokens = _TRIAL_WINDOWS * shapes.window
@@ -176,7 +176,7 @@ def local_search(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Wo
     )
 
 
-def prove(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def prove(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Checks, divergence and speed of the files."""
     files = 3 if extent.tunes else 2
     tokens = extent.evaluated * shapes.window
@@ -202,7 +202,7 @@ def prove(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
     )
 
 
-def report(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def report(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """The page, and the divergence on each kind of text."""
     files = 4 if extent.tunes else 3
     scored = runs(shapes, files * _TRIAL_WINDOWS * shapes.window, rates) if extent.compares else 0.0
@@ -214,7 +214,7 @@ def report(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
     )
 
 
-def tuning(shapes: ModelShapes, extent: Extent, rates: MachineRates) -> Work:
+def tuning(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Scales and norms, learnt in torch."""
     from kanna.optimization.tuning.training import EPOCHS
 

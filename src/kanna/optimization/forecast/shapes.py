@@ -17,7 +17,7 @@ WIDEST = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matrix:
+class MatrixShape:
     """A matrix that is quantized, or a stack of them.
 
     Attributes:
@@ -56,7 +56,7 @@ class ModelShapes:
         window: Tokens that it reads at a time.
     """
 
-    matrices: tuple[Matrix, ...]
+    matrices: tuple[MatrixShape, ...]
     vocabulary: int
     hidden: int
     layers: int
@@ -89,9 +89,9 @@ class ModelShapes:
         """Kinds of matrices."""
         return len({m.kind for m in self.matrices})
 
-    def sites(self) -> Iterator[list[Matrix]]:
+    def sites(self) -> Iterator[list[MatrixShape]]:
         """Matrices that read the same inputs, together."""
-        by_site: dict[str, list[Matrix]] = {}
+        by_site: dict[str, list[MatrixShape]] = {}
         for matrix in self.matrices:
             if matrix.site is not None:
                 by_site.setdefault(matrix.site, []).append(matrix)
@@ -119,14 +119,14 @@ def shapes_of(model: Model) -> ModelShapes:
     """The shapes of a model, whose weights need not be there."""
     table = model.tensors["token_embd.weight"]
     tied = "output.weight" not in model.tensors
-    found = [
+    matrices = [
         _matrix(name, tensor, tied)
         for name, tensor in model.tensors.items()
         if roles.quantizable(tensor) and len(tensor.shape) in (2, 3)
     ]
-    queries = [m.rows for m in found if m.kind in ("attn_q", "attn_output")]
+    queries = [m.rows for m in matrices if m.kind in ("attn_q", "attn_output")]
     return ModelShapes(
-        matrices=tuple(found),
+        matrices=tuple(matrices),
         vocabulary=num_rows(table),
         hidden=columns(table),
         layers=len({n.split(".")[1] for n in model.tensors if n.startswith("blk.")}),
@@ -137,14 +137,14 @@ def shapes_of(model: Model) -> ModelShapes:
     )
 
 
-def _matrix(name: str, tensor: Tensor, tied: bool) -> Matrix:
+def _matrix(name: str, tensor: Tensor, tied: bool) -> MatrixShape:
     width = columns(tensor)
     experts = tensor.shape[0] if is_stack(name) and len(tensor.shape) == 3 else 1
     site = site_of(name, tied=tied)
     block = block_of(width, WIDEST)
     if experts > 1:
         block = block_of_experts(width, WIDEST, experts)
-    return Matrix(
+    return MatrixShape(
         name=name,
         kind=HEAD if site == HEAD else kind_of(name),
         site=site,
