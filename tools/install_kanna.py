@@ -62,7 +62,7 @@ def main() -> int:
         print(f"Installing {wheel.name} and what it needs.", flush=True)
     else:
         print(
-            "Compiling kanna's core (14 files: 100 to 120 s of one processor), and installing what "
+            "Compiling kanna's core (14 files: 85 to 105 s of one processor), and installing what "
             "it needs.",
             flush=True,
         )

@@ -11,7 +11,7 @@ namespace KANNA_ISA {
 // Guesses put the largest value at an end of the range or a little inside or beyond, where it is cut.
 // The factor is in every lane of its super-block, already as the file will hold it.
 template <int PER>
-KANNA_INLINE F pick_factor(F values, F importance, float bottom, float top, bool search) {
+KANNA_SHARED F pick_factor(F values, F importance, float bottom, float top, bool search) {
     const bool both = bottom < 0;
     const float first = both ? bottom : top;
     const F peak = group_peaks<PER>(values);

@@ -6,7 +6,10 @@
 
 #include <cstdint>
 
-#define KANNA_INLINE static inline __attribute__((always_inline))
+#define KANNA_MEMBER inline __attribute__((always_inline))
+#define KANNA_INLINE static KANNA_MEMBER
+// Compiled once for all encodings that call it: nearly all of the time of compiling goes to what is inlined many times.
+#define KANNA_SHARED static __attribute__((noinline))
 
 namespace kanna {
 namespace KANNA_ISA {

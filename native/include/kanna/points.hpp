@@ -18,11 +18,20 @@ constexpr int8_t levels_iq1[3] = {-1, 0, 1}, levels_iq2[3] = {8, 25, 43};
 constexpr int8_t levels_iq3_xxs[8] = {4, 12, 20, 28, 36, 44, 52, 62}, levels_iq3_s[8] = {1, 3, 5, 7, 9, 11, 13, 15};
 constexpr float SHIFT = 0.125f;
 
+// What encodings of the same levels share.
+template <int LENGTH_, const auto& LEVELS_, bool SHIFTED_>
+struct LevelTable {
+    static constexpr int LENGTH = LENGTH_, LEVELS = sizeof(LEVELS_), BITS = LEVELS == 3 ? 2 : 3;
+    static constexpr bool SHIFTED = SHIFTED_;
+    static constexpr float level(int digit) { return LEVELS_[digit]; }
+};
+
 // N values share a scale, a code stands for LENGTH of them, groups of eight in SHARED are shifted together.
 template <class Block, int N_, int LENGTH_, const auto& BOOK, const auto& LEVELS_, Sign SIGN_, int PARTS_OF_ONE,
           int SHARED_ = 1>
 struct VectorGrid {
     using Type = Block;
+    using Levels = LevelTable<LENGTH_, LEVELS_, SIGN_ == Sign::none>;
     static constexpr int N = N_, PER = 256 / N_, LENGTH = LENGTH_, SHARED = SHARED_;
     static constexpr int COUNT = sizeof(BOOK) / sizeof(BOOK[0]), LEVELS = sizeof(LEVELS_), BITS = LEVELS == 3 ? 2 : 3;
     static constexpr Sign SIGN = SIGN_;
@@ -46,10 +55,10 @@ using GridIQ1_S = VectorGrid<IQ1_S, 32, 8, book_iq1, levels_iq1, Sign::none, 1, 
 using GridIQ1_M = VectorGrid<IQ1_M, 16, 8, book_iq1, levels_iq1, Sign::none, 1>;
 
 // What eight values become: levels with their signs and shift, and codes.
-template <class G>
+template <int LENGTH>
 struct Choice {
     F levels[8], shift;
-    I codes[8 / G::LENGTH];
+    I codes[8 / LENGTH];
 };
 
 // The entry of a book with the least sum of two tabled halves, or the lesser of two such sums; the first of equals.
@@ -96,7 +105,7 @@ KANNA_INLINE void scan(const F* low, const F* high, const F* low2, const F* high
 
 // Costs of the halves of an entry. flips: what a change of sign costs per level; `changed` gets one change in the half.
 template <class G, bool FLIP>
-KANNA_INLINE void tables(const F* q, const F* b, const F* flips, F shift, F* plain, F* changed) {
+KANNA_SHARED void tables(const F* q, const F* b, const F* flips, F shift, F* plain, F* changed) {
     constexpr int LEVELS = G::LEVELS, VALUES = G::LENGTH / 2, BITS = G::BITS;
     F one[VALUES][LEVELS], flip[VALUES][LEVELS];
 #pragma GCC unroll 8
@@ -166,7 +175,7 @@ KANNA_INLINE void vector_levels(const Vectors& v, float* levels) {
 
 // The best levels at one shift, and their cost.
 template <class G>
-static __attribute__((noinline)) F choose_shifted(const F* q, const F* b, F shift, Choice<G>& out) {
+static __attribute__((noinline)) F choose_shifted(const F* q, const F* b, F shift, Choice<G::LENGTH>& out) {
     constexpr int LENGTH = G::LENGTH, SIZE = 1 << (G::BITS * LENGTH / 2), PARTS = 8 / LENGTH;
     constexpr bool EVEN = G::SIGN == Sign::even;
     F low[SIZE], high[SIZE], low2[EVEN ? SIZE : 1], high2[EVEN ? SIZE : 1], flips[8];
@@ -179,8 +188,8 @@ static __attribute__((noinline)) F choose_shifted(const F* q, const F* b, F shif
     I changed[PARTS];
     for (int p = 0; p < PARTS; ++p) {
         const int at = p * LENGTH, half = at + LENGTH / 2;
-        tables<G, EVEN>(q + at, b + at, flips + at, shift, low, low2);
-        tables<G, EVEN>(q + half, b + half, flips + half, shift, high, high2);
+        tables<typename G::Levels, EVEN>(q + at, b + at, flips + at, shift, low, low2);
+        tables<typename G::Levels, EVEN>(q + half, b + half, flips + half, shift, high, high2);
         if (!EVEN || PARTS == 2) scan<G, false>(low, high, low2, high2, cost[p], out.codes[p]);
         if (EVEN) scan<G, true>(low, high, low2, high2, changed_cost[p], changed[p]);
     }
@@ -219,9 +228,9 @@ static __attribute__((noinline)) F choose_shifted(const F* q, const F* b, F shif
 
 // The best levels; groups that are shifted with others keep the shift given.
 template <class G>
-KANNA_INLINE F choose_points(const F* q, const F* b, F shift, Choice<G>& out) {
+KANNA_INLINE F choose_points(const F* q, const F* b, F shift, Choice<G::LENGTH>& out) {
     if constexpr (!G::SHIFTED || G::SHARED > 1) return choose_shifted<G>(q, b, shift, out);
-    Choice<G> down;
+    Choice<G::LENGTH> down;
     const F cost = choose_shifted<G>(q, b, splat(SHIFT), out), other = choose_shifted<G>(q, b, splat(-SHIFT), down);
     const I better = other < cost;
     for (int i = 0; i < 8; ++i) out.levels[i] = choose(better, down.levels[i], out.levels[i]);

@@ -8,24 +8,27 @@
 namespace kanna {
 namespace KANNA_ISA {
 
-// Whole numbers LOW..HIGH. Guesses put the largest value at the end of the range, or a little beyond it.
-template <int LOW_, int HIGH_>
-struct Whole {
-    static constexpr float LOW = LOW_, HIGH = HIGH_;
-    static constexpr int GUESSES = HIGH_ > 100 ? 3 : (HIGH_ > 20 ? 5 : 11);
-    static constexpr float STEP = 0.2f, BEFORE = HIGH_ > 3 ? 0.8f : 1.0f;
-    KANNA_INLINE F value(F x) { return nearest(clamp(x, LOW, HIGH)); }
-    KANNA_INLINE F code(F x) { return value(x) - FIRST; }
-    KANNA_INLINE float level(int code) { return static_cast<float>(code) + FIRST; }
+// Whole numbers low..high, known at run time, so that encodings share what is compiled.
+struct Range {
+    float low, high;
+    // Guesses put the largest value at the end of the range, or a little beyond it.
+    int guesses() const { return high > 100 ? 3 : (high > 20 ? 5 : 11); }
+    float step() const { return 0.2f; }
+    float before() const { return high > 3 ? 0.8f : 1.0f; }
     // Q8_0 leaves its lowest code, -128, unused.
-    static constexpr float FIRST = LOW_ == -127 ? -128 : LOW_;
+    constexpr float first() const { return low == -127 ? -128 : low; }
+    KANNA_MEMBER F value(F x) const { return nearest(clamp(x, low, high)); }
+    KANNA_MEMBER F code(F x) const { return value(x) - first(); }
+    KANNA_MEMBER float level(int code) const { return static_cast<float>(code) + first(); }
 };
 
 // The levels of IQ4: nearest one by counting the midpoints below.
 struct Levels {
-    static constexpr float LOW = -127, HIGH = 113;
-    static constexpr int GUESSES = 8;
-    static constexpr float STEP = 2.0f, BEFORE = 7.0f;
+    static constexpr float low = -127, high = 113;
+    static constexpr int guesses() { return 8; }
+    static constexpr float step() { return 2.0f; }
+    static constexpr float before() { return 7.0f; }
+    static constexpr Levels shared() { return {}; }
     KANNA_INLINE F value(F x) {
         F out = splat(levels[0]);
 #pragma GCC unroll 16
@@ -47,6 +50,16 @@ struct Levels {
     KANNA_INLINE float level(int code) { return levels[code]; }
 };
 
+// A range known to the compiler, where that is faster (feedback.hpp); shared() is for what is compiled once.
+template <int LOW, int HIGH>
+struct Whole {
+    static constexpr Range range{LOW, HIGH};
+    static constexpr Range shared() { return range; }
+    KANNA_INLINE F value(F x) { return range.value(x); }
+    KANNA_INLINE F code(F x) { return range.code(x); }
+    KANNA_INLINE float level(int code) { return range.level(code); }
+};
+
 // Signed value of largest magnitude.
 template <int N>
 KANNA_INLINE F extreme(const F* x) {
@@ -55,12 +68,12 @@ KANNA_INLINE F extreme(const F* x) {
     return best;
 }
 
-template <class Code, int N>
-KANNA_INLINE F solve_scale(const F* x, const F* w, F inverse, F& scale) {
+template <int N, class Code>
+KANNA_SHARED F solve_scale(const Code& code, const F* x, const F* w, F inverse, F& scale) {
     F sll{}, sxl{};
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
-        const F value = Code::value(x[i] * inverse);
+        const F value = code.value(x[i] * inverse);
         const F wl = w[i] * value;
         sll += wl * value;
         sxl += wl * x[i];
@@ -69,19 +82,19 @@ KANNA_INLINE F solve_scale(const F* x, const F* w, F inverse, F& scale) {
     return scale * sxl;  // how much of the weighted sum of squares is explained
 }
 
-template <class Code, int N>
-KANNA_INLINE F fit_scale(const F* x, const F* w, bool search) {
+template <int N, class Code>
+KANNA_SHARED F fit_scale(const Code& code, const F* x, const F* w, bool search) {
     const F peak = extreme<N>(x);
     const F inverse_peak = reciprocal(peak);
-    F best = peak * (1.0f / Code::LOW);
+    F best = peak * (1.0f / code.low);
     if (!search) return best;
     F best_gain = splat(-1.0f);
     for (int side = 0; side < 2; ++side) {
-        for (int g = 0; g < Code::GUESSES; ++g) {
-            const float away = Code::STEP * static_cast<float>(g) - Code::BEFORE;
-            const float end = side == 0 ? Code::LOW - away : Code::HIGH + away;
+        for (int g = 0; g < code.guesses(); ++g) {
+            const float away = code.step() * static_cast<float>(g) - code.before();
+            const float end = side == 0 ? code.low - away : code.high + away;
             F scale;
-            const F gain = solve_scale<Code, N>(x, w, inverse_peak * end, scale);
+            const F gain = solve_scale<N>(code, x, w, inverse_peak * end, scale);
             const I better = gain > best_gain;
             best_gain = choose(better, gain, best_gain);
             best = choose(better, scale, best);
@@ -89,7 +102,7 @@ KANNA_INLINE F fit_scale(const F* x, const F* w, bool search) {
     }
     for (int again = 0; again < 2; ++again) {
         F scale;
-        const F gain = solve_scale<Code, N>(x, w, reciprocal(best), scale);
+        const F gain = solve_scale<N>(code, x, w, reciprocal(best), scale);
         const I better = gain > best_gain;
         best_gain = choose(better, gain, best_gain);
         best = choose(better, scale, best);
@@ -97,50 +110,51 @@ KANNA_INLINE F fit_scale(const F* x, const F* w, bool search) {
     return best;
 }
 
-template <class Code, int N>
-KANNA_INLINE void scale_codes(const F* x, F scale, F* codes) {
+template <int N, class Code>
+KANNA_SHARED void scale_codes(const Code& code, const F* x, F scale, F* codes) {
     const F inverse = reciprocal(scale);
-    for (int i = 0; i < N; ++i) codes[i] = Code::code(x[i] * inverse);
+    for (int i = 0; i < N; ++i) codes[i] = code.code(x[i] * inverse);
 }
 
-template <class Code, int N>
-KANNA_INLINE F scale_error(const F* x, const F* w, F scale) {
+template <int N, class Code>
+KANNA_SHARED F scale_error(const Code& code, const F* x, const F* w, F scale) {
     const F inverse = reciprocal(scale);
     F error{};
 #pragma GCC unroll 4
     for (int i = 0; i < N; ++i) {
-        const F off = scale * Code::value(x[i] * inverse) - x[i];
+        const F off = scale * code.value(x[i] * inverse) - x[i];
         error += w[i] * off * off;
     }
     return error;
 }
 
 struct ScaleBlock {
-    F scales, d;  // whole numbers BOTTOM..TOP, and the factor as the file holds it
+    F scales, d;  // whole numbers from bottom to top, and the factor as the file holds it
 };
 
 // Quantize the scales of a super-block, as quantize_scales_mins does.
-template <class Code, int N, int BOTTOM, int TOP, int PER>
-KANNA_INLINE ScaleBlock quantize_scales(const F* x, const F* w, F scales, bool search) {
+template <int N, int PER, class Code>
+KANNA_SHARED ScaleBlock quantize_scales(const Code& code, const F* x, const F* w, float bottom, float top, F scales,
+                                        bool search) {
     const F inverse_scale = reciprocal(scales);
     F squares{};
     for (int i = 0; i < N; ++i) {
-        const F value = Code::value(x[i] * inverse_scale);
+        const F value = code.value(x[i] * inverse_scale);
         squares += w[i] * value * value;
     }
     ScaleBlock now{};
-    now.d = pick_factor<PER>(scales, squares, BOTTOM, TOP, search);
-    now.scales = nearest(clamp(scales * reciprocal(now.d), BOTTOM, TOP));
+    now.d = pick_factor<PER>(scales, squares, bottom, top, search);
+    now.scales = nearest(clamp(scales * reciprocal(now.d), bottom, top));
     if (!search) return now;
     ScaleBlock best = now;
     F best_error = splat(HUGE_ERROR), target = scales;
     constexpr int ROUNDS = 3;
     for (int round = 0; round < ROUNDS; ++round) {
-        const F s0 = nearest(clamp(target * reciprocal(now.d), BOTTOM, TOP));
+        const F s0 = nearest(clamp(target * reciprocal(now.d), bottom, top));
         F error = splat(HUGE_ERROR);
         for (int step = -1; step <= 1; ++step) {
-            const F s = clamp(s0 + static_cast<float>(step), BOTTOM, TOP);
-            const F e = scale_error<Code, N>(x, w, now.d * s);
+            const F s = clamp(s0 + static_cast<float>(step), bottom, top);
+            const F e = scale_error<N>(code, x, w, now.d * s);
             const I better = e < error;
             error = choose(better, e, error);
             now.scales = choose(better, s, now.scales);
@@ -154,7 +168,7 @@ KANNA_INLINE ScaleBlock quantize_scales(const F* x, const F* w, F scales, bool s
         const F scale = now.d * now.scales, inverse = reciprocal(scale);
         F sll{}, sxl{};
         for (int i = 0; i < N; ++i) {
-            const F a = now.scales * Code::value(x[i] * inverse);
+            const F a = now.scales * code.value(x[i] * inverse);
             sll += w[i] * a * a;
             sxl += w[i] * a * x[i];
         }

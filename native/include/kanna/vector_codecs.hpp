@@ -11,6 +11,23 @@ KANNA_INLINE F nearest_odd(F x, float top) {
     return clamp(2.0f * nearest((clamp(x, 1.0f, top) - 1.0f) * 0.5f) + 1.0f, 1.0f, top);
 }
 
+// A factor, in whole `unit`s of half precision, whose odd multiples up to `top` are close to the scales.
+template <int PER>
+KANNA_SHARED F odd_factor(F scales, F importance, float top, float unit) {
+    const F peak = group_peaks<PER>(scales);
+    F best{}, least = splat(HUGE_ERROR);
+    for (int guess = -4; guess <= 4; ++guess) {
+        const float end = top * (1.0f + 0.03f * static_cast<float>(guess));
+        const F d = round_to_half(peak * (1.0f / (end * unit))) * unit;
+        const F off = d * nearest_odd(scales * reciprocal(d), top) - scales;
+        const F cost = group_sums<PER>(importance * off * off);
+        const I better = cost < least;
+        least = choose(better, cost, least);
+        best = choose(better, d, best);
+    }
+    return best;
+}
+
 template <class G>
 struct VectorCodec {
     static constexpr int N = G::N, PER = G::PER, IN_SUB = N / 8, CODES = 8 / G::LENGTH;
@@ -19,7 +36,7 @@ struct VectorCodec {
     // A sub-block at some scale: its codes, and sums of a weighted fit of the values by the levels.
     struct Fit {
         F error, xl, ll;
-        Choice<G> groups[IN_SUB];
+        Choice<G::LENGTH> groups[IN_SUB];
     };
 
     static __attribute__((noinline)) void fit_shifted(const F* x, const F* w, F scale, F shift, Fit& fit) {
@@ -40,7 +57,7 @@ struct VectorCodec {
         }
     }
 
-    KANNA_INLINE void replace(I better, const Fit& by, Fit& fit) {
+    KANNA_SHARED void replace(I better, const Fit& by, Fit& fit) {
         fit.error = choose(better, by.error, fit.error);
         fit.xl = choose(better, by.xl, fit.xl);
         fit.ll = choose(better, by.ll, fit.ll);
@@ -63,7 +80,7 @@ struct VectorCodec {
     }
 
     // The scale of a sub-block that leaves the least error when it is solved for with the codes held.
-    KANNA_INLINE F fit_scale(const F* x, const F* w, Fit& fit, F& importance) {
+    KANNA_SHARED F fit_scale(const F* x, const F* w, Fit& fit, F& importance) {
         F peak{}, power{};
         for (int i = 0; i < N; ++i) {
             peak = maximum(peak, magnitude(x[i]));
@@ -87,26 +104,10 @@ struct VectorCodec {
         return best;
     }
 
-    // A factor whose odd multiples are close to the scales.
-    KANNA_INLINE F odd_factor(F scales, F importance) {
-        const F peak = group_peaks<PER>(scales);
-        F best{}, least = splat(HUGE_ERROR);
-        for (int guess = -4; guess <= 4; ++guess) {
-            const float end = G::TOP * (1.0f + 0.03f * static_cast<float>(guess));
-            const F d = round_to_half(peak * (1.0f / (end * G::UNIT))) * G::UNIT;
-            const F off = d * nearest_odd(scales * reciprocal(d), G::TOP) - scales;
-            const F cost = group_sums<PER>(importance * off * off);
-            const I better = cost < least;
-            least = choose(better, cost, least);
-            best = choose(better, d, best);
-        }
-        return best;
-    }
-
     KANNA_INLINE void encode(const F* x, const F* w, bool search, Type* out, int count) {
         Fit fit, best, trial;
         F importance, scales = fit_scale(x, w, fit, importance);
-        F d = odd_factor(scales, importance), best_d = d, best_whole = splat(1.0f), least = splat(HUGE_ERROR);
+        F d = odd_factor<PER>(scales, importance, G::TOP, G::UNIT), best_d = d, best_whole = splat(1.0f), least = splat(HUGE_ERROR);
         for (int round = 0; round < (search ? 2 : 1); ++round) {
             const F near = nearest_odd(scales * reciprocal(d), G::TOP);
             F whole = near;
@@ -141,7 +142,7 @@ struct VectorCodec {
                 const int k = block * PER + j;
                 v.scales[j] = static_cast<int32_t>(whole[k]);
                 for (int g = 0; g < IN_SUB; ++g) {
-                    const Choice<G>& group = fit.groups[g];
+                    const Choice<G::LENGTH>& group = fit.groups[g];
                     for (int p = 0; p < CODES; ++p)
                         v.codes[(j * IN_SUB + g) * CODES + p] = static_cast<uint16_t>(group.codes[p][k]);
                     uint32_t flags = 0;

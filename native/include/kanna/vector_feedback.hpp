@@ -27,7 +27,7 @@ struct VectorFeedback : Work {
 
     // Lowers (v - t)' A (v - t), where v = scale * level and `slope` is A (v - t), kept up to date. Returns the change.
     // Where a step did not help, the next one is shorter.
-    F refine(const float* a, F scale, F* slope, F* level, F* value, I* code, F& shift) const {
+    __attribute__((noinline)) F refine(const float* a, F scale, F* slope, F* level, F* value, I* code, F& shift) const {
         F total{}, caution = splat(1.0f);
         for (int step = 0; step < STEPS; ++step) {
             F q[GROUP], b[GROUP], move[GROUP], bend[GROUP];
@@ -36,7 +36,7 @@ struct VectorFeedback : Work {
                 q[i] = curvature * scale * scale;
                 b[i] = scale * (curvature * value[i] - slope[i]);
             }
-            Choice<G> found;
+            Choice<G::LENGTH> found;
             choose_points<G>(q, b, shift, found);
             F change{};
             for (int i = 0; i < GROUP; ++i) {
@@ -93,7 +93,7 @@ struct VectorFeedback : Work {
                     q[i] = curvature * scale * scale;
                     b[i] = curvature * scale * aim[i];
                 }
-                Choice<G> found;
+                Choice<G::LENGTH> found;
                 choose_points<G>(q, b, shifts[j / GROUP], found);
                 for (int i = 0; i < GROUP; ++i) {
                     value[i] = scale * found.levels[i];
