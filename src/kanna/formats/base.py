@@ -59,7 +59,7 @@ class FolderContents:
 
 
 class CheckNames(Protocol):
-    """Raises SourceError for a folder in which a file names another outside it."""
+    """Raises FormatError for a folder in which a file names another outside it."""
 
     def __call__(self, path: Path, *, graphs: bool = False) -> None: ...
 
@@ -93,8 +93,9 @@ class Format:
             `kanna.sources` reads them by itself, or nothing is read back.
         check_files: Checks the files of an artefact that nothing is read back from, given the
             context its model should have; None where tensors are compared one by one.
-        check_names: Refuses a folder in which a file names another outside it, with `graphs` also
-            one that a graph names; None where none names any.
+        check_names: Refuses a folder in which a file names another outside it or a library to load,
+            or is a graph that no runtime should open; with `graphs` also what graphs name. None
+            where nothing names any.
         keeps_provenance: Whether its artefacts say how they were made.
         size_note: What sizes known before writing leave out; "" where they are exact.
         symbol: Corners of its mark in charts, about the unit circle; () for the circle itself.

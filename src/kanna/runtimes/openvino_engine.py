@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
-from kanna.formats.openvino import MODEL, WEIGHTS
+from kanna.formats.openvino import WEIGHTS, graphs
 from kanna.formats.openvino.decoder import INPUTS, LOGITS
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText, read_json
@@ -39,7 +39,7 @@ class OpenVINOEngine(SteppedEngine):
         }
         try:
             core = openvino.Core()
-            graph = core.read_model(path / MODEL)
+            graph = graphs.load(core, path)
             compiled = core.compile_model(graph, "CPU", options)
             names = {name for port in compiled.inputs for name in port.names}
             sizes = compiled.output(LOGITS).partial_shape

@@ -18,7 +18,7 @@ import numpy as np
 
 from kanna._util import extras
 from kanna.errors import FormatError, MissingError
-from kanna.formats.openvino import MODEL
+from kanna.formats.openvino import graphs
 from kanna.model import F32
 
 _BLOCK_AXIS = 2
@@ -48,7 +48,7 @@ class OpenVINODecoder:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
             core = self._openvino.Core()
-            graph = core.read_model(folder / MODEL)
+            graph = graphs.load(core, folder)
             passes.paged_attention_transformation(graph)
             compiled = core.compile_model(graph, "CPU", options)
             self._request: Any = compiled.create_infer_request()
