@@ -171,13 +171,23 @@ class Refusing:
     compile_model = add_extension = read_model
 
 
+def _engine(folder: Path) -> object:
+    return OpenVINOEngine(LIBRARY, folder, context=8, threads=1)
+
+
+def _decoder(folder: Path) -> object:
+    return OpenVINODecoder(folder, context=8, rows=1, threads=1)
+
+
+LIBRARY = SimpleNamespace(Core=Refusing)
+
+
 def test_no_runtime_reads_a_graph_that_was_damaged(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage in the decoder's graph and in the tokenizer's, which openvino-genai opens."""
-    library = SimpleNamespace(Core=Refusing)
-    monkeypatch.setitem(sys.modules, "openvino", library)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "openvino._offline_transformations", library)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "openvino", LIBRARY)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "openvino._offline_transformations", LIBRARY)  # type: ignore[arg-type]
     assert formats.check_inside(good) == good
     assert graphs.constants(good / MODEL)
     (tmp_path / "key").write_text(SECRET)
@@ -192,8 +202,8 @@ def test_no_runtime_reads_a_graph_that_was_damaged(
         change(copy / graph)
         for opened in (
             formats.check_inside,
-            lambda path: OpenVINOEngine(library, path, context=8, threads=1),
-            lambda path: OpenVINODecoder(path, context=8, rows=1, threads=1),
+            _engine,
+            _decoder,
         ):
             problem = _refusal(opened, copy)
             assert problem, (name, graph)

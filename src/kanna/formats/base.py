@@ -93,6 +93,8 @@ class Format:
             `kanna.sources` reads them by itself, or nothing is read back.
         check_files: Checks the files of an artefact that nothing is read back from, given the
             context its model should have; None where tensors are compared one by one.
+        check_beside: Checks the files that the runtime needs beside those that are read back; None
+            where there are none.
         check_names: Refuses a folder in which a file names another outside it or a library to load,
             or is a graph that no runtime should open; with `graphs` also what graphs name. None
             where nothing names any.
@@ -118,6 +120,7 @@ class Format:
     weights: Callable[[Path], StoredWeights] | None = None
     contents: Callable[[Path], FolderContents] | None = None
     check_files: Callable[[Path, int | None], Check] | None = None
+    check_beside: Callable[[Path], Check] | None = None
     check_names: CheckNames | None = None
     keeps_provenance: bool = False
     size_note: str = ""

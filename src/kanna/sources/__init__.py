@@ -254,7 +254,7 @@ def _folder(path: Path, given: str, name: str | None = None, revision: str | Non
     if contents is None and not weights and safetensors.INDEX not in files:
         pickled = [n for n in files if n.endswith(hub.PICKLED)]
         if pickled:
-            raise hub.pickled(pickled[0])
+            raise no_model.pickled(path, pickled[0])
         raise SourceError(
             f"{path} has no weights", expected="model.safetensors or its shards", todo="fetch them"
         )

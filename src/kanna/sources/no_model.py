@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kanna.errors import SourceError
+from kanna.sources import hub
 
 
 def error(path: Path, files: Mapping[str, Path]) -> SourceError:
@@ -32,3 +33,14 @@ def error(path: Path, files: Mapping[str, Path]) -> SourceError:
         expected="a Hugging Face model folder",
         todo="give the folder of the model",
     )
+
+
+def pickled(path: Path, name: str) -> SourceError:
+    """The error for a folder whose weights are in `name`, a file that may be a pickle."""
+    if name.startswith("openvino_"):
+        return SourceError(
+            f"{path} has weights of OpenVINO, and openvino_model.xml is missing",
+            expected="the graph beside its weights",
+            todo="copy or convert the folder again",
+        )
+    return hub.pickled(name)

@@ -187,11 +187,13 @@ def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check
         if format is not None and format.check_files is not None:
             return [format.check_files(artefact, model.meta("{arch}.context_length"))]
         written, metadata = _read(artefact)
+        beside = [format.check_beside(artefact)] if format and format.check_beside else []
     except KannaError as error:
         return [Check(name="file", ok=False, detail=str(error))]
     return [
         *tensors.check(model.tensors, written, progress, tuned=provenance.TUNING in metadata),
         _context(model, metadata),
+        *beside,
     ]
 
 

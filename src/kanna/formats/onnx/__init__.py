@@ -43,6 +43,7 @@ def _check_files(path: Path, context: int | None) -> Check:
     """The files are complete and inside the folder, and it has that context."""
     if importlib.util.find_spec("onnx") is None:
         return Check(name="files", ok=None, detail=f"onnx is not here: {extras.command('onnx')}")
+    folder_files.named(path, files.GENAI)
     folder = files.read_folder(path)
     folder_files.named(path, "tokenizer.json")
     own = folder.model.get("context_length")

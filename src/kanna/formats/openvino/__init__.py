@@ -7,7 +7,7 @@ from pathlib import Path
 from kanna.encodings import Encoding
 from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
-from kanna.formats.openvino import graphs, weights
+from kanna.formats.openvino import graphs, tokenizers, weights
 from kanna.formats.openvino.graphs import MODEL, WEIGHTS
 from kanna.formats.openvino.read import read_folder
 from kanna.model import Model
@@ -53,6 +53,7 @@ FORMAT = Format(
     memory=RuntimeMemory(value_bytes=_cache_bytes, buffers=step_buffers(_STEP, _value_bytes)),
     weights=_weights,
     contents=read_folder,
+    check_beside=tokenizers.check,
     check_names=graphs.check_names,
     keeps_provenance=True,
     size_note="file sizes are of the graph and its weights; those of the tokenizer come on top",

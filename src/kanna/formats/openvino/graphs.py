@@ -19,9 +19,10 @@ from kanna.formats import folder_files
 from kanna.formats.openvino.ir import BITS, Shape, nbytes
 
 MODEL, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
+TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+"""Graphs that split text, and join it again."""
 _PREFIX = "openvino_"
 """What the names begin with of all graphs that openvino-genai opens."""
-_TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 _MOST_BYTES = 256 << 20
 _MOST_LAYERS = 1 << 20
 _LONGEST = 255
@@ -109,7 +110,7 @@ class _Reading:
             raise _bad(self.path, f"it has more than {_MOST_LAYERS} layers")
         self.has_data.append(False)
         kind, version = attributes.get("type", ""), attributes.get("version", "")
-        own = version == _EXTENSION and self.path.name.lower() in _TOKENIZERS
+        own = version == _EXTENSION and self.path.name.lower() in TOKENIZERS
         if not own and _OPERATION_SET.fullmatch(version) is None:
             raise FormatError(
                 f"{self.path} has an operation {kind!r:.60} of {version!r:.60}",
@@ -216,8 +217,8 @@ def check_names(path: Path, *, graphs: bool = False) -> None:
             constants(file)
 
 
-def load(core: Any, folder: Path) -> Any:
-    """The decoder's graph as OpenVINO's `core` reads it, checked first.
+def load(core: Any, folder: Path, name: str = MODEL) -> Any:
+    """A graph of a folder, the decoder's by default, as OpenVINO's `core` reads it: checked first.
 
     Raises:
         FormatError: As of `check_names`.
@@ -225,4 +226,4 @@ def load(core: Any, folder: Path) -> Any:
     """
     folder_files.check(folder)
     check_names(folder)
-    return core.read_model(folder_files.named(folder, MODEL))
+    return core.read_model(folder_files.named(folder, name))

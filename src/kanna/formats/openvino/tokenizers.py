@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kanna._util.extras import command
 from kanna._util.interpreter import module_command
 from kanna._util.processes import started
+from kanna.checks import Check
 from kanna.errors import KannaError, MissingError, UnsupportedError
+from kanna.formats.openvino import graphs
 
 NEEDED = ("openvino", "openvino_tokenizers", "transformers")
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template")
+_CHECK = "tokenizer graphs"
 _TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     " Two  spaces,\n\nlines\tand 1234567 numbers: it's what we've wanted!",
@@ -59,30 +63,63 @@ def make(out: Path, scratch: Path, files: Mapping[str, bytes]) -> list[str]:
     plain = {k: v for k, v in settings.items() if k in _TOKENS and v is not None}
     (source / SETTINGS).write_text(json.dumps(plain), encoding="utf-8")
     task = {"source": str(source), "out": str(out), "texts": list(_TEXTS)}
+    differing, problem = _ask(task)
+    if problem:
+        raise UnsupportedError(
+            f"openvino-tokenizers cannot express the tokenizer: {problem}",
+            todo="write a GGUF or an ONNX folder instead",
+        )
+    if not differing:
+        return []
+    return [f"{_otherwise(differing)}: openvino-tokenizers made it so"]
+
+
+def check(folder: Path) -> Check:
+    """Whether the graphs that openvino-genai reads are those of the folder's tokenizer.json.
+
+    A plain sentence gets the same ids and comes back from them; other texts that are split
+    otherwise are named.
+    """
+    absent = [name for name in graphs.TOKENIZERS if not (folder / name).is_file()]
+    if absent:
+        detail = f"{' and '.join(absent)} missing: openvino-genai reads no other tokenizer"
+        return Check(name=_CHECK, ok=False, detail=detail)
+    if absent := [name for name in NEEDED[:2] if importlib.util.find_spec(name) is None]:
+        return Check(name=_CHECK, ok=None, detail=f"{absent[0]} is not here: {command('openvino')}")
+    answer, problem = _ask({"folder": str(folder.absolute()), "texts": list(_TEXTS)})
+    if problem:
+        return Check(name=_CHECK, ok=False, detail=f"its graphs cannot be run: {problem}")
+    differing, lost = answer
+    if _TEXTS[0] in differing:
+        return Check(name=_CHECK, ok=False, detail=_otherwise(differing))
+    if _TEXTS[0] in lost:
+        detail = f"{graphs.TOKENIZERS[1]} does not give {_TEXTS[0]!r} back"
+        return Check(name=_CHECK, ok=False, detail=detail)
+    detail = _otherwise(differing) if differing else f"the same ids on {len(_TEXTS)} texts"
+    return Check(name=_CHECK, ok=True, detail=detail)
+
+
+def _ask(task: Mapping[str, Any]) -> tuple[Any, str]:
+    """What the worker answers, or the last line of what went wrong."""
     with started(
         module_command("kanna.formats.openvino.tokenizer_worker", json.dumps(task))
     ) as child:
         output, complaints = child.communicate()
     if child.returncode:
         last = next((s for s in reversed(complaints.splitlines()) if s.strip()), "no message")
-        raise UnsupportedError(
-            f"openvino-tokenizers cannot express the tokenizer: {last.strip()[:300]}",
-            todo="write a GGUF or an ONNX folder instead",
-        )
-    return _notes(output)
-
-
-def _notes(output: str) -> list[str]:
+        return None, last.strip()[:300]
     lines = output.strip().splitlines()
     try:
-        differing = json.loads(lines[-1]) if lines else None
+        answer = json.loads(lines[-1]) if lines else None
     except ValueError:
-        differing = None
-    if not isinstance(differing, list):
+        answer = None
+    if not isinstance(answer, list):
         raise KannaError("the worker of openvino-tokenizers gave no answer", todo="try again")
-    if not differing:
-        return []
-    return [
-        f"openvino_tokenizer.xml splits {len(differing)} of {len(_TEXTS)} sample texts otherwise "
-        f"than tokenizer.json, {differing[0]!r:.60} for one: openvino-tokenizers made it so"
-    ]
+    return answer, ""
+
+
+def _otherwise(differing: Sequence[str]) -> str:
+    return (
+        f"{graphs.TOKENIZERS[0]} splits {len(differing)} of {len(_TEXTS)} sample texts otherwise "
+        f"than tokenizer.json, {differing[0]!r:.60} for one"
+    )
