@@ -1,8 +1,9 @@
 """Commands of kanna that are ended at a chosen file event or time, and what they leave behind.
 
 A process imports the libraries once and makes a fork of itself for each command. An audit hook in
-the fork sees every file that is made, renamed or removed, and every process that is started; before
-the event of a given number it sends the fork a signal. Nothing in `src/` knows of it.
+the fork sees every file that is made, renamed or removed, every process that is started and every
+request that is sent; before the event of a given number it sends the fork a signal. Nothing in
+`src/` knows of it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _SEEN = {
     "os.symlink",
     "os.truncate",
     "subprocess.Popen",
+    "http.client.send",
 }
 _MARK = "KANNA_TEST_MARK"
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from helpers import optimizing, wheels
+from helpers import optimizing, registries, wheels
 from helpers.killing import Ended, Launcher, digests
 from helpers.packing import ALL, mlx_folder
 
@@ -27,7 +28,10 @@ CASES = [
     *(f"package-{target}" for target in [*ALL, "mlx"]),
     "calibrate",
     *(f"{verb}-{form}" for verb in ("compare", "optimize") for form in ("gguf", "mlx", "onnx")),
+    "push",
 ]
+TAG = "registry: v1"
+"""Beside the files of a push: what the tag names, which is set last."""
 
 
 @dataclass(kw_only=True)
@@ -64,6 +68,9 @@ def command(name: str, base: Path) -> list[str]:
         return [*words, "--preset", preset] if preset else words
     if verb == "calibrate":
         return ["calibrate", tiny, "-o", "out", "--calibration", text, "--tokens", "1024"]
+    if verb == "push":
+        host = (base / "registry-host").read_text()
+        return ["push", f"oci://{host}/killed/tiny:v1", str(base / "small.gguf"), "--unproved"]
     if verb == "optimize":
         words = ["optimize", tiny, "-o", "out", "--format", what, *LIMITS, *measured]
         return [*words, "--calibration", text, "--tokens", "1024"]
@@ -82,14 +89,21 @@ class Runs:
 
     def __init__(self, launcher: Launcher, base: Path) -> None:
         self.launcher, self.base, self.count = launcher, base, 0
+        self.storage = base / "registry" / "docker" / "registry" / "v2"
         self._undisturbed: dict[str, Undisturbed] = {}
 
     def place(self) -> Path:
-        """A fresh folder."""
+        """A fresh folder, beside a registry that has nothing."""
+        shutil.rmtree(self.storage, ignore_errors=True)
         self.count += 1
         home = self.base / f"run-{self.count}"
         home.mkdir()
         return home
+
+    def made(self, home: Path) -> dict[str, str]:
+        """Every file in a folder with its hash, and what the registry's tags name."""
+        tags = self.storage.glob("repositories/killed/tiny/_manifests/tags/*/current/link")
+        return digests(home) | {f"registry: {p.parents[1].name}": p.read_text() for p in tags}
 
     def undisturbed(self, name: str, *, twice: bool) -> Undisturbed:
         """A case run to its end, once for all of its points."""
@@ -99,14 +113,14 @@ class Runs:
             ended = self.launcher.run(words, home)
             assert ended.code == 0, (name, ended.errors)
             assert not ended.survivors, (name, ended.survivors)
-            made = Undisturbed(words=words, ended=ended, files=digests(home))
+            made = Undisturbed(words=words, ended=ended, files=self.made(home))
             if twice:
                 other = self.place()
                 again = self.launcher.run(words, other)
-                made.ended.seconds, files = again.seconds, digests(other)
+                made.ended.seconds, files = again.seconds, self.made(other)
                 assert files.keys() == made.files.keys()
                 made.varying = {n for n, sha in made.files.items() if files[n] != sha}
-                assert "convert" not in name or not made.varying, made.varying
+                assert words[0] not in ("convert", "push") or not made.varying, made.varying
             self._undisturbed[name] = made
         return self._undisturbed[name]
 
@@ -137,7 +151,7 @@ class Runs:
         expected = {0, -number} if number == signal.SIGKILL else {0, 143, -number}
         if run.code not in expected:
             wrong.append(f"exit {run.code}: {run.errors[-400:]}")
-        files = digests(home)
+        files = self.made(home)
         if number == signal.SIGTERM and run.code:
             wrong += [f"left {n}" for n in files if ".partial" in n or n.endswith(".kanna-lock")]
         if whole.words[0] in ("convert", "package") and (home / "out").exists():
@@ -151,7 +165,7 @@ class Runs:
         wrong += [
             f"{name} looks complete, and is not"
             for name, sha in final.items()
-            if name.endswith((".gguf", ".safetensors")) and files[name] != sha
+            if (name.endswith((".gguf", ".safetensors")) or name == TAG) and files[name] != sha
         ]
         return wrong
 
@@ -168,7 +182,7 @@ class Runs:
             shutil.rmtree(
                 home / ".local", ignore_errors=True
             )  # remembers the refusal, for `kanna bug-report`
-        files, full = whole.stable(digests(home)), whole.stable(whole.files)
+        files, full = whole.stable(self.made(home)), whole.stable(whole.files)
         wrong += [f"stays: {n}" for n in files if n not in full]
         wrong += [f"is missing: {n}" for n in full if n not in files]
         wrong += [f"has other bytes: {n}" for n in files if full.get(n, files[n]) != files[n]]
@@ -211,14 +225,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory, packable: Path) -> Iterator[R
         launcher.close()
 
 
+@contextmanager
+def registry(base: Path) -> Generator[None]:
+    """A registry on loopback, which `push` finds."""
+    with registries.docker_registry(base) as host:
+        (base / "registry-host").write_text(host)
+        yield
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize("name", CASES)
 def test_many_points(name: str, runs: Runs, request: pytest.FixtureRequest) -> None:
     points = -(-int(request.config.getoption("--kill-points")) // len(CASES))
     seed = request.config.getoption("--kill-seed")
     choice, wrong = random.Random(f"{seed} {name}" if seed else name), list[str]()
-    for number in range(points):
-        problems = runs.end_and_repeat(name, choice, twice=True)
-        print(f"{name}: {number + 1} of {points}: {problems or 'right'}", flush=True)
-        wrong += problems
+    with registry(runs.base) if name == "push" else nullcontext():
+        for number in range(points):
+            problems = runs.end_and_repeat(name, choice, twice=True)
+            print(f"{name}: {number + 1} of {points}: {problems or 'right'}", flush=True)
+            wrong += problems
     assert not wrong, "\n".join(wrong)

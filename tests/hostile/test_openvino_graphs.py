@@ -138,6 +138,11 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "a library": _option("EXTENSIONS", "own.so"),
     "a value that is a path": _option("MODE", "../key"),
     "weights of another model": _text("<rt_info>", '<rt_info><__weights_path value="a" />'),
+    "bytes of a cache": _text(
+        "</layer>",
+        '<rt_info><attribute name="WeightlessCacheAttribute" bin_offset="64" /></rt_info></layer>',
+    ),
+    "mean values": _text("<edges />", '<edges /><pre-process reference-layer-name="a" />'),
     "too large": _large,
     "no text": lambda graph: _write(graph, bytes(64)),
     "empty": lambda graph: _write(graph, b""),

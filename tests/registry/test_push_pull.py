@@ -20,6 +20,7 @@ import kanna
 from kanna.cli.main import cli
 from kanna.errors import GateError, SourceError, UsageError
 from kanna.registry import modelpack
+from kanna.registry.client import RegistryRepository
 from kanna.sources import oci
 from kanna.verification import gate_report
 
@@ -113,6 +114,27 @@ def test_nothing_is_sent_twice(registry: str, proved: list[Path]) -> None:
         kanna.pull(f"oci://{host}/team/once:b", variant="Q8_0")
         layer = get(registry, f"team/once/manifests/{first.variants[0].manifest}")["layers"][0]
         assert not [line for line in lies.asked if layer["digest"] in line]
+
+
+def test_an_end_behind_the_last_byte_leaves_no_note(
+    registry: str, proved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, ask = f"oci://{registry}/team/ended:v1", RegistryRepository.ask
+
+    def interrupted(repository: RegistryRepository, method: str, url: str, *rest: Any) -> Any:
+        answer = ask(repository, method, url, *rest)
+        if method == "PUT" and "digest=" in url:
+            raise KeyboardInterrupt
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RegistryRepository, "ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kanna.push(name, proved[0])
+    assert files_below(oci.folder() / "uploads")
+    again = kanna.push(name, proved[0])
+    assert again.variants[0].sent_bytes == 0
+    assert not files_below(oci.folder() / "uploads")
 
 
 def test_the_variant_that_fits_is_taken(registry: str, proved: list[Path]) -> None:

@@ -72,11 +72,19 @@ def push_file(
         OutputError: The registry takes no more of it.
     """
     if has(repository, descriptor):
+        # Of a run that ended between the last byte and this line.
+        _note(repository, descriptor).unlink(missing_ok=True)
         progress.advance(descriptor.size)
         return False
     upload = _Upload(repository, path, descriptor, progress)
     upload.run()
     return True
+
+
+def _note(repository: RegistryRepository, descriptor: Descriptor) -> Path:
+    """The file that says where an unfinished upload of a blob goes on."""
+    key = modelpack.digest_of(f"{repository.url}\0{descriptor.digest}".encode())[7:39]
+    return oci.folder() / "uploads" / f"{key}.json"
 
 
 def _begin(repository: RegistryRepository) -> str:
@@ -99,9 +107,7 @@ class _Upload:
     ) -> None:
         self.repository, self.path, self.descriptor = repository, path, descriptor
         self.progress, self.sent, self.shown = progress, 0, 0
-        key = modelpack.digest_of(f"{repository.url}\0{descriptor.digest}".encode())[7:39]
-        self.note = oci.folder() / "uploads" / f"{key}.json"
-        self.url = ""
+        self.note, self.url = _note(repository, descriptor), ""
 
     def run(self) -> None:
         """Send the file, and have it held to its digest."""

@@ -36,6 +36,8 @@ _TOP = len(("net", "layers", "layer", "data"))
 """How deep attributes of the graph's own layers lie, not of those in the body of one."""
 _OF_MODEL = (".weight", ".bias")
 _NAMES_FILES = re.compile(r"DIR|FILE|PATH|LIBRAR|EXTENSION|PLUGIN")
+_CACHE = "weightlesscacheattribute"
+"""Where weights lie for OpenVINO's own cache; older releases read there without a look at the end."""
 _AGAIN = "convert again"
 
 
@@ -75,6 +77,8 @@ class _Reading:
         parent = self.inside[-1] if self.inside else ""
         if self.inside == _OPTIONS or (parent == "rt_info" and tag == "__weights_path"):
             self._option(tag, attributes)
+        if tag == "pre-process" or _CACHE in (tag.lower(), attributes.get("name", "").lower()):
+            raise _bad(self.path, f"its {tag} names bytes of the weights, as no model file does")
         self.inside = (*self.inside, tag)
         if len(self.inside) > _LONGEST:
             raise _bad(self.path, "its parts are nested too deep")
