@@ -37,7 +37,7 @@ _TOP = len(("net", "layers", "layer", "data"))
 _OF_MODEL = (".weight", ".bias")
 _NAMES_FILES = re.compile(r"DIR|FILE|PATH|LIBRAR|EXTENSION|PLUGIN")
 _CACHE = "weightlesscacheattribute"
-"""Where weights lie for OpenVINO's own cache; older releases read there without a look at the end."""
+"""Where weights lie for OpenVINO's cache; older releases read there without a look at the end."""
 _AGAIN = "convert again"
 
 
