@@ -84,20 +84,30 @@ def test_an_onnx_folder_is_read_by_its_own_configuration(tmp_path: Path) -> None
     (folder / "model.onnx").write_bytes(b"x")
     found = package(folder, tmp_path / "out", to=["compose"])
     assert (found.kind, found.resources["context"]) == ("onnx", 300)
-    assert found.resources["kv_bytes"] == 4 * 512 * 2 * 2 * 32 * 2
+    # Requests, tokens, layers, heads, keys and values, float32.
+    assert found.resources["kv_bytes"] == 4 * 512 * 2 * 2 * 32 * 4
 
 
-def test_an_openvino_folder_is_read_by_its_graph(tmp_path: Path) -> None:
+GRAPH = (
+    '<net><layers><layer name="model.embed_tokens.weight" type="Const"><data element_type="{}"'
+    ' shape="64,64" offset="0" size="{}"/></layer></layers></net>'
+)
+
+
+@pytest.mark.parametrize(("kind", "size", "value_bytes"), [("f16", 2, 1 + 8 / 16), ("f32", 4, 4)])
+def test_an_openvino_folder_is_read_by_its_graph(
+    kind: str, size: int, value_bytes: float, tmp_path: Path
+) -> None:
     folder = tmp_path / "tiny-openvino"
     folder.mkdir()
     sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 300, "vocab_size": 64}
     (folder / "config.json").write_text(json.dumps(sizes | {"model_type": "llama"}))
-    (folder / "openvino_model.bin").write_bytes(b"x")
-    (folder / "openvino_model.xml").write_text("<net></net>")
+    (folder / "openvino_model.bin").write_bytes(bytes(64 * 64 * size))
+    (folder / "openvino_model.xml").write_text(GRAPH.format(kind, 64 * 64 * size))
     found = package(folder, tmp_path / "out", to=["docker", "systemd"])
     assert (found.kind, found.resources["context"]) == ("openvino", 300)
-    assert found.resources["kv_bytes"] == 4 * 512 * 2 * 2 * 32 * 2
+    assert found.resources["kv_bytes"] == 4 * 512 * 2 * 2 * 32 * value_bytes
     assert ".whl[serve,openvino]" in (tmp_path / "out" / "Dockerfile").read_text()
 
 

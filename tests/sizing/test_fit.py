@@ -119,7 +119,7 @@ def without_window(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("format", ["mlx", "onnx"])
+@pytest.mark.parametrize("format", ["mlx", "onnx", "openvino"])
 def test_presets_of_folders_are_sized_as_they_will_be_written(format: str, tmp_path: Path) -> None:
     model = without_window(folder_of("llama", "llama2", 32_000, tmp_path / "model"))
     run = CliRunner().invoke(
@@ -133,11 +133,15 @@ def test_presets_of_folders_are_sized_as_they_will_be_written(format: str, tmp_p
         r["memory_bytes"] == r["weight_bytes"] + r["kv_bytes"] + r["buffer_bytes"]
         for r in rows.values()
     )
-    # float16 in MLX, as the source; graphs of ONNX compute in float32.
-    assert rows[f"{format}:{'q4' if format == 'mlx' else 'int4'}"][
-        "kv_bytes"
-    ] == 2 * 2 * 32 * 4096 * (2 if format == "mlx" else 4)
-    assert found["recommended"] in ("mlx:q8", "onnx:w8")
+    # float16 in MLX, as the source; graphs of ONNX compute in float32; OpenVINO keeps bytes, with a
+    # scale and a zero per head, but for graphs of float32 alone.
+    numbers = 2 * 2 * 32 * 4096
+    small = {"mlx": ("q4", 2), "onnx": ("int4", 4), "openvino": ("int4", 1 + 8 / 16)}
+    preset, value_bytes = small[format]
+    assert rows[f"{format}:{preset}"]["kv_bytes"] == numbers * value_bytes
+    if format == "openvino":
+        assert rows["openvino:f32"]["kv_bytes"] == numbers * 4
+    assert found["recommended"] in ("mlx:q8", "onnx:w8", "openvino:int8")
     if format == "mlx":
         assert "mlx:exact" not in rows, "the source has no quantized blocks"
         convert(model, tmp_path / "out", preset="mlx:q4", overwrite=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +32,26 @@ class RuntimeMemory:
             the tensor's name and bytes.
         drafts: Bytes of its cache of heads for further tokens, which it has beside the other where
             they draft.
+        float_value_bytes: Bytes of a number in the cache of an artefact of float32 alone; 0: as of
+            others.
     """
 
-    value_bytes: Callable[[Model], int]
+    value_bytes: Callable[[Model], float]
     buffers: Callable[[Model, int], int]
     on_demand: Callable[[str, int], bool] = lambda _name, _size: False
     drafts: Callable[[Model, int], int] = lambda _model, _context: 0
+    float_value_bytes: int = 0
 
-    def cache(self, model: Model, context: int) -> int:
-        """Bytes of a key-value cache of `context` tokens."""
-        return cache_bytes(model, context, self.value_bytes(model))
+    def cache(self, model: Model, context: int, encodings: Collection[str] = ()) -> int:
+        """Bytes of a key-value cache of `context` tokens.
+
+        Args:
+            model: Whose shapes count.
+            context: Tokens.
+            encodings: Of the artefact's tensors.
+        """
+        floats = self.float_value_bytes if set(encodings) == {"f32"} else 0
+        return cache_bytes(model, context, floats or self.value_bytes(model))
 
 
 def llama_cache_value(_: Model) -> int:
@@ -53,7 +64,7 @@ def llama_on_demand(name: str, size: int) -> bool:
     return name == "per_layer_token_embd.weight" and size > LEAST_ON_DEMAND
 
 
-def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
+def cache_bytes(model: Model, context: int, size: float = CACHE_BYTES) -> int:
     """Bytes of a key-value cache of `context` tokens, `size` bytes a number.
 
     Shared heads and sliding windows counted.
@@ -64,18 +75,17 @@ def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
         return 0
     layers = model.whole("{arch}.block_count", 0) - model.whole("{arch}.nextn_predict_layers", 0)
     layers = max(0, layers)
-    heads = _per_layer(model.meta("{arch}.attention.head_count", 0), layers)
+    heads = model.meta("{arch}.attention.head_count", 0)
     kv_heads = _per_layer(model.meta("{arch}.attention.head_count_kv", heads), layers)
-    hidden = model.whole("{arch}.embedding_length", 0)
-    default = hidden // heads[0] if layers and heads[0] else 0
-    keys = model.whole("{arch}.attention.key_length", default)
+    default = _head_size(model)
+    keys = key_length(model)
     values = model.whole("{arch}.attention.value_length", default)
     short_keys = model.whole("{arch}.attention.key_length_swa", keys)
     short_values = model.whole("{arch}.attention.value_length_swa", values)
     window = model.whole("{arch}.attention.sliding_window", 0)
     full = _up(context, CACHE_STEP)
     short = min(full, _up(window + BATCH, CACHE_STEP))
-    total = 0
+    total = 0.0
     windows = _windows(model, layers)
     for layer in range(max(0, layers - _shared(model))):
         stateful = _has_state(model, layer)
@@ -87,7 +97,18 @@ def cache_bytes(model: Model, context: int, size: int = CACHE_BYTES) -> int:
             total += short * kv_heads[layer] * (short_keys + short_values) * size
         else:
             total += full * kv_heads[layer] * (keys + values) * size
-    return total
+    return math.ceil(total)
+
+
+def key_length(model: Model) -> int:
+    """Numbers of the key of a head."""
+    return model.whole("{arch}.attention.key_length", _head_size(model))
+
+
+def _head_size(model: Model) -> int:
+    """Numbers of a head where no key says it."""
+    heads = _per_layer(model.meta("{arch}.attention.head_count", 0), 1)[0]
+    return model.whole("{arch}.embedding_length", 0) // heads if heads else 0
 
 
 def draft_cache_bytes(model: Model, context: int) -> int:

@@ -16,6 +16,7 @@ from kanna._util.progress import Progress, Silent
 from kanna._util.typed import LAYERS, TypedObject, read, text, whole
 from kanna.errors import KannaError, RefusedError, SourceError, UnsupportedError
 from kanna.formats import folder_files, gguf
+from kanna.formats.base import Format
 from kanna.formats.text_files import parse_json, read_object
 from kanna.model import MetaValue, Model, string, u32
 from kanna.provenance import SOURCE_HASHES, of_folder
@@ -43,6 +44,7 @@ class Artefact:
         num_bytes: Size of all files.
         parameters: Number of weights, or None where it is not known.
         model: What the arithmetic of `fit` needs; without tensors for a folder.
+        encodings: Of its tensors, for the same; none where a folder's are not read.
         licence: As the artefact names it, or None.
         chat_template: Jinja source, or None.
         provenance: What kanna wrote about how the artefact was made.
@@ -57,6 +59,7 @@ class Artefact:
     num_bytes: int
     parameters: int | None
     model: Model
+    encodings: frozenset[str]
     licence: str | None
     chat_template: str | None
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -157,6 +160,7 @@ def _gguf(path: Path) -> dict[str, Any]:
         "files": files,
         "parameters": model.num_parameters,
         "model": model,
+        "encodings": frozenset(t.dtype for t in model.tensors.values()),
         "licence": str(licence.value) if licence else None,
         "chat_template": str(template.value) if template else None,
         "provenance": provenance_of(raw),
@@ -212,10 +216,18 @@ def _folder(path: Path) -> dict[str, Any]:
         "files": files,
         "parameters": None,
         "model": model,
+        "encodings": _encodings(path, format),
         "licence": str(licence) if licence else f"see {licence_file}" if licence_file else None,
         "chat_template": _template(path),
         "provenance": provenance_of({k: string(v) for k, v in of_folder(path).items()}),
     }
+
+
+def _encodings(path: Path, format: Format | None) -> frozenset[str]:
+    """Encodings of a folder's tensors, where its format reads them."""
+    if format is None or format.contents is None:
+        return frozenset()
+    return frozenset(tensor.dtype for tensor in format.contents(path).tensors.values())
 
 
 def _files(folder: Path, place: str) -> dict[str, Path]:

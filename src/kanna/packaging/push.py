@@ -17,10 +17,11 @@ from kanna._util.units import format_size
 from kanna.errors import GateError, MissingError, UsageError
 from kanna.packaging import bom
 from kanna.packaging.artefact import Artefact, open_artefact
+from kanna.packaging.resources import beside_weights
 from kanna.registry import evidence, modelpack, upload
 from kanna.registry.client import RegistryRepository
 from kanna.registry.modelpack import Descriptor, ManifestDocument
-from kanna.sizing import CONTEXT, buffer_bytes, cache_bytes
+from kanna.sizing import CONTEXT
 from kanna.sources import oci
 from kanna.verification import gate_report
 
@@ -263,11 +264,7 @@ def _send_one(
         layers.append(layer)
     artefact = one.artefact
     context = min(CONTEXT, artefact.trained_context or CONTEXT)
-    memory = (
-        artefact.num_bytes
-        + cache_bytes(artefact.model, context)
-        + buffer_bytes(artefact.model, context)
-    )
+    memory = artefact.num_bytes + sum(beside_weights(artefact, context))
     config = upload.push_bytes(
         repository, modelpack.encoded(_config(one, layers)), modelpack.CONFIG
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kanna import formats
 from kanna.errors import UsageError
+from kanna.formats import gguf
 from kanna.packaging.artefact import Artefact
-from kanna.sizing import buffer_bytes, cache_bytes
 
 MIB = 1 << 20
 # The gateway and its engine process without a model: interpreter, libraries, connections.
@@ -58,6 +59,20 @@ class Resources:
         return self.warning_bytes // MIB
 
 
+def beside_weights(artefact: Artefact, context: int) -> tuple[int, int]:
+    """Bytes of the cache of one request and of the buffers, as `fit` has them.
+
+    Args:
+        artefact: What is served.
+        context: Tokens of the request.
+    """
+    known = formats.get(artefact.kind).memory if artefact.kind in formats.names() else None
+    memory = known or gguf.FORMAT.memory
+    assert memory is not None
+    cache = memory.cache(artefact.model, context, artefact.encodings)
+    return cache, memory.buffers(artefact.model, context)
+
+
 def resources(artefact: Artefact, *, context: int, parallel: int, cpus: int) -> Resources:
     """Returns what an artefact needs to be served.
 
@@ -79,8 +94,8 @@ def resources(artefact: Artefact, *, context: int, parallel: int, cpus: int) -> 
             f"--context is {context} tokens, the model was trained for {trained}",
             expected=f"at most {trained}",
         )
-    kv = cache_bytes(artefact.model, context) * parallel
-    buffers = buffer_bytes(artefact.model, context)
+    cache, buffers = beside_weights(artefact, context)
+    kv = cache * parallel
     total = (artefact.num_bytes + kv + buffers + PROCESS_BYTES) * HEADROOM
     memory = -int(-total // MIB) * MIB
     return Resources(

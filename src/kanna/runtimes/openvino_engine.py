@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
-from kanna.formats.openvino import WEIGHTS, graphs
+from kanna.formats.openvino import SCALES_BYTES, WEIGHTS, graphs
 from kanna.formats.openvino.decoder import INPUTS, LOGITS
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText, read_json
@@ -22,8 +22,6 @@ from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
 
 _TOKENS = 2
 """The axis of a state along which tokens lie: [batch, heads, tokens, values]."""
-_SCALES = 8
-"""Bytes of the scale and the zero of a head's keys or values of one token."""
 
 
 class OpenVINOEngine(SteppedEngine):
@@ -59,7 +57,7 @@ class OpenVINOEngine(SteppedEngine):
         config = read_json(path / "config.json")
         states = [state.state.shape for state in self._request.query_state()]
         size = int(compiled.get_property("KV_CACHE_PRECISION").size)
-        scales = _SCALES if size == 1 else 0
+        scales = SCALES_BYTES if size == 1 else 0
         self._token_bytes = sum(int(s[1]) * (int(s[3]) * size + scales) for s in states)
         self._length = 0
         super().__init__(

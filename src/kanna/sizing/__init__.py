@@ -137,7 +137,8 @@ def fit(
     limit = asked if asked is not None else device.memory if device is not None else _free()
     unsorted = rows(opened, model, chosen, limit, context, target=device)
     fitted = sorted(unsorted, key=lambda r: -r.file_bytes)
-    overhead = fitted[0].kv_bytes + fitted[0].buffer_bytes
+    # Of the smallest: a cache is larger only where all is float32, in a format that packs it.
+    overhead = fitted[-1].kv_bytes + fitted[-1].buffer_bytes
     notes = model.notes + _notes(model, context, overhead, limit) + _on_demand(fitted)
     if chosen.memory is not None and (draft := chosen.memory.drafts(model, context)):
         notes.append(

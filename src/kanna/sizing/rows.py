@@ -78,7 +78,6 @@ def rows(
     """
     if format.memory is None:
         raise UsageError(f"nothing here runs {format.title}")
-    cache = format.memory.cache(model, context)
     buffers = format.memory.buffers(model, context)
     known = sizes(format.name, source, model)
     fitted: list[FitRow] = []
@@ -95,6 +94,8 @@ def rows(
         sizes_of = {entry.name: sized.bytes_of(entry) for entry in sized.entries}
         left = sum(n for at, n in sizes_of.items() if format.memory.on_demand(at, n))
         weights = sized.weight_bytes - left
+        kinds = {entry.encoding.name for entry in sized.entries}
+        cache = format.memory.cache(model, context, kinds)
         needed = weights + cache + buffers
         fitted.append(
             replace(

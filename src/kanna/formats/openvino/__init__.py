@@ -6,14 +6,17 @@ from pathlib import Path
 
 from kanna.encodings import Encoding
 from kanna.formats.base import Format, StoredWeights
-from kanna.formats.memory import RuntimeMemory, step_buffers
+from kanna.formats.memory import RuntimeMemory, key_length, step_buffers
 from kanna.formats.openvino import graphs, tokenizers, weights
 from kanna.formats.openvino.graphs import MODEL, WEIGHTS
 from kanna.formats.openvino.read import read_folder
 from kanna.model import Model
 from kanna.plan import openvino as presets
 
-__all__ = ["FORMAT", "MODEL", "WEIGHTS", "read_folder"]
+__all__ = ["FORMAT", "MODEL", "SCALES_BYTES", "WEIGHTS", "read_folder"]
+
+SCALES_BYTES = 8
+"""Bytes of the scale and the zero of a head's keys, or of its values, of one token."""
 
 # Tokens of a prompt that kanna's engine reads at once.
 _STEP = 512
@@ -27,8 +30,9 @@ def _carries(encoding: Encoding) -> bool:
     return weights.holds(encoding.name)
 
 
-def _cache_bytes(_: Model) -> int:
-    return 2  # keys and values are bytes on a CPU, with a scale and a zero per head and token
+def _cache_value_bytes(model: Model) -> float:
+    """A byte on a CPU, and its share of what a head has of one token beside."""
+    return 1 + SCALES_BYTES / max(1, key_length(model))
 
 
 def _value_bytes(_: Model) -> int:
@@ -50,7 +54,11 @@ FORMAT = Format(
     default_preset=presets.DEFAULT,
     compared_presets=("int8", "int4-mixed", "int4"),
     whole_presets={"bf16": "f32", "f16": "f16"},
-    memory=RuntimeMemory(value_bytes=_cache_bytes, buffers=step_buffers(_STEP, _value_bytes)),
+    memory=RuntimeMemory(
+        value_bytes=_cache_value_bytes,
+        buffers=step_buffers(_STEP, _value_bytes),
+        float_value_bytes=4,  # as such a graph asks for, see plan/openvino.py
+    ),
     weights=_weights,
     contents=read_folder,
     check_beside=tokenizers.check,

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
-from kanna._util.typed import IDS, LAYERS, TypedObject, whole
+from kanna._util.typed import TypedObject, whole
 from kanna.formats.text_files import read_object
+from kanna.serving.engines._folder_config import cache_shape, end_ids
 from kanna.serving.engines.base import (
     GENERATE,
     SCORE,
@@ -40,10 +41,8 @@ def memory(config: EngineConfig) -> EngineMemory:
     model = TypedObject(
         {**config_json.values, **config_json.part("text_config").values}, config_json.file
     )
-    heads = model.get("num_attention_heads", whole(1), 1)
-    kv_heads = model.get("num_key_value_heads", whole(), 0) or heads
-    head_size = model.get("head_dim", whole(), 0) or model.get("hidden_size", whole(), 0) // heads
-    token_bytes = 2 * 2 * model.get("num_hidden_layers", LAYERS, 0) * kv_heads * head_size
+    shape = cache_shape(model)
+    token_bytes = 2 * shape.heads * shape.head_size
     return EngineMemory(
         weights=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         cache=token_bytes * config.context * (config.slots + 1),
@@ -59,11 +58,7 @@ def run(config: EngineConfig) -> None:
     from kanna.serving.engines._worker import Worker
 
     folder = Path(config.path)
-    eos_ids: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        ids = read_object(folder / name).get("eos_token_id", IDS, list[int]())
-        eos_ids |= set(ids if isinstance(ids, list) else [ids])
-    text = TextCodec(folder, sorted(eos_ids))
+    text = TextCodec(folder, end_ids(folder))
     worker = Worker(lambda: MlxBatch(folder, config))
     OpenAiRoutes(config, worker, text, program="mlx-lm").serve()
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
-from kanna._util.typed import IDS, LAYERS, whole
-from kanna.formats.openvino import FORMAT, MODEL, WEIGHTS
+from kanna._util.typed import whole
+from kanna.formats.openvino import FORMAT, MODEL, SCALES_BYTES, WEIGHTS
 from kanna.formats.openvino.read import keeps_floats
 from kanna.formats.text_files import read_object
+from kanna.serving.engines._folder_config import cache_shape, end_ids
 from kanna.serving.engines.base import (
     GENERATE,
     SCORE,
@@ -21,8 +22,6 @@ from kanna.serving.engines.base import (
 
 _BUFFER_ROWS = 256
 """Rows of logits that the working buffers hold: a prompt is read in such blocks."""
-_SCALES = 16
-"""Bytes of scales and zeros of the keys and values of a head, of one token."""
 
 
 def accepts(path: Path) -> bool:
@@ -39,16 +38,11 @@ def memory(config: EngineConfig) -> EngineMemory:
     """The weights, a cache per slot and one to score in, a block of logits."""
     folder = Path(config.path)
     model = read_object(folder / "config.json")
-    heads = model.get("num_attention_heads", whole(1), 1)
-    kv_heads = model.get("num_key_value_heads", whole(), 0) or heads
-    head_size = model.get("head_dim", whole(), 0) or model.get("hidden_size", whole(), 0) // heads
-    layers = model.get("num_hidden_layers", LAYERS, 0)
-    floats = keeps_floats(folder)
-    token_bytes = layers * kv_heads * 2 * head_size * (4 if floats else 1)
-    token_bytes += 0 if floats else layers * kv_heads * _SCALES
+    shape = cache_shape(model)
+    head_bytes = 4 * shape.head_size if keeps_floats(folder) else shape.head_size + SCALES_BYTES
     return EngineMemory(
         weights=(folder / WEIGHTS).stat().st_size,
-        cache=token_bytes * _context(folder, config) * (config.slots + 1),
+        cache=shape.heads * head_bytes * _context(folder, config) * (config.slots + 1),
         buffers=2 * 4 * _BUFFER_ROWS * model.get("vocab_size", whole(), 0),
     )
 
@@ -68,11 +62,7 @@ def run(config: EngineConfig) -> None:
     from kanna.serving.engines.openvino_decoder import OpenVINODecoder
 
     folder = Path(config.path)
-    end_ids: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        ids = read_object(folder / name).get("eos_token_id", IDS, list[int]())
-        end_ids |= set(ids if isinstance(ids, list) else [ids])
-    text = TextCodec(folder, sorted(end_ids))
+    text = TextCodec(folder, end_ids(folder))
     threads = config.threads or default_threads()
     context = _context(folder, config)
 
