@@ -19,6 +19,7 @@ from kanna.calibration.expert_coverage import coverage
 from kanna.calibration.statistics import is_statistics
 from kanna.calibration.statistics import read as read_statistics
 from kanna.errors import KannaError, SourceError
+from kanna.families import towers
 from kanna.formats import folder_files, gguf, vectors
 from kanna.formats.onnx import encoder
 from kanna.model import Model, Tensor, bits_per_weight, num_weights
@@ -55,6 +56,8 @@ class Inspection(Result):
         problems: Why it cannot be converted.
         statistics: Of a folder of calibration statistics, what is in it: `text`, `tokens`,
             `sites` and, where there are experts, `coverage`. None for a model.
+        vision: Of a vision tower alone (an mmproj): the fields of
+            `kanna.families.towers.StoredTower`. None for others.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Inspection(Result):
     statistics: dict[str, Any] | None = None
     also: tuple[str, ...] = ()
     made: dict[str, Any] | None = None
+    vision: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:
@@ -92,8 +96,9 @@ class Inspection(Result):
         if self.statistics is not None:
             sites, tokens = self.statistics["sites"], self.statistics["tokens"]
             return f"{self.name}: statistics of {sites} inputs, {tokens:,} tokens"
+        kind = "vision tower" if self.vision else self.family
         return (
-            f"{self.name}: {self.family}, {self.parameters / 1e6:.1f}M parameters, "
+            f"{self.name}: {kind}, {self.parameters / 1e6:.1f}M parameters, "
             f"{format_size(self.bytes)}, {self.bits_per_weight:.2f} bits per weight"
         )
 
@@ -102,6 +107,7 @@ class Inspection(Result):
         return [
             ("Path", self.path),
             ("Kind", self.kind),
+            ("Vision tower", self.vision and towers.StoredTower(**self.vision).words()),
             *self.shape.items(),
             ("Context", self.context),
             ("Licence", self.license),
@@ -156,6 +162,7 @@ def inspect(
             raise
         problems = [_problem(error)]
     model = _model(opened, problems)
+    tower = towers.stored(model.metadata)
     # What is in the files, not what a conversion would make of it: tied copies count too.
     tensors = list(opened.tensors.values())
     weights = sum(num_weights(t) for t in tensors)
@@ -189,9 +196,13 @@ def inspect(
         provenance=written,
         made=made.to_dict() if made else None,
         tensors=[_row(tensor) for tensor in tensors],
-        notes=[*(made.notes(model.notes) if made else model.notes), *_vectors(model)],
+        notes=[
+            *(made.notes(model.notes) if made else model.notes),
+            *([tower.purpose(opened.given)] if tower else _vectors(model)),
+        ],
         problems=problems,
         also=families.other_names(model),
+        vision=asdict(tower) if tower else None,
     )
 
 
@@ -370,11 +381,8 @@ def _template(model: Model, source: Source) -> dict[str, Any]:
 
 def _licence(model: Model, source: Source) -> str | None:
     """The licence in the metadata, else a licence file in the folder."""
-    named = (
-        model.meta("general.license.name")
-        or model.meta("general.license")
-        or source.config.get("license")
-    )
+    keys = ("general.license.name", "general.license")
+    named = next(filter(None, map(model.meta, keys)), source.config.get("license"))
     if named:
         return str(named)
     file = next((n for n in source.files if n.upper().startswith(("LICENSE", "LICENCE"))), None)
@@ -386,6 +394,6 @@ def _hash(source: Source, progress: Progress | None) -> str:
 
     hashes = source.hashes(progress)
     weights = [hashes[p.name] for p in source.weight_files]
-    return "sha256:" + (
-        weights[0] if len(weights) == 1 else hashlib.sha256("".join(weights).encode()).hexdigest()
-    )
+    if len(weights) == 1:
+        return f"sha256:{weights[0]}"
+    return f"sha256:{hashlib.sha256(''.join(weights).encode()).hexdigest()}"

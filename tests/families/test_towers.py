@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from helpers import tiny_vision
 from safetensors.numpy import load_file, save_file
 
 import kanna
 from kanna._util.progress import Silent
+from kanna.cli.main import cli
 from kanna.errors import KannaError, SourceError, UnsupportedError, UsageError
 from kanna.formats import gguf
 
@@ -88,6 +90,25 @@ def test_a_dry_run_gives_the_size_of_the_file(gemma3: Path, tmp_path: Path) -> N
     assert file.value("general.type") == "mmproj"
     assert file.value("clip.projector_type") == "gemma3"
     assert {t.dtype for t in file.tensors.values()} == {"f16", "f32"}
+
+
+def test_inspect_says_what_a_tower_is(gemma3: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mmproj.gguf"
+    convert(gemma3, out)
+    found = kanna.inspect(out)
+    assert found.vision == {
+        "projector": "gemma3",
+        "picture": tiny_vision.SIDE,
+        "patch": 14,
+        "layers": 3,
+        "hidden": 64,
+        "text_hidden": tiny_vision.TEXT["hidden_size"],
+    }
+    shown = CliRunner().invoke(cli, ["inspect", str(out)], env={"COLUMNS": "200"})
+    assert "gemma3, pictures of 56 × 56 in patches of 14, 3 layers of 64 values" in shown.output
+    assert "--mmproj" in shown.output and "requantized" not in shown.output
+    assert "Tokenizer" not in shown.output
+    assert kanna.inspect(gemma3).vision is None
 
 
 def test_verify_sees_another_tower_and_other_settings(gemma3: Path, copy: Path) -> None:

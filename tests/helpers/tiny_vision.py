@@ -22,13 +22,13 @@ _SIGLIP = {
     "image_size": SIDE,
     "patch_size": 14,
 }
-_TEXT = SMALL | {"tie_word_embeddings": True}
+TEXT = SMALL | {"tie_word_embeddings": True}
 
 
 def _gemma3() -> Any:
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    text = _TEXT | {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 32}
+    text = TEXT | {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 32}
     return Gemma3ForConditionalGeneration(
         Gemma3Config(
             text_config=text,
@@ -46,7 +46,7 @@ def _idefics3() -> Any:
 
     return SmolVLMForConditionalGeneration(
         SmolVLMConfig(
-            text_config=_TEXT | {"model_type": "llama"},
+            text_config=TEXT | {"model_type": "llama"},
             vision_config=_SIGLIP,
             scale_factor=2,
             image_token_id=500,

@@ -26,7 +26,7 @@ def is_mmproj(artefact: Path) -> bool:
     if not artefact.is_file() or not gguf.is_gguf(artefact):
         return False
     try:
-        return gguf.read(artefact).value("general.architecture") == "clip"
+        return gguf.read(artefact).value("general.architecture") == towers.ARCH
     except KannaError:
         return False
 

@@ -68,16 +68,10 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         _draw_statistics(screen, data)
         return
     made = data["provenance"]
-    tokenizer, template = data["tokenizer"], data["chat_template"]
     known = (
         ""
-        if data["known_family"] or data["problems"]
+        if data["known_family"] or data["problems"] or data["vision"]
         else " (kanna has no data file for it: requantized as it is)"
-    )
-    kinds = (
-        f"{tokenizer['kind']}, {tokenizer['size']:,} tokens"
-        if tokenizer["kind"]
-        else "none in this source"
     )
     title = (visible(data["name"]), "bold cyan")
     screen.print(Text.assemble(title, "  ", visible(data["kind"])))
@@ -86,14 +80,11 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
         [
             ("Path", data["path"]),
             ("Family", data["family"] + _also(data["also"]) + known),
+            ("Vision tower", _tower(data["vision"])),
             *_sizes(data),
             ("Context", f"{data['context']:,} tokens" if data["context"] else ""),
             ("Shape", ", ".join(f"{k} {v:,}" for k, v in data["shape"].items())),
-            (
-                "Tokenizer",
-                kinds + (f", pre-tokenizer {tokenizer['pre']}" if tokenizer["pre"] else ""),
-            ),
-            ("Chat template", f"yes: {template['excerpt']}" if template["present"] else "none"),
+            *([] if data["vision"] else _text_facts(data)),
             ("Licence", data["license"] or "not stated"),
             ("Hash", data["hash"]),
             *((label, made.get(key)) for label, key in _MADE),
@@ -106,6 +97,28 @@ def _draw(screen: Console, data: dict[str, Any], every_tensor: bool) -> None:
     if every_tensor:
         _draw_tensors(screen, data)
     _draw_remarks(screen, data)
+
+
+def _text_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """What reads and writes the text of a model."""
+    tokenizer, template = data["tokenizer"], data["chat_template"]
+    kinds = (
+        f"{tokenizer['kind']}, {tokenizer['size']:,} tokens"
+        if tokenizer["kind"]
+        else "none in this source"
+    )
+    pre = f", pre-tokenizer {tokenizer['pre']}" if tokenizer["pre"] else ""
+    return [
+        ("Tokenizer", kinds + pre),
+        ("Chat template", f"yes: {template['excerpt']}" if template["present"] else "none"),
+    ]
+
+
+def _tower(vision: dict[str, Any] | None) -> str:
+    """What a vision tower is, where the file is one."""
+    from kanna.families.towers import StoredTower
+
+    return StoredTower(**vision).words() if vision else ""
 
 
 def _mix(made: dict[str, Any] | None) -> str:

@@ -4,5 +4,6 @@ One data file per tower; `load(source)` gives the tower of a checkpoint as a Mod
 """
 
 from kanna.families.towers.loading import LoadedTower, load, names, rounding
+from kanna.families.towers.stored import ARCH, StoredTower, stored
 
-__all__ = ["LoadedTower", "load", "names", "rounding"]
+__all__ = ["ARCH", "LoadedTower", "StoredTower", "load", "names", "rounding", "stored"]

@@ -15,6 +15,7 @@ from kanna.errors import SourceError, UnsupportedError
 from kanna.families._general import general
 from kanna.families.base import Problem
 from kanna.families.towers.base import Sizes, Tower, TowerConfig
+from kanna.families.towers.stored import ARCH
 from kanna.formats.text_files import read_object
 from kanna.formats.views import Renamed
 from kanna.model import (
@@ -78,13 +79,13 @@ def load(source: Source) -> LoadedTower:
     c = _config(source, tower)
     tensors, problems = _mapped(source, tower, c)
     _refuse(_fixed(tower, c) + tower.checks(c) + problems)
-    metadata, notes = general(source, sum(num_weights(t) for t in tensors.values()), "clip")
+    metadata, notes = general(source, sum(num_weights(t) for t in tensors.values()), ARCH)
     kept = {k: v for k, v in metadata.items() if not k.startswith("general.sampling.")}
     return LoadedTower(
         tower=tower,
         model=Model(
             name=source.name,
-            family="clip",
+            family=ARCH,
             tensors=tensors,
             metadata=kept | _metadata(tower, c) | tower.metadata(c),
             notes=notes,
