@@ -20,7 +20,7 @@ needs.llama_cpp()
 from helpers import tiny_models  # noqa: E402 - needs torch
 from helpers.same_bytes import differences  # noqa: E402 - needs torch
 
-from kanna.optimization import measure  # noqa: E402 - needs torch
+from kanna.optimization import STAGES, measure  # noqa: E402 - needs torch
 
 
 class OnceEach:
@@ -64,6 +64,7 @@ def test_interrupted_in_every_stage(
                 calibration=[text],
                 tokens=1024,
                 effort="fast",
+                time_budget="100h",
                 text=text,
                 windows=1,
                 threads=1,
@@ -73,6 +74,9 @@ def test_interrupted_in_every_stage(
             assert len(bar.seen) == before + 1
     assert {"calibrate", "gradients", "measure"} <= set(bar.seen) and len(bar.seen) >= 6, bar.seen
     assert found.gate == "proved" and found.kl_mean is not None
+    assert found.time_budget is not None and found.time_budget["tokens"] == 1024, "it was named"
+    taken = {row["stage"]: row["seconds"] for row in found.times}
+    assert [*taken] == [*STAGES] and taken["report"] > 0 and taken["tuning"] is None
     assert not list(out.rglob("*.partial")) and not list(out.glob(".judge-*"))
     # What the stages left is whole: the plan gives these bytes again, calibration those statistics.
     kanna.convert(

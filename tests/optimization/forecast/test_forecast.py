@@ -17,7 +17,8 @@ import kanna
 from kanna._util.units import parse_duration
 from kanna.cli.main import cli
 from kanna.errors import OutputError, UsageError
-from kanna.optimization import STAGES, forecast, time_budget
+from kanna.optimization import STAGES, deadline, forecast, time_budget
+from kanna.optimization.context import Context
 from kanna.optimization.forecast import MachineRates, ModelShapes, SearchExtent, predict, rates
 from kanna.optimization.forecast.shapes import MatrixShape
 from kanna.optimization.measure import CANDIDATES
@@ -127,9 +128,12 @@ def test_every_stage_is_predicted() -> None:
 def test_more_takes_longer(layers: int, tokens: int, more: int, experts: int) -> None:
     base = _predicted(_shapes(layers, experts=experts), _extent(tokens=tokens))
     deeper = _predicted(_shapes(layers + more, experts=experts), _extent(tokens=tokens))
-    longer = _predicted(_shapes(layers, experts=experts), _extent(tokens=tokens + 512 * more))
+    more_tokens = _extent(tokens=tokens + 512 * more)
+    longer = _predicted(_shapes(layers, experts=experts), more_tokens)
     assert deeper.cpu_seconds > base.cpu_seconds and deeper.disk > base.disk
-    assert longer.cpu_seconds > base.cpu_seconds and longer.disk > base.disk
+    # Of more held-out inputs than are stored, every second is left out, or every third …
+    if more_tokens.held_inputs >= base.extent.held_inputs:
+        assert longer.cpu_seconds > base.cpu_seconds and longer.disk > base.disk
     for stage, other in zip(base.stages, deeper.stages, strict=True):
         assert other.cpu_seconds >= stage.cpu_seconds and other.disk >= stage.disk
     cores = _predicted(_shapes(layers, experts=experts), _extent(tokens=tokens, threads=4))
@@ -164,6 +168,25 @@ def test_more_time_is_used() -> None:
     )
     made = time_budget.choose(request, _adapter(), _shapes(4), RATES, 2)
     assert made.extent.swaps == 64 and made.extent.tunes
+
+
+def test_what_fits_no_more_when_its_turn_comes_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, now = _predicted(_shapes(4), _extent()), 0.0
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: now)
+    job: Any = SimpleNamespace(
+        request=SimpleNamespace(time_budget=1000.0), forecast=made, context=Context()
+    )
+    clock = deadline.Deadline(job)
+    ahead = [made.of(name) for name in ("tuning", "prove", "report")]
+    needed = sum(stage.seconds for stage in ahead if stage is not None)
+    now = 1000 - needed - 1
+    assert clock.allows("tuning") and not job.context.notes
+    now = 1000 - needed + 1
+    assert not clock.allows("tuning")
+    [note] = job.context.notes
+    assert note.startswith("tuning was left out"), note
+    job.request.time_budget = None
+    assert clock.allows("tuning"), "without a time budget all is done"
 
 
 def test_what_does_not_fit_into_memory_is_left_out() -> None:
