@@ -392,8 +392,19 @@ def optimized(data: dict[str, Any]) -> dict[str, Any]:
             ],
         },
         "swaps": SWAPS,
+        "times": [_taken("calibrate", 71.0, 65.5), _taken("report", 3.0, None)],
     }
     return data
+
+
+def _taken(stage: str, predicted: float, seconds: float | None) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "predicted_seconds": predicted,
+        "predicted_cpu_seconds": 2 * predicted,
+        "seconds": seconds,
+        "cpu_seconds": seconds and 2 * seconds,
+    }
 
 
 def test_an_optimization_shows_curve_plans_kinds_and_trials(optimized: dict[str, Any]) -> None:
@@ -408,6 +419,9 @@ def test_an_optimization_shows_curve_plans_kinds_and_trials(optimized: dict[str,
     assert "token_embd: Q6_K" in page and "Preset IQ4_XS: 88.0 MB, predicted" in page
     assert "0.11000" in page and "0.22000" in page and "3 of languages" in page
     assert "× 1.60" in page and "nothing was fitted to" in page
+    times = page.partition("<h2>Time</h2>")[2].partition("</table>")[0]
+    assert times.count("<tr>") == 2 and "calibrate" in times, "what has not ended has no row"
+    assert all(words in times for words in ("1 min 11 s", "1 min 06 s", "2 min 22 s", "2 min 11 s"))
     optimized["optimize"] = {
         "pictures": [],
         "curve": {"planned": [], "presets": []},

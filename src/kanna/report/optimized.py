@@ -5,11 +5,13 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from kanna._util.bars import duration
 from kanna._util.units import format_size
 from kanna.escaping import html_text
 from kanna.report.curve import curve
 from kanna.report.fine_tuned import fine_tuned
 from kanna.report.picture import pictures
+from kanna.report.tables import small_table
 from kanna.tasks.pairing import TaskScore, from_json
 
 
@@ -43,6 +45,8 @@ def sections(data: dict[str, Any]) -> str:
         parts.append("<h2>Swaps tried</h2>" + markup)
     if tuning := optimization.get("tuned"):
         parts.append("<h2>Scales and norms tuned</h2>" + _tuned(tuning))
+    if markup := _times(optimization.get("times") or []):
+        parts.append("<h2>Time</h2>" + markup)
     return "".join(parts)
 
 
@@ -207,6 +211,27 @@ def _tuned(tuning: dict[str, Any]) -> str:
         f" (difference {tuning['after'] - tuning['before']:+.5f}{half}), {end}. "
         f"Round by round, in torch: {rounds}.</p>"
     )
+
+
+def _times(stages: list[dict[str, Any]]) -> str:
+    """Times of the stages that ended before the page was made."""
+    rows = [
+        (
+            stage["stage"],
+            duration(stage["predicted_seconds"]),
+            duration(stage["seconds"]),
+            duration(stage["predicted_cpu_seconds"]),
+            duration(stage["cpu_seconds"]),
+        )
+        for stage in stages
+        if stage["seconds"] is not None
+    ]
+    caption = (
+        "Predicted from the shapes of the model, for a machine with nothing else to do, and taken; "
+        "what an earlier run had done took nothing"
+    )
+    columns = ("stage", "predicted", "taken", "processors, predicted", "taken")
+    return small_table(caption, columns, rows) if rows else ""
 
 
 def _table(caption: str, head: str, body: str, *, region: str, label: str) -> str:
