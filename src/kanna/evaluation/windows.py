@@ -13,7 +13,7 @@ from kanna.runtimes.base import Engine
 from kanna.sources import Source, packages
 
 _MIN_TOKENS = 32
-_DEFAULT_WINDOWS = 32
+DEFAULT_WINDOWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +98,8 @@ def cut(
         notes.append(f"the text has only {len(ids)} tokens: one window of that length")
         context = len(ids)
     count = len(ids) // context
-    if windows is None and default and count > _DEFAULT_WINDOWS:
-        windows = _DEFAULT_WINDOWS
+    if windows is None and default and count > DEFAULT_WINDOWS:
+        windows = DEFAULT_WINDOWS
         notes.append(
             f"at most the first {windows} of {count} windows of the text; --windows for more"
         )

@@ -78,7 +78,7 @@ class Context:
         cancelled: Whether to stop; asked before every stage. Finished stages stay on the disk.
         notes: Notes of the result, in the order they were made.
         clock: Seconds of the stages.
-        expected: Seconds and CPU seconds that were predicted of a stage, by its name.
+        expected: Seconds that were predicted of a stage, by its name.
     """
 
     threads: int | None = None
@@ -88,7 +88,7 @@ class Context:
     cancelled: Callable[[], bool] = _never
     notes: list[str] = field(default_factory=list[str])
     clock: StageClock = field(default_factory=StageClock)
-    expected: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    expected: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def workers(self) -> int:
@@ -106,7 +106,7 @@ class Context:
             stage: Its name.
             lap: Its name on the clock.
         """
-        predicted, _ = self.expected.get(stage, (0.0, 0.0))
+        predicted = self.expected.get(stage, 0.0)
         taken = self.clock.seconds.get(lap, 0.0)
         if stage in self.expected and max(predicted, taken) >= _WORTH_TELLING:
             self.on_message(f"{stage}: {duration(taken)}, {duration(predicted)} were predicted")

@@ -250,7 +250,7 @@ def _forecast(request: OptimizeRequest, adapter: Adapter) -> Forecast:
     context, shapes = adapter.workspace.context, shapes_of(adapter.workspace.model)
     forecast = choose(request, adapter, shapes, machine_rates(), context.workers)
     check_disk(forecast, request.out)
-    context.expected = {one.stage: (one.seconds, one.cpu_seconds) for one in forecast.stages}
+    context.expected = {one.stage: one.seconds for one in forecast.stages}
     return forecast
 
 

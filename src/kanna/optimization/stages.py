@@ -21,11 +21,13 @@ class Stage:
         name: As recipes name it.
         function: Takes the job and results of earlier stages; returns its own.
         summary: One line.
+        lap: The name of its time in the result.
     """
 
     name: str
     function: Callable[..., Any]
     summary: str
+    lap: str
 
 
 STAGES: dict[str, Stage] = {}
@@ -42,6 +44,7 @@ def stage(
         summary: One line.
         seconds: The name of its time in the result, if it is another.
     """
+    lap = seconds or name
 
     def register(
         function: Callable[Concatenate[Job, P], R],
@@ -50,11 +53,11 @@ def stage(
         def timed(job: Job, *args: P.args, **kwargs: P.kwargs) -> R:
             job.context.check_cancelled()
             result = function(job, *args, **kwargs)
-            job.context.clock.lap(seconds or name)
-            job.context.tell_time(name, seconds or name)
+            job.context.clock.lap(lap)
+            job.context.tell_time(name, lap)
             return result
 
-        STAGES[name] = Stage(name=name, function=timed, summary=summary)
+        STAGES[name] = Stage(name=name, function=timed, summary=summary, lap=lap)
         return timed
 
     return register

@@ -10,6 +10,7 @@ from typing import Any
 
 from kanna._util.bars import duration
 from kanna._util.units import format_size
+from kanna.calibration import TOKENS
 from kanna.errors import KannaError, OutputError, UsageError
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.forecast import Forecast, MachineRates, ModelShapes, SearchExtent, predict
@@ -31,7 +32,7 @@ class _Rung:
 
     effort: str
     swaps: int | None = None
-    tokens: int = 24_576
+    tokens: int = TOKENS
     windows: int | None = None
     narrow: bool = False
 
@@ -49,6 +50,8 @@ _LADDER = (
     _Rung(effort="fast", tokens=2048, windows=8, narrow=True),
 )
 """From the most to the least; the first that fits is taken."""
+_WITHOUT = ("gradients",)
+"""Stages that are left out with a note where the disk is full."""
 
 
 def bits_of(request: OptimizeRequest, adapter: Adapter, shapes: ModelShapes) -> float:
@@ -196,7 +199,3 @@ def check_disk(forecast: Forecast, folder: Path) -> None:
             expected=f"{format_size(needed - ours)} for what the stages write and spool",
             todo="free some space, or name a folder on another disk; --dry-run shows every stage",
         )
-
-
-_WITHOUT = ("gradients",)
-"""Stages that are left out with a note where the disk is full."""

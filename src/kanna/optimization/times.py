@@ -9,10 +9,9 @@ from kanna._util.bars import duration
 from kanna._util.units import format_size
 from kanna.optimization.context import StageClock
 from kanna.optimization.forecast import Forecast
+from kanna.optimization.stages import STAGES
 
 TIME_COLUMNS = ("stage", "predicted>", "memory>", "disk>", "taken>")
-LAPS = {"allocate": "search", "local-search": "swaps", "tuning": "distill"}
-"""Stages whose time has another name on the clock."""
 
 
 def times(forecast: Forecast, clock: StageClock | None = None) -> list[dict[str, Any]]:
@@ -24,7 +23,7 @@ def times(forecast: Forecast, clock: StageClock | None = None) -> list[dict[str,
     """
     rows: list[dict[str, Any]] = []
     for stage in forecast.stages:
-        lap = LAPS.get(stage.stage, stage.stage)
+        lap = STAGES[stage.stage].lap
         rows.append(
             {
                 "stage": stage.stage,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kanna.calibration.second_moments import HELD_TOKENS
 from kanna.calibration.windows import HELD_OUT
+from kanna.evaluation.windows import DEFAULT_WINDOWS
 from kanna.optimization.request import Effort
-
-DEFAULT_WINDOWS = 32
-"""Windows of the default text that `evaluate` reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ class SearchExtent:
     def held_inputs(self) -> int:
         """Held-out inputs that are stored of every site."""
         held = self.tokens // HELD_OUT // 2
-        return held // max(1, -(-held // 1024))
+        return held // max(1, -(-held // HELD_TOKENS))
 
     @property
     def evaluated(self) -> int:

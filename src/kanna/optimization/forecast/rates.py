@@ -1,6 +1,6 @@
 """How fast one core of this machine does what the stages of an optimization are made of.
 
-Measured once in about a second, in CPU seconds, so that other work on the machine counts little,
+Measured once in about two seconds, in CPU seconds, so that other work on the machine counts little,
 and kept in the cache folder under what it depends on.
 """
 
