@@ -27,23 +27,28 @@ _SPARSITY_SCALE = 1.6448533535003662
 SPARSE = "activation_sparsity_pattern"
 
 
-def shared_layers(c: Config) -> int:
+def _shared(layers: int) -> int:
     """Layers at the end that read keys and values of those before them, as llama.cpp has it."""
-    return max(c.layers - OWN_KEYS, 0)
+    return max(layers - OWN_KEYS, 0)
 
 
-def _sparse(c: Config) -> list[float]:
+def _sparse(layers: int) -> list[float]:
     """How sparse the activations of each layer are, as llama.cpp has it."""
-    return [SPARSITY if i < SPARSE_LAYERS else 0.0 for i in range(c.layers)]
+    return [SPARSITY if i < SPARSE_LAYERS else 0.0 for i in range(layers)]
+
+
+def _windowed(layers: int) -> list[bool]:
+    """Whether each layer sees a window alone, as llama.cpp has it."""
+    return [(i + 1) % PERIOD != 0 for i in range(layers)]
 
 
 def metadata(c: Config) -> Metadata:
     """The `gemma3n.*` keys."""
-    scales = [_SPARSITY_SCALE if part else float("-inf") for part in _sparse(c)]
+    scales = [_SPARSITY_SCALE if part else float("-inf") for part in _sparse(c.layers)]
     return common(ARCH, c, head_dim=True) | {
         f"{ARCH}.attention.sliding_window": u32(c.count("sliding_window")),
         f"{ARCH}.attention.sliding_window_pattern": array(layer_types(c, PERIOD), ValueType.BOOL),
-        f"{ARCH}.attention.shared_kv_layers": u32(shared_layers(c)),
+        f"{ARCH}.attention.shared_kv_layers": u32(_shared(c.layers)),
         f"{ARCH}.activation_sparsity_scale": array(scales, ValueType.F32),
         f"{ARCH}.rope.freq_base_swa": f32(c.rope("sliding_attention").theta),
     }
@@ -65,11 +70,11 @@ def extra(c: Config) -> dict[str, F32]:
 
 def checks(c: Config) -> list[Problem]:
     """llama.cpp knows the two published shapes of this model, and has the rest in its code."""
-    pattern = c.read(SPARSE, listed(number()), _sparse(c))
+    sparse, shared = _sparse(c.layers), _shared(c.layers)
     pairs = (
-        (layer_types(c, PERIOD), [(i + 1) % PERIOD != 0 for i in range(c.layers)], "layer_types"),
-        (c.read("num_kv_shared_layers", whole(), 0), shared_layers(c), "num_kv_shared_layers"),
-        (pattern, _sparse(c), SPARSE),
+        (layer_types(c, PERIOD), _windowed(c.layers), "layer_types"),
+        (c.read("num_kv_shared_layers", whole(), 0), shared, "num_kv_shared_layers"),
+        (c.read(SPARSE, listed(number()), sparse), sparse, SPARSE),
     )
     return [
         Problem(
@@ -101,11 +106,10 @@ def to_config(model: Model) -> dict[str, Any]:
         "final_logit_softcapping": 30.0,
         "sliding_window": model.whole("{arch}.attention.sliding_window", least=1),
         "layer_types": [
-            "full_attention" if (i + 1) % PERIOD == 0 else "sliding_attention"
-            for i in range(layers)
+            "sliding_attention" if windowed else "full_attention" for windowed in _windowed(layers)
         ],
-        "num_kv_shared_layers": max(layers - OWN_KEYS, 0),
-        SPARSE: [SPARSITY if i < SPARSE_LAYERS else 0.0 for i in range(layers)],
+        "num_kv_shared_layers": _shared(layers),
+        SPARSE: _sparse(layers),
         "rope_local_base_freq": short(model.meta("{arch}.rope.freq_base_swa", 10000.0)),
     }
 

@@ -10,7 +10,8 @@ from kanna.libllama.functions import LOG_CALLBACK
 from kanna.libllama.interface import Library
 
 _HANDLE, _TEXT, _INT, _SIZE = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_size_t
-_MARKER = b"<__media__>"
+MARKER = b"<__media__>"
+"""Where a prompt has its picture, unless other parameters say so."""
 IMAGE = 1
 """mtmd_input_chunk_type of a picture."""
 
@@ -54,7 +55,7 @@ _DEFAULTS = {
     "print_timings": True,
     "n_threads": 4,
     "image_marker": None,
-    "media_marker": _MARKER,
+    "media_marker": MARKER,
     "flash_attn_type": -1,
     "warmup": True,
     "image_min_tokens": -1,

@@ -24,7 +24,7 @@ from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.llama_engine import model_parameters
 from kanna.runtimes.llamacpp import check_header, library
 
-MARKER = "<__media__>"
+MARKER = pictures.MARKER.decode()
 """Where a prompt has its picture."""
 _CONTEXT = 2048
 

@@ -177,8 +177,7 @@ def test_what_fits_no_more_when_its_turn_comes_is_left_out(monkeypatch: pytest.M
         request=SimpleNamespace(time_budget=1000.0), forecast=made, context=Context()
     )
     clock = deadline.Deadline(job)
-    ahead = [made.of(name) for name in ("tuning", "prove", "report")]
-    needed = sum(stage.seconds for stage in ahead if stage is not None)
+    needed = sum(s.seconds for s in made.stages if s.stage in ("tuning", "prove", "report"))
     now = 1000 - needed - 1
     assert clock.allows("tuning") and not job.context.notes
     now = 1000 - needed + 1

@@ -38,6 +38,8 @@ from kanna.plan.onnx_derived import DERIVED
 from kanna.sources import Source
 
 FILE = f"adapter{lora_inputs.SUFFIX}"
+_OF_BASE = ("preset", "encoding", "plan", "statistics", "method")
+"""Fields of a request that say how the base is written."""
 _PRODUCT = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+|lm_head")
 """Modules whose matrices are products of the builder's graph."""
 
@@ -114,7 +116,7 @@ def describe(
 
 
 def _refuse_base_options(request: ConversionRequest) -> None:
-    for name in ("preset", "encoding", "plan", "statistics", "method"):
+    for name in _OF_BASE:
         if getattr(request, name) is not None:
             raise UsageError(
                 f"--{name} is of no use with -o NAME{lora_inputs.SUFFIX}: no base is written",
@@ -182,7 +184,7 @@ WRITER = AdapterWriter(
     plan=plan,
     check=check,
     write=write,
-    takes=("preset", "encoding", "plan", "statistics", "method"),
+    takes=_OF_BASE,
     describe=describe,
     needs_base=lambda out: not is_alone(out),
 )

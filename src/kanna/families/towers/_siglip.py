@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kanna.families.towers.base import Shape
+from kanna._util.typed import number, whole
+from kanna.families.towers.base import Metadata, Shape, TowerConfig
+from kanna.model import boolean, f32
 
 _LAYER = "encoder.layers.{}."
 _MODULES = {
@@ -48,5 +50,21 @@ SHAPES: dict[str, Shape] = {
 }
 WHOLE = {"v.patch_embd.weight": "f32", "v.position_embd.weight": "f32"}
 """Where a picture enters, every later number depends on these; they are small."""
-ACTIVATIONS = ("gelu_pytorch_tanh", "gelu_new")
-"""What llama.cpp computes: GELU by its tanh."""
+FIXED = {"hidden_act": ("gelu_pytorch_tanh", "gelu_new"), "num_channels": (3,)}
+"""What llama.cpp computes: GELU by its tanh, of three colours."""
+_SIZE = whole(1, 1 << 16)
+
+
+def side(c: TowerConfig) -> int:
+    """Patches of a side of the picture."""
+    return c.vision.need("image_size", _SIZE) // c.vision.need("patch_size", _SIZE)
+
+
+def metadata(c: TowerConfig) -> Metadata:
+    """The keys of a tower of this kind."""
+    return {
+        "clip.use_gelu": boolean(True),
+        "clip.vision.attention.layer_norm_epsilon": f32(
+            c.vision.get("layer_norm_eps", number(0, 0.9), 1e-6)
+        ),
+    }

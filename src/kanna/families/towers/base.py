@@ -44,10 +44,6 @@ def _no_problems(_: TowerConfig) -> list[Problem]:
     return []
 
 
-def _no_names(_: TowerConfig) -> dict[str, str]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
     """One vision tower and its projector, as data.
@@ -60,14 +56,12 @@ class Tower:
             which is cut off: what remains is a name of `names`.
         unused: Patterns of tensors that it has and llama.cpp does not read.
         names: Tensor of a checkpoint, without its prefix → tensor of the mmproj; `{}` is the layer.
-        more_names: Config → further such names, where they depend on it.
         shapes: Tensor of the mmproj, `{}` for numbers → its shape in the sizes' symbols.
         sizes: Config → sizes by their symbols, beside those that every tower has.
         forms: Tensor of the mmproj → the view that llama.cpp expects of it.
         whole: Encoding of tensors that are never quantized: `f32`, or `f16` where 16 bits will do.
         metadata: Config → `clip.*` keys, beside those that every tower has.
         defaults: What transformers assumes of the vision part when it is silent.
-        aliases: Key of this module → as the vision part spells it.
         fixed: Key of the vision part → the values that llama.cpp computes; others are refused.
         checks: Config → further problems.
     """
@@ -78,7 +72,6 @@ class Tower:
     owns: tuple[str, ...]
     unused: tuple[str, ...] = ()
     names: Mapping[str, str]
-    more_names: Callable[[TowerConfig], dict[str, str]] = _no_names
     shapes: Mapping[str, Shape]
     sizes: Callable[[TowerConfig], Sizes] = _no_sizes
     forms: Mapping[str, Callable[[str, Tensor], Tensor]] = field(
@@ -87,6 +80,5 @@ class Tower:
     whole: Mapping[str, str] = field(default_factory=dict[str, str])
     metadata: Callable[[TowerConfig], Metadata]
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     checks: Callable[[TowerConfig], list[Problem]] = _no_problems

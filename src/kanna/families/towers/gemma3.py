@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from math import isqrt
 
-from kanna._util.typed import number, whole
+from kanna._util.typed import whole
 from kanna.families.base import Problem
 from kanna.families.towers import _siglip
 from kanna.families.towers.base import Metadata, Sizes, Tower, TowerConfig
 from kanna.formats.views import Shifted
-from kanna.model import Tensor, boolean, f32, u32
+from kanna.model import Tensor, u32
 
 _PROJECTION = "mm.input_projection.weight"
 _NORM = "mm.soft_emb_norm.weight"
 _LARGEST_SIDE = 4096
-
-
-def _side(c: TowerConfig) -> int:
-    """Patches of a side of the picture."""
-    side = c.vision.need("image_size", whole(1, 1 << 16))
-    return side // c.vision.need("patch_size", whole(1, 1 << 16))
 
 
 def _tokens(c: TowerConfig) -> int:
@@ -27,21 +21,17 @@ def _tokens(c: TowerConfig) -> int:
 
 
 def _sizes(c: TowerConfig) -> Sizes:
-    return {"positions": _side(c) ** 2}
+    return {"positions": _siglip.side(c) ** 2}
 
 
 def _metadata(c: TowerConfig) -> Metadata:
-    return {
-        "clip.use_gelu": boolean(True),
-        "clip.vision.attention.layer_norm_epsilon": f32(
-            c.vision.get("layer_norm_eps", number(0, 0.9), 1e-6)
-        ),
-        "clip.vision.projector.scale_factor": u32(_side(c) // isqrt(_tokens(c))),
+    return _siglip.metadata(c) | {
+        "clip.vision.projector.scale_factor": u32(_siglip.side(c) // isqrt(_tokens(c))),
     }
 
 
 def _checks(c: TowerConfig) -> list[Problem]:
-    side, tokens = _side(c), _tokens(c)
+    side, tokens = _siglip.side(c), _tokens(c)
     row = isqrt(tokens)
     if row * row == tokens and side >= row and side % row == 0:
         return []
@@ -85,6 +75,6 @@ TOWER = Tower(
         "patch_size": 16,
         "hidden_act": "gelu_pytorch_tanh",
     },
-    fixed={"hidden_act": _siglip.ACTIVATIONS, "num_channels": (3,)},
+    fixed=_siglip.FIXED,
     checks=_checks,
 )

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from kanna._util.typed import number, whole
+from kanna._util.typed import whole
 from kanna.families.base import Problem
 from kanna.families.towers import _siglip
 from kanna.families.towers.base import Metadata, Sizes, Tower, TowerConfig
-from kanna.model import boolean, f32, u32
+from kanna.model import u32
 
 _PROJECTION = "mm.model.fc.weight"
 _LARGEST_SCALE = 16
 _LARGEST_EDGE = 1 << 14
-
-
-def _side(c: TowerConfig) -> int:
-    """Patches of a side of the picture."""
-    side = c.vision.need("image_size", whole(1, 1 << 16))
-    return side // c.vision.need("patch_size", whole(1, 1 << 16))
 
 
 def _scale(c: TowerConfig) -> int:
@@ -26,24 +20,20 @@ def _scale(c: TowerConfig) -> int:
 
 def _sizes(c: TowerConfig) -> Sizes:
     gathered = c.vision.need("hidden_size", whole(1, 1 << 16)) * _scale(c) ** 2
-    return {"positions": _side(c) ** 2, "gathered": gathered}
+    return {"positions": _siglip.side(c) ** 2, "gathered": gathered}
 
 
 def _metadata(c: TowerConfig) -> Metadata:
     side = c.vision.need("image_size", whole(1, 1 << 16))
     edge = c.pictures.part("size").get("longest_edge", whole(1, _LARGEST_EDGE), side)
-    return {
-        "clip.use_gelu": boolean(True),
-        "clip.vision.attention.layer_norm_epsilon": f32(
-            c.vision.get("layer_norm_eps", number(0, 0.9), 1e-6)
-        ),
+    return _siglip.metadata(c) | {
         "clip.vision.projector.scale_factor": u32(_scale(c)),
         "clip.vision.preproc_image_size": u32(edge),
     }
 
 
 def _checks(c: TowerConfig) -> list[Problem]:
-    side, scale = _side(c), _scale(c)
+    side, scale = _siglip.side(c), _scale(c)
     if side >= scale and side % scale == 0:
         return []
     return [
@@ -76,6 +66,6 @@ TOWER = Tower(
         "patch_size": 32,
         "hidden_act": "gelu_pytorch_tanh",
     },
-    fixed={"hidden_act": _siglip.ACTIVATIONS, "num_channels": (3,)},
+    fixed=_siglip.FIXED,
     checks=_checks,
 )

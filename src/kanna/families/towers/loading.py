@@ -124,10 +124,7 @@ def _expected() -> str:
 
 def _config(source: Source, tower: Tower) -> TowerConfig:
     whole_config = TypedObject(source.config, "config.json")
-    vision = dict(whole_config.part("vision_config").values)
-    for key, other in tower.aliases.items():
-        if vision.get(key) is None and vision.get(other) is not None:
-            vision[key] = vision[other]
+    vision = whole_config.part("vision_config").values
     filled = {**tower.defaults, **{k: v for k, v in vision.items() if v is not None}}
     text = whole_config.part("text_config")
     return TowerConfig(
@@ -218,14 +215,14 @@ def _fixed(tower: Tower, c: TowerConfig) -> list[Problem]:
 
 def _places(tower: Tower, c: TowerConfig) -> Iterator[tuple[str, str]]:
     layers = c.vision.need("num_hidden_layers", LAYERS)
-    for name, gguf_name in {**tower.names, **tower.more_names(c)}.items():
+    for name, gguf_name in tower.names.items():
         for layer in range(layers) if "{}" in name else (0,):
             yield name.replace("{}", str(layer)), gguf_name.replace("{}", str(layer))
 
 
 def _shape_key(gguf_name: str) -> str:
     """A tensor's name as `Tower.shapes` has it."""
-    return re.sub(r"^(v\.(?:blk|deepstack))\.\d+\.", r"\1.{}.", gguf_name)
+    return re.sub(r"^v\.blk\.\d+\.", "v.blk.{}.", gguf_name)
 
 
 def _own_name(tower: Tower, name: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kanna._util.units import format_size
 from kanna.hardware.memory import memory
@@ -71,19 +70,6 @@ class Forecast:
     def disk(self) -> int:
         """Bytes in the output folder at most."""
         return max(stage.disk for stage in self.stages)
-
-    @property
-    def cache(self) -> int:
-        """Bytes in the cache folder."""
-        return sum(stage.cache for stage in self.stages)
-
-    def of(self, stage: str) -> StageForecast | None:
-        """What is said of a stage."""
-        return next((one for one in self.stages if one.stage == stage), None)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every stage as JSON has it."""
-        return [stage.to_dict() for stage in self.stages]
 
 
 def predict(

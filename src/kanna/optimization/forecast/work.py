@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 _WRITTEN_AT_ONCE = 0.5
 """Part of what is written that is waited for: the rest goes to the disk beside the work."""
@@ -70,7 +69,3 @@ class StageForecast:
     disk: int
     cache: int = 0
     note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
