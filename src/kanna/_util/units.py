@@ -15,10 +15,11 @@ _FACTORS = (
 )
 _BARE = 1_000_000
 """Bytes below which a number without a unit was hardly meant as bytes."""
+_SECONDS = re.compile(r"\s*[0-9]+(?:\.[0-9]+)?\s*")
 _DURATION = re.compile(
-    r"([0-9]+(?:\.[0-9]+)?)\s*(h|hours?|m|min|minutes?|s|sec|seconds?)(?![a-z])", re.IGNORECASE
+    rf"(?:{_SECONDS.pattern}(?:h|hours?|m|min|minutes?|s|sec|seconds?)(?![a-z]))+\s*", re.IGNORECASE
 )
-_SECONDS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*")
+_PART = re.compile(r"([0-9.]+)\s*([a-z])", re.IGNORECASE)
 _LENGTHS = {"h": 3600, "m": 60, "s": 1}
 _SIZE = re.compile(r"\s*([0-9]+(?:[._][0-9]+)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
 
@@ -54,18 +55,13 @@ def parse_size(text: str | int) -> int:
 
 def parse_duration(text: str | float) -> float:
     """Seconds of `2h`, `90 min`, `1h30m`, `45s` or a plain number of seconds; raises UsageError."""
-    if isinstance(text, int | float):
+    if isinstance(text, int | float) or _SECONDS.fullmatch(text):
         seconds = float(text)
+    elif _DURATION.fullmatch(text):
+        seconds = sum(float(n) * _LENGTHS[unit.lower()] for n, unit in _PART.findall(text))
     else:
-        parts = _DURATION.findall(text)
-        bare = _SECONDS.fullmatch(text)
-        whole = "".join(text.split()).lower() == "".join(f"{n}{u}" for n, u in parts).lower()
-        if bare is None and not (parts and whole):
-            raise UsageError(
-                f"{text!r} is not a time", expected="a number with a unit, such as 2h, 90min or 45s"
-            )
-        seconds = (
-            float(bare[1]) if bare else sum(float(n) * _LENGTHS[u[0].lower()] for n, u in parts)
+        raise UsageError(
+            f"{text!r} is not a time", expected="a number with a unit, such as 2h, 90min or 45s"
         )
     if not 0 < seconds < 1e9:
         raise UsageError(f"a time of {text}", expected="more than nothing, such as 2h or 90min")
