@@ -27,7 +27,7 @@ from kanna.tokenizer import templates
 # Files that run code when they are read.
 _PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".ckpt"}
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# Files of a folder that may hold its chat template; the first of them counts.
+_EXPECTED = "a .gguf file, or an ONNX, MLX or OpenVINO folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def open_artefact(
     """Read what an artefact is and hash its files.
 
     Args:
-        path: A GGUF, or an ONNX or MLX folder.
+        path: A GGUF, or an ONNX, MLX or OpenVINO folder.
         name: Name of the model in the service; None takes that of the file.
         offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
@@ -99,7 +99,7 @@ def open_artefact(
     """
     location = locate(path, offline=offline, progress=progress)
     if not location.exists():
-        raise SourceError(absent(location), expected="a .gguf file, or an ONNX or MLX folder")
+        raise SourceError(absent(location), expected=_EXPECTED)
     description = _folder(location) if location.is_dir() else _gguf(location)
     files = description.pop("files")
     label = name or (
@@ -134,9 +134,7 @@ def slug(name: str) -> str:
 def _gguf(path: Path) -> dict[str, Any]:
     opened = open_source(path, offline=True)
     if opened.gguf is None:
-        raise UnsupportedError(
-            f"{path} is not a GGUF file", expected="a .gguf file, or an ONNX or MLX folder"
-        )
+        raise UnsupportedError(f"{path} is not a GGUF file", expected=_EXPECTED)
     try:
         model = families.load_model(opened)
     except KannaError:

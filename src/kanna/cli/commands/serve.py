@@ -165,7 +165,7 @@ if TYPE_CHECKING:
 def serve_command(
     terminal: Terminal, models: tuple[str, ...], state: Path | None, **choices: Any
 ) -> None:
-    """Serve GGUF files, ONNX and MLX folders behind one OpenAI-compatible API, until Ctrl-C.
+    """Serve GGUF files and folders behind one OpenAI-compatible API, until Ctrl-C.
 
     A model is asked for by the name of its file without .gguf, or by NAME. The first one is loaded
     at once, the others when they are asked for; within --memory the least recently used idle one
