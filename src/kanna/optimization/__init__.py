@@ -166,14 +166,14 @@ def optimize(
         revision=revision,
         offline=offline,
     )
-    if not request.out.exists():  # the stages of an earlier run may be all that is needed
-        extras.require("torch", "calibration", ("torch", "transformers"))
-        conversion.require_installed([request.format])
     resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark
     if dry_run:
         return forecast_only(request, resources)
+    if not request.out.exists():  # the stages of an earlier run may be all that is needed
+        extras.require("torch", "calibration", ("torch", "transformers"))
+        conversion.require_installed([request.format])
     server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     with holding(request.out, "optimize", parents=True), follow(request, server, remark) as tracked:
         result = pipeline.run(request, resources)

@@ -129,7 +129,7 @@ def serve(
     arguments.add_companions(specs, several(adapter), several(draft), offline=offline)
     registration.check_installed(specs, settings)
     if traces:
-        extras.require("otel", "traces")
+        extras.require("otel", "the export of traces")
     options = server.ServerOptions(
         state=state,
         tls=arguments.parse_tls(tls_cert, tls_key),

@@ -27,7 +27,7 @@ class TraceExporter:
     """
 
     def __init__(self, url: str) -> None:
-        extras.require("otel", "traces")
+        extras.require("otel", "the export of traces")
         try:
             sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
             export: Any = importlib.import_module("opentelemetry.sdk.trace.export")

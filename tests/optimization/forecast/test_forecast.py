@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kanna
+from kanna._util import extras
 from kanna._util.units import parse_duration
 from kanna.cli.main import cli
 from kanna.errors import OutputError, UsageError
@@ -206,6 +207,7 @@ def test_a_full_disk_is_found_before(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_the_shape_of_8b(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """From headers alone: nothing is written, and every stage has its figures."""
     monkeypatch.setattr("kanna.optimization.dry_run.machine_rates", lambda: RATES)
+    monkeypatch.setattr(extras, "require", lambda *_: pytest.fail("headers need no extra"))
     folder = hollow.folder("llama", LLAMA_8B, tmp_path / "source")
     made = kanna.optimize(folder, tmp_path / "out", bpw=4.8, threads=2, dry_run=True)
     assert made.dry_run and not (tmp_path / "out").exists()

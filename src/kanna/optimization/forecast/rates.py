@@ -62,14 +62,10 @@ class MachineRates:
         return REFERENCE_PYTHON / self.python
 
 
-def machine_rates(*, fresh: bool = False) -> MachineRates:
-    """The rates of this machine, measured unless they are kept from before.
-
-    Args:
-        fresh: Measure them again.
-    """
+def machine_rates() -> MachineRates:
+    """The rates of this machine, measured unless they are kept from before."""
     path = _place()
-    if not fresh and (kept := _kept(path)) is not None:
+    if (kept := _kept(path)) is not None:
         return kept
     rates = _measured()
     with suppress(OSError, KannaError):
