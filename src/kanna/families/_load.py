@@ -10,6 +10,7 @@ from kanna.families import _accounting, _bounds, _pooling, _reranker, _rope_chec
 from kanna.families._config import Config
 from kanna.families._general import general
 from kanna.families._mapping import map_tensors
+from kanna.families._refusal import raise_fatal
 from kanna.families._registry import family_of
 from kanna.families.base import Family, Problem
 from kanna.formats.vectors import encodes
@@ -40,7 +41,7 @@ def load_model(source: Source) -> Model:
     tensors, tensor_problems = map_tensors(source, family, config)
     pooling, pooling_problems = _pooling.pooling_of(source, family, config)
     problems += tensor_problems + pooling_problems
-    _raise_fatal(problems)
+    raise_fatal(problems)
     shaped = {t.name: t for t in tensors}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors), family.arch)
     metadata |= family.metadata(config)
@@ -121,17 +122,6 @@ def check(source: Source) -> list[Problem]:
 
 def _config_of(source: Source, family: Family) -> Config:
     return Config(family.respell_config(source.config), family.defaults, source.tensors)
-
-
-def _raise_fatal(problems: list[Problem]) -> None:
-    fatal = [p for p in problems if p.fatal]
-    if fatal:
-        first = fatal[0]
-        others = "".join(f"; also: {p.found}" for p in fatal[1:6])
-        more = f"; and {len(fatal) - 6} more" if len(fatal) > 6 else ""
-        raise UnsupportedError(
-            first.found + others + more, expected=first.expected, todo=first.todo
-        )
 
 
 def _sentence(problem: Problem) -> str:

@@ -13,6 +13,7 @@ from kanna._util import plugins
 from kanna._util.typed import LAYERS, TypedObject, listed, number, shown, whole
 from kanna.errors import SourceError, UnsupportedError
 from kanna.families._general import general
+from kanna.families._refusal import raise_fatal
 from kanna.families.base import Problem
 from kanna.families.towers.base import Sizes, Tower, TowerConfig
 from kanna.families.towers.stored import ARCH
@@ -38,7 +39,6 @@ _LARGEST = 1 << 16
 _SIZE = whole(1, _LARGEST)
 _COLOURS = 3
 _LARGEST_PICTURE = 1 << 14
-_MOST_NAMED = 6
 _COMPUTED = {"f32", "f16", "bf16", "f64"}
 
 
@@ -78,7 +78,7 @@ def load(source: Source) -> LoadedTower:
     tower = _tower_of(source)
     c = _config(source, tower)
     tensors, problems = _mapped(source, tower, c)
-    _refuse(_fixed(tower, c) + tower.checks(c) + problems)
+    raise_fatal(_fixed(tower, c) + tower.checks(c) + problems)
     metadata, notes = general(source, sum(num_weights(t) for t in tensors.values()), ARCH)
     kept = {k: v for k, v in metadata.items() if not k.startswith("general.sampling.")}
     return LoadedTower(
@@ -274,21 +274,6 @@ def _mapped(
         for name in given
     ]
     return mapped, problems
-
-
-def _refuse(problems: list[Problem]) -> None:
-    """Raise UnsupportedError that names the first problems."""
-    if not problems:
-        return
-    first, more = problems[0], problems[1:_MOST_NAMED]
-    rest = len(problems) - 1 - len(more)
-    raise UnsupportedError(
-        first.found
-        + "".join(f"; also: {p.found}" for p in more)
-        + (f"; and {rest} more" if rest else ""),
-        expected=first.expected,
-        todo=first.todo,
-    )
 
 
 def rounding(tower: Tower, tensor: Tensor, wanted: str) -> str:
