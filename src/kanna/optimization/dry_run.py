@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kanna import families
-from kanna.errors import UsageError
 from kanna.optimization import adapters
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.forecast import machine_rates, shapes_of
+from kanna.optimization.job import check_memory
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import OptimizeResult
 from kanna.optimization.search import NAME
@@ -33,10 +33,7 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     model = families.load_decoder(source)
     workspace = Workspace(source=source, model=model, folder=request.out, context=context)
     adapter = adapters.get(request.format)(workspace)
-    if request.memory is not None and not adapter.supports_memory:
-        raise UsageError(
-            f"--memory has no use for {adapter.format}", expected="one of --size, --bpw and --like"
-        )
+    check_memory(adapter, request)
     shapes = shapes_of(model)
     forecast = choose(request, adapter, shapes, machine_rates(), context.workers)
     bits = forecast.extent.bits

@@ -254,12 +254,17 @@ def _forecast(request: OptimizeRequest, adapter: Adapter) -> Forecast:
     return forecast
 
 
-def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
-    """Refuse what the format has no use for, or cannot do here."""
+def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
+    """Raise UsageError for a budget of memory in a format that knows none."""
     if request.memory is not None and not adapter.supports_memory:
         raise UsageError(
             f"--memory has no use for {adapter.format}", expected="one of --size, --bpw and --like"
         )
+
+
+def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
+    """Refuse what the format has no use for, or cannot do here."""
+    check_memory(adapter, request)
     if request.like is not None:
         adapter.preset_named(request.like)
     adapter.check_available()
