@@ -67,7 +67,8 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     tunes = allocation.tuned and deadline.allows("tuning")
     tuned = tuning(job, calibration, allocation, written) if tunes else None
     proved = prove(job, calibration, allocation, written, tuned)
-    return report(job, calibration, allocation, written, costs=costs, tuned=tuned, proved=proved)
+    made = report(job, calibration, allocation, written, costs=costs, tuned=tuned, proved=proved)
+    return replace(made, times=times(job.forecast, context.clock))  # the report's own, too
 
 
 @stage("calibrate", "Text → second moments of every matrix's inputs, held-out samples of them")
@@ -362,7 +363,6 @@ def report(
         left=left,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,
-        times=times(job.forecast, job.context.clock),
         time_budget=chosen(job.request, job.forecast),
         notes=job.context.notes,
     )
