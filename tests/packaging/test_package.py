@@ -89,8 +89,9 @@ def test_an_onnx_folder_is_read_by_its_own_configuration(tmp_path: Path) -> None
 
 
 GRAPH = (
-    '<net><layers><layer name="model.embed_tokens.weight" type="Const"><data element_type="{}"'
-    ' shape="64,64" offset="0" size="{}"/></layer></layers></net>'
+    '<net name="tiny" version="11"><layers>'
+    '<layer name="model.embed_tokens.weight" type="Const" version="opset1">'
+    '<data element_type="{}" shape="64,64" offset="0" size="{}"/></layer></layers></net>'
 )
 
 
