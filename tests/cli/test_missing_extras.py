@@ -66,9 +66,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     tensor = info("token_embd.weight", [8, 4])
     header = gguf_bytes(kvs=(architecture,), infos=(tensor,), data=bytes(128))
     (base / "file.gguf").write_bytes(header)
-    for name, graph in (("openvino", "openvino_model.xml"), ("onnx", "model.onnx")):
+    empty = b'<net name="empty" version="11"></net>'
+    for name, graph, data in (
+        ("openvino", "openvino_model.xml", empty),
+        ("onnx", "model.onnx", b""),
+    ):
         (base / name).mkdir()
-        (base / name / graph).write_bytes(b"")
+        (base / name / graph).write_bytes(data)
         (base / name / "config.json").write_text("{}")
     model = {"model": {"type": "llama", "decoder": {"filename": "model.onnx"}}}
     (base / "onnx" / "genai_config.json").write_text(json.dumps(model))
