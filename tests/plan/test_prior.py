@@ -43,12 +43,14 @@ _AFTER = {"olmo2", "exaone4"}
 """Families whose norms come after what reads."""
 _OTHER = {
     "falcon_h1",
+    "gemma3n",
     "gemma4",
     "gpt_oss",
     "granitehybrid",
     "granitemoe",
     "lfm2",
     "lfm2moe",
+    "llama4",
     "nemotron_h",
     "nemotron_h_moe",
     "phi2",
