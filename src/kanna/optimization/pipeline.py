@@ -24,6 +24,7 @@ from kanna.optimization import earlier as earlier_files
 from kanna.optimization import proof, report_data, reporting
 from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.context import Context
+from kanna.optimization.correction.correction import correct
 from kanna.optimization.deadline import Deadline, tell_forecast
 from kanna.optimization.job import (
     Allocation,
@@ -64,6 +65,10 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     written = write(job, calibration, allocation)
     if allocation.local_search is not None and deadline.allows("local-search"):
         local_search(job, allocation.local_search, allocation, written)
+    corrects = job.effort.correction and calibration.adapter.supports_local_search
+    # Its time is not forecast yet, so a run with a time budget goes without it.
+    if allocation.tuned and corrects and job.request.time_budget is None:
+        correction(job, calibration, allocation, written)
     tunes = allocation.tuned and deadline.allows("tuning")
     tuned = tuning(job, calibration, allocation, written) if tunes else None
     proved = prove(job, calibration, allocation, written, tuned)
@@ -267,6 +272,25 @@ def local_search(job: Job, trials: LocalSearch, allocation: Allocation, written:
     job.context.on_message(
         f"tried {len(trials.state.tries)} swaps of encodings, kept {trials.kept}"
     )
+
+
+@stage("correction", "Values again, by what quantized layers before them give", seconds="correct")
+def correction(
+    job: Job, calibration: CalibratedSource, allocation: Allocation, written: Written
+) -> None:
+    """Replace the artefact and its plan by corrected ones where they are closer."""
+    result = correct(
+        calibration.adapter,
+        allocation.plan,
+        written.specs[0].path,
+        calibration.windows,
+        calibration.held_out,
+    )
+    if result is not None:
+        job.context.on_message(
+            f"chose the values of {result.tensors} matrices again: {result.before:.5f} → "
+            f"{result.after:.5f} nats, {'kept' if result.kept else 'not kept'}"
+        )
 
 
 @stage("tuning", "Scales and norms learn from the original's logits", seconds="distill")

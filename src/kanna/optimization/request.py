@@ -24,12 +24,14 @@ class Effort:
     Attributes:
         probing: Whether predictions are corrected by measurements in the runtime.
         swaps: Trials of the local search at most, where the format has one.
+        correction: Whether values are chosen again by what quantized layers before them give.
         tuning: Whether scales and norms are tuned against the original.
     """
 
     summary: str
     probing: bool = True
     swaps: int = 0
+    correction: bool = False
     tuning: bool = False
 
 
@@ -39,9 +41,10 @@ EFFORTS = {
         summary="Correct predictions by measuring every kind of matrix in the runtime"
     ),
     "max": Effort(
-        summary="Then try swaps of encodings there until none gains (GGUF alone), and tune scales "
-        "and norms",
+        summary="Then try swaps of encodings there until none gains, choose values again by what "
+        "quantized layers before them give (both GGUF alone), and tune scales and norms",
         swaps=64,
+        correction=True,
         tuning=True,
     ),
 }

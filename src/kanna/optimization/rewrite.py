@@ -12,7 +12,7 @@ from kanna.formats import gguf
 from kanna.model import Tensor
 from kanna.optimization.context import Workspace
 from kanna.plan import Plan
-from kanna.plan.tuning import Vector
+from kanna.plan.tuning import EncodedRows, Vector
 from kanna.plan.types import TensorPlan
 
 
@@ -46,8 +46,9 @@ def rewrite(
 
 
 def _copied(entry: TensorPlan, stored: Tensor | None) -> TensorPlan:
-    # A tensor that has its encoding already is carried byte for byte; a tuned vector is no longer
-    # the source's.
-    if stored is None or stored.dtype != entry.encoding.name or isinstance(entry.tensor, Vector):
+    # A tensor that has its encoding already is carried byte for byte; what a tuning gives is not
+    # that of the file before.
+    given = isinstance(entry.tensor, (Vector, EncodedRows))
+    if stored is None or stored.dtype != entry.encoding.name or given:
         return entry
     return replace(entry, tensor=stored)

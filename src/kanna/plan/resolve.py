@@ -15,7 +15,7 @@ from kanna.plan import gguf, roles
 from kanna.plan.fallback import feasible
 from kanna.plan.file import Plan, RuleModel
 from kanna.plan.prior import prior_of
-from kanna.plan.tuning import Tuning, Vector, factors, shifts
+from kanna.plan.tuning import EncodedRows, Tuning, Vector, factors, shifts
 from kanna.plan.types import Substitution, TensorPlan
 
 SecondMoments = Callable[[str], "SecondMoment | None"]
@@ -187,6 +187,15 @@ def _whole_name(pattern: str) -> str | None:
 def _tuned(entry: TensorPlan, tuning: Tuning) -> TensorPlan:
     if (vector := tuning.vectors.get(entry.name)) is not None:
         return replace(entry, tensor=Vector(entry.name, vector))
+    if (rows := tuning.rows.get(entry.name)) is not None:
+        if rows.shape[1] != entry.encoding.row_bytes(columns(entry.tensor)):
+            raise PlanError(
+                f"the tuning has rows of {rows.shape[1]} bytes for {entry.name}, now"
+                f" {entry.encoding.label}",
+                expected="the tuning of this very plan",
+            )
+        made = EncodedRows(entry.name, entry.tensor.shape, entry.encoding.name, rows)
+        entry = replace(entry, tensor=made)
     scale, offset = tuning.scales.get(entry.name), tuning.offsets.get(entry.name)
     if scale is None and offset is None:
         return entry

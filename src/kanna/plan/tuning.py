@@ -1,4 +1,4 @@
-"""Tuning: what a file may still move when all codes are chosen.
+"""Tuning: what a file may still move when all encodings are chosen.
 
 A safetensors file beside a plan, whose tensors are named, and their rows ordered, as in GGUF:
 
@@ -6,6 +6,8 @@ A safetensors file beside a plan, whose tensors are named, and their rows ordere
   multiplied by.
 - TENSOR.offset, f16 [rows, blocks], of MLX alone: how many steps of its block are added to every
   value before that.
+- TENSOR.rows, u8 [rows, row bytes]: encoded rows that take the place of those that a method
+  would choose; scales and offsets count on top of them.
 - TENSOR, f32 [values]: a vector that takes the place of the source's.
 """
 
@@ -25,7 +27,7 @@ from kanna.encodings.grouped.nbits import parse
 from kanna.errors import PlanError
 from kanna.model import F32, U8, Tensor, columns, num_rows
 
-SCALE, OFFSET = ".scale", ".offset"
+SCALE, OFFSET, ROWS = ".scale", ".offset", ".rows"
 
 _LARGEST = 65504.0
 """Of float16."""
@@ -74,17 +76,19 @@ def _put(blocks: U8, at: int, dtype: str, values: F32) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """An opened file. scales, offsets: f16 by tensor; vectors: f32 by tensor."""
+    """An opened file. scales, offsets: f16 by tensor; rows: u8; vectors: f32 by tensor."""
 
     path: Path
     sha256: str
     scales: dict[str, Any]
     offsets: dict[str, Any]
     vectors: dict[str, F32]
+    rows: dict[str, U8]
 
     def check(self, tensors: dict[str, Tensor]) -> None:
         """PlanError when it was made for another model."""
-        for name, wanted in [*self.scales.items(), *self.offsets.items(), *self.vectors.items()]:
+        parts = (self.scales, self.offsets, self.vectors, self.rows)
+        for name, wanted in [item for part in parts for item in part.items()]:
             tensor = tensors.get(name)
             vector = name in self.vectors
             fits = tensor is not None and (
@@ -108,12 +112,14 @@ def read(path: Path) -> Tuning:
         arrays = load_file(path)
     except Exception as error:  # safetensors raises several types of its own
         raise PlanError(f"{path} cannot be read: {error}", expected="a safetensors file") from error
-    parts: dict[str, dict[str, Any]] = {SCALE: {}, OFFSET: {}, "": {}}
+    parts: dict[str, dict[str, Any]] = {SCALE: {}, OFFSET: {}, ROWS: {}, "": {}}
     for name, array in arrays.items():
         kind = next(end for end in parts if name.endswith(end))
         parts[kind][name.removesuffix(kind)] = array
-    rows = [*parts[SCALE].values(), *parts[OFFSET].values()]
-    if not all(np.isfinite(v).all() for v in arrays.values()) or any(v.ndim != 2 for v in rows):
+    rows = [array for kind in (SCALE, OFFSET, ROWS) for array in parts[kind].values()]
+    plain = all(array.dtype == np.uint8 for array in parts[ROWS].values())
+    finite = all(np.isfinite(v).all() for v in arrays.values())
+    if not (finite and plain) or any(v.ndim != 2 for v in rows):
         raise PlanError(
             f"{path} holds values that are no numbers, or not in rows",
             expected="a tuning kanna wrote",
@@ -124,6 +130,7 @@ def read(path: Path) -> Tuning:
         scales=parts[SCALE],
         offsets=parts[OFFSET],
         vectors=parts[""],
+        rows=parts[ROWS],
     )
 
 
@@ -176,3 +183,30 @@ class Vector:
     def raw(self, start: int, stop: int) -> U8 | None:
         """The same rows as bytes, uint8 [stop - start, row bytes]."""
         return np.ascontiguousarray(self.rows(start, stop)).view(np.uint8)
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """Encoded rows in the place of a matrix of the source.
+
+    Attributes:
+        data: uint8 [rows, row bytes], in the encoding `dtype`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    data: U8
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows."""
+        return self.data.nbytes
+
+    def rows(self, start: int, stop: int) -> F32:
+        """Rows [start, stop), float32 [stop - start, columns]."""
+        return encodings.get(self.dtype).decode(self.data[start:stop], columns(self))
+
+    def raw(self, start: int, stop: int) -> U8 | None:
+        """The same rows as they are stored, uint8 [stop - start, row bytes]."""
+        return self.data[start:stop]

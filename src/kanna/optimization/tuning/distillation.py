@@ -143,8 +143,9 @@ def distill(
     parameters = training.parameters
     trained, watched = training.run(progress)
     state.unlink(missing_ok=True)  # what it says is about to be replaced
-    training.save(file)
-    load(plan).model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
+    of_plan, earlier_tuning = load(plan), load(plan).tuned()
+    training.save(file, earlier_tuning.rows if earlier_tuning else {})
+    of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
     subject.write(tuned_plan, progress)
     before, after = subject.score(training, progress)
     half = half_width(after - before)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from kanna._util.progress import Progress
 from kanna.calibration.network import torch_modules
 from kanna.calibration.student import Student, Teacher
 from kanna.formats import safetensors
-from kanna.model import Model
+from kanna.model import U8, Model
 from kanna.optimization.kl_scorer import F64
-from kanna.plan.tuning import OFFSET, SCALE
+from kanna.plan.tuning import OFFSET, ROWS, SCALE
 
 EPOCHS, WARM = 2, 8
 RATES = {"scale": 5e-4, "offset": 2e-3, "norm": 3e-4}
@@ -154,11 +154,15 @@ class ScaleTraining:
             return "offset"
         return "norm" if name in self.student.gains else "scale"
 
-    def save(self, path: Path) -> None:
-        """Write the file that a plan reads: scales and offsets as float16, norms as float32."""
-        arrays: dict[str, Any] = {
-            name + SCALE: v.astype(np.float16) for name, v in self.student.scales()
-        }
+    def save(self, path: Path, rows: Mapping[str, U8]) -> None:
+        """Write the file that a plan reads: scales and offsets as float16, norms as float32.
+
+        Args:
+            path: The file.
+            rows: Encoded rows that the tuned artefact has from an earlier tuning, by tensor.
+        """
+        arrays: dict[str, Any] = {name + ROWS: data for name, data in rows.items()}
+        arrays |= {name + SCALE: v.astype(np.float16) for name, v in self.student.scales()}
         arrays |= {name + OFFSET: v.astype(np.float16) for name, v in self.student.offsets()}
         arrays |= {name: v.astype(np.float32) for name, v in self.student.vectors()}
         safetensors.save(path, arrays)

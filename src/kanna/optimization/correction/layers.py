@@ -1,0 +1,323 @@
+"""The pass over the layers of two networks side by side: the original, and the artefact.
+
+Both run the same text. Before a matrix is reached, those before it have their new values already,
+so its inputs are what the finished artefact will give it. One layer of each network is in memory;
+after each, its rows and the hidden states are saved, so that an interrupted pass goes on there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanna import _native, encodings, families
+from kanna._util.progress import Progress
+from kanna.calibration.network import Network, torch_modules, values
+from kanna.calibration.shared_states import SharedStates
+from kanna.calibration.sites import is_stack
+from kanna.calibration.statistics import Site, Statistics
+from kanna.families import gguf_view, hf_view
+from kanna.families.views import Computed
+from kanna.formats import safetensors
+from kanna.model import F32, U8, Model, Tensor, num_rows
+from kanna.optimization.correction.products import InputProducts, corrected
+
+_STATES = "states"
+
+
+class _ReachedSiteError(Exception):
+    """The inputs of a site are there: the rest of the layer need not run."""
+
+
+@dataclass(slots=True)
+class _Ear:
+    """Listens to one layer: the inputs of one module, and what another one gives."""
+
+    module: Any
+    output_of: Any = None
+    inputs: Any = None
+    output: Any = None
+
+    def hear(self, layer: Any, hidden: Any, number: int) -> Any:
+        """What goes into the module for one window, [tokens, columns]."""
+
+        def reached(_module: Any, given: Any) -> None:
+            self.inputs = given[0].detach().reshape(-1, given[0].shape[-1])
+            raise _ReachedSiteError
+
+        def left(_module: Any, _given: Any, out: Any) -> None:
+            self.output = out.detach().reshape(-1, out.shape[-1])
+
+        hooks = [self.module.register_forward_pre_hook(reached)]
+        if self.output_of is not None:
+            hooks.append(self.output_of.register_forward_hook(left))
+        try:
+            with suppress(_ReachedSiteError):
+                layer(hidden, number)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return self.inputs
+
+
+class CorrectionPass:
+    """The pass over the windows of a text; `run` gives the rows that changed.
+
+    Attributes:
+        ids: The tokens, [windows, tokens].
+        changed: Rows that have new values, by tensor.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        artefact: Model,
+        statistics: Statistics,
+        ids: NDArray[np.int32],
+        folder: Path,
+        key: str,
+        *,
+        device: str | None,
+        threads: int,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            model: The original.
+            artefact: The model as the artefact's tensors decode.
+            statistics: Of the original's inputs: sites and their shrinkage.
+            ids: Tokens [windows, tokens].
+            folder: A folder of its own, where an interrupted run finds what was done.
+            key: Hash of what the rows depend on; files of another are not used.
+            device: cpu, cuda or mps; None: an accelerator when there is one.
+            threads: Threads of our own kernels.
+        """
+        self._exact, self._given = (
+            Network(one, device, SharedStates(folder / name))
+            for one, name in ((model, "exact"), (artefact, "given"))
+        )
+        self._statistics, self.ids, self._threads = statistics, ids, threads
+        self._folder, self._key = folder, key
+        self.changed: dict[str, U8] = {}
+
+    def run(self, progress: Progress) -> dict[str, U8]:
+        """New encoded rows by tensor, uint8 [rows, row bytes]."""
+        torch, _ = torch_modules()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        layers = self._exact.num_layers
+        progress.start("correct", layers, "layers")
+        exact, given = self._exact.embed(self.ids), self._given.embed(self.ids)
+        done = 0
+        if (saved := self._read(_STATES)) is not None:
+            exact, given = torch.from_numpy(saved["exact"]), torch.from_numpy(saved["given"])
+            done = int(saved["done"].item())
+            for index in range(done):
+                self.changed |= self._read(f"layer-{index:05}") or {}
+            progress.advance(done)
+        for index in range(done, layers):
+            with torch.no_grad():
+                exact, given, rows = self._layer(index, exact, given)
+            self.changed |= rows
+            self._save(f"layer-{index:05}", rows)
+            states = {"exact": exact.numpy(), "given": given.numpy(), "done": np.array(index + 1)}
+            self._save(_STATES, states)
+            progress.advance(1, f"layer {index}")
+        progress.finish()
+        return self.changed
+
+    def clear(self) -> None:
+        """Remove what is only needed to go on with an interrupted run."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _layer(self, index: int, exact: Any, given: Any) -> tuple[Any, Any, dict[str, U8]]:
+        torch, _ = torch_modules()
+        rows: dict[str, U8] = {}
+        with self._exact.layer(index) as ours, self._given.layer(index) as theirs:
+            pair = _LayerPair(self, index, ours, theirs, exact, given)
+            for tensors in pair.sites():
+                rows |= pair.correct(tensors)
+            moved = [
+                torch.stack([layer(window, number).cpu() for number, window in enumerate(states)])
+                for layer, states in ((ours, exact), (theirs, given))
+            ]
+        return moved[0], moved[1], rows
+
+    def site(self, name: str) -> Site | None:
+        """Where a tensor reads."""
+        site = self._statistics.site_of.get(name)
+        return self._statistics.sites[site] if site is not None else None
+
+    def stored(self, name: str) -> Tensor | None:
+        """The artefact's tensor, where its values can be chosen again and are not exact."""
+        tensor, site = self._given.model.tensors[name], self.site(name)
+        if site is None or is_stack(name) or site.block != site.columns:
+            return None
+        encoding = encodings.get(tensor.dtype)
+        known = encoding.name in _native.grids() and encoding.encoder is not None
+        if not known or families.column_order(self._exact.model, name) is not None:
+            return None
+        return tensor if tensor.raw(0, 1) is not None else None
+
+    @property
+    def models(self) -> tuple[Model, Network]:
+        """The original, and its network."""
+        return self._exact.model, self._exact
+
+    @property
+    def threads(self) -> int:
+        """Threads of our own kernels."""
+        return self._threads
+
+    def _save(self, name: str, arrays: Mapping[str, Any]) -> None:
+        safetensors.save(
+            self._folder / f"{name}.safetensors",
+            {key: np.ascontiguousarray(value) for key, value in arrays.items()},
+            {"key": self._key},
+        )
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        from safetensors import SafetensorError, safe_open
+        from safetensors.numpy import load_file
+
+        path = self._folder / f"{name}.safetensors"
+        with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
+            if (file.metadata() or {}).get("key") == self._key:
+                return load_file(path)
+        return None
+
+
+class _LayerPair:
+    """A layer of the original and the same of the artefact, with hidden states before both."""
+
+    def __init__(
+        self, run: CorrectionPass, index: int, ours: Any, theirs: Any, exact: Any, given: Any
+    ) -> None:
+        self._run, self._ours, self._theirs = run, ours, theirs
+        self._exact, self._given = exact, given
+        self._model, network = run.models
+        readers = [list(network.readers(index, layer.module)) for layer in (ours, theirs)]
+        self._modules = {
+            name: (one, other)
+            for (name, expert, one), (_, _, other) in zip(*readers, strict=True)
+            if expert is None and self._whole(network, name, one)
+        }
+
+    def _whole(self, network: Network, name: str, module: Any) -> bool:
+        """Whether a module holds one matrix of the GGUF and no more."""
+        shape = self._model.tensors[name].shape
+        return len(shape) == 2 and tuple(getattr(module, "weight", np.empty(0)).shape) == shape
+
+    def sites(self) -> list[list[str]]:
+        """Tensors that are chosen again, by site, in the order in which the layer reaches them."""
+        order: list[str] = []
+
+        def reached(name: str, _module: Any, _given: Any) -> None:
+            order.append(name)
+
+        hooks = [
+            module.register_forward_pre_hook(partial(reached, name))
+            for name, (module, _) in self._modules.items()
+        ]
+        self._ours(self._exact[0], 0)
+        for hook in hooks:
+            hook.remove()
+        sites: dict[int, list[str]] = {}
+        for name in dict.fromkeys(order):
+            if self._run.stored(name) is not None:
+                sites.setdefault(id(self._run.site(name)), []).append(name)
+        return list(sites.values())
+
+    @cached_property
+    def _adds(self) -> tuple[str, str] | None:
+        """Names of the two matrices whose products alone are added to the hidden states.
+
+        None where a layer does more to them, such as norms behind a matrix.
+        """
+        torch, _ = torch_modules()
+        names = [n for n in self._modules if n.endswith(("attn_output.weight", "ffn_down.weight"))]
+        if len(names) != 2:
+            return None
+        total: list[Any] = []
+
+        def left(_module: Any, _given: Any, out: Any) -> None:
+            total.append(out.reshape(-1, out.shape[-1]))
+
+        hooks = [self._modules[name][0].register_forward_hook(left) for name in names]
+        after = self._ours(self._exact[0], 0)
+        for hook in hooks:
+            hook.remove()
+        sum_of = self._exact[0].to(after.device) + total[0] + total[1]
+        close = torch.allclose(sum_of, after, rtol=1e-3, atol=1e-4 * float(after.abs().max()))
+        first, second = sorted(names, key=lambda name: "ffn" in name)
+        return (first, second) if close else None
+
+    def correct(self, tensors: list[str]) -> dict[str, U8]:
+        """New rows of the tensors that read at one site; the artefact's layer takes them over."""
+        products, run = self._products(tensors[0]), self._run
+        site, rows = run.site(tensors[0]), dict[str, U8]()
+        assert site is not None
+        for name in tensors:
+            tensor = run.stored(name)
+            assert tensor is not None
+            before = tensor.raw(0, num_rows(tensor))
+            assert before is not None
+            weight, encoding = values(self._model.tensors[name]), encodings.get(tensor.dtype)
+            if np.array_equal(encoding.decode(before, weight.shape[1]), weight):
+                continue
+            residual = products.residual
+            if residual is not None:
+                residual = self._ordered(gguf_view, name, residual)
+            rows[name], _ = corrected(
+                encoding,
+                weight,
+                before,
+                products,
+                residual=residual,
+                shrink=site.shrink,
+                threads=run.threads,
+            )
+            self._take_over(name, encoding.decode(rows[name], weight.shape[1]))
+        return rows
+
+    def _products(self, name: str) -> InputProducts:
+        ours, theirs = self._modules[name]
+        adds = self._adds
+        follows = None
+        if adds is not None and name == adds[1]:
+            follows = self._modules[adds[0]]
+        ears = [
+            _Ear(module, follows[side] if follows else None)
+            for side, module in enumerate((ours, theirs))
+        ]
+        products = InputProducts()
+        for number, (exact, given) in enumerate(zip(self._exact, self._given, strict=True)):
+            heard = [
+                ear.hear(layer, hidden, number).cpu().numpy()
+                for ear, layer, hidden in zip(
+                    ears, (self._ours, self._theirs), (exact, given), strict=True
+                )
+            ]
+            off = None
+            if adds is not None and name in adds:
+                off = (exact - given).numpy()
+                if follows is not None:
+                    off = off + (ears[0].output - ears[1].output).cpu().numpy()
+            products.add(heard[0], heard[1], off)
+        return products
+
+    def _take_over(self, name: str, rows: F32) -> None:
+        torch, _ = torch_modules()
+        weight = self._modules[name][1].weight
+        weight.copy_(torch.from_numpy(self._ordered(hf_view, name, rows)).to(weight.device))
+
+    def _ordered(self, view: Any, name: str, rows: Any) -> Any:
+        """Rows of a matrix in the other format's order."""
+        return np.array(view(self._model, name, Computed(name, rows)).rows(0, len(rows)))
