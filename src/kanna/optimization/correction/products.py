@@ -1,9 +1,10 @@
-"""What a matrix of a quantized network should be: the least-squares fit of the original's products.
+"""What a matrix of a quantized network should be: a least-squares fit of the original's products.
 
-The original multiplies W by x; here the inputs are x̂, since the matrices before are quantized. With
-H = E[x̂ x̂ᵀ], C = E[x x̂ᵀ] and, where the products are added to hidden states that are off by r,
-D = E[r x̂ᵀ], the error E|W x + r - Q x̂|² of rows Q is, but for a constant, Q H Qᵀ - 2 Q (W C + D)ᵀ.
-W + (W (C - H) + D) H⁻¹ has the least. Half of that step is the target, since all of it fits the
+The original multiplies W by x; here inputs are y instead, since the matrices before are quantized.
+With H = E[y y'], C = E[x y'] and, where the products are added to hidden states that lack r,
+D = E[r y'], the error E|W x + r - Q y|^2 of rows Q is, but for a constant, Q H Q' - 2 Q (W C + D)'.
+The least has
+W + (W (C - H) + D) / H. Half of that step is the target, since all of it fits the
 text too closely (QEP, arXiv:2504.09629; asymmetric calibration: GPTAQ, arXiv:2504.02692).
 """
 
@@ -30,9 +31,9 @@ class InputProducts:
     """Sums over the tokens of a text at one site, in double precision.
 
     Attributes:
-        second: x̂ x̂ᵀ, [columns, columns].
-        crossed: x x̂ᵀ.
-        residual: r x̂ᵀ, [rows, columns], or None.
+        second: y y', [columns, columns].
+        crossed: x y'.
+        residual: r y', [rows, columns], or None.
         count: Tokens.
     """
 
@@ -72,7 +73,7 @@ class InputProducts:
         return np.ascontiguousarray(weight + SHARE * step, np.float32)
 
     def errors(self, rows: F32, wanted: F64) -> F64:
-        """Q H Qᵀ - 2 Q (W C + D)ᵀ of each row: the error but for a constant, [rows]."""
+        """Q H Q' - 2 Q (W C + D)' of each row: the error but for a constant, [rows]."""
         exact = rows.astype(np.float64)
         return ((exact @ (self.second / self.count) - 2 * wanted) * exact).sum(axis=1)
 
