@@ -27,8 +27,8 @@ def final_rows(
 ) -> list[Row]:
     """The rows of the report: the optimized artefact, the tuned one if it is closer, the preset."""
     optimized, *baselines = written.rows
-    # Local search and correction may have replaced the artefact.
-    if allocation.local_search is not None or allocation.tuned:
+    # What goes on from the plan, such as local search, may have replaced the artefact.
+    if allocation.local_search is not None:
         now = adapter.describe(written.specs[0])
         optimized = replace(now, reused=optimized.reused, seconds=optimized.seconds)
     rows = [optimized]
