@@ -96,9 +96,10 @@ def optimize(
             and held-out examples among them are left out.
         tokens: To calibrate on; None: 24,576, or what a time budget leaves.
         effort: `fast` trusts predictions; `balanced` corrects them by measuring every kind of
-            tensor in the runtime; `max` then tries swaps of encodings there until none gains (GGUF
-            alone), and tunes scales and norms. None: `balanced`, or the most that a time budget
-            has room for.
+            tensor in the runtime; `max` then tries swaps of encodings there until none gains and
+            chooses values again behind quantized layers, kept where no kind of text loses (both
+            GGUF alone), and tunes scales and norms. None: `balanced`, or the most that a time
+            budget has room for.
         time_budget: Time that all stages may take, such as 2h, or seconds: how far the search goes
             and how much text is read is chosen by it, where it is not named.
         keep: Patterns of tensors that stay at 16 bits.

@@ -12,6 +12,7 @@ from kanna.optimization.time_budget import words
 _STAGES_AFTER = {
     "probe": ("allocate", "write", "prove", "report"),
     "local-search": ("prove", "report"),
+    "correction": ("prove", "report"),
     "tuning": ("prove", "report"),
 }
 """Stages that have to follow one that may be left out."""

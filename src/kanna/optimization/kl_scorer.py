@@ -20,8 +20,9 @@ from kanna.errors import GateError
 from kanna.evaluation import reference_gguf
 from kanna.evaluation.divergence import compare
 from kanna.evaluation.reference_check import require
+from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.model import F32, Model
-from kanna.optimization.context import Workspace
+from kanna.optimization.context import Context, Workspace
 from kanna.runtimes.llamacpp import RUNTIME
 
 EACH = 3
@@ -73,6 +74,29 @@ def held_out(model: Model, calibration: Sequence[str | Path] | None, tokens: int
         if is_held
     ]
     return HeldOutWindows(trial=held, proof=held, fitted=True)
+
+
+def can_decide(windows: HeldOutWindows, context: Context) -> bool:
+    """Whether there is text to decide on after the search.
+
+    A note says so if not, or if it was used before.
+
+    Args:
+        windows: Calibration text that is left over.
+        context: Gets the notes.
+    """
+    if len(windows.trial) < MIN_WINDOWS:
+        context.note(
+            "the calibration text is too short to decide on: neither swaps of encodings nor tuning "
+            "were tried"
+        )
+        return False
+    if windows.fitted:
+        context.note(
+            "no calibration text was left over: what followed the search was decided on the "
+            "windows held out of the statistics"
+        )
+    return True
 
 
 class KLScorer:

@@ -128,6 +128,14 @@ class LocalSearch:
         """How many trials gained."""
         return sum(trial["kept"] for trial in self.state.tries)
 
+    def finished(self, tries: int) -> bool:
+        """Whether there is nothing to try any more.
+
+        Args:
+            tries: Trials at most, those of earlier runs counted.
+        """
+        return len(self.state.tries) >= tries or not self.state.queue
+
     def predicted(self) -> float:
         """Nats that the best plan was expected to cost before any cost was moved."""
         costs = {c.name: {o.encoding: o.cost for o in c.options} for c in self._choices}
@@ -142,7 +150,7 @@ class LocalSearch:
             tries: Trials at most, those of earlier runs counted.
         """
         state = self.state
-        if len(state.tries) >= tries or not state.queue:
+        if self.finished(tries):
             return
         if not state.proof and self._windows.proof:
             with self._scorer(self._windows.proof) as scorer:

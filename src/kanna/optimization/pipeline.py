@@ -7,9 +7,9 @@ folder under a key of what it depends on, and returns it.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from kanna._util.units import format_size
 from kanna.calibration import calibrate as calibrate_source
@@ -18,13 +18,13 @@ from kanna.calibration import self_generated, statistics, texts
 from kanna.calibration.expert_coverage import coverage, few_tokens
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
-from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.hardware.memory import memory as machine
 from kanna.optimization import earlier as earlier_files
 from kanna.optimization import proof, report_data, reporting
-from kanna.optimization.adapters.base import Adapter, ArtefactSpec
+from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
-from kanna.optimization.correction.correction import correct
+from kanna.optimization.correction.correction import CorrectionResult, correct, take_up
+from kanna.optimization.correction.deciding_text import deciding_windows
 from kanna.optimization.deadline import Deadline, tell_forecast
 from kanna.optimization.job import (
     Allocation,
@@ -35,7 +35,7 @@ from kanna.optimization.job import (
     budget_of,
     open_job,
 )
-from kanna.optimization.kl_scorer import HeldOutWindows, held_out
+from kanna.optimization.kl_scorer import Window, can_decide, held_out
 from kanna.optimization.local_search import LocalSearch
 from kanna.optimization.measure import Measured
 from kanna.optimization.measure import measure as measure_costs
@@ -62,17 +62,29 @@ def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     costs = measure(job, calibration)
     scale = probe(job, calibration, costs) if job.probes and deadline.allows("probe") else {}
     allocation = allocate(job, calibration, costs, scale)
+    deciding = _deciding(job, calibration, allocation)
+    searched = allocation.local_search
+    if deciding and (searched is None or searched.finished(job.effort.swaps)):
+        take_up(calibration.adapter, allocation.plan, calibration.windows, deciding)
     written = write(job, calibration, allocation)
     if allocation.local_search is not None and deadline.allows("local-search"):
         local_search(job, allocation.local_search, allocation, written)
-    corrects = job.effort.correction and calibration.adapter.supports_local_search
-    # Its time is not forecast yet, so a run with a time budget goes without it.
-    if allocation.tuned and corrects and job.request.time_budget is None:
-        correction(job, calibration, allocation, written)
+    corrected = None
+    if deciding and deadline.allows("correction"):
+        corrected = correction(job, calibration, allocation, written, deciding)
     tunes = allocation.tuned and deadline.allows("tuning")
     tuned = tuning(job, calibration, allocation, written) if tunes else None
     proved = prove(job, calibration, allocation, written, tuned)
-    made = report(job, calibration, allocation, written, costs=costs, tuned=tuned, proved=proved)
+    made = report(
+        job,
+        calibration,
+        allocation,
+        written,
+        costs=costs,
+        corrected=corrected,
+        tuned=tuned,
+        proved=proved,
+    )
     return replace(made, times=times(job.forecast, context.clock))  # the report's own, too
 
 
@@ -187,7 +199,7 @@ def allocate(
     choices = adapter.choices(costs, job.constraints, scale)
     searches = effort.swaps > 0 and adapter.supports_local_search
     tunes = effort.tuning and adapter.supports_tuning
-    decides = (searches or tunes) and _can_decide(calibration.held_out, context)
+    decides = (searches or tunes) and can_decide(calibration.held_out, context)
     if job.memory is not None:
         job.memory.settle(
             adapter,
@@ -218,25 +230,6 @@ def allocate(
         local_search=local,
         tuned=tunes,
     )
-
-
-def _can_decide(windows: HeldOutWindows, context: Context) -> bool:
-    """Whether there is text to decide on after the search.
-
-    A note says so if not, or if it was used before.
-    """
-    if len(windows.trial) < MIN_WINDOWS:
-        context.note(
-            "the calibration text is too short to decide on: neither swaps of encodings nor tuning "
-            "were tried"
-        )
-        return False
-    if windows.fitted:
-        context.note(
-            "no calibration text was left over: what followed the search was decided on the "
-            "windows held out of the statistics"
-        )
-    return True
 
 
 @stage("write", "The plan, and the largest plain preset within the budget → files")
@@ -274,23 +267,29 @@ def local_search(job: Job, trials: LocalSearch, allocation: Allocation, written:
     )
 
 
+def _deciding(job: Job, calibration: CalibratedSource, allocation: Allocation) -> list[Window]:
+    """Text that decides on a correction; [] where there is none to be made."""
+    # What names its rows in the file was left room for where `tuned`.
+    if not (allocation.tuned and job.forecast.extent.corrects):
+        return []
+    needed = sum(s.memory for s in job.forecast.stages if s.stage == "correction")
+    return deciding_windows(job.workspace, calibration.held_out, job.request.text, needed)
+
+
 @stage("correction", "Values again, by what quantized layers before them give", seconds="correct")
 def correction(
-    job: Job, calibration: CalibratedSource, allocation: Allocation, written: Written
-) -> None:
-    """Replace the artefact and its plan by corrected ones where they are closer."""
-    result = correct(
-        calibration.adapter,
-        allocation.plan,
-        written.specs[0].path,
-        calibration.windows,
-        calibration.held_out,
-    )
+    job: Job,
+    calibration: CalibratedSource,
+    allocation: Allocation,
+    written: Written,
+    deciding: Sequence[Window],
+) -> CorrectionResult | None:
+    """Replace the artefact and its plan by corrected ones where these are closer."""
+    artefact, windows = written.specs[0].path, calibration.windows
+    result = correct(calibration.adapter, allocation.plan, artefact, windows, deciding)
     if result is not None:
-        job.context.on_message(
-            f"chose the values of {result.tensors} matrices again: {result.before:.5f} → "
-            f"{result.after:.5f} nats, {'kept' if result.kept else 'not kept'}"
-        )
+        job.context.on_message(result.sentence())
+    return result
 
 
 @stage("tuning", "Scales and norms learn from the original's logits", seconds="distill")
@@ -322,16 +321,6 @@ def prove(
     return proof.prove(job, rows, allocation.budget.nbytes)
 
 
-def _curve(adapter: Adapter, allocation: Allocation, written: Written) -> dict[str, Any]:
-    """Predicted divergence by size, of plans and of the plain presets."""
-    return report_data.curve(
-        allocation.choices,
-        allocation.unconstrained,
-        allocation.planned.fixed,
-        {adapter.label(preset): offer for preset, offer in written.offers.items()},
-    )
-
-
 @stage("report", "Figures, curve, plans and kinds of text → report.html")
 def report(
     job: Job,
@@ -340,6 +329,7 @@ def report(
     written: Written,
     *,
     costs: Measured,
+    corrected: CorrectionResult | None,
     tuned: TuningResult | None,
     proved: Proof,
 ) -> OptimizeResult:
@@ -349,10 +339,10 @@ def report(
     memory = job.memory.summary(proved.best, calibration.held_out.proof) if job.memory else None
     section = {
         "pictures": report_data.pictures(rows, adapter.names),
-        "curve": _curve(adapter, allocation, written),
+        "curve": reporting.curve(adapter, allocation, written),
         "domains": by_kind,
         "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
-        "tuned": tuned.to_dict() if tuned else None,
+        **reporting.value_changes(corrected, tuned),
         "measured": costs.key,
         "times": times(job.forecast, job.context.clock),
         "memory": memory,
@@ -381,6 +371,7 @@ def report(
         plan=str(reporting.plan_to_use(adapter, allocation, best)),
         statistics=str(calibration.statistics),
         swaps=report_data.swap_summary(trials, rows[0].name, by_kind) if trials else None,
+        correction=corrected.to_dict() if corrected else None,
         tuning=tuned.to_dict() if tuned else None,
         memory=memory,
         reference_check=proved.evaluation.get("reference_check"),

@@ -12,9 +12,11 @@ from kanna.comparison.description import describe_source, environment
 from kanna.comparison.rows import Row
 from kanna.optimization import report_data
 from kanna.optimization.adapters.base import Adapter
-from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof
+from kanna.optimization.correction.correction import CorrectionResult
+from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof, Written
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning import distillation
+from kanna.optimization.tuning.distillation import TuningResult
 
 
 def by_kind_of_text(job: Job, calibration: CalibratedSource, proved: Proof) -> dict[str, Any]:
@@ -24,6 +26,24 @@ def by_kind_of_text(job: Job, calibration: CalibratedSource, proved: Proof) -> d
         return {}
     cache = job.adapter.comparison_context().cache
     return report_data.domains(proved.rows, adapter, calibration.held_out, cache)
+
+
+def curve(adapter: Adapter, allocation: Allocation, written: Written) -> dict[str, Any]:
+    """Predicted divergence by size, of plans and of the plain presets."""
+    return report_data.curve(
+        allocation.choices,
+        allocation.unconstrained,
+        allocation.planned.fixed,
+        {adapter.label(preset): offer for preset, offer in written.offers.items()},
+    )
+
+
+def value_changes(corrected: CorrectionResult | None, tuned: TuningResult | None) -> dict[str, Any]:
+    """What was tried on the values of a finished plan; None where it was not."""
+    return {
+        "corrected": corrected.to_dict() if corrected else None,
+        "tuned": tuned.to_dict() if tuned else None,
+    }
 
 
 def note_outcome(job: Job, best: Row) -> None:

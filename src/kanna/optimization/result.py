@@ -32,6 +32,8 @@ class OptimizeResult(Result):
         seconds: By stage.
         swaps: How many trials of other plans were made and kept, and the divergence before and
             after on the text that decided and on text that did not; None where none were made.
+        correction: What choosing values again by what quantized layers before them give came to,
+            for each kind of text; None where it was not tried.
         tuning: What tuning scales and norms came to; None where it was not tried.
         memory: With `memory`: the limit, the encoding of the cache and why, bytes predicted and
             measured; see docs/optimize.md.
@@ -65,6 +67,7 @@ class OptimizeResult(Result):
     statistics: str
     seconds: dict[str, float]
     swaps: dict[str, Any] | None = None
+    correction: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
     retention: dict[str, Any] | None = None

@@ -85,6 +85,7 @@ def extent_of(
         threads=threads,
         probes=effort.probing and adapter.supports_probing,
         swaps=effort.swaps if adapter.supports_local_search else 0,
+        corrects=effort.correction and adapter.supports_local_search,
         tunes=effort.tuning and adapter.supports_tuning,
         compares=adapter.compares,
     )
@@ -143,6 +144,7 @@ def _extents(
             candidates=candidates,
             probes=effort.probing and adapter.supports_probing,
             swaps=effort.swaps if adapter.supports_local_search else 0,
+            corrects=effort.correction and adapter.supports_local_search,
             tunes=effort.tuning and adapter.supports_tuning,
         )
     if "effort" in request.named:  # what was named at its least

@@ -95,6 +95,7 @@ def _extent(
         threads=threads,
         probes=chosen.probing,
         swaps=chosen.swaps,
+        corrects=chosen.correction,
         tunes=chosen.tuning,
     )
 
@@ -191,7 +192,7 @@ def test_what_fits_no_more_when_its_turn_comes_is_left_out(monkeypatch: pytest.M
 
 def test_what_does_not_fit_into_memory_is_left_out() -> None:
     made = predict(_shapes(4), _extent(), RATES, available=1 << 20)
-    assert {s.stage for s in made.stages if s.note} == {"gradients", "tuning"}
+    assert {s.stage for s in made.stages if s.note} == {"gradients", "correction", "tuning"}
 
 
 def test_a_full_disk_is_found_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ if TYPE_CHECKING:
 @click.option(
     "--effort",
     type=click.Choice(["fast", "balanced", "max"]),
-    help="Trust predictions, correct them in the runtime, or then tune what may still move. "
+    help="Trust predictions; correct them in the runtime; or then try swaps, choose values again "
+    "behind quantized layers (correction), and tune scales. "
     "[default: balanced, or what --time-budget has room for]",
 )
 @click.option(

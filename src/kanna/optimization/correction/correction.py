@@ -1,4 +1,4 @@
-"""Correction of an artefact: written beside it, scored in the runtime, and kept where it is closer.
+"""Correction of an artefact: written beside it, scored in the runtime, and kept or not.
 
 `correction.safetensors` beside the plan holds the new rows, and the plan names it as its tuning.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
 from kanna.calibration import statistics
 from kanna.calibration.windows import CalibrationWindows
-from kanna.evaluation.stats import half_width
 from kanna.formats import safetensors
 from kanna.optimization.adapters.base import Adapter
+from kanna.optimization.correction.acceptance import judge
 from kanna.optimization.correction.layers import CorrectionPass
 from kanna.optimization.correction.products import DAMPING, SHARE
-from kanna.optimization.kl_scorer import SURE, HeldOutWindows
+from kanna.optimization.kl_scorer import Window
 from kanna.plan import load
 from kanna.plan.tuning import ROWS
 from kanna.sources import open_source
@@ -41,18 +42,46 @@ class CorrectionResult:
     """What a correction came to.
 
     Attributes:
-        before: Mean KL divergence of the artefact on the text that decided, in nats.
+        before: Mean KL divergence of the artefact on held-out calibration text, in nats.
         after: The same of the corrected artefact.
         half: Half width of the 95 % interval of the difference.
-        kept: Whether the divergence fell, so that the corrected artefact took its place.
+        kinds: The same of every kind of text, see KindOfText.
+        worse: Names of those that lose, for which the corrected artefact is not kept.
+        kept: Whether it took the place of the other.
         tensors: Matrices whose values were chosen again.
     """
 
     before: float
     after: float
     half: float | None
+    kinds: list[dict[str, Any]]
+    worse: list[str]
     kept: bool
     tensors: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """How far the divergence went, and what came of it."""
+        end = "kept" if self.kept else "not kept"
+        if self.worse:
+            end += f", since {' and '.join(self.worse)} lost"
+        return (
+            f"chose the values of {self.tensors} matrices again: {self.before:.5f} → "
+            f"{self.after:.5f} nats, {end}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Saved:
+    """What correction.json keeps: SHA-256 of the plan, of its artefact and of the corrected one."""
+
+    plan: str
+    before: str
+    after: str
+    result: CorrectionResult
 
 
 def correct(
@@ -60,27 +89,27 @@ def correct(
     plan: Path,
     artefact: Path,
     windows: CalibrationWindows,
-    held: HeldOutWindows,
+    deciding: Sequence[Window],
 ) -> CorrectionResult | None:
     """Correct the artefact of `plan`; None where there is nothing to correct.
 
-    When it helps, the artefact and its plan are replaced. An earlier result for the same artefact
-    is used again; an interrupted pass goes on with the layer it was at.
+    Where acceptance.py has it, the artefact and its plan are replaced. An earlier result for the
+    same artefact is used again; an interrupted pass goes on with the layer it was at.
 
     Args:
         adapter: The format, with a scorer, for the calibrated source.
         plan: A plan file.
         artefact: What it made.
         windows: The calibration text.
-        held: Its trial windows decide.
+        deciding: Windows of every kind of text, that nothing was fitted to.
     """
-    file, state = plan.with_name(FILE), plan.with_name(STATE)
-    ids = _text(windows)
-    key = _key(adapter, artefact, ids, held)
-    result = _earlier(state, file, key)
-    if result is not None and not result.kept:
+    file, ids = plan.with_name(FILE), _text(windows)
+    key, before = _key(adapter, ids, deciding), sha256(artefact)
+    saved = _saved(plan, key)
+    result = saved.result if saved and before in (saved.before, saved.after) else None
+    if result is not None and (not result.kept or saved and before == saved.after):
         return result
-    if result is None and not _rows(adapter, plan, artefact, ids, key):
+    if result is None and not _rows(adapter, plan, artefact, ids, key + before):
         return None
     trial = artefact.with_name(f"{TRIAL}{artefact.name}")
     trial_plan = plan.with_name(f"{TRIAL}plan") / plan.name  # its name is in the metadata
@@ -91,8 +120,9 @@ def correct(
         adapter.rewrite(trial_plan, trial, artefact)
         if result is None:
             tuning = load(trial_plan).tuned()
-            result = _scored(adapter, artefact, trial, held, len(tuning.rows) if tuning else 0)
-            write_json(state, {"key": key, "result": asdict(result)})
+            result = _scored(adapter, artefact, trial, deciding, len(tuning.rows) if tuning else 0)
+            found = _Saved(plan=sha256(plan), before=before, after=sha256(trial), result=result)
+            write_json(plan.with_name(STATE), {"key": key, **asdict(found)})
         if result.kept:
             trial.replace(artefact)
             trial_plan.replace(plan)
@@ -102,6 +132,22 @@ def correct(
         trial.unlink(missing_ok=True)
         shutil.rmtree(trial_plan.parent, ignore_errors=True)
     return result
+
+
+def take_up(
+    adapter: Adapter, plan: Path, windows: CalibrationWindows, deciding: Sequence[Window]
+) -> None:
+    """Let a plan name the rows that an earlier run chose for it and kept; its file stays then.
+
+    Args:
+        adapter: The format, for the calibrated source.
+        plan: A plan file that nothing changes any more.
+        windows: The calibration text.
+        deciding: Windows of every kind of text, that nothing was fitted to.
+    """
+    saved = _saved(plan, _key(adapter, _text(windows), deciding))
+    if saved is not None and saved.result.kept and saved.plan == sha256(plan):
+        load(plan).model_copy(update={"tuning": FILE}).save(plan)
 
 
 def _text(windows: CalibrationWindows) -> Any:
@@ -134,41 +180,43 @@ def _rows(adapter: Adapter, plan: Path, artefact: Path, ids: Any, key: str) -> b
 
 
 def _scored(
-    adapter: Adapter, artefact: Path, trial: Path, held: HeldOutWindows, tensors: int
+    adapter: Adapter, artefact: Path, trial: Path, deciding: Sequence[Window], tensors: int
 ) -> CorrectionResult:
-    scorer = adapter.scorer(held.trial)
+    scorer = adapter.scorer(deciding)
     assert scorer is not None, "the format has no scorer"
     with scorer:
-        before, after = scorer.kl(artefact), scorer.kl(trial)
-    half = half_width(after - before)
+        verdict = judge(deciding, scorer.kl(artefact), scorer.kl(trial))
     return CorrectionResult(
-        before=float(before.mean()),
-        after=float(after.mean()),
-        half=half,
-        kept=half is not None and float((after - before).mean()) < -SURE * half,
+        before=verdict.mean.before,
+        after=verdict.mean.after,
+        half=verdict.mean.half,
+        kinds=[asdict(one) for one in verdict.kinds],
+        worse=[one.kind for one in verdict.worse],
+        kept=verdict.kept,
         tensors=tensors,
     )
 
 
-def _key(adapter: Adapter, artefact: Path, ids: Any, held: HeldOutWindows) -> str:
-    """A hash of everything the result depends on."""
+def _key(adapter: Adapter, ids: Any, deciding: Sequence[Window]) -> str:
+    """A hash of everything the result depends on, beside the artefact."""
     known = [
         __version__,
         adapter.runtime_version,
-        sha256(artefact),
         statistics.read(adapter.workspace.calibrated).sha256,
         SHARE,
         DAMPING,
         ids.tolist(),
-        held.trial,
+        list(deciding),
     ]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def _earlier(state: Path, file: Path, key: str) -> CorrectionResult | None:
-    """The result of an earlier run of the same, when all that it left is there."""
+def _saved(plan: Path, key: str) -> _Saved | None:
+    """What an earlier run of the same left, when all of it is there."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        saved = json.loads(state.read_text(encoding="utf-8"))
-        result = CorrectionResult(**saved["result"])
-        return result if saved["key"] == key and (file.is_file() or not result.kept) else None
+        saved = json.loads(plan.with_name(STATE).read_text(encoding="utf-8"))
+        if saved.pop("key") == key:
+            result = CorrectionResult(**saved.pop("result"))
+            if plan.with_name(FILE).is_file() or not result.kept:
+                return _Saved(result=result, **saved)
     return None

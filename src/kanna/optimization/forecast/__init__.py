@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kanna._util.units import format_size
 from kanna.hardware.memory import memory
-from kanna.optimization.forecast import calibration_work, search_work
+from kanna.optimization.forecast import calibration_work, correction_work, search_work
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.rates import MachineRates, machine_rates
 from kanna.optimization.forecast.shapes import ModelShapes, shapes_of
@@ -32,6 +32,7 @@ _WORK: Mapping[str, Callable[[ModelShapes, SearchExtent, MachineRates], Work]] =
     "allocate": search_work.allocate,
     "write": search_work.write,
     "local-search": search_work.local_search,
+    "correction": correction_work.correction,
     "tuning": search_work.tuning,
     "prove": search_work.prove,
     "report": search_work.report,
@@ -87,6 +88,7 @@ def predict(
     left_out = {
         "probe": not extent.probes,
         "local-search": not extent.swaps,
+        "correction": not extent.corrects,
         "tuning": not extent.tunes,
     }
     kept = 0.0

@@ -24,6 +24,7 @@ class SearchExtent:
         threads: Cores that are used.
         probes: Whether the format measures kinds of matrices in its runtime.
         swaps: Trials of the local search at most.
+        corrects: Whether values are chosen again by what quantized layers before them give.
         tunes: Whether scales are tuned.
         compares: Whether every file goes through all checks, in llama.cpp.
     """
@@ -36,6 +37,7 @@ class SearchExtent:
     threads: int
     probes: bool
     swaps: int
+    corrects: bool
     tunes: bool
     compares: bool = True
 

@@ -1,0 +1,60 @@
+"""What choosing values again behind quantized layers takes."""
+
+from __future__ import annotations
+
+from kanna.optimization.correction.correction import TOKENS
+from kanna.optimization.correction.deciding_text import WINDOWS
+from kanna.optimization.forecast.calibration_work import SITE, TORCH, TORCH_BYTES, forward, read
+from kanna.optimization.forecast.effort import SearchExtent
+from kanna.optimization.forecast.encoding_work import factor_seconds
+from kanna.optimization.forecast.rates import MachineRates
+from kanna.optimization.forecast.search_work import LOADED, runs, whole
+from kanna.optimization.forecast.shapes import MatrixShape, ModelShapes
+from kanna.optimization.forecast.work import Work
+
+_PASSES = 3.5
+"""Times that a network reads the text: to each site of a layer, and through all of it."""
+_KINDS = 5
+"""Kinds of text that decide."""
+_DOUBLE = 2.0
+"""How much longer products in double precision take."""
+
+
+def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
+    """Two networks side by side, products at every site, values again, and both files scored."""
+    tokens = min(TOKENS, extent.tokens)
+    parallel = 2 * _PASSES * forward(shapes, tokens, rates) + read(2 * shapes.body, rates)
+    able = [site for site in shapes.sites() if _able(site[0])]
+    for site in able:
+        parallel += sum(_products(matrix, tokens, rates) for matrix in site)
+        parallel += 4 * tokens * site[0].columns ** 2 / rates.products
+    parallel += whole(shapes, extent.bits, rates)
+    deciding = WINDOWS * _KINDS * shapes.window
+    states, written = 4 * tokens * shapes.hidden, shapes.parameters * extent.bits / 8
+    widest = max((site[0].columns for site in able), default=0)
+    return Work(
+        parallel=parallel + runs(shapes, 3 * deciding, rates),
+        alone=rates.slowness * (TORCH + SITE * len(able) + 3 * LOADED) + 4 * written / rates.copied,
+        written=2 * states * (shapes.layers + 1) + 2 * written,
+        memory=TORCH_BYTES
+        + 12 * shapes.largest_layer()
+        + 4 * states
+        + 6 * 8 * widest**2
+        + 6 * shapes.window * shapes.vocabulary,
+        disk=2 * states + 2 * written + 2 * deciding * shapes.vocabulary,
+        kept=written,
+        optional=True,
+    )
+
+
+def _able(first: MatrixShape) -> bool:
+    """Whether the matrices of a site are chosen again."""
+    return first.experts == 1 and first.block == first.columns and first.name.startswith("blk.")
+
+
+def _products(matrix: MatrixShape, tokens: int, rates: MachineRates) -> float:
+    """CPU seconds of the target of one matrix: sums of its residual, a fit, and both errors."""
+    rows, columns = matrix.rows, matrix.columns
+    fit = _DOUBLE * (2 / 3 * columns**3 + 12 * rows * columns**2) / rates.products
+    residual = 2 * tokens * rows * columns / rates.products
+    return fit + residual + factor_seconds(columns, columns, rates)
