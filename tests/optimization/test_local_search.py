@@ -36,6 +36,8 @@ from kanna import optimization as package  # noqa: E402 - needs torch
 from kanna.optimization import measure, probe  # noqa: E402 - needs torch
 from kanna.optimization.adapters import gguf as adapter_module  # noqa: E402 - needs torch
 from kanna.optimization.context import Context, Workspace  # noqa: E402 - needs torch
+from kanna.optimization.correction import correction  # noqa: E402 - needs torch
+from kanna.optimization.correction.acceptance import EVALUATED  # noqa: E402 - needs torch
 from kanna.optimization.tuning import distillation  # noqa: E402 - needs torch
 
 QUICK = ("q2_k", "q3_k", "q4_0", "q4_k", "q5_k", "q6_k", "q8_0", "f16")
@@ -102,9 +104,9 @@ def test_swaps_are_tried_in_the_runtime_and_told(home: Path, best: dict[str, Any
         assert one["changed"] > 0 and one["before"] > 0 and one["after"] > 0
         assert not one["kept"] or one["after"] < one["before"], "what is kept has gained"
     assert best["swaps"]["decided"]["after"] <= best["swaps"]["decided"]["before"]
-    assert (best["swaps"]["reported"] is not None) == (
-        not best["notes"] or "left over" not in str(best["notes"])
-    )
+    # Of a file that was corrected too, nothing can be said of swaps alone.
+    alone = not best["correction"]["kept"] and "left over" not in str(best["notes"])
+    assert (best["swaps"]["reported"] is not None) == alone
     assert "Swaps tried" in (home / "out" / "report.html").read_text()
 
 
@@ -112,7 +114,9 @@ def test_what_was_kept_is_what_lies_there(home: Path, best: dict[str, Any]) -> N
     state = list(json.loads((home / "out" / "swaps.json").read_text()).values())[-1]
     optimized = home / "out" / "tiny-optimized.gguf"
     assert state["encodings"].items() <= types(optimized).items()
-    assert optimized.stat().st_size + adapter_module.GGUFAdapter.tuning_bytes <= best["budget"]
+    # Corrected values are named in the file, in what is left for that.
+    spare = 0 if best["correction"]["kept"] else adapter_module.GGUFAdapter.tuning_bytes
+    assert optimized.stat().st_size + spare <= best["budget"]
     left = [
         p.name
         for p in (home / "out").iterdir()
@@ -136,6 +140,9 @@ def test_a_second_run_tries_nothing_again(
         adapter_module, "rewrite", lambda *_, **__: pytest.fail("a trial was made again")
     )
     monkeypatch.setattr(
+        correction, "CorrectionPass", lambda *_, **__: pytest.fail("values were chosen again")
+    )
+    monkeypatch.setattr(
         distillation, "Student", lambda *_, **__: pytest.fail("it was taught again")
     )
     stale = [home / "out" / ".judge-killed", home / "out" / ".swaps-tiny-optimized.gguf"]
@@ -143,7 +150,9 @@ def test_a_second_run_tries_nothing_again(
     stale[1].write_bytes(b"half a file")
     again = optimize(home, "out")
     assert not any(path.exists() for path in stale)
-    assert again["swaps"] == best["swaps"] and again["tuning"] == best["tuning"]
+    for stage in ("swaps", "correction", "tuning"):
+        assert again[stage] == best[stage]
+    assert not [p.name for p in (home / "out").glob("*-bytes.gguf")]
     assert again["kl_mean"] == best["kl_mean"]
 
 
@@ -219,6 +228,18 @@ def test_interrupted_it_keeps_the_best_and_goes_on(
     assert done["tuning"]["watched"] == pytest.approx(best["tuning"]["watched"], rel=1e-3)
     names = [folder / "tiny-optimized.gguf" for folder in (out, home / "out")]
     assert differences(*names) == []
+
+
+def test_a_correction_is_decided_by_every_kind_of_text(home: Path, best: dict[str, Any]) -> None:
+    told = best["correction"]
+    assert told["tensors"] > 0 and told["before"] > 0 and told["after"] > 0
+    assert [kind["kind"] for kind in told["kinds"]] == ["text.txt", EVALUATED]
+    gains = told["after"] - told["before"] < -local_search.SURE * told["half"]
+    assert told["kept"] == (gains and not told["worse"])
+    plan = load(Path(best["plan"]))
+    assert plan.tuning == (correction.FILE if told["kept"] else None)
+    assert "Values chosen again" in (home / "out" / "report.html").read_text()
+    assert "correct" in best["seconds"]
 
 
 def test_tuning_is_decided_in_the_runtime(home: Path, best: dict[str, Any]) -> None:

@@ -370,7 +370,7 @@ def report(
         report=str(page),
         plan=str(reporting.plan_to_use(adapter, allocation, best)),
         statistics=str(calibration.statistics),
-        swaps=report_data.swap_summary(trials, rows[0].name, by_kind) if trials else None,
+        swaps=reporting.swaps(allocation, proved, by_kind),
         correction=corrected.to_dict() if corrected else None,
         tuning=tuned.to_dict() if tuned else None,
         memory=memory,

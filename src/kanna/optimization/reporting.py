@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof, Wri
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
+from kanna.plan import load
 
 
 def by_kind_of_text(job: Job, calibration: CalibratedSource, proved: Proof) -> dict[str, Any]:
@@ -36,6 +37,23 @@ def curve(adapter: Adapter, allocation: Allocation, written: Written) -> dict[st
         allocation.planned.fixed,
         {adapter.label(preset): offer for preset, offer in written.offers.items()},
     )
+
+
+def swaps(
+    allocation: Allocation, proved: Proof, by_kind: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What the local search came to; None where there was none.
+
+    Args:
+        allocation: The plan.
+        proved: The rows, of which the first is of that plan.
+        by_kind: Divergence by kind of text.
+    """
+    if allocation.local_search is None:
+        return None
+    # Of a file that was corrected too, the divergence says nothing about swaps alone.
+    alone = by_kind if load(allocation.plan).tuning is None else {}
+    return report_data.swap_summary(allocation.local_search, proved.rows[0].name, alone)
 
 
 def value_changes(corrected: CorrectionResult | None, tuned: TuningResult | None) -> dict[str, Any]:

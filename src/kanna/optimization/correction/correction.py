@@ -121,8 +121,8 @@ def correct(
         if result is None:
             tuning = load(trial_plan).tuned()
             result = _scored(adapter, artefact, trial, deciding, len(tuning.rows) if tuning else 0)
-            found = _Saved(plan=sha256(plan), before=before, after=sha256(trial), result=result)
-            write_json(plan.with_name(STATE), {"key": key, **asdict(found)})
+            outcome = _Saved(plan=sha256(plan), before=before, after=sha256(trial), result=result)
+            write_json(plan.with_name(STATE), {"key": key, **asdict(outcome)})
         if result.kept:
             trial.replace(artefact)
             trial_plan.replace(plan)
