@@ -1,4 +1,7 @@
-"""A quantized model for every test of correction, made once."""
+"""A quantized model for the tests of correction.
+
+Made once in each file: what it sets for tiny models must not reach the next one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A `helpers.correcting.Quantized`."""
     pytest.importorskip("torch")
