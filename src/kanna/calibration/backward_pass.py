@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from kanna._util.progress import Progress
 from kanna.calibration.network import Network, torch_modules
 from kanna.calibration.per_layer_inputs import PROJECTION, TABLE
 from kanna.calibration.shared_states import SharedGradients, SharedStates
-from kanna.formats import safetensors
+from kanna.formats.safetensors import KeyedArrays
 from kanna.model import F32, Model
 
 EMBEDDING, LAYER_EMBEDDING = "embedding", "layer_embedding"
@@ -106,7 +105,8 @@ class BackwardPass:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.network = Network(model, device, SharedStates(folder))
-        self._ids, self._folder, self._key, self._progress = ids, folder, key, progress
+        self._ids, self._folder, self._progress = ids, folder, progress
+        self._kept = KeyedArrays(folder, key)
         self._first = first
 
     def run(self) -> dict[str, F32]:
@@ -114,13 +114,13 @@ class BackwardPass:
         network, layers = self.network, self.network.num_layers
         self._progress.start("gradients", 2 * layers + 1, "layers")
         embedded = network.embed(self._ids)
-        back = self._read("gradient")
+        back = self._kept.read("gradient")
         if back is None:
             self._forward(embedded)
             back = self._head()
             done = layers
         else:
-            done = int(back["layer"])
+            done = int(back["layer"].item())
             self._progress.advance(2 * layers + 1 - done)
         del embedded
         network.shared = shared = SharedGradients(self._folder)
@@ -136,16 +136,16 @@ class BackwardPass:
     def _forward(self, hidden: Any) -> None:
         torch, _ = torch_modules()
         states = hidden
-        if self._read(self._states(0)) is None:
-            self._save(self._states(0), {_STATES: hidden.numpy()})
+        if self._kept.read(self._states(0)) is None:
+            self._kept.save(self._states(0), {_STATES: hidden.numpy()})
         for index in range(self.network.num_layers):
-            kept = self._read(self._states(index + 1))
+            kept = self._kept.read(self._states(index + 1))
             if kept is None:
                 with self.network.layer(index) as layer, torch.no_grad():
                     moved = [layer(window, number).cpu() for number, window in enumerate(states)]
                 states = torch.stack(moved)
                 self.network.check(states, f"layer {index}")
-                self._save(self._states(index + 1), {_STATES: states.numpy()})
+                self._kept.save(self._states(index + 1), {_STATES: states.numpy()})
             else:
                 states = torch.from_numpy(kept[_STATES])
             self._progress.advance(1, f"layer {index}")
@@ -154,7 +154,7 @@ class BackwardPass:
         """The gradient of the last hidden states, with labels drawn from the model."""
         torch, _ = torch_modules()
         network, squares, gradients = self.network, _Squares(), list[F32]()
-        states = self._read(self._states(network.num_layers))
+        states = self._kept.read(self._states(network.num_layers))
         assert states is not None
         with network.head() as head:
             squares.hook(HEAD, head.module)  # type: ignore[attr-defined]
@@ -174,7 +174,7 @@ class BackwardPass:
         """Take the gradient through a layer: from what leaves it to what enters it."""
         torch, _ = torch_modules()
         network, squares, gradients = self.network, _Squares(), list[F32]()
-        states = self._read(self._states(index))
+        states = self._kept.read(self._states(index))
         assert states is not None
         further = self._per_layer(squares, back)
         with network.layer(index, further) as layer:
@@ -220,9 +220,9 @@ class BackwardPass:
             of_embedding.add(EMBEDDING, total, network.embedding_scale() ** 2)
         sums = of_embedding.arrays()
         for index in range(network.num_layers + 1):
-            part = self._read(f"sums-{index:05}")
+            part = self._kept.read(f"sums-{index:05}")
             assert part is not None
-            sums |= {name: squares for name, squares in part.items() if name != "layer"}
+            sums |= part
         for name, whole in ((TABLE, LAYER_EMBEDDING), (PROJECTION, PROJECTION)):
             parts = [sums.pop(f"{name}.{i}", None) for i in range(network.num_layers)]
             if (known := [part for part in parts if part is not None]) and len(known) == len(parts):
@@ -231,30 +231,14 @@ class BackwardPass:
 
     def _handed_on(self, index: int, squares: _Squares, arrays: dict[str, F32]) -> dict[str, F32]:
         """Save what a layer leaves, its sums first; its hidden states are not needed any more."""
-        self._save(f"sums-{index:05}", squares.arrays())
-        self._save("gradient", arrays, index)
-        (self._folder / f"{self._states(index)}.safetensors").unlink(missing_ok=True)
+        self._kept.save(f"sums-{index:05}", squares.arrays())
+        self._kept.save("gradient", arrays | {"layer": np.array(index)})
+        self._kept.path(self._states(index)).unlink(missing_ok=True)
         return arrays
 
     @staticmethod
     def _states(index: int) -> str:
         return f"{_STATES}-{index:05}"
-
-    def _save(self, name: str, arrays: Mapping[str, F32], layer: int = 0) -> None:
-        given = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-        given["layer"] = np.array(layer)
-        safetensors.save(self._folder / f"{name}.safetensors", given, {"key": self._key})
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        """What was saved under a name for the same key."""
-        from safetensors import SafetensorError, safe_open
-        from safetensors.numpy import load_file
-
-        path = self._folder / f"{name}.safetensors"
-        with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
-            if (file.metadata() or {}).get("key") == self._key:
-                return load_file(path)
-        return None
 
 
 def _named(arrays: Mapping[str, F32], prefix: str) -> dict[str, F32]:

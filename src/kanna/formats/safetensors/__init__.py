@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kanna.encodings import Encoding
 from kanna.formats.base import FLOATS, Format
+from kanna.formats.safetensors.keyed import KeyedArrays
 from kanna.formats.safetensors.read import header_size, parse_header, read_file, read_folder
 from kanna.formats.safetensors.save import save
 from kanna.formats.safetensors.shards import ADAPTER, INDEX, weight_files
@@ -16,6 +17,7 @@ __all__ = [
     "FORMAT",
     "INDEX",
     "SHARD_BYTES",
+    "KeyedArrays",
     "check_folder",
     "folder_bytes",
     "header_size",

@@ -8,7 +8,6 @@ after each, its rows and the hidden states are saved, so that an interrupted pas
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,7 +25,7 @@ from kanna.calibration.sites import is_stack
 from kanna.calibration.statistics import Site, Statistics
 from kanna.families import gguf_view, hf_view
 from kanna.families.views import Computed
-from kanna.formats import safetensors
+from kanna.formats.safetensors import KeyedArrays
 from kanna.model import F32, U8, Model, Tensor, num_rows
 from kanna.optimization.correction.products import InputProducts, corrected
 
@@ -105,7 +104,7 @@ class CorrectionPass:
             for one, name in ((model, "exact"), (artefact, "given"))
         )
         self._statistics, self.ids, self._threads = statistics, ids, threads
-        self._folder, self._key = folder, key
+        self._folder, self._kept = folder, KeyedArrays(folder, key)
         self.changed: dict[str, U8] = {}
 
     def run(self, progress: Progress) -> dict[str, U8]:
@@ -116,19 +115,19 @@ class CorrectionPass:
         progress.start("correct", layers, "layers")
         exact, given = self._exact.embed(self.ids), self._given.embed(self.ids)
         done = 0
-        if (saved := self._read(_STATES)) is not None:
+        if (saved := self._kept.read(_STATES)) is not None:
             exact, given = torch.from_numpy(saved["exact"]), torch.from_numpy(saved["given"])
             done = int(saved["done"].item())
             for index in range(done):
-                self.changed |= self._read(f"layer-{index:05}") or {}
+                self.changed |= self._kept.read(f"layer-{index:05}") or {}
             progress.advance(done)
         for index in range(done, layers):
             with torch.no_grad():
                 exact, given, rows = self._layer(index, exact, given)
             self.changed |= rows
-            self._save(f"layer-{index:05}", rows)
+            self._kept.save(f"layer-{index:05}", rows)
             states = {"exact": exact.numpy(), "given": given.numpy(), "done": np.array(index + 1)}
-            self._save(_STATES, states)
+            self._kept.save(_STATES, states)
             progress.advance(1, f"layer {index}")
         progress.finish()
         return self.changed
@@ -175,23 +174,6 @@ class CorrectionPass:
     def threads(self) -> int:
         """Threads of our own kernels."""
         return self._threads
-
-    def _save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        safetensors.save(
-            self._folder / f"{name}.safetensors",
-            {key: np.ascontiguousarray(value) for key, value in arrays.items()},
-            {"key": self._key},
-        )
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        from safetensors import SafetensorError, safe_open
-        from safetensors.numpy import load_file
-
-        path = self._folder / f"{name}.safetensors"
-        with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
-            if (file.metadata() or {}).get("key") == self._key:
-                return load_file(path)
-        return None
 
 
 class _LayerPair:

@@ -143,7 +143,8 @@ def distill(
     parameters = training.parameters
     trained, watched = training.run(progress)
     state.unlink(missing_ok=True)  # what it says is about to be replaced
-    of_plan, earlier_tuning = load(plan), load(plan).tuned()
+    of_plan = load(plan)
+    earlier_tuning = of_plan.tuned()
     training.save(file, earlier_tuning.rows if earlier_tuning else {})
     of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
     subject.write(tuned_plan, progress)

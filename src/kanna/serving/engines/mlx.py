@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
 from kanna._util.typed import TypedObject, whole
 from kanna.formats.text_files import read_object
+from kanna.serving.engines import _guidance_trial
 from kanna.serving.engines._folder_config import cache_shape, end_ids
 from kanna.serving.engines.base import (
     GENERATE,
@@ -63,13 +63,6 @@ def run(config: EngineConfig) -> None:
     OpenAiRoutes(config, worker, text, program="mlx-lm").serve()
 
 
-def constraint_trial(artefact: str) -> Callable[[str, str], str]:
-    """Compiles constraints as the engine does, in a process of its own."""
-    from kanna.serving.engines import _guidance_trial
-
-    return _guidance_trial.prepare(artefact)
-
-
 ENGINE = ServingEngine(
     name="mlx",
     summary="MLX: a folder that mlx-lm loads, run with its continuous batching",
@@ -78,7 +71,7 @@ ENGINE = ServingEngine(
     modules=("mlx_lm", "kanna.serving.engines._openai_routes"),
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
-    constraint_trial=constraint_trial,
+    constraint_trial=_guidance_trial.prepare,
     accepts=accepts,
     missing=missing,
     memory=memory,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
 from kanna._util.typed import IDS, LAYERS, whole
 from kanna.formats.onnx.files import genai_model
+from kanna.serving.engines import _guidance_trial
 from kanna.serving.engines.base import (
     GENERATE,
     SCORE,
@@ -70,13 +70,6 @@ def run(config: EngineConfig) -> None:
     OpenAiRoutes(config, Worker(make), text, program="onnxruntime").serve()
 
 
-def constraint_trial(artefact: str) -> Callable[[str, str], str]:
-    """Compiles constraints as the engine does, in a process of its own."""
-    from kanna.serving.engines import _guidance_trial
-
-    return _guidance_trial.prepare(artefact)
-
-
 ENGINE = ServingEngine(
     name="onnx",
     summary=(
@@ -87,7 +80,7 @@ ENGINE = ServingEngine(
     modules=("onnxruntime", "kanna.serving.engines._openai_routes"),
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
-    constraint_trial=constraint_trial,
+    constraint_trial=_guidance_trial.prepare,
     accepts=accepts,
     missing=missing,
     memory=memory,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 from kanna._util import extras
@@ -11,6 +10,7 @@ from kanna._util.typed import whole
 from kanna.formats.openvino import FORMAT, MODEL, SCALES_BYTES, WEIGHTS
 from kanna.formats.openvino.read import keeps_floats
 from kanna.formats.text_files import read_object
+from kanna.serving.engines import _guidance_trial
 from kanna.serving.engines._folder_config import cache_shape, end_ids
 from kanna.serving.engines.base import (
     GENERATE,
@@ -74,13 +74,6 @@ def run(config: EngineConfig) -> None:
     OpenAiRoutes(config, Worker(make), text, program="openvino").serve()
 
 
-def constraint_trial(artefact: str) -> Callable[[str, str], str]:
-    """Compiles constraints as the engine does, in a process of its own."""
-    from kanna.serving.engines import _guidance_trial
-
-    return _guidance_trial.prepare(artefact)
-
-
 ENGINE = ServingEngine(
     name="openvino",
     summary=(
@@ -91,7 +84,7 @@ ENGINE = ServingEngine(
     modules=("openvino", "kanna.serving.engines._openai_routes"),
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
-    constraint_trial=constraint_trial,
+    constraint_trial=_guidance_trial.prepare,
     accepts=accepts,
     missing=missing,
     memory=memory,
