@@ -469,5 +469,5 @@ def test_a_stream_whose_engine_ended_counts_what_was_sent(engines: Local) -> Non
     counted = {
         (entry["prompt_tokens"], entry["completion_tokens"]) for entry in engines.log()[before:]
     }
-    assert counted == {(0, broken.completion), (0, 0)} and broken.completion > 5
+    assert counted == {(0, broken.completion), (0, 0)} and broken.completion > 0
     until(lambda: engines.main.state == "ready", 60)
