@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kanna.cli.main import cli
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError, MissingError, UsageError
 from kanna.generation import Answer, chat, chat_ids, close, generate, open_engine
 from kanna.runtimes.base import GenerationStats, Sampling
 from kanna.runtimes.llamacpp import RUNTIME
@@ -243,3 +243,15 @@ def test_json_has_the_figures_of_an_answer(model: Path) -> None:
 def test_sampling_that_cannot_be_meant(given: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(given))} is"):
         Sampling(**given)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_its_runtime_is_told_the_way_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr("kanna.runtimes.torch._NEEDED", ("no_such_torch",))
+    with pytest.raises(MissingError) as refused:
+        open_engine(tmp_path)
+    assert f"kanna convert {tmp_path} -o model.gguf" in str(refused.value)
+    assert "[torch]" in str(refused.value)

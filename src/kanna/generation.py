@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kanna import runtimes
+from kanna import escaping, runtimes
 from kanna._util.bars import shown
 from kanna._util.results import Result
-from kanna.errors import UnsupportedError, UsageError
+from kanna.errors import MissingError, UnsupportedError, UsageError
 from kanna.runtimes.adapters import AdapterChoice, scales
 from kanna.runtimes.base import Engine, GenerationStats, Sampling, TakesAdapters
 from kanna.sources import locate
@@ -284,6 +284,14 @@ def _opened(
     path: Path, adapters: Mapping[str, float], *, threads: int | None, context: int
 ) -> Engine:
     runtime = runtimes.of(path)
+    here = runtime.available()
+    if runtime.is_reference and not here.ok:
+        raise MissingError(
+            f"{path} runs in {runtime.title}: {here.remark}",
+            expected=f"the extra {runtime.extra}, or a file for another runtime",
+            todo=f"`{escaping.shell_line(['kanna', 'convert', path, '-o', 'model.gguf'])}`, "
+            f"or {here.how_to_install}",
+        )
     if not adapters:
         return runtime.open(path, threads=threads, context=context)
     if not isinstance(runtime, TakesAdapters):

@@ -18,6 +18,7 @@ from kanna._util import folders
 from kanna.cli.main import cli
 from kanna.errors import KannaError, SourceError, UsageError
 from kanna.sources import packages
+from kanna.storage import builtins
 
 
 @pytest.fixture
@@ -186,3 +187,10 @@ def test_folders_follow_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert folder() == tmp_path / "xdg" / "kanna"
         monkeypatch.setenv(f"KANNA_{variable}", str(tmp_path / "own"))
         assert folder() == tmp_path / "own"
+
+
+def test_what_a_place_takes_is_counted_without_holes(tmp_path: Path) -> None:
+    with (tmp_path / "hollow.safetensors").open("wb") as file:
+        file.truncate(1 << 30)
+        file.write(b"x" * 4096)
+    assert 4096 <= builtins.num_bytes(tmp_path) < 2 << 20

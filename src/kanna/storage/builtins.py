@@ -32,8 +32,18 @@ def models() -> Iterator[StoredModel]:
 
 
 def num_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; links count nothing."""
+    """Bytes that a file, or all files below a folder, take on the disk; links count nothing."""
     if path.is_file() or path.is_symlink():
-        return 0 if path.is_symlink() else path.stat().st_size
+        return 0 if path.is_symlink() else _taken(path)
     files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-    return sum(p.stat().st_size for p in files)
+    return sum(_taken(p) for p in files)
+
+
+def _taken(path: Path) -> int:
+    """Bytes of a file, less its holes; Windows does not tell those."""
+    about = path.stat()
+    blocks = getattr(about, "st_blocks", None)
+    # Below a megabyte a file may lie in its directory entry, and take no block of its own.
+    if blocks is None or about.st_size < 1 << 20:
+        return about.st_size
+    return min(about.st_size, 512 * blocks)
