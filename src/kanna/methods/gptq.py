@@ -5,6 +5,9 @@ order of use and scales held (static groups); then coordinate descent over codes
 factors under the same moment, and both again, since the scales have moved. Where codes stand for
 vectors (IQ1, IQ2, IQ3), eight neighbours are rounded together. A row that does not gain keeps what
 `search` chose.
+
+All that follows the search runs on the device of the second moment: in native code on the CPU, and
+through torch on an accelerator (methods/device), whose sums may differ in their last place.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 
 from kanna import _native, encodings
 from kanna.encodings.base import Encoding
+from kanna.methods import device
 from kanna.methods.base import UNKNOWN, Inputs, Method
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, U8
@@ -43,6 +47,12 @@ class _Feedback(Method):
 
 def _improve(encoding: Encoding, x: F32, data: U8, second_moment: SecondMoment, threads: int) -> U8:
     """Return `data`, uint8 [rows, row bytes], with every row that error feedback betters."""
+    if second_moment.device != device.CPU:
+        rows = device.better_rows(
+            encoding.name, x, data, second_moment, passes=PASSES, rounds=ROUNDS
+        )
+        if rows is not None:
+            return rows
     x, group = np.require(x, requirements=["C", "A"]), _native.grids()[encoding.name]
     for block in second_moment.blocks():
         whole = block.stop - block.start == x.shape[1]

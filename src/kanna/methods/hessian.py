@@ -78,11 +78,14 @@ class SecondMoment:
     Attributes:
         shrink: Factor from 0 (the blocks as measured) to 1 (their diagonal alone): correlations
             measured on few tokens hold less well for other text.
+        device: Where error feedback under it runs; see kanna.methods.device.pick.
     """
 
-    def __init__(self, load: Callable[[], Sequence[F32]], *, shrink: float) -> None:
+    def __init__(
+        self, load: Callable[[], Sequence[F32]], *, shrink: float, device: str = "cpu"
+    ) -> None:
         """Take `load`, which reads the blocks when they are needed."""
-        self._load, self.shrink = load, shrink
+        self._load, self.shrink, self.device = load, shrink, device
 
     def blocks(self) -> list[HessianBlock]:
         """The damped blocks; those of the last sites stay in memory."""
@@ -106,10 +109,23 @@ class SecondMoment:
         """How many second moments a stack of matrices has."""
         return 1
 
+    def measured(self) -> Sequence[F32]:
+        """The blocks as they were measured, neither shrunk nor damped.
+
+        Raises:
+            PlanError: They hold values that are not numbers.
+        """
+        blocks = self._load()
+        if not all(np.isfinite(block).all() for block in blocks):
+            raise PlanError(
+                "the statistics hold values that are not numbers", todo="calibrate again"
+            )
+        return blocks
+
     def _damped_blocks(self) -> list[HessianBlock]:
         blocks: list[HessianBlock] = []
         start = 0
-        for block in self._load():
+        for block in self.measured():
             blocks.append(_damped(block, start, self.shrink))
             start += len(block)
         return blocks
@@ -119,10 +135,15 @@ class ExpertMoments(SecondMoment):
     """Second moments of the inputs of a stack of matrices: of all together, and of each."""
 
     def __init__(
-        self, load: Callable[[], Sequence[F32]], each: Sequence[SecondMoment], *, shrink: float
+        self,
+        load: Callable[[], Sequence[F32]],
+        each: Sequence[SecondMoment],
+        *,
+        shrink: float,
+        device: str = "cpu",
     ) -> None:
         """Take `load` for the blocks of all together, and the moments of each."""
-        super().__init__(load, shrink=shrink)
+        super().__init__(load, shrink=shrink, device=device)
         self._each = each
 
     def of(self, expert: int) -> SecondMoment:
@@ -146,8 +167,6 @@ def _values() -> int:
 
 def _damped(block: F32, start: int, shrink: float) -> HessianBlock:
     n = len(block)
-    if not np.isfinite(block).all():
-        raise PlanError("the statistics hold values that are not numbers", todo="calibrate again")
     hessian = np.array(block, np.float32)
     diagonal = hessian.diagonal().copy()
     hessian *= np.float32(1 - shrink)
