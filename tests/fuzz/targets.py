@@ -31,6 +31,8 @@ from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.formats.onnx import files as onnx_files
 from kanna.formats.openvino import ir
 from kanna.formats.openvino.weights import Weights
+from kanna.hardware import encoding_speed
+from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.targets import reading
 from kanna.model import ValueType, array, string, u32
 from kanna.packaging import artefact
@@ -476,6 +478,16 @@ def _own_files(folder: Path) -> dict[str, Target]:
         ),
         "device.yaml": _json(
             place / "device.yaml", lambda: reading.read(place / "device.yaml"), good=_device()
+        ),
+        "speeds.json": _json(
+            place / "speeds.json",
+            lambda: encoding_speed.read(place / "speeds.json"),
+            good=EncodingSpeeds(
+                machine="a board",
+                token=200.0,
+                generation={"q4_0": 300.0},
+                spread={"q4_0": (290.0, 310.0)},
+            ).to_dict(),
         ),
     }
 

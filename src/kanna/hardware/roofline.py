@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kanna.hardware.targets.base import TargetChoice
 
-_OVERHEAD = 1e-3
+OVERHEAD = 1e-3
 """Seconds of a step that no weight accounts for, as kanna measured them (`hardware`)."""
 _BATCH = 512
 """Tokens of a prompt that llama.cpp takes at a time."""
@@ -60,12 +60,12 @@ def predict(choice: TargetChoice, traffic: Traffic) -> PredictedSpeed:
     if backend.gigaflops is not None and traffic.weights > traffic.head:
         operations = 2 * (traffic.weights - traffic.head)
         # A step takes a batch of tokens, which share what no weight accounts for.
-        prompt = 1 / (_OVERHEAD / _BATCH + operations / (backend.gigaflops.value * 1e9))
+        prompt = 1 / (OVERHEAD / _BATCH + operations / (backend.gigaflops.value * 1e9))
     if backend.efficiency is not None and traffic.bytes_read:
         seconds = traffic.bytes_read / (choice.bandwidth * backend.efficiency.value)
         if backend.gigaflops is not None:
             seconds = max(seconds, 2 * traffic.weights / (backend.gigaflops.value * 1e9))
-        generation = 1 / (_OVERHEAD + seconds)
+        generation = 1 / (OVERHEAD + seconds)
     error = backend.error.value if backend.error is not None else None
     known = generation is not None or prompt is not None
     return PredictedSpeed(generation=generation, prompt=prompt, error=error if known else None)

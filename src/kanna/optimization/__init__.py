@@ -45,6 +45,9 @@ def optimize(
     like: str | None = None,
     memory: Size | None = None,
     context: int | None = None,
+    min_speed: float | None = None,
+    objective: str = "quality",
+    speeds: str | Path | None = None,
     target: str | None = None,
     calibration: str | Path | Sequence[str | Path] | None = None,
     tokens: int | None = None,
@@ -90,6 +93,12 @@ def optimize(
         memory: Bytes that weights, cache and buffers may take in llama.cpp; the encoding of the
             cache is chosen, too.
         context: Tokens of that cache; None: those of the target, else 4096.
+        min_speed: Tokens per second that the file must be predicted to generate, GGUF alone.
+        objective: `quality`: least divergence; `speed`: as fast as can be while the file is
+            predicted no farther than the plain preset within the budget; `balanced`: half of that
+            gain of time.
+        speeds: A file of costs of encodings, as `bench` exports them; None: those of the target,
+            or of this machine.
         target: A device and its backend, such as jetson-orin-nano or snapdragon-8-elite:hexagon:
             only encodings that it multiplies are used, for weights and cache.
         calibration: Texts to calibrate on, as for `calibrate`; with an adapter as for `adapt`,
@@ -152,6 +161,9 @@ def optimize(
         like=like,
         memory=limit,
         context=context if context is not None else chosen.context if chosen else 4096,
+        min_speed=min_speed,
+        objective=objective,
+        speeds=speeds,
         target=target,
         chosen_target=chosen,
         calibration=several(calibration) or None,

@@ -14,6 +14,7 @@ from kanna._util.progress import Progress, Silent
 from kanna.conversion.base import WriteOptions
 from kanna.hardware.cpu import default_threads
 from kanna.model import Model
+from kanna.optimization.speed import SpeedGoal
 from kanna.sources import Source
 
 _WORTH_TELLING = 5.0
@@ -134,6 +135,8 @@ class Workspace:
         model: The source as tensors with roles.
         folder: Where every result of a stage and every artefact lies.
         statistics: The folder of calibration statistics; None before the source is calibrated.
+        speed: What encodings cost of a token's time, and what is asked for; None where only bytes
+            count.
     """
 
     source: Source
@@ -141,6 +144,7 @@ class Workspace:
     folder: Path
     context: Context
     statistics: Path | None = None
+    speed: SpeedGoal | None = None
 
     @property
     def calibrated(self) -> Path:

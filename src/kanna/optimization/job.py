@@ -30,6 +30,7 @@ from kanna.optimization.measure import CANDIDATES, unmeasured
 from kanna.optimization.memory_budget import MemoryBudget
 from kanna.optimization.request import Effort, OptimizeRequest
 from kanna.optimization.search import PlannedArtefact, SizeRange, size_range
+from kanna.optimization.speed_table import speed_goal
 from kanna.optimization.time_budget import check_disk, choose
 from kanna.plan.allocate import Choice
 from kanna.sources import open_source
@@ -204,6 +205,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         Workspace(source=source, model=model, folder=request.out, context=context)
     )
     _check_supported(adapter, request)
+    adapter.follow(speed_goal(request, model, context))
     constraints = adapter.constraints(request)
     constraints.check(model)
     if request.text is not None:
@@ -227,6 +229,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
     )
     budget = budget_of(job, adapter)
     feasible.check(budget.nbytes)
+    adapter.check_speed(choices, budget.nbytes - feasible.fixed)
     _note(job, budget)
     check_reference(source, [request.format], threads=context.threads, progress=context.progress)
     request.out.mkdir(parents=True, exist_ok=True)
@@ -265,6 +268,11 @@ def check_memory(adapter: Adapter, request: OptimizeRequest) -> None:
 def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
     """Refuse what the format has no use for, or cannot do here."""
     check_memory(adapter, request)
+    if request.counts_speed and not adapter.supports_speed:
+        raise UsageError(
+            f"--min-speed and --objective have no use for {adapter.format}",
+            expected="--format gguf, or a budget of bytes alone",
+        )
     if request.like is not None:
         adapter.preset_named(request.like)
     adapter.check_available()

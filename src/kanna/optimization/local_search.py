@@ -112,6 +112,8 @@ class LocalSearch:
             costs,
             windows.trial,
         ]
+        if adapter.seconds is not None:
+            inputs += [adapter.seconds, [[o.seconds for o in c.options] for c in choices]]
         key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
         self._states = _read(self._file)
         fresh = SearchState(key=key, queue=first_moves(self._groups), encodings=planned.encodings)

@@ -20,7 +20,7 @@ from kanna.calibration.windows import cut
 from kanna.errors import KannaError
 from kanna.hardware.memory import memory as machine
 from kanna.optimization import earlier as earlier_files
-from kanna.optimization import proof, report_data, reporting
+from kanna.optimization import proof, report_data, reporting, speed_outcome
 from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
 from kanna.optimization.correction.correction import CorrectionResult, correct, take_up
@@ -214,6 +214,8 @@ def allocate(
     least = size_range(adapter, choices).least
     tunes = tunes and decides and budget.nbytes - adapter.tuning_bytes >= least
     available = budget.nbytes - tunes * adapter.tuning_bytes
+    unconstrained = adapter.choices(costs, None, scale)
+    speed_outcome.settle(adapter, choices, unconstrained, available)
     planned = search(adapter, choices, available, plan)
     local: LocalSearch | None = None
     if searches and decides:
@@ -226,7 +228,7 @@ def allocate(
         planned=planned,
         budget=budget,
         choices=choices,
-        unconstrained=adapter.choices(costs, None, scale),
+        unconstrained=unconstrained,
         local_search=local,
         tuned=tunes,
     )
@@ -238,14 +240,9 @@ def write(job: Job, calibration: CalibratedSource, allocation: Allocation) -> Wr
     adapter = calibration.adapter
     offers = adapter.offers()
     specs = [ArtefactSpec(name=NAME, path=adapter.artefact(NAME), plan=allocation.plan)]
-    fitting = [
-        preset
-        for preset, offer in offers.items()
-        if offer.file_bytes <= allocation.budget.nbytes and job.constraints.hold(offer.encodings)
-    ]
     baseline: str | None = None
-    if fitting:
-        preset = max(fitting, key=lambda p: offers[p].file_bytes)
+    preset = speed_outcome.rival(job, adapter, allocation, offers)
+    if preset is not None:
         baseline = adapter.label(preset)
         specs.append(ArtefactSpec(name=baseline, path=adapter.artefact(preset), preset=preset))
     with earlier_files.kept(specs[0].path, job.context.note):
@@ -336,7 +333,7 @@ def report(
     """Write the report, and say what was made."""
     adapter, trials, rows = calibration.adapter, allocation.local_search, proved.rows
     by_kind = reporting.by_kind_of_text(job, calibration, proved)
-    memory = job.memory.summary(proved.best, calibration.held_out.proof) if job.memory else None
+    limits = speed_outcome.limits(job, calibration, allocation, proved)
     section = {
         "pictures": report_data.pictures(rows, adapter.names),
         "curve": reporting.curve(adapter, allocation, written),
@@ -345,7 +342,7 @@ def report(
         **reporting.value_changes(corrected, tuned),
         "measured": costs.key,
         "times": times(job.forecast, job.context.clock),
-        "memory": memory,
+        **limits,
         "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
     }
     best, baseline = proved.best, proved.row(written.baseline)
@@ -373,7 +370,7 @@ def report(
         swaps=reporting.swaps(allocation, proved, by_kind),
         correction=corrected.to_dict() if corrected else None,
         tuning=tuned.to_dict() if tuned else None,
-        memory=memory,
+        **limits,
         reference_check=proved.evaluation.get("reference_check"),
         left=left,
         target=for_target(job, proved.best),

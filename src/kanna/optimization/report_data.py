@@ -62,8 +62,23 @@ def curve(
         offers: Presets by name.
     """
     points = frontier(choices, POINTS)
+    predicted = preset_costs(free, offers)
+    drawn = [{"name": n, "bytes": offers[n].file_bytes, "kl": kl} for n, kl in predicted.items()]
+    return {
+        "planned": [{"bytes": fixed + size, "kl": cost} for size, cost in points],
+        "presets": sorted(drawn, key=lambda p: p["bytes"]),
+    }
+
+
+def preset_costs(free: Sequence[Choice], offers: Mapping[str, PresetOffer]) -> dict[str, float]:
+    """Predicted KL divergence of the presets whose encodings were all measured, by name.
+
+    Args:
+        free: Choices without the user's constraints.
+        offers: Presets by name.
+    """
     costs = {c.name: {o.encoding: o.cost for o in c.options} for c in free}
-    drawn: list[dict[str, Any]] = []
+    predicted: dict[str, float] = {}
     for name, offer in offers.items():
         # What was wider in the source than 16 bits costs no more than those.
         encodings_ = offer.encodings
@@ -72,12 +87,8 @@ def curve(
             for t in costs
         }
         if all(used[t] in costs[t] for t in costs):
-            predicted = sum(costs[t][used[t]] for t in costs)
-            drawn.append({"name": name, "bytes": offer.file_bytes, "kl": predicted})
-    return {
-        "planned": [{"bytes": fixed + size, "kl": cost} for size, cost in points],
-        "presets": sorted(drawn, key=lambda p: p["bytes"]),
-    }
+            predicted[name] = sum(costs[t][used[t]] for t in costs)
+    return predicted
 
 
 def domains(

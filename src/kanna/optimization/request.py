@@ -11,9 +11,10 @@ from kanna.calibration import TOKENS
 from kanna.errors import UsageError
 from kanna.escaping import argument, shell_line
 from kanna.hardware.targets import TargetChoice
+from kanna.optimization.speed import OBJECTIVES
 from kanna.verification.retention import LEAST
 
-_DEFAULTS = {"effort": "balanced", "tokens": TOKENS, "retention": LEAST}
+_DEFAULTS = {"effort": "balanced", "tokens": TOKENS, "retention": LEAST, "objective": "quality"}
 """Values of the command line's options when none is given."""
 
 
@@ -57,6 +58,9 @@ class OptimizeRequest:
     Exactly one of size, bpw, like and memory is given.
 
     Attributes:
+        min_speed: Tokens per second that must be generated, as predicted; None: as it comes.
+        objective: `quality`, `balanced` or `speed`, see `kanna.optimization.speed`.
+        speeds: A file of costs of encodings; None: those of the target or of this machine.
         target: The device as the user named it, and `chosen_target` what that is.
         format_named: Whether the user named the format, so that the command line names it, too.
         adapter: Adapters that are merged into the source, with their weights.
@@ -85,6 +89,9 @@ class OptimizeRequest:
     like: str | None = None
     memory: int | None = None
     context: int = 4096
+    min_speed: float | None = None
+    objective: str = "quality"
+    speeds: str | Path | None = None
     target: str | None = None
     chosen_target: TargetChoice | None = None
     calibration: Sequence[str | Path] | None = None
@@ -103,6 +110,15 @@ class OptimizeRequest:
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
             raise UsageError(f"no effort {self.effort!r}", expected=" or ".join(EFFORTS))
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"no objective {self.objective!r}", expected=" or ".join(OBJECTIVES))
+        if self.min_speed is not None and not self.min_speed > 0:
+            raise UsageError(f"a speed of {self.min_speed:g} tokens/s", expected="more than 0")
+        if self.speeds is not None and not self.counts_speed:
+            raise UsageError(
+                "costs of encodings were named, and nothing is asked of the speed",
+                expected="--min-speed or --objective",
+            )
         if not 0 <= self.retention <= 1:
             raise UsageError(f"a retention of {self.retention}", expected="a share from 0 to 1")
         if self.data is not None and not self.adapter:
@@ -111,6 +127,11 @@ class OptimizeRequest:
             raise UsageError(
                 f"{self.out} is a file", expected="a folder, which is made when it is absent"
             )
+
+    @property
+    def counts_speed(self) -> bool:
+        """Whether anything is asked of the speed."""
+        return self.min_speed is not None or self.objective != "quality"
 
     def check_budget(self) -> None:
         """Raise UsageError unless exactly one budget is given, and it is more than nothing."""
@@ -142,6 +163,9 @@ class OptimizeRequest:
             "like": self.like,
             "memory": self.memory,
             "context": self.context if self.memory else None,
+            "min-speed": self.min_speed,
+            "objective": self.objective,
+            "speeds": self.speeds,
             "target": self.target,
             "effort": self.effort if "effort" in self.named else None,
             "time-budget": f"{self.time_budget:g}s" if self.time_budget else None,

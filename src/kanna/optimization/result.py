@@ -37,6 +37,8 @@ class OptimizeResult(Result):
         tuning: What tuning scales and norms came to; None where it was not tried.
         memory: With `memory`: the limit, the encoding of the cache and why, bytes predicted and
             measured; see docs/optimize.md.
+        speed: With `min_speed` or an `objective`: what was asked for, tokens per second predicted
+            and measured of every file, and the least divergence at other speeds.
         target: With `target`: its encodings, tensors of the file outside them, predicted speed.
         reference_check: Whether the reference computes what the source's own library does, as
             `evaluate` has it.
@@ -70,6 +72,7 @@ class OptimizeResult(Result):
     correction: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
     memory: dict[str, Any] | None = None
+    speed: dict[str, Any] | None = None
     retention: dict[str, Any] | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     grade: str | None = None

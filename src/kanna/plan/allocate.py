@@ -30,11 +30,16 @@ _COARSE = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One encoding of a tensor: what it takes and what it costs."""
+    """One encoding of a tensor: what it takes and what it costs.
+
+    Attributes:
+        seconds: What multiplying it adds to the time of a token; 0 where time does not count.
+    """
 
     encoding: str
     nbytes: int
     cost: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from kanna.escaping import html_text
 from kanna.report.curve import curve
 from kanna.report.fine_tuned import fine_tuned
 from kanna.report.picture import pictures
+from kanna.report.speeds import speeds
 from kanna.report.tables import small_table
 from kanna.tasks.pairing import TaskScore, from_json
 
@@ -31,6 +32,8 @@ def sections(data: dict[str, Any]) -> str:
             "values that gptq would choose (presets too), without what the runtime's own rounding "
             "adds; measurements are of the files, in the runtime.</p>"
         )
+    if markup := speeds(optimization.get("speed")):
+        parts.append("<h2>Speed</h2>" + markup)
     if markup := _domains(optimization["domains"]):
         parts.append("<h2>Kinds of text</h2>" + markup)
     if markup := _behaviour(data["rows"]):

@@ -14,7 +14,8 @@ from kanna.hardware import estimate_tps
 from kanna.hardware.mask import Outside, outside
 from kanna.hardware.roofline import PredictedSpeed, Traffic, predict
 from kanna.hardware.targets import TargetChoice
-from kanna.model import Model, num_weights
+from kanna.hardware.token_work import token_work
+from kanna.model import Model
 from kanna.sizing.closeness import expected_kl
 from kanna.sources import Source
 
@@ -171,20 +172,11 @@ def traffic_of(model: Model, sized: SizedPlan | None = None) -> Traffic:
         model: The source as tensors with roles.
         sized: A plan for it; None: as it is stored.
     """
-    tied = "output.weight" not in model.tensors
-    experts = model.whole("{arch}.expert_count", 0)
-    used = model.whole("{arch}.expert_used_count", 0)
     stored = [(name, t, t.nbytes) for name, t in model.tensors.items()]
     planned = [(e.name, e.tensor, sized.bytes_of(e)) for e in sized.entries] if sized else stored
-    bytes_read = weights = head = 0.0
-    for name, tensor, nbytes in planned:
-        embedding = "token_embd" in name or "embed_tokens" in name
-        if not tied and embedding:
-            continue
-        share = used / experts if experts and len(tensor.shape) == 3 else 1
-        bytes_read += nbytes * share
-        count = num_weights(tensor) * share
-        weights += count
-        if embedding or name in ("output.weight", "lm_head.weight"):
-            head += count
+    work = token_work(model, [(name, tensor) for name, tensor, _ in planned])
+    sizes = {name: nbytes for name, _, nbytes in planned}
+    bytes_read = sum(sizes[name] * one.share for name, one in work.items())
+    weights = sum(one.weights for one in work.values())
+    head = sum(one.weights for one in work.values() if one.head)
     return Traffic(bytes_read=bytes_read, weights=weights, head=head)

@@ -64,6 +64,26 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Tokens, with --memory. [default: the target's, else 4096]",
 )
+@click.option(
+    "--min-speed",
+    type=options.NUMBER,
+    metavar="TOKENS/S",
+    help="Budget: tokens per second that the file must be predicted to generate (GGUF).",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["quality", "balanced", "speed"]),
+    default="quality",
+    show_default=True,
+    help="What is sought within the budgets: the closest file, the fastest that is no farther "
+    "than a plain preset, or between them.",
+)
+@click.option(
+    "--speeds",
+    type=options.FILE,
+    help="Costs of encodings that were measured elsewhere. [default: the target's, else this "
+    "machine's]",
+)
 @options.target
 @click.option(
     "--effort",
@@ -203,6 +223,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Swaps", _swaps(data["swaps"])),
             ("Memory", _memory(data["memory"])),
             ("Run", data["memory"]["command"] if data["memory"] else ""),
+            ("Speed", _speed(data["speed"])),
             ("Target", _target(data["target"])),
             ("Correction", _correction(data["correction"])),
             ("Tuning", _tuning(data["tuning"])),
@@ -248,6 +269,18 @@ def _memory(memory: dict[str, Any] | None) -> str:
     measured = "" if peak is None else f"{format_size(peak)} measured, "
     sizes = f"{format_size(memory['predicted'])} predicted, of {format_size(memory['limit'])}"
     return f"{measured}{sizes}; cache in {memory['cache']}: {memory['why']}"
+
+
+def _speed(speed: dict[str, Any] | None) -> str:
+    """`31.2 tokens/s measured, 29.8 predicted, at least 28 asked for`."""
+    if speed is None or not speed["rows"]:
+        return ""
+    row = speed["rows"][0]
+    words = f"{row['predicted']:.4g} predicted" if row["predicted"] else "not predicted"
+    if row["measured"]:
+        words = f"{row['measured']:.4g} tokens/s measured, {words}"
+    floor = f", at least {speed['floor']:.4g} asked for" if speed["floor"] else ""
+    return f"{words}{floor} ({speed['objective']}; {speed['basis']} on {speed['machine']})"
 
 
 def _target(target: dict[str, Any] | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +27,7 @@ from kanna.optimization.memory_budget import MemoryBudget
 from kanna.optimization.probe import Prober
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.search import SizeRange, plan_of
+from kanna.optimization.speed import SpeedGoal
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.plan import Plan
 from kanna.plan.allocate import Choice, Option, allocate
@@ -70,7 +71,9 @@ class Adapter:
         supports_local_search: Whether it has a `scorer` and `rewrite`; with them there are
             divergences by kind of text, too.
         supports_tuning: Whether it has a `tuning_subject`.
+        supports_speed: Whether plans are chosen under a budget of time.
         tuning_bytes: Bytes of metadata that a tuned artefact has beyond those of its plan.
+        seconds: That the matrices of a plan may take of a token; None: as many as they like.
     """
 
     format: ClassVar[str]
@@ -79,15 +82,28 @@ class Adapter:
     supports_probing: ClassVar[bool] = False
     supports_local_search: ClassVar[bool] = False
     supports_tuning: ClassVar[bool] = False
+    supports_speed: ClassVar[bool] = False
     tuning_bytes: ClassVar[int] = 0
 
     def __init__(self, workspace: Workspace) -> None:
+        self.seconds: float | None = None
         self.workspace = workspace
+        self.follow(workspace.speed)
 
     @property
     def record(self) -> Format:
         """What kanna knows of the format."""
         return formats.get(self.format)
+
+    def follow(self, speed: SpeedGoal | None) -> None:
+        """Choose plans by what is asked of the speed; None: by bytes alone."""
+        self.workspace = replace(self.workspace, speed=speed)
+        self.seconds = speed.allowed if speed is not None else None
+
+    def check_speed(self, choices: Sequence[Choice], nbytes: int) -> None:
+        """Raise PlanError with the fastest plan where none of so many bytes is as fast as asked."""
+        if self.workspace.speed is not None:
+            self.workspace.speed.check(choices, nbytes)
 
     # Names
 
@@ -160,7 +176,8 @@ class Adapter:
     ) -> list[Choice]:
         """What the search chooses from; without constraints, everything that was measured."""
         allowed = constraints.allow() if constraints else None
-        return measured.choices(self.workspace.model, allowed, scale)
+        choices = measured.choices(self.workspace.model, allowed, scale)
+        return self.workspace.speed.timed(choices) if self.workspace.speed else choices
 
     def plan(self, choices: Sequence[Choice], encodings: Mapping[str, str]) -> Plan:
         """The plan that gives each choice its encoding."""
@@ -168,7 +185,9 @@ class Adapter:
 
     def share(self, choices: Sequence[Choice], nbytes: int) -> dict[str, Option]:
         """The options of least cost within so many bytes, by choice."""
-        return allocate(choices, nbytes)
+        if self.workspace.speed is None:
+            return allocate(choices, nbytes)
+        return self.workspace.speed.share(choices, nbytes, self.seconds)
 
     @property
     def rounding(self) -> InputRounding | None:

@@ -61,6 +61,7 @@ VERB = StepVerb(
         "text": kinds(TEXT),
         "adapter": kinds(ADAPTER),
         "data": kinds(TEXT),
+        "speeds": kinds(),
     },
     outputs={
         "artefact": StepFile(kind=MODEL, path=at("artefact"), about="the file or folder to use"),
