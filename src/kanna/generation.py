@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from kanna import escaping, runtimes
 from kanna._util.bars import shown
 from kanna._util.results import Result
 from kanna.errors import MissingError, UnsupportedError, UsageError
+from kanna.formats import pictures
 from kanna.runtimes.adapters import AdapterChoice, scales
-from kanna.runtimes.base import Engine, GenerationStats, Sampling, TakesAdapters
+from kanna.runtimes.base import (
+    Engine,
+    GenerationStats,
+    Sampling,
+    SeeingEngine,
+    TakesAdapters,
+    TakesPictures,
+)
+from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import locate
 from kanna.tokenizer.chat import Message, render
 
+Pictures = str | Path | bytes | Sequence[Any] | Any
+"""A picture or several: paths, bytes of files, or images of Pillow."""
 _MESSAGES = 'a text, or a list of {"role": "user", "content": "…"}'
 
 # The engine used last stays loaded, so that the next turn of a conversation reads new tokens alone.
@@ -25,6 +36,14 @@ _places: dict[str, Path] = {}
 
 _COMPLETE = ("eog", "stop", "length")
 """Reasons of a generation that gave what was asked for."""
+
+
+class Generating(TypedDict):
+    """How an answer is generated, by the names of `Engine.generate`."""
+
+    max_tokens: int
+    sampling: Sampling
+    stop: Sequence[str]
 
 
 class Answer(Result, Iterator[str]):
@@ -120,12 +139,14 @@ def generate(
     context: int = 4096,
     chat: bool = False,
     adapter: AdapterChoice = None,
+    mmproj: str | Path | None = None,
+    image: Pictures = (),
     offline: bool = False,
 ) -> Answer:
     """Continue `prompt` with the file at `path`, yielding text as it comes.
 
-    Raises MissingError without its runtime, FormatError for a file that does not load, UsageError
-    when the prompt does not fit the context.
+    Raises MissingError without its runtime, FormatError for a file that does not load or a picture
+    that is none, UsageError when the prompt does not fit the context.
 
     Args:
         path: A GGUF or a folder that a runtime loads, or any reference to one.
@@ -139,22 +160,31 @@ def generate(
         context: Tokens of prompt and answer together.
         chat: Put the prompt into the model's chat template first.
         adapter: A LoRA adapter in GGUF, `lora.gguf` or `lora.gguf:0.5` with its scale, or several.
+        mmproj: The vision tower, an mmproj of the same checkpoint; None: the model reads no
+            pictures.
+        image: A picture or several, PNG or JPEG: paths, bytes of files, or Pillow's images. They
+            come before the prompt, or where it has `<__media__>`.
         offline: Use only what is on this machine already.
     """
-    engine = open_engine(path, threads=threads, context=context, adapter=adapter, offline=offline)
-    if chat:
-        ids = chat_ids(engine, [{"role": "user", "content": prompt}])
-    else:
-        ids = engine.tokenize(prompt, add_bos=True) or [
-            engine.bos if engine.bos is not None else engine.eos or 0
-        ]
-    pieces = engine.generate(
-        ids,
+    seen = pictures_of(image, mmproj)
+    engine = open_engine(
+        path, threads=threads, context=context, adapter=adapter, mmproj=mmproj, offline=offline
+    )
+    messages: list[Message] = [{"role": "user", "content": prompt}]
+    how = Generating(
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
         stop=[stop] if isinstance(stop, str) else stop,
     )
-    return Answer(engine, pieces)
+    if seen:
+        return Answer(engine, _look(engine, messages, seen, how, chat=chat))
+    if chat:
+        ids = chat_ids(engine, messages)
+    else:
+        ids = engine.tokenize(prompt, add_bos=True) or [
+            engine.bos if engine.bos is not None else engine.eos or 0
+        ]
+    return Answer(engine, engine.generate(ids, **how))
 
 
 def chat(
@@ -170,6 +200,8 @@ def chat(
     threads: int | None = None,
     context: int = 4096,
     adapter: AdapterChoice = None,
+    mmproj: str | Path | None = None,
+    image: Pictures = (),
     offline: bool = False,
 ) -> Answer:
     """Answer a conversation; options as for `generate`.
@@ -191,20 +223,26 @@ def chat(
         threads: None: one per physical core that other programs leave free.
         context: Tokens of the conversation and the answer together.
         adapter: A LoRA adapter in GGUF, `lora.gguf` or `lora.gguf:0.5` with its scale, or several.
+        mmproj: The vision tower, as for `generate`.
+        image: Pictures, as for `generate`: they come first in the user's first message, or where
+            messages have `<__media__>`.
         offline: Use only what is on this machine already.
     """
     conversation = as_messages(messages)
     if system:
         conversation = [{"role": "system", "content": system}, *conversation]
-    engine = open_engine(path, threads=threads, context=context, adapter=adapter, offline=offline)
-    ids = chat_ids(engine, conversation)
-    pieces = engine.generate(
-        ids,
+    seen = pictures_of(image, mmproj)
+    engine = open_engine(
+        path, threads=threads, context=context, adapter=adapter, mmproj=mmproj, offline=offline
+    )
+    how = Generating(
         max_tokens=max_tokens,
         sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed),
         stop=[stop] if isinstance(stop, str) else stop,
     )
-    return Answer(engine, pieces)
+    if seen:
+        return Answer(engine, _look(engine, conversation, seen, how, chat=True))
+    return Answer(engine, engine.generate(chat_ids(engine, conversation), **how))
 
 
 def as_messages(given: str | Message | Sequence[Message]) -> Sequence[Message]:
@@ -227,26 +265,70 @@ def _is_message(given: object) -> bool:
     return isinstance(given, dict) and isinstance(given.get("role"), str)  # pyright: ignore[reportUnknownMemberType]
 
 
+def pictures_of(image: Pictures, mmproj: str | Path | None) -> list[bytes]:
+    """The files of pictures, checked; raises UsageError where nothing here could see them."""
+    several = isinstance(image, (list, tuple))
+    given = [*cast("Sequence[object]", image)] if several else [image]
+    if given and mmproj is None:
+        raise UsageError(
+            "a picture was given, and no vision tower that could see it",
+            expected="--mmproj, the GGUF of the tower",
+            todo="kanna convert SRC -o mmproj.gguf --mmproj, of the model's checkpoint",
+        )
+    return [pictures.opened(one).data for one in given]
+
+
+def _look(
+    engine: Engine,
+    messages: Sequence[Message],
+    seen: Sequence[bytes],
+    how: Generating,
+    *,
+    chat: bool,
+) -> Iterator[str]:
+    """The answer to messages with pictures, through the chat template where `chat`."""
+    marker = LLAMA.picture_marker
+    placed = [dict(message) for message in messages]
+    if not any(marker in str(message.get("content")) for message in placed):
+        first = next((m for m in placed if m["role"] == "user"), placed[0])
+        before = (marker + "\n" if chat else marker) * len(seen)
+        first["content"] = f"{before}{first.get('content') or ''}"
+    prompt = chat_text(engine, placed) if chat else str(placed[0]["content"])
+    if chat and engine.bos is not None and engine.adds_bos:
+        # The template wrote BOS already, and the tokenizer adds it again.
+        prompt = prompt.removeprefix(_text(engine, engine.bos))
+    looking = cast("SeeingEngine", engine)
+    return looking.generate_seeing(prompt, seen, **how)
+
+
 def chat_ids(engine: Engine, messages: Sequence[Message], **variables: Any) -> list[int]:
     """Token ids of a conversation up to where the assistant begins.
 
     They begin with exactly one BOS where the model has one. Raises UsageError when the model
     carries no chat template, and what `render` raises, which gets the variables.
     """
+    ids = engine.tokenize(chat_text(engine, messages, **variables), add_bos=True, special=True)
+    # The template wrote BOS already and the tokenizer added it again.
+    return ids[1:] if len(ids) > 1 and ids[0] == ids[1] == engine.bos else ids
+
+
+def chat_text(engine: Engine, messages: Sequence[Message], **variables: Any) -> str:
+    """A conversation up to where the assistant begins, as the model's chat template writes it.
+
+    Raises UsageError when the model carries none, and what `render` raises, which gets the
+    variables.
+    """
     if not engine.chat_template:
         raise UsageError(
             f"{engine.path} carries no chat template", todo="use `kanna generate`, or a chat model"
         )
-    text = render(
+    return render(
         engine.chat_template,
         messages,
         bos=_text(engine, engine.bos),
         eos=_text(engine, engine.eos),
         **variables,
     )
-    ids = engine.tokenize(text, add_bos=True, special=True)
-    # The template wrote BOS already and the tokenizer added it again.
-    return ids[1:] if len(ids) > 1 and ids[0] == ids[1] == engine.bos else ids
 
 
 def _text(engine: Engine, token: int | None) -> str:
@@ -259,15 +341,21 @@ def open_engine(
     threads: int | None = None,
     context: int = 4096,
     adapter: AdapterChoice = None,
+    mmproj: str | Path | None = None,
     offline: bool = False,
 ) -> Engine:
     """The engine of an artefact, which stays open until another one is opened."""
     adapters = scales(adapter)
     path = _local(path, offline)
-    key = (_state(path), threads, context, *((_state(Path(a)), s) for a, s in adapters.items()))
+    tower = _local(mmproj, offline) if mmproj is not None else None
+    beside = tuple((_state(Path(a)), s) for a, s in adapters.items())
+    key = (_state(path), threads, context, tower and _state(tower), *beside)
     if key not in _open:
         close()
-        _open[key] = _opened(path, adapters, threads=threads, context=context)
+        if tower is not None:
+            _open[key] = _opened_seeing(path, tower, adapters, threads=threads, context=context)
+        else:
+            _open[key] = _opened(path, adapters, threads=threads, context=context)
     return _open[key]
 
 
@@ -300,6 +388,18 @@ def _opened(
             todo="merge the adapter into the original model, and convert that; or use a GGUF",
         )
     return runtime.open_adapted(path, adapters, threads=threads, context=context)
+
+
+def _opened_seeing(
+    path: Path, tower: Path, adapters: Mapping[str, float], *, threads: int | None, context: int
+) -> Engine:
+    runtime = runtimes.of(path)
+    if not isinstance(runtime, TakesPictures):
+        raise UnsupportedError(
+            f"{path} runs in {runtime.title}, which reads no pictures here",
+            todo="convert the model of text to a GGUF: kanna convert SRC -o model.gguf",
+        )
+    return runtime.open_seeing(path, tower, adapters, threads=threads, context=context)
 
 
 def _local(path: str | Path, offline: bool) -> Path:

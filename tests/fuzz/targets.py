@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from helpers import tiny_models
+from helpers import picture_files, tiny_models
 from helpers.making import info
 
 import kanna
@@ -24,7 +24,7 @@ from kanna.errors import KannaError
 from kanna.families.views import Computed
 from kanna.fleet import manifest as fleet_manifest
 from kanna.fleet.device.versions import DeviceFolder
-from kanna.formats import gguf, openvino, safetensors
+from kanna.formats import gguf, openvino, pictures, safetensors
 from kanna.formats import onnx as onnx_format
 from kanna.formats.gguf.layout import pack_metadata
 from kanna.formats.memory import buffer_bytes, cache_bytes
@@ -437,6 +437,7 @@ def _own_files(folder: Path) -> dict[str, Target]:
             {k: string(v) for k, v in provenance.of_folder(place).items()}
         )
 
+    cat = picture_files.png(np.arange(300, dtype=np.uint8).reshape(10, 10, 3))
     return {
         "imatrix-dat": Target(
             path=dat_path, damage=damaged(dat), read=lambda: imatrix.read(dat_path), good=dat
@@ -446,6 +447,12 @@ def _own_files(folder: Path) -> dict[str, Target]:
         ),
         "statistics": _json(place / "index.json", lambda: statistics.read(place), good=index),
         "kanna.json": _json(place / provenance.FILE, described, good=own),
+        "picture": Target(
+            path=place / "cat.png",
+            damage=damaged(cat),
+            read=lambda: pictures.opened(place / "cat.png"),
+            good=cat,
+        ),
         "adapter_config.json": _json(
             place / adapter.CONFIG,
             lambda: adapter.base_of(place / adapter.CONFIG),

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from helpers import tiny_models
+import kanna
+from helpers import made_once, picture_files, tiny_models
 from helpers.tiny_recipe import SMALL
+from kanna._util.progress import Silent
 
 MEAN, STD = [0.5, 0.45, 0.4], [0.5, 0.6, 0.7]
 SIDE = 56
@@ -98,6 +101,23 @@ def picture(kind: str) -> Any:
     """A picture of the size that a tower takes as it is: u8 [height, width, 3]."""
     rng = np.random.default_rng(3)
     return rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def pair(kind: str, folders: pytest.TempPathFactory) -> Path:
+    """A folder of a checkpoint, `model`, and what it becomes: `text.gguf` and `mmproj.gguf`.
+
+    `cat.png` is a picture of the size that the tower takes.
+    """
+
+    def convert(folder: Path) -> None:
+        (folder / "model").mkdir()
+        make(kind, folder / "model")
+        quiet = Silent()
+        kanna.convert(folder / "model", folder / "text.gguf", encoding="f32", progress=quiet)
+        kanna.convert(folder / "model", folder / "mmproj.gguf", mmproj=True, progress=quiet)
+        (folder / "cat.png").write_bytes(picture_files.png(picture(kind)))
+
+    return made_once.once(made_once.shared_folder(folders) / f"vision-{kind}", convert)
 
 
 def seen(kind: str, model: Any, pixels: Any) -> Any:

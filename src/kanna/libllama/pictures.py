@@ -49,6 +49,22 @@ class InputText(ctypes.Structure):
     )
 
 
+class VideoParameters(ctypes.Structure):
+    """mtmd_helper_init_opt: how a video is read, which kanna never gives."""
+
+    _fields_ = (
+        ("fps", ctypes.c_float),
+        ("programs", _TEXT),
+        ("timestamp_interval", ctypes.c_int64),
+    )
+
+
+class Bitmap(ctypes.Structure):
+    """mtmd_helper_bitmap_wrapper: a picture as colours; no video."""
+
+    _fields_ = (("bitmap", _HANDLE), ("video", _HANDLE))
+
+
 _DEFAULTS = {
     "use_gpu": True,
     "device": None,
@@ -72,6 +88,13 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "mtmd_helper_log_set": (None, (LOG_CALLBACK, _HANDLE)),
     "mtmd_bitmap_init": (_HANDLE, (ctypes.c_uint32, ctypes.c_uint32, _HANDLE)),
     "mtmd_bitmap_free": (None, (_HANDLE,)),
+    "mtmd_bitmap_get_nx": (ctypes.c_uint32, (_HANDLE,)),
+    "mtmd_bitmap_get_ny": (ctypes.c_uint32, (_HANDLE,)),
+    "mtmd_helper_init_opt_default": (VideoParameters, ()),
+    "mtmd_helper_bitmap_init_from_buf": (
+        Bitmap,
+        (_HANDLE, _TEXT, _SIZE, ctypes.c_bool, VideoParameters),
+    ),
     "mtmd_input_chunks_init": (_HANDLE, ()),
     "mtmd_input_chunks_free": (None, (_HANDLE,)),
     "mtmd_input_chunks_size": (_SIZE, (_HANDLE,)),
@@ -82,6 +105,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         _INT,
         (_HANDLE, _HANDLE, ctypes.POINTER(InputText), ctypes.POINTER(_HANDLE), _SIZE),
     ),
+    "mtmd_helper_get_n_tokens": (_SIZE, (_HANDLE,)),
     "mtmd_encode_chunk": (_INT, (_HANDLE, _HANDLE)),
     "mtmd_get_output_embd": (ctypes.POINTER(ctypes.c_float), (_HANDLE,)),
     "mtmd_helper_eval_chunks": (

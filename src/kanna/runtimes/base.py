@@ -292,6 +292,70 @@ class TakesAdapters(Protocol):
         ...
 
 
+class SeeingEngine(Engine, Protocol):
+    """A loaded artefact that reads pictures."""
+
+    def generate_seeing(
+        self,
+        prompt: str,
+        pictures: Sequence[bytes],
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Continue a prompt with pictures in it, yielding text as it comes.
+
+        The figures in `last` count what pictures become among the tokens of the prompt.
+
+        Args:
+            prompt: It has the runtime's `picture_marker` once for each picture.
+            pictures: Files of pictures, in their order.
+            max_tokens: New tokens at most.
+            sampling: How each token is picked.
+            stop: Texts that end the answer.
+
+        Raises:
+            FormatError: A picture cannot be decoded.
+            UsageError: The prompt has another number of markers, or does not fit the context.
+        """
+        ...
+
+
+@runtime_checkable
+class TakesPictures(Protocol):
+    """A runtime that computes a model of text together with a vision tower.
+
+    Attributes:
+        picture_marker: What stands in a prompt for a picture.
+    """
+
+    picture_marker: str
+
+    def open_seeing(
+        self,
+        path: str | Path,
+        mmproj: str | Path,
+        adapters: Mapping[str, float],
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+    ) -> SeeingEngine:
+        """Load an artefact as `Runtime.open` does, and its tower.
+
+        Args:
+            path: A file or folder that `opens` takes.
+            mmproj: The file of the tower.
+            adapters: LoRA adapters of the model of text, with the scale of each.
+            context: Tokens of prompt and answer together; 0: as many as the model was trained on.
+            threads: None: one per physical core.
+
+        Raises:
+            FormatError: A file is no tower, or one of another model.
+        """
+        ...
+
+
 class Encoder(Protocol):
     """A loaded artefact that turns texts into vectors. A context manager."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import ctypes
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
 from kanna.runtimes.llama_adapters import LoraAdapters
 from kanna.runtimes.llama_embeddings import Pooling, embed, rank
+from kanna.runtimes.llama_tower import LlamaTower
 from kanna.runtimes.sampling import StopText
 
 # Tokens per llama_decode while a prompt is read: large enough for speed, small enough that Ctrl-C
 # is heard.
 _PROMPT_BATCH = 512
+
+# Stands in the list of past tokens for those of a picture: no prompt goes on from there.
+_SEEN = -1
 
 # llama_load_mode and llama_flash_attn_type of llama.h.
 _LOAD_WITHOUT_MAP = 0
@@ -78,6 +83,7 @@ class LlamaEngine:
         self._ctx_mode = ""
         self._outputs = 0
         self._past: list[int] = []
+        self._tower: LlamaTower | None = None
         self.last = GenerationStats()
         LOG.clear()
         LOG.buffers.clear()
@@ -123,7 +129,8 @@ class LlamaEngine:
         params.n_ctx = self.context
         params.n_batch = self.context if mode == "score" else min(self.context, 2048)
         params.n_batch = min(params.n_batch, 4096)
-        params.n_ubatch = min(params.n_batch, 512)
+        # A picture whose tokens see each other is computed at once.
+        params.n_ubatch = params.n_batch if self._tower else min(params.n_batch, 512)
         params.n_outputs_max = min(outputs, params.n_batch)
         params.n_threads = params.n_threads_batch = self.threads
         params.swa_full = False
@@ -153,6 +160,9 @@ class LlamaEngine:
     def close(self) -> None:
         """Free the model; may be called twice."""
         self._free_context()
+        if self._tower is not None:
+            self._tower.close()
+        self._tower = None
         if self._model is not None:
             self._lib.llama_model_free(self._model)
         self._model = None
@@ -167,6 +177,11 @@ class LlamaEngine:
         """Compute with LoRA adapters, files with the scale of each, from now on."""
         self._free_context()
         self._adapters = LoraAdapters(self._lib, self._model, adapters)
+
+    def look(self, mmproj: str | Path) -> None:
+        """Read pictures with a vision tower from now on."""
+        self._free_context()
+        self._tower = LlamaTower(mmproj, self._model, self.threads)
 
     def embed(self, texts: Sequence[str], *, pooling: Pooling = "model") -> F32:
         """One vector of length 1 per text, f32 [texts, width]; see `llama_embeddings.embed`."""
@@ -337,16 +352,68 @@ class LlamaEngine:
             raise UsageError("an empty prompt", expected="at least one token")
         self._check_ids(ids)
         ctx = self._use("generate")
-        limit = self._lib.llama_n_ctx(ctx)
-        if len(ids) >= limit:
+        self._require_room(len(ids), self._lib.llama_n_ctx(ctx))
+        yield from self._written(
+            len(ids),
+            lambda: self._read_prompt(ctx, list(ids)),
+            max_tokens,
+            sampling,
+            stop,
+            ignore_eog,
+        )
+
+    def generate_seeing(
+        self,
+        prompt: str,
+        pictures: Sequence[bytes],
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Continue a prompt with pictures in it; see `SeeingEngine.generate_seeing`."""
+        if self._tower is None:
+            raise UsageError(f"{self.path} was opened without a vision tower")
+        ctx = self._use("generate")
+        with ExitStack() as stack:
+            pieces = stack.enter_context(self._tower.pieces(prompt, pictures))
+            count = self._tower.tokens(pieces)
+            self._require_room(count, self._lib.llama_n_ctx(ctx))
+            yield from self._written(
+                count, lambda: self._see(ctx, pieces, count), max_tokens, sampling, stop
+            )
+
+    def _see(self, ctx: Any, pieces: Any, count: int) -> int:
+        """Decode a prompt with pictures into an empty cache."""
+        assert self._tower is not None
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(ctx), True)
+        self._past = []
+        self._tower.read(pieces, ctx, self._n_batch)
+        self._past = [_SEEN] * count
+        return 0
+
+    @staticmethod
+    def _require_room(count: int, limit: int) -> None:
+        if count >= limit:
             raise UsageError(
-                f"a prompt of {len(ids)} tokens in a context of {limit}",
+                f"a prompt of {count} tokens in a context of {limit}",
                 todo="use a larger --context",
             )
-        self.last = stats = GenerationStats(prompt_tokens=len(ids))
+
+    def _written(
+        self,
+        prompt_tokens: int,
+        read: Callable[[], int],
+        max_tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        ignore_eog: bool = False,
+    ) -> Iterator[str]:
+        """The text after a prompt that `read` decodes; fills `last`."""
+        self.last = stats = GenerationStats(prompt_tokens=prompt_tokens)
         pending = StopText(stop)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in self._tokens(ctx, list(ids), stats, sampling, max_tokens, ignore_eog):
+        for token in self._tokens(read, stats, sampling, max_tokens, ignore_eog):
             text = pending.push(decoder.decode(self.piece(token)))
             if text:
                 yield text
@@ -358,18 +425,17 @@ class LlamaEngine:
 
     def _tokens(
         self,
-        ctx: Any,
-        ids: list[int],
+        read: Callable[[], int],
         stats: GenerationStats,
         sampling: Sampling,
         max_tokens: int,
         ignore_eog: bool,
     ) -> Iterator[int]:
-        """New tokens after the prompt `ids`; fills `stats`."""
-        sampler = self._sampler(sampling)
+        """New tokens after the prompt that `read` decodes; fills `stats`."""
+        ctx, sampler = self._ctx, self._sampler(sampling)
         try:
             begin = time.perf_counter()
-            stats.reused_tokens = self._read_prompt(ctx, ids)
+            stats.reused_tokens = read()
             token = self._lib.llama_sampler_sample(sampler, ctx, -1)
             prompt_end = time.perf_counter()
             stats.prompt_seconds = stats.first_token_seconds = prompt_end - begin

@@ -11,10 +11,12 @@ from kanna import libllama
 from kanna._util.nearest import absent
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, UsageError
+from kanna.families.towers.pairing import check_pair
 from kanna.formats import gguf, vectors
 from kanna.formats.gguf import purpose
 from kanna.hardware.cpu import cpu
 from kanna.hardware.threads import choose_threads
+from kanna.libllama.pictures import MARKER
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 from kanna.runtimes.isolation import IsolatedLlamaEngine
@@ -104,6 +106,7 @@ class LlamaCppRuntime:
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = False
+    picture_marker = MARKER.decode()
 
     def opens(self, path: Path) -> bool:
         """Any file: its header decides."""
@@ -149,6 +152,7 @@ class LlamaCppRuntime:
         cache: str = "f16",
         mmap: bool = True,
         adapters: Mapping[str | Path, float] | None = None,
+        mmproj: str | Path | None = None,
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF in a process of its own; see `Runtime.open`.
 
@@ -163,6 +167,7 @@ class LlamaCppRuntime:
             cache: Encoding of cached keys and values, one of CACHES.
             mmap: Map the file; otherwise its tensors are read into memory of the process.
             adapters: LoRA adapters in GGUF with the scale of each; 1 is as trained.
+            mmproj: The vision tower, for pictures; None: none.
         """
         if context < 0 or 0 < context < _LEAST_CONTEXT:
             raise UsageError(
@@ -180,12 +185,16 @@ class LlamaCppRuntime:
             "mmap": mmap,
         }
         scales = {str(name): float(scale) for name, scale in (adapters or {}).items()}
-        return self._load(Path(path), options, scales, text=not vocab_only)
+        beside = {"adapters": scales, "mmproj": str(mmproj) if mmproj else None}
+        return self._load(Path(path), options, beside, text=not vocab_only)
 
     def _load(
-        self, path: Path, options: dict[str, Any], scales: dict[str, float], *, text: bool
+        self, path: Path, options: dict[str, Any], beside: dict[str, Any], *, text: bool
     ) -> LlamaEngine | IsolatedLlamaEngine:
-        """The engine; `text` refuses a file that generates none."""
+        """The engine; `text` refuses a file that generates none.
+
+        `beside` are its adapters and its tower.
+        """
         lib = library()
         if not path.is_file():
             wrong = f"{path} is not a file" if path.exists() else absent(path)
@@ -194,13 +203,15 @@ class LlamaCppRuntime:
         if not is_disposable():
             if text:
                 purpose.require_text(path)
-            return IsolatedLlamaEngine(self.name, self.title, path, {**options, "adapters": scales})
+            return IsolatedLlamaEngine(self.name, self.title, path, {**options, **beside})
         from kanna.runtimes.llama_engine import LlamaEngine
 
         engine = LlamaEngine(lib, path, **options)
         try:
-            engine.adapt(scales)
-        except FormatError:
+            engine.adapt(beside.get("adapters") or {})
+            if mmproj := beside.get("mmproj"):
+                engine.look(mmproj)
+        except (FormatError, MissingError):
             engine.close()
             raise
         return engine
@@ -215,6 +226,23 @@ class LlamaCppRuntime:
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF with LoRA adapters; see `TakesAdapters`."""
         return self.open(path, context=context, threads=threads, adapters={**adapters})
+
+    def open_seeing(
+        self,
+        path: str | Path,
+        mmproj: str | Path,
+        adapters: Mapping[str, float],
+        *,
+        context: int = 4096,
+        threads: int | None = None,
+    ) -> LlamaEngine | IsolatedLlamaEngine:
+        """Load a GGUF with its vision tower; see `TakesPictures`."""
+        text, tower = Path(path), Path(mmproj)
+        check_pair(text, tower)
+        check_header(tower)
+        return self.open(
+            text, context=context, threads=threads, adapters={**adapters}, mmproj=tower.resolve()
+        )
 
     def open_encoder(
         self, path: str | Path, *, threads: int | None = None

@@ -5,9 +5,8 @@ A child does it (`see` starts it): a broken mmproj may end llama.cpp's process.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from kanna.libllama import pictures
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.llama_engine import model_parameters
+from kanna.runtimes.llama_tower import MARKER, LlamaTower
 from kanna.runtimes.llamacpp import check_header, library
 
-MARKER = pictures.MARKER.decode()
-"""Where a prompt has its picture."""
+__all__ = ["MARKER", "Seen", "see"]
+
 _CONTEXT = 2048
 
 
@@ -86,17 +86,19 @@ def _work(model: str, mmproj: str, folder: str, prompt: str, threads: int) -> di
     """The child's work: two files in `folder`."""
     library()
     lib = pictures.functions(libllama.library())
-    lib.mtmd_helper_log_set(LOG.callback, None)
     where = Path(folder)
     picture = np.load(where / "picture.npy")
     with (
         _freed(_text_model(lib, model), lib.llama_model_free) as text,
-        _freed(_tower(lib, mmproj, text, threads), lib.mtmd_free) as tower,
+        closing(LlamaTower(mmproj, text, threads)) as tower,
         _freed(_context(lib, text, threads), lib.llama_free) as context,
-        _freed(_chunks(lib, tower, picture, prompt), lib.mtmd_input_chunks_free) as chunks,
+        tower.pieces(prompt, [picture]) as pieces,
     ):
-        np.save(where / "embeddings.npy", _embeddings(lib, tower, text, chunks))
-        np.save(where / "logits.npy", _logits(lib, tower, text, context, chunks))
+        np.save(where / "embeddings.npy", tower.embeddings(pieces))
+        tower.read(pieces, context, _CONTEXT)
+        size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(text))
+        row = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (size,))
+        np.save(where / "logits.npy", row.astype(np.float32))
     return {}
 
 
@@ -115,21 +117,6 @@ def _text_model(lib: Any, path: str) -> Any:
     return model
 
 
-def _tower(lib: Any, path: str, text: Any, threads: int) -> Any:
-    params = lib.mtmd_context_params_default()
-    params.use_gpu = params.print_timings = params.warmup = False
-    params.n_threads = threads
-    LOG.clear()
-    tower = lib.mtmd_init_from_file(path.encode(), text, params)
-    if not tower:
-        raise FormatError(
-            f"llama.cpp cannot load {path} beside this model: {LOG.why()}",
-            expected="an mmproj of the same checkpoint",
-            todo="kanna convert SRC -o mmproj.gguf --mmproj",
-        )
-    return tower
-
-
 def _context(lib: Any, text: Any, threads: int) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = _CONTEXT
@@ -140,49 +127,6 @@ def _context(lib: Any, text: Any, threads: int) -> Any:
     if not context:
         raise KannaError(f"llama.cpp cannot make a context: {LOG.why()}")
     return context
-
-
-def _chunks(lib: Any, tower: Any, picture: NDArray[np.uint8], prompt: str) -> Any:
-    """The prompt in pieces: texts and the picture."""
-    height, width, _ = picture.shape
-    encoded = prompt.encode()
-    given = pictures.InputText(encoded, len(encoded), True, True)
-    data = np.ascontiguousarray(picture)
-    with _freed(
-        lib.mtmd_bitmap_init(width, height, data.ctypes.data), lib.mtmd_bitmap_free
-    ) as bitmap:
-        chunks = lib.mtmd_input_chunks_init()
-        handles = (ctypes.c_void_p * 1)(bitmap)
-        code = lib.mtmd_tokenize(tower, chunks, ctypes.byref(given), handles, 1)
-    if code:
-        raise KannaError(f"llama.cpp cannot prepare the picture (code {code}): {LOG.why()}")
-    return chunks
-
-
-def _embeddings(lib: Any, tower: Any, text: Any, chunks: Any) -> F32:
-    width = lib.llama_model_n_embd_inp(text)
-    rows: list[F32] = []
-    for index in range(lib.mtmd_input_chunks_size(chunks)):
-        chunk = lib.mtmd_input_chunks_get(chunks, index)
-        if lib.mtmd_input_chunk_get_type(chunk) != pictures.IMAGE:
-            continue
-        if code := lib.mtmd_encode_chunk(tower, chunk):
-            raise KannaError(f"llama.cpp cannot read the picture (code {code}): {LOG.why()}")
-        shape = (lib.mtmd_input_chunk_get_n_tokens(chunk), width)
-        rows.append(np.ctypeslib.as_array(lib.mtmd_get_output_embd(tower), shape).copy())
-    return np.concatenate(rows).astype(np.float32)
-
-
-def _logits(lib: Any, tower: Any, text: Any, context: Any, chunks: Any) -> F32:
-    past = ctypes.c_int32()
-    # From position 0 of sequence 0, a batch as large as the context, logits of the last token.
-    begin = (0, 0, _CONTEXT, True)
-    code = lib.mtmd_helper_eval_chunks(tower, context, chunks, *begin, ctypes.byref(past))
-    if code:
-        raise KannaError(f"llama.cpp cannot read the prompt (code {code}): {LOG.why()}")
-    size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(text))
-    row = lib.llama_get_logits_ith(context, -1)
-    return np.ctypeslib.as_array(row, (size,)).astype(np.float32)
 
 
 if __name__ == "__main__":

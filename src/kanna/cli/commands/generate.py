@@ -26,6 +26,18 @@ def sampling(function: Any) -> Any:
             metavar="FILE[:SCALE]",
             help="A LoRA adapter in GGUF, scaled where it says so (may be given several times).",
         ),
+        click.option(
+            "--image",
+            multiple=True,
+            type=options.FILE,
+            help="A picture to look at, PNG or JPEG, before the prompt or where it has <__media__> "
+            "(may be given several times).",
+        ),
+        click.option(
+            "--mmproj",
+            type=options.MODEL,
+            help="The vision tower, an mmproj of the same checkpoint.",
+        ),
         options.threads,
         click.option(
             "--seed", type=int, default=0, show_default=True, help="Seed of the random choices."

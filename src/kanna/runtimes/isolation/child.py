@@ -7,13 +7,14 @@ ends. Logits go through the shared memory.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -106,7 +107,10 @@ class Server:
         elif action == "close":
             self._close()
         elif action == "generate":
-            self._generate(**request)
+            self._generate(self._engine.generate, **request)
+        elif action == "generate_seeing":
+            seen = [base64.b64decode(picture) for picture in request.pop("pictures")]
+            self._generate(self._engine.generate_seeing, pictures=seen, **request)
         elif action == "logits":
             self._logits(**request)
         elif action == "next_part":
@@ -165,9 +169,15 @@ class Server:
             return
         self._send_rows(rows)
 
-    def _generate(self, stream: int, sampling: dict[str, Any], **request: Any) -> None:
+    def _generate(
+        self,
+        generate: Callable[..., Iterator[str]],
+        stream: int,
+        sampling: dict[str, Any],
+        **request: Any,
+    ) -> None:
         engine: Engine = self._engine
-        texts: Iterator[str] = engine.generate(sampling=Sampling(**sampling), **request)
+        texts = generate(sampling=Sampling(**sampling), **request)
         for text in texts:
             self.answer({"text": text, "last": asdict(engine.last)})
             if self._requests.cancelled >= stream:

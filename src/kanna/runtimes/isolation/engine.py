@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -223,7 +224,7 @@ class IsolatedEngine:
         ignore_eog: bool = False,
     ) -> Iterator[str]:
         """Continue `ids`, yielding text as it comes; see `Engine.generate`."""
-        stream = self._begin(
+        yield from self._streamed(
             {
                 "do": "generate",
                 "ids": [int(i) for i in ids],
@@ -233,6 +234,10 @@ class IsolatedEngine:
                 "ignore_eog": ignore_eog,
             }
         )
+
+    def _streamed(self, request: dict[str, Any]) -> Iterator[str]:
+        """The text that a request gives, as it comes; fills `last`."""
+        stream = self._begin(request)
         try:
             while "end" not in (answer := self._next(stream, "answering from")):
                 self._note(answer)
@@ -265,6 +270,27 @@ class IsolatedEngine:
 
 class IsolatedLlamaEngine(IsolatedEngine):
     """A `LlamaEngine` in a process of its own."""
+
+    def generate_seeing(
+        self,
+        prompt: str,
+        pictures: Sequence[bytes],
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Continue a prompt with pictures; see `SeeingEngine.generate_seeing`."""
+        yield from self._streamed(
+            {
+                "do": "generate_seeing",
+                "prompt": prompt,
+                "pictures": [base64.b64encode(picture).decode() for picture in pictures],
+                "max_tokens": max_tokens,
+                "sampling": asdict(sampling),
+                "stop": list(stop),
+            }
+        )
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; may be half a character."""
