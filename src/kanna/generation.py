@@ -11,7 +11,7 @@ from kanna import escaping, runtimes
 from kanna._util.bars import shown
 from kanna._util.results import Result
 from kanna.errors import MissingError, UnsupportedError, UsageError
-from kanna.formats import pictures
+from kanna.runtimes import picture_prompt
 from kanna.runtimes.adapters import AdapterChoice, scales
 from kanna.runtimes.base import (
     Engine,
@@ -19,14 +19,10 @@ from kanna.runtimes.base import (
     Sampling,
     SeeingEngine,
     TakesAdapters,
-    TakesPictures,
 )
-from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import locate
 from kanna.tokenizer.chat import Message, render
 
-Pictures = str | Path | bytes | Sequence[Any] | Any
-"""A picture or several: paths, bytes of files, or images of Pillow."""
 _MESSAGES = 'a text, or a list of {"role": "user", "content": "…"}'
 
 # The engine used last stays loaded, so that the next turn of a conversation reads new tokens alone.
@@ -140,7 +136,7 @@ def generate(
     chat: bool = False,
     adapter: AdapterChoice = None,
     mmproj: str | Path | None = None,
-    image: Pictures = (),
+    image: Any = (),
     offline: bool = False,
 ) -> Answer:
     """Continue `prompt` with the file at `path`, yielding text as it comes.
@@ -166,7 +162,7 @@ def generate(
             come before the prompt, or where it has `<__media__>`.
         offline: Use only what is on this machine already.
     """
-    seen = pictures_of(image, mmproj)
+    seen = picture_prompt.files(image, mmproj)
     engine = open_engine(
         path, threads=threads, context=context, adapter=adapter, mmproj=mmproj, offline=offline
     )
@@ -201,7 +197,7 @@ def chat(
     context: int = 4096,
     adapter: AdapterChoice = None,
     mmproj: str | Path | None = None,
-    image: Pictures = (),
+    image: Any = (),
     offline: bool = False,
 ) -> Answer:
     """Answer a conversation; options as for `generate`.
@@ -224,14 +220,14 @@ def chat(
         context: Tokens of the conversation and the answer together.
         adapter: A LoRA adapter in GGUF, `lora.gguf` or `lora.gguf:0.5` with its scale, or several.
         mmproj: The vision tower, as for `generate`.
-        image: Pictures, as for `generate`: they come first in the user's first message, or where
+        image: Any, as for `generate`: they come first in the user's first message, or where
             messages have `<__media__>`.
         offline: Use only what is on this machine already.
     """
     conversation = as_messages(messages)
     if system:
         conversation = [{"role": "system", "content": system}, *conversation]
-    seen = pictures_of(image, mmproj)
+    seen = picture_prompt.files(image, mmproj)
     engine = open_engine(
         path, threads=threads, context=context, adapter=adapter, mmproj=mmproj, offline=offline
     )
@@ -265,19 +261,6 @@ def _is_message(given: object) -> bool:
     return isinstance(given, dict) and isinstance(given.get("role"), str)  # pyright: ignore[reportUnknownMemberType]
 
 
-def pictures_of(image: Pictures, mmproj: str | Path | None) -> list[bytes]:
-    """The files of pictures, checked; raises UsageError where nothing here could see them."""
-    several = isinstance(image, (list, tuple))
-    given = [*cast("Sequence[object]", image)] if several else [image]
-    if given and mmproj is None:
-        raise UsageError(
-            "a picture was given, and no vision tower that could see it",
-            expected="--mmproj, the GGUF of the tower",
-            todo="kanna convert SRC -o mmproj.gguf --mmproj, of the model's checkpoint",
-        )
-    return [pictures.opened(one).data for one in given]
-
-
 def _look(
     engine: Engine,
     messages: Sequence[Message],
@@ -287,18 +270,12 @@ def _look(
     chat: bool,
 ) -> Iterator[str]:
     """The answer to messages with pictures, through the chat template where `chat`."""
-    marker = LLAMA.picture_marker
-    placed = [dict(message) for message in messages]
-    if not any(marker in str(message.get("content")) for message in placed):
-        first = next((m for m in placed if m["role"] == "user"), placed[0])
-        before = (marker + "\n" if chat else marker) * len(seen)
-        first["content"] = f"{before}{first.get('content') or ''}"
+    placed = picture_prompt.placed(messages, len(seen), apart="\n" if chat else "")
     prompt = chat_text(engine, placed) if chat else str(placed[0]["content"])
-    if chat and engine.bos is not None and engine.adds_bos:
+    if chat and engine.adds_bos:
         # The template wrote BOS already, and the tokenizer adds it again.
         prompt = prompt.removeprefix(_text(engine, engine.bos))
-    looking = cast("SeeingEngine", engine)
-    return looking.generate_seeing(prompt, seen, **how)
+    return cast("SeeingEngine", engine).generate_seeing(prompt, seen, **how)
 
 
 def chat_ids(engine: Engine, messages: Sequence[Message], **variables: Any) -> list[int]:
@@ -353,7 +330,9 @@ def open_engine(
     if key not in _open:
         close()
         if tower is not None:
-            _open[key] = _opened_seeing(path, tower, adapters, threads=threads, context=context)
+            _open[key] = picture_prompt.opened(
+                path, tower, adapters, threads=threads, context=context
+            )
         else:
             _open[key] = _opened(path, adapters, threads=threads, context=context)
     return _open[key]
@@ -388,18 +367,6 @@ def _opened(
             todo="merge the adapter into the original model, and convert that; or use a GGUF",
         )
     return runtime.open_adapted(path, adapters, threads=threads, context=context)
-
-
-def _opened_seeing(
-    path: Path, tower: Path, adapters: Mapping[str, float], *, threads: int | None, context: int
-) -> Engine:
-    runtime = runtimes.of(path)
-    if not isinstance(runtime, TakesPictures):
-        raise UnsupportedError(
-            f"{path} runs in {runtime.title}, which reads no pictures here",
-            todo="convert the model of text to a GGUF: kanna convert SRC -o model.gguf",
-        )
-    return runtime.open_seeing(path, tower, adapters, threads=threads, context=context)
 
 
 def _local(path: str | Path, offline: bool) -> Path:

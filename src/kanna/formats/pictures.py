@@ -34,7 +34,7 @@ _OTHERS = {
     b"MM\0*": "a TIFF",
 }
 _NO_FRAMES = {0xC4, 0xC8, 0xCC}
-"""JPEG markers between those of frames that begin none: tables of codes, an extension, arithmetic."""
+"""JPEG markers among those of frames that begin none: tables of codes, an extension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -309,7 +309,7 @@ class SeeingEngine(Engine, Protocol):
         The figures in `last` count what pictures become among the tokens of the prompt.
 
         Args:
-            prompt: It has the runtime's `picture_marker` once for each picture.
+            prompt: It has `<__media__>` once for each picture.
             pictures: Files of pictures, in their order.
             max_tokens: New tokens at most.
             sampling: How each token is picked.
@@ -324,13 +324,7 @@ class SeeingEngine(Engine, Protocol):
 
 @runtime_checkable
 class TakesPictures(Protocol):
-    """A runtime that computes a model of text together with a vision tower.
-
-    Attributes:
-        picture_marker: What stands in a prompt for a picture.
-    """
-
-    picture_marker: str
+    """A runtime that computes a model of text together with a vision tower."""
 
     def open_seeing(
         self,

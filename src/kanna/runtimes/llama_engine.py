@@ -73,7 +73,7 @@ class LlamaEngine:
         *,
         context: int,
         threads: int,
-        gpu_layers: int | None,
+        gpu_layers: int | None = None,
         vocab_only: bool = False,
         cache: str = "f16",
         mmap: bool = True,

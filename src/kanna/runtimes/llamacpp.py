@@ -16,7 +16,6 @@ from kanna.formats import gguf, vectors
 from kanna.formats.gguf import purpose
 from kanna.hardware.cpu import cpu
 from kanna.hardware.threads import choose_threads
-from kanna.libllama.pictures import MARKER
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 from kanna.runtimes.isolation import IsolatedLlamaEngine
@@ -106,7 +105,6 @@ class LlamaCppRuntime:
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = False
-    picture_marker = MARKER.decode()
 
     def opens(self, path: Path) -> bool:
         """Any file: its header decides."""
@@ -152,7 +150,6 @@ class LlamaCppRuntime:
         cache: str = "f16",
         mmap: bool = True,
         adapters: Mapping[str | Path, float] | None = None,
-        mmproj: str | Path | None = None,
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF in a process of its own; see `Runtime.open`.
 
@@ -167,13 +164,8 @@ class LlamaCppRuntime:
             cache: Encoding of cached keys and values, one of CACHES.
             mmap: Map the file; otherwise its tensors are read into memory of the process.
             adapters: LoRA adapters in GGUF with the scale of each; 1 is as trained.
-            mmproj: The vision tower, for pictures; None: none.
         """
-        if context < 0 or 0 < context < _LEAST_CONTEXT:
-            raise UsageError(
-                f"a context of {context} tokens",
-                expected=f"0 (as trained), or {_LEAST_CONTEXT} and more: llama.cpp ends on fewer",
-            )
+        _require_context(context)
         if cache not in CACHES:
             raise UsageError(f"a cache of {cache}", expected=" or ".join(CACHES))
         options: dict[str, Any] = {
@@ -185,8 +177,7 @@ class LlamaCppRuntime:
             "mmap": mmap,
         }
         scales = {str(name): float(scale) for name, scale in (adapters or {}).items()}
-        beside = {"adapters": scales, "mmproj": str(mmproj) if mmproj else None}
-        return self._load(Path(path), options, beside, text=not vocab_only)
+        return self._load(Path(path), options, {"adapters": scales}, text=not vocab_only)
 
     def _load(
         self, path: Path, options: dict[str, Any], beside: dict[str, Any], *, text: bool
@@ -237,12 +228,13 @@ class LlamaCppRuntime:
         threads: int | None = None,
     ) -> LlamaEngine | IsolatedLlamaEngine:
         """Load a GGUF with its vision tower; see `TakesPictures`."""
+        _require_context(context)
         text, tower = Path(path), Path(mmproj)
         check_pair(text, tower)
         check_header(tower)
-        return self.open(
-            text, context=context, threads=threads, adapters={**adapters}, mmproj=tower.resolve()
-        )
+        beside = {"adapters": {**adapters}, "mmproj": str(mmproj)}
+        options = {"context": context, "threads": threads or choose_threads().count}
+        return self._load(text, options, beside, text=True)
 
     def open_encoder(
         self, path: str | Path, *, threads: int | None = None
@@ -257,6 +249,14 @@ class LlamaCppRuntime:
         """Load a GGUF for scores or vectors, of texts as long as it was trained on."""
         options = {"context": 0, "threads": threads or choose_threads().count, "gpu_layers": None}
         return self._load(Path(path), options, {}, text=False)
+
+
+def _require_context(context: int) -> None:
+    if context < 0 or 0 < context < _LEAST_CONTEXT:
+        raise UsageError(
+            f"a context of {context} tokens",
+            expected=f"0 (as trained), or {_LEAST_CONTEXT} and more: llama.cpp ends on fewer",
+        )
 
 
 def _better(used: libllama.Library, native: bool) -> str:

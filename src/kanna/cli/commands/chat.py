@@ -40,12 +40,13 @@ def chat_command(terminal: Terminal, model: str, system: str | None, **choices: 
     from kanna._util.folders import state_folder
     from kanna.cli.conversation import Conversation, LineReader
     from kanna.cli.conversation.commands import NAMES
-    from kanna.generation import open_engine, pictures_of
+    from kanna.generation import open_engine
+    from kanna.runtimes import picture_prompt
     from kanna.sources import references
 
     choices["threads"] = terminal.threads(choices["threads"])
     # A file that does not load is said before a message is asked for, and so is a picture.
-    pictures_of(choices["image"], choices["mmproj"])
+    picture_prompt.files(choices["image"], choices["mmproj"])
     open_engine(model, **{key: choices[key] for key in _OF_ENGINE})
     conversation = Conversation(model=str(model), system=system or "", choices=choices)
     reader = LineReader(NAMES, state_folder() / _HISTORY)

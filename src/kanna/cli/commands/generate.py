@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
+_OF_PICTURES = (
+    click.option(
+        "--image",
+        multiple=True,
+        type=options.FILE,
+        help="A picture to look at, PNG or JPEG, before the prompt or where it has <__media__> "
+        "(may be given several times).",
+    ),
+    click.option(
+        "--mmproj",
+        type=options.MODEL,
+        help="The vision tower, an mmproj of the same checkpoint.",
+    ),
+)
+
+
 def sampling(function: Any) -> Any:
     """Add the options of `generate` and `chat` alike."""
     for option in (
@@ -26,18 +42,7 @@ def sampling(function: Any) -> Any:
             metavar="FILE[:SCALE]",
             help="A LoRA adapter in GGUF, scaled where it says so (may be given several times).",
         ),
-        click.option(
-            "--image",
-            multiple=True,
-            type=options.FILE,
-            help="A picture to look at, PNG or JPEG, before the prompt or where it has <__media__> "
-            "(may be given several times).",
-        ),
-        click.option(
-            "--mmproj",
-            type=options.MODEL,
-            help="The vision tower, an mmproj of the same checkpoint.",
-        ),
+        *_OF_PICTURES,
         options.threads,
         click.option(
             "--seed", type=int, default=0, show_default=True, help="Seed of the random choices."

@@ -123,7 +123,9 @@ class Server:
             self._call(action, request)
 
     def _open(self, runtime: str, path: str, options: dict[str, Any]) -> None:
-        self._engine = runtimes.get(runtime).open(path, **options)
+        opener: Any = runtimes.get(runtime)
+        open_engine = opener.open_seeing if "mmproj" in options else opener.open
+        self._engine = open_engine(path, **options)
         self.answer({"facts": {name: getattr(self._engine, name) for name in FACTS}})
 
     def _ranked(self, texts: list[list[int]]) -> F32:
