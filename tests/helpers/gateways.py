@@ -140,7 +140,7 @@ def local(
         try:
             assert up.wait(30)
             running = Local(bound.getsockname()[1], pool, store, folder)
-            until(lambda: running.main.state == "ready", 60)
+            until(lambda: running.main.state in ("ready", "failed"), 60)
             yield running
         finally:
             server.should_exit = True

@@ -18,37 +18,12 @@ from typing import NoReturn
 import numpy as np
 
 from kanna._util.nearest import absent
-from kanna.errors import ChangedError, FormatError, SourceError
+from kanna.errors import FormatError, SourceError
+from kanna.formats.file_states import State, changed, refuse_change, state
 from kanna.formats.text_files import refuse_stand_in
 from kanna.model import U8
 
-_State = tuple[int, int, int, int]
-"""Device, inode, size and time of the last change of a file."""
 _FIRST = 512
-
-
-def _state(about: os.stat_result) -> _State:
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
-
-
-def _changed(path: Path, problem: str) -> ChangedError:
-    return ChangedError(
-        f"{path} {problem} while it was read",
-        expected="a file that stays as it is until its reader is done",
-        todo="let whatever writes it finish, then run the command again",
-    )
-
-
-def _refuse_change(path: Path, before: _State, now: _State) -> None:
-    """Raise ChangedError where a file is not what it was."""
-    if now == before:
-        return
-    if now[:2] != before[:2]:
-        raise _changed(path, "was replaced by another file")
-    if now[2] != before[2]:
-        how = "was cut" if now[2] < before[2] else "grew"
-        raise _changed(path, f"{how} from {before[2]} to {now[2]} bytes")
-    raise _changed(path, "was written to")
 
 
 class StoredFile:
@@ -76,7 +51,7 @@ class StoredFile:
         self._handle = os.open(self.path, flags)
         weakref.finalize(self, os.close, self._handle)
         # Both are kept: some file systems number a file otherwise once it is open.
-        self._opened, self._named = _state(os.fstat(self._handle)), _state(self.path.stat())
+        self._opened, self._named = state(os.fstat(self._handle)), state(self.path.stat())
         self.size = self._opened[2]
         if self.size == 0:
             raise FormatError(f"{path} is empty", expected="a model file", todo="fetch it again")
@@ -105,20 +80,20 @@ class StoredFile:
             self._refuse(error)
         self.check()  # afterwards, so that nothing that was read is newer than the check
         if done < array.size:
-            raise _changed(self.path, f"ended after {start + done} of {self.size} bytes")
+            raise changed(self.path, f"ended after {start + done} of {self.size} bytes")
         return array
 
     def check(self) -> None:
         """Raise ChangedError where the file, or what has its name now, is not what was opened."""
         try:
-            _refuse_change(self.path, self._opened, _state(os.fstat(self._handle)))
-            _refuse_change(self.path, self._named, _state(self.path.stat()))
+            refuse_change(self.path, self._opened, state(os.fstat(self._handle)))
+            refuse_change(self.path, self._named, state(self.path.stat()))
         except OSError as error:
             self._refuse(error)
 
     def _refuse(self, error: OSError) -> NoReturn:
         if isinstance(error, FileNotFoundError):
-            raise _changed(self.path, "was removed") from None
+            raise changed(self.path, "was removed") from None
         raise SourceError(
             f"{self.path} cannot be read: {error.strerror or error}",
             todo="check the disk or the network it lies on, then run the command again",
@@ -152,7 +127,7 @@ class Part:
         return self.read().tobytes()
 
 
-_watched: ContextVar[dict[Path, _State] | None] = ContextVar("watched", default=None)
+_watched: ContextVar[dict[Path, State] | None] = ContextVar("watched", default=None)
 
 
 @contextmanager
@@ -161,7 +136,7 @@ def watching(paths: Iterable[Path]) -> Generator[None, None, None]:
     states = dict(_watched.get() or {})
     for path in paths:
         if path.is_file():
-            states.setdefault(path.absolute(), _state(path.stat()))
+            states.setdefault(path.absolute(), state(path.stat()))
     token = _watched.set(states)
     try:
         yield
@@ -173,7 +148,7 @@ def refuse_changes() -> None:
     """Raise ChangedError when a watched file changed: what was made of it is of two versions."""
     for path, before in (_watched.get() or {}).items():
         try:
-            now = _state(path.stat())
+            now = state(path.stat())
         except FileNotFoundError:
-            raise _changed(path, "was removed") from None
-        _refuse_change(path, before, now)
+            raise changed(path, "was removed") from None
+        refuse_change(path, before, now)

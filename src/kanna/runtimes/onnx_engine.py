@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kanna.errors import FormatError, KannaError
-from kanna.formats.onnx.files import Folder, rope_edge
+from kanna.formats.onnx.files import Folder, check_sizes, rope_edge
 from kanna.model import F32
 from kanna.runtimes.folder_text import FolderText
 from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
@@ -17,11 +17,16 @@ from kanna.runtimes.stepped import PROMPT_BATCH, SteppedEngine
 _CACHE = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def session(lib: Any, graph: Path, threads: int) -> Any:
-    """A session on the CPU. Raises FormatError with the runtime's own words when it refuses."""
+def session(lib: Any, graph: Path, threads: int | None) -> Any:
+    """A session on the CPU of a graph whose sizes were checked; None: on threads of its choice.
+
+    Raises FormatError, with the runtime's own words when that refuses.
+    """
+    check_sizes(graph)
     options = lib.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    if threads:
+        options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:
         return lib.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

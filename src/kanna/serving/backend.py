@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from kanna.errors import KannaError, TemplateLimitError
+from kanna.formats.file_states import FileStates
 from kanna.serving import engines
 from kanna.serving.admission import AdmissionQueue
 from kanna.serving.engines.base import GENERATE, RANK, EngineConfig
@@ -66,9 +67,6 @@ class Backend:
         self.engine = engines.get(config.engine)
         self.bodies = bodies or LargeBodies()
         self._chat_check = _chat_check(config)
-        if self._chat_check and self._chat_check.problem:
-            # The program renders its template when it starts, and would never be ready.
-            config = replace(config, chat_template=PLAIN)
         self.config, self.limits, self.metrics = config, limits, metrics
         self._role_bytes = {
             role: self.engine.memory(replace(config, role=role)).total
@@ -103,9 +101,18 @@ class Backend:
         limit = self.config.memory_limit or _MEMORY_SLACK + 2 * reckoned
         return EngineProcess(
             replace(self.config, role=role, memory_limit=limit),
+            self._look,
             on_death=lambda: self.metrics.count_restart(self.config.name, role),
             is_idle=lambda: self.in_use == 0,
         )
+
+    def _look(self, config: EngineConfig) -> tuple[EngineConfig, FileStates]:
+        """What to start of the files as they are now, and these files before anything is read."""
+        files = (config.path, config.draft, *config.adapters)
+        states = FileStates(Path(name) for name in files if name)
+        self._chat_check = check = _chat_check(config)
+        # The program renders its template when it starts, and would never be ready.
+        return replace(config, chat_template=PLAIN if check and check.problem else None), states
 
     def _helper_roles(self) -> tuple[str, ...]:
         """Roles of further processes: a model for vectors has none, and no other can rank."""

@@ -16,37 +16,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kanna._util import memory_limits
+
 if TYPE_CHECKING:
     from kanna.serving.engines.base import EngineConfig
-
-_ADDRESS_SLACK = 4 << 30
-"""Bytes of address space for stacks and allocators, which is not memory yet."""
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
-"""Of drivers that reserve address space in the terabytes."""
-_OOM_SCORE = 500
-"""Of engines, where the gateway has 0 and what the kernel ends first has 1000."""
-
-
-def lower_in_oom_order() -> None:
-    """Ask Linux to end this process before the gateway when memory is short."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
 
 
 def limit_memory(config: EngineConfig) -> None:
     """Let the kernel refuse what lies far above the limit, between two looks of the gateway.
 
-    Mapped files do not count; memory of a GPU's driver would, so that its engines are only watched.
+    Memory of a GPU's driver would count, so that its engines are only watched.
     """
-    on_gpu = config.gpu_layers != 0 and any(Path(device).exists() for device in _GPU_DEVICES)
-    if sys.platform != "linux" or not config.memory_limit or on_gpu:
-        return
-    import resource
-
-    limit = 2 * config.memory_limit + _ADDRESS_SLACK
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if config.memory_limit and not (config.gpu_layers != 0 and memory_limits.has_gpu()):
+        memory_limits.limit_memory(2 * config.memory_limit)
 
 
 def _exit_with_stdin() -> None:
@@ -64,7 +46,7 @@ def main() -> int:
     from kanna.serving.engines.handshake import redirect_stdout
 
     end_with_parent()
-    lower_in_oom_order()
+    memory_limits.lower_in_oom_order()
     mark_disposable()
     redirect_stdout()
     # Ctrl-C reaches the whole group of processes: the gateway alone decides when engines end.

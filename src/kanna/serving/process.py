@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import secrets
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from kanna.errors import ChangedError
+from kanna.formats.file_states import FileStates
 from kanna.serving import engines
 from kanna.serving.engines.base import EMBED, GENERATE, RANK, SCORE, EngineConfig
 from kanna.serving.launch import EngineRun
@@ -36,6 +41,13 @@ class EngineProcess:
 
     Call `spawn` from the main thread only: on Linux a child dies with the thread that made it.
 
+    Args:
+        config: What it runs.
+        look: Before each start: checks the artefact, and says what to start and what its files
+            were before that.
+        on_death: Called when it has ended.
+        is_idle: Whether it has nothing to do.
+
     Attributes:
         headers: Of every request to it, with its key.
         raw_headers: The same as lines of HTTP.
@@ -50,6 +62,7 @@ class EngineProcess:
     def __init__(
         self,
         config: EngineConfig,
+        look: Callable[[EngineConfig], tuple[EngineConfig, FileStates]],
         *,
         on_death: Callable[[], None] = lambda: None,
         is_idle: Callable[[], bool] = lambda: False,
@@ -67,7 +80,8 @@ class EngineProcess:
         self.template_capabilities: dict[str, Any] | None = None
         self.restarts = 0
         self.reason = ""
-        self._on_death, self._is_idle = on_death, is_idle
+        self._look, self._on_death, self._is_idle = look, on_death, is_idle
+        self._states = FileStates(())
         # Helpers that score have the routes they need alone.
         self._probe = "/health" if config.role == SCORE else engines.get(config.engine).probe
         self._run: EngineRun | None = None
@@ -90,6 +104,7 @@ class EngineProcess:
     def spawn(self, launched: subprocess.Popen[bytes] | None = None) -> None:
         """Start the process, or go on with one that waits for its orders; needs no event loop."""
         self.state = "starting" if self.restarts == 0 else "restarting"
+        self.config, self._states = self._look(self.config)
         self._run = EngineRun(self.config, launched)
 
     def supervise(self, session: aiohttp.ClientSession) -> None:
@@ -113,7 +128,8 @@ class EngineProcess:
         if self.state != "ready":
             raise ApiError(
                 503,
-                f"the engine of {self.config.name!r} does not start: {self.reason}",
+                f"the engine of {self.config.name!r} does not start: "
+                + _without_folders(self.reason, self.config),
                 "server_error",
                 "engine_failed",
                 retry_after=30,
@@ -148,10 +164,12 @@ class EngineProcess:
                 await self._until_ready(session, run)
                 failed_starts = 0
                 self.reason = await self._until_end(session, run)
-            except (RuntimeError, asyncio.TimeoutError) as error:
+            except (RuntimeError, asyncio.TimeoutError, ChangedError) as error:
                 failed_starts += 1
-                reason = str(error) or "it did not load in time"
+                known = error.found if isinstance(error, ChangedError) else str(error)
+                reason = known or "it did not load in time"
                 self.reason = "; ".join([reason, *run.error_lines])
+                LOG.warning("The engine of %s does not start: %s", self.config.name, self.reason)
                 run.process.kill()
             self._begin_restart()
             if failed_starts >= MAX_FAILED_STARTS:
@@ -167,11 +185,16 @@ class EngineProcess:
             self.spawn()
 
     async def _until_ready(self, session: aiohttp.ClientSession, run: EngineRun) -> None:
-        """Return when it answers; raises RuntimeError when it ends before, or TimeoutError."""
+        """Return when it answers.
+
+        Raises RuntimeError when it ends before, TimeoutError, and ChangedError when it may have
+        read other files than those that were checked.
+        """
         announced = await asyncio.wait_for(_announcement(run), LOAD_TIMEOUT)
         self.port = int(announced["port"])
         if not announced.get("listening", True):
             await asyncio.wait_for(self._until_healthy(session, run), LOAD_TIMEOUT)
+        await asyncio.to_thread(self._states.refuse_changes)
         self.announced = announced
         self.state = "ready"
         self._settled.set()
@@ -227,6 +250,16 @@ class EngineProcess:
         self._settled.clear()
         self.template_capabilities = None
         self.state = "restarting"
+
+
+_FOLDERS = re.compile(r"(?<![^\s'\"(=])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\":]+[/\\])*(?=[^/\\\s'\":])")
+
+
+def _without_folders(text: str, config: EngineConfig) -> str:
+    """A text with the names of files alone: where they lie is nobody's business who asks."""
+    for path in filter(None, (config.path, config.draft, *config.adapters)):
+        text = text.replace(path, Path(path).name).replace(f"{Path(path).parent}{os.sep}", "")
+    return _FOLDERS.sub("", text)
 
 
 async def _announcement(run: EngineRun) -> dict[str, Any]:

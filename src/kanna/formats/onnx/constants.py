@@ -11,7 +11,7 @@ from kanna._util.typed import shown
 from kanna.errors import FormatError
 
 _AGAIN = "convert again"
-_BITS = {
+BITS = {
     **dict.fromkeys((21, 22, 23), 4),
     **dict.fromkeys((2, 3, 9, 17, 18, 19, 20, 24), 8),
     **dict.fromkeys((4, 5, 10, 16), 16),
@@ -82,7 +82,7 @@ def place(graph: Path, tensor: Any) -> tuple[str, int]:
         raise _misplaced(graph, tensor, "in no file")
     if any(size < 0 for size in tensor.dims):
         raise _misplaced(graph, tensor, f"with the shape {shown(list(tensor.dims))}")
-    nbytes = -(-prod(tensor.dims) * _BITS.get(tensor.data_type, 0) // 8)
+    nbytes = -(-prod(tensor.dims) * BITS.get(tensor.data_type, 0) // 8)
     if "length" in entries and length < nbytes:
         raise _misplaced(graph, tensor, f"in {length} bytes, and its shape needs {nbytes}")
     return name, offset + max(length, nbytes)

@@ -12,6 +12,7 @@ from typing import Any
 from kanna._util.typed import IDS, LAYERS, OBJECT, FieldKind, TypedObject, shown, text, whole
 from kanna.errors import FormatError
 from kanna.formats import folder_files
+from kanna.formats.onnx import graph_sizes
 from kanna.formats.onnx.constants import check_texts, model_tensors, place
 from kanna.formats.text_files import read_object
 
@@ -176,8 +177,25 @@ def _external(graph: Path) -> list[Path]:
         raise FormatError(
             f"{graph} has {graph.stat().st_size} bytes", expected="a graph below 2 GiB"
         )
+    return _data_files(graph, load(graph))
+
+
+def check_sizes(graph: Path) -> None:
+    """Refuse a graph that would take far more memory than its weights are.
+
+    Before a runtime has it, in a process that nobody else needs: shapes are found by a library.
+
+    Raises:
+        FormatError: It would, or something of it is absent or too short.
+    """
+    model = load(graph)
+    files = {graph, *_data_files(graph, model)}
+    graph_sizes.check(graph, model, sum(path.stat().st_size for path in files))
+
+
+def _data_files(graph: Path, model: Any) -> list[Path]:
     needed: dict[str, int] = {}
-    for tensor in model_tensors(load(graph)):
+    for tensor in model_tensors(model):
         if tensor.data_location == 1:
             name, stop = place(graph, tensor)
             needed[name] = max(needed.get(name, 0), stop)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
 from kanna.errors import FormatError
-from kanna.formats import folder_files
+from kanna.formats import computed_sizes, folder_files
+from kanna.formats.computed_sizes import NodeOutput
 from kanna.formats.openvino.ir import BITS, Shape, nbytes
 
 MODEL, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
@@ -39,6 +41,8 @@ _NAMES_FILES = re.compile(r"DIR|FILE|PATH|LIBRAR|EXTENSION|PLUGIN")
 _CACHE = "weightlesscacheattribute"
 """Where weights lie for OpenVINO's cache; older releases read there without a look at the end."""
 _AGAIN = "convert again"
+_GIVEN = ("Parameter", "ReadValue")
+"""Operations whose values come with each text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,9 +229,41 @@ def load(core: Any, folder: Path, name: str = MODEL) -> Any:
     """A graph of a folder, the decoder's by default, as OpenVINO's `core` reads it: checked first.
 
     Raises:
-        FormatError: As of `check_names`.
+        FormatError: As of `check_names`, or it asks for far more memory than its weights are.
         RuntimeError: OpenVINO cannot read it.
     """
     folder_files.check(folder)
     check_names(folder)
-    return core.read_model(folder_files.named(folder, name))
+    path = folder_files.named(folder, name)
+    model = core.read_model(path)
+    files = (path, path.with_suffix(".bin"))
+    stored = sum(file.stat().st_size for file in files if file.exists())
+    computed_sizes.check(path, _computed(model), stored)
+    return model
+
+
+def _computed(model: Any) -> Iterator[NodeOutput]:
+    """What the operations of a graph that OpenVINO has read compute, in their order."""
+    constants: set[str] = set()
+    for operation in model.get_ordered_ops():
+        name, kind = operation.get_name(), operation.get_type_name()
+        inputs = {value.get_node().get_name() for value in operation.input_values()}
+        constant = kind not in _GIVEN and inputs <= constants
+        if constant:
+            constants.add(name)
+        if kind == "Constant" or operation.get_output_size() == 0:
+            continue
+        yield NodeOutput(
+            name=operation.get_friendly_name(),
+            operation=kind,
+            nbytes=sum(map(_least_bytes, operation.outputs())),
+            constant=constant,
+        )
+
+
+def _least_bytes(output: Any) -> int:
+    """Bytes of a tensor in which every size that is not known is the least that it may be."""
+    shape = output.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return 0
+    return prod(size.get_min_length() or 1 for size in shape) * output.element_type.bitwidth // 8

@@ -16,11 +16,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TextIO
 
 from kanna import runtimes
-from kanna._util import processes
+from kanna._util import memory_limits, processes
 from kanna.errors import KannaError, UsageError
+from kanna.formats.file_states import FileStates
+from kanna.hardware import memory
 from kanna.model import F32
 from kanna.runtimes.base import Engine, Sampling
 from kanna.runtimes.isolation.shared_memory import SharedMemory
@@ -125,7 +128,7 @@ class Server:
     def _open(self, runtime: str, path: str, options: dict[str, Any]) -> None:
         opener: Any = runtimes.get(runtime)
         open_engine = opener.open_seeing if "mmproj" in options else opener.open
-        self._engine = open_engine(path, **options)
+        self._engine = load(open_engine, path, options)
         self.answer({"facts": {name: getattr(self._engine, name) for name in FACTS}})
 
     def _ranked(self, texts: list[list[int]]) -> F32:
@@ -134,7 +137,7 @@ class Server:
 
     def _open_encoder(self, runtime: str, path: str, options: dict[str, Any]) -> None:
         opener: Any = runtimes.get(runtime)
-        self._engine = opener.open_encoder(path, **options)
+        self._engine = load(opener.open_encoder, path, options)
         self.answer({"facts": {name: getattr(self._engine, name) for name in ENCODER_FACTS}})
 
     def _close(self) -> None:
@@ -187,6 +190,31 @@ class Server:
         self.answer({"end": True, "last": asdict(engine.last)})
 
 
+def load(opener: Callable[..., Any], path: str, options: dict[str, Any]) -> Any:
+    """The engine that a runtime's `opener` makes of files which it checks first.
+
+    Raises:
+        ChangedError: A file changed in between: what was read may not be what was checked.
+    """
+    others = [*(options.get("adapters") or ()), *filter(None, [options.get("mmproj")])]
+    states = FileStates(map(Path, [path, *others]))
+    engine = opener(path, **options)
+    try:
+        states.refuse_changes()
+    except KannaError:
+        engine.close()
+        raise
+    return engine
+
+
+def _limit_memory() -> None:
+    """No more than this machine has: what a model's file asks for beyond that is an error."""
+    memory_limits.lower_in_oom_order()
+    if not memory_limits.has_gpu():
+        here = memory()
+        memory_limits.limit_memory(here.total + here.swap)
+
+
 def main() -> int:
     """Answer requests until standard input closes."""
     # Ctrl-C reaches the whole group of processes: the one that asks decides what it means.
@@ -195,6 +223,7 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     processes.mark_disposable()
+    _limit_memory()
     if len(sys.argv) != 2:
         raise UsageError("this process is started by kanna itself")
     Server(SharedMemory.attach(sys.argv[1]), Requests(), answers).run()

@@ -38,9 +38,9 @@ def _data_bytes() -> int:
 
 def main() -> int:
     """Answer until standard input closes; returns an exit code."""
+    from kanna._util.memory_limits import lower_in_oom_order
     from kanna._util.processes import end_with_parent
     from kanna.serving import engines
-    from kanna.serving.child import lower_in_oom_order
     from kanna.serving.engines.handshake import redirect_stdout, send_line
 
     end_with_parent()

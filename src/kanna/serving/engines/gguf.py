@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
 from kanna.errors import KannaError, MissingError, UnsupportedError
+from kanna.formats.file_states import State, state
 from kanna.serving.engines.base import (
     EMBED,
     GENERATE,
@@ -112,11 +113,11 @@ def run(config: EngineConfig) -> None:
 
 def vocab_size(path: Path) -> int:
     """Tokens of a file: llama.cpp looks for a bias of any other in the whole vocabulary."""
-    return _cached_vocab_size(path, path.stat().st_mtime_ns)
+    return _cached_vocab_size(path, state(path.stat()))
 
 
 @cache
-def _cached_vocab_size(path: Path, mtime_ns: int) -> int:
+def _cached_vocab_size(path: Path, version: State) -> int:
     from kanna.formats import gguf
 
     tokens = gguf.read(path).metadata.get("tokenizer.ggml.tokens")
@@ -133,15 +134,15 @@ def choose_program(
 
 
 def _file_memory(path: str, context: int) -> EngineMemory:
-    return _cached_memory(Path(path), Path(path).stat().st_mtime_ns, context)
+    return _cached_memory(Path(path), state(Path(path).stat()), context)
 
 
 @cache
-def _cached_memory(path: Path, mtime_ns: int, context: int) -> EngineMemory:
+def _cached_memory(path: Path, version: State, context: int) -> EngineMemory:
     """Bytes of the weights, of one key-value cache and of buffers.
 
-    A family that kanna does not know counts as a plain one. The time of the file's last change,
-    `mtime_ns`, is part of the key: headers are read once per version of a file.
+    A family that kanna does not know counts as a plain one. `version` is part of the key: headers
+    are read once per version of a file.
     """
     from kanna.families import check_stored, load_model
     from kanna.formats import gguf
@@ -165,11 +166,11 @@ def _cached_memory(path: Path, mtime_ns: int, context: int) -> EngineMemory:
 
 def chat_check(path: Path) -> ChatCheck:
     """What renders the chats of a file under limits; read once per version of it."""
-    return _cached_chat_check(path, path.stat().st_mtime_ns)
+    return _cached_chat_check(path, state(path.stat()))
 
 
 @lru_cache(64)
-def _cached_chat_check(path: Path, mtime_ns: int) -> ChatCheck:
+def _cached_chat_check(path: Path, version: State) -> ChatCheck:
     from kanna.formats import gguf
     from kanna.serving.engines.chat_check import ChatCheck
     from kanna.tokenizer.templates import DEFAULT, TOOLS

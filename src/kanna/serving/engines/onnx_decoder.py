@@ -18,6 +18,7 @@ from kanna._util import extras
 from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
+from kanna.runtimes.onnx_engine import session
 
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -40,13 +41,7 @@ class OnnxDecoder:
         self.config = genai_model(folder).values
         decoder = self.config["decoder"]
         onnxruntime.disable_telemetry_events()
-        options: Any = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
-        self._session: Any = onnxruntime.InferenceSession(
-            str(folder / decoder["filename"]), options, providers=["CPUExecutionProvider"]
-        )
+        self._session: Any = session(onnxruntime, folder / decoder["filename"], threads)
         self.vocab_size = int(self.config["vocab_size"])
         # Rows of a step share the factors of rope: none of them may go beyond the length at which
         # those change.
