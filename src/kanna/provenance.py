@@ -15,7 +15,9 @@ from typing import Any
 from kanna import __version__
 from kanna._util import verified
 from kanna._util.typed import text
+from kanna.calibration.devices import CPU
 from kanna.calibration.imatrix import Imatrix
+from kanna.calibration.statistics import Statistics
 from kanna.checks import gate_word
 from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import argument, shell_line
@@ -190,7 +192,7 @@ def keys(
     hashes: Mapping[str, str] | None,
     command: str,
     imatrix: Imatrix | None = None,
-    statistics: str | None = None,
+    statistics: Statistics | None = None,
     file_type: int | None = None,
 ) -> dict[str, MetaValue]:
     """The keys that say how the artefact was made; of the same length for any hashes.
@@ -202,7 +204,7 @@ def keys(
         hashes: SHA-256 of the source's files by name; None writes zeros in their place.
         command: The command that makes the artefact again.
         imatrix: The importance matrix that was used.
-        statistics: SHA-256 of the statistics that were used.
+        statistics: The statistics that were used.
         file_type: llama.cpp's number of the plan, for a GGUF.
     """
     values: dict[str, MetaValue] = {
@@ -226,7 +228,9 @@ def keys(
     if resolved.tuning is not None:
         values[TUNING] = string(resolved.tuning)
     if statistics is not None:
-        values["kanna.statistics.sha256"] = string(statistics)
+        values["kanna.statistics.sha256"] = string(statistics.sha256)
+        if statistics.device != CPU:  # another device's differ in the last place
+            values["kanna.statistics.device"] = string(statistics.device)
     if imatrix is not None:
         values["kanna.imatrix.sha256"] = string(imatrix.sha256)
         values["quantize.imatrix.file"] = string(imatrix.path.name)

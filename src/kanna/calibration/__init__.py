@@ -18,6 +18,7 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna.calibration import fingerprint, self_generated, statistics, texts
 from kanna.calibration import gradients as backward
+from kanna.calibration.devices import CPU, check_device, serves
 from kanna.calibration.expert_coverage import coverage, facts
 from kanna.calibration.run import clear, run
 from kanna.calibration.shards.part import Shard
@@ -58,6 +59,7 @@ class CalibrateResult(Result):
         bytes: Size of the folder.
         seconds: Time it took.
         reused: Whether the statistics were there already.
+        device: Where torch computed them.
         notes: Remarks.
         coverage: Where experts are: by layer, the tokens that went to each, and which of them saw
             too few (`layer`, `tokens`, `few`).
@@ -73,6 +75,7 @@ class CalibrateResult(Result):
     bytes: int
     seconds: float
     reused: bool = False
+    device: str = CPU
     notes: list[str] = field(default_factory=list[str])
     coverage: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -81,8 +84,8 @@ class CalibrateResult(Result):
         return f"{self.folder}: {self.sites} matrices, {self.tokens} tokens"
 
     def facts(self) -> list[tuple[str, object]]:
-        """Which experts the text reached."""
-        return [*facts(self.coverage)]
+        """Where it was computed, and which experts the text reached."""
+        return [("Device", self.device), *facts(self.coverage)]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -164,24 +167,29 @@ def calibrate(
         "tokens": windows.num_tokens,
         "widest": widest,
     }
+    check_device(device)
     if part is not None:
         windows = part.of(windows)
         key[statistics.SHARD] = asdict(part) | {"first": windows.first}
-    if overwrite or not _is_complete(folder, key):
+    if overwrite or not _is_complete(folder, key, device):
         extras.require(EXTRA, "calibration", ("torch", "transformers"))
+    notes: list[str] = []
     with holding(folder, "calibrate", parents=True):
-        reused = not overwrite and _is_complete(folder, key)
+        reused = not overwrite and _is_complete(folder, key, device)
         if not reused:
             _write(model, windows, folder, key, device=device, progress=progress)
         if gradients:
             digest = statistics.read(folder, shard=part is not None).sha256
-            backward.gradients(model, windows, folder, digest, device=device, progress=progress)
+            notes = backward.gradients(
+                model, windows, folder, digest, device=device, progress=progress
+            )
     return _result(
         folder,
         windows,
         shard=part is not None,
         reused=reused,
         seconds=time.perf_counter() - started,
+        notes=notes,
     )
 
 
@@ -199,10 +207,12 @@ def _write(
     sweep_for(folder)
     for stale in (statistics.INDEX, backward.FILE):
         (folder / stale).unlink(missing_ok=True)
-    sites = run(model, windows, folder, key, widest=key["widest"], device=device, progress=progress)
+    made = run(model, windows, folder, key, widest=key["widest"], device=device, progress=progress)
     write_text(folder / HELD_TEXT, windows.held_text)
     fingerprint.save(folder / statistics.FINGERPRINT, fingerprint.compute(model))
-    index = key | {"sites": sites}
+    index = key | {statistics.DEVICE: made.device, "sites": made.sites}
+    if made.remarks:
+        index[statistics.REMARKS] = made.remarks
     if statistics.SHARD not in key:
         statistics.Statistics(folder, index).save_imatrix(folder / IMATRIX)
     write_json(folder / statistics.INDEX, index)  # last: a folder with an index is complete
@@ -210,9 +220,16 @@ def _write(
 
 
 def _result(
-    folder: Path, windows: CalibrationWindows, *, shard: bool, reused: bool, seconds: float
+    folder: Path,
+    windows: CalibrationWindows,
+    *,
+    shard: bool,
+    reused: bool,
+    seconds: float,
+    notes: list[str],
 ) -> CalibrateResult:
-    sites = statistics.read(folder, shard=shard).sites
+    read = statistics.read(folder, shard=shard)
+    sites = read.sites
     shrinkage = [f"{s.shrink:g}" for s in sites.values()]
     return CalibrateResult(
         folder=str(folder),
@@ -227,12 +244,14 @@ def _result(
         bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
         seconds=seconds,
         reused=reused,
+        device=read.device,
+        notes=[*read.remarks, *notes],
         coverage=[asdict(layer) for layer in coverage(sites)],
     )
 
 
-def _is_complete(folder: Path, key: dict[str, Any]) -> bool:
-    """Whether an earlier run with the same key wrote all of its files."""
+def _is_complete(folder: Path, key: dict[str, Any], device: str | None) -> bool:
+    """Whether an earlier run of the same key, and device if one is named, wrote all files."""
     if not (folder / statistics.INDEX).is_file():
         return False
     try:
@@ -242,5 +261,7 @@ def _is_complete(folder: Path, key: dict[str, Any]) -> bool:
     files = {site.file for site in earlier.sites.values()}
     files |= {HELD_TEXT, statistics.FINGERPRINT}
     files |= set() if statistics.SHARD in key else {IMATRIX}
+    if not serves(device, earlier.device):
+        return False
     same = {k: earlier.info.get(k) for k in key} == key
     return same and all((folder / name).is_file() for name in files)

@@ -9,21 +9,24 @@ on at the layer where it stopped.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanna._util.progress import Progress
-from kanna.calibration.network import Network, torch_modules
+from kanna.calibration.devices import torch_modules
+from kanna.calibration.network import Network
 from kanna.calibration.per_layer_inputs import PROJECTION, TABLE
 from kanna.calibration.shared_states import SharedGradients, SharedStates
 from kanna.formats.safetensors import KeyedArrays
 from kanna.model import F32, Model
+
+T = TypeVar("T")
 
 EMBEDDING, LAYER_EMBEDDING = "embedding", "layer_embedding"
 HEAD = "lm_head"
@@ -113,25 +116,26 @@ class BackwardPass:
         """Mean squares of the gradients of every module's outputs per token, f32 [rows]."""
         network, layers = self.network, self.network.num_layers
         self._progress.start("gradients", 2 * layers + 1, "layers")
-        embedded = network.embed(self._ids)
+        embedded = self._run(partial(network.embed, self._ids), "the embedding")
         back = self._kept.read("gradient")
         if back is None:
             self._forward(embedded)
-            back = self._head()
+            back = self._run(self._head, "the head")
             done = layers
         else:
             done = int(back["layer"].item())
             self._progress.advance(2 * layers + 1 - done)
         del embedded
-        network.shared = shared = SharedGradients(self._folder)
-        shared.load(_named(back, _SHARED))
         for index in range(done - 1, -1, -1):
-            back = self._layer(index, shared, back)
+            back = self._run(partial(self._layer, index, back), f"layer {index}, backwards")
             self._progress.advance(1, f"layer {index}")
         sums = self._collected(back)
         self._progress.finish()
         shutil.rmtree(self._folder, ignore_errors=True)
         return {n: (total / self._ids.size).astype(np.float32) for n, total in sums.items()}
+
+    def _run(self, work: Callable[[], T], where: str) -> T:
+        return self.network.within_memory(work, where, self._progress)
 
     def _forward(self, hidden: Any) -> None:
         torch, _ = torch_modules()
@@ -141,14 +145,22 @@ class BackwardPass:
         for index in range(self.network.num_layers):
             kept = self._kept.read(self._states(index + 1))
             if kept is None:
-                with self.network.layer(index) as layer, torch.no_grad():
-                    moved = [layer(window, number).cpu() for number, window in enumerate(states)]
-                states = torch.stack(moved)
+                states = self._run(partial(self._moved, index, states), f"layer {index}")
                 self.network.check(states, f"layer {index}")
                 self._kept.save(self._states(index + 1), {_STATES: states.numpy()})
             else:
                 states = torch.from_numpy(kept[_STATES])
             self._progress.advance(1, f"layer {index}")
+
+    def _moved(self, index: int, states: Any) -> Any:
+        """Hidden states after a layer, of those before it."""
+        torch, _ = torch_modules()
+        after = torch.empty_like(states)
+        with self.network.layer(index) as layer, torch.no_grad():
+            for numbers in self.network.groups([0] * len(states)):
+                out = layer.several(states[numbers], numbers)  # type: ignore[attr-defined]
+                after[numbers] = out.cpu()
+        return after
 
     def _head(self) -> dict[str, F32]:
         """The gradient of the last hidden states, with labels drawn from the model."""
@@ -164,38 +176,43 @@ class BackwardPass:
                 logits = head(hidden)
                 network.check(logits, "the head")
                 log_probability = torch.log_softmax(logits, -1)
-                labels = torch.multinomial(log_probability.detach().exp(), 1)
+                # Drawn on the CPU, so that every device draws the same.
+                labels = torch.multinomial(log_probability.detach().exp().cpu(), 1)
+                labels = labels.to(network.device)
                 log_probability.gather(1, labels).sum().backward()
                 gradients.append(hidden.grad.cpu().numpy())
         self._progress.advance(1, "head")
         return self._handed_on(network.num_layers, squares, {"gradient": np.stack(gradients)})
 
-    def _layer(self, index: int, shared: SharedGradients, back: dict[str, F32]) -> dict[str, F32]:
+    def _layer(self, index: int, back: dict[str, F32]) -> dict[str, F32]:
         """Take the gradient through a layer: from what leaves it to what enters it."""
         torch, _ = torch_modules()
         network, squares, gradients = self.network, _Squares(), list[F32]()
         states = self._kept.read(self._states(index))
         assert states is not None
+        network.shared = shared = SharedGradients(self._folder)
+        shared.load(_named(back, _SHARED))
         further = self._per_layer(squares, back)
         with network.layer(index, further) as layer:
             module: Any = layer.module  # type: ignore[attr-defined]
             for name, part in module.named_modules():
                 if isinstance(part, torch.nn.Linear):
                     squares.hook(f"model.layers.{index}.{name}", part)
-            for number, window in enumerate(torch.from_numpy(states[_STATES])):
-                hidden = window.to(network.device).requires_grad_()
-                out = layer(hidden, number)
-                gradient = torch.from_numpy(back["gradient"][number]).to(network.device)
-                given, theirs = shared.given(number)
+            windows = torch.from_numpy(states[_STATES])
+            for numbers in network.groups([0] * len(windows)):
+                hidden = windows[numbers].to(network.device).requires_grad_()
+                out = layer.several(hidden, numbers)  # type: ignore[attr-defined]
+                gradient = torch.from_numpy(back["gradient"][numbers]).to(network.device)
+                given, theirs = shared.given(numbers[0])
                 torch.autograd.backward([out, *given], [gradient, *theirs])
                 shared.collect()
                 if further is not None:
-                    further.collect(number)
-                gradients.append(hidden.grad.cpu().numpy())
+                    further.collect(numbers[0])
+                gradients += list(hidden.grad.cpu().numpy())
         arrays = {"gradient": np.stack(gradients)} | shared.arrays(_SHARED)
         if further is not None:
-            windows = [further.embedded[n].cpu().numpy() for n in range(len(self._ids))]
-            arrays[_EMBEDDED] = np.stack(windows)
+            embedded = [further.embedded[n].cpu().numpy() for n in range(len(self._ids))]
+            arrays[_EMBEDDED] = np.stack(embedded)
         return self._handed_on(index, squares, arrays)
 
     def _per_layer(self, squares: _Squares, back: Mapping[str, F32]) -> _PerLayerGradients | None:

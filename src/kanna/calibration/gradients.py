@@ -79,10 +79,11 @@ def gradients(
     *,
     device: str | None,
     progress: Progress,
-) -> None:
+) -> list[str]:
     """Write the mean square gradients of every matrix, unless they are there for the same key.
 
-    Raises KannaError when one of them is not a number; no file is left then.
+    Returns remarks on memory of the device that did not suffice. Raises KannaError when one of the
+    gradients is not a number; no file is left then.
 
     Args:
         model: The model.
@@ -97,12 +98,12 @@ def gradients(
     path, digest = folder / FILE, _digest(key)
     with suppress(OSError, SafetensorError), safe_open(str(path), framework="np") as file:
         if (file.metadata() or {}).get("key", "").partition(":")[0] == digest:
-            return
+            return []
     path.unlink(missing_ok=True)
     most, length = windows_read(model, windows.ids.shape[1])
     ids = windows.ids[: max(0, most - windows.first), :length]
     if not len(ids):
-        return  # of this shard nothing is read
+        return []  # of this shard nothing is read
     backward = BackwardPass(
         model,
         ids,
@@ -131,6 +132,7 @@ def gradients(
         },
         _marks(digest, ids.size),
     )
+    return backward.network.remarks
 
 
 def merge(parts: Sequence[Path], folder: Path, key: str) -> None:

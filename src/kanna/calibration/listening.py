@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kanna import families
-from kanna.calibration.network import Network, torch_modules
+from kanna.calibration.devices import torch_modules
+from kanna.calibration.network import Network
 from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
 from kanna.calibration.sites import has_both, site_of
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kanna import families
-from kanna._util import extras
+from kanna._util.progress import Progress, remark
+from kanna.calibration.devices import (
+    CPU,
+    GROUP,
+    moved,
+    pick_device,
+    torch_modules,
+    within_memory,
+)
 from kanna.calibration.experts import EXPERT, ROUTER, take_apart
 from kanna.calibration.per_layer_inputs import NORM, LayerGradients, PerLayerInputs
 from kanna.calibration.shared_states import SharedStates
@@ -20,35 +28,14 @@ from kanna.calibration.stand_ins import (
     recorder_of,
     restore_computed,
 )
-from kanna.errors import KannaError, MissingError
+from kanna.errors import KannaError
 from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, num_rows
 
+T = TypeVar("T")
+
 _BLOCK = 1 << 22
 """Weights read at a time."""
-
-
-def torch_modules() -> tuple[Any, Any]:
-    """PyTorch and transformers without their warnings. Raises MissingError."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise MissingError(
-            f"calibration needs torch and transformers: {error}", todo=extras.command("torch")
-        ) from error
-    transformers.logging.set_verbosity_error()
-    return torch, transformers
-
-
-def pick_device(name: str | None) -> str:
-    """`name`, or the accelerator that is here, or cpu."""
-    torch, _ = torch_modules()
-    if name:
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def values(tensor: Tensor) -> F32:
@@ -69,6 +56,13 @@ REFUSED: Mapping[str, str] = {
 PER_LAYER, FIRST_SHARED = "hidden_size_per_layer_input", "first_kv_shared_layer_idx"
 """Attributes of a network of Gemma 4: width of what each layer reads of its own, and the first
 layer that takes keys and values of others."""
+
+
+def _shares(layer: Any) -> bool:
+    """Whether keys and values go from this layer to others, or come from one."""
+    attention = getattr(layer, "self_attn", None)
+    flags = ("is_kv_shared_layer", "store_full_length_kv")
+    return any(getattr(attention, flag, False) for flag in flags)
 
 
 class Network:
@@ -99,7 +93,64 @@ class Network:
         self._table = called(self.body, "embed_tokens", "embeddings")
         self._layer_arguments: list[dict[str, Any]] = []
         self._per_layer: PerLayerInputs | None = None
+        self._places: Any = None
         self.shared = shared or SharedStates()
+        # Layers that read more of a window than hidden states take one at a time.
+        alone = bool(getattr(self.body, PER_LAYER, 0)) or any(map(_shares, self.body.layers))
+        self.group = 1 if alone or self.device == CPU else GROUP
+        self.remarks: list[str] = []
+
+    def groups(self, kinds: Sequence[object]) -> list[list[int]]:
+        """Numbers of windows that go through a layer together, all of a group of one kind.
+
+        Args:
+            kinds: The kind of each window.
+        """
+        if self.group == 1:
+            return [[number] for number in range(len(kinds))]
+        chosen: list[list[int]] = []
+        for kind in dict.fromkeys(kinds):
+            numbers = [number for number, one in enumerate(kinds) if one == kind]
+            chosen += [numbers[a : a + self.group] for a in range(0, len(numbers), self.group)]
+        return chosen
+
+    def within_memory(self, work: Callable[[], T], where: str, progress: Progress) -> T:
+        """What `work` returns, begun again with less where the memory of the device runs out.
+
+        First with fewer windows at a time, then on the CPU, where everything after it stays.
+
+        Args:
+            work: What is done; it may be begun several times.
+            where: What of the network runs, for the remark.
+            progress: Is shown the remark.
+        """
+
+        def lighten() -> bool:
+            if self.device == CPU:
+                return False
+            full = f"the memory of {self.device} did not suffice for {where}"
+            if self.group > 1:
+                self.group = 1
+                self.remarks.append(f"{full}: fewer windows at a time from there on")
+            else:
+                self.remarks.append(f"{full}: on the CPU from there on")
+                self.move(CPU)
+            remark(progress, self.remarks[-1])
+            return True
+
+        return within_memory(work, lighten)
+
+    def move(self, device: str) -> None:
+        """Compute on another device from here on."""
+        self.device = device
+        self._renew_rotary(self.skeleton)
+        self._layer_arguments = moved(self._layer_arguments, device)
+        self._places = moved(self._places, device)
+        embedding = getattr(self.body, self._table)
+        if embedding.weight.device.type != "meta":
+            embedding.to(device)
+        if self._per_layer is not None:
+            self._per_layer.move(device)
 
     def _renew_rotary(self, network: Any) -> None:
         """Make the rotary embedding again, if it has one: frequencies are computed, not stored."""
@@ -259,7 +310,8 @@ class Network:
     ) -> Generator[Callable[[Any, int], Any]]:
         """Layer `index` with its weights: a function of hidden states [tokens, hidden].
 
-        It takes the number of the window, too: some layers read more of it than hidden states.
+        It takes the number of the window, too: some layers read more of it than hidden states. Its
+        `several` takes windows of `groups` together, [windows, tokens, hidden], with their numbers.
 
         Args:
             index: The layer.
@@ -283,14 +335,27 @@ class Network:
             if further is not None:
                 more["per_layer_input"] = further(number)[None].to(self.device)
             if reads or gives:
-                states = {kind: self.shared.get(kind, number)} if reads else {}
+                states = {}
+                if reads:
+                    given = self.shared.get(kind, number)
+                    states[kind] = tuple(part.to(self.device) for part in given)
                 more["shared_kv_states"] = states
-            out = module(hidden[None].to(self.device), **(arguments | more))
+            out = together(hidden[None], more)[0]
             if gives:
                 self.shared.put(kind, number, more["shared_kv_states"][kind])
-            return (out[0] if isinstance(out, tuple) else out)[0]
+            return out
+
+        def together(hidden: Any, more: dict[str, Any]) -> Any:
+            out = module(hidden.to(self.device), **(arguments | more))
+            return out[0] if isinstance(out, tuple) else out
+
+        def several(hidden: Any, numbers: Sequence[int]) -> Any:
+            if len(numbers) == 1:
+                return run(hidden[0], numbers[0])[None]
+            return together(hidden, {})
 
         run.module = module  # type: ignore[attr-defined]
+        run.several = several  # type: ignore[attr-defined]
         yield run
 
     def norm(self) -> Any:

@@ -53,6 +53,10 @@ class PerLayerInputs:
         self._embedded = embedded
         self._width = int(body.hidden_size_per_layer_input)
 
+    def move(self, device: str) -> None:
+        """Compute on another device from here on."""
+        self._embedded = self._embedded.to(device)
+
     def of_layer(self, index: int, norm: Any, gradients: LayerGradients | None = None) -> Any:
         """A function of the number of a window: the input of layer `index`, f32 [tokens, width].
 

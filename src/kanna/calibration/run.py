@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 
 from kanna._util.atomic import write_json
 from kanna._util.progress import Progress
+from kanna.calibration.devices import torch_modules
 from kanna.calibration.listening import Listening
-from kanna.calibration.network import Network, torch_modules
+from kanna.calibration.network import Network
 from kanna.calibration.second_moments import InputSums, block_of
 from kanna.calibration.shared_states import SharedStates
 from kanna.calibration.site_entry import site_entry
@@ -28,6 +30,21 @@ from kanna.model import F32, Model
 STATE_FOLDER = "work"
 EMBEDDING = "embedding.safetensors"
 _STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRun:
+    """What came of a pass over the layers.
+
+    Attributes:
+        sites: The index of the sites.
+        device: Where it was computed.
+        remarks: What was done where the memory of that did not suffice.
+    """
+
+    sites: dict[str, Any]
+    device: str
+    remarks: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +71,8 @@ def run(
     widest: int,
     device: str | None,
     progress: Progress,
-) -> dict[str, Any]:
-    """Save every site of `model` into `folder` and return the index of them.
+) -> CalibrationRun:
+    """Save every site of `model` into `folder`; the index of them is among what is returned.
 
     Goes on where an earlier run stopped: its state stays in `folder`/work until `clear`.
 
@@ -71,23 +88,30 @@ def run(
     """
     torch, _ = torch_modules()
     network = Network(model, device, SharedStates(folder / STATE_FOLDER))
+    named = network.device
+    key = key | {"device": named}
     spool = _Spool(
         folder / STATE_FOLDER, key, (*windows.ids.shape, int(network.config["hidden_size"]))
     )
     job = _SavedLayers(model=model, readers=sites_of(model.tensors), shard="shard" in key)
     progress.start("calibrate", network.num_layers + 1, "layers")
-    hidden = network.embed(windows.ids)  # also records the arguments of the layers
+    # Also records the arguments of the layers.
+    hidden = network.within_memory(partial(network.embed, windows.ids), "the embedding", progress)
     if spool.done == 0:
         spool.write(hidden.numpy())
     del hidden
     progress.advance(spool.done)
     with torch.no_grad():
         for index in range(spool.done, network.num_layers):
-            sums = _layer(network, index, spool, windows, widest)
+            sums = network.within_memory(
+                partial(_layer, network, index, spool, windows, widest), f"layer {index}", progress
+            )
             _save(folder / f"layer-{index:05}.safetensors", sums, spool, job)
             spool.next()
             progress.advance(1, f"layer {index}")
-        head = _head(network, spool, windows, widest)
+        head = network.within_memory(
+            partial(_head, network, spool, windows, widest), "the head", progress
+        )
         _save(folder / "head.safetensors", head, spool, job)
         counts = np.bincount(
             windows.ids.ravel(), minlength=model.tensors["token_embd.weight"].shape[0]
@@ -95,7 +119,7 @@ def run(
         safetensors.save(folder / EMBEDDING, {"counts": counts.astype(np.int64)})
         progress.advance(1, "head")
     progress.finish()
-    return spool.close()
+    return CalibrationRun(sites=spool.close(), device=named, remarks=network.remarks)
 
 
 def clear(folder: Path) -> None:
@@ -107,14 +131,17 @@ def _layer(
     network: Network, index: int, spool: _Spool, windows: CalibrationWindows, widest: int
 ) -> dict[str, InputSums]:
     """Run one layer over every window; sums of each of its sites."""
+    torch, _ = torch_modules()
     with network.layer(index) as layer:
         listening = Listening(network, widest)
         listening.hook(index, layer.module)  # type: ignore[attr-defined]
-        for number in range(len(windows.ids)):
-            listening.held = bool(windows.held[number])
-            hidden = layer(spool.window(number), number)
+        for numbers in network.groups(windows.held.tolist()):
+            listening.held = bool(windows.held[numbers[0]])
+            given = torch.stack([spool.window(number) for number in numbers])
+            hidden = layer.several(given, numbers)  # type: ignore[attr-defined]
             network.check(hidden, f"layer {index}")
-            spool.put(number, hidden.cpu().numpy())
+            for number, state in zip(numbers, hidden.cpu().numpy(), strict=True):
+                spool.put(number, state)
     return listening.sums
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kanna.calibration.network import torch_modules
+from kanna.calibration.devices import torch_modules
 from kanna.errors import KannaError
 
 HELD_TOKENS = 1024

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from itertools import groupby
 from pathlib import Path
@@ -26,10 +27,18 @@ from kanna._util.atomic import write_text
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.calibration import texts
-from kanna.calibration.network import Network, torch_modules
-from kanna.calibration.prompt_seeds import QUESTION, WORDS, prompt_seeds, writers
+from kanna.calibration.devices import CPU, pick_device, torch_modules
+from kanna.calibration.network import Network
+from kanna.calibration.prompt_seeds import (
+    QUESTION,
+    WORDS,
+    PromptSeeds,
+    Writer,
+    prompt_seeds,
+    writers,
+)
 from kanna.calibration.windows import WINDOW
-from kanna.errors import KannaError
+from kanna.errors import KannaError, MissingError
 from kanna.hardware.memory import memory
 from kanna.model import Model
 from kanna.sources import Source
@@ -44,6 +53,8 @@ BATCH = 16
 HELD_OUT_WINDOWS = 6
 """Windows of each kind beyond those asked for, on which a search decides and reports."""
 VERSION = 1
+_PARTS = 4
+"""Of a batch, that a network reads one after another where memory ran out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +117,9 @@ def _sample(
         )
     seeds = prompt_seeds(model, tokenizer)
     length = min(WINDOW, model.whole("{arch}.context_length", 0) or WINDOW)
+    where = _where(device)
     settings: dict[str, Any] = {
+        **({} if where == CPU else {"device": where}),
         "version": VERSION,
         "temperature": TEMPERATURE,
         "seed": SEED,
@@ -125,17 +138,21 @@ def _sample(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"batch-{n:03}.json" for n in range(batches)]
     if missing := [n for n, path in enumerate(paths) if not _is_kept(path)]:
-        _require(model, length)
-        network = Network(model, device)
-        whole = network.whole()
+        sampler = _Sampler(Network(model, where), seeds, length, progress)
         progress.start("sample text", len(missing) * length * BATCH, "tokens")
         for n in missing:
-            batch = writers(seeds, range(n * BATCH, (n + 1) * BATCH))
-            _write(network, whole, batch, length, SEED + n, progress)
-            lines = [(w.kind, _text(tokenizer, w.ids)) for w in batch]
+            lines = [(w.kind, _text(tokenizer, w.ids)) for w in sampler.batch(n)]
             verified.keep(paths[n], json.dumps(lines, ensure_ascii=False))
         progress.finish()
     return settings, _files(folder / str(batches), paths, seeds.kinds)
+
+
+def _where(device: str | None) -> str:
+    """The device that text is sampled on: another one comes to other text."""
+    try:
+        return pick_device(device)
+    except MissingError:
+        return CPU  # what was sampled before is read without torch
 
 
 def _is_kept(path: Path) -> bool:
@@ -203,13 +220,51 @@ def _require(model: Model, length: int) -> None:
         )
 
 
+class _Sampler:
+    """Lets a whole network write, on its device, or on the CPU where the memory of that ran out."""
+
+    def __init__(
+        self, network: Network, seeds: PromptSeeds, length: int, progress: Progress
+    ) -> None:
+        self._network, self._seeds = network, seeds
+        self._length, self._progress = length, progress
+        self._whole: Any = None
+        self._filled_on = ""
+
+    def batch(self, number: int) -> list[Writer]:
+        """The writers of a batch, each of them at the end of its text."""
+        work = partial(self._batch, number)
+        return self._network.within_memory(work, "sampling text", self._progress)
+
+    def _batch(self, number: int) -> list[Writer]:
+        network = self._network
+        if self._filled_on != network.device:
+            self._whole = None
+            if network.device == CPU:
+                _require(network.model, self._length)
+            self._whole, self._filled_on = network.whole(), network.device
+        batch = writers(self._seeds, range(number * BATCH, (number + 1) * BATCH))
+        parts = 1 if network.device == CPU or network.group > 1 else _PARTS
+        _write(network, self._whole, batch, self._length, SEED + number, self._progress, parts)
+        return batch
+
+
 def _write(
-    network: Network, whole: Any, batch: list[Any], length: int, seed: int, progress: Progress
+    network: Network,
+    whole: Any,
+    batch: list[Writer],
+    length: int,
+    seed: int,
+    progress: Progress,
+    parts: int,
 ) -> None:
-    """Let every writer come to `length` tokens, all of them a token at a time."""
+    """Let every writer come to `length` tokens, all of them a token at a time.
+
+    The network reads `parts` of them one after another, so that each takes less memory.
+    """
     torch, transformers = torch_modules()
     generator = torch.Generator().manual_seed(seed)
-    cache, logits = transformers.DynamicCache(config=whole.config), None
+    caches, logits = [transformers.DynamicCache(config=whole.config) for _ in range(parts)], None
     # The name that transformers has for it changed.
     name = "cache" if "cache" in signature(whole.forward).parameters else "past_key_values"
     with torch.no_grad():
@@ -221,6 +276,10 @@ def _write(
                 drawn = torch.multinomial(probability, 1, generator=generator)[:, 0].tolist()
             ids = np.array([w.next(int(d)) for w, d in zip(batch, drawn, strict=True)], np.int64)
             inputs = torch.from_numpy(ids)[:, None].to(network.device)
-            logits = whole(input_ids=inputs, use_cache=True, **{name: cache}).logits[:, -1]
+            several = [
+                whole(input_ids=part, use_cache=True, **{name: cache}).logits[:, -1]
+                for part, cache in zip(inputs.chunk(parts), caches, strict=True)
+            ]
+            logits = torch.cat(several)
             network.check(logits, "the head")
             progress.advance(len(batch))

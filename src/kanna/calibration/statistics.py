@@ -29,6 +29,7 @@ import numpy as np
 
 from kanna._util.typed import OBJECT, TEXTS, TypedObject, listed, number, text, whole
 from kanna.calibration import fingerprint, imatrix
+from kanna.calibration.devices import CPU
 from kanna.calibration.shrinkage import blended
 from kanna.calibration.sites import is_stack
 from kanna.errors import FormatError, PlanError, SourceError
@@ -44,6 +45,8 @@ IMATRIX = "imatrix.gguf"
 """In the same folder: the diagonals, for llama.cpp."""
 SHARD = "shard"
 """In the index of a shard: which part of the text it is of."""
+DEVICE, REMARKS = "device", "remarks"
+"""In the index: where it was computed, and what was done where the memory of that ran out."""
 VERSION = 2
 
 
@@ -87,6 +90,16 @@ class Statistics:
             tensor: name for name, site in self.sites.items() for tensor in site.tensors
         }
         self._second_moments: dict[str, SecondMoment] = {}
+
+    @property
+    def device(self) -> str:
+        """Where they were computed; those of before this was written are taken for the CPU's."""
+        return TypedObject.of(self.info, INDEX, "calibrate again").get(DEVICE, text(64), CPU)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was done where the memory of that did not suffice."""
+        return TypedObject.of(self.info, INDEX, "calibrate again").get(REMARKS, TEXTS, [])
 
     @cached_property
     def sha256(self) -> str:

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from kanna import families
-from kanna.calibration.network import Network, torch_modules, values
+from kanna.calibration.devices import torch_modules
+from kanna.calibration.network import Network, values
 from kanna.calibration.sites import is_stack
 from kanna.families import gguf_view, hf_view
 from kanna.families.views import Computed
 from kanna.model import F32, Model, num_weights
 
-_LOGITS = 1 << 24
+LOGITS = 1 << 24
 """Logits of the teacher, and of the student, in memory at a time."""
 
 
@@ -45,7 +46,7 @@ def bytes_needed(model: Model, tokens: int, window: int) -> int:
         + 12 * largest
         + 4 * tokens * hidden
         + activations
-        + 8 * 4 * _LOGITS
+        + 8 * 4 * LOGITS
     )
 
 
@@ -80,7 +81,10 @@ class Student:
         norms: Whether norms are free, too.
         theta: What is trained, by GGUF name: θ [O, B] for matrices, [values] for norms.
         delta: The same of δ [O, B].
+        logits: So many are in memory at a time.
     """
+
+    logits = LOGITS
 
     def __init__(
         self,
@@ -184,7 +188,7 @@ class Student:
             hidden = self.hidden(ids)
             cut = hidden.detach().requires_grad_(learn)
             count, total = len(cut) - first, 0.0
-            step = max(1, _LOGITS // len(teacher))
+            step = max(1, self.logits // len(teacher))
             for at in range(first, len(cut), step):
                 rows = slice(at, at + step)
                 loss = self._loss(cut[rows], state[rows].to(self.device), teacher) / count

@@ -70,7 +70,7 @@ class GGUFSizes:
             hashes=None,
             command=self.command(plan),
             imatrix=self._guidance.imatrix,
-            statistics=statistics.sha256 if statistics else None,
+            statistics=statistics,
             file_type=presets.file_type(plan),
         )
 

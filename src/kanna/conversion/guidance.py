@@ -67,7 +67,7 @@ class Guidance:
             hashes=source.hashes(),
             command=command,
             imatrix=self.imatrix,
-            statistics=self.statistics.sha256 if self.statistics else None,
+            statistics=self.statistics,
         )
         own = {k: v.value for k, v in keys.items() if k.startswith("kanna.")}
         return (json.dumps(own, indent=2) + "\n").encode()

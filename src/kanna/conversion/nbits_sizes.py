@@ -245,7 +245,7 @@ class NBitsSizes:
             nodes.resolved,
             hashes=self.source.hashes(),
             command=self.command(plan),
-            statistics=statistics.sha256 if statistics else None,
+            statistics=statistics,
         )
         return {
             k: v.value

@@ -14,6 +14,7 @@ from kanna._util.progress import Progress
 from kanna._util.units import Size, optional_size, parse_duration
 from kanna.adapters import AdapterWeights, weights
 from kanna.calibration import TOKENS
+from kanna.calibration.devices import check_device
 from kanna.errors import UsageError
 from kanna.hardware import targets
 from kanna.optimization import adapters, pipeline
@@ -116,7 +117,8 @@ def optimize(
         rules: Pattern → encoding, or texts such as `ffn_down=q6_k`.
         text: What the result is evaluated on; None: the WikiText-2 test set.
         windows: Of 512 tokens to evaluate; None: as `evaluate` does.
-        device: Where to calibrate and tune; None: an accelerator when there is one.
+        device: `cpu`, `cuda` or `mps`, where to calibrate, measure, correct and tune; values are
+            chosen there, too, where it is named. None: an accelerator when there is one.
         threads: None: one per physical core.
         revision: Branch, tag or commit of a hub id.
         offline: Use only what is on this machine already.
@@ -179,6 +181,7 @@ def optimize(
         revision=revision,
         offline=offline,
     )
+    check_device(device)
     resources = Context(threads=threads, device=device, progress=shown(progress))
     if remark is not None:
         resources.on_message = remark

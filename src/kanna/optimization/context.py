@@ -124,6 +124,7 @@ class Context:
             overwrite=True,
             nonfinite="refuse",
             progress=progress or self.progress,
+            device=self.device,
         )
 
 

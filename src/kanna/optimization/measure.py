@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 
 from kanna import encodings, methods
 from kanna._util.atomic import write_json
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, Silent
 from kanna.calibration import gradients
+from kanna.calibration.devices import CPU, serves
 from kanna.calibration.statistics import Statistics
 from kanna.encodings import Encoding, grid_detection
 from kanna.families.stacked import one_of
 from kanna.model import F32, Model, Tensor, columns, num_rows
+from kanna.optimization.held_products import HeldProducts
 from kanna.plan import roles
 from kanna.plan.allocate import Choice, Option
 
@@ -45,10 +47,17 @@ ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Costs in nats of KL divergence, predicted, by tensor and encoding; saved as measure.json."""
+    """Costs in nats of KL divergence, predicted, by tensor and encoding; saved as measure.json.
+
+    Attributes:
+        key: Hash of what they depend on.
+        costs: In nats, by tensor and encoding.
+        remarks: What was done where the memory of a device ran out.
+    """
 
     key: str
     costs: dict[str, dict[str, float]]
+    remarks: list[str] = field(default_factory=list[str])
 
     def choices(
         self,
@@ -126,6 +135,7 @@ def measure(
     progress: Progress,
     names: Sequence[str] | None = None,
     rounding: InputRounding | None = None,
+    device: str | None = CPU,
 ) -> Measured:
     """Cost of every candidate encoding for every tensor that may be quantized.
 
@@ -137,6 +147,8 @@ def measure(
         progress: Where to report.
         names: The candidates; None: CANDIDATES.
         rounding: What the runtime makes of inputs; None where it takes them as they are.
+        device: Where errors are multiplied by held-out inputs; encoders run on the CPU. None: an
+            accelerator when there is one.
     """
     grads = gradients.read(statistics.folder)
     known = [VALUES, statistics.sha256, sorted(grads), list(names or CANDIDATES), ROWS]
@@ -144,12 +156,15 @@ def measure(
     costs: dict[str, dict[str, float]] = {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before["key"] == key:
-            costs = before["costs"]
+        if before["key"] == key and serves(device, before.get("device", CPU)):
+            costs, device = before["costs"], before.get("device", CPU)
     except (OSError, ValueError, KeyError):
         pass
     tensors = matrices(model)
     meter = _CostMeter(model, statistics, grads, names, rounding)
+    if not costs.keys() >= set(tensors):
+        meter.products = HeldProducts(device, progress)
+        device = meter.products.device
     progress.start("measure", len(tensors), "tensors")
     with ThreadPoolExecutor(threads) as pool:
         for name in tensors:
@@ -157,10 +172,11 @@ def measure(
                 costs[name] = meter.costs(name, pool)
                 if (kind := model.tensors[name].dtype) in costs[name]:
                     costs[name][kind] = 0.0  # carried as it is stored
-                write_json(path, {"key": key, "costs": costs})
+                write_json(path, {"key": key, "device": device, "costs": costs})
             progress.advance(1, name)
     progress.finish()
-    return Measured(key=key, costs={n: costs[n] for n in tensors})
+    costs = {name: costs[name] for name in tensors}
+    return Measured(key=key, costs=costs, remarks=meter.products.remarks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +222,7 @@ class _CostMeter:
         self.names, self.rounding = names, rounding
         self.tied = "output.weight" not in model.tensors
         self.method = methods.get("gptq")
+        self.products = HeldProducts(CPU, Silent())
 
     def costs(self, name: str, pool: ThreadPoolExecutor) -> dict[str, float]:
         """Cost of each candidate for one tensor."""
@@ -258,8 +275,7 @@ class _CostMeter:
             data = self.method.encode(encoding, x, sample.inputs)
         decoded = encoding.decode(data, x.shape[1])
         rounded = self.rounding(encoding, held) if self.rounding else None
-        error = (decoded - x) @ held.T if rounded is None else decoded @ rounded.T - x @ held.T
-        per_row = np.square(error).mean(axis=1, dtype=np.float64)
+        per_row = self.products.errors(decoded, x, held, rounded)
         return 0.5 * float(per_row @ sample.share)
 
     def _sensitivity(self, name: str, tensor: Tensor) -> F32:

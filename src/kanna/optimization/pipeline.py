@@ -117,6 +117,7 @@ def calibrate(job: Job) -> CalibratedSource:
         f"calibrated on {calibrated.tokens:,} tokens"
         + (", kept from before" if calibrated.reused else "")
     )
+    context.note(*calibrated.notes)
     if few := few_tokens(calibrated.coverage):
         context.note(few)
     documents, _ = texts.documents(paths, workspace.model)
@@ -147,7 +148,7 @@ def gradients(job: Job, calibration: CalibratedSource) -> None:
             )
             return
     try:
-        backward.gradients(
+        remarks = backward.gradients(
             model,
             calibration.windows,
             calibration.statistics,
@@ -155,6 +156,7 @@ def gradients(job: Job, calibration: CalibratedSource) -> None:
             device=context.device,
             progress=context.progress,
         )
+        context.note(*remarks)
     except KannaError as error:
         context.note(f"{error.found}: {instead}")
 
@@ -163,7 +165,7 @@ def gradients(job: Job, calibration: CalibratedSource) -> None:
 def measure(job: Job, calibration: CalibratedSource) -> Measured:
     """Predict what every encoding would cost every matrix."""
     adapter = calibration.adapter
-    return measure_costs(
+    measured = measure_costs(
         job.workspace.model,
         statistics.read(calibration.statistics),
         adapter.file("measure.json"),
@@ -171,7 +173,10 @@ def measure(job: Job, calibration: CalibratedSource) -> Measured:
         progress=job.context.progress,
         names=job.candidates(adapter),
         rounding=adapter.rounding,
+        device=job.context.device,
     )
+    job.context.note(*measured.remarks)
+    return measured
 
 
 @stage("probe", "Every kind of tensor alone, in the runtime → predicted nats, corrected")
@@ -285,6 +290,7 @@ def correction(
     artefact, windows = written.specs[0].path, calibration.windows
     result = correct(calibration.adapter, allocation.plan, artefact, windows, deciding)
     if result is not None:
+        job.context.note(*result.remarks)
         job.context.on_message(result.sentence())
     return result
 

@@ -26,6 +26,8 @@ from kanna.formats import safetensors
 from kanna.model import Model
 
 _Arrays = dict[str, Any]
+_OWN = {SHARD, "sites", stored.DEVICE, stored.REMARKS}
+"""What shards of one text may differ in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,7 @@ def _in_order(shards: Sequence[Statistics]) -> list[Statistics]:
 
 def _difference(one: Statistics, other: Statistics) -> str:
     """What of two shards is not the same; "" when all is."""
-    for name in sorted((one.info.keys() | other.info.keys()) - {SHARD, "sites"}):
+    for name in sorted((one.info.keys() | other.info.keys()) - _OWN):
         if one.info.get(name) != other.info.get(name):
             return name
     if one.info[SHARD]["count"] != other.info[SHARD]["count"]:
@@ -155,7 +157,10 @@ def _write(shards: list[Statistics], out: Path, model: Model, progress: Progress
     write_text(out / stored.HELD_TEXT, "".join(held))
     sketch = (first.folder / stored.FINGERPRINT).read_bytes()
     (out / stored.FINGERPRINT).write_bytes(sketch)
-    info = {name: value for name, value in first.info.items() if name != SHARD}
+    info = {name: value for name, value in first.info.items() if name not in _OWN}
+    info[stored.DEVICE] = ", ".join(sorted({shard.device for shard in shards}))
+    if remarks := [one for shard in shards for one in shard.remarks]:
+        info[stored.REMARKS] = remarks
     index = info | {"sites": {name: entries[name] for name in first.sites}}
     Statistics(out, index).save_imatrix(out / stored.IMATRIX)
     write_json(out / stored.INDEX, index)  # last: a folder with an index is complete

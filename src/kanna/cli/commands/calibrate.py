@@ -71,7 +71,7 @@ def calibrate_command(
 def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna._util.units import format_size
     from kanna.calibration import expert_coverage
-    from kanna.cli.ui import duration, facts
+    from kanna.cli.ui import duration, facts, notes
 
     facts(
         screen,
@@ -85,10 +85,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Tokens", f"{data['tokens']:,}, and {data['held_tokens']:,} held out"),
             ("Text", ", ".join(f"{name} {count:,}" for name, count in data["domains"].items())),
             ("Shrinkage", ", ".join(f"{s}: {n} inputs" for s, n in data["shrink"].items())),
+            ("Device", data["device"]),
             *expert_coverage.facts(data["coverage"]),
             ("Time", "kept from before" if data["reused"] else duration(data["seconds"])),
         ],
     )
+    notes(screen, data["notes"])
 
 
 COMMAND = calibrate_command

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kanna import __version__, families
 from kanna._util.atomic import write_json
 from kanna._util.digest import sha256
 from kanna.calibration import statistics
+from kanna.calibration.devices import CPU, serves
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
 from kanna.optimization.adapters.base import Adapter
@@ -49,6 +50,8 @@ class CorrectionResult:
         worse: Names of those that lose, for which the corrected artefact is not kept.
         kept: Whether it took the place of the other.
         tensors: Matrices whose values were chosen again.
+        device: Where both networks ran.
+        remarks: What was done where the memory of that did not suffice.
     """
 
     before: float
@@ -58,6 +61,8 @@ class CorrectionResult:
     worse: list[str]
     kept: bool
     tensors: int
+    device: str = CPU
+    remarks: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -105,12 +110,14 @@ def correct(
     """
     file, ids = plan.with_name(FILE), _text(windows)
     key, before = _key(adapter, ids, deciding), sha256(artefact)
-    saved = _saved(plan, key)
+    saved, made = _saved(plan, key, adapter), None
     result = saved.result if saved and before in (saved.before, saved.after) else None
     if result is not None and (not result.kept or saved and before == saved.after):
         return result
-    if result is None and not _rows(adapter, plan, artefact, ids, key + before):
-        return None
+    if result is None:
+        made = _rows(adapter, plan, artefact, ids, key + before)
+        if made is None:
+            return None
     trial = artefact.with_name(f"{TRIAL}{artefact.name}")
     trial_plan = plan.with_name(f"{TRIAL}plan") / plan.name  # its name is in the metadata
     trial_plan.parent.mkdir(exist_ok=True)
@@ -120,7 +127,9 @@ def correct(
         adapter.rewrite(trial_plan, trial, artefact)
         if result is None:
             tuning = load(trial_plan).tuned()
-            result = _scored(adapter, artefact, trial, deciding, len(tuning.rows) if tuning else 0)
+            assert made is not None
+            scored = _scored(adapter, artefact, trial, deciding, len(tuning.rows) if tuning else 0)
+            result = replace(scored, device=made.device, remarks=made.remarks)
             outcome = _Saved(plan=sha256(plan), before=before, after=sha256(trial), result=result)
             write_json(plan.with_name(STATE), {"key": key, **asdict(outcome)})
         if result.kept:
@@ -145,7 +154,7 @@ def take_up(
         windows: The calibration text.
         deciding: Windows of every kind of text, that nothing was fitted to.
     """
-    saved = _saved(plan, _key(adapter, _text(windows), deciding))
+    saved = _saved(plan, _key(adapter, _text(windows), deciding), adapter)
     if saved is not None and saved.result.kept and saved.plan == sha256(plan):
         load(plan).model_copy(update={"tuning": FILE}).save(plan)
 
@@ -157,10 +166,12 @@ def _text(windows: CalibrationWindows) -> Any:
     return ids[np.unique(np.linspace(0, len(ids) - 1, count).astype(int))] if len(ids) else ids
 
 
-def _rows(adapter: Adapter, plan: Path, artefact: Path, ids: Any, key: str) -> bool:
-    """Write the file of new rows; False where there are none."""
+def _rows(
+    adapter: Adapter, plan: Path, artefact: Path, ids: Any, key: str
+) -> CorrectionPass | None:
+    """The pass that came to the rows of the file that is written; None where there are none."""
     if not len(ids):
-        return False
+        return None
     workspace = adapter.workspace
     held = CorrectionPass(
         workspace.model,
@@ -176,7 +187,7 @@ def _rows(adapter: Adapter, plan: Path, artefact: Path, ids: Any, key: str) -> b
     if rows:
         safetensors.save(plan.with_name(FILE), {name + ROWS: data for name, data in rows.items()})
     held.clear()
-    return bool(rows)
+    return held if rows else None
 
 
 def _scored(
@@ -211,12 +222,14 @@ def _key(adapter: Adapter, ids: Any, deciding: Sequence[Window]) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def _saved(plan: Path, key: str) -> _Saved | None:
+def _saved(plan: Path, key: str, adapter: Adapter) -> _Saved | None:
     """What an earlier run of the same left, when all of it is there."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         saved = json.loads(plan.with_name(STATE).read_text(encoding="utf-8"))
         if saved.pop("key") == key:
             result = CorrectionResult(**saved.pop("result"))
-            if plan.with_name(FILE).is_file() or not result.kept:
+            asked = adapter.workspace.context.device
+            whole = plan.with_name(FILE).is_file() or not result.kept
+            if whole and serves(asked, result.device):
                 return _Saved(result=result, **saved)
     return None

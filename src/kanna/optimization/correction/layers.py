@@ -8,18 +8,20 @@ after each, its rows and the hidden states are saved, so that an interrupted pas
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kanna import _native, encodings, families
-from kanna._util.progress import Progress
-from kanna.calibration.network import Network, torch_modules, values
+from kanna._util.progress import Progress, remark
+from kanna.calibration.devices import CPU, torch_modules, within_memory
+from kanna.calibration.network import Network, values
 from kanna.calibration.shared_states import SharedStates
 from kanna.calibration.sites import is_stack
 from kanna.calibration.statistics import Site, Statistics
@@ -27,7 +29,10 @@ from kanna.families import gguf_view, hf_view
 from kanna.families.views import Computed
 from kanna.formats.safetensors import KeyedArrays
 from kanna.model import F32, U8, Model, Tensor, num_rows
+from kanna.optimization.correction.device_products import input_products
 from kanna.optimization.correction.products import InputProducts, corrected
+
+T = TypeVar("T")
 
 _STATES = "states"
 
@@ -73,6 +78,8 @@ class CorrectionPass:
     Attributes:
         ids: The tokens, [windows, tokens].
         changed: Rows that have new values, by tensor.
+        device: Where both networks run, from the beginning.
+        remarks: What was done where the memory of that did not suffice.
     """
 
     def __init__(
@@ -104,7 +111,9 @@ class CorrectionPass:
             for one, name in ((model, "exact"), (artefact, "given"))
         )
         self._statistics, self.ids, self._threads = statistics, ids, threads
-        self._folder, self._kept = folder, KeyedArrays(folder, key)
+        self.device = self._exact.device
+        self._folder, self._kept = folder, KeyedArrays(folder, f"{key} {self.device}")
+        self.remarks: list[str] = []
         self.changed: dict[str, U8] = {}
 
     def run(self, progress: Progress) -> dict[str, U8]:
@@ -113,7 +122,12 @@ class CorrectionPass:
         self._folder.mkdir(parents=True, exist_ok=True)
         layers = self._exact.num_layers
         progress.start("correct", layers, "layers")
-        exact, given = self._exact.embed(self.ids), self._given.embed(self.ids)
+
+        def run(work: Callable[[], T], where: str) -> T:
+            return within_memory(work, lambda: self._lighten(where, progress))
+
+        exact = run(partial(self._exact.embed, self.ids), "the embedding")
+        given = run(partial(self._given.embed, self.ids), "the embedding")
         done = 0
         if (saved := self._kept.read(_STATES)) is not None:
             exact, given = torch.from_numpy(saved["exact"]), torch.from_numpy(saved["given"])
@@ -123,7 +137,8 @@ class CorrectionPass:
             progress.advance(done)
         for index in range(done, layers):
             with torch.no_grad():
-                exact, given, rows = self._layer(index, exact, given)
+                work = partial(self._layer, index, exact, given)
+                exact, given, rows = run(work, f"layer {index}")
             self.changed |= rows
             self._kept.save(f"layer-{index:05}", rows)
             states = {"exact": exact.numpy(), "given": given.numpy(), "done": np.array(index + 1)}
@@ -131,6 +146,17 @@ class CorrectionPass:
             progress.advance(1, f"layer {index}")
         progress.finish()
         return self.changed
+
+    def _lighten(self, where: str, progress: Progress) -> bool:
+        """Go on on the CPU; False where that is done already."""
+        if self._exact.device == CPU:
+            return False
+        text = f"the memory of {self._exact.device} did not suffice to correct {where}"
+        self.remarks.append(f"{text}: on the CPU from there on")
+        for network in (self._exact, self._given):
+            network.move(CPU)
+        remark(progress, self.remarks[-1])
+        return True
 
     def clear(self) -> None:
         """Remove what is only needed to go on with an interrupted run."""
@@ -169,6 +195,11 @@ class CorrectionPass:
     def models(self) -> tuple[Model, Network]:
         """The original, and its network."""
         return self._exact.model, self._exact
+
+    @property
+    def computes_on(self) -> str:
+        """The device that both networks run on now."""
+        return self._exact.device
 
     @property
     def threads(self) -> int:
@@ -254,7 +285,7 @@ class _LayerPair:
             weight, encoding = values(self._model.tensors[name]), encodings.get(tensor.dtype)
             if np.array_equal(encoding.decode(before, weight.shape[1]), weight):
                 continue
-            residual = products.residual
+            residual = products.off()
             if residual is not None:
                 residual = self._ordered(gguf_view, name, residual)
             rows[name], _ = corrected(
@@ -279,19 +310,19 @@ class _LayerPair:
             _Ear(module, follows[side] if follows else None)
             for side, module in enumerate((ours, theirs))
         ]
-        products = InputProducts()
+        products = input_products(self._run.computes_on)
         for number, (exact, given) in enumerate(zip(self._exact, self._given, strict=True)):
             heard = [
-                ear.hear(layer, hidden, number).cpu().numpy()
+                ear.hear(layer, hidden, number)
                 for ear, layer, hidden in zip(
                     ears, (self._ours, self._theirs), (exact, given), strict=True
                 )
             ]
             off = None
             if adds is not None and name in adds:
-                off = (exact - given).numpy()
+                off = (exact - given).to(heard[0].device)
                 if follows is not None:
-                    off = off + (ears[0].output - ears[1].output).cpu().numpy()
+                    off = off + (ears[0].output - ears[1].output)
             products.add(heard[0], heard[1], off)
         return products
 

@@ -58,6 +58,14 @@ class InputProducts:
             self.residual = product if self.residual is None else self.residual + product
         self.count += len(given)
 
+    def off(self) -> F64 | None:
+        """The sum of r y', or None."""
+        return self.residual
+
+    def mean_second(self) -> F32:
+        """E[y y'], [columns, columns]."""
+        return (self.second / self.count).astype(np.float32)
+
     def wanted(self, weight: F32, residual: F64 | None) -> F64:
         """W C + D, [rows, columns]."""
         wanted = weight.astype(np.float64) @ (self.crossed / self.count)
@@ -105,7 +113,7 @@ def corrected(
     cols = weight.shape[1]
     wanted = products.wanted(weight, residual)
     target = products.target(weight, wanted, shrink)
-    second = (products.second / products.count).astype(np.float32)
+    second = products.mean_second()
     inputs = methods.Inputs(
         weights=np.ascontiguousarray(second.diagonal()),
         second_moment=SecondMoment(lambda: [second], shrink=shrink),

@@ -19,13 +19,15 @@ from typing import Any
 from kanna import __version__, encodings
 from kanna._util.atomic import write_json
 from kanna._util.units import format_size
+from kanna.calibration.devices import CPU, is_full, pick_device, serves, within_memory
 from kanna.calibration.student import Student, bytes_needed
 from kanna.calibration.windows import CalibrationWindows
 from kanna.evaluation.stats import half_width
 from kanna.hardware.memory import memory as machine
 from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.optimization.context import Workspace
-from kanna.optimization.kl_scorer import SURE, HeldOutWindows
+from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows
+from kanna.optimization.tuning.place import Place
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.optimization.tuning.training import EPOCHS, RATES, ScaleTraining
 from kanna.plan import load, roles
@@ -57,6 +59,7 @@ class TuningResult:
         watched: The same on the text that decided, first before anything was learned.
         parameters: How many numbers learned.
         seconds: Of learning and scoring.
+        device: Where it learned.
     """
 
     before: float
@@ -67,6 +70,7 @@ class TuningResult:
     watched: list[float]
     parameters: int
     seconds: float
+    device: str = CPU
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -98,13 +102,19 @@ def tune(
     ]
     count, length = len(ids) + len(held.trial), windows.ids.shape[1]
     needed, free = bytes_needed(workspace.model, count * length, length), machine().available
-    if needed > free:
-        workspace.context.note(
-            f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left "
-            "out"
-        )
+    short = (
+        f"tuning scales takes {format_size(needed)}, {format_size(free)} are free: it was left out"
+    )
+    if needed > free and pick_device(workspace.context.device) == CPU:
+        workspace.context.note(short)
         return None
-    result = distill(workspace, subject, plan, ids, held)
+    try:
+        result = distill(workspace, subject, plan, ids, held, fits=needed <= free)
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+        workspace.context.note(short)
+        return None
     if result is None:
         workspace.context.note("nothing of this plan can be tuned")
     return result
@@ -116,6 +126,8 @@ def distill(
     plan: Path,
     ids: Sequence[Sequence[int]],
     held: HeldOutWindows,
+    *,
+    fits: bool = True,
 ) -> TuningResult | None:
     """Tune the artefact of `plan`; None when it holds no block whose scale can be moved.
 
@@ -128,45 +140,68 @@ def distill(
         plan: A plan file.
         ids: Windows to learn from.
         held: Its trial windows decide.
+        fits: Whether the memory of this machine is enough, where that of the device is not.
     """
-    progress = workspace.context.progress
+    context, progress = workspace.context, workspace.context.progress
     tuned_plan, file, state = (file_of(plan, name) for name in (PLAN, FILE, STATE))
     key = _key(subject, ids, held)
-    if (earlier := _earlier(plan, key)) is not None:
+    if (earlier := _earlier(plan, key, context.device)) is not None:
         if earlier.kept and not subject.out.exists():
             subject.write(tuned_plan, progress)
         return earlier
     began = time.perf_counter()
-    training = _training(workspace, subject, ids, held, state.with_suffix(file.suffix), key)
-    if training is None:
+    place = Place(context.device, progress, fits)
+    path = state.with_suffix(file.suffix)
+
+    def learned() -> _Learned | None:
+        training = _training(workspace, subject, ids, held, path, f"{key} {place.named}", place)
+        if training is None:
+            return None
+        trained, watched = training.run(progress)
+        state.unlink(missing_ok=True)  # what it says is about to be replaced
+        of_plan = load(plan)
+        earlier_tuning = of_plan.tuned()
+        training.save(file, earlier_tuning.rows if earlier_tuning else {})
+        of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
+        subject.write(tuned_plan, progress)
+        parameters = training.parameters
+        before, after = subject.score(training, progress)
+        return _Learned(trained, watched, parameters, before, after)
+
+    outcome = within_memory(learned, place.lighten)
+    context.note(*place.remarks)
+    if outcome is None:
         return None
-    parameters = training.parameters
-    trained, watched = training.run(progress)
-    state.unlink(missing_ok=True)  # what it says is about to be replaced
-    of_plan = load(plan)
-    earlier_tuning = of_plan.tuned()
-    training.save(file, earlier_tuning.rows if earlier_tuning else {})
-    of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
-    subject.write(tuned_plan, progress)
-    before, after = subject.score(training, progress)
-    half = half_width(after - before)
-    helps = half is not None and float((after - before).mean()) < -SURE * half
+    half = half_width(outcome.after - outcome.before)
+    helps = half is not None and float((outcome.after - outcome.before).mean()) < -SURE * half
     result = TuningResult(
-        before=float(before.mean()),
-        after=float(after.mean()),
+        before=float(outcome.before.mean()),
+        after=float(outcome.after.mean()),
         half=half,
         kept=helps,
-        trained=trained,
-        watched=watched,
-        parameters=parameters,
+        trained=outcome.trained,
+        watched=outcome.watched,
+        parameters=outcome.parameters,
         seconds=time.perf_counter() - began,
+        device=place.named,
     )
     if not helps:
-        for path in (subject.out, file, tuned_plan):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for each in (subject.out, file, tuned_plan):
+            shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
     write_json(state, {"key": key, "result": result.to_dict()})
-    training.forget()
+    path.unlink(missing_ok=True)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """What a training came to: losses by epoch, and divergences before and after."""
+
+    trained: list[float]
+    watched: list[float]
+    parameters: int
+    before: F64
+    after: F64
 
 
 def _key(subject: TuningSubject, ids: Sequence[Sequence[int]], held: HeldOutWindows) -> str:
@@ -183,24 +218,27 @@ def _training(
     held: HeldOutWindows,
     path: Path,
     key: str,
+    place: Place,
 ) -> ScaleTraining | None:
     """The training of what the artefact holds; None when nothing of it can learn."""
     artefact = subject.read(subject.artefact)
     free = blocks(artefact)
     if not free:
         return None
-    student = Student(artefact, free, workspace.context.device, sizes(artefact), subject.norms)
+    student = Student(artefact, free, place.device, sizes(artefact), subject.norms)
+    student.logits = place.logits
     watch = [window for _, window in held.trial]
     return ScaleTraining(student, workspace.model, ids, watch, path, key)
 
 
-def _earlier(plan: Path, key: str) -> TuningResult | None:
+def _earlier(plan: Path, key: str, device: str | None) -> TuningResult | None:
     """The result of an earlier run of the same, when all that it left is there."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         saved = json.loads(file_of(plan, STATE).read_text(encoding="utf-8"))
         result = TuningResult(**saved["result"])
         whole = not result.kept or all(file_of(plan, name).is_file() for name in (FILE, PLAN))
-        return result if saved["key"] == key and whole else None
+        same = saved["key"] == key and serves(device, result.device)
+        return result if same and whole else None
     return None
 
 

@@ -46,10 +46,12 @@ class FolderSubject:
 
     def score(self, training: ScaleTraining, progress: Progress) -> tuple[F64, F64]:
         """Divergence before and after on each watched window, in torch."""
-        device = training.student.device
+        device, logits = training.student.device, training.student.logits
         training.teacher(progress)
         training.release()
         progress.start("score", len(training.watch), "windows")
-        after = training.evaluate(Student(self.read(self.out), {}, device, norms=False), progress)
+        tuned = Student(self.read(self.out), {}, device, norms=False)
+        tuned.logits = logits
+        after = training.evaluate(tuned, progress)
         progress.finish()
         return np.array(training.start), after

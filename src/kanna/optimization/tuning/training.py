@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from kanna._util.progress import Progress
-from kanna.calibration.network import torch_modules
+from kanna.calibration.devices import torch_modules
 from kanna.calibration.student import Student, Teacher
 from kanna.formats import safetensors
 from kanna.model import U8, Model
@@ -166,10 +166,6 @@ class ScaleTraining:
         arrays |= {name + OFFSET: v.astype(np.float16) for name, v in self.student.offsets()}
         arrays |= {name: v.astype(np.float32) for name, v in self.student.vectors()}
         safetensors.save(path, arrays)
-
-    def forget(self) -> None:
-        """Remove the saved state."""
-        self.path.unlink(missing_ok=True)
 
     def _state(self) -> dict[str, dict[str, Any]]:
         return dict(zip(_PARTS, (self.theta, self.first, self.second, self.best), strict=True))
