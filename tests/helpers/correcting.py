@@ -26,7 +26,7 @@ class Quantized:
     home: Path
     windows: CalibrationWindows
 
-    def start(self, folder: Path) -> CorrectionPass:
+    def start(self, folder: Path, device: str = "cpu") -> CorrectionPass:
         """A pass that keeps what it has done in a folder."""
         model, artefact = (
             families.load_model(kanna.open_source(self.home / name))
@@ -40,7 +40,7 @@ class Quantized:
             np.ascontiguousarray(ids),
             folder,
             "key",
-            device="cpu",
+            device=device,
             threads=1,
         )
 

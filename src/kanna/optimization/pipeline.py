@@ -349,6 +349,7 @@ def report(
         "measured": costs.key,
         "times": times(job.forecast, job.context.clock),
         **limits,
+        "device": statistics.read(calibration.statistics).device,
         "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
     }
     best, baseline = proved.best, proved.row(written.baseline)
@@ -381,6 +382,7 @@ def report(
         left=left,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,
+        device=statistics.read(calibration.statistics).device,
         time_budget=chosen(job.request, job.forecast),
         notes=job.context.notes,
     )

@@ -49,6 +49,8 @@ class OptimizeResult(Result):
             it was expected to need.
         time_budget: With a time budget: its seconds, what was chosen by it, and the seconds that
             were predicted.
+        device: Where torch calibrated; None: nothing was calibrated. Numbers of another device
+            differ in the last place.
         dry_run: Whether nothing was made, and only `times` and `time_budget` are known.
     """
 
@@ -82,6 +84,7 @@ class OptimizeResult(Result):
     left: list[str] = field(default_factory=list[str])
     times: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     time_budget: dict[str, Any] | None = None
+    device: str | None = None
     dry_run: bool = False
     notes: list[str] = field(default_factory=list[str])
 

@@ -226,6 +226,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Run", data["memory"]["command"] if data["memory"] else ""),
             ("Speed", _speed(data["speed"])),
             ("Target", _target(data["target"])),
+            ("Device", data["device"] if data["device"] != "cpu" else ""),
             ("Correction", _correction(data["correction"])),
             ("Tuning", _tuning(data["tuning"])),
             ("Kept of the fine-tune", kept_words(data["retention"])),
