@@ -118,12 +118,7 @@ def gradients(
     except KannaError:  # it would end there again
         shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)
         raise
-    if invalid := [name for name, rows in by_module.items() if not np.isfinite(rows).all()]:
-        raise KannaError(
-            f"the gradients of {invalid[-1]} are not numbers",
-            expected="a model whose logits are finite",
-            todo="check the weights: `kanna inspect SRC --tensors`",
-        )
+    _require_numbers(by_module)
     safetensors.save(
         path,
         {
@@ -133,6 +128,15 @@ def gradients(
         _marks(digest, ids.size),
     )
     return backward.network.remarks
+
+
+def _require_numbers(by_module: dict[str, F32]) -> None:
+    if invalid := [name for name, rows in by_module.items() if not np.isfinite(rows).all()]:
+        raise KannaError(
+            f"the gradients of {invalid[-1]} are not numbers",
+            expected="a model whose logits are finite",
+            todo="check the weights: `kanna inspect SRC --tensors`",
+        )
 
 
 def merge(parts: Sequence[Path], folder: Path, key: str) -> None:

@@ -245,7 +245,9 @@ class _Sampler:
             self._whole, self._filled_on = network.whole(), network.device
         batch = writers(self._seeds, range(number * BATCH, (number + 1) * BATCH))
         parts = 1 if network.device == CPU or network.group > 1 else _PARTS
-        _write(network, self._whole, batch, self._length, SEED + number, self._progress, parts)
+        _write(
+            network, self._whole, batch, self._length, SEED + number, self._progress, parts=parts
+        )
         return batch
 
 
@@ -256,6 +258,7 @@ def _write(
     length: int,
     seed: int,
     progress: Progress,
+    *,
     parts: int,
 ) -> None:
     """Let every writer come to `length` tokens, all of them a token at a time.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kanna._util.units import format_size
 from kanna.calibration import calibrate as calibrate_source
 from kanna.calibration import gradients as backward
 from kanna.calibration import self_generated, statistics, texts
-from kanna.calibration.expert_coverage import coverage, few_tokens
+from kanna.calibration.expert_coverage import few_tokens
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
 from kanna.hardware.memory import memory as machine
@@ -349,8 +349,7 @@ def report(
         "measured": costs.key,
         "times": times(job.forecast, job.context.clock),
         **limits,
-        "device": statistics.read(calibration.statistics).device,
-        "coverage": [asdict(c) for c in coverage(statistics.read(calibration.statistics).sites)],
+        **reporting.calibrated(calibration),
     }
     best, baseline = proved.best, proved.row(written.baseline)
     left, page = reporting.earlier_artefacts(job, rows), reporting.write_page(job, proved, section)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kanna import report as pages
+from kanna.calibration import statistics
+from kanna.calibration.expert_coverage import coverage
 from kanna.comparison import CompareResult
 from kanna.comparison.description import describe_source, environment
 from kanna.comparison.rows import Row
@@ -54,6 +57,15 @@ def swaps(
     # Of a file that was corrected too, the divergence says nothing about swaps alone.
     alone = by_kind if load(allocation.plan).tuning is None else {}
     return report_data.swap_summary(allocation.local_search, proved.rows[0].name, alone)
+
+
+def calibrated(calibration: CalibratedSource) -> dict[str, Any]:
+    """Where the source was calibrated, and what its experts saw."""
+    stats = statistics.read(calibration.statistics)
+    return {
+        "device": stats.device,
+        "coverage": [asdict(layer) for layer in coverage(stats.sites)],
+    }
 
 
 def value_changes(corrected: CorrectionResult | None, tuned: TuningResult | None) -> dict[str, Any]:

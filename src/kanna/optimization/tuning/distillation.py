@@ -18,6 +18,7 @@ from typing import Any
 
 from kanna import __version__, encodings
 from kanna._util.atomic import write_json
+from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.calibration.devices import CPU, is_full, pick_device, serves, within_memory
 from kanna.calibration.student import Student, bytes_needed
@@ -154,19 +155,9 @@ def distill(
     path = state.with_suffix(file.suffix)
 
     def learned() -> _Learned | None:
-        training = _training(workspace, subject, ids, held, path, f"{key} {place.named}", place)
-        if training is None:
-            return None
-        trained, watched = training.run(progress)
-        state.unlink(missing_ok=True)  # what it says is about to be replaced
-        of_plan = load(plan)
-        earlier_tuning = of_plan.tuned()
-        training.save(file, earlier_tuning.rows if earlier_tuning else {})
-        of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
-        subject.write(tuned_plan, progress)
-        parameters = training.parameters
-        before, after = subject.score(training, progress)
-        return _Learned(trained, watched, parameters, before, after)
+        own_key = f"{key} {place.named}"
+        training = _training(workspace, subject, ids, held, path, own_key, place=place)
+        return None if training is None else _learn(training, subject, plan, progress)
 
     outcome = within_memory(learned, place.lighten)
     context.note(*place.remarks)
@@ -204,6 +195,23 @@ class _Learned:
     after: F64
 
 
+def _learn(
+    training: ScaleTraining, subject: TuningSubject, plan: Path, progress: Progress
+) -> _Learned:
+    """Train, write the tuned artefact and its plan, and score it."""
+    tuned_plan, file, state = (file_of(plan, name) for name in (PLAN, FILE, STATE))
+    trained, watched = training.run(progress)
+    state.unlink(missing_ok=True)  # what it says is about to be replaced
+    of_plan = load(plan)
+    earlier = of_plan.tuned()
+    training.save(file, earlier.rows if earlier else {})
+    of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
+    subject.write(tuned_plan, progress)
+    parameters = training.parameters
+    before, after = subject.score(training, progress)
+    return _Learned(trained, watched, parameters, before, after)
+
+
 def _key(subject: TuningSubject, ids: Sequence[Sequence[int]], held: HeldOutWindows) -> str:
     """A hash of everything the result depends on."""
     windows = [[int(i) for i in window] for window in ids]
@@ -218,6 +226,7 @@ def _training(
     held: HeldOutWindows,
     path: Path,
     key: str,
+    *,
     place: Place,
 ) -> ScaleTraining | None:
     """The training of what the artefact holds; None when nothing of it can learn."""
