@@ -150,8 +150,7 @@ def distill(
         if earlier.kept and not subject.out.exists():
             subject.write(tuned_plan, progress)
         return earlier
-    began = time.perf_counter()
-    place = Place(context.device, progress, fits)
+    began, place = time.perf_counter(), Place(context.device, progress, fits)
     path = state.with_suffix(file.suffix)
 
     def learned() -> _Learned | None:
@@ -163,8 +162,9 @@ def distill(
     context.note(*place.remarks)
     if outcome is None:
         return None
-    half = half_width(outcome.after - outcome.before)
-    helps = half is not None and float((outcome.after - outcome.before).mean()) < -SURE * half
+    gained = outcome.before - outcome.after
+    half = half_width(gained)
+    helps = half is not None and float(gained.mean()) > SURE * half
     result = TuningResult(
         before=float(outcome.before.mean()),
         after=float(outcome.after.mean()),
