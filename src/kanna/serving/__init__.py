@@ -31,6 +31,7 @@ def serve(
     threads: int | None = None,
     adapter: str | Sequence[str] = (),
     draft: str | Sequence[str] = (),
+    mmproj: str | Path | Sequence[str | Path] = (),
     tls_cert: str | Path | None = None,
     tls_key: str | Path | None = None,
     canary: str | Sequence[str] = (),
@@ -72,6 +73,8 @@ def serve(
             until switched.
         draft: Small GGUF files of the same vocabulary that guess ahead (speculative decoding),
             named as adapters are.
+        mmproj: Vision towers of GGUF files, with which chats may have pictures, named as adapters
+            are.
         tls_cert: File of the certificate chain, in PEM.
         tls_key: File of its key, in PEM.
         canary: [NAME=]PATH[@SHARE]: a file to try on a share (0.1) of a model's requests. It
@@ -126,7 +129,9 @@ def serve(
         limits=GatewayLimits(max_tokens=max_tokens, queue=queue, request_time=time_limit),
     )
     specs = arguments.parse_models(several(models), several(alias), offline=offline)
-    arguments.add_companions(specs, several(adapter), several(draft), offline=offline)
+    arguments.add_companions(
+        specs, several(adapter), several(draft), several(mmproj), offline=offline
+    )
     registration.check_installed(specs, settings)
     if traces:
         extras.require("otel", "the export of traces")

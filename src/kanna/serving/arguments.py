@@ -82,19 +82,21 @@ def add_companions(
     specs: list[ModelSpec],
     adapters: Sequence[str],
     drafts: Sequence[str],
+    towers: Sequence[str | Path] = (),
     *,
     offline: bool = False,
 ) -> None:
-    """Give models the adapters and draft models that are meant for them.
+    """Give models the adapters, draft models and vision towers that are meant for them.
 
     Args:
         specs: The models.
         adapters: FILE for the first model, or NAME=FILE.
         drafts: The same.
+        towers: The same.
         offline: Use only what is on this machine already.
 
     Raises:
-        UsageError: A file does not exist, is for no model, or a model has two drafts.
+        UsageError: A file does not exist, is for no model, or a model has two drafts or towers.
     """
     for spec, file in _companions(specs, adapters, "adapter", offline):
         spec.adapters.append(file)
@@ -104,10 +106,16 @@ def add_companions(
                 f"{spec.name} has two draft models: {spec.draft} and {file}", expected="one"
             )
         spec.draft = file
+    for spec, file in _companions(specs, towers, "vision tower", offline):
+        if spec.mmproj:
+            raise UsageError(
+                f"{spec.name} has two vision towers: {spec.mmproj} and {file}", expected="one"
+            )
+        spec.mmproj = file
 
 
 def _companions(
-    specs: list[ModelSpec], arguments: Sequence[str], kind: str, offline: bool
+    specs: list[ModelSpec], arguments: Sequence[str | Path], kind: str, offline: bool
 ) -> Iterator[tuple[ModelSpec, Path]]:
     """Each file with the model it is for."""
     for argument in arguments:

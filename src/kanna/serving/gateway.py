@@ -62,6 +62,7 @@ class Gateway:
         self.constraints = ConstraintChecker()
         self.keyring = KeyRing(store)
         self.bodies = pool.loader.bodies
+        self.pictures = pool.loader.pictures
         self._arriving = 0  # bytes of bodies that are being read
         self.limiter = RateLimiter(store.tokens_of_day)
         self.accounting = Accounting(self.metrics, self.limiter, traces, context=settings.context)
@@ -179,6 +180,7 @@ class Gateway:
         check_length(body, self.settings.context)
         if issubclass(kind, requests.GenerationParameters):
             await self._check_constraints(request, key, model, body)
+            await self.pictures.check(model, body)
         call = ModelCall(
             key=key,
             model=model,

@@ -7,24 +7,17 @@ gives the checked body back in a form that is read in a fraction of that time.
 
 from __future__ import annotations
 
-import asyncio
 import marshal
-from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
 
-from kanna._util.interpreter import module_command
 from kanna.serving import requests
-from kanna.serving.launch import environment
 from kanna.serving.problems import ApiError, overloaded
+from kanna.serving.worker_process import WorkerBusyError, WorkerLostError, WorkerProcess
 
 LARGE = 64 << 10
 """Bytes from which a body counts as large."""
-_SECONDS = 10.0
-"""For one body; those at the same time wait for each other, three times as long at most."""
-_BUFFER = 4 << 20
 CHECK, ENCODE = b"c", b"e"
 """What the process is asked to do with a body."""
 
@@ -33,8 +26,7 @@ class LargeBodies:
     """The process, started with the first large body and again when it ended."""
 
     def __init__(self) -> None:
-        self._process: Process | None = None
-        self._turn = asyncio.Lock()
+        self._worker = WorkerProcess("kanna.serving.body_worker")
 
     async def check(self, kind: type[BaseModel], data: bytes) -> dict[str, Any]:
         """A body as `kind` has it, parsed and checked.
@@ -72,50 +64,17 @@ class LargeBodies:
 
     async def _ask(self, question: bytes) -> bytes:
         try:
-            await asyncio.wait_for(self._turn.acquire(), 3 * _SECONDS)
-        except asyncio.TimeoutError:
+            return await self._worker.ask(question)
+        except WorkerBusyError:
             raise overloaded("other large bodies are being read") from None
-        try:
-            process = await self._started()
-            return await asyncio.wait_for(_exchange(process, question), _SECONDS)
-        except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError):
-            self.kill()
+        except WorkerLostError:
             raise ApiError(
                 413, "the body takes too much time or memory to be read", code="body_too_complex"
             ) from None
-        except BaseException:  # nobody waits for its answer any more
-            self.kill()
-            raise
-        finally:
-            self._turn.release()
-
-    async def _started(self) -> Process:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                *module_command("kanna.serving.body_worker"),
-                stdin=PIPE,
-                stdout=PIPE,
-                limit=_BUFFER,
-                env=environment(),
-            )
-        return self._process
 
     def kill(self) -> None:
         """End the process; the next large body starts another."""
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-
-
-async def _exchange(process: Process, question: bytes) -> bytes:
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(len(question).to_bytes(8, "big"))
-    process.stdin.write(question)
-    await process.stdin.drain()
-    size = int.from_bytes(await process.stdout.readexactly(8), "big")
-    return await process.stdout.readexactly(size)
+        self._worker.kill()
 
 
 def _about_size(value: Any) -> int:

@@ -17,6 +17,7 @@ from kanna.serving.backend import Backend
 from kanna.serving.engines.base import EngineConfig, ServingEngine
 from kanna.serving.large_bodies import LargeBodies
 from kanna.serving.metrics import Metrics
+from kanna.serving.picture_trial import PictureTrial
 from kanna.serving.problems import ApiError, no_memory
 from kanna.serving.process import EngineProcess
 from kanna.serving.registration import engine_config
@@ -39,6 +40,7 @@ class ModelLoader:
         budget: Bytes that loaded models may take together.
         extra: Backends besides those of the models: canaries, and models that are being swapped.
         bodies: Reads and writes large bodies.
+        pictures: Decodes pictures on trial.
         session: For requests to engines; None before the gateway has started.
     """
 
@@ -52,6 +54,7 @@ class ModelLoader:
         self.extra: dict[str, Backend] = {}
         self.session: aiohttp.ClientSession | None = None
         self.bodies = LargeBodies()
+        self.pictures = PictureTrial()
         self._memory_lock = asyncio.Lock()
 
     def config(self, spec: ModelSpec, engine: ServingEngine) -> EngineConfig:

@@ -17,6 +17,9 @@ from kanna.serving.served_model import ServedModel
 _LONGEST_TOKEN = 128
 """Characters of a token; longer ones are there for rows of spaces and dashes."""
 
+_PICTURE_TOKENS = 1024
+"""About what a picture becomes, until its engine has counted."""
+
 
 @dataclass(slots=True, kw_only=True)
 class ModelCall:
@@ -103,6 +106,8 @@ def _about_tokens(value: Any) -> int:
     """Tokens of texts and ids; half of the characters are more than most texts have."""
     if isinstance(value, str):
         return len(value) // 2 + 1
+    if isinstance(value, dict) and value.get("type") == "image_url":
+        return _PICTURE_TOKENS
     if isinstance(value, dict):
         return 8 + sum(map(_about_tokens, value.values()))
     if isinstance(value, list):

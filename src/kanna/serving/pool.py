@@ -110,6 +110,7 @@ class ModelPool:
     async def stop(self) -> None:
         """End every engine."""
         self.loader.bodies.kill()
+        self.loader.pictures.kill()
         for task in self._canaries_loading:
             task.cancel()
         await asyncio.gather(*(backend.stop() for backend in self.loader.backends()))
@@ -117,6 +118,7 @@ class ModelPool:
     def kill(self) -> None:
         """End every engine without an event loop."""
         self.loader.bodies.kill()
+        self.loader.pictures.kill()
         for backend in self.loader.backends():
             backend.kill()
 

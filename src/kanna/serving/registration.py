@@ -27,6 +27,7 @@ def engine_config(
         gpu_layers=settings.gpu_layers,
         draft=str(spec.draft) if spec.draft else None,
         adapters=[str(adapter) for adapter in spec.adapters],
+        mmproj=str(spec.mmproj) if spec.mmproj else None,
         program=settings.native_program if engine.choose_program else None,
         memory_limit=settings.engine_memory,
     )
@@ -53,12 +54,21 @@ def check_installed(specs: Sequence[ModelSpec], settings: GatewaySettings) -> No
 
 
 def check_companions(spec: ModelSpec, engine: ServingEngine) -> None:
-    """Raise UsageError for adapters or a draft model that the engine does not take."""
+    """Hold adapters, a draft model and a vision tower to what the engine takes.
+
+    Raises:
+        UsageError: It takes none.
+        FormatError: The tower is of another model.
+    """
     takers = [engines.get(name) for name in engines.names()]
     if spec.adapters and not engine.takes_adapters:
         raise _refused(spec, engine, "adapters", [e for e in takers if e.takes_adapters])
     if spec.draft and not engine.takes_draft:
         raise _refused(spec, engine, "draft model", [e for e in takers if e.takes_draft])
+    if spec.mmproj and engine.check_tower is None:
+        raise _refused(spec, engine, "vision tower", [e for e in takers if e.check_tower])
+    if spec.mmproj and engine.check_tower:
+        engine.check_tower(spec.path, spec.mmproj)
 
 
 def _refused(

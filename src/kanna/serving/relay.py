@@ -18,6 +18,7 @@ from kanna.serving.http_client import EngineConnectionError, EngineResponse
 from kanna.serving.metrics import Metrics
 from kanna.serving.problems import ApiError, engine_down
 from kanna.serving.process import EngineProcess
+from kanna.serving.requests import pictures
 
 _DONE = sse.DONE.rstrip()
 _GENERATING = (CHAT, "/v1/completions")
@@ -100,7 +101,7 @@ async def _fetch_whole(
     try:
         response = await _open(backend, path, body, process)
     except ApiError as error:
-        if error.code != unparsed.CODE:
+        if error.code != unparsed.CODE or any(pictures.in_body(body)):  # a text shows no picture
             raise
         return await _fetch_text(backend, body, process)
     try:

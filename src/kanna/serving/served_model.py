@@ -54,6 +54,7 @@ class ServedModel:
             "state": "not loaded",
             "bytes": self.bytes,
             "adapters": [str(adapter) for adapter in self.spec.adapters],
+            "mmproj": str(self.spec.mmproj) if self.spec.mmproj else None,
         }
         if self.canary:
             status["canary"] = self.canary.status()

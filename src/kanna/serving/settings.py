@@ -35,6 +35,7 @@ class ModelSpec:
         aliases: Other names for it.
         draft: A small model that guesses ahead.
         adapters: LoRA adapters.
+        mmproj: The vision tower; None: it reads text alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelSpec:
     aliases: list[str] = field(default_factory=list[str])
     draft: Path | None = None
     adapters: list[Path] = field(default_factory=list[Path])
+    mmproj: Path | None = None
 
 
 @dataclass(slots=True, kw_only=True)

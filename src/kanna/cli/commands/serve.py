@@ -68,6 +68,11 @@ if TYPE_CHECKING:
     help="A small GGUF that guesses ahead: FILE for the first model, or NAME=FILE.",
 )
 @click.option(
+    "--mmproj",
+    multiple=True,
+    help="A vision tower in GGUF, for chats with pictures: FILE for the first model, or NAME=FILE.",
+)
+@click.option(
     "--tls-cert", type=options.FILE, help="Certificate chain in PEM; with --tls-key, HTTPS."
 )
 @click.option("--tls-key", type=options.FILE, help="Its key in PEM.")

@@ -42,6 +42,7 @@ class EngineConfig:
         gpu_layers: Layers to put on the GPU; None: the engine's choice.
         draft: A small model that guesses ahead, for engines that take one.
         adapters: LoRA adapters, for engines that take them.
+        mmproj: A vision tower, for engines that take one.
         program: A native program that runs the artefact in place of the Python package.
         memory_limit: Bytes that the process may take besides the mapped file; None: any.
         chat_template: In place of the artefact's own, which takes more than a template may.
@@ -68,6 +69,9 @@ class EngineConfig:
     )
     adapters: list[str] = field(
         default_factory=list[str], metadata={"about": "LoRA adapters, for engines that take them"}
+    )
+    mmproj: str | None = field(
+        default=None, metadata={"about": "A vision tower, for engines that take one"}
     )
     program: str | None = field(
         default=None,
@@ -151,6 +155,8 @@ class ServingEngine:
         probe: The route that answers only while the thread that computes moves.
         takes_adapters: Whether it loads LoRA adapters.
         takes_draft: Whether it loads a draft model.
+        check_tower: Holds a vision tower to an artefact, whose files it gets, and raises
+            FormatError; None where the engine reads no pictures.
         accepts: Whether an artefact is of its kind, from its name and headers.
         missing: The command that installs what is missing; empty when everything is here.
         memory: Bytes that a process of this configuration takes.
@@ -177,6 +183,7 @@ class ServingEngine:
     probe: str = "/health"
     takes_adapters: bool = False
     takes_draft: bool = False
+    check_tower: Callable[[Path, Path], object] | None = None
     accepts: Callable[[Path], bool]
     missing: Callable[[], str]
     memory: Callable[[EngineConfig], EngineMemory]

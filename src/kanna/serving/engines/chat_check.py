@@ -14,6 +14,7 @@ from typing import Any
 from kanna.chat_templates import pool
 from kanna.errors import FormatError, TemplateLimitError
 from kanna.serving.engines._chat_prompt import render_chat
+from kanna.serving.requests import pictures
 from kanna.tokenizer import templates
 from kanna.tokenizer.chat import variables_of
 
@@ -83,7 +84,9 @@ class ChatCheck:
             return pool.render(template, {"tools": None, **variables}, seconds=_SECONDS)
 
         try:
-            render_chat(fill, body["messages"], has_developer="developer" in template)
+            render_chat(
+                fill, pictures.without(body["messages"]), has_developer="developer" in template
+            )
         except TemplateLimitError:
             raise
         except (FormatError, ValueError):

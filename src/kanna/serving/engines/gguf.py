@@ -37,6 +37,10 @@ _BATCH = 512
 """Prompt tokens between two answers to a probe; llama.cpp computes no more at a time."""
 
 
+_STATES = 16
+"""States of a patch that a tower holds at a time: queries, keys, values, four of its middle."""
+
+
 def accepts(path: Path) -> bool:
     """Whether the file begins as a GGUF does."""
     if not path.is_file():
@@ -66,7 +70,30 @@ def memory(config: EngineConfig) -> EngineMemory:
         draft = _file_memory(config.draft, config.context)
         total.weights += draft.weights
         total.cache += draft.cache * slots
+    if config.mmproj and config.role == GENERATE:
+        total.weights += Path(config.mmproj).stat().st_size
+        total.buffers += _picture_bytes(config.mmproj)
     return total
+
+
+def _picture_bytes(mmproj: str) -> int:
+    """Of the states of one picture in its tower, in single precision, about."""
+    from kanna.families import towers
+    from kanna.formats import gguf
+
+    tower = towers.stored(gguf.read(Path(mmproj)).metadata)
+    if tower is None or not (tower.picture and tower.patch and tower.hidden):
+        return 0
+    return (tower.picture // tower.patch) ** 2 * tower.hidden * 4 * _STATES
+
+
+def check_tower(path: Path, mmproj: Path) -> None:
+    """Hold a vision tower to a file; raises FormatError."""
+    from kanna.families.towers.pairing import check_pair
+    from kanna.runtimes.llamacpp import check_header
+
+    check_pair(path, mmproj)
+    check_header(mmproj)
 
 
 def role_of(path: Path) -> str:
@@ -214,6 +241,8 @@ def _run_xllamacpp(config: EngineConfig) -> None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
     if config.gpu_layers is not None:
         params.n_gpu_layers = config.gpu_layers
+    if config.mmproj and config.role == GENERATE:
+        params.mmproj.path = config.mmproj
     if config.draft:
         params.speculative.draft.mparams.path = config.draft
         params.speculative.types = [
@@ -285,6 +314,8 @@ def native_options(config: EngineConfig, port: int) -> list[str]:
         options["--chat-template"] = config.chat_template
     if config.draft:
         options["-md"] = config.draft
+    if config.mmproj and config.role == GENERATE:
+        options["--mmproj"] = config.mmproj
     if config.role in (EMBED, RANK):
         flags.append("--embeddings")
         context = _context(config)
@@ -318,6 +349,7 @@ ENGINE = ServingEngine(
     probe="/slots",
     takes_adapters=True,
     takes_draft=True,
+    check_tower=check_tower,
     constraint_trial=constraint_trial,
     accepts=accepts,
     missing=missing,

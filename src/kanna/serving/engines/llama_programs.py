@@ -125,6 +125,7 @@ def _measure(config: EngineConfig, native: str) -> dict[str, float]:
                 slots=1,
                 draft=None,
                 adapters=[],
+                mmproj=None,
                 key=secrets.token_urlsafe(32),
             )
             run = EngineRun(small)

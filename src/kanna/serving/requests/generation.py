@@ -8,6 +8,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, model_vali
 
 from kanna.serving.requests.fields import Request
 from kanna.serving.requests.messages import Message
+from kanna.serving.requests.pictures import MOST
 from kanna.serving.requests.scalars import (
     MAX_INTEGER,
     Breakers,
@@ -169,6 +170,11 @@ def _refuse_audio(value: Any) -> Any:
     raise wrong("models here write text alone")
 
 
+def _count_pictures(message: Message) -> int:
+    parts = message.content if isinstance(message.content, list) else ()
+    return sum(part["type"] == "image_url" for part in parts)
+
+
 class Chat(GenerationParameters):
     """The body of /v1/chat/completions."""
 
@@ -193,6 +199,8 @@ class Chat(GenerationParameters):
             raise wrong(f"it names {name}, which is not among the tools", "tool_choice")
         if choice == "required" and not names:
             raise wrong("it is required, and there are no tools", "tool_choice")
+        if sum(_count_pictures(message) for message in self.messages) > MOST:
+            raise wrong(f"more than {MOST} pictures", "messages")
         if self.top_logprobs and not self.logprobs:
             raise wrong("it needs logprobs to be true", "top_logprobs")
         return self

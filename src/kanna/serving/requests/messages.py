@@ -1,4 +1,4 @@
-"""Messages of a chat: one text each, whatever a client sends."""
+"""Messages of a chat: one text each, whatever a client sends, or texts and pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from kanna.serving.requests import pictures
 from kanna.serving.requests.fields import Open
 from kanna.serving.requests.scalars import refusal, show, wrong
 
@@ -14,14 +15,26 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "ref
 """The field that has the text of a part, by the part's type."""
 
 
-def _to_text(value: Any) -> Any:
-    """The content of a message as one text; raises PydanticCustomError."""
+def _to_content(value: Any) -> Any:
+    """The content of a message as one text, or as parts where pictures are among them.
+
+    Raises PydanticCustomError.
+    """
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise refusal("a text or a list of parts", value)
+    if any(isinstance(part, dict) and part.get("type") in pictures.TYPES for part in value):
+        return [_to_part(part, f"part {number}") for number, part in enumerate(value)]
     # llama.cpp puts a line break between parts as well.
     return "\n".join(_text_of(part, f"part {number}") for number, part in enumerate(value))
+
+
+def _to_part(part: Any, place: str) -> dict[str, Any]:
+    """A text or a picture of a message that has pictures."""
+    if isinstance(part, dict) and part.get("type") in pictures.TYPES:
+        return pictures.to_part(part, place)
+    return {"type": "text", "text": _text_of(part, place)}
 
 
 def _text_of(part: Any, place: str) -> str:
@@ -29,14 +42,16 @@ def _text_of(part: Any, place: str) -> str:
         raise refusal(f'{place}: an object such as {{"type": "text", "text": …}}', part)
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in _TEXT_PARTS:
-        raise wrong(f"{place} is of type {show(kind)}, and models here read text alone")
+        raise wrong(
+            f"{place} is of type {show(kind)}, and models here read text and pictures (image_url)"
+        )
     text = part.get(_TEXT_PARTS[kind])
     if not isinstance(text, str):
         raise refusal(f"{place}: a text", text)
     return text
 
 
-Content = Annotated[str | None, BeforeValidator(_to_text)]
+Content = Annotated[str | list[dict[str, Any]] | None, BeforeValidator(_to_content)]
 Name = Annotated[str, Field(max_length=256)]
 
 
