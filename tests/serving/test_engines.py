@@ -5,6 +5,7 @@ What transformers says, said by all, alone and together.
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from helpers import engine_artefacts, tiny_models
+from helpers import engine_artefacts, picture_files, tiny_models
 from helpers.gateways import Local, local, until
 
 PROMPTS = [
@@ -24,6 +25,12 @@ PROMPTS = [
     "hola",
     "for i in",
 ]
+CAT = {
+    "type": "image_url",
+    "image_url": {
+        "url": "data:image/jpeg;base64," + base64.b64encode(picture_files.jpeg(8, 8)).decode()
+    },
+}
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 
@@ -233,7 +240,7 @@ def test_tokens_and_status(gateway: Local, tokenizer: Any) -> None:
         ),
         (
             "/v1/chat/completions",
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            {"messages": [{"role": "user", "content": [CAT]}]},
             400,
             "alone",
         ),

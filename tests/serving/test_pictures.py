@@ -10,8 +10,8 @@ from typing import Any
 
 import openai
 import pytest
-from helpers import picture_files, tiny_vision
 from helpers import gateway_process as gateway
+from helpers import picture_files, tiny_vision
 from helpers.gateway_process import Running
 
 from kanna.errors import FormatError, UsageError
