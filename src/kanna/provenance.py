@@ -23,6 +23,7 @@ from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import argument, shell_line
 from kanna.formats import folder_files, gguf
 from kanna.formats.text_files import read_object
+from kanna.methods.device import CPU
 from kanna.model import (
     ALREADY_QUANTIZED,
     MetaValue,
@@ -33,7 +34,7 @@ from kanna.model import (
     string,
     u32,
 )
-from kanna.plan import Resolved
+from kanna.plan import Resolved, TensorPlan
 from kanna.sources import Source
 
 QUANTIZATION_VERSION = 2
@@ -243,16 +244,21 @@ def keys(
 
 
 def _encodings(resolved: Resolved) -> dict[str, int]:
-    """Number of tensors by encoding and method."""
+    """Number of tensors by encoding, method and device, where that is not the CPU."""
     counts: dict[str, int] = {}
     for entry in resolved.entries:
         key = (
-            f"{entry.encoding.name}:{entry.method}"
+            f"{entry.encoding.name}:{entry.method}{_device(entry)}"
             if entry.encoding.block > 1
             else entry.encoding.name
         )
         counts[key] = counts.get(key, 0) + 1
     return dict(sorted(counts.items()))
+
+
+def _device(entry: TensorPlan) -> str:
+    """Where an entry's values were chosen: sums of another device end in other bits."""
+    return "" if entry.device == CPU else f" on {entry.device}"
 
 
 def source_hashes(source: Source, hashes: Mapping[str, str] | None) -> MetaValue:

@@ -42,6 +42,7 @@ def convert(
     split_max_size: Size | None = None,
     format: str | None = None,
     method: str | None = None,
+    device: str | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     adapter: str | Path | None = None,
@@ -73,6 +74,7 @@ def convert(
         format: One of `kanna.conversion.names()`; None: what the preset names, as in `mlx:q4`,
             else `gguf`. `safetensors` makes a Hugging Face folder in bf16, f16 or f32.
         method: How values are chosen; None: `gptq` with statistics, else `search`.
+        device: Where `gptq` runs: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         include: Patterns of the names of matrix products that an int8 graph of ONNX quantizes.
         exclude: Patterns of the names of matrix products that such a graph leaves float.
         adapter: A folder that PEFT or mlx-lm saved: it alone is written, for the runtime of the
@@ -100,6 +102,7 @@ def convert(
         imatrix=imatrix,
         statistics=statistics,
         method=method,
+        device=device,
         split_max_size=optional_size(split_max_size),
         include=tuple(several(include)),
         exclude=tuple(several(exclude)),

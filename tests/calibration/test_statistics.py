@@ -14,7 +14,7 @@ import kanna
 from kanna import families
 from kanna.calibration import imatrix, statistics
 from kanna.cli.main import cli
-from kanna.errors import FormatError, PlanError
+from kanna.errors import FormatError, PlanError, UsageError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -76,6 +76,45 @@ def test_statistics_decide_the_values(
         lost = {m: float(np.einsum("ri,ij,rj->", e, h, e)) for m, e in errors.items()}
         assert lost["gptq"] < 0.95 * lost["search"], name
         np.testing.assert_array_equal(values["usual"], values["gptq"])
+
+
+def test_a_device_is_used_and_named(
+    calibrated: tuple[statistics.Statistics, Any], llama: Path, tmp_path: Path
+) -> None:
+    """By torch's own name for the CPU: no worse than the native code, and said in the file."""
+    from kanna.formats import gguf as container
+
+    found, name = calibrated[0], "blk.0.ffn_down.weight"
+    rule = {"pattern": name, "encoding": "q4_0", "method": "gptq"}
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"encoding": "q8_0", "rules": [rule]}), encoding="utf-8")
+    options = {"plan": plan, "statistics": found.folder, "method": "search"}
+    ours, native = tmp_path / "torch.gguf", tmp_path / "native.gguf"
+    planned = kanna.convert(llama, dry_run=True, device="cpu:0", **options)
+    written = kanna.convert(llama, ours, device="cpu:0", **options)
+    kanna.convert(llama, native, device="cpu", **options)
+    assert planned.file_bytes == written.file_bytes == ours.stat().st_size
+    files = container.read(ours), container.read(native)
+    counts = [json.loads(str(f.metadata["kanna.plan.encodings"].value)) for f in files]
+    assert counts[0]["q4_0:gptq on cpu:0"] == counts[1]["q4_0:gptq"] == 1
+    assert "--device cpu:0" in str(files[0].metadata["kanna.command"].value)
+    tensor = families.load_model(kanna.open_source(llama)).tensors[name]
+    h = found.read(found.site_of[name], "second")[0].astype(np.float64)
+    rows = tensor.shape[0]
+    errors = [f.tensors[name].rows(0, rows) - tensor.rows(0, rows) for f in files]
+    lost = [float(np.einsum("ri,ij,rj->", e, h, e)) for e in errors]
+    assert lost[0] < 1.02 * lost[1]
+
+
+def test_a_device_that_is_not_here_and_one_without_use(
+    calibrated: tuple[statistics.Statistics, Any], llama: Path, tmp_path: Path
+) -> None:
+    found = calibrated[0]
+    with pytest.raises(UsageError, match="no device 'cuda:99' here"):
+        kanna.convert(llama, tmp_path / "m.gguf", statistics=found.folder, device="cuda:99")
+    with pytest.raises(UsageError, match="needs statistics"):
+        kanna.convert(llama, tmp_path / "m.gguf", device="cpu")
+    assert not any(tmp_path.iterdir())
 
 
 def test_statistics_of_another_model_are_refused(

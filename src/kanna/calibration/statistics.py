@@ -34,6 +34,7 @@ from kanna.calibration.shrinkage import blended
 from kanna.calibration.sites import is_stack
 from kanna.errors import FormatError, PlanError, SourceError
 from kanna.formats.text_files import read_object
+from kanna.methods.device import CPU
 from kanna.methods.hessian import ExpertMoments, SecondMoment
 from kanna.model import F32, Model, columns
 
@@ -79,10 +80,14 @@ class Site:
 
 
 class Statistics:
-    """A folder of statistics, opened; matrices are read when asked for."""
+    """A folder of statistics, opened; matrices are read when asked for.
+
+    Attributes:
+        device: Where error feedback under second moments runs; set before they are asked for.
+    """
 
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
-        self.folder, self.info = folder, info
+        self.folder, self.info, self.device = folder, info, CPU
         sites = TypedObject.of(info, INDEX, "calibrate again")
         named = sites.need("sites", OBJECT)
         self.sites = {name: _site(sites.part("sites").part(name)) for name in named}
@@ -157,14 +162,14 @@ class Statistics:
         if key not in self._second_moments:
             site = self.sites[name]
             each = [
-                SecondMoment(partial(self._expert, name, e), shrink=site.shrink)
+                SecondMoment(partial(self._expert, name, e), shrink=site.shrink, device=self.device)
                 for e in range(len(site.experts) if stack else 0)
             ]
             shared = partial(self.read, name, "second")
             self._second_moments[key] = (
-                ExpertMoments(shared, each, shrink=site.shrink)
+                ExpertMoments(shared, each, shrink=site.shrink, device=self.device)
                 if stack
-                else SecondMoment(shared, shrink=site.shrink)
+                else SecondMoment(shared, shrink=site.shrink, device=self.device)
             )
         return self._second_moments[key]
 

@@ -174,12 +174,18 @@ def _completed(result: ConvertResult, written: WriteResult, started: float) -> C
 
 
 def _check_request(request: ConversionRequest) -> None:
-    """Raise UsageError for fields of a request that exclude each other."""
+    """Raise UsageError for fields of a request that exclude or need each other."""
     plans = [name for name in ("preset", "encoding", "plan") if getattr(request, name) is not None]
     if len(plans) > 1:
         raise UsageError(f"{' and '.join(plans)} were given together", expected="one of them")
     if request.imatrix is not None and request.statistics is not None:
         raise UsageError("imatrix and statistics were given together", expected="one of them")
+    if request.device is not None and request.statistics is None:
+        raise UsageError(
+            "--device is where gptq runs, which needs statistics",
+            expected="--statistics FOLDER",
+            todo="leave --device out: everything else runs on the CPU",
+        )
 
 
 def _check_used(format: str, request: ConversionRequest, takes: Sequence[str]) -> None:

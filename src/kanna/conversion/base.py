@@ -108,6 +108,7 @@ class ConversionRequest:
 
     Attributes:
         method: How values are chosen; None: the format's own choice.
+        device: Where `gptq` runs; None: on an accelerator when there is one.
         include, exclude: Patterns of the names of products that an int8 graph quantizes, or leaves
             float.
     """
@@ -118,6 +119,7 @@ class ConversionRequest:
     imatrix: str | Path | None = None
     statistics: str | Path | None = None
     method: str | None = None
+    device: str | None = None
     split_max_size: int | None = None
     include: Sequence[str] = field(
         default=(), metadata={"purpose": "the products of an int8 graph"}
@@ -197,7 +199,16 @@ class WriteOptions:
         return self.begin_examination(source) if self.begin_examination else lambda _: []
 
 
-MATRICES = ("preset", "encoding", "plan", "imatrix", "statistics", "method", "split_max_size")
+MATRICES = (
+    "preset",
+    "encoding",
+    "plan",
+    "imatrix",
+    "statistics",
+    "method",
+    "device",
+    "split_max_size",
+)
 """Fields that say how matrices are stored in one file or folder of weights."""
 
 

@@ -110,6 +110,7 @@ class GGUFConversion:
             imatrix=request.imatrix,
             statistics=request.statistics,
             method=request.method,
+            device=request.device,
         )
         sizes = GGUFSizes(source, model, self.guidance)
         plan = request.as_plan(sizes.preset, presets.DEFAULT)

@@ -13,6 +13,7 @@ from kanna.calibration import statistics as statistics_files
 from kanna.calibration.imatrix import Imatrix
 from kanna.calibration.statistics import Statistics
 from kanna.errors import UsageError
+from kanna.methods import device as devices
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Model
 from kanna.plan import Resolved, TensorPlan
@@ -27,11 +28,13 @@ class Guidance:
         imatrix: llama.cpp's importance matrix, or None.
         statistics: Calibrated statistics, or None.
         method: `gptq` with statistics, else `search`, unless another was named.
+        device: Where `gptq` runs, as it was named; None: it was not.
     """
 
     imatrix: Imatrix | None = None
     statistics: Statistics | None = None
     method: str = "search"
+    device: str | None = None
 
     @property
     def weights(self) -> Mapping[str, F32] | None:
@@ -107,6 +110,7 @@ class Guidance:
             "imatrix": self.imatrix.path if self.imatrix else None,
             "statistics": self.statistics.folder if self.statistics else None,
             "method": self.unusual_method,
+            "device": self.device,
         }
 
 
@@ -126,16 +130,27 @@ def read_guidance(
     imatrix: str | Path | None = None,
     statistics: str | Path | None = None,
     method: str | None = None,
+    device: str | None = None,
 ) -> Guidance:
     """Read an importance matrix or statistics.
 
+    Args:
+        source: What is converted.
+        model: The same as a model.
+        imatrix: llama.cpp's importance matrix.
+        statistics: A folder of statistics.
+        method: How values are chosen; None: `gptq` with statistics, else `search`.
+        device: Where `gptq` runs: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
+
     Raises:
-        UsageError: The statistics are of another model, or the method lacks them.
+        UsageError: The statistics are of another model, the method lacks them, or there is no such
+            device here.
     """
     matrix = imatrix_files.read(imatrix) if imatrix is not None else None
     known = statistics_files.read(statistics) if statistics is not None else None
     if known:
         known.check(model)
+        known.device = devices.pick(device)
     method = method or _usual(known)
     if methods.get(method).needs_second_moment and not known:
         raise UsageError(
@@ -143,4 +158,6 @@ def read_guidance(
             expected="--statistics FOLDER",
             todo=f"kanna calibrate {source.given} -o statistics",
         )
-    return Guidance(imatrix=matrix, statistics=known, method=method)
+    return Guidance(
+        imatrix=matrix, statistics=known, method=method, device=device if known else None
+    )

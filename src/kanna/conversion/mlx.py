@@ -204,6 +204,7 @@ class MLXConversion:
             imatrix=request.imatrix,
             statistics=request.statistics,
             method=request.method,
+            device=request.device,
         )
         self.sizes = MLXSizes(
             source,

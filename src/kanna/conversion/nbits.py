@@ -44,7 +44,11 @@ class NBitsConversion:
         self.source, self.model = source, model
         self.out = out or Path(f"{source.name}-onnx")
         guidance = read_guidance(
-            source, model, statistics=request.statistics, method=request.method
+            source,
+            model,
+            statistics=request.statistics,
+            method=request.method,
+            device=request.device,
         )
         self.sizes = NBitsSizes(source, model, guidance)
         self.plan = request.as_plan(self.sizes.preset, presets.DEFAULT)

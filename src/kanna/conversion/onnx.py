@@ -68,7 +68,7 @@ def check(request: ConversionRequest) -> None:
 
 CONVERSION = Converter(
     summary="Conversion to an ONNX folder for onnxruntime-genai",
-    takes=("preset", "encoding", "plan", "statistics", "method", "include", "exclude"),
+    takes=("preset", "encoding", "plan", "statistics", "method", "device", "include", "exclude"),
     begin=begin,
     sizes=ONNXSizes,
     extra="onnx",

@@ -215,6 +215,7 @@ class OpenVINOConversion:
             imatrix=request.imatrix,
             statistics=request.statistics,
             method=request.method,
+            device=request.device,
         )
         self.sizes = OpenVINOSizes(source, self.model, self.guidance)
         if request.encoding is not None:
@@ -325,7 +326,7 @@ def _check_written(folder: Path, sized: SizedPlan) -> None:
 
 CONVERSION = Converter(
     summary="Conversion to an OpenVINO folder for openvino-genai",
-    takes=("preset", "encoding", "plan", "imatrix", "statistics", "method"),
+    takes=("preset", "encoding", "plan", "imatrix", "statistics", "method", "device"),
     begin=OpenVINOConversion,
     sizes=OpenVINOSizes,
     extra="openvino",

@@ -12,26 +12,29 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
 
 from kanna import methods
 from kanna._util import locks, own_files
 from kanna._util.peak_memory import Peak
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, remark
 from kanna._util.special_files import is_special
 from kanna.encodings import transcoding
 from kanna.errors import EncodingError, OutputError
 from kanna.formats import overflow, stored_file
+from kanna.methods import device as devices
 from kanna.model import U8, columns, num_rows
 from kanna.plan.tuning import scaled
 from kanna.plan.types import TensorPlan
 
 BLOCK_WEIGHTS = 1 << 19
+_ON_DEVICE = BoundedSemaphore(3)
+"""Row blocks for a device, which are large, that are in memory at once."""
 # Exponent bits that are all set only in NaN and infinity, for the types that are carried without
 # decoding.
 _NONFINITE = {
@@ -159,6 +162,8 @@ def fill(
         finally:
             for path in partials:
                 own_files.remove(path)
+            for text in devices.remarks.taken():
+                remark(progress, text)
             progress.finish()
     return peak.look()
 
@@ -237,7 +242,8 @@ def _jobs(file: File) -> Iterator[_RowBlock]:
     for entry, offset in zip(file.tensors, file.offsets, strict=True):
         cols, total = columns(entry.tensor), num_rows(entry.tensor)
         size = entry.encoding.row_bytes(cols)
-        step = max(1, BLOCK_WEIGHTS // cols)
+        together = BLOCK_WEIGHTS if entry.device == devices.CPU else devices.BLOCK_WEIGHTS
+        step = max(1, together // cols)
         # Experts have statistics of their own: no row block crosses from one to the next.
         group = total // _experts(entry)
         for first in range(0, total, max(1, group)):
@@ -276,7 +282,8 @@ def _pool(
 
 def _write_block(sink: _Sink, nonfinite: str, spread: Spread, block: _RowBlock) -> int:
     """Encode a row block and write it; its bytes."""
-    data = encode_rows(block.entry, block.start, block.stop, nonfinite)
+    with nullcontext() if block.entry.device == devices.CPU else _ON_DEVICE:
+        data = encode_rows(block.entry, block.start, block.stop, nonfinite)
     pieces = spread(block.entry, block.start, data) if spread else None
     for at, piece in [(block.offset, data)] if pieces is None else pieces:
         sink.write(at, np.ascontiguousarray(piece).data.cast("B"))

@@ -34,7 +34,9 @@ def rewrite(
             where the encodings are the same; None: every tensor is encoded.
         progress: Where to report; None: where the run does.
     """
-    request = ConversionRequest(plan=plan, statistics=workspace.calibrated)
+    request = ConversionRequest(
+        plan=plan, statistics=workspace.calibrated, device=workspace.context.device
+    )
     work = GGUFConversion(workspace.source, workspace.model, out, request)
     stored = gguf.read(before).tensors if before is not None else {}
     entries = [_copied(entry, stored.get(entry.name)) for entry in work.resolved.entries]

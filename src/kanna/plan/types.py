@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna.encodings.base import Encoding
+from kanna.methods import device as devices
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Tensor, columns, num_rows
 from kanna.plan.prior import Prior
@@ -35,6 +36,14 @@ class TensorPlan:
     prior: Prior | None = None
     scale: Any = None
     offset: Any = None
+
+    @property
+    def device(self) -> str:
+        """Where the method runs: on the device of the second moment, if that knows the encoding."""
+        grid = self.encoding.grid or self.encoding.name
+        if self.second_moment is None or not devices.has_grid(grid):
+            return devices.CPU
+        return self.second_moment.device
 
     @property
     def nbytes(self) -> int:

@@ -54,6 +54,10 @@ if TYPE_CHECKING:
     "[default: gptq with --statistics, else search]",
 )
 @click.option(
+    "--device",
+    help="Where gptq runs: cpu, cuda or mps. [default: an accelerator when there is one]",
+)
+@click.option(
     "--format",
     "format",
     type=click.Choice(plugins.names("kanna.conversion", "CONVERSION")),

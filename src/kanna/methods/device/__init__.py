@@ -28,7 +28,7 @@ from kanna.model import F32, U8
 __all__ = ["BLOCK_WEIGHTS", "CPU", "better_rows", "has_grid", "pick", "remarks"]
 
 CPU = "cpu"
-BLOCK_WEIGHTS = 1 << 24
+BLOCK_WEIGHTS = 1 << 26
 """Weights of the rows that go to a device together, many more than a CPU encodes at once."""
 _LEAST_ROWS = 64
 """Where so few rows do not fit the memory of a device, nothing does."""

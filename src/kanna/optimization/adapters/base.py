@@ -222,7 +222,10 @@ class Adapter:
         """What sizes plans, to the byte; computed once."""
         workspace = self.workspace
         guidance = conversion.read_guidance(
-            workspace.source, workspace.model, statistics=workspace.statistics
+            workspace.source,
+            workspace.model,
+            statistics=workspace.statistics,
+            device=workspace.context.device,
         )
         return self.sizes_with(guidance)
 
@@ -258,7 +261,13 @@ class Adapter:
 
     def request(self, plan: Path | Plan | None, preset: str | None) -> ConversionRequest:
         """What a conversion is asked for, with the statistics if there are any."""
-        return ConversionRequest(plan=plan, preset=preset, statistics=self.workspace.statistics)
+        workspace = self.workspace
+        return ConversionRequest(
+            plan=plan,
+            preset=preset,
+            statistics=workspace.statistics,
+            device=workspace.context.device if workspace.statistics else None,
+        )
 
     def conversion(
         self, out: Path, *, plan: Path | Plan | None = None, preset: str | None = None

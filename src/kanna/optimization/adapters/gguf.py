@@ -97,7 +97,8 @@ class GGUFAdapter(Adapter):
         """What such a conversion is asked for."""
         statistics = self.workspace.statistics
         if preset is None:
-            return ConversionRequest(plan=plan, statistics=statistics)
+            device = self.workspace.context.device if statistics else None
+            return ConversionRequest(plan=plan, statistics=statistics, device=device)
         return ConversionRequest(
             preset=preset, imatrix=statistics / IMATRIX if statistics else None
         )

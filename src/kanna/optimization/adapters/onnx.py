@@ -164,7 +164,12 @@ class ONNXAdapter(Adapter):
     def sizes(self) -> NBitsSizes:
         """What sizes whole folders, and knows their nodes."""
         workspace = self.workspace
-        guidance = read_guidance(workspace.source, workspace.model, statistics=workspace.statistics)
+        guidance = read_guidance(
+            workspace.source,
+            workspace.model,
+            statistics=workspace.statistics,
+            device=workspace.context.device,
+        )
         return self.sizes_with(guidance)
 
     def sizes_with(self, guidance: Guidance) -> NBitsSizes:
