@@ -43,28 +43,23 @@ def test_the_states_of_a_page(data: dict[str, Any]) -> None:
 
 
 def test_a_page_that_nobody_writes_any_more_says_so(
-    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report_page, "REFRESH", 1)
-    (tmp_path / "profile").mkdir()
-    browser = Browser(tmp_path / "profile")
-    try:
-        report.write_page(unfinished(data), tmp_path)
-        browser.open((tmp_path / "report.html").as_uri())
-        assert shown(browser) == ["Being measured"]
-        # A living run writes again before the page is read again.
-        report.write_page(unfinished(data, at=2.5), tmp_path)
-        browser.until("document.getElementById('written-2500') !== null")
-        assert shown(browser) == ["Being measured"]
-        # And then it was killed.
-        browser.until("location.hash === '#written-2500' && document.readyState === 'complete'")
-        assert shown(browser) == ["Interrupted"]
-        report.write_page(data, tmp_path)
-        browser.open((tmp_path / "report.html").as_uri())
-        assert "Interrupted" not in shown(browser)
-        assert not browser.complaints
-    finally:
-        browser.close()
+    report.write_page(unfinished(data), tmp_path)
+    browser.open((tmp_path / "report.html").as_uri())
+    assert shown(browser) == ["Being measured"]
+    # A living run writes again before the page is read again.
+    report.write_page(unfinished(data, at=2.5), tmp_path)
+    browser.until("document.getElementById('written-2500') !== null")
+    assert shown(browser) == ["Being measured"]
+    # And then it was killed.
+    browser.until("location.hash === '#written-2500' && document.readyState === 'complete'")
+    assert shown(browser) == ["Interrupted"]
+    report.write_page(data, tmp_path)
+    browser.open((tmp_path / "report.html").as_uri())
+    assert "Interrupted" not in shown(browser)
+    assert not browser.complaints
 
 
 def test_a_living_run_writes_its_page_again(

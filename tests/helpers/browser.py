@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from helpers import needs
 
@@ -145,6 +146,18 @@ class Browser:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(picture["data"]))
         return path
+
+    def forget(self) -> None:
+        """Leave the page, and what it kept; what it asked and complained of is forgotten, too."""
+        # Not by a script: where a page is sandboxed, none may run.
+        here = urlsplit(self.send("Target.getTargetInfo")["targetInfo"]["url"])
+        if here.scheme == "http":
+            origin = f"http://{here.netloc}"
+            self.send("Storage.clearDataForOrigin", origin=origin, storageTypes="all")
+        self.send("Page.navigate", url="about:blank")
+        self.until("location.href === 'about:blank'")
+        self.complaints.clear()
+        self.requested.clear()
 
     def close(self) -> None:
         self.socket.close()

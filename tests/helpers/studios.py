@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 
 class Studio:
@@ -80,3 +81,13 @@ class Studio:
         self.client.close()
         self.process.kill()
         self.process.wait()
+
+
+def workers(folder: Path) -> list[int]:
+    """Processes that work in a folder."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+        and "kanna.serving.studio.worker" in " ".join(process.info["cmdline"])
+    ]

@@ -7,69 +7,17 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.browser import Browser
+from helpers.chat_page import READY, ask, done
 from helpers.page_checks import CONTRAST, FITS, SMALL
-from helpers.replay_gateway import Replay, Running
+from helpers.replay_gateway import Replay
 
 from kanna.serving import page
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-READY = "document.querySelector('#chat-model').value === 'tiny-Q4_K_M'"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("browser") / "profile")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def replay() -> Replay:
-    return Replay()
-
-
-@pytest.fixture
-def address(replay: Replay) -> Iterator[str]:
-    running = Running(replay.app())
-    yield running.address
-    running.stop()
-
-
-@pytest.fixture
-def here(browser: Browser, address: str) -> Iterator[Browser]:
-    """The page, loaded; it must not complain, nor ask anything of anybody else."""
-    browser.complaints.clear()
-    browser.requested.clear()
-    browser.open(address)
-    browser.js("sessionStorage.clear()")
-    browser.until(READY)
-    yield browser
-    assert browser.complaints == []
-    outside = [u for u in browser.requested if not u.startswith((address, "about:", "data:"))]
-    assert outside == []
-
-
-def ask(browser: Browser, text: str) -> None:
-    browser.js("document.querySelector('#chat-input').focus()")
-    browser.type(text)
-    browser.press("Enter")
-
-
-IDLE = "document.querySelector('#chat-send').textContent === 'Send'"
-
-
-def done(browser: Browser) -> str:
-    """The last turn, once it has ended."""
-    browser.until(
-        f"{IDLE} && !document.querySelector('[aria-busy]') && document.querySelector('.turn.model')"
-    )
-    return browser.js("[...document.querySelectorAll('.turn.model')].at(-1).innerText")
-
 
 # What is served
 
@@ -107,186 +55,6 @@ def test_every_label_of_the_page_leads_to_something() -> None:
     assert set(pointed) <= set(ids)
     for script in page.FOLDER.glob("*.js"):
         assert set(re.findall(r'\$\("([\w-]+)"\)', script.read_text())) <= set(ids), script
-
-
-# Chat
-
-
-def test_chat_streams_and_tells_its_speed(here: Browser, replay: Replay) -> None:
-    ask(here, "hello")
-    here.until("document.querySelector('.turn.busy')")
-    page_text = done(here)
-    assert "hand plane" in page_text and "tokens/s" in page_text and "first token" in page_text
-    assert here.js("document.querySelectorAll('.turn.model li').length") == 2
-    assert "for shaving in plane(wood):" in here.js(
-        "document.querySelector('.turn.model pre').textContent"
-    )
-    assert here.js("document.querySelector('.turn.model strong').textContent") == "hand plane"
-    ask(here, "and now?")
-    done(here)
-    roles = [m["role"] for m in replay.bodies[-1]["messages"]]
-    assert roles == ["user", "assistant", "user"], "what was said before goes along"
-    here.js("document.querySelector('#chat-new').click()")
-    assert here.until("document.querySelector('.empty')") and not here.js(
-        "document.querySelector('.turn')"
-    )
-
-
-def test_output_of_a_model_is_text(here: Browser) -> None:
-    ask(here, "evil")
-    assert '<img src=x onerror="window.owned=1">' in done(here)
-    assert here.js("window.owned") is None
-    assert (
-        here.js(
-            "document.querySelectorAll('#chat-log :is(img, script, a, b, iframe, style)').length"
-        )
-        == 0
-    )
-
-
-def test_stopping_reaches_the_gateway(here: Browser, replay: Replay) -> None:
-    ask(here, "long")
-    here.until("document.querySelector('.turn.busy')")
-    here.press("Escape")
-    assert "Stopped by you" in done(here)
-    here.until("true")
-    for _ in range(100):
-        if replay.cancelled:
-            break
-        here.js("new Promise(r => setTimeout(r, 20))")
-    assert replay.cancelled == 1
-
-
-def test_a_reply_that_was_cut_off_says_so(here: Browser, replay: Replay) -> None:
-    here.js("document.querySelector('#chat-max').value = '5'")
-    ask(here, "hello")
-    assert "Cut off at 5 tokens" in done(here)
-    assert replay.bodies[-1]["max_tokens"] == 5
-
-
-def attach(browser: Browser, *files: Path) -> None:
-    root = browser.send("DOM.getDocument")["root"]["nodeId"]
-    node = browser.send("DOM.querySelector", nodeId=root, selector="#chat-file")["nodeId"]
-    browser.send("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=node)
-
-
-def test_text_files_go_along(here: Browser, replay: Replay, tmp_path: Path) -> None:
-    text, other, picture = (tmp_path / name for name in ("a.md", "b.txt", "c.png"))
-    text.write_text("one `x`\n```\ncode\n```\n")
-    other.write_text("two")
-    picture.write_bytes(b"\x89PNG\x00\xff")
-    attach(here, text, picture)
-    here.until("document.querySelectorAll('#chat-files .chip').length === 1")
-    shown = here.js("document.querySelector('#chat-files').innerText")
-    assert "a.md · 21 B" in shown and "c.png is no text" in shown
-    attach(here, other)
-    here.until("document.querySelectorAll('#chat-files .chip').length === 2")
-    here.js("document.querySelectorAll('#chat-files .chip button')[1].click()")
-    ask(here, "hello")
-    done(here)
-    content = replay.bodies[-1]["messages"][0]["content"]
-    assert content == "a.md:\n````\none `x`\n```\ncode\n```\n````\n\nhello"
-    assert "a.md · 21 B" in here.js("document.querySelector('.turn.user').innerText")
-    assert here.js("document.querySelector('#chat-files').hidden")
-    ask(here, "and now?")
-    done(here)
-    assert set(replay.bodies[-1]["messages"][0]) == {"role", "content"}
-
-
-def test_chats_are_kept_when_asked(here: Browser, replay: Replay, address: str) -> None:
-    kept = "document.querySelector('#chat-list').innerText"
-    ask(here, "hello")
-    done(here)
-    assert here.js("localStorage.length") == 0, "nothing is kept before"
-    assert "Nothing is kept" in here.js("document.querySelector('#chat-memory').textContent")
-    here.js("document.querySelector('#chat-keep').click()")
-    here.until(f"{kept}.includes('hello') || localStorage.getItem('kanna-chats')")
-    here.js("document.querySelector('#chat-new').click()")
-    ask(here, "evil")
-    done(here)
-    here.open(address)
-    here.until(READY)
-    here.until("!document.querySelector('#chat-kept').hidden")
-    here.js("document.querySelector('#chat-kept').open = true")
-    assert here.js(kept).split("\n")[::2] == ["evil", "hello"]
-    here.js("document.querySelectorAll('#chat-list button')[0].click()")
-    here.until("document.querySelectorAll('.turn').length === 2")
-    assert here.js("document.querySelectorAll('#chat-log :is(img, script, a, b)').length") == 0
-    ask(here, "and now?")
-    done(here)
-    contents = [m["content"] for m in replay.bodies[-1]["messages"] if m["role"] == "user"]
-    assert contents == ["evil", "and now?"]
-    here.js("document.querySelectorAll('#chat-list button')[3].click()")
-    assert here.js("JSON.parse(localStorage.getItem('kanna-chats')).length") == 1
-    here.js("document.querySelector('#chat-keep').click()")
-    here.until("document.querySelector('#ask-dialog').open")
-    here.js("document.querySelector('#ask-yes').click()")
-    here.until("document.querySelector('#chat-kept').hidden")
-    assert here.js("localStorage.length") == 0
-
-
-def test_what_storage_holds_is_not_trusted(here: Browser, address: str) -> None:
-    here.js("localStorage.setItem('kanna-keep-chats', 'yes')")
-    for broken in ("{", "5", '[{"id": 1}, {"id": "a", "title": "x", "turns": [{"role": "king"}]}]'):
-        here.js(f"localStorage.setItem('kanna-chats', {json.dumps(broken)})")
-        here.open(address)
-        here.until(READY)
-        assert here.js("document.querySelector('#chat-list').textContent") == "None yet."
-    here.js("localStorage.clear()")
-
-
-@pytest.mark.parametrize(
-    ("fault", "explanation"),
-    [
-        ((429, "This key may ask 3 times a minute.", "17"), "Try again in 17 s."),
-        ((503, "The queue is full.", ""), "Try again in a moment."),
-        ((400, "The prompt is longer than the context.", ""), "longer than the context"),
-        ((500, "<b>boom</b>", ""), "<b>boom</b>"),
-    ],
-)
-def test_errors_say_what_to_do(
-    here: Browser, replay: Replay, fault: tuple[int, str, str], explanation: str
-) -> None:
-    replay.fault = fault
-    ask(here, "hello")
-    page_text = done(here)
-    assert fault[1] in page_text and explanation in page_text
-    replay.fault = None
-    here.js(
-        "[...document.querySelectorAll('.notice button')]"
-        ".find(b => b.textContent === 'Try again').click()"
-    )
-    here.until("document.querySelector('.turn.model li')")
-    done(here)
-    assert not here.js("document.querySelector('.notice')"), "the error is gone with its cause"
-
-
-def test_a_stream_that_breaks_off_keeps_what_came(here: Browser) -> None:
-    ask(here, "broken")
-    page_text = done(here)
-    assert "You said: broken" in page_text and "broke off" in page_text
-
-
-def test_a_key_is_asked_for_and_kept_in_the_tab(
-    here: Browser, replay: Replay, address: str
-) -> None:
-    replay.key = "sk-secret"
-    here.open(address)
-    here.until("document.querySelector('.notice')")
-    here.js("document.querySelector('.notice button.main').click()")
-    here.until("document.querySelector('#key-dialog').open")
-    assert here.js("document.activeElement.id") == "key-input"
-    here.type("sk-secret")
-    here.press("Enter")
-    here.until(READY)
-    assert here.js("document.querySelector('#key-label').textContent") == "Key in use"
-    assert "sk-secret" not in here.js(
-        "document.documentElement.outerHTML + location.href + document.cookie"
-    )
-    assert here.js("localStorage.length") == 0
-    ask(here, "hello")
-    assert "hand plane" in done(here)
-    here.js("sessionStorage.clear()")
 
 
 # Compare
@@ -518,7 +286,6 @@ def test_the_page_of_the_real_gateway(browser: Browser, smollm2: Path, tmp_path:
             pytest.fail(log)
         # Whatever else it says must not fill the pipe.
         threading.Thread(target=gateway.stderr.read, daemon=True).start()
-        browser.complaints.clear()
         browser.open(f"{address[1]}/")
         browser.until("document.querySelector('.notice button.main')")
         browser.js("document.querySelector('.notice button.main').click()")

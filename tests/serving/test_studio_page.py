@@ -25,13 +25,6 @@ FITTED = "!document.querySelector('#make-form').hidden"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("browser") / "profile")
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     empty = tmp_path_factory.mktemp("empty")
     running = Studio(tmp_path_factory.mktemp("studio") / "s", searched=empty)
@@ -42,8 +35,6 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 @pytest.fixture
 def here(browser: Browser, studio: Studio) -> Iterator[Browser]:
     """The page, opened by the address that `kanna studio` prints."""
-    browser.complaints.clear()
-    browser.requested.clear()
     browser.open(studio.page)
     browser.until(READY)
     yield browser
@@ -326,7 +317,6 @@ def test_the_report_of_a_job_is_read(
     store.settle(job, "done")
     studio = Studio(tmp_path)
     try:
-        browser.complaints.clear()
         browser.open(studio.page)
         links = "[...document.querySelectorAll('.job a')]"
         browser.until(f"{links}.length")
