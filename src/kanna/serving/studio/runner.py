@@ -83,21 +83,15 @@ class JobRunner:
         self.store.forget_outcome(job)
         job.state, job.started, job.attempts = RUNNING, time.time(), job.attempts + 1
         self.store.save(job)
-        with (folder / "log.txt").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *module_command(_WORKER, str(folder)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment(),
-                # Ctrl-C in the studio's terminal is for the studio: it interrupts the job itself.
-                start_new_session=True,
-            )
-        self._job, self._process = job, process
+        self._job = job
         try:
+            process = self._process = await _started(folder)
+            if job.state != RUNNING:  # cancelled while it started
+                await self._end(process)
             code = await process.wait()
         except asyncio.CancelledError:
-            await self._end(process)
+            if self._process:
+                await self._end(self._process)
             if job.state == RUNNING:  # an orderly end counts as no attempt
                 job.state, job.attempts = QUEUED, job.attempts - 1
                 self.store.save(job)
@@ -134,6 +128,20 @@ class JobRunner:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def _started(folder: Path) -> asyncio.subprocess.Process:
+    """The process of the job in a folder, which logs there."""
+    with (folder / "log.txt").open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *module_command(_WORKER, str(folder)),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment(),
+            # Ctrl-C in the studio's terminal is for the studio: it interrupts the job itself.
+            start_new_session=True,
+        )
 
 
 def _ended(code: int) -> dict[str, str]:
