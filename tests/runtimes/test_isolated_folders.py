@@ -68,15 +68,14 @@ def test_answers_are_those_of_an_engine_in_this_process(
 
 
 def test_a_process_that_waits_does_not_stand_in_a_folder_that_is_gone(
-    artefact: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first model needed none of the libraries that look for it."""
+    """It has loaded none of the libraries yet that look for it."""
     (gone := tmp_path / "gone").mkdir()
-    gguf = convert(source, tmp_path / "m.gguf", encoding="q8_0", threads=1).paths[0]
     monkeypatch.setattr(process, "_idle", [])
     with monkeypatch.context() as patch:
         patch.chdir(gone)
-        runtimes.of(gguf).open(gguf, context=64, threads=1).close()
+        process.give_back(process.start(runtimes.of(artefact).name))
     gone.rmdir()
     (waits,) = process._idle
     with runtimes.of(artefact).open(artefact, context=64, threads=1) as engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return place / "hf", place / "mlx"
 
 
+def mapped(engine: Any) -> str:
+    """What the process of an engine maps into its memory."""
+    maps = Path(f"/proc/{engine._child._process.pid}/maps")
+    text = maps.read_text() if maps.parent.is_dir() else "libmlx"
+    assert "libmlx" in text
+    return text
+
+
 def test_its_runtime_is_mlx(made: tuple[Path, Path]) -> None:
     hf, folder = made
     assert runtimes.of(folder).name == "mlx" and runtimes.of(hf).name == "torch"
@@ -45,6 +54,7 @@ def test_logits_are_those_of_the_values_in_the_file_and_of_mlx_lm(made: tuple[Pa
         text = "".join(engine.generate(ids, max_tokens=5, ignore_eog=True))
         again = "".join(engine.generate(ids, max_tokens=5, ignore_eog=True))
         assert engine.last.reused_tokens == len(ids) - 1 and engine.last.tokens == 5
+        assert "libtorch" not in mapped(engine), "it has no use for it"
     judge, note = open_for_scoring(folder, context=64)
     with judge:
         values = judge.logits(ids)

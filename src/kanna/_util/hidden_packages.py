@@ -18,6 +18,12 @@ BESIDE_TRANSFORMERS = (
 """What transformers loads where it is, and neither a config nor a decoder has a use for."""
 
 
+QUANTIZERS = ("torchao", "bitsandbytes")
+"""The same, of which a model in float32 has no use."""
+UNUSED_BY_MLX = (*BESIDE_TRANSFORMERS, "torch")
+"""mlx-lm takes tokenizers from transformers, which loads torch where it is: 1.6 s, and 180 MB."""
+
+
 def hide(*names: str) -> None:
     """Let nothing in this process find these packages when it looks whether they are here.
 

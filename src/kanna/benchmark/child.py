@@ -99,5 +99,12 @@ def measure(
         }
 
 
+def _alone(path: str, **options: Any) -> dict[str, Any]:
+    from kanna import runtimes
+
+    runtimes.hide_unneeded(runtimes.of(path))
+    return measure(path, **options)
+
+
 if __name__ == "__main__":
-    sys.exit(answer(measure))
+    sys.exit(answer(_alone))

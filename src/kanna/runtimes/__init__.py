@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanna._util import plugins
+from kanna._util import hidden_packages, plugins
 from kanna.errors import FormatError
 from kanna.runtimes.base import Availability, Engine, Runtime, Sampling
 
-__all__ = ["Availability", "Engine", "Runtime", "Sampling", "get", "names", "of"]
+__all__ = ["Availability", "Engine", "Runtime", "Sampling", "get", "hide_unneeded", "names", "of"]
 
 
 def names() -> tuple[str, ...]:
@@ -35,3 +35,8 @@ def of(path: str | Path) -> Runtime:
         f"{path} is no model that a runtime loads",
         expected="a .gguf file or a folder that kanna wrote",
     )
+
+
+def hide_unneeded(runtime: Runtime) -> None:
+    """Let this process find nothing that its one runtime would load without a use for it."""
+    hidden_packages.hide(*getattr(runtime, "unneeded", ()))

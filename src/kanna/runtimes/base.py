@@ -216,6 +216,9 @@ class Runtime(Protocol):
             artefacts are then evaluated by the values they hold, in the runtime of the reference.
         is_reference: Whether it runs sources as they are, in float32: an artefact of it is proved
             in llama.cpp, as the GGUF in float32 that it makes.
+
+    It may have `unneeded`, too: packages that its libraries load where they are installed, and that
+    it has no use for. A process that runs it alone does without them.
     """
 
     name: str

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna._util import extras
+from kanna._util.hidden_packages import UNUSED_BY_MLX
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError
 from kanna.formats import mlx, safetensors
@@ -31,6 +32,7 @@ class MlxRuntime:
     has_thread_setting = False
     slow_on_cpu = True
     is_reference = False
+    unneeded = UNUSED_BY_MLX
 
     def opens(self, path: Path) -> bool:
         """A folder that mlx-lm or kanna wrote."""

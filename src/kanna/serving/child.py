@@ -39,6 +39,7 @@ def _exit_with_stdin() -> None:
 
 def main() -> int:
     """Run the engine that the command line names; returns an exit code."""
+    from kanna._util.hidden_packages import hide
     from kanna._util.processes import end_with_parent, mark_disposable
     from kanna.errors import KannaError
     from kanna.formats import folder_files
@@ -51,7 +52,9 @@ def main() -> int:
     redirect_stdout()
     # Ctrl-C reaches the whole group of processes: the gateway alone decides when engines end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for module in engines.get(sys.argv[1]).modules:
+    engine = engines.get(sys.argv[1])
+    hide(*engine.unneeded)
+    for module in engine.modules:
         with suppress(ImportError):  # `run` says what is missing
             importlib.import_module(module)
     line = b""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from helpers.dummy_format.container import FORMAT
 from kanna import convert
+from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, QUANTIZERS
 from kanna.runtimes import Availability, Engine
 from kanna.runtimes.folder_text import trained_context
 from kanna.runtimes.torch import RUNTIME as TORCH
@@ -22,6 +23,7 @@ class DummyRuntime:
     has_thread_setting = True
     slow_on_cpu = False
     is_reference = False
+    unneeded = (*BESIDE_TRANSFORMERS, *QUANTIZERS)
 
     def opens(self, path: Path) -> bool:
         """A folder with the marker of the format."""

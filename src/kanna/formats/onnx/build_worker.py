@@ -12,6 +12,7 @@ import json
 import os
 import sys
 
+from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, QUANTIZERS, hide
 from kanna._util.processes import end_with_parent
 from kanna.formats.onnx import graph_fixes
 
@@ -42,4 +43,5 @@ def build(source: str, out: str, scratch: str) -> None:
 if __name__ == "__main__":
     end_with_parent()
     os.environ.update(OFFLINE)
+    hide(*BESIDE_TRANSFORMERS, *QUANTIZERS)
     build(**json.loads(sys.argv[1]))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, QUANTIZERS, hide
 from kanna._util.processes import end_with_parent
 from kanna.formats.onnx.build_worker import OFFLINE
 
@@ -80,4 +81,5 @@ def export(*, source: str, out: str) -> None:
 if __name__ == "__main__":
     end_with_parent()
     os.environ.update(OFFLINE)
+    hide(*BESIDE_TRANSFORMERS, *QUANTIZERS)
     export(**json.loads(sys.argv[1]))

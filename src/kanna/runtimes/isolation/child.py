@@ -127,6 +127,7 @@ class Server:
 
     def _open(self, runtime: str, path: str, options: dict[str, Any]) -> None:
         opener: Any = runtimes.get(runtime)
+        runtimes.hide_unneeded(opener)
         open_engine = opener.open_seeing if "mmproj" in options else opener.open
         self._engine = load(open_engine, path, options)
         self.answer({"facts": {name: getattr(self._engine, name) for name in FACTS}})

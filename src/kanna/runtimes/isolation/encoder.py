@@ -36,7 +36,7 @@ class IsolatedEncoder:
 
     def __init__(self, runtime: str, title: str, path: Path, options: dict[str, Any]) -> None:
         self.path, self._title = path, title
-        self._child = process.start()
+        self._child = process.start(runtime)
         request = {"folder": working_folder(), "runtime": runtime, "path": str(path)}
         try:
             answer = self._ask({"do": "open_encoder", "options": options, **request}, "loading")

@@ -73,7 +73,7 @@ class IsolatedEngine:
             raise UsageError(f"{self.path} is closed")
         if self._child is not None:
             return self._child
-        child = self._child = process.start()
+        child = self._child = process.start(self._runtime)
         request = {
             "do": "open",
             "folder": working_folder(),

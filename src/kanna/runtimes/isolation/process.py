@@ -38,22 +38,23 @@ def _variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if _MATTERS.match(name)}
 
 
-def start() -> Child:
-    """A child without a model: one that waits, or a new one."""
-    while _idle:
-        child = _idle.pop()
-        if child.variables == _variables() and child.alive():
+def start(runtime: str) -> Child:
+    """A child without a model: one of that runtime that waits, or a new one."""
+    for child in reversed(_idle):
+        if child.variables != _variables() or not child.alive():
+            _idle.remove(child)
+            child.kill()
+        elif child.runtime == runtime:
+            _idle.remove(child)
             return child
-        child.kill()
-    return Child()
+    return Child(runtime)
 
 
 def give_back(child: Child) -> None:
     """Keep a child whose model was freed for the next engine."""
-    if len(_idle) < _MAX_IDLE:
-        _idle.append(child)
-    else:
-        child.kill()
+    _idle.append(child)
+    while len(_idle) > _MAX_IDLE:
+        _idle.pop(0).kill()
 
 
 @atexit.register
@@ -65,6 +66,9 @@ def _end_all() -> None:
 class Child:
     """A process that runs `kanna.runtimes.isolation.child`.
 
+    Args:
+        runtime: The name of the one runtime whose models it opens.
+
     Attributes:
         memory: What it shares with us.
         variables: The variables it was started with, as far as they matter to a runtime.
@@ -72,7 +76,8 @@ class Child:
             number, so none may have the number of another that an engine before left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: str) -> None:
+        self.runtime = runtime
         self.memory = SharedMemory.create()
         self.variables = _variables()
         self.streams = 0

@@ -142,6 +142,7 @@ class ServingEngine:
         suffix: Ending of the artefact's file, which a model's name leaves out; empty for folders.
         extra: The extra that installs its runtime.
         modules: What `run` imports in any case: a child imports them before it knows its artefact.
+        unneeded: Packages that those load where they are installed, and `run` has no use for.
         roles: What it can do.
         separate_roles: Those of `roles` that take a process of their own.
         role_of: What an artefact is for: the role of the process that every model has.
@@ -174,6 +175,7 @@ class ServingEngine:
     suffix: str = ""
     extra: str
     modules: tuple[str, ...]
+    unneeded: tuple[str, ...] = ()
     roles: tuple[str, ...]
     separate_roles: tuple[str, ...] = ()
     role_of: Callable[[Path], str] = _generates

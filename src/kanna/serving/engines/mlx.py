@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from kanna._util import extras
+from kanna._util.hidden_packages import UNUSED_BY_MLX
 from kanna._util.typed import TypedObject, whole
 from kanna.formats.text_files import read_object
 from kanna.serving.engines import _guidance_trial
@@ -69,6 +70,7 @@ ENGINE = ServingEngine(
     artefact="a folder with safetensors that mlx-lm loads",
     extra="mlx",
     modules=("mlx_lm", "kanna.serving.engines._openai_routes"),
+    unneeded=UNUSED_BY_MLX,
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
     constraint_trial=_guidance_trial.prepare,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util import outgoing
-from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, hide
+from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, QUANTIZERS, hide
 from kanna._util.kept_process import serve
 
 
@@ -153,5 +153,5 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
 
 if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
     os.environ.update(outgoing.LIBRARIES)
-    hide(*BESIDE_TRANSFORMERS)
+    hide(*BESIDE_TRANSFORMERS, *QUANTIZERS)
     sys.exit(serve(read))

@@ -10,6 +10,7 @@ import math
 import sys
 from typing import Any
 
+from kanna._util.hidden_packages import UNUSED_BY_MLX, hide
 from kanna._util.kept_process import serve
 
 
@@ -137,4 +138,5 @@ def _rope(mx: Any, rope: Any, size: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    hide(*UNUSED_BY_MLX)
     sys.exit(serve(read))
