@@ -18,7 +18,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(BIN)/python
-	$(BIN)/python tools/install_kanna.py llamacpp
+	$(BIN)/python tools/install_kanna.py --native llamacpp
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

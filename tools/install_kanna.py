@@ -1,6 +1,7 @@
 """Install kanna, with extras: from a wheel in dist/ where one fits, else compiled.
 
-A wheel that is older than the code it was made of is left alone.
+A wheel that is older than the code it was made of is left alone. `--native` compiles for this
+processor alone, in two thirds of the time; the bytes that it gives are the same.
 """
 
 from __future__ import annotations
@@ -54,18 +55,22 @@ def main() -> int:
     """Install it; return pip's exit code."""
     if _has_earlier_name():
         subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", "kanna"], check=True)
-    extras = sys.argv[1] if len(sys.argv) > 1 else ""
+    native = "--native" in sys.argv
+    extras = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     wheel = fitting_wheel()
     target = f"{wheel or ROOT}[{extras}]" if extras else str(wheel or ROOT)
     command = [sys.executable, "-m", "pip", "install", "-v", "--prefer-binary", target]
     if wheel is not None:
         print(f"Installing {wheel.name} and what it needs.", flush=True)
     else:
+        cost = "8 to 11 files: 40 to 60" if native else "14 files: 70 to 105"
         print(
-            "Compiling kanna's core (14 files: 85 to 105 s of one processor), and installing what "
-            "it needs.",
+            f"Compiling kanna's core ({cost} s of one processor), and installing what it needs.",
             flush=True,
         )
+        if native:  # its own folder: what is built there may not get into a wheel for others
+            command += ["-C", f"build-dir={ROOT / 'build' / 'native'}"]
+            command += ["-C", "cmake.define.KANNA_INSTRUCTION_SETS=native"]
     return compiling.run(command, "compiling")
 
 

@@ -13,11 +13,15 @@ namespace {
 
 std::vector<const Kernels*> usable() {
     std::vector<const Kernels*> found;
-#if defined(KANNA_X86)
+#if defined(KANNA_AVX512) || defined(KANNA_AVX2)
     __builtin_cpu_init();
+#endif
+#if defined(KANNA_AVX512)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         found.push_back(&kernels_avx512);
+#endif
+#if defined(KANNA_AVX2)
     if (__builtin_cpu_supports("avx2")) found.push_back(&kernels_avx2);
 #endif
     found.push_back(&kernels_baseline);

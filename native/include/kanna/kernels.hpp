@@ -69,9 +69,6 @@ struct Kernels {
     Table<GridKernel> grids[2];
 };
 
-extern const Kernels kernels_baseline;
-#if defined(KANNA_X86)
-extern const Kernels kernels_avx2, kernels_avx512;
-#endif
+extern const Kernels kernels_baseline, kernels_avx2, kernels_avx512;  // a build may leave the last two out
 
 }  // namespace kanna
