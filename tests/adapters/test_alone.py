@@ -21,7 +21,7 @@ from kanna.errors import KannaError, SourceError, UnsupportedError, UsageError
 from kanna.formats import gguf
 from kanna.runtimes.llamacpp import RUNTIME
 
-pytest.importorskip("peft")
+needs.package("peft")
 needs.llama_cpp()
 IDS = list(range(5, 40))
 ALONE = ["lora", "rslora", "alpha-pattern", "rank-pattern", "embedding", "fused"]

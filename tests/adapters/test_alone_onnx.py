@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import tiny_adapters, tiny_models
+from helpers import needs, tiny_adapters, tiny_models
 from helpers.tiny_adapters import RECIPES
 from safetensors.numpy import load_file, save_file
 
@@ -16,7 +16,7 @@ from kanna import encodings
 from kanna.errors import FormatError, OutputError, UnsupportedError, UsageError
 from kanna.plan import Plan, RuleModel
 
-pytest.importorskip("peft")
+needs.package("peft")
 genai = pytest.importorskip("onnxruntime_genai")
 IDS = list(range(5, 40))
 EXACT = Plan(

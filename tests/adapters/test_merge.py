@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers import tiny_adapters
+from helpers import needs, tiny_adapters
 from helpers.tiny_adapters import RECIPES, change_config
 from safetensors.numpy import load_file, save_file
 
@@ -21,7 +21,7 @@ from kanna.adapters import open_adapter
 from kanna.cli.main import cli
 from kanna.errors import FormatError, KannaError, RefusedError, SourceError, UnsupportedError
 
-pytest.importorskip("peft")
+needs.package("peft")
 IDS = list(range(5, 40))
 
 

@@ -138,7 +138,7 @@ def test_windows_are_cut_as_llama_perplexity_does(smollm: Path, text: Path) -> N
 def test_quality_falls_with_the_bits(smollm: Path, artefacts: dict[str, Path], text: Path) -> None:
     made = list(artefacts.values())
     f16, q8, q4 = evaluate_many(
-        made, reference=smollm, text=text, extent=Extent(windows=4, context=256), threads=1
+        made, reference=smollm, text=text, extent=Extent(windows=4, context=128), threads=1
     )
     assert f16.kl_mean < 2e-5 < q8.kl_mean < 0.02 < q4.kl_mean < 1
     assert f16.top1 > q8.top1 > q4.top1
@@ -146,11 +146,11 @@ def test_quality_falls_with_the_bits(smollm: Path, artefacts: dict[str, Path], t
     assert q8.kl_median < q8.kl_p99 < q8.kl_p999 <= q8.kl_max
     assert q8.kl_mean_ci is not None
     assert q8.kl_mean_ci[0] < q8.kl_mean < q8.kl_mean_ci[1]
-    assert (q8.windows, q8.context, q8.positions, q8.tokens) == (4, 256, 508, 1024)
+    assert (q8.windows, q8.context, q8.positions, q8.tokens) == (4, 128, 252, 512)
     data = q4.to_dict()
     assert data["text"] == "text.txt"
     again = evaluate(
-        artefacts["Q8_0"], reference=smollm, text=text, windows=4, context=256, threads=1
+        artefacts["Q8_0"], reference=smollm, text=text, windows=4, context=128, threads=1
     )
     assert again.kl_mean == pytest.approx(q8.kl_mean, rel=1e-9)
 

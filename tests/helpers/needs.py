@@ -1,10 +1,11 @@
-"""Programs a test needs.
+"""Programs and packages a test needs.
 
 Without one the test is skipped on a developer's machine, and fails in CI.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -23,6 +24,12 @@ def program(*names: str, install: str) -> str:
         if program := shutil.which(name, path=places):
             return program
     absent(f"needs {' or '.join(names)}", install)
+
+
+def package(name: str) -> None:
+    """Skip this module where a package is absent; its tests import it, which takes seconds."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs {name}", allow_module_level=True)
 
 
 def absent(what: str, install: str) -> None:

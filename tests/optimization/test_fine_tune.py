@@ -20,7 +20,7 @@ from kanna.optimization.fine_tune import open_fine_tune
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import kept_words
 
-pytest.importorskip("trl")
+needs.package("trl")
 needs.llama_cpp()
 
 from helpers import optimizing, tiny_adapters, tiny_models  # noqa: E402 - needs torch

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers import mlflow_servers, tiny_models
+from helpers import mlflow_servers, needs, tiny_models
 from helpers.mlflow_servers import RunningServer
 
 import kanna
@@ -20,7 +20,7 @@ from kanna.cli.main import cli
 from kanna.errors import SourceError, UsageError
 from kanna.tracking import TrackRequest
 
-pytest.importorskip("mlflow")
+needs.package("mlflow")
 pytest.importorskip("flask_cors")
 RECIPE = """
 name: two presets

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers import tiny_adapters
+from helpers import needs, tiny_adapters
 
 import kanna
 from kanna.adapters import open_adapter
@@ -24,7 +24,7 @@ from kanna.formats import folder_files
 from kanna.training import AdaptResult, examples
 from kanna.training.tokens import UNLEARNED, ChatTokenizer
 
-pytest.importorskip("trl")
+needs.package("trl")
 
 WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import tiny_adapters
+from helpers import needs, tiny_adapters
 
 import kanna
 from kanna.errors import KannaError
 from kanna.training import checkpoints, watching
 from kanna.training.run import TrainingRun
 
-pytest.importorskip("trl")
+needs.package("trl")
 
 SETTINGS: dict[str, Any] = {
     "threads": 1,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from helpers import tiny_adapters
+from helpers import needs, tiny_adapters
 
 import kanna
 from kanna.cli.main import cli
@@ -20,7 +20,7 @@ from kanna.training.examples import read
 from kanna.training.objectives.base import TrainerParts
 from kanna.training.tokens import ChatTokenizer
 
-pytest.importorskip("trl")
+needs.package("trl")
 
 WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
 

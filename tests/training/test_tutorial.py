@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from helpers import optimizing, tiny_adapters
+from helpers import needs, optimizing, tiny_adapters
 
 from kanna.cli.main import cli
 from kanna.optimization import measure
 
-pytest.importorskip("trl")
+needs.package("trl")
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "fine-tune.md"
 WORDS = ["fox", "dog", "once", "time", "quick", "brown"]

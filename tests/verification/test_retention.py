@@ -16,7 +16,7 @@ import kanna
 from kanna.cli.main import cli
 from kanna.errors import SourceError, UsageError
 
-pytest.importorskip("trl")
+needs.package("trl")
 needs.llama_cpp()
 
 WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
