@@ -75,7 +75,9 @@ def test_a_process_that_waits_does_not_stand_in_a_folder_that_is_gone(
     monkeypatch.setattr(process, "_idle", [])
     with monkeypatch.context() as patch:
         patch.chdir(gone)
-        process.give_back(process.start(runtimes.of(artefact).name))
+        started = process.start(runtimes.of(artefact).name)
+        started.ask({"do": "close"}, "starting")
+        process.give_back(started)
     gone.rmdir()
     (waits,) = process._idle
     with runtimes.of(artefact).open(artefact, context=64, threads=1) as engine:
