@@ -154,8 +154,7 @@ def distill(
     path = state.with_suffix(file.suffix)
 
     def learned() -> _Learned | None:
-        own_key = f"{key} {place.named}"
-        training = _training(workspace, subject, ids, held, path, own_key, place=place)
+        training = _training(workspace, subject, ids, held, path, key, place=place)
         return None if training is None else _learn(training, subject, plan, progress)
 
     outcome = within_memory(learned, place.lighten)
@@ -237,7 +236,7 @@ def _training(
     student = Student(artefact, free, place.device, sizes(artefact), subject.norms)
     student.logits = place.logits
     watch = [window for _, window in held.trial]
-    return ScaleTraining(student, workspace.model, ids, watch, path, key)
+    return ScaleTraining(student, workspace.model, ids, watch, path, f"{key} {place.named}")
 
 
 def _earlier(plan: Path, key: str, device: str | None) -> TuningResult | None:
