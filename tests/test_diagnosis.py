@@ -61,9 +61,10 @@ def test_broken_core_and_absent_package() -> None:
 @pytest.mark.parametrize(
     ("api", "flag", "backends", "wanted"),
     [
-        ("CUDA", "-DGGML_CUDA=ON", ["CPU"], True),
+        ("CUDA", "--backend cuda", ["CPU"], True),
         ("CUDA", "", ["CPU", "CUDA"], False),
-        ("ROCm", "-DGGML_HIP=ON", ["CPU"], True),
+        ("ROCm", "--backend rocm", ["CPU"], True),
+        ("Metal", "--backend metal", ["CPU", "BLAS"], True),
         ("", "", ["CPU"], False),
     ],
 )

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from kanna import fleet as fleet
+    from kanna import runtime as runtime
     from kanna.auditing import audit as audit
     from kanna.benchmark import bench as bench
     from kanna.calibration import calibrate as calibrate
@@ -103,7 +104,7 @@ _WHERE = {
 }
 
 # Packages whose functions are the commands of a group, `kanna fleet status`.
-_GROUPS = {"fleet"}
+_GROUPS = {"fleet", "runtime"}
 
 # Before any library is loaded: they read it when they are.
 telemetry.switch_off()

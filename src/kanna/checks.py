@@ -146,6 +146,7 @@ class VerifyResult(Result):
         checks: In the order they were made.
         seconds: Time they took.
         retention: What it keeps of a fine-tune, where an adapter was named.
+        offload: What its run on a device came to, where a backend was named.
     """
 
     source: str
@@ -153,6 +154,7 @@ class VerifyResult(Result):
     checks: list[Check]
     seconds: float
     retention: Retention | None = None
+    offload: dict[str, Any] | None = None
 
     @property
     def status(self) -> str:

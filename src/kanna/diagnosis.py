@@ -13,6 +13,8 @@ from kanna._util import extras
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.benchmark.llama_builds import gain
+from kanna.libllama.devices import REGISTERED
+from kanna.runtime.inventory import describe, installed_builds
 from kanna.runtimes import get as get_runtime
 from kanna.runtimes import names as runtime_names
 
@@ -86,6 +88,7 @@ def doctor() -> Doctor:
     states = {name: get_runtime(name).available().to_dict() for name in runtime_names()}
     if states["llamacpp"]["ok"] and (measured := gain()):
         states["llamacpp"]["build"]["native_gain"] = measured.to_dict()
+    states["llamacpp"]["installed"] = [asdict(one) for one in installed_builds()]
     packages = {
         name: _version(entry[0]) if _installed(name) else None for name, entry in _EXTRAS.items()
     }
@@ -104,16 +107,6 @@ def doctor() -> Doctor:
             ),
         ],
     )
-
-
-# How a build of llama.cpp reaches each kind of GPU.
-_GPU_BUILDS = {
-    "CUDA": "-DGGML_CUDA=ON",
-    "ROCm": "-DGGML_HIP=ON",
-    "Metal": "-DGGML_METAL=ON",
-    "Vulkan": "-DGGML_VULKAN=ON",
-    "OpenCL": "-DGGML_OPENCL=ON",
-}
 
 
 def _native() -> dict[str, Any]:
@@ -186,18 +179,20 @@ def _advice(
 def _gpu_advice(machine: dict[str, Any], llamacpp: dict[str, Any]) -> list[Advice]:
     """For each GPU that the llama.cpp build in use cannot reach, the build that can."""
     by_api: dict[str, Advice] = {}
+    backends = {registered.lower(): name for name, registered in REGISTERED.items()}
+    backends["metal"] = "metal"
     for device in machine["accelerators"]:
         api = device["api"]
-        if (
-            device["kind"] == "gpu"
-            and api in _GPU_BUILDS
-            and not _reaches(llamacpp.get("backends", []), api)
-        ):
-            by_api[api] = Advice(
-                why=f"{device['name']}: llama.cpp was built without {api} and leaves it idle",
-                command=f'CMAKE_ARGS="{_GPU_BUILDS[api]}" pip install --force-reinstall '
-                "--no-binary llama-cpp-python llama-cpp-python==0.3.36",
-            )
+        backend = backends.get(api.lower())
+        if device["kind"] != "gpu" or not backend or _reaches(llamacpp.get("backends", []), api):
+            continue
+        there = [one for one in llamacpp.get("installed", []) if one["backend"] == backend]
+        command = f"kanna runtime use {there[0]['name']}" if there else ""
+        by_api[api] = Advice(
+            why=f"{device['name']}: the llama.cpp in use was built without {api} and leaves it "
+            "idle",
+            command=command or f"kanna runtime install llamacpp --backend {backend}",
+        )
     return list(by_api.values())
 
 
@@ -238,7 +233,13 @@ def _runtime_facts(state: dict[str, Any]) -> list[tuple[str, str]]:
         ("Uses", _list(build.get("features"))),
         ("Computes on", _list(state["backends"])),
         ("Remark", state["remark"]),
+        *((f"  {one['name']}", _sees(one)) for one in state.get("installed", [])),
     ]
+
+
+def _sees(entry: dict[str, Any]) -> str:
+    """What an installed build of llama.cpp sees."""
+    return "; ".join(filter(None, (*map(describe, entry["devices"]), entry["remark"])))
 
 
 def _gain(ratios: dict[str, float]) -> str:

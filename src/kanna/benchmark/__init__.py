@@ -9,13 +9,13 @@ before the first round, so `load_s` is not the speed of the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from kanna import runtimes
+from kanna import offload, runtimes
 from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.nearest import absent
@@ -60,6 +60,8 @@ class BenchRow:
         memory: Bytes by purpose as the runtime allocated them.
         draft: With a draft model: tokens `drafted` and `accepted`, `acceptance` as a share of them,
             and `tokens_per_step` of the model that is measured.
+        offload: With a backend: where layers, weights and operators were, as
+            `OffloadProof.to_dict` has it.
     """
 
     path: str
@@ -81,6 +83,7 @@ class BenchRow:
     samples: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     busy: float | None = None
     draft: dict[str, Any] | None = None
+    offload: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON has it."""
@@ -129,13 +132,14 @@ def bench(
     repeat: int = 3,
     threads: int | None = None,
     draft: str | Path | None = None,
+    backend: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
     """Measure files; rows come in the order of `paths`.
 
     Raises MissingError without a runtime, UsageError for a path that does not exist, KannaError
-    when a measurement dies.
+    when a measurement dies, GateError for a file that does not run wholly on the backend.
 
     Args:
         paths: GGUF files, and folders that a runtime loads, or any references to them; one of them
@@ -146,6 +150,8 @@ def bench(
         repeat: Rounds whose medians are returned; one for a file slower than PATIENCE.
         threads: Threads to use; None: one per physical core that other programs leave free.
         draft: A small model of the same vocabulary: how many of its guesses each file accepts.
+        backend: cpu, cuda, vulkan, metal, opencl, sycl or rocm: what is measured is first proved to
+            run there, and rightly; None: the llama.cpp that is in use.
         offline: Use only what is on this machine already.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
@@ -172,7 +178,12 @@ def bench(
     prompt_tokens = max(
         _LEAST_PROMPT, min([prompt_tokens, *(c - gen_tokens - CONTEXT_MARGIN for c in contexts)])
     )
-    guesses = [_drafted(path, guesser, gen_tokens, threads) for path in files]
+    variables = offload.variables(backend)
+    proofs = [
+        offload.require(path, backend, threads=threads, progress=progress) if backend else None
+        for path in files
+    ]
+    guesses = [_drafted(path, guesser, gen_tokens, threads, variables) for path in files]
     for path in files:
         _warm(path)
     runs: dict[Path, list[dict[str, Any]]] = {path: [] for path in files}
@@ -185,18 +196,25 @@ def bench(
             progress.advance(0, path.name)
             if path not in slow:
                 begin = time.perf_counter()
-                runs[path].append(_measure(path, prompt_tokens, gen_tokens, threads))
+                runs[path].append(_measure(path, prompt_tokens, gen_tokens, threads, variables))
                 if time.perf_counter() - begin > PATIENCE:
                     slow.add(path)
             progress.advance(1)
     progress.finish()
     busy = load.others()
     rows = [_row(path, runs[path], prompt_tokens, gen_tokens) for path in files]
-    return BenchResult(replace(r, busy=busy, draft=d) for r, d in zip(rows, guesses, strict=True))
+    return BenchResult(
+        replace(row, busy=busy, draft=guess, offload=proof.to_dict() if proof else None)
+        for row, guess, proof in zip(rows, guesses, proofs, strict=True)
+    )
 
 
 def _measure(
-    path: Path, prompt_tokens: int, gen_tokens: int, threads: int | None
+    path: Path,
+    prompt_tokens: int,
+    gen_tokens: int,
+    threads: int | None,
+    variables: Mapping[str, str],
 ) -> dict[str, Any]:
     task = {
         "path": str(path),
@@ -204,15 +222,18 @@ def _measure(
         "gen_tokens": gen_tokens,
         "threads": threads,
     }
-    return ask("kanna.benchmark.child", task, f"measuring {path}")
+    return ask("kanna.benchmark.child", task, f"measuring {path}", variables=variables)
 
 
-def _drafted(path: Path, draft: Path | None, tokens: int, threads: int) -> dict[str, Any] | None:
+def _drafted(
+    path: Path, draft: Path | None, tokens: int, threads: int, variables: Mapping[str, str]
+) -> dict[str, Any] | None:
     """What a draft model is worth to an artefact; None without one."""
     if draft is None:
         return None
     task = {"path": str(path), "draft": str(draft), "tokens": tokens, "threads": threads}
-    return ask("kanna.benchmark.drafting", task, f"guessing what {path} writes")
+    doing = f"guessing what {path} writes"
+    return ask("kanna.benchmark.drafting", task, doing, variables=variables)
 
 
 def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:

@@ -24,6 +24,7 @@ COMMANDS = "kanna.cli.commands"
 ORDER = (
     "demo",
     "doctor",
+    "runtime",
     "pull",
     "list",
     "rm",

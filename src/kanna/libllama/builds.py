@@ -1,4 +1,7 @@
-"""Which build of llama.cpp is used here: a prebuilt one, or one that was compiled for this CPU."""
+"""Which build of llama.cpp is used here.
+
+A prebuilt one, one that was compiled for this CPU, or one that `kanna runtime install` built.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kanna._util import extras
+from kanna._util.nearest import nearest
 from kanna.errors import MissingError, UsageError
+from kanna.libllama import installed
+from kanna.libllama.installed import InstalledBuild
 
 VARIABLE = "KANNA_LLAMACPP"
-"""The environment variable that names the build: `prebuilt`, `native` or `auto`."""
+"""The environment variable that names the build: `prebuilt`, `native`, `auto`, or an installed one
+by its name or its backend."""
 
 CHOICES = ("auto", "prebuilt", "native")
 
@@ -29,12 +36,14 @@ class Build:
     """A package that carries llama.cpp as a library with a C interface.
 
     Attributes:
-        name: `prebuilt` or `native`.
+        name: `prebuilt`, `native`, or that of an installed one.
         distribution: The package, as pip knows it.
         module: What it is imported as.
         libraries: Where the library lies in the folder of the module, the first that exists.
         quantizers: The same for the library with `ggml_quantize_chunk`.
         own_install: The command that installs it; empty: an extra of kanna's brings it.
+        installed: What `kanna runtime install` wrote of it; None for a package.
+        place: Where its libraries lie, if it is no package.
     """
 
     name: str
@@ -43,6 +52,13 @@ class Build:
     libraries: tuple[str, ...]
     quantizers: tuple[str, ...]
     own_install: str = ""
+    installed: InstalledBuild | None = None
+    place: Path | None = None
+
+    @property
+    def backend(self) -> str:
+        """What it was built to compute on; "cpu" for packages, which say what else they can."""
+        return self.installed.backend if self.installed else "cpu"
 
     @property
     def install(self) -> str:
@@ -52,6 +68,8 @@ class Build:
     @property
     def folder(self) -> Path | None:
         """Where the module lies; None where it is not installed. Nothing is imported."""
+        if self.place is not None:
+            return self.place
         try:
             spec = importlib.util.find_spec(self.module)
         except (ImportError, ValueError):  # a module that is set to None
@@ -62,6 +80,8 @@ class Build:
     @property
     def version(self) -> str:
         """Version of the package; empty where it is not installed."""
+        if self.installed is not None:
+            return self.installed.name
         try:
             return version(self.distribution)
         except PackageNotFoundError:
@@ -135,21 +155,58 @@ NATIVE = Build(
 PREBUILT = PY_SYNC if sys.platform == "win32" else XLLAMACPP
 
 
+def of_installed(build: InstalledBuild, folder: Path | None = None) -> Build:
+    """A build that `kanna runtime install` made.
+
+    Args:
+        build: What its manifest says.
+        folder: Where its libraries lie; None: under its name.
+    """
+    return Build(
+        name=build.name,
+        distribution="llama.cpp",
+        module="",
+        libraries=_names("llama"),
+        quantizers=_names("ggml-base"),
+        own_install=f"kanna runtime install llamacpp --backend {build.backend}",
+        installed=build,
+        place=folder or build.folder,
+    )
+
+
 def wanted() -> str:
-    """What the environment asks for, one of CHOICES; raises UsageError for anything else."""
-    choice = os.environ.get(VARIABLE, "").strip().lower() or "auto"
-    if choice not in CHOICES:
-        raise UsageError(f"{VARIABLE}={choice}", expected=" or ".join(CHOICES))
-    return choice
+    """What the environment asks for, else what `kanna runtime use` chose, else `auto`.
+
+    One of CHOICES or the name of an installed build; raises UsageError for anything else.
+    """
+    choice = os.environ.get(VARIABLE, "").strip()
+    source = VARIABLE
+    if not choice:
+        choice, source = installed.in_use(), "kanna runtime use"
+    if not choice or choice.lower() in CHOICES:
+        return choice.lower() or "auto"
+    build = installed.find(choice)
+    if build is None:
+        known = [*CHOICES, *installed.names()]
+        raise UsageError(
+            f"{source}={choice}{nearest(choice, known)}",
+            expected=" or ".join(known),
+            todo="kanna runtime list",
+        )
+    return build.name
 
 
 def candidates() -> Iterator[Build]:
     """Builds to try, the best first.
 
     `auto`: a native build if there is one, since nothing of kanna installs it unasked; else the
-    prebuilt one.
+    prebuilt one. Of an installed build that was chosen there is no other: who asked for a GPU must
+    not get the CPU.
     """
     choice = wanted()
+    if choice not in CHOICES:
+        yield of_installed(installed.get(choice))
+        return
     if choice == "native" or (choice == "auto" and NATIVE.folder is not None):
         yield NATIVE
     if choice != "native":

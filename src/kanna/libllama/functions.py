@@ -84,6 +84,32 @@ _QUANTIZERS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
 }
 
+# ggml's registry of backends, and where a tensor lies. In the library itself or one that it needs.
+_REGISTRY: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_backend_load_all_from_path": (None, (_TEXT,)),
+    "ggml_backend_dev_count": (_SIZE, ()),
+    "ggml_backend_dev_get": (_HANDLE, (_SIZE,)),
+    "ggml_backend_dev_name": (_TEXT, (_HANDLE,)),
+    "ggml_backend_dev_description": (_TEXT, (_HANDLE,)),
+    "ggml_backend_dev_type": (ctypes.c_int, (_HANDLE,)),
+    "ggml_backend_dev_memory": (
+        None,
+        (_HANDLE, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)),
+    ),
+    "ggml_backend_dev_backend_reg": (_HANDLE, (_HANDLE,)),
+    "ggml_backend_reg_name": (_TEXT, (_HANDLE,)),
+    "ggml_backend_buffer_name": (_TEXT, (_HANDLE,)),
+    "ggml_backend_buffer_is_host": (_BOOL, (_HANDLE,)),
+    "ggml_get_name": (_TEXT, (_HANDLE,)),
+    "ggml_op_desc": (_TEXT, (_HANDLE,)),
+}
+
+EVALUATION_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p
+)
+"""ggml_backend_sched_eval_callback: a tensor that is computed next, whether it is only asked for,
+what was given with the callback; returns whether the tensor is wanted, or whether to go on."""
+
 
 def declare(library: ctypes.CDLL, layout: HeaderLayout) -> None:
     """Give every function of llama.h its types; AttributeError where the library lacks one.
@@ -104,6 +130,11 @@ def declare(library: ctypes.CDLL, layout: HeaderLayout) -> None:
 def declare_quantizers(library: ctypes.CDLL) -> None:
     """Give ggml's encoders their types; AttributeError where the library lacks one."""
     _declare(library, _QUANTIZERS)
+
+
+def declare_registry(library: ctypes.CDLL) -> None:
+    """Give ggml's registry of backends its types; AttributeError where the library lacks it."""
+    _declare(library, _REGISTRY)
 
 
 def _declare(library: ctypes.CDLL, functions: dict[str, tuple[Any, tuple[Any, ...]]]) -> None:

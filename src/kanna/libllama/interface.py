@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna.errors import MissingError
-from kanna.libllama import functions
+from kanna.libllama import functions, installed
 from kanna.libllama.builds import INSTALL_NATIVE, NATIVE, PREBUILT, Build, candidates, wanted
 from kanna.libllama.structures import ANY, LAYOUTS, Field, HeaderLayout
 
@@ -84,6 +84,8 @@ def load(build: Build) -> Library:
 
 @cache
 def _load(build: Build, path: Path) -> Library:
+    if build.installed is not None:
+        installed.check(build.installed, path.parent)
     functions_of = open_library(build, path)
     layout = fitting_layout(build, functions_of)
     try:

@@ -10,6 +10,12 @@ from kanna.libllama.functions import LOG_CALLBACK
 
 _WARN, _ERROR, _CONT = 3, 4, 5
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output)\s+buffer size\s*=\s*([0-9.]+) MiB")
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_LAYER = re.compile(r"layer\s+(\d+) assigned to device (\S+?),")
+_SPLITS = re.compile(r"graph splits = (\d+)")
+_DEVICES = re.compile(
+    r"^ggml_(?:backend_)?(?!load)\w*: .*(?:device|driver|failed|error)", re.IGNORECASE
+)
 _PURPOSE = {"model": "weights", "KV": "kv", "RS": "kv", "compute": "compute", "output": "output"}
 
 
@@ -19,11 +25,20 @@ class Log:
     Attributes:
         complaints: The last warnings and errors.
         buffers: Device, purpose and bytes of each buffer that was allocated.
+        layers: The device of each layer of the model that was loaded last, by its number; that of
+            the output is the highest.
+        offloaded: Layers on a GPU, and how many there are; None where nothing was said of it.
+        splits: Parts on different devices of the graph that was planned last.
+        of_devices: What ggml said of devices and drivers when its backends were loaded.
     """
 
     def __init__(self) -> None:
         self.complaints: deque[str] = deque(maxlen=20)
         self.buffers: list[tuple[str, str, int]] = []
+        self.layers: dict[int, str] = {}
+        self.offloaded: tuple[int, int] | None = None
+        self.splits = 0
+        self.of_devices: deque[str] = deque(maxlen=8)
         self._level = 0
         self._callback: Any = None
 
@@ -54,6 +69,22 @@ class Log:
         if buffer:
             size = round(float(buffer[3]) * 2**20)
             self.buffers.append((buffer[1], _PURPOSE[buffer[2]], size))
+        self._place(line)
+
+    def _place(self, line: str) -> None:
+        """Remember what a line says of where things are."""
+        if layer := _LAYER.search(line):
+            self.layers[int(layer[1])] = layer[2]
+        elif offloaded := _OFFLOADED.search(line):
+            self.offloaded = int(offloaded[1]), int(offloaded[2])
+        elif splits := _SPLITS.search(line):
+            self.splits = int(splits[1])
+        elif _DEVICES.search(line):
+            self.of_devices.append(line)
+
+    def forget_placement(self) -> None:
+        """Before a model is loaded: where another one's layers are does not matter."""
+        self.layers, self.offloaded = {}, None
 
     def clear(self) -> None:
         """Forget the complaints."""

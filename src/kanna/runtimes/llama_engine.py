@@ -37,7 +37,12 @@ _FLASH_ATTENTION = 1
 
 
 def model_parameters(
-    lib: Any, *, gpu_layers: int | None = None, vocab_only: bool = False, mmap: bool = True
+    lib: Any,
+    *,
+    gpu_layers: int | None = None,
+    vocab_only: bool = False,
+    mmap: bool = True,
+    devices: Any = None,
 ) -> Any:
     """llama.cpp's parameters of a model, `llama_model_params`.
 
@@ -46,8 +51,10 @@ def model_parameters(
         gpu_layers: Layers to put on a GPU; None: llama.cpp's own choice.
         vocab_only: Load the tokenizer alone.
         mmap: Map the file; otherwise its tensors are read into memory of the process.
+        devices: Array of ggml's devices to use, the last of which is null; None: all.
     """
     params = lib.llama_model_default_params()
+    params.devices = devices
     # ggml's AMX kernels crash on matrices narrower than their tiles expect (0.3.36).
     params.use_extra_bufts = b"AMX_INT8" not in lib.llama_print_system_info()
     if gpu_layers is not None:
@@ -64,7 +71,14 @@ class LlamaEngine:
     The context is made when it is first needed, for scoring (room for the logits of a whole batch)
     or for generating (room for one row of logits only: with 262k tokens of vocabulary the
     difference is 0.5 GB).
+
+    Attributes:
+        devices: Address of an array of ggml's devices that alone are used; None: all.
+        observer: Address of what ggml calls before each operator.
     """
+
+    devices: int | None = None
+    observer: int | None = None
 
     def __init__(
         self,
@@ -87,7 +101,10 @@ class LlamaEngine:
         self.last = GenerationStats()
         LOG.clear()
         LOG.buffers.clear()
-        params = model_parameters(lib, gpu_layers=gpu_layers, vocab_only=vocab_only, mmap=mmap)
+        LOG.forget_placement()
+        params = model_parameters(
+            lib, gpu_layers=gpu_layers, vocab_only=vocab_only, mmap=mmap, devices=self.devices
+        )
         self._model: Any = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise FormatError(
@@ -137,6 +154,7 @@ class LlamaEngine:
         params.type_k = params.type_v = encodings.get(self._cache).ggml_type
         if self._cache != "f16":  # values can be quantized in no other way
             params.flash_attn_type = _FLASH_ATTENTION
+        params.cb_eval = self.observer
         LOG.clear()
         LOG.buffers.clear()
         ctx = self._lib.llama_init_from_model(self._model, params)

@@ -16,6 +16,7 @@ from kanna.formats import gguf, vectors
 from kanna.formats.gguf import purpose
 from kanna.hardware.cpu import cpu
 from kanna.hardware.threads import choose_threads
+from kanna.libllama import devices
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import Availability
 from kanna.runtimes.isolation import IsolatedLlamaEngine
@@ -58,16 +59,47 @@ def library() -> Any:
 
     Raises MissingError when it is not installed or does not load.
     """
-    functions = libllama.library().functions
+    used = libllama.library()
     # Each time: whoever else uses the library in this process may have taken its only log over.
-    LOG.attach(functions)
-    _begin(functions)
-    return functions
+    LOG.attach(used.functions)
+    _begin(used)
+    return used.functions
 
 
 @cache
-def _begin(functions: Any) -> None:
-    functions.llama_backend_init()
+def _begin(used: libllama.Library) -> None:
+    used.functions.llama_backend_init()
+    devices.load_backends(used)
+
+
+def require_device() -> None:
+    """Raise MissingError where the llama.cpp in use was built for a device that is not here."""
+    library()
+    devices.require(libllama.library(), heard())
+
+
+def heard() -> str:
+    """What ggml said of devices and drivers when its backends were loaded."""
+    return "; ".join(LOG.of_devices)
+
+
+def require_offload(path: Path) -> None:
+    """Raise MissingError where the model that was loaded last is not on the device in use.
+
+    Args:
+        path: The model.
+    """
+    build = libllama.library().build
+    if build.backend == "cpu" or LOG.offloaded is None:
+        return
+    on_device, of_all = LOG.offloaded
+    if on_device < of_all:
+        raise MissingError(
+            f"{of_all - on_device} of {of_all} layers of {path.name} stayed on the CPU, and the "
+            f"runtime {build.name} is in use: {LOG.why()}",
+            expected="all layers on the device",
+            todo="a smaller model or preset; KANNA_LLAMACPP=auto computes on the CPU",
+        )
 
 
 def parse_system_info(text: str) -> dict[str, dict[str, str]]:
@@ -124,12 +156,14 @@ class LlamaCppRuntime:
         """Version and build; `ok=False` with the command that installs it where it is absent."""
         try:
             lib, used = library(), libllama.library()
+            require_device()
         except MissingError as error:
             return Availability(ok=False, how_to_install=error.todo, remark=error.found)
         info = parse_system_info(lib.llama_print_system_info().decode("utf-8", "replace"))
         build = judge_build(info, cpu().flags)
         build["gpu_offload"] = bool(lib.llama_supports_gpu_offload())
         build["kind"], build["package"] = used.build.name, used.build.distribution
+        build["devices"] = [one.to_dict() for one in devices.devices(used)]
         return Availability(
             ok=True,
             version=used.version,
@@ -197,8 +231,11 @@ class LlamaCppRuntime:
             return IsolatedLlamaEngine(self.name, self.title, path, {**options, **beside})
         from kanna.runtimes.llama_engine import LlamaEngine
 
+        require_device()
         engine = LlamaEngine(lib, path, **options)
         try:
+            if options["gpu_layers"] is None and not options.get("vocab_only"):
+                require_offload(path)
             engine.adapt(beside.get("adapters") or {})
             if mmproj := beside.get("mmproj"):
                 engine.look(mmproj)

@@ -200,20 +200,38 @@ def _move(made: Path, final: Path) -> None:
 
 
 @contextmanager
-def _pip(requirement: str, size: int, progress: Progress | None) -> Generator[Path]:
+def source_package(
+    requirement: str, size: int, progress: Progress | None = None
+) -> Generator[Path]:
+    """The source archive of one pinned requirement, in a folder that goes away afterwards.
+
+    Args:
+        requirement: `name==version`, whose hash is in `pinned.WHEELS`.
+        size: Its bytes, for the progress.
+        progress: Where progress is reported.
+    """
+    with _pip(requirement, size, progress, suffix=".tar.gz") as archive:
+        yield archive
+
+
+@contextmanager
+def _pip(
+    requirement: str, size: int, progress: Progress | None, suffix: str = ".whl"
+) -> Generator[Path]:
     """The wheel of one requirement, in a folder that goes away afterwards."""
     outgoing.require(requirement)
     with tempfile.TemporaryDirectory(dir=cache_dir()) as folder:
-        options = ["-q", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        kind = "--only-binary" if suffix == ".whl" else "--no-binary"
+        options = ["-q", "--no-deps", kind, ":all:", "--require-hashes"]
         files = ["-d", folder, "-r", "wanted.txt"]
         command = module_command("pip", "download", *options, *files)
         hashes = "".join(f" --hash=sha256:{digest}" for digest in pinned.WHEELS[requirement])
         Path(folder, "wanted.txt").write_text(f"{requirement}{hashes}\n", encoding="utf-8")
         _run(command, Path(folder), requirement, size, progress)
-        wheels = [p for p in Path(folder).iterdir() if p.suffix == ".whl"]
+        wheels = [p for p in Path(folder).iterdir() if p.name.endswith(suffix)]
         if not wheels:
             raise FormatError(
-                f"pip fetched no wheel of {requirement}",
+                f"pip fetched no {suffix} of {requirement}",
                 todo="try again, or check the package index",
             )
         yield wheels[0]
@@ -285,9 +303,10 @@ def _run(
 
 def _bytes_below(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # the package tool may have moved it meanwhile
-            total += path.stat().st_size
+    with suppress(OSError):  # the package tool may have removed a folder meanwhile
+        for path in folder.rglob("*"):
+            with suppress(OSError):  # or moved the file
+                total += path.stat().st_size
     return total
 
 

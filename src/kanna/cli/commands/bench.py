@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     metavar="MODEL",
     help="A small model of the same vocabulary: how many of its guesses each file accepts.",
 )
+@click.option(
+    "--backend",
+    metavar="NAME",
+    help="Measure on cpu, cuda, vulkan, metal, opencl, sycl or rocm; a file that does not run "
+    "there wholly and rightly is an error.",
+)
 @options.threads
 @options.offline
 def bench_command(
@@ -39,6 +45,7 @@ def bench_command(
     artefacts: tuple[str, ...],
     repeat: int,
     draft: str | None,
+    backend: str | None,
     threads: int | None,
     offline: bool,
 ) -> None:
@@ -55,6 +62,7 @@ def bench_command(
         repeat=repeat,
         threads=terminal.threads(threads),
         draft=draft,
+        backend=backend,
         offline=offline,
         progress=terminal.progress(),
     )
@@ -92,6 +100,10 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
                 f"{draft['drafted']} guesses, {draft['ahead']} at a time: "
                 f"{draft['tokens_per_step']:.2f} tokens a step"
             )
+    for row in data["rows"]:
+        if (proof := row["offload"]) is not None:
+            devices = "; ".join(proof["devices"]) or "the CPU"
+            screen.print(f"{Path(row['path']).name} ran on {proof['backend']}: {devices}")
     if any(row["joules_per_token"] is None for row in data["rows"]):
         screen.print(
             "Energy per token: not measurable here (no readable RAPL counter).", style="dim"

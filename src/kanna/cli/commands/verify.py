@@ -19,7 +19,13 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 
 @command("verify")
 @click.argument("source", type=options.MODEL, metavar="SRC")
-@click.argument("artefact", metavar="FILE", type=options.MODEL)
+@click.argument("artefact", metavar="[FILE]", type=options.MODEL, required=False)
+@click.option(
+    "--backend",
+    metavar="NAME",
+    help="Also run FILE, or SRC where it is alone, on cuda, vulkan, metal, opencl, sycl or rocm: "
+    "all of it must be there, and the logits those of the CPU.",
+)
 @click.option(
     "--adapter",
     multiple=True,
@@ -40,7 +46,7 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
 def verify_command(
     terminal: Terminal,
     source: str,
-    artefact: str,
+    artefact: str | None,
     adapter: tuple[str, ...],
     data: tuple[Any, ...],
     threads: int | None,
@@ -49,7 +55,8 @@ def verify_command(
     """Check that FILE, a file or folder, holds the model SRC, and runs.
 
     Tensors, tokenizer, chat template, end of turn, and logits in the real runtime. How close its
-    answers are, `kanna evaluate` measures.
+    answers are, `kanna evaluate` measures. With --backend, which tensors and operators run on the
+    device.
 
     Exit code 0: intact. 1: a check failed. 3: it cannot be checked here, and what is missing is
     named.
@@ -84,9 +91,12 @@ def draw_checks(screen: Console, data: dict[str, Any]) -> None:
         "failed": ("bold red", "Failed: do not use it."),
         "unprovable": ("yellow", "Not checkable here: see the checks that could not run."),
     }
+    if data.get("offload"):
+        words["proved"] = ("green", _ON_DEVICE.format(**data["offload"]))
     style, sentence = words[data["status"]]
     screen.print(sentence, style=style)
 
 
 _CLOSENESS = "How close its answers are: kanna evaluate."
+_ON_DEVICE = "All of it runs on {backend}, and agrees with the CPU."
 COMMAND = verify_command

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kanna._util import extras
 from kanna.errors import KannaError, MissingError, UnsupportedError
 from kanna.formats.file_states import State, state
+from kanna.libllama import builds, installed
 from kanna.serving.engines.base import (
     EMBED,
     GENERATE,
@@ -50,10 +51,26 @@ def accepts(path: Path) -> bool:
 
 
 def missing() -> str:
-    """How to install xllamacpp where neither it nor `llama-server` is here; otherwise empty."""
+    """How to install xllamacpp where neither it nor `llama-server` is here; otherwise empty.
+
+    Raises MissingError where another llama.cpp was chosen, for a GPU that xllamacpp would not use.
+    """
+    _refuse_other_device()
     if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server"):
         return ""
     return extras.command("serve")
+
+
+def _refuse_other_device() -> None:
+    choice = builds.wanted()
+    build = None if choice in builds.CHOICES else installed.get(choice)
+    if build is not None and build.backend != "cpu":
+        raise MissingError(
+            f"the runtime {build.name} is in use, and `kanna serve` runs the llama.cpp inside "
+            "xllamacpp, which would compute on the CPU",
+            expected="a llama-server that was built for the device, named by --llama-server",
+            todo=f"{builds.VARIABLE}=auto serves on the CPU",
+        )
 
 
 def memory(config: EngineConfig) -> EngineMemory:

@@ -1,0 +1,168 @@
+"""llama.cpp built by cmake and ninja, which go on where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from kanna._util.processes import started
+from kanna._util.progress import Progress
+from kanna.errors import KannaError, MissingError
+from kanna.runtime.backends import BUILT, path_of
+
+_STEP = re.compile(r"^\[(\d+)/(\d+)\]\s*(.*)")
+_ABSENT = re.compile(
+    r"Could NOT find (\w+)|No CMAKE_(\w+)_COMPILER|package configuration file|target was not found"
+)
+_TELLING = re.compile(r"Could NOT find|\berror\b|Error:|fatal|No such file", re.IGNORECASE)
+_OFF = (
+    "LLAMA_BUILD_COMMON",
+    "LLAMA_BUILD_TESTS",
+    "LLAMA_BUILD_TOOLS",
+    "LLAMA_BUILD_EXAMPLES",
+    "LLAMA_BUILD_SERVER",
+    "LLAMA_BUILD_APP",
+    "LLAMA_OPENSSL",
+    "GGML_CCACHE",
+)
+_SUFFIXES = (".so", ".dylib", ".dll", ".metallib")
+
+
+def options(backend: str, native: bool) -> tuple[str, ...]:
+    """What cmake is told to build a backend, without -D.
+
+    Args:
+        backend: A name in BUILT.
+        native: Whether the CPU's code is compiled for this one.
+    """
+    built = BUILT[backend]
+    return (
+        "CMAKE_BUILD_TYPE=Release",
+        "BUILD_SHARED_LIBS=ON",
+        "GGML_BACKEND_DL=ON",
+        f"GGML_NATIVE={'ON' if native else 'OFF'}",
+        *(f"{name}=OFF" for name in _OFF),
+        # The libraries find each other wherever the folder lies, and those of the device's vendor
+        # where they were.
+        "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
+        "CMAKE_INSTALL_RPATH=$ORIGIN",
+        "CMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
+        "LLAMA_BUILD_NUMBER=0",
+        "LLAMA_BUILD_COMMIT=package",
+        *built.options,
+        *built.own_options(),
+    )
+
+
+def build(
+    source: Path, folder: Path, backend: str, told: Sequence[str], jobs: int, progress: Progress
+) -> list[Path]:
+    """Configure and build; returns the libraries.
+
+    Args:
+        source: llama.cpp's own folder.
+        folder: Where it is built; what an interrupted run left in it is used.
+        backend: A name in BUILT.
+        told: `options` of it.
+        jobs: Compilers at a time.
+        progress: Where progress is reported.
+
+    Raises:
+        MissingError: cmake finds no compiler or library of the backend.
+        KannaError: A file does not compile.
+    """
+    ninja = path_of("ninja", "ninja-build")
+    definitions = [f"-D{option}" for option in (*told, f"CMAKE_MAKE_PROGRAM={ninja}")]
+    configure = [path_of("cmake"), "-G", "Ninja", "-S", str(source), "-B", str(folder)]
+    progress.start("configure llama.cpp", None, "lines")
+    try:
+        code, last = _follow([*configure, *definitions], progress, steps=False)
+    finally:
+        progress.finish()
+    if code:
+        raise _not_configured(backend, last)
+    command = [ninja, "-C", str(folder), f"-j{jobs}", "llama", "ggml-cpu"]
+    progress.start(f"build llama.cpp for {backend}", None, "files")
+    try:
+        code, last = _follow([*command, BUILT[backend].target], progress, steps=True)
+    finally:
+        progress.finish()
+    if code:
+        raise KannaError(
+            f"llama.cpp for {backend} does not compile: {_reason(last)}",
+            expected="a compiler and libraries of the backend that this version knows",
+            todo=f"the whole output: {' '.join(command)}; the next install goes on from here",
+        )
+    return libraries(folder)
+
+
+def libraries(folder: Path) -> list[Path]:
+    """The libraries that were built, each under the name that others load it by.
+
+    Args:
+        folder: Where they were built.
+    """
+    places = (folder / "bin", folder / "lib")
+    return sorted(
+        p
+        for place in places
+        if place.is_dir()
+        for p in place.iterdir()
+        if any(part in _SUFFIXES for part in p.suffixes) and not _is_full_version(p)
+    )
+
+
+def _is_full_version(path: Path) -> bool:
+    """Whether it is the file behind `libggml.so.0`: `libggml.so.0.25.3`, which nobody names."""
+    return bool(re.search(r"\.so\.\d+\.\d+|\.\d+\.\d+\.\d+\.dylib$", path.name))
+
+
+def _follow(command: Sequence[str], progress: Progress, *, steps: bool) -> tuple[int, list[str]]:
+    """Run a command and show its steps; its code and its last lines."""
+    last: deque[str] = deque(maxlen=60)
+    done = 0
+    with started(command, merged=True, variables={"NINJA_STATUS": "[%f/%t] "}) as child:
+        assert child.stdout is not None and child.stdin is not None
+        child.stdin.close()
+        begun = False
+        for line in child.stdout:
+            last.append(line.rstrip())
+            step = _STEP.match(line) if steps else None
+            if step is None:
+                progress.advance(0 if steps else 1)
+                continue
+            if not begun:
+                progress.finish()
+                progress.start("build llama.cpp", int(step[2]), "files")
+                begun = True
+            progress.advance(max(0, int(step[1]) - done), step[3].rpartition("/")[2].strip())
+            done = max(done, int(step[1]))
+    return child.returncode, list(last)
+
+
+def _not_configured(backend: str, last: Sequence[str]) -> KannaError:
+    text = "\n".join(last)
+    headers = BUILT[backend].headers
+    if _ABSENT.search(text):
+        return MissingError(
+            f"cmake cannot prepare llama.cpp for {backend}: {_reason(last)}",
+            expected=f"what it is built with: {headers or 'a C++ compiler'}",
+            todo=headers or "apt install g++",
+        )
+    return KannaError(
+        f"cmake cannot prepare llama.cpp for {backend}: {_reason(last)}",
+        todo=headers or "look at the version of cmake and of the compiler",
+    )
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """The line that says why, the last one otherwise."""
+    useful = [line.strip() for line in lines if line.strip() and "git repository" not in line]
+    for number, line in enumerate(useful):
+        if line.startswith("CMake Error"):  # the reason is below it
+            return " ".join(useful[number + 1 : number + 4]) or line
+        if _TELLING.search(line):
+            return line
+    return useful[-1] if useful else "no message"
