@@ -168,7 +168,8 @@ def bench(
         raise UsageError(
             "too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least"
         )
-    for runtime in {runtimes.of(path) for path in files}:
+    # A backend's build is another llama.cpp than the one in use, and is looked for below.
+    for runtime in {runtimes.of(path) for path in files} if backend is None else ():
         here = runtime.available()
         if not here.ok:
             raise MissingError(

@@ -66,6 +66,13 @@ class Build:
         return self.own_install or extras.command("llamacpp")
 
     @property
+    def again(self) -> str:
+        """The command that installs it anew, where what is there is not right."""
+        if self.installed is not None:
+            return f"kanna runtime rm {self.name}; {self.install}"
+        return f"{self.install} --force-reinstall"
+
+    @property
     def folder(self) -> Path | None:
         """Where the module lies; None where it is not installed. Nothing is imported."""
         if self.place is not None:
@@ -108,7 +115,7 @@ class Build:
                 return folder / name
         raise MissingError(
             f"{self.distribution} {self.version} in {folder} has no {names[0]}",
-            todo=f"{self.install} --force-reinstall",
+            todo=self.again,
         )
 
 
@@ -196,17 +203,25 @@ def wanted() -> str:
     return build.name
 
 
+def _packages() -> bool:
+    """Whether a package with llama.cpp is here."""
+    return NATIVE.folder is not None or PREBUILT.folder is not None
+
+
 def candidates() -> Iterator[Build]:
     """Builds to try, the best first.
 
     `auto`: a native build if there is one, since nothing of kanna installs it unasked; else the
-    prebuilt one. Of an installed build that was chosen there is no other: who asked for a GPU must
-    not get the CPU.
+    prebuilt one; where no package is here, the newest that was installed. Of an installed build
+    that was chosen there is no other: who asked for a GPU must not get the CPU.
     """
     choice = wanted()
     if choice not in CHOICES:
         yield of_installed(installed.get(choice))
         return
+    newest = installed.names()[:1] if choice == "auto" and not _packages() else []
+    for name in newest:
+        yield of_installed(installed.get(name))
     if choice == "native" or (choice == "auto" and NATIVE.folder is not None):
         yield NATIVE
     if choice != "native":

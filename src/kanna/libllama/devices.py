@@ -71,7 +71,7 @@ def registry(library: Library) -> Any:
     if declared is None:
         raise MissingError(
             f"{library.version} does not export ggml's registry of backends",
-            todo=f"{library.build.install} --force-reinstall",
+            todo=library.build.again,
         )
     return declared
 

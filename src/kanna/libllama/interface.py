@@ -93,7 +93,7 @@ def _load(build: Build, path: Path) -> Library:
     except AttributeError as error:
         raise MissingError(
             f"{build.distribution} {build.version} is another llama.cpp than kanna knows: {error}",
-            todo=f"{build.install} --force-reinstall",
+            todo=build.again,
         ) from error
     return Library(build=build, functions=functions_of, layout=layout)
 
@@ -165,7 +165,7 @@ def fitting_layout(build: Build, loaded: Any) -> HeaderLayout:
         f"{build.distribution} {build.version} has parameter structures that kanna does not know "
         f"({'; '.join(problems)})",
         expected="llama.cpp " + " or ".join(layout.since for layout in LAYOUTS),
-        todo=f"{build.install} --force-reinstall",
+        todo=build.again,
     )
 
 

@@ -35,6 +35,7 @@ class Backend:
         options: What cmake is told, without -D.
         programs: What must be here.
         headers: What brings the libraries that cmake looks for.
+        least: Oldest version of them that llama.cpp compiles with; () for any.
         system: `sys.platform` where it is built; "" for any.
         own_options: More options, by what is on this machine.
     """
@@ -43,6 +44,7 @@ class Backend:
     options: tuple[str, ...] = ()
     programs: tuple[Program, ...] = ()
     headers: str = ""
+    least: tuple[int, ...] = ()
     system: str = ""
     own_options: Callable[[], tuple[str, ...]] = tuple
 
@@ -60,7 +62,9 @@ BUILT: dict[str, Backend] = {
         target="ggml-vulkan",
         options=("GGML_VULKAN=ON",),
         programs=(Program(names=("glslc",), package="apt install glslc"),),
-        headers="apt install libvulkan-dev spirv-headers",
+        headers="apt install libvulkan-dev spirv-headers (of Debian 13, Ubuntu 24.04 or newer), or "
+        "VULKAN_SDK with newer headers",
+        least=(1, 3, 272),  # VK_EXT_layer_settings
     ),
     "metal": Backend(
         target="ggml-metal",

@@ -17,6 +17,7 @@ _ABSENT = re.compile(
     r"Could NOT find (\w+)|No CMAKE_(\w+)_COMPILER|package configuration file|target was not found"
 )
 _TELLING = re.compile(r"Could NOT find|\berror\b|Error:|fatal|No such file", re.IGNORECASE)
+_FOUND = re.compile(r'Found (?=\w+:.*found version "(\d+(?:\.\d+)+)")(\w+):')
 _OFF = (
     "LLAMA_BUILD_COMMON",
     "LLAMA_BUILD_TESTS",
@@ -83,6 +84,7 @@ def build(
         progress.finish()
     if code:
         raise _not_configured(backend, last)
+    require_version(backend, last)
     command = [ninja, "-C", str(folder), f"-j{jobs}", "llama", "ggml-cpu"]
     progress.start(f"build llama.cpp for {backend}", None, "files")
     try:
@@ -121,7 +123,7 @@ def _is_full_version(path: Path) -> bool:
 
 def _follow(command: Sequence[str], progress: Progress, *, steps: bool) -> tuple[int, list[str]]:
     """Run a command and show its steps; its code and its last lines."""
-    last: deque[str] = deque(maxlen=60)
+    last: deque[str] = deque(maxlen=200)
     done = 0
     with started(command, merged=True, variables={"NINJA_STATUS": "[%f/%t] "}) as child:
         assert child.stdout is not None and child.stdin is not None
@@ -140,6 +142,24 @@ def _follow(command: Sequence[str], progress: Progress, *, steps: bool) -> tuple
             progress.advance(max(0, int(step[1]) - done), step[3].rpartition("/")[2].strip())
             done = max(done, int(step[1]))
     return child.returncode, list(last)
+
+
+def require_version(backend: str, lines: Sequence[str]) -> None:
+    """Raise MissingError for headers that llama.cpp does not compile with, before it is tried.
+
+    Args:
+        backend: A name in BUILT.
+        lines: What cmake printed.
+    """
+    least = BUILT[backend].least
+    versions = [m[1] for line in lines if (m := _FOUND.search(line)) and m[2].lower() == backend]
+    if least and versions and tuple(map(int, versions[-1].split("."))) < least:
+        wanted = ".".join(map(str, least))
+        raise MissingError(
+            f"the headers of {backend} here are {versions[-1]}",
+            expected=f"{wanted} or newer, which this llama.cpp is written for",
+            todo=BUILT[backend].headers,
+        )
 
 
 def _not_configured(backend: str, last: Sequence[str]) -> KannaError:
@@ -161,8 +181,9 @@ def _reason(lines: Sequence[str]) -> str:
     """The line that says why, the last one otherwise."""
     useful = [line.strip() for line in lines if line.strip() and "git repository" not in line]
     for number, line in enumerate(useful):
-        if line.startswith("CMake Error"):  # the reason is below it
-            return " ".join(useful[number + 1 : number + 4]) or line
+        if line.startswith("CMake Error"):  # the reason is below it, among what cmake said before
+            below = [one for one in useful[number + 1 :] if not one.startswith(("--", "CMAKE_"))]
+            return " ".join([line, *below[:3]])
         if _TELLING.search(line):
             return line
     return useful[-1] if useful else "no message"

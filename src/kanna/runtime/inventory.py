@@ -133,7 +133,8 @@ def _entry(name: str) -> RuntimeEntry:
 
 
 def _used(entries: builtins.list[RuntimeEntry], choice: str) -> RuntimeEntry | None:
-    """What kanna runs: the one that was chosen, or the first package that loads."""
+    """What kanna runs: the one that was chosen, or the first package, else the newest build."""
     if choice == "auto":
-        return next((one for one in entries if one.kind == "package" and one.version), None)
+        packages = [one for one in entries if one.kind == "package"]
+        return next((one for one in packages or entries if one.version), None)
     return next((one for one in entries if one.name == choice), None)

@@ -104,7 +104,10 @@ def _draw_list(screen: Console, data: dict[str, Any]) -> None:
         made.add_row(one["name"], "yes" if one["in_use"] else "", one["version"], size, sees)
     screen.print(made)
     if not any(one["in_use"] for one in data["runtimes"]):
-        screen.print(f"In use is {data['choice']!r}, which is not here: kanna runtime use auto")
+        chosen = data["choice"] if data["choice"] != "auto" else "nothing"
+        screen.print(
+            f"In use: {chosen}, which is not here. `kanna runtime use auto` takes another."
+        )
 
 
 def _draw_installed(screen: Console, data: dict[str, Any]) -> None:
