@@ -18,7 +18,7 @@ from kanna.runtimes.llamacpp import LOG, heard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class BuildState:
     """A build that was loaded, and its devices.
 
     Attributes:
@@ -38,7 +38,7 @@ class Seen:
         return asdict(self)
 
 
-def look(*, choice: str = "", folder: Path | None = None) -> Seen:
+def look(*, choice: str = "", folder: Path | None = None) -> BuildState:
     """Load a build in a child and list its devices. Never raises.
 
     Args:
@@ -55,8 +55,8 @@ def look(*, choice: str = "", folder: Path | None = None) -> Seen:
             variables=variables,
         )
     except KannaError as error:
-        return Seen(ok=False, why=error.found)
-    return Seen(ok=True, version=seen["version"], devices=seen["devices"], why=seen["why"])
+        return BuildState(ok=False, why=error.found)
+    return BuildState(ok=True, version=seen["version"], devices=seen["devices"], why=seen["why"])
 
 
 def _look(folder: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
+class BackendBuild:
     """How llama.cpp is built for a backend.
 
     Attributes:
@@ -49,16 +49,16 @@ class Backend:
     own_options: Callable[[], tuple[str, ...]] = tuple
 
 
-BUILT: dict[str, Backend] = {
-    "cpu": Backend(target="ggml-cpu"),
-    "cuda": Backend(
+BUILT: dict[str, BackendBuild] = {
+    "cpu": BackendBuild(target="ggml-cpu"),
+    "cuda": BackendBuild(
         target="ggml-cuda",
         options=("GGML_CUDA=ON", "GGML_CUDA_FA_ALL_QUANTS=OFF", "GGML_CUDA_NCCL=OFF"),
         programs=(Program(names=("nvcc",), package="the CUDA toolkit, with its bin on the PATH"),),
         headers="the CUDA toolkit with cuBLAS, or pip install nvidia-cublas beside its compiler",
         own_options=cuda.options,
     ),
-    "vulkan": Backend(
+    "vulkan": BackendBuild(
         target="ggml-vulkan",
         options=("GGML_VULKAN=ON",),
         programs=(Program(names=("glslc",), package="apt install glslc"),),
@@ -66,24 +66,24 @@ BUILT: dict[str, Backend] = {
         "VULKAN_SDK with newer headers",
         least=(1, 3, 272),  # VK_EXT_layer_settings
     ),
-    "metal": Backend(
+    "metal": BackendBuild(
         target="ggml-metal",
         options=("GGML_METAL=ON", "GGML_METAL_EMBED_LIBRARY=ON"),
         headers="xcode-select --install",
         system="darwin",
     ),
-    "opencl": Backend(
+    "opencl": BackendBuild(
         target="ggml-opencl",
         options=("GGML_OPENCL=ON", "GGML_OPENCL_EMBED_KERNELS=ON"),
         headers="apt install ocl-icd-opencl-dev opencl-headers",
     ),
-    "sycl": Backend(
+    "sycl": BackendBuild(
         target="ggml-sycl",
         options=("GGML_SYCL=ON", "CMAKE_C_COMPILER=icx", "CMAKE_CXX_COMPILER=icpx"),
         programs=(Program(names=("icpx",), package="Intel's oneAPI, with its setvars.sh sourced"),),
         headers="Intel's oneAPI",
     ),
-    "rocm": Backend(
+    "rocm": BackendBuild(
         target="ggml-hip",
         options=("GGML_HIP=ON",),
         programs=(Program(names=("hipcc", "amdclang++"), package="AMD's ROCm"),),

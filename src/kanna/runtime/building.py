@@ -58,7 +58,7 @@ def options(backend: str, native: bool) -> tuple[str, ...]:
 
 
 def build(
-    source: Path, folder: Path, backend: str, told: Sequence[str], jobs: int, progress: Progress
+    source: Path, folder: Path, backend: str, settings: Sequence[str], jobs: int, progress: Progress
 ) -> list[Path]:
     """Configure and build; returns the libraries.
 
@@ -66,7 +66,7 @@ def build(
         source: llama.cpp's own folder.
         folder: Where it is built; what an interrupted run left in it is used.
         backend: A name in BUILT.
-        told: `options` of it.
+        settings: `options` of it.
         jobs: Compilers at a time.
         progress: Where progress is reported.
 
@@ -75,7 +75,7 @@ def build(
         KannaError: A file does not compile.
     """
     ninja = path_of("ninja", "ninja-build")
-    definitions = [f"-D{option}" for option in (*told, f"CMAKE_MAKE_PROGRAM={ninja}")]
+    definitions = [f"-D{option}" for option in (*settings, f"CMAKE_MAKE_PROGRAM={ninja}")]
     configure = [path_of("cmake"), "-G", "Ninja", "-S", str(source), "-B", str(folder)]
     progress.start("configure llama.cpp", None, "lines")
     try:

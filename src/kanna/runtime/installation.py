@@ -170,11 +170,11 @@ def _installed(
             there = _there(order.name(version))
             if there is not None and archive.sha256 and there.source_sha256 == archive.sha256:
                 return there, "it was installed already"
-            told = building.options(order.backend, order.native)
+            definitions = building.options(order.backend, order.native)
             made = building.build(
-                place, working / "build", order.backend, told, order.jobs, progress
+                place, working / "build", order.backend, definitions, order.jobs, progress
             )
-            build = _put(order, version, archive.sha256, told, made)
+            build = _put(order, version, archive.sha256, definitions, made)
         own_files.remove(working)
     return build, ""
 
@@ -192,7 +192,7 @@ def _there(name: str) -> InstalledBuild | None:
 
 
 def _put(
-    order: _Order, version: str, digest: str, told: tuple[str, ...], libraries: list[Path]
+    order: _Order, version: str, digest: str, definitions: tuple[str, ...], libraries: list[Path]
 ) -> InstalledBuild:
     """Copy the libraries, see that they load, and give the folder its name."""
     name = order.name(version)
@@ -209,7 +209,7 @@ def _put(
             backend=order.backend,
             native=order.native,
             source_sha256=digest,
-            options=told,
+            options=definitions,
             files=files,
         )
         about = {"machine": platform.machine(), "system": platform.system()}
