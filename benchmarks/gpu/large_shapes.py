@@ -133,10 +133,10 @@ def stages(source: Path, home: Path, device: str, options: Any) -> list[dict[str
             model, read, home / "m.json", threads=options.threads, progress=p, device=device
         ),
     )
-    request = ConversionRequest(preset=options.preset, statistics=stats)
+    request = ConversionRequest(preset=options.preset, statistics=stats, device=device)
 
     def write(progress: LayerClock) -> object:
-        writing = WriteOptions(threads=options.threads, progress=progress, device=device)
+        writing = WriteOptions(threads=options.threads, progress=progress)
         return convert(source, home / "out.gguf", request, format="gguf", options=writing)
 
     add("write", write)

@@ -23,7 +23,6 @@ from kanna.errors import FormatError, KannaError, SourceError
 from kanna.escaping import argument, shell_line
 from kanna.formats import folder_files, gguf
 from kanna.formats.text_files import read_object
-from kanna.methods.device import CPU
 from kanna.model import (
     ALREADY_QUANTIZED,
     MetaValue,
@@ -230,8 +229,8 @@ def keys(
         values[TUNING] = string(resolved.tuning)
     if statistics is not None:
         values["kanna.statistics.sha256"] = string(statistics.sha256)
-        if statistics.device != CPU:  # another device's differ in the last place
-            values["kanna.statistics.device"] = string(statistics.device)
+        if statistics.computed_on != CPU:  # another device's differ in the last place
+            values["kanna.statistics.device"] = string(statistics.computed_on)
     if imatrix is not None:
         values["kanna.imatrix.sha256"] = string(imatrix.sha256)
         values["quantize.imatrix.file"] = string(imatrix.path.name)

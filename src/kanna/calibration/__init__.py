@@ -244,7 +244,7 @@ def _result(
         bytes=sum(p.stat().st_size for p in folder.iterdir() if p.is_file()),
         seconds=seconds,
         reused=reused,
-        device=read.device,
+        device=read.computed_on,
         notes=[*read.remarks, *notes],
         coverage=[asdict(layer) for layer in coverage(sites)],
     )
@@ -261,7 +261,7 @@ def _is_complete(folder: Path, key: dict[str, Any], device: str | None) -> bool:
     files = {site.file for site in earlier.sites.values()}
     files |= {HELD_TEXT, statistics.FINGERPRINT}
     files |= set() if statistics.SHARD in key else {IMATRIX}
-    if not serves(device, earlier.device):
+    if not serves(device, earlier.computed_on):
         return False
     same = {k: earlier.info.get(k) for k in key} == key
     return same and all((folder / name).is_file() for name in files)

@@ -34,7 +34,6 @@ from kanna.calibration.shrinkage import blended
 from kanna.calibration.sites import is_stack
 from kanna.errors import FormatError, PlanError, SourceError
 from kanna.formats.text_files import read_object
-from kanna.methods.device import CPU
 from kanna.methods.hessian import ExpertMoments, SecondMoment
 from kanna.model import F32, Model, columns
 
@@ -97,8 +96,8 @@ class Statistics:
         self._second_moments: dict[str, SecondMoment] = {}
 
     @property
-    def device(self) -> str:
-        """Where they were computed; those of before this was written are taken for the CPU's."""
+    def computed_on(self) -> str:
+        """Where they were computed: on the CPU, where they do not say it."""
         return TypedObject.of(self.info, INDEX, "calibrate again").get(DEVICE, text(64), CPU)
 
     @property

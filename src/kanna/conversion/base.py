@@ -181,8 +181,6 @@ class WriteOptions:
         approve: Looks at what is planned, before anything is written; it raises to refuse it.
         begin_examination: Called when the writing begins, with the source; what it gives is called
             when everything is written but its name. None: nothing is looked at.
-        device: Where methods compute that can do so elsewhere: cuda or mps; None: on the CPU, whose
-            bytes are the same on every machine.
     """
 
     threads: int = field(default_factory=default_threads)
@@ -192,7 +190,6 @@ class WriteOptions:
     examine: Callable[[Source, Mapping[str, MetaValue]], list[str]] | None = None
     begin_examination: Callable[[Source], Examination] | None = None
     approve: Callable[[ConvertResult], ConvertResult] | None = None
-    device: str | None = None
 
     def examination(self, source: Source) -> Examination:
         """The examination of what is made of a source, begun now, beside the writing."""

@@ -124,7 +124,6 @@ class Context:
             overwrite=True,
             nonfinite="refuse",
             progress=progress or self.progress,
-            device=self.device,
         )
 
 

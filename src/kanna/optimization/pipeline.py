@@ -381,7 +381,7 @@ def report(
         left=left,
         target=for_target(job, proved.best),
         seconds=job.context.clock.seconds,
-        device=statistics.read(calibration.statistics).device,
+        device=statistics.read(calibration.statistics).computed_on,
         time_budget=chosen(job.request, job.forecast),
         notes=job.context.notes,
     )

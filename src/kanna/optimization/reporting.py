@@ -63,7 +63,7 @@ def calibrated(calibration: CalibratedSource) -> dict[str, Any]:
     """Where the source was calibrated, and what its experts saw."""
     stats = statistics.read(calibration.statistics)
     return {
-        "device": stats.device,
+        "device": stats.computed_on,
         "coverage": [asdict(layer) for layer in coverage(stats.sites)],
     }
 

@@ -158,7 +158,7 @@ def _write(shards: list[Statistics], out: Path, model: Model, progress: Progress
     sketch = (first.folder / stored.FINGERPRINT).read_bytes()
     (out / stored.FINGERPRINT).write_bytes(sketch)
     info = {name: value for name, value in first.info.items() if name not in _OWN}
-    info[stored.DEVICE] = ", ".join(sorted({shard.device for shard in shards}))
+    info[stored.DEVICE] = ", ".join(sorted({shard.computed_on for shard in shards}))
     if remarks := [one for shard in shards for one in shard.remarks]:
         info[stored.REMARKS] = remarks
     index = info | {"sites": {name: entries[name] for name in first.sites}}
