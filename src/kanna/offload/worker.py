@@ -64,6 +64,7 @@ def run(path: str, *, backend: str, logits: str, threads: int) -> dict[str, Any]
         logits: Where the logits are written, f32 [tokens, vocabulary].
         threads: Threads of the CPU.
     """
+    LOG.echoed = True
     lib = llamacpp.library()
     used = libllama.library()
     here = [] if backend == "cpu" else devices.of_backend(used, backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import deque
 from typing import Any
 
@@ -12,7 +13,7 @@ _WARN, _ERROR, _CONT = 3, 4, 5
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|output)\s+buffer size\s*=\s*([0-9.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _LAYER = re.compile(r"layer\s+(\d+) assigned to device (\S+?),")
-_SPLITS = re.compile(r"graph splits = (\d+)")
+_SPLITS = re.compile(r"graph(?:: nodes = \d+,)? splits = (\d+)")
 _DEVICES = re.compile(
     r"^ggml_(?:backend_)?(?!load)\w*: .*(?:device|driver|failed|error)", re.IGNORECASE
 )
@@ -30,6 +31,8 @@ class Log:
         offloaded: Layers on a GPU, and how many there are; None where nothing was said of it.
         splits: Parts on different devices of the graph that was planned last.
         of_devices: What ggml said of devices and drivers when its backends were loaded.
+        echoed: Whether each line goes to standard error, too: the last one says where a process
+            was when a driver ended it.
     """
 
     def __init__(self) -> None:
@@ -39,6 +42,7 @@ class Log:
         self.offloaded: tuple[int, int] | None = None
         self.splits = 0
         self.of_devices: deque[str] = deque(maxlen=8)
+        self.echoed = False
         self._level = 0
         self._callback: Any = None
 
@@ -63,6 +67,8 @@ class Log:
         self._level = level
         if not line:
             return
+        if self.echoed:
+            print(line, file=sys.stderr, flush=True)
         if level >= _WARN:
             self.complaints.append(line)
         buffer = _BUFFER.search(line)
