@@ -26,6 +26,10 @@ class Program:
     package: str
 
 
+def _no_options(_folder: Path) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendBuild:
     """How llama.cpp is built for a backend.
@@ -37,7 +41,7 @@ class BackendBuild:
         headers: What brings the libraries that cmake looks for.
         least: Oldest version of them that llama.cpp compiles with; () for any.
         system: `sys.platform` where it is built; "" for any.
-        own_options: More options, by what is on this machine.
+        own_options: More options, by what is on this machine, given a folder for what they need.
     """
 
     target: str
@@ -46,7 +50,7 @@ class BackendBuild:
     headers: str = ""
     least: tuple[int, ...] = ()
     system: str = ""
-    own_options: Callable[[], tuple[str, ...]] = tuple
+    own_options: Callable[[Path], tuple[str, ...]] = _no_options
 
 
 BUILT: dict[str, BackendBuild] = {

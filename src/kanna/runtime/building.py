@@ -31,12 +31,13 @@ _OFF = (
 _SUFFIXES = (".so", ".dylib", ".dll", ".metallib")
 
 
-def options(backend: str, native: bool) -> tuple[str, ...]:
+def options(backend: str, native: bool, folder: Path) -> tuple[str, ...]:
     """What cmake is told to build a backend, without -D.
 
     Args:
         backend: A name in BUILT.
         native: Whether the CPU's code is compiled for this one.
+        folder: Where it is built, for what the options need.
     """
     built = BUILT[backend]
     return (
@@ -53,7 +54,7 @@ def options(backend: str, native: bool) -> tuple[str, ...]:
         "LLAMA_BUILD_NUMBER=0",
         "LLAMA_BUILD_COMMIT=package",
         *built.options,
-        *built.own_options(),
+        *built.own_options(folder),
     )
 
 

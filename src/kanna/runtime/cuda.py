@@ -18,9 +18,13 @@ _LIBRARIES = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/li
 _SYSTEM = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
 
 
-def options() -> tuple[str, ...]:
-    """Options of cmake, without -D."""
-    return (*_architectures(), *_cublas(), *_driver())
+def options(folder: Path) -> tuple[str, ...]:
+    """Options of cmake, without -D.
+
+    Args:
+        folder: For headers that are needed alone.
+    """
+    return (*_architectures(), *_cublas(folder), *_driver())
 
 
 def _architectures() -> tuple[str, ...]:
@@ -34,17 +38,23 @@ def _architectures() -> tuple[str, ...]:
     return ("CMAKE_CUDA_ARCHITECTURES=" + ";".join(f"{number}-real" for number in numbers),)
 
 
-def _cublas() -> tuple[str, ...]:
-    """Where cuBLAS is, if not in the toolkit."""
-    if any((folder / "libcublas.so").exists() for folder in _library_folders()):
+def _cublas(folder: Path) -> tuple[str, ...]:
+    """Where cuBLAS is, if not in the toolkit.
+
+    Its headers are copied: those of the runtime that lie beside them are of another version than
+    the compiler, whose own must come first.
+    """
+    if any((place / "libcublas.so").exists() for place in _library_folders()):
         return ()
     for package in _packages():
         for library in sorted((package / "lib").glob("libcublas.so.*")):
-            if (package / "include" / "cublas_v2.h").is_file():
-                return (
-                    f"CUDA_cublas_LIBRARY={library}",
-                    f"CMAKE_CUDA_FLAGS=-I{package / 'include'}",
-                )
+            headers = sorted((package / "include").glob("cublas*.h"))
+            if any(path.name == "cublas_v2.h" for path in headers):
+                own = folder / "cublas"
+                own.mkdir(parents=True, exist_ok=True)
+                for path in headers:
+                    shutil.copy(path, own / path.name)
+                return f"CUDA_cublas_LIBRARY={library}", f"CMAKE_CUDA_FLAGS=-I{own}"
     return ()
 
 

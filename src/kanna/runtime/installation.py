@@ -170,7 +170,7 @@ def _installed(
             there = _there(order.name(version))
             if there is not None and archive.sha256 and there.source_sha256 == archive.sha256:
                 return there, "it was installed already"
-            definitions = building.options(order.backend, order.native)
+            definitions = building.options(order.backend, order.native, working)
             made = building.build(
                 place, working / "build", order.backend, definitions, order.jobs, progress
             )
