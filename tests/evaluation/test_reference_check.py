@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from helpers import needs
 
 import kanna
+from kanna._util import transformers_process
 from kanna.checks import ReferenceCheck, describe_reference
 from kanna.cli.main import cli
 from kanna.errors import GateError
@@ -128,7 +129,7 @@ def test_a_right_one_is_checked_once(home: Path, monkeypatch: pytest.MonkeyPatch
     assert first.to_dict()["reference_check"]["limit"] == 0.002
     # Another process finds the answer in the cache.
     reference_check._checked.cache_clear()
-    monkeypatch.setattr(reference_check, "ask_kept", None)
+    monkeypatch.setattr(transformers_process, "ask", None)
     assert evaluate(home, home).reference_check == checked
 
 

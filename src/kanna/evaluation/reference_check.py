@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from kanna import runtimes
-from kanna._util import library_answers, own_files, verified
-from kanna._util.kept_process import ask_kept
+from kanna._util import library_answers, own_files, transformers_process, verified
 from kanna._util.units import format_size
 from kanna.checks import AGREES, DIFFERS, OWN, UNCHECKED, ReferenceCheck
 from kanna.errors import GateError
@@ -131,7 +130,7 @@ def _ask(folder: str, reference: Path, threads: int) -> dict[str, Any]:
         ids = _ids(engine)
         out = scratch / "logits.npy"
         task = {"folder": folder, "ids": ids, "out": str(out), "threads": threads}
-        given = ask_kept(_WORKER, task, "transformers")
+        given = transformers_process.ask(_WORKER, task)
         if library_answers.FAILURE in given:
             return given
         expected: F32 = np.load(out)

@@ -1,19 +1,10 @@
-"""Logits of a source in transformers in float32, in a process of its own.
-
-`python -m kanna.evaluation.reference_worker` answers a task per line.
-"""
+"""Logits of a source in transformers in float32, for a process of its own."""
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import numpy as np
-
-from kanna._util import outgoing
-from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, hide
-from kanna._util.kept_process import serve
 
 _NAMED = 3
 
@@ -52,9 +43,3 @@ def read(folder: str, ids: list[int], out: str, threads: int) -> dict[str, Any]:
         return {"failure": f"it does not load the source ({type(error).__name__}: {error})"[:300]}
     np.save(out, logits)
     return {"name": f"transformers {transformers.__version__}"}
-
-
-if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
-    os.environ.update(outgoing.LIBRARIES)
-    hide(*BESIDE_TRANSFORMERS)
-    sys.exit(serve(read))

@@ -1,23 +1,16 @@
-"""What transformers makes of a config, in a process of its own.
+"""What transformers makes of a config, for a process of its own.
 
-`python -m kanna.verification.written_config.library_worker` answers a task per line. The model is
-made without memory for weights; its rotary embeddings are made for real, and asked by how much a
-position turns.
+The model is made without memory for weights; its rotary embeddings are made for real, and asked by
+how much a position turns.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from kanna._util import outgoing
-from kanna._util.hidden_packages import BESIDE_TRANSFORMERS, QUANTIZERS, hide
-from kanna._util.kept_process import serve
 
 
 def read(config: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +142,3 @@ def _rope(torch: Any, rotary: Any, config: Any, kind: str | None) -> dict[str, A
         "long_frequencies": long,
         "long_factor": long_factor,
     }
-
-
-if __name__ == "__main__":  # for the whole process, so not in `read`: tests call that in theirs
-    os.environ.update(outgoing.LIBRARIES)
-    hide(*BESIDE_TRANSFORMERS, *QUANTIZERS)
-    sys.exit(serve(read))

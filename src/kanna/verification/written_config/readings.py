@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kanna._util import library_answers
-from kanna._util.kept_process import ask_kept
+from kanna._util import library_answers, transformers_process
 from kanna.evaluation import source_library
 from kanna.sources.packages import cache_dir
 from kanna.verification.written_config.computation import Computation
@@ -32,16 +31,22 @@ def read_by_library(config: Mapping[str, Any]) -> Computation | str:
     """The computation that transformers makes of a config; the reason where it makes none."""
     if why := source_library.reads_otherwise(config):
         return why
-    return read(_WORKER, config, source_library.LIBRARY)
+    return read(_WORKER, config, source_library.LIBRARY, transformers_process.ask)
 
 
-def read(module: str, config: Mapping[str, Any], packages: Sequence[str]) -> Computation | str:
+def read(
+    module: str,
+    config: Mapping[str, Any],
+    packages: Sequence[str],
+    ask: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+) -> Computation | str:
     """The computation that a library makes of a config; the reason where it makes none.
 
     Args:
-        module: The process that asks the library.
+        module: Whose `read` asks the library.
         config: config.json.
         packages: What it needs; their versions tell one answer from another.
+        ask: Has a process do so: the module, and its task.
     """
     if why := source_library.not_installed(packages):
         return why
@@ -50,6 +55,6 @@ def read(module: str, config: Mapping[str, Any], packages: Sequence[str]) -> Com
     return library_answers.answer(
         cache_dir() / _FOLDER,
         [module, source_library.code_of(module), versions, config],
-        lambda: ask_kept(module, {"config": config}, packages[-1]),
+        lambda: ask(module, {"config": config}),
         Computation.of_json,
     )
