@@ -228,7 +228,7 @@ def test_a_refused_conversion_leaves_nothing(
     rope = RotaryEmbedding.of([1.0] * 32, 1.0)
     layer = Layer(heads=4, kv_heads=2, head_size=64, rope=0)
     other = Computation(name="another", layers=[layer] * 3, ropes=[rope])
-    asked = {"mlx": "mlx.ask", "safetensors": "safetensors.read_by_library"}
+    asked = {"mlx": "mlx.read_by", "safetensors": "safetensors.read_by_library"}
     if form in asked:  # first: a module imported while the next is patched would keep the patch
         monkeypatch.setattr(
             f"kanna.verification.written_config.{asked[form]}",
