@@ -17,6 +17,7 @@ from kanna.comparison.rows import Row
 from kanna.errors import UsageError
 from kanna.optimization import measure
 from kanna.optimization.fine_tune import open_fine_tune
+from kanna.optimization.kl_scorer import SURE
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import kept_words
 
@@ -106,6 +107,22 @@ def test_what_keeps_too_little_fails(home: Path) -> None:
     assert run.exit_code == 1, run.stderr
     result = json.loads(run.stdout)
     assert result["gate"] == "failed" and result["retention"]["share"] < 1
+
+
+def test_recovery_is_judged_by_held_out_examples_too(home: Path) -> None:
+    domain = ["--calibration", str(home / "chats.jsonl"), "--recover", "--retention", "0"]
+    run = invoke(home, "--like", "Q2_K", *domain, out="out")
+    assert run.exit_code == 0, run.stderr + run.output
+    told = json.loads(run.stdout)["tuning"]
+    before, after = (told["recovery"]["retention"][side] for side in ("before", "after"))
+    assert before["examples"] == after["examples"] == 8
+    assert before["tuned_loss"] == after["tuned_loss"] < before["artefact_loss"]
+    decided = told["recovery"]["decided"]
+    falls = decided["after"] - decided["before"] < -SURE * decided["half"]
+    assert told["kept"] == (falls and after["artefact_loss"] < before["artefact_loss"])
+    assert (home / "out" / "tiny-tuned.gguf").exists() == told["kept"]
+    page = (home / "out" / "report.html").read_text()
+    assert "held-out examples of the adapter, 8" in page
 
 
 def test_an_adapter_that_gained_nothing_cannot_be_judged(home: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def optimize(
     adapter: AdapterWeights | None = None,
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
+    recover: bool = False,
     guard: str | Sequence[str] | None = None,
     examples: int | None = None,
     size: Size | None = None,
@@ -85,6 +86,9 @@ def optimize(
             gained.
         data: Held-out examples that this is measured by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
+        recover: Tune scales, biases and norms on the text of `calibration`, which is of the domain,
+            at any effort, and keep the tuned file where its loss on held-out text of the domain
+            falls in the runtime, and no less is kept of an adapter's gain.
         guard: Tasks of `evaluate` that the file must not lose, `maths:0.05` with the share that
             may be lost, or several: a sure loss beyond it fails the file.
         examples: Questions of each of them at most; None: each task's own number.
@@ -156,6 +160,7 @@ def optimize(
         adapter=weights(adapter) if adapter is not None else (),
         data=several(data) or None,
         retention=retention,
+        recover=recover,
         guard=names(guard),
         examples=examples,
         size=optional_size(size),

@@ -275,6 +275,11 @@ def _check_supported(adapter: Adapter, request: OptimizeRequest) -> None:
         )
     if request.like is not None:
         adapter.preset_named(request.like)
+    if request.recover and not adapter.supports_tuning:
+        raise UsageError(
+            f"--recover has no use for {adapter.format}, whose folders cannot be tuned",
+            expected="gguf, mlx or onnx",
+        )
     adapter.check_available()
 
 

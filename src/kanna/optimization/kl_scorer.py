@@ -54,8 +54,18 @@ class HeldOutWindows:
     rest: list[Window] = field(default_factory=list[Window])
 
 
-def held_out(model: Model, calibration: Sequence[str | Path] | None, tokens: int) -> HeldOutWindows:
-    """The windows that `tokens` tokens of calibration did not reach, EACH of every kind of text."""
+def held_out(
+    model: Model, calibration: Sequence[str | Path] | None, tokens: int, least: int = MIN_WINDOWS
+) -> HeldOutWindows:
+    """The windows that `tokens` tokens of calibration did not reach, EACH of every kind of text.
+
+    Args:
+        model: Whose tokenizer cuts the text.
+        calibration: The text.
+        tokens: That are calibrated on.
+        least: Windows of all kinds together that are to decide, and as many to report, where the
+            text has them: more than EACH of one kind, where there are few kinds.
+    """
     documents, _ = texts.documents(calibration, model)
     used, full = cut(documents, model, tokens=tokens), cut(documents, model, tokens=_EVERYTHING)
     kinds: dict[str, list[list[int]]] = {}
@@ -63,9 +73,10 @@ def held_out(model: Model, calibration: Sequence[str | Path] | None, tokens: int
     for domain, ids in zip(full.domains[start:], full.ids[start:], strict=True):
         kinds.setdefault(domain, []).append([int(i) for i in ids])
     if any(len(windows) > 1 for windows in kinds.values()):
-        trial = [(kind, ids) for kind, windows in kinds.items() for ids in windows[1::2][:EACH]]
-        proof = [(kind, ids) for kind, windows in kinds.items() for ids in windows[::2][:EACH]]
-        beyond = [[(kind, ids) for ids in windows[2 * EACH :]] for kind, windows in kinds.items()]
+        each = max(EACH, -(-least // len(kinds)))
+        trial = [(kind, ids) for kind, windows in kinds.items() for ids in windows[1::2][:each]]
+        proof = [(kind, ids) for kind, windows in kinds.items() for ids in windows[::2][:each]]
+        beyond = [[(kind, ids) for ids in windows[2 * each :]] for kind, windows in kinds.items()]
         rest = [window for turn in zip_longest(*beyond) for window in turn if window is not None]
         return HeldOutWindows(trial=trial, proof=proof, fitted=False, rest=rest)
     held = [

@@ -18,6 +18,7 @@ from kanna.calibration import self_generated, statistics, texts
 from kanna.calibration.expert_coverage import few_tokens
 from kanna.calibration.windows import cut
 from kanna.errors import KannaError
+from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.hardware.memory import memory as machine
 from kanna.optimization import earlier as earlier_files
 from kanna.optimization import proof, report_data, reporting, speed_outcome
@@ -49,6 +50,7 @@ from kanna.optimization.time_budget import chosen
 from kanna.optimization.times import times
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
+from kanna.optimization.tuning.recovery import WINDOWS, Recovery, learned_tokens
 
 
 def run(request: OptimizeRequest, context: Context) -> OptimizeResult:
@@ -104,12 +106,15 @@ def calibrate(job: Job) -> CalibratedSource:
         given = {Path(one) for one in request.calibration or ()}
         sampled = [path for path in paths or () if path not in given]
         paths = [*job.fine_tune.write_domain(workspace.folder / "domain"), *sampled]
+    tokens, least = request.tokens, MIN_WINDOWS
+    if request.recover:
+        tokens, least = learned_tokens(workspace.model, paths, tokens), WINDOWS
     folder = workspace.folder / "statistics"
     calibrated = calibrate_source(
         workspace.source,
         folder,
         calibration=paths,
-        tokens=request.tokens,
+        tokens=tokens,
         device=context.device,
         progress=context.progress,
     )
@@ -123,8 +128,8 @@ def calibrate(job: Job) -> CalibratedSource:
     documents, _ = texts.documents(paths, workspace.model)
     return CalibratedSource(
         adapter=type(job.adapter)(replace(workspace, statistics=folder)),
-        windows=cut(documents, workspace.model, tokens=request.tokens),
-        held_out=held_out(workspace.model, paths, request.tokens),
+        windows=cut(documents, workspace.model, tokens=tokens),
+        held_out=held_out(workspace.model, paths, tokens, least),
     )
 
 
@@ -203,7 +208,7 @@ def allocate(
     plan = adapter.file("plan.json")
     choices = adapter.choices(costs, job.constraints, scale)
     searches = effort.swaps > 0 and adapter.supports_local_search
-    tunes = effort.tuning and adapter.supports_tuning
+    tunes = job.forecast.extent.tunes
     decides = (searches or tunes) and can_decide(calibration.held_out, context)
     if job.memory is not None:
         job.memory.settle(
@@ -303,8 +308,11 @@ def tuning(
     adapter, held_out_ = calibration.adapter, calibration.held_out
     out = adapter.artefact(distillation.NAME)
     subject = adapter.tuning_subject(allocation.plan, written.specs[0].path, out, held_out_)
+    recovery: Recovery | None = None
+    if job.request.recover:
+        recovery = Recovery(workspace=adapter.workspace, held=held_out_, fine_tune=job.fine_tune)
     return distillation.tune(
-        adapter.workspace, subject, allocation.plan, calibration.windows, held_out_
+        adapter.workspace, subject, allocation.plan, calibration.windows, held_out_, recovery
     )
 
 

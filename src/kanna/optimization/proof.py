@@ -17,7 +17,7 @@ from kanna.optimization.adapters.base import Adapter, ArtefactSpec
 from kanna.optimization.job import Allocation, Job, Proof, Written
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
-from kanna.recommendation import closest, source_facts
+from kanna.recommendation import Candidate, closest, source_facts
 from kanna.recommendation import recommend as pick_by
 from kanna.verification import verify
 
@@ -68,9 +68,8 @@ def _prove_all(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     evaluation, notes = measure_quality(rows, context)
     job.context.note(*notes, *measure_speed(rows, context, repeat=1))
     recommended = _recommended(job, rows, budget)
-    return Proof(
-        rows=rows, pick=_closest_row(rows).name, recommended=recommended, evaluation=evaluation
-    )
+    pick = _picked(job, rows).name
+    return Proof(rows=rows, pick=pick, recommended=recommended, evaluation=evaluation)
 
 
 def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
@@ -86,7 +85,7 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
     )
     for row, score in zip(rows, scores, strict=True):
         take_quality(row, score.to_dict())
-    for row in sorted(rows, key=lambda row: row.kl_mean or 0.0):
+    for row in sorted(rows, key=lambda row: (not _recovered(job, row), row.kl_mean or 0.0)):
         checked = verify(
             source, row.path or "", threads=context.threads, progress=context.progress
         ).to_dict()
@@ -95,7 +94,7 @@ def _prove_closest(job: Job, rows: Sequence[Row], budget: int) -> Proof:
         if row.gate != "failed":
             break
     context.note(*(note for score in scores for note in score.notes))
-    pick, recommended = _closest_row(rows).name, _recommended(job, rows, budget)
+    pick, recommended = _picked(job, rows).name, _recommended(job, rows, budget)
     tuned = next((row for row in rows if row.name == distillation.NAME), None)
     if tuned is not None and pick != tuned.name:
         refused = tuned.gate == "failed"
@@ -119,10 +118,15 @@ def judge(job: Job, rows: Sequence[Row]) -> None:
             row.grade = grade_name(measured)
 
 
-def _closest_row(rows: Sequence[Row]) -> Row:
-    """The row of least KL divergence, of those that did not fail if there are any."""
+def _recovered(job: Job, row: Row) -> bool:
+    """Whether a row was tuned on text of the domain, and kept since its loss fell there."""
+    return job.request.recover and row.name == distillation.NAME
+
+
+def _picked(job: Job, rows: Sequence[Row]) -> Row:
+    """The recovered row, or that of least KL divergence; of those that did not fail, if any."""
     able = [r for r in rows if r.gate != "failed"] or rows
-    return min(able, key=lambda r: (r.kl_mean is None, r.kl_mean or 0.0))
+    return min(able, key=lambda r: (not _recovered(job, r), r.kl_mean is None, r.kl_mean or 0.0))
 
 
 def _recommended(job: Job, rows: Sequence[Row], budget: int) -> dict[str, Any]:
@@ -132,4 +136,14 @@ def _recommended(job: Job, rows: Sequence[Row], budget: int) -> dict[str, Any]:
     facts = replace(facts, fits=facts.file_bytes <= budget)
     # Within a budget, 16 bits are as welcome as 4.
     candidates = [replace(candidate(row), bits_per_weight=None) for row in rows if row.file_bytes]
-    return as_json(pick_by(candidates, facts, closest))
+    return as_json(pick_by(candidates, facts, _domain_first if job.request.recover else closest))
+
+
+def _domain_first(able: Sequence[Candidate]) -> tuple[Candidate, str, str]:
+    """What was tuned on text of the domain, else the closest."""
+    tuned = [c for c in able if c.name == distillation.NAME]
+    pick, why, rule = closest(tuned or able)
+    if not tuned:
+        return pick, why, rule
+    why += " Its loss on held-out text of the domain is lower than before it was tuned there."
+    return pick, why, f"a file whose loss on text of the domain fell, or else {rule}"

@@ -78,8 +78,13 @@ def value_changes(corrected: CorrectionResult | None, tuned: TuningResult | None
 
 def note_outcome(job: Job, best: Row) -> None:
     """Note when the artefact to use is not the one that the search planned."""
-    if best.name != NAME:
-        closer = "the tuned plan" if best.name == distillation.NAME else best.name
+    tuned = best.name == distillation.NAME
+    if tuned and job.request.recover:
+        job.context.note(
+            "the tuned plan lost less on held-out text of the domain, and is the file to use"
+        )
+    elif best.name != NAME:
+        closer = "the tuned plan" if tuned else best.name
         job.context.note(f"{closer} came out closer than the searched plan, and is the file to use")
 
 

@@ -66,13 +66,15 @@ class OptimizeRequest:
         adapter: Adapters that are merged into the source, with their weights.
         data: Held-out examples of the fine-tune; None: those beside the adapter.
         retention: Least share of its gain that must be kept.
+        recover: Whether scales and norms are tuned on the calibration text, which is of the domain.
         guard: Tasks that the file must not lose, with tolerances; `examples` of each at most.
         time_budget: Seconds that all stages together may take; None: as long as it takes.
         named: Of effort, tokens and windows, those that such a budget leaves as they are.
 
     Raises:
         UsageError: The budget is not given in exactly one way or is nothing, there is no such
-            effort, the output is a file, or examples judge no adapter.
+            effort, the output is a file, examples judge no adapter, or no text is there to recover
+            on.
     """
 
     source: str | Path
@@ -82,6 +84,7 @@ class OptimizeRequest:
     adapter: Sequence[tuple[str, float]] = ()
     data: Sequence[str | Path] | None = None
     retention: float = LEAST
+    recover: bool = False
     guard: Sequence[str] = ()
     examples: int | None = None
     size: int | None = None
@@ -123,6 +126,12 @@ class OptimizeRequest:
             raise UsageError(f"a retention of {self.retention}", expected="a share from 0 to 1")
         if self.data is not None and not self.adapter:
             raise UsageError("held-out examples were named, and no adapter", expected="--adapter")
+        if self.recover and not self.calibration:
+            raise UsageError(
+                "--recover tunes on text of the domain, and none was given",
+                expected="--calibration with files of it",
+                todo="name the data that was trained on, or texts that the model will meet",
+            )
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
                 f"{self.out} is a file", expected="a folder, which is made when it is absent"
@@ -155,6 +164,7 @@ class OptimizeRequest:
             "adapter": tuple(f"{n}" if w == 1 else f"{n}={w:g}" for n, w in self.adapter),
             "data": tuple(self.data or ()),
             "retention": self.retention,
+            "recover": self.recover or None,
             "guard": tuple(self.guard),
             "examples": self.examples,
             "format": self.format if self.format_named else None,
@@ -181,6 +191,9 @@ class OptimizeRequest:
         words = ["kanna", "optimize", argument(self.source), "-o", argument(self.out)]
         for name, value in options.items():
             if value is None or value == () or value == _DEFAULTS.get(name):
+                continue
+            if value is True:
+                words.append(f"--{name}")
                 continue
             for item in value if isinstance(value, tuple) else (value,):
                 words += [f"--{name}", f"{item:g}" if isinstance(item, float) else str(item)]

@@ -109,6 +109,7 @@ class OptimizeResult(Result):
             ("File", self.artefact),
             ("Size", f"{format_size(self.file_bytes)} of {format_size(self.budget)}"),
             ("Closeness", self.grade),
+            ("Recovery", recovery_words(self.tuning)),
             ("Kept of the fine-tune", kept_words(self.retention)),
             *((f"Task {s.name}", s.words()) for s in from_json(self.tasks)),
             ("Plain preset", self.rival),
@@ -139,6 +140,20 @@ def count_encodings(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     for tensor in tensors:
         counts[tensor["encoding"]] = counts.get(tensor["encoding"], 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def recovery_words(tuning: Mapping[str, Any] | None) -> str:
+    """`loss 2.1034 → 2.0511 on held-out text of the domain (original 2.0021)`; "" where not tried.
+
+    The figures are those of text that decided nothing.
+    """
+    recovery = (tuning or {}).get("recovery")
+    if recovery is None or tuning is None:
+        return ""
+    losses = (
+        "loss {before:.4f} → {after:.4f} on held-out text of the domain (original {source:.4f})"
+    )
+    return losses.format(**recovery["reported"]) + ("" if tuning["kept"] else ", not kept")
 
 
 def kept_words(retention: Mapping[str, Any] | None) -> str:

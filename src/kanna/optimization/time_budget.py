@@ -16,7 +16,7 @@ from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.forecast import Forecast, MachineRates, ModelShapes, SearchExtent, predict
 from kanna.optimization.forecast.encoding_work import vectors
 from kanna.optimization.measure import CANDIDATES
-from kanna.optimization.request import EFFORTS, OptimizeRequest
+from kanna.optimization.request import EFFORTS, Effort, OptimizeRequest
 
 MARGIN = 1.25
 """Predictions may be so far below what is taken: a budget is filled to its part."""
@@ -86,9 +86,14 @@ def extent_of(
         probes=effort.probing and adapter.supports_probing,
         swaps=effort.swaps if adapter.supports_local_search else 0,
         corrects=effort.correction and adapter.supports_local_search,
-        tunes=effort.tuning and adapter.supports_tuning,
+        tunes=_tunes(request, effort, adapter),
         compares=adapter.compares,
     )
+
+
+def _tunes(request: OptimizeRequest, effort: Effort, adapter: Adapter) -> bool:
+    """Whether scales are tuned."""
+    return (effort.tuning or request.recover) and adapter.supports_tuning
 
 
 def choose(
@@ -145,7 +150,7 @@ def _extents(
             probes=effort.probing and adapter.supports_probing,
             swaps=effort.swaps if adapter.supports_local_search else 0,
             corrects=effort.correction and adapter.supports_local_search,
-            tunes=effort.tuning and adapter.supports_tuning,
+            tunes=_tunes(request, effort, adapter),
         )
     if "effort" in request.named:  # what was named at its least
         for tokens, windows in ((8192, 16), (4096, 8), (2048, 8)):

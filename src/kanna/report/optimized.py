@@ -228,6 +228,8 @@ def _corrected(corrected: dict[str, Any]) -> str:
 
 def _tuned(tuning: dict[str, Any]) -> str:
     end = "so it is offered" if tuning["kept"] else "so it was not kept"
+    if recovery := tuning.get("recovery"):
+        end = f"and by the losses below, it was {'kept' if tuning['kept'] else 'not kept'}"
     half = f" ± {tuning['half']:.5f}" if tuning["half"] is not None else ""
     rounds = ", ".join(f"{v:.5f}" for v in tuning["watched"])
     return (
@@ -237,7 +239,34 @@ def _tuned(tuning: dict[str, Any]) -> str:
         f"divergence went from {tuning['before']:.5f} to {tuning['after']:.5f} nats"
         f" (difference {tuning['after'] - tuning['before']:+.5f}{half}), {end}. "
         f"Round by round, in torch: {rounds}.</p>"
+    ) + (_recovery(recovery) if recovery else "")
+
+
+def _recovery(recovery: dict[str, Any]) -> str:
+    """Losses on text of the domain: of the original, without tuning and with it."""
+    rows = [
+        (
+            f"{words}, {losses['windows']} windows, {losses['tokens']:,} tokens",
+            *(f"{losses[side]:.4f}" for side in ("source", "before", "after")),
+            _or_dash(losses["half"]),
+        )
+        for words, losses in (
+            ("held-out text that decided", recovery["decided"]),
+            ("held-out text that decided nothing", recovery["reported"]),
+        )
+    ]
+    if kept := recovery["retention"]:
+        before, after = kept["before"], kept["after"]
+        sides = (f"{one['artefact_loss']:.4f}" for one in (before, after))
+        examples = f"held-out examples of the adapter, {after['examples']}"
+        rows.append((examples, f"{after['tuned_loss']:.4f}", *sides, "–"))
+    caption = (
+        "Loss on text of the domain in nats per token, in the runtime; nothing was fitted to it. "
+        "What was tuned is kept where the loss falls by more than half its interval, and where the "
+        "loss on held-out examples falls, too."
     )
+    columns = ("", "original", "file before", "file tuned", "± 95 %")
+    return small_table(caption, columns, rows)
 
 
 def _times(stages: list[dict[str, Any]]) -> str:

@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 @options.held_out
 @options.retention
 @click.option(
+    "--recover",
+    is_flag=True,
+    help="Tune scales, biases and norms on the text of --calibration, which is of the domain; kept "
+    "where the loss on held-out text of it falls.",
+)
+@click.option(
     "--guard",
     type=options.NAMES,
     metavar="TASK[:TOLERANCE],…",
@@ -201,7 +207,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.checks import gate_word
     from kanna.cli.ui import duration, facts, notes
     from kanna.closeness import describe
-    from kanna.optimization.result import kept_words
+    from kanna.optimization.result import kept_words, recovery_words
     from kanna.tasks.pairing import from_json
 
     mean, rival = data["kl_mean"], data["rival_kl"]
@@ -229,6 +235,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Device", data["device"] if data["device"] != "cpu" else ""),
             ("Correction", _correction(data["correction"])),
             ("Tuning", _tuning(data["tuning"])),
+            ("Recovery", recovery_words(data["tuning"])),
             ("Kept of the fine-tune", kept_words(data["retention"])),
             *((f"Task {s.name}", s.words()) for s in from_json(data["tasks"])),
             ("Checks", gate_word(data["gate"])),

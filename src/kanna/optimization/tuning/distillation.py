@@ -29,6 +29,7 @@ from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows
 from kanna.optimization.tuning.place import Place
+from kanna.optimization.tuning.recovery import Recovery, RecoveryResult
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.optimization.tuning.training import EPOCHS, RATES, ScaleTraining
 from kanna.plan import load, roles
@@ -55,12 +56,14 @@ class TuningResult:
         before: Mean KL divergence of the artefact on the text that decided, in nats.
         after: The same of the tuned artefact.
         half: Half width of the 95 % interval of the difference.
-        kept: Whether the divergence fell, so that the tuned artefact stays.
+        kept: Whether the divergence fell, or with `recovery` the loss, so that the tuned artefact
+            stays.
         trained: Divergence in torch by epoch, on the text it learned from.
         watched: The same on the text that decided, first before anything was learned.
         parameters: How many numbers learned.
         seconds: Of learning and scoring.
         device: Where it learned.
+        recovery: Losses on text of the domain, where that decided; see `RecoveryResult`.
     """
 
     before: float
@@ -72,6 +75,7 @@ class TuningResult:
     parameters: int
     seconds: float
     device: str = CPU
+    recovery: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -84,6 +88,7 @@ def tune(
     plan: Path,
     windows: CalibrationWindows,
     held: HeldOutWindows,
+    recovery: Recovery | None = None,
 ) -> TuningResult | None:
     """`distill` on the calibration text.
 
@@ -95,6 +100,7 @@ def tune(
         plan: A plan file.
         windows: The calibration text.
         held: Text that was not calibrated on.
+        recovery: Decides by the loss on text of the domain; None: the divergence does.
     """
     # Read again and again, the calibration text is learned by heart: text that nothing else was
     # fitted to is read, too.
@@ -110,7 +116,9 @@ def tune(
         workspace.context.note(short)
         return None
     try:
-        result = distill(workspace, subject, plan, ids, held, fits=needed <= free)
+        result = distill(
+            workspace, subject, plan, ids, held, fits=needed <= free, recovery=recovery
+        )
     except RuntimeError as error:
         if not is_full(error):
             raise
@@ -129,6 +137,7 @@ def distill(
     held: HeldOutWindows,
     *,
     fits: bool = True,
+    recovery: Recovery | None = None,
 ) -> TuningResult | None:
     """Tune the artefact of `plan`; None when it holds no block whose scale can be moved.
 
@@ -142,10 +151,11 @@ def distill(
         ids: Windows to learn from.
         held: Its trial windows decide.
         fits: Whether the memory of this machine is enough, where that of the device is not.
+        recovery: Decides by the loss on them; None: the divergence does.
     """
     context, progress = workspace.context, workspace.context.progress
     tuned_plan, file, state = (file_of(plan, name) for name in (PLAN, FILE, STATE))
-    key = _key(subject, ids, held)
+    key = _key(subject, ids, held, recovery)
     if (earlier := _earlier(plan, key, context.device)) is not None:
         if earlier.kept and not subject.out.exists():
             subject.write(tuned_plan, progress)
@@ -155,7 +165,7 @@ def distill(
 
     def learned() -> _Learned | None:
         training = _training(workspace, subject, ids, held, path, key, place=place)
-        return None if training is None else _learn(training, subject, plan, progress)
+        return None if training is None else _learn(training, subject, plan, progress, recovery)
 
     outcome = within_memory(learned, place.lighten)
     context.note(*place.remarks)
@@ -163,7 +173,9 @@ def distill(
         return None
     gained = outcome.before - outcome.after
     half = half_width(gained)
-    helps = half is not None and float(gained.mean()) > SURE * half
+    given_back = outcome.given_back
+    closer = half is not None and float(gained.mean()) > SURE * half
+    helps = closer if given_back is None else given_back.kept
     result = TuningResult(
         before=float(outcome.before.mean()),
         after=float(outcome.after.mean()),
@@ -174,6 +186,7 @@ def distill(
         parameters=outcome.parameters,
         seconds=time.perf_counter() - began,
         device=place.named,
+        recovery=None if given_back is None else given_back.to_dict(),
     )
     if not helps:
         for each in (subject.out, file, tuned_plan):
@@ -192,10 +205,15 @@ class _Learned:
     parameters: int
     before: F64
     after: F64
+    given_back: RecoveryResult | None
 
 
 def _learn(
-    training: ScaleTraining, subject: TuningSubject, plan: Path, progress: Progress
+    training: ScaleTraining,
+    subject: TuningSubject,
+    plan: Path,
+    progress: Progress,
+    recovery: Recovery | None,
 ) -> _Learned:
     """Train, write the tuned artefact and its plan, and score it."""
     tuned_plan, file, state = (file_of(plan, name) for name in (PLAN, FILE, STATE))
@@ -207,14 +225,33 @@ def _learn(
     of_plan.model_copy(update={"name": NAME, "tuning": file.name}).save(tuned_plan)
     subject.write(tuned_plan, progress)
     parameters = training.parameters
-    before, after = subject.score(training, progress)
-    return _Learned(trained, watched, parameters, before, after)
+    given_back: RecoveryResult | None = None
+    if recovery is None:
+        before, after = subject.score(training, progress)
+    else:
+        training.release()
+        given_back = recovery.judge(subject.artefact, subject.out)
+        before, after = given_back.kl_before, given_back.kl_after
+    return _Learned(
+        trained=trained,
+        watched=watched,
+        parameters=parameters,
+        before=before,
+        after=after,
+        given_back=given_back,
+    )
 
 
-def _key(subject: TuningSubject, ids: Sequence[Sequence[int]], held: HeldOutWindows) -> str:
+def _key(
+    subject: TuningSubject,
+    ids: Sequence[Sequence[int]],
+    held: HeldOutWindows,
+    recovery: Recovery | None,
+) -> str:
     """A hash of everything the result depends on."""
     windows = [[int(i) for i in window] for window in ids]
     inputs = [__version__, EPOCHS, RATES, *subject.key(), held.trial, windows]
+    inputs += recovery.key() if recovery else []
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 

@@ -80,6 +80,7 @@ VERB = StepVerb(
         "rival_kl": at("rival_kl"),
         "gate": at("gate"),
         "retention": at("retention", "share"),
+        "recovered_loss": at("tuning", "recovery", "reported", "after"),
         "task_loss": at("task_loss"),
     },
     out=lambda step, _: step,
