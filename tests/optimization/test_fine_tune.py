@@ -100,6 +100,33 @@ def test_a_fine_tune_is_optimized_on_its_own_text_and_judged(home: Path) -> None
     assert not [line for line in differing[2:] if "kanna." not in line], differing
 
 
+def test_held_out_examples_inside_a_text_are_refused(home: Path, tmp_path: Path) -> None:
+    """As lines of data they are left out; inside other text nothing can leave them out."""
+    told = "Once upon a time there was a fox that said hello to many dogs"
+    held = {"messages": [{"role": "user", "content": "Say it"}, {"role": "assistant"}]}
+    held["messages"][1]["content"] = told
+    (tmp_path / "held.jsonl").write_text(json.dumps(held))
+    log = f"Another text.\n\nuser: Say it\nassistant: {told}!\n\nAnd on it goes."
+    (tmp_path / "log.txt").write_text(log)
+    apart = log.replace("fox that said", "fox that had said")
+    (tmp_path / "apart.txt").write_text(apart)
+
+    def opened(name: str) -> Any:
+        request = OptimizeRequest(
+            source=home / "tiny",
+            out=tmp_path,
+            format="gguf",
+            adapter=[(str(home / "adapter"), 1.0)],
+            data=[tmp_path / "held.jsonl"],
+            calibration=[tmp_path / name],
+        )
+        return open_fine_tune(kanna.open_source(home / "tiny"), request)
+
+    with pytest.raises(UsageError, match=r"log\.txt holds a held-out example of the adapter"):
+        opened("log.txt")
+    assert opened("apart.txt").domain[0].texts[0].startswith("Another text")
+
+
 def test_what_keeps_too_little_fails(home: Path) -> None:
     """Statistics and measurements are those of the run before."""
     domain = ["--calibration", str(home / "chats.jsonl")]
@@ -158,7 +185,8 @@ def test_the_weight_of_an_adapter_is_part_of_what_is_kept(home: Path) -> None:
     [
         ({"adapter": None, "data": "chats.jsonl"}, "no adapter"),
         ({"retention": 1.5}, "a retention of 1.5"),
-        ({"data": "chats.jsonl", "calibration": "chats.jsonl"}, "nothing else"),
+        ({"data": "chats.jsonl"}, "72 of 80 examples that are to judge the adapter were learned"),
+        ({"calibration": "adapter/held-out.jsonl"}, "nothing else"),
         ({"data": "absent.jsonl"}, "does not exist"),
         ({"calibration": "absent.jsonl"}, "does not exist"),
     ],

@@ -97,8 +97,11 @@ def test_what_gained_nothing_cannot_be_judged(home: Path, tmp_path: Path) -> Non
 
 
 def test_other_examples_and_what_is_missing(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "more.jsonl").write_text((home / "chats.jsonl").read_text())
+    lines = [line.replace("Say", "Do say") for line in (home / "chats.jsonl").open()]
+    (tmp_path / "more.jsonl").write_text("".join(lines))
     assert verify(home, "lora.gguf", data=tmp_path / "more.jsonl").retention.examples == 60
+    with pytest.raises(UsageError, match="54 of 60 examples that are to judge the adapter were"):
+        verify(home, "lora.gguf", data=home / "chats.jsonl")
     (home / "weak" / "held-out.jsonl").unlink()
     with pytest.raises(UsageError, match=r"no held-out\.jsonl"):
         verify(home, "weak.gguf", adapter=home / "weak")

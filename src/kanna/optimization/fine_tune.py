@@ -17,7 +17,7 @@ from kanna.errors import UsageError
 from kanna.hardware.cpu import default_threads
 from kanna.optimization.request import OptimizeRequest
 from kanna.sources import Source
-from kanna.training import HELD_OUT, examples, near_duplicates
+from kanna.training import HELD_OUT, examples, learned, near_duplicates
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 from kanna.verification import retention as gains
 
@@ -114,7 +114,9 @@ def open_fine_tune(base: Source, request: OptimizeRequest) -> FineTune | None:
 
     Raises:
         SourceError: An adapter does not fit the base.
-        UsageError: There are no held-out examples, or nothing else to calibrate on.
+        UsageError: There are no held-out examples, or nothing else to calibrate on; the adapter
+            learned from examples that are to judge it, or a text to calibrate on holds some of
+            them inside it.
     """
     if not request.adapter:
         return None
@@ -158,6 +160,9 @@ def _domain(
                 expected="other text to calibrate on: nothing may be fitted to what judges it",
                 todo="give the data that was trained on, or leave --calibration out",
             )
+        parts = [one.words() for one in kept]
+        whole = path.suffix == ".jsonl" or path.is_dir()
+        learned.refuse_containing(path, parts if whole else ["\n\n".join(parts)], judging)
         chats = chats or ChatTokenizer.of_source(tuned, _WHOLE)
         texts.append(DomainText(name=path.name, texts=[chats.text(one) for one in kept]))
     counted = [

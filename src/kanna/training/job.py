@@ -21,7 +21,7 @@ from kanna.report import adapt_page
 from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.tracking import TrackedRun, lineage
-from kanna.training import examination, lengths, loop, objectives, quantized_base
+from kanna.training import examination, learned, lengths, loop, objectives, quantized_base
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import Examples
 from kanna.training.result import AdaptResult
@@ -93,6 +93,7 @@ class AdapterJob:
             write_text(folder / PAGE, adapt_page(plain(data)))
             wanted = objective.wanted(self.split.held_out)
             write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
+            learned.write(folder, self.split.training)
             if self.settings.objective != objectives.DEFAULT:
                 pairs = "".join(f"{e.to_json()}\n" for e in self.split.held_out)
                 write_text(folder / HELD_OUT_PAIRS, pairs)

@@ -16,12 +16,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+U32 = NDArray[np.uint32]
+
 ALIKE = 0.8
 """Share of common shingles from which two texts are nearly the same."""
 _WORDS = 5
 """Words of a shingle."""
 _BANDS, _ROWS = 16, 4
 """A pair of resemblance ALIKE shares no band in one of 5,000 cases: (1 - 0.8⁴)¹⁶ = 2e-4."""
+HASHES = _BANDS * _ROWS
+"""Of a signature."""
 _MOST_OF_BAND = 64
 """Texts of one band that are compared with its first ones; beyond it they are alike anyway."""
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -53,7 +57,7 @@ def clusters(texts: Sequence[str]) -> list[int]:
     return [leader(index) for index in range(len(texts))]
 
 
-def _shingles(text: str) -> NDArray[np.uint32]:
+def _shingles(text: str) -> U32:
     """Hashes of every run of words, each once; of the whole text, where it has fewer."""
     words = _WORD.findall(text.lower())
     runs = {" ".join(words[i : i + _WORDS]) for i in range(max(1, len(words) - _WORDS + 1))}
@@ -61,21 +65,39 @@ def _shingles(text: str) -> NDArray[np.uint32]:
     return np.array(sorted(hashes), dtype=np.uint32)
 
 
-def _resemblance(one: NDArray[np.uint32], two: NDArray[np.uint32]) -> float:
+def _resemblance(one: U32, two: U32) -> float:
     common = len(np.intersect1d(one, two, assume_unique=True))
     return common / (len(one) + len(two) - common)
 
 
-def _candidates(shingles: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int]]:
-    """Pairs of texts that have a band of their signatures in common."""
+def signatures(texts: Sequence[str]) -> U32:
+    """Hashes by which texts are compared without them: the equal share is their resemblance.
+
+    Args:
+        texts: The texts.
+
+    Returns:
+        uint32 [texts, HASHES].
+    """
+    return _signatures([_shingles(text) for text in texts])
+
+
+def _signatures(shingles: Sequence[U32]) -> U32:
     random = np.random.default_rng(0)
-    factors = random.integers(1, 1 << 63, _BANDS * _ROWS, dtype=np.uint64) | np.uint64(1)
-    addends = random.integers(0, 1 << 63, _BANDS * _ROWS, dtype=np.uint64)
-    bands: defaultdict[bytes, list[int]] = defaultdict(list)
+    factors = random.integers(1, 1 << 63, HASHES, dtype=np.uint64) | np.uint64(1)
+    addends = random.integers(0, 1 << 63, HASHES, dtype=np.uint64)
+    found = np.empty((len(shingles), HASHES), np.uint32)
     for index, hashes in enumerate(shingles):
         mixed = hashes.astype(np.uint64)[:, None] * factors + addends  # wraps, as it should
-        signature = (mixed >> np.uint64(32)).min(axis=0).astype(np.uint32).reshape(_BANDS, _ROWS)
-        for number, band in enumerate(signature):
+        found[index] = (mixed >> np.uint64(32)).min(axis=0)
+    return found
+
+
+def _candidates(shingles: Sequence[U32]) -> list[tuple[int, int]]:
+    """Pairs of texts that have a band of their signatures in common."""
+    bands: defaultdict[bytes, list[int]] = defaultdict(list)
+    for index, signature in enumerate(_signatures(shingles)):
+        for number, band in enumerate(signature.reshape(_BANDS, _ROWS)):
             bands[bytes([number]) + band.tobytes()].append(index)
     pairs: dict[tuple[int, int], None] = {}
     for members in bands.values():

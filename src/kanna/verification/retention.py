@@ -28,7 +28,7 @@ from kanna.formats import gguf
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source
-from kanna.training import HELD_OUT, examples
+from kanna.training import HELD_OUT, examples, learned
 from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
 
 LEAST = 0.9
@@ -81,7 +81,7 @@ def held_out(
         tuned: The tuned model.
 
     Raises:
-        UsageError: There are none.
+        UsageError: There are none, or the adapter learned from some of them.
         MissingError: transformers is not here, which reads the tokenizer.
     """
     if data is None:
@@ -92,7 +92,11 @@ def held_out(
                 expected="examples that nothing was learned from",
                 todo="name some: --data held-out.jsonl",
             )
-    tokens = ChatTokenizer.of_source(tuned, _MOST).all(examples.read(data).examples)
+        given = examples.read(data).examples
+    else:
+        given = examples.read(data).examples
+        learned.refuse(adapter.path, given)
+    tokens = ChatTokenizer.of_source(tuned, _MOST).all(given)
     if not tokens:
         raise UsageError("no held-out example has an answer", todo="name others: --data FILE")
     return tokens
