@@ -86,11 +86,11 @@ def _signatures(shingles: Sequence[U32]) -> U32:
     random = np.random.default_rng(0)
     factors = random.integers(1, 1 << 63, HASHES, dtype=np.uint64) | np.uint64(1)
     addends = random.integers(0, 1 << 63, HASHES, dtype=np.uint64)
-    found = np.empty((len(shingles), HASHES), np.uint32)
+    every = np.empty((len(shingles), HASHES), np.uint32)
     for index, hashes in enumerate(shingles):
         mixed = hashes.astype(np.uint64)[:, None] * factors + addends  # wraps, as it should
-        found[index] = (mixed >> np.uint64(32)).min(axis=0)
-    return found
+        every[index] = (mixed >> np.uint64(32)).min(axis=0)
+    return every
 
 
 def _candidates(shingles: Sequence[U32]) -> list[tuple[int, int]]:
