@@ -82,6 +82,7 @@ def _changes(data: Mapping[str, Any]) -> str:
     names = (
         ("domain_loss", "domain loss"),
         ("general_loss", "general loss"),
+        ("teacher_kl", "KL to the teacher"),
         ("accuracy", "preference accuracy"),
         ("margin", "margin"),
     )

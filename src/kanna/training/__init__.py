@@ -24,6 +24,7 @@ from kanna.training import objectives, splitting
 from kanna.training.job import HELD_OUT, REPORT, AdapterJob
 from kanna.training.result import AdaptResult
 from kanna.training.settings import METHODS, TrainingSettings
+from kanna.training.teacher import TeacherModel
 
 __all__ = ["HELD_OUT", "METHODS", "REPORT", "AdaptResult", "TrainingSettings", "adapt"]
 
@@ -40,6 +41,8 @@ def adapt(
     rank: int = 16,
     alpha: float | None = None,
     learning_rate: float | None = None,
+    auto: bool = False,
+    teacher: str | Path | Source | None = None,
     beta: float = 0.1,
     epochs: float = 3.0,
     steps: int | None = None,
@@ -79,6 +82,9 @@ def adapt(
         alpha: Their strength; None: twice the rank.
         learning_rate: Of AdamW, after a short warm-up; None: by the objective, 5e-4 of `sft`, 5e-5
             of `dpo`, 1e-4 of `orpo`.
+        auto: Find the learning rate by a short test first, on the data itself.
+        teacher: A larger model of the same vocabulary on this machine: half of the loss is the
+            divergence from what it says of the answers' tokens.
         beta: How much a preference weighs, of `dpo` and `orpo`.
         epochs: How often all examples are read at most.
         steps: Steps at most; None: by the epochs.
@@ -111,6 +117,9 @@ def adapt(
     request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
     if missing := extras.missing(EXTRA):
         raise MissingError(f"training needs {', '.join(missing)}", todo=extras.command(EXTRA))
+    _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
+    _refuse_sizes(samples, max_length)
+    objective = _with_teacher(objective, teacher is not None)
     chosen = objectives.get(objective)
     settings = TrainingSettings(
         objective=objective,
@@ -118,6 +127,7 @@ def adapt(
         rank=rank,
         alpha=alpha,
         learning_rate=chosen.learning_rate if learning_rate is None else learning_rate,
+        auto=auto,
         beta=beta,
         epochs=epochs,
         steps=steps,
@@ -126,16 +136,6 @@ def adapt(
         seed=seed,
         base_bits=base_bits,
     )
-    if base_bits is not None and device not in (None, "cpu"):
-        raise UsageError(
-            f"--base-bits decodes on the CPU, and --device is {device}",
-            expected="cpu",
-            todo="leave one of them out",
-        )
-    if not 0 <= samples <= 64:
-        raise UsageError(f"--samples is {samples}", expected="0 to 64")
-    if max_length < 8:
-        raise UsageError(f"--max-length is {max_length}", expected="8 or more")
     read = chosen.read(data)
     parts = splitting.split(read.examples, seed)
     safetensors.check_folder(out, overwrite=overwrite, needed=1 << 20)
@@ -152,18 +152,69 @@ def adapt(
             source, revision=revision, offline=offline, preflight=_preflight, progress=progress
         )
         _preflight(opened)
+        settings = replace(settings, device="cpu" if base_bits else _device(device))
         job = AdapterJob(
             source=opened,
             folder=reference_folder(opened, offline=offline, progress=progress),
             read=read,
             split=parts,
-            settings=replace(settings, device="cpu" if base_bits else _device(device)),
+            settings=settings,
             max_length=max_length,
             samples=samples,
             threads=threads or default_threads(),
             tracked=tracked,
+            teacher=_teacher(teacher, settings, offline=offline, progress=progress),
         )
         return job.run(out, begin, progress)
+
+
+def _refuse_both(
+    *, auto: bool, learning_rate: float | None, base_bits: int | None, device: str | None
+) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if auto and learning_rate is not None:
+        raise UsageError(
+            "--auto finds the learning rate, and --learning-rate names one",
+            todo="leave one of them out",
+        )
+    if base_bits is not None and device not in (None, "cpu"):
+        raise UsageError(
+            f"--base-bits decodes on the CPU, and --device is {device}",
+            expected="cpu",
+            todo="leave one of them out",
+        )
+
+
+def _refuse_sizes(samples: int, max_length: int) -> None:
+    if not 0 <= samples <= 64:
+        raise UsageError(f"--samples is {samples}", expected="0 to 64")
+    if max_length < 8:
+        raise UsageError(f"--max-length is {max_length}", expected="8 or more")
+
+
+def _with_teacher(objective: str, taught: bool) -> str:
+    """The objective, which a teacher makes `distill` of."""
+    if not taught and objective == objectives.DISTILL:
+        raise UsageError(f"the objective {objective} without a teacher", expected="--teacher MODEL")
+    if taught and objective in objectives.PAIRS:
+        raise UsageError(
+            f"--teacher with --objective {objective}, which learns from pairs",
+            expected="answers as they are: leave --objective out",
+        )
+    return objectives.DISTILL if taught else objective
+
+
+def _teacher(
+    given: str | Path | Source | None,
+    settings: TrainingSettings,
+    *,
+    offline: bool,
+    progress: Progress,
+) -> TeacherModel | None:
+    if given is None:
+        return None
+    opened = open_source(given, offline=offline, progress=progress)
+    return TeacherModel(source=opened, device=settings.device)
 
 
 def _preflight(source: Source) -> None:

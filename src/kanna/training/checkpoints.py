@@ -20,7 +20,9 @@ from kanna.training.run import TrainingRun
 
 EVERY = 60.0
 """Seconds after which a step is followed by a checkpoint."""
-_RUN, _BEST = "run.json", "best.safetensors"
+_RUN, _BEST, _RATE = "run.json", "best.safetensors", "rate.json"
+TEACHER = "teacher.bin"
+"""What a teacher says of the examples."""
 _COMPLETE = re.compile(r"complete-(\d+)$")
 _NOT_JSON = {"state"}
 
@@ -46,7 +48,7 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         # A run that failed by itself would fail again; one that was interrupted goes on.
-        if isinstance(error, KannaError) or self.latest() is None:
+        if isinstance(error, KannaError) or not (self.latest() or self._kept()):
             self.remove()
 
     def prepare(self) -> None:
@@ -54,7 +56,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         latest = self.latest()
         for path in self.folder.iterdir():
-            if path != latest:
+            if path not in (latest, *self._kept()):
                 own_files.remove(path)
 
     def latest(self) -> Path | None:
@@ -94,6 +96,8 @@ class Checkpoints:
         from safetensors.torch import load_file
 
         run, path = TrainingRun(), self.latest()
+        if self._rate.is_file():
+            run.rate_test = json.loads(self._rate.read_text(encoding="utf-8"))
         if path is None:
             return run, None
         values: dict[str, Any] = json.loads((path / _RUN).read_text(encoding="utf-8"))
@@ -104,6 +108,23 @@ class Checkpoints:
             run.state = dict(load_file(path / _BEST))
         run.resumed = run.steps
         return run, path
+
+    def keep_rate(self, test: dict[str, Any]) -> None:
+        """Keep how the learning rate was found: a run that goes on does not look again."""
+        write_json(self._rate, test)
+
+    @property
+    def teacher(self) -> Path:
+        """Where what a teacher says lies; it is there when all of it is."""
+        return self.folder / TEACHER
+
+    def _kept(self) -> list[Path]:
+        """What a run that goes on need not do again."""
+        return [path for path in (self._rate, self.teacher) if path.is_file()]
+
+    @property
+    def _rate(self) -> Path:
+        return self.folder / _RATE
 
     def remove(self) -> None:
         """Remove all of them: the run has ended."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanna.calibration.texts import FOLDER
+from kanna.training import objectives
 from kanna.training.examples import Example
 from kanna.training.objectives.base import held_out_loss
 from kanna.training.settings import TrainingSettings
@@ -113,7 +114,7 @@ def predicted_bytes(model: Any, settings: TrainingSettings, length: int) -> int:
     inner = int(getattr(config, "intermediate_size", 0) or 4 * hidden)
     matrices = [m for m in model.modules() if type(m).__name__ in _LINEAR]
     trained = sum(settings.rank * (m.in_features + m.out_features) for m in matrices)
-    sides = 1 if settings.objective == "sft" else 2
+    sides = 2 if settings.objective in objectives.PAIRS else 1
     tokens = settings.batch * length * sides
     # Of one token, a layer keeps about ten vectors of its width and four of its inner width.
     width = 2 if settings.device == "cuda" else 4

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,21 @@ from kanna.report import adapt_page
 from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.tracking import TrackedRun, lineage
-from kanna.training import examination, learned, lengths, loop, objectives, quantized_base
+from kanna.training import (
+    examination,
+    learned,
+    lengths,
+    loop,
+    objectives,
+    quantized_base,
+    rate_finder,
+)
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.examples import Examples
 from kanna.training.result import AdaptResult
 from kanna.training.settings import TrainingSettings
 from kanna.training.splitting import Split
+from kanna.training.teacher import TeacherModel
 from kanna.training.tokens import ChatTokenizer
 
 REPORT, PAGE, HELD_OUT = "report.json", "report.html", "held-out.jsonl"
@@ -49,6 +59,7 @@ class AdapterJob:
     samples: int
     threads: int
     tracked: TrackedRun
+    teacher: TeacherModel | None = None
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
         """Train, and write what came of it."""
@@ -56,8 +67,9 @@ class AdapterJob:
 
         torch.set_num_threads(self.threads)
         torch.manual_seed(self.settings.seed)
-        tokenizer, model = self._load(progress)
-        context = int(getattr(model.config, "max_position_embeddings", 0) or self.max_length)
+        tokenizer, context = self._tokenizer()
+        if self.teacher is not None:
+            self.teacher.check(tokenizer, self.source.given)
         chats = ChatTokenizer.of(
             tokenizer, folder_files.files(self.folder), min(self.max_length, context)
         )
@@ -68,10 +80,15 @@ class AdapterJob:
         _refuse_nothing(training, held_out, chats)
         lengths.tell(lengths.measure(chats.lengths, chats.most), progress)
         longest = min(chats.most, max(chats.lengths))
-        predicted = examination.predicted_bytes(model, self.settings, longest)
         checkpoints = Checkpoints(self._unfinished(out))
         with replacing(out) as folder, checkpoints:
             folder.mkdir()
+            if self.teacher is not None:
+                training, held_out = self.teacher.teach(
+                    (training, held_out), checkpoints.teacher, progress
+                )
+            model = self._model(progress)
+            predicted = examination.predicted_bytes(model, self.settings, longest)
             adapted, run = loop.train(
                 model,
                 tokenizer,
@@ -94,7 +111,7 @@ class AdapterJob:
             wanted = objective.wanted(self.split.held_out)
             write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
             learned.write(folder, self.split.training)
-            if self.settings.objective != objectives.DEFAULT:
+            if self.settings.objective in objectives.PAIRS:
                 pairs = "".join(f"{e.to_json()}\n" for e in self.split.held_out)
                 write_text(folder / HELD_OUT_PAIRS, pairs)
         checkpoints.remove()  # the adapter is in its place
@@ -123,29 +140,26 @@ class AdapterJob:
             [one.to_json() for one in part] for part in (self.split.training, self.split.held_out)
         ]
         key = [__version__, libraries, settings, data, self.source.hashes()]
+        if self.teacher is not None:
+            key.append(self.teacher.source.hashes())
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return out.absolute().parent / f".{out.name[:60]}.unfinished-{digest[:16]}"
 
-    def _load(self, progress: Progress) -> tuple[Any, Any]:
+    def _tokenizer(self) -> tuple[Any, int]:
+        """The tokenizer of transformers, and the tokens that the model reads at most."""
         import transformers
 
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(self.folder), local_files_only=True, trust_remote_code=False
-            )
-            model = self._base(progress)
-        except (
-            ImportError,
-            ValueError,
-            KeyError,
-            OSError,
-            RuntimeError,
-            AssertionError,
-        ) as error:
-            raise FormatError(f"transformers cannot load {self.folder}: {error}"[:500]) from error
+        where = {"local_files_only": True, "trust_remote_code": False}
+        with _loading(self.folder):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.folder), **where)
+            config = transformers.AutoConfig.from_pretrained(str(self.folder), **where)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        return tokenizer, model
+        return tokenizer, int(getattr(config, "max_position_embeddings", 0) or self.max_length)
+
+    def _model(self, progress: Progress) -> Any:
+        with _loading(self.folder):
+            return self._base(progress)
 
     def _base(self, progress: Progress) -> Any:
         """The base, as floats or in few bits."""
@@ -205,7 +219,8 @@ class AdapterJob:
             },
             lengths=asdict(lengths.measure(chats.lengths, chats.most)),
             tokens=sum(one.learned for one in training),
-            settings=asdict(self.settings) | {"max_length": self.max_length},
+            settings=self._settings(run),
+            rate_test=run.rate_test,
             history=run.history,
             seconds=time.perf_counter() - begin,
             report=str(out / PAGE),
@@ -213,11 +228,18 @@ class AdapterJob:
             notes=self._notes(chats, run),
         )
 
+    def _settings(self, run: loop.TrainingRun) -> dict[str, Any]:
+        """How it was trained, with the learning rate that a test found."""
+        given = asdict(self.settings) | {"max_length": self.max_length}
+        if run.rate_test:
+            given["learning_rate"] = run.rate_test["rate"]
+        return given | ({"teacher": self.teacher.source.given} if self.teacher else {})
+
     @property
     def _unlearned(self) -> str:
-        if self.settings.objective == objectives.DEFAULT:
-            return "examples had no answer left within that length"
-        return "pairs were left out: within that length an answer is empty, or both are equal"
+        if self.settings.objective in objectives.PAIRS:
+            return "pairs were left out: within that length an answer is empty, or both are equal"
+        return "examples had no answer left within that length"
 
     def _notes(self, chats: ChatTokenizer, run: loop.TrainingRun) -> list[str]:
         pairs = [
@@ -238,6 +260,8 @@ class AdapterJob:
         notes = [f"{count} {what}" for count, what in pairs if count]
         if run.resumed:
             notes.append(f"went on after step {run.resumed} of a run that had been ended")
+        if run.rate_test:
+            notes.append(rate_finder.words(run.rate_test))
         if len(self.read.examples) < _FEW:
             notes.append(
                 f"{len(self.read.examples)} examples are few: a held-out loss of so few says little"
@@ -253,6 +277,15 @@ class AdapterJob:
                 "Try a lower --learning-rate"
             )
         return notes
+
+
+@contextmanager
+def _loading(folder: Path) -> Generator[None]:
+    """Makes errors of transformers ours."""
+    try:
+        yield
+    except (ImportError, ValueError, KeyError, OSError, RuntimeError, AssertionError) as error:
+        raise FormatError(f"transformers cannot load {folder}: {error}"[:500]) from error
 
 
 def _refuse_nothing(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kanna._util.progress import Progress
+from kanna._util.progress import Progress, remark
 from kanna.errors import KannaError
 from kanna.tracking import TrackedRun
-from kanna.training import objectives
+from kanna.training import objectives, rate_finder
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.objectives.base import TrainerParts
 from kanna.training.run import TrainingRun
@@ -62,6 +63,9 @@ def train(
             arguments=arguments(settings, checkpoints.folder, steps),
             settings=settings,
         )
+        if settings.auto:
+            parts = _with_found_rate(parts, held_out, run, checkpoints, progress)
+            settings = parts.settings
         trainer = objective.trainer(parts)
         trainer.remove_callback(transformers.PrinterCallback)
         watcher = Watcher(
@@ -81,6 +85,33 @@ def train(
         progress.finish()
     _keep_best(trainer.model, run, settings)
     return trainer.model, run
+
+
+def _with_found_rate(
+    parts: TrainerParts,
+    held_out: Sequence[Any],
+    run: TrainingRun,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> TrainerParts:
+    """The parts with the learning rate that a test finds, or has found before."""
+    settings = parts.settings
+    if not run.rate_test:
+        trial = rate_finder.test_arguments(settings, arguments, checkpoints.folder)
+        objective = objectives.get(settings.objective)
+        test = rate_finder.find(
+            objective, replace(parts, arguments=trial), held_out, settings.learning_rate, progress
+        )
+        run.rate_test = test.to_dict()
+        checkpoints.keep_rate(run.rate_test)
+    sentence = rate_finder.words(run.rate_test)
+    remark(progress, f"{sentence[0].upper()}{sentence[1:]}.")
+    rate = float(run.rate_test["rate"])
+    return replace(
+        parts,
+        arguments=parts.arguments | {"learning_rate": rate},
+        settings=replace(settings, learning_rate=rate),
+    )
 
 
 def _keep_best(model: Any, run: TrainingRun, settings: TrainingSettings) -> None:

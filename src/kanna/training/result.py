@@ -18,12 +18,13 @@ class AdaptResult(Result):
     Attributes:
         path: The adapter's folder.
         base: The model it was trained on.
-        objective: What was learned: `sft`, `dpo` or `orpo`.
+        objective: What was learned: `sft`, `dpo`, `orpo`, or `distill` with a teacher.
         base_loss: Without the adapter.
         tuned_loss: With it.
         base_figures: Figures without the adapter: `domain_loss`, nats per token of wanted held-out
             answers; `general_loss`, of built-in text; of pairs, `accuracy`, the share whose chosen
-            answer is likelier per token, and `margin`, by how many nats.
+            answer is likelier per token, and `margin`, by how many nats; with a teacher
+            `teacher_kl`, the KL divergence from it on held-out answers.
         tuned_figures: The same with it.
         steps: Steps that were made.
         best_step: The step whose state was kept.
@@ -33,6 +34,8 @@ class AdaptResult(Result):
         lengths: Tokens of examples before they are cut: `median`, `p90`, `most`, `limit`, `bins`.
         tokens: Learned tokens of the training examples.
         settings: How it was trained.
+        rate_test: With `auto`: the learning rate, `rate`, and how it was found: `best`, the one
+            that did best in the test, `curve`, `steps`, `seconds`; {} where it was given.
         history: Losses by step.
         samples: Held-out prompts with the answers of base and tuned model: `prompt`, `wanted`,
             `before`, `after`.
@@ -57,6 +60,7 @@ class AdaptResult(Result):
     lengths: dict[str, Any] = field(default_factory=dict[str, Any])
     tokens: int
     settings: dict[str, Any]
+    rate_test: dict[str, Any] = field(default_factory=dict[str, Any])
     history: list[dict[str, float]]
     samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     costs: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -101,6 +105,11 @@ def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     if "general_loss" in before and "general_loss" in after:
         general = f"{before['general_loss']:.4f} before, {after['general_loss']:.4f} after"
         lines.append(("Loss on general text", general))
+    if "teacher_kl" in before and "teacher_kl" in after:
+        kl = f"{before['teacher_kl']:.4f} before, {after['teacher_kl']:.4f} after"
+        lines.append(("KL to the teacher", kl))
+        answers = f"{before['domain_loss']:.4f} before, {after['domain_loss']:.4f} after"
+        lines.append(("Loss on held-out answers", answers))
     if "accuracy" not in before:
         return lines
     return [

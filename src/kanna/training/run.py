@@ -25,6 +25,7 @@ class TrainingRun:
         seconds: Time that training took, before a run that goes on too.
         predicted_seconds: Time that all steps would take, as the first ones said.
         resumed: Step of the checkpoint that it went on from; 0: it began anew.
+        rate_test: How the learning rate was found, see `RateTest`; {}: it was given.
         state: Values of the adapter at its best.
     """
 
@@ -41,4 +42,5 @@ class TrainingRun:
     seconds: float = 0.0
     predicted_seconds: float = 0.0
     resumed: int = 0
+    rate_test: dict[str, Any] = field(default_factory=dict[str, Any])
     state: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -21,6 +21,8 @@ class TrainingSettings:
         rank: Rank of the low-rank changes.
         alpha: Their strength, by rank; None: twice the rank.
         learning_rate: Of AdamW.
+        auto: Whether the learning rate is found by a test first, and `learning_rate` is what is
+            taken where no rate helps.
         beta: How much a preference weighs, where pairs are learned.
         epochs: How often all examples are read at most.
         steps: Steps at most; None: by the epochs.
@@ -37,6 +39,7 @@ class TrainingSettings:
     rank: int = 16
     alpha: float | None = None
     learning_rate: float = 5e-4
+    auto: bool = False
     beta: float = 0.1
     epochs: float = 3.0
     steps: int | None = None

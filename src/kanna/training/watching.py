@@ -122,6 +122,7 @@ def _known(judged: HeldOutFigures) -> dict[str, float]:
         "domain_loss": judged.domain_loss,
         "accuracy": judged.accuracy,
         "margin": judged.margin,
+        "teacher_kl": judged.teacher_kl,
     }
     return {name: value for name, value in named.items() if value is not None}
 

@@ -55,6 +55,16 @@ if TYPE_CHECKING:
     "--learning-rate", type=options.POSITIVE, help="Of AdamW. [default: by the objective]"
 )
 @click.option(
+    "--auto",
+    is_flag=True,
+    help="Find the learning rate by a short test first, on the data itself.",
+)
+@click.option(
+    "--teacher",
+    type=options.MODEL,
+    help="A larger model of the same vocabulary: learn what it says of the answers, too.",
+)
+@click.option(
     "--beta", type=options.POSITIVE, default=0.1, show_default=True, help="Weight of a preference."
 )
 @click.option(
@@ -121,6 +131,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
             ("Wrote", data["path"]),
             ("Held-out loss", f"{data['base_loss']:.4f} before, {data['tuned_loss']:.4f} after"),
             *figure_facts(data),
+            ("Learning rate", _rate(data)),
             ("Steps", f"{data['steps']}, the best after {data['best_step']}"),
             ("Examples", f"{counts['train']} learned, {counts['held_out']} held out"),
             ("Time", duration(data["seconds"])),
@@ -128,6 +139,12 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         ],
     )
     notes(screen, data["notes"])
+
+
+def _rate(data: dict[str, Any]) -> str:
+    """`0.0021, found in 48 trial steps`; "" where it was given."""
+    test = data["rate_test"]
+    return f"{test['rate']:.2g}, found in {test['steps']} trial steps" if test else ""
 
 
 COMMAND = adapt_command

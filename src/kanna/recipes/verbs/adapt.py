@@ -5,11 +5,15 @@ from __future__ import annotations
 from kanna.recipes.verbs.base import ADAPTER, MODEL, TEXT, StepFile, StepVerb, at, kinds
 
 VERB = StepVerb(
-    inputs={"source": kinds(MODEL), "data": kinds(TEXT)},
+    inputs={"source": kinds(MODEL), "data": kinds(TEXT), "teacher": kinds(MODEL)},
     outputs={"adapter": StepFile(kind=ADAPTER, path=at("path"), about="for merge")},
     figures={
         name: at(name)
         for name in ("base_loss", "tuned_loss", "steps", "best_step", "stopped", "tokens")
+    }
+    | {
+        "learning_rate": at("settings", "learning_rate"),
+        "teacher_kl": at("tuned_figures", "teacher_kl"),
     },
     out=lambda step, _: step,
     own=frozenset({"overwrite"}),

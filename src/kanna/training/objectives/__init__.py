@@ -1,4 +1,4 @@
-"""What a run learns: answers as they are, or which of two answers is preferred."""
+"""What a run learns: answers as they are, what a teacher says, which answer is preferred."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import importlib
 from kanna.errors import UsageError
 from kanna.training.objectives.base import Objective
 
-DEFAULT = "sft"
-NAMES = (DEFAULT, "dpo", "orpo")
+DEFAULT, DISTILL = "sft", "distill"
+PAIRS = ("dpo", "orpo")
+"""Those that learn which of two answers is preferred."""
+NAMES = (DEFAULT, *PAIRS, DISTILL)
 
 
 def get(name: str) -> Objective:

@@ -22,12 +22,14 @@ class HeldOutFigures:
         accuracy: Share of pairs whose chosen answer is likelier, per token, than the rejected one;
             None where there are no pairs.
         margin: By how many nats per token it is likelier, in the mean.
+        teacher_kl: KL divergence from a teacher in nats per learned token; None without one.
     """
 
     loss: float
     domain_loss: float
     accuracy: float | None = None
     margin: float | None = None
+    teacher_kl: float | None = None
 
 
 Judge = Callable[[Any], HeldOutFigures]
