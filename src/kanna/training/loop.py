@@ -52,8 +52,7 @@ def train(
     import transformers
 
     run, latest = checkpoints.begin()
-    objective = objectives.get(settings.objective)
-    steps = settings.total_steps(len(training))
+    objective, steps = objectives.get(settings.objective), settings.total_steps(len(training))
     with _quiet(transformers):
         parts = TrainerParts(
             model=model,
@@ -65,26 +64,32 @@ def train(
         )
         if settings.auto:
             parts = _with_found_rate(parts, held_out, run, checkpoints, progress)
-            settings = parts.settings
         trainer = objective.trainer(parts)
-        trainer.remove_callback(transformers.PrinterCallback)
         watcher = Watcher(
             run=run,
             model=trainer.model,
-            judge=objective.judge(held_out, settings),
-            settings=settings,
+            judge=objective.judge(held_out, parts.settings),
+            settings=parts.settings,
             steps=steps,
             checkpoints=checkpoints,
             progress=progress,
             tracked=tracked,
         )
-        trainer.add_callback(callback(transformers, watcher))
+        _watch(trainer, watcher)
         progress.start("train", steps, "steps")
         progress.advance(run.resumed)
         trainer.train(resume_from_checkpoint=latest and str(latest))
         progress.finish()
-    _keep_best(trainer.model, run, settings)
+    _keep_best(trainer.model, run, parts.settings)
     return trainer.model, run
+
+
+def _watch(trainer: Any, watcher: Watcher) -> None:
+    """Let a watcher see every step, and nothing be printed."""
+    import transformers
+
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(callback(transformers, watcher))
 
 
 def _with_found_rate(

@@ -171,24 +171,8 @@ def distill(
     context.note(*place.remarks)
     if outcome is None:
         return None
-    gained = outcome.before - outcome.after
-    half = half_width(gained)
-    given_back = outcome.given_back
-    closer = half is not None and float(gained.mean()) > SURE * half
-    helps = closer if given_back is None else given_back.kept
-    result = TuningResult(
-        before=float(outcome.before.mean()),
-        after=float(outcome.after.mean()),
-        half=half,
-        kept=helps,
-        trained=outcome.trained,
-        watched=outcome.watched,
-        parameters=outcome.parameters,
-        seconds=time.perf_counter() - began,
-        device=place.named,
-        recovery=None if given_back is None else given_back.to_dict(),
-    )
-    if not helps:
+    result = outcome.result(time.perf_counter() - began, place.named)
+    if not result.kept:
         for each in (subject.out, file, tuned_plan):
             shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
     write_json(state, {"key": key, "result": result.to_dict()})
@@ -206,6 +190,24 @@ class _Learned:
     before: F64
     after: F64
     given_back: RecoveryResult | None
+
+    def result(self, seconds: float, device: str) -> TuningResult:
+        """What it came to, and whether it is kept."""
+        gained, given_back = self.before - self.after, self.given_back
+        half = half_width(gained)
+        closer = half is not None and float(gained.mean()) > SURE * half
+        return TuningResult(
+            before=float(self.before.mean()),
+            after=float(self.after.mean()),
+            half=half,
+            kept=closer if given_back is None else given_back.kept,
+            trained=self.trained,
+            watched=self.watched,
+            parameters=self.parameters,
+            seconds=seconds,
+            device=device,
+            recovery=None if given_back is None else given_back.to_dict(),
+        )
 
 
 def _learn(
