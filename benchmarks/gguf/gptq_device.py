@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--compared", type=int, default=64, help="rows for the native code")
     parser.add_argument("--device", default=None)
     parser.add_argument("--seconds", type=float, default=90, help="begin nothing after these")
+    parser.add_argument("--profile", action="store_true", help="show what takes the time")
     options = parser.parse_args()
     begin = time.perf_counter()
     where = device.pick(options.device) if options.device != "cpu" else "cpu"
@@ -105,6 +107,8 @@ def _measured(name: str, second: SecondMoment, options: Any) -> dict[str, Any]:
     ]
     seconds = time.perf_counter() - begin
     memory = torch.cuda.max_memory_allocated() / 1e9 if where.startswith("cuda") else None
+    if options.profile:
+        _profile(lambda: _on_device(name, weights[:step], start[:step], second))
     few = slice(0, options.compared)
     x, before, after = weights[few], start[few], np.concatenate(parts)[few]
     native = _natively(name, x, before, moment)
@@ -120,6 +124,14 @@ def _measured(name: str, second: SecondMoment, options: Any) -> dict[str, Any]:
         "first, s": first,
         "search, s": search,
     }
+
+
+def _profile(work: Callable[[], object]) -> None:
+    kinds = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as profiler:
+        work()
+    for order in ("self_cuda_time_total", "self_cpu_time_total"):
+        print(profiler.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=50))
 
 
 def _on_device(name: str, x: F32, data: U8, second: SecondMoment) -> U8:

@@ -79,11 +79,16 @@ def test_statistics_decide_the_values(
 
 
 def test_a_device_is_used_and_named(
-    calibrated: tuple[statistics.Statistics, Any], llama: Path, tmp_path: Path
+    calibrated: tuple[statistics.Statistics, Any],
+    llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By torch's own name for the CPU: no worse than the native code, and said in the file."""
     from kanna.formats import gguf as container
+    from kanna.methods import device
 
+    monkeypatch.setattr(device, "LEAST_ROWS", 1)
     found, name = calibrated[0], "blk.0.ffn_down.weight"
     rule = {"pattern": name, "encoding": "q4_0", "method": "gptq"}
     plan = tmp_path / "plan.json"

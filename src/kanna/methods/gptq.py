@@ -47,14 +47,14 @@ class _Feedback(Method):
 
 def _improve(encoding: Encoding, x: F32, data: U8, second_moment: SecondMoment, threads: int) -> U8:
     """Return `data`, uint8 [rows, row bytes], with every row that error feedback betters."""
-    if second_moment.device != device.CPU:
+    if second_moment.device != device.CPU and len(x) >= device.LEAST_ROWS:
         rows = device.better_rows(
             encoding.name, x, data, second_moment, passes=PASSES, rounds=ROUNDS
         )
         if rows is not None:
             return rows
     x, group = np.require(x, requirements=["C", "A"]), _native.grids()[encoding.name]
-    for block in second_moment.blocks():
+    for block in second_moment.blocks(device.factorizer(second_moment.device)):
         whole = block.stop - block.start == x.shape[1]
         columns = slice(block.start, block.stop)
         place = slice(encoding.row_bytes(block.start), encoding.row_bytes(block.stop))

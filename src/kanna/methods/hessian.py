@@ -20,6 +20,8 @@ from kanna.model import F32
 
 I32 = NDArray[np.int32]
 Factors = tuple[I32, "F32 | None"]
+Factorize = Callable[[F32, I32], "F32 | None"]
+"""Factors of a second moment for columns in an order, or None where it is not positive definite."""
 
 DAMPING = 0.01
 """Share of the diagonal's mean that is added to it; doubled until there are factors."""
@@ -39,9 +41,11 @@ class HessianBlock:
         hessian: float32 [n, n], shrunk toward its diagonal and damped.
     """
 
-    def __init__(self, start: int, hessian: F32, factors: dict[int, Factors]) -> None:
+    def __init__(
+        self, start: int, hessian: F32, factors: dict[int, Factors], factorize: Factorize
+    ) -> None:
         self.start, self.stop, self.hessian = start, start + len(hessian), hessian
-        self._factors, self._lock = factors, Lock()
+        self._factors, self._factorize, self._lock = factors, factorize, Lock()
 
     def factors_for(self, group: int) -> Factors:
         """Order in which columns are rounded, `group` neighbours together, and factors for it.
@@ -55,7 +59,7 @@ class HessianBlock:
         with self._lock:
             if group not in self._factors:
                 order = order_of(self.hessian.diagonal(), group)
-                self._factors[group] = order, _factorize(self.hessian, order)
+                self._factors[group] = order, self._factorize(self.hessian, order)
             return self._factors[group]
 
 
@@ -66,7 +70,8 @@ def order_of(diagonal: F32, group: int) -> I32:
     return (groups[:, None] * group + np.arange(group)).ravel().astype(np.int32)
 
 
-def _factorize(hessian: F32, order: I32) -> F32 | None:
+def factorize(hessian: F32, order: I32) -> F32 | None:
+    """The factors, by native code on all cores."""
     factors = np.empty_like(hessian)
     threads = os.cpu_count() or 1
     return factors if _native.feedback_factors(hessian, order, factors, threads) else None
@@ -87,8 +92,12 @@ class SecondMoment:
         """Take `load`, which reads the blocks when they are needed."""
         self._load, self.shrink, self.device = load, shrink, device
 
-    def blocks(self) -> list[HessianBlock]:
-        """The damped blocks; those of the last sites stay in memory."""
+    def blocks(self, factorize: Factorize = factorize) -> list[HessianBlock]:
+        """The damped blocks; those of the last sites stay in memory.
+
+        Args:
+            factorize: Computes factors where they are not in memory.
+        """
         # Under the lock: other threads that want the same blocks have nothing better to do than
         # wait for them.
         with _lock:
@@ -97,7 +106,7 @@ class SecondMoment:
                 return _cache[self]
             while len(_cache) >= _CACHE_SIZE and _values() > _CACHE_VALUES:
                 _cache.popitem(last=False)
-            _cache[self] = self._damped_blocks()
+            _cache[self] = self._damped_blocks(factorize)
             return _cache[self]
 
     def of(self, expert: int) -> SecondMoment:
@@ -122,11 +131,11 @@ class SecondMoment:
             )
         return blocks
 
-    def _damped_blocks(self) -> list[HessianBlock]:
+    def _damped_blocks(self, factorize: Factorize) -> list[HessianBlock]:
         blocks: list[HessianBlock] = []
         start = 0
         for block in self.measured():
-            blocks.append(_damped(block, start, self.shrink))
+            blocks.append(_damped(block, start, self.shrink, factorize))
             start += len(block)
         return blocks
 
@@ -165,7 +174,7 @@ def _values() -> int:
     return sum(block.hessian.size for blocks in _cache.values() for block in blocks)
 
 
-def _damped(block: F32, start: int, shrink: float) -> HessianBlock:
+def _damped(block: F32, start: int, shrink: float, factorize: Factorize) -> HessianBlock:
     n = len(block)
     hessian = np.array(block, np.float32)
     diagonal = hessian.diagonal().copy()
@@ -176,7 +185,7 @@ def _damped(block: F32, start: int, shrink: float) -> HessianBlock:
     damping = DAMPING
     while True:
         hessian[index, index] = diagonal + np.float32(damping * level)
-        factors = _factorize(hessian, order)
+        factors = factorize(hessian, order)
         if factors is not None:
-            return HessianBlock(start, hessian, {1: (order, factors)})
+            return HessianBlock(start, hessian, {1: (order, factors)}, factorize)
         damping *= 2

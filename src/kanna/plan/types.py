@@ -41,7 +41,8 @@ class TensorPlan:
     def device(self) -> str:
         """Where the method runs: on the device of the second moment, if that knows the encoding."""
         grid = self.encoding.grid or self.encoding.name
-        if self.second_moment is None or not devices.has_grid(grid):
+        few = num_rows(self.tensor) < devices.LEAST_ROWS
+        if self.second_moment is None or few or not devices.has_grid(grid):
             return devices.CPU
         return self.second_moment.device
 

@@ -22,15 +22,26 @@ from kanna._util import extras
 from kanna.errors import MissingError, UsageError
 from kanna.methods.device.grids import grid_of
 from kanna.methods.device.remarks import remarks
-from kanna.methods.hessian import SecondMoment
+from kanna.methods.hessian import I32, Factorize, SecondMoment, factorize
 from kanna.model import F32, U8
 
-__all__ = ["BLOCK_WEIGHTS", "CPU", "better_rows", "has_grid", "pick", "remarks"]
+__all__ = [
+    "BLOCK_WEIGHTS",
+    "CPU",
+    "LEAST_ROWS",
+    "better_rows",
+    "factorizer",
+    "has_grid",
+    "pick",
+    "remarks",
+]
 
 CPU = "cpu"
 BLOCK_WEIGHTS = 1 << 26
 """Weights of the rows that go to a device together, many more than a CPU encodes at once."""
-_LEAST_ROWS = 64
+LEAST_ROWS = 256
+"""Fewer rows stay with the CPU: starting kernels takes longer than they do there."""
+_LEAST_TILE = 64
 """Where so few rows do not fit the memory of a device, nothing does."""
 _one_at_a_time = Lock()
 
@@ -94,6 +105,26 @@ def has_grid(name: str) -> bool:
     return grid_of(name) is not None
 
 
+def factorizer(device: str) -> Factorize:
+    """What computes the factors for the native code, on a device with double precision or here."""
+    if device == CPU or device.startswith("mps"):
+        return factorize
+
+    def computed(hessian: F32, order: I32) -> F32 | None:
+        from kanna.methods.device import moments
+
+        with _one_at_a_time:
+            try:
+                return moments.factorize(hessian, order, device)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                moments.forget()
+        return factorize(hessian, order)
+
+    return computed
+
+
 def better_rows(
     name: str, x: F32, data: U8, second_moment: SecondMoment, *, passes: int, rounds: int
 ) -> U8 | None:
@@ -151,9 +182,9 @@ def _by_tiles(work: Callable[[Any, Any], Any], x: F32, data: U8, out: U8, device
             )
             out[rows] = work(w, begin).cpu().numpy()
         except RuntimeError as error:
-            if step <= _LEAST_ROWS or not _is_out_of_memory(error):
+            if step <= _LEAST_TILE or not _is_out_of_memory(error):
                 raise
-            step = max(_LEAST_ROWS, step // 2)
+            step = max(_LEAST_TILE, step // 2)
             continue
         start = rows.stop
 

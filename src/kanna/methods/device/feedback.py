@@ -13,7 +13,7 @@ from kanna.methods.device import plain
 from kanna.methods.device import rows as taken_apart
 from kanna.methods.device.grids import DeviceGrid
 from kanna.methods.device.moments import DeviceMoment
-from kanna.methods.device.plain import PANEL, RowsAtWork, refit
+from kanna.methods.device.plain import PANEL, RowsAtWork
 from kanna.methods.device.remarks import remarks
 
 TILE = 256
@@ -112,9 +112,8 @@ def _descend(work: RowsAtWork, steps: Any, *, last: bool) -> None:
         before = state.error[:, tile].clone()
         if grid.moving and grid.block > PANEL:
             for at in range(first, stop, grid.block):
-                block = slice(at, at + grid.block)
-                move = refit(state, h[block, block], gradient[:, block], at)
-                gradient[:, tile].addmm_(move, h[block, tile])
+                move = steps.refit(work, at)
+                gradient[:, tile].addmm_(move, h[at : at + grid.block, tile])
         for at in range(first, stop, PANEL):
             end = min(at + PANEL, stop)
             move = steps.improve_panel(work, at, end)

@@ -63,7 +63,7 @@ class _Compiled(NamedTuple):
 
     `table` is how many levels a table has, or 0; `reach` the distance from the lowest level to the
     highest; `top` is not above `bottom` where there are no whole scales; `moving` how many factors
-    of blocks move that lie within a panel.
+    of blocks move that lie within a panel, `moving_whole` those of any block.
     """
 
     rows: int
@@ -76,6 +76,7 @@ class _Compiled(NamedTuple):
     top: int
     highest_min: int
     moving: int
+    moving_whole: int
     kind: int
     positive: bool
 
@@ -175,12 +176,12 @@ def _sums(a, b):
 
 
 @triton.jit
-def _factor_steps(a, b, h, gradient, now, shape: tl.constexpr):
-    """Steps of d and dmin [rows, 1], solved for together, and what the gradient gains."""
-    ha = tl.dot(a, h, input_precision="ieee")
-    hb = tl.dot(b, h, input_precision="ieee")
-    aa, ab, bb = _sums(a, ha), _sums(a, hb), _sums(b, hb)
-    ag, bg = _sums(a, gradient), _sums(b, gradient)
+def _solved(sums, now, shape: tl.constexpr):
+    """Steps of d and dmin [rows, 1] that are solved for together, where they are better.
+
+    `sums`: a'Ha, a'Hb, b'Hb, a'g and b'g, where d goes along a, dmin along b, g is the gradient.
+    """
+    aa, ab, bb, ag, bg = sums
     determinant = aa * bb - ab * ab
     both = determinant > aa * bb * 1e-4
     inverse = 1.0 / tl.where(both, determinant, 1.0)
@@ -189,15 +190,13 @@ def _factor_steps(a, b, h, gradient, now, shape: tl.constexpr):
     wanted_min = dmin + tl.where(both, (ab * ag - aa * bg) * inverse, 0.0)
     step = _stored(wanted, shape.kind) - d
     step_min = tl.zeros_like(step)
-    if shape.moving == 2:
+    if shape.moving_whole == 2:
         step_min = _stored(wanted_min, shape.kind) - dmin
     change = step * (2.0 * ag + step * aa + 2.0 * step_min * ab)
     better = change + step_min * (2.0 * bg + step_min * bb) < 0.0
     if shape.positive:
         better = better & (wanted > 0.0) & (wanted_min >= 0.0)
-    step = tl.where(better, step, 0.0)
-    step_min = tl.where(better, step_min, 0.0)
-    return step, step_min, step * ha + step_min * hb
+    return tl.where(better, step, 0.0), tl.where(better, step_min, 0.0)
 
 
 @triton.jit
@@ -248,14 +247,79 @@ def _block_steps(arrays, place, shape: tl.constexpr, row, h, now):
         b = tl.where(mine & (shape.moving == 2), -mins, 0.0)
         d_now = tl.load(arrays.d + block, mask=live, other=0.0)
         dmin_now = tl.load(arrays.dmin + block, mask=live, other=0.0)
-        step, step_min, bend = _factor_steps(a, b, h, gradient, (d_now, dmin_now), shape)
+        ha = tl.dot(a, h, input_precision="ieee")
+        hb = tl.dot(b, h, input_precision="ieee")
+        sums = (
+            _sums(a, ha),
+            _sums(a, hb),
+            _sums(b, hb),
+            _sums(a, gradient),
+            _sums(b, gradient),
+        )
+        step, step_min = _solved(sums, (d_now, dmin_now), shape)
         tl.store(arrays.d + block, d_now + step, mask=live)
         tl.store(arrays.dmin + block, dmin_now + step_min, mask=live)
         d = tl.where(mine, d_now + step, d)
         dmin = tl.where(mine, dmin_now + step_min, dmin)
         error += step * a + step_min * b
-        gradient += bend
+        gradient += step * ha + step_min * hb
     return d, dmin, error, gradient
+
+
+@triton.jit
+def _directions(arrays, place, shape: tl.constexpr, row, column):
+    """Along which d and dmin move the values of columns int [panel]; [rows, panel] each."""
+    real = row < place.rows
+    sub = row * (place.columns // shape.span) + (column // shape.span)[None, :]
+    level = tl.load(arrays.level + row * place.columns + column[None, :], mask=real, other=0.0)
+    a = tl.load(arrays.scales + sub, mask=real, other=0.0) * level
+    b = tl.zeros_like(a)
+    if shape.moving_whole == 2:
+        b = -tl.load(arrays.mins + sub, mask=real, other=0.0)
+    return a, b
+
+
+@triton.jit
+def _refit(arrays, place, shape: tl.constexpr):
+    """Solve for the factors of one block that is wider than a panel, a panel at a time."""
+    i = tl.arange(0, shape.panel)
+    row = (tl.program_id(0) * shape.rows + tl.arange(0, shape.rows)).to(tl.int64)[:, None]
+    real = row < place.rows
+    zero = (row * 0).to(tl.float32)
+    aa, ab, bb, ag, bg = zero, zero, zero, zero, zero
+    for part in range(shape.block // shape.panel):
+        column = place.first + part * shape.panel + i
+        a, b = _directions(arrays, place, shape, row, column)
+        ha, hb = tl.zeros_like(a), tl.zeros_like(a)
+        for other in range(shape.block // shape.panel):
+            across = place.first + other * shape.panel + i
+            a_other, b_other = _directions(arrays, place, shape, row, across)
+            line = across.to(tl.int64)[:, None] * place.columns
+            h = tl.load(arrays.matrix + line + column[None, :])
+            ha += tl.dot(a_other, h, input_precision="ieee")
+            if shape.moving_whole == 2:
+                hb += tl.dot(b_other, h, input_precision="ieee")
+        at = row * place.columns + column[None, :]
+        gradient = tl.load(arrays.gradient + at, mask=real, other=0.0)
+        aa += _sums(ha, a)
+        ab += _sums(hb, a)
+        bb += _sums(hb, b)
+        ag += _sums(gradient, a)
+        bg += _sums(gradient, b)
+    block = row * (place.columns // shape.block) + place.first // shape.block
+    d = tl.load(arrays.d + block, mask=real, other=0.0)
+    dmin = tl.load(arrays.dmin + block, mask=real, other=0.0)
+    step, step_min = _solved((aa, ab, bb, ag, bg), (d, dmin), shape)
+    tl.store(arrays.d + block, d + step, mask=real)
+    tl.store(arrays.dmin + block, dmin + step_min, mask=real)
+    for part in range(shape.block // shape.panel):
+        inner = part * shape.panel + i
+        a, b = _directions(arrays, place, shape, row, place.first + inner)
+        move = step * a + step_min * b
+        at = row * place.columns + place.first + inner[None, :]
+        error = tl.load(arrays.error + at, mask=real, other=0.0)
+        tl.store(arrays.error + at, error + move, mask=real)
+        tl.store(arrays.extra + row * shape.block + inner[None, :], move, mask=real)
 
 
 @triton.jit
@@ -323,6 +387,14 @@ def improve_panel(work: RowsAtWork, first: int, last: int) -> Any:
     return moves[:, : last - first]
 
 
+def refit(work: RowsAtWork, at: int) -> Any:
+    """Solve for the factors of the block at a column; see plain.refit."""
+    block = work.state.grid.block
+    moves = work.state.w.new_empty(len(work.state.w), block)
+    _launch(_refit, work, _arrays(work, work.moment.h, moves), at, at + block)
+    return moves
+
+
 def try_out(device: Any) -> None:
     """Round one panel of zeros; raises whatever Triton does where it cannot be used."""
     import torch
@@ -387,6 +459,7 @@ def _shape(grid: DeviceGrid) -> _Compiled:
         top=grid.scales.high if grid.scales else 0,
         highest_min=grid.mins.high if grid.mins else 0,
         moving=grid.moving if grid.block <= PANEL else 0,
+        moving_whole=grid.moving,
         kind=_KINDS.get(grid.d.kind if grid.d else "", 0),
         positive=grid.mins is not None,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kanna.methods.hessian import DAMPING, HessianBlock, SecondMoment, order_of
+from kanna.methods.hessian import DAMPING, I32, HessianBlock, SecondMoment, order_of
 from kanna.model import F32
 
 _CACHE_SIZE = 2
@@ -54,6 +54,16 @@ def moments_on(second_moment: SecondMoment, device: str) -> list[DeviceMoment]:
             _cache.popitem(last=False)
         _cache[key] = _made(second_moment, device)
         return _cache[key]
+
+
+def factorize(hessian: F32, order: I32, device: str) -> F32 | None:
+    """Factors of a damped second moment for the native code, computed on a device."""
+    import torch
+
+    factors = _factors(
+        torch.from_numpy(hessian).to(device), torch.from_numpy(order).to(device, torch.int64)
+    )
+    return None if factors is None else factors.cpu().numpy()
 
 
 def forget() -> None:
@@ -108,12 +118,13 @@ def _factorized(block: F32, start: int, shrink: float, device: str) -> DeviceMom
         h.diagonal().copy_(own + damping * level)
         m = _factors(h, order)
         if m is not None:
+            m.fill_diagonal_(0)
             return _moment(start, h, m, order)
         damping *= 2
 
 
 def _factors(h: Any, order: Any) -> Any | None:
-    """M of native/include/kanna/factors.hpp without its diagonal, or None."""
+    """M of native/include/kanna/factors.hpp, or None."""
     import torch
 
     # H = R R' with R upper is the Cholesky factor of H read backwards.
@@ -121,6 +132,7 @@ def _factors(h: Any, order: Any) -> Any | None:
     factor, wrong = torch.linalg.cholesky_ex(h[backwards][:, backwards].double())
     if int(wrong) or not bool(torch.isfinite(factor.diagonal()).all()):
         return None
-    factor /= factor.diagonal().clone()
-    factor.fill_diagonal_(0)
+    diagonal = factor.diagonal().clone()
+    factor /= diagonal
+    factor.diagonal().copy_(diagonal.square_())
     return factor.float().flip(0, 1).contiguous()

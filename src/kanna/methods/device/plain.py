@@ -67,7 +67,7 @@ def improve_panel(work: RowsAtWork, first: int, last: int) -> Any:
     if grid.moving and grid.block <= PANEL:
         for at in range(first, last, grid.block):
             inside = slice(at - first, at - first + grid.block)
-            move = refit(state, h[inside, inside], gradient[:, inside], at)
+            move = _refit(state, h[inside, inside], gradient[:, inside], at)
             gradient += move @ h[inside]
     _improve_columns(state, h, gradient, first)
     return state.error[:, first:last] - before
@@ -100,7 +100,17 @@ def _improve_scale(state: RowState, h: Any, gradient: Any, first: int, at: int) 
     return moves
 
 
-def refit(state: RowState, h: Any, gradient: Any, at: int) -> Any:
+def refit(work: RowsAtWork, at: int) -> Any:
+    """Solve for the factors of the block at a column with everything else held.
+
+    Returns:
+        How far each error moved [R, block].
+    """
+    block = slice(at, at + work.state.grid.block)
+    return _refit(work.state, work.moment.h[block, block], work.gradient[:, block], at)
+
+
+def _refit(state: RowState, h: Any, gradient: Any, at: int) -> Any:
     """Solve for the factors of the block at a column with everything else held.
 
     Args:
