@@ -82,11 +82,12 @@ class Statistics:
     """A folder of statistics, opened; matrices are read when asked for.
 
     Attributes:
-        device: Where error feedback under second moments runs; set before they are asked for.
+        feedback_device: Where error feedback under second moments runs, and factors are computed;
+            set before they are asked for.
     """
 
     def __init__(self, folder: Path, info: dict[str, Any]) -> None:
-        self.folder, self.info, self.device = folder, info, CPU
+        self.folder, self.info, self.feedback_device = folder, info, CPU
         sites = TypedObject.of(info, INDEX, "calibrate again")
         named = sites.need("sites", OBJECT)
         self.sites = {name: _site(sites.part("sites").part(name)) for name in named}
@@ -161,14 +162,16 @@ class Statistics:
         if key not in self._second_moments:
             site = self.sites[name]
             each = [
-                SecondMoment(partial(self._expert, name, e), shrink=site.shrink, device=self.device)
+                SecondMoment(
+                    partial(self._expert, name, e), shrink=site.shrink, device=self.feedback_device
+                )
                 for e in range(len(site.experts) if stack else 0)
             ]
             shared = partial(self.read, name, "second")
             self._second_moments[key] = (
-                ExpertMoments(shared, each, shrink=site.shrink, device=self.device)
+                ExpertMoments(shared, each, shrink=site.shrink, device=self.feedback_device)
                 if stack
-                else SecondMoment(shared, shrink=site.shrink, device=self.device)
+                else SecondMoment(shared, shrink=site.shrink, device=self.feedback_device)
             )
         return self._second_moments[key]
 

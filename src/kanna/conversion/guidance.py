@@ -150,7 +150,7 @@ def read_guidance(
     known = statistics_files.read(statistics) if statistics is not None else None
     if known:
         known.check(model)
-        known.device = devices.pick(device)
+        known.feedback_device = devices.pick(device)
     method = method or _usual(known)
     if methods.get(method).needs_second_moment and not known:
         raise UsageError(

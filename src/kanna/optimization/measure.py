@@ -165,7 +165,7 @@ def measure(
     if not costs.keys() >= set(tensors):
         meter.products = HeldProducts(device, progress)
         device = meter.products.device
-        statistics.device = device  # where factors of second moments are computed
+        statistics.feedback_device = device
     progress.start("measure", len(tensors), "tensors")
     with ThreadPoolExecutor(threads) as pool:
         for name in tensors:
