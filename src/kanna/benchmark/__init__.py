@@ -9,7 +9,7 @@ before the first round, so `load_s` is not the speed of the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,7 @@ from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.benchmark.load import LoadMeter
 from kanna.errors import MissingError, UsageError
+from kanna.hardware.encoding_speed import COST_COLUMNS, EncodingSpeeds, cost_rows
 from kanna.hardware.threads import choose_threads
 from kanna.sources import locate
 
@@ -91,15 +92,27 @@ class BenchRow:
 
 
 class BenchResult(Result, list[BenchRow]):
-    """A row per artefact, in the order they were named."""
+    """A row per artefact, in the order they were named.
+
+    Attributes:
+        speeds: Costs of encodings at the shapes of each, where these were asked for.
+    """
+
+    def __init__(
+        self, rows: Iterable[BenchRow] = (), speeds: Sequence[EncodingSpeeds] = ()
+    ) -> None:
+        super().__init__(rows)
+        self.speeds = list(speeds)
 
     @property
     def ok(self) -> bool:
         """Whether something was measured."""
-        return len(self) > 0
+        return len(self) > 0 or len(self.speeds) > 0
 
     def headline(self) -> str:
         """The speed of every artefact."""
+        if self.speeds:
+            return f"{len(self.speeds[0].generation)} encodings on {self.speeds[0].machine}"
         return ", ".join(f"{Path(row.path).name} {row.gen_tps:.1f} tokens/s" for row in self)
 
     def tables(self) -> Sequence[ResultTable]:
@@ -117,11 +130,17 @@ class BenchResult(Result, list[BenchRow]):
             for row in self
         ]
         measured = ("load s>", "peak memory>", "first token s>", "prompt tokens/s>", "tokens/s>")
-        return [ResultTable(columns=("artefact", "file>", *measured), rows=rows)]
+        listed = ResultTable(columns=("artefact", "file>", *measured), rows=rows)
+        costs = [
+            ResultTable(columns=COST_COLUMNS, rows=cost_rows(table.to_dict()))
+            for table in self.speeds
+        ]
+        return costs or [listed]
 
     def to_dict(self) -> dict[str, Any]:
         """The rows as JSON has them."""
-        return {"rows": [row.to_dict() for row in self]}
+        tables = {"speeds": [table.to_dict() for table in self.speeds]} if self.speeds else {}
+        return {"rows": [row.to_dict() for row in self]} | tables
 
 
 def bench(
@@ -133,6 +152,8 @@ def bench(
     threads: int | None = None,
     draft: str | Path | None = None,
     backend: str | None = None,
+    encodings: bool = False,
+    export: str | Path | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -152,9 +173,21 @@ def bench(
         draft: A small model of the same vocabulary: how many of its guesses each file accepts.
         backend: cpu, cuda, vulkan, metal, opencl, sycl or rocm: what is measured is first proved to
             run there, and rightly; None: the llama.cpp that is in use.
+        encodings: Measure instead what each encoding costs a token in llama.cpp at the shapes of
+            the models, unless that is kept from before; takes minutes.
+        export: A file that gets these costs, for `speeds` of `fit` and `optimize` elsewhere.
         offline: Use only what is on this machine already.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
     """
+    if encodings or export is not None:
+        _check_costs(encodings, backend)
+        from kanna.benchmark.encoding_costs import measured
+
+        return BenchResult(
+            speeds=measured(
+                several(paths), threads=threads, export=export, offline=offline, progress=progress
+            )
+        )
     threads = threads or choose_threads().count  # the same in every round
     progress = shown(progress)
     files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
@@ -208,6 +241,17 @@ def bench(
         replace(row, busy=busy, draft=guess, offload=proof.to_dict() if proof else None)
         for row, guess, proof in zip(rows, guesses, proofs, strict=True)
     )
+
+
+def _check_costs(encodings: bool, backend: str | None) -> None:
+    """Raise UsageError where costs of encodings cannot be what is asked for."""
+    if not encodings:
+        raise UsageError("nothing to export was asked for", expected="--encodings with --export")
+    if backend is not None:
+        raise UsageError(
+            f"costs of encodings on {backend}",
+            expected="--encodings without --backend: they are those of the processor",
+        )
 
 
 def _measure(

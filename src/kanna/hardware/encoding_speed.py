@@ -93,6 +93,31 @@ class EncodingSpeeds:
         return {"kind": KIND} | asdict(self)
 
 
+COST_COLUMNS = ("encoding", "bits>", "token µs>", "range", "head µs>", "prompt µs>")
+
+
+def cost_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows for people: microseconds per million weights, the cheapest encoding first.
+
+    Args:
+        table: What `EncodingSpeeds.to_dict` gives.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, cost in sorted(table["generation"].items(), key=lambda pair: pair[1]):
+        ends, head, prompt = (table[key].get(name) for key in ("spread", "head", "prompt"))
+        rows.append(
+            (
+                name,
+                f"{encodings.get(name).bits:.2f}",
+                f"{cost:.1f}",
+                f"{ends[0]:.1f} to {ends[1]:.1f}" if ends else "",
+                f"{head:.1f}" if head else "",
+                f"{prompt:.1f}" if prompt else "",
+            )
+        )
+    return rows
+
+
 def of_target(choice: TargetChoice) -> EncodingSpeeds:
     """Costs by the roofline of a profile: every byte takes its time, whatever the encoding.
 

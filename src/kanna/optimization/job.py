@@ -205,7 +205,7 @@ def open_job(request: OptimizeRequest, context: Context) -> Job:
         Workspace(source=source, model=model, folder=request.out, context=context)
     )
     _check_supported(adapter, request)
-    adapter.follow(speed_goal(request, model, context))
+    adapter.follow(speed_goal(request, source, model, context))
     constraints = adapter.constraints(request)
     constraints.check(model)
     if request.text is not None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanna.errors import UnsupportedError
-from kanna.hardware import encoding_speed
+from kanna.benchmark.encoding_costs import measure_encodings
+from kanna.hardware import encoding_speed, measured_speed
 from kanna.model import Model
 from kanna.optimization.context import Context
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.speed import SpeedGoal
+from kanna.sources import Source
 
 
-def speed_goal(request: OptimizeRequest, model: Model, context: Context) -> SpeedGoal | None:
+def speed_goal(
+    request: OptimizeRequest, source: Source, model: Model, context: Context
+) -> SpeedGoal | None:
     """What is asked of the speed, with the costs of a file, of the target or of this machine.
+
+    Of this machine they are measured, unless they are kept from before: that takes minutes.
 
     Args:
         request: What the user asks for.
+        source: What is converted.
         model: Whose matrices they are.
         context: Threads and progress.
 
@@ -26,6 +32,7 @@ def speed_goal(request: OptimizeRequest, model: Model, context: Context) -> Spee
     Raises:
         FormatError: The file is no table of costs.
         UnsupportedError: Nothing is known of the target's speed.
+        MissingError: llama.cpp is not installed, in which costs are measured.
     """
     if not request.counts_speed:
         return None
@@ -34,7 +41,10 @@ def speed_goal(request: OptimizeRequest, model: Model, context: Context) -> Spee
     elif request.chosen_target is not None:
         table = encoding_speed.of_target(request.chosen_target)
     else:
-        raise UnsupportedError(
-            "no costs of encodings are known of this machine", todo="--speeds FILE"
+        table = measure_encodings(source, model, progress=context.progress, threads=context.threads)
+    if table.shapes and table.shapes != measured_speed.shapes_mark(model):
+        context.note(
+            "the costs of encodings were measured at the shapes of another model: speeds that are "
+            "predicted of this one may be farther off than stated"
         )
     return SpeedGoal.of(table, model, request.min_speed, request.objective)

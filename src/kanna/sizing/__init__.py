@@ -15,7 +15,8 @@ from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import UsageError
 from kanna.formats.base import Format
 from kanna.formats.memory import buffer_bytes, cache_bytes
-from kanna.hardware import targets
+from kanna.hardware import encoding_speed, measured_speed, targets
+from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.mask import outside
 from kanna.hardware.memory import memory as machine_memory
 from kanna.hardware.targets import TargetChoice
@@ -98,6 +99,7 @@ def fit(
     context: int | None = None,
     format: str = formats.DEFAULT,
     target: str | None = None,
+    speeds: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -115,6 +117,8 @@ def fit(
         format: Whose presets they are.
         target: A device and its backend, such as raspberry-pi-5 or snapdragon-8-elite:hexagon;
             None: this machine.
+        speeds: A file of costs of encodings, as `bench` exports them (GGUF); None: without a
+            target those of this machine, where they were measured.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
@@ -135,7 +139,8 @@ def fit(
         families.check_stored(model)
     asked = optional_size(memory)
     limit = asked if asked is not None else device.memory if device is not None else _free()
-    unsorted = rows(opened, model, chosen, limit, context, target=device)
+    table = _speeds(model, chosen, device, speeds)
+    unsorted = rows(opened, model, chosen, limit, context, target=device, speeds=table)
     fitted = sorted(unsorted, key=lambda r: -r.file_bytes)
     # Of the smallest: a cache is larger only where all is float32, in a format that packs it.
     overhead = fitted[-1].kv_bytes + fitted[-1].buffer_bytes
@@ -146,6 +151,7 @@ def fit(
             f"{chosen.runtime_title} drafts with it"
         )
     notes += target_notes(device)
+    notes += _speed_notes(model, table) if table is not None else []
     if chosen.size_note:
         notes.append(chosen.size_note)
     stored = ((name, t.dtype, t.shape) for name, t in model.tensors.items())
@@ -163,6 +169,32 @@ def fit(
         notes=notes,
         target=device.to_dict() if device is not None else None,
     )
+
+
+def _speeds(
+    model: Model, format: Format, device: TargetChoice | None, file: str | Path | None
+) -> EncodingSpeeds | None:
+    """Costs of encodings that were named, or measured here; None: speed is estimated."""
+    if format.name != formats.DEFAULT:
+        if file is not None:
+            raise UsageError(
+                f"costs of encodings in llama.cpp say nothing of {format.title}",
+                expected=f"--format {formats.DEFAULT}",
+            )
+        return None
+    if file is not None:
+        return encoding_speed.read(Path(file))
+    return measured_speed.cached(model) if device is None else None
+
+
+def _speed_notes(model: Model, table: EncodingSpeeds) -> list[str]:
+    """Where speeds come from, and how far they may be off."""
+    other = table.shapes and table.shapes != measured_speed.shapes_mark(model)
+    shapes = " at the shapes of another model" if other else ""
+    error = f", within a factor of {1 + table.error:.3g}" if table.error else ""
+    threads = f" with {table.threads} thread{'s' * (table.threads > 1)}" if table.threads else ""
+    measured = f"measured on {table.machine}{threads}{shapes}{error}"
+    return [f"tokens/s by costs of encodings that were {measured}"]
 
 
 def room(model: Model, among: Sequence[str], context: int = CONTEXT) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kanna import formats
@@ -11,10 +12,11 @@ from kanna.conversion.base import SizedPlan
 from kanna.errors import KannaError, UnsupportedError, UsageError
 from kanna.formats.base import Format
 from kanna.hardware import estimate_tps
+from kanna.hardware.encoding_speed import EncodingSpeeds
 from kanna.hardware.mask import Outside, outside
 from kanna.hardware.roofline import PredictedSpeed, Traffic, predict
 from kanna.hardware.targets import TargetChoice
-from kanna.hardware.token_work import token_work
+from kanna.hardware.token_work import matrix_work, token_work
 from kanna.model import Model
 from kanna.sizing.closeness import expected_kl
 from kanna.sources import Source
@@ -63,6 +65,7 @@ def rows(
     context: int,
     *,
     target: TargetChoice | None = None,
+    speeds: EncodingSpeeds | None = None,
 ) -> list[FitRow]:
     """A row per preset that can hold the model, in the order of the format.
 
@@ -73,13 +76,14 @@ def rows(
         limit: Bytes of memory.
         context: Tokens of the key-value cache.
         target: The device; None: this machine.
+        speeds: What encodings cost, where it was measured.
 
     Raises:
         KannaError: What stands in the way of all of them.
     """
     if format.memory is None:
         raise UsageError(f"nothing here runs {format.title}")
-    buffers = format.memory.buffers(model, context)
+    buffers, how_fast = format.memory.buffers(model, context), _speeds(model, target, speeds)
     known = sizes(format.name, source, model)
     fitted: list[FitRow] = []
     refused: KannaError | None = None
@@ -91,7 +95,7 @@ def rows(
         except KannaError as error:
             refused = refused or error
             continue
-        row = _row(formats.qualified(format.name, name), preset.summary, model, sized, target)
+        row = _row(formats.qualified(format.name, name), preset.summary, sized, target, how_fast)
         sizes_of = {entry.name: sized.bytes_of(entry) for entry in sized.entries}
         left = sum(n for at, n in sizes_of.items() if format.memory.on_demand(at, n))
         weights = sized.weight_bytes - left
@@ -115,10 +119,14 @@ def rows(
 
 
 def _row(
-    name: str, summary: str, model: Model, sized: SizedPlan, target: TargetChoice | None
+    name: str,
+    summary: str,
+    sized: SizedPlan,
+    target: TargetChoice | None,
+    how_fast: Callable[[SizedPlan], PredictedSpeed],
 ) -> FitRow:
     """The row of a preset before its cache and buffers are known."""
-    resolved, speed = sized.resolved, _speed(model, sized, target)
+    resolved, speed = sized.resolved, how_fast(sized)
     return FitRow(
         preset=name,
         use_case=summary[0].lower() + summary[1:],
@@ -151,6 +159,25 @@ def outside_of(target: TargetChoice | None, sized: SizedPlan) -> list[Outside]:
         return []
     entries = ((e.name, e.encoding.name, e.tensor.shape) for e in sized.entries)
     return outside(target, entries)
+
+
+def _speeds(
+    model: Model, target: TargetChoice | None, speeds: EncodingSpeeds | None
+) -> Callable[[SizedPlan], PredictedSpeed]:
+    """How fast a plan is: by costs that were measured, else by the roofline or an estimate."""
+    return lambda sized: _measured(model, sized, speeds) or _speed(model, sized, target)
+
+
+def _measured(
+    model: Model, sized: SizedPlan, speeds: EncodingSpeeds | None
+) -> PredictedSpeed | None:
+    """Tokens per second by costs that were measured; None where one of them is not known."""
+    if speeds is None:
+        return None
+    chosen = {entry.name: entry.encoding.name for entry in sized.entries}
+    work = matrix_work(model)
+    predicted = speeds.predict((chosen[n], w) for n, w in work.items() if n in chosen)
+    return None if predicted.generation is None else predicted
 
 
 def _speed(model: Model, sized: SizedPlan, target: TargetChoice | None) -> PredictedSpeed:

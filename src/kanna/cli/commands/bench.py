@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     help="Measure on cpu, cuda, vulkan, metal, opencl, sycl or rocm; a file that does not run "
     "there wholly and rightly is an error.",
 )
+@click.option(
+    "--encodings",
+    is_flag=True,
+    help="What each encoding costs a token in llama.cpp here, at the shapes of MODEL; minutes, "
+    "the first time.",
+)
+@click.option(
+    "--export",
+    type=options.FILE,
+    help="With --encodings: a file for --speeds of `fit` and `optimize` on another machine.",
+)
 @options.threads
 @options.offline
 def bench_command(
@@ -46,6 +57,8 @@ def bench_command(
     repeat: int,
     draft: str | None,
     backend: str | None,
+    encodings: bool,
+    export: Path | None,
     threads: int | None,
     offline: bool,
 ) -> None:
@@ -60,12 +73,17 @@ def bench_command(
     rows = bench(
         list(artefacts),
         repeat=repeat,
-        threads=terminal.threads(threads),
+        threads=threads if encodings else terminal.threads(threads),
         draft=draft,
         backend=backend,
+        encodings=encodings,
+        export=export,
         offline=offline,
         progress=terminal.progress(),
     )
+    if encodings:
+        terminal.result(rows.to_dict(), _draw_costs)
+        return
     for row in rows:
         if row.repeat < repeat:
             terminal.note(
@@ -107,6 +125,23 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     if any(row["joules_per_token"] is None for row in data["rows"]):
         screen.print(
             "Energy per token: not measurable here (no readable RAPL counter).", style="dim"
+        )
+
+
+def _draw_costs(screen: Console, data: dict[str, Any]) -> None:
+    """A table of encodings for every model."""
+    from kanna.cli.ui import table
+    from kanna.hardware.encoding_speed import COST_COLUMNS, cost_rows
+
+    for costs in data["speeds"]:
+        made = table(*COST_COLUMNS)
+        for row in cost_rows(costs):
+            made.add_row(*row)
+        screen.print(made)
+        error = f"; tokens/s of presets within {costs['error']:.1%}" if costs["error"] else ""
+        screen.print(
+            f"Microseconds per million weights on {costs['machine']}, {costs['build']}, threads: "
+            f"{costs['threads']}; {costs['token']:.0f} µs of a token are no weight's{error}."
         )
 
 

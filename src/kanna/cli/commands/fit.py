@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     help="Whose presets to show, a format that a runtime runs.",
 )
 @options.target
+@click.option(
+    "--speeds",
+    type=options.FILE,
+    help="Costs of encodings that `kanna bench SRC --encodings --export FILE` measured elsewhere.",
+)
 @options.revision
 @options.offline
 def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:

@@ -19,4 +19,5 @@ VERB = StepVerb(
         )
     },
     measures=True,
+    own=frozenset({"encodings", "export"}),
 )

@@ -1,0 +1,76 @@
+"""Costs of encodings that were measured on this machine, kept in the cache folder.
+
+One table for each processor, build of llama.cpp, number of threads and set of shapes: models of one
+architecture and size share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from kanna._util import folders, verified
+from kanna.errors import KannaError
+from kanna.hardware.cpu import cpu, default_threads
+from kanna.hardware.encoding_speed import EncodingSpeeds, parse
+from kanna.libllama import builds
+from kanna.model import Model
+
+_VERSION = 1
+"""Of how they are measured."""
+
+
+def shapes_mark(model: Model) -> str:
+    """What stands for the shapes of a model: its architecture, and the shapes of all tensors."""
+    shapes = sorted((name, list(t.shape)) for name, t in model.tensors.items())
+    text = json.dumps([model.family, shapes])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build_in_use() -> str:
+    """The package of llama.cpp that would be loaded, with its version; "" without one."""
+    for build in builds.candidates():
+        if build.version:
+            return f"{build.distribution} {build.version}"
+    return ""
+
+
+def place(model: Model, threads: int) -> Path:
+    """Where the table for these shapes lies, or would lie.
+
+    Args:
+        model: Whose shapes they are.
+        threads: That multiply.
+    """
+    known = [_VERSION, cpu().model, sorted(cpu().flags), build_in_use(), threads]
+    mark = hashlib.sha256(json.dumps([known, shapes_mark(model)]).encode()).hexdigest()[:16]
+    return folders.cache_folder() / "encoding-speeds" / f"{mark}.json"
+
+
+def cached(model: Model, threads: int | None = None) -> EncodingSpeeds | None:
+    """The table for these shapes; None where none is kept, or it is not what was written.
+
+    Args:
+        model: Whose shapes they are.
+        threads: That multiply; None: one per core.
+    """
+    path = place(model, threads or default_threads())
+    with suppress(OSError, ValueError, KannaError):
+        if verified.unchanged(path):
+            return parse(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return None
+
+
+def keep(table: EncodingSpeeds, model: Model) -> Path:
+    """Keep a table; returns where.
+
+    Args:
+        table: What was measured, with so many threads.
+        model: Whose shapes were multiplied.
+    """
+    path = place(model, table.threads)
+    with suppress(OSError):
+        verified.keep(path, json.dumps(table.to_dict(), indent=1) + "\n")
+    return path

@@ -1,0 +1,94 @@
+"""What encodings cost is measured in llama.cpp, kept, and used by fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from helpers import tiny_models
+
+import kanna
+from kanna import families
+from kanna.benchmark import encoding_costs
+from kanna.benchmark.skeleton import Skeletons
+from kanna.cli.main import cli
+from kanna.errors import UsageError
+from kanna.formats import gguf
+from kanna.hardware import encoding_speed, measured_speed
+from kanna.sources import open_source
+
+QUICK = ["q8_0", "q4_0"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A tiny model, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("encodings")
+    tiny_models.make("llama", folder / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KANNA_CACHE", str(folder / "cache"))
+        patch.setattr(encoding_costs, "ROUNDS", 3)
+        patch.setattr(encoding_costs, "PROMPT", 32)
+        patch.setattr(encoding_costs, "usual_encodings", lambda: QUICK)
+        yield folder
+
+
+def test_a_skeleton_is_the_model_cut_to_some_layers(home: Path, tmp_path: Path) -> None:
+    source = open_source(home / "tiny")
+    model = families.load_model(source)
+    skeletons = Skeletons(source, model)
+    assert skeletons.layers > 1
+    skeletons.write(tmp_path / "a.gguf", 1, {"blk.0.ffn_up.weight": "q4_0"})
+    file = gguf.read(tmp_path / "a.gguf")
+    assert file.value("llama.block_count") == 1
+    whole = {name: t.shape for name, t in model.tensors.items()}
+    assert {name: t.shape for name, t in file.tensors.items()} == {
+        name: shape for name, shape in whole.items() if not re.match(r"blk\.[1-9]", name)
+    }
+    assert file.tensors["blk.0.ffn_up.weight"].dtype == "q4_0"
+
+
+def test_costs_are_measured_kept_and_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["bench", str(home / "tiny"), "--encodings", "--threads", "1", "--json"]
+    run = CliRunner().invoke(cli, [*command, "--export", str(home / "speeds.json")])
+    assert run.exit_code == 0, run.stderr
+    [made] = json.loads(run.stdout)["speeds"]
+    assert set(made["generation"]) == set(made["prompt"]) == set(made["head"]) == set(QUICK)
+    assert min(*made["generation"].values(), *made["prompt"].values()) > 0
+    assert made["token"] >= 0 and made["error"] > 0 and made["threads"] == 1
+    for name, (low, high) in made["spread"].items():
+        assert 0 < low <= made["generation"][name] <= high
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(encoding_costs, "ask", never)
+    shown = CliRunner().invoke(cli, command[:-1])
+    assert shown.exit_code == 0 and "Microseconds per million weights" in shown.stdout
+    source = open_source(home / "tiny")
+    model = families.load_model(source)
+    kept = measured_speed.cached(model, 1)
+    assert kept == encoding_speed.read(home / "speeds.json")
+    monkeypatch.setattr(measured_speed, "default_threads", lambda: 1)
+    fitted = kanna.fit(home / "tiny", memory="1GB")
+    rows = {row.preset: row for row in fitted.rows}
+    assert any("costs of encodings" in note for note in fitted.notes)
+    assert rows["Q8_0"].prompt_tokens_per_second and rows["Q8_0"].speed_error == made["error"]
+    place = measured_speed.place(model, 1)
+    place.write_text(place.read_text(encoding="utf-8").replace("q4_0", "q5_0"), encoding="utf-8")
+    assert measured_speed.cached(model, 1) is None  # somebody wrote there
+    there = kanna.fit(home / "tiny", memory="1GB", speeds=home / "speeds.json")
+    assert rows["Q8_0"] in there.rows
+
+
+def test_what_contradicts_itself_is_refused(home: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to export"):
+        kanna.bench(home / "tiny", export=home / "a.json")
+    with pytest.raises(UsageError, match="2 shapes for one file"):
+        kanna.bench([home / "tiny", home / "tiny"], encodings=True, export=home / "a.json")
+    with pytest.raises(UsageError, match="say nothing of"):
+        kanna.fit(home / "tiny", format="mlx", speeds=home / "a.json")
