@@ -2,7 +2,7 @@
 
 The multiple-choice knapsack problem with two budgets. Prices on both (Lagrange multipliers, by
 bisection) give a bound of every plan from below; a search that goes from tensor to tensor keeps the
-partial plans that lie nearest to that bound. Where it never has to leave one out, as on small
+partial plans whose bound is lowest. Where it never has to leave one out, as on small
 tables, its plan is the best there is.
 """
 
@@ -19,6 +19,9 @@ from kanna.plan.allocate import F64, I64, Choice, Option, allocate
 _WIDTHS = (64, 600)
 """Partial plans that are kept: a first search gives the second a plan to beat."""
 _STEPS = 48
+_AROUND = (0.0, 0.25, 0.6, 1.0, 1.6, 4.0)
+"""Prices beside those of the whole table: after some choices, others bound the rest better."""
+_DIRECTIONS = 9
 _EXACT = 1e-9
 """Of a budget of seconds: sums of the same numbers in another order differ by less."""
 
@@ -39,16 +42,21 @@ class _Table:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prices:
-    """What a byte and a second cost, in nats, and the bound that they give.
+class _Bounds:
+    """What no plan goes below, at several prices of a byte and a second.
 
     Attributes:
-        bound: No plan within both budgets costs less.
-        reduced: By tensor and option: how much an option adds to the bound.
+        weights: Of bytes, seconds and costs, [prices, 3]; the last ones have no part of the cost,
+            and tell that a budget cannot be kept.
+        priced: How many have one.
+        rest: What the tensors after each cost at least at these prices, [tensors, prices].
+        limit: The budgets at these prices, [prices].
     """
 
-    bound: float
-    reduced: F64
+    weights: F64
+    priced: int
+    rest: F64
+    limit: F64
 
 
 def undominated(options: Sequence[Option]) -> list[Option]:
@@ -101,18 +109,20 @@ def allocate_timed(
             f"the fastest plan of {budget} bytes takes {least:.6g} s",
             expected=f"at most {seconds:.6g} s",
         )
-    table = _table(choices)
-    prices = _prices(table, budget, seconds)
+    # The largest first: what they leave is shared out in finer steps.
+    ordered = sorted(choices, key=lambda c: -max(o.nbytes for o in c.options))
+    table = _table(ordered)
+    bounds = _bounds(table, budget, seconds * (1 + _EXACT))
     for width in widths:
-        taken, complete = _search(table, prices, (budget, seconds), _cost(best), width)
+        taken, complete = _search(table, bounds, seconds, _cost(best), width)
         if taken is not None:
             best = {
                 c.name: options[k]
-                for c, options, k in zip(choices, table.options, taken, strict=True)
+                for c, options, k in zip(ordered, table.options, taken, strict=True)
             }
         if complete:
             break
-    return best
+    return {c.name: best[c.name] for c in choices}
 
 
 def _cost(plan: dict[str, Option]) -> float:
@@ -130,11 +140,28 @@ def _table(choices: Sequence[Choice]) -> _Table:
     return _Table(options, *np.moveaxis(numbers.reshape(len(options), most, 3), -1, 0))
 
 
-def _prices(table: _Table, budget: float, seconds: float) -> _Prices:
-    """The prices at which the plan of least priced cost uses up both budgets, nearly.
+def _bounds(table: _Table, budget: float, seconds: float) -> _Bounds:
+    """Bounds at the prices at which a plan nearly uses up both budgets, and at prices around."""
+    byte, second = _prices(table, budget, seconds)
+    around = [(byte * b, second * s, 1.0) for b in _AROUND for s in _AROUND]
+    shares = np.linspace(0, 1, _DIRECTIONS)
+    alone = [(share / max(budget, 1), (1 - share) / max(seconds, 1e-30), 0.0) for share in shares]
+    weights = np.array([*dict.fromkeys(around), *alone])
+    every = np.stack([table.nbytes, table.seconds, table.costs])
+    # Infinite costs must not meet a weight of nothing.
+    every[2] = np.where(np.isfinite(every[2]), every[2], 0.0)
+    missing = ~np.isfinite(table.costs)
+    least = np.stack(
+        [np.where(missing, np.inf, np.tensordot(w, every, 1)).min(axis=1) for w in weights], axis=1
+    )
+    rest = np.cumsum(least[::-1], axis=0)[::-1]
+    rest = np.concatenate([rest[1:], np.zeros((1, len(weights)))])
+    limit = weights @ np.array([budget, seconds, 0.0])
+    return _Bounds(weights, len(weights) - len(alone), rest, limit)
 
-    Any prices give a bound; these give a high one.
-    """
+
+def _prices(table: _Table, budget: float, seconds: float) -> tuple[float, float]:
+    """Of a byte and a second, at which the cheapest plan uses up both budgets, nearly."""
     rows = np.arange(len(table.options))
     finite = table.costs[np.isfinite(table.costs)]
     scale = max(float(finite.max() - finite.min()), 1e-30) * max(len(rows), 1)
@@ -148,11 +175,7 @@ def _prices(table: _Table, budget: float, seconds: float) -> _Prices:
         return _bisect(lambda byte: chosen(byte, second)[0] > budget, per_byte)
 
     second = _bisect(lambda price: chosen(byte_price(price), price)[1] > seconds, per_second)
-    byte = byte_price(second)
-    priced = table.costs + byte * table.nbytes + second * table.seconds
-    least = priced.min(axis=1)
-    bound = float(least.sum()) - byte * budget - second * seconds
-    return _Prices(bound, priced - least[:, None])
+    return byte_price(second), second
 
 
 def _bisect(too_much: Callable[[float], bool], scale: float) -> float:
@@ -167,50 +190,40 @@ def _bisect(too_much: Callable[[float], bool], scale: float) -> float:
 
 
 def _search(
-    table: _Table, prices: _Prices, budgets: tuple[float, float], beat: float, width: int
+    table: _Table, bounds: _Bounds, seconds: float, beat: float, width: int
 ) -> tuple[list[int] | None, bool]:
     """The best plan that costs less than `beat`, and whether no partial plan was left out.
 
     Args:
         table: The options.
-        prices: Of bytes and seconds.
-        budgets: Bytes and seconds.
+        bounds: Of what can be within both budgets.
+        seconds: The budget of time.
         beat: The cost of a plan that is known.
         width: Partial plans that are kept.
     """
-    budget, seconds = budgets[0], budgets[1] * (1 + _EXACT)
-    # What the tensors to come take at least, of bytes and of seconds.
-    left_bytes = _rest(table.nbytes.min(axis=1))
-    left_seconds = _rest(table.seconds.min(axis=1))
-    room = beat - prices.bound
-    used = np.zeros((1, 3))  # bytes, seconds, what was added to the bound
+    used = np.zeros((1, 3))  # bytes, seconds, cost
     parents: list[I64] = []
     picks: list[I64] = []
     complete = True
+    slack = _EXACT * np.abs(bounds.limit[bounds.priced :])
     for row in range(len(table.options)):
-        steps = np.stack([table.nbytes[row], table.seconds[row], prices.reduced[row]], axis=1)
+        steps = np.stack([table.nbytes[row], table.seconds[row], table.costs[row]], axis=1)
+        steps = steps[: len(table.options[row])]
         grown = (used[:, None, :] + steps[None]).reshape(-1, 3)
-        fits = (
-            (grown[:, 0] + left_bytes[row] <= budget)
-            & (grown[:, 1] + left_seconds[row] <= seconds)
-            & (grown[:, 2] < room)
-        )
-        index = np.flatnonzero(fits)
+        index = _distinct(grown, seconds)
+        least = grown[index] @ bounds.weights.T + (bounds.rest[row] - bounds.limit)
+        bound = least[:, : bounds.priced].max(axis=1)
+        fits = (least[:, bounds.priced :] <= slack).all(axis=1) & (bound < beat)
+        index, bound = index[fits], bound[fits]
         if not len(index):
             return None, complete
-        index = index[_distinct(grown[index], seconds)]
         if len(index) > width:
-            index = index[np.argpartition(grown[index, 2], width)[:width]]
+            index = index[np.argpartition(bound, width)[:width]]
             complete = False
         used = grown[index]
         parents.append(index // len(steps))
         picks.append(index % len(steps))
     return _best(table, used, parents, picks, beat), complete
-
-
-def _rest(least: F64) -> F64:
-    """By tensor: the sum over those that come after it."""
-    return np.append(np.cumsum(least[::-1])[::-1][1:], 0.0)
 
 
 def _distinct(plans: F64, seconds: float) -> I64:
