@@ -183,20 +183,15 @@ def bench(
         _check_costs(encodings, backend)
         from kanna.benchmark.encoding_costs import measured
 
-        return BenchResult(
-            speeds=measured(
-                several(paths), threads=threads, export=export, offline=offline, progress=progress
-            )
+        tables = measured(
+            several(paths), threads=threads, export=export, offline=offline, progress=progress
         )
+        return BenchResult(speeds=tables)
     threads = threads or choose_threads().count  # the same in every round
     progress = shown(progress)
     files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
     guesser = locate(draft, offline=offline, progress=progress) if draft is not None else None
-    for path in [*files, *([guesser] if guesser else [])]:
-        if not path.exists():
-            raise UsageError(
-                absent(path), expected="a .gguf file, or a folder that a runtime loads"
-            )
+    _check_there([*files, *([guesser] if guesser else [])])
     if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError(
             "too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least"
@@ -241,6 +236,15 @@ def bench(
         replace(row, busy=busy, draft=guess, offload=proof.to_dict() if proof else None)
         for row, guess, proof in zip(rows, guesses, proofs, strict=True)
     )
+
+
+def _check_there(paths: Sequence[Path]) -> None:
+    """Raise UsageError for a path that does not exist."""
+    for path in paths:
+        if not path.exists():
+            raise UsageError(
+                absent(path), expected="a .gguf file, or a folder that a runtime loads"
+            )
 
 
 def _check_costs(encodings: bool, backend: str | None) -> None:

@@ -31,9 +31,10 @@ def shapes_mark(model: Model) -> str:
 
 def build_in_use() -> str:
     """The package of llama.cpp that would be loaded, with its version; "" without one."""
-    for build in builds.candidates():
-        if build.version:
-            return f"{build.distribution} {build.version}"
+    with suppress(KannaError):  # a choice that cannot be kept is told where it is loaded
+        for build in builds.candidates():
+            if build.version:
+                return f"{build.name} {build.distribution} {build.version}"
     return ""
 
 

@@ -55,12 +55,9 @@ def bench_command(
     terminal: Terminal,
     artefacts: tuple[str, ...],
     repeat: int,
-    draft: str | None,
-    backend: str | None,
     encodings: bool,
-    export: Path | None,
     threads: int | None,
-    offline: bool,
+    **choices: Any,
 ) -> None:
     """Measure file size, load time, peak memory, time to first token and tokens per second.
 
@@ -74,11 +71,8 @@ def bench_command(
         list(artefacts),
         repeat=repeat,
         threads=threads if encodings else terminal.threads(threads),
-        draft=draft,
-        backend=backend,
         encodings=encodings,
-        export=export,
-        offline=offline,
+        **choices,
         progress=terminal.progress(),
     )
     if encodings:
