@@ -81,7 +81,8 @@ def forward(model: Any, ids: np.ndarray) -> dict[str, np.ndarray]:
         if routed and "shared" in name:  # what the router reads, and a middle of its own
             site = "ffn_shared_mid" if site == "ffn_mid" else None
         if site is not None:
-            layer = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
+            _, inside, place = name.partition(".layers.")
+            layer = f"blk.{place.split('.')[0]}." if inside else ""
             hooks.append(module.register_forward_pre_hook(listen(f"{layer}{site}")))
     with torch.no_grad():
         for row in ids:

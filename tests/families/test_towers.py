@@ -81,6 +81,37 @@ def test_llama_cpp_sees_what_transformers_sees(checkpoint: Checkpoint, tmp_path:
     assert not np.allclose(blank.logits, logits[0], atol=1e-3)  # the text model looks at it
 
 
+def test_text_after_a_picture_is_that_of_transformers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Positions of three numbers, and states of the tower in the first layers of text."""
+    import torch
+    import transformers
+
+    from kanna.runtimes import sight
+
+    folder = tiny_vision.pair("qwen3vl", tmp_path_factory)
+    model = transformers.Qwen3VLForConditionalGeneration.from_pretrained(
+        folder / "model", dtype=torch.float32
+    ).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    before = tokenizer("<|vision_start|>").input_ids
+    after = tokenizer("<|vision_end|>So", add_special_tokens=False).input_ids
+    pixels = tiny_vision.picture("qwen3vl")
+    rows, grid = tiny_vision.patches(tiny_vision.scaled(pixels))
+    seen = [model.config.image_token_id] * int(grid.prod() // 4)
+    ids = torch.tensor([before + seen + after])
+    kinds = (ids == model.config.image_token_id).int()
+    with torch.no_grad():
+        expected = model(
+            input_ids=ids, pixel_values=rows, image_grid_thw=grid, mm_token_type_ids=kinds
+        ).logits[0, -1]
+    prompt = sight.MARKER + "So"
+    logits = sight.see(folder / "text.gguf", folder / "mmproj.gguf", pixels, prompt).logits
+    off = np.abs(logits - expected.numpy()).max() / expected.numpy().std()
+    assert off < 0.01
+
+
 def test_a_dry_run_gives_the_size_of_the_file(gemma3: Path, tmp_path: Path) -> None:
     out = tmp_path / "mmproj.gguf"
     written = convert(gemma3, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helpers.tiny_recipe import Recipe
+from helpers.tiny_recipe import SMALL, Recipe
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -82,6 +82,35 @@ RECIPES: dict[str, Recipe] = {
         "Qwen3ForCausalLM",
         "Qwen3Config",
         {"head_dim": 96, "tie_word_embeddings": True},
+        tokenizer="qwen2",
+    ),
+    "qwen3vl": Recipe(
+        "qwen3vl",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLConfig",
+        {
+            "text_config": SMALL
+            | {
+                "head_dim": 64,
+                "tie_word_embeddings": True,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1e5,
+                    "mrope_section": [11, 11, 10],
+                    "mrope_interleaved": True,
+                },
+            },
+            "vision_config": {
+                "depth": 2,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_heads": 2,
+                "num_position_embeddings": 16,
+                "out_hidden_size": 256,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            "tie_word_embeddings": True,
+        },
         tokenizer="qwen2",
     ),
     "smollm3": Recipe(

@@ -25,9 +25,9 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
 
     recipe = RECIPES[name]
     torch.manual_seed(seed)
-    config = getattr(transformers, recipe.config)(
-        **{**SMALL, **recipe.values}, torch_dtype="float32"
-    )
+    # A config with parts has its sizes in that of the text.
+    values = recipe.values if "text_config" in recipe.values else {**SMALL, **recipe.values}
+    config = getattr(transformers, recipe.config)(**values, torch_dtype="float32")
     config._attn_implementation = "eager"
     model = getattr(transformers, recipe.model)(config).float().eval()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def make(name: str, folder: Path, seed: int = 0) -> Any:
     model.save_pretrained(folder)
     if recipe.next_tokens:
         add_next_tokens(folder, layer=1)
-    write_tokenizer(recipe.tokenizer, folder, config.vocab_size)
+    write_tokenizer(recipe.tokenizer, folder, config.get_text_config().vocab_size)
     return model
 
 

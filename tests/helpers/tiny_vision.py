@@ -58,9 +58,46 @@ def _idefics3() -> Any:
     )
 
 
-_MODELS = {"gemma3": _gemma3, "idefics3": _idefics3}
+def _qwen3vl() -> Any:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 1e5,
+        "mrope_section": [11, 11, 10],
+        "mrope_interleaved": True,
+    }
+    return Qwen3VLForConditionalGeneration(
+        Qwen3VLConfig(
+            text_config=TEXT | {"head_dim": 64, "rope_parameters": rope},
+            vision_config={
+                "depth": 3,
+                "hidden_size": 64,
+                "intermediate_size": 160,
+                "num_heads": 4,
+                "num_position_embeddings": 16,
+                "out_hidden_size": TEXT["hidden_size"],
+                "deepstack_visual_indexes": [0, 2],
+            },
+            vision_start_token_id=509,
+            vision_end_token_id=510,
+            image_token_id=511,
+            video_token_id=508,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+_MODELS = {"gemma3": _gemma3, "idefics3": _idefics3, "qwen3vl": _qwen3vl}
 KINDS = tuple(_MODELS)
-_MARKERS = {"idefics3": ("\n\n", "\n", "<fake_token_around_image>", "<global-img>")}
+_MARKERS = {
+    "idefics3": ("\n\n", "\n", "<fake_token_around_image>", "<global-img>"),
+    "qwen3vl": ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+}
+_TOKENIZERS = {"qwen3vl": "qwen2"}
+_SIDES = {"qwen3vl": 96}
+"""Pixels of the sides of pictures that a tower takes as they are, where it is not SIDE."""
+_PATCH = 16
 
 
 def make(kind: str, folder: Path) -> Any:
@@ -76,8 +113,9 @@ def make(kind: str, folder: Path) -> Any:
             elif "embed" not in name:
                 parameter.mul_(2.0)
     model.save_pretrained(folder)
-    tiny_models.write_tokenizer("spm", folder, 512)
-    _add_tokens(folder / "tokenizer.json", _MARKERS.get(kind, ()))
+    markers = _MARKERS.get(kind, ())
+    tiny_models.write_tokenizer(_TOKENIZERS.get(kind, "spm"), folder, 512 - len(markers))
+    _add_tokens(folder / "tokenizer.json", markers)
     write_settings(folder)
     return model
 
@@ -100,7 +138,8 @@ def write_settings(folder: Path, **changes: Any) -> None:
 def picture(kind: str) -> Any:
     """A picture of the size that a tower takes as it is: u8 [height, width, 3]."""
     rng = np.random.default_rng(3)
-    return rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    side = _SIDES.get(kind, SIDE)
+    return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def pair(kind: str, folders: pytest.TempPathFactory) -> Path:
@@ -120,11 +159,18 @@ def pair(kind: str, folders: pytest.TempPathFactory) -> Path:
     return made_once.once(made_once.shared_folder(folders) / f"vision-{kind}", convert)
 
 
+def scaled(pixels: Any) -> Any:
+    """Colours as towers take them: f32 [height, width, 3]."""
+    return ((pixels / 255.0 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+
+
 def seen(kind: str, model: Any, pixels: Any) -> Any:
     """What a model's tower and projector make of a picture: f32 [tokens, width]."""
     import torch
 
-    values = ((pixels / 255.0 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+    values = scaled(pixels)
+    if kind == "qwen3vl":
+        return _seen_by_qwen3vl(model, values)
     inputs = torch.tensor(values.transpose(2, 0, 1)[None])
     with torch.no_grad():
         if kind == "idefics3":
@@ -134,3 +180,30 @@ def seen(kind: str, model: Any, pixels: Any) -> Any:
     rows = rows.reshape(-1, rows.shape[-1]).numpy()
     # llama.cpp reads the whole first, then its one tile, which is the same.
     return np.concatenate([rows, rows]) if kind == "idefics3" else rows
+
+
+def patches(values: Any) -> tuple[Any, Any]:
+    """A picture as Qwen3-VL takes it: both frames of each patch, squares of four together.
+
+    Args:
+        values: f32 [side, side, 3].
+    """
+    import torch
+
+    across = values.shape[0] // _PATCH
+    frames = np.stack([values.transpose(2, 0, 1)] * 2)
+    parts = frames.reshape(2, 3, *(across // 2, 2, _PATCH) * 2)
+    rows = parts.transpose(2, 5, 3, 6, 1, 0, 4, 7).reshape(across**2, -1)
+    return torch.tensor(rows), torch.tensor([[1, across, across]])
+
+
+def _seen_by_qwen3vl(model: Any, values: Any) -> Any:
+    """What goes in with the tokens, and what is added in the first layers: [tokens, 3 × width]."""
+    import torch
+
+    with torch.no_grad():
+        made = model.model.get_image_features(*patches(values))
+    rows = [made.pooler_output, *made.deepstack_features]
+    return torch.cat(
+        [torch.cat(list(r)) if isinstance(r, list | tuple) else r for r in rows], 1
+    ).numpy()

@@ -45,6 +45,7 @@ STYLES: dict[str, tuple[str, ...]] = {
     "qwen35": ("qwen35",),
     "qwen35moe": ("qwen35",),
     "qwen3moe": ("qwen3",),
+    "qwen3vl": ("qwen3",),
     "smollm3": ("smollm3",),
     "stablelm": ("chatml", "roles"),
 }

@@ -40,6 +40,14 @@ def _no_sizes(_: TowerConfig) -> Sizes:
     return {}
 
 
+def _no_names(_: TowerConfig) -> dict[str, str]:
+    return {}
+
+
+def _as_it_is(_: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
 def _no_problems(_: TowerConfig) -> list[Problem]:
     return []
 
@@ -56,6 +64,9 @@ class Tower:
             which is cut off: what remains is a name of `names`.
         unused: Patterns of tensors that it has and llama.cpp does not read.
         names: Tensor of a checkpoint, without its prefix → tensor of the mmproj; `{}` is the layer.
+        names_of: Config → further names, of tensors that it counts.
+        also: Tensor of the mmproj → another one, made of the same tensor of the checkpoint.
+        given: The vision part → what it says, under the keys that other towers have.
         shapes: Tensor of the mmproj, `{}` for numbers → its shape in the sizes' symbols.
         sizes: Config → sizes by their symbols, beside those that every tower has.
         forms: Tensor of the mmproj → the view that llama.cpp expects of it.
@@ -72,6 +83,9 @@ class Tower:
     owns: tuple[str, ...]
     unused: tuple[str, ...] = ()
     names: Mapping[str, str]
+    names_of: Callable[[TowerConfig], Mapping[str, str]] = _no_names
+    also: Mapping[str, str] = field(default_factory=dict[str, str])
+    given: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_it_is
     shapes: Mapping[str, Shape]
     sizes: Callable[[TowerConfig], Sizes] = _no_sizes
     forms: Mapping[str, Callable[[str, Tensor], Tensor]] = field(

@@ -126,6 +126,7 @@ def _config(source: Source, tower: Tower) -> TowerConfig:
     whole_config = TypedObject(source.config, "config.json")
     vision = whole_config.part("vision_config").values
     filled = {**tower.defaults, **{k: v for k, v in vision.items() if v is not None}}
+    filled |= {key: value for key, value in tower.given(filled).items() if value is not None}
     text = whole_config.part("text_config")
     return TowerConfig(
         whole=whole_config,
@@ -215,6 +216,7 @@ def _fixed(tower: Tower, c: TowerConfig) -> list[Problem]:
 
 def _places(tower: Tower, c: TowerConfig) -> Iterator[tuple[str, str]]:
     layers = c.vision.need("num_hidden_layers", LAYERS)
+    yield from tower.names_of(c).items()
     for name, gguf_name in tower.names.items():
         for layer in range(layers) if "{}" in name else (0,):
             yield name.replace("{}", str(layer)), gguf_name.replace("{}", str(layer))
@@ -222,7 +224,7 @@ def _places(tower: Tower, c: TowerConfig) -> Iterator[tuple[str, str]]:
 
 def _shape_key(gguf_name: str) -> str:
     """A tensor's name as `Tower.shapes` has it."""
-    return re.sub(r"^v\.blk\.\d+\.", "v.blk.{}.", gguf_name)
+    return re.sub(r"^v\.(blk|deepstack)\.\d+\.", r"v.\1.{}.", gguf_name)
 
 
 def _own_name(tower: Tower, name: str) -> str | None:
@@ -264,8 +266,9 @@ def _mapped(
         elif tensor.dtype not in _COMPUTED:
             problems.append(Problem(f"{name} is stored as {tensor.dtype}", "16 or 32 bits"))
         else:
-            form = tower.forms.get(_shape_key(gguf_name), Renamed)
-            mapped[gguf_name] = form(gguf_name, tensor)
+            shared = (extra for extra, of in tower.also.items() if of == gguf_name)
+            for one in (gguf_name, *shared):
+                mapped[one] = tower.forms.get(_shape_key(one), Renamed)(one, tensor)
     problems += [
         Problem(
             f"tensor {name} of the vision tower has no place in an mmproj",

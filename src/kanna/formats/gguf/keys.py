@@ -191,6 +191,7 @@ OF_ARCHITECTURE: Mapping[str, FieldKind[MetaValue]] = {
     "final_logit_softcapping": _number(),
     "full_attention_interval": _whole(1),
     "logit_scale": _number(),
+    "n_deepstack_layers": _COUNT,
     "nextn_predict_layers": _COUNT,
     "residual_scale": _number(),
     "rope.dimension_count": _COUNT,

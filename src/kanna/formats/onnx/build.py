@@ -64,6 +64,7 @@ REFUSED = {
     "qwen35": _UNPROVED,
     "qwen35moe": _UNPROVED,
     "qwen3moe": _NO_BUILDER,
+    "qwen3vl": _UNPROVED,
 }
 """Families that have no graph here, and why."""
 
