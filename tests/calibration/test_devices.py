@@ -53,6 +53,7 @@ def short() -> Iterator[None]:
     torch.set_num_threads(1)
     with quick() as patch:
         patch.setattr(windows, "WINDOW", WINDOW)
+        accelerators.native_feedback(patch)
         yield
     torch.set_num_threads(threads)
 

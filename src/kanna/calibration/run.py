@@ -25,6 +25,7 @@ from kanna.calibration.site_entry import site_entry
 from kanna.calibration.sites import HEAD, sites_of
 from kanna.calibration.windows import CalibrationWindows
 from kanna.formats import safetensors
+from kanna.methods.device import remarks as remarks_of_methods
 from kanna.model import F32, Model
 
 STATE_FOLDER = "work"
@@ -106,20 +107,21 @@ def run(
             sums = network.within_memory(
                 partial(_layer, network, index, spool, windows, widest), f"layer {index}", progress
             )
-            _save(folder / f"layer-{index:05}.safetensors", sums, spool, job)
+            _save(folder / f"layer-{index:05}.safetensors", sums, spool, job, network.device)
             spool.next()
             progress.advance(1, f"layer {index}")
         head = network.within_memory(
             partial(_head, network, spool, windows, widest), "the head", progress
         )
-        _save(folder / "head.safetensors", head, spool, job)
+        _save(folder / "head.safetensors", head, spool, job, network.device)
         counts = np.bincount(
             windows.ids.ravel(), minlength=model.tensors["token_embd.weight"].shape[0]
         )
         safetensors.save(folder / EMBEDDING, {"counts": counts.astype(np.int64)})
         progress.advance(1, "head")
     progress.finish()
-    return CalibrationRun(sites=spool.close(), device=named, remarks=network.remarks)
+    remarks = [*network.remarks, *remarks_of_methods.taken()]
+    return CalibrationRun(sites=spool.close(), device=named, remarks=remarks)
 
 
 def clear(folder: Path) -> None:
@@ -159,13 +161,17 @@ def _head(
     return sums
 
 
-def _save(path: Path, sums: dict[str, InputSums], spool: _Spool, job: _SavedLayers) -> None:
+def _save(
+    path: Path, sums: dict[str, InputSums], spool: _Spool, job: _SavedLayers, device: str
+) -> None:
     """Write the sites of one layer and add them to the index, with the shrinkage each gets."""
     arrays: dict[str, Any] = {}
     for site, site_sums in sums.items():
         arrays |= site_sums.arrays(site, shard=job.shard)
         tensors = [job.model.tensors[name] for name in job.readers[site]]
-        spool.sites[site] = site_entry(site, path.name, arrays, tensors, shard=job.shard)
+        spool.sites[site] = site_entry(
+            site, path.name, arrays, tensors, shard=job.shard, device=device
+        )
     safetensors.save(path, arrays)
 
 

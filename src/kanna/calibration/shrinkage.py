@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanna import encodings, methods
+from kanna.calibration.devices import CPU
 from kanna.families.stacked import one_of
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Tensor, columns, num_rows
@@ -98,7 +99,7 @@ def _starts(block: F32, size: int) -> range:
     return range(0, len(block), size)
 
 
-def choose_for_experts(stacks: Sequence[Tensor], inputs: ExpertInputs) -> Trust:
+def choose_for_experts(stacks: Sequence[Tensor], inputs: ExpertInputs, device: str = CPU) -> Trust:
     """The two numbers with the least error on the held-out inputs of some experts.
 
     Experts that saw many tokens and few count the same.
@@ -106,6 +107,7 @@ def choose_for_experts(stacks: Sequence[Tensor], inputs: ExpertInputs) -> Trust:
     Args:
         stacks: Matrices [experts, rows, columns] that read these inputs.
         inputs: What is known of them.
+        device: Where error feedback runs.
     """
     able = [e for e in range(len(inputs.each)) if len(inputs.held_by(e)) >= LEAST_HELD]
     if not able or _encoding(stacks[0]) is None:
@@ -122,6 +124,7 @@ def choose_for_experts(stacks: Sequence[Tensor], inputs: ExpertInputs) -> Trust:
                 blended(inputs.second, inputs.each[e], int(inputs.tokens[e]), trust.shared),
                 inputs.held_by(e),
                 trust.shrink,
+                device,
             )
             for e in sorted(experts)
         ]
@@ -136,7 +139,7 @@ def _least(choices: Sequence[Trust], cost: Callable[[Trust], list[float]]) -> Tr
     return choices[int((costs / level).sum(axis=1).argmin())]
 
 
-def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
+def choose(tensors: list[Tensor], second: F32, held: F32, device: str = CPU) -> float:
     """Shrinkage among CHOICES with the least error on the held-out inputs.
 
     Some rows of each tensor are quantized to four bits under each choice; compared is the mean
@@ -146,12 +149,13 @@ def choose(tensors: list[Tensor], second: F32, held: F32) -> float:
         tensors: Matrices that read these inputs.
         second: The second moment, f32 [blocks, n, n], in blocks along the diagonal.
         held: Held-out inputs, f16 or f32 [tokens, columns].
+        device: Where error feedback runs.
     """
     if len(held) == 0 or _encoding(tensors[0]) is None:
         return DEFAULT
     x = np.concatenate([_rows(t) for t in tensors])
     inputs = held.astype(np.float32)
-    costs = {shrink: _error(tensors[0], x, second, inputs, shrink) for shrink in CHOICES}
+    costs = {shrink: _error(tensors[0], x, second, inputs, shrink, device) for shrink in CHOICES}
     return min(costs, key=lambda s: costs[s])
 
 
@@ -162,12 +166,12 @@ def _encoding(tensor: Tensor) -> encodings.Encoding | None:
     return None if cols % encoding.block else encoding
 
 
-def _error(tensor: Tensor, x: F32, second: F32, held: F32, shrink: float) -> float:
+def _error(tensor: Tensor, x: F32, second: F32, held: F32, shrink: float, device: str) -> float:
     """Mean square error of the products of rows `x` with held-out inputs, quantized under H."""
     encoding = _encoding(tensor)
     assert encoding is not None
     weights = np.concatenate([b.diagonal() for b in second]).astype(np.float32)
-    moment = SecondMoment(lambda: list(second), shrink=shrink)
+    moment = SecondMoment(lambda: list(second), shrink=shrink, device=device)
     inputs = methods.Inputs(weights=weights, second_moment=moment)
     data = methods.get("gptq").encode(encoding, x, inputs)
     out = (encoding.decode(data, x.shape[1]) - x) @ held.T

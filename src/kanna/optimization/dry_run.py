@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kanna import families
 from kanna.optimization import adapters
 from kanna.optimization.context import Context, Workspace
-from kanna.optimization.forecast import machine_rates, shapes_of
+from kanna.optimization.forecast import accelerator_rates, machine_rates, shapes_of
 from kanna.optimization.job import check_memory
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import OptimizeResult
@@ -35,7 +37,9 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
     adapter = adapters.get(request.format)(workspace)
     check_memory(adapter, request)
     shapes = shapes_of(model)
-    forecast = choose(request, adapter, shapes, machine_rates(), context.workers)
+    accelerator, unknown = accelerator_rates(context.device)
+    rates = replace(machine_rates(), accelerator=accelerator)
+    forecast = choose(request, adapter, shapes, rates, context.workers)
     bits = forecast.extent.bits
     nbytes = request.size or request.memory or int(bits * shapes.parameters / 8)
     return OptimizeResult(
@@ -58,5 +62,6 @@ def dry_run(request: OptimizeRequest, context: Context) -> OptimizeResult:
         times=times(forecast),
         time_budget=chosen(request, forecast),
         dry_run=True,
-        notes=list(model.notes),
+        device=accelerator.device if accelerator else None,
+        notes=[*model.notes, *([unknown] if unknown else [])],
     )

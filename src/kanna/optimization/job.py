@@ -22,7 +22,7 @@ from kanna.optimization.budget import Budget
 from kanna.optimization.constraints import Constraints
 from kanna.optimization.context import Context, Workspace
 from kanna.optimization.fine_tune import FineTune, open_fine_tune
-from kanna.optimization.forecast import Forecast, machine_rates, shapes_of
+from kanna.optimization.forecast import Forecast, accelerator_rates, machine_rates, shapes_of
 from kanna.optimization.guard import Guard, open_guard
 from kanna.optimization.kl_scorer import HeldOutWindows
 from kanna.optimization.local_search import LocalSearch
@@ -251,7 +251,10 @@ def _note(job: Job, budget: Budget) -> None:
 def _forecast(request: OptimizeRequest, adapter: Adapter) -> Forecast:
     """How much is done and what it takes; raises KannaError where time or disk are too short."""
     context, shapes = adapter.workspace.context, shapes_of(adapter.workspace.model)
-    forecast = choose(request, adapter, shapes, machine_rates(), context.workers)
+    accelerator, unknown = accelerator_rates(context.device)
+    context.note(*([unknown] if unknown else []))
+    rates = replace(machine_rates(), accelerator=accelerator)
+    forecast = choose(request, adapter, shapes, rates, context.workers)
     check_disk(forecast, request.out)
     context.expected = {one.stage: one.seconds for one in forecast.stages}
     return forecast

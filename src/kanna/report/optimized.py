@@ -51,8 +51,17 @@ def sections(data: dict[str, Any]) -> str:
     if tuning := optimization.get("tuned"):
         parts.append("<h2>Scales and norms tuned</h2>" + _tuned(tuning))
     if markup := _times(optimization.get("times") or []):
-        parts.append("<h2>Time</h2>" + markup)
+        parts.append("<h2>Time</h2>" + _device(optimization.get("device")) + markup)
     return "".join(parts)
+
+
+def _device(name: str | None) -> str:
+    if name in (None, "cpu"):
+        return ""
+    return (
+        f'<p class="muted">Calibrated on {html_text(name)}: the numbers of another device differ '
+        "in the last place.</p>"
+    )
 
 
 def _domains(domains: dict[str, Any]) -> str:

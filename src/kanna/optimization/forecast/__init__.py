@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kanna._util.units import format_size
 from kanna.hardware.memory import memory
 from kanna.optimization.forecast import calibration_work, correction_work, search_work
+from kanna.optimization.forecast.accelerator import accelerator_rates
 from kanna.optimization.forecast.effort import SearchExtent
 from kanna.optimization.forecast.rates import MachineRates, machine_rates
 from kanna.optimization.forecast.shapes import ModelShapes, shapes_of
@@ -19,6 +20,7 @@ __all__ = [
     "MachineRates",
     "ModelShapes",
     "StageForecast",
+    "accelerator_rates",
     "machine_rates",
     "predict",
     "shapes_of",

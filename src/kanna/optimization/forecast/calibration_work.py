@@ -42,13 +42,13 @@ def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) ->
     """Second moments of the inputs of every matrix, and how far each is trusted."""
     tokens = extent.tokens
     summed = tokens * (HELD_OUT - 1) / HELD_OUT
-    parallel = forward(shapes, tokens, rates) + read(shapes.body, rates)
+    products, parallel = forward(shapes, tokens, rates), read(shapes.body, rates)
     alone = rates.slowness * (TORCH + LAYER * shapes.layers)
     written = shapes.moment_bytes()
     for site in shapes.sites():
         first = site[0]
         reads = shapes.used if first.experts > 1 else 1
-        parallel += 2 * summed * reads * first.columns * first.block / rates.products
+        products += 2 * summed * reads * first.columns * first.block / rates.products
         written += 2 * extent.held_inputs * first.columns
         choice = _shrinkage(site, extent, rates)
         parallel, alone = parallel + choice[0], alone + choice[1] + rates.slowness * SITE
@@ -56,8 +56,10 @@ def calibrate(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) ->
     layer = 4 * shapes.largest_layer() + 3 * widest
     states = 8 * tokens * shapes.hidden
     embedded = states + 4 * min(tokens, shapes.vocabulary) * shapes.hidden
+    here, there = rates.in_torch(products)
     return Work(
-        parallel=parallel,
+        parallel=parallel + here,
+        accelerated=there,
         alone=alone + 3 * written / rates.copied,
         written=written + states * shapes.layers,
         memory=TORCH_BYTES + max(layer, embedded),
@@ -97,8 +99,10 @@ def backward(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> 
     head = 4 * shapes.head * tokens / rates.products
     head += 8 * _SOFTMAX * shapes.vocabulary * tokens / rates.copied
     states = 4 * tokens * shapes.hidden
+    here, there = rates.in_torch(layers + head)
     return Work(
-        parallel=layers + head + read(2 * shapes.body + 2 * shapes.head, rates),
+        accelerated=there,
+        parallel=here + read(2 * shapes.body + 2 * shapes.head, rates),
         alone=rates.slowness * (1.0 + 2 * LAYER * shapes.layers),
         written=states * (2 * shapes.layers + 1),
         memory=TORCH_BYTES

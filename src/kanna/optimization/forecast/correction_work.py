@@ -23,17 +23,19 @@ _DOUBLE = 2.0
 def correction(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Work:
     """Two networks side by side, products at every site, values again, and both files scored."""
     tokens = min(TOKENS, extent.tokens)
-    parallel = 2 * _PASSES * forward(shapes, tokens, rates) + read(2 * shapes.body, rates)
+    products, parallel = 2 * _PASSES * forward(shapes, tokens, rates), read(2 * shapes.body, rates)
     able = [site for site in shapes.sites() if _able(site[0])]
     for site in able:
         parallel += sum(_products(matrix, tokens, rates) for matrix in site)
-        parallel += 4 * tokens * site[0].columns ** 2 / rates.products
+        products += 4 * tokens * site[0].columns ** 2 / rates.products
     parallel += whole(shapes, extent.bits, rates)
     deciding = WINDOWS * _KINDS * shapes.window
     states, written = 4 * tokens * shapes.hidden, shapes.parameters * extent.bits / 8
     widest = max((site[0].columns for site in able), default=0)
+    here, there = rates.in_torch(products)
     return Work(
-        parallel=parallel + runs(shapes, 3 * deciding, rates),
+        accelerated=there,
+        parallel=here + parallel + runs(shapes, 3 * deciding, rates),
         alone=rates.slowness * (TORCH + SITE * len(able) + 3 * LOADED) + 4 * written / rates.copied,
         written=2 * states * (shapes.layers + 1) + 2 * written,
         memory=TORCH_BYTES

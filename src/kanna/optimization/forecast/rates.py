@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from kanna.errors import KannaError
 from kanna.hardware.cpu import cpu
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32
+from kanna.optimization.forecast.accelerator import AcceleratorRates
 
 _ROWS, _COLUMNS = 64, 1024
 _DISK_BYTES = 32 << 20
@@ -46,6 +47,8 @@ class MachineRates:
         copied: Bytes read and written again.
         disk: Bytes that are written and synced.
         python: Steps of a loop in Python.
+        accelerator: Where torch multiplies in place of the CPU; None: there is none, or nothing is
+            known of it.
     """
 
     products: float
@@ -55,11 +58,21 @@ class MachineRates:
     copied: float
     disk: float
     python: float
+    accelerator: AcceleratorRates | None = None
 
     @property
     def slowness(self) -> float:
         """How much longer Python takes here than where fixed times were measured."""
         return REFERENCE_PYTHON / self.python
+
+    def in_torch(self, seconds: float) -> tuple[float, float]:
+        """CPU seconds of products in torch, as those of the CPU and those of the accelerator."""
+        if self.accelerator is None:
+            return seconds, 0.0
+        return 0.0, seconds * self.products / self.accelerator.products
+
+
+_KEPT = [field.name for field in fields(MachineRates) if field.name != "accelerator"]
 
 
 def machine_rates() -> MachineRates:
@@ -69,7 +82,8 @@ def machine_rates() -> MachineRates:
         return kept
     rates = _measured()
     with suppress(OSError, KannaError):
-        verified.keep(path, json.dumps(asdict(rates), indent=1) + "\n")
+        kept = {name: getattr(rates, name) for name in _KEPT}
+        verified.keep(path, json.dumps(kept, indent=1) + "\n")
     return rates
 
 
@@ -85,9 +99,9 @@ def _kept(path: Path) -> MachineRates | None:
     with suppress(OSError, ValueError, TypeError, KeyError):
         if verified.unchanged(path):
             saved = json.loads(path.read_text(encoding="utf-8"))
-            values = {field.name: float(saved[field.name]) for field in fields(MachineRates)}
+            values = {name: float(saved[name]) for name in _KEPT}
             if all(0 < value < 1e18 for value in values.values()):
-                return MachineRates(**values)
+                return MachineRates(accelerator=None, **values)
     return None
 
 

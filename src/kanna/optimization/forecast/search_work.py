@@ -220,17 +220,18 @@ def tuning(shapes: ModelShapes, extent: SearchExtent, rates: MachineRates) -> Wo
 
     windows = 2 * max(1, extent.tokens // shapes.window)
     tokens, watched = windows * shapes.window, _TRIAL_WINDOWS * shapes.window
-    teacher = forward(shapes, tokens + watched, rates) + read(shapes.parameters, rates)
+    teacher = forward(shapes, tokens + watched, rates)
     # Forward; back to the inputs and to the weights; three times the weights times their factors.
     learned = 3 * forward(shapes, tokens, rates) + windows * 5 * 8 * shapes.body / rates.copied
     learned += 12 * shapes.head * tokens / rates.products
     learned += 4 * 14 * shapes.vocabulary * tokens / rates.copied
     seen = forward(shapes, watched, rates) + 4 * shapes.head * watched / rates.products
     written = shapes.parameters * extent.bits / 8
+    here, there = rates.in_torch(teacher + EPOCHS * (learned + seen) + seen)
     return Work(
-        parallel=teacher
-        + EPOCHS * (learned + seen)
-        + seen
+        accelerated=there,
+        parallel=here
+        + read(shapes.parameters, rates)
         + runs(shapes, 3 * watched, rates)
         + 0.5 * whole(shapes, extent.bits, rates),
         alone=rates.slowness * TORCH,

@@ -15,6 +15,7 @@ class Work:
     Attributes:
         parallel: CPU seconds that go to all cores.
         alone: CPU seconds that do not.
+        accelerated: Seconds of an accelerator, while the CPU waits.
         written: Bytes that go to the disk in all.
         memory: Bytes at most, of our own: pages of mapped files are not counted.
         disk: Bytes in the output folder at most while it runs.
@@ -25,6 +26,7 @@ class Work:
 
     parallel: float = 0.0
     alone: float = 0.0
+    accelerated: float = 0.0
     written: float = 0.0
     memory: float = 0.0
     disk: float = 0.0
@@ -45,7 +47,7 @@ class Work:
             disk: Bytes per second that it writes.
         """
         waited = _WRITTEN_AT_ONCE * self.written / disk
-        return self.parallel / max(1, threads) + self.alone + waited
+        return self.parallel / max(1, threads) + self.alone + self.accelerated + waited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
