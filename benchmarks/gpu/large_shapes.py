@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--preset", default="Q4_K_M")
     parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--stages", default="calibrate,gradients,measure,write")
     parser.add_argument("--small", action="store_true", help="a small shape, to try the script")
     options = parser.parse_args()
     device = pick_device(options.device)
@@ -114,6 +115,8 @@ def stages(source: Path, home: Path, device: str, options: Any) -> list[dict[str
     rows: list[dict[str, Any]] = []
 
     def add(stage: str, work: Callable[[LayerClock], object]) -> None:
+        if stage not in options.stages.split(","):
+            return
         rows.append(timed(stage, device, work))
         print(rows[-1], flush=True)
 
@@ -127,12 +130,6 @@ def stages(source: Path, home: Path, device: str, options: Any) -> list[dict[str
         "gradients",
         lambda p: gradients.gradients(model, text, stats, read.sha256, device=device, progress=p),
     )
-    add(
-        "measure",
-        lambda p: measure(
-            model, read, home / "m.json", threads=options.threads, progress=p, device=device
-        ),
-    )
     request = ConversionRequest(preset=options.preset, statistics=stats, device=device)
 
     def write(progress: LayerClock) -> object:
@@ -140,6 +137,12 @@ def stages(source: Path, home: Path, device: str, options: Any) -> list[dict[str
         return convert(source, home / "out.gguf", request, format="gguf", options=writing)
 
     add("write", write)
+    add(
+        "measure",
+        lambda p: measure(
+            model, read, home / "m.json", threads=options.threads, progress=p, device=device
+        ),
+    )
     return rows
 
 

@@ -28,7 +28,7 @@ from kanna.hardware.memory import memory as machine
 from kanna.model import F32, Model, Tensor, columns, num_rows
 from kanna.optimization.context import Workspace
 from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows
-from kanna.optimization.tuning.place import Place
+from kanna.optimization.tuning.place import TuningDevice
 from kanna.optimization.tuning.recovery import Recovery, RecoveryResult
 from kanna.optimization.tuning.subject import TuningSubject
 from kanna.optimization.tuning.training import EPOCHS, RATES, ScaleTraining
@@ -160,7 +160,7 @@ def distill(
         if earlier.kept and not subject.out.exists():
             subject.write(tuned_plan, progress)
         return earlier
-    began, place = time.perf_counter(), Place(context.device, progress, fits)
+    began, place = time.perf_counter(), TuningDevice(context.device, progress, fits)
     path = state.with_suffix(file.suffix)
 
     def learned() -> _Learned | None:
@@ -265,7 +265,7 @@ def _training(
     path: Path,
     key: str,
     *,
-    place: Place,
+    place: TuningDevice,
 ) -> ScaleTraining | None:
     """The training of what the artefact holds; None when nothing of it can learn."""
     artefact = subject.read(subject.artefact)

@@ -9,7 +9,7 @@ from kanna.calibration.student import LOGITS
 _SHARE = 8
 
 
-class Place:
+class TuningDevice:
     """A device, and how much is held there at a time.
 
     Attributes:
