@@ -24,6 +24,7 @@ from kanna._util.progress import Silent
 from kanna.calibration import statistics
 from kanna.errors import PlanError
 from kanna.evaluation.stats import MIN_WINDOWS, half_width
+from kanna.methods import device as devices
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.kl_scorer import F64, SURE, HeldOutWindows, KLScorer, Window
 from kanna.optimization.moves import first_moves, groups, moved
@@ -114,6 +115,9 @@ class LocalSearch:
         ]
         if adapter.seconds is not None:
             inputs += [adapter.seconds, [[o.seconds for o in c.options] for c in choices]]
+        device = devices.pick(adapter.workspace.context.device)
+        if device != devices.CPU:  # whose files end in other bits
+            inputs.append(device)
         key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
         self._states = _read(self._file)
         fresh = SearchState(key=key, queue=first_moves(self._groups), encodings=planned.encodings)
