@@ -16,6 +16,7 @@ import numpy as np
 from kanna import encodings, methods
 from kanna.calibration.devices import CPU
 from kanna.families.stacked import one_of
+from kanna.hardware.cpu import default_threads
 from kanna.methods.hessian import SecondMoment
 from kanna.model import F32, Tensor, columns, num_rows
 
@@ -173,7 +174,7 @@ def _error(tensor: Tensor, x: F32, second: F32, held: F32, shrink: float, device
     weights = np.concatenate([b.diagonal() for b in second]).astype(np.float32)
     moment = SecondMoment(lambda: list(second), shrink=shrink, device=device)
     inputs = methods.Inputs(weights=weights, second_moment=moment)
-    data = methods.get("gptq").encode(encoding, x, inputs)
+    data = methods.get("gptq").encode(encoding, x, inputs, threads=default_threads())
     out = (encoding.decode(data, x.shape[1]) - x) @ held.T
     return float(np.mean(np.square(out), dtype=np.float64))
 
