@@ -37,6 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-points", type=int, default=200, help="How often `-m kill` ends a command."
     )
+    parser.addoption(
+        "--odd-requests", type=int, default=50, help="Requests of odd fields for each engine."
+    )
+    parser.addoption("--odd-seed", type=int, default=1, help="Other fields for another number.")
     parser.addoption("--kill-seed", type=int, default=0, help="Other points for another number.")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import engine_artefacts
+from helpers import engine_artefacts, odd_requests
 from helpers.gateways import Local, local, until
 from pydantic import BaseModel, Field
 
@@ -244,6 +244,49 @@ def test_options_without_measure_are_refused(gateway: Local, options: dict[str, 
     assert status in (400, 413) and answer["error"]["type"] == "invalid_request_error"
     # The first large body waits for the process that reads it, on a machine that has other work.
     assert time.monotonic() - started < 30
+
+
+def test_odd_fields_together_are_answered_and_stop_nothing(
+    gateway: Local, request: pytest.FixtureRequest
+) -> None:
+    """Requests of two to six odd fields: what each field may be is no promise for all of them."""
+    count, seed = (request.config.getoption(f"--odd-{name}") for name in ("requests", "seed"))
+    with odd_requests.healthy(gateway.port) as unhealthy:
+        wrong, statuses, slowest = odd_requests.send(gateway.port, seed, count)
+    print(f"{gateway.pool.find('m').engine.name}: {statuses}, the slowest {slowest:.1f} s")
+    assert not wrong, "\n".join(wrong)
+    assert statuses[200] and statuses[400], "some are taken and some refused"
+    assert unhealthy == [] and gateway.main.restarts == 0
+    until(lambda: gateway.inside == 0)
+    assert gateway.post(COMPLETION, {"prompt": "a", "max_tokens": 2})[0] == 200
+
+
+BEGUN: Any = [*HELLO, {"role": "assistant", "content": [{"type": "text", "text": "</s>"}]}]
+"""A chat whose answer begins with the token that ends one."""
+TOOL: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOGETHER: list[tuple[str, dict[str, Any]]] = [
+    (COMPLETION, {"prompt": ["a", "b"], "tools": [TOOL], "tool_choice": "required"}),
+    (COMPLETION, {"prompt": "a", "grammar": 'root ::= "\\x00"'}),
+    (COMPLETION, {"prompt": "a", "grammar": 'root ::= "\\x00"', "stream": True}),
+    (CHAT, {"messages": BEGUN, "json_schema": {}}),
+    (CHAT, {"messages": BEGUN, "response_format": {"type": "json_object"}}),
+    (CHAT, {"messages": BEGUN, "tools": [TOOL], "tool_choice": "required"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), TOGETHER, ids=lambda value: " ".join(value)[:60])
+def test_fields_that_ended_an_engine_together_end_none(
+    gateway: Local, path: str, body: dict[str, Any]
+) -> None:
+    status, answer = odd_requests.ask(
+        gateway.port, path, {"model": "m", "max_tokens": 4, **body}, timeout=60
+    )
+    assert 200 <= status < 500 and b"server_error" not in answer, answer
+    assert gateway.main.restarts == 0 and gateway.main.state == "ready"
+    if body.get("messages") is BEGUN and gateway.pool.find("m").engine.name == "gguf":
+        assert (status, json.loads(answer)["error"]["param"]) == (400, "messages")
+    if "tools" in body and path == COMPLETION:
+        assert status == 200, "a completion has no tools, as with OpenAI"
 
 
 def test_biases_of_tokens_that_are_not_there_cost_nothing(gateway: Local) -> None:

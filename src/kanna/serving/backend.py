@@ -85,11 +85,18 @@ class Backend:
         """Render a chat under limits, where the engine's own program would render it without.
 
         Raises:
-            ApiError: 400: the template takes more than it may.
+            ApiError: 400: the template takes more than it may, or the chat would end the engine.
         """
         check = self._chat_check
         if check is None:
             return
+        if check.begins_beyond_its_end(body):
+            raise ApiError(
+                400,
+                "an answer that is held to a schema or to tools cannot begin with a token that "
+                "ends it: the last message is the assistant's",
+                param="messages",
+            )
         try:
             await asyncio.get_running_loop().run_in_executor(_rendering, check.check, body)
         except TemplateLimitError as error:

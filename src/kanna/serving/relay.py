@@ -177,19 +177,15 @@ async def stream(
     """
     body = unfinished.marked(body)
     clock = _StreamClock(metrics, backend.config.name, started)
-    unsent, last, ended, count, left = b"", b"", False, 0, True
+    last, ended, count, left = b"", False, 0, True
     opening = asyncio.ensure_future(_open(backend, path, body, backend.main))
     try:
         response = await asyncio.shield(opening)
-        async for part in response.parts():
-            unsent = unsent + part if unsent else part
-            end = unsent.rfind(sse.SEPARATOR) + len(sse.SEPARATOR)
-            if end < len(sse.SEPARATOR):
-                continue
-            events, unsent = unsent[:end], unsent[end:]
+        async for events in sse.whole(response.parts()):
             if path == CHAT:
                 events = unparsed.ended_as_text(events, last, backend.config.name) or events
                 last = events
+            events, failure = sse.until_error(events)
             arrived = events.count(sse.PREFIX + b"{")
             count += arrived
             clock.observe(arrived)
@@ -198,10 +194,13 @@ async def stream(
                 events = _take_usage(events, usage, include_usage)
             if events:
                 yield events
-    except (EngineConnectionError, ApiError) as error:
-        left = False  # it refused, or ended and cannot be asked: what was sent counts
-        if isinstance(error, ApiError):
-            raise
+            if failure:  # the engine lives, and is done with this request
+                raise await engine_errors.explain(backend.main, path, body, 500, failure)
+    except ApiError:
+        left = False  # it refused: what was sent counts
+        raise
+    except EngineConnectionError:
+        left = False  # it ended, and cannot be asked
     finally:
         if not usage.prompt:
             usage.completion = max(0, count - (path == CHAT))  # a chat's first event has none

@@ -7,7 +7,7 @@ third of a millisecond of work, a fifth of the time that llama.cpp takes for the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,14 @@ class ChatCheck:
         named: By name, as `kanna.tokenizer.templates` has them.
         bos: Text of the token that begins a text; empty: none.
         eos: Text of the token that ends a text.
+        controls: Texts of all tokens that are no text, those that end an answer among them.
         problem: Why no chat is answered; empty: the template renders what was tried.
     """
 
     named: Mapping[str, str]
     bos: str = ""
     eos: str = ""
+    controls: frozenset[str] = frozenset()
     problem: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,20 @@ class ChatCheck:
                 self.check(body)
         except TemplateLimitError as error:
             self.problem = error.found
+
+    def begins_beyond_its_end(self, body: dict[str, Any]) -> bool:
+        """Whether a chat holds an answer to a form, and begins it with a token that ends answers.
+
+        llama.cpp reads the last message of an assistant as the beginning of the answer, has its
+        grammar accept each token of it, and ends the program where that is an end.
+        """
+        last = body["messages"][-1]
+        shape = (body.get("response_format") or {}).get("type", "text")
+        held = shape != "text" or body.get("json_schema") is not None or body.get("tools")
+        if last.get("role") != "assistant" or not held:
+            return False
+        text = "".join(_texts(last))
+        return any(control in text for control in self.controls)
 
     def check(self, body: dict[str, Any]) -> None:
         """Render a chat, and forget it; a template that refuses it is the engine's to explain.
@@ -91,3 +107,16 @@ class ChatCheck:
             raise
         except (FormatError, ValueError):
             return
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a message, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name not in ("role", "type"):
+                yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)

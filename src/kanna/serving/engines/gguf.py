@@ -34,6 +34,8 @@ from kanna.serving.engines.handshake import announce_ready
 if TYPE_CHECKING:
     from kanna.serving.engines.chat_check import ChatCheck
 
+_CONTROL = 3
+"""The type of a token that is no text, in `tokenizer.ggml.token_type`."""
 _BATCH = 512
 """Prompt tokens between two answers to a probe; llama.cpp computes no more at a time."""
 
@@ -228,10 +230,13 @@ def _cached_chat_check(path: Path, version: State) -> ChatCheck:
         at = file.value(f"tokenizer.ggml.{kind}_token_id")
         return str(tokens[at]) if isinstance(at, int) and 0 <= at < len(tokens) else ""
 
+    kinds = file.value("tokenizer.ggml.token_type", ())
+    controls = {str(token) for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL}
     return ChatCheck(
         named={name: text for name, text in named.items() if isinstance(text, str)},
         bos=text("bos"),
         eos=text("eos"),
+        controls=frozenset((controls | {text(k) for k in ("eos", "eot", "eom")}) - {""}),
     )
 
 

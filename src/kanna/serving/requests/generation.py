@@ -230,6 +230,10 @@ def _refuse_suffix(value: Any) -> Any:
     raise wrong("texts are continued at their end alone: leave it out")
 
 
+_OF_CHATS = ("messages", "tools", "tool_choice", "parallel_tool_calls")
+"""What a completion has no place for, as with OpenAI."""
+
+
 class Completion(GenerationParameters):
     """The body of /v1/completions.
 
@@ -245,6 +249,8 @@ class Completion(GenerationParameters):
     def normalized(self) -> dict[str, Any]:
         """The body as engines get it: llama.cpp reads a schema here, and no response_format."""
         body = super().normalized()
+        for field in _OF_CHATS:
+            body.pop(field, None)
         shape = body.pop("response_format", None) or {}
         if shape.get("type") == "json_schema":
             body["json_schema"] = shape["json_schema"]["schema"]
