@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from kanna._util.processes import started
 from kanna._util.progress import Progress
 from kanna.errors import KannaError, MissingError
+from kanna.hardware.cpu import run
 from kanna.runtime.backends import BUILT, path_of
 
 _STEP = re.compile(r"^\[(\d+)/(\d+)\]\s*(.*)")
@@ -51,11 +54,30 @@ def options(backend: str, native: bool, folder: Path) -> tuple[str, ...]:
         "CMAKE_BUILD_WITH_INSTALL_RPATH=ON",
         "CMAKE_INSTALL_RPATH=$ORIGIN",
         "CMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
+        *_standard_library(),
         "LLAMA_BUILD_NUMBER=0",
         "LLAMA_BUILD_COMMIT=package",
         *built.options,
         *built.own_options(folder),
     )
+
+
+def _standard_library() -> tuple[str, ...]:
+    """Options for one C++ standard library in the process, on Linux.
+
+    Some compilers link it into each library, which then exports it: a stream of one library comes
+    to a locale of another, and the process ends. So the system's is named first, and what is taken
+    from archives all the same is not exported.
+    """
+    if sys.platform != "linux":
+        return ()
+    hidden = "-Wl,--exclude-libs,ALL"
+    flags = (f"CMAKE_SHARED_LINKER_FLAGS={hidden}", f"CMAKE_MODULE_LINKER_FLAGS={hidden}")
+    compiler = os.environ.get("CXX", "") or path_of("c++", "g++", "clang++")
+    shared = Path(run(compiler, "-print-file-name=libstdc++.so.6").strip()) if compiler else Path()
+    if not shared.is_absolute() or not shared.is_file():
+        return flags
+    return (*flags, f"CMAKE_CXX_STANDARD_LIBRARIES={shared.resolve()}")
 
 
 def build(
