@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,18 @@ import kanna
 from kanna._util import extras
 from kanna._util.units import parse_duration
 from kanna.cli.main import cli
-from kanna.errors import OutputError, UsageError
+from kanna.errors import MissingError, OutputError, UsageError
+from kanna.hardware.accelerators import Accelerator
 from kanna.optimization import STAGES, deadline, forecast, time_budget
 from kanna.optimization.context import Context
-from kanna.optimization.forecast import MachineRates, ModelShapes, SearchExtent, predict, rates
+from kanna.optimization.forecast import (
+    MachineRates,
+    ModelShapes,
+    SearchExtent,
+    accelerator,
+    predict,
+    rates,
+)
 from kanna.optimization.forecast.shapes import MatrixShape
 from kanna.optimization.measure import CANDIDATES
 from kanna.optimization.request import EFFORTS, OptimizeRequest
@@ -243,6 +252,34 @@ def test_rates_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(pytest.fail.Exception):
         rates.machine_rates()
+
+
+def test_an_accelerator_counts_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch multiplies takes less; what is not known is said, and counted on the CPU."""
+    rates_of = accelerator.AcceleratorRates(device="cuda", products=4e13)
+    shapes, extent = _shapes(8, hidden=2048), _extent()
+    without = predict(shapes, extent, RATES, available=1 << 40)
+    with_it = predict(shapes, extent, replace(RATES, accelerator=rates_of), available=1 << 40)
+    faster = {
+        one.stage
+        for one, other in zip(with_it.stages, without.stages, strict=True)
+        if one.seconds < other.seconds
+    }
+    assert faster >= {"calibrate", "gradients"} and "prove" not in faster
+    gpu = Accelerator(kind="gpu", name="A GPU", api="CUDA")
+    monkeypatch.setattr(accelerator, "accelerators", lambda: (gpu,))
+
+    def absent(_: str | None) -> str:
+        raise MissingError("no torch")
+
+    monkeypatch.setattr(accelerator, "pick_device", absent)
+    assert accelerator.accelerator_rates("cpu") == (None, "")
+    known, note = accelerator.accelerator_rates(None)
+    assert known is None and "A GPU" in note and "not known" in note
+    monkeypatch.setattr(accelerator, "pick_device", lambda _: "cpu")
+    assert "built without the driver of A GPU" in accelerator.accelerator_rates(None)[1]
+    monkeypatch.setattr(accelerator, "accelerators", tuple)
+    assert accelerator.accelerator_rates(None) == (None, "")
 
 
 @pytest.mark.parametrize(
