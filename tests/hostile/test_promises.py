@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from kanna.serving import requests
+from kanna.chat_templates import environment, pool, worker
+from kanna.fleet import access
+from kanna.formats import computed_sizes
+from kanna.serving import body_worker, connections, large_bodies, requests, watchdog
+from kanna.serving.constraints import checker, trial_child
+from kanna.serving.engines import _http_server
+from kanna.serving.guard import store
+from kanna.serving.settings import GatewayLimits
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
@@ -52,3 +65,66 @@ def test_each_program_has_its_classes(program: str) -> None:
 def test_no_request_sets_an_option_of_the_engine_s_own(option: str) -> None:
     body = {"model": "m", "prompt": "a", option: -5}
     assert option not in requests.check(requests.Completion, body)
+
+
+def test_numbers_of_the_page_are_those_of_the_code() -> None:
+    limits = GatewayLimits()
+    depth = importlib.import_module("kanna.serving.requests.check").MAX_DEPTH
+    numbers = {
+        f"bodies end at {limits.body >> 20} MiB and after {limits.header_time:.0f} s": 1,
+        f"answers after {limits.request_time / 60:.0f} minutes": 1,
+        f"streams that stand still after {limits.idle_time / 60:.0f}": 1,
+        f"what stays unread for {limits.stall_time:.0f} s": 1,
+        f"| {limits.connections}; more get 503": 1,
+        f"heads end at {connections._MAX_HEAD >> 10} KiB and {connections._MAX_HEADERS} headers": 2,
+        f"over {large_bodies.LARGE >> 10} KiB it is parsed": 1,
+        f"at most {body_worker.MAX_VALUES:,} values, {body_worker.MAX_CONTAINERS:,} objects and "
+        f"lists, {depth} in each other": 1,
+        f"within {pool.SECONDS:.0f} s of computing, {environment.MAX_STEPS:,} steps, "
+        f"{worker.MEMORY >> 20} MB": 1,
+        f"in a process with {trial_child.TRIAL_TIME:.0f} s and "
+        f"{trial_child.TRIAL_MEMORY >> 30} GiB": 1,
+        f"({watchdog._LEAST:.0f} s and four of its largest batches)": 1,
+        f"stands still for {watchdog._STALLED_START:.0f} s while it starts": 1,
+        f"{connections._MAX_TINY:,} chunks under {connections._TINY} bytes": 1,
+        f"verdicts are kept in memory, {checker._MAX_KNOWN:,} of them": 1,
+        f"may have {computed_sizes.MOST_OF_SMALL >> 30} GiB and "
+        f"{computed_sizes._MOST_TIMES} times": 1,
+    }
+    assert watchdog._PATIENCE == 4
+    for text, least in numbers.items():
+        assert PAGE.count(text) >= least, f"docs/security.md does not say {text!r}"
+
+
+def _of_gateway() -> None:
+    assert store.matching("kanna-ab-cd", None) is None
+
+
+def _of_fleet() -> None:
+    nobody: Any = SimpleNamespace(device_of_key=lambda key: None, key=lambda key: None)
+    assert access.KeyBook(nobody).visitor("kanna-ab-cd") is None
+
+
+def _of_engine() -> None:
+    async def handler(body: Any, request: Any) -> Any:
+        raise AssertionError("it has no key")
+
+    request: Any = SimpleNamespace(headers={"authorization": "Bearer b"})
+    answer = asyncio.run(_http_server._guarded(handler, "a")(request))
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize("asked", [_of_gateway, _of_fleet, _of_engine])
+def test_keys_are_compared_in_constant_time(
+    asked: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[Any, Any]] = []
+
+    def compare(one: Any, other: Any, same: Any = hmac.compare_digest) -> bool:
+        compared.append((one, other))
+        return same(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    asked()
+    [(one, other)] = compared
+    assert one and other, "also for a key that is not known"
