@@ -147,8 +147,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
-    help="Where to calibrate, measure, correct and tune: cpu, cuda or mps. [default: an "
-    "accelerator when there is one]",
+    help="Where to calibrate, measure, choose values, correct and tune: cpu, cuda or mps. "
+    "[default: an accelerator when there is one]",
 )
 @options.threads
 @options.revision

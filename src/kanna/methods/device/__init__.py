@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,7 +149,7 @@ def better_rows(
         remarks.add(f"{name} has no grid on {device}: gptq runs on the CPU for it")
         return None
     out = np.empty_like(data)
-    with _one_at_a_time:
+    with _one_at_a_time, _current(device):
         try:
             for moment in moments.moments_on(second_moment, device):
                 work = partial(feedback.improved, grid, moment, passes=passes, rounds=rounds)
@@ -167,6 +168,13 @@ def better_rows(
             )
             return None
     return out
+
+
+def _current(device: str) -> AbstractContextManager[object]:
+    """Where Triton starts kernels: on CUDA's current device, whichever one tensors are on."""
+    import torch
+
+    return torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
 
 
 def _by_tiles(work: Callable[[Any, Any], Any], x: F32, data: U8, out: U8, device: str) -> None:
