@@ -96,7 +96,7 @@ def _measured(name: str, second: SecondMoment, options: Any) -> dict[str, Any]:
     search = time.perf_counter() - begin
     step = max(1, min(options.rows, device.BLOCK_WEIGHTS // columns))
     begin = time.perf_counter()
-    _on_device(name, weights[:step], start[:step], second)
+    once = _on_device(name, weights[:step], start[:step], second)
     first = time.perf_counter() - begin
     if where.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -121,6 +121,7 @@ def _measured(name: str, second: SecondMoment, options: Any) -> dict[str, Any]:
         "memory, GB": memory,
         "of native": cost / _cost(encoding, native, x, moment),
         "of search": cost / _cost(encoding, before, x, moment),
+        "same twice": np.array_equal(once, parts[0]),
         "first, s": first,
         "search, s": search,
     }

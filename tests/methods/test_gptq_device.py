@@ -321,5 +321,8 @@ def test_as_good_on_cuda_as_the_native_code(name: str) -> None:
     now = device.better_rows(name, x, data, second, passes=2, rounds=2)
     assert now is not None
     assert device.remarks.taken() == []
+    again = device.better_rows(name, x, data, second, passes=2, rounds=2)
+    assert again is not None
+    assert np.array_equal(now, again)
     native = costs(name, natively(name, x, data, passes=2, rounds=2), x).sum()
     assert costs(name, now, x).sum() == pytest.approx(native, rel=0.01)
