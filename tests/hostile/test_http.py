@@ -66,7 +66,11 @@ MALFORMED = {
         400,
     ),
     "chunks of one byte": (
-        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 100_000 + b"0\r\n\r\n",
+        # The whole would be a request: the chunks alone are what is wrong with it.
+        POST
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + b"1\r\n \r\n" * 5000
+        + b'2b\r\n{"model":"m","prompt":"a","max_tokens":  1}\r\n0\r\n\r\n',
         400,
     ),
     "another host in the target": (b"GET http://evil/v1/models HTTP/1.1\r\n" + HEAD + b"\r\n", 400),

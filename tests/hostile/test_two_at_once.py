@@ -218,6 +218,12 @@ def test_a_folder_has_its_name_when_it_is_complete(
     assert {p.name for p in tmp_path.iterdir()} == {"out"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights elsewhere")
+def test_a_folder_of_work_is_its_owner_s(tmp_path: Path) -> None:
+    with own_files.scratch(tmp_path) as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_a_fresh_name_is_never_one_that_lies_in_wait(tmp_path: Path) -> None:
     names = {own_files.fresh_name(tmp_path / "a") for _ in range(100)}
     assert len(names) == 100
