@@ -155,6 +155,27 @@ def test_verify_sees_another_tower_and_other_settings(gemma3: Path, copy: Path) 
     assert "tensor values" in [c.name for c in result.checks if not c.ok]
 
 
+def test_verify_and_fit_take_a_tower_beside_the_text(gemma3: Path, tmp_path: Path) -> None:
+    text, tower = tmp_path / "text.gguf", tmp_path / "mmproj.gguf"
+    kanna.convert(gemma3, text, encoding="f32", progress=Silent())
+    convert(gemma3, tower)
+    result = kanna.verify(gemma3, text, mmproj=tower, progress=Silent())
+    assert {c.name: c.ok for c in result.checks if c.name.startswith("tower: ")} == {
+        f"tower: {name}": True for name in CHECKS
+    }
+    wrong = kanna.verify(gemma3, text, mmproj=text, progress=Silent())
+    assert [c.name for c in wrong.checks if c.ok is False] == ["tower: belongs to the model"]
+    plain, seeing = (
+        kanna.fit(gemma3, memory="1GB", mmproj=counted, progress=Silent())
+        for counted in (False, True)
+    )
+    more = {b.memory_bytes - a.memory_bytes for a, b in zip(plain.rows, seeing.rows, strict=True)}
+    [taken] = more
+    weights = sum(t.nbytes for t in gguf.read(tower).tensors.values())
+    assert weights < taken < weights + (1 << 20)
+    assert any("vision tower takes" in note for note in seeing.notes)
+
+
 def edit(folder: Path, name: str, **changes: Any) -> None:
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

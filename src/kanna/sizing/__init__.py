@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import UsageError
+from kanna.families import towers
 from kanna.formats.base import Format
 from kanna.formats.memory import buffer_bytes, cache_bytes
 from kanna.hardware import encoding_speed, measured_speed, targets
@@ -100,6 +101,7 @@ def fit(
     format: str = formats.DEFAULT,
     target: str | None = None,
     speeds: str | Path | None = None,
+    mmproj: bool = False,
     revision: str | None = None,
     offline: bool = False,
     progress: Progress | None = None,
@@ -119,6 +121,7 @@ def fit(
             None: this machine.
         speeds: A file of costs of encodings, as `bench` exports them (GGUF); None: without a
             target those of this machine, where they were measured.
+        mmproj: Count the source's vision tower, in 16 bits and reading a picture.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
@@ -140,11 +143,17 @@ def fit(
     asked = optional_size(memory)
     limit = asked if asked is not None else device.memory if device is not None else _free()
     table = _speeds(model, chosen, device, speeds)
-    unsorted = rows(opened, model, chosen, limit, context, target=device, speeds=table)
-    fitted = sorted(unsorted, key=lambda r: -r.file_bytes)
+    beside = towers.memory_bytes(opened) if mmproj else 0
+    unsorted = rows(opened, model, chosen, limit - beside, context, target=device, speeds=table)
+    fitted = [
+        replace(row, memory_bytes=row.memory_bytes + beside)
+        for row in sorted(unsorted, key=lambda r: -r.file_bytes)
+    ]
     # Of the smallest: a cache is larger only where all is float32, in a format that packs it.
-    overhead = fitted[-1].kv_bytes + fitted[-1].buffer_bytes
+    overhead = fitted[-1].kv_bytes + fitted[-1].buffer_bytes + beside
     notes = model.notes + _notes(model, context, overhead, limit) + _on_demand(fitted)
+    if beside:
+        notes.append(f"the vision tower takes {format_size(beside)} of it, in 16 bits")
     if chosen.memory is not None and (draft := chosen.memory.drafts(model, context)):
         notes.append(
             f"its head for further tokens takes {format_size(draft)} of cache beside this where "

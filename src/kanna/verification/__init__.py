@@ -62,6 +62,7 @@ def verify(
     data: str | Path | Sequence[str | Path] | None = None,
     retention: float = LEAST,
     gate: str | Path | None = None,
+    mmproj: str | Path | None = None,
     threads: int | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -89,6 +90,7 @@ def verify(
         data: Held-out examples to measure that by; None: those beside the adapter.
         retention: Least share of the gain that must be kept.
         gate: A file to write the checks to, with the hashes of the files: `kanna.push` asks for it.
+        mmproj: The vision tower beside the file, which is checked too, with it.
         threads: Threads to use; None: one per physical core.
         revision: Branch, tag or commit of a model on the hub.
         offline: Use only what is on this machine.
@@ -132,6 +134,11 @@ def verify(
     )
     if proof is not None:
         checks = checks + proof.checks
+    if mmproj is not None:
+        tower = locate(mmproj, offline=offline, check=False, progress=progress)
+        checks += towers.check_beside(
+            opened, artefact, tower, threads or default_threads(), progress
+        )
     result = VerifyResult(
         source=opened.given,
         artefact=str(artefact),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from kanna.checks import Check
 from kanna.errors import KannaError, MissingError
 from kanna.evaluation.reference import reference_gguf
 from kanna.families import towers
+from kanna.families.towers import pairing
 from kanna.formats import gguf
 from kanna.runtimes import sight
 from kanna.sources import Source
@@ -31,7 +33,37 @@ def is_mmproj(artefact: Path) -> bool:
         return False
 
 
-def check(source: Source, artefact: Path, threads: int, progress: Progress) -> list[Check]:
+def check_beside(
+    source: Source, text: Path, mmproj: Path, threads: int, progress: Progress
+) -> list[Check]:
+    """The checks of a tower, with the model of text that it lies beside.
+
+    Args:
+        source: The checkpoint of both.
+        text: The GGUF of the text.
+        mmproj: The GGUF of the tower.
+        threads: Threads to use.
+        progress: Where progress is reported.
+
+    Raises:
+        UnsupportedError: The checkpoint has no tower that is known here.
+    """
+    try:
+        pairing.check_pair(text, mmproj)
+    except KannaError as error:
+        return [Check(name="tower: belongs to the model", ok=False, detail=error.found)]
+    made = check(source, mmproj, threads, progress, text=text)
+    return [replace(one, name=f"tower: {one.name}") for one in made]
+
+
+def check(
+    source: Source,
+    artefact: Path,
+    threads: int,
+    progress: Progress,
+    *,
+    text: Path | None = None,
+) -> list[Check]:
     """Tensors present, their values, the numbers of the tower, and that llama.cpp reads a picture.
 
     Args:
@@ -39,6 +71,7 @@ def check(source: Source, artefact: Path, threads: int, progress: Progress) -> l
         artefact: The mmproj.
         threads: Threads to use.
         progress: Where progress is reported.
+        text: The GGUF of the text that it lies beside; None: the checkpoint's, in float32.
 
     Raises:
         UnsupportedError: The checkpoint has no tower that is known here.
@@ -57,13 +90,21 @@ def check(source: Source, artefact: Path, threads: int, progress: Progress) -> l
     if any(not one.ok for one in checks):
         return checks
     side = int(expected.metadata["clip.vision.image_size"].value)
-    return [*checks, _reads(source, artefact, side, threads, progress)]
-
-
-def _reads(source: Source, artefact: Path, side: int, threads: int, progress: Progress) -> Check:
-    """Whether llama.cpp reads a picture with the tower, beside the checkpoint's model of text."""
     try:
-        text = reference_gguf(source.path, progress=progress)
+        beside = text or reference_gguf(source.path, progress=progress)
+    except KannaError as error:
+        return [*checks, Check(name=_READS, ok=_failed(error), detail=error.found)]
+    return [*checks, _reads(beside, artefact, side, threads)]
+
+
+def _failed(error: KannaError) -> bool | None:
+    """What an error makes of a check: not made where something is not installed."""
+    return None if isinstance(error, MissingError) else False
+
+
+def _reads(text: Path, artefact: Path, side: int, threads: int) -> Check:
+    """Whether llama.cpp reads a picture with the tower, beside a model of text."""
+    try:
         rows = sight.see(text, artefact, _gradient(side), threads=threads).embeddings
     except MissingError as error:
         return Check(name=_READS, ok=None, detail=f"{error.found}: {error.todo}")

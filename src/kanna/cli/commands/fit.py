@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="Costs of encodings that `kanna bench SRC --encodings --export FILE` measured elsewhere.",
 )
+@click.option(
+    "--mmproj",
+    is_flag=True,
+    help="Count the vision tower of SRC too, in 16 bits, as `kanna convert --mmproj` writes it.",
+)
 @options.revision
 @options.offline
 def fit_command(terminal: Terminal, source: str, **choices: Any) -> None:

@@ -40,6 +40,11 @@ EXIT = {"proved": 0, "failed": 1, "unprovable": 3}
     type=options.FILE,
     help="Write the checks with the hashes of the files to this file, for `kanna push`.",
 )
+@click.option(
+    "--mmproj",
+    type=options.MODEL,
+    help="The vision tower beside FILE: it is held to SRC as well, and reads a picture with FILE.",
+)
 @options.threads
 @options.revision
 @options.offline

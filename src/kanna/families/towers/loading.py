@@ -16,7 +16,7 @@ from kanna.families._general import general
 from kanna.families._refusal import raise_fatal
 from kanna.families.base import Problem
 from kanna.families.towers.base import Sizes, Tower, TowerConfig
-from kanna.families.towers.stored import ARCH
+from kanna.families.towers.stored import ARCH, stored
 from kanna.formats.text_files import read_object
 from kanna.formats.views import Renamed
 from kanna.model import (
@@ -277,6 +277,25 @@ def _mapped(
         for name in given
     ]
     return mapped, problems
+
+
+def memory_bytes(source: Source, wanted: str = "f16") -> int:
+    """What a checkpoint's tower takes beside the model of text: weights, states of a picture.
+
+    Args:
+        source: The checkpoint.
+        wanted: The encoding of its matrices.
+
+    Raises:
+        UnsupportedError: As `load`.
+    """
+    loaded = load(source)
+    bits = sum(
+        num_weights(tensor) * encodings.get(rounding(loaded.tower, tensor, wanted)).bits
+        for tensor in loaded.model.tensors.values()
+    )
+    seen = stored(loaded.model.metadata)
+    return int(bits / 8) + (seen.state_bytes if seen is not None else 0)
 
 
 def rounding(tower: Tower, tensor: Tensor, wanted: str) -> str:

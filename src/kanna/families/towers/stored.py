@@ -11,6 +11,9 @@ from kanna.model import MetaValue
 ARCH = "clip"
 """What llama.cpp calls the architecture of every mmproj."""
 
+_STATES = 16
+"""States of a patch that are held at a time: queries, keys, values, four of the middle, twice."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTower:
@@ -31,6 +34,13 @@ class StoredTower:
     layers: int | None
     hidden: int | None
     text_hidden: int | None
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the states of one picture while it is read, about; 0 where the file does not say."""
+        if not (self.picture and self.patch and self.hidden):
+            return 0
+        return (self.picture // self.patch) ** 2 * self.hidden * 4 * _STATES
 
     def words(self) -> str:
         """`gemma3, pictures of 896 × 896 in patches of 14, 27 layers of 1,152 values`."""

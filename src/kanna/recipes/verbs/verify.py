@@ -10,6 +10,7 @@ VERB = StepVerb(
         "artefact": kinds(MODEL, ADAPTER),
         "adapter": kinds(ADAPTER),
         "data": kinds(TEXT),
+        "mmproj": kinds(MODEL),
     },
     figures={"gate": at("status")},
     own=frozenset({"gate"}),

@@ -40,10 +40,6 @@ _BATCH = 512
 """Prompt tokens between two answers to a probe; llama.cpp computes no more at a time."""
 
 
-_STATES = 16
-"""States of a patch that a tower holds at a time: queries, keys, values, four of its middle."""
-
-
 def accepts(path: Path) -> bool:
     """Whether the file begins as a GGUF does."""
     if not path.is_file():
@@ -101,9 +97,7 @@ def _picture_bytes(mmproj: str) -> int:
     from kanna.formats import gguf
 
     tower = towers.stored(gguf.read(Path(mmproj)).metadata)
-    if tower is None or not (tower.picture and tower.patch and tower.hidden):
-        return 0
-    return (tower.picture // tower.patch) ** 2 * tower.hidden * 4 * _STATES
+    return tower.state_bytes if tower is not None else 0
 
 
 def check_tower(path: Path, mmproj: Path) -> None:
