@@ -136,7 +136,7 @@ def verify(
         checks = checks + proof.checks
     if mmproj is not None:
         tower = locate(mmproj, offline=offline, check=False, progress=progress)
-        checks += towers.check_beside(
+        checks = checks + towers.pair_checks(
             opened, artefact, tower, threads or default_threads(), progress
         )
     result = VerifyResult(

@@ -33,7 +33,7 @@ def is_mmproj(artefact: Path) -> bool:
         return False
 
 
-def check_beside(
+def pair_checks(
     source: Source, text: Path, mmproj: Path, threads: int, progress: Progress
 ) -> list[Check]:
     """The checks of a tower, with the model of text that it lies beside.
