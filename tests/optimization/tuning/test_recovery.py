@@ -15,6 +15,7 @@ from helpers import needs
 import kanna
 from kanna.errors import UsageError
 from kanna.optimization import measure
+from kanna.optimization.kl_scorer import SURE
 from kanna.optimization.request import OptimizeRequest
 
 torch = pytest.importorskip("torch")
@@ -43,7 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("recovery")
     with optimizing.learning(home / "cache") as patch:
         patch.setattr(measure, "CANDIDATES", QUICK)
-        patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | {"num_hidden_layers": 2})
+        sizes = {"num_hidden_layers": 2, "intermediate_size": 768}  # no builder takes it for a head
+        patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | sizes)
         learn(tiny_models.make("smollm", home / "tiny"), home / "tiny", stories(1500, 0))
         (home / "text.txt").write_text(stories(900, 1), encoding="utf-8")
         (home / "short.txt").write_text(stories(60, 2), encoding="utf-8")
@@ -96,6 +98,22 @@ def test_a_file_of_few_bits_loses_less_on_its_domain(
     )
     again = json.loads(optimize(home, "out").stdout)
     assert again["tuning"] == told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "bpw"), [("onnx", "4.1"), ("mlx", "3")])
+def test_folders_are_judged_in_their_runtime(home: Path, format: str, bpw: str) -> None:
+    pytest.importorskip("mlx_lm" if format == "mlx" else "onnxruntime_genai")
+    words = ["--format", format, "--bpw", bpw, "--effort", "fast", "--recover"]
+    done = optimizing.invoke(home, *words, text="text.txt", out=format)
+    assert done.exit_code == 0, done.stderr + done.output
+    found = json.loads(done.stdout)
+    told, tuned = found["tuning"], home / format / f"tiny-tuned-{format}"
+    decided = told["recovery"]["decided"]
+    falls = decided["after"] - decided["before"] < -SURE * decided["half"]
+    assert decided["windows"] == recovery.WINDOWS and found["gate"] == "proved"
+    assert told["kept"] == tuned.exists() == (Path(found["artefact"]) == tuned) == falls
+    assert Path(found["plan"]).name == f"{'tuned' if falls else 'plan'}-{format}.json"
 
 
 def test_what_is_asked_for_must_be_possible(home: Path) -> None:
