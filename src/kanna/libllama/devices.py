@@ -162,7 +162,7 @@ def why_none(library: Library, heard: str = "") -> str:
             ctypes.CDLL(str(build.place / name))
         except OSError as error:
             return f"its library does not load: {error}"
-    return heard or "its driver lists none"
+    return heard or "no driver of it is here, or the driver lists none"
 
 
 def _is_backend(name: str, build: Any) -> bool:

@@ -97,7 +97,7 @@ def prove_with(
         raise FormatError(f"{path} is a folder", expected="a .gguf file, which llama.cpp runs")
     check_header(path)
     task = {"path": str(path), "threads": threads or choose_threads().count}
-    variables = {builds.VARIABLE: name}
+    variables = {builds.VARIABLE: name, "GGML_NO_BACKTRACE": "1"}
     bar = progress or Silent()
     bar.start(f"offload to {backend}", 2, "runs")
     try:
