@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -131,11 +132,24 @@ def test_ctrl_c_during_real_work(tmp_path: Path) -> None:
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(3)
+    _wait_until_it_reads(child.pid)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=20)
+    _, said = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in said and "Stopped." in said
+
+
+def _wait_until_it_reads(pid: int) -> None:
+    """Until the process waits for its standard input."""
+    read = {"x86_64": "0", "aarch64": "63"}.get(platform.machine(), "")
+    call = Path(f"/proc/{pid}/syscall")
+    if not read or not os.access(call, os.R_OK):
+        return time.sleep(5)
+    for _ in range(600):
+        time.sleep(0.1)
+        if call.read_text().split()[:2] == [read, "0x0"]:
+            return
+    raise AssertionError("it does not read")
 
 
 def test_unknown_command_suggests_the_nearest() -> None:
