@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ TEXTS = ["the quick brown fox", "a small model", "write code", "hello in many la
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
     tiny_encoders.make("bert", folder)
+    named = {"prompts": {"query": "find: ", "passage": "text: "}, "default_prompt_name": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(named))
     kanna.convert(folder, folder / "encoder.gguf", preset="F32", threads=1)
     return folder / "encoder.gguf"
 
@@ -60,6 +63,23 @@ def test_vectors_are_those_of_the_file(client: openai.OpenAI, expected: np.ndarr
         assert (answer * expected).sum(1).min() > 0.99999
     assert (vectors_of(one) * expected[1]).sum() > 0.99999
     assert plain.usage.prompt_tokens > one.usage.prompt_tokens > 2
+
+
+def test_prompts_of_the_model_go_before_texts(client: openai.OpenAI) -> None:
+    def vector(text: str, **more: str) -> np.ndarray:
+        answer = client.embeddings.create(model="m", input=text, extra_body=more)
+        return vectors_of(answer)[0]
+
+    asked = vector("find: a tool")
+    for more in ({"prompt_name": "query"}, {"input_type": "query"}, {"input_type": "search_query"}):
+        assert vector("a tool", **more) @ asked > 0.99999
+    assert vector("a tool") @ asked < 0.99999
+    assert vector("a tool", input_type="document") @ vector("text: a tool") > 0.99999
+    for more in ({"prompt_name": "none"}, {"input_type": "image"}):
+        with pytest.raises(openai.BadRequestError, match="query.*passage"):
+            vector("a tool", **more)
+    with pytest.raises(openai.BadRequestError, match="token ids"):
+        client.embeddings.create(model="m", input=[5, 6], extra_body={"prompt_name": "query"})
 
 
 def test_langchain_reads_them(gateway: Local, expected: np.ndarray) -> None:

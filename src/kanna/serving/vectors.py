@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kanna.model import F32
+from kanna.serving import text_prompts
 from kanna.serving.engines.base import EMBED, GENERATE, RANK
 from kanna.serving.model_call import ModelCall
 from kanna.serving.problems import ApiError
@@ -60,6 +61,7 @@ def embeddings(call: ModelCall) -> Exchange:
         raise ApiError(
             400, f"{model.name!r} makes scores, no vectors: POST /v1/rerank", param="model"
         )
+    text_prompts.put(model.spec.path, body)
     dimensions = body.pop("dimensions", None)
     if dimensions is None:
         return Exchange(role=EMBED)

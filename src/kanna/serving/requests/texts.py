@@ -86,11 +86,17 @@ Dimensions = Annotated[
 
 
 class Embeddings(Request):
-    """The body of /v1/embeddings; vectors have the model's size, or `dimensions` numbers of it."""
+    """The body of /v1/embeddings; vectors have the model's size, or `dimensions` numbers of it.
+
+    `prompt_name` is the model's prompt that goes before each text, by its name; `input_type` says
+    it as other services do, `query` or `document`.
+    """
 
     input: Annotated[Prompt, BeforeValidator(_to_input)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions = None
+    prompt_name: Annotated[str, Field(max_length=255)] | None = None
+    input_type: Annotated[str, Field(max_length=255)] | None = None
     user: str | None = None
 
 
