@@ -236,6 +236,28 @@ def test_what_is_another_library_is_not_installed(cache: Path, tmp_path: Path) -
     assert not [p for p in installed.home().iterdir() if p.name.endswith(".partial")]
 
 
+def test_one_standard_library_serves_all_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linked into each, one library's stream comes to the locale of another and crashes."""
+    needs.program("cmake", install="cmake")
+    needs.program("ninja", install="ninja")
+    needs.program("c++", install="g++")
+    monkeypatch.setenv("LDFLAGS", "-static-libstdc++ -Wl,-z,now")
+    folder = sources(tmp_path / "source")
+    text = CMAKE.replace("(llama C)", "(llama C CXX)").replace("src/llama.c", "src/llama.cpp")
+    (folder / "CMakeLists.txt").write_text(text)
+    (folder / "src" / "llama.cpp").write_text(
+        "#include <sstream>\nint length(int v) { std::ostringstream s; s << v; "
+        "return (int)s.str().size(); }\n"
+    )
+    build = tmp_path / "build"
+    settings = building.options("cpu", native=False, folder=build)
+    made = building.build(folder, build, "cpu", settings, jobs=1, progress=Silent())
+    assert b"libstdc++.so.6" in next(p for p in made if p.name == LIBRARY).read_bytes()
+    assert any("-z,now" in setting for setting in settings)
+
+
 def archive(path: Path, names: dict[str, bytes]) -> Path:
     """An archive with these files."""
     with tarfile.open(path, "w:gz") as made:

@@ -71,7 +71,8 @@ def _standard_library() -> tuple[str, ...]:
     """
     if sys.platform != "linux":
         return ()
-    hidden = "-Wl,--exclude-libs,ALL"
+    own = [f for f in os.environ.get("LDFLAGS", "").split() if not f.startswith("-static-lib")]
+    hidden = " ".join([*own, "-Wl,--exclude-libs,ALL"])
     flags = (f"CMAKE_SHARED_LINKER_FLAGS={hidden}", f"CMAKE_MODULE_LINKER_FLAGS={hidden}")
     compiler = os.environ.get("CXX", "") or path_of("c++", "g++", "clang++")
     shared = Path(run(compiler, "-print-file-name=libstdc++.so.6").strip()) if compiler else Path()
