@@ -97,7 +97,13 @@ def test_what_is_closer_takes_its_place(
     assert 0 < artefact.stat().st_size - size <= GGUFAdapter.tuning_bytes
     assert load(plan).tuning == correction.FILE
     home = made.home
-    kanna.convert(home / "tiny", plan.with_name("again.gguf"), plan=plan, statistics=home / "stats")
+    kanna.convert(
+        home / "tiny",
+        plan.with_name("again.gguf"),
+        plan=plan,
+        statistics=home / "stats",
+        device="cpu",
+    )
     assert differences(plan.with_name("again.gguf"), artefact) == []
     # The same file again is corrected by what was kept, without a pass and without the runtime.
     after = artefact.read_bytes()
