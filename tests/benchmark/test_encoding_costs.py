@@ -19,6 +19,10 @@ from kanna.cli.main import cli
 from kanna.errors import UsageError
 from kanna.formats import gguf
 from kanna.hardware import encoding_speed, measured_speed
+from kanna.hardware.encoding_speed import EncodingSpeeds
+from kanna.optimization.context import Context
+from kanna.optimization.request import OptimizeRequest
+from kanna.optimization.speed_table import speed_goal
 from kanna.sources import open_source
 
 QUICK = ["q8_0", "q4_0"]
@@ -92,3 +96,20 @@ def test_what_contradicts_itself_is_refused(home: Path) -> None:
         kanna.bench([home / "tiny", home / "tiny"], encodings=True, export=home / "a.json")
     with pytest.raises(UsageError, match="say nothing of"):
         kanna.fit(home / "tiny", format="mlx", speeds=home / "a.json")
+
+
+def test_optimize_takes_what_is_kept_of_this_machine(home: Path) -> None:
+    source = open_source(home / "tiny")
+    model = families.load_decoder(source)
+    table = EncodingSpeeds(
+        machine="here", token=9.0, threads=3, generation={"q8_0": 50.0, "q4_0": 40.0}, shapes="x"
+    )
+    measured_speed.keep(table, model)
+    asked = OptimizeRequest(source=home, out=home / "out", format="gguf", bpw=5.0, min_speed=9.0)
+    context = Context(threads=3)
+    goal = speed_goal(asked, source, model, context)
+    assert goal is not None and goal.table == table and goal.floor == 9.0
+    assert any("shapes of another model" in note for note in context.notes)
+    assert set(goal.work) == {n for n, t in model.tensors.items() if len(t.shape) == 2} - {
+        "token_embd.weight" if "output.weight" in model.tensors else ""
+    }
