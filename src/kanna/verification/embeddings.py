@@ -49,7 +49,7 @@ def verify(source: Source, artefact: Path, threads: int | None) -> list[Check]:
         text = FolderText(artefact, [])
         original = FolderText(source.path, [])
     except KannaError as error:
-        return [Check(name="files", ok=False, detail=str(error))]
+        return [Check(name="files", ok=False, detail="; ".join(str(error).splitlines()))]
     detail = (
         f"{folder.graph.name} and {len(folder.data)} with its weights, "
         "all of them inside the folder"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.text import Text
 
 from kanna.cli import options
 from kanna.cli.options import command
@@ -29,7 +30,9 @@ def bug_report_command(terminal: Terminal, out: Path | None) -> None:
         terminal.done(f"Wrote {out}: read it before you pass it on.")
         if not terminal.settings.json:
             return
-    terminal.result(report, lambda screen, _: screen.out(report.text, end="", highlight=False))
+    terminal.result(
+        report, lambda screen, _: screen.print(Text(report.text), end="", soft_wrap=True)
+    )
 
 
 COMMAND = bug_report_command

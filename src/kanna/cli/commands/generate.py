@@ -91,7 +91,7 @@ def sampling(function: Any) -> Any:
 @click.option("--chat", is_flag=True, help="Put the prompt into the model's chat template.")
 @sampling
 def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any) -> None:
-    """Continue PROMPT with MODEL, a GGUF; `-` reads the prompt from standard input."""
+    """Continue PROMPT with MODEL, a GGUF or a folder that kanna wrote; `-` reads it from stdin."""
     from kanna.generation import generate
 
     if prompt == "-":

@@ -171,7 +171,9 @@ def _named(error: KannaError, path: Path) -> KannaError:
 def _parse(path: Path, cursor: Cursor, size: int, file: StoredFile | None = None) -> GGUFFile:
     if (magic := bytes(cursor.take(4))) != MAGIC:
         raise FormatError(
-            f"the file begins with {magic!r}", expected=repr(MAGIC), todo="give a GGUF file"
+            f'the file begins with "{magic.decode("latin-1")}"',
+            expected='a GGUF file, which begins with "GGUF"',
+            todo="give a GGUF file, or the folder of a model",
         )
     version = cursor.u32()
     if version not in VERSIONS:
