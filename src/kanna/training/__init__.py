@@ -14,7 +14,7 @@ from kanna import families, tracking
 from kanna._util import extras
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
-from kanna.errors import MissingError, UsageError
+from kanna.errors import UsageError
 from kanna.evaluation.reference import reference_folder
 from kanna.formats import safetensors
 from kanna.hardware.cpu import default_threads
@@ -115,8 +115,7 @@ def adapt(
     """
     begin, progress, out = time.perf_counter(), shown(progress), Path(out)
     request = TrackRequest(server=track, experiment=experiment, weights=track_weights)
-    if missing := extras.missing(EXTRA):
-        raise MissingError(f"training needs {', '.join(missing)}", todo=extras.command(EXTRA))
+    extras.require(EXTRA, "training")
     _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
     _refuse_sizes(samples, max_length)
     objective = _with_teacher(objective, teacher is not None)
