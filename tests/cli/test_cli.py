@@ -152,6 +152,11 @@ def _wait_until_it_reads(pid: int) -> None:
     raise AssertionError("it does not read")
 
 
+def test_completion_of_a_shell_alone_is_told_what_it_lacks() -> None:
+    run = kanna("completion", "bash")
+    assert run.exit_code == 2 and "kanna completion install bash" in run.stderr
+
+
 def test_unknown_command_suggests_the_nearest() -> None:
     run = kanna("convrt")
     assert run.exit_code == 2 and "Did you mean 'convert'?" in run.stderr

@@ -45,10 +45,10 @@ def refuse_stand_in(first: bytes, name: str) -> None:
         )
     if start[:15].lower().startswith((b"<!doctype html", b"<html")):
         raise FormatError(
-            f"{name} is a web page, not the file itself",
-            expected="the file its address stands for",
-            todo="fetch it again: of a page on the hub, /resolve/ in the address in place of "
-            "/blob/ gives the file",
+            f"{name} is a web page, not a model",
+            expected="a file of a model",
+            todo="name the model; if it was fetched from the hub under this name, fetch it again: "
+            "/resolve/ in the address in place of /blob/ gives the file",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from kanna.cli.ui import Terminal
 
 
+class Action(click.Choice[str]):
+    """What to do; a shell in its place is one that lacks it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The action's name. Raises click.BadParameter with the command that was meant."""
+        if value in SHELLS:
+            self.fail(f"{value!r} comes second: kanna completion install {value}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @command("completion")
-@click.argument("action", type=click.Choice(["install", "show", "man"]))
+@click.argument("action", type=Action(["install", "show", "man"]))
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
 def completion_command(terminal: Terminal, action: str, shell: str | None) -> None:
     """Complete commands, options, presets and models in bash, zsh or fish.

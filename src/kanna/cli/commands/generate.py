@@ -111,7 +111,8 @@ def generate_command(terminal: Terminal, model: str, prompt: str, **choices: Any
     seconds = time.perf_counter() - began
     if live:
         click.echo()
-        terminal.done(f"{len(pieces)} chunks in {seconds:.1f} s")
+        speed = f", {answer.usage.tps:.1f} tokens/s" if answer.usage.tps else ""
+        terminal.done(f"{answer.usage.tokens} tokens in {seconds:.1f} s{speed}")
     else:
         asked = {"model": str(model), "prompt": prompt}
         terminal.json(asked | answer.to_dict() | {"seconds": seconds})
