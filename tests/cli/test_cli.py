@@ -297,3 +297,9 @@ def test_no_option_takes_what_is_no_number() -> None:
                     param.type.convert(value, param, context)
                 tried += 1
     assert tried > 40
+
+
+def test_a_pipe_gets_a_line_of_data_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/a" * 200
+    ui.console().print(f"it lies at {path} now")
+    assert capsys.readouterr().out == f"it lies at {path} now\n"

@@ -72,7 +72,7 @@ def test_a_runtime_s_process_may_take_what_the_machine_has() -> None:
     from kanna._util.memory_limits import SLACK, has_gpu
     from kanna.hardware import memory
 
-    child = process.start()
+    child = process.start("onnx")
     child.ask({"do": "close"}, "closing")
     pid = child._process.pid  # pyright: ignore[reportPrivateUsage]
     try:

@@ -53,7 +53,7 @@ def test_notes_are_not_repeated() -> None:
 
 def test_every_format_has_its_files() -> None:
     """Formats in one output folder keep apart."""
-    workspace: Any = SimpleNamespace(folder=Path("out"))
+    workspace: Any = SimpleNamespace(folder=Path("out"), speed=None)
     names = {
         name: adapters.get(name)(workspace).file("plan.json").name for name in adapters.names()
     }

@@ -7,6 +7,7 @@ stands in a folder that was downloaded would run a `json.py` of it.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 _SAFE_PATH = (3, 11)  # the first Python with -P
 # `sys` is built in: nothing is looked up in a folder before the working folder is off the path.
@@ -17,6 +18,11 @@ _WITHOUT_SAFE_PATH = (
 
 SAFE_VARIABLES = {"PYTHONSAFEPATH": "1"}
 """For the environment of a child: what it starts itself imports nothing from there either."""
+
+
+def folder() -> Path:
+    """Where this Python lies, and with it the programs of its packages."""
+    return Path(sys.executable).parent
 
 
 def module_command(module: str, *arguments: str) -> list[str]:

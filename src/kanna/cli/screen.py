@@ -27,7 +27,12 @@ class Screen(Console):
         super().__init__(width=width, markup=False, highlight=False, soft_wrap=False, emoji=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print strings as one line of data each; they may begin with empty lines."""
+        """Print strings as one line of data each; they may begin with empty lines.
+
+        Only a terminal's width breaks them: a program that reads a path gets it whole.
+        """
+        if not self.is_terminal and all(isinstance(one, str) for one in objects):
+            options.setdefault("soft_wrap", True)
         super().print(*map(_as_data, objects), **options)
 
     def render(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanna._util import interpreter
 from kanna.errors import MissingError
 from kanna.runtime import cuda
 
@@ -131,5 +132,5 @@ def path_of(*names: str) -> str:
     Args:
         names: Any of these.
     """
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    places = os.pathsep.join([str(interpreter.folder()), os.environ.get("PATH", "")])
     return next(filter(None, (shutil.which(name, path=places) for name in names)), "")

@@ -234,7 +234,7 @@ class LlamaCppRuntime:
         require_device()
         engine = LlamaEngine(lib, path, **options)
         try:
-            if options["gpu_layers"] is None and not options.get("vocab_only"):
+            if options.get("gpu_layers") is None and not options.get("vocab_only"):
                 require_offload(path)
             engine.adapt(beside.get("adapters") or {})
             if mmproj := beside.get("mmproj"):

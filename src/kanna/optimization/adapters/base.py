@@ -86,9 +86,9 @@ class Adapter:
     tuning_bytes: ClassVar[int] = 0
 
     def __init__(self, workspace: Workspace) -> None:
-        self.seconds: float | None = None
         self.workspace = workspace
-        self.follow(workspace.speed)
+        speed = workspace.speed
+        self.seconds = speed.allowed if speed is not None else None
 
     @property
     def record(self) -> Format:
