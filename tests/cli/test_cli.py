@@ -299,7 +299,10 @@ def test_no_option_takes_what_is_no_number() -> None:
     assert tried > 40
 
 
-def test_a_pipe_gets_a_line_of_data_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_a_line_of_data_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     path = "/a" * 200
     ui.console().print(f"it lies at {path} now")
     assert capsys.readouterr().out == f"it lies at {path} now\n"

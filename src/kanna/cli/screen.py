@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,9 +30,11 @@ class Screen(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print strings as one line of data each; they may begin with empty lines.
 
-        Only a terminal's width breaks them: a program that reads a path gets it whole.
+        Only the width of a terminal, or of COLUMNS, breaks them: a program that reads a path gets
+        it whole.
         """
-        if not self.is_terminal and all(isinstance(one, str) for one in objects):
+        read_by_program = not self.is_terminal and "COLUMNS" not in os.environ
+        if read_by_program and all(isinstance(one, str) for one in objects):
             options.setdefault("soft_wrap", True)
         super().print(*map(_as_data, objects), **options)
 

@@ -34,7 +34,7 @@ def swap_command(terminal: Terminal, name: str, path: str, url: str, key: str | 
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
-    screen.print(f"{data['name']} is {data['path']} now ({data['engine']})")
+    screen.print(f"{data['name']} is {data['path']} now ({data['engine']})", soft_wrap=True)
 
 
 COMMAND = swap_command
