@@ -351,8 +351,7 @@ def _opened(
     path: Path, adapters: Mapping[str, float], *, threads: int | None, context: int
 ) -> Engine:
     runtime = runtimes.of(path)
-    here = runtime.available()
-    if runtime.is_reference and not here.ok:
+    if runtime.is_reference and not (here := runtime.available()).ok:
         raise MissingError(
             f"{path} runs in {runtime.title}: {here.remark}",
             expected=f"the extra {runtime.extra}, or a file for another runtime",

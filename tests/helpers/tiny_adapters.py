@@ -120,6 +120,16 @@ def make(base_folder: Path, folder: Path, *, seed: int = 5, **config: Any) -> An
     return wrapped
 
 
+def words_to_say(path: Path) -> None:
+    """Sixty prompts, each with the word that its answer repeats."""
+    words = ["fox", "dog", "once", "time", "quick", "brown"]
+    lines = [
+        {"prompt": f"Say {words[i % 6]} {i}", "completion": f" {words[i % 6]}" * 3}
+        for i in range(60)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+
+
 def change_config(folder: Path, **values: Any) -> None:
     """Change keys of adapter_config.json."""
     path = folder / "adapter_config.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ torch = pytest.importorskip("torch")
 from kanna.training import teacher as teachers  # noqa: E402 - needs torch
 from kanna.training.tokens import UNLEARNED, TokenizedExample  # noqa: E402 - needs torch
 
-WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
 SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "samples": 0, "learning_rate": 5e-3}
 
 
@@ -28,11 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model, and a teacher of the same vocabulary that knows the data."""
     home = tmp_path_factory.mktemp("distill")
     tiny_adapters.base("llama", home / "source")
-    lines = [
-        {"prompt": f"Say {WORDS[i % 6]} {i}", "completion": f" {WORDS[i % 6]}" * 3}
-        for i in range(60)
-    ]
-    (home / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tiny_adapters.words_to_say(home / "chats.jsonl")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tiny_models, "SMALL", tiny_models.SMALL | {"intermediate_size": 640})
         tiny_models.make("llama", home / "larger", seed=1)

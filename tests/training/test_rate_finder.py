@@ -18,7 +18,6 @@ from kanna.training import rate_finder, watching
 
 pytest.importorskip("trl")
 
-WORDS = ["fox", "dog", "once", "time", "quick", "brown"]
 SETTINGS: dict[str, Any] = {"threads": 1, "rank": 4, "samples": 0}
 GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
@@ -27,11 +26,7 @@ GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("rates")
     tiny_adapters.base("llama", home / "source")
-    lines = [
-        {"prompt": f"Say {WORDS[i % 6]} {i}", "completion": f" {WORDS[i % 6]}" * 3}
-        for i in range(60)
-    ]
-    (home / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tiny_adapters.words_to_say(home / "chats.jsonl")
     return home
 
 

@@ -87,8 +87,7 @@ class Adapter:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        speed = workspace.speed
-        self.seconds = speed.allowed if speed is not None else None
+        self.seconds = _allowed(workspace.speed)
 
     @property
     def record(self) -> Format:
@@ -98,7 +97,7 @@ class Adapter:
     def follow(self, speed: SpeedGoal | None) -> None:
         """Choose plans by what is asked of the speed; None: by bytes alone."""
         self.workspace = replace(self.workspace, speed=speed)
-        self.seconds = speed.allowed if speed is not None else None
+        self.seconds = _allowed(speed)
 
     def check_speed(self, choices: Sequence[Choice], nbytes: int) -> None:
         """Raise PlanError with the fastest plan where none of so many bytes is as fast as asked."""
@@ -345,3 +344,8 @@ class Adapter:
     ) -> TuningSubject:
         """What tunes the `artefact` of `plan` into `out`."""
         raise NotImplementedError
+
+
+def _allowed(speed: SpeedGoal | None) -> float | None:
+    """Seconds of a token that are allowed; None: any."""
+    return speed.allowed if speed is not None else None
