@@ -141,6 +141,19 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(smollm2: Path, tmp_path: Pa
         assert screen.ended() == 0
 
 
+def test_ctrl_c_at_any_moment_leaves_the_prompt_and_sigterm_ends(screen: Screen) -> None:
+    screen.until("> ")
+    for moment in (0, 0.0005, 0.002, 0.01):
+        screen.type("/set max_tokens 2\r")
+        screen.until("max-tokens is 2 now.")
+        time.sleep(moment)
+        screen.type("\x03")
+        screen.until("/bye ends.")
+    os.kill(screen.pid, signal.SIGTERM)
+    screen.until("Terminated.")
+    assert screen.ended() == 143
+
+
 def test_in_a_pipe_each_line_is_a_turn(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kanna", "chat", str(model), "--max-tokens", "2", "--json"]
     run = subprocess.run(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.text import Text
 
 from kanna.cli import options
 from kanna.cli.options import command
@@ -23,6 +22,8 @@ def bug_report_command(terminal: Terminal, out: Path | None) -> None:
     Keys, tokens and the path of your home folder are left out; nothing is sent anywhere. Read it
     before you pass it on.
     """
+    from rich.text import Text
+
     from kanna.fault_report import bug_report
 
     report = bug_report(out=out)

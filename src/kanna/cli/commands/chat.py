@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kanna._util.processes import Terminated
 from kanna.cli import options
 from kanna.cli.commands.generate import sampling
 from kanna.cli.options import command
@@ -61,32 +62,43 @@ def chat_command(terminal: Terminal, model: str, system: str | None, **choices: 
 
 def _talk(terminal: Terminal, conversation: Conversation, reader: LineReader) -> None:
     """Take messages and answer them until the end."""
-    from kanna.cli.conversation import run_command
-
-    while True:
+    going_on = True
+    while going_on:
         try:
-            line = reader.read()
-        except KeyboardInterrupt:
+            going_on = _turn(terminal, conversation, reader)
+        except KeyboardInterrupt as interrupt:
+            if _ends(interrupt):
+                raise
             click.echo(err=True)
             terminal.note("/bye ends.", colour="cyan")
-            continue
-        if line is None:
-            return
-        if not line.strip():
-            continue
-        try:
-            if reader.interactive and line.startswith("/") and not line.startswith("//"):
-                shown = run_command(line, conversation)
-                if shown is None:
-                    return
-                click.echo(visible_text(shown), err=True)
-            else:
-                line = line[1:] if reader.interactive and line.startswith("//") else line
-                _answer(terminal, conversation, line)
-        except KannaError as error:
-            if not reader.interactive:
-                raise
-            terminal.note(_short(error))
+
+
+def _turn(terminal: Terminal, conversation: Conversation, reader: LineReader) -> bool:
+    """Take one message and answer it; return whether more may come."""
+    from kanna.cli.conversation import run_command
+
+    line = reader.read()
+    if line is None or not line.strip():
+        return line is not None
+    try:
+        if reader.interactive and line.startswith("/") and not line.startswith("//"):
+            shown = run_command(line, conversation)
+            if shown is None:
+                return False
+            click.echo(visible_text(shown), err=True)
+        else:
+            line = line[1:] if reader.interactive and line.startswith("//") else line
+            _answer(terminal, conversation, line)
+    except KannaError as error:
+        if not reader.interactive:
+            raise
+        terminal.note(_short(error))
+    return True
+
+
+def _ends(interrupt: KeyboardInterrupt) -> bool:
+    """Whether it ends the conversation: SIGTERM does, and Ctrl-C where nobody types."""
+    return isinstance(interrupt, Terminated) or not sys.stdin.isatty()
 
 
 def _short(error: KannaError) -> str:
@@ -117,7 +129,9 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
                     stream.close()
                     reason = "stopped"
                     break
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if _ends(interrupt):
+            raise
         # The second Ctrl-C: whatever the engine is in, it is loaded again for the next message.
         close()
         reason = "stopped"
