@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kanna.cli.main import cli
-from kanna.errors import FormatError, MissingError, UsageError
+from kanna.errors import FormatError, MissingError, NotFoundError, UsageError
 from kanna.generation import Answer, chat, chat_ids, close, generate, open_engine
 from kanna.runtimes.base import GenerationStats, Sampling
 from kanna.runtimes.llamacpp import RUNTIME
@@ -161,7 +161,7 @@ def test_bos_comes_once_and_a_template_is_needed(
 
 @needs_llama
 def test_files_that_cannot_run(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="does not exist"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         generate(tmp_path / "absent.gguf", "x")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
     with pytest.raises(FormatError):

@@ -20,7 +20,7 @@ from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna.checks import Check
-from kanna.errors import GateError, UsageError
+from kanna.errors import GateError, NotFoundError
 from kanna.formats import gguf
 from kanna.inspection import Inspection
 from kanna.provenance import files_of
@@ -208,7 +208,7 @@ def _signature(artefact: Path, key: Path | None) -> Check:
         there = "signed: check it with --key" if signed else "not signed"
         return Check(name="signature", ok=None, detail=there)
     if not key.is_file():
-        raise UsageError(f"the key {absent(key)}", expected="a public key, as PEM")
+        raise NotFoundError(f"the key {absent(key)}", expected="a public key, as PEM")
     try:
         signing.verify(folder, key)
     except GateError as error:

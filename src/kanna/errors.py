@@ -12,6 +12,7 @@ KannaError                 exit 1
 ├── EncodingError          values or shapes an encoding cannot hold
 ├── PlanError              a plan, preset or imatrix that does not fit the model
 │   └── UnknownPresetError exit 2   a preset that does not exist (a UsageError too)
+├── NotFoundError          exit 2   no file at a path (a UsageError, SourceError, PlanError too)
 ├── OutputError            the artefact cannot be written (exists, no space, read-only)
 ├── GateError              an artefact was checked and is not right
 └── MissingError           exit 3   needs an extra or hardware that is not here
@@ -87,6 +88,10 @@ class PlanError(KannaError):
 
 class UnknownPresetError(UsageError, PlanError):
     """A preset is named that does not exist."""
+
+
+class NotFoundError(UsageError, SourceError, PlanError):
+    """A path is named at which there is no file or folder of that kind."""
 
 
 class OutputError(KannaError):

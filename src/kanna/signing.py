@@ -11,7 +11,7 @@ from typing import Any
 
 from kanna._util import extras
 from kanna._util.nearest import absent
-from kanna.errors import GateError, MissingError, UsageError
+from kanna.errors import GateError, MissingError, NotFoundError, UsageError
 
 FILE = "model.sig"
 PASSWORD = "KANNA_SIGN_PASSWORD"
@@ -50,7 +50,7 @@ def _signer(key: Path) -> Any:
             "signing needs the Python package model-signing", todo=extras.command("package")
         ) from error
     if not key.is_file():
-        raise UsageError(f"the key {absent(key)}", todo=f"make one: {_MAKE}")
+        raise NotFoundError(f"the key {absent(key)}", todo=f"make one: {_MAKE}")
     password: Any = os.environ.get(PASSWORD)
     try:
         # The library hands the password on as it is, and cryptography wants bytes.
@@ -85,7 +85,9 @@ def verify(folder: Path, key: Path) -> None:
             todo=extras.command("package"),
         ) from error
     if not key.is_file():
-        raise UsageError(f"the key {absent(key)}", expected="the public key of who signed, as PEM")
+        raise NotFoundError(
+            f"the key {absent(key)}", expected="the public key of who signed, as PEM"
+        )
     if not (folder / FILE).is_file():
         raise GateError(
             f"{folder} is not signed: there is no {FILE}", todo="sign with kanna package --sign-key"

@@ -179,5 +179,5 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
     assert run(adapter, "-o", out, "--overwrite", "--threads", 1).exit_code == 0
     assert run(adapter, "--dry-run").exit_code == 0
     assert run(source, "-o", tmp_path / "x.gguf").exit_code == 1
-    assert run("absent", "-o", tmp_path / "x.gguf").exit_code == 1
+    assert run("absent", "-o", tmp_path / "x.gguf").exit_code == 2
     assert run(adapter, "-o", tmp_path / "x.gguf", "--preset", "Q8_0").exit_code == 2

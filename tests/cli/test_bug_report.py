@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_last_error_is_reported_without_secrets(home: Path) -> None:
-    assert invoke("inspect", home / TOLD.replace("/", "")).exit_code == 1
+    assert invoke("inspect", home / TOLD.replace("/", "")).exit_code == 2
     kept = (home / "state" / FILE).read_text()
     report = json.loads(invoke("bug-report", "--json").stdout)
     assert report["versions"]["kanna"] == __version__
@@ -72,7 +72,7 @@ def test_the_command_has_one_name() -> None:
 
 
 def test_the_function_gives_what_the_command_prints(home: Path) -> None:
-    assert invoke("inspect", home / "absent").exit_code == 1
+    assert invoke("inspect", home / "absent").exit_code == 2
     report = kanna.bug_report(out=home / "report.md")
     assert report.text == (home / "report.md").read_text()
     assert report.last_error is not None and "absent" in repr(report)

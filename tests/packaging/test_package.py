@@ -452,7 +452,7 @@ def test_options_that_do_not_fit(
 def test_what_is_no_artefact(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert run("package", tmp_path / "empty", "-o", tmp_path / "out").exit_code == 1
-    assert run("package", tmp_path / "nothing.gguf", "-o", tmp_path / "out").exit_code == 1
+    assert run("package", tmp_path / "nothing.gguf", "-o", tmp_path / "out").exit_code == 2
     folder = mlx_folder(tmp_path / "m")
     (folder / "extra.pkl").write_bytes(b"")
     with pytest.raises(RefusedError, match=r"extra\.pkl"):

@@ -12,7 +12,14 @@ import pytest
 
 from kanna import runtimes
 from kanna._util import extras, processes
-from kanna.errors import FormatError, KannaError, MissingError, UnsupportedError, UsageError
+from kanna.errors import (
+    FormatError,
+    KannaError,
+    MissingError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from kanna.evaluation.divergence import compare
 from kanna.runtimes import llamacpp
 from kanna.runtimes._llama_log import Log
@@ -151,7 +158,7 @@ def test_a_file_that_parses_but_is_no_model_says_why(tmp_path: Path) -> None:
     gguf.write(path, metadata={"general.architecture": string("nonsense")}, tensors=[])
     with pytest.raises(FormatError, match="nonsense"):
         RUNTIME.open(path)
-    with pytest.raises(FormatError, match="does not exist"):
+    with pytest.raises(NotFoundError, match="does not exist"):
         RUNTIME.open(tmp_path / "absent.gguf")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from kanna._util.peak_memory import Peak
@@ -88,10 +89,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-class Bars:
-    """A progress bar per stage, with rate and time left; `memory` adds the peak of this process."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, *, memory: bool = False) -> None:
+
+class Bars:
+    """A progress bar per stage, with rate and time left.
+
+    Args:
+        memory: Show the peak of this process too.
+        before: Called when a stage begins, before anything is drawn.
+    """
+
+    def __init__(self, *, memory: bool = False, before: Callable[[], None] = _nothing) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -109,9 +119,11 @@ class Bars:
         self._peak = Peak() if memory else None
         self._task: Any = None
         self._unit = "bytes"
+        self._before = before
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
         """Begin a stage of `total` units."""
+        self._before()
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._unit = unit
@@ -150,15 +162,20 @@ class Lines:
     """Plain lines for logs.
 
     Silent for short work, a line every `LINE_EVERY` seconds of long work.
+
+    Args:
+        before: Called when a stage begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, before: Callable[[], None] = _nothing) -> None:
+        self._before = before
         self._stage, self._total, self._unit = "", None, "bytes"
         self._done = 0
         self._began = self._last = time.monotonic()
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
         """Begin a stage of `total` units."""
+        self._before()
         self._stage, self._total, self._unit = stage, total, unit
         self._done = 0
         self._began = self._last = time.monotonic()

@@ -12,7 +12,7 @@ from kanna._util.nearest import absent
 from kanna.adapters.base import AdapterLayout, LoraAdapter, LowRank
 from kanna.adapters.choice import AdapterWeights, weights
 from kanna.adapters.merged_source import merged_source
-from kanna.errors import SourceError, UnsupportedError
+from kanna.errors import NotFoundError, SourceError, UnsupportedError
 from kanna.formats import folder_files
 from kanna.sources import adapter as names
 from kanna.sources import hub, locate
@@ -27,6 +27,9 @@ __all__ = [
     "open_adapters",
     "weights",
 ]
+
+
+_FOLDER = "a folder with adapter_config.json and its weights"
 
 
 def layouts() -> list[AdapterLayout]:
@@ -47,14 +50,13 @@ def open_adapter(given: str | Path, *, offline: bool = False) -> LoraAdapter:
     path = locate(given, offline=offline)
     if path.is_file() and path.name in {*names.WEIGHTS, *(one.weights for one in layouts())}:
         raise SourceError(f"{given} is one file of an adapter", todo=f"give {path.parent}")
+    if not path.exists():
+        raise NotFoundError(f"the adapter {absent(given)}", expected=_FOLDER, todo="check the path")
     if not path.is_dir():
-        what = f"{given} is a file" if path.exists() else absent(given)
         raise SourceError(
-            f"the adapter {what}",
-            expected="a folder with adapter_config.json and its weights",
-            todo="an adapter in GGUF is applied as it is: kanna generate model.gguf --adapter FILE"
-            if path.exists()
-            else "check the path",
+            f"the adapter {given} is a file",
+            expected=_FOLDER,
+            todo="an adapter in GGUF is applied as it is: kanna generate model.gguf --adapter FILE",
         )
     files = folder_files.files(path)
     for layout in layouts():

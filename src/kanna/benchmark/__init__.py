@@ -24,7 +24,7 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import format_size
 from kanna.benchmark.load import LoadMeter
-from kanna.errors import MissingError, UsageError
+from kanna.errors import MissingError, NotFoundError, UsageError
 from kanna.hardware.encoding_speed import COST_COLUMNS, EncodingSpeeds, cost_rows
 from kanna.hardware.threads import choose_threads
 from kanna.sources import locate
@@ -242,7 +242,7 @@ def _check_there(paths: Sequence[Path]) -> None:
     """Raise UsageError for a path that does not exist."""
     for path in paths:
         if not path.exists():
-            raise UsageError(
+            raise NotFoundError(
                 absent(path), expected="a .gguf file, or a folder that a runtime loads"
             )
 

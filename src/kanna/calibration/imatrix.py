@@ -15,7 +15,7 @@ import numpy as np
 from kanna import encodings
 from kanna._util.digest import sha256
 from kanna._util.nearest import absent
-from kanna.errors import FormatError, PlanError
+from kanna.errors import FormatError, NotFoundError
 from kanna.families.views import Computed
 from kanna.formats import gguf
 from kanna.model import F32, ValueType, array, num_rows, string, u32
@@ -51,7 +51,7 @@ def read(path: Path | str) -> Imatrix:
     """Read an imatrix. Raises PlanError when there is none, FormatError when it is damaged."""
     path = Path(path)
     if not path.is_file():
-        raise PlanError(
+        raise NotFoundError(
             f"the imatrix {absent(path)}",
             todo="check the path, or make it with llama-imatrix",
         )

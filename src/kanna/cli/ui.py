@@ -37,6 +37,7 @@ class Terminal:
         self.settings = settings
         self._progress: Progress | None = None
         self._stdout: int | None = None
+        self._remark = ""
 
     def __enter__(self) -> Terminal:
         # Native libraries write to file descriptor 1; with --json that would spoil the object.
@@ -76,9 +77,9 @@ class Terminal:
             if self.quiet:
                 self._progress = Silent()
             elif sys.stderr.isatty():
-                self._progress = Bars(memory=memory)
+                self._progress = Bars(memory=memory, before=self._say_remark)
             else:
-                self._progress = Lines()
+                self._progress = Lines(before=self._say_remark)
         return self._progress
 
     def close_progress(self) -> None:
@@ -89,8 +90,15 @@ class Terminal:
 
     def note(self, text: str, *, colour: str = "yellow") -> None:
         """A remark for people, on stderr; not with --quiet."""
+        self._say_remark()
         if not self.quiet:
             click.secho(visible_text(text), err=True, fg=colour)
+
+    def _say_remark(self) -> None:
+        """Say what was kept until work begins: what cannot begin needs no remark."""
+        remark, self._remark = self._remark, ""
+        if remark:
+            self.note(remark)
 
     def threads(self, asked: int | None) -> int:
         """The threads that were asked for, or a sensible number, with a remark if it is small."""
@@ -99,8 +107,7 @@ class Terminal:
         if asked:
             return asked
         choice = choose_threads()
-        if choice.remark:
-            self.note(choice.remark)
+        self._remark = choice.remark
         return choice.count
 
     def confirm(self, what: str, num_bytes: int, *, yes: bool) -> None:
@@ -125,11 +132,13 @@ class Terminal:
             self.json(data)
             return
         self.close_progress()
+        self._say_remark()
         draw(console(), data)
 
     def json(self, data: dict[str, Any]) -> None:
         """Print the one object that --json promises."""
         self.close_progress()
+        self._say_remark()
         self._restore()
         click.echo(dumps(data))
 

@@ -18,7 +18,7 @@ from kanna._util.bars import shown
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.checks import ReferenceCheck
-from kanna.errors import GateError, UsageError
+from kanna.errors import GateError, NotFoundError, UsageError
 from kanna.evaluation import tokenization
 from kanna.evaluation.behaviour import compare_behaviour
 from kanna.evaluation.divergence import F64, Scores, compare
@@ -196,7 +196,7 @@ class _Run:
 def _check_artefact(path: Path) -> None:
     """Raise UsageError or FormatError for what has no next token to score."""
     if not path.exists():
-        raise UsageError(absent(path), expected="a .gguf file, or a folder that a runtime loads")
+        raise NotFoundError(absent(path), expected="a .gguf file, or a folder that a runtime loads")
     runtimes.of(path)
     if files.is_encoder(path) or not purpose.may_generate(path):
         raise UsageError(

@@ -10,8 +10,9 @@ from typing import Any
 from kanna import signing
 from kanna._util import own_files
 from kanna._util.digest import sha256
+from kanna._util.nearest import absent
 from kanna._util.progress import Progress
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError, NotFoundError, UsageError
 from kanna.fleet import manifest
 from kanna.fleet.manifest import FleetManifest
 from kanna.self_testing import expectations, runner
@@ -27,7 +28,7 @@ def collect(location: Path) -> tuple[str, dict[str, Path]]:
         UsageError: There is no such thing, or no self-test.
     """
     if not location.exists():
-        raise UsageError(f"{location} does not exist", expected="a model or a package")
+        raise NotFoundError(absent(location), expected="a model or a package")
     packaged = location / runner.NAME
     if location.is_dir() and packaged.is_file():
         files = {

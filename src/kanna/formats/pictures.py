@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.nearest import absent, unreadable
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError, NotFoundError, UsageError
 
 MOST_BYTES = 32 << 20
 """Of one file."""
@@ -79,7 +79,7 @@ def opened(given: object) -> Picture:
 def _from_file(path: Path) -> Picture:
     if not path.is_file():
         wrong = f"{path} is not a file" if path.exists() else absent(path)
-        raise UsageError(wrong, expected=f"the path of {EXPECTED}")
+        raise NotFoundError(wrong, expected=f"the path of {EXPECTED}")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)

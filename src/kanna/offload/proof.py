@@ -13,7 +13,7 @@ from kanna._util.nearest import absent
 from kanna._util.processes import ask
 from kanna._util.progress import Progress, Silent
 from kanna.checks import Check
-from kanna.errors import FormatError, GateError, KannaError, MissingError, UsageError
+from kanna.errors import FormatError, GateError, KannaError, MissingError, NotFoundError
 from kanna.hardware.threads import choose_threads
 from kanna.libllama import builds
 from kanna.offload import checks, selection
@@ -92,7 +92,7 @@ def prove_with(
         progress: Where progress is reported.
     """
     if not path.exists():
-        raise UsageError(absent(path), expected="a .gguf file")
+        raise NotFoundError(absent(path), expected="a .gguf file")
     if path.is_dir():
         raise FormatError(f"{path} is a folder", expected="a .gguf file, which llama.cpp runs")
     check_header(path)

@@ -14,7 +14,7 @@ from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress, Silent
 from kanna._util.typed import LAYERS, TypedObject, read, text, whole
-from kanna.errors import KannaError, RefusedError, SourceError, UnsupportedError
+from kanna.errors import KannaError, NotFoundError, RefusedError, SourceError, UnsupportedError
 from kanna.formats import folder_files, gguf
 from kanna.formats.base import Format
 from kanna.formats.text_files import parse_json, read_object
@@ -99,7 +99,7 @@ def open_artefact(
     """
     location = locate(path, offline=offline, progress=progress)
     if not location.exists():
-        raise SourceError(absent(location), expected=_EXPECTED)
+        raise NotFoundError(absent(location), expected=_EXPECTED)
     description = _folder(location) if location.is_dir() else _gguf(location)
     files = description.pop("files")
     label = name or (

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from kanna import encodings, methods
 from kanna._util.atomic import write_text
 from kanna._util.nearest import absent
-from kanna.errors import KannaError, PlanError
+from kanna.errors import KannaError, NotFoundError, PlanError
 from kanna.plan import tuning
 
 
@@ -141,7 +141,7 @@ def load(path: Path | str) -> Plan:
     """Read a plan file; PlanError says where it is wrong."""
     path = Path(path)
     if not path.is_file():
-        raise PlanError(absent(path), expected="a plan file in JSON")
+        raise NotFoundError(absent(path), expected="a plan file in JSON")
     try:
         plan = Plan.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -24,7 +24,7 @@ from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna.encodings.base import Encoding
 from kanna.encodings.grouped.nbits import parse
-from kanna.errors import PlanError
+from kanna.errors import NotFoundError, PlanError
 from kanna.model import F32, U8, Tensor, columns, num_rows
 
 SCALE, OFFSET, ROWS = ".scale", ".offset", ".rows"
@@ -107,7 +107,9 @@ def read(path: Path) -> Tuning:
     from safetensors.numpy import load_file
 
     if not path.is_file():
-        raise PlanError(absent(path), expected="the tuning that the plan names, beside the plan")
+        raise NotFoundError(
+            absent(path), expected="the tuning that the plan names, beside the plan"
+        )
     try:
         arrays = load_file(path)
     except Exception as error:  # safetensors raises several types of its own

@@ -11,7 +11,7 @@ from typing import cast
 from pydantic import TypeAdapter, ValidationError
 
 from kanna._util.nearest import absent
-from kanna.errors import FormatError, KannaError, SourceError
+from kanna.errors import FormatError, KannaError, NotFoundError, SourceError
 from kanna.escaping import visible, yaml_text
 from kanna.recipes import records, verbs
 from kanna.recipes.document import Value, parse
@@ -36,7 +36,7 @@ def recipe_from(path: Path) -> tuple[str, list[str]]:
         SourceError: Nothing there says how it was made.
     """
     if not path.exists():
-        raise SourceError(absent(path), expected="a run, or a file of kanna")
+        raise NotFoundError(absent(path), expected="a run, or a file of kanna")
     manifest = records.read_manifest(path) if path.is_dir() else None
     if manifest is not None and manifest.recipe_text:
         return _of_run(manifest)

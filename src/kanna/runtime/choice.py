@@ -11,7 +11,7 @@ from kanna._util.nearest import nearest
 from kanna._util.results import Result
 from kanna._util.units import format_size
 from kanna.errors import MissingError, UsageError
-from kanna.libllama import builds, installed
+from kanna.libllama import NATIVE, PREBUILT, builds, installed
 from kanna.offload import listing
 
 
@@ -78,6 +78,7 @@ def use(name: str) -> UseResult:
     devices: list[dict[str, Any]] = []
     if name in builds.CHOICES:
         chosen = name
+        _require_package(name)
     else:
         if installed.find(name) is None:
             known = [*builds.CHOICES, *installed.names()]
@@ -100,6 +101,17 @@ def use(name: str) -> UseResult:
     return UseResult(
         name=chosen, overridden=os.environ.get(builds.VARIABLE, "").strip(), devices=devices
     )
+
+
+def _require_package(name: str) -> None:
+    """Raise MissingError for the build of a package that is not here."""
+    for build in (NATIVE, PREBUILT):
+        if build.name == name and build.folder is None:
+            raise MissingError(
+                f"the runtime {name} is not here",
+                expected=f"the package {build.distribution}",
+                todo=build.install,
+            )
 
 
 def rm(name: str, *, dry_run: bool = False) -> RemovedRuntime:

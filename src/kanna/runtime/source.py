@@ -14,7 +14,7 @@ from kanna._util import own_files
 from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
-from kanna.errors import FormatError, UsageError
+from kanna.errors import FormatError, NotFoundError
 from kanna.sources import packages
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
@@ -64,7 +64,7 @@ def located(given: str | Path | None, progress: Progress) -> Generator[SourceArc
 
 def _given(path: Path) -> SourceArchive:
     if not path.exists():
-        raise UsageError(absent(path), expected=f"the source package of {PACKAGE}, or a folder")
+        raise NotFoundError(absent(path), expected=f"the source package of {PACKAGE}, or a folder")
     if path.is_dir():
         inner = path / "vendor" / "llama.cpp"
         root = inner if inner.is_dir() else path

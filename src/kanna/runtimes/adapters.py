@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kanna._util.nearest import absent
-from kanna.errors import SourceError, UsageError
+from kanna.errors import NotFoundError, UsageError
 
 AdapterChoice = str | Path | Sequence[str | Path] | Mapping[str, float] | None
 """`lora.gguf`, `lora.gguf:0.5`, several of them, or files with their scales."""
@@ -31,7 +31,7 @@ def scales(given: AdapterChoice) -> dict[str, float]:
     named: dict[str, float] = {}
     for path, scale in pairs:
         if not Path(path).is_file():
-            raise SourceError(f"the adapter {absent(path)}", expected=_EXPECTED)
+            raise NotFoundError(f"the adapter {absent(path)}", expected=_EXPECTED)
         if not math.isfinite(scale):
             raise UsageError(f"the adapter {path} with the scale {scale}", expected=_EXPECTED)
         if path in named:

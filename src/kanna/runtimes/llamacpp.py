@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kanna import libllama
 from kanna._util.nearest import absent
 from kanna._util.processes import is_disposable
-from kanna.errors import FormatError, MissingError, UsageError
+from kanna.errors import FormatError, MissingError, NotFoundError, UsageError
 from kanna.families.towers.pairing import check_pair
 from kanna.formats import gguf, vectors
 from kanna.formats.gguf import purpose
@@ -223,7 +223,7 @@ class LlamaCppRuntime:
         lib = library()
         if not path.is_file():
             wrong = f"{path} is not a file" if path.exists() else absent(path)
-            raise FormatError(wrong, expected="a .gguf file")
+            raise NotFoundError(wrong, expected="a .gguf file")
         check_header(path)
         if not is_disposable():
             if text:

@@ -19,7 +19,7 @@ from kanna._util.progress import Progress
 from kanna._util.results import Result, ResultTable
 from kanna._util.units import Size, optional_size
 from kanna.checks import Check
-from kanna.errors import FormatError, GateError, MissingError, UsageError
+from kanna.errors import FormatError, GateError, MissingError, NotFoundError, UsageError
 from kanna.runtimes.base import Engine
 from kanna.self_testing import expectations, runner
 from kanna.sources import locate
@@ -108,7 +108,7 @@ def selftest(
     begin, limits = time.perf_counter(), (least_speed, optional_size(most_memory))
     location = locate(artefact, offline=offline, check=False, progress=shown(progress))
     if not location.exists():
-        raise UsageError(absent(location), expected="a file, a folder or a package")
+        raise NotFoundError(absent(location), expected="a file, a folder or a package")
     packaged = location / runner.NAME
     is_package = location.is_dir() and packaged.is_file()
     file = Path(expected) if expected else packaged if is_package else expectations.beside(location)

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from kanna._util.addresses import parts_of
 from kanna._util.nearest import absent
-from kanna.errors import UsageError
+from kanna.errors import NotFoundError, UsageError
 from kanna.serving import engines
 from kanna.serving.settings import ModelSpec
 from kanna.sources import locate, references
@@ -65,7 +65,7 @@ def parse_models(
         name, reference = split_name(argument)
         file = locate(reference, offline=offline)
         if not file.exists():
-            raise UsageError(absent(file), expected=f"{_artefacts()}, or NAME=PATH")
+            raise NotFoundError(absent(file), expected=f"{_artefacts()}, or NAME=PATH")
         specs.append(ModelSpec(name=name or _file_name(reference), path=file))
     if not specs:
         raise UsageError("no model was given", expected=_artefacts())
@@ -125,7 +125,7 @@ def _companions(
             raise UsageError(f"the {kind} {reference} is for {name!r}", expected=_names(specs))
         file = locate(reference, offline=offline)
         if not file.is_file():
-            raise UsageError(f"the {kind} {file} does not exist")
+            raise NotFoundError(f"the {kind} {absent(file)}")
         yield spec, file
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna._util.nearest import absent
-from kanna.errors import KannaError, UsageError
+from kanna.errors import KannaError, NotFoundError, UsageError
 from kanna.serving import engines, relay, tool_choice
 from kanna.serving.arguments import split_name
 from kanna.serving.backend import Backend
@@ -86,7 +86,7 @@ class CanarySpec:
             )
         place = locate(path)
         if not place.exists():
-            raise UsageError(f"the canary {absent(path)}")
+            raise NotFoundError(f"the canary {absent(path)}")
         return cls(
             model=name or model,
             path=place,

@@ -13,7 +13,7 @@ from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
-from kanna.errors import FormatError, SourceError
+from kanna.errors import FormatError, NotFoundError, SourceError
 from kanna.formats import folder_files, gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
@@ -171,7 +171,7 @@ def open_source(
         return _folder(path, reference.given)
     if path.exists():
         return _file(path, reference.given)
-    raise SourceError(absent(reference.given), expected=references.FORMS)
+    raise NotFoundError(absent(reference.given), expected=references.FORMS)
 
 
 def locate(

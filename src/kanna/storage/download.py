@@ -12,7 +12,7 @@ from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.results import Result
 from kanna._util.units import Size, format_size, optional_size
-from kanna.errors import SourceError, UsageError
+from kanna.errors import NotFoundError, UsageError
 from kanna.hardware import targets
 from kanna.hardware.memory import memory as machine_memory
 from kanna.registry import pulling
@@ -115,7 +115,7 @@ def pull(
     else:
         path, commit = locate(model, progress=progress), None
     if not path.exists():
-        raise SourceError(absent(reference.given), expected=references.FORMS)
+        raise NotFoundError(absent(reference.given), expected=references.FORMS)
     return PullResult(
         reference=reference.given, path=str(path), num_bytes=size_of(path), revision=commit
     )

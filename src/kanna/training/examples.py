@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from kanna._util.arguments import several
 from kanna._util.nearest import absent
-from kanna.errors import UsageError
+from kanna.errors import NotFoundError, UsageError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHARE_GPT = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
@@ -157,7 +157,7 @@ def _files(path: Path, kinds: Sequence[str], forms: str) -> list[Path]:
             raise UsageError(f"{path} holds no {_either(kinds)} file", expected=forms)
         return inside
     if not path.is_file():
-        raise UsageError(f"the training data {absent(path)}", todo="check the path")
+        raise NotFoundError(f"the training data {absent(path)}", todo="check the path")
     if path.suffix not in kinds:
         raise UsageError(
             f"{path} is no {_either(kinds)} file",

@@ -14,7 +14,7 @@ from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna.adapters import AdapterWeights, LoraAdapter, merged_source, open_adapters
 from kanna.checks import Check, Retention, VerifyResult
-from kanna.errors import FormatError, KannaError, MissingError, UsageError
+from kanna.errors import FormatError, KannaError, MissingError, NotFoundError, UsageError
 from kanna.evaluation.reference import (
     open_for_scoring,
     open_reference,
@@ -103,7 +103,7 @@ def verify(
         return _on_device_alone(source, backend, threads=threads, offline=offline, bar=progress)
     artefact = locate(artefact, offline=offline, check=False, progress=progress)
     if not artefact.exists():
-        raise UsageError(
+        raise NotFoundError(
             absent(artefact), expected="a .gguf file, or a folder that a runtime loads"
         )
     opened = open_source(source, revision=revision, offline=offline, progress=progress)

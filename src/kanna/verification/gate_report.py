@@ -13,7 +13,7 @@ from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna._util.typed import text
 from kanna.checks import VerifyResult
-from kanna.errors import GateError, UsageError
+from kanna.errors import GateError, NotFoundError, UsageError
 from kanna.formats.text_files import read_object
 from kanna.provenance import GATE, files_of
 
@@ -82,7 +82,7 @@ def read(path: Path) -> GateReport:
         FormatError: It is none.
     """
     if not path.is_file():
-        raise UsageError(
+        raise NotFoundError(
             f"the gate report {absent(path)}",
             todo="kanna verify SRC FILE --gate REPORT writes one",
         )

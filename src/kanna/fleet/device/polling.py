@@ -12,9 +12,10 @@ from typing import Any
 
 from kanna import __version__
 from kanna._util import locks
+from kanna._util.nearest import absent
 from kanna._util.results import Result
 from kanna._util.typed import TypedObject, number, text, whole
-from kanna.errors import KannaError, UsageError
+from kanna.errors import KannaError, NotFoundError
 from kanna.fleet.connection import AnswerError, FleetConnection, FleetServer, UnreachableError
 from kanna.fleet.device import trial
 from kanna.fleet.device.trial import TrialSettings
@@ -111,7 +112,7 @@ def agent(
         FleetServer(url=server, key_file=key_file, ca_file=ca_file, insecure_http=insecure_http)
     )
     if key is not None and not Path(key).is_file():
-        raise UsageError(f"the key {key} does not exist", expected="a public key as PEM")
+        raise NotFoundError(f"the key {absent(key)}", expected="a public key as PEM")
     test = TrialSettings(
         command=self_test,
         llama_server=str(llama_server or ""),

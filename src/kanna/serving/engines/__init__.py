@@ -10,7 +10,7 @@ from pathlib import Path
 from kanna import families
 from kanna._util import plugins
 from kanna._util.nearest import absent
-from kanna.errors import SourceError
+from kanna.errors import NotFoundError, SourceError
 from kanna.runtimes.folder_text import read_json
 from kanna.serving.engines.base import EngineConfig, EngineMemory, ServingEngine
 
@@ -37,7 +37,7 @@ def for_artefact(path: Path) -> ServingEngine:
     engines = [get(name) for name in names()]
     expected = " or ".join(engine.artefact for engine in engines)
     if not path.exists():
-        raise SourceError(absent(path), expected=expected)
+        raise NotFoundError(absent(path), expected=expected)
     if path.is_dir():
         families.require_runtime(read_json(path / "config.json"))
     for engine in engines:
