@@ -14,6 +14,7 @@ from helpers import picture_files, tiny_vision
 
 import kanna
 from kanna import encodings
+from kanna.cli.conversation import Conversation, run_command
 from kanna.cli.main import cli
 from kanna.errors import FormatError, KannaError, UnsupportedError, UsageError
 from kanna.formats import gguf
@@ -71,6 +72,33 @@ def test_a_command_line_takes_pictures(idefics3: Path) -> None:
     answer = CliRunner().invoke(cli, ["chat", str(idefics3 / "text.gguf"), *options], input="Hi\n")
     assert answer.exit_code == 0
     assert [m["role"] for m in json.loads(answer.stdout)["messages"]] == ["user", "assistant"]
+
+
+def test_a_picture_is_shown_by_the_message_it_was_given_for(idefics3: Path, tmp_path: Path) -> None:
+    tower, cat = idefics3 / "mmproj.gguf", idefics3 / "cat.png"
+    talk = Conversation(model=str(idefics3 / "text.gguf"), choices=HOW | {"mmproj": tower})
+    talk.turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    alone = kanna.chat(talk.model, talk.asked("What?")[0], **talk.choices)
+    assert alone.text
+    with pytest.raises(UsageError, match="no picture was named"):
+        run_command("/image", talk)
+    with pytest.raises(UsageError, match="does not exist"):
+        run_command(f"/image {tmp_path / 'none.png'}", talk)
+    assert "shows" in str(run_command(f"/image {cat}", talk))
+    messages, images = talk.asked("What?")
+    assert images == [str(cat)] and [m["content"].count("<__media__>") for m in messages] == [
+        0,
+        0,
+        1,
+    ]
+    seen = kanna.chat(talk.model, messages, image=images, **talk.choices)
+    assert seen.text and seen.usage.prompt_tokens > alone.usage.prompt_tokens + 4
+    talk.turns.append(talk.next("What?"))
+    run_command(f"/save {tmp_path / 'talk.json'}", talk)
+    run_command("/clear", talk)
+    assert not talk.images and talk.asked("Hi")[1] == []
+    run_command(f"/load {tmp_path / 'talk.json'}", talk)
+    assert talk.asked("And?")[1] == [str(cat)]
 
 
 def test_what_cannot_be_seen_is_refused(gemma3: Path, idefics3: Path, tmp_path: Path) -> None:

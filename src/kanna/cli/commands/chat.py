@@ -47,9 +47,12 @@ def chat_command(terminal: Terminal, model: str, system: str | None, **choices: 
 
     choices["threads"] = terminal.threads(choices["threads"])
     # A file that does not load is said before a message is asked for, and so is a picture.
-    picture_prompt.files(choices["image"], choices["mmproj"])
+    images = list(map(str, choices.pop("image")))
+    picture_prompt.files(images, choices["mmproj"])
     open_engine(model, **{key: choices[key] for key in _OF_ENGINE})
-    conversation = Conversation(model=str(model), system=system or "", choices=choices)
+    conversation = Conversation(
+        model=str(model), system=system or "", images=images, choices=choices
+    )
     reader = LineReader(NAMES, state_folder() / _HISTORY)
     if reader.interactive:
         label = references.parse(model).label
@@ -114,12 +117,12 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
 
     live = not terminal.settings.json
     choices = conversation.choices
-    asked = [*conversation.messages, {"role": "user", "content": text}]
+    asked, images = conversation.asked(text)
     pieces: list[str] = []
     reason = ""
     try:
         with _stoppable() as stopped:
-            stream = chat(conversation.model, asked, **choices)
+            stream = chat(conversation.model, asked, image=images, **choices)
             for piece in stream:
                 pieces.append(piece)
                 if live:
@@ -137,14 +140,13 @@ def _answer(terminal: Terminal, conversation: Conversation, text: str) -> None:
         reason = "stopped"
     if live and (pieces or not reason):
         click.echo()
-    conversation.turns += [
-        {"role": "user", "content": text},
-        {"role": "assistant", "content": "".join(pieces)},
-    ]
     if reason:
         terminal.note("[stopped]")
-        if not pieces:
-            del conversation.turns[-2:]
+    if pieces or not reason:
+        answer = {"role": "assistant", "content": "".join(pieces)}
+        conversation.turns += [conversation.next(text), answer]
+        conversation.images.clear()
+    if reason:
         return
     loaded = {key: choices[key] for key in _OF_ENGINE}
     reason = open_engine(conversation.model, **loaded).last.reason

@@ -13,6 +13,7 @@ from kanna.errors import UsageError
 HELP = f"""\
 /help            this list
 /clear           forget what was said
+/image FILE      show a picture with the next message
 /set             show the options of the next answer
 /set NAME VALUE  change one: temperature, top-p, max-tokens, seed, system
 /save FILE       write the conversation as JSON
@@ -22,7 +23,7 @@ HELP = f"""\
 {MARK} begins a message of several lines, and ends it.
 Ctrl-C stops an answer. The arrow keys bring back earlier lines. //x sends /x."""
 _ENDING = ("/bye", "/exit", "/quit")
-NAMES = ("/bye", "/clear", "/exit", "/help", "/load", "/quit", "/save", "/set")
+NAMES = ("/bye", "/clear", "/exit", "/help", "/image", "/load", "/quit", "/save", "/set")
 
 
 def run_command(line: str, conversation: Conversation) -> str | None:
@@ -41,6 +42,7 @@ def run_command(line: str, conversation: Conversation) -> str | None:
         "/help": lambda _, __: HELP,
         "/?": lambda _, __: HELP,
         "/clear": _clear,
+        "/image": _image,
         "/set": _set,
         "/save": _save,
         "/load": _load,
@@ -57,7 +59,19 @@ def run_command(line: str, conversation: Conversation) -> str | None:
 
 def _clear(conversation: Conversation, _: str) -> str:
     conversation.turns.clear()
+    conversation.images.clear()
     return "Forgotten."
+
+
+def _image(conversation: Conversation, rest: str) -> str:
+    from kanna.runtimes import picture_prompt
+
+    if not rest:
+        raise UsageError("no picture was named", expected="/image FILE")
+    path = str(Path(rest).expanduser())
+    picture_prompt.files([path], conversation.choices.get("mmproj"))
+    conversation.images.append(path)
+    return f"The next message shows {path}."
 
 
 def _save(conversation: Conversation, rest: str) -> str:
