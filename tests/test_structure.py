@@ -64,7 +64,7 @@ EMPTY_NAMES = {"found", "said", "told"}
 REMAINING: dict[str, set[str]] = {
     # llama_token_to_piece of llama.cpp's C API takes no names.
     "calls": {
-        "kanna/runtimes/llama_engine.py",
+        "kanna/runtimes/llama_model.py",
     },
     # Writers of nine and ten parameters, each of them a promise of `convert`.
     "functions": {
@@ -72,9 +72,6 @@ REMAINING: dict[str, set[str]] = {
         "kanna/formats/mlx/write.py",
         "kanna/formats/onnx/int8.py",
         "kanna/formats/safetensors/write.py",
-    },
-    "lines": {
-        "kanna/runtimes/llama_engine.py",
     },
 }
 

@@ -26,7 +26,7 @@ from kanna.libllama.functions import LOG_CALLBACK
 from kanna.model import Model
 from kanna.runtimes import llamacpp
 from kanna.runtimes._llama_log import LOG
-from kanna.runtimes.llama_engine import model_parameters
+from kanna.runtimes.llama_model import model_parameters
 from kanna.sources import open_source
 
 

@@ -25,7 +25,8 @@ from kanna.runtimes import llamacpp
 from kanna.runtimes._llama_log import Log
 from kanna.runtimes.base import Sampling
 from kanna.runtimes.isolation import IsolatedLlamaEngine
-from kanna.runtimes.llama_engine import LlamaEngine, model_parameters
+from kanna.runtimes.llama_engine import LlamaEngine
+from kanna.runtimes.llama_model import model_parameters
 from kanna.runtimes.llamacpp import RUNTIME, judge_build, parse_system_info
 from kanna.sources import packages
 

@@ -7,20 +7,21 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kanna import encodings
-from kanna.errors import FormatError, KannaError, UsageError
+from kanna.errors import KannaError, UsageError
 from kanna.formats.gguf import purpose
 from kanna.model import F32
+from kanna.runtimes import llama_batch, llama_sampler
 from kanna.runtimes._llama_log import LOG
 from kanna.runtimes.base import GREEDY, GenerationStats, Sampling
 from kanna.runtimes.llama_adapters import LoraAdapters
 from kanna.runtimes.llama_embeddings import Pooling, embed, rank
+from kanna.runtimes.llama_model import LlamaModel, model_parameters
 from kanna.runtimes.llama_tower import LlamaTower
 from kanna.runtimes.sampling import StopText
 
@@ -31,41 +32,11 @@ _PROMPT_BATCH = 512
 # Stands in the list of past tokens for those of a picture: no prompt goes on from there.
 _SEEN = -1
 
-# llama_load_mode and llama_flash_attn_type of llama.h.
-_LOAD_WITHOUT_MAP = 0
+# Of llama_flash_attn_type in llama.h.
 _FLASH_ATTENTION = 1
 
 
-def model_parameters(
-    lib: Any,
-    *,
-    gpu_layers: int | None = None,
-    vocab_only: bool = False,
-    mmap: bool = True,
-    devices: Any = None,
-) -> Any:
-    """llama.cpp's parameters of a model, `llama_model_params`.
-
-    Args:
-        lib: The library.
-        gpu_layers: Layers to put on a GPU; None: llama.cpp's own choice.
-        vocab_only: Load the tokenizer alone.
-        mmap: Map the file; otherwise its tensors are read into memory of the process.
-        devices: Array of ggml's devices to use, the last of which is null; None: all.
-    """
-    params = lib.llama_model_default_params()
-    params.devices = devices
-    # ggml's AMX kernels crash on matrices narrower than their tiles expect (0.3.36).
-    params.use_extra_bufts = b"AMX_INT8" not in lib.llama_print_system_info()
-    if gpu_layers is not None:
-        params.n_gpu_layers = gpu_layers
-    params.vocab_only = vocab_only
-    if not mmap:
-        params.load_mode = _LOAD_WITHOUT_MAP
-    return params
-
-
-class LlamaEngine:
+class LlamaEngine(LlamaModel):
     """One model with one context at a time; see `Engine`.
 
     The context is made when it is first needed, for scoring (room for the logits of a whole batch)
@@ -92,41 +63,19 @@ class LlamaEngine:
         cache: str = "f16",
         mmap: bool = True,
     ) -> None:
-        self._lib, self.path, self.threads, self._cache = lib, path, threads, cache
+        params = model_parameters(
+            lib, gpu_layers=gpu_layers, vocab_only=vocab_only, mmap=mmap, devices=self.devices
+        )
+        super().__init__(lib, path, params)
+        self.threads, self._cache = threads, cache
+        self.context = context or self.trained_context or 4096
         self._ctx: Any = None
         self._ctx_mode = ""
         self._outputs = 0
         self._past: list[int] = []
         self._tower: LlamaTower | None = None
         self.last = GenerationStats()
-        LOG.clear()
-        LOG.buffers.clear()
-        LOG.forget_placement()
-        params = model_parameters(
-            lib, gpu_layers=gpu_layers, vocab_only=vocab_only, mmap=mmap, devices=self.devices
-        )
-        self._model: Any = lib.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise FormatError(
-                f"llama.cpp cannot load {path}: {LOG.why()}",
-                todo="check the file with `kanna inspect`, or convert again",
-            )
         self._adapters = LoraAdapters(lib, self._model, {})
-        self._weights = [b for b in LOG.buffers if b[1] == "weights"]
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.trained_context: int = lib.llama_model_n_ctx_train(self._model)
-        self.context = context or self.trained_context or 4096
-        self.bos, self.eos = (
-            self._id(f(self._vocab)) for f in (lib.llama_vocab_bos, lib.llama_vocab_eos)
-        )
-        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
-        template = lib.llama_model_chat_template(self._model, None)
-        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
-
-    @staticmethod
-    def _id(token: int) -> int | None:
-        return None if token < 0 else token
 
     # Contexts
 
@@ -181,9 +130,7 @@ class LlamaEngine:
         if self._tower is not None:
             self._tower.close()
         self._tower = None
-        if self._model is not None:
-            self._lib.llama_model_free(self._model)
-        self._model = None
+        super().close()
 
     def __enter__(self) -> LlamaEngine:
         return self
@@ -203,64 +150,21 @@ class LlamaEngine:
 
     def embed(self, texts: Sequence[str], *, pooling: Pooling = "model") -> F32:
         """One vector of length 1 per text, f32 [texts, width]; see `llama_embeddings.embed`."""
-        self._free_context()
-        params = self._lib.llama_context_default_params()
-        params.n_threads = params.n_threads_batch = self.threads
         ids = [self.tokenize(text, add_bos=True) for text in texts]
-        if (longest := max(map(len, ids), default=0)) > self.context:
-            raise UsageError(f"a text of {longest} tokens in a context of {self.context}")
-        return embed(self._lib, self._model, ids, params, pooling)
+        return embed(self._lib, self._model, ids, self._apart(ids), pooling)
 
     def rank(self, texts: Sequence[Sequence[int]]) -> F32:
         """The score of each text, given as ids; f32 [texts]; see `llama_embeddings.rank`."""
+        return rank(self._lib, self._model, texts, self._apart(texts))
+
+    def _apart(self, texts: Sequence[Sequence[int]]) -> Any:
+        """Parameters of a context of its own for texts; frees the one that is open."""
         self._free_context()
         params = self._lib.llama_context_default_params()
         params.n_threads = params.n_threads_batch = self.threads
         if (longest := max(map(len, texts), default=0)) > self.context:
             raise UsageError(f"a text of {longest} tokens in a context of {self.context}")
-        return rank(self._lib, self._model, texts, params)
-
-    # Tokens
-
-    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = False) -> list[int]:
-        """Token ids; see `Engine.tokenize`."""
-        data = text.encode("utf-8", "surrogatepass")
-        size = len(data) + 8
-        while True:
-            ids = (ctypes.c_int32 * size)()
-            count = self._lib.llama_tokenize(
-                self._vocab, data, len(data), ids, size, add_bos, special
-            )
-            if count >= 0:
-                return list(ids[:count])
-            if -count <= size:
-                raise KannaError(
-                    f"llama.cpp cannot tokenize this text with {self.path}: {LOG.why()}"
-                )
-            size = -count
-
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; may be half a character."""
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = self._lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
-
-    def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """Text of token ids; broken UTF-8 becomes U+FFFD."""
-        return b"".join(self.piece(i, special=special) for i in ids).decode("utf-8", "replace")
-
-    def eog(self, token: int) -> bool:
-        """Whether the token ends a generation (end of sequence, end of turn)."""
-        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
-
-    @cached_property
-    def eog_ids(self) -> frozenset[int]:
-        """Ids of all tokens that end a generation."""
-        return frozenset(i for i in range(self.vocab_size) if self.eog(i))
+        return params
 
     # Evaluation
 
@@ -288,7 +192,7 @@ class LlamaEngine:
         try:
             for start in range(0, len(ids), self._n_batch):
                 stop = min(start + self._n_batch, len(ids))
-                outputs = self._fill(batch, ids, start, stop, first)
+                outputs = llama_batch.fill(batch, ids, start, stop, first)
                 self._decode(ctx, batch)
                 if outputs:
                     pointer = self._lib.llama_get_logits(ctx)
@@ -318,31 +222,13 @@ class LlamaEngine:
         batch = self._lib.llama_batch_init(part, 0, 1)
         try:
             for start in range(0, len(ids), part):
-                outputs = self._fill(batch, ids, start, min(start + part, len(ids)), 0)
+                outputs = llama_batch.fill(batch, ids, start, min(start + part, len(ids)), 0)
                 self._decode(ctx, batch)
                 yield np.ctypeslib.as_array(
                     self._lib.llama_get_logits(ctx), shape=(outputs, self.vocab_size)
                 )
         finally:
             self._lib.llama_batch_free(batch)
-
-    @staticmethod
-    def _fill(batch: Any, ids: Sequence[int], start: int, stop: int, first: int) -> int:
-        """Put ids [start, stop) into a batch; return how many of them give logits."""
-        batch.n_tokens = stop - start
-        for i, position in enumerate(range(start, stop)):
-            batch.token[i] = ids[position]
-            batch.pos[i] = position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = position >= first
-        return max(0, stop - max(start, first))
-
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
-            raise UsageError(
-                f"token ids {min(ids)} … {max(ids)}", expected=f"0 … {self.vocab_size - 1}"
-            )
 
     def _decode(self, ctx: Any, batch: Any) -> None:
         LOG.clear()
@@ -450,7 +336,7 @@ class LlamaEngine:
         ignore_eog: bool,
     ) -> Iterator[int]:
         """New tokens after the prompt that `read` decodes; fills `stats`."""
-        ctx, sampler = self._ctx, self._sampler(sampling)
+        ctx, sampler = self._ctx, llama_sampler.chain_of(self._lib, sampling)
         try:
             begin = time.perf_counter()
             stats.reused_tokens = read()
@@ -503,23 +389,6 @@ class LlamaEngine:
             self._past += part
         return keep
 
-    def _sampler(self, sampling: Sampling) -> Any:
-        lib, seed = self._lib, sampling.seed
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        if sampling.temperature <= 0:
-            steps = [lib.llama_sampler_init_greedy()]
-        else:
-            steps = [
-                lib.llama_sampler_init_top_k(sampling.top_k),
-                lib.llama_sampler_init_top_p(sampling.top_p, 1),
-                lib.llama_sampler_init_min_p(sampling.min_p, 1),
-                lib.llama_sampler_init_temp(sampling.temperature),
-                lib.llama_sampler_init_dist(0xFFFFFFFF if seed is None else seed % 2**32),
-            ]
-        for step in steps:
-            lib.llama_sampler_chain_add(chain, step)
-        return chain
-
     # Facts
 
     def memory(self) -> dict[str, int]:
@@ -529,8 +398,3 @@ class LlamaEngine:
         for _device, use, size in self._weights + self._buffers:
             total[use] += size
         return total
-
-    @cached_property
-    def parameters(self) -> int:
-        """Weights of the model, as llama.cpp counts them."""
-        return int(self._lib.llama_model_n_params(self._model))

@@ -20,7 +20,7 @@ from kanna.errors import FormatError, KannaError
 from kanna.libllama import pictures
 from kanna.model import F32
 from kanna.runtimes._llama_log import LOG
-from kanna.runtimes.llama_engine import model_parameters
+from kanna.runtimes.llama_model import model_parameters
 from kanna.runtimes.llama_tower import MARKER, LlamaTower
 from kanna.runtimes.llamacpp import check_header, library
 
