@@ -59,13 +59,13 @@ namespace KANNA_ISA {
 KANNA_INLINE F round_to(F x, Number number) {
     if (number == Number::single) return x;
     if (number == Number::half) return round_to_half(x);
-    const I bits = (I)x;
-    return (F)((bits + 0x7fff + ((bits >> 16) & 1)) & static_cast<int32_t>(0xffff0000u));
+    const U bits = (U)x;
+    return (F)((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
 }
 
 // The value `steps` further from zero among those of the type.
 KANNA_INLINE F further(F x, int steps, Number number) {
-    return number == Number::single ? x : (F)((I)x + steps * (number == Number::half ? 0x2000 : 0x10000));
+    return number == Number::single ? x : (F)((U)x + static_cast<uint32_t>(steps * (number == Number::half ? 0x2000 : 0x10000)));
 }
 
 // To the nearest whole number, ties to even, for any magnitude.

@@ -17,6 +17,7 @@ namespace KANNA_ISA {
 constexpr int LANES = 16;
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
+typedef uint32_t U __attribute__((vector_size(4 * LANES)));  // for sums of bits, which may wrap
 
 // One register's part of the sixteen lanes: loops that keep much in registers go through the lanes part by part.
 #if defined(__AVX512F__)
@@ -85,7 +86,7 @@ KANNA_INLINE F group_peaks(F v) {
 KANNA_INLINE F round_to_half(F x) {
     const I sign = (I)x & (I{} + static_cast<int32_t>(0x80000000u));
     const I bits = (I)x & 0x7fffffff;
-    const I normal = (bits + 0xfff + ((bits >> 13) & 1)) & ~0x1fff;
+    const I normal = (I)((U)bits + 0xfff + ((U)bits >> 13 & 1)) & ~0x1fff;
     const F small = ((F)bits + splat(0.5f)) - splat(0.5f);
     I out = choose(bits < 0x38800000, (I)small, normal);
     out = choose(out > 0x477fe000, I{} + 0x477fe000, out);

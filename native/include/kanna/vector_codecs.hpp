@@ -146,7 +146,10 @@ struct VectorCodec {
                     for (int p = 0; p < CODES; ++p)
                         v.codes[(j * IN_SUB + g) * CODES + p] = static_cast<uint16_t>(group.codes[p][k]);
                     uint32_t flags = 0;
-                    for (int i = 0; i < 8; ++i) flags |= static_cast<uint32_t>(group.levels[i][k] < 0) << i;
+                    for (int i = 0; i < 8; ++i) {
+                        const float level = group.levels[i][k];  // in one expression with the shift, GCC's UBSan errs
+                        flags |= static_cast<uint32_t>(level < 0) << i;
+                    }
                     if (G::SHIFTED) flags = group.shift[k] < 0;
                     v.flags[j * IN_SUB + g] = static_cast<uint8_t>(flags);
                 }

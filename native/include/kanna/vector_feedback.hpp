@@ -245,8 +245,10 @@ struct VectorFeedback : Work {
                 v.codes[i] = static_cast<uint16_t>(codes[block * (BLOCK / G::LENGTH) + i][k]);
             for (int g = 0; g < BLOCK / GROUP; ++g) {
                 uint32_t flags = 0;
-                for (int i = 0; i < GROUP; ++i)
-                    flags |= static_cast<uint32_t>(r.level[block * BLOCK + g * GROUP + i][k] < 0) << i;
+                for (int i = 0; i < GROUP; ++i) {
+                    const float level = r.level[block * BLOCK + g * GROUP + i][k];
+                    flags |= static_cast<uint32_t>(level < 0) << i;
+                }
                 if (G::SHIFTED) flags = shifts[block * (BLOCK / GROUP) + g][k] < 0;
                 v.flags[g] = static_cast<uint8_t>(flags);
             }
