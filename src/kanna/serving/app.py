@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 
 from kanna import __version__
-from kanna.serving import openapi, page
+from kanna.serving import heap, openapi, page
 from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST
 from kanna.serving.gateway import Gateway
 from kanna.serving.guard.headers import SecurityHeaders
@@ -120,14 +120,14 @@ async def _running(gateway: Gateway, traces: TraceExporter | None) -> AsyncGener
         connector=connector, timeout=aiohttp.ClientTimeout(total=None)
     ) as session:
         pool.start(session)
-        unloading = (
-            asyncio.create_task(_unload_idle(pool, settings.idle)) if settings.idle else None
-        )
+        kept = [asyncio.create_task(heap.keep_level())]
+        if settings.idle:
+            kept.append(asyncio.create_task(_unload_idle(pool, settings.idle)))
         try:
             yield
         finally:
-            if unloading:
-                unloading.cancel()
+            for task in kept:
+                task.cancel()
             gateway.constraints.stop()
             await pool.stop()
             await gateway.keyring.close()

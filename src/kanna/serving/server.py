@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kanna.errors import KannaError, UsageError
-from kanna.serving import engines
+from kanna.serving import engines, heap
 from kanna.serving.arguments import TlsOptions
 from kanna.serving.guard.store import KeyStore
 from kanna.serving.launch import launch
@@ -132,6 +132,7 @@ def _run_uvicorn(
         backlog=_BACKLOG,
         **options.tls,
     )
+    heap.settle()
     uvicorn.Server(config).run(sockets=[listener])
 
 
