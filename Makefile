@@ -9,7 +9,7 @@ BENCHMARKS ?= gguf.speed gguf.fit_time "gguf.encoders speed" "gguf.encoders erro
 CODE := src tests benchmarks tools
 BUILT := src native man CMakeLists.txt pyproject.toml # installed anew when newer than the environment
 
-.PHONY: style docs-site help demo wheels lock audit test lint bench small-moe bench-experts docs clean
+.PHONY: style docs-site help demo wheels lock audit test lint bench small-moe bench-experts sanitize docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -65,6 +65,18 @@ small-moe: $(VENV)/.dev ## train the small model with experts that benchmarks us
 
 bench-experts: small-moe ## kanna optimize beside llama-quantize on that model
 	$(BIN)/python -m benchmarks.gguf.optimize_quality --model small_moe --classes Q4_K_M,Q3_K_M,Q2_K
+
+SANITIZED := build/sanitized
+sanitize: $(VENV)/.dev ## five minutes of chance at the native core, built with AddressSanitizer and UBSan
+	$(BIN)/pip install -q 'nanobind>=3.1,<4'
+	$(BIN)/cmake -S . -B $(SANITIZED) -DKANNA_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+		-Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) >/dev/null
+	$(BIN)/cmake --build $(SANITIZED)
+	rm -rf $(SANITIZED)/kanna && cp -r src/kanna $(SANITIZED)/ && rm -f $(SANITIZED)/kanna/_native*.so
+	cp $(SANITIZED)/_native*.so $(SANITIZED)/kanna/
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONPATH=$(SANITIZED):tests \
+		$(BIN)/python -m fuzz.native --seconds 300 --seed $${SEED:-1}
 
 docs: $(VENV)/.run ## docs/components.md and man/kanna.1 from the code
 	$(BIN)/python tools/components.py

@@ -239,7 +239,8 @@ def _accounts(stage: Stage) -> dict[str, dict[str, tuple[int, int]]]:
         r'^kanna_tokens_total\{key="([^"]*)",kind="([^"]*)",[^}]*\} (\S+)$', text, re.M
     ):
         metrics.setdefault(key, [0, 0])[kind == "completion"] += int(float(value))
-    for line in (stage.logs / "audit.jsonl").read_text().splitlines():
+    # A full disk took part of the last line, it may be: the rest comes within a second.
+    for line in (stage.logs / "audit.jsonl").read_text().split("\n")[:-1]:
         entry = json.loads(line)
         tokens = audit.setdefault(entry["key"], [0, 0])
         tokens[0] += entry["prompt_tokens"]
