@@ -379,7 +379,7 @@ def test_the_command(home: Path, tmp_path: Path) -> None:
     assert run(source, "-o", tmp_path / "x").exit_code == 2
     assert run(source, f"{adapter}=nan", "-o", tmp_path / "x").exit_code == 2
     assert run(source, adapter, adapter, "-o", tmp_path / "x").exit_code == 2
-    assert run(source, "absent", "-o", tmp_path / "x").exit_code == 1
+    assert run(source, "absent", "-o", tmp_path / "x").exit_code == 2
     assert run(source, source, "-o", tmp_path / "x").exit_code == 1
     both = run(source, adapter, "-o", tmp_path / "x", "--preset", "Q8_0", "--encoding", "f16")
     assert both.exit_code == 2

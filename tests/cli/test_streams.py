@@ -50,7 +50,7 @@ def test_help_and_errors_in_the_c_locale(tmp_path: Path) -> None:
     plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     assert run("fit", "--help", **plain).returncode == 0
     done = run("fit", tmp_path / "nö–thing", **plain)
-    assert done.returncode == 1 and b"Traceback" not in done.stderr
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("fit",), ("inspect",), ("fit", "--json"), ("--help",)])
