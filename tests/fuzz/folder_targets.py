@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helpers import genai_config
 
 import kanna
 from fuzz import mutation
@@ -36,25 +37,8 @@ def onnx_folder(folder: Path) -> dict[str, Target]:
     place = folder / "onnx"
     place.mkdir()
     (place / "model.onnx").write_bytes(b"")
-    good = {
-        "model": {
-            "type": "llama",
-            "context_length": 64,
-            "vocab_size": 32,
-            "eos_token_id": [1],
-            "decoder": {
-                "filename": "model.onnx",
-                "head_size": 8,
-                "hidden_size": 16,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 1,
-                "num_hidden_layers": 2,
-                "inputs": {"input_ids": "input_ids"},
-                "outputs": {"logits": "logits"},
-            },
-        },
-        "search": {"max_length": 64},
-    }
+    model = genai_config.MODEL | {"eos_token_id": [1]}
+    good = {"model": model, "search": {"max_length": 64}}
     return {
         "genai_config.json": json_file(
             place / "genai_config.json",

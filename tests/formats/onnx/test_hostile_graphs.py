@@ -9,28 +9,12 @@ from typing import Any
 
 import onnx
 import pytest
+from helpers import genai_config
 from onnx import TensorProto, helper
 
 from kanna.errors import KannaError
 from kanna.formats.onnx import FORMAT, files
 
-GENAI = {
-    "model": {
-        "type": "llama",
-        "context_length": 64,
-        "vocab_size": 32,
-        "decoder": {
-            "filename": "model.onnx",
-            "head_size": 8,
-            "hidden_size": 16,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "num_hidden_layers": 2,
-            "inputs": {"input_ids": "input_ids"},
-            "outputs": {"logits": "logits"},
-        },
-    }
-}
 SIZE = 64
 """Bytes of the file beside the graph."""
 
@@ -86,7 +70,7 @@ def model(tensor: Any | None = None, place: str = "") -> Any:
 def folder(place: Path, graph: bytes) -> Path:
     (place / "model.onnx").write_bytes(graph)
     (place / "model.onnx.data").write_bytes(bytes(SIZE))
-    (place / "genai_config.json").write_text(json.dumps(GENAI))
+    (place / "genai_config.json").write_text(json.dumps({"model": genai_config.MODEL}))
     return place
 
 
