@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import kanna
-from kanna._util.nearest import absent
-from kanna.errors import KannaError
+from kanna._util.nearest import absent, no_file, unreadable
+from kanna.errors import FormatError, KannaError, NotFoundError
 
 VERBS: dict[str, Callable[[Path, Path], Any]] = {
     "inspect": lambda model, _: kanna.inspect(model),
@@ -58,3 +58,16 @@ def test_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert absent("one/two/a") == "one/two/a does not exist: there is no folder one"
     full = tmp_path / "noets.txt"
     assert absent(full) == f"{full} does not exist (did you mean {tmp_path / 'Notes.txt'}?)"
+
+
+def test_why_a_file_cannot_be_read(tmp_path: Path) -> None:
+    gone = unreadable(
+        tmp_path / "a", FileNotFoundError(2, "No such file"), FormatError, todo="look"
+    )
+    assert isinstance(gone, NotFoundError) and gone.exit_code == 2 and gone.todo == "look"
+    assert gone.found == no_file(tmp_path / "a") == absent(tmp_path / "a")
+    closed = unreadable(tmp_path, PermissionError(13, "Permission denied"), FormatError)
+    assert type(closed) is FormatError and closed.found.endswith(
+        "cannot be read: Permission denied"
+    )
+    assert no_file(tmp_path) == f"{tmp_path} is not a file"

@@ -22,7 +22,7 @@ from kanna._util.progress import Silent
 from kanna.benchmark.llama_builds import write_model
 from kanna.cli.main import cli
 from kanna.errors import FormatError, KannaError, MissingError, UsageError
-from kanna.libllama import PREBUILT, builds, devices, installed
+from kanna.libllama import NATIVE, PREBUILT, builds, devices, installed
 from kanna.libllama.installed import InstalledBuild
 from kanna.offload import listing
 from kanna.runtime import building, source
@@ -307,3 +307,12 @@ def test_headers_that_are_too_old_are_named() -> None:
         building.require_version("vulkan", [line])
     assert "1.3.272" in caught.value.expected
     building.require_version("vulkan", [line.replace("239", "275")])
+
+
+def test_a_package_that_is_not_here_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = installed.in_use()
+    monkeypatch.setitem(sys.modules, NATIVE.module, None)
+    with pytest.raises(MissingError, match="not installed here") as error:
+        runtime.use("native")
+    assert error.value.expected == f"the package {NATIVE.distribution}"
+    assert installed.in_use() == before

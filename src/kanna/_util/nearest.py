@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
+from kanna.errors import KannaError, NotFoundError
+
 _MOST_ENTRIES = 10_000
 """Of a folder that are compared."""
 
@@ -38,13 +40,22 @@ def absent(path: str | os.PathLike[str]) -> str:
     return f"{given} (did you mean {wanted.parent / lower[close[0]]}?)" if close else given
 
 
-def unreadable(path: str | os.PathLike[str], error: OSError) -> str:
-    """Why a file could not be read, in words: as `absent` has it where there is none.
+def no_file(path: Path) -> str:
+    """Why there is no file at a path: it is a folder or the like, or nothing is there."""
+    return f"{path} is not a file" if path.exists() else absent(path)
+
+
+def unreadable(
+    path: str | os.PathLike[str], error: OSError, kind: type[KannaError], **more: str
+) -> KannaError:
+    """The error to raise for a file that could not be read.
 
     Args:
         path: Of the file.
         error: What reading it raised.
+        kind: Of the error, where there is a file; where there is none, it is a NotFoundError.
+        more: What was expected, and what to do.
     """
     if isinstance(error, FileNotFoundError):
-        return absent(path)
-    return f"{path} cannot be read: {error.strerror or error}"
+        return NotFoundError(absent(path), **more)
+    return kind(f"{path} cannot be read: {error.strerror or error}", **more)

@@ -56,8 +56,8 @@ def documents(paths: Sequence[str | Path] | None, model: Model) -> tuple[list[Do
                 f"{path} is not UTF-8 text: {error}", expected="a text or JSON-lines file"
             ) from error
         except OSError as error:
-            raise UsageError(
-                unreadable(path, error), expected="a text or JSON-lines file"
+            raise unreadable(
+                path, error, UsageError, expected="a text or JSON-lines file"
             ) from error
         if "\0" in text:
             raise UsageError(

@@ -57,7 +57,7 @@ def read_text(text: str | Path | None, *, offline: bool = False) -> tuple[str, s
             f"{path} is not UTF-8 text: {error}", expected="a plain text file"
         ) from error
     except OSError as error:
-        raise UsageError(unreadable(path, error), expected="a plain text file") from error
+        raise unreadable(path, error, UsageError, expected="a plain text file") from error
     # llama-perplexity drops one newline at the end of a file.
     return content.removesuffix("\n"), "WikiText-2 test" if text is None else path.name
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna._util.nearest import absent, unreadable
+from kanna._util.nearest import no_file, unreadable
 from kanna.errors import FormatError, NotFoundError, UsageError
 
 MOST_BYTES = 32 << 20
@@ -78,13 +78,12 @@ def opened(given: object) -> Picture:
 
 def _from_file(path: Path) -> Picture:
     if not path.is_file():
-        wrong = f"{path} is not a file" if path.exists() else absent(path)
-        raise NotFoundError(wrong, expected=f"the path of {EXPECTED}")
+        raise NotFoundError(no_file(path), expected=f"the path of {EXPECTED}")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UsageError(unreadable(path, error)) from None
+        raise unreadable(path, error, UsageError) from None
     return checked(data, str(path))
 
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from kanna._util.nearest import absent
+from kanna._util.nearest import no_file
 from kanna.errors import FormatError, SourceError
 from kanna.formats.file_states import State, changed, refuse_change, state
 from kanna.formats.text_files import refuse_stand_in
@@ -43,9 +43,7 @@ class StoredFile:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise SourceError(
-                f"{path} is not a file" if path.exists() else absent(path), todo="check the path"
-            )
+            raise SourceError(no_file(path), todo="check the path")
         self.path, self._lock = path.absolute(), Lock()
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         self._handle = os.open(self.path, flags)

@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import yaml
 
-from kanna._util.nearest import absent, unreadable
-from kanna.errors import NotFoundError, SourceError
+from kanna._util.nearest import unreadable
+from kanna.errors import SourceError
 from kanna.recipes.problems import RecipeError, RecipeLine, RecipeProblem
 
 Value: TypeAlias = "str | int | float | bool | None | list[Value] | dict[str, Value]"
@@ -84,10 +84,8 @@ def read(path: Path) -> YamlDocument:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise SourceError(f"{path} is no text in UTF-8", expected="a recipe in YAML") from None
-    except FileNotFoundError:
-        raise NotFoundError(absent(path), todo="check the path") from None
     except OSError as error:
-        raise SourceError(unreadable(path, error), todo="check the path") from None
+        raise unreadable(path, error, SourceError, todo="check the path") from None
     return parse(text, path)
 
 

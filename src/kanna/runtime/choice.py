@@ -73,12 +73,14 @@ def use(name: str) -> UseResult:
 
     Raises:
         UsageError: There is none of that name.
-        MissingError: It does not load, was changed, or sees no device of its backend.
+        MissingError: It is not here, does not load, was changed, or sees no device of its backend.
     """
     devices: list[dict[str, Any]] = []
     if name in builds.CHOICES:
         chosen = name
-        _require_package(name)
+        for build in (NATIVE, PREBUILT):
+            if build.name == name:
+                build.library()
     else:
         if installed.find(name) is None:
             known = [*builds.CHOICES, *installed.names()]
@@ -101,17 +103,6 @@ def use(name: str) -> UseResult:
     return UseResult(
         name=chosen, overridden=os.environ.get(builds.VARIABLE, "").strip(), devices=devices
     )
-
-
-def _require_package(name: str) -> None:
-    """Raise MissingError for the build of a package that is not here."""
-    for build in (NATIVE, PREBUILT):
-        if build.name == name and build.folder is None:
-            raise MissingError(
-                f"the runtime {name} is not here",
-                expected=f"the package {build.distribution}",
-                todo=build.install,
-            )
 
 
 def rm(name: str, *, dry_run: bool = False) -> RemovedRuntime:

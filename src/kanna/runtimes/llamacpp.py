@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanna import libllama
-from kanna._util.nearest import absent
+from kanna._util.nearest import no_file
 from kanna._util.processes import is_disposable
 from kanna.errors import FormatError, MissingError, NotFoundError, UsageError
 from kanna.families.towers.pairing import check_pair
@@ -222,8 +222,7 @@ class LlamaCppRuntime:
         """
         lib = library()
         if not path.is_file():
-            wrong = f"{path} is not a file" if path.exists() else absent(path)
-            raise NotFoundError(wrong, expected="a .gguf file")
+            raise NotFoundError(no_file(path), expected="a .gguf file")
         check_header(path)
         if not is_disposable():
             if text:

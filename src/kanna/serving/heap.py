@@ -27,7 +27,9 @@ async def keep_level() -> None:
     never shrinks by itself. Elsewhere the allocator does so.
     """
     trim = _trim()
-    while trim is not None:
+    if trim is None:
+        return
+    while True:
         await asyncio.sleep(INTERVAL)
         await asyncio.to_thread(trim, 0)
 

@@ -32,10 +32,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {error}", expected="JSON lines") from error
     except OSError as error:
-        raise UsageError(
-            unreadable(path, error),
-            expected=f"a file of JSON lines, each {_FORM}",
-        ) from error
+        expected = f"a file of JSON lines, each {_FORM}"
+        raise unreadable(path, error, UsageError, expected=expected) from error
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line

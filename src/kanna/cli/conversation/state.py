@@ -90,7 +90,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SourceError(unreadable(path, error)) from None
+        raise unreadable(path, error, SourceError) from None
     except (ValueError, RecursionError):
         raise SourceError(f"{path} is no JSON", expected=_EXPECTED) from None
     messages = value.get("messages") if isinstance(value, dict) else None

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import yaml
 
 from kanna._util import typed
-from kanna._util.nearest import absent, unreadable
+from kanna._util.nearest import unreadable
 from kanna._util.typed import FieldKind, TypedObject
 from kanna._util.units import format_size, parse_size
-from kanna.errors import FormatError, NotFoundError, UsageError
+from kanna.errors import FormatError, UsageError
 from kanna.hardware.operators import OperatorTable, tables
 from kanna.hardware.targets.base import BASES, DeviceBackend, DeviceProfile, Figure
 
@@ -132,10 +132,8 @@ def read(path: Path) -> list[DeviceProfile]:
         raise FormatError(
             f"{path} is no YAML: {problem}", expected="a profile", todo=_TODO
         ) from None
-    except FileNotFoundError:
-        raise NotFoundError(absent(path), todo="check the path") from None
     except OSError as error:
-        raise FormatError(unreadable(path, error), todo="check the path") from None
+        raise unreadable(path, error, FormatError, todo="check the path") from None
     top = _Part.of(TypedObject.of(value, str(path), _TODO), _TOP)
     sizes = _names(top.fields, "memory")
     backends = {
