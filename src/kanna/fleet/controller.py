@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from kanna.errors import UsageError
 from kanna.fleet import access
+from kanna.fleet.databases.base import TakenError
 from kanna.fleet.decision import BACK, DONE, PAUSED, RUNNING, STOPPED, decide
 from kanna.fleet.records import (
     FAILED,
@@ -87,7 +87,7 @@ class Controller:
         with self.store.transaction():
             try:
                 self.store.add_device(device)
-            except sqlite3.IntegrityError:
+            except TakenError:
                 raise UsageError(f"there is a device {name!r}", expected="another name") from None
             for rollout in self.store.rollouts_in(_LIVE):
                 if rollout.target in ("", target):

@@ -98,33 +98,36 @@ class FleetService:
 
     async def authorize(self, request: Request, role: str) -> Visitor:
         """Who asks, where the key is of that role; raises ApiError 401 or 403."""
-        kind, _, text = request.headers.get("authorization", "").partition(" ")
-        visitor = None
-        if kind.lower() == "bearer":
-            key = text.strip()[:200]
-            visitor = await self.call(lambda: self.keys.visitor(key))
-        if visitor is None:
-            raise problems.no_key()
-        if visitor.role not in _ALLOWED[role]:
-            raise problems.wrong_role(visitor.role)
-        return visitor
+        key = _key_of(request)
+        visitor = await self.call(lambda: self.keys.visitor(key)) if key else None
+        return _allowed(visitor, role)
 
-    async def device(self, request: Request) -> FleetDevice:
-        """The device that asks; raises ApiError 401 or 403."""
-        device = (await self.authorize(request, DEVICE)).device
-        assert device is not None
-        self._seen[device.id] = time.time()
-        return device
+    async def device(self, request: Request, work: Callable[[FleetDevice], T]) -> T:
+        """What a function gives for the device that asks: both in one turn of the thread.
+
+        Raises:
+            ApiError: 401 or 403, and what the function raises.
+        """
+        key = _key_of(request)
+        if not key:
+            raise problems.no_key()
+
+        def both() -> T:
+            device = _allowed(self.keys.visitor(key), DEVICE).device
+            assert device is not None
+            self._seen[device.id] = time.time()
+            return work(device)
+
+        return await self.call(both)
+
+    async def told(self, request: Request, kind: type[B], work: Callable[[FleetDevice, B], T]) -> T:
+        """The same, of a device and what it sends; raises ApiError 400, 408 and 413, too."""
+        data = await self.data(request, SMALL) if _key_of(request) else b""
+        return await self.device(request, lambda device: work(device, parsed(data, kind)))
 
     async def body(self, request: Request, kind: type[B], most: int = SMALL) -> B:
         """The body of a request; raises ApiError 400, 408 or 413."""
-        data = await self.data(request, most)
-        try:
-            return kind.model_validate_json(data or b"{}")
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the body"
-            raise problems.bad(f"{place}: {first['msg']}"[:500]) from None
+        return parsed(await self.data(request, most), kind)
 
     async def data(self, request: Request, most: int) -> bytes:
         """The bytes of a body; raises ApiError 408 or 413."""
@@ -149,6 +152,31 @@ class FleetService:
             "artefacts": self.store.artefacts(20),
             "events": self.store.events(),
         }
+
+
+def parsed(data: bytes, kind: type[B]) -> B:
+    """What a body says; raises ApiError 400."""
+    try:
+        return kind.model_validate_json(data or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the body"
+        raise problems.bad(f"{place}: {first['msg']}"[:500]) from None
+
+
+def _key_of(request: Request) -> str:
+    """The text of the key that a request brings; "" for none."""
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip()[:200] if kind.lower() == "bearer" else ""
+
+
+def _allowed(visitor: Visitor | None, role: str) -> Visitor:
+    """Who asks, where that role may; raises ApiError 401 or 403."""
+    if visitor is None:
+        raise problems.no_key()
+    if visitor.role not in _ALLOWED[role]:
+        raise problems.wrong_role(visitor.role)
+    return visitor
 
 
 async def _read(request: Request, most: int) -> bytes:

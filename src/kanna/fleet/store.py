@@ -1,13 +1,11 @@
-"""Devices, artefacts, rollouts and what happened, in one SQLite file: SQL is here and in schema.py.
+"""Devices, artefacts, rollouts and what happened: SQL is here and in schema.py.
 
-Its statements are those that PostgreSQL takes, too. What is committed outlives the end of the
-process; against the end of the machine, devices say again what they reported last.
+Its statements are those that both SQLite and PostgreSQL take.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -15,11 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kanna.errors import KannaError
+from kanna.fleet.databases.sqlite import SqliteDatabase
 from kanna.fleet.decision import Tally
 from kanna.fleet.records import FAILED, PASSED, REFUSED, Assignment, FleetDevice, FleetRollout
 from kanna.fleet.rings import Ring
-from kanna.fleet.schema import SCHEMA
 
 _DEVICE = (
     "id, key_id, key_hash, expires, target, ring, added, wanted, number, reported, outcome, detail,"
@@ -30,30 +27,21 @@ _EVENTS_KEPT = 10_000
 
 
 class FleetStore:
-    """The file, which is made when it does not exist. One thread uses it at a time.
+    """A fleet as it is kept. One thread uses it at a time.
+
+    Args:
+        place: A file of SQLite, which is made when it does not exist.
 
     Raises:
         KannaError: It is no database of a fleet, or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._lock, self._depth = path, threading.RLock(), 0
-        try:
-            if not path.exists():
-                path.touch(mode=0o600)
-            self._db = sqlite3.connect(
-                path, timeout=5, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise KannaError(
-                f"{path} cannot be used for a fleet: {error}", todo="give another folder"
-            ) from error
+    def __init__(self, place: Path) -> None:
+        self._lock, self._depth = threading.RLock(), 0
+        self._db = SqliteDatabase(place)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close it."""
         self._db.close()
 
     @contextmanager
@@ -63,20 +51,20 @@ class FleetStore:
             self._depth += 1
             try:
                 if self._depth == 1:
-                    self._db.execute("BEGIN IMMEDIATE")
+                    self._db.begin()
                 yield
                 if self._depth == 1:
-                    self._db.execute("COMMIT")
+                    self._db.commit()
             except BaseException:
-                if self._depth == 1 and self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                if self._depth == 1:
+                    self._db.roll_back()
                 raise
             finally:
                 self._depth -= 1
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            return self._db.execute(query, values)
 
     def next(self, counter: str, least: int = 1) -> int:
         """The next number of a counter, at least as large as it must be."""
@@ -106,7 +94,7 @@ class FleetStore:
     # Devices
 
     def add_device(self, device: FleetDevice) -> None:
-        """Keep a new device; raises sqlite3.IntegrityError where one has its name."""
+        """Keep a new device; raises TakenError where one has its name."""
         values = [getattr(device, name) for name in _DEVICE.split(", ")]
         self._rows(f"INSERT INTO devices ({_DEVICE}) VALUES ({_marks(values)})", *values)
 
@@ -166,7 +154,7 @@ class FleetStore:
     def saw(self, times: Iterable[tuple[str, float]]) -> None:
         """Keep when devices asked last."""
         with self.transaction():
-            self._db.executemany(
+            self._db.execute_many(
                 "UPDATE devices SET seen = ? WHERE id = ?", [(at, name) for name, at in times]
             )
 
@@ -184,7 +172,7 @@ class FleetStore:
     def add_artefact(
         self, digest: str, sequence: int, name: str, size: int, texts: tuple[str, str | None]
     ) -> None:
-        """Keep a manifest and its signature; raises sqlite3.IntegrityError for a taken sequence."""
+        """Keep a manifest and its signature; raises TakenError for a taken sequence."""
         self._rows(
             "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?)",
             *(digest, sequence, name, size, *texts, time.time()),
@@ -215,7 +203,7 @@ class FleetStore:
             values = [getattr(rollout, name) for name in _ROLLOUT.split(", ")]
             values[3] = texts
             self._rows(f"INSERT INTO rollouts ({_ROLLOUT}) VALUES ({_marks(values)})", *values)
-            self._db.executemany(
+            self._db.execute_many(
                 "INSERT INTO assignments VALUES (?, ?, ?, 'pending', 0, NULL, ?)",
                 [(rollout.id, device, ring, now) for device, ring in rings.items()],
             )

@@ -12,6 +12,8 @@ from fastapi.responses import FileResponse, Response
 
 from kanna.fleet import problems
 from kanna.fleet.bodies import PollBody, ReportBody
+from kanna.fleet.controller import Instruction
+from kanna.fleet.records import FleetDevice
 from kanna.fleet.service import FleetService
 
 Hash = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
@@ -22,42 +24,40 @@ def router(service: FleetService) -> APIRouter:
     routes, store = APIRouter(), service.store
 
     @routes.post("/v1/poll")
-    async def poll(request: Request) -> dict[str, Any]:
+    async def poll(request: Request) -> Response:
         """The artefact that the device should have."""
         begin = time.perf_counter()
-        device = await service.device(request)
-        body = await service.body(request, PollBody)
-        instruction = await service.call(
-            lambda: service.controller.poll(device, body.current, body.number, body.outcome)
-        )
+        instruction = await service.told(request, PollBody, asked)
         service.metrics.polls.inc()
         service.metrics.poll_seconds.observe(time.perf_counter() - begin)
-        return asdict(instruction) | {"poll_seconds": service.poll}
+        text = json.dumps(asdict(instruction) | {"poll_seconds": service.poll})
+        return Response(text, media_type="application/json")
+
+    def asked(device: FleetDevice, body: PollBody) -> Instruction:
+        return service.controller.poll(device, body.current, body.number, body.outcome)
 
     @routes.post("/v1/reports", status_code=204)
     async def report(request: Request) -> Response:
         """How an instruction ended."""
-        device = await service.device(request)
-        body = await service.body(request, ReportBody)
+        outcome = await service.told(request, ReportBody, reported)
+        service.metrics.reports.labels(outcome).inc()
+        return Response(status_code=204)
+
+    def reported(device: FleetDevice, body: ReportBody) -> str:
         try:
             selftest = json.dumps(body.selftest, allow_nan=False) if body.selftest else None
         except ValueError:
             raise problems.bad("selftest: a number that is none") from None
-        await service.call(
-            lambda: service.controller.report(
-                device, body.number, body.outcome, body.detail, selftest
-            )
-        )
-        if body.current != device.reported:
-            await service.call(lambda: store.heard(device.id, body.current))
-        service.metrics.reports.labels(body.outcome).inc()
-        return Response(status_code=204)
+        with store.transaction():
+            service.controller.report(device, body.number, body.outcome, body.detail, selftest)
+            if body.current != device.reported:
+                store.heard(device.id, body.current)
+        return body.outcome
 
     @routes.get("/v1/artefacts/{digest}")
     async def artefact(request: Request, digest: Hash) -> dict[str, Any]:
         """A manifest as it was signed, and its signature."""
-        await service.device(request)
-        texts = await service.call(lambda: store.artefact(digest))
+        texts = await service.device(request, lambda _: store.artefact(digest))
         if texts is None:
             raise problems.bad(f"nothing of {digest} was published", 404, "not_found")
         return {"manifest": texts[0], "signature": texts[1]}
@@ -65,7 +65,7 @@ def router(service: FleetService) -> APIRouter:
     @routes.get("/v1/blobs/{digest}")
     async def blob(request: Request, digest: Hash) -> Response:
         """A file, or a range of it."""
-        await service.device(request)
+        await service.device(request, lambda _: None)
         path = service.blobs.path(digest)
         if not path.is_file():
             raise problems.bad(f"no file {digest}", 404, "not_found")

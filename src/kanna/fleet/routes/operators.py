@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from kanna.fleet import manifest, problems
 from kanna.fleet.access import OPERATOR, VIEWER
 from kanna.fleet.blobs import SLICE
 from kanna.fleet.bodies import ArtefactBody, NewDeviceBody, NewKeyBody, RolloutBody
+from kanna.fleet.databases.base import TakenError
 from kanna.fleet.manifest import FleetManifest
 from kanna.fleet.records import FleetDevice
 from kanna.fleet.rings import Ring
@@ -172,7 +172,7 @@ def _keep(service: FleetService, described: FleetManifest, signature: str | None
             described.size,
             (described.data.decode(), signature),
         )
-    except sqlite3.IntegrityError:
+    except TakenError:
         raise problems.bad("it was published already", 409, "older") from None
     service.store.note("published", f"{described.name}: {described.digest}")
 

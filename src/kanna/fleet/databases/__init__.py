@@ -1,0 +1,1 @@
+"""Where a fleet is kept: one file of SQLite, or a database of PostgreSQL."""
