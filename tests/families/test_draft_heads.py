@@ -1,7 +1,6 @@
 """Heads for the token after the next: their logits in stock llama.cpp, against torch.
 
-transformers has no class for them: what they compute is built here of the checkpoint's weights and
-of transformers' own decoder layer. llama.cpp gives the states that they read as the embeddings of
+llama.cpp gives the states that they read as the embeddings of
 tokens, and their logits in a context of the kind of such heads, both by its C interface.
 """
 
@@ -16,12 +15,13 @@ import numpy as np
 import pytest
 from families.test_families import kl, write
 from helpers import needs, tiny_models
+from helpers.draft_heads import TorchHead
 
 from kanna import families
 from kanna.sources import open_source
 
 needs.llama_cpp()
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 TOKENS = 24
@@ -34,30 +34,8 @@ measured with Qwen3.5, dense (1.2e-11 and 8e-5, 7.8e-6 and 0.03, 5.9e-3 and 0.95
 
 def drafted(folder: Path, model: Any, ids: Sequence[int]) -> np.ndarray:
     """Logits of the head for what follows each token but the first, f32 [tokens - 1, vocab]."""
-    from safetensors.torch import load_file
-
-    weights = load_file(folder / "model.safetensors")
-    body, last = model.model, "mtp.layers.0."
-    layer = type(body.layers[1])(body.config, 1).eval()
-    layer.load_state_dict(
-        {n.removeprefix(last): w for n, w in weights.items() if n.startswith(last)}
-    )
-
-    def norm(states: Any, name: str) -> Any:
-        mean = states.pow(2).mean(-1, keepdim=True)
-        scale = 1 + weights[f"mtp.{name}.weight"]
-        return states * torch.rsqrt(mean + body.config.rms_norm_eps) * scale
-
-    with torch.no_grad():
-        states = body(torch.tensor([ids])).last_hidden_state[:, :-1]
-        embedded = body.embed_tokens(torch.tensor([ids[1:]]))
-        both = [norm(embedded, "pre_fc_norm_embedding"), norm(states, "pre_fc_norm_hidden")]
-        inner = torch.cat(both, -1) @ weights["mtp.fc.weight"].T
-        places = torch.arange(1, len(ids))[None]
-        later = torch.full((len(ids) - 1,) * 2, float("-inf")).triu(1)[None, None]
-        out = layer(inner, position_embeddings=body.rotary_emb(inner, places), attention_mask=later)
-        out = out[0] if isinstance(out, tuple) else out
-        return model.lm_head(norm(out, "norm")).reshape(len(ids) - 1, -1).numpy()
+    head = TorchHead(folder, model)
+    return head.run(ids[1:], head.states(ids)[:-1], 1)[0]
 
 
 class Context:

@@ -36,6 +36,9 @@ PATIENCE = 30.0
 CONTEXT_MARGIN = 16
 """Tokens of context beyond those of the prompt and of the answer."""
 _LEAST_PROMPT = 8
+OWN_HEAD = "mtp"
+"""What stands for a model's own head in place of a draft model, as in llama.cpp's `draft-mtp`."""
+_HEADED = "llamacpp"
 _MEASURED = ("load_s", "ttft_s", "prompt_tps", "gen_tps", "peak_bytes")
 
 
@@ -59,8 +62,9 @@ class BenchRow:
             cannot be told.
         repeat: Rounds that were measured.
         memory: Bytes by purpose as the runtime allocated them.
-        draft: With a draft model: tokens `drafted` and `accepted`, `acceptance` as a share of them,
-            and `tokens_per_step` of the model that is measured.
+        draft: With something that guesses: `guesser`, tokens `drafted` and `accepted`, `acceptance`
+            as a share of them, and `tokens_per_step` of the model that is measured; of its own
+            head also which llama.cpp computed it, `computed_by`.
         offload: With a backend: where layers, weights and operators were, as
             `OffloadProof.to_dict` has it.
     """
@@ -170,7 +174,8 @@ def bench(
         gen_tokens: Tokens generated after a short prompt.
         repeat: Rounds whose medians are returned; one for a file slower than PATIENCE.
         threads: Threads to use; None: one per physical core that other programs leave free.
-        draft: A small model of the same vocabulary: how many of its guesses each file accepts.
+        draft: A small model of the same vocabulary, or `mtp` for the head for further tokens that
+            each GGUF has itself: how many of its guesses each file accepts.
         backend: cpu, cuda, vulkan, metal, opencl, sycl or rocm: what is measured is first proved to
             run there, and rightly; None: the llama.cpp that is in use.
         encodings: Measure instead what each encoding costs a token in llama.cpp at the shapes of
@@ -190,8 +195,8 @@ def bench(
     threads = threads or choose_threads().count  # the same in every round
     progress = shown(progress)
     files = [locate(p, offline=offline, progress=progress) for p in several(paths)]
-    guesser = locate(draft, offline=offline, progress=progress) if draft is not None else None
-    _check_there([*files, *([guesser] if guesser else [])])
+    guesser = _guesser(draft, files, offline, progress)
+    _check_there([*files, *([guesser] if isinstance(guesser, Path) else [])])
     if min(prompt_tokens - _LEAST_PROMPT, gen_tokens - 2, repeat - 1) < 0:
         raise UsageError(
             "too little to measure", expected="a prompt of 8 tokens, 2 generated, 1 round at least"
@@ -274,15 +279,38 @@ def _measure(
     return ask("kanna.benchmark.child", task, f"measuring {path}", variables=variables)
 
 
+def _guesser(
+    draft: str | Path | None, files: Sequence[Path], offline: bool, progress: Progress
+) -> Path | str | None:
+    """Where the draft model is, or the word for the own head of each file."""
+    if draft != OWN_HEAD:
+        return locate(draft, offline=offline, progress=progress) if draft is not None else None
+    from kanna.runtimes import llama_draft_head
+
+    for path in files:
+        if path.exists() and runtimes.of(path).name != _HEADED:
+            raise UsageError(
+                f"--draft {OWN_HEAD} with {path}",
+                expected="GGUF files: llama.cpp alone computes a model's own head",
+                todo=f"a file of that name is ./{OWN_HEAD}",
+            )
+        if path.exists():
+            llama_draft_head.require(path)
+    return OWN_HEAD
+
+
 def _drafted(
-    path: Path, draft: Path | None, tokens: int, threads: int, variables: Mapping[str, str]
+    path: Path, draft: Path | str | None, tokens: int, threads: int, variables: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """What a draft model is worth to an artefact; None without one."""
+    """What a draft model, or its own head, is worth to an artefact; None without one."""
     if draft is None:
         return None
-    task = {"path": str(path), "draft": str(draft), "tokens": tokens, "threads": threads}
+    task: dict[str, Any] = {"path": str(path), "tokens": tokens, "threads": threads}
+    module = "kanna.benchmark.own_head"
+    if draft != OWN_HEAD:
+        module, task["draft"] = "kanna.benchmark.drafting", str(draft)
     doing = f"guessing what {path} writes"
-    return ask("kanna.benchmark.drafting", task, doing, variables=variables)
+    return {"guesser": str(draft)} | ask(module, task, doing, variables=variables)
 
 
 def _row(path: Path, runs: list[dict[str, Any]], prompt_tokens: int, gen_tokens: int) -> BenchRow:

@@ -19,7 +19,7 @@ from kanna.errors import UsageError
 
 AHEAD = 4
 """Tokens that are guessed at a time."""
-_PROMPT = "The plane takes a shaving so thin that light passes through it, and"
+PROMPT = "The plane takes a shaving so thin that light passes through it, and"
 _ROOM = 64
 
 
@@ -30,17 +30,23 @@ def accepted(right: Sequence[bool], ahead: int = AHEAD) -> dict[str, Any]:
         right: For each token that the large model writes, whether the small one guesses it.
         ahead: Tokens that are guessed at a time.
     """
-    place = steps = drafted = held = 0
+    place, steps = 0, list[tuple[int, int]]()
     while place < len(right):
         guessed = list(right[place : place + ahead])
         good = (guessed + [False]).index(False)
-        steps, drafted, held = steps + 1, drafted + len(guessed), held + good
+        steps.append((len(guessed), good))
         place += good + 1  # a step of the large model writes one token of its own
+    return figures(steps, ahead)
+
+
+def figures(steps: Sequence[tuple[int, int]], ahead: int) -> dict[str, Any]:
+    """What steps of a model come to: of each, tokens that were guessed, and those it accepts."""
+    drafted, held = (sum(step[i] for step in steps) for i in (0, 1))
     return {
         "drafted": drafted,
         "accepted": held,
         "acceptance": held / drafted if drafted else 0.0,
-        "tokens_per_step": (steps + held) / steps if steps else 0.0,
+        "tokens_per_step": (len(steps) + held) / len(steps) if steps else 0.0,
         "ahead": ahead,
     }
 
@@ -51,13 +57,13 @@ def measure(path: str, *, draft: str, tokens: int, threads: int | None) -> dict[
 
     room = tokens + _ROOM
     with runtimes.of(path).open(path, context=room, threads=threads) as large:
-        prompt = large.tokenize(_PROMPT, add_bos=True)
+        prompt = large.tokenize(PROMPT, add_bos=True)
         text = "".join(large.generate(prompt, max_tokens=tokens, ignore_eog=True))
         ids = [*prompt, *large.tokenize(text)][: room - 1]
         likeliest = np.argmax(large.logits(ids, first=len(prompt) - 1), axis=-1)
         size = large.vocab_size
     with runtimes.of(draft).open(draft, context=room, threads=threads) as small:
-        if small.tokenize(_PROMPT, add_bos=True) != prompt or small.vocab_size != size:
+        if small.tokenize(PROMPT, add_bos=True) != prompt or small.vocab_size != size:
             raise UsageError(
                 f"{draft} splits text into other tokens than {path}",
                 expected="a draft model of the same vocabulary",

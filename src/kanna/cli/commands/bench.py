@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     "--draft",
     type=options.MODEL,
     metavar="MODEL",
-    help="A small model of the same vocabulary: how many of its guesses each file accepts.",
+    help="A small model of the same vocabulary, or `mtp` for the head that each GGUF has itself: "
+    "how many of its guesses each file accepts.",
 )
 @click.option(
     "--backend",
@@ -107,9 +108,10 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     screen.print(made)
     for row in data["rows"]:
         if (draft := row["draft"]) is not None:
+            own = " of its own head" if "computed_by" in draft else ""
             screen.print(
                 f"{Path(row['path']).name} accepts {draft['acceptance']:.0%} of "
-                f"{draft['drafted']} guesses, {draft['ahead']} at a time: "
+                f"{draft['drafted']} guesses{own}, {draft['ahead']} at a time: "
                 f"{draft['tokens_per_step']:.2f} tokens a step"
             )
     for row in data["rows"]:

@@ -20,4 +20,5 @@ VERB = StepVerb(
     },
     measures=True,
     own=frozenset({"encodings", "export"}),
+    words=frozenset({"mtp"}),
 )
