@@ -38,13 +38,14 @@ def holds(path: Path, wanted: str, each: Callable[[int], None] | None = None) ->
     return _digest(path, kind, each) == wanted.lower()
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, each: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file, computed when it is not the one it was computed of last.
 
     Args:
         path: A file.
+        each: Called with the bytes of every slice that is hashed.
     """
-    return _digest(path, "sha256")
+    return _digest(path, "sha256", each)
 
 
 def record(path: Path, final: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import families, formats
-from kanna._util.digest import sha256
+from kanna._util import verified
 from kanna._util.nearest import absent
 from kanna._util.progress import Progress, Silent
 from kanna._util.typed import LAYERS, TypedObject, read, text, whole
@@ -111,7 +111,7 @@ def open_artefact(
     progress = progress or Silent()
     progress.start("hash the model", sum(p.stat().st_size for p in files.values()))
     for place, file in files.items():
-        hashes[place] = sha256(file, lambda n, p=place: progress.advance(n, p))
+        hashes[place] = verified.digest(file, lambda n, p=place: progress.advance(n, p))
     progress.finish()
     num_bytes = sum(p.stat().st_size for p in files.values())
     return Artefact(

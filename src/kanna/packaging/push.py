@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,17 +220,19 @@ def _send(
     variants: list[PushedVariant] = []
     documents: list[ManifestDocument] = []
     total = sum(p.artefact.num_bytes for p in prepared)
-    progress.start(f"push {name.repository}", total)
-    try:
-        for one in prepared:
-            document, variant = _send_one(repository, one, progress)
-            documents.append(document)
-            variants.append(variant)
-    finally:
-        progress.finish()
-    for one, document in zip(prepared, documents, strict=True):
+    with ThreadPoolExecutor(1) as beside:
+        bills = [beside.submit(_bill, one.artefact) for one in prepared]
+        progress.start(f"push {name.repository}", total)
+        try:
+            for one in prepared:
+                document, variant = _send_one(repository, one, progress)
+                documents.append(document)
+                variants.append(variant)
+        finally:
+            progress.finish()
+    for one, document, bill in zip(prepared, documents, bills, strict=True):
         repository.put_manifest(document.data, document.media_type, document.described().digest)
-        notes += _attach_evidence(repository, one, document, key)
+        notes += _attach_evidence(repository, one, document, bill.result(), key)
     top = documents[0]
     if len(documents) > 1:
         top = _index(documents)
@@ -337,8 +340,20 @@ def _index(documents: Sequence[ManifestDocument]) -> ManifestDocument:
     return modelpack.read_document(modelpack.encoded(values), "an index of kanna")
 
 
+def _bill(artefact: Artefact) -> bytes | str:
+    """The bill of materials; why there is none, where its library is not here."""
+    try:
+        return bom.bom(artefact).encode()
+    except MissingError as error:
+        return f"no bill of materials: {error.found}"
+
+
 def _attach_evidence(
-    repository: RegistryRepository, one: _Prepared, document: ManifestDocument, key: Path | None
+    repository: RegistryRepository,
+    one: _Prepared,
+    document: ManifestDocument,
+    bill: bytes | str,
+    key: Path | None,
 ) -> list[str]:
     """Attach gate report, bill of materials and signature; returns what could not be."""
     notes: list[str] = []
@@ -346,10 +361,8 @@ def _attach_evidence(
         _attach(repository, document, modelpack.GATE, modelpack.encoded(one.gate.values))
     else:
         notes.append(f"{one.variant} was pushed without a proof")
-    try:
-        bill = bom.bom(one.artefact).encode()
-    except MissingError as error:
-        notes.append(f"no bill of materials: {error.found}")
+    if isinstance(bill, str):
+        notes.append(bill)
     else:
         _attach(repository, document, modelpack.BILL, bill)
     if key is not None:

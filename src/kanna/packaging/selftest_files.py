@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kanna import runtimes
 from kanna.packaging.artefact import Artefact
-from kanna.self_testing import made, runner
 
 RUNNER = "selftest.py"
 
@@ -32,6 +31,9 @@ def selftest_files(artefact: Artefact) -> dict[str, str]:
     Raises:
         MissingError: The runtime of the artefact is not installed here.
     """
+    # Of the verbs of this package only one needs them, and they bring the whole gate.
+    from kanna.self_testing import made, runner
+
     values = made(_location(artefact), "")
     values |= {"artefact": artefact.place, "files": dict(sorted(artefact.hashes.items()))}
     return {

@@ -49,7 +49,7 @@ class RegistryRepository:
             method: Such as GET.
             url: Of this registry.
             headers: Of the request.
-            body: Small bodies are sent again with the log-in; slices are not.
+            body: Small bodies are sent again with the log-in; parts of files are not.
         """
         for last in (False, True):
             own = dict(headers or {})

@@ -12,13 +12,14 @@ import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from kanna import __version__
 from kanna.errors import RefusedError, SourceError
+from kanna.registry.file_part import FilePart
 
 CONNECT_SECONDS, ANSWER_SECONDS = 15.0, 60.0
 ATTEMPTS = 5
@@ -30,7 +31,7 @@ BROKEN = (OSError, http.client.HTTPException)
 _HOPELESS = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
 
 T = TypeVar("T")
-Body = bytes | Iterable[bytes]
+Body = bytes | FilePart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ def send(
         method: Such as GET.
         url: What is asked for.
         headers: Of the request.
-        body: What is sent, whole or in slices; slices need a Content-Length.
+        body: What is sent; a part of a file needs a Content-Length.
     """
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -119,7 +120,15 @@ def send(
         if connection.sock is not None:
             connection.sock.settimeout(ANSWER_SECONDS)
     own = {"User-Agent": f"kanna/{__version__}", **headers}
-    connection.request(method, target, body=body, headers=own)
+    if isinstance(body, FilePart):
+        connection.putrequest(method, target)
+        for name, value in own.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        assert connection.sock is not None
+        body.send(connection.sock)
+    else:
+        connection.request(method, target, body=body, headers=own)
     return connection.getresponse()
 
 

@@ -24,7 +24,7 @@ from kanna.registry.modelpack import Descriptor
 from kanna.sources import oci
 
 SLICE = 1 << 20
-_SYNCED = 1 << 26
+_WRITTEN_OUT = 1 << 25
 PATIENCE = 0.2
 """Seconds to wait, times how often nothing came."""
 _TRIES_WITHOUT_A_BYTE = 4
@@ -100,7 +100,8 @@ class _Filling:
         self.digest, self.have = hashlib.sha256(), 0
         self.buffers = [memoryview(bytearray(SLICE)) for _ in range(2)]
         self.hashing: Future[None] | None = None
-        self.unsynced = 0
+        self.writing: Future[None] | None = None
+        self.unwritten = 0
 
     def hash_what_is_here(self) -> None:
         """Hash what an earlier run wrote."""
@@ -187,7 +188,7 @@ class _Filling:
             )
         if line.sock is not None:
             line.sock.settimeout(connection.ANSWER_SECONDS)
-        with ThreadPoolExecutor(1) as worker:
+        with ThreadPoolExecutor(1) as worker, ThreadPoolExecutor(1) as writer:
             while self.have < wanted and (count := response.readinto(self.buffers[0])):
                 if self.have + count > wanted:
                     raise RefusedError(
@@ -198,16 +199,26 @@ class _Filling:
                 self.hashing = worker.submit(self._keep, self.buffers[0][:count])
                 self.buffers.reverse()
                 self._count(count)
+                self._write_out(writer, count)
             self._wait()
 
     def _keep(self, data: memoryview) -> None:
         """Write and hash a slice, while the next one is received."""
         self.file.write(data)
         self.digest.update(data)
-        self.unsynced += len(data)
-        if self.unsynced >= _SYNCED:  # now and then, so that little is left for the end
-            self.unsynced = 0
-            os.fsync(self.file.fileno())
+
+    def _write_out(self, writer: ThreadPoolExecutor, count: int) -> None:
+        """Have the system begin to write to the disk: little is left for the one sync at the end.
+
+        More than one sync waits for whatever else is written on this machine, each time.
+        """
+        self.unwritten += count
+        busy = self.writing is not None and not self.writing.done()
+        if self.unwritten < _WRITTEN_OUT or busy or not hasattr(os, "posix_fadvise"):
+            return
+        place = self.file.fileno(), self.have - self.unwritten, self.unwritten
+        self.writing = writer.submit(os.posix_fadvise, *place, os.POSIX_FADV_DONTNEED)
+        self.unwritten = 0
 
     def _wait(self) -> None:
         """Have the slice before written and hashed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from http.client import HTTPResponse
 from pathlib import Path
@@ -17,12 +16,12 @@ from kanna.errors import ChangedError, OutputError, RefusedError
 from kanna.registry import connection, modelpack
 from kanna.registry.client import RegistryRepository
 from kanna.registry.connection import RegistryAnswer
+from kanna.registry.file_part import FilePart
 from kanna.registry.modelpack import Descriptor
 from kanna.sources import oci
 
 CHUNK = 256 << 20
 """Bytes of one request: what is lost at most when a connection breaks."""
-_SLICE = 1 << 20
 _TRIES_WITHOUT_A_BYTE = 5
 _OCTETS = "application/octet-stream"
 
@@ -187,7 +186,8 @@ class _Upload:
             "Content-Range": f"{self.sent}-{self.sent + size - 1}",
         }
         with closing(connection.open_connection(self.url)) as line:
-            response = self.repository.begin(line, "PATCH", self.url, headers, self._slices(size))
+            part = FilePart(path=self.path, start=self.sent, size=size, each=self._count)
+            response = self.repository.begin(line, "PATCH", self.url, headers, part)
             answer = _small(response)
         if answer.status >= 500 or answer.status in (404, 416):
             raise ConnectionError(f"HTTP {answer.status}")
@@ -198,17 +198,9 @@ class _Upload:
         if "range" not in answer.headers:
             self.sent = expected
 
-    def _slices(self, size: int) -> Iterator[bytes]:
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self.sent)
-            while size:
-                data = file.read(min(_SLICE, size))
-                if not data:
-                    raise ChangedError(f"{self.path} was cut short while it was read")
-                yield data
-                size -= len(data)
-                self.shown += len(data)
-                self.progress.advance(len(data))
+    def _count(self, count: int) -> None:
+        self.shown += count
+        self.progress.advance(count)
 
     def _show(self) -> None:
         """Have the bar show what the registry has."""

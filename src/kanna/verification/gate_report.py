@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kanna import __version__
+from kanna._util import verified
 from kanna._util.atomic import write_json
-from kanna._util.digest import sha256
 from kanna._util.nearest import absent
 from kanna._util.typed import text
 from kanna.checks import VerifyResult
@@ -48,7 +48,7 @@ def report(result: VerifyResult) -> dict[str, Any]:
         result: What was checked; its artefact is hashed as it lies there now.
     """
     artefact = Path(result.artefact)
-    hashes = {place: sha256(path) for place, path in files_of(artefact).items()}
+    hashes = {place: verified.digest(path) for place, path in files_of(artefact).items()}
     return {
         "format": FORMAT,
         "kanna": __version__,
