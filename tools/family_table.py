@@ -1,15 +1,18 @@
-"""Write the table of docs/families.md, and what each family's page refuses, from the code.
+"""Write the tables of docs/families.md and docs/vision.md, and what families' pages refuse.
 
 `python tools/family_table.py`
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kanna import families
+from kanna._util import plugins
 from kanna.calibration import network as calibration
 from kanna.conversion import openvino
+from kanna.families import towers
 from kanna.families._others import OTHERS
 from kanna.formats.mlx import write as mlx
 from kanna.formats.onnx import build as onnx
@@ -17,8 +20,10 @@ from kanna.formats.onnx import encoder
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 PAGES = PAGE.parent / "families"
+VISION = PAGE.parent / "vision.md"
 START, END = "<!-- table of families -->\n", "<!-- end of the table -->\n"
 OTHERS_START = "<!-- table of other models -->\n"
+TOWERS_START = "<!-- table of towers -->\n"
 REFUSALS = {
     "no ONNX": onnx.REFUSED,
     "no MLX": mlx.REFUSED,
@@ -58,6 +63,16 @@ def others() -> str:
     return "\n".join([*lines, ""])
 
 
+def tower_table() -> str:
+    """The table of vision towers, a line for each."""
+    lines = ["| tower | checkpoints | what it is |", "|---|---|---|"]
+    for name in towers.names():
+        tower = plugins.load("kanna.families.towers", name, "TOWER")
+        classes = ", ".join(f"`{cls}`" for cls in tower.architectures)
+        lines.append(f"| `{name}` | {classes} | {tower.summary} |")
+    return "\n".join([*lines, ""])
+
+
 def refusals(name: str) -> dict[str, str]:
     """What a family is not written as, and why."""
     family = families.get(name)
@@ -77,8 +92,18 @@ def own_page(name: str, text: str) -> str:
 
 
 def page(text: str) -> str:
-    """The page with its tables as they are now."""
-    for start, made in ((START, table), (OTHERS_START, others)):
+    """The page of families with its tables as they are now."""
+    return filled(text, {START: table, OTHERS_START: others})
+
+
+def vision(text: str) -> str:
+    """The page of pictures with its table as it is now."""
+    return filled(text, {TOWERS_START: tower_table})
+
+
+def filled(text: str, tables: dict[str, Callable[[], str]]) -> str:
+    """A page with what stands between its marks made again."""
+    for start, made in tables.items():
         before, _, rest = text.partition(start)
         after = rest.partition(END)[2]
         text = f"{before}{start}{made()}{END}{after}"
@@ -87,6 +112,7 @@ def page(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    VISION.write_text(vision(VISION.read_text(encoding="utf-8")), encoding="utf-8")
     for family_name in families.names():
         own = PAGES / f"{family_name}.md"
         own.write_text(own_page(family_name, own.read_text(encoding="utf-8")), encoding="utf-8")

@@ -275,6 +275,8 @@ def test_the_table_is_what_the_code_says() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "family_table.py"))
     text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
     assert text == tool["page"](text), "run `make docs`"
+    text = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
+    assert text == tool["vision"](text), "run `make docs`"
     for name in families.names():
         page = (ROOT / "docs" / "families" / f"{name}.md").read_text(encoding="utf-8")
         assert page == tool["own_page"](name, page), name

@@ -12,92 +12,31 @@ import pytest
 
 import kanna
 from helpers import made_once, picture_files, tiny_models
-from helpers.tiny_recipe import SMALL
+from helpers.tiny_vision_models import MODELS, SIDE, TEXT
 from kanna._util.progress import Silent
 
 MEAN, STD = [0.5, 0.45, 0.4], [0.5, 0.6, 0.7]
-SIDE = 56
-_SIGLIP = {
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": SIDE,
-    "patch_size": 14,
-}
-TEXT = SMALL | {"tie_word_embeddings": True}
-
-
-def _gemma3() -> Any:
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
-
-    text = TEXT | {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 32}
-    return Gemma3ForConditionalGeneration(
-        Gemma3Config(
-            text_config=text,
-            vision_config={**_SIGLIP, "vision_use_head": False},
-            mm_tokens_per_image=4,
-            image_token_index=500,
-            boi_token_index=501,
-            eoi_token_index=502,
-        )
-    )
-
-
-def _idefics3() -> Any:
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    return SmolVLMForConditionalGeneration(
-        SmolVLMConfig(
-            text_config=TEXT | {"model_type": "llama"},
-            vision_config=_SIGLIP,
-            scale_factor=2,
-            image_token_id=500,
-            tie_word_embeddings=True,
-        )
-    )
-
-
-def _qwen3vl() -> Any:
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 1e5,
-        "mrope_section": [11, 11, 10],
-        "mrope_interleaved": True,
-    }
-    return Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(
-            text_config=TEXT | {"head_dim": 64, "rope_parameters": rope},
-            vision_config={
-                "depth": 3,
-                "hidden_size": 64,
-                "intermediate_size": 160,
-                "num_heads": 4,
-                "num_position_embeddings": 16,
-                "out_hidden_size": TEXT["hidden_size"],
-                "deepstack_visual_indexes": [0, 2],
-            },
-            vision_start_token_id=509,
-            vision_end_token_id=510,
-            image_token_id=511,
-            video_token_id=508,
-            tie_word_embeddings=True,
-        )
-    )
-
-
-_MODELS = {"gemma3": _gemma3, "idefics3": _idefics3, "qwen3vl": _qwen3vl}
-KINDS = tuple(_MODELS)
+__all__ = ["KINDS", "MEAN", "SIDE", "STD", "TEXT"]
+KINDS = tuple(MODELS)
 _MARKERS = {
+    "gemma4": ("<|image>", "<image|>", "<|image|>"),
     "idefics3": ("\n\n", "\n", "<fake_token_around_image>", "<global-img>"),
     "qwen3vl": ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
 }
 _TOKENIZERS = {"qwen3vl": "qwen2"}
-_SIDES = {"qwen3vl": 96}
-"""Pixels of the sides of pictures that a tower takes as they are, where it is not SIDE."""
+_SIZES = {"qwen3vl": (96, 96), "gemma4": (96, 108)}
+"""Height and width of pictures that a tower takes as they are, where it is not SIDE twice."""
+_BY_SQUARES = ("qwen3vl",)
+"""Kinds whose patches come in squares of four."""
+_AROUND = {
+    "gemma4": ("<|image>", "<image|>"),
+    "qwen3vl": ("<|vision_start|>", "<|vision_end|>"),
+}
+"""Tokens before and after a picture."""
+AFTER = tuple(_AROUND)
+"""Kinds whose text after a picture is compared."""
 _PATCH = 16
+_SMALL_PATCH = 4
 
 
 def make(kind: str, folder: Path) -> Any:
@@ -105,7 +44,7 @@ def make(kind: str, folder: Path) -> Any:
     import torch
 
     torch.manual_seed(0)
-    model = _MODELS[kind]().float().eval()
+    model = MODELS[kind]().float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1 or "position" in name or "projection_weight" in name:
@@ -131,15 +70,27 @@ def _add_tokens(path: Path, texts: Iterable[str]) -> None:
 
 def write_settings(folder: Path, **changes: Any) -> None:
     """Write preprocessor_config.json."""
-    values = {"image_mean": MEAN, "image_std": STD, "size": {"longest_edge": SIDE}}
+    values = {
+        "image_mean": MEAN,
+        "image_std": STD,
+        "do_normalize": True,
+        "size": {"longest_edge": SIDE},
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(values | changes))
 
 
 def picture(kind: str) -> Any:
     """A picture of the size that a tower takes as it is: u8 [height, width, 3]."""
     rng = np.random.default_rng(3)
-    side = _SIDES.get(kind, SIDE)
-    return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    height, width = _SIZES.get(kind, (SIDE, SIDE))
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def checkpoint(kind: str, folders: pytest.TempPathFactory) -> Path:
+    """A checkpoint, which is made once for every test: copy what is to be changed."""
+
+    place = made_once.shared_folder(folders) / f"seeing-{kind}"
+    return made_once.once(place, lambda folder: make(kind, folder))
 
 
 def pair(kind: str, folders: pytest.TempPathFactory) -> Path:
@@ -164,22 +115,55 @@ def scaled(pixels: Any) -> Any:
     return ((pixels / 255.0 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
 
 
-def seen(kind: str, model: Any, pixels: Any) -> Any:
-    """What a model's tower and projector make of a picture: f32 [tokens, width]."""
+def inputs(kind: str, pixels: Any) -> dict[str, Any]:
+    """A picture as transformers' model of a kind takes it, by the names of its arguments."""
     import torch
 
     values = scaled(pixels)
-    if kind == "qwen3vl":
-        return _seen_by_qwen3vl(model, values)
-    inputs = torch.tensor(values.transpose(2, 0, 1)[None])
+    if kind in _BY_SQUARES:
+        rows, grid = patches(values)
+        return {"pixel_values": rows, "image_grid_thw": grid}
+    if kind == "gemma4":
+        rows, places = small_patches(values)
+        return {"pixel_values": rows, "image_position_ids": places}
+    picture = torch.tensor(values.transpose(2, 0, 1)[None])
+    return {"pixel_values": picture[None] if kind == "idefics3" else picture}
+
+
+def seen(kind: str, model: Any, pixels: Any) -> Any:
+    """What a model's tower and projector make of a picture: f32 [tokens, width].
+
+    With states for the first layers of text, where there are some, in the same rows.
+    """
+    import torch
+
     with torch.no_grad():
-        if kind == "idefics3":
-            inputs = inputs[None]  # pictures of one prompt
-        rows = model.model.get_image_features(inputs).pooler_output
-        rows = torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows
-    rows = rows.reshape(-1, rows.shape[-1]).numpy()
+        made = model.model.get_image_features(**inputs(kind, pixels))
+    parts = [made.pooler_output, *(getattr(made, "deepstack_features", None) or ())]
+    rows = torch.cat(
+        [torch.cat(list(p)) if isinstance(p, list | tuple) else p.flatten(0, -2) for p in parts], 1
+    ).numpy()
     # llama.cpp reads the whole first, then its one tile, which is the same.
     return np.concatenate([rows, rows]) if kind == "idefics3" else rows
+
+
+def after(kind: str, model: Any, folder: Path, pixels: Any, text: str) -> Any:
+    """Logits of transformers for the token after a picture and a text: f32 [vocabulary]."""
+    import torch
+    import transformers
+
+    def ids(text: str, special: bool = False) -> list[int]:
+        return tokenizer(text, add_special_tokens=special).input_ids
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    begin, end = _AROUND[kind]
+    mark = model.config.image_token_id
+    rows = [mark] * len(seen(kind, model, pixels))
+    prompt = torch.tensor([ids(begin, True) + rows + ids(end + text)])
+    more = {"mm_token_type_ids": (prompt == mark).int()}
+    with torch.no_grad():
+        made = model(input_ids=prompt, **inputs(kind, pixels), **more)
+    return made.logits[0, -1].numpy()
 
 
 def patches(values: Any) -> tuple[Any, Any]:
@@ -197,13 +181,16 @@ def patches(values: Any) -> tuple[Any, Any]:
     return torch.tensor(rows), torch.tensor([[1, across, across]])
 
 
-def _seen_by_qwen3vl(model: Any, values: Any) -> Any:
-    """What goes in with the tokens, and what is added in the first layers: [tokens, 3 × width]."""
+def small_patches(values: Any) -> tuple[Any, Any]:
+    """A picture as Gemma 4 takes it: rows of pixels of a patch, and where each patch lies.
+
+    Args:
+        values: f32 [height, width, 3].
+    """
     import torch
 
-    with torch.no_grad():
-        made = model.model.get_image_features(*patches(values))
-    rows = [made.pooler_output, *made.deepstack_features]
-    return torch.cat(
-        [torch.cat(list(r)) if isinstance(r, list | tuple) else r for r in rows], 1
-    ).numpy()
+    height, width = (size // _SMALL_PATCH for size in values.shape[:2])
+    parts = values.reshape(height, _SMALL_PATCH, width, _SMALL_PATCH, 3)
+    rows = parts.transpose(0, 2, 1, 3, 4).reshape(1, height * width, -1)
+    places = [[x, y] for y in range(height) for x in range(width)]
+    return torch.tensor(rows), torch.tensor([places])

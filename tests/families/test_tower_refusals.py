@@ -1,0 +1,90 @@
+"""Towers whose config or tensors lie are refused by what is wrong, before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny_vision
+from safetensors.numpy import load_file, save_file
+
+import kanna
+from kanna._util.progress import Silent
+from kanna.errors import KannaError, UnsupportedError
+
+# Of each tower: a part of config.json ("" is the whole), what is changed in it, what the error has.
+LIES: dict[str, list[tuple[str, dict[str, Any], str]]] = {
+    "gemma4": [
+        ("vision_config", {"head_dim": 32}, "heads of 32 values"),
+        ("vision_config", {"num_attention_heads": 5}, "5 heads"),
+        ("vision_config", {"num_key_value_heads": 2}, "2 heads of keys"),
+        ("vision_config", {"pooling_kernel_size": 10**9}, "image_size|pooling_kernel_size"),
+        ("vision_config", {"pooling_kernel_size": "3"}, "image_size|pooling_kernel_size"),
+        (
+            "vision_config",
+            {"position_embedding_size": 79},
+            "position_embedding_table has the shape",
+        ),
+        ("vision_config", {"patch_size": 5}, "input_proj.weight has the shape"),
+        ("vision_config", {"use_clipped_linears": False}, "no place"),
+        ("vision_config", {"standardize": False}, "std_bias|std_scale"),
+        ("vision_config", {"hidden_activation": "relu"}, "hidden_activation"),
+        ("vision_config", {"rope_parameters": {"rope_theta": 10000.0}}, "rope_theta"),
+        ("vision_config", {"num_hidden_layers": 4}, "layers.3.*missing"),
+        ("vision_config", {"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ("text_config", {"use_bidirectional_attention": None}, "use_bidirectional_attention"),
+        ("text_config", {"pad_token_id": 3}, "pad_token_id"),
+        ("text_config", {"hidden_size": 128}, "embedding_projection.weight has the shape"),
+    ],
+}
+# A tensor of each tower whose shape another one gets, and one that is left out.
+TENSORS = {
+    "gemma4": (
+        "model.vision_tower.encoder.layers.1.mlp.up_proj.input_max",
+        "model.vision_tower.std_scale",
+    ),
+}
+
+
+def refused(folder: Path) -> pytest.ExceptionInfo[KannaError]:
+    with pytest.raises(KannaError) as error:
+        kanna.convert(folder, None, mmproj=True, dry_run=True, progress=Silent())
+    return error
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_a_config_that_lies_is_refused(
+    kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tiny_vision.checkpoint(kind, tmp_path_factory)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    honest = json.loads((copy / "config.json").read_text())
+    for part, changes, words in LIES[kind]:
+        lie = honest | ({part: honest[part] | changes} if part else changes)
+        (copy / "config.json").write_text(json.dumps(lie))
+        assert refused(copy).match(words), changes
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_that_lie_are_named(
+    kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tiny_vision.checkpoint(kind, tmp_path_factory)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = copy / "model.safetensors"
+    honest = load_file(path)
+    misshapen, absent = TENSORS[kind]
+    for changed, words in (
+        (honest | {misshapen: np.ones((3, 2), np.float32)}, "has the shape"),
+        ({k: v for k, v in honest.items() if k != absent}, "missing"),
+        (honest | {f"{absent}.adapter": np.ones(3, np.float32)}, "no place"),
+        (honest | {absent: honest[absent].astype(np.int32)}, "stored as i32"),
+    ):
+        save_file(changed, path)
+        error = refused(copy)
+        assert error.match(words)
+        assert isinstance(error.value, UnsupportedError)
