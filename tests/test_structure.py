@@ -43,6 +43,7 @@ LAYERS: list[set[str]] = [
     {"optimization"},
     {"packaging", "serving"},
     {"fleet"},
+    {"executors"},
     {"recipes"},
     {"catalog"},
     {"cli"},

@@ -12,7 +12,7 @@ import re
 import runpy
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner
 
 import kanna
-from kanna import convert, encodings, families, methods, runtimes, tasks
+from kanna import convert, encodings, executors, families, methods, runtimes, tasks
 from kanna._util import extras, plugins
 from kanna.calibration import texts
 from kanna.catalog import Component, components, kinds
@@ -51,6 +51,7 @@ FOLDERS = {
     "kanna.serving.engines": ("engines", "ENGINE"),
     "kanna.packaging.targets": ("targets", "TARGET"),
     "kanna.recipes.verbs": ("verbs", "VERB"),
+    "kanna.executors": ("executors", "EXECUTOR"),
     "kanna.tasks": ("tasks", "TASK"),
     "kanna.formats.prequantized": ("sources", "unpacked"),
 }
@@ -374,6 +375,14 @@ def test_targets_by_name(one: Component, packaged: Path) -> None:
     )
     assert target.summary and one.facts["runs"] == list(target.kinds)
     assert told is None or one.name in told["targets"]
+
+
+@each("executors")
+def test_executors_by_name(one: Component) -> None:
+    assert {o.name for o in one.options} == {
+        f.name for f in fields(executors.get(one.name).options)
+    }
+    assert all(o.about for o in one.options)
 
 
 @each("calibrators")

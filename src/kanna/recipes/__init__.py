@@ -7,16 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kanna import __version__
+from kanna import __version__, executors
 from kanna._util.arguments import several
 from kanna._util.atomic import write_text
 from kanna._util.bars import shown
 from kanna._util.locks import holding
 from kanna._util.progress import Progress
 from kanna.errors import OutputError, UsageError
-from kanna.recipes import execution, keys, prediction, records, search, tracked, validation
+from kanna.recipes import (
+    elsewhere,
+    execution,
+    keys,
+    prediction,
+    records,
+    search,
+    tracked,
+    validation,
+)
 from kanna.recipes.authoring import recipe
 from kanna.recipes.document import Value
+from kanna.recipes.elsewhere import Elsewhere
 from kanna.recipes.execution import RecipeRun
 from kanna.recipes.graph import AxisValue, RecipeGraph, build
 from kanna.recipes.inputs import RecipeInputs, find
@@ -41,6 +51,9 @@ def run(
     track: str | None = None,
     experiment: str | None = None,
     track_weights: bool = False,
+    on: str = executors.LOCAL,
+    on_set: Mapping[str, object] | str | Sequence[str] | None = None,
+    on_config: str | Path | None = None,
     progress: Progress | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -59,6 +72,10 @@ def run(
             of the run and, below it, of every step (extra `mlflow`); None: nobody is.
         experiment: Where the run belongs there; None: kanna.
         track_weights: Send the weights, too, not only their hash and path.
+        on: Where it runs: an executor, as `kanna components executors` lists them. Those that
+            others start write their files into `out`, the current folder by default.
+        on_set: Options of the executor, as a mapping or as texts such as `cpus=8`.
+        on_config: A YAML file of such options.
         progress: Where progress is reported; None: a bar in terminals and notebooks.
         remark: Called with a sentence about each step.
 
@@ -68,21 +85,23 @@ def run(
         SourceError: The tracking server does not answer.
     """
     path, bar, problems = Path(recipe), shown(progress), Problems()
+    place = Elsewhere(name=on, config=on_config, given=_options(on_set), changes=_changes(set))
+    executor, settings = place.executor, place.options()
     server = TrackRequest(server=track, experiment=experiment, weights=track_weights)
-    loaded = load(path, problems, _changes(set))
+    loaded = load(path, problems, place.changes)
     problems.raise_any()
+    if executor.files is not None:
+        graphs = _graphs(loaded, RecipeInputs((), offline=offline, progress=bar))
+        _validate(loaded, graphs, problems)
+        files = executor.files(elsewhere.job(loaded, graphs, place.changes), settings)
+        return elsewhere.written(loaded.name, files, out, remark or _nothing)
     folder = Path(out if out is not None else f"{path.stem}-run").absolute()
     earlier = _earlier(folder)
     inputs = RecipeInputs(earlier.inputs if earlier else (), offline=offline, progress=bar)
-    trials = search.corners(loaded.search) if loaded.search else [None]
-    graphs = [_prepared(loaded, inputs, trial) for trial in trials]
+    graphs = _graphs(loaded, inputs)
     fingerprint = keys.digest([__version__, [_steps(graph) for graph in graphs]])
     if earlier is None or earlier.validated != fingerprint or loaded.search:
-        for graph in graphs:
-            validation.check(graph, problems)  # loads every verb
-        if loaded.search:
-            search.check(loaded, graphs[0], problems)
-        problems.raise_any()
+        _validate(loaded, graphs, problems)
     if dry_run:
         planned = prediction.plan(graphs[0], folder, inputs)
         bar.finish()
@@ -115,6 +134,21 @@ def run(
             _report(manifest, folder)
             tracked.note_run(run_tracked, manifest, folder, REPORT)
     return RunResult.of(manifest, folder, folder / REPORT)
+
+
+def _graphs(loaded: LoadedRecipe, inputs: RecipeInputs) -> list[RecipeGraph]:
+    """The graph of a recipe, or those of the corners of its search; raises RecipeError."""
+    trials = search.corners(loaded.search) if loaded.search else [None]
+    return [_prepared(loaded, inputs, trial) for trial in trials]
+
+
+def _validate(loaded: LoadedRecipe, graphs: list[RecipeGraph], problems: Problems) -> None:
+    """Check every option; raises RecipeError."""
+    for graph in graphs:
+        validation.check(graph, problems)  # loads every verb
+    if loaded.search:
+        search.check(loaded, graphs[0], problems)
+    problems.raise_any()
 
 
 def _prepared(
@@ -236,6 +270,11 @@ def _changes(given: Mapping[str, object] | str | Sequence[str] | None) -> dict[s
             raise UsageError(f"{text!r} sets nothing", expected="NAME=VALUE")
         changes[name.strip()] = value
     return changes
+
+
+def _options(given: Mapping[str, object] | str | Sequence[str] | None) -> Mapping[str, object]:
+    """Options of an executor, by name; texts are YAML."""
+    return given if isinstance(given, Mapping) else _changes(given)
 
 
 def _steps(graph: RecipeGraph) -> list[tuple[str, str, Mapping[str, Value]]]:

@@ -26,6 +26,8 @@ class RunResult(Result):
         importance: Of a search, how much of the first goal each variable decides.
         seconds: Time it took.
         dry_run: Whether nothing was run.
+        files: Of a job elsewhere, what was written to describe it.
+        commands: Of a job elsewhere, the shell lines that start it.
     """
 
     name: str
@@ -38,6 +40,8 @@ class RunResult(Result):
     importance: dict[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
     dry_run: bool = False
+    files: list[str] = field(default_factory=list[str])
+    commands: list[str] = field(default_factory=list[str])
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path, report: Path) -> RunResult:
@@ -73,6 +77,8 @@ class RunResult(Result):
 
     def headline(self) -> str:
         """How many steps ran, and how many did not need to."""
+        if self.files:
+            return f"{self.name}: {', '.join(self.files)}"
         if self.dry_run:
             kept = sum(step.state == KEPT for step in self.planned)
             return f"{self.name}: {len(self.planned)} steps, {kept} of them made already"
@@ -104,4 +110,6 @@ class RunResult(Result):
             "trials": [trial.model_dump() for trial in self.trials],
             "importance": self.importance,
             "outputs": self.outputs,
+            "files": self.files,
+            "commands": self.commands,
         }

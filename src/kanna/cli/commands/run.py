@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--output",
     "out",
     type=options.FILE,
-    help="Folder of the run. [default: the recipe's name and -run]",
+    help="Folder of the run, or of the files of a job. [default: the recipe's name and -run]",
 )
 @click.option(
     "--set",
@@ -36,6 +36,20 @@ if TYPE_CHECKING:
     help="Give a variable of the recipe another value; can be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would run, and what it would make.")
+@click.option(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="EXECUTOR",
+    help="Where it runs: `kanna components executors` lists what there is.",
+)
+@click.option(
+    "--on-set",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set an option of the executor, as YAML; can be repeated.",
+)
+@click.option("--on-config", type=options.FILE, help="A YAML file of such options.")
 @options.offline
 @options.tracking
 def run_command(
@@ -50,6 +64,8 @@ def run_command(
     A recipe names verbs and their options in YAML, as docs/recipes.md describes. All of it is
     checked before anything runs. The folder gets what every step makes, manifest.json and
     report.html.
+
+    With --on, it runs elsewhere, or the files are written that another service runs it by.
 
     Exit code 0: every step is done. 1: a step failed, the others went on. 2: the recipe is wrong.
     3: all that failed is not checkable or not available here.
@@ -69,6 +85,11 @@ def run_command(
 
 
 def _draw(screen: Console, data: dict[str, Any]) -> None:
+    if data["files"]:
+        lines = ["Nothing was run. What comes next:", *(f"  {one}" for one in data["commands"])]
+        for line in (*data["files"], *lines):
+            screen.print(line, soft_wrap=True, markup=False)
+        return
     if data["dry_run"]:
         _draw_plan(screen, data)
         return

@@ -77,6 +77,7 @@ class StepVerb:
         shared: Files of an unfinished or another run of the step that this one can begin with: the
             verb itself knows what of them still holds.
         measures: Whether the result is about this machine.
+        runs: Whether it runs models, each in the runtime of its format.
         remarks: Whether it takes `remark`.
         words: What an option for files takes that is none.
         own: Parameters that are the run's to set, beside its output and progress.
@@ -91,6 +92,7 @@ class StepVerb:
     resumes: str = ANEW
     shared: tuple[str, ...] = ()
     measures: bool = False
+    runs: bool = False
     remarks: bool = False
     words: frozenset[str] = frozenset()
     own: frozenset[str] = frozenset()

@@ -21,4 +21,5 @@ VERB = StepVerb(
     measures=True,
     own=frozenset({"encodings", "export"}),
     words=frozenset({"mtp"}),
+    runs=True,
 )

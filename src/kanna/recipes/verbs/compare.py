@@ -109,4 +109,5 @@ VERB = StepVerb(
     own=frozenset({"overwrite"}),
     check=_check,
     predict=_predict,
+    runs=True,
 )

@@ -23,4 +23,5 @@ VERB = StepVerb(
             "positions",
         )
     },
+    runs=True,
 )

@@ -91,4 +91,5 @@ VERB = StepVerb(
     remarks=True,
     check=_check,
     predict=_predict,
+    runs=True,
 )

@@ -14,4 +14,5 @@ VERB = StepVerb(
     },
     figures={"gate": at("status")},
     own=frozenset({"gate"}),
+    runs=True,
 )

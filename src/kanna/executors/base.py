@@ -1,0 +1,97 @@
+"""The record of an executor: where the steps of a recipe run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInput:
+    """A variable of a recipe that names files or models of this machine.
+
+    Attributes:
+        variable: Its name.
+        paths: Where they lie, absolute.
+        several: Whether its value is a list.
+        changed: Whether it was set from outside.
+    """
+
+    variable: str
+    paths: tuple[Path, ...]
+    several: bool = False
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeJob:
+    """A recipe that runs elsewhere as a whole, by one call of `kanna run`.
+
+    Attributes:
+        name: Of letters, digits and dashes.
+        title: As the recipe calls itself.
+        recipe: The file that was named, absolute.
+        files: It, what it includes, and what its steps name without a variable.
+        inputs: Variables that name something on this machine.
+        values: Other variables that were set from outside, as YAML.
+        extras: Extras of kanna that its steps need.
+        version: Of kanna.
+    """
+
+    name: str
+    title: str
+    recipe: Path
+    files: tuple[Path, ...]
+    inputs: tuple[JobInput, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict[str, str])
+    extras: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its run."""
+        return f"{self.name}-run"
+
+    @property
+    def root(self) -> Path:
+        """The deepest folder that holds all of its files."""
+        return Path(os.path.commonpath([path.parent for path in self.files]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFiles:
+    """What an executor writes of a job.
+
+    Attributes:
+        texts: Of new files, by their paths in the folder.
+        copies: Files of this machine, by their paths in the folder.
+        commands: Shell lines that start it.
+        notes: What is left to the user.
+        place: The folder that they belong in; None: the current one.
+    """
+
+    texts: Mapping[str, str]
+    copies: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    commands: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    place: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executor:
+    """Where a recipe runs.
+
+    Attributes:
+        summary: What it is, in a line.
+        options: A dataclass of what can be set; a field has its description as metadata `about`.
+        extra: What must be installed for it, "" for the base install.
+        files: Returns what to write of a job that others start; None: it runs the steps itself.
+    """
+
+    summary: str
+    options: type
+    extra: str = ""
+    files: Callable[[RecipeJob, Any], JobFiles] | None = None
