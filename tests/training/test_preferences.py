@@ -17,6 +17,7 @@ from kanna.errors import KannaError, UsageError
 from kanna.formats import folder_files
 from kanna.training import AdaptResult, TrainingSettings, objectives, preferences
 from kanna.training.examples import read
+from kanna.training.memory import MicroBatch
 from kanna.training.objectives.base import TrainerParts
 from kanna.training.tokens import ChatTokenizer
 
@@ -103,7 +104,7 @@ def test_held_out_losses_are_what_trl_computes(home: Path, objective: str, tmp_p
             tokenizer=chats.tokenizer,
             training=pairs,
             lora=peft.LoraConfig(**settings.lora(), init_lora_weights=False),
-            arguments=loop.arguments(settings, tmp_path, 1),
+            arguments=loop.arguments(settings, tmp_path, 1, MicroBatch.of(settings)),
             settings=settings,
         )
     )

@@ -145,6 +145,11 @@ def _costs(data: Mapping[str, Any]) -> str:
             f"{costs['training_seconds']:.0f} s for {data['steps']} steps",
         ),
         (
+            "looks at held-out examples",
+            "a fifth of the time, beside the first and the last one",
+            f"{costs['looking_seconds']:.0f} s, all of them",
+        ),
+        (
             "memory",
             f"{format_size(costs['predicted_bytes'])}, of weights and training alone",
             f"{format_size(costs['peak_bytes'])}, the whole process"

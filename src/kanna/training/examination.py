@@ -1,23 +1,19 @@
-"""What an adapter changed beside what it learned: general text, answers, time and memory."""
+"""What an adapter changed beside what it learned: general text, and answers."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kanna.calibration.texts import FOLDER
-from kanna.training import objectives
 from kanna.training.examples import Example
 from kanna.training.objectives.base import held_out_loss
-from kanna.training.settings import TrainingSettings
 from kanna.training.tokens import ChatTokenizer, TokenizedExample
 
 _TEXTS = ("prose_1.txt", "prose_3.txt", "code_python.txt", "languages_1.txt")
 _WINDOW = 192
 _NEW_TOKENS = 48
-_LINEAR = ("Linear", "BlockLinear")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,47 +90,3 @@ def _answer(adapted: Any, chats: ChatTokenizer, prompt: str, *, chat: bool) -> s
             pad_token_id=tokenizer.pad_token_id,
         )
     return str(tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)).strip()
-
-
-def predicted_bytes(model: Any, settings: TrainingSettings, length: int) -> int:
-    """Memory that training takes, about.
-
-    The weights; values, gradients and two moments of AdamW for what is trained; what the backward
-    pass keeps of every layer; logits in float32, their gradient and their softmax.
-
-    Args:
-        model: A causal language model of transformers, before it is adapted.
-        settings: How it is trained.
-        length: Tokens of the longest example.
-    """
-    config = model.config.get_text_config()
-    held = [*model.parameters(), *model.buffers()]  # a base of few bits has buffers
-    weights = sum(p.numel() * p.element_size() for p in held)
-    hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    inner = int(getattr(config, "intermediate_size", 0) or 4 * hidden)
-    matrices = [m for m in model.modules() if type(m).__name__ in _LINEAR]
-    trained = sum(settings.rank * (m.in_features + m.out_features) for m in matrices)
-    sides = 2 if settings.objective in objectives.PAIRS else 1
-    tokens = settings.batch * length * sides
-    # Of one token, a layer keeps about ten vectors of its width and four of its inner width.
-    width = 2 if settings.device == "cuda" else 4
-    kept = layers * (10 * hidden + 4 * inner) if settings.device == "cpu" else layers * hidden
-    return weights + 16 * trained + tokens * (kept * width + 12 * int(config.vocab_size))
-
-
-def peak_bytes(device: str) -> int | None:
-    """The most memory this process held, or PyTorch on its device; None where it is not told.
-
-    Args:
-        device: Where it trained.
-    """
-    import torch
-
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from kanna.training import (
     learned,
     lengths,
     loop,
+    memory,
     objectives,
     quantized_base,
     rate_finder,
@@ -88,17 +89,19 @@ class AdapterJob:
                     (training, held_out), checkpoints.teacher, progress
                 )
             model = self._model(progress)
-            predicted = examination.predicted_bytes(model, self.settings, longest)
-            adapted, run = loop.train(
-                model,
-                tokenizer,
-                training,
-                held_out,
-                self.settings,
+            step, predicted = memory.fitting(model, self.settings, longest, progress)
+            task = loop.TrainingTask(
+                model=model,
+                tokenizer=tokenizer,
+                training=training,
+                held_out=held_out,
+                settings=self.settings,
+                step=step,
                 checkpoints=checkpoints,
                 progress=progress,
                 tracked=self.tracked,
             )
+            adapted, run = loop.train(task)
             changed = self._examine(adapted, chats, objective.wanted(self.split.held_out), run)
             changed["costs"]["predicted_bytes"] = predicted
             result = self._result(out, begin, chats, training, run, changed)
@@ -177,7 +180,7 @@ class AdapterJob:
         self, adapted: Any, chats: ChatTokenizer, wanted: list[Any], run: loop.TrainingRun
     ) -> dict[str, Any]:
         """What the adapter changed, and what it cost."""
-        peak = examination.peak_bytes(self.settings.device)
+        peak = memory.peak_bytes(self.settings.device)
         base, tuned = examination.general_losses(adapted, chats.tokenizer)
         samples = examination.sample_answers(adapted, chats, wanted[: self.samples])
         return {
@@ -187,6 +190,7 @@ class AdapterJob:
             "costs": {
                 "predicted_seconds": run.predicted_seconds,
                 "training_seconds": run.seconds,
+                "looking_seconds": run.looking_seconds,
                 "peak_bytes": peak,
             },
         }
@@ -260,6 +264,13 @@ class AdapterJob:
         notes = [f"{count} {what}" for count, what in pairs if count]
         if run.resumed:
             notes.append(f"went on after step {run.resumed} of a run that had been ended")
+        step = replace(
+            memory.MicroBatch.of(self.settings),
+            together=run.micro_batch,
+            recomputes=run.recomputes,
+        )
+        if step != memory.MicroBatch.of(self.settings):
+            notes.append(f"for want of memory {step.words()}; what a step learns is the same")
         if run.rate_test:
             notes.append(rate_finder.words(run.rate_test))
         if len(self.read.examples) < _FEW:

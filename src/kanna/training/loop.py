@@ -5,83 +5,151 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress, remark
 from kanna.errors import KannaError
 from kanna.tracking import TrackedRun
-from kanna.training import objectives, rate_finder
+from kanna.training import memory, objectives, rate_finder
 from kanna.training.checkpoints import Checkpoints
+from kanna.training.memory import MicroBatch
 from kanna.training.objectives.base import TrainerParts
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
-from kanna.training.watching import Watcher, callback
+from kanna.training.watching import Watcher, callback, interval
 
-__all__ = ["TrainingRun", "train"]
+__all__ = ["TrainingRun", "TrainingTask", "train"]
 
 
-def train(
-    model: Any,
-    tokenizer: Any,
-    training: Sequence[Any],
-    held_out: Sequence[Any],
-    settings: TrainingSettings,
-    *,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    tracked: TrackedRun,
-) -> tuple[Any, TrainingRun]:
-    """Train an adapter beside `model`; returns PEFT's model at its best, and the run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask:
+    """What is trained, and with what.
 
-    Args:
+    Attributes:
         model: A causal language model of transformers.
         tokenizer: Its tokenizer.
         training: What is learned.
         held_out: What the run is judged by.
         settings: How it is trained.
+        step: How a step is made, unless memory runs out.
         checkpoints: Where a run of the same goes on from.
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
+    """
+
+    model: Any
+    tokenizer: Any
+    training: Sequence[Any]
+    held_out: Sequence[Any]
+    settings: TrainingSettings
+    step: MicroBatch
+    checkpoints: Checkpoints
+    progress: Progress
+    tracked: TrackedRun
+
+    def run(self) -> tuple[Any, TrainingRun]:
+        """Go on from the last checkpoint, or begin anew."""
+        import torch
+        import transformers
+
+        torch.manual_seed(self.settings.seed)
+        run, latest = self.checkpoints.begin()
+        run.micro_batch, run.recomputes = self.step.together, self.step.recomputes
+        steps = self.settings.total_steps(len(self.training))
+        with _quiet(transformers):
+            parts = self._parts(steps)
+            if self.settings.auto:
+                parts = self._with_found_rate(parts, run)
+            trainer = objectives.get(self.settings.objective).trainer(parts)
+            _watch(trainer, self._watcher(trainer.model, run, parts.settings, steps))
+            self.progress.start("train", steps, "steps")
+            self.progress.advance(run.resumed)
+            trainer.train(resume_from_checkpoint=latest and str(latest))
+            self.progress.finish()
+        _keep_best(trainer.model, run, parts.settings)
+        return trainer.model, run
+
+    def _parts(self, steps: int) -> TrainerParts:
+        import peft
+
+        return TrainerParts(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            training=self.training,
+            lora=peft.LoraConfig(**self.settings.lora()),
+            arguments=arguments(self.settings, self.checkpoints.folder, steps, self.step),
+            settings=self.settings,
+        )
+
+    def _watcher(
+        self, model: Any, run: TrainingRun, settings: TrainingSettings, steps: int
+    ) -> Watcher:
+        mean = sum(one.read for one in self.training) / len(self.training)
+        look = sum(one.read for one in self.held_out)
+        return Watcher(
+            run=run,
+            model=model,
+            judge=objectives.get(settings.objective).judge(self.held_out, settings),
+            settings=settings,
+            steps=steps,
+            every=interval(steps, settings.look_every, look=look, step=settings.batch * mean),
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+            tracked=self.tracked,
+        )
+
+    def _with_found_rate(self, parts: TrainerParts, run: TrainingRun) -> TrainerParts:
+        """The parts with the learning rate that a test finds, or has found before."""
+        settings = parts.settings
+        if not run.rate_test:
+            trial = rate_finder.test_arguments(
+                arguments(settings, self.checkpoints.folder, rate_finder.STEPS, self.step)
+            )
+            test = rate_finder.find(
+                objectives.get(settings.objective),
+                replace(parts, arguments=trial),
+                self.held_out,
+                settings.learning_rate,
+                self.progress,
+            )
+            run.rate_test = test.to_dict()
+            self.checkpoints.keep_rate(run.rate_test)
+        sentence = rate_finder.words(run.rate_test)
+        remark(self.progress, f"{sentence[0].upper()}{sentence[1:]}.")
+        rate = float(run.rate_test["rate"])
+        return replace(
+            parts,
+            arguments=parts.arguments | {"learning_rate": rate},
+            settings=replace(settings, learning_rate=rate),
+        )
+
+
+def train(task: TrainingTask) -> tuple[Any, TrainingRun]:
+    """Train an adapter beside a model; returns PEFT's model at its best, and the run.
+
+    Args:
+        task: What is trained.
 
     Raises:
-        KannaError: The loss was no number before anything improved.
+        KannaError: The loss was no number before anything improved, or memory does not suffice.
     """
-    import peft
-    import transformers
+    return memory.within(
+        task.step,
+        lambda step: replace(task, step=step).run(),
+        lambda: _unload(task.model),
+        task.progress,
+    )
 
-    run, latest = checkpoints.begin()
-    objective, steps = objectives.get(settings.objective), settings.total_steps(len(training))
-    with _quiet(transformers):
-        parts = TrainerParts(
-            model=model,
-            tokenizer=tokenizer,
-            training=training,
-            lora=peft.LoraConfig(**settings.lora()),
-            arguments=arguments(settings, checkpoints.folder, steps),
-            settings=settings,
-        )
-        if settings.auto:
-            parts = _with_found_rate(parts, held_out, run, checkpoints, progress)
-        trainer = objective.trainer(parts)
-        watcher = Watcher(
-            run=run,
-            model=trainer.model,
-            judge=objective.judge(held_out, parts.settings),
-            settings=parts.settings,
-            steps=steps,
-            checkpoints=checkpoints,
-            progress=progress,
-            tracked=tracked,
-        )
-        _watch(trainer, watcher)
-        progress.start("train", steps, "steps")
-        progress.advance(run.resumed)
-        trainer.train(resume_from_checkpoint=latest and str(latest))
-        progress.finish()
-    _keep_best(trainer.model, run, parts.settings)
-    return trainer.model, run
+
+def _unload(model: Any) -> None:
+    """Give a base its own layers again, in the place of those that PEFT put around them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            model.set_submodule(name, module.get_base_layer())
 
 
 def _watch(trainer: Any, watcher: Watcher) -> None:
@@ -90,33 +158,6 @@ def _watch(trainer: Any, watcher: Watcher) -> None:
 
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(callback(transformers, watcher))
-
-
-def _with_found_rate(
-    parts: TrainerParts,
-    held_out: Sequence[Any],
-    run: TrainingRun,
-    checkpoints: Checkpoints,
-    progress: Progress,
-) -> TrainerParts:
-    """The parts with the learning rate that a test finds, or has found before."""
-    settings = parts.settings
-    if not run.rate_test:
-        trial = rate_finder.test_arguments(settings, arguments, checkpoints.folder)
-        objective = objectives.get(settings.objective)
-        test = rate_finder.find(
-            objective, replace(parts, arguments=trial), held_out, settings.learning_rate, progress
-        )
-        run.rate_test = test.to_dict()
-        checkpoints.keep_rate(run.rate_test)
-    sentence = rate_finder.words(run.rate_test)
-    remark(progress, f"{sentence[0].upper()}{sentence[1:]}.")
-    rate = float(run.rate_test["rate"])
-    return replace(
-        parts,
-        arguments=parts.arguments | {"learning_rate": rate},
-        settings=replace(settings, learning_rate=rate),
-    )
 
 
 def _keep_best(model: Any, run: TrainingRun, settings: TrainingSettings) -> None:
@@ -132,18 +173,21 @@ def _keep_best(model: Any, run: TrainingRun, settings: TrainingSettings) -> None
     peft.set_peft_model_state_dict(model, run.state)
 
 
-def arguments(settings: TrainingSettings, scratch: Path, steps: int) -> dict[str, Any]:
+def arguments(
+    settings: TrainingSettings, scratch: Path, steps: int, step: MicroBatch
+) -> dict[str, Any]:
     """What every trainer of TRL takes.
 
     Args:
         settings: How it is trained.
         scratch: Where checkpoints lie.
         steps: Steps at most.
+        step: How one is made.
     """
     return {
+        **step.arguments(),
         "output_dir": str(scratch),
         "max_steps": steps,
-        "per_device_train_batch_size": settings.batch,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": min(10, max(1, steps // 10)),
@@ -155,7 +199,6 @@ def arguments(settings: TrainingSettings, scratch: Path, steps: int) -> dict[str
         "disable_tqdm": True,
         "use_cpu": settings.device == "cpu",
         "bf16": settings.device == "cuda",
-        "gradient_checkpointing": settings.device != "cpu",
         "seed": settings.seed,
         "dataloader_pin_memory": False,
     }

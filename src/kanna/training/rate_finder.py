@@ -11,12 +11,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kanna._util.progress import Progress
 from kanna.training.objectives.base import Judge, Objective, TrainerParts
-from kanna.training.settings import TrainingSettings
 
 STEPS = 48
 """Steps of the test."""
@@ -154,16 +152,13 @@ def pick(curve: Sequence[dict[str, float]], usual: float) -> tuple[float, float 
     return float(f"{least['rate'] / _BELOW:.2g}"), least["rate"]
 
 
-def test_arguments(settings: TrainingSettings, arguments: Any, scratch: Path) -> dict[str, Any]:
+def test_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a trainer for the test.
 
     Args:
-        settings: How is trained afterwards.
-        arguments: Makes arguments of settings, a folder and steps.
-        scratch: Where a trainer may write.
+        arguments: Those of a run of STEPS steps.
     """
-    made: dict[str, Any] = arguments(settings, scratch, STEPS)
-    return made | {"warmup_steps": 0, "lr_scheduler_type": "constant"}
+    return arguments | {"warmup_steps": 0, "lr_scheduler_type": "constant"}
 
 
 def _callback(transformers: Any, ramp: _Ramp) -> Any:

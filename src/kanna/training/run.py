@@ -23,8 +23,11 @@ class TrainingRun:
         stopped: Why it ended: `done`, `early`, `time` or `nan`.
         waited: Looks at the held-out loss since then.
         seconds: Time that training took, before a run that goes on too.
+        looking_seconds: Time of them that looks at held-out examples took.
         predicted_seconds: Time that all steps would take, as the first ones said.
         resumed: Step of the checkpoint that it went on from; 0: it began anew.
+        micro_batch: Examples that were read together in the end.
+        recomputes: Whether layers were computed again in the backward pass, in the end.
         rate_test: How the learning rate was found, see `RateTest`; {}: it was given.
         state: Values of the adapter at its best.
     """
@@ -40,7 +43,10 @@ class TrainingRun:
     stopped: str = "done"
     waited: int = 0
     seconds: float = 0.0
+    looking_seconds: float = 0.0
     predicted_seconds: float = 0.0
     resumed: int = 0
+    micro_batch: int = 0
+    recomputes: bool = False
     rate_test: dict[str, Any] = field(default_factory=dict[str, Any])
     state: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -41,6 +41,11 @@ class TokenizedExample:
         """Tokens whose prediction counts: the first of all has none."""
         return sum(label != UNLEARNED for label in self.labels[1:])
 
+    @property
+    def read(self) -> int:
+        """Tokens that a model reads of it."""
+        return len(self.ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedPair:
@@ -60,6 +65,11 @@ class TokenizedPair:
     def learned(self) -> int:
         """Tokens of both answers; none where one has none."""
         return len(self.chosen) + len(self.rejected) if self.chosen and self.rejected else 0
+
+    @property
+    def read(self) -> int:
+        """Tokens that a model reads of it: the prompt with each answer."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
 
     def example(self, answer: list[int]) -> TokenizedExample:
         """The prompt with one of the answers."""

@@ -19,10 +19,28 @@ _PATIENCE = 3
 """Looks at the held-out loss without an improvement, after which training stops."""
 _LOOKS = 8
 """Looks at the held-out loss in a run, about."""
+LOOKS_SHARE = 0.2
+"""Of the time of training that looks between its steps may take, by the tokens that are read."""
+_PASSES = 2.0
+"""Times a forward pass that a step takes at least: forward, and backward through every layer."""
 _FIRST = 5
 """Steps by which the time of all is predicted."""
 _LEAST = 1e-4
 """A share of the held-out loss that counts as an improvement."""
+
+
+def interval(steps: int, wanted: int | None, *, look: int, step: float) -> int:
+    """Steps between two looks; what is read decides, so that every machine looks after the same.
+
+    Args:
+        steps: Steps of the run.
+        wanted: As the settings say; None: an eighth of the run.
+        look: Tokens that a look reads.
+        step: Tokens that a step reads, in the mean.
+    """
+    most = LOOKS_SHARE / (1 - LOOKS_SHARE) * _PASSES * step * steps / max(1, look)
+    least = math.ceil(steps / max(1, math.floor(most)))
+    return min(max(1, wanted or steps // _LOOKS, least), steps)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +53,7 @@ class Watcher:
         judge: What it is judged by.
         settings: How it is trained.
         steps: Steps at most.
+        every: Steps between two looks, see `interval`.
         checkpoints: Where it goes on from when it is killed.
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
@@ -45,25 +64,24 @@ class Watcher:
     judge: Judge
     settings: TrainingSettings
     steps: int
+    every: int
     checkpoints: Checkpoints
     progress: Progress
     tracked: TrackedRun
     _begin: float = field(init=False)
     _saved: float = field(init=False)
-    _every: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._saved = time.perf_counter()
         self._begin = self._saved - self.run.seconds
-        wanted = self.settings.look_every or self.steps // _LOOKS
-        self._every = max(1, min(wanted, self.steps))
 
     def look(self, step: int) -> float:
         """The held-out loss after a step; keeps the state that is the best."""
         import peft
 
-        run = self.run
+        run, begin = self.run, time.perf_counter()
         judged = self.judge(self.model)
+        run.looking_seconds += time.perf_counter() - begin
         loss, figures = judged.loss, _known(judged)
         if step == 0:
             run.base_figures = figures
@@ -93,7 +111,7 @@ class Watcher:
         if not run.predicted_seconds and step >= min(_FIRST, self.steps):
             run.predicted_seconds = run.seconds * self.steps / step
         late = run.seconds > self.settings.minutes * 60
-        if step % self._every == 0 or late or step == self.steps:
+        if step % self.every == 0 or late or step == self.steps:
             loss = self.look(step)
             run.history.append({"step": step, "held_out_loss": loss})
             self.tracked.metrics({"held_out_loss": loss}, step)
