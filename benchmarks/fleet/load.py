@@ -33,9 +33,9 @@ from kanna.fleet.store import FleetStore
 DIGEST = "ab" * 32
 
 
-def prepare(folder: Path, count: int) -> list[str]:
+def prepare(place: str | Path, count: int) -> list[str]:
     """A store with devices and a rollout for all of them; their keys."""
-    with closing(FleetStore(folder / "fleet.sqlite")) as store:
+    with closing(FleetStore(place)) as store:
         controller = Controller(store)
         with store.transaction():
             keys = [controller.add_device(f"device-{n:05}") for n in range(count)]
@@ -124,12 +124,15 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=10_000)
     parser.add_argument("--period", type=float, default=60.0, help="seconds between two questions")
     parser.add_argument("--tls", action="store_true", help="HTTPS, a handshake for each question")
+    parser.add_argument("--database", help="URL of an empty database of PostgreSQL")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        keys = prepare(folder, options.devices)
+        place = options.database or folder / "fleet.sqlite"
+        keys = prepare(place, options.devices)
         words = ["-m", "kanna", "fleet", "serve", "--state", scratch, "--port", "0"]
+        words += ["--database", options.database] if options.database else []
         tls = None
         if options.tls:
             cert, key = certificate(folder)
@@ -150,12 +153,13 @@ def main() -> None:
         finally:
             server.kill()
             server.wait()
-        with closing(FleetStore(folder / "fleet.sqlite")) as store:
+        with closing(FleetStore(place)) as store:
             kept = store.statuses(1).get((0, "passed"), 0)
     print(
         json.dumps(
             {
                 "devices": options.devices,
+                "database": "postgresql" if options.database else "sqlite",
                 "tls": options.tls,
                 "failed": load.failed,
                 "generator_late_p99_ms": round(percentile(load.late, 0.99), 1),

@@ -53,6 +53,11 @@ CASES: list[tuple[str, str, Sequence[str]]] = [
         ("opentelemetry",),
     ),
     ("studio --port 0", "serve", ("fastapi",)),
+    (
+        "fleet serve --state OUT --port 0 --database postgresql://127.0.0.1/x",
+        "postgres",
+        ("psycopg",),
+    ),
     ("run RECIPE -o OUT --track sqlite:///OUT", "mlflow", ("mlflow",)),
 ]
 

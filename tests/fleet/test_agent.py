@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ GOOD, BETTER, BAD = b"good 1" * 50_000, b"good 2" * 50_000, b"bad" * 100_000
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[HereFleet]:
+def here(tmp_path: Path, new_place: Callable[[Path], str | Path]) -> Iterator[HereFleet]:
     """A fleet of one device, pi."""
-    with fleets.here(tmp_path / "fleet") as running:
+    with fleets.here(tmp_path / "fleet", place=new_place(tmp_path)) as running:
         running.add("pi")
         yield running
 

@@ -1,4 +1,4 @@
-"""Rollouts without a network: who gets what and when, on a store in a file."""
+"""Rollouts without a network: who gets what and when, on a store of each kind."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Crowd:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FleetStore]:
-    with closing(FleetStore(tmp_path / "f.sqlite")) as made:
+def store(tmp_path: Path, new_place: Callable[[Path], str | Path]) -> Iterator[FleetStore]:
+    with closing(FleetStore(new_place(tmp_path))) as made:
         yield made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ ANY = "0" * 64
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HereFleet]:
-    with fleets.here(tmp_path_factory.mktemp("server")) as running:
+def here(
+    tmp_path_factory: pytest.TempPathFactory, new_place: Callable[[Path], str | Path]
+) -> Iterator[HereFleet]:
+    folder = tmp_path_factory.mktemp("server")
+    with fleets.here(folder, place=new_place(folder)) as running:
         running.add("pi")
         yield running
 
@@ -135,12 +138,13 @@ def test_a_folder_has_one_server(tmp_path: Path) -> None:
         )
         assert run.exit_code == 1 and "is being written by process" in run.output
         with pytest.raises(OutputError, match=f"process {server.process.pid}"):
-            fleet.serve(tmp_path / "state", port=0)
+            fleet.serve(tmp_path / "state", listener=fleet.FleetListener(port=0))
     finally:
         server.stop()
     assert server.process.returncode == 130
     with pytest.raises(UsageError, match="no loopback"):
-        fleet.serve(tmp_path / "state", host="0.0.0.0")  # noqa: S104
+        everywhere = fleet.FleetListener(host="0.0.0.0")  # noqa: S104
+        fleet.serve(tmp_path / "state", listener=everywhere)
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:

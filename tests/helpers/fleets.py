@@ -141,10 +141,11 @@ def wait_for(there: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def here(folder: Path, poll: float = 60.0) -> Generator[HereFleet]:
-    """A server in a thread, which looks at rollouts often."""
+def here(folder: Path, poll: float = 60.0, place: str | Path | None = None) -> Generator[HereFleet]:
+    """A server in a thread, which looks at rollouts often; `place` of its store, if not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch, closing(FleetStore(folder / "f.sqlite")) as store:
+    where = place or folder / "f.sqlite"
+    with pytest.MonkeyPatch.context() as patch, closing(FleetStore(where)) as store:
         patch.setattr(service, "_TICK", 0.02)
         KeyBook(store).make_first(folder)
         weather = Weather(create_app(FleetService(store, folder, poll)))

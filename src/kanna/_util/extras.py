@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
     "search": ("optuna",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "postgres": ("psycopg",),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "serve": ("aiohttp", "fastapi", "llguidance", "prometheus_client", "uvicorn", "xllamacpp"),

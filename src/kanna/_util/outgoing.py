@@ -58,7 +58,18 @@ def _heard(event: str, given: tuple[Any, ...]) -> None:
         host = given[0]
     else:
         return
-    if host and not _here(host):
+    if host:
+        _refuse(host)
+
+
+def refuse(host: str) -> None:
+    """Raise RefusedError for another machine, to which a library that is not Python connects."""
+    if forbidden():
+        _refuse(host)
+
+
+def _refuse(host: Any) -> None:
+    if not _here(host):
         from kanna.errors import RefusedError
 
         raise RefusedError(

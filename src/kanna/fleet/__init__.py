@@ -19,9 +19,10 @@ from kanna.fleet.operations import (
     rollout,
     status,
 )
-from kanna.fleet.server import serve
+from kanna.fleet.server import FleetListener, serve
 
 __all__ = [
+    "FleetListener",
     "FleetServer",
     "add_device",
     "devices",

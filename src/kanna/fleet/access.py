@@ -72,14 +72,15 @@ class KeyBook:
             The files that hold them, for their owner only.
         """
         made: list[Path] = []
-        for role in (OPERATOR, VIEWER):
-            if role in self._store.roles():
-                continue
-            key_id, digest, text = new_key()
-            path = folder / f"{role}.key"
-            path.unlink(missing_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(f"{text}\n", encoding="ascii")
-            self._store.add_key(key_id, digest, role)
-            made.append(path)
+        with self._store.transaction():
+            for role in (OPERATOR, VIEWER):
+                if role in self._store.roles():
+                    continue
+                key_id, digest, text = new_key()
+                path = folder / f"{role}.key"
+                path.unlink(missing_ok=True)
+                path.touch(mode=0o600)
+                path.write_text(f"{text}\n", encoding="ascii")
+                self._store.add_key(key_id, digest, role)
+                made.append(path)
         return made

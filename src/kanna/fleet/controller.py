@@ -9,7 +9,7 @@ from typing import Any
 
 from kanna.errors import UsageError
 from kanna.fleet import access
-from kanna.fleet.databases.base import TakenError
+from kanna.fleet.databases import TakenError
 from kanna.fleet.decision import BACK, DONE, PAUSED, RUNNING, STOPPED, decide
 from kanna.fleet.records import (
     FAILED,
@@ -45,6 +45,8 @@ class Instruction:
 
 class Controller:
     """Rollouts of a store. One thread calls it at a time.
+
+    What it decides, it decides within a transaction: another server may share the store.
 
     Args:
         store: Has devices, artefacts and rollouts.
@@ -237,8 +239,8 @@ class Controller:
             elapsed: Seconds since the last time, of a clock that nobody sets.
         """
         self._up += elapsed
-        for rollout in self.store.rollouts_in((RUNNING,)):
-            with self.store.transaction():
+        with self.store.transaction():
+            for rollout in self.store.rollouts_in((RUNNING,)):
                 self._decide(rollout, elapsed)
 
     def _decide(self, rollout: FleetRollout, elapsed: float) -> None:

@@ -1,10 +1,11 @@
-"""The server of a fleet: one process per folder of state."""
+"""The server of a fleet: one process per folder of state, or several at one database."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,68 +16,96 @@ from kanna.serving import check_installed
 
 if TYPE_CHECKING:
     from kanna.fleet.service import FleetService
+    from kanna.fleet.store import FleetStore
     from kanna.serving.arguments import TlsOptions
 
 PORT = 8750
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetListener:
+    """Where a fleet is served.
+
+    Attributes:
+        host: Address to listen on.
+        port: 0 takes a free one.
+        tls_cert: File of the certificate chain, in PEM.
+        tls_key: File of its key, in PEM.
+        insecure_http: Serve plain HTTP on other addresses than loopback, as behind a proxy that
+            ends TLS.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = PORT
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
+    insecure_http: bool = False
+
+
 def serve(
     state: str | Path,
     *,
-    host: str = "127.0.0.1",
-    port: int = PORT,
+    database: str | None = None,
+    listener: FleetListener = FleetListener(),
     poll: float = 60.0,
-    tls_cert: str | Path | None = None,
-    tls_key: str | Path | None = None,
-    insecure_http: bool = False,
     started: Callable[[str, list[Path]], None] | None = None,
 ) -> None:
     """Serve a fleet until the process is interrupted.
 
     Args:
-        state: Folder of devices, artefacts and rollouts; made with its keys when it does not
-            exist.
-        host: Where to listen.
-        port: 0 takes a free one.
+        state: Folder of artefacts and, without `database`, of devices and rollouts; made with its
+            keys when it does not exist.
+        database: `postgresql://USER@HOST/NAME`, which several servers may share, with a folder
+            that they share, too; None: a file in `state`.
+        listener: Where to listen.
         poll: Seconds between two questions of a device.
-        tls_cert: File of the certificate chain, in PEM.
-        tls_key: File of its key, in PEM.
-        insecure_http: Serve plain HTTP on other addresses than loopback, as behind a proxy that
-            ends TLS.
         started: Called with the address, and the files of keys that were made, when requests may
             come.
 
     Raises:
-        UsageError: Other machines would talk to it in plain HTTP.
+        UsageError: Other machines would talk to it in plain HTTP, or the database is none.
         OutputError: Another server has the folder.
-        MissingError: The extra `serve` is not installed.
-        KannaError: The address is taken.
+        MissingError: The extra `serve`, or `postgres`, is not installed.
+        KannaError: The address is taken, or the database does not answer.
     """
     check_installed()
     from kanna.fleet.access import KeyBook
     from kanna.fleet.service import FleetService
-    from kanna.fleet.store import FleetStore
     from kanna.serving.arguments import parse_tls
     from kanna.serving.server import listen
 
-    tls = parse_tls(tls_cert, tls_key)
-    if not (tls or insecure_http or is_loopback(host)):
+    tls = parse_tls(listener.tls_cert, listener.tls_key)
+    if not (tls or listener.insecure_http or is_loopback(listener.host)):
         raise UsageError(
-            f"{host} is no loopback address, and keys would be sent in plain text",
+            f"{listener.host} is no loopback address, and keys would be sent in plain text",
             expected="--tls-cert and --tls-key",
             todo="or --insecure-http, behind a proxy that ends TLS",
         )
     folder = Path(state)
+    with _store(folder, database) as store:
+        made = KeyBook(store).make_first(folder)
+        socket_ = listen(listener.host, listener.port)
+        address = _address(listener.host, socket_.getsockname()[1], tls)
+        announce = (lambda: started(address, made)) if started else (lambda: None)
+        _run(FleetService(store, folder, poll), socket_, tls, announce)
+
+
+@contextmanager
+def _store(folder: Path, database: str | None) -> Generator[FleetStore]:
+    """Where the fleet is kept: in the folder, which is then this process' alone, or elsewhere."""
+    from kanna.fleet.store import FleetStore
+
+    if database is not None:
+        with closing(FleetStore(database)) as store:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            yield store
+        return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         locks.holding(folder / "fleet", "fleet serve"),
         closing(FleetStore(folder / "fleet.sqlite")) as store,
     ):
-        made = KeyBook(store).make_first(folder)
-        listener = listen(host, port)
-        address = _address(host, listener.getsockname()[1], tls)
-        announce = (lambda: started(address, made)) if started else (lambda: None)
-        _run(FleetService(store, folder, poll), listener, tls, announce)
+        yield store
 
 
 def _address(host: str, port: int, tls: TlsOptions) -> str:

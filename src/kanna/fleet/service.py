@@ -19,6 +19,7 @@ from kanna.fleet import problems
 from kanna.fleet.access import DEVICE, OPERATOR, VIEWER, KeyBook, Visitor
 from kanna.fleet.blobs import BlobFolder
 from kanna.fleet.controller import Controller
+from kanna.fleet.databases import DatabaseAwayError
 from kanna.fleet.decision import RUNNING
 from kanna.fleet.metrics import FleetMetrics
 from kanna.fleet.records import FleetDevice, FleetRollout
@@ -79,7 +80,12 @@ class FleetService:
             elapsed, before = now - before, now
             with suppress(Exception):  # a full disk now is no reason not to look again
                 await self.call(self._keep_seen)
-                await self.call(lambda elapsed=elapsed: self.controller.tick(elapsed))
+                await self.call(lambda elapsed=elapsed: self._look(elapsed))
+
+    def _look(self, elapsed: float) -> None:
+        """Open rings, where no other server of this database does."""
+        if self.store.leads():
+            self.controller.tick(elapsed)
 
     def _keep_seen(self) -> None:
         seen, self._seen = self._seen, {}
@@ -91,6 +97,8 @@ class FleetService:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, work)
+        except DatabaseAwayError as error:
+            raise problems.of(error, 503) from None
         except KannaError as error:
             raise problems.of(error) from None
 

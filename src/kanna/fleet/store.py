@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kanna.fleet.databases.sqlite import SqliteDatabase
+from kanna.fleet import databases
 from kanna.fleet.decision import Tally
 from kanna.fleet.records import FAILED, PASSED, REFUSED, Assignment, FleetDevice, FleetRollout
 from kanna.fleet.rings import Ring
@@ -30,15 +30,17 @@ class FleetStore:
     """A fleet as it is kept. One thread uses it at a time.
 
     Args:
-        place: A file of SQLite, which is made when it does not exist.
+        place: A file of SQLite, which is made when it does not exist, or the address of a
+            database of PostgreSQL.
 
     Raises:
         KannaError: It is no database of a fleet, or cannot be written.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: str | Path) -> None:
         self._lock, self._depth = threading.RLock(), 0
-        self._db = SqliteDatabase(place)
+        self._db = databases.opened(place)
+        self.shared = self._db.shared
 
     def close(self) -> None:
         """Close it."""
@@ -61,6 +63,11 @@ class FleetStore:
                 raise
             finally:
                 self._depth -= 1
+
+    def leads(self) -> bool:
+        """Whether who asks is the server that opens rings."""
+        with self._lock:
+            return self._db.leads()
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:

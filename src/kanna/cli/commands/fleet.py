@@ -69,6 +69,12 @@ def _server(choices: dict[str, Any]) -> FleetServer:
 
 @command("serve", handles_signals=True, when_interrupted="Stopped.")
 @click.option("--state", type=options.FILE, required=True, help="Folder of devices and models.")
+@click.option(
+    "--database",
+    metavar="URL",
+    help="postgresql://USER@HOST/NAME, which several servers may share. [default: a file in "
+    "--state]",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -97,14 +103,17 @@ def serve_command(terminal: Terminal, state: Path, **choices: Any) -> None:
     At its first start it makes a key for operators and one for those who only look, as files in
     --state.
     """
-    from kanna.fleet import serve
+    from kanna.fleet import FleetListener, serve
+
+    names = ("host", "port", "tls_cert", "tls_key", "insecure_http")
+    listener = FleetListener(**{name: choices.pop(name) for name in names})
 
     def started(address: str, keys: list[Path]) -> None:
         for path in keys:
             terminal.note(f"Made the key {path}")
         terminal.done(f"Serving the fleet at {address}")
 
-    serve(state, started=started, **choices)
+    serve(state, listener=listener, started=started, **choices)
 
 
 @command("add-device")

@@ -12,6 +12,10 @@ class TakenError(KannaError):
     """A row with that key is there already."""
 
 
+class DatabaseAwayError(KannaError):
+    """The database does not answer: later it may."""
+
+
 class FleetDatabase(Protocol):
     """One connection, used by one thread at a time.
 
@@ -22,7 +26,12 @@ class FleetDatabase(Protocol):
     shared: bool
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a statement, whose values stand as `?`; raises TakenError."""
+        """The rows of a statement, whose values stand as `?`.
+
+        Raises:
+            TakenError: A row with its key is there.
+            DatabaseAwayError: The database does not answer.
+        """
         ...
 
     def execute_many(self, query: str, rows: Iterable[Sequence[Any]]) -> None:

@@ -68,6 +68,9 @@ def router(service: FleetService) -> APIRouter:
         await service.device(request, lambda _: None)
         path = service.blobs.path(digest)
         if not path.is_file():
+            if store.shared:  # another server has it, and this one may get it yet
+                lacks = f"this server does not have {digest}: servers share --state, too"
+                raise problems.bad(lacks, 503, "not_here")
             raise problems.bad(f"no file {digest}", 404, "not_found")
         headers = {"etag": f'"{digest}"'}
         return FileResponse(path, media_type="application/octet-stream", headers=headers)

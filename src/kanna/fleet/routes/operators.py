@@ -14,7 +14,7 @@ from kanna.fleet import manifest, problems
 from kanna.fleet.access import OPERATOR, VIEWER
 from kanna.fleet.blobs import SLICE
 from kanna.fleet.bodies import ArtefactBody, NewDeviceBody, NewKeyBody, RolloutBody
-from kanna.fleet.databases.base import TakenError
+from kanna.fleet.databases import TakenError
 from kanna.fleet.manifest import FleetManifest
 from kanna.fleet.records import FleetDevice
 from kanna.fleet.rings import Ring
@@ -157,24 +157,23 @@ def _keep(service: FleetService, described: FleetManifest, signature: str | None
         size, complete = service.blobs.have(file.sha256)
         if not complete or size != file.size:
             raise problems.bad(f"the file {file.path[:200]} is not here yet", 409, "incomplete")
-    latest = service.store.artefacts(1)
-    if latest and described.sequence <= latest[0]["sequence"]:
-        raise problems.bad(
-            f"sequence {described.sequence}, and {latest[0]['sequence']} was published",
-            409,
-            "older",
-        )
-    try:
-        service.store.add_artefact(
-            described.digest,
-            described.sequence,
-            described.name,
-            described.size,
-            (described.data.decode(), signature),
-        )
-    except TakenError:
-        raise problems.bad("it was published already", 409, "older") from None
-    service.store.note("published", f"{described.name}: {described.digest}")
+    store = service.store
+    with store.transaction():
+        latest = store.artefacts(1)
+        if latest and described.sequence <= latest[0]["sequence"]:
+            raise problems.bad(
+                f"sequence {described.sequence}, and {latest[0]['sequence']} was published",
+                409,
+                "older",
+            )
+        texts = described.data.decode(), signature
+        try:
+            store.add_artefact(
+                described.digest, described.sequence, described.name, described.size, texts
+            )
+        except TakenError:
+            raise problems.bad("it was published already", 409, "older") from None
+        store.note("published", f"{described.name}: {described.digest}")
 
 
 def _rollouts(routes: APIRouter, service: FleetService) -> None:
