@@ -106,7 +106,7 @@ TAKES_TOOLS = frozenset(STYLES) - {
 """Families with a published template that shows tools."""
 THINKS = {"exaone4", "gemma4", "gpt_oss", "granite", "hunyuan", "nemotron_h", "qwen3", "qwen35"} | {
     *("granite4", "granitehybrid", "granitemoe", "nemotron_h_moe", "olmo2"),
-    *("qwen35moe", "qwen3moe", "qwen3vl", "smollm3"),
+    *("qwen35moe", "qwen3moe", "qwen3vl", "qwen3vlmoe", "smollm3"),
 }
 """Families with a published template that thinks or does not, as the request wants."""
 

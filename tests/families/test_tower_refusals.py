@@ -40,6 +40,16 @@ LIES: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ("text_config", {"pad_token_id": 3}, "pad_token_id"),
         ("text_config", {"hidden_size": 128}, "embedding_projection.weight has the shape"),
     ],
+    "qwen35": [
+        ("vision_config", {"deepstack_visual_indexes": [1]}, "deepstack_visual_indexes"),
+        ("vision_config", {"num_position_embeddings": 15}, "num_position_embeddings"),
+        ("vision_config", {"spatial_merge_size": 3}, "spatial_merge_size"),
+        ("vision_config", {"temporal_patch_size": 1}, "temporal_patch_size"),
+        ("vision_config", {"num_heads": 32}, "heads of 2 values"),
+        ("vision_config", {"depth": 2}, "no place"),
+        ("vision_config", {"hidden_size": 68}, "has the shape"),
+        ("text_config", {"hidden_size": 128}, "linear_fc2.weight has the shape"),
+    ],
 }
 # A tensor of each tower whose shape another one gets, and one that is left out.
 TENSORS = {
@@ -47,6 +57,7 @@ TENSORS = {
         "model.vision_tower.encoder.layers.1.mlp.up_proj.input_max",
         "model.vision_tower.std_scale",
     ),
+    "qwen35": ("model.visual.blocks.1.attn.qkv.weight", "model.visual.merger.norm.weight"),
 }
 
 

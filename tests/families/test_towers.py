@@ -45,7 +45,17 @@ class Checkpoint:
         kanna.convert(self.folder, self.text, encoding="f32", progress=Silent())
 
 
-@pytest.fixture(scope="module", params=tiny_vision.KINDS)
+ALIKE = ("qwen35moe", "qwen3vlmoe")
+"""Their towers are those of qwen35 and qwen3vl, which run by default; their texts have experts."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(kind, marks=pytest.mark.slow) if kind in ALIKE else kind
+        for kind in tiny_vision.KINDS
+    ],
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return Checkpoint(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helpers.tiny_dense import LLAMA3_ROPE
-from helpers.tiny_recipe import Recipe
+from helpers.tiny_recipe import SMALL, Recipe
 
 QWEN35 = {
     "num_hidden_layers": 5,
@@ -131,6 +131,39 @@ RECIPES: dict[str, Recipe] = {
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 96,
             "norm_topk_prob": True,
+        },
+        tokenizer="qwen2",
+        routed=True,
+    ),
+    "qwen3vl-moe": Recipe(
+        "qwen3vlmoe",
+        "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3VLMoeConfig",
+        {
+            "text_config": SMALL
+            | {
+                "head_dim": 64,
+                "num_experts": 6,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 96,
+                "tie_word_embeddings": True,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1e5,
+                    "mrope_section": [11, 11, 10],
+                    "mrope_interleaved": True,
+                },
+            },
+            "vision_config": {
+                "depth": 2,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_heads": 2,
+                "num_position_embeddings": 16,
+                "out_hidden_size": 256,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            "tie_word_embeddings": True,
         },
         tokenizer="qwen2",
         routed=True,

@@ -18,19 +18,19 @@ from kanna._util.progress import Silent
 MEAN, STD = [0.5, 0.45, 0.4], [0.5, 0.6, 0.7]
 __all__ = ["KINDS", "MEAN", "SIDE", "STD", "TEXT"]
 KINDS = tuple(MODELS)
+_BY_SQUARES = ("qwen35", "qwen35moe", "qwen3vl", "qwen3vlmoe")
+"""Kinds whose patches come in squares of four."""
 _MARKERS = {
     "gemma4": ("<|image>", "<image|>", "<|image|>"),
     "idefics3": ("\n\n", "\n", "<fake_token_around_image>", "<global-img>"),
-    "qwen3vl": ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+    **dict.fromkeys(_BY_SQUARES, ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")),
 }
-_TOKENIZERS = {"qwen3vl": "qwen2"}
-_SIZES = {"qwen3vl": (96, 96), "gemma4": (96, 108)}
+_TOKENIZERS = dict.fromkeys(_BY_SQUARES, "qwen2")
+_SIZES = dict.fromkeys(_BY_SQUARES, (96, 96)) | {"gemma4": (96, 108)}
 """Height and width of pictures that a tower takes as they are, where it is not SIDE twice."""
-_BY_SQUARES = ("qwen3vl",)
-"""Kinds whose patches come in squares of four."""
 _AROUND = {
     "gemma4": ("<|image>", "<image|>"),
-    "qwen3vl": ("<|vision_start|>", "<|vision_end|>"),
+    **dict.fromkeys(_BY_SQUARES, ("<|vision_start|>", "<|vision_end|>")),
 }
 """Tokens before and after a picture."""
 AFTER = tuple(_AROUND)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from helpers.tiny_hybrid import QWEN35
 from helpers.tiny_recipe import SMALL
 
 SIDE = 56
@@ -97,32 +98,80 @@ def _idefics3() -> Any:
     )
 
 
+_MROPE = {
+    "rope_type": "default",
+    "rope_theta": 1e5,
+    "mrope_section": [11, 11, 10],
+    "mrope_interleaved": True,
+}
+_QWEN_TOWER = {
+    "depth": 3,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_heads": 4,
+    "num_position_embeddings": 16,
+    "out_hidden_size": TEXT["hidden_size"],
+}
+_QWEN_IDS = {
+    "vision_start_token_id": 509,
+    "vision_end_token_id": 510,
+    "image_token_id": 511,
+    "video_token_id": 508,
+    "tie_word_embeddings": True,
+}
+
+
 def _qwen3vl() -> Any:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 1e5,
-        "mrope_section": [11, 11, 10],
-        "mrope_interleaved": True,
-    }
     return Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(
-            text_config=TEXT | {"head_dim": 64, "rope_parameters": rope},
-            vision_config={
-                "depth": 3,
-                "hidden_size": 64,
-                "intermediate_size": 160,
-                "num_heads": 4,
-                "num_position_embeddings": 16,
-                "out_hidden_size": TEXT["hidden_size"],
-                "deepstack_visual_indexes": [0, 2],
-            },
-            vision_start_token_id=509,
-            vision_end_token_id=510,
-            image_token_id=511,
-            video_token_id=508,
-            tie_word_embeddings=True,
+            text_config=TEXT | {"head_dim": 64, "rope_parameters": _MROPE},
+            vision_config=_QWEN_TOWER | {"deepstack_visual_indexes": [0, 2]},
+            **_QWEN_IDS,
+        )
+    )
+
+
+def _qwen3vlmoe() -> Any:
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    experts = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+    return Qwen3VLMoeForConditionalGeneration(
+        Qwen3VLMoeConfig(
+            text_config=TEXT | experts | {"head_dim": 64, "rope_parameters": _MROPE},
+            vision_config=_QWEN_TOWER | {"deepstack_visual_indexes": [0, 2]},
+            **_QWEN_IDS,
+        )
+    )
+
+
+def _qwen35() -> Any:
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    return Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(
+            text_config=TEXT | QWEN35,
+            vision_config=_QWEN_TOWER,
+            **_QWEN_IDS,
+        )
+    )
+
+
+def _qwen35moe() -> Any:
+    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration
+
+    experts = {
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96,
+        "shared_expert_intermediate_size": 160,
+    }
+    return Qwen3_5MoeForConditionalGeneration(
+        Qwen3_5MoeConfig(
+            text_config=TEXT | QWEN35 | experts,
+            vision_config=_QWEN_TOWER,
+            **_QWEN_IDS,
         )
     )
 
@@ -131,5 +180,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gemma3": _gemma3,
     "gemma4": _gemma4,
     "idefics3": _idefics3,
+    "qwen35": _qwen35,
+    "qwen35moe": _qwen35moe,
     "qwen3vl": _qwen3vl,
+    "qwen3vlmoe": _qwen3vlmoe,
 }

@@ -14,6 +14,11 @@ from kanna.model import Model, ValueType, array, u32
 ARCH = "qwen3vl"
 SECTIONS = (24, 20, 20)
 """Rotary pairs of time, height and width, where config.json is silent; text turns all alike."""
+READS = frozenset(
+    {"image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"}
+)
+ROPE_READS = frozenset({"mrope_section", "mrope_interleaved"})
+SKIPPED = (r"(model\.)?visual\..*",)
 _COUNTS = listed(whole())
 _MOST_STACKED = 64
 
@@ -28,13 +33,13 @@ def stacked(config: dict[str, Any] | Any) -> list[int]:
     return part.get("deepstack_visual_indexes", listed(whole(), _MOST_STACKED), [])
 
 
-def metadata(c: Config) -> Metadata:
-    """The `qwen3vl.*` keys."""
+def metadata(c: Config, arch: str = ARCH) -> Metadata:
+    """The keys of `arch`."""
     sections = c.rope().params.get("mrope_section", list(SECTIONS))
     parts = read(sections, _COUNTS, "mrope_section", "config.json")
-    return common(ARCH, c, head_dim=True) | {
-        f"{ARCH}.rope.dimension_sections": array([*parts, 0], ValueType.I32),
-        f"{ARCH}.n_deepstack_layers": u32(len(stacked(c.raw))),
+    return common(arch, c, head_dim=True) | {
+        f"{arch}.rope.dimension_sections": array([*parts, 0], ValueType.I32),
+        f"{arch}.n_deepstack_layers": u32(len(stacked(c.raw))),
     }
 
 
@@ -84,12 +89,10 @@ FAMILY = Family(
     defaults=dict(qwen3.FAMILY.defaults) | {"num_key_value_heads": 32, "rope_theta": 5e5},
     fixed=qwen3.FAMILY.fixed,
     bias_flags=qwen3.FAMILY.bias_flags,
-    reads=frozenset(
-        {"image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"}
-    ),
+    reads=READS,
     rope_types=frozenset({"default"}),
-    rope_reads=frozenset({"mrope_section", "mrope_interleaved"}),
-    skipped=(r"(model\.)?visual\..*",),
+    rope_reads=ROPE_READS,
+    skipped=SKIPPED,
     checks=checks,
     to_config=to_config,
 )

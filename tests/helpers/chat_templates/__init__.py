@@ -46,6 +46,7 @@ STYLES: dict[str, tuple[str, ...]] = {
     "qwen35moe": ("qwen35",),
     "qwen3moe": ("qwen3",),
     "qwen3vl": ("qwen3",),
+    "qwen3vlmoe": ("qwen3",),
     "smollm3": ("smollm3",),
     "stablelm": ("chatml", "roles"),
 }

@@ -165,6 +165,37 @@ class Stacks:
         return layer + self.spelling.each[kind].replace("{expert}", str(index))
 
 
+class StacksOfEitherOrder(Stacks):
+    """The same of checkpoints whose tensors of a layer have rows before columns, or after.
+
+    Args:
+        spelling: What checkpoints call them.
+        count: Key of config.json with how many experts there are.
+        width: Key of config.json with the width of one, which tells the order.
+    """
+
+    def __init__(self, spelling: Spelling, count: str, width: str) -> None:
+        super().__init__(spelling, count)
+        self._width = width
+        self._down_of_layer = _pattern(spelling.down)
+
+    def gather(self, tensors: Mapping[str, Tensor], c: Config) -> dict[str, Tensor]:
+        """As of `Stacks`, with rows before columns."""
+        sizes = {self._fused: (2 * c.count(self._width), c.hidden)}
+        sizes[self._down_of_layer] = (c.hidden, c.count(self._width))
+        ordered = dict(tensors)
+        for name, tensor in tensors.items():
+            rows = next((s for p, s in sizes.items() if p.fullmatch(name)), None)
+            # Only where it is the other order to the letter: what is wrong keeps its shape.
+            if (
+                rows
+                and len(tensor.shape) == 3
+                and (*tensor.shape[:0:-1],) == rows != tensor.shape[1:]
+            ):
+                ordered[name] = Turned(name, tensor)
+        return super().gather(ordered, c)
+
+
 def _both(name: str, gates: Tensor, ups: Tensor, *, interleaved: bool) -> Tensor:
     """Stacks [experts, rows, columns] as one [experts, 2 rows, columns]."""
     experts, rows, columns = gates.shape

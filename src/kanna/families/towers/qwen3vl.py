@@ -130,7 +130,7 @@ def _frame(number: int, name: str, tensor: Tensor) -> Tensor:
 TOWER = Tower(
     projector="qwen3vl_merger",
     summary="Qwen3-VL: patches of two frames, states of several layers merged in squares",
-    architectures=("Qwen3VLForConditionalGeneration",),
+    architectures=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
     owns=(r"(?:model\.)?visual\.",),
     names={
         "patch_embed.proj.weight": _PATCH,

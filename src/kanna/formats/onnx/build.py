@@ -65,6 +65,7 @@ REFUSED = {
     "qwen35moe": _UNPROVED,
     "qwen3moe": _NO_BUILDER,
     "qwen3vl": _UNPROVED,
+    "qwen3vlmoe": _NO_BUILDER,
 }
 """Families that have no graph here, and why."""
 
