@@ -15,6 +15,7 @@ import kanna
 from kanna import encodings
 from kanna.errors import FormatError, OutputError, UnsupportedError, UsageError
 from kanna.plan import Plan, RuleModel
+from kanna.serving.engines.onnx_decoder import OnnxDecoder
 
 needs.package("peft")
 genai = pytest.importorskip("onnxruntime_genai")
@@ -114,6 +115,18 @@ def test_a_base_of_4_bits_takes_adapters_of_any_rank(home: Path) -> None:
     held_to_peft(out, alone, model)
     with pytest.raises(OutputError, match="exists"):
         kanna.convert(source, alone, adapter=other, format="onnx")
+    held_to_genai(out, [out / "adapter.onnx_adapter", alone])
+
+
+def held_to_genai(folder: Path, files: list[Path]) -> None:
+    """What `serve` computes, each request with an adapter of its own in one batch."""
+    decoder = OnnxDecoder(folder, context=64, rows=4, threads=1, adapters=files)
+    switched: list[tuple[tuple[int, float], ...]] = [((0, 1.0),), (), ((1, 1.0),)]
+    wanted = [of_genai(folder, files[0]), of_genai(folder, None), of_genai(folder, files[1])]
+    for adapters, logits in zip(switched, wanted, strict=True):
+        row = decoder.begin(adapters)
+        assert divergence(logits[:-1], decoder.read(row, IDS[:-1])) < 1e-6
+    assert divergence(np.array([w[-1] for w in wanted]), decoder.step([IDS[-1]] * 3)) < 1e-6
 
 
 @pytest.mark.slow

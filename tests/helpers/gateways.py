@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +97,12 @@ def local(
     canary: str = "",
     slowdown: float = 5.0,
     settings: dict[str, Any] | None = None,
+    adapters: Sequence[Path] = (),
     **limits: Any,
 ) -> Iterator[Local]:
     """A gateway in front of the replay engine, or of the model's real one.
 
-    `settings`: more of its settings.
+    `settings`: more of its settings; `adapters`: of the model.
     """
     usual: dict[str, Any] = {
         "context": 256,
@@ -114,7 +115,8 @@ def local(
     gateway_settings = GatewaySettings(**usual | (settings or {}))
     store = KeyStore(folder / "keys.sqlite")
     canaries = [CanarySpec.parse(canary, "m", 0.8, slowdown)] if canary else []
-    pool = ModelPool([ModelSpec(name="m", path=model)], gateway_settings, Metrics(), canaries)
+    spec = ModelSpec(name="m", path=model, adapters=list(adapters))
+    pool = ModelPool([spec], gateway_settings, Metrics(), canaries)
     up = threading.Event()
     with closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))

@@ -189,7 +189,7 @@ def test_what_goes_with_a_gguf_alone_is_refused_elsewhere(
 ) -> None:
     run = kanna("serve", artefacts["onnx"], option, artefacts["gguf"], state=tmp_path)
     assert run.returncode == 2 and re.search(
-        "runs in onnx, which takes no (draft model|adapters)", run.stderr
+        "runs in onnx, which takes no draft model|is no .onnx_adapter file", run.stderr
     )
     run = kanna("serve", artefacts["gguf"], option, tmp_path / "absent.gguf", state=tmp_path)
     assert run.returncode == 2 and "does not exist" in run.stderr
@@ -203,4 +203,7 @@ def test_one_draft_is_enough(artefacts: dict[str, Path], tmp_path: Path) -> None
     assert run.returncode == 2 and "two draft models" in run.stderr
     spec = ModelSpec(name="m", path=artefacts["mlx"], draft=file)
     with pytest.raises(UsageError, match="takes no draft model"):
+        ModelPool([spec], GatewaySettings(context=256), Metrics())
+    spec = ModelSpec(name="m", path=artefacts["mlx"], adapters=[file])
+    with pytest.raises(UsageError, match="takes no adapters"):
         ModelPool([spec], GatewaySettings(context=256), Metrics())

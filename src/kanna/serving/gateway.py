@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from kanna.serving import relay, requests, responses, vectors
+from kanna.serving import adapter_names, relay, requests, responses, vectors
 from kanna.serving.accounting import Accounting
 from kanna.serving.constraints import ConstraintChecker
 from kanna.serving.disconnect import CLIENT_CLOSED_REQUEST, ClientConnection
@@ -179,6 +179,8 @@ class Gateway:
         body["model"] = model.name
         check_length(body, self.settings.context)
         if issubclass(kind, requests.GenerationParameters):
+            if body.get("lora") is not None:
+                body["lora"] = adapter_names.by_id(body["lora"], model.spec.adapters, "lora")
             await self._check_constraints(request, key, model, body)
             await self.pictures.check(model, body)
         call = ModelCall(

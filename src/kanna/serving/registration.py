@@ -57,12 +57,15 @@ def check_companions(spec: ModelSpec, engine: ServingEngine) -> None:
     """Hold adapters, a draft model and a vision tower to what the engine takes.
 
     Raises:
-        UsageError: It takes none.
+        UsageError: It takes none, or none of this kind.
         FormatError: The tower is of another model.
     """
     takers = [engines.get(name) for name in engines.names()]
     if spec.adapters and not engine.takes_adapters:
         raise _refused(spec, engine, "adapters", [e for e in takers if e.takes_adapters])
+    for adapter in spec.adapters if engine.check_adapter else ():
+        assert engine.check_adapter
+        engine.check_adapter(spec.path, adapter)
     if spec.draft and not engine.takes_draft:
         raise _refused(spec, engine, "draft model", [e for e in takers if e.takes_draft])
     if spec.mmproj and engine.check_tower is None:

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--adapter",
     multiple=True,
-    help="A LoRA adapter in GGUF: FILE for the first model, or NAME=FILE.",
+    help="A LoRA adapter, in GGUF or .onnx_adapter: FILE for the first model, or NAME=FILE.",
 )
 @click.option(
     "--draft",

@@ -30,6 +30,7 @@ from kanna.conversion.lone_adapter import AdapterWriter, PlacedAdapter
 from kanna.errors import FormatError, UnsupportedError, UsageError
 from kanna.formats import stored_file
 from kanna.formats.onnx import build, lora_inputs
+from kanna.formats.onnx.files import ADAPTER
 from kanna.formats.stream import WriteResult, check_output, replacing
 from kanna.model import F32, num_rows
 from kanna.plan import TensorPlan
@@ -37,7 +38,7 @@ from kanna.plan import onnx as presets
 from kanna.plan.onnx_derived import DERIVED
 from kanna.sources import Source
 
-FILE = f"adapter{lora_inputs.SUFFIX}"
+FILE = f"adapter{ADAPTER}"
 _OF_BASE = ("preset", "encoding", "plan", "statistics", "method")
 """Fields of a request that say how the base is written."""
 _PRODUCT = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+|lm_head")
@@ -46,7 +47,7 @@ _PRODUCT = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+|lm_head")
 
 def is_alone(out: Path | None) -> bool:
     """Whether the file is written without its base."""
-    return out is not None and out.suffix == lora_inputs.SUFFIX
+    return out is not None and out.suffix == ADAPTER
 
 
 def plan(placed: PlacedAdapter) -> list[TensorPlan]:
@@ -119,7 +120,7 @@ def _refuse_base_options(request: ConversionRequest) -> None:
     for name in _OF_BASE:
         if getattr(request, name) is not None:
             raise UsageError(
-                f"--{name} is of no use with -o NAME{lora_inputs.SUFFIX}: no base is written",
+                f"--{name} is of no use with -o NAME{ADAPTER}: no base is written",
                 expected="-o FOLDER, which writes the base too",
             )
 

@@ -17,6 +17,8 @@ from kanna.formats.onnx.constants import check_texts, model_tensors, place
 from kanna.formats.text_files import read_object
 
 GENAI = "genai_config.json"
+ADAPTER = ".onnx_adapter"
+"""How the name of an adapter for onnxruntime ends."""
 _AGAIN = "convert again"
 _MODEL: Mapping[str, FieldKind[Any]] = {
     "bos_token_id": IDS,

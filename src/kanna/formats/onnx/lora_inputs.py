@@ -16,7 +16,6 @@ from kanna.formats.onnx import build, quantize
 from kanna.formats.onnx.graph_data import FLOAT
 from kanna.model import F32, Tensor
 
-SUFFIX = ".onnx_adapter"
 _WEIGHT = ".weight"
 
 
@@ -116,7 +115,7 @@ def write(path: Path, values: Mapping[str, F32]) -> None:
     """Write an adapter in onnxruntime's format.
 
     Args:
-        path: Ends on `.onnx_adapter`.
+        path: Ends as `files.ADAPTER` does.
         values: Of each input, by its name.
     """
     import onnxruntime

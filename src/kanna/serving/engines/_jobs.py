@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from kanna.model import F32
 from kanna.serving.engines._grammar import Grammar
 
+AdapterScales = tuple[tuple[int, float], ...]
+"""Adapters that are switched on, by their place in the configuration, each with its scale."""
+
 
 @dataclass(slots=True, kw_only=True)
 class SamplingParameters:
@@ -60,6 +63,7 @@ class GenerationJob:
         top: How many of the likeliest tokens to name; None: none, and no log-probability.
         grammar: What may come next, or None.
         mark: By which the gateway knows it among the slots; 0: none.
+        adapters: Those that answer it, of an engine that takes some.
         output: Tokens as they come, or the error that ended the job.
         state: The batch's own.
     """
@@ -71,6 +75,7 @@ class GenerationJob:
     top: int | None = None
     grammar: Grammar | None = None
     mark: int = 0
+    adapters: AdapterScales = ()
     output: asyncio.Queue[GeneratedToken | Exception] = field(
         default_factory=asyncio.Queue["GeneratedToken | Exception"]
     )
@@ -103,6 +108,6 @@ class JobBatch(Protocol):
         """
         ...
 
-    def score(self, ids: Sequence[int]) -> Iterator[F32]:
+    def score(self, ids: Sequence[int], adapters: AdapterScales) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
         ...

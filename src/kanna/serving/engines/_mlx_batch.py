@@ -14,7 +14,12 @@ from kanna._util import extras
 from kanna.errors import FormatError, MissingError
 from kanna.model import F32
 from kanna.serving.engines._grammar import Grammar
-from kanna.serving.engines._jobs import GeneratedToken, GenerationJob, SamplingParameters
+from kanna.serving.engines._jobs import (
+    AdapterScales,
+    GeneratedToken,
+    GenerationJob,
+    SamplingParameters,
+)
 from kanna.serving.engines._sampler import COLDEST, set_logprobs
 from kanna.serving.engines.base import EngineConfig
 
@@ -113,7 +118,7 @@ class MlxBatch:
             tokens.append((job, token))
         return tokens
 
-    def score(self, ids: Sequence[int]) -> Iterator[F32]:
+    def score(self, ids: Sequence[int], adapters: AdapterScales) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
         cache = self._caches.make_prompt_cache(self._model)
         with self._mx.stream(self._batch.stream):

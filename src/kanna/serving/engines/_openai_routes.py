@@ -11,6 +11,7 @@ from aiohttp import web
 
 from kanna.runtimes.sampling import StopText
 from kanna.serving import sse
+from kanna.serving.engines._adapter_switch import AdapterSwitch
 from kanna.serving.engines._grammar import grammar_of
 from kanna.serving.engines._http_server import BadRequestError, json_response, serve
 from kanna.serving.engines._jobs import GeneratedToken, GenerationJob
@@ -35,6 +36,7 @@ class OpenAiRoutes:
         self, config: EngineConfig, worker: Worker, codec: TextCodec, *, program: str
     ) -> None:
         self.config, self.worker, self.codec, self.program = config, worker, codec, program
+        self._adapters = AdapterSwitch(config.adapters, program)
         self._cached_tokens: dict[GenerationJob, int] = {}  # of each job under way
 
     def serve(self) -> None:
@@ -46,8 +48,14 @@ class OpenAiRoutes:
             "/detokenize": self.detokenize,
             "/apply-template": self.apply_template,
             "/score": self.score,
+            "/lora-adapters": self._adapters.switch,
         }
-        gets = {"/slots": self.slots, "/props": self.props, "/health": self.health}
+        gets = {
+            "/slots": self.slots,
+            "/props": self.props,
+            "/health": self.health,
+            "/lora-adapters": self._adapters.listed,
+        }
         serve(self.config, posts, gets, program=self.program)
 
     async def tokenize(self, body: dict[str, Any], _: web.Request) -> web.StreamResponse:
@@ -82,7 +90,9 @@ class OpenAiRoutes:
                 f"{len(ids)} tokens do not fit the context of {self.worker.context}",
                 CONTEXT_EXCEEDED,
             )
-        tokens = await self.worker.score(ids, self.codec.token_text, int(body["top"]))
+        tokens = await self.worker.score(
+            ids, self.codec.token_text, int(body["top"]), self._adapters.of(body)
+        )
         return await asyncio.to_thread(json_response, {"tokens": tokens})
 
     async def slots(self, _: dict[str, Any], __: web.Request) -> web.StreamResponse:
@@ -167,6 +177,7 @@ class OpenAiRoutes:
             end_ids=frozenset[int]() if ignore_eos else self.codec.end_ids,
             top=top,
             mark=int(body.get("n_discard") or 0),
+            adapters=self._adapters.of(body),
             grammar=grammar_of(self.codec, self.worker.vocab_size, body),
         )
 

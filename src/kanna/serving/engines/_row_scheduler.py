@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from kanna.model import F32
-from kanna.serving.engines._jobs import GeneratedToken, GenerationJob
+from kanna.serving.engines._jobs import AdapterScales, GeneratedToken, GenerationJob
 from kanna.serving.engines._rows import PREFILL, RowDecoder, score
 from kanna.serving.engines._sampler import TokenSampler
 
@@ -84,7 +84,7 @@ class RowScheduler:
         if self._reading is None and self._waiting and len(self._generating) < self.slots:
             job = self._waiting.popleft()
             self._reading, self._tokens_read = job, 0
-            self._decoder.begin()
+            self._decoder.begin(job.adapters)
         return self._reading
 
     def _read_prompt(
@@ -109,9 +109,9 @@ class RowScheduler:
             self.remove(job)
         return len(ids), token
 
-    def score(self, ids: Sequence[int]) -> Iterator[F32]:
+    def score(self, ids: Sequence[int], adapters: AdapterScales = ()) -> Iterator[F32]:
         """Logits after each of `ids`, in blocks: f32 [positions, vocab_size]."""
-        return score(self._decoder, ids)
+        return score(self._decoder, ids, adapters)
 
 
 def _choose(job: GenerationJob, logits: F32) -> GeneratedToken | Exception:

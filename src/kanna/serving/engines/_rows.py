@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from kanna.model import F32
+from kanna.serving.engines._jobs import AdapterScales
 
 PREFILL = 256
 """Prompt tokens read between two steps of the rows that generate already."""
@@ -22,8 +23,12 @@ class RowDecoder(Protocol):
         """Rows in use."""
         ...
 
-    def begin(self) -> int:
-        """The index of a new, empty row; the caller makes sure that one is free."""
+    def begin(self, adapters: AdapterScales = ()) -> int:
+        """The index of a new, empty row; the caller makes sure that one is free.
+
+        Args:
+            adapters: Those that change what is computed in it.
+        """
         ...
 
     def move(self, row: int, to: int) -> None:
@@ -46,12 +51,12 @@ class RowDecoder(Protocol):
         ...
 
 
-def score(decoder: RowDecoder, ids: Sequence[int]) -> Iterator[F32]:
+def score(decoder: RowDecoder, ids: Sequence[int], adapters: AdapterScales = ()) -> Iterator[F32]:
     """Logits after each of `ids`, in blocks: f32 [positions, vocab_size].
 
     They are computed in a free row, which is given back.
     """
-    row = decoder.begin()
+    row = decoder.begin(adapters)
     try:
         for start in range(0, len(ids), PREFILL):
             yield decoder.read(row, ids[start : start + PREFILL])

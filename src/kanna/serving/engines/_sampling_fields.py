@@ -20,7 +20,6 @@ _SAMPLING_FIELDS: dict[str, tuple[str, type[float] | type[int]]] = {
 """The field of a request for each of SamplingParameters, and its type."""
 _LLAMA_ALONE = {
     "grammar": (),
-    "lora": (),
     "typical_p": (1,),
     "top_n_sigma": (-1, 0),
     "xtc_probability": (0,),

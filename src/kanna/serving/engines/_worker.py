@@ -13,7 +13,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
-from kanna.serving.engines._jobs import GeneratedToken, GenerationJob, JobBatch
+from kanna.serving.engines._jobs import AdapterScales, GeneratedToken, GenerationJob, JobBatch
 from kanna.serving.engines._prompt_scorer import PromptScorer
 
 STALL_TIME = 600.0
@@ -82,7 +82,11 @@ class Worker:
         self._tasks.put(lambda batch: batch.remove(job))
 
     async def score(
-        self, ids: Sequence[int], text_of: Callable[[int], str], top: int
+        self,
+        ids: Sequence[int],
+        text_of: Callable[[int], str],
+        top: int,
+        adapters: AdapterScales = (),
     ) -> list[dict[str, Any]]:
         """Log-probabilities of a prompt's tokens, as `/score` answers them."""
         self._check_alive()
@@ -95,7 +99,7 @@ class Worker:
                 return  # the client left before its turn
             try:
                 scorer = PromptScorer(ids, text_of, top)
-                for rows in batch.score(ids):
+                for rows in batch.score(ids, adapters):
                     self._busy_since = time.monotonic()
                     scorer.add(rows)
                 scores.set_result(scorer.tokens)

@@ -155,6 +155,8 @@ class ServingEngine:
             cost; None where it leaves them out itself.
         probe: The route that answers only while the thread that computes moves.
         takes_adapters: Whether it loads LoRA adapters.
+        check_adapter: Holds an adapter to an artefact, whose files it gets, before anything is
+            loaded, and raises UsageError; None where the runtime alone does.
         takes_draft: Whether it loads a draft model.
         check_tower: Holds a vision tower to an artefact, whose files it gets, and raises
             FormatError; None where the engine reads no pictures.
@@ -184,6 +186,7 @@ class ServingEngine:
     vocab_size: Callable[[Path], int] | None = None
     probe: str = "/health"
     takes_adapters: bool = False
+    check_adapter: Callable[[Path, Path], object] | None = None
     takes_draft: bool = False
     check_tower: Callable[[Path, Path], object] | None = None
     accepts: Callable[[Path], bool]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kanna._util import extras
 from kanna._util.typed import IDS, LAYERS, whole
-from kanna.formats.onnx.files import genai_model
+from kanna.errors import UsageError
+from kanna.formats.onnx.files import ADAPTER, genai_model
 from kanna.serving.engines import _guidance_trial
 from kanna.serving.engines.base import (
     GENERATE,
@@ -39,11 +40,26 @@ def memory(config: EngineConfig) -> EngineMemory:
     kv_size = decoder.need("num_key_value_heads", whole(1)) * decoder.need("head_size", whole(1))
     token_bytes = 2 * 4 * decoder.need("num_hidden_layers", LAYERS) * kv_size
     context = min(config.context, model.need("context_length", whole(1)))
+    files = [f for f in folder.iterdir() if f.suffix in {".onnx", ".data"}]
     return EngineMemory(
-        weights=sum(f.stat().st_size for f in folder.iterdir() if f.suffix in {".onnx", ".data"}),
+        weights=sum(file.stat().st_size for file in (*files, *map(Path, config.adapters))),
         cache=token_bytes * context * (config.slots + 1),
         buffers=2 * 4 * _BUFFER_ROWS * model.need("vocab_size", whole(1)),
     )
+
+
+def check_adapter(_: Path, adapter: Path) -> None:
+    """Refuse what is no adapter for onnxruntime, by its name; its values are read with the graph.
+
+    Raises:
+        UsageError: It is called otherwise.
+    """
+    if adapter.suffix != ADAPTER:
+        raise UsageError(
+            f"{adapter} is no {ADAPTER} file",
+            expected="an adapter as onnxruntime reads it",
+            todo=f"write it: kanna convert SRC --adapter ADAPTER -o NAME{ADAPTER}",
+        )
 
 
 def run(config: EngineConfig) -> None:
@@ -63,7 +79,11 @@ def run(config: EngineConfig) -> None:
     def make() -> RowScheduler:
         # A row more than there are slots: prompts are scored in it.
         decoder = OnnxDecoder(
-            folder, context=config.context, rows=config.slots + 1, threads=threads
+            folder,
+            context=config.context,
+            rows=config.slots + 1,
+            threads=threads,
+            adapters=[Path(path) for path in config.adapters],
         )
         return RowScheduler(decoder, config.slots)
 
@@ -80,6 +100,8 @@ ENGINE = ServingEngine(
     modules=("onnxruntime", "kanna.serving.engines._openai_routes"),
     roles=(GENERATE, SCORE),
     forces_tool_calls=True,
+    takes_adapters=True,
+    check_adapter=check_adapter,
     constraint_trial=_guidance_trial.prepare,
     accepts=accepts,
     missing=missing,

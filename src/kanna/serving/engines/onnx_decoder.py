@@ -9,6 +9,7 @@ may come and go between any two steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from kanna.errors import FormatError, MissingError
 from kanna.formats.onnx.files import check_names, genai_model, rope_edge
 from kanna.model import F32
 from kanna.runtimes.onnx_engine import session
+from kanna.serving.engines._jobs import AdapterScales
+from kanna.serving.engines._onnx_adapters import OnnxAdapters
 
+_CACHED_STEPS = 64
+"""Groups of rows whose buffers stay bound."""
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -30,7 +35,15 @@ class OnnxDecoder:
         FormatError: The graph does not take one cache per layer with a length that varies.
     """
 
-    def __init__(self, folder: Path, *, context: int, rows: int, threads: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        context: int,
+        rows: int,
+        threads: int | None,
+        adapters: Sequence[Path] = (),
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -42,6 +55,7 @@ class OnnxDecoder:
         decoder = self.config["decoder"]
         onnxruntime.disable_telemetry_events()
         self._session: Any = session(onnxruntime, folder / decoder["filename"], threads)
+        self._adapters = OnnxAdapters(onnxruntime, self._session, adapters)
         self.vocab_size = int(self.config["vocab_size"])
         # Rows of a step share the factors of rope: none of them may go beyond the length at which
         # those change.
@@ -50,7 +64,8 @@ class OnnxDecoder:
         self.lengths: list[int] = []
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._caches = self._make_caches(decoder)
-        self._steps: dict[int, Any] = {}
+        self._switched_on: list[AdapterScales] = []  # of each row
+        self._steps: dict[tuple[int, int, AdapterScales], Any] = {}
         self._logits = np.zeros((rows, 1, self.vocab_size), self._type_of_logits())
         known = {"input_ids", "attention_mask", "position_ids", *(n for n, _, _ in self._caches)}
         if unknown := set(self._inputs) - known:
@@ -83,15 +98,21 @@ class OnnxDecoder:
         """Rows in use."""
         return len(self.lengths)
 
-    def begin(self) -> int:
-        """The index of a new, empty row; the caller makes sure that one is free."""
+    def begin(self, adapters: AdapterScales = ()) -> int:
+        """The index of a new, empty row; the caller makes sure that one is free.
+
+        Args:
+            adapters: Those that change what is computed in it.
+        """
         self.lengths.append(0)
+        self._switched_on.append(adapters)
         return len(self.lengths) - 1
 
     def move(self, row: int, to: int) -> None:
         """Copy what one row holds over another."""
         if row != to:
             length = self.lengths[to] = self.lengths[row]
+            self._switched_on[to] = self._switched_on[row]
             for _, _, cache in self._caches:
                 cache[to, :, :length] = cache[row, :, :length]
 
@@ -99,6 +120,7 @@ class OnnxDecoder:
         """Forget the last row, which `row` must be."""
         assert row == len(self.lengths) - 1
         self.lengths.pop()
+        self._switched_on.pop()
 
     def read(self, row: int, ids: Sequence[int]) -> F32:
         """Append `ids` to one row; logits after each of them, f32 [len(ids), vocab_size]."""
@@ -106,7 +128,7 @@ class OnnxDecoder:
         total = past + len(ids)
         mask = np.ones((1, total), np.int64)
         positions = np.arange(past, total, dtype=np.int64)[None]
-        binding = self._binding(row, 1)
+        binding = self._binding(row, 1, self._switched_on[row])
         binding.bind_output("logits", "cpu")
         self._run(binding, np.asarray(ids, np.int64)[None], mask, positions)
         self.lengths[row] = total
@@ -118,22 +140,37 @@ class OnnxDecoder:
         Returns:
             Logits after it, f32 [len(ids), vocab_size], which the next step may overwrite.
         """
-        count = len(ids)
-        lengths = np.asarray(self.lengths[:count], np.int64)
-        mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
-        if count not in self._steps:  # binding sixty buffers takes a millisecond
-            self._steps[count] = self._binding(0, count)
-            self._bind(self._steps[count].bind_output, "logits", self._logits[:count])
-        self._run(
-            self._steps[count], np.asarray(ids, np.int64)[:, None], mask, lengths[:, None].copy()
-        )
-        for row in range(count):
-            self.lengths[row] += 1
+        count, row = len(ids), 0
+        for adapters, group in groupby(self._switched_on[:count]):
+            end = row + len(list(group))
+            self._step(row, ids[row:end], adapters)
+            row = end
         return self._logits[:count, 0].astype(np.float32, copy=False)
 
-    def _binding(self, row: int, count: int) -> Any:
-        """Caches of `count` rows from `row` on, read and written in place."""
+    def _step(self, row: int, ids: Sequence[int], adapters: AdapterScales) -> None:
+        """Append one token to each of the rows from `row` on, which share their adapters."""
+        count = len(ids)
+        lengths = np.asarray(self.lengths[row : row + count], np.int64)
+        mask = (np.arange(lengths.max() + 1)[None] <= lengths[:, None]).astype(np.int64)
+        key = (row, count, adapters)
+        if key not in self._steps:  # binding sixty buffers takes a millisecond
+            if len(self._steps) > _CACHED_STEPS:
+                self._steps.clear()
+            self._steps[key] = self._binding(*key)
+            logits = self._logits[row : row + count]
+            self._bind(self._steps[key].bind_output, "logits", logits)
+        self._run(
+            self._steps[key], np.asarray(ids, np.int64)[:, None], mask, lengths[:, None].copy()
+        )
+        for at in range(row, row + count):
+            self.lengths[at] += 1
+
+    def _binding(self, row: int, count: int, adapters: AdapterScales) -> Any:
+        """Caches of `count` rows from `row` on, read and written in place, and adapters."""
         binding = self._session.io_binding()
+        binding.adapters = self._adapters.values(adapters)  # their buffers must outlive it
+        for name, value in binding.adapters.items():
+            self._bind(binding.bind_input, name, value)
         for past, present, cache in self._caches:
             self._bind(binding.bind_input, past, cache[row : row + count])
             self._bind(binding.bind_output, present, cache[row : row + count])

@@ -20,6 +20,7 @@ from kanna._util import extras
 from kanna.errors import FormatError, MissingError
 from kanna.formats.openvino import graphs
 from kanna.model import F32
+from kanna.serving.engines._jobs import AdapterScales
 
 _BLOCK_AXIS = 2
 """The axis of a cache of values along which the tokens of a block lie."""
@@ -76,8 +77,9 @@ class OpenVINODecoder:
         """Rows in use."""
         return len(self._lengths)
 
-    def begin(self) -> int:
+    def begin(self, adapters: AdapterScales = ()) -> int:
         """The index of a new, empty row; the caller makes sure that one is free."""
+        assert not adapters, "no adapter is loaded here"
         self._lengths.append(0)
         return len(self._lengths) - 1
 

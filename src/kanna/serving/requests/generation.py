@@ -54,10 +54,11 @@ class StreamOptions(BaseModel):
 
 
 class RequestedAdapter(BaseModel):
-    """The scale of a LoRA adapter for one request."""
+    """The scale of a LoRA adapter for one request; 1 is as it was trained."""
 
-    id: Count
-    scale: Annotated[Number, Field(ge=-10, le=10)]
+    id: Count | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    scale: Annotated[Number, Field(ge=-10, le=10)] = 1.0
 
 
 def _to_template_variables(value: Any) -> Any:

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from kanna.errors import KannaError
-from kanna.serving import http_client
+from kanna.serving import adapter_names, http_client
 from kanna.serving.backend import Backend
 from kanna.serving.gateway import Gateway
 from kanna.serving.http_client import EngineConnectionError
@@ -29,11 +29,12 @@ class Swap(BaseModel):
 
 
 class AdapterScale(BaseModel):
-    """An adapter and its scale."""
+    """An adapter, by its id or its name, and its scale."""
 
     model_config = ConfigDict(extra="forbid")
 
-    id: int = Field(ge=0)
+    id: int | None = Field(None, ge=0)
+    name: str | None = Field(None, max_length=256)
     scale: float = Field(ge=-10, le=10)
 
 
@@ -87,12 +88,11 @@ def router(gateway: Gateway, schemas: BodySchemas) -> APIRouter:
         await gateway.authorize(request, "admin")
         body = await gateway.read_body(request, AdapterScales)
         async with pool.slot(pool.find(name)) as backend:
-            known = {adapter["id"] for adapter in await _adapters(backend)}
-            if unknown := [
-                adapter["id"] for adapter in body["adapters"] if adapter["id"] not in known
-            ]:
+            paths = [Path(path) for path in backend.config.adapters]
+            scales = adapter_names.by_id(body["adapters"], paths, "adapters")
+            if unknown := [one["id"] for one in scales if one["id"] >= len(paths)]:
                 raise ApiError(404, f"{name[:100]!r} has no adapter {unknown[0]}", code="not_found")
-            await _set_scales(backend, body["adapters"])
+            await _set_scales(backend, scales)
             return Response(
                 json.dumps({"adapters": await _adapters(backend)}), media_type="application/json"
             )
@@ -105,7 +105,11 @@ async def _adapters(backend: Backend) -> list[dict[str, Any]]:
     if not backend.config.adapters:
         return []
     adapters = await _ask_engine(backend, "GET")
-    return [{"id": a["id"], "path": a["path"], "scale": a["scale"]} for a in adapters]
+    names = adapter_names.names([Path(path) for path in backend.config.adapters])
+    return [
+        {"id": a["id"], "name": names[a["id"]], "path": a["path"], "scale": a["scale"]}
+        for a in adapters
+    ]
 
 
 async def _set_scales(backend: Backend, scales: list[dict[str, Any]]) -> None:
