@@ -21,6 +21,7 @@ from kanna.errors import GateError, OutputError, UnsupportedError, UsageError
 from kanna.formats.text_files import parse_json, read_text
 from kanna.packaging import bom, checksums, targets, watch
 from kanna.packaging.artefact import Artefact, open_artefact
+from kanna.packaging.libraries import NpmLibrary
 from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources
 from kanna.packaging.selftest_files import require_runtime, selftest_files
@@ -123,7 +124,7 @@ def package(
         to: Targets, such as `docker` or `systemd`.
         name: Name of the model in the service; None takes that of the file.
         context: Tokens of one request; None takes 4096, or less where the model knows less.
-        parallel: Requests at once.
+        parallel: Requests at once; one where nothing is served, as in a browser.
         cpus: Cores the service may use.
         image: Reference of the container image that docker, compose and kubernetes use; None makes
             one of the file's name and hash.
@@ -157,8 +158,10 @@ def package(
     if selftest:
         require_runtime(opened)
     context = context or min(4096, opened.trained_context or 4096)
-    needed = resources(opened, context=context, parallel=parallel, cpus=cpus)
-    installs = wheel is not None or any(targets.get(n).installs for n in _with_needs(to))
+    chosen = [targets.get(name) for name in _with_needs(to)]
+    serves = any(target.serves for target in chosen)
+    needed = resources(opened, context=context, parallel=parallel, cpus=cpus, serves=serves)
+    installs = wheel is not None or any(target.installs for target in chosen)
     with (
         locks.holding(folder, "package"),
         wheel_to_ship(wheel) if installs else nullcontext() as shipped,
@@ -166,7 +169,7 @@ def package(
         service = Service(
             artefact=opened, resources=needed, image=image_of(opened, image), wheel=shipped
         )
-        return _assemble(folder, service, to, sign_key, selftest)
+        return _assemble(folder, service, to, sign_key, selftest, shown(progress))
 
 
 def _assemble(
@@ -175,14 +178,17 @@ def _assemble(
     to: Sequence[str],
     sign_key: str | Path | None,
     with_selftest: bool,
+    progress: Progress,
 ) -> PackageResult:
     """Write the package of a service."""
     artefact = service.artefact
     usage = {target: targets.get(target).usage(service) for target in to}
-    texts = _texts(service, _with_needs(to), usage)
+    texts, libraries = _texts(service, _with_needs(to), usage)
     if with_selftest:
         texts |= selftest_files(artefact)
     copied = dict(artefact.files)
+    for library in libraries:
+        copied |= library.fetched(progress)
     if service.wheel is not None:
         copied[service.wheel.place] = service.wheel.path
     write(folder, texts, copied, artefact.hashes, sign_key)
@@ -244,9 +250,12 @@ def _with_needs(to: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(n for name in to for n in (*targets.get(name).needs, name)))
 
 
-def _texts(service: Service, chosen: list[str], usage: dict[str, list[str]]) -> dict[str, str]:
-    """Text of every file that is generated, by its path in the package."""
+def _texts(
+    service: Service, chosen: list[str], usage: dict[str, list[str]]
+) -> tuple[dict[str, str], list[NpmLibrary]]:
+    """Text of every file that is generated, by its path in the package; and libraries."""
     texts: dict[str, str] = {}
+    libraries: list[NpmLibrary] = []
     kind = service.artefact.kind
     for name in chosen:
         target = targets.get(name)
@@ -256,8 +265,12 @@ def _texts(service: Service, chosen: list[str], usage: dict[str, list[str]]) -> 
                 expected=f"a model of kind {', '.join(target.kinds)}",
             )
         texts |= target.files(service)
-    texts |= watch.files(service)
-    return texts | {bom.FILE: bom.bom(service.artefact), "README.md": readme(service, usage)}
+        libraries += target.libraries(service)
+    serves = any(targets.get(name).serves for name in chosen)
+    if serves:
+        texts |= watch.files(service)
+    texts[bom.FILE] = bom.bom(service.artefact, libraries, serves=serves)
+    return texts | {"README.md": readme(service, usage, serves=serves)}, libraries
 
 
 def _notes(artefact: Artefact) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from kanna._util.distribution import NAME
 from kanna.errors import GateError, MissingError
 from kanna.escaping import json_text
 from kanna.packaging.artefact import Artefact
+from kanna.packaging.libraries import NpmLibrary
 from kanna.packaging.service import extras_of
 
 FILE = "bom.cdx.json"
@@ -23,11 +25,16 @@ FILE = "bom.cdx.json"
 _SEPARATE = ("source.sha256", "plan.encodings")
 
 
-def bom(artefact: Artefact) -> str:
+def bom(artefact: Artefact, libraries: Sequence[NpmLibrary] = (), *, serves: bool = True) -> str:
     """Returns the bill of materials as CycloneDX 1.6 JSON, the same for the same artefact.
 
     The time is SOURCE_DATE_EPOCH or that of the artefact's newest file; the serial number is
     derived from its hash.
+
+    Args:
+        artefact: What is packaged.
+        libraries: What the package takes along to run it.
+        serves: Whether kanna serves it there.
 
     Raises:
         MissingError: cyclonedx-python-lib is not installed.
@@ -41,15 +48,19 @@ def bom(artefact: Artefact) -> str:
     made.metadata.tools.components.add(tool)
     model = _model(lib, artefact)
     made.metadata.component = model
-    runtime = lib.Component(
-        type=lib.ComponentType.APPLICATION,
-        name="kanna",
-        version=__version__,
-        bom_ref="runtime:kanna",
-        description=f"serves it: {NAME}[{extras_of(artefact)}]",
-    )
-    made.components.add(runtime)
-    made.register_dependency(model, [runtime])
+    runtimes = [_runtime(lib, library) for library in libraries]
+    if serves:
+        kanna = lib.Component(
+            type=lib.ComponentType.APPLICATION,
+            name="kanna",
+            version=__version__,
+            bom_ref="runtime:kanna",
+            description=f"serves it: {NAME}[{extras_of(artefact)}]",
+        )
+        runtimes.append(kanna)
+    for runtime in runtimes:
+        made.components.add(runtime)
+    made.register_dependency(model, runtimes)
     written = json.loads(
         lib.make_outputter(made, lib.OutputFormat.JSON, lib.SchemaVersion.V1_6).output_as_string()
     )
@@ -58,6 +69,20 @@ def bom(artefact: Artefact) -> str:
     text = json_text(written) + "\n"
     validate(text)
     return text
+
+
+def _runtime(lib: Any, library: NpmLibrary) -> Any:
+    """A library that the package takes along."""
+    group, _, name = library.package.rpartition("/")
+    return lib.Component(
+        type=lib.ComponentType.LIBRARY,
+        name=name,
+        group=group or None,
+        version=library.version,
+        bom_ref=f"runtime:{library.package}",
+        purl=lib.PackageURL.from_string(library.purl),
+        licenses=_licences(lib, library.licence),
+    )
 
 
 def _time(artefact: Artefact) -> datetime:
@@ -188,6 +213,7 @@ _CLASSES = {
     "cyclonedx.schema": ("OutputFormat", "SchemaVersion"),
     "cyclonedx.validation.json": ("JsonStrictValidator",),
     "cyclonedx.exception": ("MissingOptionalDependencyException",),
+    "packageurl": ("PackageURL",),
 }
 
 

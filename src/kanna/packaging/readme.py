@@ -8,7 +8,7 @@ from kanna.escaping import markdown_block, markdown_code, markdown_row, markdown
 from kanna.packaging import targets
 from kanna.packaging.service import METRICS, PORT, Service
 
-_CHECK_AND_WATCH = (
+_CHECK = (
     "## Check it",
     "",
     "```console",
@@ -21,6 +21,8 @@ _CHECK_AND_WATCH = (
     "`bom.cdx.json` (CycloneDX) says what the model",
     "is, which files it was made of and how.",
     "",
+)
+_WATCH = (
     "## Watch it",
     "",
     f"`watch/prometheus.yaml` scrapes `{METRICS}`, "
@@ -30,12 +32,19 @@ _CHECK_AND_WATCH = (
 )
 
 
-def readme(service: Service, usage: dict[str, list[str]]) -> str:
+_GATEWAY = (
+    f"Run these here. The gateway listens on http://127.0.0.1:{PORT}; every request needs a key, "
+    "which is shown once, when it is made."
+)
+
+
+def readme(service: Service, usage: dict[str, list[str]], *, serves: bool = True) -> str:
     """Returns README.md: what is packaged, what it needs, how it is started, checked and watched.
 
     Args:
         service: What is packaged.
         usage: Shell lines by target.
+        serves: Whether a gateway answers there.
     """
     artefact, resources = service.artefact, service.resources
     lines = [
@@ -46,9 +55,7 @@ def readme(service: Service, usage: dict[str, list[str]]) -> str:
         "",
         "## Run it",
         "",
-        "Run these here. The gateway listens on "
-        f"http://127.0.0.1:{PORT}; every request needs a key, which is shown once, "
-        "when it is made.",
+        _GATEWAY if serves else "Run these here.",
         "",
     ]
     for name, shell in usage.items():
@@ -69,9 +76,9 @@ def readme(service: Service, usage: dict[str, list[str]]) -> str:
         f"{format_size(resources.kv_bytes)} of cache "
         f"({resources.parallel} × {resources.context} tokens), "
         f"{format_size(resources.buffer_bytes)} of buffers, "
-        f"{format_size(resources.process_bytes)} of processes, "
-        "and a tenth more |",
-        f"| cores | {resources.cpus} |",
+        + (f"{format_size(resources.process_bytes)} of processes, " if serves else "")
+        + "and a tenth more |",
+        *([f"| cores | {resources.cpus} |"] if serves else []),
         "",
     ]
-    return "\n".join([*lines, *_CHECK_AND_WATCH])
+    return "\n".join([*lines, *_CHECK, *(_WATCH if serves else ())])

@@ -73,14 +73,18 @@ def beside_weights(artefact: Artefact, context: int) -> tuple[int, int]:
     return cache, memory.buffers(artefact.model, context)
 
 
-def resources(artefact: Artefact, *, context: int, parallel: int, cpus: int) -> Resources:
-    """Returns what an artefact needs to be served.
+def resources(
+    artefact: Artefact, *, context: int, parallel: int, cpus: int, serves: bool = True
+) -> Resources:
+    """Returns what an artefact needs where it runs.
 
     Args:
         artefact: What is served.
         context: Tokens of one request.
         parallel: Requests at once.
         cpus: Cores.
+        serves: Whether a gateway runs it; without one there is one request at a time, and what
+            the app around it needs is not counted.
 
     Raises:
         UsageError: A number is below 1, or the model was not trained for such a context.
@@ -95,8 +99,10 @@ def resources(artefact: Artefact, *, context: int, parallel: int, cpus: int) -> 
             expected=f"at most {trained}",
         )
     cache, buffers = beside_weights(artefact, context)
+    parallel = parallel if serves else 1
+    processes = PROCESS_BYTES if serves else 0
     kv = cache * parallel
-    total = (artefact.num_bytes + kv + buffers + PROCESS_BYTES) * HEADROOM
+    total = (artefact.num_bytes + kv + buffers + processes) * HEADROOM
     memory = -int(-total // MIB) * MIB
     return Resources(
         context=context,
@@ -105,7 +111,7 @@ def resources(artefact: Artefact, *, context: int, parallel: int, cpus: int) -> 
         weight_bytes=artefact.num_bytes,
         kv_bytes=kv,
         buffer_bytes=buffers,
-        process_bytes=PROCESS_BYTES,
+        process_bytes=processes,
         memory_bytes=memory,
         warning_bytes=int(memory * SHARE_OF_WARNING) // MIB * MIB,
     )

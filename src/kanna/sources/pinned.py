@@ -156,6 +156,33 @@ FILES = {
     "tokenizers/qwen3/tokenizer_config.json": (
         "5a7303fcb1a27ede63134a2cbd61d5282c247ca6d769ce4746d4ffa124aedd63"
     ),
+    "npm/@wllama/wllama@3.13.0/esm/index.js": (
+        "fffd95c16ca191f31f4303664a05189c43d0cb20c52b67276c04e8857b138b64"
+    ),
+    "npm/@wllama/wllama@3.13.0/esm/wasm/wllama.wasm": (
+        "79ac5be917b71d50571a4f584436a9f6baf6b6e57719d094ed8bd950e9a65780"
+    ),
+    "npm/@wllama/wllama@3.13.0/LICENCE": (
+        "5866e3bd7e3cbd3f7c8bea6efd8a1e7fa7cc8de68c30f428aff7c6584a0fb720"
+    ),
+    "npm/@wllama/wllama-compat@3.13.0/wasm/wllama.js": (
+        "942062a7495790a317061b27a6bcd2bd3b247e2ddef53a069baf5abb07284758"
+    ),
+    "npm/@wllama/wllama-compat@3.13.0/wasm/wllama.wasm": (
+        "35df8c1e2f7dbd74b8e8b01054fb9f1fbe86cf566945fbf4cef3965855a8b92e"
+    ),
+    "npm/@huggingface/transformers@4.3.2/dist/transformers.min.js": (
+        "8b5a3171f8876bab2b1820a7d65eb87628e3d30bb5ea85b9dd398e76eb34decb"
+    ),
+    "npm/@huggingface/transformers@4.3.2/LICENSE": (
+        "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    ),
+    "npm/onnxruntime-web@1.31.0-dev.20260914-8d85527a0/dist/ort-wasm-simd-threaded.asyncify.mjs": (
+        "0966b6105cd936744498aa60df7a22cbd47af3374dbc64a9ab561c08a71e3611"
+    ),
+    "npm/onnxruntime-web@1.31.0-dev.20260914-8d85527a0/dist/ort-wasm-simd-threaded.asyncify.wasm": (
+        "49871f5a4409519797e127440868a6d1923339d9185907f301a5b2a1d90af082"
+    ),
 }
 """SHA-256 of files in the cache, by their path in it."""
 

@@ -122,6 +122,7 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
     from kanna.cli.ui import facts, notes
 
     resources = data["resources"]
+    processes = resources["process_bytes"]
     facts(
         screen,
         [
@@ -134,8 +135,9 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
                 f"({format_size(resources['weight_bytes'])} weights + "
                 f"{format_size(resources['kv_bytes'])} cache of "
                 f"{resources['parallel']} × {resources['context']} tokens + "
-                f"{format_size(resources['buffer_bytes'])} buffers + "
-                f"{format_size(resources['process_bytes'])} processes) + 10 %",
+                f"{format_size(resources['buffer_bytes'])} buffers"
+                + (f" + {format_size(processes)} processes" if processes else "")
+                + ") + 10 %",
             ),
             ("signed", "yes" if data["signed"] else "no"),
         ],

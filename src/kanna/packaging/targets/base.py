@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kanna.packaging.libraries import NpmLibrary, none
 from kanna.packaging.service import Service
 from kanna.serving import engines
 
@@ -21,6 +22,8 @@ class Target:
         only: Kinds of artefacts it can run; () for all that an engine serves.
         needs: Targets whose files it uses.
         installs: Whether kanna is installed where it runs, from the wheel in the package.
+        serves: Whether it answers requests over a network; without it, one person asks at a time.
+        libraries: Returns what the package takes along to run the model.
     """
 
     title: str
@@ -30,6 +33,8 @@ class Target:
     only: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     installs: bool = True
+    serves: bool = True
+    libraries: Callable[[Service], Sequence[NpmLibrary]] = none
 
     @property
     def kinds(self) -> tuple[str, ...]:
