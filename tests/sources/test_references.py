@@ -17,8 +17,8 @@ import kanna
 from kanna._util import plugins
 from kanna.cli import options
 from kanna.cli.main import COMMANDS, cli
-from kanna.errors import KannaError, SourceError, UsageError
-from kanna.sources import locate, ollama, references
+from kanna.errors import KannaError, NotFoundError, SourceError, UsageError
+from kanna.sources import locate, ollama, open_source, references
 
 pytest.importorskip("transformers")
 from helpers import tiny_models  # noqa: E402
@@ -336,3 +336,9 @@ def test_artefacts_are_used_from_where_they_are(
         assert "".join(kanna.generate(given, "The", max_tokens=2, context=64, threads=1))
         (row,) = kanna.bench([given], prompt_tokens=8, gen_tokens=2, repeat=1, threads=1)
         assert row.file_bytes == locate(given).stat().st_size
+
+
+@pytest.mark.parametrize("given", ["stories15m", "Stories15M", "smollm2-135"])
+def test_the_name_of_a_builtin_model_alone_is_told(given: str) -> None:
+    with pytest.raises(NotFoundError, match=r"the built-in model is builtin:(stories15m|smollm2)"):
+        open_source(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,15 @@ def open_source(
         return _folder(path, reference.given)
     if path.exists():
         return _file(path, reference.given)
-    raise NotFoundError(absent(reference.given), expected=references.FORMS)
+    raise NotFoundError(
+        absent(reference.given) + _builtin_meant(reference.given), expected=references.FORMS
+    )
+
+
+def _builtin_meant(given: str) -> str:
+    """The built-in model that somebody may have meant who wrote its name alone."""
+    close = get_close_matches(given.lower(), BUILTIN, 1, 0.8)
+    return f" (the built-in model is builtin:{close[0]})" if close else ""
 
 
 def locate(
