@@ -24,6 +24,13 @@ from helpers import tiny_models  # noqa: E402 - needs torch
 OWN = {
     "lfm2": ("blk.0.shortconv.in_proj.weight", "blk.2.shortconv.out_proj.weight"),
     "gemma4": ("blk.0.inp_gate.weight", "blk.6.proj.weight", "per_layer_token_embd.weight"),
+    "gemma3n": ("blk.0.inp_gate.weight", "blk.21.attn_q.weight", "per_layer_token_embd.weight"),
+    "llama4": (
+        "blk.0.ffn_down.weight",
+        "blk.1.ffn_up_exps.weight",
+        "blk.3.ffn_down_exps.weight",
+        "blk.3.ffn_gate_shexp.weight",
+    ),
     "qwen35": ("blk.0.attn_qkv.weight", "blk.2.ssm_out.weight", "blk.3.attn_gate.weight"),
     "qwen35-moe": ("blk.0.ffn_down_shexp.weight", "blk.1.ffn_gate_exps.weight"),
     "falcon-h1": ("blk.0.ssm_in.weight", "blk.1.ssm_out.weight", "blk.2.attn_k.weight"),
@@ -38,7 +45,13 @@ OWN = {
 KEPT = ("ssm_alpha", "ssm_beta", "ssm_conv1d", "shortconv.conv", "ffn_gate_inp")
 
 
-@pytest.mark.parametrize("name", OWN)
+SLOW = ("gemma3n", "llama4")
+"""22 layers, and a vocabulary of 200,000; Gemma 4 and Qwen3.5 with experts stand for them."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OWN]
+)
 def test_what_only_some_models_have_is_measured_and_rounded(name: str, tmp_path: Path) -> None:
     source, folder, text = tmp_path / "tiny", tmp_path / "stats", tmp_path / "text.txt"
     text.write_text(tiny_models.TEXT * 60, encoding="utf-8")

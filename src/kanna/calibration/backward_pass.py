@@ -48,6 +48,7 @@ class _Squares:
         """Add the gradients of whatever leaves a module."""
 
         def listen(_module: Any, _given: Any, out: Any) -> None:
+            out = out[-1] if isinstance(out, tuple) else out  # a router gives what it chose, too
             if out.requires_grad:
                 out.register_hook(partial(self.add, name))
 

@@ -193,10 +193,10 @@ def _as_gguf(network: Network, by_module: dict[str, F32]) -> dict[str, F32]:
             out[name] = rows
             continue
         tied = name == "lm_head" and "output.weight" not in model.tensors
-        tensor, expert = ("token_embd.weight", None) if tied else network.place(name)
+        tensor, expert = ("token_embd.weight", None) if tied else network.weights.place(name)
         if len(model.tensors[tensor].shape) < 2:
             continue
-        parts = network.parts.get(f"{name}.weight", [])
+        parts = network.weights.parts.get(f"{name}.weight", [])
         if expert is None and len(parts) > 1:  # gate above up, in one matrix
             sizes = [num_rows(model.tensors[part]) for part, _ in parts]
             split = np.split(rows, np.cumsum(sizes)[:-1])

@@ -8,7 +8,7 @@ from kanna import families
 from kanna.calibration.devices import torch_modules
 from kanna.calibration.network import Network
 from kanna.calibration.second_moments import ExpertSums, InputSums, block_of
-from kanna.calibration.sites import has_both, site_of
+from kanna.calibration.sites import own_reads, site_of
 
 
 class Listening:
@@ -22,7 +22,7 @@ class Listening:
     def __init__(self, network: Network, widest: int) -> None:
         self._network, self._widest, self.held = network, widest, False
         self.sums: dict[str, InputSums] = {}
-        self._both = has_both(network.model.tensors)
+        self._own_reads = own_reads(network.model)
 
     def hook(self, index: int, module: Any) -> None:
         """Listen once at every site of layer `index`, and to every expert where it has some."""
@@ -31,7 +31,7 @@ class Listening:
         # What all experts read is heard with where it goes.
         readers.sort(key=lambda reader: not getattr(reader[2], "is_experts", False))
         for tensor, expert, part in readers:
-            site = site_of(tensor, tied=False, both=self._both)
+            site = site_of(tensor, tied=False, own_reads=self._own_reads)
             if site is None or site in hooked:
                 continue
             if expert is None:
@@ -59,8 +59,8 @@ class Listening:
     def _routed(self, site: str, tensor: str) -> Any:
         """What all experts of a layer read, with the choice of the router."""
 
-        def hook(_module: Any, inputs: Any) -> None:
-            x, chosen, _ = inputs
+        def hook(module: Any, inputs: Any) -> None:
+            x, chosen = module.routed(*inputs)
             self._experts(site, tensor).route(x, chosen, self.held)
 
         return hook

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import numpy as np
 
-from kanna import families
 from kanna._util.progress import Progress, remark
 from kanna.calibration.devices import (
     CPU,
@@ -18,7 +18,8 @@ from kanna.calibration.devices import (
     torch_modules,
     within_memory,
 )
-from kanna.calibration.experts import EXPERT, ROUTER, take_apart
+from kanna.calibration.experts import take_apart
+from kanna.calibration.network_weights import NetworkWeights, values
 from kanna.calibration.per_layer_inputs import NORM, LayerGradients, PerLayerInputs
 from kanna.calibration.shared_states import SharedStates
 from kanna.calibration.stand_ins import (
@@ -28,31 +29,12 @@ from kanna.calibration.stand_ins import (
     recorder_of,
     restore_computed,
 )
+from kanna.calibration.streams import INTO, OUT_OF, StreamLayout
 from kanna.errors import KannaError
-from kanna.families.stacked import one_of
-from kanna.model import F32, Model, Tensor, num_rows
+from kanna.model import Model
 
 T = TypeVar("T")
 
-_BLOCK = 1 << 22
-"""Weights read at a time."""
-
-
-def values(tensor: Tensor) -> F32:
-    """All values of a tensor, float32 in its shape, read in row blocks."""
-    out = np.empty(tensor.shape, np.float32)
-    rows = out.reshape(num_rows(tensor), -1)
-    step = max(1, _BLOCK // rows.shape[1])
-    for start in range(0, len(rows), step):
-        rows[start : start + step] = tensor.rows(start, min(start + step, len(rows)))
-    return out
-
-
-REFUSED: Mapping[str, str] = {
-    "gemma3n": "its layers read four streams at once, and calibration runs layers of one",
-    "llama4": "its router scales what experts read, and calibration weights what they give",
-}
-"""Families whose layers are not run one by one yet, and why."""
 PER_LAYER, FIRST_SHARED = "hidden_size_per_layer_input", "first_kv_shared_layer_idx"
 """Attributes of a network of Gemma 4: width of what each layer reads of its own, and the first
 layer that takes keys and values of others."""
@@ -68,18 +50,19 @@ def _shares(layer: Any) -> bool:
 class Network:
     """A model's layers as torch modules without weights; `layer` fills one, `whole` all of them.
 
+    Attributes:
+        width: Values of a token's hidden states: of all streams where there are several.
+
     Raises UnsupportedError for an architecture transformers does not know.
     """
 
     def __init__(
         self, model: Model, device: str | None = None, shared: SharedStates | None = None
     ) -> None:
-        families.require(model, REFUSED, "calibration")
         torch, transformers = torch_modules()
         self.model, self.device = model, pick_device(device)
-        self.config, self.tensors, _ = families.to_hf(model)
-        self.parts = families.hf_parts(model)
-        settings = transformers.AutoConfig.for_model(**self.config)
+        self.weights = NetworkWeights(model)
+        settings = transformers.AutoConfig.for_model(**self.weights.config)
         with torch.device("meta"):
             self.skeleton = transformers.AutoModelForCausalLM.from_config(
                 settings, dtype=torch.float32
@@ -89,10 +72,13 @@ class Network:
         self.body = self.skeleton.model
         self._renew_rotary(self.skeleton)
         self.num_layers = len(self.body.layers)
+        self.streams = StreamLayout(self.body)
+        self.width = int(self.weights.config["hidden_size"]) * self.streams.count
         self._last_norm = called(self.body, "norm", "embedding_norm", "final_layernorm", "norm_f")
         self._table = called(self.body, "embed_tokens", "embeddings")
         self._layer_arguments: list[dict[str, Any]] = []
         self._per_layer: PerLayerInputs | None = None
+        self._into: Any = None
         self._places: Any = None
         self.shared = shared or SharedStates()
         # Layers that read more of a window than hidden states take one at a time.
@@ -151,6 +137,8 @@ class Network:
             embedding.to(device)
         if self._per_layer is not None:
             self._per_layer.move(device)
+        if self._into is not None:
+            self._into.to(device)
 
     def _renew_rotary(self, network: Any) -> None:
         """Make the rotary embedding again, if it has one: frequencies are computed, not stored."""
@@ -159,60 +147,20 @@ class Network:
                 renewed = type(rotary)(config=network.config)
                 setattr(network.model, name, renewed.to(self.device))
 
-    def place(self, path: str) -> tuple[str, int | None]:
-        """GGUF name of the weight of a module, and which matrix it is where that is a stack.
-
-        Of a module that holds several matrices of a GGUF, the first of them.
-        """
-        if (match := EXPERT.fullmatch(path)) is not None:
-            return f"blk.{match['layer']}.ffn_{match['kind']}_exps.weight", int(match["expert"])
-        return self.parts[f"{path}.weight"][0][0], None
-
-    @property
-    def table(self) -> str:
-        """Hugging Face's name of the embedding."""
-        return f"model.{self._table}.weight"
-
-    @property
-    def head_weight(self) -> Tensor:
-        """The matrix of the head, which may be the embedding."""
-        return self.tensors.get("lm_head.weight") or self.tensors[self.table]
-
-    def _stored(self, name: str) -> Tensor:
-        """The values of a parameter or a buffer, by its name in the network."""
-        path, _, kind = name.rpartition(".")
-        if EXPERT.fullmatch(path) is None:
-            if name not in self.tensors and (match := ROUTER.fullmatch(name)) is not None:
-                return self.model.tensors[f"blk.{match['layer']}.ffn_gate_inp.weight"]
-            return self.tensors[name]
-        stack, expert = self.place(path)
-        assert expert is not None
-        return one_of(name, self.model.tensors[stack.removesuffix("weight") + kind], expert)
-
-    def _copy(self, module: Any, prefix: str = "") -> None:
-        """Fill parameters, and the buffers that checkpoints have."""
-        torch, _ = torch_modules()
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(torch.from_numpy(values(self._stored(prefix + name))))
-            for name, buffer in module.named_buffers():
-                if prefix + name in self.tensors:
-                    buffer.copy_(torch.from_numpy(values(self.tensors[prefix + name])))
-
     def _fill(self, module: Any, prefix: str) -> Any:
         module = module.to_empty(device=self.device)
-        self._copy(module, f"{prefix}.")
+        self.weights.copy(module, f"{prefix}.")
         restore_computed(module)
         return module.requires_grad_(False)
 
     def embed(self, ids: Any) -> Any:
-        """Hidden states before the first layer, f32 [windows, tokens, hidden], of ids int32.
+        """Hidden states before the first layer, f32 [windows, tokens, width], of ids int32.
 
         Records the other arguments of the layers, which `layer` needs.
         """
         torch, _ = torch_modules()
         used, places = np.unique(ids, return_inverse=True)
-        table = self.tensors[self.table]
+        table = self.weights.tensors[f"model.{self._table}.weight"]
         rows = np.concatenate([table.rows(int(t), int(t) + 1) for t in used])
         embedding = getattr(self.body, self._table).to_empty(device=self.device)
         restore_computed(embedding)
@@ -226,17 +174,21 @@ class Network:
             with torch.no_grad():
                 every = embedding(torch.arange(len(used), device=self.device))
             self._per_layer = PerLayerInputs(
-                self.body, self.tensors, used, places.cpu().numpy(), every
+                self.body, self.weights.tensors, used, places.cpu().numpy(), every
             )
+        if self.streams.count > 1:
+            self._into = self._fill(deepcopy(getattr(self.body, INTO)), f"model.{INTO}")
         with self._without_layers() as recorders, torch.no_grad():
-            hidden = [
-                self.body(input_ids=p[None], use_cache=False).last_hidden_state[0].cpu()
-                for p in places
-            ]
+            hidden = [self._entering(recorders, p).cpu() for p in places]
         self._layer_arguments = [r.arguments for r in recorders]
         embedded = torch.stack(hidden)
         self.check(embedded, "the embedding")
         return embedded
+
+    def _entering(self, recorders: Sequence[Any], ids: Any) -> Any:
+        """The states of a window that its first layer is given, of numbers of its tokens."""
+        self.body(input_ids=ids[None], use_cache=False)
+        return self.streams.joined(recorders[0].hidden_states)
 
     @contextmanager
     def _without_layers(self) -> Generator[list[Any]]:
@@ -247,6 +199,7 @@ class Network:
         # What each layer reads of its own is computed with the layer.
         without = {PER_LAYER: 0, FIRST_SHARED: -1}
         aside |= {name: value for name, value in without.items() if hasattr(self.body, name)}
+        aside |= self.streams.aside(self._into)
         with put_aside(self.body, aside):
             yield recorders
 
@@ -255,7 +208,7 @@ class Network:
 
         Args:
             number: The window, of those that `embed` was given.
-            gradient: [tokens, hidden].
+            gradient: [tokens, width].
         """
         leaves: list[Any] = []
 
@@ -264,9 +217,8 @@ class Network:
             return leaves[0]
 
         hook = getattr(self.body, self._table).register_forward_hook(start)
-        with self._without_layers():
-            ids = self._places[number][None]
-            self.body(input_ids=ids, use_cache=False).last_hidden_state[0].backward(gradient)
+        with self._without_layers() as recorders:
+            self._entering(recorders, self._places[number]).backward(gradient)
         hook.remove()
         return leaves[0].grad[0]
 
@@ -283,15 +235,13 @@ class Network:
     @contextmanager
     def head(self) -> Generator[Callable[[Any], Any]]:
         """The last norm and the head: logits [tokens, vocabulary] of hidden states."""
-        from copy import deepcopy
-
         torch, _ = torch_modules()
         linear, norm = deepcopy(self.skeleton.lm_head), self.norm()
         linear.weight = torch.nn.Parameter(
-            torch.from_numpy(values(self.head_weight)).to(self.device), requires_grad=False
+            torch.from_numpy(values(self.weights.head)).to(self.device), requires_grad=False
         )
         if linear.bias is not None:
-            bias = torch.from_numpy(values(self.tensors["lm_head.bias"])).to(self.device)
+            bias = torch.from_numpy(values(self.weights.tensors["lm_head.bias"])).to(self.device)
             linear.bias = torch.nn.Parameter(bias, requires_grad=False)
         body = body_of_states(torch)
 
@@ -308,17 +258,15 @@ class Network:
     def layer(
         self, index: int, gradients: LayerGradients | None = None
     ) -> Generator[Callable[[Any, int], Any]]:
-        """Layer `index` with its weights: a function of hidden states [tokens, hidden].
+        """Layer `index` with its weights: a function of hidden states [tokens, width].
 
         It takes the number of the window, too: some layers read more of it than hidden states. Its
-        `several` takes windows of `groups` together, [windows, tokens, hidden], with their numbers.
+        `several` takes windows of `groups` together, [windows, tokens, width], with their numbers.
 
         Args:
             index: The layer.
             gradients: Where gradients of what it reads of its own go; None: none are taken.
         """
-        from copy import deepcopy
-
         module = self._fill(deepcopy(self.body.layers[index]), f"model.layers.{index}")
         arguments = self._layer_arguments[index]
         further = None
@@ -340,7 +288,7 @@ class Network:
                     given = self.shared.get(kind, number)
                     states[kind] = tuple(part.to(self.device) for part in given)
                 more["shared_kv_states"] = states
-            out = together(hidden[None], more)[0]
+            out = self.streams.joined(together(self.streams.split(hidden), more))
             if gives:
                 self.shared.put(kind, number, more["shared_kv_states"][kind])
             return out
@@ -359,11 +307,12 @@ class Network:
         yield run
 
     def norm(self) -> Any:
-        """The last normalisation, with its weights: what the head reads."""
-        from copy import deepcopy
-
-        norm = deepcopy(getattr(self.body, self._last_norm))
-        return self._fill(norm, f"model.{self._last_norm}")
+        """From the last hidden states of a window to what the head reads: a normalisation."""
+        norm = self._fill(deepcopy(getattr(self.body, self._last_norm)), f"model.{self._last_norm}")
+        if self.streams.count == 1:
+            return norm
+        out_of = self._fill(deepcopy(getattr(self.body, OUT_OF)), f"model.{OUT_OF}")
+        return self.streams.closed(norm, out_of)
 
     def readers(self, index: int, module: Any) -> Iterator[tuple[str, int | None, Any]]:
         """(GGUF name, number of the expert, torch module) of everything that reads in a layer.
@@ -375,16 +324,16 @@ class Network:
             path = f"model.layers.{index}.{name}"
             if getattr(part, "is_experts", False):
                 first = "gate_proj" if hasattr(part[0], "gate_proj") else "up_proj"
-                yield self.place(f"{path}.0.{first}")[0], None, part
+                yield self.weights.place(f"{path}.0.{first}")[0], None, part
             elif isinstance(part, torch.nn.Linear):
-                yield *self.place(path), part
+                yield *self.weights.place(path), part
 
     def whole(self) -> Any:
         """The complete model in memory, float32."""
         module = self.skeleton.to_empty(device=self.device)
         module.tie_weights()
         self._renew_rotary(module)
-        self._copy(module)
+        self.weights.copy(module)
         restore_computed(module)
         return module
 

@@ -1,4 +1,4 @@
-"""What layers read beside hidden states where a model has embeddings for each of them (Gemma 4).
+"""What layers read beside hidden states where a model has embeddings for each (Gemma 3n, Gemma 4).
 
 The second table is read where its rows are asked for, one layer's columns at a time.
 """
@@ -69,7 +69,8 @@ class PerLayerInputs:
 
         body, columns = self._body, slice(index * self._width, (index + 1) * self._width)
         table = self._tensors[f"{TABLE}.weight"]
-        rows = [table.rows(int(t), int(t) + 1)[:, columns] for t in self._used]
+        known = [int(t) if t < table.shape[0] else 0 for t in self._used]
+        rows = [table.rows(t, t + 1)[:, columns] for t in known]
         own = (
             torch.from_numpy(np.concatenate(rows)) * body.embed_tokens_per_layer.scalar_embed_scale
         )
@@ -78,8 +79,8 @@ class PerLayerInputs:
         own = own.to(self._embedded)
 
         def combined(projected: Any, own: Any) -> Any:
-            projected = norm(projected * body.per_layer_model_projection_scale)
-            return (projected + own) * body.per_layer_input_scale
+            projected = norm(projected * body.config.hidden_size**-0.5)
+            return (projected + own) * 2**-0.5
 
         def with_graph(number: int) -> Any:
             assert gradients is not None

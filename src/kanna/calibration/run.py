@@ -91,10 +91,8 @@ def run(
     network = Network(model, device, SharedStates(folder / STATE_FOLDER))
     named = network.device
     key = key | {"device": named}
-    spool = _Spool(
-        folder / STATE_FOLDER, key, (*windows.ids.shape, int(network.config["hidden_size"]))
-    )
-    job = _SavedLayers(model=model, readers=sites_of(model.tensors), shard="shard" in key)
+    spool = _Spool(folder / STATE_FOLDER, key, (*windows.ids.shape, network.width))
+    job = _SavedLayers(model=model, readers=sites_of(model), shard="shard" in key)
     progress.start("calibrate", network.num_layers + 1, "layers")
     # Also records the arguments of the layers.
     hidden = network.within_memory(partial(network.embed, windows.ids), "the embedding", progress)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+
+from kanna.model import Model
 
 # Last part of a GGUF name → where in its layer it reads.
 _READS = {
@@ -33,45 +35,50 @@ _READS = {
     "inp_gate": "layer_in",
     "proj": "layer_mid",
 }
-_READS_BESIDE = {
-    "ffn_gate_inp": "router_in",
+_READS_SCALED = {
     "ffn_gate_exps": "ffn_exps_in",
     "ffn_up_exps": "ffn_exps_in",
     "ffn_down_exps": "ffn_exps_mid",
 }
+"""The same of experts whose inputs the router scales."""
+_READS_BESIDE = {"ffn_gate_inp": "router_in", **_READS_SCALED}
 """The same of experts beside a feed-forward part for all tokens: each has a norm of its own."""
+_SCALED = frozenset({"llama4"})
+"""Architectures whose routers scale what experts read, not what they give."""
 HEAD = "head"
 _LAYER = re.compile(r"blk\.(\d+)\.([\w.]+)\.weight")
 
 
-def has_both(names: Iterable[str]) -> bool:
-    """Whether a layer has experts, and beside them a feed-forward part for all (Gemma 4)."""
-    names = set(names)
-    return any("_exps" in name and name.replace("_exps", "") in names for name in names)
+def own_reads(model: Model) -> Mapping[str, str]:
+    """What reads elsewhere in this model than it does in most: the last part of a name → where."""
+    if model.family in _SCALED:
+        return _READS_SCALED
+    names = model.tensors
+    both = any("_exps" in name and name.replace("_exps", "") in names for name in names)
+    return _READS_BESIDE if both else {}
 
 
-def site_of(name: str, *, tied: bool, both: bool = False) -> str | None:
+def site_of(name: str, *, tied: bool, own_reads: Mapping[str, str]) -> str | None:
     """Site a GGUF tensor reads at, as `blk.3.ffn_in` or `head`; None if it multiplies nothing.
 
     Args:
         name: The tensor.
         tied: The embedding is the head.
-        both: As `has_both` says of the model.
+        own_reads: As `own_reads` says of the model.
     """
     if name == "output.weight" or (tied and name == "token_embd.weight"):
         return HEAD
     match = _LAYER.fullmatch(name)
-    reads = _READS | _READS_BESIDE if both else _READS
-    return f"blk.{match[1]}.{reads[match[2]]}" if match and match[2] in reads else None
+    where = match and (own_reads.get(match[2]) or _READS.get(match[2]))
+    return f"blk.{match[1]}.{where}" if match and where else None
 
 
-def sites_of(names: Iterable[str]) -> dict[str, list[str]]:
+def sites_of(model: Model) -> dict[str, list[str]]:
     """Every site with the tensors that read there, in order."""
-    names = list(names)
-    tied, both = "output.weight" not in names, has_both(names)
+    tied, own = "output.weight" not in model.tensors, own_reads(model)
     tensors: dict[str, list[str]] = {}
-    for name in names:
-        if (site := site_of(name, tied=tied, both=both)) is not None:
+    for name in model.tensors:
+        if (site := site_of(name, tied=tied, own_reads=own)) is not None:
             tensors.setdefault(site, []).append(name)
     return tensors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 
@@ -28,9 +29,14 @@ def called(body: Any, *names: str) -> str:
 def restore_computed(module: Any) -> None:
     """Set factors again that are computed, not stored: an emptied module lost them.
 
-    Those of Gemma's embeddings, and of Falcon-H1's states, whose weights hold them here.
+    Those of Gemma's embeddings and streams, and Falcon-H1's of states, which its weights hold here.
     """
     for part in module.modules():
+        if hasattr(part, "router_input_scale"):
+            part.router_input_scale.fill_(1 / part.config.hidden_size)
+        if hasattr(part, "altup_projections"):
+            part.per_layer_projection_scale.fill_(part.config.hidden_size**-0.5)
+            part.per_layer_input_scale.fill_(2**-0.5)
         if hasattr(part, "embed_scale"):
             part.embed_scale.fill_(part.scalar_embed_scale)
         if hasattr(part, "mup_vector"):
@@ -72,17 +78,20 @@ def recorder_of(layer: Any, torch: Any) -> Any:
     """A module in the place of `layer`, of which the network asks no more than its kind."""
     # Falcon-H1 alone takes what its layers give apart; annotations do not tell.
     in_tuple = type(layer).__name__.startswith("FalconH1")
+    names = list(signature(layer.forward).parameters)[1:]
 
     class Recorder(torch.nn.Module):
         """Takes the place of a layer: passes hidden states on and records the other arguments."""
 
         def __init__(self) -> None:
             super().__init__()
+            self.hidden_states: Any = None
             self.arguments: dict[str, Any] = {}
             self.block_type = getattr(layer, "block_type", None)
 
-        def forward(self, hidden_states: Any, *_: Any, **arguments: Any) -> Any:
-            self.arguments = arguments
+        def forward(self, hidden_states: Any, *further: Any, **arguments: Any) -> Any:
+            self.hidden_states = hidden_states
+            self.arguments = dict(zip(names, further, strict=False)) | arguments
             return (hidden_states,) if in_tuple else hidden_states
 
     return Recorder()

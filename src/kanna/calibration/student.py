@@ -16,7 +16,8 @@ import numpy as np
 
 from kanna import families
 from kanna.calibration.devices import torch_modules
-from kanna.calibration.network import Network, values
+from kanna.calibration.network import Network
+from kanna.calibration.network_weights import values
 from kanna.calibration.sites import is_stack
 from kanna.families import gguf_view, hf_view
 from kanna.families.views import Computed
@@ -68,7 +69,7 @@ class Teacher:
                     states = [layer(h, number).cpu() for number, h in enumerate(states)]
             norm = network.norm()
             self.states = [norm(h.to(network.device)).cpu() for h in states]
-        self.head = torch.from_numpy(values(network.head_weight)).to(network.device)
+        self.head = torch.from_numpy(values(network.weights.head)).to(network.device)
 
 
 class Student:
@@ -98,7 +99,7 @@ class Student:
         network = Network(model, device)
         self.model, self.device = model, network.device
         self.whole = network.whole().requires_grad_(False)
-        self._parts = network.parts
+        self._parts = network.weights.parts
         self.theta: dict[str, Any] = {}
         self.delta: dict[str, Any] = {}
         self._steps: dict[str, Any] = {}
@@ -121,7 +122,7 @@ class Student:
             if isinstance(module, torch.nn.Embedding) and name in blocks:
                 self._free(name, (module.weight.shape[0], blocks[name]))
                 module.forward = _embedding(module, self._moves(name))
-            elif isinstance(module, torch.nn.Linear) and name in blocks:
+            elif _multiplies(module, torch) and name in blocks:
                 self._free(name, (module.weight.shape[0], blocks[name]))
                 if path != "lm_head":
                     module.forward = _linear(module, self._moves(name))
@@ -248,6 +249,11 @@ class Student:
     def gains(self) -> set[str]:
         """Names of the norms that are free."""
         return set(self._base)
+
+
+def _multiplies(module: Any, torch: Any) -> bool:
+    """Whether a module gives a product with its weight and no more: routers may choose, too."""
+    return isinstance(module, torch.nn.Linear) and type(module).forward is torch.nn.Linear.forward
 
 
 def _scale(x: Any, weight: Any, theta: Any, delta: Any, steps: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kanna.calibration.second_moments import block_of, block_of_experts
-from kanna.calibration.sites import HEAD, is_stack, site_of
+from kanna.calibration.sites import HEAD, is_stack, own_reads, site_of
 from kanna.calibration.windows import WINDOW
 from kanna.model import Model, Tensor, columns, num_rows
 from kanna.optimization.probe import kind_of
@@ -119,8 +119,9 @@ def shapes_of(model: Model) -> ModelShapes:
     """The shapes of a model, whose weights need not be there."""
     table = model.tensors["token_embd.weight"]
     tied = "output.weight" not in model.tensors
+    own = own_reads(model)
     matrices = [
-        _matrix(name, tensor, tied)
+        _matrix(name, tensor, tied, own)
         for name, tensor in model.tensors.items()
         if roles.quantizable(tensor) and len(tensor.shape) in (2, 3)
     ]
@@ -137,10 +138,10 @@ def shapes_of(model: Model) -> ModelShapes:
     )
 
 
-def _matrix(name: str, tensor: Tensor, tied: bool) -> MatrixShape:
+def _matrix(name: str, tensor: Tensor, tied: bool, own: Mapping[str, str]) -> MatrixShape:
     width = columns(tensor)
     experts = tensor.shape[0] if is_stack(name) and len(tensor.shape) == 3 else 1
-    site = site_of(name, tied=tied)
+    site = site_of(name, tied=tied, own_reads=own)
     block = block_of(width, WIDEST)
     if experts > 1:
         block = block_of_experts(width, WIDEST, experts)
