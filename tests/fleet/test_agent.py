@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import fleets
 from helpers.fleets import HereFleet
@@ -97,6 +99,20 @@ def test_a_cut_download_goes_on_where_it_stopped(here: HereFleet) -> None:
     assert here.weather.ranges[1] == "bytes=100000-"
     resumed = {text for text in here.weather.ranges if text}
     assert resumed == {"bytes=100000-"}, "nothing was fetched twice"
+
+
+def test_only_what_changed_is_fetched(here: HereFleet) -> None:
+    before = b"good" + np.random.default_rng(1).bytes(3_000_000)
+    after = before[:1_000_000] + b"tuned" * 10_000 + before[1_050_000:]
+    for content in (before, after):
+        here.publish(content)
+        here.until(begin(here), "done")
+        assert here.content("pi") == content
+    [some] = [text for text in here.weather.ranges if text]
+    first, last = map(int, some.removeprefix("bytes=").split("-"))
+    assert first <= 1_000_000 and last >= 1_049_999 and last - first < 500_000
+    pieces = next((here.folder / "blobs").glob(f"{sha256(after).hexdigest()}.pieces.json"))
+    assert len(json.loads(pieces.read_text())["sizes"]) > 10
 
 
 def test_a_damaged_part_is_fetched_anew(here: HereFleet) -> None:

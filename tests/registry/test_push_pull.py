@@ -96,7 +96,7 @@ def test_what_is_pushed_is_a_modelpack(registry: str, proved: list[Path]) -> Non
     digest = kanna.push(f"oci://{registry}/team/pack:v2", proved[0]).digest
     listed = get(registry, f"team/pack/manifests/{digest.replace(':', '-')}")
     kinds = {entry["artifactType"] for entry in listed["manifests"]}
-    assert kinds == {modelpack.GATE, modelpack.BILL}
+    assert kinds == {modelpack.GATE, modelpack.BILL, modelpack.PIECES}
 
 
 def test_nothing_is_sent_twice(registry: str, proved: list[Path]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
+from threading import Lock
 
+from kanna._util.atomic import write_text
 from kanna._util.digest import sha256
 from kanna.errors import OutputError, RefusedError, UsageError
+from kanna.formats import pieces
 
 SLICE = 8 << 20
 """Bytes that are sent at a time."""
@@ -24,6 +28,7 @@ class BlobFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._cutting = Lock()  # many devices ask at once, when something new is rolled out
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -80,6 +85,16 @@ class BlobFolder:
             raise RefusedError("the file has another hash", expected=digest, todo="send it again")
         part.replace(self.path(digest))
         return size, True
+
+    def pieces(self, digest: str) -> str:
+        """What a file was cut into, as JSON, kept beside it; nothing of one that is not here."""
+        if not self.path(digest).is_file():
+            return "{}"
+        kept = self.folder / f"{digest}.pieces.json"
+        with self._cutting:
+            if not kept.is_file():
+                write_text(kept, json.dumps(pieces.cut(self.path(digest)).to_dict()))
+        return kept.read_text(encoding="utf-8")
 
     def _part(self, digest: str) -> Path:
         return self.folder / f"{digest}.part"

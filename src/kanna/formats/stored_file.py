@@ -110,15 +110,15 @@ class StoredFile:
 class Part:
     """Some bytes of a file, which are read each time they are asked for."""
 
-    __slots__ = ("__weakref__", "_file", "_start", "size")
+    __slots__ = ("__weakref__", "_file", "size", "start")
 
     def __init__(self, file: StoredFile, start: int, stop: int) -> None:
-        self._file, self._start, self.size = file, start, max(0, min(stop, file.size) - start)
+        self._file, self.start, self.size = file, start, max(0, min(stop, file.size) - start)
 
     def read(self, start: int = 0, stop: int | None = None) -> U8:
         """Bytes [start, stop) of the part, all by default; see `StoredFile.read`."""
         stop = self.size if stop is None else min(stop, self.size)
-        return self._file.read(self._start + start, self._start + stop)
+        return self._file.read(self.start + start, self.start + stop)
 
     def tobytes(self) -> bytes:
         """All bytes of the part, as an array in memory gives them."""

@@ -19,7 +19,7 @@ from kanna.errors import GateError, MissingError, UsageError
 from kanna.packaging import bom
 from kanna.packaging.artefact import Artefact, open_artefact
 from kanna.packaging.resources import beside_weights
-from kanna.registry import evidence, modelpack, upload
+from kanna.registry import evidence, modelpack, reuse, upload
 from kanna.registry.client import RegistryRepository
 from kanna.registry.modelpack import Descriptor, ManifestDocument
 from kanna.sizing import CONTEXT
@@ -222,6 +222,7 @@ def _send(
     total = sum(p.artefact.num_bytes for p in prepared)
     with ThreadPoolExecutor(1) as beside:
         bills = [beside.submit(_bill, one.artefact) for one in prepared]
+        lists = [beside.submit(_piece_lists, one) for one in prepared]
         progress.start(f"push {name.repository}", total)
         try:
             for one in prepared:
@@ -230,8 +231,10 @@ def _send(
                 variants.append(variant)
         finally:
             progress.finish()
-    for one, document, bill in zip(prepared, documents, bills, strict=True):
+    for one, document, bill, pieces in zip(prepared, documents, bills, lists, strict=True):
         repository.put_manifest(document.data, document.media_type, document.described().digest)
+        if (listed := pieces.result()) is not None:
+            _attach(repository, document, modelpack.PIECES, listed)
         notes += _attach_evidence(repository, one, document, bill.result(), key)
     top = documents[0]
     if len(documents) > 1:
@@ -338,6 +341,11 @@ def _index(documents: Sequence[ManifestDocument]) -> ManifestDocument:
         "manifests": children,
     }
     return modelpack.read_document(modelpack.encoded(values), "an index of kanna")
+
+
+def _piece_lists(one: _Prepared) -> bytes | None:
+    """The pieces of its files, so that a later pull fetches what it lacks alone."""
+    return reuse.lists_of({one.hashes[place]: path for place, path in one.files.items()})
 
 
 def _bill(artefact: Artefact) -> bytes | str:

@@ -17,13 +17,14 @@ from urllib.parse import urljoin
 from kanna._util import locks, own_files, verified
 from kanna._util.progress import Progress
 from kanna.errors import RefusedError, SourceError
+from kanna.formats.patchwork import Patchwork
 from kanna.formats.stream import explain, sync_file
 from kanna.registry import connection
 from kanna.registry.client import RegistryRepository, wrong_digest
 from kanna.registry.modelpack import Descriptor
 from kanna.sources import oci
 
-SLICE = 1 << 20
+SLICE = 1 << 22
 _WRITTEN_OUT = 1 << 25
 PATIENCE = 0.2
 """Seconds to wait, times how often nothing came."""
@@ -36,13 +37,19 @@ def blob_path(descriptor: Descriptor) -> Path:
     return oci.folder() / "sha256" / descriptor.hex
 
 
-def fetch(repository: RegistryRepository, descriptor: Descriptor, progress: Progress) -> Path:
-    """The file of a blob, fetched where it is not here yet, and of that digest.
+def fetch(
+    repository: RegistryRepository,
+    descriptor: Descriptor,
+    progress: Progress,
+    patchwork: Patchwork | None = None,
+) -> tuple[Path, int]:
+    """The file of a blob, fetched where it is not here yet, and of that digest; bytes that came.
 
     Args:
         repository: Where it is.
         descriptor: Which one.
         progress: Told of its bytes.
+        patchwork: What other files here have of it.
 
     Raises:
         RefusedError: The registry sends something else.
@@ -55,11 +62,11 @@ def fetch(repository: RegistryRepository, descriptor: Descriptor, progress: Prog
         if path.is_file():
             if verified.holds(path, descriptor.hex):
                 progress.advance(descriptor.size)
-                return path
+                return path, 0
             path.unlink()  # it was changed since
         partial = path.with_name(f"{path.name}.part")
         try:
-            _fill(repository, descriptor, partial, progress)
+            fetched = _fill(_Filling(repository, descriptor, progress, patchwork), partial)
             sync_file(partial)
             partial.replace(path)
         except OSError as error:
@@ -67,22 +74,28 @@ def fetch(repository: RegistryRepository, descriptor: Descriptor, progress: Prog
         except RefusedError:
             own_files.remove(partial)
             raise
-    return path
+    return path, fetched
 
 
-def _fill(
-    repository: RegistryRepository, descriptor: Descriptor, partial: Path, progress: Progress
-) -> None:
-    """Fetch what a partial file lacks, and hold the whole to its digest."""
+def _fill(state: _Filling, partial: Path) -> int:
+    """Fetch what a partial file lacks, hold the whole to its digest; returns bytes that came."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    wanted = state.descriptor
     with os.fdopen(os.open(partial, flags, 0o666), "r+b", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > descriptor.size:
+        state.file = file
+        if os.fstat(file.fileno()).st_size > wanted.size:
             file.truncate(0)
-        state = _Filling(repository, descriptor, file, progress)
         state.hash_what_is_here()
-        state.fill()
-        if state.digest.hexdigest() != descriptor.hex:
-            raise wrong_digest(repository.name.host, descriptor)
+        try:
+            state.fill()
+            if state.digest.hexdigest() != wanted.hex and state.patchwork is not None:
+                state.restart()  # the list of its pieces was about another file
+                state.fill()
+        finally:
+            state.line.close()
+        if state.digest.hexdigest() != wanted.hex:
+            raise wrong_digest(state.repository.name.host, wanted)
+    return state.fetched
 
 
 class _Filling:
@@ -92,12 +105,15 @@ class _Filling:
         self,
         repository: RegistryRepository,
         descriptor: Descriptor,
-        file: io.FileIO,
         progress: Progress,
+        patchwork: Patchwork | None,
     ) -> None:
         self.repository, self.descriptor = repository, descriptor
-        self.file, self.progress = file, progress
-        self.digest, self.have = hashlib.sha256(), 0
+        self.progress, self.patchwork = progress, patchwork
+        self.file: io.FileIO
+        self.url = f"{repository.url}/blobs/{descriptor.digest}"
+        self.line = connection.open_connection(self.url)
+        self.digest, self.have, self.fetched = hashlib.sha256(), 0, 0
         self.buffers = [memoryview(bytearray(SLICE)) for _ in range(2)]
         self.hashing: Future[None] | None = None
         self.writing: Future[None] | None = None
@@ -112,13 +128,16 @@ class _Filling:
 
     def fill(self) -> None:
         """Fetch the rest; raises when the registry sends nothing more of it."""
-        idle, url = 0, f"{self.repository.url}/blobs/{self.descriptor.digest}"
+        idle = 0
         why: BaseException = ConnectionError("it ends its answers early")
         while self.have < self.descriptor.size or not self.descriptor.size:
             before = self.have
             try:
-                self._some(url)
+                self._take_what_is_here()
+                if self.have < self.descriptor.size or not self.descriptor.size:
+                    self._some()
             except connection.BROKEN as error:
+                self.line.close()
                 if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                     raise
                 why = error
@@ -136,19 +155,35 @@ class _Filling:
                 )
             time.sleep(PATIENCE * idle)
 
-    def _some(self, url: str) -> None:
-        """One answer, as far as it goes."""
-        headers = {"Accept-Encoding": "identity"}
-        if self.have:
-            headers["Range"] = f"bytes={self.have}-"
-        with closing(connection.open_connection(url)) as line:
-            response = self.repository.begin(line, "GET", url, headers)
-            if response.status in (301, 302, 303, 307, 308):
-                target = self._elsewhere(url, response)
-                with closing(connection.open_connection(target)) as other:
-                    self._receive(connection.send(other, "GET", target, headers), other)
+    def _take_what_is_here(self) -> None:
+        """Write pieces that other files here have, up to the first that none has."""
+        while self.patchwork is not None and self.have < self.descriptor.size:
+            data = self.patchwork.here(self.have)
+            if data is None:
                 return
-            self._receive(response, line)
+            self.file.write(data)
+            self.digest.update(data)
+            self._count(len(data))
+
+    def _some(self) -> None:
+        """One answer, as far as it goes."""
+        size = self.descriptor.size
+        end = size if self.patchwork is None else self.patchwork.fetched_until(self.have)
+        headers = {"Accept-Encoding": "identity"}
+        if end < size:
+            headers["Range"] = f"bytes={self.have}-{end - 1}"
+        elif self.have:
+            headers["Range"] = f"bytes={self.have}-"
+        response = self.repository.begin(self.line, "GET", self.url, headers)
+        if response.status in (301, 302, 303, 307, 308):
+            target = self._elsewhere(self.url, response)
+            with closing(connection.open_connection(target)) as other:
+                answer = connection.send(other, "GET", target, headers)
+                self._receive(answer, other, end)
+        else:
+            self._receive(response, self.line, end)
+            if not response.isclosed():
+                self.line.close()
 
     def _elsewhere(self, url: str, response: HTTPResponse) -> str:
         """Where a blob is instead: the same server, or a public store."""
@@ -159,17 +194,18 @@ class _Filling:
             return target
         return connection.next_address(url, location, f"{self.descriptor.digest[:23]}…")
 
-    def _receive(self, response: HTTPResponse, line: HTTPConnection) -> None:
-        """Write what an answer holds."""
-        host, wanted = self.repository.name.host, self.descriptor.size
+    def _receive(self, response: HTTPResponse, line: HTTPConnection, end: int) -> None:
+        """Write what an answer holds, which is to end there."""
+        host = self.repository.name.host
         if response.status == 404:
             raise SourceError(
                 f"the registry {host} has no blob {self.descriptor.digest[:23]}…",
                 expected="every file that the manifest names",
                 todo="push the model again",
             )
-        if response.status == 200 and self.have:
-            self._restart()
+        if response.status == 200 and (self.have or end < self.descriptor.size):
+            self.restart()  # a registry that knows no ranges
+            end = self.descriptor.size
         elif response.status == 206:
             start = re.match(r"bytes (\d+)-", response.getheader("Content-Range") or "")
             if start is None or int(start[1]) != self.have:
@@ -180,25 +216,26 @@ class _Filling:
         elif response.status != 200:
             raise ConnectionError(f"HTTP {response.status}")
         announced = response.getheader("Content-Length")
-        if announced and announced.isdigit() and int(announced) != wanted - self.have:
+        if announced and announced.isdigit() and int(announced) != end - self.have:
             raise RefusedError(
                 f"the registry {host} announces {int(announced)} bytes of "
                 f"{self.descriptor.digest[:23]}…",
-                expected=f"{wanted - self.have}, as its manifest says",
+                expected=f"{end - self.have}, as its manifest says",
             )
         if line.sock is not None:
             line.sock.settimeout(connection.ANSWER_SECONDS)
         with ThreadPoolExecutor(1) as worker, ThreadPoolExecutor(1) as writer:
-            while self.have < wanted and (count := response.readinto(self.buffers[0])):
-                if self.have + count > wanted:
+            while self.have < end and (count := response.readinto(self.buffers[0])):
+                if self.have + count > end:
                     raise RefusedError(
-                        f"the registry {host} sends more than {wanted} bytes",
+                        f"the registry {host} sends more than {end} bytes",
                         expected="as many as its manifest says",
                     )
                 self._wait()
                 self.hashing = worker.submit(self._keep, self.buffers[0][:count])
                 self.buffers.reverse()
                 self._count(count)
+                self.fetched += count
                 self._write_out(writer, count)
             self._wait()
 
@@ -226,12 +263,12 @@ class _Filling:
             hashing, self.hashing = self.hashing, None
             hashing.result()
 
-    def _restart(self) -> None:
-        """Begin again, for a registry that knows no ranges."""
+    def restart(self) -> None:
+        """Begin again, with everything from the registry."""
         self.file.seek(0)
         self.file.truncate(0)
         self.progress.advance(-self.have)
-        self.digest, self.have = hashlib.sha256(), 0
+        self.digest, self.have, self.patchwork = hashlib.sha256(), 0, None
 
     def _count(self, count: int) -> None:
         self.have += count

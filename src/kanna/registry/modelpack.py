@@ -41,6 +41,7 @@ VARIANT, MEMORY, CONTEXT = "kanna.variant", "kanna.memory.bytes", "kanna.context
 GATE = "application/vnd.kanna.gate.v1+json"
 SIGNATURE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 BILL = "application/vnd.cyclonedx+json"
+PIECES = "application/vnd.kanna.pieces.v1+json"
 
 MOST_LAYERS = 10_000
 LARGEST = 1 << 44

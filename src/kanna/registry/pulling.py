@@ -13,8 +13,9 @@ from kanna._util.atomic import write_json
 from kanna._util.progress import Progress
 from kanna._util.units import format_size
 from kanna.errors import GateError, OutputError, UsageError
+from kanna.formats.patchwork import Patchwork
 from kanna.formats.stream import explain
-from kanna.registry import download, evidence, modelpack
+from kanna.registry import download, evidence, modelpack, reuse
 from kanna.registry.client import RegistryRepository
 from kanna.registry.modelpack import Descriptor, ManifestDocument
 from kanna.sources import oci
@@ -45,6 +46,7 @@ class PulledArtefact:
         variant: Its name among several.
         signature: `good` by the given key, `not checked` without a key, `none` without a signature.
         gate: Verdict of the gate report that the registry has about these files.
+        fetched_bytes: Of the files, those that the registry sent.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class PulledArtefact:
     variant: str | None
     signature: str
     gate: str | None
+    fetched_bytes: int
 
 
 def pull(name: oci.OciName, wanted: Wanted, progress: Progress) -> PulledArtefact:
@@ -77,7 +80,8 @@ def pull(name: oci.OciName, wanted: Wanted, progress: Progress) -> PulledArtefac
     digest = document.described().digest
     root = oci.folder() / "models" / digest.partition(":")[2]
     verdict, report = evidence.gate_of(repository, document)
-    _fetch_all(repository, files, root, progress)
+    patchworks = reuse.patchworks(repository, document, files)
+    fetched = _fetch_all(repository, files, root, patchworks, progress)
     evidence.keep(
         oci.folder() / "evidence" / root.name,
         {
@@ -99,7 +103,12 @@ def pull(name: oci.OciName, wanted: Wanted, progress: Progress) -> PulledArtefac
     else:
         state = "good" if signature else "none"
     return PulledArtefact(
-        path=path, manifest=digest, variant=variant, signature=state, gate=verdict
+        path=path,
+        manifest=digest,
+        variant=variant,
+        signature=state,
+        gate=verdict,
+        fetched_bytes=fetched,
     )
 
 
@@ -163,9 +172,13 @@ def _nothing_fits(
 
 
 def _fetch_all(
-    repository: RegistryRepository, files: dict[str, Descriptor], root: Path, progress: Progress
-) -> None:
-    """Fetch every file into the blobs, and lay them out as the model has them."""
+    repository: RegistryRepository,
+    files: dict[str, Descriptor],
+    root: Path,
+    patchworks: Mapping[str, Patchwork],
+    progress: Progress,
+) -> int:
+    """Fetch every file into the blobs, lay them out as the model has them; bytes that came."""
     blobs = {d.digest: d for d in files.values()}
     missing = sum(d.size for d in blobs.values() if not download.blob_path(d).is_file())
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -177,23 +190,26 @@ def _fetch_all(
         )
     progress.start(f"pull {repository.name.repository}", sum(d.size for d in blobs.values()))
     try:
-        paths = {
-            digest: download.fetch(repository, blob, progress) for digest, blob in blobs.items()
+        got = {
+            digest: download.fetch(repository, blob, progress, patchworks.get(digest))
+            for digest, blob in blobs.items()
         }
     finally:
         progress.finish()
+    fetched = sum(count for _, count in got.values())
     if root.is_dir() and _complete(root, files):
-        return
+        return fetched
     partial = own_files.fresh_name(root)
     with locks.holding(root, "pull"):
         try:
             for place, descriptor in files.items():
-                _link(paths[descriptor.digest], partial / PurePosixPath(place))
+                _link(got[descriptor.digest][0], partial / PurePosixPath(place))
             own_files.put(partial, root)
         except OSError as error:
             raise explain(error, root) from error
         finally:
             own_files.remove(partial)
+    return fetched
 
 
 def _complete(root: Path, files: dict[str, Descriptor]) -> bool:

@@ -20,8 +20,10 @@ from kanna.registry.file_part import FilePart
 from kanna.registry.modelpack import Descriptor
 from kanna.sources import oci
 
-CHUNK = 256 << 20
-"""Bytes of one request: what is lost at most when a connection breaks."""
+CHUNK = 1 << 30
+"""Bytes of one request: a registry has them on the disk before it takes the next one."""
+_CHUNK_AFTER_A_BREAK = 64 << 20
+"""Of registries that forget what came before a connection broke, what is lost at most then."""
 _TRIES_WITHOUT_A_BYTE = 5
 _OCTETS = "application/octet-stream"
 
@@ -107,6 +109,7 @@ class _Upload:
         self.repository, self.path, self.descriptor = repository, path, descriptor
         self.progress, self.sent, self.shown = progress, 0, 0
         self.note, self.url = _note(repository, descriptor), ""
+        self.chunk = CHUNK
 
     def run(self) -> None:
         """Send the file, and have it held to its digest."""
@@ -121,6 +124,7 @@ class _Upload:
                 if isinstance(error, FileNotFoundError):
                     raise ChangedError(f"{self.path} was removed while it was read") from error
                 why = error
+                self.chunk = min(self.chunk, _CHUNK_AFTER_A_BREAK)
                 self._ask_where()
             idle = 0 if self.sent > before else idle + 1
             if idle >= _TRIES_WITHOUT_A_BYTE:
@@ -179,7 +183,7 @@ class _Upload:
 
     def _chunk(self) -> None:
         """Send one chunk."""
-        size = min(CHUNK, self.descriptor.size - self.sent)
+        size = min(self.chunk, self.descriptor.size - self.sent)
         headers = {
             "Content-Type": _OCTETS,
             "Content-Length": str(size),

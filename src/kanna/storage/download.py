@@ -36,6 +36,7 @@ class PullResult(Result):
         signature: Of a registry: `good` by the given key, `not checked` without a key, `none`
             without a signature.
         gate: Of a registry: verdict of the gate report that it has about these files.
+        fetched_bytes: Of a registry: what it sent; the rest was here, also in other models.
     """
 
     reference: str
@@ -45,6 +46,7 @@ class PullResult(Result):
     variant: str | None = None
     signature: str | None = None
     gate: str | None = None
+    fetched_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON has it."""
@@ -52,7 +54,10 @@ class PullResult(Result):
 
     def headline(self) -> str:
         """What is here, and what it takes."""
-        return f"{self.reference}, {format_size(self.num_bytes)}"
+        size = format_size(self.num_bytes)
+        if self.fetched_bytes is None or self.fetched_bytes >= self.num_bytes:
+            return f"{self.reference}, {size}"
+        return f"{self.reference}, {size}, of which {format_size(self.fetched_bytes)} were fetched"
 
     def facts(self) -> Sequence[tuple[str, object]]:
         """Where it is."""
@@ -144,6 +149,7 @@ def _of_registry(
         variant=artefact.variant,
         signature=artefact.signature,
         gate=artefact.gate,
+        fetched_bytes=artefact.fetched_bytes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from kanna.registry import reuse
 from kanna.sources import oci
 from kanna.storage.base import StoredModel
 from kanna.storage.builtins import num_bytes
@@ -50,6 +51,7 @@ def removable(name: oci.OciName) -> tuple[list[Path], int] | None:
         about = blob.stat()
         if about.st_ino in own and about.st_nlink <= 2:
             paths.append(blob)
+            paths += [p for p in (reuse.list_path(blob.name),) if p.is_file()]
             freed += about.st_size
     evidence = oci.folder() / "evidence" / root.name
     return [*paths, root, *([evidence] if evidence.is_dir() else [])], freed

@@ -13,22 +13,27 @@ from typing import BinaryIO
 
 from kanna._util import own_files
 from kanna._util.digest import sha256
-from kanna.errors import OutputError, RefusedError
+from kanna._util.typed import TypedObject
+from kanna.errors import KannaError, OutputError, RefusedError
 from kanna.fleet.connection import AnswerError, FleetConnection, UnreachableError
 from kanna.fleet.device.versions import DeviceFolder
 from kanna.fleet.manifest import FleetFile, FleetManifest
+from kanna.formats import pieces
+from kanna.formats.patchwork import KnownPieces, Patchwork
 
 _SLICE = 1 << 20
 _ROOM = 16 << 20
 """Bytes of the disk that stay free."""
 _IDLE_TRIES = 3
+_WORTH = 1 << 20
+"""Bytes of a file that is worth a list of its pieces."""
 
 
 def fetch(connection: FleetConnection, home: DeviceFolder, described: FleetManifest) -> None:
     """Stage every file of a manifest.
 
-    What a version here has already is not fetched again, and what was cut short goes on where it
-    stopped.
+    What a version here has already is not fetched again, nor the pieces of a large file that its
+    files have, and what was cut short goes on where it stopped.
 
     Args:
         connection: To the server.
@@ -51,7 +56,8 @@ def fetch(connection: FleetConnection, home: DeviceFolder, described: FleetManif
             target.parent.mkdir(parents=True, exist_ok=True)
             own_files.remove(target)
             if not _copied(known.get(file.sha256), target, file):
-                part = _fetched(connection, home.parts, file)
+                work = _patchwork(connection, file, known)
+                part = _fetched(connection, home.parts, file, work)
                 part.replace(target)
                 known[file.sha256] = target
     except OSError as error:
@@ -81,6 +87,24 @@ def _known_files(home: DeviceFolder) -> dict[str, Path]:
     return {file.sha256: home.version(digest) / file.path for file in described.files}
 
 
+def _patchwork(
+    connection: FleetConnection, file: FleetFile, known: dict[str, Path]
+) -> Patchwork | None:
+    """What files that are here have of a large one; None where nothing is known."""
+    if file.size < _WORTH or not known:
+        return None
+    here = KnownPieces()
+    with suppress(KannaError):  # of a server without them: everything is fetched
+        what = f"the pieces of {file.path}"
+        listed = TypedObject.of(connection.ask("GET", f"/v1/blobs/{file.sha256}/pieces"), what)
+        wanted = pieces.read(listed.values, file.size, what)
+        for path in set(known.values()):
+            if path.stat().st_size >= _WORTH:
+                here.add(path, pieces.cut(path))
+        return Patchwork(wanted, here) if here else None
+    return None
+
+
 def _is_staged(path: Path, file: FleetFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256
 
@@ -98,17 +122,19 @@ def _copied(source: Path | None, target: Path, file: FleetFile) -> bool:
     return True
 
 
-def _fetched(connection: FleetConnection, folder: Path, file: FleetFile) -> Path:
-    """A file as the manifest has it; a part of before that was damaged is fetched anew, once."""
+def _fetched(
+    connection: FleetConnection, folder: Path, file: FleetFile, work: Patchwork | None
+) -> Path:
+    """A file as the manifest has it; a part that is damaged is fetched anew, once."""
     part = folder / f"{file.sha256}.part"
     with suppress(FileNotFoundError):
         if part.is_symlink() or part.stat().st_size > file.size:
             part.unlink()
-    resumed = part.exists() and part.stat().st_size > 0
-    if _filled(connection, part, file):
+    again = work is not None or (part.exists() and part.stat().st_size > 0)
+    if _filled(connection, part, file, work):
         return part
     part.unlink()
-    if resumed and _filled(connection, part, file):
+    if again and _filled(connection, part, file, None):
         return part
     with suppress(FileNotFoundError):
         part.unlink()
@@ -117,7 +143,9 @@ def _fetched(connection: FleetConnection, folder: Path, file: FleetFile) -> Path
     )
 
 
-def _filled(connection: FleetConnection, part: Path, file: FleetFile) -> bool:
+def _filled(
+    connection: FleetConnection, part: Path, file: FleetFile, work: Patchwork | None
+) -> bool:
     """Fetch what a part lacks; whether the whole has its hash."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(part, flags, 0o644), "r+b", buffering=0) as opened:
@@ -125,8 +153,13 @@ def _filled(connection: FleetConnection, part: Path, file: FleetFile) -> bool:
         idle = 0
         while have < file.size:
             before = have
+            if work is not None and (data := work.here(have)) is not None:
+                _write(opened, data)
+                have += len(data)
+                continue
+            end = file.size if work is None else work.fetched_until(have)
             try:
-                have = _some(connection, opened, file, have)
+                have = _some(connection, opened, file, have, end)
             except UnreachableError:
                 have, idle = opened.seek(0, os.SEEK_END), idle + 1
                 if idle >= _IDLE_TRIES:
@@ -140,9 +173,12 @@ def _filled(connection: FleetConnection, part: Path, file: FleetFile) -> bool:
     return digest.hexdigest() == file.sha256
 
 
-def _some(connection: FleetConnection, opened: BinaryIO, file: FleetFile, have: int) -> int:
+def _some(
+    connection: FleetConnection, opened: BinaryIO, file: FleetFile, have: int, end: int
+) -> int:
     """Write one answer as far as it goes; bytes that are here then."""
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    last = end - 1 if end < file.size else ""
+    headers = {"Range": f"bytes={have}-{last}"} if have or last else {}
     try:
         with connection.begin("GET", f"/v1/blobs/{file.sha256}", headers=headers) as response:
             have = _begins_at(response, have)
@@ -151,7 +187,7 @@ def _some(connection: FleetConnection, opened: BinaryIO, file: FleetFile, have: 
             before = have
             while data := response.read(_SLICE):
                 have += len(data)
-                if have > file.size:
+                if have > (end if response.status == 206 else file.size):
                     raise RefusedError(
                         f"the server sends more than {file.size} bytes of {file.path}"
                     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from kanna.fleet import problems
 from kanna.fleet.bodies import PollBody, ReportBody
@@ -75,4 +76,14 @@ def router(service: FleetService) -> APIRouter:
         headers = {"etag": f'"{digest}"'}
         return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
+    _files_in_pieces(routes, service)
     return routes
+
+
+def _files_in_pieces(routes: APIRouter, service: FleetService) -> None:
+    @routes.get("/v1/blobs/{digest}/pieces")
+    async def pieces(request: Request, digest: Hash) -> Response:
+        """What a file was cut into, so that a device fetches what it lacks alone."""
+        await service.device(request, lambda _: None)
+        text = await run_in_threadpool(service.blobs.pieces, digest)
+        return Response(text, media_type="application/json")

@@ -15,7 +15,7 @@ from kanna.formats import folder_files
 from kanna.formats.gguf.cursor import MAX_KEY, Cursor, LongerError, TensorInfo, cut
 from kanna.formats.gguf.keys import check_sizes, checked
 from kanna.formats.stored import HeaderTensor, StoredTensor
-from kanna.formats.stored_file import StoredFile
+from kanna.formats.stored_file import Part, StoredFile
 from kanna.model import U8, MetaValue, Tensor
 
 MAGIC = b"GGUF"
@@ -91,6 +91,15 @@ def read(path: Path | str) -> GGUFFile:
     except FormatError as error:
         raise _named(error, path) from None
     return file
+
+
+def tensor_places(path: Path) -> list[tuple[int, int]]:
+    """Where the tensors of one file begin and end, in the order of their data; of a part, its own.
+
+    Raises FormatError, SourceError, UnsupportedError.
+    """
+    parts = (t.data for t in _read_part(path).tensors.values() if isinstance(t, StoredTensor))
+    return sorted((p.start, p.start + p.size) for p in parts if isinstance(p, Part))
 
 
 def read_header(path: Path, data: U8, size: int) -> GGUFFile:

@@ -142,6 +142,17 @@ def _entry(name: str, value: Any) -> Entry:
     return Entry(name, dtype, shape, begin, end)
 
 
+def tensor_places(path: Path) -> list[tuple[int, int]]:
+    """Where the tensors of a file begin and end, in the order of their data.
+
+    Raises FormatError.
+    """
+    with path.open("rb") as file:
+        data = 8 + header_size(file.read(8))
+        entries = parse_header(file.read(data - 8), path.stat().st_size - data)
+    return [(data + entry.begin, data + entry.end) for entry in entries]
+
+
 def maker(path: Path) -> str:
     """What the metadata of a file calls its format, such as `pt` or `mlx`; "" without any."""
     try:
