@@ -7,6 +7,7 @@ operators do.
 from __future__ import annotations
 
 from kanna.fleet.connection import FleetServer
+from kanna.fleet.exporting import manifests
 from kanna.fleet.operations import (
     add_device,
     devices,
@@ -26,6 +27,7 @@ __all__ = [
     "FleetServer",
     "add_device",
     "devices",
+    "manifests",
     "pause",
     "publish",
     "remove_device",

@@ -189,15 +189,15 @@ def rollout(
     check_rings(rings)
     connection = FleetConnection(server)
     body = {
-        "model": _find(connection, artefact),
+        "model": find_published(connection, artefact),
         "target": target,
         "rings": [one.to_dict() for one in rings],
     }
     return RolloutStatus(rollout=connection.ask("POST", "/v1/rollouts", body))
 
 
-def _find(connection: FleetConnection, beginning: str) -> str:
-    """The digest that begins so; raises UsageError."""
+def find_published(connection: FleetConnection, beginning: str) -> str:
+    """The digest that begins so, the latest where it is empty; raises UsageError."""
     if len(beginning) == 64:
         return beginning
     known = connection.ask("GET", "/v1/status")["artefacts"]

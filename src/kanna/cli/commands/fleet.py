@@ -211,6 +211,55 @@ def rollout_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
     terminal.result(rollout(artefact, server=server, **choices), _draw_rollout)
 
 
+@command("manifests")
+@click.argument("artefact", required=False, default="", metavar="[DIGEST]")
+@click.option(
+    "--for",
+    "orchestrator",
+    required=True,
+    metavar="NAME",
+    help="flightctl, mender, azure-iot-operations, greengrass, kubeedge or kubernetes.",
+)
+@click.option("-o", "--out", type=options.FILE, required=True, help="A new folder.")
+@click.option("--image", default="", metavar="REF", help="OCI reference of the model.")
+@click.option(
+    "--source",
+    default="",
+    metavar="URL",
+    help="Where files are fetched from: a git repository, or s3://BUCKET/FOLDER.",
+)
+@click.option(
+    "--group",
+    default="",
+    metavar="GROUP",
+    help="Which devices: a label KEY=VALUE, a group of Mender, the ARN of a thing group.",
+)
+@click.option(
+    "--ring",
+    multiple=True,
+    metavar="RING",
+    help="As of rollout; repeatable. [default: 1%:soak=10m, 10%:soak=10m, 100%]",
+)
+@_at_server
+def manifests_command(terminal: Terminal, artefact: str, **choices: Any) -> None:
+    """Write the rollout of what was published as files for another orchestrator.
+
+    The self-test goes along: where it fails, the orchestrator stops.
+    """
+    from kanna.fleet import manifests
+
+    server = _server(choices)
+    choices["ring"] = choices["ring"] or ()
+    terminal.result(manifests(artefact, server=server, **choices), _draw_manifests)
+
+
+def _draw_manifests(screen: Console, data: dict[str, Any]) -> None:
+    for line in data["usage"]:
+        screen.print(line, markup=False, soft_wrap=True, highlight=False)
+    for remark in data["remarks"]:
+        screen.print(f"note: {remark}", markup=False, soft_wrap=True, highlight=False)
+
+
 @command("pause")
 @click.argument("number", type=click.IntRange(1))
 @_at_server
@@ -293,6 +342,7 @@ for _one in (
     devices_command,
     publish_command,
     rollout_command,
+    manifests_command,
     pause_command,
     resume_command,
     rollback_command,

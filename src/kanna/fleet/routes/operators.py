@@ -138,6 +138,16 @@ def _artefacts(routes: APIRouter, service: FleetService) -> None:
             turns.pop(digest, None)
         return {"have": count, "complete": complete}
 
+    @routes.get("/v1/manifests/{digest}")
+    async def published(request: Request, digest: Hash) -> dict[str, Any]:
+        """A manifest, its signature and its self-test."""
+        await service.authorize(request, VIEWER)
+        texts = await service.call(lambda: service.store.artefact(digest))
+        if texts is None:
+            raise problems.bad(f"nothing of {digest} was published", 404, "not_found")
+        selftest = await asyncio.to_thread(_selftest, service, texts[0])
+        return {"manifest": texts[0], "signature": texts[1], "selftest": selftest}
+
     @routes.post("/v1/artefacts", status_code=201)
     async def publish(request: Request) -> dict[str, Any]:
         """A manifest whose files are here."""
@@ -149,6 +159,16 @@ def _artefacts(routes: APIRouter, service: FleetService) -> None:
             raise problems.bad(f"the manifest: {getattr(error, 'found', error)}") from None
         await service.call(lambda: _keep(service, described, body.signature))
         return {"digest": described.digest, "sequence": described.sequence}
+
+
+def _selftest(service: FleetService, text: str) -> str:
+    """The self-test that a manifest names; raises ApiError 404."""
+    described = manifest.read(text.encode(), manifest.FILE)
+    file = next(one for one in described.files if one.path == manifest.SELFTEST)
+    path = service.blobs.path(file.sha256)
+    if file.size > manifest.LARGEST_MANIFEST or not path.is_file():
+        raise problems.bad("its self-test is not here", 404, "not_found")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _keep(service: FleetService, described: FleetManifest, signature: str | None) -> None:
