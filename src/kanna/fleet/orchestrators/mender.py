@@ -30,7 +30,7 @@ def _artifact(rollout: ForeignRollout) -> str:
 def _make(rollout: ForeignRollout) -> str:
     return (
         "#!/bin/sh\n"
-        "# make-artifact.sh MODEL DEVICE_TYPE: writes the artefact of Mender.\n"
+        "# make-artifact.sh MODEL DEVICE_TYPE: writes the file that Mender takes.\n"
         "set -e\n"
         f'cp -- "$1" content/{shell_word(rollout.model)}\n'
         f"echo '{rollout.hashes[rollout.model]}  content/'{shell_word(rollout.model)}"
@@ -45,7 +45,7 @@ def _make(rollout: ForeignRollout) -> str:
 def _check() -> str:
     return (
         "#!/bin/sh\n"
-        "# Mender goes back to the artefact before where this ends with another code than 0.\n"
+        "# Mender goes back to the model before where this ends with another code than 0.\n"
         f'exec python3 {_DESTINATION}/selftest.py --server "${{LLAMA_SERVER:-llama-server}}" >&2\n'
     )
 
