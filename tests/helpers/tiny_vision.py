@@ -23,13 +23,15 @@ _BY_SQUARES = ("qwen35", "qwen35moe", "qwen3vl", "qwen3vlmoe")
 _MARKERS = {
     "gemma4": ("<|image>", "<image|>", "<|image|>"),
     "idefics3": ("\n\n", "\n", "<fake_token_around_image>", "<global-img>"),
+    "mistral3": ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
     **dict.fromkeys(_BY_SQUARES, ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")),
 }
-_TOKENIZERS = dict.fromkeys(_BY_SQUARES, "qwen2")
-_SIZES = dict.fromkeys(_BY_SQUARES, (96, 96)) | {"gemma4": (96, 108)}
+_TOKENIZERS = dict.fromkeys(_BY_SQUARES, "qwen2") | {"mistral3": "tekken"}
+_SIZES = dict.fromkeys(_BY_SQUARES, (96, 96)) | {"gemma4": (96, 108), "mistral3": (84, 112)}
 """Height and width of pictures that a tower takes as they are, where it is not SIDE twice."""
 _AROUND = {
     "gemma4": ("<|image>", "<image|>"),
+    "mistral3": ("", "[IMG_END]"),
     **dict.fromkeys(_BY_SQUARES, ("<|vision_start|>", "<|vision_end|>")),
 }
 """Tokens before and after a picture."""
@@ -37,6 +39,8 @@ AFTER = tuple(_AROUND)
 """Kinds whose text after a picture is compared."""
 _PATCH = 16
 _SMALL_PATCH = 4
+_LINES, _BREAK = 3, 454
+"""Rows of tokens that a picture becomes under Ministral 3, and the token between them."""
 
 
 def make(kind: str, folder: Path) -> Any:
@@ -127,6 +131,8 @@ def inputs(kind: str, pixels: Any) -> dict[str, Any]:
         rows, places = small_patches(values)
         return {"pixel_values": rows, "image_position_ids": places}
     picture = torch.tensor(values.transpose(2, 0, 1)[None])
+    if kind == "mistral3":
+        return {"pixel_values": picture, "image_sizes": torch.tensor([values.shape[:2]])}
     return {"pixel_values": picture[None] if kind == "idefics3" else picture}
 
 
@@ -143,6 +149,11 @@ def seen(kind: str, model: Any, pixels: Any) -> Any:
     rows = torch.cat(
         [torch.cat(list(p)) if isinstance(p, list | tuple) else p.flatten(0, -2) for p in parts], 1
     ).numpy()
+    if kind == "mistral3":
+        # A token of text after each row but the last.
+        between = model.get_input_embeddings().weight[_BREAK].detach().numpy()[None]
+        lines = np.split(rows, _LINES)
+        return np.concatenate([part for line in lines for part in (line, between)][:-1])
     # llama.cpp reads the whole first, then its one tile, which is the same.
     return np.concatenate([rows, rows]) if kind == "idefics3" else rows
 
@@ -159,6 +170,9 @@ def after(kind: str, model: Any, folder: Path, pixels: Any, text: str) -> Any:
     begin, end = _AROUND[kind]
     mark = model.config.image_token_id
     rows = [mark] * len(seen(kind, model, pixels))
+    if kind == "mistral3":
+        line = (len(rows) + 1) // _LINES
+        rows[line - 1 :: line] = [_BREAK] * (_LINES - 1)
     prompt = torch.tensor([ids(begin, True) + rows + ids(end + text)])
     more = {"mm_token_type_ids": (prompt == mark).int()}
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from helpers import tiny_dense
 from helpers.tiny_hybrid import QWEN35
 from helpers.tiny_recipe import SMALL
 
@@ -176,10 +177,41 @@ def _qwen35moe() -> Any:
     )
 
 
+def _mistral3() -> Any:
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    text = TEXT | {
+        "model_type": "ministral3",
+        "rms_norm_eps": 1e-5,
+        "head_dim": 64,
+        "tie_word_embeddings": False,
+        "rope_parameters": tiny_dense.RECIPES["ministral3"].values["rope_parameters"],
+    }
+    return Mistral3ForConditionalGeneration(
+        Mistral3Config(
+            text_config=text,
+            vision_config={
+                "model_type": "pixtral",
+                "hidden_size": 64,
+                "intermediate_size": 160,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "image_size": 112,
+                "patch_size": 14,
+                "hidden_act": "silu",
+                "head_dim": 16,
+            },
+            image_token_index=509,
+            tie_word_embeddings=False,
+        )
+    )
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "gemma3": _gemma3,
     "gemma4": _gemma4,
     "idefics3": _idefics3,
+    "mistral3": _mistral3,
     "qwen35": _qwen35,
     "qwen35moe": _qwen35moe,
     "qwen3vl": _qwen3vl,

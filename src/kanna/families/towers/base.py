@@ -65,11 +65,14 @@ class Tower:
         unused: Patterns of tensors that it has and llama.cpp does not read.
         names: Tensor of a checkpoint, without its prefix → tensor of the mmproj; `{}` is the layer.
         names_of: Config → further names, of tensors that it counts.
+        token_rows: Tensor of the mmproj → the text of a token: it is that token's embedding.
         also: Tensor of the mmproj → another one, made of the same tensor of the checkpoint.
         given: The vision part → what it says, under the keys that other towers have.
         shapes: Tensor of the mmproj, `{}` for numbers → its shape in the sizes' symbols.
         sizes: Config → sizes by their symbols, beside those that every tower has.
         forms: Tensor of the mmproj → the view that llama.cpp expects of it.
+        interleaved: Tensors of the mmproj whose rows go from halves of a head to pairs, as q and k
+            of rotary positions.
         whole: Encoding of tensors that are never quantized: `f32`, or `f16` where 16 bits will do.
         metadata: Config → `clip.*` keys, beside those that every tower has.
         defaults: What transformers assumes of the vision part when it is silent.
@@ -84,6 +87,7 @@ class Tower:
     unused: tuple[str, ...] = ()
     names: Mapping[str, str]
     names_of: Callable[[TowerConfig], Mapping[str, str]] = _no_names
+    token_rows: Mapping[str, str] = field(default_factory=dict[str, str])
     also: Mapping[str, str] = field(default_factory=dict[str, str])
     given: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_it_is
     shapes: Mapping[str, Shape]
@@ -91,6 +95,7 @@ class Tower:
     forms: Mapping[str, Callable[[str, Tensor], Tensor]] = field(
         default_factory=dict[str, Callable[[str, Tensor], Tensor]]
     )
+    interleaved: frozenset[str] = frozenset()
     whole: Mapping[str, str] = field(default_factory=dict[str, str])
     metadata: Callable[[TowerConfig], Metadata]
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])

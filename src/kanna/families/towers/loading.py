@@ -17,6 +17,8 @@ from kanna.families._refusal import raise_fatal
 from kanna.families.base import Problem
 from kanna.families.towers.base import Sizes, Tower, TowerConfig
 from kanna.families.towers.stored import ARCH, stored
+from kanna.families.towers.token_rows import token_row
+from kanna.families.views import HeadRows
 from kanna.formats.text_files import read_object
 from kanna.formats.views import Renamed
 from kanna.model import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _FILES = ("preprocessor_config.json", "processor_config.json")
 _LARGEST = 1 << 16
 _SIZE = whole(1, _LARGEST)
+_HEADS = "num_attention_heads"
 _COLOURS = 3
 _LARGEST_PICTURE = 1 << 14
 _COMPUTED = {"f32", "f16", "bf16", "f64"}
@@ -79,6 +82,8 @@ def load(source: Source) -> LoadedTower:
     c = _config(source, tower)
     tensors, problems = _mapped(source, tower, c)
     raise_fatal(_fixed(tower, c) + tower.checks(c) + problems)
+    width = _base_sizes(c)["text"]
+    tensors |= {n: token_row(source, n, t, width) for n, t in tower.token_rows.items()}
     metadata, notes = general(source, sum(num_weights(t) for t in tensors.values()), ARCH)
     kept = {k: v for k, v in metadata.items() if not k.startswith("general.sampling.")}
     return LoadedTower(
@@ -176,7 +181,7 @@ def _metadata(tower: Tower, c: TowerConfig) -> dict[str, MetaValue]:
         "clip.vision.embedding_length": u32(sizes["hidden"]),
         "clip.vision.feed_forward_length": u32(sizes["ff"]),
         "clip.vision.block_count": u32(c.vision.need("num_hidden_layers", LAYERS)),
-        "clip.vision.attention.head_count": u32(c.vision.need("num_attention_heads", _SIZE)),
+        "clip.vision.attention.head_count": u32(c.vision.need(_HEADS, _SIZE)),
         "clip.vision.image_mean": array(_colours(c, "image_mean", 0.0), ValueType.F32),
         "clip.vision.image_std": array(_colours(c, "image_std", 1e-4), ValueType.F32),
     }
@@ -204,7 +209,7 @@ def _fixed(tower: Tower, c: TowerConfig) -> list[Problem]:
         for key, allowed in tower.fixed.items()
         if c.vision.values.get(key) is not None and c.vision.values[key] not in allowed
     ]
-    hidden, heads = _base_sizes(c)["hidden"], c.vision.need("num_attention_heads", _SIZE)
+    hidden, heads = _base_sizes(c)["hidden"], c.vision.need(_HEADS, _SIZE)
     image = c.vision.need("image_size", whole(1, _LARGEST_PICTURE))
     patch = _base_sizes(c)["patch"]
     if hidden % heads:
@@ -268,7 +273,7 @@ def _mapped(
         else:
             shared = (extra for extra, of in tower.also.items() if of == gguf_name)
             for one in (gguf_name, *shared):
-                mapped[one] = tower.forms.get(_shape_key(one), Renamed)(one, tensor)
+                mapped[one] = _view(tower, c, one, tensor)
     problems += [
         Problem(
             f"tensor {name} of the vision tower has no place in an mmproj",
@@ -277,6 +282,14 @@ def _mapped(
         for name in given
     ]
     return mapped, problems
+
+
+def _view(tower: Tower, c: TowerConfig, name: str, tensor: Tensor) -> Tensor:
+    """A tensor as llama.cpp expects it."""
+    key = _shape_key(name)
+    if key in tower.interleaved:
+        return HeadRows(name, tensor, _base_sizes(c)["hidden"] // c.vision.need(_HEADS, _SIZE))
+    return tower.forms.get(key, Renamed)(name, tensor)
 
 
 def memory_bytes(source: Source, wanted: str = "f16") -> int:
