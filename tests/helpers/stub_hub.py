@@ -5,6 +5,7 @@ Repositories of files, every request written down, connections that break on dem
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -22,7 +23,14 @@ import pytest
 class Hub:
     """What the stub has and what it was asked.
 
+    Uploads are taken as huggingface_hub sends them: preupload, LFS batch, PUT and commit. This is a
+    stub: what the hub itself would refuse is not known here.
+
     files:    by repository and revision: name → bytes
+    objects:  large files by SHA-256, as they were put
+    private:  repositories that were made so
+    refuses:  parts of paths that are answered with 403
+    tokens:   Authorization headers of what was written
     asked:    (method, file or API path, Range header or "") in order
     break_at: bytes of a file after which its connection breaks, every time
     holes:    bytes of nothing after those of a file, in place of the weights after a header
@@ -36,6 +44,10 @@ class Hub:
     holes: dict[str, int] = field(default_factory=dict)
     leaked: int = 0
     sent: int = 0
+    objects: dict[str, bytes] = field(default_factory=dict)
+    private: list[str] = field(default_factory=list)
+    refuses: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
     url: str = ""
 
     def add(self, repo: str, folder: Path, revision: str = "main", **extra: bytes) -> None:
@@ -100,6 +112,85 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        path = self.path.split("?")[0]
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.asked.append(("POST", path, ""))
+        self.hub.tokens.add(self.headers.get("Authorization") or "")
+        if any(part in path for part in self.hub.refuses):
+            self.send(403, b'{"error": "you may not"}', {"Content-Type": "application/json"})
+        elif path == "/api/repos/create":
+            self._create(json.loads(data))
+        elif path == "/api/validate-yaml":
+            self._say({"errors": [], "warnings": []})
+        elif found := re.fullmatch(r"/api/models/(.+)/branch/(.+)", path):
+            self.hub.files.setdefault((found[1], found[2]), {})
+            self._say({})
+        elif re.fullmatch(r"/api/models/.+/preupload/.+", path):
+            kinds = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["path"].endswith(".gguf") else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in json.loads(data)["files"]
+            ]
+            self._say({"files": kinds})
+        elif path.endswith("/info/lfs/objects/batch"):
+            self._say(
+                {
+                    "transfer": "basic",
+                    "objects": list(map(self._object, json.loads(data)["objects"])),
+                }
+            )
+        elif found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", path):
+            self._commit(found[1], found[2], data)
+        else:
+            self._refuse("EntryNotFound")
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.asked.append(("PUT", self.path, ""))
+        digest = self.path.rsplit("/", 1)[1]
+        right = hashlib.sha256(data).hexdigest() == digest
+        if right:
+            self.hub.objects[digest] = data
+        self.send(200 if right else 400, b"", {})
+
+    def _say(self, value: object) -> None:
+        self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _create(self, asked: dict[str, object]) -> None:
+        owner = f"{asked['organization']}/" if asked.get("organization") else ""
+        repo = f"{owner}{asked['name']}"
+        if (repo, "main") in self.hub.files:
+            there = json.dumps({"url": f"{self.hub.url}/{repo}", "error": "it is there"}).encode()
+            self.send(409, there, {"Content-Type": "application/json"})
+            return
+        self.hub.files[repo, "main"] = {}
+        if asked.get("private") or asked.get("visibility") == "private":
+            self.hub.private.append(repo)
+        self._say({"url": f"{self.hub.url}/{repo}", "name": repo, "id": repo})
+
+    def _object(self, asked: dict[str, object]) -> dict[str, object]:
+        """What a large file needs: nothing where it is here."""
+        if asked["oid"] in self.hub.objects:
+            return asked
+        put = {"href": f"{self.hub.url}/put/{asked['oid']}"}
+        return asked | {"actions": {"upload": put}}
+
+    def _commit(self, repo: str, revision: str, data: bytes) -> None:
+        files = self.hub.files[repo, revision]
+        for line in map(json.loads, data.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+        oid = self.hub.commit(repo, revision)
+        url = f"{self.hub.url}/{repo}/commit/{oid}"
+        self._say({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
     def _answer(self, body: bool) -> None:
         path = self.path.split("?")[0]

@@ -9,6 +9,7 @@ from kanna import formats
 from kanna.errors import UsageError
 from kanna.formats import gguf
 from kanna.packaging.artefact import Artefact
+from kanna.sizing import CONTEXT
 
 MIB = 1 << 20
 # The gateway and its engine process without a model: interpreter, libraries, connections.
@@ -115,3 +116,9 @@ def resources(
         memory_bytes=memory,
         warning_bytes=int(memory * SHARE_OF_WARNING) // MIB * MIB,
     )
+
+
+def memory_of(artefact: Artefact) -> tuple[int, int]:
+    """Bytes that an artefact needs to run, at 4,096 tokens or what it was trained for; those."""
+    context = min(CONTEXT, artefact.trained_context or CONTEXT)
+    return artefact.num_bytes + sum(beside_weights(artefact, context)), context

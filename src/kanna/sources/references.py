@@ -110,6 +110,10 @@ def _address(text: str) -> Reference | None:
     """The reference that an address is; None for what is no address."""
     if text.startswith(_HUB_SCHEME):
         return _hub_scheme(text)
+    if text.startswith("hf:") and (hub := _HUB.fullmatch(text[3:])) is not None:
+        return Reference(
+            given=text, name=hub["id"], kind="hub", revision=hub["revision"], file=hub["file"]
+        )
     if re.match(r"(hf\.co|huggingface\.co)/", text) and not Path(text).exists():
         text = f"https://{text}"
     if not re.match(r"https?://", text, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""`kanna push oci://HOST/NAME:TAG MODEL…`: artefacts to a registry."""
+"""`kanna push DESTINATION MODEL…`: artefacts to a registry or the hub."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     type=options.FILE,
     help="A private key (PEM, P-256): the manifests are signed with it.",
 )
+@click.option("--private", is_flag=True, help="Of the hub: a repository that is made is private.")
+@click.option("--revision", help="Of the hub: the branch. [default: main]")
+@click.option(
+    "--card",
+    type=options.FILE,
+    help="Of the hub: the model card. [default: the one that compare or optimize wrote]",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, list what would go, send nothing.")
 @options.offline
 def push_command(
     terminal: Terminal,
@@ -42,11 +50,11 @@ def push_command(
     gate: tuple[Path, ...],
     **choices: Any,
 ) -> None:
-    """Push every MODEL to a registry, at DESTINATION: oci://HOST/NAME:TAG.
+    """Push every MODEL to DESTINATION: oci://HOST/NAME:TAG in a registry, hf:OWNER/NAME on the hub.
 
-    As CNCF ModelPack, with gate report, bill of materials and signature attached. Files that the
-    registry has are not sent again. Several of them become variants, of which `kanna pull` takes
-    the one that fits.
+    To a registry as CNCF ModelPack, with gate report, bill of materials and signature attached;
+    several MODELs become variants, of which `kanna pull` takes the one that fits. To the hub with
+    gate reports and a model card, in one commit. Files that are there are not sent again.
     """
     from kanna.packaging.push import push
 
@@ -66,11 +74,16 @@ def _draw(screen: Console, data: dict[str, Any]) -> None:
         rows.add_row(
             one["variant"],
             format_size(one["num_bytes"]),
-            format_size(one["sent_bytes"]),
+            "" if one["sent_bytes"] is None else format_size(one["sent_bytes"]),
             format_size(one["memory_bytes"]),
             one["gate"] or "none",
         )
     screen.print(rows)
+    if data["files"]:
+        listed = table("file", "size")
+        for place, size in data["files"].items():
+            listed.add_row(place, format_size(size))
+        screen.print(listed)
     screen.print(f"{data['reference']}\n{data['digest']}", soft_wrap=True)
     notes(screen, data["notes"])
 
