@@ -13,7 +13,6 @@ from kanna._util import plugins
 from kanna.conversion import openvino
 from kanna.families import towers
 from kanna.families._others import OTHERS
-from kanna.formats.mlx import write as mlx
 from kanna.formats.onnx import build as onnx
 from kanna.formats.onnx import encoder
 
@@ -25,7 +24,7 @@ OTHERS_START = "<!-- table of other models -->\n"
 TOWERS_START = "<!-- table of towers -->\n"
 REFUSALS: dict[str, Mapping[str, str]] = {
     "no ONNX": onnx.REFUSED,
-    "no MLX": mlx.REFUSED,
+    "no MLX": {},
     "no OpenVINO": openvino.REFUSED,
     "no calibration": {},  # of models that predict tokens, none
 }

@@ -23,6 +23,7 @@ from kanna.conversion.guidance import Guidance, read_guidance
 from kanna.conversion.hf_folder import hf_folder, with_dtype
 from kanna.conversion.hf_rows import over
 from kanna.conversion.mlx_halves import joined, whole_name
+from kanna.conversion.mlx_parts import apart, zeros
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.affine import NUMBERS
 from kanna.errors import GateError, KannaError, PlanError, UsageError
@@ -66,12 +67,16 @@ class MLXSizes:
         self._float_type = float_type or presets.float_type(model)
         self.notes: list[str] = []
         self._names = families.hf_names(model)
-        families.require(model, mlx.REFUSED, "MLX folder")
         self._layout = mlx.layout.of(families.hf_config(model))
         folder = hf_folder(source, model, stacked=True, folded=self._layout.folded)
         self._require(folder.config)
         self.config: Mapping[str, Any] = self._layout.config(folder.config)
         self._tensors = folder.tensors
+        self._unread = {
+            own: shape
+            for name, shape in self._layout.unread(folder.config).items()
+            if name not in folder.tensors and (own := self._layout.name(name)) is not None
+        }
         self.files = folder.files
 
     def _require(self, config: Mapping[str, Any]) -> None:
@@ -117,7 +122,8 @@ class MLXSizes:
                 entry = over(self._model, entry, self._tensors[theirs])
                 tensor = self._layout.values(theirs, entry.tensor)
                 entries.append(replace(entry, name=name, tensor=tensor, encoding=encoding))
-        entries = joined(entries, self._layout.halves)
+        entries = apart(joined(entries, self._layout.halves), self._layout.apart)
+        entries += zeros(self._unread, encodings.get(number))
         wanted = ", ".join(sorted({s.wanted for s in resolved.substitutions}))
         if resolved.entries and wanted and not any(e.encoding.settings for e in entries):
             raise PlanError(

@@ -43,7 +43,9 @@ class MlxEngine(SteppedEngine):
                 f"mlx-lm cannot load {path}: {error}"[:500], todo="convert again"
             ) from error
         self._model: Any
-        self._model, self._config = loaded
+        self._model, config = loaded
+        text = config.get("text_config")  # of models of text inside larger ones
+        self._config = config | text if isinstance(text, dict) else config
         self.on_cpu = mx.default_device().type == mx.DeviceType.cpu
         if self.on_cpu:
             self._model.set_dtype(mx.float32)

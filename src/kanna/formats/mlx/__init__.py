@@ -10,14 +10,13 @@ from kanna.formats.base import Format, StoredWeights
 from kanna.formats.memory import RuntimeMemory, step_buffers
 from kanna.formats.mlx import layout
 from kanna.formats.mlx.read import as_published, is_folder, is_mlx, unpacked
-from kanna.formats.mlx.write import REFUSED, settings, weight_bytes, write_folder
+from kanna.formats.mlx.write import settings, weight_bytes, write_folder
 from kanna.formats.safetensors import read_folder
 from kanna.model import Model
 from kanna.plan import mlx as presets
 
 __all__ = [
     "FORMAT",
-    "REFUSED",
     "as_published",
     "is_folder",
     "is_mlx",

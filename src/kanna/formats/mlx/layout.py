@@ -13,6 +13,7 @@ from typing import Any
 
 from kanna.formats.mlx.names import MLXNames, stacks
 from kanna.formats.mlx.states import GRANITE_EXPERTS, GRANITE_STACKS, STATES
+from kanna.formats.mlx.wrapped import WRAPPED
 
 
 def _letters_of_windows(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +45,7 @@ _QWEN35 = MLXNames(
 _QWEN35_EXPERTS = replace(_QWEN35, stacks=stacks("mlp.experts"), wrapped="qwen3_5_moe")
 LAYOUTS: Mapping[str, MLXNames] = {
     **STATES,
+    **WRAPPED,
     "ernie4_5": MLXNames(needed={"use_bias": False}),
     "exaone4": MLXNames(
         needed={"rope_scaling": None, "sliding_window": None}, respelled=_letters_of_windows

@@ -16,6 +16,10 @@ def _computes(_: Mapping[str, Any]) -> str:
     return ""
 
 
+def _reads_all(_: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MLXNames:
     """What differs in one family.
@@ -37,6 +41,9 @@ class MLXNames:
         respelled: config.json → the keys that mlx-lm reads in its own spelling.
         folded: Weights hold the multipliers of the config, which are 1.
         wide: Ends of the names of vectors that stay float32.
+        apart: Ends of the names of stacks between the two forms that it has as a module for each.
+        unread: config.json → names and shapes of tensors that it loads and never reads, and that
+            models may leave out.
         refuses: config.json → what mlx-lm computes otherwise of it; "": nothing.
     """
 
@@ -53,6 +60,8 @@ class MLXNames:
     respelled: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     folded: bool = False
     wide: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    unread: Callable[[Mapping[str, Any]], dict[str, tuple[int, ...]]] = _reads_all
     refuses: Callable[[Mapping[str, Any]], str] = _computes
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:

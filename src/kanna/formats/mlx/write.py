@@ -18,14 +18,6 @@ from kanna.plan.types import TensorPlan
 _OURS = ("quantization", "quantization_config", "_name_or_path", "vision_config")
 
 
-_INSIDE = "mlx-lm reads it inside the multimodal model alone, which kanna does not write"
-REFUSED: Mapping[str, str] = {
-    "gemma3n": _INSIDE,
-    "llama4": _INSIDE,
-}
-"""Families that have no folder here, and why."""
-
-
 def settings(tensors: Sequence[TensorPlan]) -> dict[str, Any]:
     """`quantization` of config.json as mlx-lm writes it.
 

@@ -30,7 +30,8 @@ def read(config: dict[str, Any]) -> dict[str, Any]:
     try:
         kind, arguments = classes_of(config)
         model: Any = kind(arguments.from_dict(config))
-        text: Any = getattr(model, "language_model", model)
+        inside = getattr(model, "model", None)
+        text: Any = getattr(model, "language_model", getattr(inside, "language_model", model))
         return {
             "name": f"mlx-lm {importlib.metadata.version('mlx-lm')}",
             **_computation(mx, text),
@@ -40,9 +41,10 @@ def read(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _computation(mx: Any, model: Any) -> dict[str, Any]:
-    args, ropes = model.args, []
+    args: Any = getattr(model, "args", None) or model.config
+    ropes: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
-    for number, layer in enumerate(model.layers):
+    for number, layer in enumerate(getattr(model, "layers", None) or model.model.layers):
         attention = _attention(layer)
         if attention is None:
             layers.append({"attends": False})
@@ -100,8 +102,9 @@ def _epsilon(layer: Any) -> float | None:
 def _window(args: Any, model: Any, layer: Any, number: int) -> int:
     """Tokens that a layer attends to, 0 for all."""
     window = int(getattr(args, "sliding_window", None) or 0)
-    if hasattr(layer, "use_sliding"):
-        return window if layer.use_sliding else 0
+    for flag in ("use_sliding", "is_sliding"):
+        if hasattr(layer, flag):
+            return window if getattr(layer, flag) else 0
     kinds = getattr(getattr(model, "model", None), "layer_types", None)
     if kind := kinds[number] if kinds else getattr(layer, "layer_type", None):
         return window if kind == "sliding_attention" else 0
