@@ -90,7 +90,7 @@ class NBitsConversion:
             graph,
             scratch,
             config=self.sizes.config,
-            tensors=floats(self.sizes.tensors, "f32").entries,
+            tensors=floats(self.sizes.published, "f32").entries,
             files=self.sizes.files,
             threads=options.threads,
             nonfinite=options.nonfinite,

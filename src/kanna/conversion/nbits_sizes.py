@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanna import encodings, families, provenance
+from kanna.conversion import expert_nodes
 from kanna.conversion.base import (
     SizedPlan,
     get_preset,
@@ -87,7 +88,7 @@ class NBitsSizes:
     @cached_property
     def _exported(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor], Mapping[str, bytes]]:
         families.require(self.model, build.REFUSED, "ONNX graph")
-        folder = hf_folder(self.source, self.model)
+        folder = hf_folder(self.source, self.model, stacked=True)
         build.preflight(folder.config, folder.tensors)
         extras = build.extras(self.model.config, families.end_ids(self.model))
         return with_dtype(folder.config | extras, "float32"), folder.tensors, folder.files
@@ -99,8 +100,13 @@ class NBitsSizes:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors of that model."""
+        """The tensors of that model, experts in stacks."""
         return self._exported[1]
+
+    @property
+    def published(self) -> Mapping[str, Tensor]:
+        """The tensors of that model as transformers reads them."""
+        return hf_folder(self.source, self.model).tensors
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -181,24 +187,36 @@ class NBitsSizes:
         name = self._hf_names.get(entry.name)
         return over(self.model, entry, self.tensors[name]) if name else entry
 
+    def joined(self, own: str) -> list[str]:
+        """GGUF names of the matrices that share the encoding of one, itself among them, in order.
+
+        q, k and v are one matrix in the graph, and one operator has all of a layer's experts.
+        """
+        if members := expert_nodes.members(own, self.model.tensors):
+            return members
+        joined = quantize.joined(self._hf_names.get(own, own), self.tensors)
+        return [self.gguf_names.get(name, name) for name in joined]
+
     def _share(self, entries: dict[str, TensorPlan]) -> list[Substitution]:
         """Give matrices of one node one encoding: the widest that any of them was meant to have."""
         substitutions: list[Substitution] = []
-        for hf_name, own in self.gguf_names.items():
-            group = [self.gguf_names[n] for n in quantize.joined(hf_name, self.tensors)]
+        for own in self.gguf_names.values():
+            group = self.joined(own)
             if len(group) < 2 or group[0] != own:
                 continue
-            widest = presets.widest(entries[n].encoding.name for n in group)
-            reason = "one node multiplies by all of " + ", ".join(group)
+            kinds = [entries[n].encoding.name for n in group]
+            routed = expert_nodes.is_expert(own)
+            common = expert_nodes.common(kinds) if routed else presets.widest(kinds)
+            reason = f"one node {'has' if routed else 'multiplies by'} all of {', '.join(group)}"
             for name in group:
                 entry = entries[name]
-                if entry.encoding.name != widest:
+                if entry.encoding.name != common:
                     substitutions.append(
                         Substitution(
-                            name=name, wanted=entry.encoding.name, got=widest, reason=reason
+                            name=name, wanted=entry.encoding.name, got=common, reason=reason
                         )
                     )
-                    entries[name] = replace(entry, encoding=encodings.get(widest))
+                    entries[name] = replace(entry, encoding=encodings.get(common))
         return substitutions
 
     def sized_nodes(self, nodes: NodePlan) -> SizedPlan:
@@ -274,6 +292,7 @@ class NBitsSizes:
             graph,
             tensors=self.tensors,
             choose=choose,
+            experts=lambda layer: expert_nodes.stacks(layer, nodes.entries),
             embedding=embedding,
             properties=self.properties(plan, nodes),
         )

@@ -30,10 +30,27 @@ OWN_FACTOR = replace(
     values=PHI.values
     | {"rope_parameters": PHI.values["rope_parameters"] | {"attention_factor": 1.5}},
 )
-RECIPES = tiny_models.RECIPES | {"qwen2-window": HALF_WINDOWED, "phi-factor": OWN_FACTOR}
+OSS_YARN = replace(
+    (OSS := tiny_models.RECIPES["gpt-oss"]),
+    values=OSS.values
+    | {
+        "layer_types": ["full_attention", "sliding_attention"] * 2,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 150000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 256,
+            "truncate": False,
+        },
+    },
+)
+OWN = {"qwen2-window": HALF_WINDOWED, "phi-factor": OWN_FACTOR, "gpt-oss-yarn": OSS_YARN}
+RECIPES = tiny_models.RECIPES | OWN
 WRITTEN = {n: r for n, r in RECIPES.items() if r.family not in build.REFUSED}
 COVERED = {"llama", "phi3", "qwen2"}
 """What another recipe does, and something beside it."""
+SLOW = {"granite-moe", "gpt-oss", "mixtral", "olmoe", "qwen2-moe", "qwen3-moe"}
+"""Experts: granite-moe-shared and gpt-oss-yarn stand for them, and test_onnx_experts.py."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +61,13 @@ def _distinct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_models, "RECIPES", RECIPES)
 
 
-@pytest.mark.parametrize("name", sorted(set(WRITTEN) - COVERED))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in sorted(set(WRITTEN) - COVERED)
+    ],
+)
 def test_float32_graph_is_the_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

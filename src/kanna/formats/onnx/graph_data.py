@@ -8,8 +8,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kanna.encodings.grouped.nbits import NBits
 from kanna.formats.onnx.build import DATA
+from kanna.formats.onnx.in_turn import in_turn
 from kanna.formats.onnx.packing import Planes, join, split
 from kanna.formats.stored import stored
 from kanna.formats.stored_file import Part, StoredFile
@@ -31,11 +34,13 @@ class Matrix:
         kind: The encoding.
         parts: What becomes of each of its tensors, from the first row on.
         accuracy: accuracy_level of the node.
+        experts: Matrices of the stack, whose rows of several parts take turns; 0: one matrix.
     """
 
     kind: NBits
     parts: Sequence[TensorPlan]
     accuracy: int
+    experts: int = 0
 
     @property
     def rows(self) -> int:
@@ -50,12 +55,16 @@ class Matrix:
 
 @dataclass(slots=True)
 class MatrixPlace:
-    """Where a matrix goes: offsets of its planes, and of each part the rows above it."""
+    """Where a matrix goes: offsets of its planes, and of each part the rows above it.
+
+    From one row of a part to the next there are `step` rows.
+    """
 
     matrix: Matrix
     codes: int
     scales: int
     zeros: int
+    step: int = 1
     above: dict[int, int] = field(default_factory=dict[int, int])
 
 
@@ -130,19 +139,26 @@ class GraphData:
             self.take(rows * groups * kind.scale_bytes),
             self.take(rows * kind.zero_bytes(groups)),
         )
-        self.external(f"{name}_codes", UINT8, (rows, groups, kind.code_bytes), place.codes)
-        self.external(
-            f"{name}_scales", FLOAT16 if kind.half else FLOAT, (rows, groups), place.scales
-        )
+        codes, scales, zeros = _shapes(matrix, groups)
+        self.external(f"{name}_codes", UINT8, codes, place.codes)
+        self.external(f"{name}_scales", FLOAT16 if kind.half else FLOAT, scales, place.scales)
         if kind.zero:
-            self.external(f"{name}_zeros", UINT8, (rows, kind.zero_bytes(groups)), place.zeros)
+            self.external(f"{name}_zeros", UINT8, zeros, place.zeros)
+        if matrix.experts and len(matrix.parts) > 1:
+            place.step = len(matrix.parts)
+            for above, part in enumerate(matrix.parts):
+                self.places[id(part)], place.above[id(part)] = place, above
+            self._write(in_turn(matrix.parts), place, 0)
+            return place
         above = 0
         for part in matrix.parts:
-            self.places[id(part)] = place
-            place.above[id(part)] = above
-            self._add(part, place.codes)
+            self._write(part, place, above)
             above += num_rows(part.tensor)
         return place
+
+    def _write(self, part: TensorPlan, place: MatrixPlace, above: int) -> None:
+        self.places[id(part)], place.above[id(part)] = place, above
+        self._add(part, place.codes)
 
     def _add(self, entry: TensorPlan, offset: int) -> None:
         self.tensors.append(entry)
@@ -163,6 +179,16 @@ class GraphData:
         if planes.zeros is not None:
             pieces.append((place.zeros + at * kind.zero_bytes(groups), planes.zeros))
         return pieces
+
+
+def _shapes(matrix: Matrix, groups: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes of codes, scales and zeros, as the operator of a matrix or of experts takes them."""
+    kind, rows = matrix.kind, matrix.rows
+    zeros = kind.zero_bytes(groups)
+    if not matrix.experts:
+        return (rows, groups, kind.code_bytes), (rows, groups), (rows, zeros)
+    stack = matrix.experts, rows // matrix.experts
+    return (*stack, groups * kind.code_bytes), (*stack, groups), (*stack, zeros)
 
 
 class StoredMatrix:
@@ -191,8 +217,10 @@ class StoredMatrix:
         kind, groups = self._place.matrix.kind, self.shape[1] // self._place.matrix.kind.group
 
         def plane(at: int, row_bytes: int) -> U8:
-            first, last = (at + (self._above + row) * row_bytes for row in (start, stop))
-            return self._data.read(first, last).reshape(stop - start, row_bytes)
+            step = self._place.step
+            first, last = (at + (self._above + step * row) * row_bytes for row in (start, stop - 1))
+            rows = self._data.read(first, last + row_bytes).reshape(-1, row_bytes)
+            return np.ascontiguousarray(rows[::step])
 
         codes = plane(self._place.codes, groups * kind.code_bytes)
         scales = plane(self._place.scales, groups * kind.scale_bytes)

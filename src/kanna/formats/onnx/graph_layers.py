@@ -9,6 +9,7 @@ import copy
 from typing import Any
 
 from kanna.formats.onnx.angles import of_config
+from kanna.formats.onnx.graph_experts import routed
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 CARRIER = "LlamaForCausalLM"
@@ -182,11 +183,62 @@ def _phi(builder: Any, config: Any) -> Any:
     return _own_tables(builder.PhiModel, config)
 
 
+def _qwen_experts(builder: Any, config: Any) -> Any:
+    """Qwen2 and Qwen3 with experts, of which the latter has norms on heads of q and k."""
+    base = builder.Qwen3Model if config.model_type == "qwen3_moe" else builder.QwenModel
+    return routed(_own_tables(base, config), config, renormalised=config.norm_topk_prob)
+
+
+def _mixtral(builder: Any, config: Any) -> Any:
+    """A llama whose feed-forward parts are experts."""
+    return routed(_own_tables(builder.LlamaModel, config), config, renormalised=True)
+
+
+def _olmoe(builder: Any, config: Any) -> Any:
+    """A llama with norms over all of q and of k, whose feed-forward parts are experts."""
+
+    class NormedOverAll(_own_tables(builder.LlamaModel, config)):
+        def make_attention_init(self, given: Any) -> None:
+            self.attention_attrs["q_norm"] = self.attention_attrs["k_norm"] = True
+            super().make_attention_init(given)
+
+        def make_qk_norm(self, layer_id: int, attention: Any) -> None:
+            _norm_over_all(self, layer_id, attention)
+
+    return routed(NormedOverAll, config, renormalised=config.norm_topk_prob)
+
+
+def _granite_experts(builder: Any, config: Any) -> Any:
+    """A Granite whose feed-forward parts are experts, with one that sees every token or without."""
+    base = _own_tables(builder.GraniteModel, config)
+    return routed(base, config, renormalised=True, module="block_sparse_moe")
+
+
+def _gpt_oss(builder: Any, config: Any) -> Any:
+    """The builder's own class, with windows where the config has them."""
+    windowed = [kind == SLIDING for kind in config.layer_types]
+
+    class GPTOSS(_own_tables(builder.GPTOSSModel, config)):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.is_local = windowed.__getitem__
+            self.moe_attrs["activation_alpha"] = config.swiglu_alpha
+
+    return GPTOSS
+
+
 PHI = "PhiForCausalLM"
 CLASSES = {
     "Exaone4ForCausalLM": _norms_after,
+    "GptOssForCausalLM": _gpt_oss,
+    "GraniteMoeForCausalLM": _granite_experts,
+    "GraniteMoeSharedForCausalLM": _granite_experts,
+    "MixtralForCausalLM": _mixtral,
     "Olmo2ForCausalLM": _norms_after,
     "Olmo3ForCausalLM": _norms_after,
+    "OlmoeForCausalLM": _olmoe,
+    "Qwen2MoeForCausalLM": _qwen_experts,
+    "Qwen3MoeForCausalLM": _qwen_experts,
     "SmolLM3ForCausalLM": _smollm3,
     "StableLmForCausalLM": _stablelm,
     PHI: _phi,

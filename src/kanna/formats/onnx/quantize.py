@@ -25,7 +25,16 @@ from kanna.plan.types import TensorPlan
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 DOMAIN = "com.microsoft"
-_MATRIX = re.compile(r"(model\.layers\.\d+)\.(attn|mlp)\.(\w+)\.MatMul\.weight")
+_MATRIX = re.compile(r"(model\.layers\.\d+)\.(attn|mlp)\.([\w.]+)\.MatMul\.weight")
+_SHARED = {
+    "shared_expert.gate_proj": "shared_mlp.gate",
+    "shared_expert.up_proj": "shared_mlp.up",
+    "shared_expert.down_proj": "shared_mlp.output_linear",
+}
+"""What Granite calls the parts of an expert that every token passes."""
+_STACKS, _BIASES = (2, 4), (3, 5)
+"""Inputs of `MoE`: gates and ups, and downs."""
+_EXPERTS = re.compile(r"/model/layers\.(\d+)/moe/MoE")
 _JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
@@ -53,9 +62,9 @@ def sources(initializer: str, tensors: Mapping[str, Tensor]) -> list[str]:
         return []
     layer, block, part = match.groups()
     block = "self_attn" if block == "attn" else block
-    single = f"{layer}.{block}.{part}.weight"
-    if single in tensors:
-        return [single]
+    for single in (f"{layer}.{block}.{part}.weight", f"{layer}.{_SHARED.get(part)}.weight"):
+        if single in tensors:
+            return [single]
     names = [f"{layer}.{block}.{member}.weight" for member in _JOINED.get(part, ())]
     return names if names and all(n in tensors for n in names) else []
 
@@ -105,6 +114,7 @@ def prepare(
     *,
     tensors: Mapping[str, Tensor],
     choose: Callable[[Sequence[str]], Matrix | None],
+    experts: Callable[[int], Sequence[Matrix] | None],
     embedding: Matrix | TensorPlan,
     properties: Mapping[str, str],
 ) -> Prepared:
@@ -114,6 +124,8 @@ def prepare(
         graph: Folder of the float graph.
         tensors: By Hugging Face name, what the graph was built from.
         choose: Of the matrices in one node, by name, what they become; None leaves them in floats.
+        experts: Of a layer, what the matrices of its experts become: gates and ups, and downs; None
+            leaves them in floats.
         embedding: What the embedding becomes; the matrix of the head itself, where they share one.
         properties: For the metadata of the graph.
 
@@ -135,6 +147,10 @@ def prepare(
             continue  # of the head, which the embedding shares
         if node is lookup:
             rewriter.embed(node, embedding)
+            continue
+        stacks = experts(int(of[1])) if (of := _EXPERTS.fullmatch(node.name)) else None
+        if stacks is not None:
+            rewriter.route(node, [initializers[node.input[i]] for i in _STACKS], stacks)
             continue
         weight = initializers.get(node.input[1]) if node.op_type == "MatMul" else None
         names = sources(weight.name, tensors) if weight is not None else []
@@ -208,6 +224,45 @@ class _Rewriter:
             )
         )
 
+    def route(self, node: Any, weights: Sequence[Any], stacks: Sequence[Matrix]) -> None:
+        """Replace a MoE by QMoE; GateError when its weights are not `stacks`."""
+        from onnx import helper
+
+        both: list[list[str]] = []
+        for old, matrix in zip(weights, stacks, strict=True):
+            _check_stack(old, matrix, self._data)
+            self._replaced.add(old.name)
+            inputs = self._inputs(old.name.removesuffix(".weight"), matrix, by_row=False)
+            both.append([*inputs, ""][:3])
+        biases = [node.input[i] if i < len(node.input) else "" for i in _BIASES]
+        planes = [[*names[:2], bias] for names, bias in zip(both, biases, strict=True)]
+        zeros = [names[2] for names in both]
+        kind = stacks[0].kind
+        inputs = [*node.input[:2], *planes[0], *planes[1], "", "", "", *zeros, ""]
+        made = helper.make_node(
+            "QMoE",
+            [*inputs, *self._shares(node)],
+            node.output,
+            name=node.name,
+            domain=DOMAIN,
+            expert_weight_bits=kind.bits,
+            block_size=kind.group,
+        )
+        made.attribute.extend(node.attribute)
+        self.nodes.append(made)
+
+    def _shares(self, node: Any) -> list[str]:
+        """Weights of experts that need not add up to 1, which QMoE takes and does not compute."""
+        from onnx import helper
+
+        if next(a.i for a in node.attribute if a.name == "normalize_routing_weights"):
+            return []
+        shares = f"{node.name}/Softmax/output_0"
+        self.nodes.append(
+            helper.make_node("Softmax", [node.input[1]], [shares], name=f"{node.name}/Softmax")
+        )
+        return [shares]
+
     def _inputs(self, name: str, matrix: Matrix, *, by_row: bool) -> list[str]:
         """Names of codes, scales and zeros; the matrix is written the first time."""
         if id(matrix) not in self._names:
@@ -230,6 +285,8 @@ class _Rewriter:
                     "Cast", [f"{name}_scales"], [self._casts[name]], name=f"/{name}/Cast", to=FLOAT
                 )
             )
+        if matrix.experts:
+            return
         # Gather reads rows, MatMul groups: two views of the same bytes.
         row_bytes = matrix.cols // matrix.kind.group * matrix.kind.code_bytes
         self._data.external(f"{name}_rows", UINT8, (matrix.rows, row_bytes), place.codes)
@@ -279,3 +336,20 @@ def _check(weight: Any, matrix: Matrix, data: GraphData) -> None:
                 f"{weight.name} does not hold {part.name}", todo="convert again with onnx:fp32"
             )
         row += num_rows(part.tensor)
+
+
+def _check_stack(weight: Any, matrix: Matrix, data: GraphData) -> None:
+    """GateError when a node does not hold a stack: by shape and first row of each part."""
+    shape = [matrix.experts, matrix.rows // matrix.experts, matrix.cols]
+    if list(weight.dims) != shape or weight.data_type != FLOAT:
+        raise GateError(
+            f"{weight.name} has shape {list(weight.dims)}", expected=f"{shape} in float32"
+        )
+    rows, size = data.old_bytes(weight), 4 * matrix.cols
+    for number, part in enumerate(matrix.parts):
+        held = rows.read(number * size, (number + 1) * size).view(np.float32)
+        wanted = np.nan_to_num(part.tensor.rows(0, 1)[0])
+        if not np.allclose(np.nan_to_num(held), wanted, rtol=1e-6, atol=1e-12):
+            raise GateError(
+                f"{weight.name} does not hold {part.name}", todo="convert again with onnx:fp32"
+            )

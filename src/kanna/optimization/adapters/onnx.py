@@ -20,13 +20,14 @@ from kanna.conversion import (
     ConvertResult,
     Guidance,
     WriteOptions,
+    expert_nodes,
     read_guidance,
 )
 from kanna.conversion.nbits import NBitsConversion, NBitsSizes
 from kanna.encodings import Encoding
 from kanna.encodings.grouped.nbits import parse
 from kanna.errors import UsageError
-from kanna.formats.onnx import build, quantize
+from kanna.formats.onnx import build
 from kanna.formats.stream import WriteResult
 from kanna.model import F32, Model, columns, num_rows, num_weights
 from kanna.optimization.adapters.base import Adapter
@@ -179,11 +180,10 @@ class ONNXAdapter(Adapter):
 
     @cached_property
     def nodes(self) -> list[list[str]]:
-        """The matrices of each node, by GGUF name: q, k and v are one node."""
+        """The matrices of each node, by GGUF name: q, k and v are one, and a layer's experts."""
         nodes: list[list[str]] = []
-        for theirs, ours in self.sizes.gguf_names.items():
-            joined = quantize.joined(theirs, self.sizes.tensors)
-            members = [self.sizes.gguf_names[n] for n in joined]
+        for ours in self.sizes.gguf_names.values():
+            members = self.sizes.joined(ours)
             if members[0] == ours:
                 nodes.append(members)
         return nodes
@@ -209,7 +209,10 @@ class ONNXAdapter(Adapter):
                 continue
             options: list[Option] = []
             for encoding in measured.costs[members[0]]:
-                if not all(allowed(m, encoding) for m in members):
+                known = all(encoding in measured.costs[m] for m in members)
+                if not known or not all(allowed(m, encoding) for m in members):
+                    continue
+                if expert_nodes.is_expert(members[0]) and not expert_nodes.has_kernel(encoding):
                     continue
                 cost = sum(measured.costs[m][encoding] * factors.get(m, 1.0) for m in members)
                 size = sum(

@@ -19,6 +19,10 @@ from kanna.plan import Plan, RuleModel
 
 LOW, HIGH = "nbits4g32", "nbits8g32"
 WINDOWS, WINDOW = 8, 512
+_JOINED: Mapping[str, str] = {
+    **dict.fromkeys(("attn_q", "attn_k", "attn_v"), "attn_qkv"),
+    **dict.fromkeys(("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"), "ffn_exps"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +44,11 @@ class ONNXProber:
         return [n for n, options in self.costs.items() if LOW in options and HIGH in options]
 
     def kinds(self) -> Mapping[str, Sequence[str]]:
-        """Every kind of node; q, k and v are one."""
+        """Every kind of node; q, k and v are one, and so are all stacks of experts."""
         kinds: dict[str, list[str]] = {}
         for name in self._probed():
             kind = kind_of(name)
-            qkv = kind in ("attn_q", "attn_k", "attn_v")
-            kinds.setdefault("attn_qkv" if qkv else kind, []).append(name)
+            kinds.setdefault(_JOINED.get(kind, kind), []).append(name)
         return kinds
 
     def predicted(self, names: Sequence[str]) -> float:
