@@ -31,6 +31,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino", "openvino_tokenizers", "openvino_genai", "transformers"),
     "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
     "search": ("optuna",),
+    "ray": ("ray",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "postgres": ("psycopg",),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kanna.executors.pools import StepPool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInput:
@@ -89,9 +91,12 @@ class Executor:
         options: A dataclass of what can be set; a field has its description as metadata `about`.
         extra: What must be installed for it, "" for the base install.
         files: Returns what to write of a job that others start; None: it runs the steps itself.
+        pool: Opens where single steps run, given its options and whom to tell of losses; None:
+            they run here.
     """
 
     summary: str
     options: type
     extra: str = ""
     files: Callable[[RecipeJob, Any], JobFiles] | None = None
+    pool: Callable[[Any, Callable[[str], None]], StepPool] | None = None

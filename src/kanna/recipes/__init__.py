@@ -34,6 +34,7 @@ from kanna.recipes.loading import LoadedRecipe, load
 from kanna.recipes.problems import Problems, RecipeError
 from kanna.recipes.records import DONE, KEPT, Manifest, Plain
 from kanna.recipes.result import RunResult
+from kanna.recipes.step_pools import at_work
 from kanna.tracking import TrackRequest
 
 __all__ = ["RecipeError", "RunResult", "recipe", "run"]
@@ -82,7 +83,8 @@ def run(
     Raises:
         RecipeError: Something is wrong with the recipe; it says where.
         OutputError: The folder cannot be used.
-        SourceError: The tracking server does not answer.
+        SourceError: The tracking server or the cluster does not answer.
+        MissingError: The executor needs an extra that is not here.
     """
     path, bar, problems = Path(recipe), shown(progress), Problems()
     place = Elsewhere(name=on, config=on_config, given=_options(on_set), changes=_changes(set))
@@ -110,6 +112,7 @@ def run(
         )
     manifest = _manifest(loaded, fingerprint, earlier)
     with (
+        at_work(executor, settings, bar, remark or _nothing) as pool,
         holding(folder, "run", parents=True),
         tracked.follow(server, manifest, folder, remark) as run_tracked,
     ):
@@ -123,6 +126,7 @@ def run(
             progress=bar,
             remark=remark or _nothing,
             tracked=run_tracked,
+            pool=pool,
         )
         try:
             if loaded.search:

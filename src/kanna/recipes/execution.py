@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,13 +25,16 @@ from kanna.recipes.records import (
     DONE,
     FAILED,
     KEPT,
+    PENDING,
     SKIPPED,
     STOPPED,
     ErrorRecord,
     FileRecord,
     Manifest,
+    StepRecord,
     StepState,
 )
+from kanna.recipes.step_pools import StepsAtWork
 from kanna.recipes.step_run import StepCall
 from kanna.recipes.values import StepOutput, replaced
 from kanna.tracking import TrackedRun
@@ -50,6 +54,7 @@ class RecipeRun:
         earlier: States of earlier trials of a search, by id.
         number: Which trial of a search it is; 0 for a run without one.
         tracked: The run at a tracking server.
+        pool: Where steps run.
         stops: Combinations of axes whose others are not run any more; an empty one stops the rest.
     """
 
@@ -61,6 +66,7 @@ class RecipeRun:
     progress: Progress
     remark: Callable[[str], None]
     tracked: TrackedRun
+    pool: StepsAtWork
     earlier: dict[str, StepState] = field(default_factory=dict[str, StepState])
     number: int = 0
     states: dict[str, StepState] = field(default_factory=dict[str, StepState])
@@ -81,10 +87,9 @@ class RecipeRun:
         own_files.sweep(self.folder / STEPS)
         self.save()
         try:
-            for number, instance in enumerate(self.graph.instances.values(), 1):
-                self._settle(instance, number)
+            for state in self._settled():
                 self.manifest.seconds = round(time.perf_counter() - began, 3)
-                if self.states[instance.id].state not in (KEPT, SKIPPED, STOPPED, BLOCKED):
+                if state.state not in (KEPT, SKIPPED, STOPPED, BLOCKED):
                     self.save()
             self._finish()
         finally:
@@ -97,14 +102,67 @@ class RecipeRun:
         """Write the manifest."""
         records.write(self.folder / records.MANIFEST, self.manifest)
 
-    def _settle(self, instance: StepInstance, number: int) -> None:
+    def _settled(self) -> Iterator[StepState]:
+        """Run the steps, as many beside each other as the pool takes; each when it has ended."""
+        waiting = {one.id: one for one in self.graph.instances.values()}
+        numbers = {name: number for number, name in enumerate(waiting, 1)}
+        running: dict[str, StepInstance] = {}
+        while waiting or running:
+            for instance in list(waiting.values()):
+                if len(running) >= self.pool.slots:
+                    break
+                if not self._may_begin(instance, {**running, **waiting}):
+                    continue
+                del waiting[instance.id]
+                call = self._begun(instance, numbers[instance.id])
+                if call is not None:
+                    running[instance.id] = instance
+                    self.pool.start(call)
+                    continue
+                yield self._ended(instance, numbers[instance.id], None)
+            for name, record in self.pool.wait() if running else ():
+                yield self._ended(running.pop(name), numbers[name], record)
+
+    def _may_begin(self, instance: StepInstance, unsettled: Mapping[str, StepInstance]) -> bool:
+        """Whether all has ended that it waits for, or that could make it needless."""
+        if unsettled.keys() & set(instance.upstream):
+            return False
+        for other in self.graph.instances.values():
+            if other.id == instance.id:
+                return True
+            stops = "stop_when" in self.graph.steps[other.step].conditions
+            if stops and other.id in unsettled and other.axes.keys() <= instance.axes.keys():
+                return False
+        return True
+
+    def _begun(self, instance: StepInstance, number: int) -> StepCall | None:
+        """The call of a step that must be run; None: its state says what became of it."""
         state = self.states[instance.id]
-        try:
+        with self._noting(state):
             state.state, state.why = self._before(instance)
             if state.state == DONE:
-                self._perform(instance, state, number)
+                return self._prepared(instance, state, number)
+        return None
+
+    def _ended(self, instance: StepInstance, number: int, record: StepRecord | None) -> StepState:
+        """Note what became of a step, and what follows from it."""
+        state = self.states[instance.id]
+        with self._noting(state):
+            if record is not None:
+                state.state = DONE if record.error is None else FAILED
+                self._note(instance, state, record)
             if state.state in _READY:
                 self._after(instance)
+        if state.error is not None:
+            self.remark(f"{instance.id} failed: {state.error.found}")
+        tracked.note_step(self.tracked, state, instance.options, (number, self.folder))
+        return state
+
+    @contextmanager
+    def _noting(self, state: StepState) -> Generator[None]:
+        """Note an error as that of a step."""
+        try:
+            yield
         except (KannaError, OSError, ExpressionError) as error:
             state.state = FAILED
             state.error = (
@@ -112,9 +170,6 @@ class RecipeRun:
                 if isinstance(error, ExpressionError)
                 else step_run.problem(error)
             )
-        if state.error is not None:
-            self.remark(f"{instance.id} failed: {state.error.found}")
-        tracked.note_step(self.tracked, state, instance.options, (number, self.folder))
 
     def _before(self, instance: StepInstance) -> tuple[str, str]:
         """Whether a step runs (`done`), or what becomes of it instead, and why."""
@@ -157,28 +212,31 @@ class RecipeRun:
             values[name] = self.states[one.id].figures.get(figure)
         return values
 
-    def _perform(self, instance: StepInstance, state: StepState, number: int) -> None:
+    def _prepared(self, instance: StepInstance, state: StepState, number: int) -> StepCall | None:
+        """The call of a step; None where an earlier run made it."""
         ready = {i: s.key for i, s in self.states.items() if s.state in _READY and s.key}
         state.key = keys.step_key(instance, self.graph, self.inputs, ready)
         folder = self.folder / STEPS / instance.id
         record = step_run.kept(folder, state.key)
         if record is not None:
             state.state = KEPT
-        else:
-            axes = ", ".join(f"{name} {value}" for name, value in instance.values.items())
-            total = len(self.graph.instances)
-            trial = f"trial {self.number}, " if self.number else ""
-            self.remark(f"[{trial}{number}/{total}] {instance.step}{axes and f' ({axes})'}")
-            step = self.graph.steps[instance.step]
-            call = StepCall(
-                instance=instance,
-                verb=step.verb,
-                folder=folder,
-                options=self._options(instance),
-                key=state.key,
-            )
-            record = step_run.run(call, self.progress, self.remark)
-            state.state = DONE if record.error is None else FAILED
+            self._note(instance, state, record)
+            return None
+        axes = ", ".join(f"{name} {value}" for name, value in instance.values.items())
+        total = len(self.graph.instances)
+        trial = f"trial {self.number}, " if self.number else ""
+        self.remark(f"[{trial}{number}/{total}] {instance.step}{axes and f' ({axes})'}")
+        state.state = PENDING
+        return StepCall(
+            instance=instance,
+            verb=self.graph.steps[instance.step].verb,
+            folder=folder,
+            options=self._options(instance),
+            key=state.key,
+        )
+
+    def _note(self, instance: StepInstance, state: StepState, record: StepRecord) -> None:
+        """Note what a step left."""
         state.seconds, state.figures, state.notes = record.seconds, record.figures, record.notes
         state.error = record.error
         state.outputs = {

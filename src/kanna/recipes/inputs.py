@@ -123,7 +123,7 @@ class RecipeInputs:
                 return before
         path = Path(given) if Path(given).is_absolute() else self._locate(given)
         below = path if path.is_dir() else path.parent
-        files = files_of(_parts(path), below)
+        files = files_of(parts(path), below)
         self._progress.start("hash the inputs", sum(f.bytes for f in files))
         whole = hashlib.sha256(path.name.encode())
         for file in files:
@@ -135,7 +135,7 @@ class RecipeInputs:
 
     def _is_same(self, before: InputRecord, path: Path) -> bool:
         below = path if path.is_dir() else path.parent
-        names = {file.name for file in files_of(_parts(path), below)}
+        names = {file.name for file in files_of(parts(path), below)}
         return names == {f.name for f in before.files} and unchanged(before.files, below)
 
     def _locate(self, given: str) -> Path:
@@ -144,7 +144,7 @@ class RecipeInputs:
         return locate(given, offline=self._offline, progress=self._progress).absolute()
 
 
-def _parts(path: Path) -> list[Path]:
+def parts(path: Path) -> list[Path]:
     """The files and folders at a path: parts of a split file belong together."""
     shard = _SHARD.fullmatch(path.name)
     if shard is not None:

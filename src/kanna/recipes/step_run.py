@@ -21,7 +21,7 @@ from kanna.escaping import json_text
 from kanna.recipes import records
 from kanna.recipes.document import Value
 from kanna.recipes.graph import StepInstance
-from kanna.recipes.records import ErrorRecord, Plain, StepRecord
+from kanna.recipes.records import ErrorRecord, FileRecord, Plain, StepRecord
 from kanna.recipes.verbs.base import ANEW, SAME, StepVerb
 from kanna.report.write import plain
 
@@ -87,10 +87,14 @@ def run(call: StepCall, progress: Progress, remark: Callable[[str], None]) -> St
         else:
             record = _record(call, result, work)
         record.seconds = round(time.perf_counter() - started, 3)
-        files = records.files_of([work], work)
-        record.files = [file for file in files if file.name not in _OURS]
+        record.files = files_of(work)
         records.write(work / records.STEP, record)
     return record
+
+
+def files_of(folder: Path) -> list[FileRecord]:
+    """The files of a step, without those that the run wrote of it."""
+    return [file for file in records.files_of([folder], folder) if file.name not in _OURS]
 
 
 @contextmanager
@@ -168,7 +172,7 @@ def _call(
 
 
 def _record(call: StepCall, result: _VerbResult, work: Path) -> StepRecord:
-    made: Value = _moved(plain(result.to_dict()), str(work), str(call.folder))
+    made: Value = moved(plain(result.to_dict()), str(work), str(call.folder))
     write_text(work / records.RESULT, json_text(made) + "\n")
     figures: dict[str, Plain] = {}
     for name, figure in call.verb.figures.items():
@@ -199,14 +203,14 @@ def _record(call: StepCall, result: _VerbResult, work: Path) -> StepRecord:
     )
 
 
-def _moved(value: Value, before: str, after: str) -> Value:
+def moved(value: Value, before: str, after: str) -> Value:
     """A result whose paths are those that its files will have."""
     if isinstance(value, str):
         return value.replace(before, after) if before != after else value
     if isinstance(value, list):
-        return [_moved(item, before, after) for item in value]
+        return [moved(item, before, after) for item in value]
     if isinstance(value, dict):
-        return {key: _moved(item, before, after) for key, item in value.items()}
+        return {key: moved(item, before, after) for key, item in value.items()}
     return value
 
 

@@ -1,0 +1,227 @@
+"""Steps in a cluster of Ray: two machines on loopback, one of which is lost in the middle.
+
+`pip install '.[ray]'`, then `python -m pytest -m slow tests/executors/test_ray.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import kanna
+from kanna.errors import MissingError, SourceError, UsageError
+from kanna.recipes import RunResult
+
+slow = pytest.mark.slow  # a cluster takes ten seconds to start
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of two machines with one core each."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    paths = [str(Path(kanna.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("KANNA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # Machines that are busy take their time.
+        patch.setenv("RAY_agent_register_timeout_ms", "240000")
+        patch.setenv("RAY_raylet_start_wait_time_s", "240")
+        limits = {"num_cpus": 1, "object_store_memory": 100 << 20}
+        made = Cluster(initialize_head=True, head_node_args={**limits, "include_dashboard": False})
+        made.add_node(**limits)
+        yield made.address
+        ray.shutdown()
+        made.shutdown()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The files that the steps made, without those of the run itself."""
+    ours = {"step.json", "result.json", "started.json"}
+    files = [p for p in (folder / "steps").rglob("*") if p.is_file() and p.name not in ours]
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
+def keys(result: RunResult) -> dict[str, str]:
+    return {step.id: step.key for step in result.steps}
+
+
+@slow
+def test_a_run_in_a_cluster_is_that_of_this_machine(
+    cluster: str, recipe: Path, tmp_path: Path
+) -> None:
+    here = kanna.run(recipe, tmp_path / "here")
+    away = kanna.run(recipe, tmp_path / "away", on="ray", on_set=f"address={cluster}")
+    assert away.ok, [step.error for step in away.steps]
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "away")
+    assert keys(here) == keys(away)
+    taken = {"peak_bytes"}  # of a process
+    for mine, theirs in zip(here.steps, away.steps, strict=True):
+        both = (mine.figures.items(), theirs.figures.items())
+        first, second = ({k: v for k, v in figures if k not in taken} for figures in both)
+        assert first == second
+    made = json.loads((tmp_path / "away/steps/small-Q8_0/result.json").read_text())
+    assert made["paths"] == [str(tmp_path / "away/steps/small-Q8_0/small-Q8_0.gguf")]
+    # What was brought back is kept, by a run here and by one there.
+    assert kanna.run(recipe, tmp_path / "away").count("kept") == 4
+    again = kanna.run(recipe, tmp_path / "away", on="ray", on_set=f"address={cluster}")
+    assert again.count("kept") == 4
+
+
+LONG = """
+variables: {model: ./llama, text: ./text.txt}
+steps:
+  inputs:
+    verb: calibrate
+    with: {source: "${model}", calibration: ["${text}"], tokens: 2048}
+  small:
+    verb: convert
+    for: {preset: [Q4_K_M, Q5_K_M]}
+    with: {source: "${model}", preset: "${preset}", statistics: "${inputs}"}
+"""
+
+
+@slow
+def test_a_step_whose_process_is_killed_is_started_again(
+    cluster: str, llama: Path, text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "llama").symlink_to(llama)
+    (tmp_path / "text.txt").symlink_to(text)
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(LONG, encoding="utf-8")
+    killed: list[int] = []
+
+    def kill() -> None:
+        steps = Path(os.environ["KANNA_CACHE"]) / "steps" / "steps"
+        while not killed:
+            begun = list(steps.glob("*/inputs/started.json"))
+            for process in psutil.process_iter(["cmdline"]):
+                words = process.info["cmdline"] or [""]
+                if begun and words[0].startswith("ray::StepWorker.perform"):
+                    process.kill()
+                    killed.append(process.pid)
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=kill, daemon=True)
+    watcher.start()
+    remarks: list[str] = []
+    away = kanna.run(
+        recipe,
+        tmp_path / "away",
+        on="ray",
+        on_set={"address": cluster},
+        remark=remarks.append,
+    )
+    assert killed and any("started again, 1 of 3" in one for one in remarks), remarks
+    assert away.ok, [step.error for step in away.steps]
+    here = kanna.run(recipe, tmp_path / "here")
+    assert keys(here) == keys(away)
+    made = hashes(tmp_path / "away")
+    assert made == hashes(tmp_path / "here") and len(made) >= 4
+
+
+@slow
+def test_what_is_wrong_in_a_cluster_is_said(cluster: str, recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text(encoding="utf-8")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(60))
+    result = kanna.run(
+        recipe,
+        tmp_path / "out",
+        set={"model": str(broken)},
+        on="ray",
+        on_set={"address": cluster, "retries": 0},
+    )
+    assert result.count("failed") == 2 and result.count("blocked") == 2
+    here = kanna.run(recipe, tmp_path / "here", set={"model": str(broken)})
+    mine, theirs = (
+        [step.error.found for step in one.steps if step.error] for one in (here, result)
+    )
+    assert mine == theirs  # with the paths of this machine
+    assert (tmp_path / "out/steps/small-Q8_0/error.txt").is_file()
+    assert text == recipe.read_text(encoding="utf-8")
+
+
+@slow
+def test_a_cluster_that_is_not_there_is_an_error(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    began = time.monotonic()
+    with pytest.raises(SourceError, match="cannot be reached"):
+        kanna.run(recipe, tmp_path / "out", on="ray", on_set={"address": "127.0.0.1:9"})
+    assert not (tmp_path / "out").exists() and time.monotonic() - began < 60
+
+
+@slow
+def test_an_interrupted_run_leaves_nothing_running(
+    cluster: str, llama: Path, text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "llama").symlink_to(llama)
+    (tmp_path / "text.txt").symlink_to(text)
+    (tmp_path / "long.yaml").write_text(LONG, encoding="utf-8")
+    command = [sys.executable, "-m", "kanna", "run", tmp_path / "long.yaml", "-o", tmp_path / "out"]
+    run = subprocess.Popen(
+        [*command, "--on", "ray", "--on-set", f"address={cluster}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def working() -> list[psutil.Process]:
+        every = psutil.process_iter(["cmdline"])
+        return [p for p in every if (p.info["cmdline"] or [""])[0] == "ray::StepWorker.perform"]
+
+    _until(lambda: bool(working()))
+    run.send_signal(signal.SIGINT)
+    assert "Interrupted. Run it again" in run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    _until(lambda: not working())
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_without_ray_it_is_said_what_to_install(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kanna._util import extras
+
+    def present(name: str) -> bool:
+        return name != "ray"
+
+    monkeypatch.setattr(extras, "_found", present)
+    with pytest.raises(MissingError, match="needs what is not installed here: ray"):
+        kanna.run(recipe, tmp_path / "out", on="ray")
+    with pytest.raises(UsageError, match="did you mean retries"):
+        kanna.run(recipe, tmp_path / "out", on="ray", on_set="retry=1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_offline_no_cluster_elsewhere_is_asked(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kanna._util import extras, outgoing
+    from kanna.errors import RefusedError
+
+    def here(*_: str) -> None: ...
+
+    monkeypatch.setattr(extras, "require", here)
+    monkeypatch.setattr(outgoing, "forbidden", lambda: True)
+    with pytest.raises(RefusedError, match="KANNA_OFFLINE"):
+        kanna.run(recipe, tmp_path / "out", on="ray", on_set="address=ray://far.example:10001")
