@@ -26,6 +26,7 @@ from kanna.packaging.readme import readme
 from kanna.packaging.resources import resources
 from kanna.packaging.selftest_files import require_runtime, selftest_files
 from kanna.packaging.service import Service, image_of
+from kanna.packaging.tower import require_sight, with_tower
 from kanna.packaging.wheel import wheel_to_ship
 from kanna.packaging.write import write
 
@@ -110,6 +111,7 @@ def package(
     wheel: str | Path | None = None,
     sign_key: str | Path | None = None,
     selftest: bool = False,
+    mmproj: str | Path | None = None,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> PackageResult:
@@ -133,6 +135,7 @@ def package(
         sign_key: A private key (PEM, P-256, P-384 or P-521) to sign the package with.
         selftest: Take along a self-test: what the file answers here, and a runner of it that
             needs llama.cpp's server and Python alone.
+        mmproj: The vision tower of a GGUF, which is shipped and served with it.
         offline: Use only what is on this machine already.
         progress: Where hashing reports how far it is.
 
@@ -143,6 +146,7 @@ def package(
         OutputError: `out` exists or cannot be written.
         UsageError: A target, a key, a wheel or a number does not serve.
         SourceError: The file does not exist.
+        FormatError: The tower is of another model.
         UnsupportedError: A target does not run such a file.
         MissingError: A package that is needed is not installed, or there is no wheel of kanna.
     """
@@ -152,9 +156,13 @@ def package(
         raise OutputError(f"{folder} exists", todo="choose another name, or remove it")
     to = names(to)
     _with_needs(to)  # unknown targets are refused before anything is hashed
+    if mmproj is not None:
+        require_sight(to)
     if sign_key is not None:
         signing.check_key(Path(sign_key))
     opened = open_artefact(artefact, name=name, offline=offline, progress=shown(progress))
+    if mmproj is not None:
+        opened = with_tower(opened, mmproj, offline=offline, progress=shown(progress))
     if selftest:
         require_runtime(opened)
     context = context or min(4096, opened.trained_context or 4096)

@@ -48,6 +48,8 @@ class Artefact:
         licence: As the artefact names it, or None.
         chat_template: Jinja source, or None.
         provenance: What kanna wrote about how the artefact was made.
+        mmproj: Path of a vision tower inside the package; None: it reads text alone.
+        picture_bytes: Of the states of a picture in that tower.
     """
 
     kind: str
@@ -63,6 +65,8 @@ class Artefact:
     licence: str | None
     chat_template: str | None
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+    mmproj: str | None = None
+    picture_bytes: int = 0
 
     @property
     def digest(self) -> str:
@@ -150,7 +154,7 @@ def _gguf(path: Path) -> dict[str, Any]:
     raw = opened.gguf.metadata
     licence = raw.get("general.license.name") or raw.get("general.license")
     template = raw.get("tokenizer.chat_template")
-    files = {f"models/{_plain(p.name)}": p for p in opened.weight_files}
+    files = {f"models/{plain(p.name)}": p for p in opened.weight_files}
     return {
         "kind": gguf.FORMAT.name,
         "name": opened.name,
@@ -200,7 +204,7 @@ def _folder(path: Path) -> dict[str, Any]:
                 f"{path} is no model that can be packaged", expected=error.expected
             ) from error
     names = {p.name for p in path.iterdir() if p.is_file()}
-    label = _plain(path.resolve().name)
+    label = plain(path.resolve().name)
     files = _files(path, f"models/{label}")
     model = _described(path, label)
     licence = _json(path / "config.json").get("license")
@@ -299,8 +303,12 @@ def _template(path: Path) -> str | None:
     return templates.choose(templates.read(files, _json(path / "tokenizer_config.json")))
 
 
-def _plain(name: str) -> str:
-    """A file name that needs no quoting anywhere."""
+def plain(name: str) -> str:
+    """A file name that needs no quoting anywhere.
+
+    Args:
+        name: The name as it is.
+    """
     if _PLAIN.fullmatch(name):
         return name
     stem, dot, suffix = name.rpartition(".")

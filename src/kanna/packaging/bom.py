@@ -162,7 +162,7 @@ def _card(artefact: Artefact) -> dict[str, Any]:
         "task": "text-generation",
         "architectureFamily": "transformer",
         "modelArchitecture": artefact.model.family,
-        "inputs": [{"format": "text"}],
+        "inputs": [{"format": "text"}, *([{"format": "image"}] if artefact.mmproj else [])],
         "outputs": [{"format": "text"}],
     }
     facts = {
@@ -172,6 +172,7 @@ def _card(artefact: Artefact) -> dict[str, Any]:
         "layers": artefact.model.meta("{arch}.block_count"),
         "hidden": artefact.model.meta("{arch}.embedding_length"),
         "chat template": "yes" if artefact.chat_template else "no",
+        "vision tower": artefact.mmproj,
     }
     properties = [
         {"name": f"kanna:{k}", "value": str(v)} for k, v in facts.items() if v not in (None, 0)

@@ -78,6 +78,7 @@ def readme(service: Service, usage: dict[str, list[str]], *, serves: bool = True
         f"{format_size(resources.buffer_bytes)} of buffers, "
         + (f"{format_size(resources.process_bytes)} of processes, " if serves else "")
         + "and a tenth more |",
+        *([markdown_row(("pictures", markdown_code(artefact.mmproj)))] if artefact.mmproj else []),
         *([f"| cores | {resources.cpus} |"] if serves else []),
         "",
     ]

@@ -100,6 +100,7 @@ def resources(
             expected=f"at most {trained}",
         )
     cache, buffers = beside_weights(artefact, context)
+    buffers += artefact.picture_bytes
     parallel = parallel if serves else 1
     processes = PROCESS_BYTES if serves else 0
     kv = cache * parallel

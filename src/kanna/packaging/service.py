@@ -63,6 +63,7 @@ class Service:
         return [
             "serve",
             f"{root}/{self.artefact.place}",
+            *(["--mmproj", f"{root}/{self.artefact.mmproj}"] if self.artefact.mmproj else []),
             "--alias",
             self.artefact.slug,
             "--host",

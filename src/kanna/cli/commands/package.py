@@ -58,6 +58,11 @@ if TYPE_CHECKING:
     help="A private key (PEM, P-256): the package is signed with it.",
 )
 @click.option(
+    "--mmproj",
+    metavar="FILE",
+    help="The vision tower of a GGUF: shipped with it, and served for chats with pictures.",
+)
+@click.option(
     "--selftest", is_flag=True, help="Take along a self-test for devices: selftest.py and its data."
 )
 @options.offline
@@ -81,7 +86,7 @@ def package_command(
     from kanna.errors import UsageError
 
     if check:
-        optional = ("to", "name", "context", "image", "wheel", "sign_key", "selftest")
+        optional = ("to", "name", "context", "image", "wheel", "sign_key", "selftest", "mmproj")
         given = ["-o"] * (out is not None) + [
             f"--{k.replace('_', '-')}" for k in optional if choices[k]
         ]

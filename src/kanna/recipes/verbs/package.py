@@ -31,7 +31,12 @@ def _listed(value: Value) -> list[Value]:
 
 
 VERB = StepVerb(
-    inputs={"artefact": kinds(MODEL), "wheel": kinds(WHEEL), "sign_key": kinds(KEY)},
+    inputs={
+        "artefact": kinds(MODEL),
+        "mmproj": kinds(MODEL),
+        "wheel": kinds(WHEEL),
+        "sign_key": kinds(KEY),
+    },
     outputs={"folder": StepFile(kind=FOLDER, path=at("folder"), about="the package")},
     figures={"sha256": at("sha256"), "memory_bytes": at("resources", "memory_bytes")},
     out=lambda step, _: step,
