@@ -1,13 +1,15 @@
 """Agents as processes of their own, made by forking: each is killed and started again cheaply.
 
-    python -m helpers.agent_forks URL FOLDER CHECK
+    python -m helpers.agent_forks URL FOLDER CHECK [SPACES]
 
 Reads names of devices, a line each, and makes an agent of each: a new process, whose number it
-prints. The libraries are loaded once.
+prints. The libraries are loaded once. With SPACES each agent is in the network namespace of its
+device.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,8 +18,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from helpers.lossy_networks import Namespaces
 
-def serve(url: str, folder: Path, check: str) -> None:
+_NETWORK = 0x40000000
+"""CLONE_NEWNET."""
+
+
+def enter(space: Path) -> None:
+    """Go into a network namespace."""
+    with space.open("rb") as opened:
+        if ctypes.CDLL(None, use_errno=True).setns(opened.fileno(), _NETWORK):
+            raise OSError(ctypes.get_errno(), f"{space} cannot be entered")
+
+
+def serve(url: str, folder: Path, check: str, *, spaces: bool) -> None:
     """Make an agent for every line of the input."""
     # Everything that an agent loads, before it is forked.
     from kanna._util import processes
@@ -36,11 +50,14 @@ def serve(url: str, folder: Path, check: str) -> None:
         processes.end_with_parent()
         code = 1
         try:
+            if spaces:
+                enter(Namespaces.place(name))
             agent(
                 folder / "devices" / name,
                 server=url,
                 key_file=folder / f"{name}.key",
                 self_test=check,
+                insecure_http=spaces,
             )
         except BaseException as error:  # noqa: BLE001
             print(repr(error), file=sys.stderr, flush=True)
@@ -50,9 +67,10 @@ def serve(url: str, folder: Path, check: str) -> None:
 class Forks:
     """The process that makes agents, from a test."""
 
-    def __init__(self, url: str, folder: Path, check: Path) -> None:
+    def __init__(self, url: str, folder: Path, check: Path, *, spaces: bool = False) -> None:
         # Its agents end with it, however that ends.
         words = [sys.executable, "-m", "helpers.agent_forks", url, str(folder), str(check)]
+        words += ["spaces"] if spaces else []
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
@@ -86,4 +104,4 @@ class Forks:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
+    serve(sys.argv[1], Path(sys.argv[2]), sys.argv[3], spaces=len(sys.argv) > 4)

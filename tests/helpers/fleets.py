@@ -87,10 +87,11 @@ class Weather:
 class HereFleet:
     """A server in a thread of this process, with its folder, and agents in this process."""
 
-    def __init__(self, folder: Path, store: FleetStore, app: Weather, port: int) -> None:
-        self.folder, self.store, self.weather = folder, store, app
-        self.url = f"http://127.0.0.1:{port}"
-        self.server = fleet.FleetServer(url=self.url, key_file=folder / "operator.key")
+    def __init__(self, folder: Path, store: FleetStore, app: Weather, url: str) -> None:
+        self.folder, self.store, self.weather, self.url = folder, store, app, url
+        self.server = fleet.FleetServer(
+            url=self.url, key_file=folder / "operator.key", insecure_http=True
+        )
         self.check = folder / "check.sh"
         self.check.write_text(CHECK)
         self.check.chmod(0o755)
@@ -141,7 +142,12 @@ def wait_for(there: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def here(folder: Path, poll: float = 60.0, place: str | Path | None = None) -> Generator[HereFleet]:
+def here(
+    folder: Path,
+    poll: float = 60.0,
+    place: str | Path | None = None,
+    host: str = "127.0.0.1",
+) -> Generator[HereFleet]:
     """A server in a thread, which looks at rollouts often; `place` of its store, if not there."""
     folder.mkdir(parents=True, exist_ok=True)
     where = place or folder / "f.sqlite"
@@ -149,14 +155,14 @@ def here(folder: Path, poll: float = 60.0, place: str | Path | None = None) -> G
         patch.setattr(service, "_TICK", 0.02)
         KeyBook(store).make_first(folder)
         weather = Weather(create_app(FleetService(store, folder, poll)))
-        config = uvicorn.Config(weather, port=0, log_level="critical", access_log=False)
+        config = uvicorn.Config(weather, host=host, port=0, log_level="critical", access_log=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         wait_for(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield HereFleet(folder, store, weather, port)
+            yield HereFleet(folder, store, weather, f"http://{host}:{port}")
         finally:
             server.should_exit = True
             thread.join(30)

@@ -59,6 +59,36 @@ class FleetServer:
     insecure_http: bool = False
 
 
+class _Head:
+    """The file of an answer while its head is read: one that was cut is no whole head."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._file.readline(limit)
+        if not line.endswith(b"\n") and not 0 <= limit <= len(line):
+            raise http.client.RemoteDisconnected("the head of the answer was cut")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """Python's takes the end of a connection for the end of the head, and what came for all."""
+
+    def begin(self) -> None:
+        file = self.fp
+        head: Any = _Head(file)
+        self.fp = head
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = file
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine."""
     name = host.strip("[]").lower()
@@ -121,6 +151,9 @@ class FleetConnection:
         """
         with self.begin(method, path, body) as response:
             data = response.read(MOST_TEXT + 1)
+            left = response.length
+        if left and len(data) <= MOST_TEXT:
+            raise UnreachableError(f"{self.name} broke off, {left} bytes before the end")
         if len(data) > MOST_TEXT:
             raise RefusedError(f"{self.name} answers more than {MOST_TEXT} bytes")
         if not data:
@@ -141,6 +174,7 @@ class FleetConnection:
             self._headers | ({"Content-Type": kind} if data is not None else {}) | (headers or {})
         )
         line = self._open()
+        line.response_class = _Answer
         try:
             line.request(method, self._base + path, body=data, headers=sent)
             response = line.getresponse()
