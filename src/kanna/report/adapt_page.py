@@ -49,6 +49,7 @@ with {html_text(data["settings"]["method"])}</p>
 {losses(data["history"]) or "<p>Too few steps for a chart.</p>"}
 <h2>Before and after</h2>
 {_changes(data)}
+{_aware(data)}
 {_samples(data)}
 <h2>Data</h2>
 {_data(data)}
@@ -105,6 +106,29 @@ def _figure(key: str, value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:.1%}" if key == "accuracy" else _number(value)
+
+
+def _aware(data: Mapping[str, Any]) -> str:
+    outcome = data["aware"]
+    if not outcome:
+        return ""
+    names = {"plain": "trained as usual", "aware": "trained on with the values that are stored"}
+    rows = [
+        (
+            words + (", kept" if outcome["kept"] == key else ""),
+            _number(outcome[key]["loss"]),
+            NONE if outcome[key]["share"] is None else f"{outcome[key]['share']:.1%}",
+        )
+        for key, words in names.items()
+    ]
+    caption = (
+        f"Both adapters merged, converted to {outcome['plan']} and scored in llama.cpp on the "
+        f"held-out examples. Base {_number(outcome['base_loss'])}, tuned in float32 "
+        f"{_number(outcome['tuned_loss'])}; {outcome['steps']} steps more, encoded anew after "
+        f"every {outcome['every']}"
+    )
+    table = small_table(caption, ("adapter", "held-out loss", "share of the gain"), rows)
+    return f"<h2>As {html_text(outcome['plan'])} stores it</h2>{table}"
 
 
 def _samples(data: Mapping[str, Any]) -> str:

@@ -20,8 +20,10 @@ from kanna.formats import safetensors
 from kanna.hardware.cpu import default_threads
 from kanna.sources import Source, open_source
 from kanna.tracking import TrackRequest
-from kanna.training import objectives, splitting
-from kanna.training.job import HELD_OUT, REPORT, AdapterJob
+from kanna.training import aware, objectives, splitting
+from kanna.training.examples import HELD_OUT
+from kanna.training.job import REPORT, AdapterJob
+from kanna.training.planned_values import StoredTypes
 from kanna.training.result import AdaptResult
 from kanna.training.settings import METHODS, TrainingSettings
 from kanna.training.teacher import TeacherModel
@@ -52,6 +54,7 @@ def adapt(
     seed: int = 0,
     samples: int = 2,
     base_bits: int | None = None,
+    for_plan: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -95,6 +98,8 @@ def adapt(
         samples: Held-out prompts that base and tuned model answer for the page.
         base_bits: Hold the base in `4` or `8` bits, decoded as it is used, on the CPU; None: as
             floats.
+        for_plan: A preset of GGUF, or a plan file: training goes on with the values that it stores,
+            and the adapter is kept whose file loses less in llama.cpp.
         device: `cpu`, `cuda` or `mps`; None: an accelerator when there is one.
         threads: Threads to use; None: one per physical core.
         overwrite: Replace what is at `out`.
@@ -118,6 +123,8 @@ def adapt(
     extras.require(EXTRA, "training")
     _refuse_both(auto=auto, learning_rate=learning_rate, base_bits=base_bits, device=device)
     _refuse_sizes(samples, max_length)
+    if for_plan is not None:
+        _refuse_for(objective=objective, method=method, base_bits=base_bits)
     objective = _with_teacher(objective, teacher is not None)
     chosen = objectives.get(objective)
     settings = TrainingSettings(
@@ -151,6 +158,7 @@ def adapt(
             source, revision=revision, offline=offline, preflight=_preflight, progress=progress
         )
         _preflight(opened)
+        types = StoredTypes.of(opened, str(for_plan)) if for_plan is not None else None
         settings = replace(settings, device="cpu" if base_bits else _device(device))
         job = AdapterJob(
             source=opened,
@@ -163,6 +171,7 @@ def adapt(
             threads=threads or default_threads(),
             tracked=tracked,
             teacher=_teacher(teacher, settings, offline=offline, progress=progress),
+            types=types,
         )
         return job.run(out, begin, progress)
 
@@ -182,6 +191,20 @@ def _refuse_both(
             expected="cpu",
             todo="leave one of them out",
         )
+
+
+def _refuse_for(*, objective: str, method: str, base_bits: int | None) -> None:
+    """Raise for what training with the values of a plan does not go with."""
+    reason, expected = "", ""
+    if objective in objectives.PAIRS:
+        reason, expected = f"--objective {objective}", "answers as they are"
+    elif method == "dora":
+        reason, expected = "--method dora, whose changes are no sum", "lora or rslora"
+    elif base_bits is not None:
+        reason, expected = "--base-bits, which stores other values", "the base as floats"
+    if reason:
+        raise UsageError(f"--for with {reason}", expected=expected, todo="leave one of them out")
+    aware.require_runtime()
 
 
 def _refuse_sizes(samples: int, max_length: int) -> None:

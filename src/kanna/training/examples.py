@@ -21,6 +21,8 @@ _FORMS = (
 _PART = 2000
 """Characters of a plain text that are one example, about."""
 MOST_BYTES = 1 << 30
+HELD_OUT = "held-out.jsonl"
+"""Beside an adapter: the examples that judged it and were not learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

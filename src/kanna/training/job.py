@@ -23,6 +23,7 @@ from kanna.report.write import plain
 from kanna.sources import Source
 from kanna.tracking import TrackedRun, lineage
 from kanna.training import (
+    aware,
     examination,
     learned,
     lengths,
@@ -32,16 +33,18 @@ from kanna.training import (
     quantized_base,
     rate_finder,
 )
+from kanna.training.aware import AwareOutcome, AwarePhase
 from kanna.training.checkpoints import Checkpoints
-from kanna.training.examples import Examples
+from kanna.training.examples import HELD_OUT, Examples
+from kanna.training.planned_values import StoredTypes
 from kanna.training.result import AdaptResult
 from kanna.training.settings import TrainingSettings
 from kanna.training.splitting import Split
 from kanna.training.teacher import TeacherModel
 from kanna.training.tokens import ChatTokenizer
 
-REPORT, PAGE, HELD_OUT = "report.json", "report.html", "held-out.jsonl"
-"""Beside the adapter: the run, its page, and the examples that judged it and were not learned."""
+REPORT, PAGE = "report.json", "report.html"
+"""Beside the adapter: the run, and its page."""
 HELD_OUT_PAIRS = "held-out-pairs.jsonl"
 """The same with both answers, where pairs were learned."""
 _FEW = 20
@@ -61,6 +64,7 @@ class AdapterJob:
     threads: int
     tracked: TrackedRun
     teacher: TeacherModel | None = None
+    types: StoredTypes | None = None
 
     def run(self, out: Path, begin: float, progress: Progress) -> AdaptResult:
         """Train, and write what came of it."""
@@ -102,24 +106,52 @@ class AdapterJob:
                 tracked=self.tracked,
             )
             adapted, run = loop.train(task)
+            outcome = None
+            if self.types is not None:
+                adapted, outcome = self._aware(task, adapted, run, self.types)
             changed = self._examine(adapted, chats, objective.wanted(self.split.held_out), run)
             changed["costs"]["predicted_bytes"] = predicted
+            changed["aware"] = outcome.to_dict() if outcome else {}
             result = self._result(out, begin, chats, training, run, changed)
-            adapted.peft_config["default"].base_model_name_or_path = self.source.given
-            adapted.save_pretrained(str(folder), save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
-            data = result.to_dict() | {"kanna": __version__}
-            write_json(folder / REPORT, data)
-            write_text(folder / PAGE, adapt_page(plain(data)))
-            wanted = objective.wanted(self.split.held_out)
-            write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
-            learned.write(folder, self.split.training)
-            if self.settings.objective in objectives.PAIRS:
-                pairs = "".join(f"{e.to_json()}\n" for e in self.split.held_out)
-                write_text(folder / HELD_OUT_PAIRS, pairs)
+            self._write(adapted, folder, result)
         checkpoints.remove()  # the adapter is in its place
         self._track(out, result)
         return result
+
+    def _aware(
+        self, task: loop.TrainingTask, adapted: Any, run: loop.TrainingRun, types: StoredTypes
+    ) -> tuple[Any, AwareOutcome]:
+        """Train on with the values that a plan stores."""
+        key = json.dumps([types.name, sorted(types.encodings.items())])
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        before = task.checkpoints.folder
+        phase = AwarePhase(
+            source=self.source,
+            types=types,
+            save=self._save,
+            threads=self.threads,
+            progress=task.progress,
+        )
+        return phase.run(task, adapted, run, before.with_name(f"{before.name}-{digest}"))
+
+    def _save(self, adapted: Any, folder: Path) -> None:
+        """Write an adapter as PEFT does."""
+        adapted.peft_config["default"].base_model_name_or_path = self.source.given
+        adapted.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form, with nothing filled in
+
+    def _write(self, adapted: Any, folder: Path, result: AdaptResult) -> None:
+        """Write the adapter and what is known of it."""
+        self._save(adapted, folder)
+        data = result.to_dict() | {"kanna": __version__}
+        write_json(folder / REPORT, data)
+        write_text(folder / PAGE, adapt_page(plain(data)))
+        wanted = objectives.get(self.settings.objective).wanted(self.split.held_out)
+        write_text(folder / HELD_OUT, "".join(f"{e.to_json()}\n" for e in wanted))
+        learned.write(folder, self.split.training)
+        if self.settings.objective in objectives.PAIRS:
+            pairs = "".join(f"{e.to_json()}\n" for e in self.split.held_out)
+            write_text(folder / HELD_OUT_PAIRS, pairs)
 
     def _track(self, out: Path, result: AdaptResult) -> None:
         if not self.tracked.on:
@@ -229,7 +261,7 @@ class AdapterJob:
             seconds=time.perf_counter() - begin,
             report=str(out / PAGE),
             **changed,
-            notes=self._notes(chats, run),
+            notes=self._notes(chats, run, changed["aware"]),
         )
 
     def _settings(self, run: loop.TrainingRun) -> dict[str, Any]:
@@ -237,7 +269,8 @@ class AdapterJob:
         given = asdict(self.settings) | {"max_length": self.max_length}
         if run.rate_test:
             given["learning_rate"] = run.rate_test["rate"]
-        return given | ({"teacher": self.teacher.source.given} if self.teacher else {})
+        given |= {"teacher": self.teacher.source.given} if self.teacher else {}
+        return given | ({"for_plan": self.types.name} if self.types else {})
 
     @property
     def _unlearned(self) -> str:
@@ -245,7 +278,9 @@ class AdapterJob:
             return "pairs were left out: within that length an answer is empty, or both are equal"
         return "examples had no answer left within that length"
 
-    def _notes(self, chats: ChatTokenizer, run: loop.TrainingRun) -> list[str]:
+    def _notes(
+        self, chats: ChatTokenizer, run: loop.TrainingRun, outcome: dict[str, Any]
+    ) -> list[str]:
         pairs = [
             (self.read.duplicates, "examples were there twice, and are left out once"),
             (
@@ -271,6 +306,8 @@ class AdapterJob:
         )
         if step != memory.MicroBatch.of(self.settings):
             notes.append(f"for want of memory {step.words()}; what a step learns is the same")
+        if outcome:
+            notes.append(aware.words(outcome))
         if run.rate_test:
             notes.append(rate_finder.words(run.rate_test))
         if len(self.read.examples) < _FEW:

@@ -12,10 +12,11 @@ from typing import Any
 from kanna._util.progress import Progress, remark
 from kanna.errors import KannaError
 from kanna.tracking import TrackedRun
-from kanna.training import memory, objectives, rate_finder
+from kanna.training import memory, objectives, planned_values, rate_finder
 from kanna.training.checkpoints import Checkpoints
 from kanna.training.memory import MicroBatch
 from kanna.training.objectives.base import TrainerParts
+from kanna.training.planned_values import PlannedValues
 from kanna.training.run import TrainingRun
 from kanna.training.settings import TrainingSettings
 from kanna.training.watching import Watcher, callback, interval
@@ -37,6 +38,8 @@ class TrainingTask:
         checkpoints: Where a run of the same goes on from.
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
+        begin: Values of the adapter to begin with; None: PEFT's.
+        planned: Lets the model compute with what a plan stores; None: with its own values.
     """
 
     model: Any
@@ -48,6 +51,8 @@ class TrainingTask:
     checkpoints: Checkpoints
     progress: Progress
     tracked: TrackedRun
+    begin: dict[str, Any] | None = None
+    planned: PlannedValues | None = None
 
     def run(self) -> tuple[Any, TrainingRun]:
         """Go on from the last checkpoint, or begin anew."""
@@ -63,13 +68,27 @@ class TrainingTask:
             if self.settings.auto:
                 parts = self._with_found_rate(parts, run)
             trainer = objectives.get(self.settings.objective).trainer(parts)
+            self._prepare(trainer)
             _watch(trainer, self._watcher(trainer.model, run, parts.settings, steps))
             self.progress.start("train", steps, "steps")
             self.progress.advance(run.resumed)
             trainer.train(resume_from_checkpoint=latest and str(latest))
             self.progress.finish()
+        if self.planned is not None:
+            self.planned.detach()
         _keep_best(trainer.model, run, parts.settings)
         return trainer.model, run
+
+    def _prepare(self, trainer: Any) -> None:
+        """Give the model of a trainer what it begins with."""
+        import peft
+        import transformers
+
+        if self.begin is not None:
+            peft.set_peft_model_state_dict(trainer.model, self.begin)
+        if self.planned is not None:
+            self.planned.attach(trainer.model)
+            trainer.add_callback(planned_values.callback(transformers, self.planned))
 
     def _parts(self, steps: int) -> TrainerParts:
         import peft
@@ -88,12 +107,16 @@ class TrainingTask:
     ) -> Watcher:
         mean = sum(one.read for one in self.training) / len(self.training)
         look = sum(one.read for one in self.held_out)
+        judge = objectives.get(settings.objective).judge(self.held_out, settings)
+        if self.planned is not None:
+            judge = planned_values.judged(judge, self.planned)
         return Watcher(
             run=run,
             model=model,
-            judge=objectives.get(settings.objective).judge(self.held_out, settings),
+            judge=judge,
             settings=settings,
             steps=steps,
+            whole=1 if self.planned is None else planned_values.EVERY,
             every=interval(steps, settings.look_every, look=look, step=settings.batch * mean),
             checkpoints=self.checkpoints,
             progress=self.progress,
@@ -138,13 +161,20 @@ def train(task: TrainingTask) -> tuple[Any, TrainingRun]:
     return memory.within(
         task.step,
         lambda step: replace(task, step=step).run(),
-        lambda: _unload(task.model),
+        lambda: unload(task.model, task.planned),
         task.progress,
     )
 
 
-def _unload(model: Any) -> None:
-    """Give a base its own layers again, in the place of those that PEFT put around them."""
+def unload(model: Any, planned: PlannedValues | None = None) -> None:
+    """Give a base its own layers again, in the place of those that PEFT put around them.
+
+    Args:
+        model: A causal language model of transformers.
+        planned: What had taken its values over.
+    """
+    if planned is not None:
+        planned.detach()
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):

@@ -39,8 +39,10 @@ class AdaptResult(Result):
         history: Losses by step.
         samples: Held-out prompts with the answers of base and tuned model: `prompt`, `wanted`,
             `before`, `after`.
+        aware: With `for_plan`: what the files of both adapters keep, `plain` and `aware`, and which
+            one is `kept`, see `AwareOutcome`; {} without.
         costs: Time and memory of training, predicted and measured: `predicted_seconds`,
-            `training_seconds`, `predicted_bytes`, `peak_bytes`.
+            `training_seconds`, `looking_seconds`, `predicted_bytes`, `peak_bytes`.
         seconds: Time it took.
         report: The page.
         notes: Remarks.
@@ -63,6 +65,7 @@ class AdaptResult(Result):
     rate_test: dict[str, Any] = field(default_factory=dict[str, Any])
     history: list[dict[str, float]]
     samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    aware: dict[str, Any] = field(default_factory=dict[str, Any])
     costs: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float
     report: str = ""
@@ -101,7 +104,7 @@ def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
         data: A result as a dictionary.
     """
     before, after = data["base_figures"], data["tuned_figures"]
-    lines: list[tuple[str, str]] = []
+    lines = _aware_facts(data["aware"])
     if "general_loss" in before and "general_loss" in after:
         general = f"{before['general_loss']:.4f} before, {after['general_loss']:.4f} after"
         lines.append(("Loss on general text", general))
@@ -117,3 +120,15 @@ def figure_facts(data: dict[str, Any]) -> list[tuple[str, str]]:
         ("Preferred answer likelier", f"{before['accuracy']:.1%} → {after['accuracy']:.1%}"),
         ("Margin per token", f"{before['margin']:+.4f} → {after['margin']:+.4f} nats"),
     ]
+
+
+def _aware_facts(outcome: dict[str, Any]) -> list[tuple[str, str]]:
+    if not outcome:
+        return []
+    plain, aware = (
+        f"loss {side['loss']:.4f}" if side["share"] is None else f"{side['share']:.1%}"
+        for side in (outcome["plain"], outcome["aware"])
+    )
+    kept = {"plain": "the plain one", "aware": "the latter"}[outcome["kept"]]
+    value = f"{plain} plain, {aware} trained on with its values; {kept} is kept"
+    return [(f"Kept in {outcome['plan']}", value)]

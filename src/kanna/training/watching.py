@@ -54,6 +54,7 @@ class Watcher:
         settings: How it is trained.
         steps: Steps at most.
         every: Steps between two looks, see `interval`.
+        whole: A checkpoint comes after a multiple of so many steps.
         checkpoints: Where it goes on from when it is killed.
         progress: Where progress is reported.
         tracked: Is told the losses of every step.
@@ -65,6 +66,7 @@ class Watcher:
     settings: TrainingSettings
     steps: int
     every: int
+    whole: int = 1
     checkpoints: Checkpoints
     progress: Progress
     tracked: TrackedRun
@@ -82,7 +84,7 @@ class Watcher:
         run, begin = self.run, time.perf_counter()
         judged = self.judge(self.model)
         run.looking_seconds += time.perf_counter() - begin
-        loss, figures = judged.loss, _known(judged)
+        loss, figures = judged.loss, known(judged)
         if step == 0:
             run.base_figures = figures
         if math.isfinite(loss) and loss < run.best_loss * (1 - _LEAST):
@@ -126,7 +128,12 @@ class Watcher:
     def saves(self) -> bool:
         """Whether a checkpoint is due."""
         goes_on = self.run.stopped == "done" and self.run.steps < self.steps
-        return goes_on and time.perf_counter() - self._saved >= EVERY
+        return goes_on and self._is_due
+
+    @property
+    def _is_due(self) -> bool:
+        late = time.perf_counter() - self._saved >= EVERY
+        return late and self.run.steps % self.whole == 0
 
     def saved(self, made: Path) -> None:
         """Complete the checkpoint that transformers wrote."""
@@ -134,8 +141,12 @@ class Watcher:
         self._saved = time.perf_counter()
 
 
-def _known(judged: HeldOutFigures) -> dict[str, float]:
-    """The figures that there are, without the loss."""
+def known(judged: HeldOutFigures) -> dict[str, float]:
+    """The figures that there are, without the loss.
+
+    Args:
+        judged: What a judge says.
+    """
     named = {
         "domain_loss": judged.domain_loss,
         "accuracy": judged.accuracy,

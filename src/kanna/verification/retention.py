@@ -28,7 +28,8 @@ from kanna.formats import gguf
 from kanna.runtimes.base import Engine
 from kanna.runtimes.llamacpp import RUNTIME as LLAMA
 from kanna.sources import Source
-from kanna.training import HELD_OUT, examples, learned
+from kanna.training import examples, learned
+from kanna.training.examples import HELD_OUT
 from kanna.training.tokens import UNLEARNED, ChatTokenizer, TokenizedExample
 
 LEAST = 0.9

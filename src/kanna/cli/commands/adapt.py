@@ -93,6 +93,11 @@ if TYPE_CHECKING:
 @click.option(
     "--base-bits", type=click.Choice(["4", "8"]), help="Hold the base in few bits, on the CPU."
 )
+@click.option(
+    "--for",
+    "for_plan",
+    help="Preset of GGUF or plan file: train on with the values that it stores, keep the better.",
+)
 @click.option("--device", help="cpu, cuda or mps. [default: an accelerator when there is one]")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @options.threads
