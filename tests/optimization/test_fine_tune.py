@@ -15,11 +15,13 @@ import kanna
 from kanna._util.progress import Silent
 from kanna.comparison.rows import Row
 from kanna.errors import UsageError
-from kanna.optimization import measure
+from kanna.optimization import fine_tune_table, measure
 from kanna.optimization.fine_tune import open_fine_tune
+from kanna.optimization.fine_tune_answers import CallCount, answer, held_prompts
 from kanna.optimization.kl_scorer import SURE
 from kanna.optimization.request import OptimizeRequest
 from kanna.optimization.result import kept_words
+from kanna.training.examples import Example
 
 needs.package("trl")
 needs.llama_cpp()
@@ -44,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A tiny model, texts, chats, and an adapter that learned something from them."""
     with optimizing.quick() as patch:
         patch.setattr(measure, "CANDIDATES", QUICK)
+        patch.setattr(fine_tune_table, "_MOST_WHOLE", 0)  # nothing is timed but what is kept
         patch.setattr(tiny_models, "SMALL", tiny_models.SMALL | {"num_hidden_layers": 2})
         home = optimizing.fill(tmp_path_factory.mktemp("fine-tune"))
         lines = [json.dumps(chat(i)) for i in range(80)]
@@ -83,8 +86,27 @@ def test_a_fine_tune_is_optimized_on_its_own_text_and_judged(home: Path) -> None
     best = next(row for row in report["rows"] if row["path"] == result["artefact"])
     assert best["retention"] == kept and {"retention"} <= {c["name"] for c in best["checks"]}
     page = (home / "out" / "report.html").read_text()
-    for words in ("What is kept of the fine-tune", "base, as it was given", "tuned, 16 bits"):
+    for words in (
+        "What is kept of the fine-tune",
+        "adapter apart",
+        "tuned, 16 bits",
+        "Held-out prompts",
+    ):
         assert words in page
+    table = report["optimize"]["fine_tune"]
+    base, tuned, *files, apart = table["rows"]
+    assert (base["name"], tuned["name"]) == ("base, 16 bits", "tuned, 16 bits")
+    assert base["domain_loss"] == pytest.approx(kept["base_loss"]) and base["share"] == 0
+    assert tuned["domain_loss"] == pytest.approx(kept["tuned_loss"], abs=1e-5)
+    assert tuned["kl"] < 1e-6 and tuned["share"] == pytest.approx(1, abs=1e-3)
+    assert any(row["share"] == kept["share"] and row["gen_tps"] for row in files)
+    assert apart["name"].endswith("adapter apart") and apart["share"] > 0.8
+    assert apart["file_bytes"] > result["file_bytes"] and apart["gen_tps"] is None
+    assert all(row["general_loss"] > 0 and row["calls"] is None for row in table["rows"])
+    assert [len(sample["answers"]) for sample in table["samples"]] == [len(table["rows"])] * 3
+    asked = table["samples"][0]["answers"]
+    assert asked[0] != asked[1], "base and tuned model"
+    assert not list((home / "out").glob(".table-*"))
     for loss in (kept["base_loss"], kept["tuned_loss"], kept["artefact_loss"]):
         assert f"{loss:.4f}" in page
     assert "--adapter" in report["command"] and report["source"]["name"] == str(home / "tiny")
@@ -201,3 +223,55 @@ def test_what_contradicts_itself_is_refused(
     with pytest.raises(UsageError, match=words):
         kanna.optimize(home / "tiny", tmp_path / "out", **given)
     assert not (tmp_path / "out" / "plan.json").exists()
+
+
+@pytest.mark.slow
+def test_the_table_has_speed_and_stock_llama_cpp(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_tune_table, "_MOST_WHOLE", 1 << 30)
+    domain = ["--calibration", str(home / "chats.jsonl"), "--retention", "0"]
+    run = invoke(home, "--like", "Q4_K_M", *domain, out="out")
+    assert run.exit_code == 0, run.stderr
+    report = json.loads((home / "out" / "report.json").read_text())
+    rows = {row["name"]: row for row in report["optimize"]["fine_tune"]["rows"]}
+    assert rows["base, 16 bits"]["gen_tps"] == rows["tuned, 16 bits"]["gen_tps"] > 0
+    assert rows["tuned, 16 bits"]["peak_bytes"] > rows["tuned, 16 bits"]["file_bytes"]
+    stock = "tuned, llama-quantize Q4_K_M"
+    if shutil.which("llama-quantize"):
+        assert rows[stock]["gen_tps"] > 0 and rows[stock]["domain_loss"] > 0
+    else:
+        assert stock not in rows
+        assert any("llama-quantize" in note for note in report["notes"])
+
+
+def test_calls_are_counted_where_prompts_offer_tools() -> None:
+    parameters = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "count", "parameters": parameters}}
+
+    class Chats:
+        @staticmethod
+        def question(example: Example) -> tuple[str, str]:
+            return example.messages[0]["content"], ""
+
+        @staticmethod
+        def tokenizer(text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": [len(text)]}
+
+    class Model:
+        context = 64
+
+        @staticmethod
+        def generate(ids: list[int], *, max_tokens: int) -> Iterator[str]:
+            assert max_tokens == 63
+            yield from ('{"name": "count", ', f'"arguments": {{"n": {ids[0] - 4 or "null"}}}}}')
+
+    asked = [
+        Example(where="", messages=[{"role": "user", "content": text}], tools=tools)
+        for text, tools in (("four", [tool]), ("seven", [tool]), ("none", []))
+    ]
+    chats: Any = Chats()
+    prompts = held_prompts(asked, chats)
+    model: Any = Model()
+    given = answer(model, prompts, chats, Silent())
+    assert given.calls == CallCount(asked=2, valid=1) and len(given.texts) == 3

@@ -46,6 +46,7 @@ class FineTune:
         base: The model before the fine-tune.
         tuned: The same with its adapters, merged when tensors are read.
         held_out: The examples that judge it.
+        judging: The same as they were given.
         domain: Text to calibrate on; [] where none was named.
         least: Share of the gain that an artefact must keep.
         notes: What the user must know.
@@ -56,6 +57,7 @@ class FineTune:
     held_out: Sequence[TokenizedExample]
     domain: Sequence[DomainText]
     least: float
+    judging: Sequence[examples.Example] = ()
     notes: Sequence[str] = field(default_factory=list[str])
 
     def write_domain(self, folder: Path) -> list[Path]:
@@ -129,6 +131,7 @@ def open_fine_tune(base: Source, request: OptimizeRequest) -> FineTune | None:
         base=base,
         tuned=tuned,
         held_out=held_out,
+        judging=judging,
         domain=domain,
         least=request.retention,
         notes=notes,

@@ -35,7 +35,7 @@ from kanna.optimization.time_budget import check_disk, choose
 from kanna.plan.allocate import Choice
 from kanna.sources import open_source
 
-_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*", ".correction-*")
+_SCRATCH = (".judge-*", ".memory-*", ".probe-*", ".swaps-*", ".correction-*", ".table-*")
 """What a run leaves that is killed."""
 
 

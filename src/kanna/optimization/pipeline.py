@@ -21,7 +21,7 @@ from kanna.errors import KannaError
 from kanna.evaluation.stats import MIN_WINDOWS
 from kanna.hardware.memory import memory as machine
 from kanna.optimization import earlier as earlier_files
-from kanna.optimization import proof, report_data, reporting, speed_outcome
+from kanna.optimization import fine_tune_table, proof, report_data, reporting, speed_outcome
 from kanna.optimization.adapters.base import ArtefactSpec
 from kanna.optimization.context import Context
 from kanna.optimization.correction.correction import CorrectionResult, correct, take_up
@@ -354,10 +354,10 @@ def report(
         "domains": by_kind,
         "swaps": [dict(trial) for trial in trials.state.tries] if trials else [],
         **reporting.value_changes(corrected, tuned),
-        "measured": costs.key,
         "times": times(job.forecast, job.context.clock),
         **limits,
-        **reporting.calibrated(calibration),
+        "fine_tune": fine_tune_table.table(job, calibration, allocation, proved),
+        **reporting.calibrated(calibration, costs),
     }
     best, baseline = proved.best, proved.row(written.baseline)
     left, page = reporting.earlier_artefacts(job, rows), reporting.write_page(job, proved, section)

@@ -17,6 +17,7 @@ from kanna.optimization import report_data
 from kanna.optimization.adapters.base import Adapter
 from kanna.optimization.correction.correction import CorrectionResult
 from kanna.optimization.job import Allocation, CalibratedSource, Job, Proof, Written
+from kanna.optimization.measure import Measured
 from kanna.optimization.search import NAME
 from kanna.optimization.tuning import distillation
 from kanna.optimization.tuning.distillation import TuningResult
@@ -59,12 +60,13 @@ def swaps(
     return report_data.swap_summary(allocation.local_search, proved.rows[0].name, alone)
 
 
-def calibrated(calibration: CalibratedSource) -> dict[str, Any]:
-    """Where the source was calibrated, and what its experts saw."""
+def calibrated(calibration: CalibratedSource, costs: Measured) -> dict[str, Any]:
+    """Where the source was calibrated, what its experts saw, and what was measured of it."""
     stats = statistics.read(calibration.statistics)
     return {
         "device": stats.computed_on,
         "coverage": [asdict(layer) for layer in coverage(stats.sites)],
+        "measured": costs.key,
     }
 
 

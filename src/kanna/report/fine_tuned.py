@@ -8,6 +8,18 @@ from typing import Any
 from kanna._util.units import format_size
 from kanna.report.tables import NONE, small_table
 
+_ALL_COLUMNS = (
+    "",
+    "size",
+    "peak memory",
+    "tokens/s",
+    "domain loss",
+    "general loss",
+    "tasks",
+    "valid calls",
+    "KL to the tuned model",
+    "kept of the gain",
+)
 _COLUMNS = ("", "size", "domain loss", "general loss", "KL to the tuned model", "kept of the gain")
 
 
@@ -17,6 +29,9 @@ def fine_tuned(data: dict[str, Any]) -> str:
     Args:
         data: `CompareResult.to_dict()`.
     """
+    whole_table = (data.get("optimize") or {}).get("fine_tune")
+    if whole_table:
+        return _whole(whole_table)
     judged = [row for row in data["rows"] if row.get("retention")]
     if not judged:
         return ""
@@ -37,17 +52,57 @@ def fine_tuned(data: dict[str, Any]) -> str:
     return small_table(caption, _COLUMNS, rows)
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    kept = row["retention"]
+def _whole(table: dict[str, Any]) -> str:
+    """The table with every row, and answers side by side."""
+    rows = table["rows"]
+    asked = next((row["calls"]["asked"] for row in rows if row["calls"]), 0)
+    caption = (
+        "Losses are in nats per token: domain, the held-out answers of the fine-tune; general, "
+        f"{table['general_tokens']:,} tokens of the text that perplexity is measured on. The base "
+        "in 16 bits is as large and as fast as the tuned model; losses of both are in float32."
+        + (f" Valid calls: of answers to {asked} held-out prompts with tools." if asked else "")
+        + " Kept: (base − file) ÷ (base − tuned), with its 95 % interval."
+    )
+    markup = small_table(caption, _ALL_COLUMNS, map(_full_row, rows))
+    if not table["samples"]:
+        return markup
+    columns = ("prompt", "wanted", *(row["name"] for row in rows))
+    answers = [(one["prompt"], one["wanted"], *one["answers"]) for one in table["samples"]]
+    return markup + small_table("Held-out prompts, answered greedily and cut", columns, answers)
+
+
+def _full_row(row: dict[str, Any]) -> tuple[str, ...]:
+    calls, speed = row["calls"], row["gen_tps"]
+    return (
+        row["name"],
+        format_size(row["file_bytes"]) if row["file_bytes"] else NONE,
+        format_size(row["peak_bytes"]) if row["peak_bytes"] else NONE,
+        NONE if speed is None else f"{speed:.1f}",
+        f"{row['domain_loss']:.4f}",
+        f"{row['general_loss']:.4f}",
+        "; ".join(f"{t['name']}: {t['solved']} of {t['examples']}" for t in row["tasks"]) or NONE,
+        f"{calls['valid']} of {calls['asked']}" if calls else NONE,
+        f"{row['kl']:.2e}",
+        _share(row),
+    )
+
+
+def _share(kept: dict[str, Any]) -> str:
+    """What is kept, with its interval."""
     interval = kept["interval"]
     around = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+    return NONE if kept["share"] is None else f"{kept['share']:.1%}{around}"
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    kept = row["retention"]
     return (
         f"tuned, {row['name']}",
         format_size(row["file_bytes"]) if row["file_bytes"] else NONE,
         f"{kept['artefact_loss']:.4f}",
         _nats(row["perplexity"]),
         f"{kept['kl']:.2e}",
-        NONE if kept["share"] is None else f"{kept['share']:.1%}{around}",
+        _share(kept),
     )
 
 

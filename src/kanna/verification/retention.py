@@ -43,20 +43,33 @@ _MIN_EXAMPLES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BesideBase:
+    """A file of the base with an adapter in GGUF beside it, as a runtime switches it on.
+
+    Attributes:
+        base: The file of the base.
+        adapter: The adapter alone.
+    """
+
+    base: Path
+    adapter: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionCase:
     """What is compared.
 
     Attributes:
         base: The model before the fine-tune.
         tuned: The same with the adapter merged in.
-        artefacts: Models, or adapters alone in GGUF.
+        artefacts: Models, adapters alone in GGUF, or these beside a file of the base.
         examples: Held-out examples in tokens.
         threads: Threads to use.
     """
 
     base: Source
     tuned: Source
-    artefacts: Sequence[Path]
+    artefacts: Sequence[Path | BesideBase]
     examples: Sequence[TokenizedExample]
     threads: int
 
@@ -116,7 +129,7 @@ def measure(case: RetentionCase, least: float, progress: Progress) -> list[Reten
     """
     progress.start("retention", (1 + len(case.artefacts)) * len(case.examples), "examples")
     context, threads = case.context, case.threads
-    judged = [reference_gguf(case.base) if is_adapter(p) else p for p in case.artefacts]
+    judged = [_whole(case, one) for one in case.artefacts]
     engine, _ = open_reference(case.base, judged, context=context, threads=threads)
     with engine:
         require(case.base, engine.path, threads=threads)
@@ -124,9 +137,9 @@ def measure(case: RetentionCase, least: float, progress: Progress) -> list[Reten
     measured: list[Retention] = []
     tuned, _ = open_reference(case.tuned, judged, context=context, threads=threads)
     with tuned:
-        for path in case.artefacts:
-            with _opened(case, path) as artefact:
-                scores = [_scores(tuned, artefact, one, case, progress) for one in case.examples]
+        for one in case.artefacts:
+            with opened(case, one) as artefact:
+                scores = [_scores(tuned, artefact, e, case, progress) for e in case.examples]
             after, kept, divergences = ([s[i] for s in scores] for i in range(3))
             kl = float(np.concatenate(divergences).mean())
             measured.append(_judged(before, after, kept, kl, least))
@@ -150,12 +163,26 @@ def _scores(
     return nll, scores.nll, scores.kl
 
 
-def _opened(case: RetentionCase, path: Path) -> Engine:
-    context, threads = case.context, case.threads
-    if is_adapter(path):
-        adapters: dict[str | Path, float] = {path: 1.0}
-        base = reference_gguf(case.base)
-        return LLAMA.open(base, context=context, threads=threads, adapters=adapters)
+def _whole(case: RetentionCase, given: Path | BesideBase) -> Path:
+    """The model that is run: an adapter alone goes beside the base in float32."""
+    if isinstance(given, BesideBase):
+        return given.base
+    return reference_gguf(case.base) if is_adapter(given) else given
+
+
+def opened(case: RetentionCase, given: Path | BesideBase, *, room: int = 0) -> Engine:
+    """One of the artefacts of a case, in its runtime.
+
+    Args:
+        case: How it is opened.
+        given: The artefact.
+        room: Tokens that its context has beyond those of the longest example.
+    """
+    context, threads, path = case.context + room, case.threads, _whole(case, given)
+    beside = given.adapter if isinstance(given, BesideBase) else given
+    if beside != path:
+        adapters: dict[str | Path, float] = {beside: 1.0}
+        return LLAMA.open(path, context=context, threads=threads, adapters=adapters)
     return open_for_scoring(path, context=context, threads=threads)[0]
 
 
