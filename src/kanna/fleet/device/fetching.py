@@ -60,9 +60,11 @@ def fetch(connection: FleetConnection, home: DeviceFolder, described: FleetManif
                 part = _fetched(connection, home.parts, file, work)
                 part.replace(target)
                 known[file.sha256] = target
-    except OSError as error:
+    except (OSError, OutputError) as error:
         home.drop_parts()
         own_files.remove(staged)  # a device whose disk is full is not left so
+        if isinstance(error, OutputError):
+            raise
         raise OutputError(f"{home.folder} takes no more: {error}") from error
 
 

@@ -179,6 +179,8 @@ class AgentLoop:
             return self._result("denied", error.found)
         except KannaError as error:  # of this device, such as a program that was removed
             return self._result("unable", error.found)
+        except OSError as error:  # a full disk, say: later there may be room
+            return self._result("unable", f"{self._home.folder} cannot be used: {error}")
 
     def _once(self) -> AgentResult:
         self._report()
