@@ -70,7 +70,7 @@ def test_the_config_transformers_writes_has_no_remark(name: str, tmp_path: Path)
     family = families.get(name)
     source = make_source(name, tmp_path)
     written = transformers.AutoConfig.for_model(family.model_type, **source.config).to_dict()
-    config = Config(written | source.config, family.defaults)
+    config = Config(family.respell_config(written | source.config), family.defaults)
     assert not _accounting.problems(family, config)
 
 

@@ -119,7 +119,7 @@ def test_unaccounted_tensor_is_named(source: Any) -> None:
 
 
 def test_missing_tensor_is_named(source: Any) -> None:
-    pattern = r"down_proj|\.w2\.|output_linear|\d\.output\.dense|fc2|mlp\.Wo"
+    pattern = r"down_proj|\.w2\.|output_linear|\d\.output\.dense|fc2|mlp\.Wo|lin2"
     name = next(n for n in source.tensors if re.search(pattern, n))
     del source.tensors[name]
     (problem,) = fatal(source)
@@ -130,7 +130,9 @@ def test_misshapen_tensor_is_named(source: Any) -> None:
     name = next(
         n
         for n in source.tensors
-        if re.search(r"o(ut)?_proj|attention\.output\.dense\.weight|attn\.(dense|Wo)\.weight", n)
+        if re.search(
+            r"o(ut)?_(proj|lin)|attention\.output\.dense\.weight|attn\.(dense|Wo)\.weight", n
+        )
     )
     source.tensors[name].shape = (7, 7)
     (problem,) = fatal(source)

@@ -207,6 +207,9 @@ RECIPES: dict[str, Recipe] = {
     "bert": Recipe("bert", "BertModel", "BertConfig", words),
     "bert-cls": Recipe("bert", "BertModel", "BertConfig", words, pooling="cls"),
     "bert-cased": Recipe("bert", "BertModel", "BertConfig", cased_words),
+    "distilbert": Recipe(
+        "distilbert", "DistilBertModel", "DistilBertConfig", words, {"hidden_dim": 160}
+    ),
     "roberta": Recipe("bert", "RobertaModel", "RobertaConfig", bytes_framed, KIN, pooling="cls"),
     "xlm-r": Recipe("bert", "XLMRobertaModel", "XLMRobertaConfig", pieces, KIN, pooling="cls"),
     "modern-bert": Recipe(

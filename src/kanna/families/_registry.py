@@ -114,9 +114,9 @@ def _by_model_type(config: Mapping[str, Any]) -> list[str]:
 def _unsupported(config: Mapping[str, Any], classes: list[str]) -> UnsupportedError:
     if encoder.is_encoder(config):
         return UnsupportedError(
-            f"{', '.join(classes)} is an encoder: it makes vectors, and no text",
-            expected="a model that generates text",
-            todo="encoders go to ONNX: kanna convert SRC -o folder --preset onnx:int8, then "
+            f"{', '.join(classes)} is an encoder that llama.cpp has not",
+            expected="an encoder of a family that `kanna components families` lists",
+            todo="write it to ONNX: kanna convert SRC -o folder --preset onnx:int8, then "
             "kanna verify SRC folder and kanna bench folder",
         )
     if (other := other_of(config, classes)) is not None:
