@@ -34,6 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "postgres": ("psycopg",),
+    "cloud": ("s3fs", "adlfs"),
     "package": ("cyclonedx", "model_signing", "OpenSSL"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
     "serve": ("aiohttp", "fastapi", "llguidance", "prometheus_client", "uvicorn", "xllamacpp"),

@@ -1,4 +1,4 @@
-"""The verb `push`: artefacts to a registry or the hub, with the proof of each beside it."""
+"""The verb `push`: artefacts to a registry, the hub or an object store, each with its proof."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from kanna._util.arguments import several
 from kanna._util.bars import shown
 from kanna._util.progress import Progress
 from kanna.errors import UsageError
-from kanna.packaging import push_hub, push_oci
+from kanna.packaging import push_hub, push_oci, push_store
 from kanna.packaging.artefact import open_artefact
 from kanna.packaging.prepared import PreparedArtefact, prepare
 from kanna.packaging.pushed import PushedVariant, PushResult
+from kanna.registry import stores
 from kanna.sources import oci
 
 __all__ = ["PushResult", "PushedVariant", "push"]
@@ -33,19 +34,20 @@ def push(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> PushResult:
-    """Push files to a registry as CNCF ModelPack, or to the hub, each with the report of its gate.
+    """Push files to a registry, the hub or an object store, each with the report of its gate.
 
     Files that are there are not sent again; an interrupted push goes on where it stopped. Of
     several files the tag of a registry becomes an index of variants, of which `pull` takes what
     fits.
 
     Args:
-        destination: `oci://HOST/NAME:TAG`, or `hf:OWNER/NAME`.
+        destination: `oci://HOST/NAME:TAG`, `hf:OWNER/NAME`, or `s3://BUCKET/PREFIX`,
+            `az://CONTAINER/PREFIX`, `file:///FOLDER`.
         artefacts: Files or folders, or any references to them.
         gate: Gate reports that `kanna verify --gate` wrote, one per file in their order; none
             takes MODEL.gate.json beside each.
         unproved: Push what has no report that every check passed, too.
-        sign_key: Of a registry: a private key (PEM) to sign the manifests with.
+        sign_key: Not of the hub: a private key (PEM) to sign the manifests with.
         private: Of the hub: a repository that is made is private.
         revision: Of the hub: the branch, made where there is none.
         card: Of the hub: the model card; None takes the one that `compare` or `optimize` wrote
@@ -71,8 +73,9 @@ def push(
             f"{len(reports)} gate reports for {len(given)} files", expected="one for each"
         )
     hub = push_hub.destination(destination, revision)
-    name = _registry_name(destination) if hub is None else None
-    if name is not None and (private or revision is not None or card is not None):
+    in_store = stores.is_address(destination)
+    name = _registry_name(destination) if hub is None and not in_store else None
+    if hub is None and (private or revision is not None or card is not None):
         raise UsageError("--private, --revision and --card are of the hub", expected=push_hub.FORM)
     if hub is not None and sign_key is not None:
         raise UsageError("the hub keeps no signatures", expected="no --sign-key")
@@ -89,17 +92,20 @@ def push(
             repository=hub, private=private, card=Path(card) if card else None, dry_run=dry_run
         )
         return push_hub.send(request, prepared, progress)
-    assert name is not None
+    signer = Path(sign_key) if sign_key else None
+    if name is None:
+        return push_store.send(destination, prepared, signer, dry_run, progress)
     if dry_run:
         return push_oci.planned(name, prepared)
-    return push_oci.send(name, prepared, Path(sign_key) if sign_key else None, progress)
+    return push_oci.send(name, prepared, signer, progress)
 
 
 def _registry_name(destination: str) -> oci.OciName:
     """The name in a registry, with a tag."""
     if not destination.startswith(oci.SCHEME):
         raise UsageError(
-            f"{destination} is in no registry", expected=f"{oci.FORM}, or {push_hub.FORM}"
+            f"{destination} is in no registry",
+            expected=f"{oci.FORM}; {push_hub.FORM}; {stores.FORM}",
         )
     name = oci.parse(destination)
     if name.digest is not None:

@@ -35,6 +35,14 @@ def signature_of(data: bytes, key: Path) -> bytes:
         return (folder / signing.FILE).read_bytes()
 
 
+def hold(data: bytes, signature: bytes, key: Path) -> None:
+    """Raise GateError unless a signature of a manifest is by the owner of a public key."""
+    with own_files.scratch(label="verify") as folder:
+        (folder / MANIFEST_FILE).write_bytes(data)
+        (folder / signing.FILE).write_bytes(signature)
+        signing.verify(folder, key)
+
+
 def check_signature(repository: RegistryRepository, document: ManifestDocument, key: Path) -> bytes:
     """The signature of a manifest that a key holds for.
 
@@ -43,15 +51,12 @@ def check_signature(repository: RegistryRepository, document: ManifestDocument, 
     """
     reasons: list[str] = []
     for signature in referring(repository, document, SIGNATURE)[:_MOST_SIGNATURES]:
-        with own_files.scratch(label="verify") as folder:
-            (folder / MANIFEST_FILE).write_bytes(document.data)
-            (folder / signing.FILE).write_bytes(signature)
-            try:
-                signing.verify(folder, key)
-            except GateError as error:
-                reasons.append(error.found)
-            else:
-                return signature
+        try:
+            hold(document.data, signature, key)
+        except GateError as error:
+            reasons.append(error.found)
+        else:
+            return signature
     why = reasons[0] if reasons else "there is no signature"
     raise GateError(
         f"{repository.name} is not signed by the owner of {key.name}: {why}",

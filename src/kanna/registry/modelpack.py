@@ -218,14 +218,21 @@ def files_of(manifest: ManifestDocument, what: str) -> dict[str, Descriptor]:
             )
         names = (layer.annotations.get(key) for key in _FILEPATHS)
         place = next((name for name in names if name), "")
-        _check_place(place, files, what)
+        check_place(place, files, what)
         files[place] = layer
     if not any(layer.media_type in _WEIGHTS for layer in files.values()):
         raise UnsupportedError(f"{what} has no weights", expected=WEIGHT)
     return files
 
 
-def _check_place(place: str, taken: Mapping[str, object], what: str) -> None:
+def check_place(place: str, taken: Mapping[str, object], what: str) -> None:
+    """Refuse a path that leads elsewhere, is there twice, or runs code when it is read.
+
+    Args:
+        place: As a stranger named it.
+        taken: Paths before it.
+        what: Whose it is, for messages.
+    """
     path = PurePosixPath(place)
     odd = not place.isprintable() or set(place) & set('\\:*?"<>|') or len(place.encode()) > 400
     words = place.split("/")

@@ -15,9 +15,8 @@ from kanna._util.units import Size, format_size, optional_size
 from kanna.errors import NotFoundError, UsageError
 from kanna.hardware import targets
 from kanna.hardware.memory import memory as machine_memory
-from kanna.registry import pulling
+from kanna.registry import pulling, store_pulling, stores
 from kanna.sources import hub, hub_files, locate, oci, references
-from kanna.sources.references import Reference
 from kanna.storage.builtins import num_bytes
 
 __all__ = ["PullResult", "pull"]
@@ -101,17 +100,24 @@ def pull(
         RefusedError: The registry sends something else than it promised.
         GateError: It is not signed by the owner of the key, or no variant fits.
     """
-    reference, progress = references.parse(model, revision), shown(progress)
+    progress = shown(progress)
     given = {"variant": variant, "memory": memory, "target": target, "key": key}
-    if reference.kind == "oci":
+    if stores.is_address(model) or str(model).startswith(oci.SCHEME):
         if revision is not None:
             raise UsageError("--revision is of the hub", expected="a tag: oci://HOST/NAME:TAG")
         if target is not None and memory is not None:
             raise UsageError("--target says how much --memory there is", expected="one of them")
         limit = targets.choose(target).memory if target is not None else optional_size(memory)
-        return _of_registry(reference, variant, limit, key, progress)
+        if limit is None and variant is None:
+            limit = machine_memory().available
+        wanted = pulling.Wanted(variant=variant, memory=limit, key=Path(key) if key else None)
+        return _of_registry(str(model), wanted, progress)
+    reference = references.parse(model, revision)
     if named := [f"--{name}" for name, value in given.items() if value is not None]:
-        raise UsageError(f"{named[0]} is for models of a registry", expected="oci://HOST/NAME:TAG")
+        raise UsageError(
+            f"{named[0]} is for models of a registry",
+            expected=f"oci://HOST/NAME:TAG, {stores.FORM}",
+        )
     if reference.kind == "hub":
         # Not from the cache alone: who pulls wants what the hub has now.
         repository = hub.look_up(reference.name, reference.revision)
@@ -126,23 +132,14 @@ def pull(
     )
 
 
-def _of_registry(
-    reference: Reference,
-    variant: str | None,
-    memory: int | None,
-    key: str | Path | None,
-    progress: Progress,
-) -> PullResult:
-    """Fetch a model of a registry; among variants the one that was named or fits."""
-    if memory is None and variant is None:
-        memory = machine_memory().available
-    artefact = pulling.pull(
-        oci.parse(reference.name),
-        pulling.Wanted(variant=variant, memory=memory, key=Path(key) if key else None),
-        progress,
-    )
+def _of_registry(model: str, wanted: pulling.Wanted, progress: Progress) -> PullResult:
+    """Fetch a model of a registry or an object store."""
+    if stores.is_address(model):
+        artefact = store_pulling.pull(model, wanted, progress)
+    else:
+        artefact = pulling.pull(oci.parse(model), wanted, progress)
     return PullResult(
-        reference=reference.given,
+        reference=model,
         path=str(artefact.path),
         num_bytes=size_of(artefact.path),
         revision=artefact.manifest,

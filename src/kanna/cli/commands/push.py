@@ -50,7 +50,10 @@ def push_command(
     gate: tuple[Path, ...],
     **choices: Any,
 ) -> None:
-    """Push every MODEL to DESTINATION: oci://HOST/NAME:TAG in a registry, hf:OWNER/NAME on the hub.
+    """Push every MODEL to DESTINATION, each with the report of its gate.
+
+    It is oci://HOST/NAME:TAG in a registry, hf:OWNER/NAME on the hub, or a prefix of an object
+    store: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, file:///FOLDER.
 
     To a registry as CNCF ModelPack, with gate report, bill of materials and signature attached;
     several MODELs become variants, of which `kanna pull` takes the one that fits. To the hub with
