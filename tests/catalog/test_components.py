@@ -101,6 +101,7 @@ def test_every_folder_of_files_is_known_here() -> None:
         FOLDERS
     ) | {
         "kanna.packaging",
+        "kanna.packaging.web",
         "kanna.verification.folder_tokenizer",
         "kanna.verification.written_config",
     }

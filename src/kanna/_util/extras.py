@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "adapt": ("torch", "transformers", "accelerate", "datasets", "peft", "trl"),
     "search": ("optuna",),
     "ray": ("ray",),
+    "tasks": ("lm_eval", "torch"),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "postgres": ("psycopg",),
     "cloud": ("s3fs", "adlfs"),

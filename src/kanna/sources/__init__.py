@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kanna import formats
 from kanna._util.digest import sha256
-from kanna._util.nearest import absent
 from kanna._util.progress import Progress
 from kanna._util.typed import TypedObject
-from kanna.errors import FormatError, NotFoundError, SourceError
+from kanna.errors import FormatError, SourceError
 from kanna.formats import folder_files, gguf, mlx, prequantized, safetensors
 from kanna.formats.base import FolderContents
 from kanna.formats.gguf import GGUFFile
@@ -172,15 +170,7 @@ def open_source(
         return _folder(path, reference.given)
     if path.exists():
         return _file(path, reference.given)
-    raise NotFoundError(
-        absent(reference.given) + _builtin_meant(reference.given), expected=references.FORMS
-    )
-
-
-def _builtin_meant(given: str) -> str:
-    """The built-in model that somebody may have meant who wrote its name alone."""
-    close = get_close_matches(given.lower(), BUILTIN, 1, 0.8)
-    return f" (the built-in model is builtin:{close[0]})" if close else ""
+    raise no_model.absent_source(reference.given, BUILTIN)
 
 
 def locate(

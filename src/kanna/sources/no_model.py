@@ -1,12 +1,26 @@
-"""What a folder without config.json is, for who took it for a model."""
+"""What is said to who named something that is no model: nothing, or a folder of something else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
-from kanna.errors import SourceError
-from kanna.sources import hub
+from kanna._util.nearest import absent
+from kanna.errors import NotFoundError, SourceError
+from kanna.sources import hub, references
+
+
+def absent_source(given: str, builtin: Collection[str]) -> NotFoundError:
+    """The error for a name at which there is nothing.
+
+    Args:
+        given: What the user wrote.
+        builtin: Names of built-in models, one of which may have been meant.
+    """
+    close = get_close_matches(given.lower(), builtin, 1, 0.8)
+    meant = f" (the built-in model is builtin:{close[0]})" if close else ""
+    return NotFoundError(absent(given) + meant, expected=references.FORMS)
 
 
 def error(path: Path, files: Mapping[str, Path]) -> SourceError:

@@ -70,7 +70,8 @@ def _answer(engine: Engine, prompt: TaskPrompt, *, chat: bool, max_tokens: int) 
     try:
         if prompt.choices:
             return _choose(engine, prompt, chat)
-        return _converse(engine, prompt, chat=chat, max_tokens=max_tokens)
+        most = prompt.max_tokens or max_tokens
+        return _converse(engine, prompt, chat=chat, max_tokens=most)
     except (FormatError, TemplateLimitError) as error:
         return TaskAnswer(failure=f"its chat template refuses the question: {error.found}"[:200])
 
@@ -96,7 +97,7 @@ def _converse(engine: Engine, prompt: TaskPrompt, *, chat: bool, max_tokens: int
         else:
             ids = engine.tokenize(turn, add_bos=True)
         limit = min(max_tokens, _room(engine) - len(ids))
-        if limit < _LEAST:
+        if limit < min(_LEAST, max_tokens):
             return _too_long(engine, ids)
         pieces = engine.generate(ids, max_tokens=limit, stop=prompt.stop)
         texts.append("".join(pieces))
@@ -156,7 +157,7 @@ def _continued(
         return
     # A token may reach over the end of the question: all are scored from where they still agree.
     start = engine.tokenize(question, add_bos=True)
-    whole = [engine.tokenize(f"{question} {choice}", add_bos=True) for choice in prompt.choices]
+    whole = [engine.tokenize(f"{question}{prompt.joint}{c}", add_bos=True) for c in prompt.choices]
     first = max(1, min(_shared(start, ids) for ids in whole))
     for ids, size in zip(whole, sizes, strict=True):
         yield ids, first, size

@@ -23,6 +23,8 @@ class TaskPrompt:
         tools: What the model may call, in OpenAI's shape.
         choices: What it chooses from by their probability; nothing is generated then.
         expected: What a right answer has, for people.
+        joint: What stands between a question and its choice, where there is no chat template.
+        max_tokens: New tokens of an answer at most; None for those of the task.
     """
 
     turns: tuple[str, ...]
@@ -30,6 +32,8 @@ class TaskPrompt:
     tools: tuple[dict[str, Any], ...] = ()
     choices: tuple[str, ...] = ()
     expected: str = ""
+    joint: str = " "
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
