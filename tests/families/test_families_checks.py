@@ -127,13 +127,8 @@ def test_missing_tensor_is_named(source: Any) -> None:
 
 
 def test_misshapen_tensor_is_named(source: Any) -> None:
-    name = next(
-        n
-        for n in source.tensors
-        if re.search(
-            r"o(ut)?_(proj|lin)|attention\.output\.dense\.weight|attn\.(dense|Wo)\.weight", n
-        )
-    )
+    pattern = r"o(ut)?_(proj|lin)|(attention\.output|attn)\.(dense|Wo)\.weight"
+    name = next(n for n in source.tensors if re.search(pattern, n))
     source.tensors[name].shape = (7, 7)
     (problem,) = fatal(source)
     assert name in problem.found and "[7, 7]" in problem.found
