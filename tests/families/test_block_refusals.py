@@ -84,6 +84,11 @@ CASES: dict[str, tuple[str, Change, str]] = {
         "33 value heads",
     ),
     "a head announced and absent": ("qwen35", config(mtp_num_hidden_layers=1), "mtp."),
+    "announced and absent beside experts": (
+        "qwen35moe",
+        config(mtp_num_hidden_layers=1),
+        "mtp.",
+    ),
     "a head announced absurdly": ("qwen35", config(mtp_num_hidden_layers=-1), "mtp_num_hidden"),
     "a state of other heads": ("granitehybrid", shaped("A_log", 3), "A_log has shape [3]"),
     "a state without what it adds": ("granitehybrid", lost("mamba.D"), "mamba.D is missing"),

@@ -18,9 +18,9 @@ WINDOWED = 64
 
 def windows(c: Config) -> list[bool]:
     """For every layer, whether it has a window, from layer_types or the pattern."""
+    kinds = c.layer_kinds()
     if c.window is None:
         return [False] * c.layers
-    kinds = c.layer_kinds()
     if kinds is not None:
         return [kind == "sliding_attention" for kind in kinds]
     pattern = c.get("sliding_window_pattern") or 4

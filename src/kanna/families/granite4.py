@@ -13,6 +13,7 @@ from kanna.families.base import (
     Block,
     Family,
     Metadata,
+    Problem,
     derived_head_size,
 )
 from kanna.families.blocks.multipliers import MULTIPLIERS
@@ -34,6 +35,12 @@ def metadata(c: Config) -> Metadata:
     """The `granite.*` keys."""
     width = u32(c.count(SHARED))
     return granite.metadata(c) | {f"{granite.ARCH}.feed_forward_length": width}
+
+
+def checks(c: Config) -> list[Problem]:
+    """Raise SourceError where there is not one kind for each layer."""
+    c.layer_kinds(ATTENDS)
+    return derived_head_size(c)
 
 
 FAMILY = Family(
@@ -76,5 +83,5 @@ FAMILY = Family(
             "time_step_limit",
         }
     ),
-    checks=derived_head_size,
+    checks=checks,
 )

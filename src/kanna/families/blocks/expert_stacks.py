@@ -99,8 +99,10 @@ class Stacks:
         return out
 
     def _has_both(self, tensor: Tensor) -> bool:
-        """Whether a tensor may hold gates and ups."""
-        return self.spelling.gated and len(tensor.shape) == 3
+        """Whether a tensor may hold gates and ups: as many of one as of the other."""
+        if not self.spelling.gated or len(tensor.shape) != 3:
+            return False
+        return self._turned(tensor.name, tensor).shape[1] % 2 == 0
 
     def _halves(self, layer: str, tensor: Tensor) -> dict[str, Tensor]:
         """The stacks of gates and ups of a layer."""
