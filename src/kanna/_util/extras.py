@@ -33,6 +33,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "search": ("optuna",),
     "ray": ("ray",),
     "tasks": ("lm_eval", "torch"),
+    "azureml": ("azure.ai.ml",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "postgres": ("psycopg",),
     "cloud": ("s3fs", "adlfs"),

@@ -91,6 +91,7 @@ class Executor:
         options: A dataclass of what can be set; a field has its description as metadata `about`.
         extra: What must be installed for it, "" for the base install.
         files: Returns what to write of a job that others start; None: it runs the steps itself.
+        check: Checks the files that were written, and returns what to tell of it.
         pool: Opens where single steps run, given its options and whom to tell of losses; None:
             they run here.
     """
@@ -99,4 +100,5 @@ class Executor:
     options: type
     extra: str = ""
     files: Callable[[RecipeJob, Any], JobFiles] | None = None
+    check: Callable[[Sequence[Path]], list[str]] | None = None
     pool: Callable[[Any, Callable[[str], None]], StepPool] | None = None

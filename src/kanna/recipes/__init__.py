@@ -96,7 +96,7 @@ def run(
         graphs = _graphs(loaded, RecipeInputs((), offline=offline, progress=bar))
         _validate(loaded, graphs, problems)
         files = executor.files(elsewhere.job(loaded, graphs, place.changes), settings)
-        return elsewhere.written(loaded.name, files, out, remark or _nothing)
+        return elsewhere.written(loaded.name, files, out, executor, remark or _nothing)
     folder = Path(out if out is not None else f"{path.stem}-run").absolute()
     earlier = _earlier(folder)
     inputs = RecipeInputs(earlier.inputs if earlier else (), offline=offline, progress=bar)

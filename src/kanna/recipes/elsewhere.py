@@ -12,7 +12,6 @@ import kanna
 from kanna import executors, formats, runtimes
 from kanna._util.arguments import names
 from kanna._util.atomic import write_text
-from kanna._util.digest import sha256
 from kanna._util.own_files import complete
 from kanna.errors import OutputError, UsageError
 from kanna.executors import settings
@@ -158,7 +157,11 @@ def _runtime_extra(format: str) -> str:
 
 
 def written(
-    name: str, files: JobFiles, out: str | Path | None, remark: Callable[[str], None]
+    name: str,
+    files: JobFiles,
+    out: str | Path | None,
+    executor: Executor,
+    remark: Callable[[str], None],
 ) -> RunResult:
     """Write the files of a job, and say how it is started.
 
@@ -166,6 +169,7 @@ def written(
         name: Of the recipe.
         files: What to write.
         out: Where; None: where it belongs.
+        executor: Whose files they are.
         remark: Is told what is left to the user.
 
     Raises:
@@ -173,7 +177,8 @@ def written(
     """
     folder = Path(out) if out is not None else files.place or Path()
     paths = write(files, folder)
-    for note in files.notes:
+    checked = executor.check(list(map(Path, paths))) if executor.check else []
+    for note in (*checked, *files.notes):
         remark(note)
     return RunResult(
         name=name,
@@ -192,9 +197,12 @@ def write(files: JobFiles, folder: Path) -> list[str]:
     Raises:
         OutputError: One is there that kanna did not write.
     """
+    # What was copied before changes with the recipe.
+    copied = any(_begins_as_ours(folder / name) for name in files.texts)
     for name in (*files.texts, *files.copies):
         path = folder / name
-        if path.is_symlink() or (path.exists() and not _is_ours(path, name, files)):
+        ours = copied if name in files.copies else _is_ours(path, files.texts[name])
+        if path.is_symlink() or (path.exists() and not ours):
             raise OutputError(
                 f"{path} is there, and was not written by kanna",
                 todo="move it away, or name another folder with -o",
@@ -212,11 +220,12 @@ def write(files: JobFiles, folder: Path) -> list[str]:
     return written
 
 
-def _is_ours(path: Path, name: str, files: JobFiles) -> bool:
+def _is_ours(path: Path, text: str) -> bool:
+    return _begins_as_ours(path) or (path.is_file() and path.read_bytes() == text.encode())
+
+
+def _begins_as_ours(path: Path) -> bool:
     if not path.is_file():
         return False
-    if name in files.copies:
-        return sha256(path) == sha256(files.copies[name])
     with path.open("rb") as file:
-        start = file.read(len(HEAD))
-    return start == HEAD.encode() or path.read_bytes() == files.texts[name].encode()
+        return file.read(len(HEAD)) == HEAD.encode()
