@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from kanna import __version__
 from kanna._util.addresses import parts_of
+from kanna._util.whole_answers import WholeAnswer
 from kanna.errors import KannaError, RefusedError, UsageError
 
 URL = "http://127.0.0.1:8750"
@@ -57,36 +58,6 @@ class FleetServer:
     key_file: str | Path | None = None
     ca_file: str | Path | None = None
     insecure_http: bool = False
-
-
-class _Head:
-    """The file of an answer while its head is read: one that was cut is no whole head."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def readline(self, limit: int = -1) -> bytes:
-        line: bytes = self._file.readline(limit)
-        if not line.endswith(b"\n") and not 0 <= limit <= len(line):
-            raise http.client.RemoteDisconnected("the head of the answer was cut")
-        return line
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Answer(http.client.HTTPResponse):
-    """Python's takes the end of a connection for the end of the head, and what came for all."""
-
-    def begin(self) -> None:
-        file = self.fp
-        head: Any = _Head(file)
-        self.fp = head
-        try:
-            super().begin()
-        finally:
-            if self.fp is head:
-                self.fp = file
 
 
 def is_loopback(host: str) -> bool:
@@ -174,7 +145,7 @@ class FleetConnection:
             self._headers | ({"Content-Type": kind} if data is not None else {}) | (headers or {})
         )
         line = self._open()
-        line.response_class = _Answer
+        line.response_class = WholeAnswer
         try:
             line.request(method, self._base + path, body=data, headers=sent)
             response = line.getresponse()

@@ -18,6 +18,7 @@ from typing import TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from kanna import __version__
+from kanna._util.whole_answers import WholeAnswer
 from kanna.errors import RefusedError, SourceError
 from kanna.registry.file_part import FilePart
 
@@ -113,6 +114,7 @@ def send(
         headers: Of the request.
         body: What is sent; a part of a file needs a Content-Length.
     """
+    connection.response_class = WholeAnswer
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if connection.sock is None:
