@@ -68,9 +68,14 @@ def cut(path: Path) -> FilePieces:
     hashes: list[str] = []
     bounds = _bounds(path)
     sizes = tuple(stop - start for start, stop in pairwise(bounds))
+    buffer = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
         for size in sizes:
-            hashes.append(hashlib.sha256(file.read(size)).hexdigest())
+            hashed, left = hashlib.sha256(), size
+            while left and (count := file.readinto(buffer[: min(left, _BLOCK)])):
+                hashed.update(buffer[:count])
+                left -= count
+            hashes.append(hashed.hexdigest())
     return FilePieces(sizes=sizes, hashes=tuple(hashes))
 
 
