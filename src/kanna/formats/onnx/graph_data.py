@@ -206,15 +206,16 @@ class StoredMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes of all rows."""
-        return self.shape[0] * self.encoding.row_bytes(self.shape[1])
+        return prod(self.shape[:-1]) * self.encoding.row_bytes(self.shape[-1])
 
     def rows(self, start: int, stop: int) -> F32:
         """Rows [start, stop), decoded, float32 [rows, columns]."""
-        return self.encoding.decode(self.raw(start, stop), self.shape[1])
+        return self.encoding.decode(self.raw(start, stop), self.shape[-1])
 
     def raw(self, start: int, stop: int) -> U8:
         """Rows [start, stop) with their planes joined, uint8 [rows, row bytes]."""
-        kind, groups = self._place.matrix.kind, self.shape[1] // self._place.matrix.kind.group
+        kind = self._place.matrix.kind
+        groups = self.shape[-1] // kind.group
 
         def plane(at: int, row_bytes: int) -> U8:
             step = self._place.step
