@@ -266,6 +266,10 @@ def test_a_model_without_a_tower_and_one_with_another_are_refused(copy: Path) ->
     edit(copy, "config.json", architectures=["Gemma3nForConditionalGeneration"])
     with pytest.raises(UnsupportedError, match="Gemma3nForConditionalGeneration"):
         convert(copy)
+    for name, reason in (("Gemma4Unified", "without a window"), ("Llama4", "worse than")):
+        edit(copy, "config.json", architectures=[f"{name}ForConditionalGeneration"])
+        with pytest.raises(UnsupportedError, match=reason):
+            convert(copy)
     edit(copy, "config.json", architectures=["LlamaForCausalLM"], vision_config=None)
     with pytest.raises(UnsupportedError, match="no vision tower"):
         convert(copy)

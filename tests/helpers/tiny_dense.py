@@ -280,6 +280,28 @@ RECIPES: dict[str, Recipe] = {
         },
         heads=0.3,
     ),
+    "gemma4-unified": Recipe(
+        "gemma4",
+        "Gemma4UnifiedForConditionalGeneration",
+        "Gemma4UnifiedConfig",
+        {
+            "text_config": SMALL
+            | {
+                "pad_token_id": 0,
+                "num_hidden_layers": 4,
+                "head_dim": 64,
+                "global_head_dim": 128,
+                "num_global_key_value_heads": 1,
+                "attention_k_eq_v": True,
+                "sliding_window": 32,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "tie_word_embeddings": True,
+            },
+            "vision_config": {"patch_size": 4, "mm_embed_dim": 64, "output_proj_dims": 64},
+            "audio_config": None,
+        },
+        heads=0.3,
+    ),
     "phi3": Recipe("phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": None}),
     "phi3-window": Recipe(
         "phi3", "Phi3ForCausalLM", "Phi3Config", {"sliding_window": 64}, window_lost=True

@@ -13,9 +13,13 @@ from kanna.families.base import Block, Metadata
 from kanna.model import Model, u32
 
 WIDTH = "hidden_size_per_layer_input"
+_WITHOUT = ("gemma4_unified_text", "gemma4_unified")
 
 
 def _width(c: Config) -> int:
+    """Of the 12B of Gemma 4 no config has the key: there the second table does not exist."""
+    if c.get("model_type") in _WITHOUT and c.given.get(WIDTH) is None:
+        return 0
     return c.read(WIDTH, whole(), 0)
 
 

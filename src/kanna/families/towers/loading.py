@@ -42,6 +42,13 @@ _SIZE = whole(1, _LARGEST)
 _HEADS = "num_attention_heads"
 _COLOURS = 3
 _LARGEST_PICTURE = 1 << 14
+_UNPROVED = {
+    "Gemma4UnifiedForConditionalGeneration": "in layers without a window transformers lets tokens "
+    "of a picture see all of it, and llama.cpp those before them",
+    "Llama4ForConditionalGeneration": "llama.cpp itself warns that it reads pictures worse than "
+    "the model does",
+}
+"""Towers that llama.cpp has, and why none of them is written."""
 _COMPUTED = {"f32", "f16", "bf16", "f64"}
 
 
@@ -111,13 +118,14 @@ def _tower_of(source: Source) -> Tower:
     if tower is not None:
         return tower
     class_name = shown(own[0]) if own else "a model of no architecture"
+    reason = next((why for name, why in _UNPROVED.items() if name in own), "it is not written yet")
     if not isinstance(source.config.get("vision_config"), dict):
         raise UnsupportedError(
             f"{class_name} has no vision tower: config.json has no vision_config",
             expected=_expected(),
         )
     raise UnsupportedError(
-        f"the vision tower of {class_name} is not written here yet",
+        f"the vision tower of {class_name} is not written here: {reason}",
         expected=_expected(),
         todo="convert the text model without --mmproj, and use an mmproj that others published",
     )
