@@ -18,7 +18,6 @@ from kanna.fleet.connection import FleetConnection, FleetServer
 from kanna.fleet.operations import find_published
 from kanna.fleet.orchestrators.base import ForeignRollout, Orchestrator
 from kanna.fleet.rings import DEFAULT_RINGS, check_rings, parse_ring
-from kanna.sources import oci
 
 _PACKAGE, _EXPORT = "kanna.fleet.orchestrators", "ORCHESTRATOR"
 _HERE = FleetServer()
@@ -88,6 +87,8 @@ def manifests(
         OutputError: The folder is there.
         KannaError: The server refuses, or is not there.
     """
+    from kanna.sources import oci  # which an agent never needs
+
     chosen: Orchestrator = plugins.load(_PACKAGE, orchestrator.replace("-", "_"), _EXPORT)
     rings = tuple(parse_ring(text) for text in several(ring) or DEFAULT_RINGS)
     check_rings(rings)
