@@ -9,6 +9,8 @@ widened
     out channel importance, which may handicap importance-weighted encoders: rows are marked.
 stories
     stories15M, the only float weights a package carries; 288 columns.
+stories_wide
+    The same in float16, its rows 512 wide, so that every K-type is real in it.
 gemma3
     Gemma-3-270M as a Hugging Face folder in bfloat16, from its packaged Q4_K_M file.
 gemma3_dithered
@@ -186,6 +188,14 @@ def stories() -> Path:
     if not path.exists():
         stories15m.write(path.with_suffix(".partial"), *packages.stories15m())
         path.with_suffix(".partial").replace(path)
+    return path
+
+
+def stories_wide() -> Path:
+    """F16 GGUF of stories15M with rows of 512 values."""
+    path = _cached("stories15m-wide-f16.gguf")
+    if not path.exists():
+        kanna.convert(packages.stories15m_wide(), path, preset="F16")
     return path
 
 

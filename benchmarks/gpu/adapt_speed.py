@@ -13,6 +13,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import kanna
 from kanna.calibration.devices import pick_device, release
 from kanna.training import examples
 from kanna.training.loop import arguments as trainer_arguments
+from kanna.training.memory import MicroBatch
 from kanna.training.settings import TrainingSettings
 
 _WORDS = ["plane", "wood", "edge", "grain", "board", "shave", "thin", "blade", "oak", "ash", "pine"]
@@ -32,10 +34,11 @@ _WARM, _LOOKS = 4, 8
 
 
 class StepClock:
-    """Progress that notes when each step was through."""
+    """Progress that notes when each step was through, by a clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.ends: list[float] = []
+        self._now = now
         self._training = False
 
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
@@ -45,7 +48,7 @@ class StepClock:
     def advance(self, amount: int, detail: str = "") -> None:
         """Note the end of a step."""
         if self._training and amount:
-            self.ends.append(time.perf_counter())
+            self.ends.append(self._now())
 
     def finish(self) -> None:
         """Stop listening."""
@@ -110,7 +113,13 @@ def of_kanna(
 
 
 def of_trl(
-    source: Path, adapter: Path, data: Path, device: str, options: Any, steps: int = 0
+    source: Path,
+    adapter: Path,
+    data: Path,
+    device: str,
+    options: Any,
+    steps: int = 0,
+    now: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Seconds of a step of TRL's trainer, with the settings that kanna says it had."""
     import datasets
@@ -126,16 +135,19 @@ def of_trl(
     model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     rows: list[dict[str, list[int]]] = []
     for example in examples.read(data).examples:
-        text = tokenizer.apply_chat_template(example.messages, tokenize=False)
+        text = example.text
+        if example.messages:
+            text = tokenizer.apply_chat_template(example.messages, tokenize=False)
         ids = tokenizer(text)["input_ids"]
         rows.append({"input_ids": ids, "labels": ids})
     ends: list[float] = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            ends.append(now())
 
-    given = trainer_arguments(settings, adapter.with_name("scratch"), steps or options.steps)
+    step = MicroBatch.of(settings)
+    given = trainer_arguments(settings, adapter.with_name("scratch"), settings.steps or 1, step)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
