@@ -13,7 +13,7 @@ from helpers.calibrating import TOKENS, WINDOW, Stops, windows_of
 
 import kanna
 from kanna import families
-from kanna.calibration import network, statistics
+from kanna.calibration import statistics
 from kanna.calibration.second_moments import block_of
 from kanna.calibration.windows import HELD_OUT
 from kanna.errors import KannaError, PlanError
@@ -109,9 +109,8 @@ def columns_of(source: Model, model: Any, site: str) -> list[int]:
     return [place[column.tobytes()] for column in ours]
 
 
-CALIBRATED = [
-    name for name, recipe in tiny_models.RECIPES.items() if recipe.family not in network.REFUSED
-]
+CALIBRATED = [name for name, recipe in tiny_models.RECIPES.items() if recipe.family != "llama4"]
+"""`forward` knows no site of the experts of Llama 4 (`ffn_exps_in`)."""
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
