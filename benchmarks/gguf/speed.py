@@ -16,11 +16,18 @@ hollow
     its peak. Only the memory of this one means something: its weights are zeros.
 hollow_experts
     The same in the shape of Qwen3-30B-A3B. Writes 18 GB; not among the default cases.
+
+Of hollow cases the bytes written per second are shown, too, beside what the disk takes in one
+piece. `--layers 2` makes them smaller, `--alone` runs kanna without llama.cpp beside it:
+
+    python -m benchmarks.gguf.speed --cases hollow_experts --layers 2 --alone
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +36,13 @@ from benchmarks.common import arguments, llamacpp, models, processes, tables
 from benchmarks.common.processes import Command
 
 CASES = "gemma3,widened,imatrix,hollow"
+HOLLOW = {
+    "hollow": ("8B-shaped folder → Q4_K_M", models.hollow, 32),
+    "hollow_experts": ("30B-A3B-shaped folder → Q4_K_M", models.hollow_experts, 48),
+}
+"""What a hollow case is called, what makes it, and layers of the whole model."""
+_PIECE, _PIECES = 1 << 22, 256
+"""Bytes of a write to the disk that is measured, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +74,16 @@ def llamacpp_commands(source: Path, folder: Path, preset: str, threads: int) -> 
     ]
 
 
-def pairs(case: str, presets: list[str], threads: int, folder: Path) -> Iterator[Pair]:
-    """What is measured in one case."""
+def pairs(
+    case: str,
+    presets: list[str],
+    threads: int,
+    folder: Path,
+    *,
+    layers: int | None,
+    alone: bool,
+) -> Iterator[Pair]:
+    """What is measured in one case; of a hollow model all layers, or some, and llama.cpp or not."""
     out = folder / "kanna.gguf"
     if case == "gemma3":
         source = models.gemma3()
@@ -71,17 +93,13 @@ def pairs(case: str, presets: list[str], threads: int, folder: Path) -> Iterator
                 ours=kanna_commands(source, out, preset, threads),
                 theirs=llamacpp_commands(source, folder, preset, threads),
             )
-    elif case == "hollow":
+    elif case in HOLLOW:
+        job, made, whole = HOLLOW[case]
+        source = made(layers or whole)
         yield Pair(
-            job="8B-shaped folder → Q4_K_M",
-            ours=kanna_commands(models.hollow(), out, "Q4_K_M", threads),
-            theirs=llamacpp_commands(models.hollow(2), folder, "Q4_K_M", threads),
-        )
-    elif case == "hollow_experts":
-        yield Pair(
-            job="30B-A3B-shaped folder → Q4_K_M",
-            ours=kanna_commands(models.hollow_experts(), out, "Q4_K_M", threads),
-            theirs=llamacpp_commands(models.hollow_experts(2), folder, "Q4_K_M", threads),
+            job=f"{job}, {layers} layers" if layers else job,
+            ours=kanna_commands(source, out, "Q4_K_M", threads),
+            theirs=[] if alone else llamacpp_commands(made(2), folder, "Q4_K_M", threads),
         )
     else:
         source = models.widened()
@@ -97,22 +115,51 @@ def pairs(case: str, presets: list[str], threads: int, folder: Path) -> Iterator
             )
 
 
-def row(pair: Pair, repeats: int, *, memory_only: bool) -> dict[str, object]:
-    """Both sides measured; `memory_only`: once, since their times cannot be compared."""
-    if memory_only:
-        ours, theirs = processes.run_all(pair.ours), processes.run_all(pair.theirs)
-    else:
-        ours, theirs = processes.alternate(pair.ours, pair.theirs, repeats)
+def row(pair: Pair, repeats: int) -> dict[str, object]:
+    """Both sides measured."""
+    ours, theirs = processes.alternate(pair.ours, pair.theirs, repeats)
     return {
         "command": pair.job,
         "s": ours.seconds,
         "s llama.cpp": theirs.seconds,
-        "time ratio": "" if memory_only else ours.seconds / theirs.seconds,
-        "CPU time ratio": "" if memory_only else ours.cpu / theirs.cpu,
+        "time ratio": ours.seconds / theirs.seconds,
+        "CPU time ratio": ours.cpu / theirs.cpu,
         "peak MB": ours.anonymous / 1e6,
         "peak MB llama.cpp": theirs.anonymous / 1e6,
         "memory ratio": ours.anonymous / theirs.anonymous,
     }
+
+
+def hollow_row(pair: Pair, folder: Path) -> dict[str, object]:
+    """A hollow model, once: memory beside llama.cpp's, bytes per second beside the disk's."""
+    disk = disk_speed(folder)
+    ours = processes.run_all(pair.ours)
+    written = (folder / "kanna.gguf").stat().st_size / ours.seconds
+    theirs = processes.run_all(pair.theirs) if pair.theirs else None
+    return {
+        "command": pair.job,
+        "s": ours.seconds,
+        "peak MB": ours.anonymous / 1e6,
+        "peak MB llama.cpp": "" if theirs is None else theirs.anonymous / 1e6,
+        "memory ratio": "" if theirs is None else ours.anonymous / theirs.anonymous,
+        "written MB/s": written / 1e6,
+        "disk MB/s": disk / 1e6,
+        "disk ratio": written / disk,
+    }
+
+
+def disk_speed(folder: Path) -> float:
+    """Bytes per second that the disk of a folder takes in one piece, until they are on it."""
+    piece, path = os.urandom(_PIECE), folder / "disk"
+    start = time.perf_counter()
+    with path.open("wb") as file:
+        for _ in range(_PIECES):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    path.unlink()
+    return _PIECE * _PIECES / seconds
 
 
 def main() -> None:
@@ -121,12 +168,24 @@ def main() -> None:
     parser.add_argument("--presets", default="Q4_K_M")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, help="of hollow models; without it, all")
+    parser.add_argument("--alone", action="store_true", help="hollow models without llama.cpp")
     options = parser.parse_args()
     rows: list[dict[str, object]] = []
     for case in options.cases.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            for pair in pairs(case, options.presets.split(","), options.threads, Path(folder)):
-                rows.append(row(pair, options.repeats, memory_only=case.startswith("hollow")))
+        with tempfile.TemporaryDirectory() as place:
+            folder, presets = Path(place), options.presets.split(",")
+            for pair in pairs(
+                case,
+                presets,
+                options.threads,
+                folder,
+                layers=options.layers,
+                alone=options.alone,
+            ):
+                rows.append(
+                    hollow_row(pair, folder) if case in HOLLOW else row(pair, options.repeats)
+                )
     tables.print_rows(rows, options.json)
 
 
