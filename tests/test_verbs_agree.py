@@ -16,8 +16,11 @@ GROUPS = {
     name: one for name in COMMANDS if isinstance(one := cli.get_command(CONTEXT, name), click.Group)
 }
 IN_GROUPS = [(name, one) for name, group in GROUPS.items() for one in group.commands]
-OF_A_SERVER = {"server", "key_file", "ca_file", "insecure_http"}
-"""Options that are one parameter, `server`, of the functions of a fleet."""
+TOGETHER = {
+    "server": {"server", "key_file", "ca_file", "insecure_http"},
+    "listener": {"host", "port", "tls_cert", "tls_key", "insecure_http"},
+}
+"""Options that are one parameter of the functions of a fleet, by its name."""
 NO_FUNCTION = {"completion"}
 """It is about the shell."""
 OF_TERMINALS = {"json", "quiet", "debug", "yes"}
@@ -56,11 +59,11 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
 def test_a_package_has_what_its_group_has(group: str, name: str) -> None:
     function = getattr(getattr(kanna, group), name.replace("-", "_"))
     parameters = inspect.signature(function).parameters
-    at_server = OF_A_SERVER if "server" in parameters else set[str]()
+    together = {option for name in TOGETHER.keys() & parameters for option in TOGETHER[name]}
     missing = [
         option.name
         for option in GROUPS[group].commands[name].params
-        if option.name not in OF_TERMINALS | at_server and option.name not in parameters
+        if option.name not in OF_TERMINALS | together and option.name not in parameters
     ]
     assert not missing
 

@@ -30,6 +30,7 @@ from kanna.catalog import Component, components, kinds
 from kanna.catalog import base as reading
 from kanna.cli.main import cli
 from kanna.errors import PlanError, SourceError, UnsupportedError, UsageError
+from kanna.fleet import orchestrators
 from kanna.formats import prequantized
 from kanna.formats.onnx import encoder
 from kanna.packaging import targets
@@ -52,6 +53,7 @@ FOLDERS = {
     "kanna.packaging.targets": ("targets", "TARGET"),
     "kanna.recipes.verbs": ("verbs", "VERB"),
     "kanna.executors": ("executors", "EXECUTOR"),
+    "kanna.fleet.orchestrators": ("orchestrators", "ORCHESTRATOR"),
     "kanna.tasks": ("tasks", "TASK"),
     "kanna.formats.prequantized": ("sources", "unpacked"),
 }
@@ -82,7 +84,10 @@ def test_there_are_many_and_each_has_one_name() -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_file_of_a_folder_is_listed(folder: str) -> None:
     kind, export = FOLDERS[folder]
-    names = {n.replace("_", "-") if kind == "tasks" else n for n in plugins.names(folder, export)}
+    names = {
+        n.replace("_", "-") if kind in ("tasks", "orchestrators") else n
+        for n in plugins.names(folder, export)
+    }
     assert names <= {c.name for c in BY_KIND[kind]}
 
 
@@ -384,6 +389,13 @@ def test_executors_by_name(one: Component) -> None:
         f.name for f in fields(executors.get(one.name).options)
     }
     assert all(o.about for o in one.options)
+
+
+@each("orchestrators")
+def test_orchestrators_by_name(one: Component) -> None:
+    assert one.facts["needs"] == ", ".join(orchestrators.get(one.name).needs) or "nothing"
+    result = CliRunner().invoke(cli, ["fleet", "manifests", "--help"])
+    assert one.name in result.output
 
 
 @each("calibrators")

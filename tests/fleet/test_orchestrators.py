@@ -20,10 +20,9 @@ from self_testing.test_selftest import SERVER
 
 import kanna
 from kanna import fleet
-from kanna._util import plugins
 from kanna.cli.main import cli
 from kanna.errors import KannaError, OutputError, UnsupportedError, UsageError
-from kanna.fleet import exporting
+from kanna.fleet import orchestrators
 
 ARN = "arn:aws:iot:eu-west-1:123456789012:thinggroup/pi"
 IMAGE = f"oci://registry.example/team/model@sha256:{'1' * 64}"
@@ -153,10 +152,9 @@ def test_mender(here: HereFleet, tmp_path: Path) -> None:
 
 
 def test_each_is_one_file_that_is_found_by_its_name() -> None:
-    assert exporting.names() == sorted(OPTIONS)
+    assert orchestrators.names() == sorted(OPTIONS)
     run = CliRunner().invoke(cli, ["fleet", "manifests", "--help"])
-    assert all(name in run.output for name in exporting.names())
-    assert plugins.names("kanna.fleet.orchestrators", "ORCHESTRATOR")
+    assert all(name in run.output for name in orchestrators.names())
 
 
 WRONG: list[tuple[dict[str, Any], type[KannaError], str]] = [

@@ -9,17 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kanna._util import own_files, plugins
+from kanna._util import own_files
 from kanna._util.arguments import several
 from kanna._util.results import Result
 from kanna.errors import FormatError, OutputError, UnsupportedError, UsageError
-from kanna.fleet import manifest
+from kanna.fleet import manifest, orchestrators
 from kanna.fleet.connection import FleetConnection, FleetServer
 from kanna.fleet.operations import find_published
-from kanna.fleet.orchestrators.base import ForeignRollout, Orchestrator
+from kanna.fleet.orchestrators.base import ForeignRollout
 from kanna.fleet.rings import DEFAULT_RINGS, check_rings, parse_ring
 
-_PACKAGE, _EXPORT = "kanna.fleet.orchestrators", "ORCHESTRATOR"
 _HERE = FleetServer()
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ADDRESS = re.compile(r"[A-Za-z0-9+.-]+://[A-Za-z0-9._~:/@%+-]+|")
@@ -53,11 +52,6 @@ class WrittenManifests(Result):
         return f"{len(self.files)} files for {self.orchestrator} in {self.folder}"
 
 
-def names() -> list[str]:
-    """The orchestrators, as they are typed."""
-    return [name.replace("_", "-") for name in plugins.names(_PACKAGE, _EXPORT)]
-
-
 def manifests(
     artefact: str = "",
     *,
@@ -89,7 +83,7 @@ def manifests(
     """
     from kanna.sources import oci  # which an agent never needs
 
-    chosen: Orchestrator = plugins.load(_PACKAGE, orchestrator.replace("-", "_"), _EXPORT)
+    chosen = orchestrators.get(orchestrator)
     rings = tuple(parse_ring(text) for text in several(ring) or DEFAULT_RINGS)
     check_rings(rings)
     for name, value in (("image", image), ("source", source), ("group", group)):
