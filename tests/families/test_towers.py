@@ -45,8 +45,8 @@ class Checkpoint:
         kanna.convert(self.folder, self.text, encoding="f32", progress=Silent())
 
 
-ALIKE = ("qwen35moe", "qwen3vlmoe")
-"""Their towers are those of qwen35 and qwen3vl, which run by default; their texts have experts."""
+ALIKE = ("qwen35", "qwen35moe", "qwen3vlmoe")
+"""Their towers are that of qwen3vl, which runs by default, with stacked layers or without."""
 
 
 @pytest.fixture(
